@@ -1,0 +1,52 @@
+# Two commands for a fresh machine: `make edge` and `make test`. The rest serves development.
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN = $(VENV)/bin
+SUITE ?= suites/edge.yaml
+
+.PHONY: help edge test lint unit soak bench clean
+
+help:
+	@echo "make edge   install and run $(SUITE)"
+	@echo "make test   install and run all checks and tests"
+	@echo "make lint   ruff, mypy, import-linter"
+	@echo "make unit   the fast tests alone"
+	@echo "make soak   what takes longer than CI has: random kills, the whole edge suite"
+	@echo "make bench  the speed claims, as ratios taken in one run"
+
+edge: $(VENV)/.bench
+	$(BIN)/harness run $(SUITE)
+
+test: lint
+	$(BIN)/python -m pytest -m "not soak"
+
+lint: $(VENV)/.test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+unit: $(VENV)/.test
+	$(BIN)/python -m pytest -m "not soak and not e2e and not lab"
+
+soak: $(VENV)/.test
+	$(BIN)/python -m pytest -m soak --timeout 5400
+
+bench: $(VENV)/.test
+	for file in benchmarks/*.py; do $(BIN)/python $$file || exit 1; done
+
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+
+$(VENV)/.bench: $(VENV)/bin/python pyproject.toml
+	$(BIN)/python -m pip install --quiet --editable '.[bench]'
+	@touch $@
+
+$(VENV)/.test: $(VENV)/bin/python pyproject.toml
+	$(BIN)/python -m pip install --quiet --editable '.[test]'
+	@touch $(VENV)/.bench $@
+
+clean:
+	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,0 +1,135 @@
+"""The content-addressed store of trained, compressed, partitioned and exported things.
+
+An artifact is a folder named by its key, written aside and renamed into place: it is whole or absent.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from harness.errors import StorageError
+
+__all__ = ["Stored", "Store", "default_cache"]
+
+
+def default_cache() -> Path:
+    """``$HARNESS_CACHE``, else ``harness`` in the user's cache folder."""
+    own = os.environ.get("HARNESS_CACHE")
+    if own:
+        return Path(own)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "harness"
+
+
+@dataclass(frozen=True)
+class Stored:
+    """One artifact: its key, when it was made, its bytes, and what it is."""
+
+    key: str
+    made: float
+    size: int
+    about: Mapping[str, Any]
+
+
+class Store:
+    """``ROOT/artifacts/KEY/`` folders, and ``ROOT/work/KEY/`` for what is being made (checkpoints)."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.artifacts = root / "artifacts"
+        self.workplace = root / "work"
+        try:
+            self.artifacts.mkdir(parents=True, exist_ok=True)
+            self.workplace.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise StorageError(f"cannot use the cache folder {root}: {error.strerror or error}") from None
+
+    def has(self, key: str) -> bool:
+        return (self.artifacts / key / "meta.json").is_file()
+
+    def folder(self, key: str) -> Path:
+        """Folder of a finished artifact; its use is noted, for ``cache clear --older``."""
+        path = self.artifacts / key
+        with contextlib.suppress(OSError):
+            os.utime(path)
+        return path
+
+    def meta(self, key: str) -> dict[str, Any]:
+        return json.loads((self.folder(key) / "meta.json").read_text())  # type: ignore[no-any-return]
+
+    def workdir(self, key: str) -> Path:
+        """A folder that survives a kill, for the checkpoints of a step in progress."""
+        path = self.workplace / key
+        path.mkdir(parents=True, exist_ok=True)
+        return path
+
+    @contextlib.contextmanager
+    def making(self, key: str) -> Iterator[Path | None]:
+        """Yields a folder to fill (``meta.json`` included), or ``None`` where the artifact exists by now.
+
+        Holds a lock per key, so that two runs never make the same thing at once.
+
+        Raises:
+            StorageError: the disk is full or not writable; nothing half-written stays.
+        """
+        lock_path = self.workplace / f"{key}.lock"
+        with lock_path.open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if self.has(key):
+                yield None
+                return
+            aside = Path(tempfile.mkdtemp(prefix=f"{key}.", dir=self.workplace))
+            try:
+                yield aside
+                _sync(aside)
+                shutil.rmtree(self.artifacts / key, ignore_errors=True)  # a folder without meta.json
+                aside.rename(self.artifacts / key)
+            except OSError as error:
+                raise StorageError(
+                    f"cannot write {self.artifacts / key}: {error.strerror or error}"
+                ) from error
+            finally:
+                shutil.rmtree(aside, ignore_errors=True)
+            shutil.rmtree(self.workplace / key, ignore_errors=True)
+        with contextlib.suppress(OSError):
+            lock_path.unlink()
+
+    def list(self) -> list[Stored]:
+        found = []
+        for path in self.artifacts.iterdir():
+            try:
+                about = json.loads((path / "meta.json").read_text()).get("about", {})
+            except (OSError, ValueError):
+                continue
+            size = sum(item.stat().st_size for item in path.rglob("*") if item.is_file())
+            found.append(Stored(path.name, path.stat().st_mtime, size, about))
+        return sorted(found, key=lambda stored: stored.made, reverse=True)
+
+    def clear(self, keys: list[str] | None = None) -> int:
+        """Delete artifacts (all, or those named) and leftovers; bytes freed."""
+        freed = 0
+        for stored in self.list():
+            if keys is None or stored.key in keys:
+                shutil.rmtree(self.artifacts / stored.key, ignore_errors=True)
+                freed += stored.size
+        if keys is None:
+            for path in self.workplace.iterdir():
+                shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
+        return freed
+
+
+def _sync(folder: Path) -> None:
+    for path in [*folder.rglob("*"), folder]:
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)

@@ -1,0 +1,82 @@
+"""The command line: one file per verb, loaded only when its verb is used."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from typing import Any
+
+import click
+
+__all__ = ["main"]
+
+VERBS = {
+    "run": "Train, compress, split, export and measure what a suite names; show the leaderboard.",
+    "plan": "Show what a run would do, without doing it.",
+    "leaderboard": "Leaderboards from the records of one or more results folders.",
+    "results": "Check and show records.",
+    "plugins": "List plugins and what they give.",
+    "devices": "List the devices of this machine.",
+    "suites": "List and show the suites that come with the harness; their JSON Schema.",
+    "cache": "List and clear prepared artifacts.",
+}
+
+
+class _Verbs(click.Group):
+    """A group whose verbs are imported on use, so that --help stays fast."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(VERBS)
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        if name not in VERBS:
+            return None
+        module = importlib.import_module(f"harness.cli.{name}")
+        return module.command  # type: ignore[no-any-return]
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(list(VERBS.items()))
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
+        from harness.errors import nearest
+
+        if args and not args[0].startswith("-") and args[0] not in VERBS:
+            raise click.UsageError(f"no command {args[0]!r}; {nearest(args[0], VERBS)}", ctx)
+        return super().resolve_command(ctx, args)
+
+
+@click.group(cls=_Verbs, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(package_name="edge-harness", prog_name="harness")
+def cli() -> None:
+    """Benchmark Vision Transformers at the edge: accuracy, latency, energy and memory on equal terms.
+
+    Start with:  harness run edge
+    """
+
+
+def main() -> None:
+    """Entry point: errors that a person can act on are one line and exit code 2; Ctrl-C is 130."""
+    from harness.errors import HarnessError
+
+    try:
+        code = cli.main(standalone_mode=False)
+    except click.exceptions.Abort:
+        code = 130
+    except click.ClickException as error:
+        if isinstance(error, click.exceptions.NoArgsIsHelpError):
+            error.show(sys.stdout)
+            sys.exit(0)
+        click.echo(f"error: {error.format_message()}", err=True)
+        code = 2
+    except HarnessError as error:
+        click.echo(f"error: {error}", err=True)
+        code = 2
+    except KeyboardInterrupt:
+        code = 130
+    except BrokenPipeError:  # `harness plan | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 0
+    sys.stdout.flush()
+    sys.exit(code if isinstance(code, int) else 0)

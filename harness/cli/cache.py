@@ -1,0 +1,53 @@
+"""``harness cache list|clear``."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import asdict
+
+import click
+
+
+@click.group("cache")
+def command() -> None:
+    """Prepared artifacts: trained, compressed, split and exported models."""
+
+
+@command.command("list")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def list_(as_json: bool) -> None:
+    """Every artifact, newest use first."""
+    from harness.artifacts import Store, default_cache
+
+    store = Store(default_cache())
+    stored = store.list()
+    if as_json:
+        click.echo(json.dumps([asdict(item) for item in stored], indent=1))
+        return
+    for item in stored:
+        used = time.strftime("%Y-%m-%d %H:%M", time.localtime(item.made))
+        about = f"{item.about.get('stage', ''):<10} {item.about.get('entry', ''):<18} {item.about.get('label', '')}"
+        click.echo(f"{item.key[:12]}  {used}  {item.size / 1e6:9.2f} MB  {about}")
+    click.echo(f"{len(stored)} artifacts, {sum(item.size for item in stored) / 1e6:.1f} MB in {store.root}")
+
+
+@command.command("clear")
+@click.argument("keys", nargs=-1)
+@click.option("--yes", is_flag=True, help="Do not ask.")
+def clear(keys: tuple[str, ...], yes: bool) -> None:
+    """Delete all artifacts, or those whose KEYS (beginnings are enough) are given. Records are not touched."""
+    from harness.artifacts import Store, default_cache
+    from harness.errors import SuiteError
+
+    store = Store(default_cache())
+    known = [item.key for item in store.list()]
+    chosen = [key for key in known if any(key.startswith(given) for given in keys)] if keys else None
+    if keys:
+        unknown = [given for given in keys if not any(key.startswith(given) for key in known)]
+        if unknown:
+            raise SuiteError(f"no artifact {', '.join(unknown)}; see `harness cache list`")
+    count = len(known if chosen is None else chosen)
+    if count and not yes:
+        click.confirm(f"Delete {count} artifacts from {store.root}?", abort=True)
+    click.echo(f"freed {store.clear(chosen) / 1e6:.1f} MB")

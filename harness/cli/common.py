@@ -1,0 +1,91 @@
+"""Options and steps that several verbs share."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+if TYPE_CHECKING:
+    from harness.plan import Plan
+    from harness.plugins import Plugins
+    from harness.suite import Suite
+
+__all__ = ["block_option", "load", "make", "suite_options", "warn_problems"]
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def block_option(function: F) -> F:
+    """``--block PLUGIN``, for every verb that loads plugins."""
+    return click.option("--block", multiple=True, metavar="PLUGIN", help="Leave a plugin out (repeatable).")(
+        function
+    )
+
+
+def suite_options(function: F) -> F:
+    """SUITE and what narrows or changes it."""
+    for decorate in (
+        click.argument("suite"),
+        click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change a value of the suite, e.g. measure.repeats=3."),
+        click.option("--only", metavar="PATTERN", help="Only methods that match, e.g. 'edgevit-*'."),
+        click.option("--device", "devices", multiple=True, metavar="NAME", help="Only these devices of the suite."),
+        block_option,
+    ):  # fmt: skip
+        function = decorate(function)
+    return function
+
+
+def load(block: Sequence[str]) -> Plugins:
+    """All plugins that are not blocked, by ``--block`` or ``HARNESS_BLOCK_PLUGINS`` (comma-separated)."""
+    from harness.plugins import load_plugins
+
+    return load_plugins([*block, *os.environ.get("HARNESS_BLOCK_PLUGINS", "").replace(" ", "").split(",")])
+
+
+def warn_problems(plugins: Plugins) -> None:
+    for problem in plugins.problems:
+        click.echo(f"warning: {problem}", err=True)
+
+
+def make(
+    suite: str, overrides: Sequence[str], only: str | None, devices: Sequence[str], plugins: Plugins
+) -> tuple[Suite, Plan]:
+    """Load a suite and plan it for this machine."""
+    from harness import environment
+    from harness.plan import PrepareHost
+    from harness.planner import make_plan
+    from harness.suite import find_suite, keep_devices, load_suite
+
+    loaded = keep_devices(load_suite(find_suite(suite), overrides), devices)
+    facts = environment.host()
+    device, gpu = _training_device(loaded, plugins)
+    host = PrepareHost(
+        torch=str(facts["versions"].get("torch") or ""),
+        timm=str(facts["versions"].get("timm") or ""),
+        capability="" if gpu else str(facts["cpu_capability"]),
+        device=device,
+        gpu=gpu,
+    )
+    return loaded, make_plan(loaded, plugins, host, only)
+
+
+def _training_device(suite: Suite, plugins: Plugins) -> tuple[str, str]:
+    """Where models are trained: (torch device, GPU model or "")."""
+    from harness.errors import SuiteError
+    from harness.types import DeviceInfo
+
+    wanted = suite.prepare.device
+    if wanted == "cpu" or "cuda" not in plugins.backends:
+        found = []
+    else:
+        found = [info for info in plugins.backends.get("cuda").entry.probe() if isinstance(info, DeviceInfo)]
+    if wanted == "cpu" or (wanted == "auto" and not found):
+        return "cpu", ""
+    index = int(wanted.partition(":")[2] or 0) if wanted != "auto" else 0
+    if index >= len(found):
+        where = suite.source.where("prepare", "device")
+        raise SuiteError(f"{where}: {wanted}: {len(found)} CUDA devices answer (see `harness devices list`)")
+    return f"cuda:{index}", found[index].model

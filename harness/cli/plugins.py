@@ -1,0 +1,135 @@
+"""``harness plugins list|show``."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import click
+
+from harness.cli.common import block_option, load
+
+
+@click.group("plugins")
+def command() -> None:
+    """List plugins and what they give."""
+
+
+@command.command("list")
+@block_option
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def list_(block: tuple[str, ...], as_json: bool) -> int:
+    """Every plugin, what it gives, and what is missing or broken. Exit code 1 if one is broken."""
+    plugins = load(block)
+    rows = [
+        {
+            "kind": registry.kind,
+            "name": item.entry.name,
+            "summary": item.entry.summary,
+            "plugin": item.origin.plugin,
+            "from": f"{item.origin.distribution} {item.origin.version}",
+            "missing": item.missing,
+        }
+        for registry in plugins.registries()
+        for item in registry
+    ]
+    broken = [
+        {"plugin": problem.origin.plugin, "from": f"{problem.origin.distribution} {problem.origin.version}",
+         "hook": problem.hook, "reason": problem.reason}
+        for problem in plugins.problems
+    ]  # fmt: skip
+    if as_json:
+        click.echo(json.dumps({"entries": rows, "broken": broken, "blocked": plugins.blocked}, indent=1))
+        return 1 if broken else 0
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in ("kind", "name", "summary", "plugin", "from"):
+        table.add_column(column, overflow="fold")
+    kind = ""
+    for row in rows:
+        summary = f"{row['summary']}\n[yellow]{row['missing']}[/]" if row["missing"] else row["summary"]
+        table.add_row(
+            row["kind"] if row["kind"] != kind else "",
+            f"[bold]{row['name']}[/]",
+            summary,
+            row["plugin"],
+            row["from"],
+        )
+        kind = row["kind"]
+    console = Console(soft_wrap=False)
+    console.print(table)
+    for problem in plugins.problems:
+        console.print(f"[red]broken[/] {problem}", soft_wrap=True, highlight=False)
+    return 1 if broken else 0
+
+
+@command.command("show")
+@click.argument("name")
+@block_option
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def show(name: str, block: tuple[str, ...], as_json: bool) -> None:
+    """NAME is an entry (edgevit) or a plugin (timm): its parameters, defaults and where it comes from."""
+    from harness.errors import SuiteError, nearest
+
+    plugins = load(block)
+    items = [(r.kind, i) for r in plugins.registries() for i in r if name in (i.entry.name, i.origin.plugin)]
+    if not items:
+        names = {i.entry.name for r in plugins.registries() for i in r} | {o.plugin for o in plugins.origins}
+        raise SuiteError(f"no entry or plugin {name!r}; {nearest(name, names)}")
+    if as_json:
+        click.echo(json.dumps([_facts(kind, item) for kind, item in items], indent=1))
+        return
+    for kind, item in items:
+        facts = _facts(kind, item)
+        click.secho(f"{facts['name']}", bold=True, nl=False)
+        click.echo(f"  {kind}: {facts['summary']}\n  from {facts['from']}, plugin {facts['plugin']}")
+        if facts["missing"]:
+            click.secho(f"  {facts['missing']}", fg="yellow")
+        for key, about in facts["params"].items():
+            default = "required" if about["required"] else f"default {about['default']!r}"
+            click.echo(
+                f"    {key}: {about['type']}, {default}"
+                + (f"  ({about['description']})" if about["description"] else "")
+            )
+        click.echo()
+
+
+def _facts(kind: str, item: Any) -> dict[str, Any]:
+    fields = item.entry.params.model_fields
+    schema = item.entry.params.model_json_schema().get("properties", {})
+    return {
+        "kind": kind,
+        "name": item.entry.name,
+        "summary": item.entry.summary,
+        "plugin": item.origin.plugin,
+        "from": f"{item.origin.distribution} {item.origin.version}",
+        "missing": item.missing,
+        "params": {
+            name: {
+                "type": _type(schema.get(field.alias or name, {})),
+                "required": field.is_required(),
+                "default": None if field.is_required() else field.get_default(call_default_factory=True),
+                "description": field.description or "",
+            }
+            for name, field in fields.items()
+        },
+    }
+
+
+def _type(schema: dict[str, Any]) -> str:
+    if "enum" in schema:
+        return " | ".join(map(str, schema["enum"]))
+    if "const" in schema:
+        return str(schema["const"])
+    if "anyOf" in schema:
+        return " | ".join(_type(option) for option in schema["anyOf"])
+    kind = str(schema.get("type", "value"))
+    low, high = (
+        schema.get("minimum", schema.get("exclusiveMinimum")),
+        schema.get("maximum", schema.get("exclusiveMaximum")),
+    )
+    bounds = f" from {low}" if low is not None else ""
+    bounds += f" to {high}" if high is not None else ""
+    return kind + bounds

@@ -1,0 +1,77 @@
+"""``harness results``: check and show records."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from harness.results import Record, Results
+
+
+@click.group("results")
+def command() -> None:
+    """Check and show records."""
+
+
+@command.command("validate")
+@click.argument("folders", nargs=-1, required=True, metavar="DIR...", type=click.Path(path_type=Path))
+def validate(folders: tuple[Path, ...]) -> int:
+    """Check every record and sample file in DIR... against its checksum.
+
+    Exit code 0: all is well; 1: problems, one a line.
+    """
+    from harness.results import Results
+
+    total = 0
+    for folder in folders:
+        results = Results(folder)
+        problems = results.validate()
+        for problem in problems:
+            click.echo(problem)
+        total += len(problems)
+        records = results.records()
+        cells = len({record.identity for record in records})
+        click.echo(f"{folder}: {len(records)} records of {cells} cells, {len(problems)} problems")
+    return 1 if total else 0
+
+
+@command.command("show")
+@click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
+@click.argument("which", required=False, metavar="[CELL|METHOD]")
+@click.option("--json", "as_json", is_flag=True, help="The records themselves.")
+def show(folder: Path, which: str | None, as_json: bool) -> None:
+    """Tell one record's story: raw samples, parity, environment, lineage, flags.
+
+    Without CELL (an id, or how it begins) or METHOD: list the records. Of a method with several
+    cells the first is told, and the others are named.
+    """
+    import json
+
+    from harness.render import record as story
+    from harness.results import Results
+
+    results = Results(folder)
+    records = results.latest()
+    found = records if which is None else _matching(records, which, results)
+    if as_json:
+        click.echo(json.dumps([record.dump() for record in found], indent=2, ensure_ascii=False))
+    elif which is None:
+        click.echo(story.listing(found))
+    else:
+        click.echo(story.tell(found[0], results.load_samples(found[0])))
+        if len(found) > 1:
+            click.echo("\n" + story.listing(found[1:]))
+
+
+def _matching(records: Sequence[Record], which: str, results: Results) -> list[Record]:
+    from harness.errors import SuiteError, nearest
+
+    found = [r for r in records if r.method == which] or [r for r in records if r.cell_id.startswith(which)]
+    if not found:
+        known = nearest(which, {record.method for record in records})
+        raise SuiteError(f"{results.folder}: no cell and no method {which!r}: {known}")
+    return sorted(found, key=lambda record: (not record.good, record.seed, record.repeat))

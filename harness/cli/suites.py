@@ -1,0 +1,42 @@
+"""``harness suites list|show|schema``."""
+
+from __future__ import annotations
+
+import json
+
+import click
+
+from harness.cli.common import block_option, load
+
+
+@click.group("suites")
+def command() -> None:
+    """The suites that come with the harness."""
+
+
+@command.command("list")
+def list_() -> None:
+    """Names of the shipped suites; `harness run NAME` runs one."""
+    from harness.suite import shipped_suites
+
+    for name, path in shipped_suites().items():
+        first = path.read_text().splitlines()[0] if path.stat().st_size else ""
+        click.echo(f"{name:<12} {first.lstrip('# ')}")
+
+
+@command.command("show")
+@click.argument("name")
+def show(name: str) -> None:
+    """Print a suite's YAML: the place to start your own from."""
+    from harness.suite import find_suite
+
+    click.echo(find_suite(name).read_text(), nl=False)
+
+
+@command.command("schema")
+@block_option
+def schema(block: tuple[str, ...]) -> None:
+    """A JSON Schema of suites, with the parameters of the installed plugins, for editors."""
+    from harness.schema import suite_schema
+
+    click.echo(json.dumps(suite_schema(load(block)), indent=1))

@@ -1,0 +1,215 @@
+"""The columns of a leaderboard: names, units, meanings; filters and orders over them."""
+
+from __future__ import annotations
+
+import ast
+import operator
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from harness.errors import SuiteError, nearest
+
+__all__ = ["COLUMNS", "Column", "Row", "check_columns", "order", "parse_where"]
+
+Row = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column: ``heading`` is what people read, ``better`` which end of the scale is good."""
+
+    name: str
+    heading: str
+    unit: str
+    meaning: str
+    better: Literal["higher", "lower"] | None = None
+    kind: Literal["number", "text", "list", "interval"] = "number"
+
+
+def _text(name: str, heading: str, meaning: str) -> Column:
+    return Column(name, heading, "", meaning, kind="text")
+
+
+_CELLS = "median over cells"
+
+COLUMNS: dict[str, Column] = {
+    column.name: column
+    for column in (
+        _text("method", "Method", "the method's name in its suite"),
+        Column("seeds", "Seeds", "", "training seeds that were measured"),
+        Column("repeats", "Repeats", "", "processes measured on the seed that has most"),
+        _text("status", "Status", "ok; partial: some cells or figures are missing; failed; skipped"),
+        Column("tier", "Tier", "", "1: the leader and all that can't be told from it; then again"),
+        Column("top1", "Top-1", "%", "test accuracy, mean over seeds", "higher"),
+        Column("top5", "Top-5", "%", "test accuracy within five answers, mean over seeds", "higher"),
+        Column("top1_ci", "Top-1 CI", "%", "95% t-interval over seeds, [low, high]", kind="interval"),
+        _text("accuracy_on", "Accuracy on", "where the exported artifact was evaluated: host or device"),
+        Column("n", "Queries", "", "latency samples, all cells together"),
+        Column("latency_p50_ms", "p50", "ms", f"median latency of a query, {_CELLS}", "lower"),
+        Column("latency_p90_ms", "p90", "ms", f"90th percentile of latency, {_CELLS}", "lower"),
+        Column("latency_p99_ms", "p99", "ms", f"99th percentile of latency, {_CELLS}", "lower"),
+        Column("latency_mean_ms", "Mean", "ms", "mean latency over all queries of all cells", "lower"),
+        Column("latency_std_ms", "Std", "ms", "standard deviation over all queries of all cells", "lower"),
+        Column("first_inference_ms", "First", "ms", f"first inference after loading, {_CELLS}", "lower"),
+        Column("throughput_ips", "Throughput", "img/s", f"images per second, {_CELLS}", "higher"),
+        Column("preprocess_ms", "Preprocess", "ms", f"decoding, preprocessing one image, {_CELLS}", "lower"),
+        Column("params_m", "Params", "M", "parameters, fusion included, 10^6", "lower"),
+        Column("macs_g", "MACs", "G", "all multiply-accumulates of one sample, 10^9", "lower"),
+        Column("macs_linear_g", "Linear MACs", "G", "the papers' count: linear, convolution", "lower"),
+        Column("flops_g", "FLOPs", "G", "2 x macs_g", "lower"),
+        Column("weights_mb", "Weights", "MB", "weights of all parts as exported, 10^6 bytes", "lower"),
+        Column("weights_mib", "Weights", "MiB", "the same in 2^20 bytes", "lower"),
+        Column("weights_max_device_mb", "Weights/device", "MB", "weights on the fullest device", "lower"),
+        Column("process_peak_mb", "Peak", "MB", "peak memory of the measuring process, worst cell", "lower"),
+        Column("baseline_mb", "Before load", "MB", "memory of that process before loading", "lower"),
+        Column("activation_peak_mb", "Activations", "MB", "peak of live activations, batch 1", "lower"),
+        Column("device_memory_mb", "Device mem", "MB", "memory used on an accelerator, worst cell", "lower"),
+        Column("energy_gross_mj", "Energy", "mJ", "energy of one inference, idle included", "lower"),
+        Column("energy_net_mj", "Net energy", "mJ", "energy of one inference less idle", "lower"),
+        Column("energy_u_mj", "Energy u", "mJ", "standard uncertainty of the energy", "lower"),
+        Column("power_gross_w", "Power", "W", "mean power in the window", "lower"),
+        Column("idle_w", "Idle", "W", "idle power, mean of before and after", "lower"),
+        _text("energy_scope", "Energy scope", "what the meter sees: wall, board, rails, package or gpu"),
+        _text("energy_provenance", "Energy from", "measured, fitted, modelled, emulated ..."),
+        Column("input_bytes", "Input", "B", "bytes of input sent, one query", "lower"),
+        Column("feature_bytes", "Features", "B", "bytes of features sent, one query", "lower"),
+        Column("nodes", "Nodes", "", "devices that work on one query"),
+        _text("device", "Device", "the device's or fleet's name in the suite"),
+        _text("device_model", "Device model", "its hardware"),
+        _text("runtime", "Runtime", "what runs the artifact"),
+        _text("precision", "Precision", "element type that really ran"),
+        Column("batch", "Batch", "", "images in one query"),
+        Column("threads", "Threads", "", "threads of each worker"),
+        _text("data", "Data", "data set"),
+        Column("train_s", "Train", "s", "wall time of all its training, mean over seeds", "lower"),
+        Column("train_pmacs", "Train", "PMACs", "training compute, 10^15 MACs, mean over seeds", "lower"),
+        Column("flags", "Flags", "", "disturbances seen in any of its cells", kind="list"),
+        # beyond the contract's columns
+        _text("shape", "Input", "channels x height x width that the model takes"),
+        _text("normalize", "Normalise", "which mean and deviation the input is normalised with"),
+        _text("machine_id", "Machine", "the machine that measured"),
+        _text("method_key", "Config", "hash of the method's configuration"),
+    )
+}
+"""Every column by name; a row of a leaderboard has all of them, null where there is a reason in ``why``."""
+
+
+def check_columns(names: Iterable[str], where: str) -> list[str]:
+    """``names``, all known.
+
+    Raises:
+        SuiteError: one is not a column; ``where`` begins the message.
+    """
+    found = list(names)
+    for name in found:
+        if name not in COLUMNS:
+            raise SuiteError(f"{where}: no column {name!r}: {nearest(name, COLUMNS)}")
+    return found
+
+
+def order(name: str) -> Callable[[Row], tuple[bool, Any]]:
+    """A sort key for one column: the better end first, then nulls."""
+    column = COLUMNS[name]
+
+    def key(row: Row) -> tuple[bool, Any]:
+        value = row[name]
+        if value is None:
+            return True, 0
+        return False, -value if column.better == "higher" else value
+
+    return key
+
+
+# --- filters ------------------------------------------------------------------------------------
+
+_COMPARE: dict[type[ast.cmpop], Callable[[Any, Any], bool]] = {
+    ast.Lt: operator.lt,
+    ast.LtE: operator.le,
+    ast.Gt: operator.gt,
+    ast.GtE: operator.ge,
+    ast.Eq: operator.eq,
+    ast.NotEq: operator.ne,
+    ast.In: lambda item, box: item in box,
+    ast.NotIn: lambda item, box: item not in box,
+}
+_EXAMPLE = "for example: top1 > 90 and latency_p50_ms < 5 and runtime == 'onnxruntime'"
+
+
+def parse_where(text: str) -> Callable[[Row], bool]:
+    """A filter over rows from an expression of columns, numbers, texts, lists, comparisons, and/or/not.
+
+    A comparison with a null value is false, except ``== None`` and ``!= None``.
+
+    Raises:
+        SuiteError: the expression is not one of these, here or when a text meets a number later.
+    """
+    try:
+        if len(text) > 1000:
+            raise ValueError("longer than 1000 characters")
+        tree = ast.parse(text.strip(), mode="eval").body
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+        reason = error.msg if isinstance(error, SyntaxError) else str(error)
+        raise SuiteError(f"--where {text!r}: {reason}; {_EXAMPLE}") from None
+    _check(tree, text)
+
+    def keep(row: Row) -> bool:
+        try:
+            return bool(_value(tree, row))
+        except TypeError as error:
+            raise SuiteError(f"--where {text!r}: {error}; {_EXAMPLE}") from None
+
+    return keep
+
+
+def _check(node: ast.expr, text: str) -> None:
+    """Refuse all syntax that :func:`_value` does not know."""
+    children: list[ast.expr]
+    match node:
+        case ast.Constant(value=int() | float() | str() | None):
+            return
+        case ast.Name(id=name):
+            check_columns([name], f"--where {text!r}")
+            return
+        case ast.BoolOp():
+            children = node.values
+        case ast.UnaryOp(op=ast.Not() | ast.USub()):
+            children = [node.operand]
+        case ast.Compare() if all(type(item) in _COMPARE for item in node.ops):
+            children = [node.left, *node.comparators]
+        case ast.Tuple() | ast.List():
+            children = node.elts
+        case _:
+            raise SuiteError(f"--where {text!r}: {ast.unparse(node)!r} is not allowed; {_EXAMPLE}")
+    for child in children:
+        _check(child, text)
+
+
+def _value(node: ast.expr, row: Row) -> Any:
+    match node:
+        case ast.Constant():
+            return node.value
+        case ast.Name():
+            return row[node.id]
+        case ast.BoolOp(op=ast.And()):
+            return all(_value(item, row) for item in node.values)
+        case ast.BoolOp():
+            return any(_value(item, row) for item in node.values)
+        case ast.UnaryOp(op=ast.Not()):
+            return not _value(node.operand, row)
+        case ast.UnaryOp():
+            return -_value(node.operand, row)
+        case ast.Tuple() | ast.List():
+            return [_value(item, row) for item in node.elts]
+        case ast.Compare():
+            left = _value(node.left, row)
+            for compare, other in zip(node.ops, node.comparators, strict=True):
+                right = _value(other, row)
+                equality = isinstance(compare, ast.Eq | ast.NotEq)
+                if not equality and (left is None or right is None):
+                    return False
+                if not _COMPARE[type(compare)](left, right):
+                    return False
+                left = right
+            return True
+    raise AssertionError(node)  # _check admits nothing else

@@ -1,0 +1,57 @@
+"""Errors that a person can act on. Each carries one clear line; none needs a traceback."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+__all__ = [
+    "CellError",
+    "DeviceError",
+    "HarnessError",
+    "PluginError",
+    "StorageError",
+    "SuiteError",
+    "nearest",
+]
+
+
+class HarnessError(Exception):
+    """Base of all errors that the command line prints as one line, with exit code 2."""
+
+
+class SuiteError(HarnessError):
+    """A suite, or a value given for one, is wrong. The message says file:line, key, what is allowed."""
+
+
+class PluginError(HarnessError):
+    """A plugin could not be loaded, or broke its contract. The message names plugin, hook and fix."""
+
+
+class DeviceError(HarnessError):
+    """A device or its worker could not be used."""
+
+
+class StorageError(HarnessError):
+    """A folder cannot be read or written."""
+
+
+class CellError(HarnessError):
+    """One node or cell failed; the rest of the run goes on.
+
+    ``stage`` names the step (build, compress, partition, export, deploy, measure, ...) and
+    ``plugin`` the plugin whose code ran, where one did.
+    """
+
+    def __init__(self, message: str, *, stage: str, plugin: str | None = None) -> None:
+        super().__init__(message)
+        self.stage = stage
+        self.plugin = plugin
+
+
+def nearest(word: str, allowed: Iterable[str]) -> str:
+    """A hint for a mistyped word: the nearest match if there is one, then all that is allowed."""
+    names = sorted(allowed)
+    match = difflib.get_close_matches(word, names, n=1, cutoff=0.6)
+    guess = f"did you mean {match[0]!r}? " if match else ""
+    return f"{guess}allowed: {', '.join(names) or 'none'}"

@@ -1,0 +1,52 @@
+"""Memory of this process, as the kernel counts it. All figures in bytes; one that cannot be had is absent.
+
+The peak is ``VmHWM`` after a reset through ``/proc/self/clear_refs``, not ``ru_maxrss``, which a child
+inherits through fork and exec. Linux only (man 5 proc).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+__all__ = ["baseline", "mark_baseline", "reset_peak", "usage"]
+
+_KEYS = {"VmRSS": "rss", "VmHWM": "peak", "RssAnon": "anonymous", "RssFile": "file", "VmSwap": "swap"}
+_baseline: dict[str, int] = {}
+
+
+def usage(status: Path = Path("/proc/self/status")) -> dict[str, int]:
+    """``rss``, its ``peak`` since the last reset, its ``anonymous`` and ``file`` pages, and ``swap``."""
+    try:
+        lines = status.read_text().splitlines()
+    except OSError:
+        return {}
+    found = (line.partition(":") for line in lines)
+    return {_KEYS[key]: int(value.split()[0]) * 1024 for key, _, value in found if key in _KEYS}
+
+
+def reset_peak() -> bool:
+    """Let the peak begin anew at the present size; ``False`` where the kernel does not admit it."""
+    try:
+        Path("/proc/self/clear_refs").write_text("5")
+    except OSError:
+        return False
+    return True
+
+
+def mark_baseline() -> None:
+    """Take the process's size here as its baseline, and let the peak begin.
+
+    The worker calls this before it loads the first model. A runtime calls it once more inside ``load``,
+    when its library is imported (and has run something small of the same kind, if it allocates at first
+    use) and before it reads the model; so the baseline holds the framework, and no model.
+    """
+    reset_peak()
+    now = usage()
+    _baseline.clear()
+    _baseline.update({key: now[key] for key in ("rss", "anonymous", "file") if key in now})
+
+
+def baseline() -> Mapping[str, int]:
+    """What :func:`mark_baseline` read last: ``rss``, ``anonymous``, ``file``."""
+    return dict(_baseline)

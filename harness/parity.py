@@ -1,0 +1,94 @@
+"""Whether an exported artifact answers as the module that it was made from."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+__all__ = ["Parity", "compare", "wilson_low"]
+
+Z95 = 1.959964
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parity:
+    """How two sets of logits differ. Figures that cannot be had are ``None``; ``reason`` says why not ``ok``.
+
+    ``max_rel`` is max |a - b| / max |b| over all samples and classes, b the reference;
+    ``top1_agreement`` the fraction of samples with the same greatest logit, ``agreement_low`` the lower
+    limit of its 95% Wilson interval.
+    """
+
+    n: int
+    max_abs_diff: float | None
+    max_rel: float | None
+    top1_agreement: float | None
+    agreement_low: float | None
+    tolerance: float
+    ok: bool
+    reason: str | None = None
+
+
+def compare(reference: NDArray[Any], got: NDArray[Any], tolerance: float) -> Parity:
+    """Compare logits, both [n, classes]; ``ok`` when ``max_rel`` is at most ``tolerance``.
+
+    Shapes that differ, no samples, and NaN or infinity on either side are never ok.
+    """
+
+    def refused(reason: str) -> Parity:
+        return Parity(
+            n=len(reference),
+            max_abs_diff=None,
+            max_rel=None,
+            top1_agreement=None,
+            agreement_low=None,
+            tolerance=tolerance,
+            ok=False,
+            reason=reason,
+        )
+
+    if reference.ndim != 2 or reference.shape != got.shape:
+        return refused(f"shapes differ: {list(got.shape)} where {list(reference.shape)} was due")
+    if not reference.size:
+        return refused("nothing to compare")
+    for name, values in (("the reference", reference), ("the output", got)):
+        bad = int(np.count_nonzero(~np.isfinite(values)))
+        if bad:
+            return refused(f"{bad} of {values.size} values of {name} are not finite")
+
+    a, b = got.astype(np.float64), reference.astype(np.float64)
+    difference = float(np.abs(a - b).max())
+    scale = float(np.abs(b).max())
+    if scale == 0:
+        return refused("the reference is zero everywhere")
+    relative = difference / scale
+    same = int(np.count_nonzero(a.argmax(axis=1) == b.argmax(axis=1)))
+    ok = relative <= tolerance
+    return Parity(
+        n=len(b),
+        max_abs_diff=difference,
+        max_rel=relative,
+        top1_agreement=same / len(b),
+        agreement_low=wilson_low(same, len(b)),
+        tolerance=tolerance,
+        ok=ok,
+        reason=None if ok else f"relative difference {relative:.3g} exceeds {tolerance:g}",
+    )
+
+
+def wilson_low(successes: int, n: int, z: float = Z95) -> float:
+    """Lower limit of Wilson's score interval for ``successes`` of ``n`` >= 1 (95% by default).
+
+    E. B. Wilson, "Probable inference, the law of succession, and statistical inference", J. Am. Stat.
+    Assoc. 22 (1927) 209-212: (p + z²/2n - z sqrt(p(1 - p)/n + z²/4n²)) / (1 + z²/n).
+    """
+    p = successes / n
+    centre = p + z * z / (2 * n)
+    spread = z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
+    return max(0.0, (centre - spread) / (1 + z * z / n))

@@ -1,0 +1,281 @@
+"""Suite + plugins -> plan: a DAG of preparing nodes, with cells as its measuring leaves.
+
+Pure: reads no data and trains nothing. Nodes that several methods share have one key and stand once.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Iterable
+from dataclasses import asdict
+from typing import Any
+
+from harness.errors import SuiteError, nearest
+from harness.plan import Cell, Node, Plan, PrepareHost, digest
+from harness.plugins import Origin, Plugins
+from harness.resolve import ChosenData, ResolvedMethod, Resolver, Target, core_hash, source_hash
+from harness.suite import Measure, Suite, validated
+from harness.types import Params, RuntimeEntry, Sketch
+
+__all__ = ["make_plan"]
+
+
+def make_plan(suite: Suite, plugins: Plugins, host: PrepareHost, only: str | None = None) -> Plan:
+    """Plan every cell of ``suite``; ``only`` keeps the methods that match a pattern.
+
+    Raises:
+        SuiteError: something in the suite is unknown, ill-typed or cannot be built; one line.
+    """
+    return _Planner(suite, plugins, host).plan(only)
+
+
+class _Planner:
+    def __init__(self, suite: Suite, plugins: Plugins, host: PrepareHost) -> None:
+        self.suite = suite
+        self.source = suite.source
+        self.plugins = plugins
+        self.host = host
+        self.resolver = Resolver(suite, plugins)
+        self.nodes: dict[str, Node] = {}
+        self.warnings: list[str] = []
+
+    def plan(self, only: str | None) -> Plan:
+        from harness.leaderboard import COLUMNS
+
+        if self.suite.rank_by not in COLUMNS:
+            raise SuiteError(
+                f"{self.source.where('rank_by')}: no column {self.suite.rank_by!r}; "
+                f"{nearest(self.suite.rank_by, COLUMNS)}"
+            )
+        for name in self.suite.methods:  # a mistake in a method that no run block uses is still a mistake
+            self.resolver.method(name)
+        cells = self.cells(only)
+        needed = {cell.export for cell in cells if cell.impossible is None}
+        return Plan(
+            suite=self.suite.suite,
+            host=self.host,
+            nodes=self._reachable(needed),
+            cells=tuple(cells),
+            warnings=tuple(self.warnings),
+            missing_data=tuple(self.resolver.missing_data),
+            missing_extras=tuple(self.resolver.missing_extras),
+            baseline=self.suite.baseline,
+            rank_by=self.suite.rank_by,
+            origins=dict(sorted(self.resolver.origins.items())),
+        )
+
+    def _reachable(self, keys: Iterable[str]) -> dict[str, Node]:
+        found: set[str] = set()
+        stack = list(keys)
+        while stack:
+            key = stack.pop()
+            if key not in found:
+                found.add(key)
+                stack += self.nodes[key].inputs
+        return {key: node for key, node in self.nodes.items() if key in found}
+
+    # --- nodes ---
+
+    def data(self, data: ChosenData) -> str:
+        """Add the node that decodes a test split; its key."""
+        if data.key not in self.nodes:
+            self.nodes[data.key] = Node(
+                key=data.key, stage="data", label=f"data {data.entry}", entry=data.entry,
+                plugin=data.origin.plugin, inputs=(),
+                task={"entry": data.entry, "params": data.params, "choice": data.choice},
+            )  # fmt: skip
+        return data.key
+
+    def chain(self, resolved: ResolvedMethod, name: str, seed: int, sketch: Sketch | None) -> str:
+        """Add the nodes of a method's chain for one seed; the key of the last."""
+        key = ""
+        for step, data, recipe in resolved.links:
+            task = {
+                "stage": step.stage,
+                "entry": step.entry.name,
+                "params": step.params.model_dump(mode="json"),
+                "each_part": step.each_part,
+                "data": {"entry": data.entry, "params": data.params, "choice": data.choice},
+                "train": recipe.model_dump(mode="json"),
+                "seed": seed,
+                "threads": self.suite.prepare.threads,
+                "device": self.host.device,
+                "sketch": asdict(sketch) if sketch is not None and step.stage == "partition" else None,
+            }
+            content = {
+                **task,
+                "input": key,
+                "data": data.key,
+                "host": asdict(self.host),
+                "source": source_hash(step.origin.module),
+                "core": core_hash("train.py", "prepare.py"),
+            }
+            inputs = (key,) if key else ()
+            key = digest(content)
+            if key not in self.nodes:
+                self.nodes[key] = Node(
+                    key=key, stage=step.stage, label=f"{name} seed {seed}", entry=step.entry.name,
+                    plugin=step.origin.plugin, inputs=inputs, task={**task, "data_key": data.key},
+                )  # fmt: skip
+        return key
+
+    def export(
+        self, name: str, seed: int, model: str, runtime: tuple[RuntimeEntry, Origin, Params], data: ChosenData
+    ) -> str:
+        entry, origin, params = runtime
+        task = {
+            "stage": "export",
+            "entry": entry.name,
+            "params": params.model_dump(mode="json"),
+            "data": {"entry": data.entry, "params": data.params, "choice": data.choice},
+            "seed": seed,
+            "threads": self.suite.prepare.threads,
+            "device": "cpu",
+        }
+        content = {**task, "model": model, "data": data.key, "source": source_hash(origin.module),
+                   "core": core_hash("prepare.py"), "torch": self.host.torch}  # fmt: skip
+        key = digest(content)
+        if key not in self.nodes:
+            self.nodes[key] = Node(
+                key=key, stage="export", label=f"{name} seed {seed} for {entry.name}", entry=entry.name,
+                plugin=origin.plugin, inputs=(model, self.data(data)), task={**task, "data_key": data.key},
+            )  # fmt: skip
+        return key
+
+    # --- cells ---
+
+    def cells(self, only: str | None) -> list[Cell]:
+        rounds: dict[tuple[int, int], list[Cell]] = {}
+        seen: set[str] = set()
+        for index, item in enumerate(self.suite.run):
+            path = ("run", index)
+            overrides = dict(item.measure or {})
+            measure: Measure = self.suite.measure
+            if overrides:
+                merged = {**measure.model_dump(), **overrides}
+                measure = validated(Measure, merged, self.source, (*path, "measure"))
+            self._check_energy(measure, index)
+            for name in self.selected(item.methods, path, only):
+                refs = item.runtimes or (self.suite.methods[name].runtime or self._runtime_of(name),)
+                for ref in refs:
+                    for device in item.devices:
+                        for cell in self._cells_of(name, ref, device, measure, index):
+                            if cell.id not in seen:
+                                seen.add(cell.id)
+                                order = (cell.repeat, self.suite.seeds.index(cell.seed))
+                                rounds.setdefault(order, []).append(cell)
+        # every method once, then every method again: slow drift of the machine meets all alike
+        return [cell for order in sorted(rounds) for cell in rounds[order]]
+
+    def _runtime_of(self, name: str) -> Any:
+        parent = self.suite.methods[name].from_
+        while parent is not None:
+            if self.suite.methods[parent].runtime is not None:
+                return self.suite.methods[parent].runtime
+            parent = self.suite.methods[parent].from_
+        return self.suite.defaults.runtime
+
+    def _check_energy(self, measure: Measure, index: int) -> None:
+        if measure.energy == "require" and len(self.plugins.meters) == 0:
+            inside = "energy" in (self.suite.run[index].measure or {})
+            path = ("run", index, "measure", "energy") if inside else ("measure", "energy")
+            raise SuiteError(f"{self.source.where(*path)}: require, but no installed plugin gives a meter")
+
+    def selected(self, patterns: Any, path: tuple[str | int, ...], only: str | None) -> list[str]:
+        names = list(self.suite.methods)
+        if patterns != "all":
+            chosen: dict[str, None] = {}
+            for position, pattern in enumerate(patterns):
+                matches = fnmatch.filter(names, pattern)
+                if not matches:
+                    where = self.source.where(*path, "methods", position)
+                    raise SuiteError(f"{where}: no method {pattern!r}; {nearest(pattern, names)}")
+                chosen.update(dict.fromkeys(matches))
+            names = list(chosen)
+        if only is not None:
+            if not fnmatch.filter(self.suite.methods, only):
+                raise SuiteError(f"--only {only}: no method matches; {nearest(only, self.suite.methods)}")
+            names = fnmatch.filter(names, only)
+        return names
+
+    def _cells_of(self, name: str, ref: Any, device: str, measure: Measure, index: int) -> Iterable[Cell]:
+        method = self.suite.methods[name]
+        resolved = self.resolver.method(name)
+        threads = method.threads or self.suite.defaults.threads
+        target = self.resolver.target(device, threads)
+        runtime = self.resolver.runtime(ref, self._runtime_path(name, ref, index))
+        impossible = self._impossible(resolved, target, runtime[0])
+        sketch = placement = None
+        if impossible is None and resolved.partition is not None:
+            sketch = self.resolver.sketch(name, resolved, target)
+            placement = self.resolver.place(name, sketch, target)
+        config = {
+            "method": name,
+            "links": [
+                (step.entry.name, step.params.model_dump(mode="json"), data.key, recipe.model_dump(mode="json"))
+                for step, data, recipe in resolved.links
+            ],
+            "runtime": (runtime[0].name, runtime[2].model_dump(mode="json")),
+            "threads": threads,
+        }  # fmt: skip
+        base = {
+            "device": device,
+            "specs": [
+                {"name": s.name, "backend": s.backend, "params": s.params.model_dump(mode="json"), "threads": s.threads}
+                for s in target.specs
+            ],
+            "infos": [asdict(info) for info in target.infos],
+            "central": target.central,
+            "fleet": target.fleet,
+            "placement": dict(placement.device_of) if placement else None,
+            "runtime": {"name": runtime[0].name, "params": runtime[2].model_dump(mode="json")},
+            "measure": measure.model_dump(mode="json"),
+            "threads": threads,
+            "data": {
+                "name": resolved.data.info.name,
+                "classes": resolved.data.info.classes,
+                "shape": list(resolved.data.info.shape),
+                "mean": list(resolved.data.info.mean),
+                "std": list(resolved.data.info.std),
+                "fingerprint": resolved.data.info.fingerprint,
+                "note": resolved.data.info.note,
+                "choice": dict(resolved.data.choice),
+                "dataset": {"entry": resolved.data.entry, "params": dict(resolved.data.params)},
+            },
+        }  # fmt: skip
+        method_key = digest(config)
+        fixed = digest(
+            {"task": base, "method_key": method_key, "runtime": source_hash(runtime[1].module)}
+            | {"core": core_hash("worker.py", "load.py")}
+        )
+        for seed in self.suite.seeds:
+            export = ""
+            if impossible is None:
+                model = self.chain(resolved, name, seed, sketch)
+                export = self.export(name, seed, model, runtime, resolved.data)
+            repeats = measure.repeats if seed == self.suite.seeds[0] else 1
+            for repeat in range(repeats):
+                yield Cell(
+                    id=digest([fixed, seed, repeat, export]), method=name, method_key=method_key, seed=seed,
+                    repeat=repeat, export=export, data=resolved.data.key, task=base, impossible=impossible,
+                )  # fmt: skip
+
+    def _runtime_path(self, name: str, ref: Any, index: int) -> tuple[str | int, ...]:
+        if self.suite.run[index].runtimes is not None and ref in (self.suite.run[index].runtimes or ()):
+            return ("run", index, "runtimes", (self.suite.run[index].runtimes or ()).index(ref))
+        holder: str | None = name
+        while holder is not None:
+            if self.suite.methods[holder].runtime is not None:
+                return ("methods", holder, "runtime")
+            holder = self.suite.methods[holder].from_
+        return ("defaults", "runtime")
+
+    def _impossible(self, resolved: ResolvedMethod, target: Target, runtime: RuntimeEntry) -> str | None:
+        if target.unavailable:
+            return target.unavailable
+        kinds = {info.kind for info in target.infos} - set(runtime.devices)
+        if kinds:
+            return f"runtime {runtime.name} does not run on {', '.join(sorted(kinds))}"
+        if target.fleet and resolved.partition is None:
+            return f"{target.name} is a fleet, and this method is one whole model: only a split model uses it"
+        return None

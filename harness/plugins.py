@@ -1,0 +1,293 @@
+"""Finding, loading, blocking and listing plugins; names -> entries, each with its origin."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from importlib.metadata import EntryPoint, entry_points
+from types import ModuleType
+from typing import Any, Generic, TypeVar
+
+import pluggy
+
+from harness import hookspecs
+from harness.errors import PluginError, SuiteError, nearest
+from harness.types import (
+    BackendEntry,
+    CompressorEntry,
+    DatasetEntry,
+    MeterEntry,
+    ModelEntry,
+    Params,
+    PartitionerEntry,
+    PlacerEntry,
+    RuntimeEntry,
+)
+
+__all__ = ["GROUP", "Origin", "Plugins", "Problem", "Registered", "Registry", "load_plugins"]
+
+GROUP = "harness"
+E_co = TypeVar("E_co", covariant=True)
+
+_KINDS = {
+    "harness_models": "model",
+    "harness_compressors": "compressor",
+    "harness_partitioners": "partitioner",
+    "harness_placers": "placer",
+    "harness_datasets": "dataset",
+    "harness_backends": "backend",
+    "harness_runtimes": "runtime",
+    "harness_meters": "meter",
+}
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a plugin comes from."""
+
+    plugin: str
+    distribution: str
+    version: str
+    module: str
+
+    def __str__(self) -> str:
+        return f"{self.plugin} ({self.distribution} {self.version})"
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A plugin that could not be used, and why."""
+
+    origin: Origin
+    hook: str
+    reason: str
+
+    def __str__(self) -> str:
+        return (
+            f"plugin {self.origin}: {self.hook}: {self.reason} (--block {self.origin.plugin} leaves it out)"
+        )
+
+
+@dataclass(frozen=True)
+class Registered(Generic[E_co]):
+    """An entry and the plugin that gave it."""
+
+    entry: E_co
+    origin: Origin
+
+    @property
+    def missing(self) -> str | None:
+        """What to install before this entry can be used; ``None`` when nothing is missing."""
+        entry: Any = self.entry
+        absent = [name for name in entry.requires if not _importable(name)]
+        if not absent:
+            return None
+        what = (
+            f"pip install 'edge-harness[{entry.extra}]'" if entry.extra else f"pip install {' '.join(absent)}"
+        )
+        return f"{entry.name} needs {', '.join(absent)}: {what}"
+
+
+class Registry(Generic[E_co]):
+    """Entries of one kind by name."""
+
+    def __init__(
+        self, kind: str, items: Iterable[Registered[E_co]], problems: Iterable[Problem] = ()
+    ) -> None:
+        self.kind = kind
+        self._items: dict[str, Registered[E_co]] = {}
+        self._broken = sorted({problem.origin.plugin for problem in problems})
+        for item in items:
+            name = _name(item)
+            if name in self._items:
+                first = self._items[name].origin
+                raise PluginError(
+                    f"{kind} {name!r} is given by two plugins: {first} and {item.origin}; "
+                    f"leave one out with --block {first.plugin} or --block {item.origin.plugin}"
+                )
+            self._items[name] = item
+
+    def get(self, name: str, where: str = "") -> Registered[E_co]:
+        """The entry called ``name``; ``where`` (file:line: key) begins the error if there is none."""
+        if name in self._items:
+            return self._items[name]
+        broken = (
+            f" (not loaded: {', '.join(self._broken)}; see `harness plugins list`)" if self._broken else ""
+        )
+        raise SuiteError(
+            f"{where + ': ' if where else ''}unknown {self.kind} {name!r}: {nearest(name, self._items)}{broken}"
+        )
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._items
+
+    def __iter__(self) -> Iterator[Registered[E_co]]:
+        return iter(self._items.values())
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+
+@dataclass
+class Plugins:
+    """All that plugins give, and those that could not be used."""
+
+    manager: pluggy.PluginManager
+    models: Registry[ModelEntry]
+    compressors: Registry[CompressorEntry]
+    partitioners: Registry[PartitionerEntry]
+    placers: Registry[PlacerEntry]
+    datasets: Registry[DatasetEntry]
+    backends: Registry[BackendEntry]
+    runtimes: Registry[RuntimeEntry]
+    meters: Registry[MeterEntry]
+    origins: tuple[Origin, ...] = ()
+    problems: tuple[Problem, ...] = ()
+    blocked: tuple[str, ...] = ()
+    observed: list[Problem] = field(default_factory=list)
+
+    def registries(self) -> tuple[Registry[Any], ...]:
+        return (
+            self.models,
+            self.compressors,
+            self.partitioners,
+            self.placers,
+            self.datasets,
+            self.backends,
+            self.runtimes,
+            self.meters,
+        )
+
+    def notify(self, hook: str, **arguments: Any) -> None:
+        """Call an observer hook; one that raises is noted in ``observed`` and stops nobody."""
+        for implementation in getattr(self.manager.hook, hook).get_hookimpls():
+            try:
+                implementation.function(*(arguments[name] for name in implementation.argnames))
+            except Exception as error:  # noqa: BLE001 - any plugin may raise anything
+                origin = next((o for o in self.origins if o.plugin == implementation.plugin_name), None)
+                self.observed.append(
+                    Problem(origin or Origin(implementation.plugin_name, "?", "?", "?"), hook, _say(error))
+                )
+
+
+def load_plugins(
+    block: Iterable[str] = (), extra: Mapping[str, ModuleType | object] | None = None
+) -> Plugins:
+    """Load every plugin of the group ``harness`` that is not blocked, sorted by name.
+
+    ``extra`` maps names to plugin modules or objects that are not installed (for tests). A plugin that
+    cannot be loaded, or whose hook raises, becomes a :class:`Problem`; the others work.
+
+    Raises:
+        PluginError: two plugins have the same name, or give an entry of the same kind and name.
+    """
+    blocked = tuple(sorted({name for name in block if name}))
+    manager = pluggy.PluginManager("harness")
+    manager.add_hookspecs(hookspecs)
+    problems: list[Problem] = []
+    origins: list[Origin] = []
+    seen: dict[str, Origin] = {}
+    for name, origin, load in _candidates(extra or {}):
+        if name in blocked:
+            continue
+        if name in seen:
+            if seen[name].module == origin.module:  # one distribution seen twice on the path
+                continue
+            raise PluginError(
+                f"two plugins are named {name!r}: {seen[name]} and {origin}; uninstall one, or --block {name}"
+            )
+        seen[name] = origin
+        try:
+            plugin = load()
+            manager.register(plugin, name=name)
+            _check_hook_names(plugin)
+        except Exception as error:  # noqa: BLE001 - any plugin may raise anything
+            if manager.has_plugin(name):
+                manager.unregister(name=name)
+            problems.append(Problem(origin, "import", _say(error)))
+            continue
+        origins.append(origin)
+
+    collected = {hook: _collect(manager, hook, origins, problems) for hook in hookspecs.COLLECTING}
+    registries = {kind + "s": Registry(kind, collected[hook], problems) for hook, kind in _KINDS.items()}
+    return Plugins(
+        manager=manager,
+        origins=tuple(origins),
+        problems=tuple(problems),
+        blocked=blocked,
+        **registries,  # type: ignore[arg-type]
+    )
+
+
+def _candidates(
+    extra: Mapping[str, ModuleType | object],
+) -> Iterator[tuple[str, Origin, Callable[[], object]]]:
+    points: list[tuple[str, Origin, Callable[[], object]]] = []
+    for point in entry_points(group=GROUP):
+        points.append((point.name, _origin(point), point.load))
+    for name, plugin in extra.items():
+        points.append((name, Origin(name, "(not installed)", "", name), lambda plugin=plugin: plugin))  # type: ignore[misc]
+    yield from sorted(points, key=lambda item: (item[0], item[1].module))
+
+
+def _origin(point: EntryPoint) -> Origin:
+    distribution = point.dist
+    return Origin(
+        point.name,
+        distribution.metadata["Name"] if distribution else "?",
+        distribution.version if distribution else "?",
+        point.value.partition(":")[0],
+    )
+
+
+def _check_hook_names(plugin: object) -> None:
+    known = {*hookspecs.COLLECTING, *hookspecs.OBSERVERS}
+    for name in dir(plugin):
+        if (
+            name.startswith("harness_")
+            and hasattr(getattr(plugin, name), "harness_impl")
+            and name not in known
+        ):
+            raise PluginError(f"unknown hook {name!r}: {nearest(name, known)}")
+
+
+def _collect(
+    manager: pluggy.PluginManager, hook: str, origins: list[Origin], problems: list[Problem]
+) -> list[Registered[Any]]:
+    by_name = {origin.plugin: origin for origin in origins}
+    wanted = hookspecs.COLLECTING[hook]
+    found: list[Registered[Any]] = []
+    implementations = getattr(manager.hook, hook).get_hookimpls()
+    for implementation in sorted(implementations, key=lambda item: str(item.plugin_name)):
+        origin = by_name[implementation.plugin_name]
+        try:
+            entries = list(implementation.function())
+            for entry in entries:
+                if not isinstance(entry, wanted):
+                    raise TypeError(f"gave {type(entry).__name__}, not {wanted.__name__}")
+                if not (isinstance(entry.params, type) and issubclass(entry.params, Params)):
+                    raise TypeError(f"params of {entry.name!r} must be a subclass of harness.types.Params")
+        except Exception as error:  # noqa: BLE001 - any plugin may raise anything
+            problems.append(Problem(origin, hook, _say(error)))
+            continue
+        found += [Registered(entry, origin) for entry in entries]
+    return found
+
+
+def _say(error: BaseException) -> str:
+    text = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {text[0]}" if text else type(error).__name__
+
+
+@cache
+def _importable(module: str) -> bool:
+    try:
+        return importlib.util.find_spec(module) is not None
+    except (ImportError, ValueError):
+        return False
+
+
+def _name(item: Registered[Any]) -> str:
+    return str(item.entry.name)

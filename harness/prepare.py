@@ -1,0 +1,274 @@
+"""Runs preparing nodes in a child process: the only place of the core where torch is at work.
+
+The parent sends nodes over a pipe and gets progress and results back; what a node makes goes into the
+artifact store. Also saves and loads models and partitions.
+"""
+
+from __future__ import annotations
+
+import signal
+import time
+import traceback
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, replace
+from functools import partial
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from harness.artifacts import Store
+from harness.context import PrepareContext, open_task_data
+from harness.errors import CellError, HarnessError
+from harness.plugins import Plugins, load_plugins
+from harness.saved import load_any, load_model, load_partition, save_model, save_partition, write_meta
+from harness.types import (
+    IMAGE,
+    Context,
+    Data,
+    Lineage,
+    Model,
+    Part,
+    Partition,
+    PartSketch,
+    Placement,
+    Sketch,
+)
+
+if TYPE_CHECKING:
+    pass
+
+__all__ = ["PARITY_SAMPLES", "main", "parity_indices", "run_node"]
+
+PARITY_SAMPLES = 256
+
+
+def main(conn: Connection, root: str, block: tuple[str, ...], threads: int) -> None:
+    """Serve nodes from ``conn`` until it closes. A parent that dies takes this process along."""
+    from harness.worker import die_with_parent
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
+    die_with_parent()
+    import torch
+
+    torch.set_num_threads(threads)
+    plugins = load_plugins(block)
+    store = Store(Path(root))
+    while True:
+        try:
+            node: Mapping[str, Any] = conn.recv()
+        except EOFError:
+            return
+        started = time.monotonic()
+        try:
+            answer = run_node(node, plugins, store, partial(_send_progress, conn, node["key"]))
+        except HarnessError as error:
+            stage = error.stage if isinstance(error, CellError) else node["stage"]
+            conn.send(("failed", node["key"], stage, node["plugin"], str(error), ""))
+        except MemoryError:
+            conn.send(("failed", node["key"], node["stage"], node["plugin"], "out of memory", ""))
+        except Exception as error:  # noqa: BLE001 - a plugin may raise anything; the run goes on
+            text = f"{type(error).__name__}: {error}".strip().splitlines()[0]
+            conn.send(("failed", node["key"], node["stage"], node["plugin"], text, traceback.format_exc()))
+        else:
+            conn.send(("done", node["key"], time.monotonic() - started, answer))
+
+
+def _send_progress(conn: Connection, key: str, text: str, fraction: float | None) -> None:
+    conn.send(("progress", key, text, fraction))
+
+
+def run_node(
+    node: Mapping[str, Any],
+    plugins: Plugins,
+    store: Store,
+    progress: Callable[[str, float | None], None] = lambda text, fraction: None,
+) -> Any:
+    """Make one node's artifact, unless it exists. ``node`` is a :class:`~harness.plan.Node` as JSON."""
+    task = node["task"]
+    if node["stage"] == "preprocess":
+        return _preprocess_ms(task, plugins)
+    with store.making(node["key"]) as folder:
+        if folder is None:
+            return None
+        about = {"stage": node["stage"], "entry": node["entry"], "label": node["label"]}
+        if node["stage"] == "data":
+            _save_data(folder, open_task_data(task, plugins), about)
+            return None
+        context = PrepareContext(task, plugins, store, store.workdir(node["key"]), progress, node["plugin"])
+        if node["stage"] == "export":
+            context.workdir = folder
+            _export(folder, node, plugins, store, context, about)
+            return None
+        made = _make(node, plugins, store, context)
+        if isinstance(made, Partition):
+            save_partition(made, folder, about)
+        else:
+            save_model(made, folder, about)
+    return None
+
+
+# --- making -----------------------------------------------------------------------------------------
+
+
+def _make(
+    node: Mapping[str, Any], plugins: Plugins, store: Store, context: PrepareContext
+) -> Model | Partition:
+    import torch
+
+    task = node["task"]
+    torch.manual_seed(task["seed"])
+    if node["stage"] == "build":
+        return _build(task, plugins, context)
+    source = store.folder(node["inputs"][0])
+    if node["stage"] == "partition":
+        partitioner = plugins.partitioners.get(task["entry"]).entry
+        params = partitioner.params(**task["params"])
+        before = load_model(source)
+        split = partitioner.partition(context, before, params, _sketch(task["sketch"]))
+        return split if split.lineage else replace(split, lineage=before.lineage)
+    compressor = plugins.compressors.get(task["entry"]).entry
+    params = compressor.params(**task["params"])
+    if not task["each_part"]:
+        return compressor.compress(context, load_model(source), params)
+    partition = load_partition(source)
+    return replace(
+        partition, parts=tuple(_compress_part(context, compressor, part, params) for part in partition.parts)
+    )
+
+
+def _build(task: Mapping[str, Any], plugins: Plugins, context: PrepareContext) -> Model:
+    builder = plugins.models.get(task["entry"]).entry
+    model = builder.build(context, builder.params(**task["params"]))
+    step = Lineage(stage="build", entry=task["entry"], params=task["params"])
+    if task["train"]["epochs"] == 0:
+        return replace(model, lineage=(*model.lineage, step))
+    result = context.fit(model.module, name="train")
+    step = replace(
+        step, image_passes=result.image_passes, train_macs=result.train_macs, train_s=result.train_s,
+        notes={"epochs": result.epochs, "train": task["train"], "history": list(result.history)},
+    )  # fmt: skip
+    return replace(model, lineage=(*model.lineage, step))
+
+
+def _compress_part(context: Context, compressor: Any, part: Part, params: Any) -> Part:
+    """A part that reads the image alone is a model of its own; parts that fuse stay as they are."""
+    if tuple(edge.source for edge in part.inputs) != (IMAGE,):
+        return part
+    model = Model(
+        module=part.module, spec=part.spec, input=part.inputs[0].tensor, classes=part.output.shape[-1]
+    )
+    smaller: Model = compressor.compress(context, model, params)
+    return replace(part, module=smaller.module, spec=smaller.spec)
+
+
+def _sketch(task: Mapping[str, Any]) -> Sketch:
+    placement = task["placement"]
+    return Sketch(
+        parts=tuple(PartSketch(**{**part, "inputs": tuple(part["inputs"])}) for part in task["parts"]),
+        placement=Placement(device_of=placement["device_of"]) if placement else None,
+        decisions=task["decisions"],
+    )
+
+
+def _export(
+    folder: Path, node: Mapping[str, Any], plugins: Plugins, store: Store, context: PrepareContext, about: Any
+) -> None:
+    import numpy as np
+
+    from harness.counting import count
+
+    task = node["task"]
+    runtime = plugins.runtimes.get(task["entry"]).entry
+    params = runtime.params(**task["params"])
+    partition = load_any(store.folder(node["inputs"][0]))
+    parts = []
+    for part in partition.parts:
+        context.progress(f"exporting {part.name}")
+        context.workdir = folder / "parts" / part.name
+        context.workdir.mkdir(parents=True)
+        counts = count(part.module, [edge.tensor for edge in part.inputs])
+        artifact = runtime.export(context, part, params)
+        parts.append(
+            {
+                "name": part.name,
+                "inputs": [edge.source for edge in part.inputs],
+                "output": asdict(part.output),
+                "counts": asdict(counts),
+                "artifact": {
+                    **asdict(artifact),
+                    "path": str(artifact.path.relative_to(folder)) if artifact.path != folder else ".",
+                },
+            }
+        )
+    images = np.load(store.folder(node["inputs"][1]) / "images.npy", mmap_mode="r")
+    picked = parity_indices(len(images))
+    reference = _forward(partition, context.data, images[picked])
+    np.save(folder / "reference.npy", reference)
+    write_meta(
+        folder,
+        {
+            "kind": "export",
+            "about": about,
+            "parts": parts,
+            "classes": partition.classes,
+            "lineage": [asdict(step) for step in partition.lineage],
+        },
+    )
+
+
+def parity_indices(n: int) -> list[int]:
+    """The fixed samples of the test split on which parity is checked: evenly spread over it."""
+    k = min(n, PARITY_SAMPLES)
+    return [index * n // k for index in range(k)]
+
+
+def _forward(partition: Partition, data: Data, images: Any) -> Any:
+    """Logits of the built modules, float32 [n, classes]: what every export is compared with."""
+    import numpy as np
+    import torch
+
+    from harness.data import normalise
+
+    outputs = []
+    with torch.inference_mode():
+        for part in partition.parts:
+            part.module.eval()
+        for start in range(0, len(images), 64):
+            batch = normalise(np.asarray(images[start : start + 64]), data.info.mean, data.info.std)
+            values = {IMAGE: torch.from_numpy(batch)}
+            for part in partition.parts:
+                values[part.name] = part.module(*(values[edge.source] for edge in part.inputs))
+            outputs.append(values[partition.parts[-1].name].float().numpy())
+    return np.concatenate(outputs)
+
+
+def _save_data(folder: Path, data: Any, about: Any) -> None:
+    """The test split, decoded and resized: uint8 [n, height, width, channels], and its labels."""
+    import numpy as np
+
+    n = len(data.test)
+    first = data.test.raw([0])
+    images = np.lib.format.open_memmap(
+        folder / "images.npy", mode="w+", dtype=np.uint8, shape=(n, *first.shape[1:])
+    )
+    for start in range(0, n, 256):
+        indices = list(range(start, min(start + 256, n)))
+        images[start : start + len(indices)] = data.test.raw(indices)
+    images.flush()
+    np.save(folder / "labels.npy", data.test.labels)
+    info = data.info
+    write_meta(folder, {"kind": "data", "about": about, "mean": info.mean, "std": info.std, "n": n})
+
+
+def _preprocess_ms(task: Mapping[str, Any], plugins: Plugins, samples: int = 64) -> float:
+    """Median time to decode, resize and normalise one test image, in milliseconds, on this machine."""
+    from statistics import median
+
+    data: Any = open_task_data(task, plugins)
+    indices = [index * len(data.test) // samples for index in range(min(samples, len(data.test)))]
+    times = []
+    for index in indices:
+        start = time.perf_counter_ns()
+        data.test.prepare(index)
+        times.append(time.perf_counter_ns() - start)
+    return median(times) / 1e6

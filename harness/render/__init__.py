@@ -1,0 +1,30 @@
+"""A leaderboard for eyes and for machines: a rich table, GitHub, LaTeX, CSV, JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from harness.leaderboard import Leaderboard
+
+__all__ = ["FORMATS", "render"]
+
+FORMATS = ("table", "github", "latex", "csv", "json")
+
+
+def render(
+    leaderboard: Leaderboard, format: str, columns: Sequence[str] | None = None, *, width: int | None = None
+) -> str:
+    """The leaderboard in one of :data:`FORMATS`, without a last newline.
+
+    ``columns`` choose and order the columns; by default people see the most telling ones, machines
+    all (JSON always has all). ``table`` is ``width`` characters wide, by default as the terminal is.
+    """
+    if format == "table":
+        from harness.render import terminal
+
+        return terminal.render(leaderboard, columns, width)
+    from harness.render import text
+
+    return text.render(leaderboard, format, columns)

@@ -1,0 +1,43 @@
+"""A plan as a person reads it: steps with what is prepared already, cells by method and device."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from harness.plan import Cell, Plan
+
+__all__ = ["show"]
+
+
+def show(plan: Plan, prepared: set[str], console: Console | None = None) -> None:
+    """Print ``plan``; ``prepared`` are the keys of the steps that the cache holds."""
+    console = console or Console()
+    where = (
+        host.gpu or f"{host.device} ({host.capability})"
+        if host.device != "cpu"
+        else f"cpu, {host.capability}"
+    )
+    console.print(f"[bold]{plan.suite}[/]: {len(plan.nodes)} steps ({len(prepared)} prepared already), "
+                  f"{len(plan.cells)} cells; training on {where}")  # fmt: skip
+    steps = Table(box=None, pad_edge=False, header_style="dim", title="steps", title_justify="left")
+    for column in ("", "stage", "entry", "for", "key"):
+        steps.add_column(column, no_wrap=True)
+    for node in plan.nodes.values():
+        mark = "[green]✓[/]" if node.key in prepared else "·"
+        steps.add_row(mark, node.stage, node.entry, node.label, f"[dim]{node.key[:12]}[/]")
+    console.print(steps)
+    groups: dict[tuple[str, str, str], list[Cell]] = {}
+    for cell in plan.cells:
+        groups.setdefault((cell.method, cell.task["device"], cell.task["runtime"]["name"]), []).append(cell)
+    table = Table(box=None, pad_edge=False, header_style="dim", title="cells", title_justify="left")
+    for column in ("method", "device", "runtime", "seeds", "cells", "note"):
+        table.add_column(column, overflow="fold")
+    for (method, device, runtime), cells in groups.items():
+        seeds = ", ".join(str(seed) for seed in sorted({cell.seed for cell in cells}))
+        note = f"[yellow]skipped: {cells[0].impossible}[/]" if cells[0].impossible else ""
+        table.add_row(method, device, runtime, seeds, str(len(cells)), note)
+    console.print(table)

@@ -1,0 +1,216 @@
+"""What a person watching a run sees: a live table on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import IO, TYPE_CHECKING
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+if TYPE_CHECKING:
+    from harness.jobs import Failure
+    from harness.plan import Cell, Node, Plan
+    from harness.results import Record
+
+__all__ = ["LiveWatcher", "PlainWatcher", "watcher"]
+
+MARKS = {"ok": "[green]✓[/]", "partial": "[yellow]~[/]", "failed": "[red]✗[/]", "skipped": "[dim]–[/]"}
+
+
+def watcher(*, plain: bool, stream: IO[str]) -> LiveWatcher | PlainWatcher:
+    """The live table, or plain lines where there is no terminal or ``-q`` is given."""
+    return PlainWatcher(stream) if plain else LiveWatcher(Console(file=stream))
+
+
+def _span(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02}:{rest:02}" if minutes >= 60 else f"{minutes}:{rest:02}"
+
+
+def _said(record: Record) -> str:
+    """A finished cell in a few words."""
+    if record.status in ("failed", "skipped"):
+        return f"{record.status}: {record.reason}"
+    latency = record.latency.get("p50_ms")
+    top1 = record.accuracy.get("top1")
+    words = [f"top1 {top1:.1f} %" if top1 is not None else "", f"p50 {latency:.3g} ms" if latency else ""]
+    return "  ".join(word for word in [*words, " ".join(record.flags)] if word)
+
+
+class PlainWatcher:
+    """One line per finished step."""
+
+    def __init__(self, stream: IO[str]) -> None:
+        self.stream = stream
+        self.total = self.done = 0
+
+    def say(self, text: str) -> None:
+        print(text, file=self.stream, flush=True)
+
+    def started(self, plan: Plan, nodes: Sequence[Node], cells: Sequence[Cell], kept: int) -> None:
+        self.total = len(cells)
+        kept_text = f", {kept} measured already" if kept else ""
+        self.say(
+            f"suite {plan.suite}: {len(nodes)} steps to prepare, {len(cells)} cells to measure{kept_text}"
+        )
+
+    def node_started(self, node: Node) -> None:
+        pass
+
+    def node_progress(self, node: Node, text: str, fraction: float | None) -> None:
+        pass
+
+    def node_finished(self, node: Node, seconds: float) -> None:
+        self.say(f"prepared  {node.stage:<9} {node.entry:<16} {node.label}  {seconds:.1f} s")
+
+    def node_failed(self, node: Node, failure: Failure) -> None:
+        self.say(f"FAILED    {node.stage:<9} {node.entry:<16} {node.label}: {failure.reason}")
+        if failure.trace:
+            self.say(failure.trace.rstrip())
+
+    def tick(self) -> None:
+        pass
+
+    def cell_started(self, cell: Cell) -> None:
+        pass
+
+    def cell_finished(self, cell: Cell, record: Record) -> None:
+        self.done += 1
+        device = cell.task["device"]
+        self.say(f"[{self.done}/{self.total}] {cell.method} on {device}, seed {cell.seed}, "
+                 f"repeat {cell.repeat}: {_said(record)}")  # fmt: skip
+
+    def close(self) -> None:
+        pass
+
+
+@dataclass
+class _Row:
+    """One method's state."""
+
+    nodes: set[str] = field(default_factory=set)
+    cells: int = 0
+    prepared: set[str] = field(default_factory=set)
+    measured: int = 0
+    status: str = ""
+    said: str = ""
+
+
+class LiveWatcher:
+    """A row per method, a line per training in progress. Drawn only when something happened, by the
+    thread that runs the suite: a window that is open draws nothing.
+    """
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+        self.live = Live(console=console, auto_refresh=False, transient=True)
+        self.rows: dict[str, _Row] = {}
+        self.active: dict[str, tuple[Node, str, float | None, float]] = {}
+        self.measuring = ""
+        self.start = self.drawn = time.monotonic()
+        self.counts = [0, 0, 0, 0]  # steps done, steps, cells done, cells
+
+    def started(self, plan: Plan, nodes: Sequence[Node], cells: Sequence[Cell], kept: int) -> None:
+        pending = {node.key for node in nodes}
+        for cell in cells:
+            row = self.rows.setdefault(cell.method, _Row())
+            row.cells += 1
+            if cell.impossible is None:
+                row.nodes |= pending.intersection(plan.needed_by(cell))
+        self.counts = [0, len(nodes), 0, len(cells)]
+        self.start = time.monotonic()
+        kept_text = f", {kept} cells measured already" if kept else ""
+        self.console.print(
+            f"[bold]{plan.suite}[/]: {len(plan.cells)} cells, {len(nodes)} steps to prepare{kept_text}"
+        )
+        self.live.start()
+        self.draw(force=True)
+
+    def node_started(self, node: Node) -> None:
+        self.active[node.key] = (node, "", None, time.monotonic())
+        self.draw()
+
+    def node_progress(self, node: Node, text: str, fraction: float | None) -> None:
+        started = self.active[node.key][3] if node.key in self.active else time.monotonic()
+        self.active[node.key] = (node, text, fraction, started)
+        self.draw()
+
+    def node_finished(self, node: Node, seconds: float) -> None:
+        self.active.pop(node.key, None)
+        self.counts[0] += 1
+        for row in self.rows.values():
+            if node.key in row.nodes:
+                row.prepared.add(node.key)
+        self.draw(force=True)
+
+    def node_failed(self, node: Node, failure: Failure) -> None:
+        self.active.pop(node.key, None)
+        self.console.print(
+            f"[red]failed[/] {node.stage} {node.entry}, {node.label}: {failure.reason}", highlight=False
+        )
+        if failure.trace:
+            self.console.print(failure.trace.rstrip(), style="dim", markup=False, highlight=False)
+        self.draw(force=True)
+
+    def tick(self) -> None:
+        self.draw()
+
+    def cell_started(self, cell: Cell) -> None:
+        self.measuring = f"{cell.method} on {cell.task['device']}, seed {cell.seed}, repeat {cell.repeat}"
+        self.draw(force=True)
+
+    def cell_finished(self, cell: Cell, record: Record) -> None:
+        row = self.rows[cell.method]
+        row.measured += 1
+        self.counts[2] += 1
+        order = ["ok", "skipped", "partial", "failed"]
+        row.status = max(row.status, record.status, key=lambda s: order.index(s) if s in order else -1)
+        row.said = _said(record)
+        self.measuring = ""
+        self.draw(force=True)
+
+    def close(self) -> None:
+        self.live.stop()
+
+    def draw(self, force: bool = False) -> None:
+        now = time.monotonic()
+        if not force and now - self.drawn < 0.2:
+            return
+        self.drawn = now
+        self.live.update(self.picture(), refresh=True)
+
+    def picture(self) -> RenderableType:
+        table = Table(box=None, pad_edge=False, header_style="dim")
+        table.add_column("", width=1)
+        table.add_column("method", no_wrap=True)
+        table.add_column("prepared", justify="right")
+        table.add_column("measured", justify="right")
+        table.add_column("last", no_wrap=True, overflow="ellipsis")
+        room = max(4, self.console.size.height - 8 - len(self.active))
+        for name, row in list(self.rows.items())[:room]:
+            mark = MARKS.get(row.status, "") if row.measured == row.cells or row.status == "failed" else ""
+            table.add_row(
+                mark, name, f"{len(row.prepared)}/{len(row.nodes)}", f"{row.measured}/{row.cells}", row.said
+            )
+        if len(self.rows) > room:
+            table.add_row("", f"… and {len(self.rows) - room} more", "", "", "")
+        work = Table(box=None, pad_edge=False, show_header=False)
+        for node, text, fraction, started in self.active.values():
+            bar: RenderableType = (
+                ProgressBar(total=1.0, completed=fraction, width=20) if fraction is not None else Text()
+            )
+            elapsed = _span(time.monotonic() - started)
+            work.add_row(f"[cyan]{node.stage}[/] {node.entry}, {node.label}", bar, text or f"{elapsed}")
+        steps, all_steps, cells, all_cells = self.counts
+        foot = (
+            f"steps {steps}/{all_steps}   cells {cells}/{all_cells}   {_span(time.monotonic() - self.start)}"
+        )
+        if self.measuring:
+            foot += f"   measuring {self.measuring}"
+        return Group(table, work, Text(foot, style="dim", overflow="ellipsis", no_wrap=True))

@@ -1,0 +1,129 @@
+"""One record's story as plain text: what was measured, on what, how it came to be."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterator, Mapping, Sequence
+from statistics import median
+from typing import TYPE_CHECKING, Any
+
+from harness import stats
+from harness.results import Record
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+__all__ = ["listing", "tell"]
+
+SLICES = 48
+BARS = "▁▂▃▄▅▆▇█"
+
+
+def listing(records: Sequence[Record]) -> str:
+    """One line per record."""
+    from tabulate import tabulate
+
+    rows = [
+        [r.cell_id[:12], r.method, r.seed, r.repeat, r.device.get("name"), r.runtime.get("name"), r.status,
+         ", ".join(r.flags) or r.reason]
+        for r in records
+    ]  # fmt: skip
+    headers = ["cell", "method", "seed", "repeat", "device", "runtime", "status", "flags or reason"]
+    return tabulate(rows, headers, tablefmt="plain", disable_numparse=True)
+
+
+def tell(record: Record, arrays: Mapping[str, NDArray[Any]]) -> str:
+    """The story of a record and its raw samples, in lines of at most 110 characters where words allow."""
+    lines: list[str] = []
+    for name, story in _chapters(record, arrays):
+        text = [part for line in story for part in textwrap.wrap(line, 97, break_long_words=False)]
+        lines += [f"{'' if i else name:<12} {line}" for i, line in enumerate(text)]
+    return "\n".join(lines)
+
+
+def _chapters(record: Record, arrays: Mapping[str, NDArray[Any]]) -> Iterator[tuple[str, list[str]]]:
+    yield "Method", [f"{record.method}, seed {record.seed}, repeat {record.repeat} (suite {record.suite})"]
+    trouble = record.status + (f" at {record.stage}" if record.stage else "")
+    trouble += f" in plugin {record.plugin}" if record.plugin else ""
+    yield "Status", [f"{trouble}: {record.reason}" if record.reason else trouble]
+    yield "Flags", [", ".join(record.flags) or "none"]
+    yield (
+        "Identity",
+        [
+            f"cell {record.cell_id}, attempt {record.attempt}",
+            f"run {record.run_id}, machine {record.machine_id}",
+            f"started {record.started}" if record.started else "",
+        ],
+    )
+    for name in ("device", "runtime", "scenario", "data"):
+        yield name.capitalize(), [_facts(getattr(record, name))]
+    yield "Accuracy", _accuracy(record, arrays)
+    yield "Latency", _latency(record, arrays)
+    for name in ("memory", "network", "counts", "train", "state"):
+        yield name.capitalize(), [_facts(getattr(record, name))]
+    yield "Energy", [_facts(reading) for reading in record.energy] or ["no meter"]
+    yield "Parts", [_facts(part) for part in record.parts]
+    yield "Lineage", [_step(number, step) for number, step in enumerate(record.lineage, 1)]
+    yield "Origins", [_facts(record.origins)]
+    yield "Environment", [_facts(record.environment)]
+    yield "Samples", [record.samples.get("file", "none")]
+
+
+def _accuracy(record: Record, arrays: Mapping[str, NDArray[Any]]) -> list[str]:
+    lines = [_facts({key: value for key, value in record.accuracy.items() if key != "parity"})]
+    if "predictions" in arrays and "labels" in arrays:
+        right, n = int((arrays["predictions"] == arrays["labels"]).sum()), len(arrays["labels"])
+        low, high = stats.wilson(right, n)
+        lines.append(f"{right} of {n} right; 95% Wilson interval {low:.2%} to {high:.2%}")
+    parity = record.accuracy.get("parity")
+    return [*lines, f"parity with the built model: {_facts(parity)}"] if parity else lines
+
+
+def _latency(record: Record, arrays: Mapping[str, NDArray[Any]]) -> list[str]:
+    bounds = record.latency.get("bounds") or {}
+    lines = [_facts({key: value for key, value in record.latency.items() if key != "bounds"})]
+    if any(value is not None for value in bounds.values()):
+        lines.append(f"LoadGen's upper bounds (99% confidence): {_facts(bounds)}")
+    raw: list[int] = arrays["latency_ns"].tolist() if "latency_ns" in arrays else []
+    if raw:
+        lines.append(f"raw samples: {_figure(min(raw) / 1e6)} to {_figure(max(raw) / 1e6)} ms")
+        lines.append(f"over time:   {_sparkline(raw)}  (▄ is the median, █ near twice it or more)")
+    if len(arrays.get("warmup_ns", ())):
+        lines.append(f"warm-up: {len(arrays['warmup_ns'])} queries before the window")
+    return lines
+
+
+def _sparkline(values: Sequence[float]) -> str:
+    """Medians of consecutive slices as bars from zero to twice the median, so that noise looks small."""
+    count = min(SLICES, len(values))
+    slices = [values[i * len(values) // count : (i + 1) * len(values) // count] for i in range(count)]
+    full = 2 * median(values) or 1
+    steps = len(BARS) - 1
+    return "".join(BARS[min(steps, int(median(part) / full * steps))] for part in slices)
+
+
+def _step(number: int, step: Mapping[str, Any]) -> str:
+    cost = f", {step['train_s']:.1f} s of training" if step.get("train_s") else ""
+    notes = f": {_facts(step['notes'])}" if step.get("notes") else ""
+    return (
+        f"{number}. {step.get('stage')} {step.get('entry')} ({_facts(step.get('params') or {})}){cost}{notes}"
+    )
+
+
+def _facts(facts: Mapping[str, Any], prefix: str = "") -> str:
+    """Nested facts in one line: "a 1, b.c 2"; what is null or empty is left out."""
+    found = []
+    for key, value in facts.items():
+        if isinstance(value, Mapping):
+            found.append(_facts(value, f"{prefix}{key}."))
+        elif value is not None and value != "":
+            found.append(f"{prefix}{key} {_figure(value)}")
+    return ", ".join(filter(None, found))
+
+
+def _figure(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if isinstance(value, list | tuple):
+        return " ".join(map(str, value))
+    return str(value)

@@ -1,0 +1,225 @@
+"""What people see of a board: which columns, rounded how, and the notes below."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from harness.columns import COLUMNS, Row
+from harness.leaderboard import ALPHA, Board
+
+__all__ = ["NULL", "Shown", "cell", "columns_of", "name_of", "notes", "setting", "title"]
+
+NULL = "–"
+MARKS = {"failed": "✗", "skipped": "✗", "partial": "~", "flagged": "!", "baseline": "*"}
+
+SETTINGS = (
+    "device",
+    "nodes",
+    "runtime",
+    "precision",
+    "batch",
+    "threads",
+    "shape",
+    "normalize",
+    "machine_id",
+    "method_key",
+)
+"""Columns that tell rows of one method apart: shown where they differ, else said once above the table."""
+
+KEEP = {
+    "method": 0,
+    "top1": 1,
+    "latency_p50_ms": 1,
+    "tier": 2,
+    "weights_mb": 3,
+    "speedup": 4,
+    "throughput_ips": 4,
+    "gain": 5,
+    "macs_g": 6,
+    "process_peak_mb": 7,
+    "latency_p99_ms": 8,
+    "params_m": 9,
+    "seeds": 10,
+}
+"""Which columns a narrow terminal loses last; what is not named here is never lost."""
+
+
+@dataclass(frozen=True)
+class Shown:
+    """One column as people see it: a heading, its unit, one text per row."""
+
+    name: str
+    heading: str
+    unit: str
+    cells: tuple[str, ...]
+    numeric: bool
+
+
+def columns_of(board: Board, names: Sequence[str] | None = None) -> list[Shown]:
+    """The columns ``names``, or the ones that say most of this board."""
+    wanted = list(names) if names is not None else _default(board)
+    return [_shown(board, name) for name in wanted]
+
+
+def _default(board: Board) -> list[str]:
+    reference = board.reference is not None
+    wanted = ["method", *(name for name in SETTINGS if _varies(board, name))]
+    if sum(row["tier"] is not None for row in board.rows) > 1:
+        wanted.insert(0, "tier")
+    wanted += ["top1", "gain"] if reference else ["top1"]
+    wanted += ["latency_p50_ms", "throughput_ips" if board.key["scenario"] == "offline" else "latency_p99_ms"]
+    wanted += ["speedup"] if reference else []
+    wanted += ["params_m", "macs_g", "weights_mb", "process_peak_mb", "seeds"]
+    return wanted if board.rank_by in wanted else [*wanted, board.rank_by]
+
+
+def _varies(board: Board, name: str) -> bool:
+    """Whether a setting tells rows apart that the columns before it don't."""
+    rows = [row for row in board.rows if row[name] is not None]
+    above = {"method_key": "method", "precision": "runtime"}.get(name)
+    if above is not None:
+        return len({(row[above], row[name]) for row in rows}) > len({row[above] for row in rows})
+    return len({row[name] for row in rows}) > 1
+
+
+def _shown(board: Board, name: str) -> Shown:
+    if name in _AGAINST:
+        heading, unit, text = _AGAINST[name]
+        cells = tuple(text(row, board.reference) for row in board.rows)
+        return Shown(name, heading, unit, cells, numeric=True)
+    column = COLUMNS[name]
+    cells = tuple(name_of(board, row) if name == "method" else cell(row, name) for row in board.rows)
+    return Shown(name, column.heading, column.unit, cells, numeric=column.kind in ("number", "interval"))
+
+
+def name_of(board: Board, row: Row) -> str:
+    """A method's name with the marks that the notes explain."""
+    marks = [MARKS[row["status"]]] if row["status"] in MARKS else []
+    marks += [MARKS["flagged"]] if row["flags"] else []
+    marks += [MARKS["baseline"]] if row is board.reference else []
+    return " ".join([row["method"], "".join(marks)]).strip()
+
+
+# --- figures ------------------------------------------------------------------------------------
+
+
+def cell(row: Row, name: str) -> str:
+    """One value as text, rounded to what it can mean."""
+    value = row[name]
+    if value is None:
+        return NULL
+    kind = COLUMNS[name].kind
+    if name == "top1" and row["top1_ci"] is not None:
+        low, high = row["top1_ci"]
+        return f"{value:.2f} ±{(high - low) / 2:.2f}"
+    if COLUMNS[name].unit == "%":
+        return f"{value:.2f}" if kind == "number" else f"[{value[0]:.2f}, {value[1]:.2f}]"
+    if name == "seeds" and row["repeats"] > 1:
+        return f"{value} ({row['repeats']})"
+    if name == "method_key":
+        return str(value)[:8]
+    if kind == "list":
+        return ", ".join(value)
+    return str(value) if isinstance(value, str) else _significant(value)
+
+
+def _significant(value: float) -> str:
+    """Three significant digits, never an exponent, integers in full."""
+    if isinstance(value, int) or abs(value) >= 1000:
+        return f"{value:,.0f}"
+    if value == 0:
+        return "0"
+    digits, exponent = f"{value:.2e}".split("e")
+    return f"{float(f'{digits}e{exponent}'):.{max(0, 2 - int(exponent))}f}"
+
+
+def _gain(row: Row, reference: Row | None) -> str:
+    if reference is None or row["top1"] is None or reference["top1"] is None:
+        return NULL
+    return f"{row['top1'] - reference['top1']:+.2f}"
+
+
+def _speedup(row: Row, reference: Row | None) -> str:
+    """Ratio of the medians; queries of different batches are not comparable."""
+    if reference is None or row["batch"] != reference["batch"]:
+        return NULL
+    if not row["latency_p50_ms"] or reference["latency_p50_ms"] is None:
+        return NULL
+    return f"{_significant(reference['latency_p50_ms'] / row['latency_p50_ms'])}×"
+
+
+_AGAINST: dict[str, tuple[str, str, Callable[[Row, Row | None], str]]] = {
+    "gain": ("Gain", "points", _gain),
+    "speedup": ("Speed", "of p50", _speedup),
+}
+
+
+# --- words --------------------------------------------------------------------------------------
+
+
+def title(board: Board) -> str:
+    """What all rows of the board share: data, scenario, hardware, provenance."""
+    key = board.key
+    parts = [f"{key['data']} {key['split']}", key["scenario"], key["device_model"], key["provenance"]]
+    inner = [f"{name} {value}" for name, value in key.items() if name in COLUMNS and name not in _IN_TITLE]
+    return " · ".join(str(part) for part in [*parts, *inner] if part)
+
+
+_IN_TITLE = ("data", "device_model")
+
+
+def setting(board: Board) -> str:
+    """The settings that all rows share, in one line."""
+    words: Mapping[str, Callable[[Any], str]] = {
+        "runtime": str,
+        "precision": str,
+        "batch": lambda value: f"batch {value}",
+        "threads": lambda value: f"{value} thread{'s' if value != 1 else ''}",
+        "shape": lambda value: f"input {value}",
+        "device": lambda value: f"on {value}",
+    }
+    said = []
+    for name, word in words.items():
+        values = {row[name] for row in board.rows if row[name] is not None}
+        if len(values) == 1:
+            said.append(word(values.pop()))
+    return ", ".join(said)
+
+
+def notes(board: Board, shown: Sequence[Shown]) -> list[str]:
+    """The lines below a table: marks, tiers, intervals, and why a figure is missing."""
+    names = {column.name for column in shown}
+    said: list[str] = []
+    if board.reference is not None and "method" in names:
+        said.append(f"{MARKS['baseline']} baseline: gain and speed are against it")
+    for row in board.rows:
+        if row["status"] in MARKS:
+            said.append(f"{MARKS[row['status']]} {row['method']}: {row['reason'] or row['status']}")
+        if row["flags"]:
+            said.append(f"{MARKS['flagged']} {row['method']}: {', '.join(row['flags'])}")
+    if "top1" in names and any(row["top1_ci"] is not None for row in board.rows):
+        said.append("± half the 95% t-interval over seeds")
+    if "seeds" in names and any(row["repeats"] > 1 for row in board.rows):
+        said.append("Seeds: in brackets the processes measured on the first seed")
+    if "tier" in names:
+        seen = board.detectable_top1
+        limit = f"; a difference below about {seen:.1f} points would go unseen" if seen else ""
+        test = f"paired McNemar test over seeds, Holm-corrected, {ALPHA:.0%}"
+        said.append(f"Tier: the leader and all that can't be told from it, then again ({test}){limit}")
+    return said + _absences(board, shown)
+
+
+def _absences(board: Board, shown: Sequence[Shown]) -> list[str]:
+    """One line per reason for which a measured row lacks a shown figure."""
+    missing: dict[tuple[str, str], list[str]] = {}
+    for column in shown:
+        for row in board.rows:
+            if column.name in row["why"] and row["status"] in ("ok", "partial"):
+                missing.setdefault((column.heading, row["why"][column.name]), []).append(row["method"])
+    lines = []
+    for (heading, reason), methods in missing.items():
+        who = "" if len(methods) == len(board.rows) else f" ({', '.join(dict.fromkeys(methods))})"
+        lines.append(f"{NULL} {heading}{who}: {reason}")
+    return lines

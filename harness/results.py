@@ -1,0 +1,436 @@
+"""Records on disk: append, verify, view. Raw samples lie beside them, named by their content.
+
+A results folder holds ``records.jsonl`` (one JSON object a line, one line per attempt of a cell),
+``samples/ab/<sha256>.npz``, ``.lock`` while a run writes into it, and perhaps ``plan.json`` with the
+cells of the last run. Nothing is ever changed or deleted: a newer attempt is a further line.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import io
+import json
+import os
+import re
+import socket
+import tempfile
+from collections.abc import Iterator, Mapping
+from datetime import datetime, timezone
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from harness import stats
+from harness.errors import StorageError, SuiteError
+from harness.types import Provenance
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from harness.types import Samples
+
+__all__ = ["Record", "Results", "Status", "latency_summary"]
+
+SCHEMA = 1
+Status = Literal["ok", "partial", "failed", "skipped"]
+
+
+class Record(BaseModel):
+    """One attempt of one cell. The mappings hold JSON; docs/results.md lists their keys.
+
+    ``partial``: measured, but something asked for is missing (``reason`` says what). ``method_key``
+    is the hash of the method's configuration without its seed: rows of one method share it. ``stage``
+    and ``plugin`` say where a failure happened. ``started`` is ISO 8601 in UTC. ``rank_by`` and
+    ``baseline`` are the suite's.
+    """
+
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, populate_by_name=True, serialize_by_alias=True, ser_json_inf_nan="null"
+    )
+
+    schema_version: Literal[1] = Field(1, alias="schema")
+    run_id: str
+    machine_id: str
+    cell_id: str
+    attempt: int = Field(ge=1)
+    status: Status
+    reason: str = ""
+    suite: str
+    method: str
+    seed: int
+    repeat: int = Field(0, ge=0)
+    device: dict[str, Any] = Field(default_factory=dict)
+    runtime: dict[str, Any] = Field(default_factory=dict)
+    scenario: dict[str, Any] = Field(default_factory=dict)
+    data: dict[str, Any] = Field(default_factory=dict)
+    counts: dict[str, Any] = Field(default_factory=dict)
+    accuracy: dict[str, Any] = Field(default_factory=dict)
+    latency: dict[str, Any] = Field(default_factory=dict)
+    memory: dict[str, Any] = Field(default_factory=dict)
+    energy: list[dict[str, Any]] = Field(default_factory=list)
+    network: dict[str, Any] = Field(default_factory=dict)
+    parts: list[dict[str, Any]] = Field(default_factory=list)
+    state: dict[str, Any] = Field(default_factory=dict)
+    flags: list[str] = Field(default_factory=list)
+    origins: dict[str, Any] = Field(default_factory=dict)
+    environment: dict[str, Any] = Field(default_factory=dict)
+    samples: dict[str, str] = Field(default_factory=dict)
+    # beyond the contract's keys
+    method_key: str
+    stage: str | None = None
+    plugin: str | None = None
+    provenance: Provenance = "measured"
+    lineage: list[dict[str, Any]] = Field(default_factory=list)
+    train: dict[str, Any] = Field(default_factory=dict)
+    baseline: str | None = None
+    rank_by: str = "top1"
+    started: str = ""
+    checksum: str = ""
+
+    @property
+    def identity(self) -> tuple[str, str, str]:
+        """What one cell is the world over: machine, run, cell."""
+        return self.machine_id, self.run_id, self.cell_id
+
+    @property
+    def good(self) -> bool:
+        """Whether this attempt measured anything."""
+        return self.status in ("ok", "partial")
+
+    def dump(self) -> dict[str, Any]:
+        """The record as JSON values, by the contract's keys; NaN and infinities become null."""
+        return json.loads(self.model_dump_json(by_alias=True))  # type: ignore[no-any-return]
+
+    def sealed(self) -> Record:
+        """The same record with its checksum."""
+        return self.model_copy(update={"checksum": _checksum(self.dump())})
+
+
+def _checksum(content: Mapping[str, Any]) -> str:
+    """sha256 of the canonical JSON (sorted keys, no spaces) of a record without its checksum."""
+    bare = {key: value for key, value in content.items() if key != "checksum"}
+    text = json.dumps(bare, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+# --- raw samples --------------------------------------------------------------------------------
+
+PERCENTILES = {"p50_ms": 50, "p90_ms": 90, "p95_ms": 95, "p97_ms": 97, "p99_ms": 99, "p999_ms": 99.9}
+
+
+def latency_summary(samples: Samples, preprocess_ms: float | None = None) -> dict[str, Any]:
+    """A record's ``latency`` block from raw samples: milliseconds per query, inferences per second.
+
+    A percentile is null where there are fewer queries than LoadGen's early-stopping minimum for it;
+    ``bounds`` holds LoadGen's conservative estimates (confidence 0.99). ``std_ms`` is the sample
+    standard deviation, null for one query. ``throughput_ips`` counts images over the whole window.
+    """
+    latency = sorted(samples.latency_ns.tolist())
+    n = len(latency)
+    empirical = {
+        name: stats.percentile(latency, q) if n >= stats.EARLY_STOPPING_MIN[q] else None
+        for name, q in PERCENTILES.items()
+    }
+    bounds = {name: stats.early_stopping_bound(latency, q) for name, q in PERCENTILES.items()}
+    return {
+        "n": n,
+        **{name: _ms(value) for name, value in empirical.items()},
+        "mean_ms": _ms(fmean(latency)) if n else None,
+        "std_ms": _ms(stdev(latency)) if n > 1 else None,
+        "first_ms": _ms(samples.first_ns),
+        "throughput_ips": n * samples.batch / (samples.window_ns / 1e9) if n and samples.window_ns else None,
+        "preprocess_ms": preprocess_ms,
+        "bounds": {name: _ms(value) for name, value in bounds.items()},
+    }
+
+
+def _ms(nanoseconds: float | None) -> float | None:
+    return None if nanoseconds is None else nanoseconds / 1e6
+
+
+# --- the folder ---------------------------------------------------------------------------------
+
+
+class Results:
+    """A results folder. Constructing one reads nothing but checks that it is one.
+
+    Raises:
+        SuiteError: ``folder`` is not a results folder, and ``create`` is not set.
+        StorageError: it cannot be created.
+    """
+
+    def __init__(self, folder: Path | str, *, create: bool = False) -> None:
+        self.folder = Path(folder)
+        self._file = self.folder / "records.jsonl"
+        self._attempts: dict[tuple[str, str, str], int] | None = None
+        if create:
+            with _storage(self.folder):
+                self.folder.mkdir(parents=True, exist_ok=True)
+                if not self._file.exists():
+                    self._file.touch()
+                    _sync(self.folder)
+        elif not self._file.is_file():
+            raise SuiteError(f"{self.folder}: {self._lack()}; give a folder that `harness run --out` wrote")
+
+    def _lack(self) -> str:
+        if not self.folder.exists():
+            return "does not exist"
+        return "holds no records.jsonl" if self.folder.is_dir() else "is not a folder"
+
+    # --- writing
+
+    def append(self, record: Record) -> Record:
+        """Seal ``record`` and write it as one whole line; it is on disk when this returns.
+
+        A torn last line, left by a crash, is closed first, so that it spoils no other.
+
+        Raises:
+            StorageError: full disk, read-only folder; earlier records are intact.
+        """
+        sealed = record.sealed()
+        line = json.dumps(sealed.dump(), ensure_ascii=False, allow_nan=False).encode("utf-8", "surrogatepass")
+        with _storage(self._file):
+            descriptor = os.open(self._file, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            try:
+                size = os.fstat(descriptor).st_size
+                torn = size > 0 and os.pread(descriptor, 1, size - 1) != b"\n"
+                whole = (b"\n" if torn else b"") + line + b"\n"
+                if os.write(descriptor, whole) != len(whole):
+                    raise OSError(28, "no space left for a whole record")
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+        if self._attempts is not None:
+            self._attempts[sealed.identity] = max(sealed.attempt, self._attempts.get(sealed.identity, 0))
+        return sealed
+
+    def store_samples(self, arrays: Mapping[str, NDArray[Any]]) -> dict[str, str]:
+        """Write raw arrays into a file named by its content; returns a record's ``samples``.
+
+        Raises:
+            StorageError: it cannot be written.
+            ValueError: an array holds Python objects.
+        """
+        import numpy as np
+
+        for name, array in arrays.items():
+            if np.asarray(array).dtype.hasobject:
+                raise ValueError(f"array {name!r} holds Python objects")
+        buffer = io.BytesIO()
+        np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]
+        content = buffer.getvalue()
+        digest = hashlib.sha256(content).hexdigest()
+        target = self.folder / _sample_path(digest)
+        with _storage(target):
+            if not target.exists() or target.stat().st_size != len(content):
+                target.parent.mkdir(parents=True, exist_ok=True)
+                descriptor, name = tempfile.mkstemp(dir=target.parent, prefix=".tmp-")
+                try:
+                    with os.fdopen(descriptor, "wb") as file:
+                        file.write(content)
+                        file.flush()
+                        os.fsync(file.fileno())
+                    Path(name).chmod(0o644)
+                    Path(name).replace(target)
+                except BaseException:
+                    Path(name).unlink(missing_ok=True)
+                    raise
+                _sync(target.parent)
+        return {"file": _sample_path(digest), "sha256": digest}
+
+    @contextlib.contextmanager
+    def lock(self) -> Iterator[None]:
+        """Hold the folder for one run; the kernel lets go when the process ends, however it ends.
+
+        Raises:
+            StorageError: another process holds it (the message names it), or the folder is read-only.
+        """
+        path = self.folder / ".lock"
+        with _storage(path):
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                holder = os.pread(descriptor, 1000, 0).decode("utf-8", "replace").strip() or "another process"
+                raise StorageError(
+                    f"{self.folder} is in use by {holder}: wait until it ends, or give another --out"
+                ) from None
+            now = datetime.now(timezone.utc).isoformat(timespec="seconds")
+            with _storage(path):
+                os.ftruncate(descriptor, 0)
+                os.pwrite(
+                    descriptor, f"process {os.getpid()} on {socket.gethostname()} since {now}".encode(), 0
+                )
+            yield
+        finally:
+            os.close(descriptor)
+
+    def archive(self, name: str) -> None:
+        """Put all records aside as ``records-NAME.jsonl``, numbered where that exists; start with none.
+
+        Raises:
+            StorageError: it cannot be done.
+        """
+        with _storage(self._file):
+            aside = self.folder / f"records-{name}.jsonl"
+            count = 1
+            while aside.exists():
+                count += 1
+                aside = self.folder / f"records-{name}-{count}.jsonl"
+            self._file.rename(aside)
+            self._file.touch()
+            _sync(self.folder)
+        self._attempts = None
+
+    # --- reading
+
+    def records(self) -> list[Record]:
+        """All valid records, in the order written; what is not valid is left to :meth:`validate`."""
+        return [record for _, record in self.scan()[0]]
+
+    def scan(self) -> tuple[list[tuple[int, Record]], list[str]]:
+        """(line number, record) of every valid line, and one sentence for every line that is not.
+
+        Raises:
+            StorageError: the file cannot be read.
+        """
+        with _storage(self._file):
+            content = self._file.read_bytes()
+        found: list[tuple[int, Record]] = []
+        problems: list[str] = []
+        lines = content.split(b"\n")
+        for number, line in enumerate(lines, 1):
+            if not line.strip():
+                continue
+            record, problem = _parse(line)
+            if record is not None:
+                found.append((number, record))
+                continue
+            torn = " (torn: the last write was cut off)" if number == len(lines) else ""
+            problems.append(f"{self._file}:{number}: {problem}{torn}")
+        return found, problems
+
+    def latest(self, *, current_only: bool = False) -> list[Record]:
+        """The view: for each cell its latest good attempt, or its latest one where none is good.
+
+        In the order in which cells first appear. ``current_only`` keeps the cells that ``plan.json``
+        names, where there is one.
+        """
+        view: dict[tuple[str, str, str], Record] = {}
+        for record in self.records():
+            known = view.get(record.identity)
+            if known is None or (record.good, record.attempt) >= (known.good, known.attempt):
+                view[record.identity] = record
+        cells = self._planned() if current_only else None
+        return [record for record in view.values() if cells is None or record.cell_id in cells]
+
+    def _planned(self) -> set[str] | None:
+        path = self.folder / "plan.json"
+        if not path.exists():
+            return None
+        with _storage(path):
+            try:
+                return {str(cell) for cell in json.loads(path.read_bytes())["cells"]}
+            except (ValueError, KeyError, TypeError):
+                raise StorageError(f'{path}: not a plan ({{"run_id": ..., "cells": [...]}})') from None
+
+    def next_attempt(self, machine_id: str, run_id: str, cell_id: str) -> int:
+        """The number of a cell's next attempt; the first is 1."""
+        if self._attempts is None:
+            self._attempts = {}
+            for record in self.records():
+                self._attempts[record.identity] = max(record.attempt, self._attempts.get(record.identity, 0))
+        return self._attempts.get((machine_id, run_id, cell_id), 0) + 1
+
+    def load_samples(self, record: Record) -> dict[str, NDArray[Any]]:
+        """A record's raw arrays; empty where it has none.
+
+        Raises:
+            StorageError: the file is missing, or is not what was measured.
+        """
+        import numpy as np
+
+        if not record.samples:
+            return {}
+        content = self._sample_bytes(record)
+        with np.load(io.BytesIO(content), allow_pickle=False) as archive:
+            return {name: archive[name] for name in archive.files}
+
+    def _sample_bytes(self, record: Record) -> bytes:
+        digest = record.samples.get("sha256", "")
+        if not re.fullmatch(r"[0-9a-f]{64}", digest) or record.samples.get("file") != _sample_path(digest):
+            raise StorageError(
+                f"{self._file}: record of {record.cell_id} names no sample file of this folder"
+            )
+        path = self.folder / _sample_path(digest)  # never a path that the record made up
+        with _storage(path):
+            content = path.read_bytes()
+        if hashlib.sha256(content).hexdigest() != digest:
+            raise StorageError(f"{path}: content does not match its name: changed since it was measured")
+        return content
+
+    def validate(self) -> list[str]:
+        """All that is wrong with the folder, one line each: bad lines, doubled records, sample files."""
+        found, problems = self.scan()
+        first: dict[tuple[tuple[str, str, str], int], int] = {}
+        for number, record in found:
+            earlier = first.setdefault((record.identity, record.attempt), number)
+            if earlier != number:
+                problems.append(
+                    f"{self._file}:{number}: attempt {record.attempt} of cell {record.cell_id} "
+                    f"stands in line {earlier} already"
+                )
+            if record.samples:
+                try:
+                    self._sample_bytes(record)
+                except StorageError as error:
+                    problems.append(str(error))
+        return problems
+
+
+def _parse(line: bytes) -> tuple[Record | None, str]:
+    """The record in a line, or what is wrong with the line."""
+    try:
+        content = json.loads(line.decode("utf-8", "surrogatepass"))
+    except (ValueError, RecursionError):
+        return None, "not JSON"
+    if not isinstance(content, dict):
+        return None, "not a JSON object"
+    if content.get("schema") != SCHEMA:
+        return None, f"schema {content.get('schema')!r} is not one this version reads ({SCHEMA})"
+    try:
+        record = Record.model_validate(content)
+    except ValidationError as error:
+        detail = error.errors()[0]
+        return None, f"{'.'.join(map(str, detail['loc']))}: {detail['msg']}"
+    try:
+        matches = _checksum(content) == record.checksum
+    except ValueError:  # NaN is not JSON, though Python reads it
+        matches = False
+    return (record, "") if matches else (None, "checksum does not match: the line was changed or damaged")
+
+
+def _sample_path(digest: str) -> str:
+    return f"samples/{digest[:2]}/{digest}.npz"
+
+
+def _sync(folder: Path) -> None:
+    """Make a folder's new entries survive a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def _storage(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise StorageError(f"{path}: {error.strerror or error}") from error

@@ -1,0 +1,400 @@
+"""The schema of a suite, and its loader. A suite says what to compare, on what, and how to measure.
+
+Entries of plugins (``build: {vit: {...}}``) are kept as name and raw parameters here; the planner checks
+them against the plugins.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+
+from harness.errors import SuiteError, nearest
+from harness.expand import expand_grids, set_value
+from harness.types import Params
+from harness.yamlfile import KeyPath, Source, read_yaml
+
+__all__ = [
+    "DeviceChoice",
+    "EntryRef",
+    "Measure",
+    "Method",
+    "Prepare",
+    "RunItem",
+    "Suite",
+    "find_suite",
+    "keep_devices",
+    "load_suite",
+    "shipped_suites",
+    "validated",
+]
+
+NAME = r"^[A-Za-z0-9][A-Za-z0-9_-]*$"
+Name = Annotated[str, Field(pattern=NAME, max_length=80)]
+
+
+def _seconds(value: object) -> object:
+    """``1s``, ``500ms``, ``2min`` or a number of seconds -> seconds."""
+    if isinstance(value, str):
+        match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(ms|s|min|h)\s*", value)
+        if not match:
+            raise ValueError(f"{value!r} is no duration; write 500ms, 1s, 2min or 1h")
+        return float(match[1]) * {"ms": 0.001, "s": 1.0, "min": 60.0, "h": 3600.0}[match[2]]
+    return value
+
+
+Duration = Annotated[float, BeforeValidator(_seconds), Field(ge=0, le=86_400)]
+
+
+@dataclass(frozen=True)
+class _Named:
+    """An entry of a plugin as a suite writes it: ``vit`` or ``{vit: {dim: 96}}``."""
+
+    name: str
+    params: Mapping[str, Any]
+    each_part: bool = False
+
+
+def _entry_ref(value: object) -> object:
+    if isinstance(value, str):
+        return _Named(value, {})
+    if isinstance(value, Mapping):
+        keys = [key for key in value if key != "each_part"]
+        if len(keys) == 1 and isinstance(value[keys[0]], Mapping | None):
+            each_part = value.get("each_part", False)
+            if not isinstance(each_part, bool):
+                raise ValueError("each_part is true or false")
+            return _Named(keys[0], value[keys[0]] or {}, each_part)
+    if isinstance(value, _Named):
+        return value
+    raise ValueError("write NAME or {NAME: {parameter: value}}, one name only")
+
+
+EntryRef = Annotated[
+    Any,
+    BeforeValidator(_entry_ref),
+    Field(
+        description="NAME, or {NAME: {parameter: value}}", json_schema_extra={"type": ["string", "object"]}
+    ),
+]
+
+
+class Measure(Params):
+    """How cells are measured."""
+
+    scenario: Literal["single-stream", "offline"] = Field(
+        "single-stream", description="which load is generated"
+    )
+    batch: int = Field(1, ge=1, le=4096, description="samples per query")
+    min_time: Duration = Field(1.0, description="a window lasts at least this long")
+    min_queries: int = Field(662, ge=1, le=10_000_000, description="and at least this many queries")
+    max_time: Duration = Field(60.0, description="and ends here in any case (then flagged short)")
+    repeats: int = Field(1, ge=1, le=1000, description="processes measured, on the first seed")
+    energy: Literal["auto", "off", "require"] = Field("auto", description="read meters if any answer")
+
+    @field_validator("scenario", mode="before")
+    @classmethod
+    def _later(cls, value: object) -> object:
+        if value in ("multi-stream", "server"):
+            raise ValueError(f"scenario {value!r} is not built yet; allowed: single-stream, offline")
+        return value
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Measure:
+        if self.max_time < self.min_time:
+            raise ValueError(f"max_time ({self.max_time} s) is below min_time ({self.min_time} s)")
+        return self
+
+
+class Prepare(Params):
+    """Where models are trained and exported. Threads and device are part of what a result means."""
+
+    threads: int = Field(1, ge=1, le=1024, description="threads of each training process")
+    jobs: int | Literal["auto"] = Field("auto", description="trainings at the same time")
+    device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="auto, cpu, cuda or cuda:N")
+
+    @field_validator("jobs")
+    @classmethod
+    def _positive(cls, value: int | str) -> int | str:
+        if isinstance(value, int) and not 1 <= value <= 256:
+            raise ValueError("jobs is auto or 1 to 256")
+        return value
+
+
+class Method(Params):
+    """One method: a chain of steps from a build to what is measured."""
+
+    build: EntryRef = None
+    from_: Name | None = Field(None, alias="from", description="the method whose result this one starts from")
+    compress: tuple[EntryRef, ...] = ()
+    partition: EntryRef = None
+    place: EntryRef = None
+    runtime: EntryRef = None
+    data: Mapping[str, Any] | None = Field(None, description="keys that differ from the suite's data")
+    train: Mapping[str, Any] | None = Field(None, description="keys that differ from defaults.train")
+    threads: int | None = Field(None, ge=1, le=1024)
+
+    @model_validator(mode="after")
+    def _one_start(self) -> Method:
+        if (self.build is None) == (self.from_ is None):
+            raise ValueError("needs one of build: or from:")
+        return self
+
+
+class Defaults(Params):
+    """What every method has unless it says otherwise."""
+
+    train: Mapping[str, Any] = {}
+    runtime: EntryRef = _Named("onnxruntime", {})
+    threads: int = Field(1, ge=1, le=1024)
+
+
+class DeviceChoice(BaseModel):
+    """A device (``backend`` and its parameters) or a fleet of devices."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    backend: str | None = None
+    threads: int | None = Field(None, ge=1, le=1024)
+    fleet: tuple[Name, ...] | None = Field(None, min_length=1, max_length=64)
+    central: Name | None = None
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> DeviceChoice:
+        if (self.backend is None) == (self.fleet is None):
+            raise ValueError("needs one of backend: or fleet:")
+        if self.fleet is not None and (self.model_extra or self.threads is not None):
+            extra = sorted(self.model_extra or {}) + (["threads"] if self.threads is not None else [])
+            raise ValueError(f"a fleet has no {', '.join(extra)}; allowed: fleet, central")
+        if self.fleet is None and self.central is not None:
+            raise ValueError("central belongs to a fleet")
+        return self
+
+
+class RunItem(Params):
+    """A block of cells: methods x devices x runtimes."""
+
+    methods: Literal["all"] | tuple[str, ...] = Field("all", description="names or patterns (edgevit-*)")
+    devices: tuple[Name, ...] = Field(min_length=1)
+    runtimes: tuple[EntryRef, ...] | None = Field(None, description="instead of each method's own")
+    measure: Mapping[str, Any] | None = Field(None, description="keys that differ from the suite's measure")
+
+
+class Suite(BaseModel):
+    """A suite as written, after grids are expanded and the shape of every key is checked."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    suite: Name
+    task: Literal["image-classification"] = "image-classification"
+    data: Mapping[str, Any]
+    seeds: tuple[Annotated[int, Field(ge=0, lt=2**31)], ...] = Field((0,), min_length=1, max_length=1000)
+    defaults: Defaults = Defaults()
+    prepare: Prepare = Prepare()
+    measure: Measure = Measure()
+    methods: Mapping[Name, Method] = Field(min_length=1)
+    devices: Mapping[Name, DeviceChoice] = Field(min_length=1)
+    run: tuple[RunItem, ...] = Field(min_length=1)
+    baseline: Name | None = None
+    rank_by: str = "top1"
+
+    _source: Source
+
+    @property
+    def source(self) -> Source:
+        return self._source
+
+    @field_validator("seeds")
+    @classmethod
+    def _distinct(cls, value: tuple[int, ...]) -> tuple[int, ...]:
+        if len(set(value)) != len(value):
+            raise ValueError("a seed is written twice")
+        return value
+
+
+def load_suite(path: Path, overrides: Sequence[str] = ()) -> Suite:
+    """Read, expand and check a suite; ``overrides`` are ``key.path=value`` from ``--set``.
+
+    Raises:
+        SuiteError: one line naming file:line, key, what is allowed and the nearest match.
+    """
+    tree, source = read_yaml(path)
+    if not isinstance(tree, dict):
+        raise SuiteError(f"{source.where()}: a suite is a mapping of keys (suite:, data:, methods: ...)")
+    for override in overrides:
+        set_value(tree, source, override, Suite.model_fields)
+    expand_grids(tree, source)
+    suite = validated(Suite, tree, source, ())
+    suite._source = source
+    _check_names(suite)
+    return suite
+
+
+# --- finding ------------------------------------------------------------------------------------
+
+
+def shipped_suites() -> dict[str, Path]:
+    """Name -> file of the suites that come with the harness."""
+    package = Path(str(files("harness")))
+    folder = package / "_suites"
+    if not folder.is_dir():  # an editable install reads the checkout
+        folder = package.parent / "suites"
+    return {
+        path.relative_to(folder).with_suffix("").as_posix(): path
+        for path in sorted(folder.rglob("*.yaml"))
+        if not path.name.endswith(".claims.yaml")
+    }
+
+
+def find_suite(name: str) -> Path:
+    """A path, or the name of a shipped suite."""
+    path = Path(name)
+    if path.exists():
+        return path
+    shipped = shipped_suites()
+    if name in shipped:
+        return shipped[name]
+    looks_like_path = path.suffix in (".yaml", ".yml") or "/" in name
+    stem = path.stem if looks_like_path else name
+    kind = "no such file" if looks_like_path else "no such file or shipped suite"
+    raise SuiteError(f"{name}: {kind}; {nearest(stem, shipped)}")
+
+
+def keep_devices(suite: Suite, names: Sequence[str]) -> Suite:
+    """The suite with only the cells on the devices ``names`` (all if there are none)."""
+    for name in names:
+        if name not in suite.devices:
+            raise SuiteError(f"--device {name}: no such device; {nearest(name, suite.devices)}")
+    if not names:
+        return suite
+    run = []
+    for item in suite.run:
+        devices = tuple(device for device in item.devices if device in names)
+        if devices:
+            run.append(item.model_copy(update={"devices": devices}))
+    if not run:
+        raise SuiteError(f"--device {', '.join(names)}: no run: block uses it")
+    kept = suite.model_copy(update={"run": tuple(run)})
+    kept._source = suite.source
+    return kept
+
+
+# --- checking -------------------------------------------------------------------------------------
+
+
+def validated(model: type[Any], value: Any, source: Source, path: KeyPath) -> Any:
+    """``value`` as ``model``; the first thing wrong as one :class:`SuiteError` with its place."""
+    if not isinstance(value, Mapping):
+        raise SuiteError(f"{source.where(*path)}: expected a mapping of keys, not {_kind(value)}")
+    try:
+        return model.model_validate(value)
+    except ValidationError as error:
+        raise SuiteError(_explain(error, model, source, path)) from None
+
+
+def _explain(error: ValidationError, model: type[BaseModel], source: Source, path: KeyPath) -> str:
+    problem = error.errors(include_url=False)[0]
+    # pydantic names the member of a union it tried; only what the person wrote belongs in the path
+    loc = [part for part in problem["loc"] if not _is_tag(part)]
+    where = source.where(*path, *loc)
+    kind = problem["type"]
+    if kind == "extra_forbidden":
+        fields = _fields_at(model, loc[:-1])
+        return f"{where}: unknown key; {nearest(str(loc[-1]), fields)}"
+    if kind == "missing":
+        return f"{where}: missing"
+    message = problem["msg"].removeprefix("Value error, ").removeprefix("Assertion failed, ")
+    given = problem.get("input")
+    if kind != "value_error" and isinstance(given, str | int | float | bool | None):
+        message = f"{message[0].lower()}{message[1:]}, not {given!r}"
+    return f"{where}: {message}"
+
+
+def _is_tag(part: str | int) -> bool:
+    return isinstance(part, str) and (
+        "[" in part or part in ("str", "int", "float", "bool", "constrained-str")
+    )
+
+
+def _fields_at(model: type[BaseModel], loc: Sequence[str | int]) -> list[str]:
+    """Names allowed at a place inside a model (mapping keys and list indices are stepped over)."""
+    current: Any = model
+    for part in loc:
+        if isinstance(current, type) and issubclass(current, BaseModel):
+            field = next((f for name, f in current.model_fields.items() if part in (name, f.alias)), None)
+            current = field.annotation if field else None
+        inner = [a for a in _flatten(current) if isinstance(a, type) and issubclass(a, BaseModel)]
+        current = inner[0] if inner else current
+    if isinstance(current, type) and issubclass(current, BaseModel):
+        return [field.alias or name for name, field in current.model_fields.items()]
+    return []
+
+
+def _flatten(annotation: Any) -> list[Any]:
+    arguments = getattr(annotation, "__args__", ())
+    return [annotation, *(item for argument in arguments for item in _flatten(argument))]
+
+
+def _kind(value: object) -> str:
+    return {list: "a list", str: "text", type(None): "nothing"}.get(type(value), f"{value!r}")
+
+
+def _check_names(suite: Suite) -> None:
+    """References inside the suite: from, fleets, run items, baseline."""
+    source = suite.source
+    for name, method in suite.methods.items():
+        if method.from_ is not None and method.from_ not in suite.methods:
+            raise SuiteError(
+                f"{source.where('methods', name, 'from')}: no method {method.from_!r}; "
+                f"{nearest(method.from_, suite.methods)}"
+            )
+    _check_cycles(suite)
+    for name, device in suite.devices.items():
+        for index, member in enumerate(device.fleet or ()):
+            where = source.where("devices", name, "fleet", index)
+            if member not in suite.devices:
+                raise SuiteError(f"{where}: no device {member!r}; {nearest(member, suite.devices)}")
+            if suite.devices[member].fleet is not None:
+                raise SuiteError(f"{where}: {member!r} is a fleet itself")
+        if device.central is not None and device.central not in (device.fleet or ()):
+            raise SuiteError(
+                f"{source.where('devices', name, 'central')}: {device.central!r} is not in the fleet; "
+                f"{nearest(device.central, device.fleet or ())}"
+            )
+    for index, item in enumerate(suite.run):
+        for position, device_name in enumerate(item.devices):
+            if device_name not in suite.devices:
+                raise SuiteError(
+                    f"{source.where('run', index, 'devices', position)}: no device {device_name!r}; "
+                    f"{nearest(device_name, suite.devices)}"
+                )
+    if suite.baseline is not None and suite.baseline not in suite.methods:
+        raise SuiteError(
+            f"{source.where('baseline')}: no method {suite.baseline!r}; {nearest(suite.baseline, suite.methods)}"
+        )
+
+
+def _check_cycles(suite: Suite) -> None:
+    for start in suite.methods:
+        chain = [start]
+        while (parent := suite.methods[chain[-1]].from_) is not None:
+            if parent in chain:
+                loop = [*chain[chain.index(parent) :], parent]
+                raise SuiteError(
+                    f"{suite.source.where('methods', chain[-1], 'from')}: goes in a circle: {' -> '.join(loop)}"
+                )
+            chain.append(parent)

@@ -1,0 +1,153 @@
+"""YAML text -> plain values, with the line of every key. Bounded: no bomb, no surprise types."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from harness.errors import SuiteError
+
+__all__ = ["KeyPath", "Source", "parse_value", "read_yaml"]
+
+KeyPath = tuple[str | int, ...]
+
+MAX_BYTES = 256 * 1024
+MAX_NODES = 200_000
+"""Nodes visited, aliases followed: an alias bomb and a self-reference both end here."""
+
+
+@dataclass
+class Source:
+    """Where each value of a suite stands: ``places`` maps a key path to "file:line" or "--set"."""
+
+    name: str
+    places: dict[KeyPath, str] = field(default_factory=dict)
+
+    def where(self, *path: str | int) -> str:
+        """``edge.yaml:12: methods.cloudvit`` for a key path, or for its nearest parent that is written."""
+        dotted = ".".join(str(part) for part in path)
+        for end in range(len(path), -1, -1):
+            place = self.places.get(tuple(path[:end]))
+            if place is not None:
+                return f"{place}: {dotted}" if dotted else place
+        return f"{self.name}: {dotted}" if dotted else self.name
+
+    def copy_branch(self, old: KeyPath, new: KeyPath) -> None:
+        """Let ``new`` and all below it stand where ``old`` does."""
+        n = len(old)
+        for path, place in [item for item in self.places.items() if item[0][:n] == old]:
+            self.places[new + path[n:]] = place
+
+
+def read_yaml(path: Path) -> tuple[Any, Source]:
+    """Read one YAML file.
+
+    Raises:
+        SuiteError: no such file, a directory, not text, too large, empty, or not YAML; one line.
+    """
+    try:
+        data = path.read_bytes()
+    except IsADirectoryError:
+        raise SuiteError(f"{path}: is a directory, not a suite file") from None
+    except OSError as error:
+        raise SuiteError(f"{path}: {error.strerror or error}") from None
+    if len(data) > MAX_BYTES:
+        raise SuiteError(f"{path}: {len(data):,} bytes; a suite is at most {MAX_BYTES:,}")
+    try:
+        text = data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise SuiteError(f"{path}: not a text file (byte {error.start} is no UTF-8)") from None
+    source = Source(str(path))
+    value = _parse(text, source)
+    if value is None:
+        raise SuiteError(f"{path}: is empty")
+    return value, source
+
+
+def parse_value(text: str, where: str) -> Any:
+    """The value of ``--set key=value``, written as YAML."""
+    return _parse(text, Source(where), line_numbers=False)
+
+
+def _parse(text: str, source: Source, *, line_numbers: bool = True) -> Any:
+    from ruamel.yaml import YAML
+    from ruamel.yaml.error import MarkedYAMLError, YAMLError
+
+    try:
+        root = YAML(typ="safe", pure=True).compose(text)
+    except MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        line = f":{mark.line + 1}" if mark is not None and line_numbers else ""
+        raise SuiteError(f"{source.name}{line}: not valid YAML: {error.problem or error.context}") from None
+    except YAMLError as error:
+        reason = str(error).strip().splitlines()
+        raise SuiteError(f"{source.name}: not valid YAML: {reason[0] if reason else error}") from None
+    except RecursionError:
+        raise SuiteError(f"{source.name}: nested too deeply") from None
+    if root is None:
+        return None
+    walker = _Walker(source, line_numbers)
+    try:
+        return walker.value(root, ())
+    except RecursionError:
+        raise SuiteError(f"{source.name}: nested too deeply, or an alias that contains itself") from None
+
+
+class _Walker:
+    def __init__(self, source: Source, line_numbers: bool) -> None:
+        self.source = source
+        self.line_numbers = line_numbers
+        self.visited = 0
+
+    def place(self, node: Any) -> str:
+        return f"{self.source.name}:{node.start_mark.line + 1}" if self.line_numbers else self.source.name
+
+    def value(self, node: Any, path: KeyPath) -> Any:
+        self.visited += 1
+        if self.visited > MAX_NODES:
+            raise SuiteError(
+                f"{self.source.name}: more than {MAX_NODES:,} values once its aliases are expanded"
+            )
+        self.source.places.setdefault(path, self.place(node))
+        kind = type(node).__name__
+        if kind == "MappingNode":
+            return self.mapping(node, path)
+        if kind == "SequenceNode":
+            return [self.value(child, (*path, index)) for index, child in enumerate(node.value)]
+        return self.scalar(node)
+
+    def mapping(self, node: Any, path: KeyPath) -> Mapping[str, Any]:
+        result: dict[str, Any] = {}
+        for key_node, value_node in node.value:
+            if type(key_node).__name__ != "ScalarNode":
+                raise SuiteError(f"{self.place(key_node)}: a key must be a plain word")
+            key = str(key_node.value)
+            if key in result:
+                raise SuiteError(f"{self.place(key_node)}: {'.'.join(map(str, (*path, key)))}: written twice")
+            self.source.places[(*path, key)] = self.place(key_node)
+            result[key] = self.value(value_node, (*path, key))
+        return result
+
+    def scalar(self, node: Any) -> Any:
+        tag = str(node.tag).rsplit(":", 1)[-1]
+        text = str(node.value)
+        if tag == "null":
+            return None
+        if tag == "bool":
+            return text.lower() == "true"
+        try:
+            if tag == "int":
+                return (
+                    int(text.replace("_", ""), 0)
+                    if text.lstrip("+-")[:2].lower() in ("0x", "0o")
+                    else int(text)
+                )
+            if tag == "float":
+                return float(text.replace("_", "").replace(".inf", "inf").replace(".nan", "nan"))
+        except ValueError:
+            return text
+        if tag in ("str", "timestamp", "value"):
+            return text
+        raise SuiteError(f"{self.place(node)}: unknown YAML tag {node.tag!s}; use plain values")

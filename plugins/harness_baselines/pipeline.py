@@ -1,0 +1,44 @@
+"""A trained ViT cut in two after a block. No training: the two in a row compute what the whole does."""
+
+from __future__ import annotations
+
+from harness.types import IMAGE, Edge, Lineage, Model, ModuleSpec, Part, Partition, TensorSpec
+from harness_baselines.shapes import check_cut
+from harness_timm.surgery import require_vit, slice_blocks
+from harness_timm.vit import base_of
+
+__all__ = ["pipeline"]
+
+
+def pipeline(model: Model, after: int) -> Partition:
+    """``front``: image -> tokens [T, D] after block ``after``; ``back``: tokens -> logits.
+
+    Raises:
+        ValueError: no timm ViT, or the cut leaves a part without blocks.
+    """
+    vit = require_vit(model.module, "pipeline")
+    depth = len(vit.blocks)
+    check_cut(after, depth)
+    tokens = TensorSpec(shape=(vit.patch_embed.num_patches + vit.num_prefix_tokens, vit.embed_dim))
+    front = Part(
+        name="front",
+        module=slice_blocks(vit, 0, after),
+        spec=_slice_spec(model.spec, 0, after),
+        inputs=(Edge(source=IMAGE, tensor=model.input),),
+        output=tokens,
+    )
+    back = Part(
+        name="back",
+        module=slice_blocks(vit, after, depth),
+        spec=_slice_spec(model.spec, after, depth),
+        inputs=(Edge(source="front", tensor=tokens),),
+        output=TensorSpec(shape=(model.classes,)),
+    )
+    step = Lineage(stage="partition", entry="pipeline", params={"after": after})
+    return Partition(parts=(front, back), classes=model.classes, lineage=(*model.lineage, step))
+
+
+def _slice_spec(spec: ModuleSpec, start: int, stop: int) -> ModuleSpec:
+    return ModuleSpec(
+        factory="harness_timm.surgery:sliced", params={"base": base_of(spec), "start": start, "stop": stop}
+    )

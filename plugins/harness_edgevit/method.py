@@ -1,0 +1,194 @@
+"""EdgeViT: "ViT lightweight training at IoT edge based on transfer learning", Z. Li, Y. Long, J. Miao, 2024.
+
+Not the EdgeViTs of ECCV 2022 (Pan et al.), which are an architecture. Here a large ViT trained in the cloud
+(CloudViT) gives its embedding W_IE and its first k blocks W_poE (section 2.2); a LayerNorm W_L and a
+classification head W_H are added and trained on the edge's data (Algorithm 1, Eq. 2).
+
+Readings taken, where the paper leaves a choice:
+
+- Removed are the LAST blocks (section 2.2); the conclusion's "bottom EncoderBlocks" is a slip.
+- LayerNorm "initialised randomly" is gamma = 1, beta = 0: the usual start, and the only sensible one.
+- "-T", "trained from scratch" in Table 3, is training of all parameters from the transferred weights:
+  Table 3 says "initialized with CloudViT assistance".
+- Eq. 2 is the mean cross-entropy over the target data; label smoothing is the recipe's.
+- The head is always trained, in Table 2 too. Its initial weights (not given) are N(0, 0.02), as in timm.
+- The frozen part runs without dropout and stochastic depth, so its features are fixed.
+- Optimiser and epochs are the suite's recipe. The paper's: SGD, momentum (value not given, 0.9 is usual),
+  learning rate 1e-3 (schedule not given), batches of 4, 10 epochs.
+
+Shapes: images x [n, C, H, W]; tokens [n, T, D]; features z [n, R, D], the R tokens that the head reads, or
+[n, D] where it reads their mean; logits [n, classes].
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from harness.counting import count
+from harness.data import ArraySplit
+from torch import nn
+
+from harness.types import Context, FitResult, Lineage, Model, Split, TensorSpec
+from harness_edgevit.plugin import EdgeViTParams, check_images
+from harness_timm.models import seeded
+from harness_timm.surgery import embed, require_vit
+from harness_timm.vit import truncated_spec
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+    from timm.models.vision_transformer import VisionTransformer
+
+__all__ = ["Frozen", "edgevit", "features", "logits", "part_of"]
+
+
+def edgevit(ctx: Context, cloud: Model, params: EdgeViTParams) -> Model:
+    """Algorithm 1: CloudViT and the edge's training data -> EdgeViT.
+
+    Raises:
+        ValueError: no timm ViT with a last LayerNorm, too few blocks, or other images than the source's.
+    """
+    source = require_vit(cloud.module, "edgevit")
+    check_images(cloud.input.shape, ctx.data.info)
+    if params.blocks > len(source.blocks):
+        raise ValueError(f"blocks: {params.blocks} is beyond the model's depth of {len(source.blocks)}")
+
+    # an EdgeViT of random weights: W_IE, k blocks, W_L (gamma = 1, beta = 0), W_H for the target's classes
+    spec = truncated_spec(cloud.spec, params.blocks, ctx.data.info.classes)
+    edge = require_vit(seeded(spec.build, ctx.seed), "edgevit")
+    if source.attn_pool is not None or not any(part_of(name) == "layer_norm" for name in edge.state_dict()):
+        raise ValueError("edgevit needs a ViT with a last LayerNorm and class-token or average pooling")
+
+    # steps 1 and 2: transfer W_IE and W_poE, and W_L in arms 1 and 2 of Table 2
+    if params.train != "scratch":
+        wanted = {"trunk"} | ({"layer_norm"} if params.layer_norm == "transfer" else set())
+        given, own = source.state_dict(), edge.state_dict()
+        edge.load_state_dict({name: given[name] if part_of(name) in wanted else own[name] for name in own})
+
+    # step 3: minimise Eq. 2 over W_(L+H), or over all weights
+    if params.train == "head":
+        fitted = _train_head(ctx, edge, params)
+    else:
+        fitted = ctx.fit(edge, name="edgevit")
+
+    step = Lineage(
+        stage="compress",
+        entry="edgevit",
+        params=params.model_dump(),
+        image_passes=fitted.image_passes,
+        train_macs=fitted.train_macs,
+        train_s=fitted.train_s,
+        notes={"arm": _arm(params), "features_cached": params.train == "head" and params.cache},
+    )
+    before = cloud.lineage if params.train != "scratch" else ()  # ViT-n owes the cloud no training
+    return replace(cloud, module=edge, spec=spec, classes=ctx.data.info.classes, lineage=(*before, step))
+
+
+def part_of(name: str) -> str:
+    """The paper's part of a tensor or module: trunk (W_IE and W_E), layer_norm (W_L) or head (W_H)."""
+    top = name.split(".", maxsplit=1)[0]
+    if top in ("norm", "fc_norm"):
+        return "layer_norm"
+    return "head" if top in ("head", "head_dist", "head_drop") else "trunk"
+
+
+def _arm(params: EdgeViTParams) -> str:
+    """The paper's name: Table 2's for ``train: head``, else Table 3's."""
+    if params.train == "scratch":
+        return f"ViT-n{params.blocks}"
+    if params.train == "all":
+        return f"ViT-f{params.blocks}-T"
+    numbers = {("transfer", True): 1, ("transfer", False): 2, ("reinit", False): 3, ("reinit", True): 4}
+    return f"ViT-f{params.blocks}-{numbers[params.layer_norm, params.train_layer_norm]}"
+
+
+# --- training W_(L+H), the rest frozen ------------------------------------------------------------
+
+
+def features(vit: VisionTransformer, x: torch.Tensor) -> torch.Tensor:
+    """x -> z: W_IE and W_poE, and of their tokens what :func:`logits` reads."""
+    tokens = vit.blocks(embed(vit, x))  # [n, T, D]
+    if _pools_first(vit):
+        return vit.pool(tokens)  # [n, D]
+    if vit.global_pool == "token":  # LayerNorm works on each token alone: the patches are not needed
+        return tokens[:, : vit.num_prefix_tokens]  # [n, R, D]: class token (and DeiT's distillation token)
+    return tokens  # [n, T, D]
+
+
+def logits(vit: VisionTransformer, z: torch.Tensor) -> torch.Tensor:
+    """z -> logits: W_L and W_H, the f(x, W_(L+H)) of Eq. 2."""
+    if _pools_first(vit):
+        return vit.head(vit.head_drop(vit.fc_norm(z)))
+    return vit.forward_head(vit.norm(z))
+
+
+def _pools_first(vit: VisionTransformer) -> bool:
+    return not isinstance(vit.fc_norm, nn.Identity)
+
+
+class Frozen(nn.Module):
+    """A ViT whose trunk stays in eval mode; takes features z if ``cached``, else images x; gives logits."""
+
+    def __init__(self, vit: VisionTransformer, *, cached: bool) -> None:
+        super().__init__()
+        self.vit, self.cached = vit, cached
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return logits(self.vit, x if self.cached else features(self.vit, x))
+
+    def train(self, mode: bool = True) -> Frozen:
+        super().train(mode)
+        for name, child in self.vit.named_children():
+            if part_of(name) == "trunk":
+                child.eval()
+        return self
+
+
+def _train_head(ctx: Context, edge: VisionTransformer, params: EdgeViTParams) -> FitResult:
+    """Minimise Eq. 2 over W_H, and over W_L unless it is frozen."""
+    trained = {"head", "layer_norm"} if params.train_layer_norm else {"head"}
+    for name, parameter in edge.named_parameters():
+        parameter.requires_grad_(part_of(name) in trained)
+    if params.cache:
+        fitted = _fit_on_features(ctx, edge)
+    else:
+        fitted = ctx.fit(Frozen(edge, cached=False), name="edgevit-head")
+    edge.requires_grad_(True)  # a compressor after this one may train all of it
+    return fitted
+
+
+def _fit_on_features(ctx: Context, edge: VisionTransformer) -> FitResult:
+    """The same on features computed once per image: same loss, a fraction of the passes through the trunk.
+
+    Features of augmented images would differ in each epoch, so augmentation is off whatever the recipe says.
+    Passes over validation images are not counted, as in every training.
+    """
+    start = time.perf_counter()
+    train, validation = (_all_features(ctx, edge, split) for split in (ctx.data.train, ctx.data.validation))
+    seconds = time.perf_counter() - start
+    tail = Frozen(edge, cached=True)
+    fitted = ctx.fit(tail, data=train, validation=validation, name="edgevit-head", augment="none")
+    image, z = TensorSpec(shape=ctx.data.info.shape), TensorSpec(shape=train.batch([0]).shape[1:])
+    trunk_macs = count(edge, [image]).macs - count(tail, [z]).macs
+    return replace(
+        fitted,
+        image_passes=fitted.image_passes + len(train),
+        train_macs=fitted.train_macs + len(train) * trunk_macs,
+        train_s=fitted.train_s + seconds,
+    )
+
+
+def _all_features(ctx: Context, edge: VisionTransformer, split: Split, batch: int = 256) -> ArraySplit:
+    home = next(edge.parameters()).device
+    edge.to(ctx.device).eval()
+    found: list[NDArray[np.float32]] = []
+    for first in range(0, max(len(split), 1), batch):  # an empty split gives features of shape [0, ...]
+        ctx.progress(f"features of {len(split)} images", first / max(len(split), 1))
+        x = torch.from_numpy(split.batch(np.arange(first, min(first + batch, len(split)))))
+        with torch.no_grad():
+            found.append(features(edge, x.to(ctx.device)).cpu().numpy())
+    edge.to(home)
+    return ArraySplit(np.concatenate(found), split.labels)

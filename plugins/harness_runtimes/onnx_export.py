@@ -1,0 +1,191 @@
+"""Parts to ONNX files, in float32 or with dynamically quantised matrix products.
+
+Opset 18 and IR version 8 load in every ONNX Runtime from 1.15.1 on. A part is one file: models above
+protobuf's 2 GiB are refused.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import warnings
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from harness.types import Artifact
+from harness_runtimes.rebuild import file_name, rebuild
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    import onnx
+
+    from harness.types import Part
+
+__all__ = ["IR_VERSION", "OPSET", "export", "export_quantised"]
+
+OPSET = 18
+IR_VERSION = 8
+PROTOBUF_LIMIT = 2**31 - 1
+
+
+def export(part: Part, folder: Path, *, spinning: bool) -> Artifact:
+    """Write ``part`` into ``folder`` as float32 ONNX with a free batch dimension.
+
+    The graph's inputs stand in the part's edge order. The same part gives the same bytes.
+
+    Raises:
+        ValueError: the part cannot be exported, and why.
+    """
+    import onnx
+
+    model = _convert(part)
+    file = file_name(part, ".onnx")
+    onnx.save_model(model, folder / file)
+    return _artifact(part, folder, file, model, runtime="onnxruntime", asked="float32", spinning=spinning)
+
+
+def export_quantised(
+    part: Part, folder: Path, *, spinning: bool, per_channel: bool, reduce_range: bool
+) -> Artifact:
+    """As :func:`export`, with the weights of MatMul and Gemm in int8 by ONNX Runtime's dynamic quantiser.
+
+    Activations are quantised at run time with one scale per tensor, over the whole batch: results depend
+    on the batch size (``meta["batch_dependent"]``). Convolutions stay float32 (ConvInteger has no kernel
+    in older runtimes). A part without such weights passes as it is, with ``meta["precision"]`` float32.
+
+    Raises:
+        ValueError: the part cannot be exported, and why.
+    """
+    import onnx
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
+    file = file_name(part, ".onnx")
+    with _quiet_root_logger():
+        quantize_dynamic(
+            _convert(part),
+            folder / file,
+            op_types_to_quantize=["MatMul", "Gemm"],
+            per_channel=per_channel,
+            reduce_range=reduce_range,
+            weight_type=QuantType.QInt8,
+        )
+    model = onnx.load_model(folder / file)
+    return _artifact(part, folder, file, model, runtime="onnxruntime-int8", asked="int8", spinning=spinning)
+
+
+def _convert(part: Part) -> onnx.ModelProto:
+    import onnx
+    import torch
+
+    module = rebuild(part)
+    size = sum(tensor.nbytes for tensor in (*module.parameters(), *module.buffers()))
+    if size > PROTOBUF_LIMIT:
+        raise ValueError(f"part {part.name!r}: {size / 2**30:.1f} GiB of weights; an ONNX file holds 2 GiB")
+    batch = torch.export.Dim("batch")
+    # Two samples: the exporter takes a size of one for a constant.
+    samples = tuple(
+        torch.zeros(2, *edge.tensor.shape, dtype=getattr(torch, edge.tensor.dtype)) for edge in part.inputs
+    )
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the exporter warns of inputs that share the batch dimension
+            program = torch.onnx.export(
+                module,
+                samples,
+                dynamo=True,
+                opset_version=OPSET,
+                # "/" keeps these apart from the names of inner values, which are Python identifiers.
+                input_names=[f"in{i}/{edge.source}" for i, edge in enumerate(part.inputs)],
+                output_names=[f"out/{part.name}"],
+                dynamic_shapes=tuple({0: batch} for _ in part.inputs),
+                verbose=False,
+            )
+    except torch.onnx.OnnxExporterError as error:
+        cause = error.__cause__ or error
+        raise ValueError(f"part {part.name!r}: no ONNX export: {_first_line(cause)}") from error
+    assert program is not None
+    model = program.model_proto
+    # The exporter ignores the requested opset in silence where it cannot convert to it.
+    opset = _opset(model)
+    if opset != OPSET:
+        raise ValueError(f"part {part.name!r}: the exporter gave opset {opset} where {OPSET} was asked for")
+    # Nor does it always refuse a module that fixes the batch size: it may export for that size alone.
+    if any(
+        value.type.tensor_type.shape.dim[0].HasField("dim_value")
+        for value in (*model.graph.input, *model.graph.output)
+    ):
+        raise ValueError(f"part {part.name!r}: no ONNX export: its module works for one batch size only")
+    model.ir_version = IR_VERSION
+    _strip(model)
+    onnx.checker.check_model(model)
+    return model
+
+
+def _strip(model: onnx.ModelProto) -> None:
+    """Drop what names source files (and so differs between machines), and ``value_info`` of initializers,
+    over whose shapes the quantiser stumbles.
+    """
+    graph = model.graph
+    initializers = {tensor.name for tensor in graph.initializer}
+    kept = [info for info in graph.value_info if info.name not in initializers]
+    del graph.value_info[:]
+    graph.value_info.extend(kept)
+    values = (*graph.value_info, *graph.input, *graph.output)
+    for item in (model, graph, *graph.node, *values, *graph.initializer):
+        item.ClearField("metadata_props")
+        item.ClearField("doc_string")
+
+
+def _artifact(
+    part: Part, folder: Path, file: str, model: onnx.ModelProto, *, runtime: str, asked: str, spinning: bool
+) -> Artifact:
+    quantised = sum(node.op_type == "MatMulInteger" for node in model.graph.node)
+    meta: dict[str, Any] = {
+        "file": file,
+        "opset": _opset(model),
+        "ir_version": model.ir_version,
+        "precision": "int8" if quantised else "float32",
+        "quantised": quantised,
+        "batch_dependent": quantised > 0,
+        "spinning": spinning,
+    }
+    return Artifact(
+        path=folder,
+        runtime=runtime,
+        precision=asked,
+        weight_bytes=_weight_bytes(model),
+        inputs=tuple(edge.tensor for edge in part.inputs),
+        output=part.output,
+        meta=meta,
+    )
+
+
+def _weight_bytes(model: onnx.ModelProto) -> int:
+    import onnx
+
+    return sum(
+        math.prod(tensor.dims) * onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
+        for tensor in model.graph.initializer
+    )
+
+
+def _opset(model: onnx.ModelProto) -> int:
+    return next(int(item.version) for item in model.opset_import if item.domain in ("", "ai.onnx"))
+
+
+def _first_line(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0] if lines else type(error).__name__
+
+
+@contextmanager
+def _quiet_root_logger() -> Iterator[None]:
+    """The quantiser advises on the root logger, which would give it a handler for good."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(before)

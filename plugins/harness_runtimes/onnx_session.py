@@ -1,0 +1,79 @@
+"""ONNX files in a worker. Never imports torch."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import onnxruntime as ort
+
+from harness.errors import DeviceError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from harness.types import Artifact, SessionOptions
+
+__all__ = ["OnnxSession"]
+
+
+class OnnxSession:
+    """An ONNX file loaded into ONNX Runtime (:class:`harness.types.Session`).
+
+    Raises:
+        DeviceError: the device is unknown, or this ONNX Runtime cannot use it.
+    """
+
+    def __init__(self, artifact: Artifact, options: SessionOptions) -> None:
+        provider, settings = _provider(options.device)
+        config = ort.SessionOptions()
+        config.intra_op_num_threads = options.threads
+        config.inter_op_num_threads = 1
+        config.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
+        config.log_severity_level = 3  # errors only: warnings would go to a terminal that is being drawn on
+        spinning = bool(artifact.meta["spinning"])
+        config.add_session_config_entry("session.intra_op.allow_spinning", str(int(spinning)))
+        session = ort.InferenceSession(
+            str(artifact.path / artifact.meta["file"]), config, providers=[(provider, settings)]
+        )
+        used = session.get_providers()[0]
+        if used != provider:  # onnxruntime falls back to the CPU with no more than a warning
+            raise DeviceError(
+                f"{options.device}: onnxruntime {ort.__version__} could not start {provider}, only {used}"
+            )
+        self._session: Any = session
+        self._inputs = tuple(item.name for item in session.get_inputs())
+        self._output = [session.get_outputs()[0].name]
+        self.facts: Mapping[str, Any] = {
+            "runtime": artifact.runtime,
+            "version": ort.__version__,
+            "precision": artifact.meta["precision"],
+            "quantised": artifact.meta["quantised"],
+            "provider": used,
+            "device": options.device,
+            "threads": options.threads,
+            "spinning": spinning,
+            "opset": artifact.meta["opset"],
+        }
+
+    def run(self, inputs: Sequence[NDArray[Any]]) -> NDArray[np.float32]:
+        feed = dict(zip(self._inputs, inputs, strict=True))
+        return self._session.run(self._output, feed)[0]  # type: ignore[no-any-return]
+
+    def close(self) -> None:
+        self._session = None  # frees the weights
+
+
+def _provider(device: str) -> tuple[str, dict[str, str]]:
+    kind, _, index = device.partition(":")
+    if device == "cpu":
+        return "CPUExecutionProvider", {}
+    if kind != "cuda" or not index.isdecimal():
+        raise DeviceError(f"onnxruntime: unknown device {device!r}; allowed: cpu, cuda:N")
+    if "CUDAExecutionProvider" not in ort.get_available_providers():
+        raise DeviceError(
+            f"{device}: this onnxruntime {ort.__version__} has no CUDA: install onnxruntime-gpu"
+        )
+    return "CUDAExecutionProvider", {"device_id": index, "use_tf32": "0"}  # float32 is float32

@@ -1,0 +1,40 @@
+"""A part's module made anew, the way a worker will make it."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
+
+    from harness.types import Part
+
+__all__ = ["file_name", "rebuild"]
+
+
+def rebuild(part: Part) -> torch.nn.Module:
+    """A copy of ``part.module`` on the CPU in evaluation mode, built from its spec and state.
+
+    The part's own module is left as it is (device, mode).
+
+    Raises:
+        ValueError: the spec builds something into which the module's state does not fit.
+    """
+    import torch
+
+    with torch.random.fork_rng(devices=[]):  # random weights must not move the caller's generator
+        module = part.spec.build()
+    try:
+        module.load_state_dict(part.module.state_dict())
+    except RuntimeError as error:
+        why = str(error).splitlines()[-1].strip()
+        raise ValueError(f"part {part.name!r}: {part.spec.factory} does not rebuild it: {why}") from error
+    return module.eval().requires_grad_(False)
+
+
+def file_name(part: Part, suffix: str) -> str:
+    """A file name for the part; raises ``ValueError`` where its name cannot be one."""
+    if not re.fullmatch(r"\w[\w.-]*", part.name, re.ASCII):
+        raise ValueError(f"part {part.name!r}: a part's name may hold letters, digits, '_', '-' and '.' only")
+    return part.name + suffix

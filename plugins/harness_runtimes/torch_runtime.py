@@ -1,0 +1,141 @@
+"""PyTorch, eager or compiled: a state dict and the spec that rebuilds the module around it."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+import sys
+from typing import TYPE_CHECKING, Any
+
+import torch
+from safetensors.torch import load_model, save_model
+
+from harness.errors import DeviceError
+from harness.types import Artifact, ModuleSpec
+from harness_runtimes.rebuild import file_name, rebuild
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from harness.types import Part, SessionOptions
+
+__all__ = ["TorchSession", "export"]
+
+
+def export(part: Part, folder: Path, *, runtime: str, precision: str, mode: str | None = None) -> Artifact:
+    """Write the part's weights, cast to ``precision``, into ``folder``; the same part gives the same bytes.
+
+    Raises:
+        ValueError: the spec does not rebuild the part's module.
+    """
+    module = rebuild(part).to(getattr(torch, precision))
+    file = file_name(part, ".safetensors")
+    save_model(module, str(folder / file))
+    return Artifact(
+        path=folder,
+        runtime=runtime,
+        precision=precision,
+        weight_bytes=sum(tensor.nbytes for tensor in (*module.parameters(), *module.buffers())),
+        inputs=tuple(edge.tensor for edge in part.inputs),
+        output=part.output,
+        meta={
+            "file": file,
+            "factory": part.spec.factory,
+            "params": dict(part.spec.params),
+            "precision": precision,
+            "mode": mode,
+            "batch_dependent": False,
+        },
+    )
+
+
+class TorchSession:
+    """A module rebuilt from its artifact (:class:`harness.types.Session`).
+
+    The thread count is the process's, and so is TF32, which is off. Casting inputs to the precision and
+    outputs to float32 is part of a run. Compiled modules have one graph for each batch size, made at its
+    first run; nothing falls back to eager.
+
+    Raises:
+        DeviceError: the device, or the compiler that the runtime needs, is not there.
+    """
+
+    def __init__(self, artifact: Artifact, options: SessionOptions) -> None:
+        self._device = _device(options.device)
+        self._dtype = getattr(torch, artifact.meta["precision"])
+        torch.set_num_threads(options.threads)
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+        spec = ModuleSpec(factory=artifact.meta["factory"], params=artifact.meta["params"])
+        module = spec.build().to(self._dtype).eval().requires_grad_(False)
+        load_model(module, artifact.path / artifact.meta["file"])
+        self._module: Any = module.to(self._device)
+        mode = artifact.meta["mode"]
+        if mode is not None:
+            _check_compiler(self._device)
+            self._module = torch.compile(self._module, mode=mode, fullgraph=True, dynamic=False)
+        self.facts: Mapping[str, Any] = {
+            "runtime": artifact.runtime,
+            "version": torch.__version__,
+            "precision": artifact.meta["precision"],
+            "provider": str(self._device),
+            "device": options.device,
+            "threads": torch.get_num_threads(),
+            "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+            "compile_mode": mode,
+        }
+
+    def run(self, inputs: Sequence[NDArray[Any]]) -> NDArray[np.float32]:
+        try:
+            with torch.inference_mode():
+                output = self._module(*(self._tensor(array) for array in inputs)).float().cpu()
+            if self._device.type == "cuda":
+                torch.cuda.synchronize(self._device)
+        except RuntimeError as error:  # an operation that this device lacks in this precision, or no memory
+            what = f"{self.facts['runtime']}, {self.facts['precision']} on {self._device}"
+            raise DeviceError(f"{what}: {str(error).strip().splitlines()[0]}") from error
+        return output.numpy()  # type: ignore[no-any-return]
+
+    def device_memory(self) -> dict[str, int]:
+        """Peak bytes on the GPU since loading: live tensors, and what the allocator holds; empty on a CPU."""
+        if self._device.type != "cuda":
+            return {}
+        return {
+            "allocated_peak": torch.cuda.max_memory_allocated(self._device),
+            "reserved_peak": torch.cuda.max_memory_reserved(self._device),
+        }
+
+    def close(self) -> None:
+        self._module = None  # frees the weights
+
+    def _tensor(self, array: NDArray[Any]) -> torch.Tensor:
+        tensor = torch.from_numpy(array)
+        return tensor.to(self._device, self._dtype if tensor.is_floating_point() else None)
+
+
+def _device(name: str) -> torch.device:
+    kind, _, index = name.partition(":")
+    if name == "cpu":
+        return torch.device("cpu")
+    if kind != "cuda" or not index.isdecimal():
+        raise DeviceError(f"torch: unknown device {name!r}; allowed: cpu, cuda:N")
+    if int(index) >= torch.cuda.device_count():
+        raise DeviceError(f"{name}: torch {torch.__version__} sees {torch.cuda.device_count()} CUDA devices")
+    return torch.device(name)
+
+
+def _check_compiler(device: torch.device) -> None:
+    """Inductor looks for its compiler at the first run only, inside the measurement: look now."""
+    if device.type == "cuda":
+        if importlib.util.find_spec("triton") is None:
+            raise DeviceError("torch-compile on CUDA needs Triton: pip install triton")
+        return
+    wanted = os.environ.get("CXX") or ("clang++" if sys.platform == "darwin" else "g++")
+    if shutil.which(wanted.split()[0]) is None:
+        raise DeviceError(
+            f"torch-compile needs a C++ compiler and finds no {wanted}: install one, or set CXX"
+        )

@@ -1,0 +1,132 @@
+"""Model builders over timm: any timm model by name, and Vision Transformers by their dimensions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import Field, field_validator, model_validator
+
+from harness.hookspecs import hookimpl
+from harness.types import Context, DataInfo, Model, ModelEntry, ModuleSpec, Params, TensorSpec
+from harness_timm.vit import TIMM_FACTORY, ViTShape
+
+if TYPE_CHECKING:
+    from torch import nn
+
+__all__ = ["TimmParams", "ViTParams", "harness_models"]
+
+_OURS = ("num_classes", "in_chans", "pretrained", "checkpoint_path", "drop_rate", "drop_path_rate")
+
+
+class TimmParams(Params):
+    """A timm model by name; classes, channels and image size are those of the data set."""
+
+    name: str = Field(min_length=1, description="as in timm.list_models(); a tag chooses weights")
+    pretrained: bool = Field(False, description="weights from the hub")
+    weights: str | None = Field(None, description="weights from this safetensors file")
+    drop_rate: float | None = Field(None, ge=0, lt=1, description="dropout before the head (timm's default)")
+    drop_path_rate: float | None = Field(None, ge=0, lt=1, description="stochastic depth (timm's default)")
+    args: Mapping[str, Any] = Field(default_factory=dict, description="more arguments of timm.create_model")
+
+    @field_validator("args")
+    @classmethod
+    def _not_ours(cls, args: Mapping[str, Any]) -> Mapping[str, Any]:
+        taken = [name for name in _OURS if name in args]
+        if taken:
+            raise ValueError(f"{', '.join(taken)} cannot be set here: the data set or another key gives it")
+        return args
+
+    @model_validator(mode="after")
+    def _one_source(self) -> TimmParams:
+        if self.pretrained and self.weights:
+            raise ValueError("pretrained and weights are two sources of weights: give one")
+        return self
+
+
+class ViTParams(Params):
+    """A ViT by its dimensions; image size, channels and classes are those of the data set."""
+
+    patch_size: int = Field(ge=1, description="pixels per side of a patch")
+    dim: int = Field(ge=1, description="channels of a token; a multiple of heads")
+    depth: int = Field(ge=1, description="blocks")
+    heads: int = Field(ge=1, description="attention heads")
+    mlp_ratio: float = Field(4.0, gt=0, description="neurons of a block's MLP over dim")
+    class_token: bool = Field(True, description="read the class token; else the mean of the patch tokens")
+    drop_path_rate: float = Field(0.0, ge=0, lt=1, description="stochastic depth at the last block")
+
+
+def describe_vit(params: ViTParams, data: DataInfo) -> ModuleSpec:
+    channels, height, width = data.shape
+    shape = ViTShape(
+        image_size=(height, width), channels=channels, classes=data.classes, **params.model_dump()
+    )
+    return shape.spec()
+
+
+def build_vit(ctx: Context, params: ViTParams) -> Model:
+    from harness_timm.models import seeded
+
+    spec = describe_vit(params, ctx.data.info)
+    return _model(ctx, seeded(spec.build, ctx.seed), spec)
+
+
+def describe_timm(params: TimmParams, data: DataInfo) -> ModuleSpec:
+    if params.weights and not Path(params.weights).is_file():
+        raise ValueError(f"weights: there is no file {params.weights}")
+    channels, height, width = data.shape
+    spec = ModuleSpec(
+        factory=TIMM_FACTORY,
+        params={
+            "name": params.name,
+            "classes": data.classes,
+            "channels": channels,
+            "image_size": [height, width],
+            "drop_rate": params.drop_rate,
+            "drop_path_rate": params.drop_path_rate,
+            "args": dict(params.args),
+        },
+    )
+    ViTShape.from_spec(spec)  # a standard ViT whose patches don't fit the image is refused
+    return spec
+
+
+def build_timm(ctx: Context, params: TimmParams) -> Model:
+    from harness_timm.models import check_input, pretrained_model, seeded
+
+    spec = describe_timm(params, ctx.data.info)
+    build = spec.build
+    if params.pretrained or params.weights:
+        build = partial(pretrained_model, spec, Path(params.weights) if params.weights else None)
+    module = seeded(build, ctx.seed)
+    check_input(module, ctx.data.info.shape, ctx.data.info.classes, f"timm model {params.name!r}")
+    return _model(ctx, module, spec)
+
+
+def _model(ctx: Context, module: nn.Module, spec: ModuleSpec) -> Model:
+    info = ctx.data.info
+    return Model(module=module, spec=spec, input=TensorSpec(shape=info.shape), classes=info.classes)
+
+
+@hookimpl
+def harness_models() -> Iterable[ModelEntry]:
+    yield ModelEntry(
+        name="vit",
+        summary="a Vision Transformer by its dimensions",
+        params=ViTParams,
+        build=build_vit,
+        describe=describe_vit,
+        requires=("torch", "timm"),
+        extra="bench",
+    )
+    yield ModelEntry(
+        name="timm",
+        summary="any timm model by name, with random, hub or local weights",
+        params=TimmParams,
+        build=build_timm,
+        describe=describe_timm,
+        requires=("torch", "timm", "safetensors"),
+        extra="bench",
+    )

@@ -1,0 +1,263 @@
+"""Whole runs as a user starts them: watched, interrupted, killed, resumed, repeated."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import psutil
+import pytest
+
+pytestmark = pytest.mark.e2e
+
+SUITE = """
+suite: tiny
+data: {name: digits, image_size: 16, validation: 0.1}
+seeds: [0, 1]
+defaults: {train: {epochs: 3, lr: 2.0e-3, batch_size: 64}}
+measure: {min_time: 50ms, min_queries: 20, max_time: 5s, repeats: 2}
+methods:
+  cloud: {build: {vit: {patch_size: 4, dim: 24, depth: 3, heads: 3}}}
+  edge:
+    from: cloud
+    compress: [{edgevit: {blocks: 2, train: head}}]
+  cut:
+    from: cloud
+    partition: {pipeline: {after: 1}}
+devices:
+  here: {backend: cpu}
+  pair: {fleet: [here, here]}
+run:
+  - {methods: all, devices: [here]}
+  - {methods: [cut], devices: [pair]}
+baseline: cloud
+"""
+CELLS = 4 * 3  # four method-device pairs; two repeats on the first seed, one on the second
+
+
+@pytest.fixture
+def place(tmp_path):
+    (tmp_path / "tiny.yaml").write_text(SUITE)
+    return tmp_path
+
+
+def command(place: Path, *arguments: str) -> list[str]:
+    return [sys.executable, "-m", "harness", "run", "tiny.yaml", "--out", "out", "-q", *arguments]
+
+
+def environment(place: Path) -> dict[str, str]:
+    return {**os.environ, "HARNESS_CACHE": str(place / "cache")}
+
+
+def run(place: Path, *arguments: str, timeout: float = 240) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        command(place, *arguments), cwd=place, env=environment(place), capture_output=True, text=True,
+        timeout=timeout, check=False,
+    )  # fmt: skip
+
+
+def start(place: Path, *arguments: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        command(place, *arguments), cwd=place, env=environment(place), stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT, text=True, start_new_session=True,
+    )  # fmt: skip
+
+
+def records(place: Path) -> list[dict]:
+    path = place / "out" / "records.jsonl"
+    lines = path.read_text().splitlines() if path.exists() else []
+    found = []
+    for line in lines:
+        try:
+            found.append(json.loads(line))
+        except ValueError:  # torn by a kill
+            continue
+    return found
+
+
+def good(place: Path) -> Counter[str]:
+    return Counter(record["cell_id"] for record in records(place) if record["status"] == "ok")
+
+
+def family(pid: int) -> list[psutil.Process]:
+    try:
+        parent = psutil.Process(pid)
+        return [parent, *parent.children(recursive=True)]
+    except psutil.NoSuchProcess:
+        return []
+
+
+def gone(processes: list[psutil.Process], within: float = 5.0) -> bool:
+    _, alive = psutil.wait_procs(processes, timeout=within)
+    return not [p for p in alive if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]
+
+
+def test_a_run_and_the_same_run_again(place):
+    first = run(place)
+    assert first.returncode == 0, first.stdout + first.stderr
+    assert sorted(good(place).values()) == [1] * CELLS
+    assert "cloud" in first.stdout
+    assert "Traceback" not in first.stderr
+
+    again = run(place)
+    assert again.returncode == 0, again.stdout + again.stderr
+    assert "0 cells to measure" in again.stdout
+    assert sorted(good(place).values()) == [1] * CELLS
+
+    fresh = run(place, "--fresh", "--json")
+    assert fresh.returncode == 0, fresh.stderr
+    boards = json.loads(fresh.stdout)["boards"]
+    rows = [row for board in boards for row in board["rows"]]
+    assert {row["method"] for row in rows} == {"cloud", "edge", "cut"}
+    assert len(records(place)) == CELLS
+    assert len(list((place / "out").glob("records-*.jsonl"))) == 1
+
+
+def test_ctrl_c_ends_within_two_seconds_and_the_run_goes_on(place):
+    process = start(place)
+    deadline = time.monotonic() + 120
+    while not records(place) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    processes = family(process.pid)
+    os.killpg(process.pid, signal.SIGINT)  # a terminal sends it to the whole group
+    begin = time.monotonic()
+    output, _ = process.communicate(timeout=20)
+    took = time.monotonic() - begin
+    assert process.returncode == 130, output
+    assert "interrupted" in output
+    assert "goes on from here" in output
+    assert "Traceback" not in output
+    assert took < 2.5
+    assert gone(processes)
+    kept = good(place)
+    assert kept
+    assert run(place).returncode == 0
+    assert sorted(good(place).values()) == [1] * CELLS
+    assert kept.keys() <= good(place).keys()
+
+
+def test_ctrl_c_while_training(place):
+    process = start(place)
+    deadline = time.monotonic() + 120
+    while not list((place / "cache" / "work").glob("*/train*")) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    processes = family(process.pid)
+    os.killpg(process.pid, signal.SIGINT)
+    begin = time.monotonic()
+    output, _ = process.communicate(timeout=20)
+    assert process.returncode == 130, output
+    assert time.monotonic() - begin < 2.5
+    assert gone(processes)
+
+
+def kill_one(process: subprocess.Popen[str], chance: random.Random) -> None:
+    """``kill -9`` the run itself, or one of its children."""
+    processes = family(process.pid)
+    victim = chance.choice(processes) if processes and chance.random() < 0.5 else None
+    try:
+        (victim or psutil.Process(process.pid)).send_signal(signal.SIGKILL)
+    except psutil.NoSuchProcess:
+        pass
+
+
+def killed_runs(place: Path, kills: int, seed: int, longest: float) -> None:
+    chance = random.Random(seed)
+    seen: set[str] = set()
+    for number in range(kills):
+        process = start(place)
+        processes: list[psutil.Process] = []
+        end = time.monotonic() + chance.uniform(0.3, longest)
+        while time.monotonic() < end and process.poll() is None:
+            time.sleep(0.02)
+        processes = family(process.pid)
+        kill_one(process, chance)
+        if chance.random() < 0.7:  # else the run lives on without the child that it lost
+            try:
+                os.kill(process.pid, signal.SIGKILL)
+            except ProcessLookupError:
+                pass
+        process.communicate(timeout=240)
+        assert gone(processes), f"kill {number}: processes left behind"
+        now = good(place)
+        assert seen <= now.keys(), f"kill {number}: records lost"
+        assert all(count == 1 for count in now.values()), f"kill {number}: a cell counted twice"
+        seen = set(now)
+    last = run(place)
+    assert last.returncode == 0, last.stdout + last.stderr
+    assert sorted(good(place).values()) == [1] * CELLS
+    check = subprocess.run(
+        [sys.executable, "-m", "harness", "results", "show", "out", "--json"], cwd=place, check=False,
+        env=environment(place), capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    assert check.returncode == 0, check.stderr
+
+
+def test_kill_9_at_random_moments_loses_and_doubles_nothing(place):
+    killed_runs(place, kills=6, seed=1, longest=14)
+
+
+@pytest.mark.soak
+def test_sixty_kills(place):
+    killed_runs(place, kills=60, seed=2, longest=14)
+
+
+def test_a_second_run_into_the_folder_is_refused_and_named(place):
+    process = start(place)
+    deadline = time.monotonic() + 60
+    while not (place / "out" / ".lock").exists() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    second = run(place)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate(timeout=20)
+    assert second.returncode == 2
+    assert f"process {process.pid}" in second.stderr
+    assert second.stderr.count("error:") == 1
+
+
+def test_a_child_killed_fails_its_cells_and_the_rest_goes_on(place):
+    process = start(place)
+    deadline = time.monotonic() + 120
+    while not list((place / "cache" / "work").glob("*/train*")) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    trainers = [p for p in family(process.pid)[1:] if p.memory_info().rss > 200e6]
+    trainers[0].send_signal(signal.SIGKILL)
+    output, _ = process.communicate(timeout=240)
+    assert process.returncode == 1, output
+    assert "SIGKILL" in output
+    statuses = Counter(record["status"] for record in records(place))
+    assert statuses["failed"] > 0
+    assert statuses["ok"] > 0
+    assert run(place).returncode == 0  # what failed is tried again
+    assert sorted(good(place).values()) == [1] * CELLS
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounts a full disk: needs root")
+def test_a_full_disk_is_said_and_keeps_what_is_there(place):
+    out = place / "out"
+    out.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(out)], check=False).returncode:
+        pytest.skip("mounting is not permitted here")
+    try:
+        assert run(place, "--only", "cloud", "--prepare-only").returncode == 0
+        filler = out / "filler"
+        with filler.open("wb") as file:
+            file.write(b"0" * (200 * 1024))
+        full = run(place)
+        assert full.returncode == 2
+        assert "No space left" in full.stderr
+        assert "Traceback" not in full.stderr
+        before = good(place)
+        filler.unlink()
+        subprocess.run(["mount", "-o", "remount,size=16m", str(out)], check=True)
+        assert run(place).returncode == 0
+        assert before.keys() <= good(place).keys()
+        assert sorted(good(place).values()) == [1] * CELLS
+    finally:
+        subprocess.run(["umount", str(out)], check=False)

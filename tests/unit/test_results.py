@@ -1,0 +1,328 @@
+"""Records survive crashes, tell when they were changed, and give each cell once."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from harness.errors import StorageError, SuiteError
+from harness.results import Record, Results, latency_summary
+from harness.types import Samples
+
+CONTRACT = [
+    "schema",
+    "run_id",
+    "machine_id",
+    "cell_id",
+    "attempt",
+    "status",
+    "reason",
+    "suite",
+    "method",
+    "seed",
+    "repeat",
+    "device",
+    "runtime",
+    "scenario",
+    "data",
+    "counts",
+    "accuracy",
+    "latency",
+    "memory",
+    "energy",
+    "network",
+    "parts",
+    "state",
+    "flags",
+    "origins",
+    "environment",
+    "samples",
+    "checksum",
+]
+
+
+def record(cell: str = "c1", attempt: int = 1, status: str = "ok", **more: Any) -> Record:
+    values = {"run_id": "r", "machine_id": "m", "suite": "s", "method": "vit", "method_key": "k", "seed": 0}
+    return Record(**{**values, "cell_id": cell, "attempt": attempt, "status": status, **more})
+
+
+@pytest.fixture
+def results(tmp_path: Path) -> Results:
+    return Results(tmp_path / "out", create=True)
+
+
+def lines(results: Results) -> list[bytes]:
+    return (results.folder / "records.jsonl").read_bytes().splitlines()
+
+
+# --- one record ---------------------------------------------------------------------------------
+
+
+def test_a_record_has_the_contracts_keys_and_comes_back_as_written(results: Results) -> None:
+    written = results.append(record(accuracy={"top1": 97.5}, flags=["short"], reason="größer | ✗"))
+    assert set(CONTRACT) <= json.loads(lines(results)[0]).keys()
+    assert written.dump()["schema"] == 1
+    assert results.records() == [written]
+    assert results.validate() == []
+
+
+def test_what_json_cannot_say_becomes_null(results: Results) -> None:
+    results.append(record(latency={"p50_ms": float("nan"), "all": [float("inf"), 1.0]}))
+    assert results.records()[0].latency == {"p50_ms": None, "all": [None, 1.0]}
+
+
+def test_an_unknown_key_is_refused() -> None:
+    with pytest.raises(ValueError, match="top_1"):
+        record(top_1=3)
+
+
+# --- the view -----------------------------------------------------------------------------------
+
+
+def test_the_view_takes_the_latest_good_attempt_else_the_latest(results: Results) -> None:
+    for cell, attempt, status in [
+        ("a", 1, "failed"), ("b", 1, "failed"), ("a", 2, "ok"), ("a", 3, "failed"), ("b", 2, "failed"),
+        ("c", 1, "ok"), ("c", 2, "partial"),
+    ]:  # fmt: skip
+        results.append(record(cell, attempt, status))
+    view = [(r.cell_id, r.attempt, r.status) for r in results.latest()]
+    assert view == [("a", 2, "ok"), ("b", 2, "failed"), ("c", 2, "partial")]
+    assert results.next_attempt("m", "r", "a") == 4
+    assert results.next_attempt("m", "r", "new") == 1
+    results.append(record("new"))
+    assert results.next_attempt("m", "r", "new") == 2
+
+
+def test_cells_of_other_machines_and_runs_are_other_cells(results: Results) -> None:
+    results.append(record())
+    results.append(record(machine_id="m2"))
+    results.append(record(run_id="r2"))
+    assert len(results.latest()) == 3
+
+
+def test_only_the_cells_of_the_current_plan(results: Results) -> None:
+    results.append(record("old"))
+    results.append(record("new"))
+    plan = results.folder / "plan.json"
+    assert len(results.latest(current_only=True)) == 2
+    plan.write_text(json.dumps({"run_id": "r", "cells": ["new"]}))
+    assert [r.cell_id for r in results.latest(current_only=True)] == ["new"]
+    plan.write_text("[]")
+    with pytest.raises(StorageError, match=r"plan\.json"):
+        results.latest(current_only=True)
+
+
+def test_archived_records_are_kept_aside(results: Results) -> None:
+    for _ in range(2):
+        results.append(record())
+        results.archive("r")
+    assert results.records() == []
+    assert results.next_attempt("m", "r", "c1") == 1
+    assert len(list(results.folder.glob("records-r*.jsonl"))) == 2
+
+
+# --- faults -------------------------------------------------------------------------------------
+
+
+@given(data=st.data())
+def test_a_write_cut_off_anywhere_costs_at_most_that_record(
+    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+) -> None:
+    results = Results(tmp_path_factory.mktemp("torn"), create=True)
+    results.append(record("a"))
+    whole = len(b"".join(lines(results))) + 1
+    results.append(record("b"))
+    file = results.folder / "records.jsonl"
+    content = file.read_bytes()
+    cut = data.draw(st.integers(whole, len(content)))
+    file.write_bytes(content[:cut])
+    complete = cut >= len(content) - 1  # all but the line's end is there
+    assert [r.cell_id for r in results.records()] == (["a", "b"] if complete else ["a"])
+    results.append(record("c"))
+    assert [r.cell_id for r in results.records()] == (["a", "b", "c"] if complete else ["a", "c"])
+    assert len(results.validate()) == (0 if complete or cut == whole else 1)
+
+
+@given(st.binary(max_size=200))
+def test_junk_is_reported_and_never_raises(tmp_path_factory: pytest.TempPathFactory, junk: bytes) -> None:
+    results = Results(tmp_path_factory.mktemp("junk"), create=True)
+    results.append(record("a"))
+    with (results.folder / "records.jsonl").open("ab") as file:
+        file.write(junk + b"\n")
+    results.append(record("b"))
+    assert [r.cell_id for r in results.records()] == ["a", "b"]
+    assert bool(results.validate()) == any(line.strip() for line in junk.split(b"\n"))
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (lambda c: c.update(seed=9), "checksum does not match"),
+        (lambda c: c.pop("method"), "method: Field required"),
+        (lambda c: c.update(schema=2), "schema 2 is not one"),
+        (lambda c: c.update(status="great"), "status: Input should be"),
+    ],
+)
+def test_a_changed_line_is_found(results: Results, change: Any, told: str) -> None:
+    results.append(record("a"))
+    results.append(record("b"))
+    first, second = lines(results)
+    content = json.loads(second)
+    change(content)
+    (results.folder / "records.jsonl").write_bytes(first + b"\n" + json.dumps(content).encode() + b"\n")
+    assert [r.cell_id for r in results.records()] == ["a"]
+    (problem,) = results.validate()
+    assert "records.jsonl:2: " in problem
+    assert told in problem
+
+
+def test_a_doubled_record_is_found(results: Results) -> None:
+    results.append(record())
+    results.append(record())
+    (problem,) = results.validate()
+    assert "records.jsonl:2: attempt 1 of cell c1 stands in line 1 already" in problem
+
+
+def test_a_full_disk_is_one_line_and_leaves_earlier_records_intact(results: Results) -> None:
+    results.append(record("a"))
+    size = (results.folder / "records.jsonl").stat().st_size
+    code = (
+        "import resource, sys; from harness.results import Record, Results; from harness.errors import StorageError\n"
+        f"results = Results({str(results.folder)!r})\n"
+        f"resource.setrlimit(resource.RLIMIT_FSIZE, ({size + 50}, {size + 50}))\n"
+        "values = dict(run_id='r', machine_id='m', suite='s', method='v', method_key='k', seed=0)\n"
+        "try: results.append(Record(**values, cell_id='b', attempt=1, status='ok'))\n"
+        "except StorageError as error: print(error)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "records.jsonl: no space left" in done.stdout
+    assert [r.cell_id for r in results.records()] == ["a"]
+    results.append(record("c"))
+    assert [r.cell_id for r in results.records()] == ["a", "c"]
+
+
+@pytest.mark.parametrize(
+    ("make", "told"),
+    [
+        (lambda path: None, "does not exist"),
+        (lambda path: path.write_text("x"), "is not a folder"),
+        (lambda path: path.mkdir(), "holds no records.jsonl"),
+    ],
+)
+def test_what_is_no_results_folder_is_refused(tmp_path: Path, make: Any, told: str) -> None:
+    make(tmp_path / "x")
+    with pytest.raises(SuiteError, match=told):
+        Results(tmp_path / "x")
+
+
+def test_a_folder_that_cannot_be_made_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StorageError, match="file"):
+        Results(tmp_path / "file" / "out", create=True)
+
+
+# --- the lock -----------------------------------------------------------------------------------
+
+
+def test_a_second_run_is_refused_naming_the_first_until_that_is_gone(results: Results) -> None:
+    code = (
+        "import time; from harness.results import Results\n"
+        f"with Results({str(results.folder)!r}).lock(): print('held', flush=True); time.sleep(60)"
+    )
+    first = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    try:
+        assert first.stdout is not None
+        assert first.stdout.readline() == "held\n"
+        with (
+            pytest.raises(StorageError, match=rf"in use by process {first.pid} on .* since "),
+            results.lock(),
+        ):
+            pass
+    finally:
+        first.send_signal(signal.SIGKILL)
+        first.wait()
+    with results.lock():
+        pass
+    with results.lock():
+        pass
+
+
+# --- samples ------------------------------------------------------------------------------------
+
+
+def test_samples_come_back_and_equal_content_is_one_file(results: Results) -> None:
+    arrays = {"latency_ns": np.arange(5), "compute:front": np.arange(3), "first_ns": np.int64(7)}
+    samples = results.store_samples(arrays)
+    assert samples == results.store_samples(arrays)
+    loaded = results.load_samples(results.append(record(samples=samples)))
+    assert {name: array.tolist() for name, array in loaded.items()} == {
+        "latency_ns": [0, 1, 2, 3, 4], "compute:front": [0, 1, 2], "first_ns": 7,
+    }  # fmt: skip
+    assert len(list(results.folder.glob("samples/*/*"))) == 1
+    assert results.load_samples(record()) == {}
+
+
+def test_python_objects_are_no_samples(results: Results) -> None:
+    with pytest.raises(ValueError, match="'x' holds Python objects"):
+        results.store_samples({"x": np.array([{}])})
+
+
+@pytest.mark.parametrize("fault", ["missing", "changed", "elsewhere"])
+def test_sample_files_are_checked(results: Results, fault: str) -> None:
+    samples = results.store_samples({"latency_ns": np.arange(5)})
+    path = results.folder / samples["file"]
+    if fault == "missing":
+        path.unlink()
+    elif fault == "changed":
+        path.write_bytes(path.read_bytes()[:-1] + b"x")
+    else:
+        samples["file"] = "../../secret.npz"
+    written = results.append(record(samples=samples))
+    assert len(results.validate()) == 1
+    with pytest.raises(StorageError):
+        results.load_samples(written)
+
+
+def test_samples_that_cannot_be_written_are_one_line(results: Results) -> None:
+    (results.folder / "samples").write_text("")
+    with pytest.raises(StorageError, match="samples"):
+        results.store_samples({"latency_ns": np.arange(5)})
+
+
+# --- the latency block --------------------------------------------------------------------------
+
+
+def samples_of(n: int, batch: int = 1) -> Samples:
+    latency = np.random.default_rng(0).permutation(np.arange(1, n + 1) * 1_000_000)
+    return Samples(
+        latency_ns=latency, warmup_ns=latency[:0], first_ns=9_000_000, window_ns=2_000_000_000, batch=batch,
+        steady=True, reached=True,
+    )  # fmt: skip
+
+
+def test_latency_is_derived_from_raw_samples() -> None:
+    found = latency_summary(samples_of(100, batch=4), preprocess_ms=0.25)
+    assert found["n"] == 100
+    assert (found["p50_ms"], found["p90_ms"], found["first_ms"], found["preprocess_ms"]) == (51, 91, 9, 0.25)
+    assert found["mean_ms"] == 50.5
+    assert found["std_ms"] == pytest.approx(np.std(np.arange(1, 101), ddof=1))
+    assert found["throughput_ips"] == 200
+    assert found["bounds"]["p90_ms"] > found["p90_ms"]
+
+
+def test_percentiles_of_too_few_queries_are_null() -> None:
+    found = latency_summary(samples_of(661))
+    assert found["p97_ms"] is not None
+    assert found["p99_ms"] is found["p999_ms"] is found["bounds"]["p99_ms"] is None
+    assert latency_summary(samples_of(662))["p99_ms"] is not None
+    one = latency_summary(samples_of(1))
+    assert (one["n"], one["p50_ms"], one["mean_ms"], one["std_ms"]) == (1, None, 1.0, None)

@@ -1,0 +1,164 @@
+"""The statistics against scipy, against published minima, and by their defining properties."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import special
+from scipy import stats as reference
+
+from harness import stats
+
+probabilities = st.floats(1e-6, 1, allow_nan=False)
+
+
+@given(st.floats(0.05, 3000), st.floats(0.05, 3000), st.floats(0, 1))
+def test_incomplete_beta_is_scipys(a: float, b: float, x: float) -> None:
+    assert stats.beta_regularized(a, b, x) == pytest.approx(special.betainc(a, b, x), rel=1e-9, abs=1e-12)
+
+
+@given(st.integers(0, 20_000), st.integers(1, 20_000), st.floats(0.001, 0.999))
+def test_binomial_cdf_is_scipys(k: int, n: int, p: float) -> None:
+    assert stats.binomial_cdf(k, n, p) == pytest.approx(reference.binom.cdf(k, n, p), rel=1e-7, abs=1e-12)
+
+
+@given(st.floats(0.001, 0.999), st.integers(1, 300))
+def test_t_quantile_is_scipys(p: float, df: int) -> None:
+    assert stats.t_quantile(p, df) == pytest.approx(reference.t.ppf(p, df), rel=1e-8, abs=1e-9)
+
+
+# --- percentiles --------------------------------------------------------------------------------
+
+
+@given(st.lists(st.floats(0, 1e6), min_size=1, max_size=200), st.sampled_from([50, 90, 95, 97, 99, 99.9]))
+def test_percentile_is_a_sample_that_covers_its_share(values: list[float], q: float) -> None:
+    found = stats.percentile(values, q)
+    assert found in values
+    assert sum(value <= found for value in values) > q / 100 * len(values) - 1e-9
+    assert sum(value < found for value in values) <= q / 100 * len(values) + 1e-9
+
+
+def test_percentile_takes_loadgens_rank_without_rounding_errors() -> None:
+    assert stats.percentile(range(1000), 99.9) == 999
+    assert stats.percentile(range(100), 90) == 90
+    assert stats.percentile([5, 1, 3], 50) == 3
+
+
+@pytest.mark.parametrize("q", [0, 100, -1])
+def test_percentile_refuses_what_is_none(q: float) -> None:
+    with pytest.raises(ValueError, match="not between"):
+        stats.percentile([1.0], q)
+    with pytest.raises(ValueError, match="no values"):
+        stats.percentile([], 50)
+
+
+def test_early_stopping_minima_are_loadgens() -> None:
+    assert {q: stats.early_stopping_min(q) for q in stats.EARLY_STOPPING_MIN} == stats.EARLY_STOPPING_MIN
+    assert stats.EARLY_STOPPING_MIN == {50: 11, 90: 64, 95: 130, 97: 219, 99: 662, 99.9: 6636}
+
+
+@given(st.integers(2, 8000), st.sampled_from([50, 90, 99]))
+def test_early_stopping_discards_as_many_as_the_binomial_admits(n: int, q: float) -> None:
+    t = stats.early_stopping_discard(n, q)
+    over = 1 - q / 100
+    if t:
+        assert reference.binom.cdf(t, n, over) <= 0.01 + 1e-9
+    assert reference.binom.cdf(t + 1, n, over) > 0.01 - 1e-9
+
+
+def test_early_stopping_bound_is_the_highest_sample_at_the_minimum_and_none_below_it() -> None:
+    assert stats.early_stopping_bound(range(64), 90) == 63
+    assert stats.early_stopping_bound(range(63), 90) is None
+    assert stats.early_stopping_bound(range(10_000), 90) < 9_200
+    assert stats.early_stopping_bound(range(10_000), 90) > stats.percentile(range(10_000), 90)
+
+
+# --- intervals ----------------------------------------------------------------------------------
+
+
+def test_t_interval_is_scipys_and_needs_three_values() -> None:
+    values = [96.1, 97.5, 96.9]
+    low, high = reference.t.interval(0.95, 2, loc=sum(values) / 3, scale=reference.sem(values))
+    assert stats.t_interval(values) == pytest.approx((low, high))
+    assert stats.t_interval(values[:2]) is None
+
+
+@given(st.integers(1, 5000), st.data())
+def test_wilson_is_scipys(n: int, data: st.DataObject) -> None:
+    successes = data.draw(st.integers(0, n))
+    expected = reference.binomtest(successes, n).proportion_ci(0.95, method="wilson")
+    assert stats.wilson(successes, n) == pytest.approx((expected.low, expected.high), abs=1e-9)
+
+
+def test_wilson_refuses_an_impossible_proportion() -> None:
+    with pytest.raises(ValueError, match="5 of 4"):
+        stats.wilson(5, 4)
+
+
+# --- paired comparisons -------------------------------------------------------------------------
+
+
+@given(st.integers(0, 400), st.integers(0, 400))
+def test_mcnemar_is_the_two_sided_binomial_test(b: int, c: int) -> None:
+    expected = reference.binomtest(b, b + c, 0.5).pvalue if b + c else 1.0
+    assert stats.mcnemar(b, c) == pytest.approx(expected, rel=1e-9)
+
+
+def test_seeds_that_contradict_each_other_do_not_add_up() -> None:
+    assert stats.paired_p([(40, 5), (40, 5), (40, 5)]) < 1e-5
+    assert stats.paired_p([(40, 5), (5, 40)]) == 1.0
+
+
+@given(st.lists(probabilities, min_size=1, max_size=9))
+def test_ruger_is_monotone_and_at_most_twice_the_median(p_values: list[float]) -> None:
+    combined = stats.ruger(p_values)
+    assert combined <= min(1.0, 2 * sorted(p_values)[len(p_values) // 2]) + 1e-12
+    assert combined >= min(p_values)
+    assert stats.ruger([value / 2 for value in p_values]) <= combined
+
+
+def test_ruger_needs_more_than_half_of_the_seeds() -> None:
+    assert stats.ruger([0.01]) == 0.01
+    assert stats.ruger([0.01, 0.04]) == 0.04
+    assert stats.ruger([0.001, 0.02, 0.9]) == pytest.approx(0.03)
+    with pytest.raises(ValueError, match="no p-values"):
+        stats.ruger([])
+
+
+def test_holm_by_hand() -> None:
+    assert stats.holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
+    assert stats.holm([]) == []
+
+
+@given(st.lists(probabilities, min_size=1, max_size=12))
+def test_holm_lies_between_the_raw_and_bonferronis_p_values(p_values: list[float]) -> None:
+    adjusted = stats.holm(p_values)
+    for raw, value in zip(p_values, adjusted, strict=True):
+        assert raw <= value <= min(1.0, raw * len(p_values))
+    order = sorted(range(len(p_values)), key=lambda i: p_values[i])
+    assert [adjusted[i] for i in order] == sorted(adjusted)
+
+
+@settings(max_examples=50)
+@given(st.integers(50, 20_000), st.floats(0.005, 0.5))
+def test_detectable_difference_solves_connors_equation(n: int, discordance: float) -> None:
+    d = stats.detectable_difference(n, discordance)
+    share = max(discordance, d)
+    needed = (1.959964 * math.sqrt(share) + 0.841621 * math.sqrt(max(0, share - d * d))) ** 2 / d**2
+    assert needed == pytest.approx(n, rel=1e-4)
+    assert stats.detectable_difference(4 * n, discordance) < d
+
+
+def test_detectable_difference_is_what_a_simulated_test_sees() -> None:
+    import numpy as np
+
+    n, discordance = 2000, 0.06
+    d = stats.detectable_difference(n, discordance)
+    rng = np.random.default_rng(0)
+    shares = [(discordance + d) / 2, (discordance - d) / 2, 1 - discordance]
+    tables = rng.multinomial(n, shares, size=600)
+    seen = np.mean([stats.mcnemar(int(b), int(c)) <= 0.05 for b, c, _ in tables])
+    assert 0.7 < seen < 0.9
