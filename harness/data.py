@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -16,12 +16,11 @@ import numpy as np
 from pydantic import Field, field_validator
 
 from harness.errors import SuiteError
-from harness.types import Data, DataInfo, Dataset, DatasetEntry, Params, Split
+from harness.splits import ArraySplit, ImageSplit, StoredImages, normalise, relabel, subset
+from harness.types import Data, DataInfo, DatasetEntry, Params, Split
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-
-    Indices = Sequence[int] | NDArray[np.int64]
 
 __all__ = [
     "ArraySplit",
@@ -36,9 +35,6 @@ __all__ = [
 ]
 
 SPLIT_SEED = 20240806
-KEEP_BYTES = 512 * 2**20
-"""Decoded splits up to this size stay in memory."""
-
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
@@ -156,12 +152,12 @@ def _fingerprint(info: DataInfo, choice: DataChoice) -> str:
 # --- opening ------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Opened:
     info: DataInfo
-    train: ImageSplit
-    validation: ImageSplit
-    test: ImageSplit
+    train: Split
+    validation: Split
+    test: Split
 
 
 def open_data(entry: DatasetEntry, params: Params, choice: DataChoice) -> Data:
@@ -179,36 +175,55 @@ def open_data(entry: DatasetEntry, params: Params, choice: DataChoice) -> Data:
     new_label = np.full(stored.classes, -1, np.int64)
     new_label[list(classes)] = np.arange(len(classes))
 
-    loaded = {split: entry.load(params, split) for split in ("train", "test")}
-    for split, dataset in loaded.items():
-        _check_labels(stored, split, dataset.labels)
+    images = {split: _images(entry, params, split, stored, info.shape, choice) for split in ("train", "test")}
     train, validation = pick_train(
-        loaded["train"].labels, classes, choice.validation, choice.shots, stored.class_names
+        images["train"].labels, classes, choice.validation, choice.shots, stored.class_names
     )
-    chosen = {
-        "train": ("train", train),
-        "validation": ("train", validation),
-        "test": ("test", np.flatnonzero(np.isin(loaded["test"].labels, classes))),
-    }
-    images = {split: _Images(dataset, f"{info.name} {split}", info.shape, choice)
-              for split, dataset in loaded.items()}  # fmt: skip
-    splits = {
-        name: ImageSplit(
-            images[split], indices, new_label[loaded[split].labels[indices]], info.mean, info.std
-        )
-        for name, (split, indices) in chosen.items()
-    }
-    sizes = {name: len(split) for name, split in splits.items()}
-    return _Opened(replace(info, sizes=sizes), **splits)
+    test = np.flatnonzero(np.isin(images["test"].labels, classes))
+
+    def made(split: str, indices: NDArray[np.int64]) -> ImageSplit:
+        labels = new_label[images[split].labels[indices]]
+        return ImageSplit(images[split], indices, labels, info.mean, info.std)
+
+    sizes = {"train": len(train), "validation": len(validation), "test": len(test)}
+    return _Opened(
+        info=replace(info, sizes=sizes),
+        train=made("train", train),
+        validation=made("train", validation),
+        test=made("test", test),
+    )
 
 
-def _check_labels(info: DataInfo, split: str, labels: NDArray[np.int64]) -> None:
-    wrong = np.flatnonzero((labels < 0) | (labels >= info.classes))
-    if len(wrong):
-        raise ValueError(
-            f"{info.name} {split}: image {wrong[0]} has label {labels[wrong[0]]}; "
-            f"allowed: 0 to {info.classes - 1}"
-        )
+_remembered: dict[Hashable, StoredImages] = {}
+REMEMBER = 4
+"""Stored splits that a process keeps, so that the nodes it prepares load and decode each image once."""
+
+
+def _images(
+    entry: DatasetEntry,
+    params: Params,
+    split: str,
+    stored: DataInfo,
+    shape: tuple[int, int, int],
+    choice: DataChoice,
+) -> StoredImages:
+    interpolation = choice.interpolation if choice.image_size is not None else None
+    key = (entry, params.model_dump_json(), stored.fingerprint, split, shape, interpolation)
+    found = _remembered.pop(key, None)
+    if found is None:
+        dataset = entry.load(params, split)
+        labels = dataset.labels
+        wrong = np.flatnonzero((labels < 0) | (labels >= stored.classes))
+        if len(wrong):
+            raise ValueError(
+                f"{stored.name} {split}: image {wrong[0]} has label {labels[wrong[0]]}; "
+                f"allowed: 0 to {stored.classes - 1}"
+            )
+        found = StoredImages(dataset, f"{stored.name} {split}", shape, interpolation)
+    _remembered[key] = found
+    for oldest in list(_remembered)[:-REMEMBER]:
+        del _remembered[oldest]
+    return found
 
 
 def pick_train(
@@ -240,151 +255,3 @@ def pick_train(
         train.append(rest[:shots])
         held_out.append(order[:held])
     return np.sort(np.concatenate(train)), np.sort(np.concatenate(held_out))
-
-
-# --- images -------------------------------------------------------------------------------------
-
-
-class _Images:
-    """Decoded and resized images of a stored split; small ones stay in memory once decoded."""
-
-    def __init__(self, dataset: Dataset, name: str, shape: tuple[int, int, int], choice: DataChoice) -> None:
-        self._dataset = dataset
-        self._name = name
-        channels, self._height, self._width = shape
-        self._mode = {1: "L", 3: "RGB"}.get(channels)
-        self._shape = (self._height, self._width, channels)
-        self._resize = choice.interpolation if choice.image_size is not None else None
-        small = len(dataset) * int(np.prod(self._shape)) <= KEEP_BYTES
-        self._kept: NDArray[np.uint8] | None = (
-            np.zeros((len(dataset), *self._shape), np.uint8) if small else None
-        )
-        self._decoded = np.zeros(len(dataset), bool)
-
-    def one(self, index: int) -> NDArray[np.uint8]:
-        """Image ``index``, decoded and resized now: uint8 [height, width, channels]."""
-        stored = self._dataset.image(index)
-        if stored.shape == self._shape:
-            return stored
-        if stored.shape[:2] != self._shape[:2] and self._resize is None:
-            raise ValueError(
-                f"{self._name}: image {index} has {stored.shape[0]} x {stored.shape[1]} pixels, "
-                f"the first one {self._height} x {self._width}; give image_size"
-            )
-        if self._mode is None or stored.shape[2] not in (1, 3):
-            raise ValueError(f"{self._name}: image {index}: only 1 or 3 channels can be resized or converted")
-        from PIL import Image
-
-        picture = Image.fromarray(stored[:, :, 0] if stored.shape[2] == 1 else stored).convert(self._mode)
-        if self._resize is not None:
-            picture = picture.resize((self._width, self._height), Image.Resampling[self._resize.upper()])
-        return np.asarray(picture, np.uint8).reshape(self._shape)
-
-    def many(self, indices: NDArray[np.int64]) -> NDArray[np.uint8]:
-        """Images ``indices``, uint8 [n, height, width, channels]."""
-        if self._kept is None:
-            images = np.empty((len(indices), *self._shape), np.uint8)
-            for position, index in enumerate(indices):
-                images[position] = self.one(int(index))
-            return images
-        for index in np.unique(indices[~self._decoded[indices]]):
-            self._kept[index] = self.one(int(index))
-            self._decoded[index] = True
-        return self._kept[indices]
-
-
-def normalise(images: NDArray[np.uint8], mean: Sequence[float], std: Sequence[float]) -> NDArray[np.float32]:
-    """(images / 255 - mean) / std: uint8 [n, height, width, channels] -> float32 [n, channels, height, width]."""
-    n, height, width, channels = images.shape
-    out = np.empty((n, channels, height, width), np.float32)
-    levels = np.arange(256) / 255
-    for channel in range(channels):
-        table = ((levels - mean[channel]) / std[channel]).astype(np.float32)
-        out[:, channel] = table[images[..., channel]]
-    return out
-
-
-@dataclass(frozen=True, eq=False)
-class ImageSplit:
-    """A split of images; ``batch`` gives float32 [n, channels, height, width]."""
-
-    _images: _Images
-    _indices: NDArray[np.int64]
-    labels: NDArray[np.int64]
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-
-    def raw(self, indices: Indices) -> NDArray[np.uint8]:
-        """Samples ``indices`` decoded and resized: uint8 [n, height, width, channels]."""
-        return self._images.many(self._indices[np.asarray(indices, np.int64)])
-
-    def normalise(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """uint8 [n, height, width, channels] -> float32 [n, channels, height, width], as ``batch`` does."""
-        return normalise(images, self.mean, self.std)
-
-    def batch(self, indices: Indices) -> NDArray[np.float32]:
-        return self.normalise(self.raw(indices))
-
-    def prepare(self, index: int) -> NDArray[np.float32]:
-        """One sample as a device would prepare it, nothing kept: float32 [channels, height, width]."""
-        return self.normalise(self._images.one(int(self._indices[index]))[None])[0]
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-
-class ArraySplit:
-    """A split of arrays in memory: float32 [n, ...] (features computed once, say) and labels [n]."""
-
-    def __init__(self, arrays: NDArray[Any], labels: NDArray[Any]) -> None:
-        if len(arrays) != len(labels):
-            raise ValueError(f"{len(arrays)} samples, but {len(labels)} labels")
-        self.arrays = np.asarray(arrays, np.float32)
-        self.labels = np.asarray(labels, np.int64)
-
-    def batch(self, indices: Indices) -> NDArray[np.float32]:
-        return self.arrays[np.asarray(indices, np.int64)]
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-
-class _View:
-    """Samples of another split, with labels of their own."""
-
-    def __init__(self, split: Split, indices: NDArray[np.int64], labels: NDArray[np.int64]) -> None:
-        self._split = split
-        self._indices = indices
-        self.labels = labels
-
-    def batch(self, indices: Indices) -> NDArray[np.float32]:
-        return self._split.batch(self._indices[np.asarray(indices, np.int64)])
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-
-def subset(split: Split, indices: Indices) -> Split:
-    """The samples ``indices`` of a split, in that order. An image split stays one."""
-    picked = np.asarray(indices, np.int64)
-    return _view(split, picked, split.labels[picked])
-
-
-def relabel(split: Split, mapping: Mapping[int, int]) -> Split:
-    """The same samples, each label replaced by what ``mapping`` says. An image split stays one.
-
-    Raises:
-        ValueError: a label of the split is not in ``mapping``.
-    """
-    present, inverse = np.unique(split.labels, return_inverse=True)
-    absent = [int(label) for label in present if int(label) not in mapping]
-    if absent:
-        raise ValueError(f"label {absent[0]} is not in the mapping; it has {sorted(mapping)}")
-    new = np.array([mapping[int(label)] for label in present], np.int64)
-    return _view(split, np.arange(len(split)), new[inverse])
-
-
-def _view(split: Split, indices: NDArray[np.int64], labels: NDArray[np.int64]) -> Split:
-    if isinstance(split, ImageSplit):
-        return replace(split, _indices=split._indices[indices], labels=labels)
-    return _View(split, indices, labels)

@@ -193,12 +193,9 @@ class Window:
         start, end = self._start, self._read()
         change = {key: end[key] - start[key] for key in start.keys() & end.keys()}
         self.signals = {"wall_s": wall, "cpu_s": change["cpu_s"], "cores": float(len(self._cpus) or 1)}
-        for key in ("voluntary_switches", "involuntary_switches", "major_faults", "swap_in_pages"):
+        for key in ("voluntary_switches", "involuntary_switches", "major_faults", "swap_in_pages", "delay_s"):
             if key in change:
                 self.signals[key] = change[key]
-        if start["delays"] and end["delays"]:
-            late = (ns - start["delays"].get(thread, 0) for thread, ns in end["delays"].items())
-            self.signals["delay_s"] = sum(late) / 1e9
         if "thermal_events" in change:
             self.signals["thermal_events"] = change["thermal_events"]
         if "cooling" in end:
@@ -222,6 +219,13 @@ class Window:
             "major_faults": own.ru_majflt,
         }
         now.update(self._processors())
+        # man 5 proc_schedstat: time on the CPU, time runnable but waiting for one, slices; per thread
+        delays = [
+            text.split()[1]
+            for path in _each(self._root, "proc/self/task/*/schedstat")
+            if (text := _text(path))
+        ]
+        now.update({"delay_s": sum(map(int, delays)) / 1e9} if delays else {})
         pages = (line.split() for line in (_text(self._root / "proc/vmstat") or "").splitlines())
         now.update({"swap_in_pages": float(line[1]) for line in pages if line[0] == "pswpin"})
         system = "sys/devices/system/cpu/cpu[0-9]*"

@@ -163,10 +163,8 @@ def _parity(device: Device, images: Any, reference: Any, batch: int, tolerance: 
 
 
 def _broken(parity: Parity, runtime: str) -> str:
-    return (
-        f"{runtime} does not compute what the model does: max |difference| / max |logit| = {parity.max_rel:.2g} "
-        f"over {parity.n} samples, tolerance {parity.tolerance:g}; top-1 agrees on {parity.top1_agreement:.1%}"
-    )
+    agrees = f"; top-1 agrees on {parity.top1_agreement:.1%}" if parity.top1_agreement is not None else ""
+    return f"{runtime} does not answer as the model does: {parity.reason} ({parity.n} samples{agrees})"
 
 
 def _evaluate(

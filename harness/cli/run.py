@@ -51,7 +51,7 @@ def command(
     for warning in plan.warnings:
         click.echo(f"warning: {warning}", err=True)
     folder = out if out is not None else Path("results") / "local" / plan.suite
-    results = Results.create(folder)
+    results = Results(folder, create=True)
     watcher = progress.watcher(
         plain=quiet or as_json or not sys.stdout.isatty(), stream=sys.stderr if as_json else sys.stdout
     )

@@ -16,11 +16,8 @@ __all__ = ["show"]
 def show(plan: Plan, prepared: set[str], console: Console | None = None) -> None:
     """Print ``plan``; ``prepared`` are the keys of the steps that the cache holds."""
     console = console or Console()
-    where = (
-        host.gpu or f"{host.device} ({host.capability})"
-        if host.device != "cpu"
-        else f"cpu, {host.capability}"
-    )
+    host = plan.host
+    where = host.gpu or f"{host.device}, {host.capability}"
     console.print(f"[bold]{plan.suite}[/]: {len(plan.nodes)} steps ({len(prepared)} prepared already), "
                   f"{len(plan.cells)} cells; training on {where}")  # fmt: skip
     steps = Table(box=None, pad_edge=False, header_style="dim", title="steps", title_justify="left")

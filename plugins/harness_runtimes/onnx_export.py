@@ -6,6 +6,7 @@ protobuf's 2 GiB are refused.
 
 from __future__ import annotations
 
+import inspect
 import logging
 import math
 import warnings
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     import onnx
+    from torch import nn
 
     from harness.types import Part
 
@@ -99,7 +101,7 @@ def _convert(part: Part) -> onnx.ModelProto:
                 # "/" keeps these apart from the names of inner values, which are Python identifiers.
                 input_names=[f"in{i}/{edge.source}" for i, edge in enumerate(part.inputs)],
                 output_names=[f"out/{part.name}"],
-                dynamic_shapes=tuple({0: batch} for _ in part.inputs),
+                dynamic_shapes=_batch_first(module, len(part.inputs), batch),
                 verbose=False,
             )
     except torch.onnx.OnnxExporterError as error:
@@ -173,6 +175,13 @@ def _weight_bytes(model: onnx.ModelProto) -> int:
 
 def _opset(model: onnx.ModelProto) -> int:
     return next(int(item.version) for item in model.opset_import if item.domain in ("", "ai.onnx"))
+
+
+def _batch_first(module: nn.Module, count: int, batch: Any) -> tuple[Any, ...]:
+    """The batch dimension of each input, in the structure of ``forward``'s signature: ``*inputs`` is one."""
+    each = tuple({0: batch} for _ in range(count))
+    kinds = [parameter.kind for parameter in inspect.signature(module.forward).parameters.values()]
+    return (each,) if kinds == [inspect.Parameter.VAR_POSITIONAL] else each
 
 
 def _first_line(error: BaseException) -> str:

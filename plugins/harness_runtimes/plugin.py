@@ -1,10 +1,23 @@
 """Runtimes in the box: ONNX Runtime (float32, dynamic int8) and PyTorch (eager, compiled).
 
-``tolerance`` is the greatest max |a - b| / max |b| on the logits that parity admits, by the precision that
-was asked for. Seen on x86 with AVX-512 VNNI (torch 2.15, onnxruntime 1.31), 256 samples, batch 1; the last
-column is the limit, chosen with room for other processors' kernels:
+``tolerance`` is the greatest max |a - b| / max |b| on the logits that parity admits, by the precision asked
+for. Seen at batch 1 (x86 with AVX-512 VNNI, one thread, torch 2.15, onnxruntime 1.31), and the limit chosen:
 
-TABLE
+=================  =============  ==========  ==========  ==========  =====
+precision          digits ViT     ViT-Tiny    ResNet-18   PoolFormer  limit
+                   96x6, trained  224         224         S12, 224
+=================  =============  ==========  ==========  ==========  =====
+float32            6.0e-7         1.3e-6      5.7e-7      1.4e-6      1e-4
+float16            1.1e-3         2.1e-3      6.6e-4      8.9e-4      0.01
+bfloat16           1.3e-2         1.4e-2      6.4e-3      6.5e-3      0.05
+int8               1.0e-2         4.7e-2      8.7e-3      1.3e-2      0.15
+int8 per channel   1.3e-2         3.8e-2      7.7e-3      9.7e-3      0.15
+int8 reduce range  2.5e-2         8.1e-2      1.0e-2      2.5e-2      0.15
+=================  =============  ==========  ==========  ==========  =====
+
+(256 samples for the ViTs, 64 for the others, whose weights are random as ViT-Tiny's are; the worst of the
+runtimes that have the precision.) The float32 limit lies below every figure of float16, so that a silently
+lower precision is refused. ViT-Tiny in int8 at batch 32: 6.1e-2, with a reduced range 8.8e-2.
 """
 
 from __future__ import annotations
@@ -21,7 +34,7 @@ if TYPE_CHECKING:
 
 __all__ = ["CompileParams", "Int8Params", "OnnxParams", "TorchParams", "harness_runtimes"]
 
-TOLERANCE = {"float32": 1e-3, "float16": 0.02, "bfloat16": 0.1, "int8": 0.2}
+TOLERANCE = {"float32": 1e-4, "float16": 0.01, "bfloat16": 0.05, "int8": 0.15}
 
 
 class OnnxParams(Params):

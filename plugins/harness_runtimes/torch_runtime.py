@@ -77,6 +77,8 @@ class TorchSession:
         mode = artifact.meta["mode"]
         if mode is not None:
             _check_compiler(self._device)
+            # Graphs per function: parts of one class and batch sizes add up; the default is 8.
+            torch._dynamo.config.recompile_limit = 256
             self._module = torch.compile(self._module, mode=mode, fullgraph=True, dynamic=False)
         self.facts: Mapping[str, Any] = {
             "runtime": artifact.runtime,
@@ -97,11 +99,12 @@ class TorchSession:
                 torch.cuda.synchronize(self._device)
         except RuntimeError as error:  # an operation that this device lacks in this precision, or no memory
             what = f"{self.facts['runtime']}, {self.facts['precision']} on {self._device}"
-            raise DeviceError(f"{what}: {str(error).strip().splitlines()[0]}") from error
+            why = str(error).strip().partition("\n")[0]
+            raise DeviceError(f"{what}: {why}") from error
         return output.numpy()  # type: ignore[no-any-return]
 
     def device_memory(self) -> dict[str, int]:
-        """Peak bytes on the GPU since loading: live tensors, and what the allocator holds; empty on a CPU."""
+        """Peak GPU bytes of this process: live tensors, and what the allocator holds; empty on a CPU."""
         if self._device.type != "cuda":
             return {}
         return {

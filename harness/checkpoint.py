@@ -1,0 +1,80 @@
+"""A training's state on disk: written whole or not at all, and only ever read back by the same training."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import json
+import os
+import pickle
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from harness.errors import StorageError
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["load", "save", "training_key"]
+
+
+def training_key(facts: Mapping[str, Any], module: torch.nn.Module, labels: bytes) -> str:
+    """A hash of what a training starts from: JSON facts, the module's weights and frozen parts, the labels.
+
+    With the starting weights in it, two fits of one step that share a name by mistake never share a result.
+    """
+    import torch
+
+    frozen = [name for name, parameter in module.named_parameters() if not parameter.requires_grad]
+    known = hashlib.sha256(json.dumps([facts, frozen, torch.__version__], sort_keys=True).encode())
+    known.update(labels)
+    for name, tensor in sorted(module.state_dict().items()):
+        known.update(f"{name} {tensor.dtype} {tuple(tensor.shape)};".encode())
+        known.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return known.hexdigest()
+
+
+def save(path: Path, state: Mapping[str, Any]) -> None:
+    """Write ``state`` (tensors, numbers, strings, containers of them) in one step.
+
+    Raises:
+        StorageError: the folder cannot be written, or the disk is full; an earlier checkpoint is kept.
+    """
+    import torch
+
+    buffer = io.BytesIO()  # so that a full disk is an OSError, not an error inside torch's writer
+    torch.save(dict(state), buffer)
+    fresh = path.with_name(path.name + ".tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(fresh, "wb") as file:
+            file.write(buffer.getbuffer())
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(fresh, path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            fresh.unlink(missing_ok=True)
+        raise StorageError(f"{path}: cannot write the checkpoint: {error.strerror}") from error
+
+
+def load(path: Path, key: str) -> dict[str, Any] | None:
+    """The state saved under ``key``, on the CPU; ``None`` if there is none, or another's, or a broken one.
+
+    Starting over instead of resuming gives the same weights, only later.
+
+    Raises:
+        StorageError: the file is there and cannot be opened.
+    """
+    import torch
+
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except (FileNotFoundError, EOFError, pickle.UnpicklingError, RuntimeError, zipfile.BadZipFile):
+        return None
+    except OSError as error:
+        raise StorageError(f"{path}: cannot read the checkpoint: {error.strerror}") from error
+    return state if isinstance(state, dict) and state.get("key") == key else None

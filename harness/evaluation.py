@@ -1,0 +1,135 @@
+"""Samples on a device, and a module's answers to them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from harness.types import Evaluation, Split
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+    from numpy.typing import NDArray
+
+__all__ = ["Batch", "Samples", "evaluate", "evaluating", "logits_of", "on_device"]
+
+_KEEP_BYTES = 1 << 30  # a split up to this size is kept on the device whole (CIFAR-10's training part fits)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batch:
+    """What a loss gets, on the training device: ``inputs`` float32 [n, ...], ``labels`` int64 [n], and
+    ``index`` int64 [n], the samples' positions in the split that is trained on."""
+
+    inputs: torch.Tensor
+    labels: torch.Tensor
+    index: torch.Tensor
+
+
+def evaluate(module: torch.nn.Module, split: Split, *, device: str, batch_size: int = 256) -> Evaluation:
+    """Run ``module`` over a split in inference mode; its modes and its device are put back.
+
+    ``top5`` is over as many classes as there are where these are fewer than five. Equal logits rank by class.
+
+    Raises:
+        ValueError: the split is empty, or the module does not give logits [n, classes].
+    """
+    import numpy as np
+    import torch
+
+    if len(split) == 0:
+        raise ValueError("there is no sample to evaluate")
+    where = torch.device(device)
+    with on_device(module, where):
+        samples = Samples(split, where, keep=False)
+        logits = logits_of(module, samples, batch_size).cpu().numpy()
+    ranked = np.argsort(-logits, axis=1, kind="stable")[:, :5] == np.asarray(split.labels)[:, None]
+    return Evaluation(
+        logits=logits,
+        top1=100 * float(ranked[:, 0].mean()),
+        top5=100 * float(ranked.any(axis=1).mean()),
+        n=len(logits),
+    )
+
+
+class Samples:
+    """A split on a device: whole where it is small and read often, else fetched batch by batch."""
+
+    def __init__(self, split: Split, device: torch.device, *, keep: bool = True) -> None:
+        import numpy as np
+        import torch
+
+        self._split, self._device = split, device
+        self.labels = torch.as_tensor(np.array(split.labels, np.int64), device=device)
+        self._whole: torch.Tensor | None = None
+        first = split.batch([0])
+        if keep and first.nbytes * len(split) <= _KEEP_BYTES:
+            whole = torch.empty(len(split), *first.shape[1:])
+            for start in range(0, len(split), 1024):
+                rows = np.arange(start, min(start + 1024, len(split)))
+                whole[start : start + 1024] = self._fetch(rows)
+            self._whole = whole.to(device)
+
+    def take(self, indices: NDArray[np.int64]) -> Batch:
+        import torch
+
+        index = torch.from_numpy(indices).to(self._device)
+        if self._whole is not None:
+            inputs = self._whole[index]
+        elif self._device.type == "cuda":
+            inputs = self._fetch(indices).pin_memory().to(self._device, non_blocking=True)
+        else:
+            inputs = self._fetch(indices)
+        return Batch(inputs=inputs, labels=self.labels[index], index=index)
+
+    def _fetch(self, indices: NDArray[np.int64]) -> torch.Tensor:
+        import numpy as np
+        import torch
+
+        return torch.from_numpy(np.require(self._split.batch(indices), np.float32, ["C", "W"]))
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+def logits_of(module: torch.nn.Module, samples: Samples, batch_size: int) -> torch.Tensor:
+    """``module`` in evaluation mode on all samples: float32 [n, classes], on the device."""
+    import numpy as np
+    import torch
+
+    parts = []
+    with evaluating(module), torch.inference_mode():
+        for start in range(0, len(samples), batch_size):
+            rows = np.arange(start, min(start + batch_size, len(samples)))
+            logits = module(samples.take(rows).inputs)
+            if logits.ndim != 2 or len(logits) != len(rows):
+                shape = "x".join(map(str, logits.shape))
+                raise ValueError(f"evaluating needs logits [{len(rows)}, classes]; the module gave {shape}")
+            parts.append(logits.float())
+        return torch.cat(parts)
+
+
+@contextmanager
+def on_device(module: torch.nn.Module, device: torch.device) -> Iterator[None]:
+    """The module on a device; afterwards where it was."""
+    home = next((parameter.device for parameter in module.parameters()), device)
+    module.to(device)
+    try:
+        yield
+    finally:
+        module.to(home)
+
+
+@contextmanager
+def evaluating(module: torch.nn.Module) -> Iterator[None]:
+    """Evaluation mode; afterwards every submodule is in the mode it was in."""
+    modes = {part: part.training for part in module.modules()}
+    module.eval()
+    try:
+        yield
+    finally:
+        for part, training in modes.items():
+            part.training = training

@@ -1,0 +1,97 @@
+"""What a training is told (a suite's ``train`` block), and timm's optimizer and schedule for it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import Field, ValidationInfo, field_validator
+
+from harness.errors import nearest
+from harness.types import Params
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["TrainRecipe", "make_optimizer", "make_scheduler"]
+
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+
+class TrainRecipe(Params):
+    """How a module is trained: the keys of a suite's ``train`` block."""
+
+    epochs: int = Field(40, ge=0, description="passes over the training part; 0 trains nothing")
+    optimizer: str = Field(
+        "adamw",
+        min_length=1,
+        description="a timm optimizer: adamw, sgd (Nesterov), momentum (plain), lamb ...",
+    )
+    lr: Positive = Field(1e-3, description="greatest learning rate")
+    weight_decay: NotNegative = Field(0.05, description="not applied to biases and norms")
+    momentum: float = Field(0.9, ge=0, lt=1, description="for optimizers that have one")
+    batch_size: int = Field(64, ge=1, description="samples per update; an epoch's last batch may be smaller")
+    schedule: Literal["cosine", "tanh", "poly", "step", "none"] = Field(
+        "cosine", description="of the learning rate, updated every batch; none: constant after the warm-up"
+    )
+    decay_epochs: Positive = Field(30, description="step: epochs between decays")
+    decay_rate: Positive = Field(0.1, description="step: factor of each decay; poly: the power")
+    warmup_epochs: int = Field(0, ge=0, description="linear warm-up, within the epochs")
+    warmup_lr: NotNegative = Field(1e-6, description="learning rate at the start of the warm-up")
+    min_lr: NotNegative = Field(
+        1e-5, validate_default=True, description="cosine, tanh, poly: learning rate at the end"
+    )
+    label_smoothing: float = Field(0.0, ge=0, lt=1, description="of the default loss, cross-entropy")
+    clip_grad: Positive | None = Field(None, description="greatest norm of all gradients together")
+    amp: Literal["none", "bf16", "fp16"] = Field("none", description="mixed precision; fp16 on CUDA only")
+    augment: Literal["none", "crop-flip"] = Field(
+        "none", description="crop-flip: random crop after mirroring 4 pixels, and horizontal flip"
+    )
+    early_stop: Annotated[int, Field(ge=1)] | None = Field(
+        None, description="stop after so many epochs without a better validation top-1; the best weights stay"
+    )
+    compile: bool = Field(False, description="torch.compile the training forward")
+
+    @field_validator("min_lr")
+    @classmethod
+    def _falls(cls, min_lr: float, info: ValidationInfo) -> float:
+        lr, schedule = info.data.get("lr"), info.data.get("schedule")
+        if lr is not None and schedule in ("cosine", "tanh", "poly") and min_lr > lr:
+            raise ValueError(f"must be at most lr ({lr:g})")
+        return min_lr
+
+
+def make_optimizer(module: torch.nn.Module, recipe: TrainRecipe) -> torch.optim.Optimizer:
+    """timm's optimizer of that name; no weight decay on one-dimensional parameters.
+
+    Raises:
+        ValueError: timm knows no such optimizer.
+    """
+    from timm.optim import create_optimizer_v2, list_optimizers
+
+    name = recipe.optimizer.lower()
+    if name not in list_optimizers():
+        raise ValueError(f"unknown optimizer {recipe.optimizer!r}: {nearest(name, list_optimizers())}")
+    return create_optimizer_v2(
+        module, name, lr=recipe.lr, weight_decay=recipe.weight_decay, momentum=recipe.momentum
+    )
+
+
+def make_scheduler(optimizer: torch.optim.Optimizer, recipe: TrainRecipe, steps: int) -> Any:
+    """timm's scheduler, stepped by updates; a pure function of their number."""
+    from timm.scheduler import create_scheduler_v2
+
+    constant = recipe.schedule == "none"  # timm's own "none" has no warm-up
+    scheduler, _ = create_scheduler_v2(
+        optimizer,
+        sched="step" if constant else recipe.schedule,
+        num_epochs=recipe.epochs,
+        decay_epochs=1 if constant else recipe.decay_epochs,
+        decay_rate=1.0 if constant else recipe.decay_rate,
+        min_lr=recipe.min_lr,
+        warmup_lr=recipe.warmup_lr,
+        warmup_epochs=recipe.warmup_epochs,
+        step_on_epochs=False,
+        updates_per_epoch=steps,
+    )
+    return scheduler

@@ -1,0 +1,171 @@
+"""Splits: what training and evaluation read, by sample indices."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from harness.types import Dataset, Split
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Indices = Sequence[int] | NDArray[np.int64]
+
+__all__ = ["ArraySplit", "ImageSplit", "StoredImages", "normalise", "relabel", "subset"]
+
+KEEP_BYTES = 512 * 2**20
+"""Decoded splits up to this size stay in memory."""
+
+
+class StoredImages:
+    """A stored split decoded and resized; a small one stays in memory once decoded.
+
+    ``shape`` is (channels, height, width); without ``interpolation`` nothing is resized.
+    """
+
+    def __init__(self, dataset: Dataset, name: str, shape: tuple[int, int, int], choice: DataChoice) -> None:
+        self.labels = dataset.labels
+        self._dataset = dataset
+        self._name = name
+        channels, self._height, self._width = shape
+        self._mode = {1: "L", 3: "RGB"}.get(channels)
+        self._shape = (self._height, self._width, channels)
+        self._resize = interpolation
+        self._kept: NDArray[np.uint8] | None = None
+        if len(dataset) * int(np.prod(self._shape)) <= KEEP_BYTES:
+            self._kept = np.zeros((len(dataset), *self._shape), np.uint8)
+        self._decoded = np.zeros(len(dataset), bool)
+
+    def one(self, index: int) -> NDArray[np.uint8]:
+        """Image ``index``, decoded and resized now: uint8 [height, width, channels]."""
+        stored = self._dataset.image(index)
+        if stored.shape == self._shape:
+            return stored
+        if stored.shape[:2] != self._shape[:2] and self._resize is None:
+            raise ValueError(
+                f"{self._name}: image {index} has {stored.shape[0]} x {stored.shape[1]} pixels, "
+                f"the first one {self._height} x {self._width}; give image_size"
+            )
+        if self._mode is None or stored.shape[2] not in (1, 3):
+            raise ValueError(f"{self._name}: image {index}: only 1 or 3 channels can be resized or converted")
+        from PIL import Image
+
+        picture = Image.fromarray(stored[:, :, 0] if stored.shape[2] == 1 else stored).convert(self._mode)
+        if self._resize is not None:
+            picture = picture.resize((self._width, self._height), Image.Resampling[self._resize.upper()])
+        return np.asarray(picture, np.uint8).reshape(self._shape)
+
+    def many(self, indices: NDArray[np.int64]) -> NDArray[np.uint8]:
+        """Images ``indices``, uint8 [n, height, width, channels]."""
+        if self._kept is None:
+            images = np.empty((len(indices), *self._shape), np.uint8)
+            for position, index in enumerate(indices):
+                images[position] = self.one(int(index))
+            return images
+        for index in np.unique(indices[~self._decoded[indices]]):
+            self._kept[index] = self.one(int(index))
+            self._decoded[index] = True
+        return self._kept[indices]
+
+
+def normalise(images: NDArray[np.uint8], mean: Sequence[float], std: Sequence[float]) -> NDArray[np.float32]:
+    """(images / 255 - mean) / std: uint8 [n, H, W, C] -> float32 [n, C, H, W]."""
+    n, height, width, channels = images.shape
+    out = np.empty((n, channels, height, width), np.float32)
+    levels = np.arange(256) / 255
+    for channel in range(channels):
+        table = ((levels - mean[channel]) / std[channel]).astype(np.float32)
+        out[:, channel] = table[images[..., channel]]
+    return out
+
+
+@dataclass(eq=False)
+class ImageSplit:
+    """A split of images; ``batch`` gives float32 [n, channels, height, width]."""
+
+    _images: StoredImages
+    _indices: NDArray[np.int64]
+    labels: NDArray[np.int64]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    def raw(self, indices: Indices) -> NDArray[np.uint8]:
+        """Samples ``indices`` decoded and resized: uint8 [n, height, width, channels]."""
+        return self._images.many(self._indices[np.asarray(indices, np.int64)])
+
+    def normalise(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """uint8 [n, height, width, channels] -> float32 [n, channels, height, width], as ``batch`` does."""
+        return normalise(images, self.mean, self.std)
+
+    def batch(self, indices: Indices) -> NDArray[np.float32]:
+        return self.normalise(self.raw(indices))
+
+    def prepare(self, index: int) -> NDArray[np.float32]:
+        """One sample as a device would prepare it, nothing kept: float32 [channels, height, width]."""
+        ready: NDArray[np.float32] = self.normalise(self._images.one(int(self._indices[index]))[None])[0]
+        return ready
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+class ArraySplit:
+    """A split of arrays in memory: float32 [n, ...] (features computed once, say) and labels [n]."""
+
+    def __init__(self, arrays: NDArray[Any], labels: NDArray[Any]) -> None:
+        if len(arrays) != len(labels):
+            raise ValueError(f"{len(arrays)} samples, but {len(labels)} labels")
+        self.arrays: NDArray[np.float32] = np.asarray(arrays, np.float32)
+        self.labels = np.asarray(labels, np.int64)
+
+    def batch(self, indices: Indices) -> NDArray[np.float32]:
+        picked: NDArray[np.float32] = self.arrays[np.asarray(indices, np.int64)]
+        return picked
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+class _View:
+    """Samples of another split, with labels of their own."""
+
+    def __init__(self, split: Split, indices: NDArray[np.int64], labels: NDArray[np.int64]) -> None:
+        self._split = split
+        self._indices = indices
+        self.labels = labels
+
+    def batch(self, indices: Indices) -> NDArray[np.float32]:
+        return self._split.batch(self._indices[np.asarray(indices, np.int64)])
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+def subset(split: Split, indices: Indices) -> Split:
+    """The samples ``indices`` of a split, in that order. An image split stays one."""
+    picked = np.asarray(indices, np.int64)
+    return _view(split, picked, split.labels[picked])
+
+
+def relabel(split: Split, mapping: Mapping[int, int]) -> Split:
+    """The same samples, each label replaced by what ``mapping`` says. An image split stays one.
+
+    Raises:
+        ValueError: a label of the split is not in ``mapping``.
+    """
+    present, inverse = np.unique(split.labels, return_inverse=True)
+    absent = [int(label) for label in present if int(label) not in mapping]
+    if absent:
+        raise ValueError(f"label {absent[0]} is not in the mapping; it has {sorted(mapping)}")
+    new = np.array([mapping[int(label)] for label in present], np.int64)
+    return _view(split, np.arange(len(split)), new[inverse])
+
+
+def _view(split: Split, indices: NDArray[np.int64], labels: NDArray[np.int64]) -> Split:
+    if isinstance(split, ImageSplit):
+        return replace(split, _indices=split._indices[indices], labels=labels)
+    return _View(split, indices, labels)

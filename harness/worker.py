@@ -1,0 +1,258 @@
+"""The worker: loads exported artifacts, generates load next to them, and sends raw samples back.
+
+Torch-free. The same code runs as a child process on this machine and, over the network, on a board. Commands
+come as tuples over a connection; each is answered by ("ok", value) or ("error", kind, message, traceback).
+"""
+
+from __future__ import annotations
+
+import ctypes
+import importlib
+import os
+import signal
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from multiprocessing.connection import Client, Connection, Listener, wait
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from harness import memory
+from harness.environment import Window
+from harness.errors import HarnessError
+from harness.load import batches, first_query, generate, warm_up
+from harness.types import IMAGE, Artifact, Load, Samples, Session, SessionOptions
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    Array = NDArray[np.float32]
+
+__all__ = ["die_with_parent", "main"]
+
+PR_SET_PDEATHSIG = 1
+
+
+def die_with_parent() -> None:
+    """End with the parent, however it ends: nothing is left behind by ``kill -9`` (Linux, man 2 prctl)."""
+    if sys.platform == "linux":
+        parent = os.getppid()
+        ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != parent:  # it died in between
+            os._exit(1)
+
+
+def main(conn: Connection) -> None:
+    """Serve one parent until it says "close" or goes away."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
+    die_with_parent()
+    worker = Worker()
+    while True:
+        try:
+            name, *arguments = conn.recv()
+        except (EOFError, OSError):
+            break
+        if name == "close":
+            break
+        try:
+            answer = getattr(worker, name)(*arguments)
+        except HarnessError as error:
+            conn.send(("error", type(error).__name__, str(error), ""))
+        except MemoryError:
+            conn.send(("error", "MemoryError", "out of memory", ""))
+        except Exception as error:  # noqa: BLE001 - a runtime may raise anything; the parent decides
+            text = (f"{type(error).__name__}: {error}").strip().splitlines()[0]
+            conn.send(("error", type(error).__name__, text, traceback.format_exc()))
+        else:
+            conn.send(("ok", answer))
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)  # unloading a framework takes longer than a cell
+
+
+@dataclass
+class Worker:
+    """What one process has loaded, and how its parts are joined to those of other workers."""
+
+    sessions: dict[str, Session] = field(default_factory=dict)
+    graph: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    peers: dict[str, Connection] = field(default_factory=dict)
+    peer_ids: list[int] = field(default_factory=list)
+    fresh: bool = True
+
+    def load(self, name: str, artifact: Artifact, loader: str, options: SessionOptions) -> Mapping[str, Any]:
+        """Load an artifact with the runtime's function ``loader`` ("module:function")."""
+        module, _, function = loader.partition(":")
+        load = getattr(importlib.import_module(module), function)
+        if not self.sessions:
+            memory.mark_baseline()
+        self.sessions[name] = load(artifact, options)
+        return dict(self.sessions[name].facts)
+
+    def listen(self) -> tuple[str, bytes, int]:
+        """Open a private socket for the central worker: (address, key, process id)."""
+        self.key = os.urandom(32)
+        self.folder = tempfile.TemporaryDirectory(prefix="harness-")
+        self.listener = Listener(str(Path(self.folder.name) / "parts"), authkey=self.key)
+        return str(self.listener.address), self.key, os.getpid()
+
+    def serve(self) -> None:
+        """Answer the central worker's queries until it closes its end; returns to the parent's commands."""
+        with self.listener.accept() as conn:
+            while True:
+                try:
+                    name, inputs = conn.recv()
+                except (EOFError, OSError):
+                    return
+                try:
+                    start = time.perf_counter_ns()
+                    output = self.sessions[name].run(inputs)
+                    conn.send((output, time.perf_counter_ns() - start))
+                except Exception as error:  # noqa: BLE001 - the central worker reports it
+                    conn.send((None, f"{type(error).__name__}: {error}"))
+
+    def connect(
+        self, graph: Mapping[str, tuple[str, ...]], remote: Mapping[str, tuple[str, bytes, int]]
+    ) -> None:
+        """Become the central worker of a partition: ``graph`` maps parts, in order, to their inputs."""
+        self.graph = dict(graph)
+        opened: dict[str, Connection] = {}
+        for name, (address, key, pid) in remote.items():
+            if address not in opened:
+                opened[address] = Client(address, authkey=key)
+                self.peer_ids.append(pid)
+            self.peers[name] = opened[address]
+
+    def infer(self, images: Array) -> Array:
+        self.fresh = False
+        return self._query()(images)
+
+    def measure(self, load: Load, images: Array) -> Samples:
+        """First inference, warm-up, then the window; memory and signals are the window's."""
+        inputs = batches(images, load.batch)
+        timeline: dict[str, list[int]] = {}
+        query = self._query(timeline)
+        first = first_query(query, inputs[0]) if self.fresh else 0
+        self.fresh = False
+        warm = warm_up(query, inputs, load.warmup_max_s)
+        timeline_start = {name: len(values) for name, values in timeline.items()}
+        with Window(self.peer_ids) as window:
+            timed = generate(query, inputs, load)
+        return self._samples(load, inputs[0], first, warm, timed, window.signals, timeline, timeline_start)
+
+    def _samples(
+        self, load: Load, one: Array, first: int, warm: Any, timed: Any, signals: Mapping[str, float],
+        timeline: Mapping[str, Sequence[int]], begin: Mapping[str, int],
+    ) -> Samples:  # fmt: skip
+        import numpy as np
+
+        return Samples(
+            latency_ns=timed.latency_ns, warmup_ns=warm.latency_ns, first_ns=first, window_ns=timed.window_ns,
+            batch=load.batch, steady=warm.steady, reached=timed.reached,
+            timeline={
+                name: np.array(values[begin.get(name, 0) :], np.int64) for name, values in timeline.items()
+            },
+            memory=self._memory(), environment=dict(signals), network=self._network(one),
+        )  # fmt: skip
+
+    def _memory(self) -> dict[str, int]:
+        found: dict[str, int] = {}
+        peak, base = memory.usage().get("peak"), memory.baseline().get("rss")
+        if peak is not None:
+            found["process_peak_bytes"] = peak
+        if base is not None:
+            found["baseline_bytes"] = base
+        device = [s.device_memory() for s in self.sessions.values() if hasattr(s, "device_memory")]
+        peaks = [used["allocated_peak"] for used in device if "allocated_peak" in used]
+        if peaks:
+            found["device_bytes"] = max(peaks)  # one allocator serves all sessions of a process
+        return found
+
+    def _network(self, one: Array) -> dict[str, int]:
+        """Bytes that one query sends between workers: the image, and what parts give one another."""
+        if not self.peers:
+            return {}
+        sizes = {IMAGE: one.nbytes, **self._output_bytes(one)}
+        sent = {"input_bytes": 0, "feature_bytes": 0}
+        for name, sources in self.graph.items():
+            for source in sources:
+                if self._place(name) != self._place(source):
+                    sent["input_bytes" if source == IMAGE else "feature_bytes"] += sizes[source]
+        return sent
+
+    def _place(self, name: str) -> int:
+        return id(self.peers[name]) if name in self.peers else 0
+
+    def _output_bytes(self, one: Array) -> dict[str, int]:
+        values: dict[str, Array] = {}
+        _run_graph(self.graph, self.sessions, self.peers, one, values, None)
+        return {name: value.nbytes for name, value in values.items()}
+
+    def _query(self, timeline: dict[str, list[int]] | None = None) -> Callable[[Array], Array]:
+        """One query: image in, the last part's output back."""
+        if list(self.graph.values()) == [(IMAGE,)] and not self.peers:
+            run = self.sessions[next(iter(self.graph))].run
+            return lambda images: run((images,))
+        graph, sessions, peers = self.graph, self.sessions, self.peers
+        last = next(reversed(graph))
+
+        def query(images: Array) -> Array:
+            values: dict[str, Array] = {}
+            _run_graph(graph, sessions, peers, images, values, timeline)
+            return values[last]
+
+        return query
+
+
+def _run_graph(
+    graph: Mapping[str, tuple[str, ...]],
+    sessions: Mapping[str, Session],
+    peers: Mapping[str, Connection],
+    images: Array,
+    values: dict[str, Array],
+    timeline: dict[str, list[int]] | None,
+) -> None:
+    """Run every part as soon as its inputs are there: remote parts are sent out first, own parts run meanwhile.
+
+    A worker does one part at a time, so a peer gets its next part when it has answered. Peers say how long
+    they computed; the clocks of two processes are never subtracted.
+    """
+    values[IMAGE] = images
+    waiting = dict(graph)
+    busy: dict[Connection, tuple[str, int]] = {}
+    clock = time.perf_counter_ns
+
+    def note(kind: str, name: str, spent: int) -> None:
+        if timeline is not None:
+            timeline.setdefault(f"{kind}:{name}", []).append(spent)
+
+    while waiting or busy:
+        ready = [name for name, sources in waiting.items() if all(source in values for source in sources)]
+        for name in ready:
+            conn = peers.get(name)
+            if conn is not None and conn not in busy:
+                conn.send((name, tuple(values[source] for source in waiting.pop(name))))
+                busy[conn] = (name, clock())
+        own = next((name for name in ready if name in waiting and name not in peers), None)
+        if own is not None:
+            start = clock()
+            values[own] = sessions[own].run(tuple(values[source] for source in waiting.pop(own)))
+            note("compute", own, clock() - start)
+            continue
+        for conn in wait(list(busy)):
+            assert isinstance(conn, Connection)
+            name, sent = busy.pop(conn)
+            try:
+                output, spent = conn.recv()
+            except (EOFError, OSError):
+                raise HarnessError(f"the worker of part {name} went away") from None
+            if output is None:
+                raise HarnessError(f"part {name}: {spent}")
+            values[name] = output
+            note("compute", name, spent)
+            note("wait", name, clock() - sent - spent)
+    del values[IMAGE]

@@ -1,0 +1,41 @@
+"""NVIDIA GPUs as NVML sees them, without torch."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from harness.types import DeviceInfo, Unavailable
+
+__all__ = ["gpus"]
+
+
+def gpus(name: str = "cuda") -> list[DeviceInfo | Unavailable]:
+    """Every GPU, or one :class:`Unavailable` that says why there is none."""
+    try:
+        import pynvml
+    except ImportError:
+        return [Unavailable(name=name, reason="nvidia-ml-py is not installed",
+                            fix="pip install 'edge-harness[nvidia]'")]  # fmt: skip
+    try:
+        pynvml.nvmlInit()
+    except pynvml.NVMLError as error:
+        return [Unavailable(name=name, reason=f"no NVIDIA driver answers ({type(error).__name__[10:]})",
+                            fix="needs an NVIDIA GPU and its driver; `nvidia-smi` shows whether they work")]  # fmt: skip
+    try:
+        found: list[DeviceInfo | Unavailable] = [
+            _gpu(pynvml, name, index) for index in range(pynvml.nvmlDeviceGetCount())
+        ]
+    finally:
+        pynvml.nvmlShutdown()
+    return found or [Unavailable(name=name, reason="the NVIDIA driver lists no GPU", fix="")]
+
+
+def _gpu(pynvml: Any, name: str, index: int) -> DeviceInfo:
+    handle = pynvml.nvmlDeviceGetHandleByIndex(index)
+    model = pynvml.nvmlDeviceGetName(handle)
+    driver = pynvml.nvmlSystemGetDriverVersion()
+    return DeviceInfo(
+        name=name, backend="cuda", model=model if isinstance(model, str) else model.decode(), kind="cuda",
+        cores=0, memory_bytes=int(pynvml.nvmlDeviceGetMemoryInfo(handle).total),
+        details={"index": index, "driver": driver if isinstance(driver, str) else driver.decode()},
+    )  # fmt: skip

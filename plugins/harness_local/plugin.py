@@ -1,0 +1,104 @@
+"""This machine's processors: CPU, and CUDA GPUs."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+
+from pydantic import Field
+
+from harness.hookspecs import hookimpl
+from harness.types import BackendEntry, Device, DeviceInfo, DeviceSpec, Params, Unavailable
+
+__all__ = ["CpuParams", "CudaParams", "harness_backends"]
+
+
+class CpuParams(Params):
+    """The worker's cores."""
+
+    affinity: tuple[int, ...] | None = Field(None, description="cores that the worker may use, like [2, 3]")
+
+
+class CudaParams(Params):
+    """Which GPU."""
+
+    index: int = Field(0, ge=0, description="as nvidia-smi numbers them")
+
+
+def probe_cpu() -> Iterable[DeviceInfo]:
+    yield _cpu("cpu", None)
+
+
+def describe_cpu(spec: DeviceSpec) -> DeviceInfo:
+    """Raises ``ValueError`` for cores that this process may not use."""
+    assert isinstance(spec.params, CpuParams)
+    wanted, usable = spec.params.affinity, sorted(os.sched_getaffinity(0))
+    if wanted is not None:
+        outside = sorted(set(wanted) - set(usable))
+        if outside or not wanted:
+            cores = ", ".join(map(str, usable))
+            raise ValueError(f"affinity: no core {', '.join(map(str, outside)) or '(empty list)'}; allowed: {cores}")
+    return _cpu(spec.name, wanted)
+
+
+def open_cpu(spec: DeviceSpec) -> Device:
+    from harness_local.device import LocalDevice
+
+    assert isinstance(spec.params, CpuParams)
+    return LocalDevice(
+        describe_cpu(spec), threads=spec.threads, device="cpu", affinity=spec.params.affinity or ()
+    )
+
+
+def _cpu(name: str, affinity: tuple[int, ...] | None) -> DeviceInfo:
+    import psutil
+
+    from harness.environment import cpu_model
+
+    return DeviceInfo(
+        name=name, backend="cpu", model=cpu_model(), kind="cpu",
+        cores=len(affinity or os.sched_getaffinity(0)), memory_bytes=psutil.virtual_memory().total,
+        details={"affinity": list(affinity)} if affinity else {},
+    )  # fmt: skip
+
+
+def probe_cuda() -> Iterable[DeviceInfo | Unavailable]:
+    from harness_local.nvidia import gpus
+
+    return gpus()
+
+
+def describe_cuda(spec: DeviceSpec) -> DeviceInfo | Unavailable:
+    from harness_local.nvidia import gpus
+
+    assert isinstance(spec.params, CudaParams)
+    found = gpus(spec.name)
+    unusable = [answer for answer in found if isinstance(answer, Unavailable)]
+    if unusable:
+        return unusable[0]
+    if spec.params.index >= len(found):
+        raise ValueError(f"index: no GPU {spec.params.index}; allowed: 0 to {len(found) - 1}")
+    return found[spec.params.index]
+
+
+def open_cuda(spec: DeviceSpec) -> Device:
+    from harness.errors import DeviceError
+    from harness_local.device import LocalDevice
+
+    assert isinstance(spec.params, CudaParams)
+    info = describe_cuda(spec)
+    if isinstance(info, Unavailable):
+        raise DeviceError(f"{info.reason}; {info.fix}")
+    return LocalDevice(info, threads=spec.threads, device=f"cuda:{spec.params.index}")
+
+
+@hookimpl
+def harness_backends() -> Iterable[BackendEntry]:
+    yield BackendEntry(
+        name="cpu", summary="this machine's CPU", params=CpuParams,
+        probe=probe_cpu, describe=describe_cpu, open=open_cpu,
+    )  # fmt: skip
+    yield BackendEntry(
+        name="cuda", summary="an NVIDIA GPU of this machine", params=CudaParams,
+        probe=probe_cuda, describe=describe_cuda, open=open_cuda,
+    )  # fmt: skip

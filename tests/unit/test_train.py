@@ -1,0 +1,602 @@
+"""The training loop: what it computes, and that a kill at any moment changes nothing.
+
+Run as a script, this file trains in forked children that are killed on the way; the tests then resume.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import resource
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from pydantic import ValidationError
+from torch import nn
+
+from harness import checkpoint, evaluation
+from harness.augment import CropFlip
+from harness.errors import CellError, StorageError
+from harness.train import Batch, TrainRecipe, evaluate, fit
+
+CLASSES = 3
+
+
+class Arrays:
+    """A split in memory."""
+
+    def __init__(self, arrays, labels):
+        self.arrays = np.asarray(arrays, np.float32)
+        self.labels = np.asarray(labels, np.int64)
+
+    def batch(self, indices):
+        return self.arrays[np.asarray(indices)]
+
+    def __len__(self):
+        return len(self.labels)
+
+
+def images(n=53, seed=0):
+    """Images [n, 1, 8, 8] whose brightness depends on the class, with noise."""
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(0, CLASSES, n)
+    return Arrays(labels[:, None, None, None] * 0.4 + rng.normal(size=(n, 1, 8, 8)), labels)
+
+
+def points(n=24, seed=0):
+    rng = np.random.default_rng(seed)
+    return Arrays(rng.normal(size=(n, 4)), rng.integers(0, CLASSES, n))
+
+
+def network(seed=0):
+    """Small, with all that has a state: BatchNorm's statistics, dropout's random numbers."""
+    torch.manual_seed(seed)
+    return nn.Sequential(
+        nn.Conv2d(1, 6, 3, stride=2),
+        nn.BatchNorm2d(6),
+        nn.GELU(),
+        nn.Dropout(0.2),
+        nn.Flatten(),
+        nn.Linear(54, CLASSES),
+    )
+
+
+def perceptron(seed=0):
+    torch.manual_seed(seed)
+    return nn.Sequential(nn.Linear(4, 16), nn.GELU(), nn.Linear(16, CLASSES))
+
+
+def digest(module):
+    state = {name: tensor.numpy().tobytes() for name, tensor in module.state_dict().items()}
+    return hashlib.sha256(b"".join(state[name] for name in sorted(state))).hexdigest()
+
+
+RECIPE = TrainRecipe(
+    epochs=4,
+    lr=1e-2,
+    batch_size=16,
+    warmup_epochs=1,
+    label_smoothing=0.1,
+    clip_grad=1.0,
+    augment="crop-flip",
+    early_stop=4,
+)
+
+
+def train(folder, module=None, recipe=RECIPE, data=None, validation=None, progress=None, **more):
+    """``fit`` with this file's defaults."""
+    module = network() if module is None else module
+    more = {"seed": 7, "device": "cpu", **more}
+    data = images() if data is None else data
+    if validation is None and recipe.early_stop:
+        validation = images(20, seed=1)
+    said = progress or (lambda text, fraction: None)
+    return fit(module, recipe, data, validation, folder=Path(folder), progress=said, **more)
+
+
+def smoothed(module, batch):
+    return nn.functional.cross_entropy(module(batch.inputs), batch.labels, label_smoothing=0.1)
+
+
+# --- killed trainings: this file as a script ----------------------------------------------------
+
+KILLED = ("mid-epoch", "after-epoch", "after-checkpoint", "while-writing", "at-the-end")
+
+
+def die():
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def train_until_killed(how, folder):
+    calls = 0
+
+    def loss(module, batch):
+        nonlocal calls
+        calls += 1
+        if (how, calls) in (("mid-epoch", 11), ("after-checkpoint", 9)):  # 4 updates per epoch
+            die()
+        return smoothed(module, batch)
+
+    def progress(text, fraction):
+        if how == "after-epoch" and text.startswith("epoch 2/"):
+            die()
+
+    if how in ("while-writing", "at-the-end"):
+        replace, written = os.replace, 0
+
+        def dying_replace(source, target):
+            nonlocal written
+            written += 1
+            if (how, written) in (("while-writing", 2), ("at-the-end", 4)):
+                die()
+            replace(source, target)
+
+        os.replace = dying_replace
+    module = network()
+    train(folder, module, loss=loss, progress=progress)
+    (Path(folder) / "digest").write_text(digest(module))
+
+
+def main(folder):
+    """One import of all that is needed; forking is safe as no operator has run before."""
+    import timm.optim
+    import timm.scheduler
+    import torch.utils.flop_counter  # noqa: F401
+
+    ends = {}
+    for how in (*KILLED, "whole"):
+        child = os.fork()
+        if child == 0:
+            torch.set_num_threads(1)
+            train_until_killed(how, Path(folder) / how)
+            os._exit(0)
+        ends[how] = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    print(json.dumps(ends))
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def other_process(tmp_path_factory):
+    """Where another process trained once to the end, and several times until it was killed."""
+    folder = tmp_path_factory.mktemp("other")
+    ran = subprocess.run([sys.executable, __file__, str(folder)], capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stderr
+    assert json.loads(ran.stdout) == {**dict.fromkeys(KILLED, -signal.SIGKILL), "whole": 0}
+    return folder
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """An uninterrupted training in this process: its weights and its result."""
+    torch.set_num_threads(1)
+    module = network()
+    result = train(tmp_path_factory.mktemp("whole"), module, loss=smoothed)
+    return digest(module), result
+
+
+def test_two_processes_agree(other_process, whole):
+    assert (other_process / "whole" / "digest").read_text() == whole[0]
+
+
+@pytest.mark.parametrize("how", KILLED)
+def test_killed_and_resumed_is_bit_identical(other_process, whole, how):
+    updates = 0
+
+    def loss(module, batch):
+        nonlocal updates
+        updates += 1
+        return smoothed(module, batch)
+
+    module = network()
+    result = train(other_process / how, module, loss=loss)
+    assert digest(module) == whole[0]
+    assert result.history == whole[1].history
+    assert (result.image_passes, result.train_macs) == (whole[1].image_passes, whole[1].train_macs)
+    done = {"mid-epoch": 2, "after-epoch": 1, "after-checkpoint": 2, "while-writing": 1, "at-the-end": 3}[how]
+    assert updates == (4 - done) * 4  # what a checkpoint held was not trained again
+
+
+# --- resuming -----------------------------------------------------------------------------------
+
+
+def test_earlier_random_numbers_change_nothing_and_stay(tmp_path, whole):
+    module = network()
+    torch.manual_seed(999)
+    expected = torch.Generator().manual_seed(999)
+    train(tmp_path, module, loss=smoothed)
+    assert digest(module) == whole[0]
+    assert torch.equal(torch.rand(3), torch.rand(3, generator=expected))
+
+
+def test_a_finished_training_is_not_repeated(tmp_path):
+    first = network()
+    result = train(tmp_path, first)
+
+    def never(module, batch):
+        raise AssertionError("trained again")
+
+    again = network()
+    assert train(tmp_path, again, loss=never) == result
+    assert digest(again) == digest(first)
+    assert not again.training
+
+
+@pytest.mark.parametrize("other", ["recipe", "seed", "weights", "frozen", "labels", "broken"])
+def test_another_trainings_checkpoint_is_ignored(tmp_path, other):
+    def run(folder, changed):
+        module = network(seed=3 if changed and other == "weights" else 0)
+        module[0].weight.requires_grad_(not (changed and other == "frozen"))
+        recipe = RECIPE.model_copy(update={"lr": 2e-2}) if changed and other == "recipe" else RECIPE
+        data = images(52) if changed and other == "labels" else images()
+        train(folder, module, recipe, data, seed=8 if changed and other == "seed" else 7)
+        return digest(module)
+
+    expected = run(tmp_path / "alone", changed=True)
+    run(tmp_path / "shared", changed=False)
+    if other == "broken":
+        file = tmp_path / "shared" / "fit.ckpt"
+        file.write_bytes(file.read_bytes()[:200])
+    assert run(tmp_path / "shared", changed=True) == expected
+
+
+def test_names_keep_trainings_apart(tmp_path):
+    train(tmp_path, name="a")
+    train(tmp_path, name="b")
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["a.ckpt", "b.ckpt"]
+
+
+def test_a_full_disk_is_one_line_and_keeps_the_last_checkpoint(tmp_path):
+    path = tmp_path / "fit.ckpt"
+    checkpoint.save(path, {"key": "k", "small": torch.ones(2)})
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (4096, before[1]))
+        with pytest.raises(StorageError, match=r"fit\.ckpt: cannot write the checkpoint: File too large$"):
+            checkpoint.save(path, {"key": "k", "large": torch.ones(10_000)})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert list(checkpoint.load(path, "k")) == ["key", "small"]
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_file_in_the_folders_place_is_one_line(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StorageError, match=r"fit\.ckpt: cannot write"):
+        train(tmp_path / "file")
+
+
+# --- what is computed ---------------------------------------------------------------------------
+
+
+def test_it_learns(tmp_path):
+    data = images(200)
+    module = network()
+    result = train(tmp_path, module, TrainRecipe(epochs=15, lr=1e-2, batch_size=32), data)
+    assert evaluate(module, data, device="cpu").top1 > 90
+    assert result.history[-1]["loss"] < result.history[0]["loss"] / 2
+
+
+def test_label_smoothing_by_hand(tmp_path):
+    data, module, eps = points(8), perceptron(), 0.3
+    with torch.no_grad():
+        logits = module(torch.from_numpy(data.arrays)).double().numpy()
+    log_p = logits - np.log(np.exp(logits).sum(1, keepdims=True))
+    target = np.full((8, CLASSES), eps / CLASSES)
+    target[np.arange(8), data.labels] += 1 - eps
+    expected = -(target * log_p).sum(1).mean()
+    result = train(tmp_path, module, TrainRecipe(epochs=1, batch_size=8, label_smoothing=eps), data)
+    assert result.history[0]["loss"] == pytest.approx(expected, rel=1e-5)
+
+
+class Scalar(nn.Module):
+    """One weight of which the gradient is always ``slope``, so that SGD moves it by lr x slope."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(2))
+
+    def forward(self, x):
+        return x * self.weight[0]
+
+
+def learning_rates(folder, **keys):
+    seen = []
+
+    def loss(module, batch):
+        seen.append(float(module.weight[0].detach()))
+        return module.weight[0]
+
+    recipe = TrainRecipe(optimizer="momentum", momentum=0, weight_decay=0, batch_size=6, **keys)
+    module = Scalar()
+    result = train(folder, module, recipe, points(24), loss=loss)
+    seen.append(float(module.weight[0].detach()))
+    return -np.diff(seen), result
+
+
+def test_cosine_with_warm_up_reaches_min_lr(tmp_path):
+    used, result = learning_rates(tmp_path, epochs=5, lr=0.1, min_lr=0.01, warmup_epochs=2, warmup_lr=0.02)
+    t = np.arange(20)
+    cosine = 0.01 + 0.5 * (0.1 - 0.01) * (1 + np.cos(math.pi * t / 20))
+    warm_up = 0.02 + (0.1 - 0.02) * t / 8
+    np.testing.assert_allclose(used, np.where(t < 8, warm_up, cosine), rtol=1e-4)
+    assert result.history[-1]["lr"] == pytest.approx(0.01, rel=1e-9)
+
+
+def test_no_schedule_is_constant_after_the_warm_up(tmp_path):
+    used, _ = learning_rates(tmp_path, epochs=3, lr=0.1, schedule="none", warmup_epochs=1, warmup_lr=0.02)
+    np.testing.assert_allclose(used, [0.02, 0.04, 0.06, 0.08] + [0.1] * 8, rtol=1e-4)
+
+
+def test_steps(tmp_path):
+    keys = {"schedule": "step", "decay_epochs": 2, "decay_rate": 0.5, "lr": 0.1}
+    used, _ = learning_rates(tmp_path, epochs=4, **keys)
+    np.testing.assert_allclose(used, [0.1] * 8 + [0.05] * 8, rtol=1e-4)
+
+
+def test_gradients_are_clipped(tmp_path):
+    def loss(module, batch):
+        return 30 * module.weight[0] + 40 * module.weight[1]
+
+    module = Scalar()
+    recipe = TrainRecipe(
+        epochs=1,
+        optimizer="momentum",
+        momentum=0,
+        weight_decay=0,
+        lr=1,
+        schedule="none",
+        clip_grad=2.0,
+        batch_size=24,
+    )
+    train(tmp_path, module, recipe, points(24), loss=loss)
+    np.testing.assert_allclose(module.weight.detach(), [-2 * 0.6, -2 * 0.8], rtol=1e-5)
+
+
+def test_a_loss_gets_the_right_samples(tmp_path):
+    data, orders = points(24), []
+
+    def loss(module, batch):
+        assert isinstance(batch, Batch)
+        index = batch.index.numpy()
+        np.testing.assert_array_equal(batch.inputs.numpy(), data.arrays[index])
+        np.testing.assert_array_equal(batch.labels.numpy(), data.labels[index])
+        orders.append(index)
+        return module(batch.inputs).square().mean()
+
+    train(tmp_path, perceptron(), TrainRecipe(epochs=2, batch_size=10), data, loss=loss)
+    assert [len(index) for index in orders] == [10, 10, 4, 10, 10, 4]
+    first, second = np.concatenate(orders[:3]), np.concatenate(orders[3:])
+    assert sorted(first) == sorted(second) == list(range(24))
+    assert list(first) != list(second)
+
+
+def test_a_split_too_large_to_keep_gives_the_same(tmp_path, monkeypatch, whole):
+    monkeypatch.setattr(evaluation, "_KEEP_BYTES", 0)
+    module = network()
+    train(tmp_path, module, loss=smoothed)
+    assert digest(module) == whole[0]
+
+
+def test_early_stopping_restores_the_best(tmp_path):
+    # Labels without a pattern: validation top-1 wanders, so the best epoch is not the last.
+    data, validation = points(40, seed=2), points(30, seed=3)
+    keys = {"lr": 3e-2, "schedule": "none", "batch_size": 8}
+    module = perceptron()
+    result = train(tmp_path / "stop", module, TrainRecipe(epochs=60, early_stop=3, **keys), data, validation)
+    top1 = [entry["top1"] for entry in result.history]
+    best = int(np.argmax(top1)) + 1
+    assert result.epochs == len(top1) == best + 3 < 60
+    assert evaluate(module, validation, device="cpu").top1 == pytest.approx(max(top1))
+    until_best = perceptron()
+    train(tmp_path / "best", until_best, TrainRecipe(epochs=best, **keys), data, validation)
+    assert digest(until_best) == digest(module)
+    assert result.image_passes == result.epochs * 40
+
+
+def test_frozen_parts_stay_as_they_are(tmp_path):
+    module = network()
+    for part in module[:2]:
+        part.requires_grad_(False)
+    before = {name: tensor.clone() for name, tensor in module.state_dict().items()}
+    train(tmp_path, module)
+    changed = {name for name, tensor in module.state_dict().items() if not torch.equal(tensor, before[name])}
+    assert changed == {"5.weight", "5.bias"}  # nor BatchNorm's running statistics, nor by weight decay
+    assert not module[0].weight.requires_grad
+
+
+def test_training_cost(tmp_path):
+    result = train(tmp_path, perceptron(), TrainRecipe(epochs=3, batch_size=10), points(24), points(9))
+    assert result.image_passes == 3 * 24  # validation is no training
+    assert result.train_macs == 3 * 24 * (4 * 16 + 16 * CLASSES)
+    assert (result.epochs, len(result.history)) == (3, 3)
+    assert result.train_s > 0
+
+
+@pytest.mark.parametrize(("n", "passes"), [(33, 32), (34, 34)])
+def test_a_last_batch_of_one_is_left_out_for_batch_norm(tmp_path, n, passes):
+    assert train(tmp_path, recipe=TrainRecipe(epochs=1, batch_size=16), data=images(n)).image_passes == passes
+
+
+def test_a_last_batch_of_one_is_kept_without_batch_norm(tmp_path):
+    recipe = TrainRecipe(epochs=1, batch_size=16)
+    assert train(tmp_path, perceptron(), recipe, points(33)).image_passes == 33
+
+
+def test_no_epochs(tmp_path):
+    module = network()
+    before = digest(module)
+    assert train(tmp_path, module, TrainRecipe(epochs=0)).image_passes == 0
+    assert digest(module) == before
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_bf16(tmp_path):
+    module, dtypes = perceptron(), set()
+
+    def loss(module, batch):
+        logits = module(batch.inputs)
+        dtypes.add(logits.dtype)
+        return nn.functional.cross_entropy(logits, batch.labels)
+
+    train(tmp_path, module, TrainRecipe(epochs=1, amp="bf16"), points(), loss=loss)
+    assert dtypes == {torch.bfloat16}
+    assert {parameter.dtype for parameter in module.parameters()} == {torch.float32}
+
+
+def test_compiled_training_keeps_the_modules_names(tmp_path, monkeypatch):
+    compiled = []
+
+    def compile_eagerly(module):
+        compiled.append(module)
+        return real(module, backend="eager")  # the tracer without the slow code generator
+
+    real = torch.compile
+    monkeypatch.setattr(torch, "compile", compile_eagerly)
+    module, eager = perceptron(), perceptron()
+    names = list(module.state_dict())
+    train(tmp_path / "c", module, TrainRecipe(epochs=1, compile=True), points())
+    train(tmp_path / "e", eager, TrainRecipe(epochs=1), points())
+    assert compiled == [module]
+    assert list(module.state_dict()) == names
+    assert digest(module) == digest(eager)
+
+
+def test_progress(tmp_path):
+    told = []
+    train(tmp_path, progress=lambda text, fraction: told.append((text, fraction)))
+    assert [fraction for _, fraction in told] == [0.25, 0.5, 0.75, 1.0]
+    assert told[0][0].startswith("epoch 1/4  loss ")
+    assert "%  0:0" in told[0][0]
+    assert told[-1][0].endswith("  0:00 left")
+
+
+# --- what is refused ----------------------------------------------------------------------------
+
+
+def test_a_loss_that_is_not_finite(tmp_path):
+    recipe = TrainRecipe(epochs=3, optimizer="sgd", lr=1e30, schedule="none")
+    with pytest.raises(CellError, match=r"'fit'.*epoch 1 \(lr 1e\+30\).*clip_grad") as caught:
+        train(tmp_path, recipe=recipe)
+    assert caught.value.stage == "train"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_unknown_optimizer(tmp_path):
+    with pytest.raises(ValueError, match="unknown optimizer 'adamv': did you mean 'adam"):
+        train(tmp_path, recipe=TrainRecipe(epochs=1, optimizer="adamv"))
+
+
+def test_recipes_that_fit_nothing(tmp_path):
+    with pytest.raises(ValueError, match="fp16 needs a CUDA device, and this training runs on cpu"):
+        train(tmp_path, recipe=TrainRecipe(amp="fp16"))
+    with pytest.raises(ValueError, match="early_stop needs a validation split"):
+        train(tmp_path, recipe=TrainRecipe(early_stop=2), validation=points(0))
+    with pytest.raises(ValueError, match="no training sample"):
+        train(tmp_path, data=images(0))
+    with pytest.raises(ValueError, match="no parameter of the module is to be trained"):
+        train(tmp_path, network().requires_grad_(False))
+    with pytest.raises(ValueError, match="one training sample cannot train a BatchNorm"):
+        train(tmp_path, data=images(1))
+    with pytest.raises(ValueError, match="crop-flip needs images of more than 4 pixels, not 4"):
+        train(tmp_path, perceptron(), TrainRecipe(augment="crop-flip"), points())
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ({"lr": 1e-6}, "must be at most lr"),
+        ({"lr": float("inf")}, "finite"),
+        ({"schedule": "cosin"}, "'cosine', 'tanh'"),
+        ({"epochs": -1}, "greater than or equal to 0"),
+        ({"early_stop": 0}, "greater than or equal to 1"),
+        ({"label_smoothing": 1.0}, "less than 1"),
+        ({"epoch": 3}, "Extra inputs"),
+    ],
+)
+def test_wrong_values_are_refused_when_planning(keys, message):
+    with pytest.raises(ValidationError, match=message):
+        TrainRecipe(**keys)
+
+
+# --- evaluating and augmenting ------------------------------------------------------------------
+
+
+class Given(nn.Module):
+    """Answers with its input."""
+
+    def forward(self, x):
+        return x
+
+
+def test_evaluation_by_hand():
+    logits = np.array([[3, 2, 1, 0, -1, -2], [0, 1, 2, 3, 4, 5], [5, 4, 3, 2, 1, 0], [0, 0, 0, 0, 0, 0]])
+    result = evaluate(Given(), Arrays(logits, [0, 0, 4, 0]), device="cpu", batch_size=3)
+    np.testing.assert_array_equal(result.logits, logits)
+    assert result.logits.dtype == np.float32
+    assert (result.top1, result.top5, result.n) == (50.0, 75.0, 4)
+
+
+def test_top5_of_three_classes():
+    assert evaluate(Given(), Arrays([[1, 2, 3], [3, 2, 1]], [0, 0]), device="cpu").top5 == 100.0
+
+
+def test_evaluation_leaves_the_modes():
+    module = network()
+    module[3].eval()
+    modes = [part.training for part in module.modules()]
+    first = evaluate(module, images(), device="cpu")
+    assert [part.training for part in module.modules()] == modes
+    np.testing.assert_array_equal(first.logits, evaluate(module, images(), device="cpu").logits)
+
+
+def test_evaluation_refuses():
+    with pytest.raises(ValueError, match="no sample"):
+        evaluate(Given(), points(0), device="cpu")
+    with pytest.raises(ValueError, match=r"needs logits .20, classes.; the module gave 20x1x8x8"):
+        evaluate(Given(), images(20), device="cpu")
+
+
+def test_crop_flip_gives_crops_of_the_mirrored_image():
+    inputs = torch.randn(40, 2, 6, 12, generator=torch.Generator().manual_seed(0))
+    augmented = CropFlip(40, seed=5, device="cpu")(inputs, torch.arange(40)).numpy()
+    seen = set()
+    for image, result in zip(inputs.numpy(), augmented, strict=True):
+        padded = np.pad(image, ((0, 0), (4, 4), (4, 4)), mode="reflect")
+        crops = {
+            (y, x, flip): padded[:, y : y + 6, x : x + 12][..., :: -1 if flip else 1]
+            for y in range(9)
+            for x in range(9)
+            for flip in (False, True)
+        }
+        (found,) = [key for key, crop in crops.items() if np.array_equal(crop, result)]
+        seen.add(found)
+    assert {key[0] for key in seen} == {key[1] for key in seen} == set(range(9))
+    assert {key[2] for key in seen} == {False, True}
+
+
+def test_crop_flip_depends_on_seed_and_sample_alone():
+    inputs = torch.randn(10, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    whole = CropFlip(10, seed=5, device="cpu")(inputs, torch.arange(10))
+    picked = torch.tensor([7, 2])
+    assert torch.equal(CropFlip(10, seed=5, device="cpu")(inputs[picked], picked), whole[picked])
+    assert not torch.equal(CropFlip(10, seed=6, device="cpu")(inputs, torch.arange(10)), whole)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
