@@ -102,7 +102,7 @@ class Store:
         with contextlib.suppress(OSError):
             lock_path.unlink()
 
-    def list(self) -> list[Stored]:
+    def stored(self) -> list[Stored]:
         found = []
         for path in self.artifacts.iterdir():
             try:
@@ -116,10 +116,10 @@ class Store:
     def clear(self, keys: list[str] | None = None) -> int:
         """Delete artifacts (all, or those named) and leftovers; bytes freed."""
         freed = 0
-        for stored in self.list():
-            if keys is None or stored.key in keys:
-                shutil.rmtree(self.artifacts / stored.key, ignore_errors=True)
-                freed += stored.size
+        for item in self.stored():
+            if keys is None or item.key in keys:
+                shutil.rmtree(self.artifacts / item.key, ignore_errors=True)
+                freed += item.size
         if keys is None:
             for path in self.workplace.iterdir():
                 shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)

@@ -12,7 +12,7 @@ import platform
 import resource
 import time
 import uuid
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from types import TracebackType
@@ -226,8 +226,9 @@ class Window:
             if (text := _text(path))
         ]
         now.update({"delay_s": sum(map(int, delays)) / 1e9} if delays else {})
-        pages = (line.split() for line in (_text(self._root / "proc/vmstat") or "").splitlines())
-        now.update({"swap_in_pages": float(line[1]) for line in pages if line[0] == "pswpin"})
+        for line in (_text(self._root / "proc/vmstat") or "").splitlines():
+            if line.startswith("pswpin "):
+                now["swap_in_pages"] = float(line.split()[1])
         system = "sys/devices/system/cpu/cpu[0-9]*"
         readings = {
             "thermal_events": _numbers(self._root, f"{system}/thermal_throttle/core_throttle_count"),
@@ -235,7 +236,7 @@ class Window:
             "temperature_c": [t / 1000 for t in _numbers(self._root, "sys/class/thermal/thermal_zone*/temp")],
             "mhz": [f / 1000 for f in _numbers(self._root, f"{system}/cpufreq/scaling_cur_freq")],
         }
-        how = {"thermal_events": sum, "cooling": sum, "temperature_c": max, "mhz": _mean}
+        how: Mapping[str, Callable[[Sequence[float]], float]] = {"thermal_events": sum, "cooling": sum, "temperature_c": max, "mhz": _mean}
         return now | {key: float(how[key](values)) for key, values in readings.items() if values}
 
     def _processors(self) -> dict[str, float]:

@@ -95,7 +95,10 @@ class Jobs:
 
     def close(self) -> None:
         """End all children at once; what they were making stays as checkpoints."""
+        for child in self._children:
+            child.process.terminate()  # so that it gives back what it holds of the system
         for child in list(self._children):
+            child.process.join(1)
             self._drop(child)
 
     def _idle(self) -> _Child | None:

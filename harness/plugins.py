@@ -263,12 +263,14 @@ def _collect(
     for implementation in sorted(implementations, key=lambda item: str(item.plugin_name)):
         origin = by_name[implementation.plugin_name]
         try:
-            entries = list(implementation.function())
+            entries: list[Any] = list(implementation.function())
             for entry in entries:
+                given = type(entry).__name__
                 if not isinstance(entry, wanted):
-                    raise TypeError(f"gave {type(entry).__name__}, not {wanted.__name__}")
-                if not (isinstance(entry.params, type) and issubclass(entry.params, Params)):
-                    raise TypeError(f"params of {entry.name!r} must be a subclass of harness.types.Params")
+                    raise TypeError(f"gave {given}, not {wanted.__name__}")
+                params, name = getattr(entry, "params", None), getattr(entry, "name", "?")
+                if not (isinstance(params, type) and issubclass(params, Params)):
+                    raise TypeError(f"params of {name!r} must be a subclass of harness.types.Params")
         except Exception as error:  # noqa: BLE001 - any plugin may raise anything
             problems.append(Problem(origin, hook, _say(error)))
             continue

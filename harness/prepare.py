@@ -7,6 +7,7 @@ artifact store. Also saves and loads models and partitions.
 from __future__ import annotations
 
 import signal
+import sys
 import time
 import traceback
 from collections.abc import Callable, Mapping
@@ -47,6 +48,7 @@ def main(conn: Connection, root: str, block: tuple[str, ...], threads: int) -> N
     from harness.worker import die_with_parent
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     die_with_parent()
     import torch
 

@@ -280,7 +280,7 @@ class Resolver:
         if not links or links[-1][1].key == data.key:
             return
         before, after = links[-1][1].info, data.info
-        changes = getattr(step.entry, "changes", frozenset())
+        changes: frozenset[str] = getattr(step.entry, "changes", frozenset())
         if "data" not in changes:
             able = [r.entry.name for r in self.plugins.compressors if "data" in r.entry.changes]
             raise SuiteError(

@@ -27,7 +27,9 @@ class StoredImages:
     ``shape`` is (channels, height, width); without ``interpolation`` nothing is resized.
     """
 
-    def __init__(self, dataset: Dataset, name: str, shape: tuple[int, int, int], choice: DataChoice) -> None:
+    def __init__(
+        self, dataset: Dataset, name: str, shape: tuple[int, int, int], interpolation: str | None
+    ) -> None:
         self.labels = dataset.labels
         self._dataset = dataset
         self._name = name

@@ -238,7 +238,7 @@ def load_suite(path: Path, overrides: Sequence[str] = ()) -> Suite:
     for override in overrides:
         set_value(tree, source, override, Suite.model_fields)
     expand_grids(tree, source)
-    suite = validated(Suite, tree, source, ())
+    suite: Suite = validated(Suite, tree, source, ())
     suite._source = source
     _check_names(suite)
     return suite

@@ -101,7 +101,8 @@ class ModuleSpec:
 
     def build(self) -> torch.nn.Module:
         module, _, name = self.factory.partition(":")
-        return getattr(importlib.import_module(module), name)(**self.params)  # type: ignore[no-any-return]
+        made: torch.nn.Module = getattr(importlib.import_module(module), name)(**self.params)
+        return made
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -280,10 +281,14 @@ class Split(Protocol):
 class Data(Protocol):
     """The data set of a method: effective facts (after class selection, resizing) and its splits."""
 
-    info: DataInfo
-    train: Split
-    validation: Split
-    test: Split
+    @property
+    def info(self) -> DataInfo: ...
+    @property
+    def train(self) -> Split: ...
+    @property
+    def validation(self) -> Split: ...
+    @property
+    def test(self) -> Split: ...
 
 
 # --- what a method may use ----------------------------------------------------------------------
@@ -313,7 +318,11 @@ class Evaluation:
 class Context(Protocol):
     """All that a builder, compressor or partitioner gets of the harness."""
 
-    data: Data
+    @property
+    def data(self) -> Data:
+        """The method's data set, loaded on first use."""
+        ...
+
     seed: int
     device: str
     workdir: Path

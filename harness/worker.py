@@ -233,10 +233,10 @@ def _run_graph(
     while waiting or busy:
         ready = [name for name, sources in waiting.items() if all(source in values for source in sources)]
         for name in ready:
-            conn = peers.get(name)
-            if conn is not None and conn not in busy:
-                conn.send((name, tuple(values[source] for source in waiting.pop(name))))
-                busy[conn] = (name, clock())
+            peer = peers.get(name)
+            if peer is not None and peer not in busy:
+                peer.send((name, tuple(values[source] for source in waiting.pop(name))))
+                busy[peer] = (name, clock())
         own = next((name for name in ready if name in waiting and name not in peers), None)
         if own is not None:
             start = clock()

@@ -126,8 +126,9 @@ class _Walker:
             key = str(key_node.value)
             if key in result:
                 raise SuiteError(f"{self.place(key_node)}: {'.'.join(map(str, (*path, key)))}: written twice")
-            self.source.places[(*path, key)] = self.place(key_node)
-            result[key] = self.value(value_node, (*path, key))
+            inner = (*path, key)
+            self.source.places[inner] = self.place(key_node)
+            result[key] = self.value(value_node, inner)
         return result
 
     def scalar(self, node: Any) -> Any:

@@ -21,7 +21,7 @@ def list_(as_json: bool) -> None:
     from harness.artifacts import Store, default_cache
 
     store = Store(default_cache())
-    stored = store.list()
+    stored = store.stored()
     if as_json:
         click.echo(json.dumps([asdict(item) for item in stored], indent=1))
         return
@@ -41,7 +41,7 @@ def clear(keys: tuple[str, ...], yes: bool) -> None:
     from harness.errors import SuiteError
 
     store = Store(default_cache())
-    known = [item.key for item in store.list()]
+    known = [item.key for item in store.stored()]
     chosen = [key for key in known if any(key.startswith(given) for given in keys)] if keys else None
     if keys:
         unknown = [given for given in keys if not any(key.startswith(given) for key in known)]

@@ -26,8 +26,8 @@ def list_(block: tuple[str, ...], as_json: bool) -> None:
     plugins = load(block)
     found: list[dict[str, Any]] = []
     for registry in (plugins.backends, plugins.meters):
-        for item in registry:
-            entry: Any = item.entry
+        for registered in registry:
+            entry: Any = registered.entry
             try:
                 answers = list(entry.probe())
             except Exception as error:  # noqa: BLE001 - one broken backend must not hide the others

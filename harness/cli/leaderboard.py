@@ -15,7 +15,7 @@ from harness.render import FORMATS
 @click.option("--sort", metavar="COL", help="Order the rows by this column instead of by rank.")
 @click.option("--columns", metavar="A,B", help="These columns, in this order, or 'all'.")
 @click.option("--within", metavar="A,B", help="Split boards further, e.g. runtime,precision.")
-@click.option("--where", metavar="EXPR", help="Show only rows for which this holds, e.g. 'top1 > 90 and latency_p50_ms < 5'.")  # fmt: skip  # noqa: E501
+@click.option("--where", metavar="EXPR", help="Show only rows for which this holds, e.g. 'top1 > 90 and latency_p50_ms < 5'.")  # fmt: skip
 @click.option("--all", "everything", is_flag=True, help="Also cells that the folder's last run did not have.")
 def command(
     folders: tuple[Path, ...],
@@ -50,7 +50,7 @@ def command(
             click.echo(
                 f"warning: {folder}: {len(problems)} bad lines left out; see `harness results validate`",
                 err=True,
-            )  # noqa: E501
+            )
         for record in results.latest(current_only=not everything):
             known = view.get(record.identity)
             if known is None or (record.good, record.attempt) > (known.good, known.attempt):

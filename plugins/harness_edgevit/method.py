@@ -28,10 +28,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from harness.counting import count
-from harness.data import ArraySplit
 from torch import nn
 
+from harness.counting import count
+from harness.data import ArraySplit
 from harness.types import Context, FitResult, Lineage, Model, Split, TensorSpec
 from harness_edgevit.plugin import EdgeViTParams, check_images
 from harness_timm.models import seeded

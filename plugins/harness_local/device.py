@@ -29,7 +29,9 @@ class LocalDevice:
     that has only imported those modules; on CUDA it is spawned, for a forked process cannot use CUDA.
     """
 
-    def __init__(self, info: DeviceInfo, *, threads: int, device: str, affinity: tuple[int, ...] = ()) -> None:
+    def __init__(
+        self, info: DeviceInfo, *, threads: int, device: str, affinity: tuple[int, ...] = ()
+    ) -> None:
         self.info = info
         self._options = SessionOptions(threads=threads, device=device)
         self._affinity = affinity
@@ -48,7 +50,9 @@ class LocalDevice:
         remote = {}
         for name, peer in peers.items():
             if not isinstance(peer, LocalDevice):
-                raise DeviceError(f"{self.info.name} joins workers of this machine only, not {peer.info.name}")
+                raise DeviceError(
+                    f"{self.info.name} joins workers of this machine only, not {peer.info.name}"
+                )
             if id(peer) not in addresses:
                 addresses[id(peer)] = peer._ask("listen")
                 peer._tell("serve")

@@ -37,7 +37,9 @@ def describe_cpu(spec: DeviceSpec) -> DeviceInfo:
         outside = sorted(set(wanted) - set(usable))
         if outside or not wanted:
             cores = ", ".join(map(str, usable))
-            raise ValueError(f"affinity: no core {', '.join(map(str, outside)) or '(empty list)'}; allowed: {cores}")
+            raise ValueError(
+                f"affinity: no core {', '.join(map(str, outside)) or '(empty list)'}; allowed: {cores}"
+            )
     return _cpu(spec.name, wanted)
 
 

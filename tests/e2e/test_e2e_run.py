@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
@@ -161,10 +162,8 @@ def kill_one(process: subprocess.Popen[str], chance: random.Random) -> None:
     """``kill -9`` the run itself, or one of its children."""
     processes = family(process.pid)
     victim = chance.choice(processes) if processes and chance.random() < 0.5 else None
-    try:
+    with contextlib.suppress(psutil.NoSuchProcess):
         (victim or psutil.Process(process.pid)).send_signal(signal.SIGKILL)
-    except psutil.NoSuchProcess:
-        pass
 
 
 def killed_runs(place: Path, kills: int, seed: int, longest: float) -> None:
@@ -179,10 +178,8 @@ def killed_runs(place: Path, kills: int, seed: int, longest: float) -> None:
         processes = family(process.pid)
         kill_one(process, chance)
         if chance.random() < 0.7:  # else the run lives on without the child that it lost
-            try:
+            with contextlib.suppress(ProcessLookupError):
                 os.kill(process.pid, signal.SIGKILL)
-            except ProcessLookupError:
-                pass
         process.communicate(timeout=240)
         assert gone(processes), f"kill {number}: processes left behind"
         now = good(place)
