@@ -65,7 +65,10 @@ class DataChoice(Params):
     @classmethod
     def _list_of_classes(cls, value: Any) -> Any:
         if value is not None and not isinstance(value, list | tuple):
-            raise ValueError(f"list the class indices to keep, like [0, 1, 2], not {value!r}")
+            raise ValueError(
+                f"list the class indices to keep, like [0, 1, 2], not {value!r} "
+                "(how many classes there are is num_classes)"
+            )
         return value
 
 

@@ -19,6 +19,9 @@ from harness.types import Params, RuntimeEntry, Sketch
 
 __all__ = ["make_plan"]
 
+TRAINING = ("train.py", "recipe.py", "evaluation.py", "augment.py", "checkpoint.py", "prepare.py", "saved.py")
+"""Files of the core whose code is in trained weights."""
+
 
 def make_plan(suite: Suite, plugins: Plugins, host: PrepareHost, only: str | None = None) -> Plan:
     """Plan every cell of ``suite``; ``only`` keeps the methods that match a pattern.
@@ -108,7 +111,7 @@ class _Planner:
                 "data": data.key,
                 "host": asdict(self.host),
                 "source": source_hash(step.origin.module),
-                "core": core_hash("train.py", "prepare.py"),
+                "core": core_hash(*TRAINING),
             }
             inputs = (key,) if key else ()
             key = digest(content)

@@ -156,7 +156,7 @@ class Resolver:
             "choice": choice.model_dump(mode="json"),
             "fingerprint": info.fingerprint,
             "source": source_hash(found.origin.module),
-            "core": core_hash("data.py"),
+            "core": core_hash("data.py", "splits.py"),
         }
         data = ChosenData(name, content["params"], content["choice"], info, found.origin, digest(content))
         self._datasets[memo] = data

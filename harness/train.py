@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Batch", "TrainRecipe", "evaluate", "fit"]
 
-_TELL_S = 0.5
+_TELL_S = 5.0  # in a long epoch a person is told this often how far it is
 
 Loss = Callable[["torch.nn.Module", Batch], "torch.Tensor"]
 

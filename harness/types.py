@@ -235,8 +235,9 @@ class Counts:
 class DataInfo:
     """Static facts of a data set. ``missing`` says why it cannot be read here, and how to get it.
 
-    ``shape`` is (channels, height, width); ``sizes`` maps "train" and "test" to sample counts (0
-    where unknown before loading); ``mean`` and ``std`` are per channel, on a 0..1 scale.
+    ``shape`` is (channels, height, width), the last two 0 where images have no common size; ``sizes``
+    maps "train" and "test" to sample counts (0 where unknown before loading); ``mean`` and ``std`` are
+    per channel, on a 0..1 scale.
     """
 
     name: str

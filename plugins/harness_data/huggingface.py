@@ -17,7 +17,7 @@ from pydantic import Field
 from harness.errors import SuiteError
 from harness.types import DataInfo, Dataset
 from harness_data import parquet
-from harness_data.pictures import absent, codec, decode, facts, listing_hash, planned, reason_of
+from harness_data.pictures import absent, codec, decode, facts, listing_hash, looking_at, planned, reason_of
 from harness_data.tables import IMAGE_COLUMNS, LABEL_COLUMNS, ColumnParams, column_of, numbers_of
 
 if TYPE_CHECKING:
@@ -81,8 +81,8 @@ def load(params: HuggingFaceParams, split: str) -> Dataset:
 
 
 def _name(params: HuggingFaceParams) -> str:
-    local = Path(params.repo).expanduser()
-    name = local.resolve().name if local.is_dir() else params.repo
+    with looking_at(params.repo) as local:
+        name = local.resolve().name if local.is_dir() else params.repo
     return f"{name}:{params.config}" if params.config else name
 
 
@@ -96,15 +96,15 @@ def _folder(params: HuggingFaceParams) -> Path:
     if lacking is not None:
         raise _Missing(lacking)
     if params.path is not None:
-        folder = Path(params.path).expanduser()
-        if not folder.exists():
-            raise _Missing(f"{folder}: not found; put the splits' Parquet files there, or change path")
-        return folder
+        with looking_at(params.path) as folder:
+            if not folder.exists():
+                raise _Missing(f"{folder}: not found; put the splits' Parquet files there, or change path")
+            return folder
     lacking = absent("datasets", "huggingface_hub")
     if lacking is not None:
         raise _Missing(f"{params.repo}: {lacking} (or give path, a folder with the Parquet files)")
-    local = Path(params.repo).expanduser()
-    return local.resolve() if local.is_dir() else _snapshot(params.repo, params.revision)
+    with looking_at(params.repo) as local:
+        return local.resolve() if local.is_dir() else _snapshot(params.repo, params.revision)
 
 
 def _snapshot(repo: str, revision: str | None) -> Path:

@@ -18,6 +18,7 @@ from harness_data.pictures import (
     decode,
     facts,
     listing_hash,
+    looking_at,
     planned,
 )
 
@@ -31,7 +32,7 @@ FOLDERS = {"train": ("train",), "test": ("test", "val")}
 
 
 class ImageFolderParams(PictureParams):
-    path: str = Field(min_length=1, description="folder with the folders train and test (or val)")
+    path: str = Field(min_length=1, description="folder with the folders train and test, or val")
 
 
 def describe(params: ImageFolderParams) -> DataInfo:
@@ -42,12 +43,16 @@ def describe(params: ImageFolderParams) -> DataInfo:
     Raises:
         SuiteError: a folder that must be there is not, or the splits have different classes.
     """
-    folder = Path(params.path).expanduser()
-    missing = absent("PIL")
-    if missing is None and not folder.exists():
-        missing = f"{folder}: not found; put train/CLASS/*.jpg and test/CLASS/*.jpg there, or change path"
-    if missing is not None:
-        return planned(params, name=folder.name, missing=missing)
+    with looking_at(params.path) as folder:
+        missing = absent("PIL")
+        if missing is None and not folder.exists():
+            missing = f"{folder}: not found; put train/CLASS/*.jpg and test/CLASS/*.jpg there, or change path"
+        if missing is not None:
+            return planned(params, name=folder.name, missing=missing)
+        return _facts(params, folder)
+
+
+def _facts(params: ImageFolderParams, folder: Path) -> DataInfo:
     train, test = (_files(_split(folder, split)) for split in ("train", "test"))
     names = _class_names(folder, train, test)
     paths = [path for files in (train, test) for members in files.values() for path in members]
@@ -68,9 +73,9 @@ def describe(params: ImageFolderParams) -> DataInfo:
 
 def load(params: ImageFolderParams, split: str) -> FolderImages:
     """One split, "train" or "test"; raises :class:`SuiteError` naming the folder that is wrong."""
-    folder = Path(params.path).expanduser()
-    files = {name: _files(_split(folder, name)) for name in ("train", "test")}
-    names = _class_names(folder, files["train"], files["test"])
+    with looking_at(params.path) as folder:
+        files = {name: _files(_split(folder, name)) for name in ("train", "test")}
+        names = _class_names(folder, files["train"], files["test"])
     number = {name: index for index, name in enumerate(names)}
     listed = [(path, number[name]) for name, paths in files[split].items() for path in paths]
     return FolderImages(listed, params.shape[0] if params.shape else 3, params.crop)

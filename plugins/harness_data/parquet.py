@@ -22,6 +22,7 @@ from harness_data.pictures import (
     decode,
     facts,
     file_hash,
+    looking_at,
     planned,
 )
 from harness_data.tables import ColumnParams, classes_of, labels_of, layout_of, numbers_of, opened
@@ -45,7 +46,7 @@ Files = dict[str, list[Path]]
 
 
 class ParquetParams(ColumnParams):
-    path: str = Field(min_length=1, description="folder of the files")
+    path: str = Field(min_length=1, description="folder of the files (relative to where the command runs)")
     train_files: str | None = Field(
         None, description="pattern inside the folder (default: train.parquet or train-*.parquet)"
     )
@@ -60,22 +61,22 @@ def describe(params: ParquetParams) -> DataInfo:
     Raises:
         SuiteError: a file is missing, corrupt, or not what it should be.
     """
-    folder = Path(params.path).expanduser()
-    missing = absent("pyarrow", "PIL")
-    if missing is None and not folder.exists():
-        missing = f"{folder}: not found; put train.parquet and test.parquet there, or change path"
-    if missing is not None:
-        return planned(params, name=folder.name, missing=missing)
-    return describe_files(params, folder.resolve().name, _files(params))
+    with looking_at(params.path) as folder:
+        missing = absent("pyarrow", "PIL")
+        if missing is None and not folder.exists():
+            missing = f"{folder}: not found; put train.parquet and test.parquet there, or change path"
+        if missing is not None:
+            return planned(params, name=folder.name, missing=missing)
+        return describe_files(params, folder.resolve().name, _files(params, folder))
 
 
 def load(params: ParquetParams, split: str) -> ParquetImages:
     """One split, "train" or "test"; raises :class:`SuiteError` naming the file that is wrong."""
-    return load_files(params, _files(params), split)
+    with looking_at(params.path) as folder:
+        return load_files(params, _files(params, folder), split)
 
 
-def _files(params: ParquetParams) -> Files:
-    folder = Path(params.path).expanduser()
+def _files(params: ParquetParams, folder: Path) -> Files:
     return {
         "train": find(folder, "train", params.train_files, "train_files"),
         "test": find(folder, "test", params.test_files, "test_files"),

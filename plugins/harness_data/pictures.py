@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import io
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -26,6 +27,7 @@ __all__ = [
     "facts",
     "file_hash",
     "listing_hash",
+    "looking_at",
     "planned",
     "reason_of",
 ]
@@ -73,6 +75,17 @@ def absent(*modules: str) -> str | None:
 def reason_of(error: BaseException) -> str:
     """The first line of an error's text."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+@contextmanager
+def looking_at(path: str) -> Iterator[Path]:
+    """``path`` as a :class:`Path`; what the system says against it becomes one :class:`SuiteError`."""
+    try:
+        yield Path(path).expanduser()
+    except (OSError, RuntimeError) as error:  # expanduser raises RuntimeError
+        reason = getattr(error, "strerror", None) or reason_of(error)
+        shown = path if len(path) <= 200 else f"{path[:200]}..."
+        raise SuiteError(f"{shown}: {reason}") from None
 
 
 # --- static facts -------------------------------------------------------------------------------

@@ -1,0 +1,376 @@
+"""The documentation says what is: signatures, keys, defaults, commands, links."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import inspect
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import click
+import pytest
+
+from harness import environment, hookspecs, load, planner, stats
+from harness.cli import VERBS, cli
+from harness.columns import COLUMNS
+from harness.data import DataChoice
+from harness.plan import PrepareHost
+from harness.plugins import load_plugins
+from harness.results import Record
+from harness.suite import (
+    Defaults,
+    DeviceChoice,
+    Measure,
+    Method,
+    Prepare,
+    RunItem,
+    Suite,
+    load_suite,
+    shipped_suites,
+)
+from harness.train import TrainRecipe
+
+ROOT = Path(__file__).parents[2]
+PAGES = {
+    path.relative_to(ROOT).as_posix(): path.read_text()
+    for path in [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")]
+}
+HOOKS = [*hookspecs.COLLECTING, *hookspecs.OBSERVERS]
+
+
+def headings(page: str) -> list[str]:
+    return re.findall(r"^#+ (.+)$", plain(PAGES[page]), re.MULTILINE)
+
+
+def fences(page: str, language: str | None = None) -> list[str]:
+    found = re.findall(r"^```(\w*)\n(.*?)^```$", PAGES[page], re.MULTILINE | re.DOTALL)
+    return [body for kind, body in found if language is None or kind == language]
+
+
+def plain(text: str) -> str:
+    """``text`` without its fenced blocks."""
+    return re.sub(r"^```.*?^```$", "", text, flags=re.MULTILINE | re.DOTALL)
+
+
+def inline(text: str) -> list[str]:
+    return [" ".join(code.split()) for code in re.findall(r"`([^`]+)`", plain(text))]
+
+
+def section(page: str, heading: str) -> str:
+    """The text from ``heading`` to the next of any level."""
+    return re.split(r"^#+ ", PAGES[page].split(f"# {heading}\n", 1)[1], maxsplit=1, flags=re.MULTILINE)[0]
+
+
+def rows(text: str) -> dict[str, list[str]]:
+    """Tables of a text: every name in backticks in a first cell -> the row's other cells."""
+    found = {}
+    for line in text.splitlines():
+        if line.startswith("| `"):
+            first, *others = [cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]]
+            found.update(dict.fromkeys(inline(first), others))
+    return found
+
+
+# --- hooks ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("hook", HOOKS)
+def test_every_hook_has_a_heading_with_its_signature(hook):
+    signature = str(inspect.signature(getattr(hookspecs, hook))).replace("'", "")
+    assert f"{hook}{signature}" in headings("docs/hooks.md")
+
+
+def test_no_heading_names_a_hook_that_is_not():
+    named = [h.partition("(")[0] for h in headings("docs/hooks.md") if h.startswith("harness_")]
+    assert sorted(named) == sorted(HOOKS)
+
+
+@pytest.mark.parametrize(("hook", "entry"), hookspecs.COLLECTING.items())
+def test_every_field_of_an_entry_is_told(hook, entry):
+    signature = str(inspect.signature(getattr(hookspecs, hook))).replace("'", "")
+    told = {*rows(section("docs/hooks.md", hook + signature)), *inline(section("docs/hooks.md", "Hooks"))}
+    assert {field.name for field in dataclasses.fields(entry)} <= told
+
+
+# --- keys, columns, flags -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("heading", "model"),
+    [("Top level", Suite), ("data", DataChoice), ("defaults", Defaults), ("train", TrainRecipe),
+     ("prepare", Prepare), ("measure", Measure), ("methods", Method), ("devices", DeviceChoice),
+     ("run", RunItem)],
+)  # fmt: skip
+def test_every_key_of_a_suite_is_told_with_its_default(heading, model):
+    told = rows(section("docs/suite.md", heading))
+    fields = {field.alias or name: field for name, field in model.model_fields.items()}
+    assert set(told) == set(fields)
+    for name, field in fields.items():
+        default = told[name][0]
+        if field.is_required():
+            assert default == "required", name
+        elif isinstance(field.default, str | int | float) or name == "schedule":
+            assert default == f"`{field.default}`", name
+        else:
+            assert default != "required", name
+
+
+def test_every_column_and_flag_is_told():
+    assert set(COLUMNS) <= set(inline(PAGES["docs/measuring.md"]))
+    assert list(rows(section("docs/measuring.md", "Flags"))) == list(environment.FLAGS)
+
+
+def test_the_percentiles_minima_are_told():
+    table = [line for line in PAGES["docs/measuring.md"].splitlines() if line.startswith("| queries")]
+    told = [int(cell.replace(",", "")) for cell in table[0].split("|")[2:-1]]
+    assert told == list(stats.EARLY_STOPPING_MIN.values())
+
+
+def test_the_tolerances_are_told():
+    runtimes = load_plugins().runtimes
+    lines = re.findall(r"^\| (`.+?) \| ?(.*?) \| ([\d.]+) \|$", PAGES["docs/measuring.md"], re.MULTILINE)
+    assert {name for names, _, _ in lines for name in inline(names)} == {r.entry.name for r in runtimes}
+    for names, params, tolerance in lines:
+        given = dict(code.split(": ") for code in inline(params))
+        for name in inline(names):
+            entry = runtimes.get(name).entry
+            assert entry.tolerance(entry.params(**given)) == float(tolerance), name
+
+
+def test_the_limits_of_steadiness_are_told():
+    text = " ".join(PAGES["docs/measuring.md"].split())
+    assert f"at least {load.WINDOW_QUERIES} queries and {load.WINDOW_NS // 10**6} ms each" in text
+    assert f"at most {load.STEADY:.0%}" in text
+    assert f"over {environment.FOREIGN_SHARE:.0%} of the cores" in text
+    assert f"over {environment.DELAY_SHARE:.0%} of the time" in text
+    assert f"differ by over {environment.DRIFT:.0%}" in text
+
+
+def test_every_key_of_a_record_is_told():
+    told = set(rows(section("docs/results.md", "A record's keys")))
+    fields = {field.alias or name for name, field in Record.model_fields.items()}
+    assert fields <= told
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/suite.md", "CHANGELOG.md"])
+def test_every_shipped_suite_is_told(page):
+    assert set(shipped_suites()) <= set(inline(PAGES[page]))
+
+
+# --- commands -------------------------------------------------------------------------------------
+
+
+def commands() -> list[tuple[str, str, bool]]:
+    """(page, command line, complete): lines of unlabelled fences, and inline code that begins with harness."""
+    found = []
+    for page, whole in PAGES.items():
+        for body in fences(page, ""):
+            lines = body.replace("\\\n", " ").splitlines()
+            found += [(page, line.partition(" #")[0], True) for line in lines if line.startswith("harness ")]
+        text = re.sub(r"^#+ Not built yet\n.*", "", plain(whole), flags=re.MULTILINE | re.DOTALL)
+        found += [(page, code, False) for code in inline(text) if code.startswith("harness ")]
+    return found
+
+
+def parse(line: str) -> None:
+    """Parse as the command line would; nothing is run."""
+    words = shlex.split(line)[1:]
+    words = words[: words.index(">")] if ">" in words else words
+    command: click.Command = cli
+    context = click.Context(cli, info_name="harness")
+    while isinstance(command, click.Group):
+        word = words.pop(0)
+        found = command.get_command(context, word)
+        assert found is not None, f"no command {word}"
+        command = found
+        if not words:
+            break
+    if not isinstance(command, click.Group):
+        command.make_context(command.name, words, parent=context)
+
+
+@pytest.mark.parametrize(("page", "line", "complete"), commands())
+def test_every_command_line_parses(page, line, complete):
+    try:
+        parse(line)
+    except click.MissingParameter:
+        assert not complete
+    except click.UsageError as error:
+        pytest.fail(f"{page}: {line}: {error.format_message()}")
+
+
+def test_every_option_in_the_text_is_one():
+    known = {"--strict"}  # mypy's
+    for verb in VERBS:
+        command = cli.get_command(click.Context(cli), verb)
+        for leaf in command.commands.values() if isinstance(command, click.Group) else [command]:
+            known |= {name for param in leaf.params for name in param.opts}
+    for page, text in PAGES.items():
+        for code in inline(text):
+            used = re.findall(r"(?<!\S)--[a-z-]+", code)
+            if "pip" not in code and "no-build-isolation" not in code:
+                assert set(used) <= known, f"{page}: {code}"
+
+
+def test_what_is_not_built_yet_is_not():
+    for page in ("docs/results.md", "docs/suite.md"):
+        named = [code for code in inline(section(page, "Not built yet")) if code.startswith("harness ")]
+        assert named
+        for code in named:
+            with pytest.raises(AssertionError, match="no command"):
+                parse(code)
+
+
+def test_every_make_target_is_one():
+    targets = set(re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    for page, text in PAGES.items():
+        named = re.findall(r"^make (\w+)", text, re.MULTILINE)
+        named += [code.split()[1] for code in inline(text) if code.startswith("make ")]
+        assert set(named) <= targets, page
+
+
+# --- links, examples ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_relative_link_leads_somewhere(page):
+    for target in re.findall(r"\]\(([^)]+)\)", plain(PAGES[page])):
+        if target.startswith("http"):
+            continue
+        file, _, anchor = target.partition("#")
+        path = (ROOT / page).parent / file if file else ROOT / page
+        assert path.exists(), target
+        if anchor:
+            there = headings(path.resolve().relative_to(ROOT).as_posix())
+            anchors = {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in there}
+            assert anchor in anchors, target
+
+
+def test_every_file_of_the_layout_is_there():
+    """CONTRIBUTING's listing against the folders: nothing is named that is not, and no module is left out."""
+    listing = fences("CONTRIBUTING.md", "")[0]
+    names = set(re.findall(r"\w+\.py", listing))
+    modules = {path.name for path in (ROOT / "harness").glob("*.py") if not path.name.startswith("__")}
+    assert names == modules
+    plugins = {path.name for path in (ROOT / "plugins").iterdir() if path.name.startswith("harness_")}
+    assert set(re.findall(r"\b(harness_\w+)/", listing)) == plugins
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_no_page_names_a_machine(page):
+    assert not re.search(r"(?<![\w.])/(?:work|tmp|home|root)/", PAGES[page])
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/suite.md"])
+def test_whole_suites_in_the_docs_can_be_planned(page, tmp_path):
+    whole = [body for body in fences(page, "yaml") if body.startswith("suite:")]
+    assert whole
+    for body in whole:
+        path = tmp_path / "suite.yaml"
+        path.write_text(body)
+        assert planner.make_plan(load_suite(path), load_plugins(), PrepareHost()).cells
+
+
+def test_fragments_of_suites_in_the_docs_can_be_planned(tmp_path):
+    whole, *fragments = fences("docs/suite.md", "yaml")
+    assert len(fragments) == 3
+    for fragment in fragments:
+        key = fragment.split(":", 1)[0]
+        if fragment.startswith("  "):  # one more method
+            text = whole.replace("devices:\n", f"{fragment}devices:\n", 1)
+        else:
+            text = re.sub(rf"^{key}:\n(?:  .*\n)+", fragment, whole, flags=re.MULTILINE)
+        assert text != whole
+        path = tmp_path / "suite.yaml"
+        path.write_text(text)
+        assert planner.make_plan(load_suite(path), load_plugins(), PrepareHost()).cells
+
+
+# --- the plugin of CONTRIBUTING -------------------------------------------------------------------
+
+
+@pytest.fixture
+def example(tmp_path):
+    """The walk-through's files as printed, with the metadata that installing would write."""
+    text = PAGES["CONTRIBUTING.md"]
+    found = re.findall(r"^\*\*([\w/.]+)\*\*\n\n```\w+\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    assert len(found) == 5
+    for name, body in found:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(body)
+    (tmp_path / "harness_example" / "__init__.py").touch()
+    project = (tmp_path / "pyproject.toml").read_text()
+    point = re.search(r'^\[project\.entry-points\.harness\]\n(\w+) = "([\w.]+)"$', project, re.MULTILINE)
+    info = tmp_path / "harness_example-0.1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: harness-example\nVersion: 0.1.0\n")
+    (info / "entry_points.txt").write_text(f"[harness]\n{point[1]} = {point[2]}\n")
+    return tmp_path
+
+
+def run(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    variables = {**os.environ, "PYTHONPATH": str(folder), "HARNESS_CACHE": str(folder / "cache")}
+    return subprocess.run(
+        [sys.executable, "-m", *words], cwd=folder, env=variables, capture_output=True, text=True, check=False
+    )
+
+
+def test_the_example_plans_and_its_error_is_as_printed(example):
+    planned = run(example, "harness", "plan", "example.yaml")
+    assert planned.returncode == 0, planned.stderr
+    assert "mixer-r8" in planned.stdout
+    suite = example / "example.yaml"
+    suite.write_text(suite.read_text().replace("rank: [4, 8]", "rank: [0, 8]"))
+    wrong = run(example, "harness", "plan", "example.yaml")
+    assert wrong.returncode == 2
+    assert wrong.stderr.strip() in PAGES["CONTRIBUTING.md"]
+
+
+@pytest.mark.e2e
+def test_the_examples_own_tests_pass(example):
+    answer = run(example, "pytest", "-q", "-p", "no:cacheprovider", "tests")
+    assert answer.returncode == 0, answer.stdout + answer.stderr
+
+
+def test_the_distillation_example_trains(tmp_path):
+    from harness.testing import make_context, make_model
+
+    (body,) = [body for body in fences("CONTRIBUTING.md", "python") if body.startswith("def distil")]
+    names: dict = {}
+    exec(body, names)
+    ctx = make_context(tmp_path)
+    teacher, student = make_model(ctx), make_model(make_context(tmp_path / "other", seed=1))
+    assert names["distil"](ctx, teacher.module, student.module).image_passes > 0
+
+
+def test_the_troubles_are_as_printed(tmp_path):
+    """Each message that the table of troubles quotes is one that the manager says."""
+    (tmp_path / "trouble_plugin.py").write_text(
+        "from harness.hookspecs import hookimpl\n"
+        "from harness.types import ModelEntry, Params\n"
+        "@hookimpl\ndef harness_models():\n    yield {}\n"
+    )
+    sys.path.insert(0, str(tmp_path))
+    try:
+        module = importlib.import_module("trouble_plugin")
+        (problem,) = load_plugins(extra={"example": module}).problems
+        assert f"{problem.hook}: {problem.reason}" in PAGES["CONTRIBUTING.md"]
+
+        module.harness_models = lambda: [
+            module.ModelEntry(name="mixer", summary="", build=None, params=module.Params())
+        ]
+        hookspecs.hookimpl(module.harness_models)
+        (problem,) = load_plugins(extra={"example": module}).problems
+        assert f"{problem.hook}: {problem.reason}" in PAGES["CONTRIBUTING.md"]
+
+        module.harness_model = hookspecs.hookimpl(lambda: iter(()))
+        (problem,) = load_plugins(extra={"example": module}).problems
+        assert f"{problem.hook}: {problem.reason.partition('? ')[0]}?" in PAGES["CONTRIBUTING.md"]
+    finally:
+        sys.path.remove(str(tmp_path))
+        del sys.modules["trouble_plugin"]
