@@ -41,7 +41,7 @@ assert here["edgevit-f2-int8"]["weights_mb"] < 0.6 * here["edgevit-f2"]["weights
 assert here["edgevit-f2"]["macs_g"] < here["cloudvit"]["macs_g"]
 assert pair["pipeline-2"]["weights_max_device_mb"] < pair["pipeline-2"]["weights_mb"]
 assert pair["pipeline-2"]["nodes"] == 2
-assert pair["pipeline-2"]["feature_bytes"] == 17 * 48 * 4  # class token and 16 patches, 48 channels, float32
+assert pair["pipeline-2"]["feature_bytes"] == 17 * 24 * 4  # class token and 16 patches, 24 channels, float32
 assert all(board["key"]["provenance"] == "emulated" for board in boards
            if any(row["device"] == "pair" for row in board["rows"]))  # fmt: skip
 print(f"smoke: {len(rows)} rows are as they should be")

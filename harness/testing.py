@@ -156,8 +156,7 @@ def make_context(
     workdir = tmp_path / "work"
     workdir.mkdir(parents=True, exist_ok=True)
     store = Store(tmp_path / "cache")
-    context: Any = PrepareContext(task, plugins, store, workdir, lambda text, fraction: None, "testing")
-    return context  # type: ignore[no-any-return]
+    return PrepareContext(task, plugins, store, workdir, lambda text, fraction: None, "testing")
 
 
 def make_model(ctx: Context, build: str | ModelEntry = "vit", params: ParamsLike = None) -> Model:

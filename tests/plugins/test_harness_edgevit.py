@@ -121,7 +121,9 @@ def equal_parts(a: nn.Module, b: nn.Module) -> set[str]:
     """Which parts of the paper hold the same numbers in both, as far as both have them."""
     left, right = a.state_dict(), b.state_dict()
     differing = {
-        name.split(".")[0] if name.startswith(("norm", "fc_norm", "head")) else "trunk"
+        name.split(".")[0].replace("fc_norm", "norm")
+        if name.startswith(("norm", "fc_norm", "head"))
+        else "trunk"
         for name in left
         if name not in right or not torch.equal(left[name], right[name])
     }

@@ -358,18 +358,18 @@ def test_the_troubles_are_as_printed(tmp_path):
     sys.path.insert(0, str(tmp_path))
     try:
         module = importlib.import_module("trouble_plugin")
-        (problem,) = load_plugins(extra={"example": module}).problems
+        (problem,) = load_plugins(extra={"trouble": module}).problems
         assert f"{problem.hook}: {problem.reason}" in PAGES["CONTRIBUTING.md"]
 
         module.harness_models = lambda: [
             module.ModelEntry(name="mixer", summary="", build=None, params=module.Params())
         ]
         hookspecs.hookimpl(module.harness_models)
-        (problem,) = load_plugins(extra={"example": module}).problems
+        (problem,) = load_plugins(extra={"trouble": module}).problems
         assert f"{problem.hook}: {problem.reason}" in PAGES["CONTRIBUTING.md"]
 
         module.harness_model = hookspecs.hookimpl(lambda: iter(()))
-        (problem,) = load_plugins(extra={"example": module}).problems
+        (problem,) = load_plugins(extra={"trouble": module}).problems
         assert f"{problem.hook}: {problem.reason.partition('? ')[0]}?" in PAGES["CONTRIBUTING.md"]
     finally:
         sys.path.remove(str(tmp_path))
