@@ -1,0 +1,249 @@
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+
+from harness.errors import DeviceError
+from harness.plugins import load_plugins
+from harness.types import (
+    Artifact,
+    DeviceInfo,
+    DeviceSpec,
+    Load,
+    RuntimeEntry,
+    TensorSpec,
+    Unavailable,
+)
+
+FAKE = Path(__file__).parents[1] / "data" / "fake_runtime"
+IMAGES = np.arange(12, dtype=np.float32).reshape(6, 2)
+SHORT = Load(min_time_s=0.05, min_queries=20, max_time_s=5, warmup_max_s=0.2)
+
+
+@pytest.fixture(scope="module")
+def plugins():
+    return load_plugins()
+
+
+@pytest.fixture
+def runtime(monkeypatch):
+    monkeypatch.syspath_prepend(str(FAKE))
+    import fake_runtime
+
+    def make(preload=()):
+        return RuntimeEntry(
+            name="fake", summary="for tests", export=None, load=fake_runtime.load, preload=preload,
+            precision=lambda params: "float32", tolerance=lambda params: 0.0,
+        )  # fmt: skip
+
+    yield make
+    sys.modules.pop("fake_runtime", None)
+
+
+@pytest.fixture
+def opened(plugins):
+    devices = []
+
+    def make(name="here", threads=1, **params):
+        entry = plugins.backends.get("cpu").entry
+        devices.append(
+            entry.open(DeviceSpec(name=name, backend="cpu", params=entry.params(**params), threads=threads))
+        )
+        return devices[-1]
+
+    yield make
+    for device in devices:
+        device.close()
+
+
+def artifact(**what):
+    spec = TensorSpec(shape=(2,))
+    return Artifact(
+        path=FAKE, runtime="fake", precision="float32", weight_bytes=0, inputs=(spec,), output=spec, meta=what
+    )
+
+
+def whole(device, runtime, **what):
+    facts = device.load("model", artifact(**what), runtime)
+    device.connect({"model": ("image",)}, {})
+    return facts
+
+
+@pytest.mark.parametrize("preload", [(), ("json", "decimal")])
+def test_a_device_is_a_fresh_process(opened, runtime, preload):
+    one, two = opened(), opened(threads=3)
+    facts = [whole(device, runtime(preload), times=2) for device in (one, two)]
+    assert len({facts[0]["pid"], facts[1]["pid"], os.getpid()}) == 3
+    assert facts[1]["threads"] == 3
+    np.testing.assert_array_equal(one.infer(IMAGES), IMAGES * 2)
+
+
+def test_measure_gives_raw_samples(opened, runtime):
+    device = opened()
+    whole(device, runtime(), first_s=0.05, sleep_s=0.001)
+    samples = device.measure(SHORT, IMAGES)
+    assert samples.reached
+    assert len(samples.latency_ns) >= 20
+    assert samples.latency_ns.min() >= 1_000_000
+    assert samples.first_ns >= 50_000_000  # the first inference stands apart
+    assert samples.warmup_ns.max() < 50_000_000
+    assert samples.environment["wall_s"] >= 0.05
+    assert samples.network == {}
+
+
+def test_memory_is_that_of_the_model(opened, runtime):
+    small, large = opened(), opened()
+    whole(small, runtime())
+    whole(large, runtime(), allocate_mb=200)
+    used = [device.measure(SHORT, IMAGES).memory for device in (small, large)]
+    grown = [memory["process_peak_bytes"] - memory["baseline_bytes"] for memory in used]
+    assert 190e6 < grown[1] - grown[0] < 210e6
+
+
+def test_affinity_is_set_and_checked(plugins, opened, runtime):
+    core = min(os.sched_getaffinity(0))
+    device = opened(affinity=(core,))
+    facts = whole(device, runtime())
+    assert os.sched_getaffinity(facts["pid"]) == {core}
+    with pytest.raises(ValueError, match="no core 4096; allowed: "):
+        opened(affinity=(4096,))
+
+
+def test_parts_run_on_their_devices_and_are_joined(opened, runtime):
+    central, left, right = opened("a"), opened("b"), opened("c")
+    for device, name, what in (
+        (left, "left", {"times": 2, "sleep_s": 0.01}),
+        (right, "right", {"times": 3, "sleep_s": 0.01}),
+        (central, "sum", {}),
+        (central, "last", {"times": 10}),
+    ):
+        device.load(name, artifact(**what), runtime())
+    central.connect(
+        {"left": ("image",), "right": ("image",), "sum": ("left", "right"), "last": ("sum",)},
+        {"left": left, "right": right},
+    )
+    np.testing.assert_array_equal(central.infer(IMAGES), IMAGES * 50)
+    samples = central.measure(SHORT, IMAGES)
+    assert set(samples.timeline) == {
+        "compute:left", "wait:left", "compute:right", "wait:right", "compute:sum", "compute:last"
+    }  # fmt: skip
+    assert all(len(values) == len(samples.latency_ns) for values in samples.timeline.values())
+    assert np.median(samples.timeline["compute:left"]) >= 10_000_000
+    assert np.median(samples.latency_ns) < 18_000_000  # two parts of 10 ms run at the same time
+    assert samples.network == {"input_bytes": 2 * 8, "feature_bytes": 2 * 8}
+
+
+def test_two_parts_of_one_peer_take_turns(opened, runtime):
+    central, peer = opened("a"), opened("b")
+    for name in ("one", "two"):
+        peer.load(name, artifact(times=2), runtime())
+    central.load("sum", artifact(), runtime())
+    central.connect({"one": ("image",), "two": ("image",), "sum": ("one", "two")}, {"one": peer, "two": peer})
+    np.testing.assert_array_equal(central.infer(IMAGES), IMAGES * 4)
+
+
+def test_a_killed_worker_is_said_not_waited_for(opened, runtime):
+    device = opened()
+    whole(device, runtime(), die_at=3)
+    with pytest.raises(DeviceError, match=r"worker on here was killed by signal 9 \(out of memory\?\)"):
+        device.measure(SHORT, IMAGES)
+
+
+def test_a_peer_that_dies_ends_the_query_with_an_error(opened, runtime):
+    central, peer = opened("a"), opened("b")
+    peer.load("far", artifact(die_at=5), runtime())
+    central.load("near", artifact(), runtime())
+    central.connect({"far": ("image",), "near": ("far",)}, {"far": peer})
+    with pytest.raises(DeviceError, match="the worker of part far went away"):
+        central.measure(SHORT, IMAGES)
+
+
+@pytest.mark.parametrize(
+    ("what", "message"),
+    [
+        ({"raise_at": 2}, "the fake session was told to fail"),
+        ({"broken": True}, "the fake artifact is broken"),
+    ],
+)
+def test_what_a_runtime_raises_is_one_line(opened, runtime, what, message):
+    device = opened()
+
+    def use():
+        whole(device, runtime(), **what)
+        device.measure(SHORT, IMAGES)
+
+    with pytest.raises(DeviceError, match=message) as caught:
+        use()
+    assert "\n" not in str(caught.value)
+
+
+def test_closing_ends_the_worker_within_a_second(opened, runtime):
+    device = opened()
+    process = psutil.Process(whole(device, runtime())["pid"])
+    start = time.monotonic()
+    device.close()
+    assert time.monotonic() - start < 1.5
+    assert not process.is_running()
+    device.close()  # twice is no error
+
+
+ORPHAN = """
+import sys, time
+sys.path.insert(0, sys.argv[1])
+if __name__ == "__main__":
+    import numpy as np, fake_runtime
+    from harness.plugins import load_plugins
+    from harness.types import *
+    entry = load_plugins().backends.get("cpu").entry
+    device = entry.open(DeviceSpec(name="here", backend="cpu", params=entry.params()))
+    spec = TensorSpec(shape=(2,))
+    artifact = Artifact(path=sys.argv[1], runtime="fake", precision="float32", weight_bytes=0, inputs=(spec,),
+                        output=spec, meta={"sleep_s": 0.01})
+    runtime = RuntimeEntry(name="fake", summary="", export=None, load=fake_runtime.load, preload=eval(sys.argv[2]),
+                           precision=None, tolerance=None)
+    print(device.load("model", artifact, runtime)["pid"], flush=True)
+    device.connect({"model": ("image",)}, {})
+    device.measure(Load(min_time_s=60, max_time_s=60), np.ones((4, 2), np.float32))
+"""
+
+
+@pytest.mark.parametrize("preload", ["()", "('json',)"])
+def test_a_worker_does_not_outlive_its_parent(tmp_path, preload):
+    import subprocess
+
+    script = tmp_path / "parent.py"
+    script.write_text(ORPHAN)
+    parent = subprocess.Popen([sys.executable, script, FAKE, preload], stdout=subprocess.PIPE, text=True)
+    worker = psutil.Process(int(parent.stdout.readline()))
+    time.sleep(0.5)  # in the middle of a window
+    parent.send_signal(signal.SIGKILL)
+    parent.wait(5)
+    gone, _ = psutil.wait_procs([worker], timeout=3)
+    assert gone or worker.status() == psutil.STATUS_ZOMBIE
+
+
+def test_cuda_says_what_is_missing_or_what_there_is(plugins):
+    entry = plugins.backends.get("cuda").entry
+    answers = list(entry.probe())
+    assert answers
+    assert all(
+        (isinstance(answer, Unavailable) and answer.reason)
+        or (isinstance(answer, DeviceInfo) and answer.model)
+        for answer in answers
+    )
+    described = entry.describe(DeviceSpec(name="gpu", backend="cuda", params=entry.params(index=0)))
+    assert isinstance(described, type(answers[0]))
+
+
+def test_the_cpu_is_described(plugins):
+    (info,) = plugins.backends.get("cpu").entry.probe()
+    assert info.kind == "cpu"
+    assert info.cores >= 1
+    assert info.memory_bytes > 1e8

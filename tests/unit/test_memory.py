@@ -1,0 +1,29 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from harness import memory
+
+SCRIPT = """
+import numpy as np
+from harness import memory
+big = np.ones(25_000_000); del big                       # 200 MB before the baseline
+memory.mark_baseline()
+kept = np.ones(5_000_000); transient = np.ones(10_000_000); del transient
+print(memory.usage()["peak"] - memory.baseline()["rss"])
+"""
+
+
+@pytest.mark.skipif(not memory.usage(), reason="no /proc/self/status on this system")
+def test_the_peak_is_that_since_the_baseline():
+    done = subprocess.run([sys.executable, "-c", SCRIPT], capture_output=True, text=True, check=True)
+    assert 110e6 < int(done.stdout) < 160e6  # 40 MB kept and 80 MB transient, not the 200 MB before
+
+
+def test_what_cannot_be_read_is_absent(tmp_path):
+    assert memory.usage(tmp_path / "status") == {}
+    (tmp_path / "status").write_text("Name:\tx\nVmRSS:\t  12 kB\nThreads:\t1\n")
+    assert memory.usage(tmp_path / "status") == {"rss": 12 * 1024}
