@@ -6,8 +6,8 @@ Pure: reads no data and trains nothing. Nodes that several methods share have on
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Iterable
-from dataclasses import asdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from harness.errors import SuiteError, nearest
@@ -21,6 +21,8 @@ __all__ = ["make_plan"]
 
 TRAINING = ("train.py", "recipe.py", "evaluation.py", "augment.py", "checkpoint.py", "prepare.py", "saved.py")
 """Files of the core whose code is in trained weights."""
+EXPORTING = ("prepare.py", "saved.py", "counting.py")
+"""Those whose code is in what an export holds."""
 
 
 def make_plan(suite: Suite, plugins: Plugins, host: PrepareHost, only: str | None = None) -> Plan:
@@ -32,6 +34,17 @@ def make_plan(suite: Suite, plugins: Plugins, host: PrepareHost, only: str | Non
     return _Planner(suite, plugins, host).plan(only)
 
 
+@dataclass(frozen=True)
+class _Link:
+    """A step and its task but for the seed; ``fixed`` is the digest of what no seed or input changes."""
+
+    stage: str
+    entry: str
+    plugin: str
+    task: Mapping[str, Any]
+    fixed: str
+
+
 class _Planner:
     def __init__(self, suite: Suite, plugins: Plugins, host: PrepareHost) -> None:
         self.suite = suite
@@ -40,6 +53,7 @@ class _Planner:
         self.host = host
         self.resolver = Resolver(suite, plugins)
         self.nodes: dict[str, Node] = {}
+        self.chains: dict[tuple[tuple[str, ...], int], str] = {}
         self.warnings: list[str] = []
 
     def plan(self, only: str | None) -> Plan:
@@ -89,9 +103,9 @@ class _Planner:
             )  # fmt: skip
         return data.key
 
-    def chain(self, resolved: ResolvedMethod, name: str, seed: int, sketch: Sketch | None) -> str:
-        """Add the nodes of a method's chain for one seed; the key of the last."""
-        key = ""
+    def links(self, resolved: ResolvedMethod, sketch: Sketch | None) -> list[_Link]:
+        """A method's steps with all of their keys that no seed changes."""
+        links = []
         for step, data, recipe in resolved.links:
             task = {
                 "stage": step.stage,
@@ -99,49 +113,55 @@ class _Planner:
                 "params": step.params.model_dump(mode="json"),
                 "each_part": step.each_part,
                 "data": {"entry": data.entry, "params": data.params, "choice": data.choice},
+                "data_key": data.key,
                 "train": recipe.model_dump(mode="json"),
-                "seed": seed,
                 "threads": self.suite.prepare.threads,
                 "device": self.host.device,
                 "sketch": asdict(sketch) if sketch is not None and step.stage == "partition" else None,
             }
-            content = {
-                **task,
-                "input": key,
-                "data": data.key,
-                "host": asdict(self.host),
-                "source": source_hash(step.origin.module),
-                "core": core_hash(*TRAINING),
-            }
+            content = [task, asdict(self.host), source_hash(step.origin.module), core_hash(*TRAINING)]
+            links.append(_Link(step.stage, step.entry.name, step.origin.plugin, task, digest(content)))
+        return links
+
+    def chain(self, links: Sequence[_Link], name: str, seed: int) -> str:
+        """Add the nodes of a method's chain for one seed; the key of the last."""
+        memo = (tuple(link.fixed for link in links), seed)
+        if memo in self.chains:
+            return self.chains[memo]
+        key = ""
+        for link in links:
             inputs = (key,) if key else ()
-            key = digest(content)
+            key = digest([link.fixed, seed, key])
             if key not in self.nodes:
                 self.nodes[key] = Node(
-                    key=key, stage=step.stage, label=f"{name} seed {seed}", entry=step.entry.name,
-                    plugin=step.origin.plugin, inputs=inputs, task={**task, "data_key": data.key},
+                    key=key, stage=link.stage, label=f"{name} seed {seed}", entry=link.entry,
+                    plugin=link.plugin, inputs=inputs, task={**link.task, "seed": seed},
                 )  # fmt: skip
+        self.chains[memo] = key
         return key
 
-    def export(
-        self, name: str, seed: int, model: str, runtime: tuple[RuntimeEntry, Origin, Params], data: ChosenData
-    ) -> str:
+    def exporting(self, runtime: tuple[RuntimeEntry, Origin, Params], data: ChosenData) -> _Link:
+        """The export of a model for a runtime, with all of its key that no model changes."""
         entry, origin, params = runtime
         task = {
             "stage": "export",
             "entry": entry.name,
             "params": params.model_dump(mode="json"),
             "data": {"entry": data.entry, "params": data.params, "choice": data.choice},
-            "seed": seed,
+            "data_key": self.data(data),
             "threads": self.suite.prepare.threads,
             "device": "cpu",
         }
-        content = {**task, "model": model, "data": data.key, "source": source_hash(origin.module),
-                   "core": core_hash("prepare.py"), "torch": self.host.torch}  # fmt: skip
-        key = digest(content)
+        content = [task, source_hash(origin.module), core_hash(*EXPORTING), self.host.torch]
+        return _Link("export", entry.name, origin.plugin, task, digest(content))
+
+    def export(self, link: _Link, name: str, seed: int, model: str) -> str:
+        """Add the node that exports ``model``; its key."""
+        key = digest([link.fixed, model])
         if key not in self.nodes:
             self.nodes[key] = Node(
-                key=key, stage="export", label=f"{name} seed {seed} for {entry.name}", entry=entry.name,
-                plugin=origin.plugin, inputs=(model, self.data(data)), task={**task, "data_key": data.key},
+                key=key, stage="export", label=f"{name} seed {seed} for {link.entry}", entry=link.entry,
+                plugin=link.plugin, inputs=(model, link.task["data_key"]), task={**link.task, "seed": seed},
             )  # fmt: skip
         return key
 
@@ -251,11 +271,12 @@ class _Planner:
             {"task": base, "method_key": method_key, "runtime": source_hash(runtime[1].module)}
             | {"core": core_hash("worker.py", "load.py")}
         )
+        links = self.links(resolved, sketch)
+        exporting = self.exporting(runtime, resolved.data)
         for seed in self.suite.seeds:
             export = ""
             if impossible is None:
-                model = self.chain(resolved, name, seed, sketch)
-                export = self.export(name, seed, model, runtime, resolved.data)
+                export = self.export(exporting, name, seed, self.chain(links, name, seed))
             repeats = measure.repeats if seed == self.suite.seeds[0] else 1
             for repeat in range(repeats):
                 yield Cell(

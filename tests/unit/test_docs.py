@@ -314,7 +314,8 @@ def example(tmp_path):
 
 
 def run(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    variables = {**os.environ, "PYTHONPATH": str(folder), "HARNESS_CACHE": str(folder / "cache")}
+    paths = [str(folder), *filter(None, [os.environ.get("PYTHONPATH")])]
+    variables = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "HARNESS_CACHE": str(folder / "cache")}
     return subprocess.run(
         [sys.executable, "-m", *words], cwd=folder, env=variables, capture_output=True, text=True, check=False
     )

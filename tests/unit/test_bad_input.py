@@ -1,0 +1,213 @@
+"""Every wrong input is answered by one line that says where, what, and what is allowed; exit code 2."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from harness import cli
+
+GOOD = """\
+suite: mine
+data: {name: digits, image_size: 16}
+seeds: [0, 1]
+defaults:
+  train: {epochs: 3}
+measure: {min_time: 1s}
+methods:
+  cloud: {build: {vit: {patch_size: 4, dim: 24, depth: 3, heads: 3}}}
+  edge:
+    from: cloud
+    compress: [{edgevit: {blocks: 2}}]
+  cut:
+    from: cloud
+    partition: {pipeline: {after: 1}}
+devices:
+  here: {backend: cpu}
+  pair: {fleet: [here, here]}
+run:
+  - {methods: all, devices: [here]}
+"""
+
+
+@pytest.fixture
+def harness(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HARNESS_CACHE", str(tmp_path / "cache"))
+
+    def call(*arguments: str) -> tuple[int, str]:
+        monkeypatch.setattr(sys, "argv", ["harness", *arguments])
+        with pytest.raises(SystemExit) as caught:
+            cli.main()
+        return caught.value.code, capsys.readouterr().err
+
+    return call
+
+
+def refused(answer: tuple[int, str]) -> str:
+    code, text = answer
+    assert code == 2, text
+    assert text.startswith("error: "), text
+    assert text.count("\n") == 1, text
+    assert "Traceback" not in text
+    for leak in ("Input should", "union", "is_instance", "validation error", "pydantic", "type="):
+        assert leak not in text, text
+    return text
+
+
+def test_the_suite_that_the_mistakes_are_made_in_is_good(harness):
+    Path("mine.yaml").write_text(GOOD)
+    code, text = harness("plan", "mine.yaml")
+    assert code == 0, text
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "line", "words"),
+    [
+        ("seeds:", "seds:", 3, ["seds", "did you mean 'seeds'?"]),
+        ("seeds: [0, 1]", "seeds: [0, 0]", 3, ["seeds", "twice"]),
+        ("seeds: [0, 1]", "seeds: many", 3, ["seeds"]),
+        ("seeds: [0, 1]", "seeds: [-1]", 3, ["seeds"]),
+        ("seeds: [0, 1]\n", "seeds: [0, 1]\nseeds: [2]\n", 4, ["seeds", "written twice"]),
+        ("suite: mine", "suite: a b", 1, ["suite"]),
+        ("suite: mine", "suite: mine\ntask: detection", 2, ["task", "image-classification"]),
+        ("name: digits", "name: digit", 2, ["unknown dataset 'digit'", "did you mean 'digits'?"]),
+        ("image_size: 16", "image_sise: 16", 2, ["image_sise", "did you mean 'image_size'?"]),
+        ("image_size: 16", "image_size: big", 2, ["image_size", "big"]),
+        ("image_size: 16", "classes: [0, 99]", 2, ["classes", "99", "0 to 9"]),
+        ("image_size: 16", "validation: 2", 2, ["validation"]),
+        ("epochs: 3", "epoch: 3", 5, ["epoch", "did you mean 'epochs'?"]),
+        ("epochs: 3", "epochs: -3", 5, ["epochs"]),
+        ("epochs: 3", "lr: fast", 5, ["lr", "fast"]),
+        ("min_time: 1s", "min_time: 1 fortnight", 6, ["min_time", "500ms"]),
+        ("min_time: 1s", "min_time: 9s, max_time: 2s", 6, ["max_time", "min_time"]),
+        ("min_time: 1s", "scenario: server", 6, ["scenario", "not built yet", "single-stream"]),
+        ("min_time: 1s", "scenario: offlin", 6, ["scenario", "offline"]),
+        ("min_time: 1s", "energy: require", 6, ["energy", "no installed plugin gives a meter"]),
+        ("build: {vit:", "build: {vti:", 8, ["unknown model 'vti'", "did you mean 'vit'?"]),
+        ("dim: 24", "dims: 24", 8, ["dims", "did you mean 'dim'?"]),
+        ("dim: 24", "dim: 25", 8, ["25", "heads"]),
+        ("dim: 24", "dim: many", 8, ["dim", "many"]),
+        ("dim: 24, ", "", 8, ["dim", "missing"]),
+        ("patch_size: 4", "patch_size: 5", 8, ["patch", "5", "16"]),
+        ("from: cloud\n    compress", "from: clod\n    compress", 10, ["no method 'clod'", "did you mean 'cloud'?"]),
+        ("from: cloud\n    compress", "from: edge\n    compress", 10, ["circle", "edge -> edge"]),
+        ("edgevit: {blocks: 2}", "edgevitt: {blocks: 2}", 11, ["unknown compressor", "did you mean 'edgevit'?"]),
+        ("edgevit: {blocks: 2}", "edgevit: {blocks: 9}", 11, ["blocks", "9", "depth of 3"]),
+        ("edgevit: {blocks: 2}", "edgevit: {block: 2}", 11, ["block", "did you mean 'blocks'?"]),
+        ("edgevit: {blocks: 2}", "edgevit: {blocks: 2, train: none}", 11, ["train", "head"]),
+        ("compress: [{edgevit: {blocks: 2}}]", "compress: {edgevit: {blocks: 2}}", 11, ["compress"]),
+        ("compress: [{edgevit: {blocks: 2}}]", "train: {epochs: 2}", 11, ["has no effect"]),
+        ("compress: [{edgevit: {blocks: 2}}]", "place: round-robin", 11, ["only a split model"]),
+        ("compress: [{edgevit: {blocks: 2}}]", "runtime: onnxruntim", 11, ["unknown runtime", "did you mean"]),
+        ("pipeline: {after: 1}", "pipeline: {after: 3}", 14, ["after", "3"]),
+        ("pipeline: {after: 1}", "pipelin: {after: 1}", 14, ["unknown partitioner", "did you mean 'pipeline'?"]),
+        ("backend: cpu", "backend: cpus", 16, ["unknown backend", "did you mean 'cpu'?"]),
+        ("backend: cpu", "backend: cpu, affinity: [4096]", 16, ["affinity", "4096", "allowed"]),
+        ("backend: cpu", "backend: cpu, afinity: [0]", 16, ["afinity", "did you mean 'affinity'?"]),
+        ("fleet: [here, here]", "fleet: [here, there]", 17, ["no device 'there'", "did you mean 'here'?"]),
+        ("fleet: [here, here]", "fleet: [pair, here]", 17, ["is a fleet itself"]),
+        ("fleet: [here, here]", "fleet: [here], central: pair", 17, ["not in the fleet"]),
+        ("devices: [here]", "devices: [her]", 19, ["no device 'her'", "did you mean 'here'?"]),
+        ("methods: all", "methods: [clod]", 19, ["no method 'clod'", "did you mean 'cloud'?"]),
+        ("methods: all", "method: all", 19, ["method", "did you mean 'methods'?"]),
+        ("suite: mine", "suite: mine\nbaseline: clod", 2, ["no method 'clod'"]),
+        ("suite: mine", "suite: mine\nrank_by: top2", 2, ["no column 'top2'", "did you mean 'top1'?"]),
+        ("suite: mine", "suite: mine\nprepare: {device: 'cuda:7'}", 2, ["cuda:7"]),
+        ("cut:", "cut-${after}:", 12, ["grid"]),
+        ("  cut:\n", "  edge-${k}:\n    grid: {k: [1]}\n    from: cloud\n    compress: [{edgevit: {blocks: '${j}'}}]\n  cut:\n", 12, ["${j}", "k"]),
+        ("{after: 1}", "{after: !!python/object 1}", 14, ["tag"]),
+        ("{after: 1}", "{after: [1}", 14, ["not valid YAML"]),
+    ],
+)  # fmt: skip
+def test_a_mistake_in_a_suite(harness, old, new, line, words):
+    assert old in GOOD
+    Path("mine.yaml").write_text(GOOD.replace(old, new, 1))
+    text = refused(harness("plan", "mine.yaml"))
+    assert f"mine.yaml:{line}: " in text, text
+    for word in words:
+        assert word in text, text
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"", ["is empty"]),
+        (b"# nothing\n", ["is empty"]),
+        (b"\x80\x81\xff", ["not a text file"]),
+        (b"\x00\x01", ["not valid YAML"]),
+        (b"- 1\n- 2\n", ["mapping"]),
+        (b"just words", ["mapping"]),
+        (b"a: " + b"x" * 300_000, ["at most 262,144"]),
+        (b"a: &a [x]\nb: &b [*a, *a, *a, *a, *a, *a, *a, *a, *a]\n" + b"".join(
+            b"%c: &%c [%s]\n" % (c, c, b", ".join([b"*%c" % (c - 1)] * 9)) for c in range(ord("c"), ord("k"))
+        ), ["aliases"]),
+        (b"suite: &a {x: *a}\n", ["itself"]),
+    ],
+)  # fmt: skip
+def test_a_file_that_is_no_suite(harness, content, words):
+    Path("mine.yaml").write_bytes(content)
+    text = refused(harness("plan", "mine.yaml"))
+    assert "mine.yaml" in text
+    assert any(word in text for word in words), text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["plan", "edg"], ["edg", "did you mean 'edge'?"]),
+        (["plan", "no/such.yaml"], ["no such file"]),
+        (["plan", "."], ["is a directory"]),
+        (["plna", "edge"], ["did you mean 'plan'?"]),
+        (["plan"], ["SUITE"]),
+        (["plan", "mine.yaml", "--set", "sedes=[1]"], ["--set sedes", "did you mean 'seeds'?"]),
+        (["plan", "mine.yaml", "--set", "seeds"], ["key.path=value"]),
+        (
+            ["plan", "mine.yaml", "--set", "methods.clod.build=vit"],
+            ["no method 'clod'", "did you mean 'cloud'?"],
+        ),
+        (["plan", "mine.yaml", "--set", "data.imag_size=8"], ["--set data.imag_size", "image_size"]),
+        (["plan", "mine.yaml", "--set", "measure.min_tim=1s"], ["--set measure.min_tim", "min_time"]),
+        (["plan", "mine.yaml", "--set", "seeds.7=1"], ["--set seeds.7", "0 to 1"]),
+        (["plan", "mine.yaml", "--set", "suite.x=1"], ["single value"]),
+        (["plan", "mine.yaml", "--set", "seeds=[1"], ["--set seeds", "not valid YAML"]),
+        (["plan", "mine.yaml", "--only", "clod"], ["--only clod", "did you mean 'cloud'?"]),
+        (["plan", "mine.yaml", "--device", "her"], ["--device her", "did you mean 'here'?"]),
+        (["plan", "mine.yaml", "--device", "pair"], ["no run: block"]),
+        (["plan", "mine.yaml", "--block", "timm"], ["unknown model 'vit'"]),
+        (["plugins", "show", "edgevitt"], ["did you mean 'edgevit'?"]),
+        (["run", "mine.yaml", "--set", "data.name=parquet", "--set", "data.path=nowhere"], ["nowhere"]),
+        (["run", "mine.yaml", "--out", "mine.yaml"], ["mine.yaml"]),
+        (["run", "mine.yaml", "--out", "/proc/nothing"], ["/proc/nothing"]),
+        (["leaderboard", "nowhere"], ["nowhere"]),
+        (["results", "show", "nowhere"], ["nowhere"]),
+    ],
+)
+def test_a_mistake_on_the_command_line(harness, arguments, words):
+    Path("mine.yaml").write_text(GOOD)
+    text = refused(harness(*arguments))
+    for word in words:
+        assert word in text, text
+
+
+def test_corrupt_data_is_named(harness):
+    Path("data").mkdir()
+    for name in ("train", "test"):
+        Path(f"data/{name}.parquet").write_bytes(b"PAR1 this is no Parquet file PAR1")
+    Path("mine.yaml").write_text(GOOD.replace("name: digits", "name: parquet, path: data"))
+    text = refused(harness("run", "mine.yaml"))
+    assert "data/" in text
+    assert "parquet" in text
+
+
+def test_absent_data_plans_with_a_warning_and_does_not_run(harness):
+    Path("mine.yaml").write_text(
+        GOOD.replace("name: digits", "name: parquet, path: data, num_classes: 3, shape: [3, 16, 16]")
+    )
+    code, text = harness("plan", "mine.yaml")
+    assert code == 0, text
+    assert "warning: " in text
+    assert "data: not found" in text
+    assert "not found" in refused(harness("run", "mine.yaml"))
