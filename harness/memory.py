@@ -9,10 +9,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-__all__ = ["baseline", "mark_baseline", "reset_peak", "usage"]
+__all__ = ["baseline", "mark_baseline", "model_loaded", "reset_peak", "usage"]
 
 _KEYS = {"VmRSS": "rss", "VmHWM": "peak", "RssAnon": "anonymous", "RssFile": "file", "VmSwap": "swap"}
 _baseline: dict[str, int] = {}
+_loaded: list[bool] = []
 
 
 def usage(status: Path = Path("/proc/self/status")) -> dict[str, int]:
@@ -35,16 +36,23 @@ def reset_peak() -> bool:
 
 
 def mark_baseline() -> None:
-    """Take the process's size here as its baseline, and let the peak begin.
+    """Take the process's size here as its baseline, and let the peak begin; nothing once a model is loaded.
 
     The worker calls this before it loads the first model. A runtime calls it once more inside ``load``,
     when its library is imported (and has run something small of the same kind, if it allocates at first
     use) and before it reads the model; so the baseline holds the framework, and no model.
     """
+    if _loaded:
+        return
     reset_peak()
     now = usage()
     _baseline.clear()
     _baseline.update({key: now[key] for key in ("rss", "anonymous", "file") if key in now})
+
+
+def model_loaded() -> None:
+    """From here on the process holds a model: the baseline stays as it is."""
+    _loaded.append(True)
 
 
 def baseline() -> Mapping[str, int]:

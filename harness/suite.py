@@ -307,7 +307,9 @@ def validated(model: type[Any], value: Any, source: Source, path: KeyPath) -> An
 
 
 def _explain(error: ValidationError, model: type[BaseModel], source: Source, path: KeyPath) -> str:
-    problem = error.errors(include_url=False)[0]
+    problems = error.errors(include_url=False)
+    # a mistyped key comes before the key that it leaves missing
+    problem = next((p for p in problems if p["type"] == "extra_forbidden"), problems[0])
     # pydantic names the member of a union it tried; only what the person wrote belongs in the path
     loc = [part for part in problem["loc"] if not _is_tag(part)]
     where = source.where(*path, *loc)
@@ -317,6 +319,10 @@ def _explain(error: ValidationError, model: type[BaseModel], source: Source, pat
         return f"{where}: unknown key; {nearest(str(loc[-1]), fields)}"
     if kind == "missing":
         return f"{where}: missing"
+    if kind in ("tuple_type", "list_type"):
+        return f"{where}: expected a list, like [...]"
+    if kind in ("dict_type", "mapping_type", "model_type", "model_attributes_type"):
+        return f"{where}: expected a mapping of keys"
     message = problem["msg"].removeprefix("Value error, ").removeprefix("Assertion failed, ")
     given = problem.get("input")
     if kind != "value_error" and isinstance(given, str | int | float | bool | None):
@@ -331,17 +337,20 @@ def _is_tag(part: str | int) -> bool:
 
 
 def _fields_at(model: type[BaseModel], loc: Sequence[str | int]) -> list[str]:
-    """Names allowed at a place inside a model (mapping keys and list indices are stepped over)."""
-    current: Any = model
+    """Names allowed at a place inside a model; keys of mappings and indices of lists are stepped over."""
+    current, inside = model, False
     for part in loc:
-        if isinstance(current, type) and issubclass(current, BaseModel):
-            field = next((f for name, f in current.model_fields.items() if part in (name, f.alias)), None)
-            current = field.annotation if field else None
-        inner = [a for a in _flatten(current) if isinstance(a, type) and issubclass(a, BaseModel)]
-        current = inner[0] if inner else current
-    if isinstance(current, type) and issubclass(current, BaseModel):
-        return [field.alias or name for name, field in current.model_fields.items()]
-    return []
+        if inside:
+            inside = False
+            continue
+        field = next((f for name, f in current.model_fields.items() if part in (name, f.alias)), None)
+        annotations = _flatten(field.annotation) if field else []
+        models = [a for a in annotations if isinstance(a, type) and issubclass(a, BaseModel)]
+        if not models:
+            return []
+        inside = models[0] is not annotations[0]
+        current = models[0]
+    return [field.alias or name for name, field in current.model_fields.items()]
 
 
 def _flatten(annotation: Any) -> list[Any]:

@@ -90,9 +90,9 @@ class Worker:
         """Load an artifact with the runtime's function ``loader`` ("module:function")."""
         module, _, function = loader.partition(":")
         load = getattr(importlib.import_module(module), function)
-        if not self.sessions:
-            memory.mark_baseline()
+        memory.mark_baseline()
         self.sessions[name] = load(artifact, options)
+        memory.model_loaded()
         return dict(self.sessions[name].facts)
 
     def listen(self) -> tuple[str, bytes, int]:

@@ -34,13 +34,13 @@ def list_(block: tuple[str, ...], as_json: bool) -> None:
                 answers = [Unavailable(name=entry.name, reason=f"{type(error).__name__}: {error}")]
             for answer in answers:
                 usable = not isinstance(answer, Unavailable)
-                found.append({"kind": registry.kind, "entry": entry.name, "usable": usable, **asdict(answer)})
+                found.append({"is": registry.kind, "entry": entry.name, "usable": usable, **asdict(answer)})
     if as_json:
         click.echo(json.dumps(found, indent=1))
         return
     for item in found:
-        head = f"{item['kind']} {item['entry']}"
-        if item["usable"] and item["kind"] == "backend":
+        head = f"{item['is']} {item['entry']}"
+        if item["usable"] and item["is"] == "backend":
             memory = item["memory_bytes"] / 2**30
             click.secho(f"{head}: {item['model']}", bold=True)
             click.echo(

@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import Field
 
 from harness.hookspecs import hookimpl
+from harness.memory import mark_baseline
 from harness.types import Artifact, Context, Params, Part, RuntimeEntry, Session, SessionOptions
 
 if TYPE_CHECKING:
@@ -95,6 +96,7 @@ def export_int8(ctx: Context, part: Part, params: Int8Params) -> Artifact:
 def load_onnx(artifact: Artifact, options: SessionOptions) -> Session:
     from harness_runtimes.onnx_session import OnnxSession
 
+    mark_baseline()
     return OnnxSession(artifact, options)
 
 
@@ -111,8 +113,10 @@ def export_compile(ctx: Context, part: Part, params: CompileParams) -> Artifact:
 
 
 def load_torch(artifact: Artifact, options: SessionOptions) -> Session:
-    from harness_runtimes.torch_runtime import TorchSession
+    from harness_runtimes.torch_runtime import TorchSession, warm
 
+    warm(options.threads)
+    mark_baseline()
     return TorchSession(artifact, options)
 
 

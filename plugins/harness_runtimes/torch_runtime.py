@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from harness.types import Part, SessionOptions
 
-__all__ = ["TorchSession", "export"]
+__all__ = ["TorchSession", "export", "warm"]
 
 
 def export(part: Part, folder: Path, *, runtime: str, precision: str, mode: str | None = None) -> Artifact:
@@ -52,6 +52,14 @@ def export(part: Part, folder: Path, *, runtime: str, precision: str, mode: str 
             "batch_dependent": False,
         },
     )
+
+
+def warm(threads: int) -> None:
+    """Let torch allocate what it does at first use: a block of attention and MLP on the CPU, thrown away."""
+    torch.set_num_threads(threads)
+    block = torch.nn.TransformerEncoderLayer(64, 4, 128, batch_first=True).eval()
+    with torch.inference_mode():
+        block(torch.zeros(1, 16, 64))
 
 
 class TorchSession:
