@@ -236,7 +236,12 @@ class Window:
             "temperature_c": [t / 1000 for t in _numbers(self._root, "sys/class/thermal/thermal_zone*/temp")],
             "mhz": [f / 1000 for f in _numbers(self._root, f"{system}/cpufreq/scaling_cur_freq")],
         }
-        how: Mapping[str, Callable[[Sequence[float]], float]] = {"thermal_events": sum, "cooling": sum, "temperature_c": max, "mhz": _mean}
+        how: Mapping[str, Callable[[Sequence[float]], float]] = {
+            "thermal_events": sum,
+            "cooling": sum,
+            "temperature_c": max,
+            "mhz": _mean,
+        }
         return now | {key: float(how[key](values)) for key, values in readings.items() if values}
 
     def _processors(self) -> dict[str, float]:
@@ -294,9 +299,11 @@ def _disturbances(samples: Samples) -> Iterable[bool]:
 def _contended(seen: Mapping[str, Any]) -> bool:
     if "foreign_cores" not in seen:
         return False
-    waited = seen.get("delay_s", float("inf")) + seen["steal_cores"] * seen["wall_s"]
-    late = waited > DELAY_SHARE * (seen["cpu_s"] + waited)
-    return bool(late and seen["foreign_cores"] + seen["steal_cores"] > FOREIGN_SHARE * seen["cores"])
+    if "delay_s" in seen:
+        waited = seen["delay_s"] + seen["steal_cores"] * seen["wall_s"]
+        if waited <= DELAY_SHARE * (seen["cpu_s"] + waited):
+            return False
+    return bool(seen["foreign_cores"] + seen["steal_cores"] > FOREIGN_SHARE * seen["cores"])
 
 
 def _drifts(latency_ns: np.ndarray[Any, np.dtype[np.int64]]) -> bool:

@@ -19,6 +19,9 @@ __all__ = [
 class HarnessError(Exception):
     """Base of all errors that the command line prints as one line, with exit code 2."""
 
+    def __init__(self, message: object) -> None:
+        super().__init__(" ".join(str(message).splitlines()))  # whatever a person typed, one line
+
 
 class SuiteError(HarnessError):
     """A suite, or a value given for one, is wrong. The message says file:line, key, what is allowed."""

@@ -4,13 +4,25 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from harness.errors import SuiteError, nearest
 from harness.yamlfile import Source, parse_value
 
-__all__ = ["expand_grids", "set_value"]
+__all__ = ["expand_grids", "set_value", "split_overrides"]
+
+
+def split_overrides(tree: Mapping[str, Any], overrides: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Overrides of what is written, and those of methods that only a grid makes."""
+    methods = tree.get("methods")
+    written: list[str] = []
+    expanded: list[str] = []
+    for override in overrides:
+        path = override.partition("=")[0].strip().split(".")
+        made = path[0] == "methods" and len(path) > 1 and isinstance(methods, dict) and path[1] not in methods
+        (expanded if made else written).append(override)
+    return written, expanded
 
 
 def set_value(tree: dict[str, Any], source: Source, override: str, top_keys: Collection[str]) -> None:

@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-__all__ = ["baseline", "mark_baseline", "model_loaded", "reset_peak", "usage"]
+__all__ = ["baseline", "mark_baseline", "model_loaded", "peak", "reset_peak", "usage"]
 
 _KEYS = {"VmRSS": "rss", "VmHWM": "peak", "RssAnon": "anonymous", "RssFile": "file", "VmSwap": "swap"}
 _baseline: dict[str, int] = {}
-_loaded: list[bool] = []
+_loaded: list[int | None] = []
 
 
 def usage(status: Path = Path("/proc/self/status")) -> dict[str, int]:
@@ -51,8 +51,21 @@ def mark_baseline() -> None:
 
 
 def model_loaded() -> None:
-    """From here on the process holds a model: the baseline stays as it is."""
-    _loaded.append(True)
+    """From here on the process holds a model: the baseline stays, and loading's peak is kept."""
+    _loaded.append(usage().get("peak"))
+
+
+def peak(inputs: int) -> int | None:
+    """The greatest size since :func:`mark_baseline`: while models loaded, or since :func:`reset_peak`.
+
+    ``inputs`` bytes of images, which the load generator held all the time since then, are not the model's
+    and not counted. ``None`` where the kernel does not tell.
+    """
+    peaks = [*_loaded, usage().get("peak")]
+    if None in peaks:
+        return None
+    *loading, running = (size for size in peaks if size is not None)
+    return max(*loading, running - inputs)
 
 
 def baseline() -> Mapping[str, int]:

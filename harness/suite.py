@@ -24,7 +24,7 @@ from pydantic import (
 )
 
 from harness.errors import SuiteError, nearest
-from harness.expand import expand_grids, set_value
+from harness.expand import expand_grids, set_value, split_overrides
 from harness.types import Params
 from harness.yamlfile import KeyPath, Source, read_yaml
 
@@ -235,9 +235,12 @@ def load_suite(path: Path, overrides: Sequence[str] = ()) -> Suite:
     tree, source = read_yaml(path)
     if not isinstance(tree, dict):
         raise SuiteError(f"{source.where()}: a suite is a mapping of keys (suite:, data:, methods: ...)")
-    for override in overrides:
+    written, expanded = split_overrides(tree, overrides)
+    for override in written:
         set_value(tree, source, override, Suite.model_fields)
     expand_grids(tree, source)
+    for override in expanded:
+        set_value(tree, source, override, Suite.model_fields)
     suite: Suite = validated(Suite, tree, source, ())
     suite._source = source
     _check_names(suite)

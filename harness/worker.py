@@ -11,14 +11,12 @@ import multiprocessing
 import os
 import signal
 import sys
-import tempfile
 import threading
 import time
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from multiprocessing.connection import Client, Connection, Listener, wait
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness import memory
@@ -51,6 +49,7 @@ def die_with_parent() -> None:
 def main(conn: Connection) -> None:
     """Serve one parent until it says "close" or goes away."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
+    os.dup2(2, 1)  # the parent's standard output is for its answer; a runtime may print
     die_with_parent()
     worker = Worker()
     while True:
@@ -84,7 +83,7 @@ class Worker:
     graph: dict[str, tuple[str, ...]] = field(default_factory=dict)
     peers: dict[str, Connection] = field(default_factory=dict)
     peer_ids: list[int] = field(default_factory=list)
-    fresh: bool = True
+    first_ns: int = 0
 
     def load(self, name: str, artifact: Artifact, loader: str, options: SessionOptions) -> Mapping[str, Any]:
         """Load an artifact with the runtime's function ``loader`` ("module:function")."""
@@ -98,9 +97,9 @@ class Worker:
     def listen(self) -> tuple[str, bytes, int]:
         """Open a private socket for the central worker: (address, key, process id)."""
         self.key = os.urandom(32)
-        self.folder = tempfile.TemporaryDirectory(prefix="harness-")
-        self.listener = Listener(str(Path(self.folder.name) / "parts"), authkey=self.key)
-        return str(self.listener.address), self.key, os.getpid()
+        name = f"\0harness-{os.urandom(16).hex()}"  # an abstract socket: nothing stays after a kill
+        self.listener = Listener(name, "AF_UNIX", authkey=self.key)
+        return name, self.key, os.getpid()
 
     def serve(self) -> None:
         """Answer the central worker's queries until it closes its end; returns to the parent's commands."""
@@ -130,40 +129,36 @@ class Worker:
             self.peers[name] = opened[address]
 
     def infer(self, images: Array) -> Array:
-        self.fresh = False
-        return self._query()(images)
+        start = time.perf_counter_ns()
+        output = self._query()(images)
+        self.first_ns = self.first_ns or time.perf_counter_ns() - start
+        return output
 
     def measure(self, load: Load, images: Array) -> Samples:
-        """First inference, warm-up, then the window; memory and signals are the window's."""
+        """First inference, warm-up, then the window, whose memory and signals these are."""
+        import numpy as np
+
         inputs = batches(images, load.batch)
+        copied = 0 if np.shares_memory(inputs[0], images) else sum(one.nbytes for one in inputs)
+        peak_known = memory.reset_peak()
         timeline: dict[str, list[int]] = {}
         query = self._query(timeline)
-        first = first_query(query, inputs[0]) if self.fresh else 0
-        self.fresh = False
+        self.first_ns = self.first_ns or first_query(query, inputs[0])
         warm = warm_up(query, inputs, load.warmup_max_s)
         timeline_start = {name: len(values) for name, values in timeline.items()}
         with Window(self.peer_ids) as window:
             timed = generate(query, inputs, load)
-        return self._samples(load, inputs[0], first, warm, timed, window.signals, timeline, timeline_start)
-
-    def _samples(
-        self, load: Load, one: Array, first: int, warm: Any, timed: Any, signals: Mapping[str, float],
-        timeline: Mapping[str, Sequence[int]], begin: Mapping[str, int],
-    ) -> Samples:  # fmt: skip
-        import numpy as np
-
+        peak = memory.peak(images.nbytes + copied) if peak_known else None
         return Samples(
-            latency_ns=timed.latency_ns, warmup_ns=warm.latency_ns, first_ns=first, window_ns=timed.window_ns,
-            batch=load.batch, steady=warm.steady, reached=timed.reached,
-            timeline={
-                name: np.array(values[begin.get(name, 0) :], np.int64) for name, values in timeline.items()
-            },
-            memory=self._memory(), environment=dict(signals), network=self._network(one),
+            latency_ns=timed.latency_ns, warmup_ns=warm.latency_ns, first_ns=self.first_ns,
+            window_ns=timed.window_ns, batch=load.batch, steady=warm.steady, reached=timed.reached,
+            timeline={name: np.array(ns[timeline_start.get(name, 0) :], np.int64) for name, ns in timeline.items()},
+            memory=self._memory(peak), environment=dict(window.signals), network=self._network(inputs[0]),
         )  # fmt: skip
 
-    def _memory(self) -> dict[str, int]:
+    def _memory(self, peak: int | None) -> dict[str, int]:
         found: dict[str, int] = {}
-        peak, base = memory.usage().get("peak"), memory.baseline().get("rss")
+        base = memory.baseline().get("rss")
         if peak is not None:
             found["process_peak_bytes"] = peak
         if base is not None:

@@ -41,8 +41,9 @@ def list_(block: tuple[str, ...], as_json: bool) -> int:
     if as_json:
         click.echo(json.dumps({"entries": rows, "broken": broken, "blocked": plugins.blocked}, indent=1))
         return 1 if broken else 0
-    from rich.console import Console
     from rich.table import Table
+
+    from harness.render.wide import wide_console
 
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in ("kind", "name", "summary", "plugin", "from"):
@@ -58,7 +59,7 @@ def list_(block: tuple[str, ...], as_json: bool) -> int:
             row["from"],
         )
         kind = row["kind"]
-    console = Console(soft_wrap=False)
+    console = wide_console()
     console.print(table)
     for problem in plugins.problems:
         console.print(f"[red]broken[/] {problem}", soft_wrap=True, highlight=False)

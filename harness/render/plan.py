@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.table import Table
 
+from harness.render.wide import wide_console
+
 if TYPE_CHECKING:
     from harness.plan import Cell, Plan
 
@@ -15,17 +17,17 @@ __all__ = ["show"]
 
 def show(plan: Plan, prepared: set[str], console: Console | None = None) -> None:
     """Print ``plan``; ``prepared`` are the keys of the steps that the cache holds."""
-    console = console or Console()
+    console = console or wide_console()
     host = plan.host
     where = host.gpu or f"{host.device}, {host.capability}"
     console.print(f"[bold]{plan.suite}[/]: {len(plan.nodes)} steps ({len(prepared)} prepared already), "
                   f"{len(plan.cells)} cells; training on {where}")  # fmt: skip
     steps = Table(box=None, pad_edge=False, header_style="dim", title="steps", title_justify="left")
-    for column in ("", "stage", "entry", "for", "key"):
-        steps.add_column(column, no_wrap=True)
+    for column, least in (("", 1), ("stage", 9), ("entry", 16), ("for", 20), ("key", 8)):
+        steps.add_column(column, no_wrap=True, min_width=least)
     for node in plan.nodes.values():
         mark = "[green]✓[/]" if node.key in prepared else "·"
-        steps.add_row(mark, node.stage, node.entry, node.label, f"[dim]{node.key[:12]}[/]")
+        steps.add_row(mark, node.stage, node.entry, node.label, f"[dim]{node.key[:8]}[/]")
     console.print(steps)
     groups: dict[tuple[str, str, str], list[Cell]] = {}
     for cell in plan.cells:

@@ -32,6 +32,7 @@ from torch import nn
 
 from harness.counting import count
 from harness.data import ArraySplit
+from harness.evaluation import Samples, evaluating, on_device
 from harness.types import Context, FitResult, Lineage, Model, Split, TensorSpec
 from harness_edgevit.plugin import EdgeViTParams, check_images
 from harness_timm.models import seeded
@@ -39,7 +40,6 @@ from harness_timm.surgery import embed, require_vit
 from harness_timm.vit import truncated_spec
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
     from timm.models.vision_transformer import VisionTransformer
 
 __all__ = ["Frozen", "edgevit", "features", "logits", "part_of"]
@@ -167,7 +167,8 @@ def _fit_on_features(ctx: Context, edge: VisionTransformer) -> FitResult:
     Passes over validation images are not counted, as in every training.
     """
     start = time.perf_counter()
-    train, validation = (_all_features(ctx, edge, split) for split in (ctx.data.train, ctx.data.validation))
+    train = _all_features(ctx, edge, ctx.data.train)
+    validation = _all_features(ctx, edge, ctx.data.validation) if len(ctx.data.validation) else None
     seconds = time.perf_counter() - start
     tail = Frozen(edge, cached=True)
     fitted = ctx.fit(tail, data=train, validation=validation, name="edgevit-head", augment="none")
@@ -182,13 +183,11 @@ def _fit_on_features(ctx: Context, edge: VisionTransformer) -> FitResult:
 
 
 def _all_features(ctx: Context, edge: VisionTransformer, split: Split, batch: int = 256) -> ArraySplit:
-    home = next(edge.parameters()).device
-    edge.to(ctx.device).eval()
-    found: list[NDArray[np.float32]] = []
-    for first in range(0, max(len(split), 1), batch):  # an empty split gives features of shape [0, ...]
-        ctx.progress(f"features of {len(split)} images", first / max(len(split), 1))
-        x = torch.from_numpy(split.batch(np.arange(first, min(first + batch, len(split)))))
-        with torch.no_grad():
-            found.append(features(edge, x.to(ctx.device)).cpu().numpy())
-    edge.to(home)
+    device = torch.device(ctx.device)
+    images, found = Samples(split, device, keep=False), []
+    with on_device(edge, device), evaluating(edge), torch.inference_mode():
+        for first in range(0, len(split), batch):
+            ctx.progress(f"features of {len(split)} images", first / len(split))
+            x = images.take(np.arange(first, min(first + batch, len(split)))).inputs
+            found.append(features(edge, x).cpu().numpy())
     return ArraySplit(np.concatenate(found), split.labels)

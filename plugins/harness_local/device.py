@@ -37,6 +37,7 @@ class LocalDevice:
         self._affinity = affinity
         self._process: BaseProcess | None = None
         self._conn: Connection | None = None
+        self._serves: str | None = None
 
     def load(self, name: str, artifact: Artifact, runtime: RuntimeEntry) -> Mapping[str, Any]:
         if self._process is None:
@@ -56,6 +57,7 @@ class LocalDevice:
             if id(peer) not in addresses:
                 addresses[id(peer)] = peer._ask("listen")
                 peer._tell("serve")
+                peer._serves = self.info.name
             remote[name] = addresses[id(peer)]
         if self._process is None:
             raise DeviceError(f"the central device {self.info.name} has no part to run")
@@ -107,7 +109,10 @@ class LocalDevice:
             os.sched_setaffinity(process.pid, self._affinity)
 
     def _tell(self, *message: Any) -> None:
-        assert self._conn is not None
+        if self._conn is None:
+            raise DeviceError(f"{self.info.name} has nothing loaded, or is closed")
+        if self._serves is not None:
+            raise DeviceError(f"{self.info.name} answers to {self._serves} until it is closed")
         try:
             self._conn.send(message)
         except OSError:

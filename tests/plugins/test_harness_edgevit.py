@@ -120,10 +120,9 @@ def edge(lab: Lab, source: Model, **params: Any) -> Model:
 def equal_parts(a: nn.Module, b: nn.Module) -> set[str]:
     """Which parts of the paper hold the same numbers in both, as far as both have them."""
     left, right = a.state_dict(), b.state_dict()
+    part = {"norm": "norm", "fc_norm": "norm", "head": "head", "head_dist": "head"}
     differing = {
-        name.split(".")[0].replace("fc_norm", "norm")
-        if name.startswith(("norm", "fc_norm", "head"))
-        else "trunk"
+        part.get(name.split(".")[0], "trunk")
         for name in left
         if name not in right or not torch.equal(left[name], right[name])
     }
@@ -240,7 +239,7 @@ def test_uncached_training_leaves_data_and_augmentation_to_the_recipe() -> None:
 def test_an_empty_validation_split_is_fine() -> None:
     lab = Lab(Data(validation=0))
     edge(lab, cloud())
-    assert len(lab.asked[0]["validation"]) == 0
+    assert lab.asked[0]["validation"] is None
 
 
 def test_lineage_counts_the_pass_through_the_trunk_once_per_image() -> None:

@@ -107,6 +107,43 @@ def test_memory_is_that_of_the_model(opened, runtime):
     assert 190e6 < grown[1] - grown[0] < 210e6
 
 
+@pytest.mark.parametrize(("count", "batch"), [(1000, 1), (200, 1000)])
+def test_the_images_of_the_load_are_not_the_model_s_memory(opened, runtime, count, batch):
+    device = opened()
+    whole(device, runtime())
+    images = np.ones((count, 1), np.float32) * np.ones(25_000, np.float32)  # 0.1 MB each
+    load = Load(batch=batch, min_time_s=0.05, min_queries=1, max_time_s=5, warmup_max_s=0.2)
+    memory = device.measure(load, images).memory
+    output = batch * 0.1e6
+    assert memory["process_peak_bytes"] - memory["baseline_bytes"] < 2 * output + 15e6
+
+
+def test_the_first_inference_is_the_first_whoever_asked(opened, runtime):
+    device = opened()
+    whole(device, runtime(), first_s=0.05)
+    device.infer(IMAGES)
+    assert device.measure(SHORT, IMAGES).first_ns >= 50_000_000
+
+
+def test_a_device_that_serves_another_says_so(opened, runtime):
+    central, peer = opened("a"), opened("b")
+    peer.load("far", artifact(), runtime())
+    central.load("near", artifact(), runtime())
+    central.connect({"far": ("image",), "near": ("far",)}, {"far": peer})
+    with pytest.raises(DeviceError, match="b answers to a until it is closed"):
+        peer.infer(IMAGES)
+
+
+def test_what_a_runtime_prints_does_not_reach_standard_output(opened, runtime, capfd):
+    device = opened()
+    whole(device, runtime(), says="loading, please wait")
+    device.infer(IMAGES)
+    device.close()
+    seen = capfd.readouterr()
+    assert seen.out == ""
+    assert "loading, please wait" in seen.err
+
+
 def test_affinity_is_set_and_checked(plugins, opened, runtime):
     core = min(os.sched_getaffinity(0))
     device = opened(affinity=(core,))

@@ -117,6 +117,7 @@ QUIET = {
         ({**QUIET, "foreign_cores": 1.0}, {}, []),  # beside it, in nobody's way
         ({**QUIET, "foreign_cores": 1.0, "delay_s": 0.3}, {}, ["contended"]),
         ({**QUIET, "steal_cores": 0.5}, {}, ["contended"]),
+        ({k: v for k, v in QUIET.items() if k != "delay_s"} | {"foreign_cores": 1.0}, {}, ["contended"]),
         ({**QUIET, "thermal_events": 2}, {}, ["throttled"]),
         ({**QUIET, "cooling": 1}, {}, ["throttled"]),
         ({**QUIET, "swap_in_pages": 5, "major_faults": 3}, {}, ["swapped"]),

@@ -1,0 +1,255 @@
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from harness.errors import SuiteError
+from harness.plan import PrepareHost
+from harness.planner import make_plan
+from harness.plugins import load_plugins
+from harness.suite import Suite, load_suite, shipped_suites
+
+SUITE = """\
+suite: mine
+data: {name: digits, image_size: 16}
+seeds: [3, 1]
+defaults: {train: {epochs: 3}}
+measure: {repeats: 2}
+methods:
+  cloud: {build: {vit: {patch_size: 4, dim: 24, depth: 3, heads: 3}}}
+  edge-${k}:
+    grid: {k: [1, 2]}
+    from: cloud
+    compress: [{edgevit: {blocks: "${k}"}}]
+  edge-1-int8: {from: edge-1, runtime: onnxruntime-int8}
+  again: {from: edge-1-int8}
+  cut:
+    from: cloud
+    partition: {pipeline: {after: 1}}
+devices:
+  here: {backend: cpu}
+  pair: {fleet: [here, here]}
+run:
+  - {methods: all, devices: [here]}
+  - {methods: [cut, cloud], devices: [pair]}
+"""
+
+
+@pytest.fixture(scope="module")
+def plugins():
+    return load_plugins()
+
+
+@pytest.fixture
+def plan(plugins, tmp_path):
+    def make(text=SUITE, overrides=(), host=None, only=None):
+        path = tmp_path / "mine.yaml"
+        path.write_text(text)
+        return make_plan(load_suite(path, overrides), plugins, host or PrepareHost(torch="1"), only)
+
+    return make
+
+
+def stages(made, stage):
+    return [node for node in made.nodes.values() if node.stage == stage]
+
+
+def test_a_shared_step_stands_once_and_after_its_inputs(plan):
+    made = plan()
+    assert len(stages(made, "build")) == 2  # one CloudViT per seed for all methods
+    assert len(stages(made, "compress")) == 4
+    assert len(stages(made, "data")) == 1
+    assert len(stages(made, "export")) == 2 * 5  # cloud, edge-1, edge-2, edge-1 in int8, cut
+    seen = set()
+    for key, node in made.nodes.items():
+        assert set(node.inputs) <= seen
+        seen.add(key)
+
+
+def test_cells_are_distinct_and_every_method_comes_before_any_comes_again(plan):
+    made = plan()
+    assert len({cell.id for cell in made.cells}) == len(made.cells)
+    rounds = [(cell.repeat, cell.seed) for cell in made.cells]
+    assert rounds == sorted(rounds, key=lambda r: (r[0], [3, 1].index(r[1])))
+    assert {(cell.seed, cell.repeat) for cell in made.cells} == {(3, 0), (3, 1), (1, 0)}
+
+
+def test_a_runtime_is_inherited(plan):
+    runtimes = {cell.method: cell.task["runtime"]["name"] for cell in plan().cells}
+    assert runtimes["edge-1"] == "onnxruntime"
+    assert runtimes["edge-1-int8"] == runtimes["again"] == "onnxruntime-int8"
+
+
+def test_what_cannot_be_is_listed_with_its_reason(plan):
+    impossible = {cell.method: cell.impossible for cell in plan().cells if cell.impossible}
+    assert set(impossible) == {"cloud"}
+    assert "only a split model" in impossible["cloud"]
+
+
+def test_a_fleet_is_placed_and_one_device_holds_all(plan):
+    placements = {
+        cell.task["device"]: cell.task["placement"] for cell in plan().cells if cell.method == "cut"
+    }
+    assert placements == {"here": {"front": 0, "back": 0}, "pair": {"front": 1, "back": 0}}
+
+
+@pytest.mark.parametrize(
+    ("override", "kept"),
+    [
+        ("measure.min_time=9s", {"build", "compress", "partition", "export", "data"}),
+        ("defaults.threads=2", {"build", "compress", "partition", "export", "data"}),
+        ("methods.edge-2.compress.0.edgevit.train=all", {"build", "partition", "data"}),
+        ("defaults.train.lr=0.5", {"data"}),
+        ("prepare.threads=2", {"data"}),
+        ("data.image_size=24", set()),
+    ],
+)
+def test_keys_follow_what_they_rest_on(plan, override, kept):
+    before, after = plan(), plan(overrides=[override])
+    same = {
+        stage
+        for stage in ("build", "compress", "partition", "export", "data")
+        if {n.key for n in stages(before, stage)} == {n.key for n in stages(after, stage)}
+    }
+    assert same == kept
+    assert {cell.id for cell in before.cells} != {cell.id for cell in after.cells}
+
+
+def test_keys_follow_the_machine(plan):
+    keys = [
+        frozenset(node.key for node in stages(plan(host=host), "build"))
+        for host in (
+            PrepareHost(torch="1"), PrepareHost(torch="2"), PrepareHost(torch="1", capability="avx2"),
+            PrepareHost(torch="1", device="cuda:0", gpu="X"),
+        )
+    ]  # fmt: skip
+    assert len(set(keys)) == 4
+
+
+def test_seeds_make_keys_and_nothing_else_of_a_method_does(plan):
+    assert {n.key for n in plan().nodes.values()} == {n.key for n in plan().nodes.values()}
+    one = plan(overrides=["seeds=[3]"])
+    assert {n.key for n in one.nodes.values()} < {n.key for n in plan().nodes.values()}
+
+
+def test_nodes_and_cells_are_json(plan):
+    made = plan()
+    text = json.dumps(made.to_json())
+    assert json.loads(text)["cells"][0]["id"] == made.cells[0].id
+    for node in made.nodes.values():
+        assert json.loads(json.dumps(asdict(node)))["task"] == json.loads(json.dumps(dict(node.task)))
+
+
+def test_only_keeps_what_matches_and_what_it_rests_on(plan):
+    made = plan(only="edge-*")
+    assert {cell.method for cell in made.cells} == {"edge-1", "edge-2", "edge-1-int8"}
+    assert stages(made, "build")
+    assert not stages(made, "partition")
+
+
+def test_another_data_set_needs_a_compressor_that_can(plan):
+    moved = SUITE.replace(
+        '    compress: [{edgevit: {blocks: "${k}"}}]',
+        '    data: {classes: [1, 2, 3]}\n    compress: [{edgevit: {blocks: "${k}"}}]',
+    )
+    made = plan(moved)
+    assert {cell.task["data"]["classes"] for cell in made.cells if cell.method == "edge-2"} == {3}
+    assert {cell.task["data"]["classes"] for cell in made.cells if cell.method == "cloud"} == {10}
+    wrong = SUITE.replace(
+        "    partition: {pipeline", "    data: {classes: [1, 2, 3]}\n    partition: {pipeline"
+    )
+    with pytest.raises(SuiteError, match=r"cannot move to another data set; compressors that can: .*edgevit"):
+        plan(wrong)
+
+
+def test_a_split_model_is_split_once_and_compressed_part_by_part(plan):
+    twice = SUITE.replace("devices:\n", "  cut2: {from: cut, partition: {pipeline: {after: 1}}}\ndevices:\n")
+    with pytest.raises(SuiteError, match="'cut' is split already"):
+        plan(twice)
+    whole = SUITE.replace("devices:\n", "  cut2: {from: cut, compress: [{edgevit: {blocks: 1}}]}\ndevices:\n")
+    with pytest.raises(SuiteError, match="add each_part: true"):
+        plan(whole)
+
+
+@pytest.mark.parametrize("name", sorted(shipped_suites()))
+def test_shipped_suites_plan(plugins, name):
+    made = make_plan(load_suite(shipped_suites()[name]), plugins, PrepareHost())
+    assert made.cells
+    assert made.missing_data == () or name == "cifar10"
+
+
+def test_cifar10_takes_a_folder_of_parquet_files(plugins, real_data):
+    suite = load_suite(shipped_suites()["cifar10"], [f"data.path={real_data / 'cifar10'}"])
+    made = make_plan(suite, plugins, PrepareHost())
+    assert made.missing_data == ()
+    assert {cell.task["data"]["classes"] for cell in made.cells} == {10}
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.one_of(st.binary(max_size=200), st.text(max_size=200).map(str.encode)))
+def test_any_bytes_are_a_suite_or_one_clear_error(tmp_path, content):
+    path = tmp_path / "any.yaml"
+    path.write_bytes(content)
+    refused_or_good(path, [])
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.text(max_size=60))
+def test_any_set_is_taken_or_one_clear_error(tmp_path, override):
+    path = tmp_path / "mine.yaml"
+    path.write_text(SUITE)
+    refused_or_good(path, [override])
+
+
+VALUES = st.one_of(
+    st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=5), st.just([]), st.just({})
+)
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.data())
+def test_any_mutation_of_a_suite_plans_or_is_one_clear_error(plugins, tmp_path, data):
+    from ruamel.yaml import YAML
+
+    yaml = YAML(typ="safe", pure=True)
+    tree = yaml.load(SUITE)
+    place = tree
+    while True:
+        keys = list(place) if isinstance(place, dict) else list(range(len(place)))
+        key = data.draw(st.sampled_from(keys))
+        if not isinstance(place[key], dict | list) or not place[key] or data.draw(st.booleans()):
+            break
+        place = place[key]
+    how = data.draw(st.sampled_from(["delete", "change", "rename"]))
+    value = place[key]
+    if how == "change" or not isinstance(place, dict):
+        place[key] = data.draw(VALUES)
+    else:
+        del place[key]
+        if how == "rename":
+            place[data.draw(st.text(max_size=6))] = value
+    path = tmp_path / "mutated.yaml"
+    with path.open("w") as file:
+        yaml.dump(tree, file)
+    suite = refused_or_good(path, [])
+    if suite is not None:
+        one_line(lambda: make_plan(suite, plugins, PrepareHost()))
+
+
+def refused_or_good(path: Path, overrides: list[str]) -> Suite | None:
+    return one_line(lambda: load_suite(path, overrides))
+
+
+def one_line(call):
+    """What ``call`` returns, or nothing where it refuses in one line; any other error is the test's."""
+    try:
+        return call()
+    except SuiteError as error:
+        text = str(error)
+    assert "\n" not in text
+    return None
