@@ -41,6 +41,7 @@ def list_(block: tuple[str, ...], as_json: bool) -> int:
     if as_json:
         click.echo(json.dumps({"entries": rows, "broken": broken, "blocked": plugins.blocked}, indent=1))
         return 1 if broken else 0
+    from rich.markup import escape
     from rich.table import Table
 
     from harness.render.wide import wide_console
@@ -50,7 +51,9 @@ def list_(block: tuple[str, ...], as_json: bool) -> int:
         table.add_column(column, overflow="fold")
     kind = ""
     for row in rows:
-        summary = f"{row['summary']}\n[yellow]{row['missing']}[/]" if row["missing"] else row["summary"]
+        summary = (
+            f"{row['summary']}\n[yellow]{escape(row['missing'])}[/]" if row["missing"] else row["summary"]
+        )
         table.add_row(
             row["kind"] if row["kind"] != kind else "",
             f"[bold]{row['name']}[/]",
@@ -62,7 +65,7 @@ def list_(block: tuple[str, ...], as_json: bool) -> int:
     console = wide_console()
     console.print(table)
     for problem in plugins.problems:
-        console.print(f"[red]broken[/] {problem}", soft_wrap=True, highlight=False)
+        console.print(f"[red]broken[/] {escape(str(problem))}", soft_wrap=True, highlight=False)
     return 1 if broken else 0
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from harness.render.wide import wide_console
@@ -37,6 +38,6 @@ def show(plan: Plan, prepared: set[str], console: Console | None = None) -> None
         table.add_column(column, overflow="fold")
     for (method, device, runtime), cells in groups.items():
         seeds = ", ".join(str(seed) for seed in sorted({cell.seed for cell in cells}))
-        note = f"[yellow]skipped: {cells[0].impossible}[/]" if cells[0].impossible else ""
+        note = f"[yellow]skipped: {escape(cells[0].impossible)}[/]" if cells[0].impossible else ""
         table.add_row(method, device, runtime, seeds, str(len(cells)), note)
     console.print(table)

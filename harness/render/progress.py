@@ -9,6 +9,7 @@ from typing import IO, TYPE_CHECKING
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
+from rich.markup import escape
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
@@ -152,7 +153,8 @@ class LiveWatcher:
     def node_failed(self, node: Node, failure: Failure) -> None:
         self.active.pop(node.key, None)
         self.console.print(
-            f"[red]failed[/] {node.stage} {node.entry}, {node.label}: {failure.reason}", highlight=False
+            f"[red]failed[/] {node.stage} {node.entry}, {node.label}: {escape(failure.reason)}",
+            highlight=False,
         )
         if failure.trace:
             self.console.print(failure.trace.rstrip(), style="dim", markup=False, highlight=False)
@@ -196,7 +198,11 @@ class LiveWatcher:
         for name, row in list(self.rows.items())[:room]:
             mark = MARKS.get(row.status, "") if row.measured == row.cells or row.status == "failed" else ""
             table.add_row(
-                mark, name, f"{len(row.prepared)}/{len(row.nodes)}", f"{row.measured}/{row.cells}", row.said
+                mark,
+                name,
+                f"{len(row.prepared)}/{len(row.nodes)}",
+                f"{row.measured}/{row.cells}",
+                escape(row.said),
             )
         if len(self.rows) > room:
             table.add_row("", f"… and {len(self.rows) - room} more", "", "", "")

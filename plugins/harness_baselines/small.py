@@ -2,7 +2,7 @@
 
 Training compute is image passes times the MACs of a forward pass (``Lineage.train_macs``), summed over the
 source's whole history. It is spent in whole epochs: the nearest number, at least one; what was really spent
-and its ratio to the target are in the lineage.
+and its ratio to the target are in the lineage. Pretraining done elsewhere is in no lineage, so in no budget.
 """
 
 from __future__ import annotations

@@ -101,7 +101,10 @@ def test_a_distribution_of_others_is_found_and_runs(tmp_path):
     assert sorted(entry["kind"] for entry in theirs) == ["compressor", "model"]
 
     (suite,) = EXAMPLE.glob("*.yaml")
-    ran = sh(sys.executable, "-m", "harness", "run", suite, "--json", cwd=tmp_path, **environment)
+    ran = sh(
+        sys.executable, "-m", "harness", "run", suite, "--json", "--set", "seeds=[0]",
+        "--set", "measure.repeats=1", "--set", "defaults.train.epochs=6", cwd=tmp_path, **environment,
+    )  # fmt: skip
     assert ran.returncode == 0, ran.stderr
     rows = [row for board in json.loads(ran.stdout)["boards"] for row in board["rows"]]
     assert len(rows) >= 2

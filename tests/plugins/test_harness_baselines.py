@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from harness.testing import check_compressor, check_partitioner, check_plugin, make_context, make_model
 from harness.types import (
     DataInfo,
     DeviceInfo,
@@ -331,3 +332,23 @@ def test_round_robin_uses_every_device_and_answers_on_the_central_one(
 ) -> None:
     placed = ROUND_ROBIN.place(chain(*parts), fleet(devices, central), Params())
     assert placed.device_of == dict(zip(parts, want, strict=True))
+
+
+# --- the real context --------------------------------------------------------------------------------
+
+
+def test_with_the_real_training_loop_compute_is_equal_within_half_an_epoch(tmp_path: Path) -> None:
+    ctx = make_context(tmp_path, recipe={"epochs": 3, "early_stop": 1})
+    model = make_model(ctx)
+    made = small_model(ctx, model, patch_size=4)
+    (step,) = made.lineage
+    epoch = len(ctx.data.train) * ViTShape.from_spec(made.spec).macs()  # type: ignore[union-attr]
+    assert step.train_macs == step.notes["epochs"][0] * epoch
+    assert abs(step.train_macs - sum(s.train_macs for s in model.lineage)) <= epoch / 2
+
+
+def test_the_entries_keep_the_contracts() -> None:
+    check_plugin("baselines")
+    check_compressor(COMPRESSORS["small-model"], SMALL)
+    check_partitioner(PARTITIONERS["ensemble"], {"members": 2, **SMALL})
+    check_partitioner(PARTITIONERS["pipeline"], {"after": 1})

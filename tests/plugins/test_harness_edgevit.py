@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 from torch import nn
 
+from harness.testing import check_compressor, check_plugin
 from harness.types import DataInfo, FitResult, Lineage, Model, ModuleSpec, Split, TensorSpec
 from harness_edgevit.plugin import EdgeViTParams, compress, describe, harness_compressors
 from harness_timm.vit import TIMM_FACTORY, ViTShape
@@ -335,3 +336,13 @@ def test_the_entry_says_what_may_change() -> None:
     (entry,) = harness_compressors()
     assert entry.name == "edgevit"
     assert entry.changes == {"data", "classes"}
+
+
+@pytest.mark.parametrize("params", [{}, {"cache": False}, {"train": "all"}, {"train": "scratch"}])
+def test_the_entry_keeps_the_contracts(params: dict[str, Any]) -> None:
+    (entry,) = harness_compressors()
+    check_compressor(entry, {"blocks": 2, **params})
+
+
+def test_the_plugin_keeps_the_contracts() -> None:
+    check_plugin("edgevit")
