@@ -107,13 +107,13 @@ class Jobs:
                 return child
         if len(self._children) >= self._count:
             return None
-        from harness import prepare
+        from harness import prepare, worker
 
         ours, theirs = self._context.Pipe()
         process = self._context.Process(
             target=prepare.main, args=(theirs, str(self._root), self._block, self._threads), daemon=True
         )
-        process.start()
+        worker.start(process)
         theirs.close()
         child = _Child(process, ours)
         self._children.append(child)

@@ -47,7 +47,6 @@ def main(conn: Connection, root: str, block: tuple[str, ...], threads: int) -> N
     """Serve nodes from ``conn`` until it closes. A parent that dies takes this process along."""
     from harness.worker import die_with_parent
 
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     die_with_parent()
     import torch

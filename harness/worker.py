@@ -17,6 +17,7 @@ import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from multiprocessing.connection import Client, Connection, Listener, wait
+from multiprocessing.process import BaseProcess
 from typing import TYPE_CHECKING, Any
 
 from harness import memory
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 
     Array = NDArray[np.float32]
 
-__all__ = ["die_with_parent", "main"]
+__all__ = ["die_with_parent", "main", "start"]
 
 
 def die_with_parent() -> None:
@@ -46,9 +47,17 @@ def die_with_parent() -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
+def start(process: BaseProcess) -> None:
+    """Start a child that Ctrl-C never reaches, not even while it imports: it inherits the blocked signal."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        process.start()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def main(conn: Connection) -> None:
     """Serve one parent until it says "close" or goes away."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
     os.dup2(2, 1)  # the parent's standard output is for its answer; a runtime may print
     die_with_parent()
     worker = Worker()

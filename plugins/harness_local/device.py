@@ -102,7 +102,7 @@ class LocalDevice:
             context = multiprocessing.get_context("spawn")
         ours, theirs = context.Pipe()
         process = context.Process(target=worker.main, args=(theirs,), daemon=True)
-        process.start()
+        worker.start(process)
         theirs.close()
         self._process, self._conn = process, ours
         if self._affinity:
