@@ -200,7 +200,7 @@ class Results:
                 torn = size > 0 and os.pread(descriptor, 1, size - 1) != b"\n"
                 whole = (b"\n" if torn else b"") + line + b"\n"
                 if os.write(descriptor, whole) != len(whole):
-                    raise OSError(28, "no space left for a whole record")
+                    raise OSError(28, "No space left on device for a whole record")
                 os.fsync(descriptor)
             finally:
                 os.close(descriptor)
