@@ -204,7 +204,7 @@ def test_a_full_disk_is_one_line_and_leaves_earlier_records_intact(results: Resu
         "except StorageError as error: print(error)\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert "records.jsonl: no space left" in done.stdout
+    assert "records.jsonl: No space left" in done.stdout
     assert [r.cell_id for r in results.records()] == ["a"]
     results.append(record("c"))
     assert [r.cell_id for r in results.records()] == ["a", "c"]
