@@ -158,8 +158,15 @@ def artifact_of(part: Mapping[str, Any], store: Store, key: str) -> Artifact:
 def _parity(device: Device, images: Any, reference: Any, batch: int, tolerance: float) -> Parity:
     import numpy as np
 
-    got = [device.infer(images[start : start + batch]) for start in range(0, len(images), batch)]
+    chunk = _chunk(images, batch)
+    got = [device.infer(images[start : start + chunk], batch) for start in range(0, len(images), chunk)]
     return compare(reference, np.concatenate(got), tolerance)
+
+
+def _chunk(images: Any, batch: int, most_bytes: int = 2**25) -> int:
+    """Images sent to a device at once, as float32: whole batches, of at most 32 MiB or one batch."""
+    fitting = most_bytes // (4 * images[0].size)
+    return int(max(batch, fitting // batch * batch))
 
 
 def _broken(parity: Parity, runtime: str) -> str:
@@ -174,11 +181,10 @@ def _evaluate(
     import numpy as np
 
     predictions, ranks = [], []
-    chunk = max(batch, 256 // batch * batch)
+    chunk = _chunk(images, batch)
     for start in range(0, len(images), chunk):
         ready = normalise(np.asarray(images[start : start + chunk]), data["mean"], data["std"])
-        parts = [device.infer(ready[offset : offset + batch]) for offset in range(0, len(ready), batch)]
-        logits = np.concatenate(parts)
+        logits = device.infer(ready, batch)
         truth = np.take_along_axis(logits, labels[start : start + len(logits), None], axis=1)
         predictions.append(logits.argmax(axis=1).astype(np.int32))
         ranks.append((logits > truth).sum(axis=1).astype(np.int32))

@@ -67,13 +67,17 @@ def make_optimizer(module: torch.nn.Module, recipe: TrainRecipe) -> torch.optim.
     Raises:
         ValueError: timm knows no such optimizer.
     """
-    from timm.optim import create_optimizer_v2, list_optimizers
+    from inspect import signature
+
+    from timm.optim import create_optimizer_v2, get_optimizer_info, list_optimizers
 
     name = recipe.optimizer.lower()
     if name not in list_optimizers():
         raise ValueError(f"unknown optimizer {recipe.optimizer!r}: {nearest(name, list_optimizers())}")
+    # One kernel for all weights where there is one: small models spend a seventh of a step here.
+    fused = {"fused": True} if "fused" in signature(get_optimizer_info(name).opt_class).parameters else {}
     return create_optimizer_v2(
-        module, name, lr=recipe.lr, weight_decay=recipe.weight_decay, momentum=recipe.momentum
+        module, name, lr=recipe.lr, weight_decay=recipe.weight_decay, momentum=recipe.momentum, **fused
     )
 
 

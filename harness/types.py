@@ -498,8 +498,8 @@ class Device(Protocol):
         """
         ...
 
-    def infer(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Answers for ``images`` [n, ...], one batch."""
+    def infer(self, images: NDArray[np.float32], batch: int) -> NDArray[np.float32]:
+        """Answers for ``images`` [n, ...], in queries of ``batch`` (the last one may be smaller)."""
         ...
 
     def measure(self, load: Load, images: NDArray[np.float32]) -> Samples:

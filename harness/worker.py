@@ -137,11 +137,17 @@ class Worker:
                 self.peer_ids.append(pid)
             self.peers[name] = opened[address]
 
-    def infer(self, images: Array) -> Array:
-        start = time.perf_counter_ns()
-        output = self._query()(images)
-        self.first_ns = self.first_ns or time.perf_counter_ns() - start
-        return output
+    def infer(self, images: Array, batch: int) -> Array:
+        """Answers for ``images`` [n, ...], in queries of ``batch``; the last one may be smaller."""
+        import numpy as np
+
+        query = self._query()
+        answers = []
+        for offset in range(0, len(images), batch):
+            start = time.perf_counter_ns()
+            answers.append(query(images[offset : offset + batch]))
+            self.first_ns = self.first_ns or time.perf_counter_ns() - start
+        return np.concatenate(answers)
 
     def measure(self, load: Load, images: Array) -> Samples:
         """First inference, warm-up, then the window, whose memory and signals these are."""

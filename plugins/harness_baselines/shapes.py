@@ -30,8 +30,9 @@ def known_shape(spec: ModuleSpec | None, what: str) -> ViTShape:
 def small_shape(
     spec: ModuleSpec | None, params: SmallModelParams, image: tuple[int, ...], classes: int
 ) -> ViTShape:
-    """The small ViT for images [channels, height, width]; patches of the source's size unless given."""
+    """The small ViT for images [channels, height, width]; patches and class token as the source has them."""
     channels, height, width = image
+    source = ViTShape.from_spec(spec)
     patch_size = params.patch_size
     if patch_size is None:
         patch_size = known_shape(spec, "no patch_size, and the source has none known").patch_size
@@ -44,6 +45,7 @@ def small_shape(
         depth=params.depth,
         heads=params.heads,
         mlp_ratio=params.mlp_ratio,
+        class_token=source.class_token if source is not None else True,
     )
 
 

@@ -63,8 +63,8 @@ class LocalDevice:
             raise DeviceError(f"the central device {self.info.name} has no part to run")
         self._ask("connect", dict(inputs), remote)
 
-    def infer(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
-        output: NDArray[np.float32] = self._ask("infer", images)
+    def infer(self, images: NDArray[np.float32], batch: int) -> NDArray[np.float32]:
+        output: NDArray[np.float32] = self._ask("infer", images, batch)
         return output
 
     def measure(self, load: Load, images: NDArray[np.float32]) -> Samples:

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from harness.types import Artifact
+from harness_runtimes.onnx_graph import Graphs
 from harness_runtimes.rebuild import file_name, rebuild
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ def export(part: Part, folder: Path, *, spinning: bool) -> Artifact:
     """
     import onnx
 
-    model = _convert(part)
+    model = _model(part)
     file = file_name(part, ".onnx")
     onnx.save_model(model, folder / file)
     return _artifact(part, folder, file, model, runtime="onnxruntime", asked="float32", spinning=spinning)
@@ -66,7 +67,7 @@ def export_quantised(
     file = file_name(part, ".onnx")
     with _quiet_root_logger():
         quantize_dynamic(
-            _convert(part),
+            _model(part),
             folder / file,
             op_types_to_quantize=["MatMul", "Gemm"],
             per_channel=per_channel,
@@ -77,14 +78,24 @@ def export_quantised(
     return _artifact(part, folder, file, model, runtime="onnxruntime-int8", asked="int8", spinning=spinning)
 
 
-def _convert(part: Part) -> onnx.ModelProto:
+def _model(part: Part) -> onnx.ModelProto:
     import onnx
-    import torch
 
     module = rebuild(part)
     size = sum(tensor.nbytes for tensor in (*module.parameters(), *module.buffers()))
     if size > PROTOBUF_LIMIT:
         raise ValueError(f"part {part.name!r}: {size / 2**30:.1f} GiB of weights; an ONNX file holds 2 GiB")
+    model = _graphs.of(module, part)
+    # "/" keeps these apart from the names of inner values, which are Python identifiers.
+    _rename(model, {f"in/{i}": f"in{i}/{edge.source}" for i, edge in enumerate(part.inputs)})
+    _rename(model, {"out/": f"out/{part.name}"})
+    onnx.checker.check_model(model)
+    return model
+
+
+def _convert(module: nn.Module, part: Part) -> onnx.ModelProto:
+    import torch
+
     batch = torch.export.Dim("batch")
     # Two samples: the exporter takes a size of one for a constant.
     samples = tuple(
@@ -98,9 +109,8 @@ def _convert(part: Part) -> onnx.ModelProto:
                 samples,
                 dynamo=True,
                 opset_version=OPSET,
-                # "/" keeps these apart from the names of inner values, which are Python identifiers.
-                input_names=[f"in{i}/{edge.source}" for i, edge in enumerate(part.inputs)],
-                output_names=[f"out/{part.name}"],
+                input_names=[f"in/{i}" for i in range(len(part.inputs))],
+                output_names=["out/"],
                 dynamic_shapes=_batch_first(module, len(part.inputs), batch),
                 verbose=False,
             )
@@ -121,8 +131,18 @@ def _convert(part: Part) -> onnx.ModelProto:
         raise ValueError(f"part {part.name!r}: no ONNX export: its module works for one batch size only")
     model.ir_version = IR_VERSION
     _strip(model)
-    onnx.checker.check_model(model)
     return model
+
+
+_graphs = Graphs(_convert)
+
+
+def _rename(model: onnx.ModelProto, names: dict[str, str]) -> None:
+    for value in (*model.graph.input, *model.graph.output):
+        value.name = names.get(value.name, value.name)
+    for node in model.graph.node:
+        node.input[:] = [names.get(name, name) for name in node.input]
+        node.output[:] = [names.get(name, name) for name in node.output]
 
 
 def _strip(model: onnx.ModelProto) -> None:

@@ -82,7 +82,7 @@ def test_a_device_is_a_fresh_process(opened, runtime, preload):
     facts = [whole(device, runtime(preload), times=2) for device in (one, two)]
     assert len({facts[0]["pid"], facts[1]["pid"], os.getpid()}) == 3
     assert facts[1]["threads"] == 3
-    np.testing.assert_array_equal(one.infer(IMAGES), IMAGES * 2)
+    np.testing.assert_array_equal(one.infer(IMAGES, len(IMAGES)), IMAGES * 2)
 
 
 def test_measure_gives_raw_samples(opened, runtime):
@@ -121,7 +121,7 @@ def test_the_images_of_the_load_are_not_the_model_s_memory(opened, runtime, coun
 def test_the_first_inference_is_the_first_whoever_asked(opened, runtime):
     device = opened()
     whole(device, runtime(), first_s=0.05)
-    device.infer(IMAGES)
+    device.infer(IMAGES, len(IMAGES))
     assert device.measure(SHORT, IMAGES).first_ns >= 50_000_000
 
 
@@ -131,13 +131,13 @@ def test_a_device_that_serves_another_says_so(opened, runtime):
     central.load("near", artifact(), runtime())
     central.connect({"far": ("image",), "near": ("far",)}, {"far": peer})
     with pytest.raises(DeviceError, match="b answers to a until it is closed"):
-        peer.infer(IMAGES)
+        peer.infer(IMAGES, len(IMAGES))
 
 
 def test_what_a_runtime_prints_does_not_reach_standard_output(opened, runtime, capfd):
     device = opened()
     whole(device, runtime(), says="loading, please wait")
-    device.infer(IMAGES)
+    device.infer(IMAGES, len(IMAGES))
     device.close()
     seen = capfd.readouterr()
     assert seen.out == ""
@@ -166,7 +166,7 @@ def test_parts_run_on_their_devices_and_are_joined(opened, runtime):
         {"left": ("image",), "right": ("image",), "sum": ("left", "right"), "last": ("sum",)},
         {"left": left, "right": right},
     )
-    np.testing.assert_array_equal(central.infer(IMAGES), IMAGES * 50)
+    np.testing.assert_array_equal(central.infer(IMAGES, len(IMAGES)), IMAGES * 50)
     samples = central.measure(SHORT, IMAGES)
     assert set(samples.timeline) == {
         "compute:left", "wait:left", "compute:right", "wait:right", "compute:sum", "compute:last"
@@ -183,7 +183,7 @@ def test_two_parts_of_one_peer_take_turns(opened, runtime):
         peer.load(name, artifact(times=2), runtime())
     central.load("sum", artifact(), runtime())
     central.connect({"one": ("image",), "two": ("image",), "sum": ("one", "two")}, {"one": peer, "two": peer})
-    np.testing.assert_array_equal(central.infer(IMAGES), IMAGES * 4)
+    np.testing.assert_array_equal(central.infer(IMAGES, len(IMAGES)), IMAGES * 4)
 
 
 def test_a_killed_worker_is_said_not_waited_for(opened, runtime):

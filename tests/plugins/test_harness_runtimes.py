@@ -17,6 +17,7 @@ from harness.errors import DeviceError
 from harness.parity import compare
 from harness.types import Artifact, Edge, ModuleSpec, Part, RuntimeEntry, SessionOptions, TensorSpec
 from harness_runtimes import onnx_export, plugin
+from harness_runtimes.onnx_graph import Graphs
 
 ENTRIES: dict[str, RuntimeEntry] = {entry.name: entry for entry in plugin.harness_runtimes()}
 ONNX = ("onnxruntime", "onnxruntime-int8")
@@ -60,6 +61,42 @@ class OneBatch(torch.nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return x.reshape(2, 5)
+
+
+class Folds(torch.nn.Module):
+    """Scales by exp of a parameter, which a converter computes beforehand: [n, 5] -> [n, 5]."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = torch.nn.Parameter(torch.rand(5))
+        self.linear = torch.nn.Linear(5, 5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.linear(x) * self.scale.exp()
+
+
+class Counts(torch.nn.Module):
+    """Adds an integer of its state: no weight, and yet part of the answer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("offset", torch.tensor(0))
+        self.linear = torch.nn.Linear(5, 5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.linear(x) + self.offset
+
+
+class Normed(torch.nn.Module):
+    """A BatchNorm behind a convolution, which swallows it: [n, 1, 4, 4] -> [n, 3, 2, 2]."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = torch.nn.Conv2d(1, 3, 3)
+        self.norm = torch.nn.BatchNorm2d(3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.norm(self.conv(x))
 
 
 def part(name: str, factory: str, inputs: dict[str, tuple[int, ...]], **params: object) -> Part:
@@ -147,6 +184,51 @@ def test_every_form_of_part_answers_as_built_at_any_batch(export: Export, runtim
     json.dumps(dict(artifact.meta))
     for result in parity(artifact, name):
         assert result.ok, result
+
+
+def with_weights(of: Part, name: str, fill: Callable[[torch.Tensor], object]) -> Part:
+    """A part of the same structure with other weights, and other names around it."""
+    module = of.spec.build().eval()
+    with torch.no_grad():
+        for tensor in module.state_dict().values():
+            fill(tensor)
+    inputs = tuple(replace(edge, source=f"{name}{i}") for i, edge in enumerate(of.inputs))
+    return replace(of, name=name, module=module, inputs=inputs)
+
+
+def randomise(tensor: torch.Tensor) -> None:
+    tensor.copy_(torch.rand(tensor.shape) * 3 if tensor.is_floating_point() else tensor + 2)
+
+
+@pytest.mark.parametrize(
+    ("factory", "shape", "conversions"),
+    [
+        ("", (), 1),
+        (f"{__name__}:Folds", (5,), 4),
+        (f"{__name__}:Counts", (5,), 2),
+        (f"{__name__}:Normed", (1, 4, 4), 3),
+    ],
+    ids=["vit", "folded parameter", "integer in the state", "batch norm"],
+)
+def test_models_of_one_structure_share_a_conversion_where_that_is_safe(
+    factory: str, shape: tuple[int, ...], conversions: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    calls = []
+
+    def convert(module: torch.nn.Module, of: Part) -> object:
+        calls.append(of)
+        return onnx_export._convert(module, of)
+
+    monkeypatch.setattr(onnx_export, "_graphs", Graphs(convert))
+    first = part("first", factory, {"image": shape}) if factory else PARTS["vit"]
+    entry = ENTRIES["onnxruntime"]
+    others = [with_weights(first, "random", randomise), with_weights(first, "zeros", torch.zero_)]
+    for one in (first, *others):
+        artifact = entry.export(SimpleNamespace(workdir=tmp_path), one, entry.params())
+        session, inputs = entry.load(artifact, CPU), samples(one, 4)
+        np.testing.assert_allclose(session.run(inputs), built(one, inputs), rtol=1e-4, atol=1e-5)
+        session.close()
+    assert len(calls) == conversions
 
 
 @pytest.mark.parametrize("precision", ["bfloat16", "float16"])
@@ -336,6 +418,7 @@ def test_a_fixed_batch_is_refused(tmp_path: Path) -> None:
 
 def test_an_opset_that_was_not_asked_for_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(onnx_export, "OPSET", 99)
+    monkeypatch.setattr(onnx_export, "_graphs", Graphs(onnx_export._convert))
     with pytest.raises(ValueError, match="gave opset 18 where 99 was asked for"):
         ENTRIES["onnxruntime"].export(SimpleNamespace(workdir=tmp_path), PARTS["mean"], plugin.OnnxParams())
 
