@@ -1,0 +1,93 @@
+"""The value types that travel between the rooms of the harness, and the entries that plugins give.
+
+Importing this package never imports torch. Shapes never count the batch dimension.
+"""
+
+from harness.types.context import Context, Evaluation, FitResult
+from harness.types.data import Data, DataInfo, Dataset, Split
+from harness.types.devices import (
+    Artifact,
+    Device,
+    DeviceInfo,
+    DeviceSpec,
+    Fleet,
+    Load,
+    Meter,
+    MeterInfo,
+    Provenance,
+    Samples,
+    Scenario,
+    Session,
+    SessionOptions,
+    Unavailable,
+)
+from harness.types.entries import (
+    BackendEntry,
+    CompressorEntry,
+    DatasetEntry,
+    MeterEntry,
+    ModelEntry,
+    PartitionerEntry,
+    PlacerEntry,
+    RuntimeEntry,
+)
+from harness.types.models import (
+    IMAGE,
+    Counts,
+    Edge,
+    Lineage,
+    Model,
+    ModuleSpec,
+    Part,
+    Partition,
+    PartSketch,
+    Placement,
+    Sketch,
+    TensorSpec,
+)
+from harness.types.params import Params
+
+__all__ = [
+    "IMAGE",
+    "Artifact",
+    "BackendEntry",
+    "CompressorEntry",
+    "Context",
+    "Counts",
+    "Data",
+    "DataInfo",
+    "Dataset",
+    "DatasetEntry",
+    "Device",
+    "DeviceInfo",
+    "DeviceSpec",
+    "Edge",
+    "Evaluation",
+    "FitResult",
+    "Fleet",
+    "Lineage",
+    "Load",
+    "Meter",
+    "MeterEntry",
+    "MeterInfo",
+    "Model",
+    "ModelEntry",
+    "ModuleSpec",
+    "Params",
+    "Part",
+    "PartSketch",
+    "Partition",
+    "PartitionerEntry",
+    "Placement",
+    "PlacerEntry",
+    "Provenance",
+    "RuntimeEntry",
+    "Samples",
+    "Scenario",
+    "Session",
+    "SessionOptions",
+    "Sketch",
+    "Split",
+    "TensorSpec",
+    "Unavailable",
+]

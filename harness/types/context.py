@@ -1,0 +1,89 @@
+"""What a method may use of the harness."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from harness.types.data import Data, Split
+from harness.types.models import Model
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+    from numpy.typing import NDArray
+
+
+__all__ = [
+    "Context",
+    "Evaluation",
+    "FitResult",
+]
+
+
+@dataclass(frozen=True, kw_only=True)
+class FitResult:
+    """What a training did. ``history`` has one mapping per epoch (loss, lr, validation top1 ...)."""
+
+    image_passes: int
+    train_macs: int
+    train_s: float
+    epochs: int
+    history: tuple[Mapping[str, float], ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """``logits`` float32 [n, classes]; ``top1`` and ``top5`` in percent."""
+
+    logits: NDArray[np.float32]
+    top1: float
+    top5: float
+    n: int
+
+
+class Context(Protocol):
+    """All that a builder, compressor or partitioner gets of the harness."""
+
+    @property
+    def data(self) -> Data:
+        """The method's data set, loaded on first use."""
+        ...
+
+    seed: int
+    device: str
+    workdir: Path
+
+    def fit(
+        self,
+        module: torch.nn.Module,
+        *,
+        loss: Callable[[torch.nn.Module, Any], torch.Tensor] | None = None,
+        data: Split | None = None,
+        validation: Split | None = None,
+        name: str = "fit",
+        **overrides: Any,
+    ) -> FitResult:
+        """Train ``module`` in place with the method's recipe (``overrides`` replace its keys).
+
+        ``loss(module, batch)`` returns a scalar; ``batch`` has ``inputs`` [n, ...], ``labels`` [n]
+        and ``index`` [n], the samples' positions in ``data`` (to look up cached teacher outputs).
+        The default is cross-entropy with the recipe's label smoothing. Parameters with
+        ``requires_grad=False`` are left alone. Resumes from ``workdir`` after a kill; ``name`` must
+        differ between the fits of one step.
+        """
+        ...
+
+    def evaluate(self, module: torch.nn.Module, data: Split | None = None) -> Evaluation:
+        """Run ``module`` over a split (the validation split by default; test data is not for methods)."""
+        ...
+
+    def once(self, key: str, fn: Callable[[], Model]) -> Model:
+        """``fn()``, computed once for all steps that share data, recipe, seed, plugin and ``key``."""
+        ...
+
+    def progress(self, text: str, fraction: float | None = None) -> None:
+        """Tell a person watching what happens now."""
+        ...

@@ -1,0 +1,217 @@
+"""Artifacts, sessions, devices and meters: what measuring needs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
+
+from harness.types.models import TensorSpec
+from harness.types.params import Params
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from harness.types.entries import RuntimeEntry
+
+
+__all__ = [
+    "Artifact",
+    "Device",
+    "DeviceInfo",
+    "DeviceSpec",
+    "Fleet",
+    "Load",
+    "Meter",
+    "MeterInfo",
+    "Provenance",
+    "Samples",
+    "Scenario",
+    "Session",
+    "SessionOptions",
+    "Unavailable",
+]
+
+Provenance = Literal["measured", "fitted", "modelled", "emulated", "simulated", "published"]
+Scenario = Literal["single-stream", "offline", "multi-stream", "server"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Artifact:
+    """An exported part in a folder: what a worker loads. ``meta`` is JSON.
+
+    ``precision`` is the one asked for; a session tells the one that really runs.
+    """
+
+    path: Path
+    runtime: str
+    precision: str
+    weight_bytes: int
+    inputs: tuple[TensorSpec, ...]
+    output: TensorSpec
+    meta: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SessionOptions:
+    """How a worker loads an artifact. ``device`` is ``"cpu"`` or ``"cuda:N"``."""
+
+    threads: int = 1
+    device: str = "cpu"
+
+
+class Session(Protocol):
+    """A loaded artifact. ``facts`` tells what really runs: precision, provider, version, threads."""
+
+    facts: Mapping[str, Any]
+
+    def run(self, inputs: Sequence[NDArray[Any]]) -> NDArray[np.float32]:
+        """One synchronous forward pass: inputs [n, ...] in the part's edge order -> output [n, ...].
+
+        Returns only when the result is in host memory.
+        """
+        ...
+
+    def close(self) -> None: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Unavailable:
+    """Something that was looked for and can't be used: why, and what to do about it."""
+
+    name: str
+    reason: str
+    fix: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeviceInfo:
+    """A device as found: ``model`` is its hardware (board keys compare it), ``kind`` cpu or cuda ..."""
+
+    name: str
+    backend: str
+    model: str
+    kind: str
+    cores: int
+    memory_bytes: int
+    details: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeviceSpec:
+    """A device as a suite names it: backend, the backend's parameters, threads per worker."""
+
+    name: str
+    backend: str
+    params: Params
+    threads: int = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fleet:
+    """Devices that run one partition; ``central`` is the index of the one that fuses."""
+
+    devices: tuple[DeviceInfo, ...]
+    central: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Load:
+    """What load to generate, and when to stop: both minima met, or the maximum time."""
+
+    scenario: Scenario = "single-stream"
+    batch: int = 1
+    min_time_s: float = 1.0
+    min_queries: int = 662
+    max_time_s: float = 60.0
+    warmup_max_s: float = 5.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Samples:
+    """Raw samples of one measuring window, all from one process.
+
+    ``latency_ns`` int64 [n]: one query each; ``first_ns`` the very first inference after loading;
+    ``warmup_ns`` those before steady state; ``timeline`` per-part nanoseconds, int64 [n] each
+    (``compute:PART``, ``wait:PART``); ``memory`` in bytes; ``environment`` the window's signals.
+    """
+
+    latency_ns: NDArray[np.int64]
+    warmup_ns: NDArray[np.int64]
+    first_ns: int
+    window_ns: int
+    batch: int
+    steady: bool
+    reached: bool
+    timeline: Mapping[str, NDArray[np.int64]] = field(default_factory=dict)
+    memory: Mapping[str, int] = field(default_factory=dict)
+    environment: Mapping[str, Any] = field(default_factory=dict)
+    network: Mapping[str, int] = field(default_factory=dict)
+
+
+@runtime_checkable
+class Device(Protocol):
+    """An opened device: one fresh worker. Use as a context manager; closing ends the worker.
+
+    The order is ``load`` (once per part), ``infer`` or ``measure`` (any number), ``close``.
+    """
+
+    info: DeviceInfo
+
+    def load(self, name: str, artifact: Artifact, runtime: RuntimeEntry) -> Mapping[str, Any]:
+        """Load an artifact under a part's name; returns the session's facts."""
+        ...
+
+    def connect(self, inputs: Mapping[str, tuple[str, ...]], peers: Mapping[str, Device]) -> None:
+        """Make this device the central node.
+
+        ``inputs`` maps each part, in order, to the names it takes; ``peers`` maps a part that is
+        loaded on another device to that device. The last part's output is the answer.
+        """
+        ...
+
+    def infer(self, images: NDArray[np.float32], batch: int) -> NDArray[np.float32]:
+        """Answers for ``images`` [n, ...], in queries of ``batch`` (the last one may be smaller)."""
+        ...
+
+    def measure(self, load: Load, images: NDArray[np.float32]) -> Samples:
+        """Generate the load over ``images`` [m, ...] (cycled) next to the sessions; raw samples."""
+        ...
+
+    def close(self) -> None: ...
+
+    def __enter__(self) -> Device: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+
+# --- meters (no plugin gives one yet) ---
+
+
+@dataclass(frozen=True, kw_only=True)
+class MeterInfo:
+    """A meter that answers. ``scope``: wall, board, rails, package or gpu."""
+
+    name: str
+    scope: Literal["wall", "board", "rails", "package", "gpu"]
+    provenance: Provenance
+    quantity: Literal["energy", "power"]
+    period_s: float
+    details: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Meter(Protocol):
+    """An opened meter."""
+
+    info: MeterInfo
+
+    def read(self) -> tuple[int, float]:
+        """(monotonic nanoseconds, joules since an arbitrary start | watts now)."""
+        ...
+
+    def close(self) -> None: ...

@@ -1,0 +1,138 @@
+"""Entries: what plugins give."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from harness.types.context import Context
+from harness.types.data import DataInfo, Dataset
+from harness.types.devices import (
+    Artifact,
+    Device,
+    DeviceInfo,
+    DeviceSpec,
+    Fleet,
+    Meter,
+    MeterInfo,
+    Session,
+    SessionOptions,
+    Unavailable,
+)
+from harness.types.models import Model, ModuleSpec, Part, Partition, Placement, Sketch
+from harness.types.params import Params
+
+__all__ = [
+    "BackendEntry",
+    "CompressorEntry",
+    "DatasetEntry",
+    "MeterEntry",
+    "ModelEntry",
+    "PartitionerEntry",
+    "PlacerEntry",
+    "RuntimeEntry",
+]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Entry:
+    """``requires`` names modules that must be importable, ``extra`` the extra that brings them."""
+
+    name: str
+    summary: str
+    params: type[Params] = Params
+    requires: tuple[str, ...] = ()
+    extra: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelEntry(_Entry):
+    """A model builder.
+
+    ``build(ctx, params)`` returns the model before training (the harness trains it with the
+    method's recipe; ``train: {epochs: 0}`` leaves it as built).
+    ``describe(params, data)``, optional and without torch, tells at planning time what will be
+    built; it raises ``ValueError`` for what cannot be.
+    """
+
+    build: Callable[[Context, Any], Model]
+    describe: Callable[[Any, DataInfo], ModuleSpec] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompressorEntry(_Entry):
+    """A compressor: model in, smaller or retrained model out; they chain.
+
+    ``changes`` declares what the result may not share with its input: "data" (it may be trained on
+    another data set), "classes", "input". ``describe(spec, params, data)`` as for builders.
+    """
+
+    compress: Callable[[Context, Model, Any], Model]
+    changes: frozenset[str] = frozenset()
+    describe: Callable[[ModuleSpec, Any, DataInfo], ModuleSpec] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class PartitionerEntry(_Entry):
+    """A partitioner: one model in, parts out. ``sketch`` runs at planning time, without torch.
+
+    ``sketch(spec, params, fleet)`` raises ``ValueError`` for a partition that cannot be made; ``spec``
+    is ``None`` where the model's shape is not known before it is built.
+    """
+
+    sketch: Callable[[ModuleSpec | None, Any, Fleet], Sketch]
+    partition: Callable[[Context, Model, Any, Sketch], Partition]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlacerEntry(_Entry):
+    """Decides which device of a fleet runs which part."""
+
+    place: Callable[[Sketch, Fleet, Any], Placement]
+
+
+@dataclass(frozen=True, kw_only=True)
+class DatasetEntry(_Entry):
+    """A data set. ``describe(params)`` never downloads; ``load(params, split)`` takes train or test."""
+
+    describe: Callable[[Any], DataInfo]
+    load: Callable[[Any, str], Dataset]
+
+
+@dataclass(frozen=True, kw_only=True)
+class BackendEntry(_Entry):
+    """A kind of device. ``probe()`` tells what is there, ``describe(spec)`` what a suite's device is;
+    ``open(spec)`` starts a fresh worker on it.
+    """
+
+    probe: Callable[[], Iterable[DeviceInfo | Unavailable]]
+    describe: Callable[[DeviceSpec], DeviceInfo | Unavailable]
+    open: Callable[[DeviceSpec], Device]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RuntimeEntry(_Entry):
+    """A runtime. ``export(ctx, part, params)`` runs where torch is and writes into ``ctx.workdir``;
+    ``load(artifact, options)`` runs in the worker.
+
+    ``precision(params)`` names the element type asked for. ``tolerance(params)`` is the greatest
+    difference to the built module that parity admits: max |a - b| over max |b|, on the logits of
+    256 fixed samples. ``devices`` are the kinds it runs on; ``preload`` the modules that a
+    forkserver imports once, so that workers start fast (imports only).
+    """
+
+    export: Callable[[Context, Part, Any], Artifact]
+    load: Callable[[Artifact, SessionOptions], Session]
+    precision: Callable[[Any], str]
+    tolerance: Callable[[Any], float]
+    devices: frozenset[str] = frozenset({"cpu"})
+    preload: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class MeterEntry(_Entry):
+    """A kind of power or energy meter. ``probe()`` tries every query it needs."""
+
+    probe: Callable[[], Iterable[MeterInfo | Unavailable]]
+    open: Callable[[MeterInfo], Meter]
