@@ -119,11 +119,16 @@ def harness_datasets() -> Iterable[DatasetEntry]:
 
     Example::
 
+        def describe_noise(params):   # at the module's top level: other processes find it by name
+            return DataInfo(name="noise", shape=(3, 32, 32), ...)
+
+        def load_noise(params, split):
+            return Noise(params, split)
+
         @hookimpl
         def harness_datasets():
             yield DatasetEntry(name="noise", summary="random pixels", params=NoiseParams,
-                               describe=lambda params: DataInfo(name="noise", shape=(3, 32, 32), ...),
-                               load=lambda params, split: Noise(params, split))
+                               describe=describe_noise, load=load_noise)
     """
     raise NotImplementedError
 
@@ -148,11 +153,16 @@ def harness_runtimes() -> Iterable[RuntimeEntry]:
 
     Example::
 
+        def load_engine_file(artifact, options):   # runs in the worker, torch-free
+            import my_engine                        # first what the runtime needs anyway ...
+            mark_baseline()                         # ... then harness.memory's mark: what follows is the model's
+            return EngineSession(artifact, options)
+
         @hookimpl
         def harness_runtimes():
             yield RuntimeEntry(name="my-engine", summary="...", params=EngineParams,
                                export=write_engine_file, load=load_engine_file,
-                               precision=lambda params: "float32", tolerance=lambda params: 1e-4)
+                               precision=name_precision, tolerance=name_tolerance)
     """
     raise NotImplementedError
 

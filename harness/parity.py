@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from harness import stats
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["Parity", "compare", "wilson_low"]
-
-Z95 = 1.959964
+__all__ = ["Parity", "compare"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,20 +74,8 @@ def compare(reference: NDArray[Any], got: NDArray[Any], tolerance: float) -> Par
         max_abs_diff=difference,
         max_rel=relative,
         top1_agreement=same / len(b),
-        agreement_low=wilson_low(same, len(b)),
+        agreement_low=stats.wilson(same, len(b))[0],
         tolerance=tolerance,
         ok=ok,
         reason=None if ok else f"relative difference {relative:.3g} exceeds {tolerance:g}",
     )
-
-
-def wilson_low(successes: int, n: int, z: float = Z95) -> float:
-    """Lower limit of Wilson's score interval for ``successes`` of ``n`` >= 1 (95% by default).
-
-    E. B. Wilson, "Probable inference, the law of succession, and statistical inference", J. Am. Stat.
-    Assoc. 22 (1927) 209-212: (p + z²/2n - z sqrt(p(1 - p)/n + z²/4n²)) / (1 + z²/n).
-    """
-    p = successes / n
-    centre = p + z * z / (2 * n)
-    spread = z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
-    return max(0.0, (centre - spread) / (1 + z * z / n))

@@ -13,7 +13,7 @@ from typing import Any
 from harness.errors import SuiteError, nearest
 from harness.plan import Cell, Node, Plan, PrepareHost, digest
 from harness.plugins import Origin, Plugins
-from harness.resolve import ChosenData, ResolvedMethod, Resolver, Target, core_hash, source_hash
+from harness.resolve import ChosenData, ResolvedMethod, Resolver, Target, core_hash, files_hash, source_hash
 from harness.suite import Measure, Suite, validated
 from harness.types import Params, RuntimeEntry, Sketch
 
@@ -120,6 +120,8 @@ class _Planner:
                 "sketch": asdict(sketch) if sketch is not None and step.stage == "partition" else None,
             }
             content = [task, asdict(self.host), source_hash(step.origin.module), core_hash(*TRAINING)]
+            if step.entry.files is not None:
+                content.append(files_hash(step.entry.files(step.params)))
             links.append(_Link(step.stage, step.entry.name, step.origin.plugin, task, digest(content)))
         return links
 

@@ -361,6 +361,20 @@ def source_hash(module: str) -> str:
     return _hash_files(paths)
 
 
+def files_hash(paths: Iterable[Path]) -> str:
+    """Hash of the content of data files; one that is not there has an answer of its own."""
+    return "".join(_file_hash(path, path.stat().st_mtime_ns) if path.is_file() else "-" for path in paths)
+
+
+@cache
+def _file_hash(path: Path, changed: int) -> str:
+    with path.open("rb") as file:
+        whole = hashlib.sha256()
+        while block := file.read(2**20):
+            whole.update(block)
+    return whole.hexdigest()[:32]
+
+
 @cache
 def core_hash(*names: str) -> str:
     return _hash_files([Path(__file__).parent / name for name in names])

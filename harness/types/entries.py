@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from harness.types.context import Context
@@ -47,7 +48,14 @@ class _Entry:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ModelEntry(_Entry):
+class _StepEntry(_Entry):
+    """``files(params)``, optional, names files on which the result depends: when one changes, it is made anew."""
+
+    files: Callable[[Any], Iterable[Path]] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelEntry(_StepEntry):
     """A model builder.
 
     ``build(ctx, params)`` returns the model before training (the harness trains it with the
@@ -61,7 +69,7 @@ class ModelEntry(_Entry):
 
 
 @dataclass(frozen=True, kw_only=True)
-class CompressorEntry(_Entry):
+class CompressorEntry(_StepEntry):
     """A compressor: model in, smaller or retrained model out; they chain.
 
     ``changes`` declares what the result may not share with its input: "data" (it may be trained on
@@ -74,7 +82,7 @@ class CompressorEntry(_Entry):
 
 
 @dataclass(frozen=True, kw_only=True)
-class PartitionerEntry(_Entry):
+class PartitionerEntry(_StepEntry):
     """A partitioner: one model in, parts out. ``sketch`` runs at planning time, without torch.
 
     ``sketch(spec, params, fleet)`` raises ``ValueError`` for a partition that cannot be made; ``spec``

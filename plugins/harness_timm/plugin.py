@@ -93,6 +93,10 @@ def describe_timm(params: TimmParams, data: DataInfo) -> ModuleSpec:
     return spec
 
 
+def weight_files(params: TimmParams) -> tuple[Path, ...]:
+    return (Path(params.weights),) if params.weights else ()
+
+
 def build_timm(ctx: Context, params: TimmParams) -> Model:
     from harness_timm.models import check_input, pretrained_model, seeded
 
@@ -125,6 +129,7 @@ def harness_models() -> Iterable[ModelEntry]:
         name="timm",
         summary="any timm model by name, with random, hub or local weights",
         params=TimmParams,
+        files=weight_files,
         build=build_timm,
         describe=describe_timm,
         requires=("torch", "timm", "safetensors"),

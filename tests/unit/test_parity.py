@@ -6,7 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from harness.parity import compare, wilson_low
+from harness.parity import compare
+from harness.stats import wilson
 
 LOGITS = arrays(
     np.float32,
@@ -55,7 +56,7 @@ def test_agreement_counts_samples_with_the_same_greatest_logit() -> None:
     got[0] = got[0, ::-1]
     parity = compare(reference, got, 2.0)
     assert parity.top1_agreement == 0.75
-    assert parity.agreement_low == wilson_low(3, 4)
+    assert parity.agreement_low == wilson(3, 4)[0]
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
@@ -87,19 +88,3 @@ def test_what_cannot_be_compared_is_not_ok_and_says_why(
     assert not parity.ok
     assert parity.reason is not None
     assert re.search(reason, parity.reason)
-
-
-@pytest.mark.parametrize(
-    ("successes", "n", "low"),
-    # R. G. Newcombe, Statistics in Medicine 17 (1998) 857-872, table I, method 3.
-    [(81, 263, 0.2553), (15, 148, 0.0624), (0, 20, 0.0), (1, 29, 0.0061)],
-)
-def test_wilson_limit_matches_published_values(successes: int, n: int, low: float) -> None:
-    assert wilson_low(successes, n) == pytest.approx(low, abs=5e-5)
-
-
-@given(st.integers(1, 2000), st.data())
-def test_wilson_limit_is_below_the_share_and_grows_with_it(n: int, data: st.DataObject) -> None:
-    k = data.draw(st.integers(0, n - 1))
-    assert 0 <= wilson_low(k, n) <= k / n + 1e-12
-    assert wilson_low(k, n) < wilson_low(k + 1, n) < 1

@@ -131,6 +131,20 @@ def test_keys_follow_the_machine(plan):
     assert len(set(keys)) == 4
 
 
+def test_keys_follow_the_content_of_a_weights_file(plan, tmp_path):
+    weights = tmp_path / "weights.safetensors"
+    text = SUITE.replace(
+        "vit: {patch_size: 4, dim: 24, depth: 3, heads: 3}",
+        f"timm: {{name: vit_tiny_patch16_224, weights: {weights}}}",
+    ).replace("image_size: 16", "image_size: 32")
+    keys = []
+    for content in (b"one", b"two", b"one"):
+        weights.write_bytes(content)
+        keys.append({node.key for node in stages(plan(text), "build")})
+    assert keys[0] != keys[1]
+    assert keys[0] == keys[2]
+
+
 def test_seeds_make_keys_and_nothing_else_of_a_method_does(plan):
     assert {n.key for n in plan().nodes.values()} == {n.key for n in plan().nodes.values()}
     one = plan(overrides=["seeds=[3]"])
