@@ -306,17 +306,20 @@ def validated(model: type[Any], value: Any, source: Source, path: KeyPath) -> An
     try:
         return model.model_validate(value)
     except ValidationError as error:
-        raise SuiteError(_explain(error, model, source, path)) from None
+        raise SuiteError(_explain(error, model, value, source, path)) from None
 
 
-def _explain(error: ValidationError, model: type[BaseModel], source: Source, path: KeyPath) -> str:
+def _explain(
+    error: ValidationError, model: type[BaseModel], value: Any, source: Source, path: KeyPath
+) -> str:
     problems = error.errors(include_url=False)
     # a mistyped key comes before the key that it leaves missing
     problem = next((p for p in problems if p["type"] == "extra_forbidden"), problems[0])
-    # pydantic names the member of a union it tried; only what the person wrote belongs in the path
-    loc = [part for part in problem["loc"] if not _is_tag(part)]
-    where = source.where(*path, *loc)
     kind = problem["type"]
+    loc = _written(value, problem["loc"])
+    if kind == "missing":
+        loc.append(problem["loc"][-1])
+    where = source.where(*path, *loc)
     if kind == "extra_forbidden":
         fields = _fields_at(model, loc[:-1])
         return f"{where}: unknown key; {nearest(str(loc[-1]), fields)}"
@@ -333,10 +336,17 @@ def _explain(error: ValidationError, model: type[BaseModel], source: Source, pat
     return f"{where}: {message}"
 
 
-def _is_tag(part: str | int) -> bool:
-    return isinstance(part, str) and (
-        "[" in part or part in ("str", "int", "float", "bool", "constrained-str")
-    )
+def _written(value: Any, loc: Sequence[str | int]) -> list[str | int]:
+    """What of pydantic's path a person wrote: it also names the members of unions that it tried."""
+    kept: list[str | int] = []
+    for part in loc:
+        known = value if isinstance(value, Mapping) else {}
+        if isinstance(value, list | tuple):
+            known = dict(enumerate(value))
+        if part in known:
+            kept.append(part)
+            value = known[part]
+    return kept
 
 
 def _fields_at(model: type[BaseModel], loc: Sequence[str | int]) -> list[str]:

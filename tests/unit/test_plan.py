@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import asdict
 from pathlib import Path
 
@@ -223,6 +224,12 @@ def test_any_set_is_taken_or_one_clear_error(tmp_path, override):
 VALUES = st.one_of(
     st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=5), st.just([]), st.just({})
 )
+
+
+@pytest.mark.parametrize("key", ["[", "str", "int[x]"])
+def test_a_key_that_reads_like_pydantics_own_words_is_named(plan, key):
+    with pytest.raises(SuiteError, match=rf"mine.yaml:1: {re.escape(key)}: unknown key"):
+        plan(SUITE.replace("suite: mine", f"{json.dumps(key)}: 1\nsuite: mine"))
 
 
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
