@@ -197,8 +197,11 @@ def notes(board: Board, shown: Sequence[Shown]) -> list[str]:
     for row in board.rows:
         if row["status"] in MARKS:
             said.append(f"{MARKS[row['status']]} {row['method']}: {row['reason'] or row['status']}")
-        if row["flags"]:
-            said.append(f"{MARKS['flagged']} {row['method']}: {', '.join(row['flags'])}")
+    flagged: dict[str, list[str]] = {}
+    for row in board.rows:
+        for flag in row["flags"]:
+            flagged.setdefault(flag, []).append(row["method"])
+    said += [f"{MARKS['flagged']} {flag}: {', '.join(methods)}" for flag, methods in flagged.items()]
     if "top1" in names and any(row["top1_ci"] is not None for row in board.rows):
         said.append("± half the 95% t-interval over seeds")
     if "seeds" in names and any(row["repeats"] > 1 for row in board.rows):
