@@ -45,7 +45,14 @@ def _csv(leaderboard: Leaderboard, columns: Sequence[str] | None) -> str:
 
 def _github(board: Board, columns: Sequence[str] | None) -> str:
     shown = columns_of(board, columns)
-    lines = [f"### {title(board)}", "", setting(board), "", _table(board, columns, "github"), ""]
+    lines = [
+        f"### {_escaped(title(board))}",
+        "",
+        _escaped(setting(board)),
+        "",
+        _table(board, columns, "github"),
+        "",
+    ]
     lines += [f"- {_escaped(line)}" for line in notes(board, shown)]
     return "\n".join(lines)
 

@@ -91,6 +91,7 @@ def _shown(board: Board, name: str) -> Shown:
         return Shown(name, heading, unit, cells, numeric=True)
     column = COLUMNS[name]
     cells = tuple(name_of(board, row) if name == "method" else cell(row, name) for row in board.rows)
+    cells = tuple(map(one_line, cells))
     return Shown(name, column.heading, column.unit, cells, numeric=column.kind in ("number", "interval"))
 
 
@@ -164,7 +165,7 @@ def title(board: Board) -> str:
     key = board.key
     parts = [f"{key['data']} {key['split']}", key["scenario"], key["device_model"], key["provenance"]]
     inner = [f"{name} {value}" for name, value in key.items() if name in COLUMNS and name not in _IN_TITLE]
-    return " · ".join(str(part) for part in [*parts, *inner] if part)
+    return one_line(" · ".join(str(part) for part in [*parts, *inner] if part))
 
 
 _IN_TITLE = ("data", "device_model")
@@ -185,7 +186,12 @@ def setting(board: Board) -> str:
         values = {row[name] for row in board.rows if row[name] is not None}
         if len(values) == 1:
             said.append(word(values.pop()))
-    return ", ".join(said)
+    return one_line(", ".join(said))
+
+
+def one_line(text: str) -> str:
+    """What others named, without line breaks: a row or a note is one line."""
+    return " ".join(text.split())
 
 
 def notes(board: Board, shown: Sequence[Shown]) -> list[str]:
@@ -211,7 +217,7 @@ def notes(board: Board, shown: Sequence[Shown]) -> list[str]:
         limit = f"; a difference below about {seen:.1f} points would go unseen" if seen else ""
         test = f"paired McNemar test over seeds, Holm-corrected, {ALPHA:.0%}"
         said.append(f"Tier: the leader and all that can't be told from it, then again ({test}){limit}")
-    return said + _absences(board, shown)
+    return [one_line(line) for line in said + _absences(board, shown)]
 
 
 def _absences(board: Board, shown: Sequence[Shown]) -> list[str]:

@@ -1,0 +1,278 @@
+"""Records -> boards: what is compared with what, how seeds combine, and what is never invented."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from harness.columns import COLUMNS, parse_where
+from harness.errors import SuiteError
+from harness.leaderboard import boards, sorted_by
+from harness.results import Record
+
+N = 400
+
+
+def record(method: str = "vit", seed: int = 0, repeat: int = 0, **more: Any) -> Record:
+    """A measured cell; ``more`` replaces blocks, a dict is merged into its block."""
+    values: dict[str, Any] = {
+        "run_id": "r", "machine_id": "m", "suite": "s", "method": method, "method_key": f"key of {method}",
+        "seed": seed, "repeat": repeat, "cell_id": f"{method}{seed}{repeat}{sorted(map(str, more.items()))}",
+        "attempt": 1, "status": "ok", "baseline": "vit", "rank_by": "top1",
+        "device": {"name": "here", "model": "CPU 1", "kind": "cpu", "nodes": 1},
+        "runtime": {"name": "onnxruntime", "params": {}, "precision": "float32"},
+        "scenario": {"name": "single-stream", "batch": 1, "threads": 1},
+        "data": {"task": "image-classification", "name": "digits", "split": "test", "classes": 10,
+                 "shape": [1, 8, 8], "fingerprint": "f"},
+        "counts": {"params": 2_000_000, "macs": 3_000_000_000, "weight_bytes": 8_000_000},
+        "accuracy": {"top1": 90.0, "top5": 99.0, "n": N, "on": "device"},
+        "latency": {"n": 662, "p50_ms": 4.0, "p90_ms": 5.0, "p99_ms": 6.0, "mean_ms": 4.0, "std_ms": 1.0},
+    }  # fmt: skip
+    for name, value in more.items():
+        values[name] = {**values[name], **value} if isinstance(value, dict) and name in values else value
+    return Record(**values)
+
+
+def failed(method: str = "vit", seed: int = 0, reason: str = "out of memory", **more: Any) -> Record:
+    nothing = {"counts": None, "accuracy": None, "latency": None}
+    made = record(method, seed, status="failed", reason=reason, stage="train", **more)
+    return made.model_copy(update={name: {} for name in nothing})
+
+
+def rows(records: list[Record], **options: Any) -> list[dict[str, Any]]:
+    (board,) = boards(records, **options).boards
+    return [dict(row) for row in board.rows]
+
+
+# --- what is compared with what -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"data": {"name": "cifar"}}, {"data": {"fingerprint": "g"}}, {"data": {"split": "validation"}},
+        {"scenario": {"name": "offline"}}, {"device": {"model": "CPU 2"}}, {"provenance": "emulated"},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_what_cannot_be_compared_is_on_another_board(other: dict[str, Any]) -> None:
+    assert len(boards([record(), record("small", **other)]).boards) == 2
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"runtime": {"name": "torch"}}, {"scenario": {"batch": 8}}, {"scenario": {"threads": 2}},
+        {"device": {"name": "pair", "nodes": 2}}, {"machine_id": "m2"}, {"method_key": "changed"},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_another_setting_is_another_row_of_the_same_board(other: dict[str, Any]) -> None:
+    assert len(rows([record(), record(**other)])) == 2
+
+
+def test_measured_boards_come_first_and_the_order_of_records_does_not_matter() -> None:
+    given = [record(provenance="emulated"), record("b"), record("a", seed=1), record("a")]
+    assert [board.key["provenance"] for board in boards(given).boards] == ["measured", "emulated"]
+    assert boards(given) == boards(given[::-1])
+
+
+def test_within_splits_a_board_by_a_column() -> None:
+    given = [record(), record(runtime={"name": "torch"})]
+    assert len(boards(given, within=["runtime"]).boards) == 2
+
+
+# --- seeds and repeats --------------------------------------------------------------------------
+
+
+def test_accuracy_is_the_mean_over_seeds_however_often_a_seed_was_measured() -> None:
+    given = [record(seed=0, repeat=i, accuracy={"top1": 90.0}) for i in range(3)]
+    given += [record(seed=1, accuracy={"top1": 96.0}), record(seed=2, accuracy={"top1": 93.0})]
+    (row,) = rows(given)
+    assert row["top1"] == pytest.approx(93.0)
+    assert (row["seeds"], row["repeats"]) == (3, 3)
+    low, high = row["top1_ci"]
+    assert (low + high) / 2 == pytest.approx(93.0)
+    assert high - 93.0 == pytest.approx(4.3027 * 3.0 / 3**0.5, rel=1e-4)  # t of 2 degrees of freedom
+
+
+def test_latency_is_the_median_of_cells_and_memory_the_worst() -> None:
+    given = [
+        record(repeat=i, latency={"p50_ms": p50}, memory={"process_peak_bytes": peak, "baseline_bytes": peak - 1e6})
+        for i, (p50, peak) in enumerate([(4.0, 50e6), (9.0, 90e6), (5.0, 70e6)])
+    ]  # fmt: skip
+    (row,) = rows(given)
+    assert row["latency_p50_ms"] == 5.0
+    assert (row["process_peak_mb"], row["baseline_mb"]) == (90.0, 89.0)
+    assert (row["n"], row["params_m"], row["flops_g"]) == (3 * 662, 2.0, 6.0)
+
+
+@given(st.lists(st.tuples(st.integers(2, 50), st.floats(0.1, 9)), min_size=1, max_size=4), st.integers(0, 99))
+def test_mean_and_deviation_are_those_of_all_queries_together(cells: list[Any], seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    samples = [rng.gamma(2, scale, n) for n, scale in cells]
+    given = [
+        record(repeat=i, latency={"n": len(one), "mean_ms": one.mean(), "std_ms": one.std(ddof=1)})
+        for i, one in enumerate(samples)
+    ]
+    (row,) = rows(given)
+    together = np.concatenate(samples)
+    assert row["latency_mean_ms"] == pytest.approx(together.mean())
+    assert row["latency_std_ms"] == pytest.approx(together.std(ddof=1))
+
+
+# --- nothing is invented ------------------------------------------------------------------------
+
+
+def test_every_null_has_a_reason_and_every_column_is_there() -> None:
+    for row in rows([record(), failed("broken")]):
+        assert set(COLUMNS) <= set(row)
+        for name in COLUMNS:
+            assert (row[name] is None) == (name in row["why"]), name
+        assert all(row["why"].values())
+
+
+def test_a_method_that_failed_stands_last_with_its_reason_and_no_figure() -> None:
+    best, worst = rows([failed("broken"), record(accuracy={"top1": 1.0})])
+    assert (best["method"], worst["method"]) == ("vit", "broken")
+    assert worst["status"] == "failed"
+    assert worst["reason"] == "failed at train: out of memory"
+    assert worst["top1"] is worst["latency_p50_ms"] is worst["params_m"] is None
+    assert worst["why"]["top1"] == worst["reason"]
+
+
+def test_a_row_with_failed_cells_is_partial_and_says_how_many() -> None:
+    (row,) = rows([record(seed=0), record(seed=1), failed(seed=2)])
+    assert row["status"] == "partial"
+    assert row["reason"] == "1 of 3 cells failed at train: out of memory"
+    assert row["seeds"] == 2
+
+
+def test_a_percentile_of_too_few_queries_says_what_it_needs() -> None:
+    (row,) = rows([record(latency={"n": 100, "p99_ms": None})])
+    assert row["latency_p99_ms"] is None
+    assert row["why"]["latency_p99_ms"] == "100 queries in a process; p99 needs 662"
+
+
+def test_five_classes_have_no_top5_and_one_device_sends_nothing() -> None:
+    (row,) = rows([record(data={"classes": 5}, accuracy={"top5": None})])
+    assert row["why"]["top5"] == "five classes or fewer"
+    assert row["why"]["feature_bytes"] == "one device: nothing is sent"
+    assert row["why"]["energy_net_mj"] == "no meter"
+
+
+# --- rank, baseline, filters --------------------------------------------------------------------
+
+
+def test_rank_is_by_the_suites_column_its_better_end_first() -> None:
+    given = [
+        record("slow", accuracy={"top1": 99.0}, latency={"p50_ms": 9.0}),
+        record("fast", accuracy={"top1": 80.0}, latency={"p50_ms": 1.0}),
+    ]
+    assert [row["method"] for row in rows(given)] == ["slow", "fast"]
+    assert [row["method"] for row in rows(given, rank_by="latency_p50_ms")] == ["fast", "slow"]
+    by_name = sorted_by(boards(given), "latency_p50_ms").boards[0]
+    assert [row["method"] for row in by_name.rows] == ["fast", "slow"]
+
+
+def test_the_baseline_is_the_reference_even_where_a_filter_hides_it() -> None:
+    given = [record(), record("small", accuracy={"top1": 95.0})]
+    (board,) = boards(given, where="top1 > 92").boards
+    assert [row["method"] for row in board.rows] == ["small"]
+    assert board.reference is not None
+    assert board.reference["method"] == "vit"
+    (board,) = boards(given, baseline="absent").boards
+    assert board.reference is None
+    assert board.why["baseline"] == "absent has no measured row on this board"
+
+
+@pytest.mark.parametrize(
+    ("where", "kept"),
+    [
+        ("top1 > 90 and latency_p50_ms < 5", ["b"]), ("not top1 > 90", ["a", "broken"]),
+        ("top1 == None", ["broken"]), ("method in ('a', 'broken')", ["a", "broken"]),
+        ("80 < top1 <= 90 or status == 'failed'", ["a", "broken"]), ("top1 > -1", ["b", "a"]),
+    ],
+)  # fmt: skip
+def test_filters(where: str, kept: list[str]) -> None:
+    given = [record("a"), record("b", accuracy={"top1": 95.0}), failed("broken")]
+    assert [row["method"] for row in rows(given, where=where)] == kept
+
+
+@pytest.mark.parametrize(
+    ("where", "told"),
+    [
+        ("top_1 > 3", "no column 'top_1'.*top1"), ("top1 >", "invalid syntax"), ("method > 3", "not supported"),
+        ("__import__('os')", "is not allowed"), ("top1.real > 3", "is not allowed"), ("(" * 2000, "1000 characters"),
+    ],
+)  # fmt: skip
+def test_a_bad_filter_is_one_line(where: str, told: str) -> None:
+    with pytest.raises(SuiteError, match=told) as caught:
+        rows([record()], where=where)
+    assert "\n" not in str(caught.value)
+
+
+@given(st.text(max_size=60))
+def test_any_text_is_a_filter_or_one_error(text: str) -> None:
+    with contextlib.suppress(SuiteError):
+        parse_where(text)(rows([record()])[0])
+
+
+@pytest.mark.parametrize(("rank_by", "told"), [("top_1", "no column"), ("method", "is not a number")])
+def test_what_cannot_rank_is_refused(rank_by: str, told: str) -> None:
+    with pytest.raises(SuiteError, match=told):
+        boards([record()], rank_by=rank_by)
+
+
+# --- tiers --------------------------------------------------------------------------------------
+
+
+def answering(right: dict[str, list[np.ndarray]]) -> tuple[list[Record], Any]:
+    """Records of methods that answer right where their arrays say so, one array [N] per seed."""
+    given = [
+        record(method, seed, accuracy={"top1": 100 * float(hits.mean())}, samples={"predictions": "x"})
+        for method, seeds in right.items()
+        for seed, hits in enumerate(seeds)
+    ]
+    labels = np.arange(N) % 10
+
+    def samples_of(one: Record) -> dict[str, np.ndarray]:
+        hits = right[one.method][one.seed]
+        return {"labels": labels, "predictions": np.where(hits, labels, (labels + 1) % 10)}
+
+    return given, samples_of
+
+
+def hits(wrong: int, offset: int = 0) -> np.ndarray:
+    found = np.ones(N, bool)
+    found[offset : offset + wrong] = False
+    return found
+
+
+def test_tiers_hold_what_no_test_tells_from_the_leader() -> None:
+    given, samples_of = answering(
+        {"best": [hits(4)] * 3, "like it": [hits(6)] * 3, "worse": [hits(60)] * 3, "worst": [hits(200)] * 3}
+    )
+    found = {row["method"]: row["tier"] for row in rows(given, samples_of=samples_of)}
+    assert found == {"best": 1, "like it": 1, "worse": 2, "worst": 3}
+
+
+def test_the_same_accuracy_on_other_samples_is_told_apart_by_none_and_by_pairs_only() -> None:
+    given, samples_of = answering({"one": [hits(100)], "other": [hits(100, offset=200)]})
+    assert [row["tier"] for row in rows(given, samples_of=samples_of)] == [1, 1]
+    # 20 points apart, but 80 discordant pairs all one way: unmistakable
+    given, samples_of = answering({"one": [hits(20)], "other": [hits(100)]})
+    assert [row["tier"] for row in rows(given, samples_of=samples_of)] == [1, 2]
+
+
+def test_without_predictions_there_is_no_tier_and_a_reason() -> None:
+    (row,) = rows([record()])
+    assert row["why"]["tier"] == "no raw predictions at hand"
+    given, samples_of = answering({"one": [hits(20)], "other": [hits(100)]})
+    ranked = rows(given, samples_of=samples_of, rank_by="latency_p50_ms")
+    assert {row["why"]["tier"] for row in ranked} == {"ranked by latency_p50_ms; tiers compare top1"}

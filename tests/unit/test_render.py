@@ -1,0 +1,154 @@
+"""Boards as people and machines read them, in every format."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from harness.columns import COLUMNS
+from harness.leaderboard import Leaderboard, boards
+from harness.render import FORMATS, render
+from harness.results import Record
+
+
+def record(method: str = "vit", **more: Any) -> Record:
+    values: dict[str, Any] = {
+        "run_id": "r", "machine_id": "m", "suite": "s", "method": method, "method_key": f"key of {method}",
+        "seed": 0, "cell_id": method, "attempt": 1, "status": "ok", "baseline": "vit", "rank_by": "top1",
+        "device": {"name": "here", "model": "CPU 1", "kind": "cpu", "nodes": 1},
+        "runtime": {"name": "onnxruntime", "params": {}, "precision": "float32"},
+        "scenario": {"name": "single-stream", "batch": 1, "threads": 1},
+        "data": {"task": "image-classification", "name": "digits", "split": "test", "classes": 10},
+        "counts": {"params": 2_345_678, "macs": 3_000_000_000, "weight_bytes": 8_000_000},
+        "accuracy": {"top1": 90.0, "top5": 99.0, "n": 400, "on": "device"},
+        "latency": {"n": 662, "p50_ms": 4.0, "p90_ms": 5.0, "p99_ms": 6.0, "mean_ms": 4.0, "std_ms": 1.0},
+        "memory": {"process_peak_bytes": 50_000_000, "baseline_bytes": 1_000_000},
+    }  # fmt: skip
+    return Record(**{**values, **more})
+
+
+def board() -> Leaderboard:
+    """The baseline, a method that is better and faster, one that failed."""
+    broken = record("broken", status="failed", stage="train", reason="out of memory",
+                    counts={}, accuracy={}, latency={}, memory={})  # fmt: skip
+    better = record("better", accuracy={"top1": 92.5, "n": 400},
+                    latency={"n": 662, "p50_ms": 2.0, "p99_ms": 3.0, "mean_ms": 2.0, "std_ms": 0.1},
+                    flags=["contended"])  # fmt: skip
+    return boards([record(), better, broken])
+
+
+def row_of(text: str, method: str) -> str:
+    """The table's line of a method; notes about it start with a mark."""
+    return next(line for line in text.splitlines() if re.match(rf"[|\s\d]*{method}\b", line))
+
+
+# --- what people see ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("format", ["table", "github", "latex"])
+def test_people_see_gain_speed_and_why_a_figure_is_missing(format: str) -> None:
+    text = render(board(), format)
+    better, broken = row_of(text, "better"), row_of(text, "broken")
+    assert re.search(r"92\.50.*\+2\.50.*2\.00.*2\.00×", better)
+    assert not re.search(r"[1-9]", broken)  # no seed was measured: that 0 is a count
+    assert "broken: failed at train: out of memory" in text
+    assert "! contended: better" in text
+    assert "baseline: gain and speed are against it" in text
+
+
+@pytest.mark.parametrize("width", [40, 60, 80, 100, 120, 200])
+def test_a_narrow_terminal_loses_columns_and_says_which(width: int) -> None:
+    text = render(board(), "table", width=width)
+    lost = re.search(r"Not shown for want of width: ([\s\S]*)\Z", text)
+    # what is lost is told, what is not lost is there
+    lost_words = lost[1] if lost else ""
+    for heading in ("Params", "MACs", "Peak", "p99"):
+        assert (heading in text.split("──")[0]) != (heading in lost_words), heading
+    assert {"Method", "Top-1"} <= set(text.split("──")[0].split())
+    if width >= 80:
+        assert max(map(len, text.splitlines())) <= width
+
+
+def test_chosen_columns_are_shown_in_their_order_whatever_the_width() -> None:
+    text = render(board(), "table", ["threads", "method", "energy_net_mj"], width=50)
+    heading = next(line for line in text.splitlines() if "Threads" in line)
+    assert heading.split() == ["Threads", "Method", "Net", "energy"]
+    assert "Net energy (better, vit): no meter" in " ".join(text.split())
+
+
+@given(st.floats(1e-6, 1e9, allow_nan=False))
+def test_figures_have_three_digits_and_no_exponent(value: float) -> None:
+    one = record(latency={"n": 662, "p50_ms": value, "mean_ms": value, "std_ms": 0.0})
+    text = render(boards([one]), "github", ["method", "latency_p50_ms"])
+    shown = row_of(text, "vit").split("|")[2].strip()
+    assert re.fullmatch(r"[\d,]+(\.\d+)?", shown)
+    assert float(shown.replace(",", "")) == pytest.approx(value, rel=0.006)
+
+
+# --- what machines read -------------------------------------------------------------------------
+
+
+def test_json_has_every_column_and_a_reason_for_every_null() -> None:
+    loaded = json.loads(render(board(), "json"))
+    (one,) = loaded["boards"]
+    assert [row["method"] for row in one["rows"]] == ["better", "vit", "broken"]
+    for row in one["rows"]:
+        assert set(COLUMNS) <= set(row)
+        assert all((row[name] is None) == (name in row["why"]) for name in COLUMNS)
+
+
+def test_csv_reads_back_with_one_header_and_empty_nulls() -> None:
+    two = boards(
+        [record(), record("vit", provenance="emulated"), record('a,b"c\n', flags=["short", "unsteady"])]
+    )
+    rows = list(csv.DictReader(io.StringIO(render(two, "csv"))))
+    assert len(rows) == 3
+    assert {row["board"] for row in rows} == {"1", "2"}
+    assert {row["provenance"] for row in rows} == {"measured", "emulated"}
+    strange = next(row for row in rows if row["method"].startswith("a,b"))
+    assert strange["method"] == 'a,b"c\n'
+    assert json.loads(strange["flags"]) == ["short", "unsteady"]
+    assert strange["energy_net_mj"] == ""
+    assert float(strange["params_m"]) == 2.345678
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_no_boards_give_no_table(format: str) -> None:
+    assert "vit" not in render(Leaderboard(()), format)
+
+
+# --- text of others -----------------------------------------------------------------------------
+
+STRANGE = ["[red]x[/]", "a|b", "**bold**", "<img src=x>", "{}%&_#$\\", "né 模型 🤖", "two\nlines", "[/]"]
+
+
+@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize("name", STRANGE)
+def test_names_and_reasons_of_others_are_text_and_nothing_else(format: str, name: str) -> None:
+    bad = record("bad", status="failed", reason=name, accuracy={}, latency={}, counts={}, memory={})
+    device = {"name": name, "model": name, "kind": "cpu", "nodes": 1}
+    given = boards(
+        [record(name, device=device), record(device=device), bad.model_copy(update={"device": device})]
+    )
+    text = render(given, format)
+    if format == "table" and "\n" not in name:
+        assert name in text
+    if format == "github":
+        table = [line for line in text.splitlines() if line.startswith("|")]
+        assert len(table) == 2 + 3
+        assert len({len(re.findall(r"(?<!\\)\|", line)) for line in table}) == 1
+        assert "<img" not in text.replace("\\<img", "")
+        assert all(
+            line.startswith(("|", "- ", "### ")) or "batch" in line for line in text.splitlines() if line
+        )
+    if format == "latex":
+        before, _, table = text.partition("\\begin{tabular}")
+        assert all(line.startswith("%") for line in before.splitlines())
+        assert not re.search(r"(?<!\\)[%#]", table)
