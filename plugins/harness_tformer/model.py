@@ -1,0 +1,200 @@
+"""TFormer (Lu et al. 2023), from the paper's equations.
+
+The paper leaves open, and this module reads:
+
+- How channels are split over operators and kernel sizes that do not divide them: operators first, then
+  kernel sizes, each as evenly as can be, the larger shares first; average pooling before max pooling.
+- Padding does not count in an average (as in PoolFormer): at the last stage most of an 11 x 11 window is padding.
+- The pooled features are not made relative to their input (PoolFormer subtracts it; Eq. 8 does not).
+- Norm, LayerScale and stem padding as in PoolFormer-S/M, whose depths and dimensions the paper takes over:
+  GroupNorm of one group, LayerScale 1e-5, no norm after the patch embeddings. Parameter counts can't tell.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from timm.layers import DropPath, trunc_normal_
+from torch import nn
+
+from harness_tformer.shape import TFormerShape, shares
+
+__all__ = ["Block", "GhostFFN", "HybridLayer", "PCSFFN", "StandardFFN", "TFormer", "tformer"]
+
+
+class HybridLayer(nn.Module):
+    """Section 3.3, Fig. 3: pooling of several types and scales on shares of the channels, then a 1 x 1
+    convolution that mixes them; D² weights (Eq. 7).
+    """
+
+    def __init__(self, dim: int, operators: Sequence[str], kernels: Sequence[int]) -> None:
+        super().__init__()
+        self.sizes = [size for channels in shares(dim, operators) for size in shares(channels, kernels)]
+        self.pools = nn.ModuleList(
+            nn.AvgPool2d(kernel, 1, kernel // 2, count_include_pad=False)
+            if operator == "avg"
+            else nn.MaxPool2d(kernel, 1, kernel // 2)
+            for operator in operators
+            for kernel in kernels
+        )
+        self.mix = nn.Conv2d(dim, dim, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:  # [n, D, H, W] -> the same
+        parts = torch.split(x, self.sizes, dim=1)
+        return self.mix(torch.cat([pool(part) for pool, part in zip(self.pools, parts, strict=True)], dim=1))
+
+
+class PCSFFN(nn.Module):
+    """Section 3.4, Fig. 5c: two 1 x 1 convolutions in ``groups`` groups, the channels shuffled between them,
+    so that every output sees every group; 2 r D² / g weights.
+    """
+
+    def __init__(self, dim: int, expansion: int, groups: int) -> None:
+        super().__init__()
+        self.groups = groups
+        self.fc1 = nn.Conv2d(dim, expansion * dim, 1, groups=groups)
+        self.act = nn.GELU()
+        self.fc2 = nn.Conv2d(expansion * dim, dim, 1, groups=groups)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:  # [n, D, H, W] -> the same
+        x = self.act(self.fc1(x))  # [n, rD, H, W]
+        # channel c of group g becomes channel c * groups + g (ShuffleNet)
+        x = x.unflatten(1, (self.groups, x.shape[1] // self.groups)).transpose(1, 2).flatten(1, 2)
+        return self.fc2(x)
+
+
+class StandardFFN(nn.Sequential):
+    """Fig. 5a: all channels connected; 2 r D² weights."""
+
+    def __init__(self, dim: int, expansion: int) -> None:
+        super().__init__(nn.Conv2d(dim, expansion * dim, 1), nn.GELU(), nn.Conv2d(expansion * dim, dim, 1))
+
+
+class GhostFFN(nn.Sequential):
+    """Table 3's comparison: an FFN of two Ghost modules; its ``r`` there is GhostNet's ratio, not the expansion."""
+
+    def __init__(self, dim: int, expansion: int, ratio: int) -> None:
+        super().__init__(_Ghost(dim, expansion * dim, ratio), nn.GELU(), _Ghost(expansion * dim, dim, ratio))
+
+
+class _Ghost(nn.Module):
+    """Han et al., "GhostNet", CVPR 2020, section 3.1: 1/ratio of the outputs by a 1 x 1 convolution, the
+    others from these by a depthwise 3 x 3 one.
+    """
+
+    def __init__(self, inputs: int, outputs: int, ratio: int) -> None:
+        super().__init__()
+        first = -(-outputs // ratio)
+        self.outputs = outputs
+        self.primary = nn.Sequential(nn.Conv2d(inputs, first, 1, bias=False), nn.BatchNorm2d(first))
+        cheap = first * (ratio - 1)
+        self.cheap = nn.Sequential(
+            nn.Conv2d(first, cheap, 3, padding=1, groups=first, bias=False), nn.BatchNorm2d(cheap)
+        )
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.primary(x)
+        return torch.cat([x, self.cheap(x)], dim=1)[:, : self.outputs]
+
+
+class Block(nn.Module):
+    """Fig. 2: x + Hybrid(norm(x)), then x + FFN(norm(x)); both branches scaled per channel."""
+
+    def __init__(self, shape: TFormerShape, dim: int, drop_path: float) -> None:
+        super().__init__()
+        self.norm1 = nn.GroupNorm(1, dim)
+        self.mixer = HybridLayer(dim, shape.operators, shape.kernels)
+        self.norm2 = nn.GroupNorm(1, dim)
+        self.ffn = _ffn(shape, dim)
+        self.scale1 = _LayerScale(dim, shape.layer_scale) if shape.layer_scale else nn.Identity()
+        self.scale2 = _LayerScale(dim, shape.layer_scale) if shape.layer_scale else nn.Identity()
+        self.drop_path = DropPath(drop_path) if drop_path else nn.Identity()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:  # [n, D, H, W] -> the same
+        x = x + self.drop_path(self.scale1(self.mixer(self.norm1(x))))
+        return x + self.drop_path(self.scale2(self.ffn(self.norm2(x))))
+
+
+def _ffn(shape: TFormerShape, dim: int) -> nn.Module:
+    if shape.ffn == "pcs":
+        return PCSFFN(dim, shape.expansion, shape.groups)
+    if shape.ffn == "ghost":
+        return GhostFFN(dim, shape.expansion, shape.ghost_ratio)
+    return StandardFFN(dim, shape.expansion)
+
+
+class _LayerScale(nn.Module):
+    def __init__(self, dim: int, value: float) -> None:
+        super().__init__()
+        self.gamma = nn.Parameter(torch.full((dim, 1, 1), value))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x * self.gamma
+
+
+class TFormer(nn.Module):
+    """Stages of blocks, each behind a strided convolution; norm, mean over the map, linear head.
+
+    ``forward``: images [n, channels, H, W] -> logits [n, classes]. Stage features as timm's models give
+    them: ``feature_info`` (channels, reduction, module) and :meth:`forward_intermediates`.
+    """
+
+    def __init__(self, shape: TFormerShape) -> None:
+        super().__init__()
+        self.num_classes, self.num_features = shape.classes, shape.dims[-1]
+        total = sum(shape.depths)
+        rates = [shape.drop_path_rate * index / max(total - 1, 1) for index in range(total)]
+        stages, self.feature_info = [], []
+        before, reduction = shape.channels, 1
+        for index, (dim, depth) in enumerate(zip(shape.dims, shape.depths, strict=True)):
+            first = index == 0
+            kernel, stride = (
+                (shape.stem_kernel, shape.stem_stride) if first else (shape.down_kernel, shape.down_stride)
+            )
+            embed = nn.Conv2d(before, dim, kernel, stride, padding=(kernel - stride + 1) // 2)
+            done = sum(shape.depths[:index])
+            blocks = [Block(shape, dim, rate) for rate in rates[done : done + depth]]
+            stages.append(nn.Sequential(embed, *blocks))
+            before, reduction = dim, reduction * stride
+            self.feature_info.append({"num_chs": dim, "reduction": reduction, "module": f"stages.{index}"})
+        self.stages = nn.Sequential(*stages)
+        self.norm = nn.GroupNorm(1, before)
+        self.head = nn.Linear(before, shape.classes)
+        self.apply(_initialise)
+
+    def forward_intermediates(
+        self, x: torch.Tensor, indices: Sequence[int] | None = None
+    ) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        """The last stage's map, and the maps [n, dim, H / reduction, W / reduction] of ``indices`` (all)."""
+        wanted = range(len(self.stages)) if indices is None else [i % len(self.stages) for i in indices]
+        maps = []
+        for stage in self.stages:
+            x = stage(x)
+            maps.append(x)
+        return x, [maps[index] for index in wanted]
+
+    def forward_features(self, x: torch.Tensor) -> torch.Tensor:
+        """[n, channels, H, W] -> normalised last map [n, D, H / reduction, W / reduction]."""
+        return self.norm(self.stages(x))
+
+    def forward_head(self, x: torch.Tensor) -> torch.Tensor:
+        """Last map -> logits [n, classes]."""
+        return self.head(x.mean(dim=(2, 3)))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.forward_head(self.forward_features(x))
+
+
+def _initialise(module: nn.Module) -> None:
+    if isinstance(module, nn.Linear | nn.Conv2d):
+        trunc_normal_(module.weight, std=0.02)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
+
+
+def tformer(**given: Any) -> TFormer:
+    """What :meth:`TFormerShape.spec` names."""
+    lists = {name: tuple(value) if isinstance(value, list) else value for name, value in given.items()}
+    return TFormer(TFormerShape(**lists))

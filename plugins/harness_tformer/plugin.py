@@ -1,0 +1,87 @@
+"""TFormer: a transmission-friendly ViT for IoT devices (Lu et al., IEEE TPDS 2023), as a model builder."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from harness.hookspecs import hookimpl
+from harness.types import Context, DataInfo, Model, ModelEntry, ModuleSpec, Params, TensorSpec
+from harness_tformer.shape import FFN, SIZES, Operator, TFormerShape
+
+__all__ = ["TFormerParams", "describe", "harness_models"]
+
+Positive = Annotated[int, Field(ge=1)]
+
+
+class TFormerParams(Params):
+    """A size of the paper, or ``dims`` and ``depths``; the switches are those of its Tables 2 and 3."""
+
+    size: Literal["S", "M", "L"] | None = Field(None, description="S, M or L of the paper")
+    dims: Annotated[tuple[Positive, ...], Field(min_length=1, max_length=8)] | None = Field(
+        None, description="channels of each stage"
+    )
+    depths: Annotated[tuple[Positive, ...], Field(min_length=1, max_length=8)] | None = Field(
+        None, description="blocks of each stage"
+    )
+    operators: Annotated[tuple[Operator, ...], Field(min_length=1)] = Field(
+        ("avg", "max"), description="pooling types, each on a share of the channels (Table 2)"
+    )
+    kernels: Annotated[tuple[Positive, ...], Field(min_length=1)] = Field(
+        (3, 5, 7, 9, 11), description="pooling sizes in pixels, odd, each on a share (Table 2)"
+    )
+    ffn: FFN = Field("pcs", description="pcs: grouped and shuffled; standard; ghost (Table 3)")
+    expansion: int = Field(4, ge=1, description="channels inside the FFN over those outside (r)")
+    groups: int = Field(2, ge=1, description="groups of the PCS-FFN (g)")
+    ghost_ratio: int = Field(2, ge=2, description="ghost: outputs over those of its dense convolution")
+    stem_kernel: int = Field(7, ge=1, description="pixels per side of the first patch embedding")
+    stem_stride: int = Field(4, ge=1, description="its stride; 1 or 2 for images of 32 pixels")
+    down_kernel: int = Field(3, ge=1, description="pixels per side of the later patch embeddings")
+    down_stride: int = Field(2, ge=1, description="their stride")
+    layer_scale: float = Field(1e-5, ge=0, description="initial scale of each branch; 0: no scale")
+    drop_path_rate: float = Field(0.0, ge=0, lt=1, description="stochastic depth of the last block")
+
+    @model_validator(mode="after")
+    def _one_size(self) -> TFormerParams:
+        given = (self.dims is not None, self.depths is not None)
+        if any(given) == (self.size is not None) or len(set(given)) > 1:
+            raise ValueError("give size (S, M or L), or dims and depths")
+        return self
+
+
+def describe(params: TFormerParams, data: DataInfo) -> ModuleSpec:
+    """The TFormer for the images and classes of ``data``.
+
+    Raises:
+        ValueError: the dimensions do not fit one another, or the images.
+    """
+    given = params.model_dump(exclude={"size"})
+    if params.size is not None:
+        given["dims"], given["depths"] = SIZES[params.size]
+    channels, height, width = data.shape
+    shape = TFormerShape(image_size=(height, width), channels=channels, classes=data.classes, **given)
+    return shape.spec()
+
+
+def build(ctx: Context, params: TFormerParams) -> Model:
+    from harness_timm.models import seeded
+
+    info = ctx.data.info
+    spec = describe(params, info)
+    module = seeded(spec.build, ctx.seed)
+    return Model(module=module, spec=spec, input=TensorSpec(shape=info.shape), classes=info.classes)
+
+
+@hookimpl
+def harness_models() -> Iterable[ModelEntry]:
+    yield ModelEntry(
+        name="tformer",
+        summary="TFormer: pooling of several types and scales for attention, grouped and shuffled FFN",
+        params=TFormerParams,
+        build=build,
+        describe=describe,
+        requires=("torch", "timm"),
+        extra="bench",
+    )

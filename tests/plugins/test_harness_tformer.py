@@ -1,0 +1,240 @@
+"""TFormer against its paper's counts and against plain loops; refused at planning, exported as built."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydantic import ValidationError
+from torch.utils.flop_counter import FlopCounterMode
+
+from harness.types import DataInfo, Edge, Part, SessionOptions, TensorSpec
+from harness_runtimes.plugin import OnnxParams, export_onnx, load_onnx
+from harness_tformer.model import PCSFFN, HybridLayer, TFormer
+from harness_tformer.plugin import TFormerParams, describe
+from harness_tformer.shape import shares
+
+TINY = {"dims": [10, 20], "depths": [1, 2], "stem_kernel": 3, "stem_stride": 2}
+
+
+def data(size: int = 224, classes: int = 1000, channels: int = 3) -> DataInfo:
+    names = tuple(f"class {i}" for i in range(classes))
+    return DataInfo(
+        name="x", shape=(channels, size, size), class_names=names, sizes={}, mean=(0.0,), std=(1.0,)
+    )
+
+
+def built(size: int = 32, classes: int = 7, **params: object) -> TFormer:
+    torch.manual_seed(0)
+    model = describe(TFormerParams(**{**TINY, **params}), data(size, classes)).build()
+    assert isinstance(model, TFormer)
+    return model.eval()
+
+
+# --- the paper's counts --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("params", "millions", "giga_macs", "printed"),
+    [
+        ({"size": "S"}, 8.380, 1.220, ("8.4", "1.2")),  # Table 5
+        ({"size": "M"}, 14.318, 2.207, ("14", "2.2")),  # Table 1
+        ({"size": "L"}, 20.256, 3.195, ("20", "3.2")),
+        ({"size": "S", "ffn": "standard", "expansion": 1}, 6.010, 0.825, ("6.0", "0.8")),  # Table 3
+        ({"size": "S", "groups": 4}, 6.020, 0.825, ("6.0", "0.8")),
+        ({"size": "S", "ffn": "standard", "expansion": 2}, 8.373, 1.220, ("8.4", "1.2")),
+        ({"size": "S", "ffn": "standard"}, 13.098, 2.010, ("13", "2.0")),
+        ({"size": "S", "ffn": "ghost", "ghost_ratio": 4}, 6.149, 0.860, None),  # 6.2 M with other norms
+        ({"size": "S", "ffn": "ghost", "ghost_ratio": 2}, 8.471, 1.243, ("8.5", "1.2")),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_counts_are_the_papers(
+    params: dict[str, object], millions: float, giga_macs: float, printed: tuple[str, str] | None
+) -> None:
+    with torch.device("meta"):
+        model = describe(TFormerParams(**params), data()).build().eval()
+        with FlopCounterMode(display=False) as counter:
+            model(torch.zeros(1, 3, 224, 224))
+    found = sum(weight.numel() for weight in model.parameters()) / 1e6
+    macs = counter.get_total_flops() / 2e9
+    assert found == pytest.approx(millions, abs=5e-4)
+    assert macs == pytest.approx(giga_macs, abs=1e-3)
+    if printed:
+        digits = [len(text.partition(".")[2]) for text in printed]
+        assert (f"{found:.{digits[0]}f}", f"{macs:.{digits[1]}f}") == printed
+
+
+# --- layers against plain loops ------------------------------------------------------------------
+
+
+def pooled(x: np.ndarray, operator: str, kernel: int) -> np.ndarray:
+    """[C, H, W]: mean or maximum of what of the window lies in the map."""
+    channels, height, width = x.shape
+    out, half = np.empty_like(x), kernel // 2
+    for c in range(channels):
+        for i in range(height):
+            for j in range(width):
+                window = x[c, max(0, i - half) : i + half + 1, max(0, j - half) : j + half + 1]
+                out[c, i, j] = window.mean() if operator == "avg" else window.max()
+    return out
+
+
+@pytest.mark.parametrize("operators", [("avg",), ("max",), ("avg", "max")])
+@pytest.mark.parametrize(
+    ("dim", "kernels"), [(10, (3, 5, 7, 9, 11)), (13, (3, 5, 7, 9, 11)), (4, (3,)), (7, (3, 5))]
+)
+def test_the_hybrid_layer_pools_shares_of_the_channels(
+    operators: tuple[str, ...], dim: int, kernels: tuple[int, ...]
+) -> None:
+    torch.manual_seed(1)
+    layer = HybridLayer(dim, operators, kernels)
+    x = torch.randn(1, dim, 6, 5)
+    expected, start = [], 0
+    for operator, channels in zip(operators, shares(dim, operators), strict=True):
+        for kernel, size in zip(kernels, shares(channels, kernels), strict=True):
+            expected.append(pooled(x[0, start : start + size].numpy(), operator, kernel))
+            start += size
+    mixed = np.einsum("oc,chw->ohw", layer.mix.weight[:, :, 0, 0].detach().numpy(), np.concatenate(expected))
+    mixed += layer.mix.bias.detach().numpy()[:, None, None]
+    np.testing.assert_allclose(layer(x)[0].detach().numpy(), mixed, atol=1e-5)
+    assert sum(weight.numel() for weight in layer.parameters()) == dim**2 + dim  # Eq. 7, and a bias
+
+
+@pytest.mark.parametrize(("dim", "expansion", "groups"), [(4, 2, 2), (6, 4, 3), (4, 1, 4), (4, 3, 1)])
+def test_the_pcs_ffn_connects_groups_and_shuffles(dim: int, expansion: int, groups: int) -> None:
+    torch.manual_seed(2)
+    layer = PCSFFN(dim, expansion, groups)
+    x = torch.randn(dim)
+    first, second = layer.fc1, layer.fc2
+    inside, size = expansion * dim, expansion * dim // groups
+    hidden = torch.stack([
+        first.weight[o, :, 0, 0] @ x[o // size * (dim // groups) :][: dim // groups] + first.bias[o]
+        for o in range(inside)
+    ])  # fmt: skip
+    hidden = torch.nn.functional.gelu(hidden)
+    shuffled = torch.stack([hidden[c % groups * size + c // groups] for c in range(inside)])
+    expected = torch.stack([
+        second.weight[o, :, 0, 0] @ shuffled[o // (dim // groups) * size :][:size] + second.bias[o]
+        for o in range(dim)
+    ])  # fmt: skip
+    torch.testing.assert_close(layer(x[None, :, None, None])[0, :, 0, 0], expected)
+    weights = first.weight.numel() + second.weight.numel()
+    assert weights == 2 * expansion * dim**2 // groups
+
+
+def test_with_two_groups_every_output_sees_every_input() -> None:
+    torch.manual_seed(3)
+    layer = PCSFFN(8, 4, 2)
+    jacobian = torch.autograd.functional.jacobian(
+        lambda x: layer(x[None, :, None, None]).flatten(), torch.randn(8)
+    )
+    assert (jacobian != 0).all()
+
+
+@given(st.integers(1, 600), st.integers(1, 12))
+def test_shares_are_whole_and_even(total: int, n: int) -> None:
+    found = shares(total, range(n))
+    assert sum(found) == total
+    assert max(found) - min(found) <= 1
+    assert found == [len(part) for part in np.array_split(np.arange(total), n)]
+
+
+# --- the model -----------------------------------------------------------------------------------
+
+
+def test_stage_features_are_as_feature_info_says() -> None:
+    model = built(dims=[10, 20, 30], depths=[1, 1, 1])
+    x = torch.randn(2, 3, 32, 32)
+    last, maps = model.forward_intermediates(x)
+    assert [info["reduction"] for info in model.feature_info] == [2, 4, 8]
+    for info, found in zip(model.feature_info, maps, strict=True):
+        assert found.shape == (2, info["num_chs"], 32 // info["reduction"], 32 // info["reduction"])
+        assert isinstance(model.get_submodule(info["module"]), torch.nn.Module)
+    torch.testing.assert_close(model.forward_head(model.norm(last)), model(x))
+    _, chosen = model.forward_intermediates(x, [-1, 0])
+    torch.testing.assert_close(chosen, [maps[2], maps[0]])
+
+
+def test_stochastic_depth_rises_to_the_last_block_and_rests_in_evaluation() -> None:
+    model = built(dims=[10], depths=[3], drop_path_rate=0.5)
+    rates = [getattr(block.drop_path, "drop_prob", 0.0) for block in list(model.stages[0])[1:]]
+    assert rates == pytest.approx([0.0, 0.25, 0.5])
+    x = torch.randn(4, 3, 32, 32)
+    torch.testing.assert_close(model(x), model(x))
+
+
+@pytest.mark.parametrize("ffn", ["pcs", "standard", "ghost"])
+def test_an_export_answers_as_built_at_any_batch(ffn: str, tmp_path: Path) -> None:
+    model = built(ffn=ffn, layer_scale=1.0)
+    part = Part(
+        name="model", module=model, spec=describe(TFormerParams(**TINY, ffn=ffn, layer_scale=1.0), data(32, 7)),
+        inputs=(Edge(source="image", tensor=TensorSpec(shape=(3, 32, 32))),), output=TensorSpec(shape=(7,)),
+    )  # fmt: skip
+    artifact = export_onnx(SimpleNamespace(workdir=tmp_path), part, OnnxParams())
+    session = load_onnx(artifact, SessionOptions())
+    for n in (1, 3):
+        x = np.random.default_rng(n).standard_normal((n, 3, 32, 32), dtype=np.float32)
+        expected = model(torch.from_numpy(x)).detach().numpy()
+        np.testing.assert_allclose(session.run([x]), expected, rtol=1e-4, atol=1e-5)
+
+
+# --- bad input -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("params", "told"),
+    [
+        ({}, "give size"), ({"size": "S", "dims": [64]}, "give size"), ({"dims": [64]}, "give size"),
+        ({"dims": [64], "depths": []}, "depths"), ({"dims": [0], "depths": [1]}, "dims"),
+        ({"size": "XL"}, "size"), ({"size": "S", "operators": ["min"]}, "operators"),
+        ({"size": "S", "ffn": "shuffled"}, "ffn"), ({"size": "S", "heads": 3}, "heads"),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_ill_typed_parameters_are_refused(params: dict[str, object], told: str) -> None:
+    with pytest.raises(ValidationError, match=told):
+        TFormerParams(**params)
+
+
+@pytest.mark.parametrize(
+    ("params", "told"),
+    [
+        ({"dims": [20, 40], "depths": [1]}, "2 stages and 1"),
+        ({"dims": [21], "depths": [1]}, "21 is not a multiple of groups: 2"),
+        ({"dims": [8], "depths": [1]}, "8 channels are too few for 10 pooling branches"),
+        ({"size": "S", "kernels": [3, 4]}, "4 is even"),
+        ({"size": "S", "kernels": [3, 3]}, "one twice"),
+        ({"size": "S", "stem_kernel": 2}, "stem_kernel: 2 is below stem_stride: 4"),
+        ({"size": "S", "stem_stride": 5}, "an image of 32 x 32 pixels is smaller than .* 40"),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_what_cannot_be_built_is_refused_before_it_is(params: dict[str, object], told: str) -> None:
+    with pytest.raises(ValueError, match=told) as caught:
+        describe(TFormerParams(**params), data(32))
+    assert "\n" not in str(caught.value)
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    st.lists(st.integers(1, 24), min_size=1, max_size=3), st.integers(1, 3), st.integers(1, 3), st.integers(1, 5),
+    st.integers(1, 3), st.sampled_from(["pcs", "standard", "ghost"]), st.integers(4, 20),
+)  # fmt: skip
+def test_what_is_described_can_be_built(
+    dims: list[int], groups: int, stem_stride: int, stem_kernel: int, down_stride: int, ffn: str, size: int
+) -> None:
+    params = TFormerParams(
+        dims=tuple(dims), depths=(1,) * len(dims), groups=groups, kernels=(3, 5), ffn=ffn, expansion=2,
+        stem_kernel=stem_kernel, stem_stride=stem_stride, down_stride=down_stride,
+    )  # fmt: skip
+    try:
+        spec = describe(params, data(size, 3))
+    except ValueError:
+        return
+    assert spec.build().eval()(torch.randn(2, 3, size, size)).shape == (2, 3)
