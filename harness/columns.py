@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import operator
+import warnings
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -139,7 +140,7 @@ _EXAMPLE = "for example: top1 > 90 and latency_p50_ms < 5 and runtime == 'onnxru
 def parse_where(text: str) -> Callable[[Row], bool]:
     """A filter over rows from an expression of columns, numbers, texts, lists, comparisons, and/or/not.
 
-    A comparison with a null value is false, except ``== None`` and ``!= None``.
+    A comparison with a null value, negated or not, is false, except ``== None`` and ``!= None``.
 
     Raises:
         SuiteError: the expression is not one of these, here or when a text meets a number later.
@@ -147,7 +148,9 @@ def parse_where(text: str) -> Callable[[Row], bool]:
     try:
         if len(text) > 1000:
             raise ValueError("longer than 1000 characters")
-        tree = ast.parse(text.strip(), mode="eval").body
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # "\\d" is text here
+            tree = ast.parse(text.strip(), mode="eval").body
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         reason = error.msg if isinstance(error, SyntaxError) else str(error)
         raise SuiteError(f"--where {text!r}: {reason}; {_EXAMPLE}") from None
@@ -198,7 +201,8 @@ def _value(node: ast.expr, row: Row) -> Any:
         case ast.UnaryOp(op=ast.Not()):
             return not _value(node.operand, row)
         case ast.UnaryOp():
-            return -_value(node.operand, row)
+            operand = _value(node.operand, row)
+            return None if operand is None else -operand
         case ast.Tuple() | ast.List():
             return [_value(item, row) for item in node.elts]
         case ast.Compare():

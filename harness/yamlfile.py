@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,7 +16,10 @@ KeyPath = tuple[str | int, ...]
 
 MAX_BYTES = 256 * 1024
 MAX_NODES = 200_000
-"""Nodes visited, aliases followed: an alias bomb and a self-reference both end here."""
+"""Nodes visited, aliases followed: an alias bomb ends here."""
+
+MAX_DEPTH = 64
+"""Lists and mappings in each other, aliases followed: a self-reference ends here."""
 
 
 @dataclass
@@ -48,13 +52,14 @@ def read_yaml(path: Path) -> tuple[Any, Source]:
         SuiteError: no such file, a directory, not text, too large, empty, or not YAML; one line.
     """
     try:
-        data = path.read_bytes()
+        with path.open("rb") as file:
+            data = file.read(MAX_BYTES + 1)  # a device or a pipe may have no end
     except IsADirectoryError:
         raise SuiteError(f"{path}: is a directory, not a suite file") from None
     except OSError as error:
         raise SuiteError(f"{path}: {error.strerror or error}") from None
     if len(data) > MAX_BYTES:
-        raise SuiteError(f"{path}: {len(data):,} bytes; a suite is at most {MAX_BYTES:,}")
+        raise SuiteError(f"{path}: larger than a suite may be: at most {MAX_BYTES:,} bytes")
     try:
         text = data.decode("utf-8")
     except UnicodeDecodeError as error:
@@ -76,7 +81,9 @@ def _parse(text: str, source: Source, *, line_numbers: bool = True) -> Any:
     from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
     try:
-        root = YAML(typ="safe", pure=True).compose(text)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # an anchor may be given anew, as YAML says
+            root = YAML(typ="safe", pure=True).compose(text)
     except MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         line = f":{mark.line + 1}" if mark is not None and line_numbers else ""
@@ -86,13 +93,9 @@ def _parse(text: str, source: Source, *, line_numbers: bool = True) -> Any:
         raise SuiteError(f"{source.name}: not valid YAML: {reason[0] if reason else error}") from None
     except RecursionError:
         raise SuiteError(f"{source.name}: nested too deeply") from None
-    if root is None:
-        return None
-    walker = _Walker(source, line_numbers)
-    try:
-        return walker.value(root, ())
-    except RecursionError:
-        raise SuiteError(f"{source.name}: nested too deeply, or an alias that contains itself") from None
+    except (ValueError, OverflowError) as error:  # "\\UFFFFFFFF"
+        raise SuiteError(f"{source.name}: not valid YAML: {error}") from None
+    return None if root is None else _Walker(source, line_numbers).value(root, ())
 
 
 class _Walker:
@@ -110,20 +113,24 @@ class _Walker:
             raise SuiteError(
                 f"{self.source.name}: more than {MAX_NODES:,} values once its aliases are expanded"
             )
+        if len(path) > MAX_DEPTH:
+            raise SuiteError(f"{self.place(node)}: nested too deeply, or an alias that contains itself")
         self.source.places.setdefault(path, self.place(node))
-        kind = type(node).__name__
+        kind, tag = type(node).__name__, str(node.tag).removeprefix("tag:yaml.org,2002:")
+        if kind == "ScalarNode":
+            return self.scalar(node, tag)
+        if tag not in ("map", "seq"):
+            raise self.unknown(node)
         if kind == "MappingNode":
             return self.mapping(node, path)
-        if kind == "SequenceNode":
-            return [self.value(child, (*path, index)) for index, child in enumerate(node.value)]
-        return self.scalar(node)
+        return [self.value(child, (*path, index)) for index, child in enumerate(node.value)]
 
     def mapping(self, node: Any, path: KeyPath) -> Mapping[str, Any]:
         result: dict[str, Any] = {}
         for key_node, value_node in node.value:
             if type(key_node).__name__ != "ScalarNode":
                 raise SuiteError(f"{self.place(key_node)}: a key must be a plain word")
-            key = str(key_node.value)
+            key = self.text(key_node)
             if key in result:
                 raise SuiteError(f"{self.place(key_node)}: {'.'.join(map(str, (*path, key)))}: written twice")
             inner = (*path, key)
@@ -131,24 +138,43 @@ class _Walker:
             result[key] = self.value(value_node, inner)
         return result
 
-    def scalar(self, node: Any) -> Any:
-        tag = str(node.tag).rsplit(":", 1)[-1]
-        text = str(node.value)
+    def scalar(self, node: Any, tag: str) -> Any:
+        text = self.text(node)
+        if tag in ("str", "timestamp", "value"):
+            return text
         if tag == "null":
             return None
         if tag == "bool":
+            if text.lower() not in ("true", "false"):
+                raise SuiteError(f"{self.place(node)}: {text!r} is not a bool; write true or false")
             return text.lower() == "true"
         try:
             if tag == "int":
-                return (
-                    int(text.replace("_", ""), 0)
-                    if text.lstrip("+-")[:2].lower() in ("0x", "0o")
-                    else int(text)
-                )
+                return self.integer(node, text.replace("_", ""))
             if tag == "float":
-                return float(text.replace("_", "").replace(".inf", "inf").replace(".nan", "nan"))
+                return float(text.replace("_", "").lower().replace(".inf", "inf").replace(".nan", "nan"))
         except ValueError:
-            return text
-        if tag in ("str", "timestamp", "value"):
-            return text
-        raise SuiteError(f"{self.place(node)}: unknown YAML tag {node.tag!s}; use plain values")
+            raise SuiteError(f"{self.place(node)}: {text!r} is not {_A[tag]}") from None
+        raise self.unknown(node)
+
+    def integer(self, node: Any, digits: str) -> int:
+        base = {"0x": 16, "0o": 8, "0b": 2}.get(digits.lstrip("+-")[:2].lower(), 10)
+        if (
+            len(digits) > 80 or abs(number := int(digits, base)) >= 2**64
+        ):  # longer ones cannot even be printed
+            raise SuiteError(f"{self.place(node)}: a number of more than 64 bits")
+        return number
+
+    def text(self, node: Any) -> str:
+        text = str(node.value)
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            raise SuiteError(f"{self.place(node)}: half a surrogate pair is no text") from None
+        return text
+
+    def unknown(self, node: Any) -> SuiteError:
+        return SuiteError(f"{self.place(node)}: unknown YAML tag {node.tag!s}; use plain values")
+
+
+_A = {"int": "an int", "float": "a float"}

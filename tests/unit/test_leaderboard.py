@@ -197,6 +197,7 @@ def test_the_baseline_is_the_reference_even_where_a_filter_hides_it() -> None:
         ("top1 > 90 and latency_p50_ms < 5", ["b"]), ("not top1 > 90", ["a", "broken"]),
         ("top1 == None", ["broken"]), ("method in ('a', 'broken')", ["a", "broken"]),
         ("80 < top1 <= 90 or status == 'failed'", ["a", "broken"]), ("top1 > -1", ["b", "a"]),
+        ("-top1 < -90", ["b"]), ("not -top1 < 0", ["broken"]), (r"'\d' != method", ["b", "a", "broken"]),
     ],
 )  # fmt: skip
 def test_filters(where: str, kept: list[str]) -> None:
