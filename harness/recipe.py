@@ -50,6 +50,10 @@ class TrainRecipe(Params):
     early_stop: Annotated[int, Field(ge=1)] | None = Field(
         None, description="stop after so many epochs without a better validation top-1; the best weights stay"
     )
+    ema: Annotated[float, Field(gt=0, lt=1)] | None = Field(
+        None,
+        description="decay per update of averaged weights, which are validated and kept; none: no average",
+    )
     compile: bool = Field(False, description="torch.compile the training forward")
 
     @field_validator("min_lr")

@@ -135,6 +135,11 @@ class _Run:
         self.optimizer = make_optimizer(module, recipe)
         self.scheduler = make_scheduler(self.optimizer, recipe, self.steps)
         self.scaler = torch.amp.GradScaler(device.type, enabled=recipe.amp == "fp16")
+        self.average = None
+        if recipe.ema is not None:
+            from timm.utils import ModelEmaV3
+
+            self.average = ModelEmaV3(module, decay=recipe.ema)
         self.history: list[dict[str, float]] = []
         self.image_passes = 0
         self.train_s = 0.0
@@ -146,13 +151,14 @@ class _Run:
             "module": self.module.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
+            "average": None if self.average is None else self.average.state_dict(),
             "best": self.best,
             **self._told(),
         }
 
     def result(self) -> dict[str, Any]:
         """What is kept of a training that ended: its weights (with early stopping the best), its story."""
-        weights = self.module.state_dict() if self.best is None else self.best["module"]
+        weights = self.kept.state_dict() if self.best is None else self.best["module"]
         return {"module": {name: tensor.cpu() for name, tensor in weights.items()}, **self._told()}
 
     def _told(self) -> dict[str, Any]:
@@ -162,10 +168,17 @@ class _Run:
         self.module.load_state_dict(saved["module"])
         self.optimizer.load_state_dict(saved["optimizer"])
         self.scaler.load_state_dict(saved["scaler"])
+        if self.average is not None:
+            self.average.load_state_dict(saved["average"])
         self.best = saved["best"]
         self.history = list(saved["history"])
         self.image_passes, self.train_s = saved["image_passes"], saved["train_s"]
         self.scheduler.step_update(len(self.history) * self.steps)
+
+    @property
+    def kept(self) -> torch.nn.Module:
+        """What is validated and kept: the averaged weights where there are such."""
+        return self.module if self.average is None else self.average.module
 
     @property
     def finished(self) -> bool:
@@ -190,11 +203,11 @@ class _Run:
             )
         entry = {"loss": loss, "lr": lr}
         if self.validation is not None:
-            logits = logits_of(self.module, self.validation, self.recipe.batch_size)
+            logits = logits_of(self.kept, self.validation, self.recipe.batch_size)
             hits = (logits.argmax(1) == self.validation.labels).sum()
             entry["top1"] = 100 * int(hits) / len(self.validation)
             if self.recipe.early_stop and (self.best is None or entry["top1"] > self.best["top1"]):
-                weights = {key: tensor.cpu().clone() for key, tensor in self.module.state_dict().items()}
+                weights = {key: tensor.cpu().clone() for key, tensor in self.kept.state_dict().items()}
                 self.best = {"epoch": number, "top1": entry["top1"], "module": weights}
         self.history.append(entry)
         self.train_s += time.perf_counter() - began
@@ -226,6 +239,8 @@ class _Run:
                 torch.nn.utils.clip_grad_norm_(self.trainable, recipe.clip_grad)
             self.scaler.step(self.optimizer)
             self.scaler.update()
+            if self.average is not None:
+                self.average.update(self.module)
             self.optimizer.zero_grad(set_to_none=True)
             self.scheduler.step_update((number - 1) * self.steps + step + 1)
             total += loss.detach() * len(batch.labels)

@@ -600,3 +600,47 @@ def test_crop_flip_depends_on_seed_and_sample_alone():
 
 if __name__ == "__main__":
     main(sys.argv[1])
+
+
+# --- averaged weights ---------------------------------------------------------------------------
+
+AVERAGED = RECIPE.model_copy(update={"ema": 0.8})
+
+
+def test_averaged_weights_by_hand(tmp_path):
+    plain = TrainRecipe(epochs=2, lr=1e-2, batch_size=8)
+    passed = []
+
+    def loss(module, batch):
+        passed.append([weights.detach().clone() for weights in module.parameters()])
+        return nn.functional.cross_entropy(module(batch.inputs), batch.labels)
+
+    last = perceptron()
+    train(tmp_path, last, plain, points(), name="plain", loss=loss)
+    mean = passed[0]
+    for weights in [*passed[1:], list(last.parameters())]:
+        mean = [0.8 * old + 0.2 * new for old, new in zip(mean, weights, strict=True)]
+    averaged = perceptron()
+    train(tmp_path, averaged, plain.model_copy(update={"ema": 0.8}), points(), name="averaged")
+    for expected, found in zip(mean, averaged.parameters(), strict=True):
+        torch.testing.assert_close(found, expected)
+
+
+@pytest.mark.parametrize("early_stop", [None, 4])
+def test_a_resumed_average_is_bit_identical_and_what_is_validated(tmp_path, early_stop):
+    recipe = AVERAGED.model_copy(update={"early_stop": early_stop})
+    held_out = images(20, seed=1)
+
+    def stop(text, fraction):
+        if text.startswith("epoch 3"):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path / "cut", recipe=recipe, validation=held_out, progress=stop)
+    resumed, whole = network(), network()
+    train(tmp_path / "cut", resumed, recipe, validation=held_out)
+    result = train(tmp_path / "whole", whole, recipe, validation=held_out)
+    assert digest(resumed) == digest(whole)
+    top1 = evaluate(whole, held_out, device="cpu").top1
+    told = [entry["top1"] for entry in result.history]
+    assert top1 == pytest.approx(max(told) if early_stop else told[-1])
