@@ -26,7 +26,7 @@ __all__ = ["Graphs"]
 
 @dataclass(frozen=True)
 class _Slot:
-    """Initializer ``index`` of a graph is the module's ``name``, or its transpose."""
+    """Initializer ``index`` of a graph is the module's ``name``, or its transpose, in row-major order."""
 
     index: int
     name: str
@@ -124,4 +124,5 @@ def _fill(graph: _Graph, module: torch.nn.Module) -> onnx.ModelProto:
 def _digest(array: np.ndarray) -> tuple[tuple[int, ...], str, bytes]:
     import hashlib
 
-    return array.shape, str(array.dtype), hashlib.blake2b(array.tobytes()).digest()
+    shape = tuple(size for size in array.shape if size > 1)  # norms' weights are given more dimensions
+    return shape, str(array.dtype), hashlib.blake2b(array.tobytes()).digest()

@@ -99,6 +99,18 @@ class Normed(torch.nn.Module):
         return self.norm(self.conv(x))
 
 
+class Grouped(torch.nn.Module):
+    """GroupNorm, whose weights become [3, 1, 1] in a graph: [n, 1, 4, 4] -> [n, 3, 2, 2]."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = torch.nn.Conv2d(1, 3, 3)
+        self.norm = torch.nn.GroupNorm(1, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.norm(self.conv(x))
+
+
 def part(name: str, factory: str, inputs: dict[str, tuple[int, ...]], **params: object) -> Part:
     spec = ModuleSpec(factory=factory, params=params)
     torch.manual_seed(0)
@@ -207,8 +219,9 @@ def randomise(tensor: torch.Tensor) -> None:
         (f"{__name__}:Folds", (5,), 4),
         (f"{__name__}:Counts", (5,), 2),
         (f"{__name__}:Normed", (1, 4, 4), 3),
+        (f"{__name__}:Grouped", (1, 4, 4), 1),
     ],
-    ids=["vit", "folded parameter", "integer in the state", "batch norm"],
+    ids=["vit", "folded parameter", "integer in the state", "batch norm", "group norm"],
 )
 def test_models_of_one_structure_share_a_conversion_where_that_is_safe(
     factory: str, shape: tuple[int, ...], conversions: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
