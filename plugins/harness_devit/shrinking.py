@@ -97,7 +97,7 @@ def taylor_importance(vit: VisionTransformer, split: Split, device: str, batch: 
 
 
 def random_importance(teacher: TokenShape, seed: int) -> Importance:
-    """Drawn: the control of Table VII's question, whether importance matters."""
+    """Drawn: the control that says whether importance matters."""
     generator = torch.Generator().manual_seed(seed)
     h, e = teacher.heads, teacher.dim // teacher.heads
     return Importance(
