@@ -1,0 +1,123 @@
+"""Sub-task distillation (section IV-D): feature matching and the losses of Eq. 8 to 13.
+
+Shapes: Q, K, V [n, h, T, e]; tokens T; heads h of e channels; logits Y [n, classes].
+
+Readings taken of L_feat:
+
+- ``fm: code`` (default) is what the authors' code does: heads side by side, rows of X X^T / sqrt(e) as
+  distributions, KL(teacher || student) summed over rows, one pair of layers (the middle ones), divided by the
+  student's number of layers.
+- ``fm: paper`` is Fig. 6 and Eq. 12: the three unfoldings of [T, e, h], each X X^T, the teacher's rows drawn
+  anew in each batch where it has more, all layers j with k = g(j) (the double sum is a single one), over 3 l.
+  Eq. 13 needs distributions, which the paper does not make: rows of X X^T / sqrt(columns of X) through a softmax.
+- Eq. 11's arguments are in the wrong order; it is cross-entropy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from timm.models.vision_transformer import VisionTransformer
+from torch import nn
+from torch.nn import functional
+
+from harness_devit.shrinking import layer_map
+from harness_devit.submodel import Tap
+
+if TYPE_CHECKING:
+    from harness_devit.plugin import DeViTParams
+
+__all__ = ["FeatureLoss", "fm_code", "fm_paper", "prediction_loss", "sub_task_loss"]
+
+Loss = Callable[[nn.Module, Any], torch.Tensor]
+
+
+def prediction_loss(
+    student: torch.Tensor, labels: torch.Tensor, teacher: torch.Tensor | None, smoothing: float
+) -> torch.Tensor:
+    """L_pred: Eq. 9 and 10; without a teacher's logits the ground truth alone."""
+    truth = functional.cross_entropy(student, labels, label_smoothing=smoothing)
+    if teacher is None:
+        return truth
+    y_t = teacher.argmax(dim=1)  # Eq. 9
+    return 0.5 * truth + 0.5 * functional.cross_entropy(student, y_t, label_smoothing=smoothing)
+
+
+def _kl(student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
+    """Eq. 13 between softmaxes of rows [n, rows, rows]: summed over rows, mean over the batch."""
+    return functional.kl_div(
+        student.log_softmax(-1), teacher.log_softmax(-1), reduction="batchmean", log_target=True
+    )
+
+
+def fm_code(student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
+    """The token unfolding alone: [n, h, T, e] of both -> their divergence."""
+
+    def match(p: torch.Tensor) -> torch.Tensor:
+        x = p.transpose(1, 2).flatten(2)  # [n, T, h e]
+        return x @ x.transpose(1, 2) * p.shape[3] ** -0.5  # [n, T, T]
+
+    return _kl(match(student), match(teacher))
+
+
+def fm_paper(student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
+    """The three unfoldings of Fig. 6, summed: [n, h, T, e] of both -> their divergence."""
+    total = student.new_zeros(())
+    for dim in (2, 3, 1):  # T, e, h
+        s, t = (p.movedim(dim, 1).flatten(2) for p in (student, teacher))  # [n, rows, columns]
+        if t.shape[1] > s.shape[1]:
+            rows = torch.randperm(t.shape[1])[: s.shape[1]].sort().values
+            t = t[:, rows.to(t.device)]
+        total = total + _kl(*(x @ x.transpose(1, 2) * x.shape[2] ** -0.5 for x in (s, t)))
+    return total
+
+
+class FeatureLoss:
+    """L_feat (Eq. 12) of the batch that student and teacher saw last."""
+
+    def __init__(
+        self, student: VisionTransformer, teacher: VisionTransformer, fm: str, alpha: Sequence[float]
+    ) -> None:
+        self._depth, self._alpha = len(student.blocks), alpha
+        g = layer_map(self._depth, len(teacher.blocks))
+        if fm == "code":
+            pairs = [((self._depth - 1) // 2, (len(teacher.blocks) - 1) // 2)]
+            self._match, self._over = fm_code, self._depth
+        else:
+            pairs = list(enumerate(g))
+            self._match, self._over = fm_paper, 3 * self._depth
+        self._heads = [vit.blocks[0].attn.num_heads for vit in (student, teacher)]
+        self._taps = [(Tap(student.blocks[j].attn.qkv), Tap(teacher.blocks[k].attn.qkv)) for j, k in pairs]
+
+    def __call__(self) -> torch.Tensor:
+        terms = []
+        for taps in self._taps:
+            s, t = (self._split(tap.value, h) for tap, h in zip(taps, self._heads, strict=True))
+            terms += [a * self._match(s[i], t[i]) for i, a in enumerate(self._alpha)]
+        return torch.stack(terms).sum() / self._over
+
+    def close(self) -> None:
+        for tap in (tap for pair in self._taps for tap in pair):
+            tap.close()
+
+    @staticmethod
+    def _split(qkv: torch.Tensor, heads: int) -> torch.Tensor:
+        """[n, T, 3 h e] -> Q, K, V [3, n, h, T, e]."""
+        return qkv.unflatten(2, (3, heads, -1)).permute(2, 0, 3, 1, 4)
+
+
+def sub_task_loss(teacher: VisionTransformer, features: FeatureLoss | None, params: DeViTParams) -> Loss:
+    """L_sub-task: Eq. 8, or a row of Table VII."""
+    needed = features is not None or "prediction" in params.sub_losses
+
+    def loss(student: nn.Module, batch: Any) -> torch.Tensor:
+        with torch.no_grad():
+            y_t = teacher(batch.inputs) if needed else None
+        y_s = student(batch.inputs)
+        hard = y_t if "prediction" in params.sub_losses else None
+        total = prediction_loss(y_s, batch.labels, hard, params.label_smoothing)
+        return total if features is None else total + params.beta * features()
+
+    return loss

@@ -1,0 +1,96 @@
+"""Feature aggregation FA: the features of N sub-models -> logits (section III-B, Table IX).
+
+Shapes: features Z_1 ... Z_N [n, D], or [n, 2, D] from a distilled DeiT; fused [n, F]; logits [n, classes].
+
+Readings taken. ``fa: code`` is Linear(N D, D_t) before the head, and the fused feature is compared with the
+teacher's token directly: the published parameter counts are of this one. ``fa: paper`` is Eq. 3, with the head
+after W_2. A distilled DeiT has a branch for each of its tokens, their logits averaged (authors' code). Of
+Table IX's others the paper gives one sentence each; ``mlp`` is FA with the activation (GELU) that the paper removes,
+``attention`` a learned query over keys and values of the features, ``senet`` squeeze (mean of a feature's channels)
+and excitation over the N features, then their weighted sum.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from harness_devit.shapes import FusionShape
+
+__all__ = ["Branch", "Fusion", "fusion"]
+
+
+class _Linear(nn.Module):
+    """Eq. 2 and 3, with an activation between where the shape says ``mlp``."""
+
+    def __init__(self, shape: FusionShape) -> None:
+        super().__init__()
+        nd = shape.parts * shape.dim
+        self.w1 = nn.Linear(nd, shape.width)
+        self.act = nn.GELU() if shape.kind == "mlp" else nn.Identity()
+        self.w2 = nn.Linear(shape.width, nd) if shape.fa == "paper" else nn.Identity()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.w2(self.act(self.w1(x.flatten(1))))  # [n, N, D] -> [n, N D] -> [n, F]
+
+
+class _Attention(nn.Module):
+    def __init__(self, shape: FusionShape) -> None:
+        super().__init__()
+        self.query = nn.Parameter(torch.randn(shape.dim, 1) * 0.02)
+        self.key, self.value = nn.Linear(shape.dim, shape.dim), nn.Linear(shape.dim, shape.dim)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        scores = self.key(x) @ self.query * x.shape[2] ** -0.5  # [n, N, 1]
+        return (scores.softmax(dim=1).transpose(1, 2) @ self.value(x))[:, 0]  # [n, D]
+
+
+class _SENet(nn.Module):
+    def __init__(self, shape: FusionShape) -> None:
+        super().__init__()
+        n = shape.parts
+        self.excite = nn.Sequential(nn.Linear(n, n), nn.ReLU(), nn.Linear(n, n), nn.Sigmoid())
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        weights = self.excite(x.mean(dim=2))  # [n, N]
+        return (weights[:, None] @ x)[:, 0]  # [n, D]
+
+
+_KINDS: dict[str, type[nn.Module]] = {
+    "linear": _Linear,
+    "mlp": _Linear,
+    "attention": _Attention,
+    "senet": _SENet,
+}
+
+
+class Branch(nn.Module):
+    """The features [n, N, D] of one token -> FA -> head -> logits."""
+
+    def __init__(self, shape: FusionShape) -> None:
+        super().__init__()
+        self.fa = _KINDS[shape.kind](shape)
+        self.head = nn.Linear(shape.fused, shape.classes)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self.fa(x))
+
+
+class Fusion(nn.Module):
+    """Features of each sub-model -> logits: the central device's part."""
+
+    def __init__(self, shape: FusionShape) -> None:
+        super().__init__()
+        self.branches = nn.ModuleList(Branch(shape) for _ in range(shape.tokens))
+
+    def forward(self, *features: torch.Tensor) -> torch.Tensor:
+        x = torch.stack(features, dim=1)  # [n, N, D] or [n, N, R, D]
+        if len(self.branches) == 1:
+            return self.branches[0](x)
+        return torch.stack([branch(x[:, :, r]) for r, branch in enumerate(self.branches)]).mean(dim=0)
+
+
+def fusion(**shape: Any) -> nn.Module:
+    return Fusion(FusionShape(**shape))

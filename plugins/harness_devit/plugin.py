@@ -1,0 +1,114 @@
+"""DeViT: a trained ViT decomposed by classes into small ViTs, whose features are fused (DEKD)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, Literal
+
+from pydantic import Field, field_validator
+
+from harness.hookspecs import hookimpl
+from harness.types import Context, Model, Params, Partition, PartitionerEntry, Sketch
+from harness_devit.shapes import devit_sketch
+
+__all__ = ["DeViTParams", "StageRecipe", "harness_partitioners"]
+
+
+class StageRecipe(Params):
+    """What one training stage does otherwise than the suite's ``train`` block."""
+
+    epochs: int | None = Field(None, ge=0, description="passes over the stage's data")
+    lr: float | None = Field(None, gt=0, description="greatest learning rate")
+    batch_size: int | None = Field(None, ge=1, description="samples per update")
+    weight_decay: float | None = Field(None, ge=0, description="not applied to biases and norms")
+    clip_grad: float | None = Field(None, gt=0, description="greatest norm of all gradients together")
+
+    def overrides(self) -> dict[str, Any]:
+        return self.model_dump(exclude_none=True)
+
+
+class DeViTParams(Params):
+    """The sub-models' size, and the readings and ablations of the paper.
+
+    Tables VII and VIII: ``[truth]``, ``[prediction]``, ``[truth, feature]`` or ``[truth, token]``, and the
+    defaults. Table IX: ``fusion``.
+    """
+
+    parts: int = Field(4, ge=1, le=64, description="sub-models (N), each with a share of the classes")
+    dim: int = Field(ge=1, description="channels of a sub-model's token (D_s); a multiple of heads")
+    heads: int = Field(ge=1, description="attention heads of a sub-model (h_s)")
+    depth: int | None = Field(
+        None, ge=1, description="blocks of a sub-model (L_s); default: half the teacher's"
+    )
+    mlp_ratio: float = Field(4.0, gt=0, description="neurons of a sub-model's MLP (d_s) over dim")
+    init: Literal["teacher-slice", "random"] = Field(
+        "teacher-slice", description="a sub-model starts as the important parts of its teacher, or at random"
+    )
+    importance: Literal["taylor", "random"] = Field(
+        "taylor", description="how teacher-slice ranks heads and neurons: Eq. 5 to 7, or drawn"
+    )
+    held_out: float = Field(
+        0.1,
+        gt=0,
+        lt=1,
+        description="share of each class's training images that a sub-teacher does not see: importance is taken on it",
+    )
+    fm: Literal["code", "paper"] = Field(
+        "code", description="feature matching: the authors' code (tokens, one layer), or Fig. 6 and Eq. 12"
+    )
+    alpha: tuple[float, float, float] = Field((0.2, 0.1, 0.3), description="weights of Q, K, V (Eq. 12)")
+    beta: float = Field(1.0, ge=0, description="weight of the feature loss (Eq. 8)")
+    gamma: float = Field(1.0, ge=0, description="weight of the token loss (Eq. 14)")
+    label_smoothing: float = Field(0.1, ge=0, lt=1, description="of distillation's cross-entropies")
+    sub_losses: tuple[Literal["truth", "prediction", "feature"], ...] = Field(
+        ("prediction", "feature"), description="of sub-task distillation (Table VII)"
+    )
+    ensemble_losses: tuple[Literal["truth", "prediction", "token"], ...] = Field(
+        ("prediction", "token"), description="of the ensemble stage (Table VIII)"
+    )
+    fusion: Literal["linear", "attention", "senet", "mlp"] = Field(
+        "linear", description="how features are aggregated (Table IX); linear is the paper's own"
+    )
+    fa: Literal["code", "paper"] = Field(
+        "code", description="linear and mlp: one layer before the head (the authors' code), or two (Eq. 3)"
+    )
+    width: int | None = Field(None, ge=1, description="D_t of Eq. 3; default: the teacher's dim")
+    teacher_stage: StageRecipe = Field(StageRecipe(), description="training of the sub-teachers")
+    sub_stage: StageRecipe = Field(StageRecipe(), description="sub-task distillation")
+    ensemble_stage: StageRecipe = Field(StageRecipe(), description="training of the ensemble")
+
+    @field_validator("alpha")
+    @classmethod
+    def _not_negative(cls, alpha: tuple[float, ...]) -> tuple[float, ...]:
+        if min(alpha) < 0:
+            raise ValueError("weights of a loss are not negative")
+        return alpha
+
+    @field_validator("sub_losses", "ensemble_losses")
+    @classmethod
+    def _trains_a_head(cls, losses: tuple[str, ...]) -> tuple[str, ...]:
+        if ("truth" in losses) == ("prediction" in losses):
+            raise ValueError(
+                "needs truth (labels) or prediction (labels and the teacher's, Eq. 10), not both: "
+                "a feature or token loss alone trains no classifier"
+            )
+        return losses
+
+
+def partition(ctx: Context, model: Model, params: DeViTParams, sketch: Sketch) -> Partition:
+    from harness_devit.method import dekd
+
+    return dekd(ctx, model, params)
+
+
+@hookimpl
+def harness_partitioners() -> Iterable[PartitionerEntry]:
+    yield PartitionerEntry(
+        name="devit",
+        summary="N small ViTs distilled on shares of the classes, features fused (DeViT, Xu et al. 2023)",
+        params=DeViTParams,
+        sketch=devit_sketch,
+        partition=partition,
+        requires=("torch", "timm"),
+        extra="bench",
+    )

@@ -1,0 +1,228 @@
+"""What DeViT's parts will be, from dimensions alone. Torch-free: the planner calls this."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from harness.types import IMAGE, Fleet, ModuleSpec, PartSketch, Sketch
+from harness_timm.vit import TIMM_FACTORY, ViTShape
+
+if TYPE_CHECKING:
+    from harness_devit.plugin import DeViTParams
+
+__all__ = [
+    "FusionShape",
+    "TokenShape",
+    "devit_sketch",
+    "fusion_shape",
+    "group_sizes",
+    "sub_shape",
+    "teacher_shape",
+]
+
+_DISTILLED_NAME = re.compile(r"deit_(tiny|small|base)_distilled_patch(\d+)_\d+(?:\.\w+)?")
+_DISTILLED_SIZES = {"tiny": (192, 3), "small": (384, 6), "base": (768, 12)}  # dim, heads; depth 12
+_DISTILLED_ARGS = {
+    "patch_size": "patch_size",
+    "embed_dim": "dim",
+    "depth": "depth",
+    "num_heads": "heads",
+    "mlp_ratio": "mlp_ratio",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenShape(ViTShape):
+    """A ViT or, with ``distilled``, a DeiT whose head reads a second token."""
+
+    distilled: bool = False
+
+    @property
+    def tokens(self) -> int:
+        return super().tokens + self.distilled
+
+    @property
+    def read(self) -> int:
+        """Tokens that heads read (R)."""
+        return 1 + self.distilled
+
+    def params(self, start: int = 0, stop: int | None = None) -> int:
+        more = 0
+        if self.distilled:
+            start, stop = self._range(start, stop)
+            more += self.dim if start == 0 else 0  # the token itself; its position is among `tokens`
+            more += (self.dim + 1) * self.classes if stop == self.depth else 0
+        return super().params(start, stop) + more
+
+    def macs(self, start: int = 0, stop: int | None = None) -> int:
+        last = (self.depth if stop is None else stop) == self.depth
+        return super().macs(start, stop) + self.distilled * last * self.dim * self.classes
+
+    def spec(self) -> ModuleSpec:
+        plain = {key: value for key, value in vars(self).items() if key != "distilled"}
+        if not self.distilled:
+            return ViTShape(**plain).spec()
+        given = {**plain, "image_size": list(self.image_size)}
+        del given["class_token"]
+        return ModuleSpec(factory="harness_devit.submodel:two_tokens", params=given)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FusionShape:
+    """N features of D channels, for each of R tokens -> logits (:mod:`harness_devit.fusion`)."""
+
+    kind: str
+    fa: str
+    parts: int
+    dim: int
+    width: int
+    classes: int
+    tokens: int = 1
+
+    @property
+    def fused(self) -> int:
+        """Channels of the aggregated feature that the head reads."""
+        if self.kind in ("attention", "senet"):
+            return self.dim
+        return self.width if self.fa == "code" else self.parts * self.dim
+
+    def params(self) -> int:
+        n, d, nd = self.parts, self.dim, self.parts * self.dim
+        aggregate = {
+            "attention": d + 2 * d * (d + 1),
+            "senet": 2 * n * (n + 1),
+        }.get(self.kind, (nd + 1) * self.width + (0 if self.fa == "code" else (self.width + 1) * nd))
+        return self.tokens * (aggregate + (self.fused + 1) * self.classes)
+
+    def macs(self) -> int:
+        n, d, nd = self.parts, self.dim, self.parts * self.dim
+        aggregate = {
+            "attention": 2 * nd * d + 2 * nd,
+            "senet": 2 * n * n + nd,
+        }.get(self.kind, nd * self.width * (1 if self.fa == "code" else 2))
+        return self.tokens * (aggregate + self.fused * self.classes)
+
+    def spec(self) -> ModuleSpec:
+        return ModuleSpec(factory="harness_devit.fusion:fusion", params=dict(vars(self)))
+
+
+def group_sizes(classes: int, parts: int) -> list[int]:
+    """Eq. 4: how many classes each part gets.
+
+    Raises:
+        ValueError: a part would have fewer than two, so nothing to tell apart.
+    """
+    if parts > classes:
+        raise ValueError(f"parts: {parts} is more than the {classes} classes there are to share out")
+    if parts > 1 and classes // parts < 2:
+        raise ValueError(
+            f"parts: {parts} of {classes} classes leaves a part with one, and nothing to tell apart; "
+            f"allowed: 1 to {max(classes // 2, 1)}"
+        )
+    return [classes // parts + (i < classes % parts) for i in range(parts)]
+
+
+def teacher_shape(spec: ModuleSpec | None) -> TokenShape:
+    """The dimensions of the teacher.
+
+    Raises:
+        ValueError: it is of another family, or its dimensions are not known before it is built.
+    """
+    plain = ViTShape.from_spec(spec)
+    if plain is not None:
+        return TokenShape(**vars(plain))
+    given = spec.params if spec is not None and spec.factory == TIMM_FACTORY else {}
+    name = _DISTILLED_NAME.fullmatch(given.get("name", ""))
+    if name is None or not set(given["args"]) <= set(_DISTILLED_ARGS):
+        what = given.get("name") or (spec.factory if spec is not None else "a model of unknown shape")
+        raise ValueError(
+            f"devit cannot tell the dimensions of {what}: its teacher is `vit`, or timm's standard vit_*, "
+            "deit_* or deit_*_distilled"
+        )
+    dim, heads = _DISTILLED_SIZES[name[1]]
+    sizes = {"patch_size": int(name[2]), "dim": dim, "depth": 12, "heads": heads}
+    return TokenShape(
+        image_size=tuple(given["image_size"]),
+        channels=given["channels"],
+        classes=given["classes"],
+        drop_path_rate=given["drop_path_rate"] or 0.0,
+        distilled=True,
+        **{**sizes, **{_DISTILLED_ARGS[key]: value for key, value in given["args"].items()}},
+    )
+
+
+def sub_shape(teacher: TokenShape, params: DeViTParams, classes: int = 0) -> TokenShape:
+    """A sub-model, without head unless ``classes``.
+
+    Raises:
+        ValueError: its dimensions do not fit together, or not into a teacher that it is cut from.
+    """
+    shape = TokenShape(
+        **{
+            **vars(teacher),
+            "classes": classes,
+            "dim": params.dim,
+            "depth": params.depth or (teacher.depth + 1) // 2,
+            "heads": params.heads,
+            "mlp_ratio": params.mlp_ratio,
+            "drop_path_rate": 0.0,
+        }
+    )
+    head, teacher_head = shape.dim // shape.heads, teacher.dim // teacher.heads
+    limits = [("depth", shape.depth, teacher.depth)]  # Eq. 12 maps each layer to one of the teacher's
+    if params.init == "teacher-slice":
+        limits += [("dim", shape.dim, teacher.dim), ("mlp_ratio x dim", shape.hidden, teacher.hidden)]
+    if params.init == "teacher-slice" or params.fm == "paper":
+        limits += [("heads", shape.heads, teacher.heads), ("dim / heads", head, teacher_head)]
+    for name, value, most in limits:
+        if value > most:
+            raise ValueError(
+                f"{name}: {value} is more than the teacher's {most}, of which a sub-model takes a part"
+                + "; init: random and fm: code allow it" * (name != "depth")
+            )
+    return shape
+
+
+def fusion_shape(teacher: TokenShape, params: DeViTParams) -> FusionShape:
+    return FusionShape(
+        kind=params.fusion,
+        fa=params.fa,
+        parts=params.parts,
+        dim=params.dim,
+        width=params.width or teacher.dim,
+        classes=teacher.classes,
+        tokens=teacher.read,
+    )
+
+
+def devit_sketch(spec: ModuleSpec | None, params: DeViTParams, fleet: Fleet) -> Sketch:
+    """``sub1`` ... ``subN`` read the image, ``fusion`` their features.
+
+    Raises:
+        ValueError: a teacher of another family, more parts than classes, dimensions that do not fit.
+    """
+    teacher = teacher_shape(spec)
+    sizes = group_sizes(teacher.classes, params.parts)
+    shape, fusion = sub_shape(teacher, params), fusion_shape(teacher, params)
+    subs = tuple(
+        PartSketch(
+            name=f"sub{i}",
+            inputs=(IMAGE,),
+            params=shape.params(),
+            macs=shape.macs(),
+            weight_bytes=shape.weight_bytes(),
+            output_bytes=4 * shape.read * shape.dim,
+        )
+        for i in range(1, params.parts + 1)
+    )
+    last = PartSketch(
+        name="fusion",
+        inputs=tuple(sub.name for sub in subs),
+        params=fusion.params(),
+        macs=fusion.macs(),
+        weight_bytes=4 * fusion.params(),
+        output_bytes=4 * fusion.classes,
+    )
+    return Sketch(parts=(*subs, last), decisions={"classes_per_part": sizes, "depth": shape.depth})

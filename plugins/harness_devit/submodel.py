@@ -1,0 +1,75 @@
+"""Sub-models and what of a ViT is read: stock timm ViTs, and a DeiT that gives both its tokens.
+
+Shapes: images [n, C, H, W]; Z [n, R, D], the R tokens that heads read, normalised (or [n, 1, D], the mean of the
+patches where there is no class token).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from timm.models.deit import VisionTransformerDistilled
+from timm.models.vision_transformer import VisionTransformer
+from torch import nn
+
+__all__ = ["Tap", "TwoTokens", "read_tokens", "two_tokens"]
+
+
+class TwoTokens(VisionTransformerDistilled):
+    """A distilled DeiT; without classes it gives the class and the distillation token [n, 2, D]."""
+
+    def forward_head(self, x: torch.Tensor, pre_logits: bool = False) -> torch.Tensor:
+        return super().forward_head(x, pre_logits) if self.num_classes else x[:, :2]
+
+
+def two_tokens(
+    *,
+    image_size: Sequence[int],
+    patch_size: int,
+    channels: int,
+    classes: int,
+    dim: int,
+    depth: int,
+    heads: int,
+    mlp_ratio: float,
+    drop_path_rate: float,
+) -> nn.Module:
+    return TwoTokens(
+        img_size=tuple(image_size),
+        patch_size=patch_size,
+        in_chans=channels,
+        num_classes=classes,
+        embed_dim=dim,
+        depth=depth,
+        num_heads=heads,
+        mlp_ratio=mlp_ratio,
+        drop_path_rate=drop_path_rate,
+    )
+
+
+def read_tokens(vit: VisionTransformer, x: torch.Tensor) -> torch.Tensor:
+    """Normalised tokens of the last block [n, T, D] -> Z [n, R, D]."""
+    if isinstance(vit, VisionTransformerDistilled):
+        return x[:, :2]
+    return vit.forward_head(x, pre_logits=True)[:, None]
+
+
+class Tap:
+    """Keeps what a module last gave, or with ``inputs`` what it took."""
+
+    def __init__(self, module: nn.Module, *, inputs: bool = False) -> None:
+        self.value = torch.empty(0)
+        if inputs:
+            self._handle = module.register_forward_pre_hook(self._keep_input)
+        else:
+            self._handle = module.register_forward_hook(self._keep_output)
+
+    def close(self) -> None:
+        self._handle.remove()
+
+    def _keep_input(self, module: nn.Module, given: tuple[torch.Tensor, ...]) -> None:
+        self.value = given[0]
+
+    def _keep_output(self, module: nn.Module, given: object, out: torch.Tensor) -> None:
+        self.value = out
