@@ -1,0 +1,64 @@
+"""Section 4.5 and Table 3: what makes one answer of the sub-models' outputs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+__all__ = ["Average", "FusionMLP", "Whole", "average", "fusion_mlp"]
+
+
+class FusionMLP(nn.Module):
+    """Features [B, d_i] of each sub-model -> logits [B, C], by sum d_i -> lambda sum d_i -> C.
+
+    The activation is not given; ReLU is taken.
+    """
+
+    def __init__(self, dims: Sequence[int], hidden: int, classes: int) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(sum(dims), hidden)
+        self.fc2 = nn.Linear(hidden, classes)
+
+    def forward(self, *features: torch.Tensor) -> torch.Tensor:
+        return self.fc2(functional.relu(self.fc1(torch.cat(features, dim=-1))))
+
+
+class Average(nn.Module):
+    """Logits [B, k_i + 1] of each sub-model -> log of the softmax outputs, each class from its own sub-model.
+
+    A class is one sub-model's own, so averaging softmax outputs over N sub-models, 0 where a class is foreign,
+    divides all by N: the order is that of the outputs themselves. Label 0 ("none of them") is no class.
+    """
+
+    order: torch.Tensor
+
+    def __init__(self, owned: Sequence[Sequence[int]]) -> None:
+        super().__init__()
+        classes = [c for own in owned for c in own]
+        self.register_buffer("order", torch.tensor(classes).argsort(), persistent=False)
+
+    def forward(self, *logits: torch.Tensor) -> torch.Tensor:
+        own = [functional.log_softmax(z, dim=-1)[:, 1:] for z in logits]
+        return torch.cat(own, dim=-1)[:, self.order]
+
+
+class Whole(nn.Module):
+    """Sub-models and MLP as one model, for the entire retraining."""
+
+    def __init__(self, subs: Sequence[nn.Module], mlp: FusionMLP) -> None:
+        super().__init__()
+        self.subs, self.mlp = nn.ModuleList(subs), mlp
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.mlp(*(sub(images) for sub in self.subs))
+
+
+def fusion_mlp(*, dims: Sequence[int], hidden: int, classes: int) -> nn.Module:
+    return FusionMLP(dims, hidden, classes)
+
+
+def average(*, owned: Sequence[Sequence[int]]) -> nn.Module:
+    return Average(owned)

@@ -1,0 +1,155 @@
+"""Which device runs which part: ED-ViT's Eq. 1 and Algorithm 3. Torch-free.
+
+Readings: a device's remaining energy is E_i minus L times the MACs of ALL its parts, idle devices count in the
+minimum, and each part is on exactly one device (the last constraint of Eq. 1). The part that gives the answer
+is on the central device; what it needs there is taken off first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from harness.types import Fleet, PartSketch, Placement, Sketch
+
+if TYPE_CHECKING:
+    from harness_edvit.plugin import PlaceParams
+
+__all__ = ["exact", "greedy", "greedy_as_printed"]
+
+
+@dataclass
+class _Problem:
+    """``parts`` to be placed, from the most to the least MACs (line 1); what each device has left."""
+
+    parts: list[PartSketch]
+    samples: int
+    energy: list[float]
+    memory: list[float]
+
+    def need(self, part: PartSketch) -> int:
+        return self.samples * part.macs
+
+    def fits(self, part: PartSketch, device: int) -> bool:
+        return self.memory[device] >= part.weight_bytes and self.energy[device] >= self.need(part)
+
+    def assign(self, part: PartSketch, device: int) -> None:
+        self.energy[device] -= self.need(part)
+        self.memory[device] -= part.weight_bytes
+
+
+def greedy_as_printed(sketch: Sketch, fleet: Fleet, params: PlaceParams) -> Placement:
+    """Algorithm 3 to the letter.
+
+    Raises:
+        ValueError: no device is left (line 10), or a part was lost: after line 8 the printed loop goes on with
+            the next part, not with the next device.
+    """
+    problem, device_of = _problem(sketch, fleet, params)
+    left = list(range(len(fleet.devices)))
+    lost = []
+    for part in problem.parts:
+        device = max(left, key=lambda k: problem.energy[k])  # line 3
+        if problem.fits(part, device):
+            problem.assign(part, device)
+            device_of[part.name] = device
+        else:
+            lost.append(part.name)
+            left.remove(device)
+            if not left:
+                raise ValueError(
+                    f"Algorithm 3 as printed found no placement: no device is left at {part.name!r}; "
+                    "greedy or exact may find one"
+                )
+    if lost:
+        raise ValueError(
+            f"Algorithm 3 as printed lost {', '.join(lost)}: where the chosen device is too small it goes on "
+            "with the next part; greedy tries the next device"
+        )
+    return Placement(device_of=device_of)
+
+
+def greedy(sketch: Sketch, fleet: Fleet, params: PlaceParams) -> Placement:
+    """Algorithm 3 repaired: of the devices that can take the part, the one with most energy left.
+
+    Raises:
+        ValueError: no device can take a part.
+    """
+    problem, device_of = _problem(sketch, fleet, params)
+    for part in problem.parts:
+        able = [k for k in range(len(fleet.devices)) if problem.fits(part, k)]
+        if not able:
+            raise ValueError(
+                f"greedy found no placement: no device has {part.weight_bytes / 2**20:.2f} MiB and "
+                f"{problem.need(part) / 1e9:.4g} GMACs left for {part.name!r}; exact may find one"
+            )
+        device = max(able, key=lambda k: problem.energy[k])
+        problem.assign(part, device)
+        device_of[part.name] = device
+    return Placement(device_of=device_of)
+
+
+def exact(sketch: Sketch, fleet: Fleet, params: PlaceParams) -> Placement:
+    """Eq. 1: maximise t over x, where t <= E_i - L sum_j e_j x_ij for every device i.
+
+    Raises:
+        ValueError: there is no placement.
+    """
+    import numpy as np
+    from scipy.optimize import Bounds, LinearConstraint, milp
+
+    problem, device_of = _problem(sketch, fleet, params)
+    parts, devices = problem.parts, len(fleet.devices)
+    if not parts:
+        return Placement(device_of=device_of)
+    # in units of the largest need, so that the solver's absolute tolerances mean something
+    unit_e = max(1, *map(problem.need, parts))
+    unit_m = max(1, *(part.weight_bytes for part in parts))
+    e = np.array([problem.need(part) for part in parts]) / unit_e
+    m = np.array([part.weight_bytes for part in parts]) / unit_m
+    # more than all parts need is as good as enough (and the solver dislikes large numbers)
+    memory = np.minimum(np.array(problem.memory) / unit_m, m.sum())
+    energy = np.array(problem.energy) / unit_e
+    n = devices * len(parts)  # x_ij at i * parts + j, then t
+    load = np.kron(np.eye(devices), e)
+    size = np.kron(np.eye(devices), m)
+    once = np.kron(np.ones(devices), np.eye(len(parts)))
+    pad = np.zeros((devices, 1))
+    solved = milp(
+        c=np.append(np.zeros(n), -1.0),
+        integrality=np.append(np.ones(n), 0),
+        bounds=Bounds(np.zeros(n + 1), np.append(np.ones(n), np.inf)),  # t >= 0 is L e_j <= E_i
+        constraints=[
+            LinearConstraint(np.hstack([load, pad + 1]), -np.inf, energy),
+            LinearConstraint(np.hstack([size, pad]), -np.inf, memory),
+            LinearConstraint(np.hstack([once, np.zeros((len(parts), 1))]), 1, 1),
+        ],
+        options={"mip_rel_gap": 0.0},
+    )
+    if solved.x is None:
+        raise ValueError(f"no placement: the devices cannot hold the parts ({solved.message.strip()})")
+    chosen = solved.x[:n].reshape(devices, len(parts)).argmax(axis=0)
+    device_of.update({part.name: int(i) for part, i in zip(parts, chosen, strict=True)})
+    return Placement(device_of=device_of)
+
+
+def _problem(sketch: Sketch, fleet: Fleet, params: PlaceParams) -> tuple[_Problem, dict[str, int]]:
+    """The parts but the last, which is placed already."""
+    *others, last = sketch.parts
+    n = len(fleet.devices)
+    everything = params.samples * sum(part.macs for part in sketch.parts)
+    energy = _given("energy_gmacs", params.energy_gmacs, n, 1e9) or [float(everything)] * n
+    memory = _given("memory_mb", params.memory_mb, n, 2**20) or [float(d.memory_bytes) for d in fleet.devices]
+    parts = sorted(others, key=lambda part: -part.macs)
+    problem = _Problem(parts=parts, samples=params.samples, energy=energy, memory=memory)
+    if not problem.fits(last, fleet.central):
+        raise ValueError(f"the central device has no room for {last.name!r}, which gives the answer")
+    problem.assign(last, fleet.central)
+    return problem, {last.name: fleet.central}
+
+
+def _given(what: str, values: Sequence[float] | None, devices: int, unit: float) -> list[float] | None:
+    if values is not None and len(values) != devices:
+        raise ValueError(f"{what}: {len(values)} values are given, but the fleet has {devices} devices")
+    return None if values is None else [value * unit for value in values]

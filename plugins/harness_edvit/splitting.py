@@ -1,0 +1,162 @@
+"""Algorithm 1 of ED-ViT: heads per sub-model under a memory budget. Torch-free: the planner calls this.
+
+Readings: s = (h - hp) / h is the KEPT share, so a sub-model with k = h - hp heads is the plain ViT of k heads
+of the source's head size. Its size m_i is that of the part as deployed, in float32. hp starts at 0. Line 12,
+the assignment, is tried here with the devices' memory; the placer decides where the parts really go.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from harness.types import IMAGE, Fleet, ModuleSpec, PartSketch, Sketch
+from harness_timm.vit import TIMM_FACTORY, TRUNCATED_FACTORY, VIT_FACTORY, ViTShape, base_of
+
+if TYPE_CHECKING:
+    from harness_edvit.plugin import EDViTParams
+
+__all__ = ["edvit_sketch", "part_classes", "split", "sub_shape", "sub_spec"]
+
+MIB = 2**20
+BUDGET_SHARE = 0.55  # 180 MB for a ViT-Base of 327 MB (section 5.2)
+
+
+def sub_shape(shape: ViTShape, heads: int, classes: int) -> ViTShape:
+    """The source with ``heads`` of its heads: s d channels, s h heads, s c neurons."""
+    return replace(shape, dim=shape.dim // shape.heads * heads, heads=heads, classes=classes)
+
+
+def sub_spec(spec: ModuleSpec, dim: int, heads: int, classes: int) -> ModuleSpec:
+    """How any process builds the sub-model: the source's own factory, with other dimensions.
+
+    Raises:
+        ValueError: the factory takes no dimensions.
+    """
+    given = dict(spec.params)
+    if spec.factory == VIT_FACTORY:
+        return replace(spec, params={**given, "dim": dim, "heads": heads, "classes": classes})
+    if spec.factory == TIMM_FACTORY:
+        args = {**(given.get("args") or {}), "embed_dim": dim, "num_heads": heads}
+        return replace(spec, params={**given, "classes": classes, "args": args})
+    if spec.factory == TRUNCATED_FACTORY:
+        base = sub_spec(ModuleSpec(**given["base"]), dim, heads, classes)
+        return replace(spec, params={**given, "base": base_of(base), "classes": classes})
+    raise ValueError(f"edvit cannot build a narrower model of {spec.factory}: it takes vit and timm's ViTs")
+
+
+def part_classes(classes: int, parts: int) -> list[int]:
+    """|C_i|, which differ by at most one (line 5).
+
+    Raises:
+        ValueError: more parts than classes.
+    """
+    if parts > classes:
+        raise ValueError(f"parts: {parts} is more than the {classes} classes; allowed are 1 to {classes}")
+    return [classes // parts + (i < classes % parts) for i in range(parts)]
+
+
+def split(
+    parts: int, heads: int, size: Callable[[int], int], budget: float, policy: str, assignable: Callable
+) -> list[int]:
+    """Lines 6 to 19: heads kept per sub-model, ``size(k)`` bytes each, within ``budget`` bytes.
+
+    Raises:
+        ValueError: even one head each is too much.
+    """
+    kept = [heads] * parts
+    while True:
+        sizes = [size(k) for k in kept]
+        if sum(sizes) <= budget and assignable(sizes):
+            return kept
+        if max(kept) == 1:
+            break
+        if policy == "uniform-divisors":
+            kept = [max(k for k in range(1, kept[0]) if heads % k == 0)] * parts
+        else:
+            largest = max(range(parts), key=lambda i: sizes[i])  # the first of equals
+            kept[largest] -= 1
+    smallest = parts * size(1) / MIB
+    if sum(sizes) > budget:
+        raise ValueError(
+            f"memory_budget_mb: {budget / MIB:.4g} is too small for {parts} sub-models of one head each; "
+            f"the smallest that fits is {math.ceil(smallest * 1000) / 1000:g}"
+        )
+    raise ValueError(
+        f"the devices have no memory for {parts} sub-models of one head each ({smallest:.3g} MiB)"
+    )
+
+
+def edvit_sketch(spec: ModuleSpec | None, params: EDViTParams, fleet: Fleet) -> Sketch:
+    """``sub1`` ... ``subN`` read the image, ``fusion`` their features (or logits, with averaged softmax).
+
+    Raises:
+        ValueError: more parts than classes, a budget nothing fits in, or a source of unknown dimensions.
+    """
+    shape = ViTShape.from_spec(spec)
+    if shape is None or spec is None:
+        raise ValueError(
+            "edvit needs the dimensions of a ViT; planning knows those of `vit`, and of timm's standard vit_* "
+            "and deit_* without args"
+        )
+    owned = part_classes(shape.classes, params.parts)
+    average = params.fusion == "average"
+    budget = MIB * params.memory_budget_mb if params.memory_budget_mb else BUDGET_SHARE * shape.weight_bytes()
+
+    def deployed(heads: int, own: int) -> ViTShape:
+        return sub_shape(shape, heads, own + 1 if average else 0)
+
+    kept = split(
+        params.parts,
+        shape.heads,
+        lambda heads: deployed(heads, max(owned)).weight_bytes(),
+        budget,
+        params.policy,
+        lambda sizes: _assignable(sizes, fleet),
+    )
+    subs = [deployed(heads, own) for heads, own in zip(kept, owned, strict=True)]
+    parts = tuple(
+        PartSketch(
+            name=f"sub{i}",
+            inputs=(IMAGE,),
+            params=sub.params(),
+            macs=sub.macs(),
+            weight_bytes=sub.weight_bytes(),
+            output_bytes=4 * (sub.classes if average else sub.dim),
+        )
+        for i, sub in enumerate(subs, start=1)
+    )
+    wide = sum(sub.dim for sub in subs)
+    hidden = max(1, int(params.shrinking * wide))
+    weights = 0 if average else wide * hidden + hidden * shape.classes
+    biases = 0 if average else hidden + shape.classes
+    fusion = PartSketch(
+        name="fusion",
+        inputs=tuple(part.name for part in parts),
+        params=weights + biases,
+        macs=weights,
+        weight_bytes=4 * (weights + biases),
+        output_bytes=4 * shape.classes,
+    )
+    decisions = {
+        "heads": kept,
+        "classes": owned,
+        "size_mb": [round(sub.weight_bytes() / MIB, 4) for sub in subs],
+        "budget_mb": round(budget / MIB, 4),
+    }
+    return Sketch(parts=(*parts, fusion), decisions=decisions)
+
+
+def _assignable(sizes: Sequence[int], fleet: Fleet) -> bool:
+    """Whether the greedy finds memory for all; a plan without devices has no limit."""
+    left = [device.memory_bytes for device in fleet.devices]
+    for size in sorted(sizes, reverse=True):
+        if not left:
+            return True
+        device = max(range(len(left)), key=lambda k: left[k])
+        if left[device] < size:
+            return False
+        left[device] -= size
+    return True
