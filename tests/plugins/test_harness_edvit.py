@@ -289,7 +289,7 @@ def test_a_class_without_images_is_named_with_the_stage(tmp_path: Path) -> None:
     ctx.data.train = subset(train, kept)  # type: ignore[misc]
     params = plugin.EDViTParams(parts=2, epochs=1)
     sketch = EDVIT.sketch(source.spec, params, Fleet(devices=()))
-    with pytest.raises(ValueError, match="edvit, importance: class .* has no sample in the proxy slice"):
+    with pytest.raises(ValueError, match=r"edvit, importance: class .* has no sample in the proxy slice"):
         EDVIT.partition(ctx, source, params, sketch)
 
 
@@ -302,7 +302,7 @@ def test_wrong_parameters_are_refused(params: dict[str, Any]) -> None:
 
 
 def test_a_factory_without_dimensions_is_refused() -> None:
-    with pytest.raises(ValueError, match="edvit cannot build a narrower model of torch.nn:Identity"):
+    with pytest.raises(ValueError, match=r"edvit cannot build a narrower model of torch.nn:Identity"):
         sub_spec(ModuleSpec(factory="torch.nn:Identity"), 8, 2, 3)
 
 
