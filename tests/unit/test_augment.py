@@ -250,7 +250,24 @@ def test_erased_rectangles():
             assert mask.float().mean() < 0.5
 
 
-SECTIONS = "m0 m9 m30 n1 n9 p0.5 p1 mstd0.5 mstd101 mmax10 mmax99 inc0 inc1 tweights t3a t3aw".split()
+SECTIONS = [
+    "m0",
+    "m9",
+    "m30",
+    "n1",
+    "n9",
+    "p0.5",
+    "p1",
+    "mstd0.5",
+    "mstd101",
+    "mmax10",
+    "mmax99",
+    "inc0",
+    "inc1",
+    "tweights",
+    "t3a",
+    "t3aw",
+]
 POLICY = st.lists(st.sampled_from(SECTIONS), max_size=5).map(lambda parts: "-".join(["rand", *parts]))
 
 
