@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -35,7 +35,7 @@ class Augmented:
         self._erase: Callable[[torch.Tensor], torch.Tensor] | None = None
         self._mixup: Callable[..., Any] | None = None
         self._seed = 0
-        _check(split, recipe)
+        _need_images(split, recipe)
         self._redrawn = recipe.augment == "resized-crop-flip" or recipe.rand_augment != "none"
         self._samples = (
             Samples(RandomImages(split, recipe), device, keep=False)
@@ -61,25 +61,23 @@ class Augmented:
 
     def take(self, indices: NDArray[np.int64], step: int) -> Batch:
         """The samples ``indices`` as the epoch's batch number ``step``."""
-        if not (self._redrawn or self._erase or self._mixup):
-            return self._cropped(self._samples.take(indices))
-        with drawn_from(self._seed, step):
-            batch = self._cropped(self._samples.take(indices))
-            inputs, labels = batch.inputs.clone(), batch.labels  # timm's write in place
+        drawn = self._redrawn or self._erase is not None or self._mixup is not None
+        with drawn_from(self._seed, step) if drawn else nullcontext():
+            batch = self._samples.take(indices)
+            inputs, labels = batch.inputs, batch.labels
+            if self._crop is not None:
+                inputs = self._crop(inputs, batch.index)
             if self._erase is not None:
-                inputs = self._erase(inputs)
+                inputs = self._erase(inputs.clone())  # timm's write in place
             if self._mixup is not None:
                 inputs, labels = mix(self._mixup, inputs, labels)
-            return replace(batch, inputs=inputs, labels=labels)
-
-    def _cropped(self, batch: Batch) -> Batch:
-        return batch if self._crop is None else replace(batch, inputs=self._crop(batch.inputs, batch.index))
+        return replace(batch, inputs=inputs, labels=labels)
 
     def __len__(self) -> int:
         return len(self._samples)
 
 
-def _check(split: Split, recipe: TrainRecipe) -> None:
+def _need_images(split: Split, recipe: TrainRecipe) -> None:
     shape = split.batch([0]).shape[1:]
     for key in ("random_erasing", "cutmix"):
         if getattr(recipe, key) and len(shape) != 3:
@@ -91,14 +89,15 @@ def _classes(module: torch.nn.Module, split: Split, device: torch.device) -> int
     """Of the module's logits: a class may lack training samples."""
     import torch
 
+    one = Samples(split, device, keep=False).take(np.arange(1))
     with evaluating(module), torch.inference_mode():
-        return int(module(torch.from_numpy(split.batch([0])).to(device)).shape[-1])
+        return int(module(one.inputs).shape[-1])
 
 
 def mix(
     mixup: Callable[..., Any], inputs: torch.Tensor, labels: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """``mixup`` (timm's) for any n: ``inputs`` [n, ...] in place, ``labels`` [n] -> float32 [n, classes].
+    """``mixup`` (timm's) for any n: ``inputs`` [n, ...] and ``labels`` [n] -> [n, ...] and float32 [n, classes].
 
     timm mixes a sample with the one as far from the batch's other end; of an odd n the last is left alone.
     """
@@ -106,8 +105,8 @@ def mix(
     from timm.data.mixup import one_hot
 
     even = len(inputs) - len(inputs) % 2
-    _, mixed = mixup(inputs[:even], labels[:even])
-    return inputs, torch.cat([mixed, one_hot(labels[even:], mixed.shape[1])])
+    mixed, soft = mixup(inputs[:even].clone(), labels[:even])
+    return torch.cat([mixed, inputs[even:]]), torch.cat([soft, one_hot(labels[even:], soft.shape[1])])
 
 
 class RandomImages:

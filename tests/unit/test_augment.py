@@ -14,6 +14,7 @@ from timm.data.mixup import Mixup
 from timm.loss import SoftTargetCrossEntropy
 from torch import nn
 
+from harness import evaluation
 from harness.augment import Augmented, RandomImages, drawn_from, mix
 from harness.data import subset
 from harness.errors import SuiteError
@@ -90,20 +91,9 @@ def test_each_key_changes_the_weights_and_follows_the_seed(tmp_path, keys):
 
 
 def test_the_global_random_states_stay(tmp_path):
-    random.seed(1)
-    np.random.seed(2)
-    torch.manual_seed(3)
-    expected = random.Random(1).random(), np.random.RandomState(2).random(), torch.rand(1)
-    torch.manual_seed(3)
-    recipe = {**FULL, "augment": "resized-crop-flip"}
-    state = torch.get_rng_state()
-    module = perceptron()
-    torch.set_rng_state(state)
-    fit(
-        module, TrainRecipe(epochs=1, batch_size=6, **recipe), pictures(), None,
-        seed=3, device="cpu", folder=tmp_path, progress=lambda text, fraction: None,
-    )  # fmt: skip
-    assert (random.random(), np.random.random(), torch.rand(1)) == expected
+    states = random.getstate(), np.random.get_state()[1].tolist(), np.random.get_state()[2]
+    train(tmp_path, **{**FULL, "augment": "resized-crop-flip"})
+    assert (random.getstate(), np.random.get_state()[1].tolist(), np.random.get_state()[2]) == states
 
 
 def test_every_batch_and_epoch_draws_anew():
@@ -121,21 +111,17 @@ def test_a_method_can_switch_all_of_it_off(tmp_path):
     assert set(NO_AUGMENTATION) == set(FULL)
 
 
-def test_what_is_augmented_is_a_copy():
-    images = np.random.default_rng(0).normal(size=(8, 3, 6, 6)).astype(np.float32)
-    before = images.copy()
-
+def test_a_split_that_hands_out_its_own_memory_keeps_it(monkeypatch):
     class Whole(ArraySplit):
         def batch(self, indices):
-            return self.arrays[: len(indices)]  # no copy
+            return self.arrays[: len(indices)]
 
-    split = Whole(images, np.zeros(8))
-    module = nn.Sequential(nn.Flatten(), nn.Linear(108, CLASSES))
-    samples = Augmented(split, TrainRecipe(mixup=1, cutmix=1, random_erasing=1), torch.device("cpu"), module)
-    samples.take(np.arange(8), 0)
-    samples._samples._whole = None  # as for a split too large to keep
-    samples.take(np.arange(8), 0)
-    np.testing.assert_array_equal(images, before)
+    monkeypatch.setattr(evaluation, "_KEEP_BYTES", 0)
+    split = Whole(np.random.default_rng(0).normal(size=(8, 3, 10, 8)), np.arange(8) % CLASSES)
+    before = split.arrays.copy()
+    for keys in ({"mixup": 1}, {"cutmix": 1}, {"random_erasing": 1}):
+        assert not np.array_equal(batch_of(split, **keys).inputs, before)
+        np.testing.assert_array_equal(split.arrays, before)
 
 
 # --- mixing ---------------------------------------------------------------------------------------
