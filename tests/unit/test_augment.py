@@ -178,6 +178,13 @@ def test_the_loss_is_timms_soft_cross_entropy(tmp_path):
     assert result.history[0]["loss"] == pytest.approx(expected.item(), rel=1e-5)
 
 
+def test_mixed_labels_in_bf16(tmp_path):
+    keys = {"mixup": 0.8, "cutmix": 1.0, "label_smoothing": 0.1}
+    _, exact = train(tmp_path / "exact", **keys)
+    _, half = train(tmp_path / "half", amp="bf16", **keys)
+    assert half.history[-1]["loss"] == pytest.approx(exact.history[-1]["loss"], rel=0.02)
+
+
 def test_a_class_without_training_samples_is_no_problem(tmp_path):
     data = pictures()
     two = subset(data, np.flatnonzero(data.labels < 2))
