@@ -35,6 +35,7 @@ from torch import nn
 from harness.counting import count
 from harness.data import ArraySplit, relabel, subset
 from harness.evaluation import Samples, evaluating, on_device
+from harness.recipe import NO_AUGMENTATION
 from harness.types import (
     IMAGE,
     Context,
@@ -287,7 +288,7 @@ def _fit_mlp(ctx: Context, bare: Sequence[nn.Module], mlp: FusionMLP, epochs: in
     features = ArraySplit(np.concatenate(found, axis=1), ctx.data.train.labels)
     seconds = time.perf_counter() - start
     fitted = ctx.fit(
-        mlp, data=features, name="fusion", epochs=epochs, warmup_epochs=0, early_stop=None, augment="none"
+        mlp, data=features, name="fusion", epochs=epochs, warmup_epochs=0, early_stop=None, **NO_AUGMENTATION
     )
     image = TensorSpec(shape=ctx.data.info.shape)
     macs = sum(count(sub, [image]).macs for sub in bare)
