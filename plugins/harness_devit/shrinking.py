@@ -9,6 +9,8 @@ Readings taken:
 - The paper names no criterion for embedding reduction: channels of the residual stream are ranked by the same
   measure, taken of each block's output and summed over the blocks. Where a head gets narrower too (the paper keeps
   64 channels), its channels are ranked by theirs, and q is scaled so that attention's softmax sees the same scale.
+- A CCT's tokenizer is reduced where it makes the embedding: outputs of its last convolution go with their channels.
+  What is inside stays the teacher's, as in the published counts (64 channels in CCT-14 and in DeCCT).
 - Encoder reduction keeps block g(j) for the j-th of L_s: the linear map that feature distillation uses (Eq. 12).
 """
 
@@ -23,8 +25,8 @@ from torch.nn import functional
 
 from harness.evaluation import Samples, evaluating
 from harness.types import Split
-from harness_devit.shapes import TokenShape
-from harness_devit.submodel import Tap
+from harness_devit.shapes import Shape
+from harness_devit.submodel import Tap, embedding_axis
 
 __all__ = [
     "Importance",
@@ -96,7 +98,7 @@ def taylor_importance(vit: VisionTransformer, split: Split, device: str, batch: 
     )
 
 
-def random_importance(teacher: TokenShape, seed: int) -> Importance:
+def random_importance(teacher: Shape, seed: int) -> Importance:
     """Drawn: the control that says whether importance matters."""
     generator = torch.Generator().manual_seed(seed)
     h, e = teacher.heads, teacher.dim // teacher.heads
@@ -107,7 +109,7 @@ def random_importance(teacher: TokenShape, seed: int) -> Importance:
     )
 
 
-def choose(importance: Importance, small: TokenShape) -> Kept:
+def choose(importance: Importance, small: Shape) -> Kept:
     """Algorithm 1, lines 8 and 9: rank in descending order, remove the last."""
     depth, _, e = importance.heads.shape
     blocks = layer_map(small.depth, depth)
@@ -139,12 +141,8 @@ def slice_teacher(teacher: VisionTransformer, small: VisionTransformer, kept: Ke
     for name, target in own.items():
         top, *rest = name.split(".")
         if top != "blocks":
-            # channels are last in tokens, positions and head weights, first in the embedding and norms
-            source = given[name]
-            if top in ("head", "head_dist"):
-                own[name] = source[:, c] if rest == ["weight"] else source
-            else:
-                own[name] = source[c] if top in ("patch_embed", "norm", "fc_norm") else source[..., c]
+            axis = embedding_axis(name)
+            own[name] = given[name] if axis is None else given[name].index_select(axis, c)
         else:
             j, part = int(rest[0]), ".".join(rest[1:])
             source = given[f"blocks.{kept.blocks[j]}.{part}"]
