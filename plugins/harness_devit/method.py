@@ -47,6 +47,7 @@ from harness.types import (
 )  # fmt: skip
 from harness_devit.distillation import FeatureLoss, Loss, prediction_loss, sub_task_loss
 from harness_devit.fusion import Fusion
+from harness_devit.hsic import hsic_importance
 from harness_devit.plugin import DeViTParams
 from harness_devit.shapes import Shape, fusion_shape, group_sizes, sub_shape, teacher_shape
 from harness_devit.shrinking import choose, random_importance, slice_teacher, taylor_importance
@@ -224,6 +225,8 @@ def _shrink(
     vit = require_vit(teacher.module, "devit")
     if params.importance == "taylor":
         importance = taylor_importance(vit, task.unseen, ctx.device)
+    elif params.importance == "hsic":
+        importance = hsic_importance(vit, task.unseen, ctx.device, seed)
     else:
         importance = random_importance(shape, seed)
     slice_teacher(vit.cpu(), small, choose(importance, small_shape))

@@ -57,8 +57,10 @@ class DeViTParams(Params):
     init: Literal["teacher-slice", "random"] = Field(
         "teacher-slice", description="a sub-model starts as the important parts of its teacher, or at random"
     )
-    importance: Literal["taylor", "random"] = Field(
-        "taylor", description="how teacher-slice ranks heads and neurons: Eq. 5 to 7, or drawn"
+    importance: Literal["taylor", "hsic", "random"] = Field(
+        "taylor",
+        description="how teacher-slice ranks heads and neurons: Eq. 5 to 7, the authors' code (what they tell of the "
+        "prediction), or drawn",
     )
     held_out: float = Field(
         0.1,

@@ -26,7 +26,7 @@ from torch.nn import functional
 from harness.evaluation import Samples, evaluating
 from harness.types import Split
 from harness_devit.shapes import Shape
-from harness_devit.submodel import Tap, embedding_axis
+from harness_devit.submodel import block_taps, embedding_axis
 
 __all__ = [
     "Importance",
@@ -44,11 +44,13 @@ class Importance:
     """Signed first-order change of the loss by what would be removed; its absolute value is the importance.
 
     ``heads`` [L, h, e]: each channel of each head; ``neurons`` [L, d]; ``embedding`` [D], not signed.
+    ``whole_heads`` [L, h]: greater is more important, where that is not the sum over a head's channels.
     """
 
     heads: torch.Tensor
     neurons: torch.Tensor
     embedding: torch.Tensor
+    whole_heads: torch.Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -69,10 +71,7 @@ def layer_map(small: int, large: int) -> list[int]:
 
 def taylor_importance(vit: VisionTransformer, split: Split, device: str, batch: int = 128) -> Importance:
     """Eq. 5 to 7 on held-out images: one backward pass over them."""
-    heads = [Tap(block.attn.proj, inputs=True) for block in vit.blocks]  # O_h side by side [n, T, D]
-    neurons = [Tap(block.mlp.fc2, inputs=True) for block in vit.blocks]  # O_w [n, T, d]
-    streams = [Tap(block) for block in vit.blocks]  # [n, T, D]
-    taps = [*heads, *neurons, *streams]
+    taps = [tap for kind in block_taps(vit) for tap in kind]
     samples = Samples(split, torch.device(device), keep=False)
     sums: list[torch.Tensor] = []
     vit.to(device)
@@ -116,7 +115,8 @@ def choose(importance: Importance, small: Shape) -> Kept:
     heads = []
     for block in blocks:
         slopes = importance.heads[block]  # [h, e]
-        kept = _top(slopes.sum(dim=1).abs(), small.heads)  # Eq. 6
+        whole = slopes.sum(dim=1).abs() if importance.whole_heads is None else importance.whole_heads[block]
+        kept = _top(whole, small.heads)  # Eq. 6
         inner = [_top(slopes[i].abs(), small.dim // small.heads) for i in kept]
         heads.append(torch.cat([i * e + dims for i, dims in zip(kept, inner, strict=True)]))
     return Kept(

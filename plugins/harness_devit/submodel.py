@@ -13,7 +13,7 @@ from timm.models.deit import VisionTransformerDistilled
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
-__all__ = ["Tap", "TwoTokens", "embedding_axis", "read_tokens", "two_tokens"]
+__all__ = ["Tap", "TwoTokens", "block_taps", "embedding_axis", "read_tokens", "two_tokens"]
 
 _FIRST = ("patch_embed.proj.", "norm.", "fc_norm.")
 _LAST = ("cls_token", "dist_token", "pos_embed", "head.weight", "head_dist.weight", "attn_pool.score.weight")
@@ -86,3 +86,12 @@ class Tap:
 
     def _keep_output(self, module: nn.Module, given: object, out: torch.Tensor) -> None:
         self.value = out
+
+
+def block_taps(vit: VisionTransformer) -> tuple[list[Tap], list[Tap], list[Tap]]:
+    """Of each block, what its parts give: O_h side by side [n, T, D]; O_w [n, T, d]; its own output [n, T, D]."""
+    return (
+        [Tap(block.attn.proj, inputs=True) for block in vit.blocks],
+        [Tap(block.mlp.fc2, inputs=True) for block in vit.blocks],
+        [Tap(block) for block in vit.blocks],
+    )
