@@ -13,8 +13,7 @@ from statistics import fmean, median
 from typing import TYPE_CHECKING, Any, get_args
 
 from harness import stats
-from harness.columns import COLUMNS, Column, check_columns, order, parse_where
-from harness.errors import SuiteError
+from harness.columns import COLUMNS, Column, check_columns, check_rank, order, parse_where
 from harness.results import Record
 from harness.rows import Group, Why
 from harness.types import Provenance
@@ -156,9 +155,7 @@ def _board(
     newest = max((record for group in groups for record in group.records), key=lambda record: record.started)
     rank_by = rank_by or newest.rank_by
     baseline = baseline or newest.baseline
-    check_columns([rank_by], "rank_by")
-    if COLUMNS[rank_by].kind != "number":
-        raise SuiteError(f"rank_by: {rank_by!r} is not a number")
+    check_rank(rank_by, "rank_by")
     best = order(rank_by)
     groups.sort(key=lambda group: (not group.good, best(group.row), *_tie(group.row)))
     why: dict[str, str] = {}

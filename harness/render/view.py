@@ -210,6 +210,13 @@ def notes(board: Board, shown: Sequence[Shown]) -> list[str]:
     said += [f"{MARKS['flagged']} {flag}: {', '.join(methods)}" for flag, methods in flagged.items()]
     if "top1" in names and any(row["top1_ci"] is not None for row in board.rows):
         said.append("± half the 95% t-interval over seeds")
+    told = [
+        f"{row['method']} {row['top1_oracle']:.2f}" for row in board.rows if row["top1_oracle"] is not None
+    ]
+    if told and "top1" in names and "top1_oracle" not in names:
+        said.append(
+            f"Ceiling of splitting, not ranked: each image answered by its class's sub-model: {', '.join(told)}"
+        )
     if "seeds" in names and any(row["repeats"] > 1 for row in board.rows):
         said.append("Seeds: in brackets the processes measured on the first seed")
     if "tier" in names:
