@@ -37,8 +37,9 @@ from harness.types import (
     TensorSpec,
 )
 from harness_baselines.plugin import ClassSplitParams
-from harness_baselines.shapes import group_sizes, small_shape, sub_shapes
+from harness_baselines.shapes import small_shape
 from harness_baselines.small import budget, spend, step_of
+from harness_baselines.splitting import group_sizes, sub_shapes
 from harness_timm.models import seeded
 from harness_timm.surgery import feature_model
 from harness_timm.vit import ViTShape

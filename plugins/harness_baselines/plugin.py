@@ -22,7 +22,8 @@ from harness.types import (
     PlacerEntry,
     Sketch,
 )
-from harness_baselines.shapes import class_split_sketch, ensemble_sketch, pipeline_sketch, small_shape
+from harness_baselines.shapes import ensemble_sketch, pipeline_sketch, small_shape
+from harness_baselines.splitting import class_split_sketch
 
 __all__ = [
     "ClassSplitParams",
