@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     SamplesOf = Callable[[Record], Mapping[str, NDArray[Any]]]
 
-__all__ = ["ALPHA", "COLUMNS", "Board", "Column", "Leaderboard", "boards", "sorted_by"]
+__all__ = ["ALPHA", "COLUMNS", "Board", "Column", "Leaderboard", "boards", "not_printed", "sorted_by"]
 
 ALPHA = 0.05
 """Family-wise error rate of a board's pairwise comparisons."""
@@ -36,15 +36,21 @@ class Board:
     ``reference`` is the row that the others are compared with (the baseline's best), whether or not
     a filter hides it. ``detectable_top1`` is the difference, in points, that a pair's test would
     have seen with 80% power on one seed, at the board's median discordance and Holm's first step.
+    Without ``rank_by`` the rows are not ranked: they stand as they were published.
     """
 
     key: Mapping[str, Any]
     rows: tuple[Mapping[str, Any], ...]
-    rank_by: str
+    rank_by: str | None
     baseline: str | None = None
     reference: Mapping[str, Any] | None = None
     detectable_top1: float | None = None
     why: Mapping[str, str] = field(default_factory=dict)
+    note: str | None = None
+
+    @property
+    def published(self) -> bool:
+        return bool(self.key["provenance"] == "published")
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -53,6 +59,7 @@ class Board:
             "baseline": self.baseline,
             "detectable_top1": self.detectable_top1,
             "why": dict(self.why),
+            "note": self.note,
             "rows": [dict(row) for row in self.rows],
         }
 
@@ -103,6 +110,11 @@ def boards(
     if keep is not None:
         ranked = [replace(board, rows=tuple(row for row in board.rows if keep(row))) for board in ranked]
     return Leaderboard(tuple(board for board in ranked if board.rows))
+
+
+def not_printed(source: str) -> str:
+    """Why a published row has no value."""
+    return f"not printed in {source}"
 
 
 def sorted_by(leaderboard: Leaderboard, name: str) -> Leaderboard:
