@@ -23,8 +23,10 @@ from harness.types import (
     Sketch,
 )
 from harness_baselines.shapes import ensemble_sketch, pipeline_sketch, small_shape
+from harness_baselines.splitting import class_split_sketch
 
 __all__ = [
+    "ClassSplitParams",
     "EnsembleParams",
     "PipelineParams",
     "SmallModelParams",
@@ -53,6 +55,17 @@ class EnsembleParams(SmallModelParams):
     members: int = Field(ge=2, le=64, description="how many")
 
 
+class ClassSplitParams(SmallModelParams):
+    """Small ViTs, each for a share of the classes; together they have the training compute of the model in ``from``."""
+
+    parts: int = Field(ge=2, le=256, description="groups of classes (two classes each at least)")
+    fusion: Literal["average", "probe"] = Field(
+        "average",
+        description="averaged softmax, each over its own classes; or a linear layer trained on the frozen features",
+    )
+    probe_epochs: int = Field(10, ge=1, description="of the probe's training; within the training compute")
+
+
 class PipelineParams(Params):
     """Where to cut."""
 
@@ -73,6 +86,12 @@ def partition_ensemble(ctx: Context, model: Model, params: EnsembleParams, sketc
     from harness_baselines.small import ensemble
 
     return ensemble(ctx, model, params)
+
+
+def partition_class_split(ctx: Context, model: Model, params: ClassSplitParams, sketch: Sketch) -> Partition:
+    from harness_baselines.class_split import class_split
+
+    return class_split(ctx, model, params)
 
 
 def partition_pipeline(ctx: Context, model: Model, params: PipelineParams, sketch: Sketch) -> Partition:
@@ -113,6 +132,15 @@ def harness_partitioners() -> Iterable[PartitionerEntry]:
         params=EnsembleParams,
         sketch=ensemble_sketch,
         partition=partition_ensemble,
+        requires=("torch", "timm"),
+        extra="bench",
+    )
+    yield PartitionerEntry(
+        name="class-split",
+        summary="N small ViTs from scratch, each on its share of the classes; together the source's training compute",
+        params=ClassSplitParams,
+        sketch=class_split_sketch,
+        partition=partition_class_split,
         requires=("torch", "timm"),
         extra="bench",
     )
