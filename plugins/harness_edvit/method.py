@@ -99,7 +99,12 @@ def edvit(ctx: Context, model: Model, params: EDViTParams, sketch: Sketch) -> Pa
             "fusion_s": [f.train_s for f in fits],
         },
     )
-    return Partition(parts=parts, classes=model.classes, lineage=(*model.lineage, step))
+    return Partition(
+        parts=parts,
+        classes=model.classes,
+        lineage=(*model.lineage, step),
+        groups=tuple(map(tuple, owned)) if params.fusion == "average" else (),
+    )
 
 
 def class_partition(classes: int, parts: int, seed: int) -> list[list[int]]:
