@@ -116,7 +116,7 @@ def test_all_trainings_together_spend_the_sources_compute(fusion: str, tmp_path:
     macs = [forward_macs(shape.spec().build(), image) for shape in trained]
     spent = sum(ctx.fits[f"sub{i}"]["fit"].image_passes * m for i, m in enumerate(macs, 1))
     if fusion == "probe":
-        assert ctx.fits["probe"]["fit"].epochs == 3
+        assert ctx.fits["fusion"]["fit"].epochs == 3
         bare = [forward_macs(part.module, image) for part in made.parts[:-1]]
         spent += n * sum(bare) + 3 * n * 24 * 7
     assert step.train_macs == step.notes["spent_macs"] == spent
@@ -160,7 +160,7 @@ def test_the_probe_learns_from_frozen_features(tmp_path: Path) -> None:
             assert torch.equal(weight, ctx.fits[f"sub{i}"]["weights"][name])
         with torch.no_grad():
             features.append(part.module.eval()(images))
-    given = ctx.fits["probe"]["data"]
+    given = ctx.fits["fusion"]["data"]
     np.testing.assert_allclose(given.arrays, torch.cat(features, 1).numpy(), rtol=1e-4, atol=1e-5)
     np.testing.assert_array_equal(given.labels, ctx.data.train.labels)
     assert made.groups == ()  # an answer of all sub-models together has no right one
