@@ -24,6 +24,7 @@ from torch.nn import functional
 
 from harness.data import ArraySplit, relabel, subset
 from harness.evaluation import Samples, evaluating, on_device
+from harness.recipe import NO_AUGMENTATION
 from harness.types import (
     IMAGE,
     Context,
@@ -200,7 +201,13 @@ def fit_on_features(
     seconds = time.perf_counter() - start
     features = ArraySplit(np.concatenate(found, axis=1), ctx.data.train.labels)
     fitted = ctx.fit(
-        fusion, data=features, name="fusion", epochs=epochs, warmup_epochs=0, early_stop=None, augment="none"
+        fusion,
+        data=features,
+        name="fusion",
+        epochs=epochs,
+        warmup_epochs=0,
+        early_stop=None,
+        **NO_AUGMENTATION,
     )
     return replace(
         fitted,
