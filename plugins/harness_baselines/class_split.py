@@ -45,7 +45,16 @@ from harness_timm.models import seeded
 from harness_timm.surgery import feature_model
 from harness_timm.vit import ViTShape
 
-__all__ = ["AveragedSoftmax", "Probe", "averaged_softmax", "class_groups", "class_split", "probe"]
+__all__ = [
+    "AveragedSoftmax",
+    "Probe",
+    "averaged_softmax",
+    "class_groups",
+    "class_split",
+    "fit_on_features",
+    "own_images",
+    "probe",
+]
 
 
 def class_split(ctx: Context, source: Model, params: ClassSplitParams) -> Partition:
@@ -82,7 +91,8 @@ def class_split(ctx: Context, source: Model, params: ClassSplitParams) -> Partit
             params={"features": params.parts * shape.dim, "classes": source.classes},
         )
         fusion = seeded(spec.build, ctx.seed * 1000)
-        fits.append(_fit_probe(ctx, subs, fusion, deployed, params.probe_epochs))
+        macs = sum(sub.macs() for sub in deployed)
+        fits.append(fit_on_features(ctx, subs, fusion, macs, params.probe_epochs))
 
     image = TensorSpec(shape=source.input.shape)
     parts = [
@@ -112,10 +122,10 @@ def class_split(ctx: Context, source: Model, params: ClassSplitParams) -> Partit
     )
 
 
-def class_groups(classes: int, parts: int, seed: int) -> tuple[tuple[int, ...], ...]:
-    """The classes at random in groups whose sizes differ by one at most."""
+def class_groups(classes: int, parts: int, seed: int, least: int = 2) -> tuple[tuple[int, ...], ...]:
+    """The classes at random in groups of at least ``least``, whose sizes differ by one at most."""
     order = np.random.RandomState(seed).permutation(classes)  # its stream is frozen for good
-    ends = np.cumsum(group_sizes(classes, parts))[:-1]
+    ends = np.cumsum(group_sizes(classes, parts, least))[:-1]
     return tuple(tuple(sorted(map(int, group))) for group in np.split(order, ends))
 
 
@@ -171,10 +181,13 @@ def _probe_macs(shape: ViTShape, params: ClassSplitParams) -> int:
     return features + params.probe_epochs * params.parts * shape.dim * shape.classes
 
 
-def _fit_probe(
-    ctx: Context, subs: Sequence[nn.Module], fusion: nn.Module, shapes: Sequence[ViTShape], epochs: int
+def fit_on_features(
+    ctx: Context, subs: Sequence[nn.Module], fusion: nn.Module, macs: int, epochs: int
 ) -> FitResult:
-    """On features computed once per image, so without augmentation."""
+    """Train ``fusion`` on the frozen sub-models' features [n, D], which cost ``macs`` an image.
+
+    They are computed once per image, so without augmentation.
+    """
     start, device = time.perf_counter(), torch.device(ctx.device)
     train, found = Samples(ctx.data.train, device, keep=False), []
     for i, sub in enumerate(subs, 1):
@@ -190,7 +203,7 @@ def _fit_probe(
     fitted = ctx.fit(
         fusion,
         data=features,
-        name="probe",
+        name="fusion",
         epochs=epochs,
         warmup_epochs=0,
         early_stop=None,
@@ -199,6 +212,6 @@ def _fit_probe(
     return replace(
         fitted,
         image_passes=fitted.image_passes + len(train),
-        train_macs=fitted.train_macs + len(train) * sum(shape.macs() for shape in shapes),
+        train_macs=fitted.train_macs + len(train) * macs,
         train_s=fitted.train_s + seconds,
     )

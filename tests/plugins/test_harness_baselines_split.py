@@ -116,7 +116,7 @@ def test_all_trainings_together_spend_the_sources_compute(fusion: str, tmp_path:
     macs = [forward_macs(shape.spec().build(), image) for shape in trained]
     spent = sum(ctx.fits[f"sub{i}"]["fit"].image_passes * m for i, m in enumerate(macs, 1))
     if fusion == "probe":
-        assert ctx.fits["probe"]["fit"].epochs == 3
+        assert ctx.fits["fusion"]["fit"].epochs == 3
         bare = [forward_macs(part.module, image) for part in made.parts[:-1]]
         spent += n * sum(bare) + 3 * n * 24 * 7
     assert step.train_macs == step.notes["spent_macs"] == spent
@@ -160,7 +160,7 @@ def test_the_probe_learns_from_frozen_features(tmp_path: Path) -> None:
             assert torch.equal(weight, ctx.fits[f"sub{i}"]["weights"][name])
         with torch.no_grad():
             features.append(part.module.eval()(images))
-    given = ctx.fits["probe"]["data"]
+    given = ctx.fits["fusion"]["data"]
     np.testing.assert_allclose(given.arrays, torch.cat(features, 1).numpy(), rtol=1e-4, atol=1e-5)
     np.testing.assert_array_equal(given.labels, ctx.data.train.labels)
     assert made.groups == ()  # an answer of all sub-models together has no right one
@@ -217,6 +217,11 @@ measure: {min_time: 20ms, min_queries: 11, max_time: 2s}
 methods:
   vit: {build: {vit: {patch_size: 4, dim: 24, depth: 2, heads: 2, class_token: false}}}
   split: {from: vit, partition: {class-split: {parts: 3, dim: 12, depth: 2, heads: 2}}}
+  vgg: {build: {vgg: {stages: [[8], [16]]}}, train: {epochs: 2}}
+  facets:
+    from: vgg
+    partition: {nnfacet: {parts: 3, epochs: 2, fusion_epochs: 4, hidden: 32}}
+    runtime: onnxruntime
 devices: {here: {backend: cpu}}
 run: [{methods: all, devices: [here]}]
 baseline: vit
@@ -224,7 +229,7 @@ baseline: vit
 
 
 @pytest.mark.e2e
-def test_the_oracle_is_each_sub_model_on_its_own_classes(tmp_path: Path) -> None:
+def test_through_a_suite_and_the_oracle_is_each_sub_model_on_its_own_classes(tmp_path: Path) -> None:
     (tmp_path / "tiny.yaml").write_text(SUITE)
     variables = {**os.environ, "HARNESS_CACHE": str(tmp_path / "cache")}
     command = [sys.executable, "-m", "harness", "run", "tiny.yaml", "--out", "out", "--json"]
@@ -234,6 +239,8 @@ def test_the_oracle_is_each_sub_model_on_its_own_classes(tmp_path: Path) -> None
     assert row["vit"]["top1_oracle"] is None
     assert "one sub-model" in row["vit"]["why"]["top1_oracle"]
     assert row["split"]["top1_oracle"] > row["split"]["top1"]
+    assert row["facets"]["top1"] > 30  # chance is 10
+    assert row["facets"]["status"] == "ok"
     assert [row["method"] for row in board["rows"]] == sorted(row, key=lambda name: -row[name]["top1"])
 
     # each sub-model alone, on the test images of its own classes
