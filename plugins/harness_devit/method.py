@@ -5,7 +5,7 @@ The DEKD algorithm (Algorithm 1): classes are shared out among N devices, a copy
 on each share Omega_i and shrunk to a small ViT m_i, which M_i teaches; then the m_i are trained together, their class
 tokens fused, with M_0 as the teacher.
 
-Readings taken, where the paper leaves a choice (more in shrinking.py, distillation.py and fusion.py):
+Readings taken, where the paper leaves a choice (more in shrinking.py, hsic.py, distillation.py, fusion.py and cct.py):
 
 - Classes are drawn without replacement (Eq. 4), so each is in one group.
 - The sub-teachers start from M_0 with its head's rows for their classes: in one paragraph the paper calls them both

@@ -15,6 +15,7 @@ from torch import nn
 
 __all__ = ["Tap", "TwoTokens", "block_taps", "embedding_axis", "read_tokens", "two_tokens"]
 
+# tensors outside the blocks whose first, or last, axis is the embedding's channels
 _FIRST = ("patch_embed.proj.", "norm.", "fc_norm.")
 _LAST = ("cls_token", "dist_token", "pos_embed", "head.weight", "head_dist.weight", "attn_pool.score.weight")
 

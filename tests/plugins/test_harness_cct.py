@@ -12,8 +12,8 @@ import pytest
 import torch
 from fvcore.nn import FlopCountAnalysis
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 
+from harness.counting import count
 from harness.testing import check_model, check_partitioner, make_context, make_model
 from harness.types import DataInfo, Fleet, Model, Part, Partition, SessionOptions, TensorSpec
 from harness_devit.cct import sinusoids
@@ -109,12 +109,9 @@ def test_the_shape_tells_what_is_built(params: dict[str, Any]) -> None:
     told = shape(**params)
     module = told.spec().build().eval()
     image = torch.randn(1, told.channels, *told.image_size)
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        module(image)
     assert tuple(module.patch_embed(image).shape) == (1, told.tokens, told.dim)
-    assert told.params() == sum(weight.numel() for weight in module.parameters())
-    assert told.weight_bytes() == sum(tensor.nbytes for tensor in module.state_dict().values())
-    assert told.macs() == counter.get_total_flops() // 2
+    found = count(module, [TensorSpec(shape=image.shape[1:])])
+    assert (told.params(), told.macs(), told.weight_bytes()) == (found.params, found.macs, found.weight_bytes)
 
 
 # --- the model ------------------------------------------------------------------------------------
@@ -302,11 +299,11 @@ def test_a_cct_is_decomposed_into_ccts_that_run_exported(
     values = {"image": images}
     for planned, part in zip(sketch.parts, made.parts, strict=True):
         inputs = [values[edge.source] for edge in part.inputs]
-        with FlopCounterMode(display=False) as counter, torch.no_grad():
+        with torch.no_grad():
             values[part.name] = part.module.eval()(*inputs)
-        assert planned.params == sum(weight.numel() for weight in part.module.parameters())
-        assert planned.weight_bytes == sum(t.nbytes for t in part.module.state_dict().values())
-        assert planned.macs == counter.get_total_flops() // 4  # two images, two operations
+        found = count(part.module, [edge.tensor for edge in part.inputs])
+        told = (planned.params, planned.macs, planned.weight_bytes)
+        assert told == (found.params, found.macs, found.weight_bytes)
         assert planned.output_bytes == values[part.name].nbytes // 2
         if part.name in ("sub1", "fusion"):
             onnx = exported(part, tmp_path / part.name, inputs)
