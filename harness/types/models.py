@@ -133,7 +133,10 @@ class Partition:
 
 @dataclass(frozen=True, kw_only=True)
 class PartSketch:
-    """What planning knows of a part: counts for one sample, bytes, and where its inputs come from."""
+    """What planning knows of a part: counts for one sample, bytes, and where its inputs come from.
+
+    ``spec`` builds its module; ``None`` where only training decides that.
+    """
 
     name: str
     inputs: tuple[str, ...]
@@ -141,6 +144,7 @@ class PartSketch:
     macs: int
     weight_bytes: int
     output_bytes: int
+    spec: ModuleSpec | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -195,7 +195,7 @@ def test_a_split_model_is_split_once_and_compressed_part_by_part(plan):
 def test_shipped_suites_plan(plugins, name):
     made = make_plan(load_suite(shipped_suites()[name]), plugins, PrepareHost())
     assert made.cells
-    assert made.missing_data == () or name == "cifar10"
+    assert made.missing_data == () or name == "cifar10" or name.startswith("papers/")
 
 
 def test_cifar10_takes_a_folder_of_parquet_files(plugins, real_data):

@@ -1,0 +1,140 @@
+"""What a module weighs and does before it is trained: built on torch's meta device, which holds no data.
+
+Counts come from the module that the plugin builds, and from running it; never from a formula.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from harness.types import IMAGE, Counts, ModuleSpec, PartSketch, TensorSpec
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["STATIC", "Footprint", "footprint", "footprints"]
+
+STATIC: dict[str, str] = {
+    "params_m": "parameters, 10^6",
+    "macs_g": "all multiply-accumulates of one sample, 10^9",
+    "macs_linear_g": "those of linear and convolution layers and their biases, 10^9",
+    "flops_g": "2 x macs_g",
+    "weights_mib": "parameters and buffers as stored, 2^20 bytes",
+    "file_mib": "the file that torch.save makes of the state dict, 2^20 bytes",
+    "payload_bytes": "the output in float32: what a part sends, one sample",
+}
+"""Quantities that follow from the module alone, with their units."""
+
+
+@dataclass(frozen=True)
+class Footprint:
+    """One module on the meta device and the tensors it takes; each figure is made when it is asked for."""
+
+    module: torch.nn.Module
+    inputs: tuple[TensorSpec, ...]
+
+    @cached_property
+    def counts(self) -> Counts:
+        from harness.counting import count
+
+        return count(self.module, self.inputs)
+
+    @cached_property
+    def output(self) -> TensorSpec:
+        import torch
+
+        from harness.evaluation import evaluating
+
+        tensors = [
+            torch.zeros(1, *spec.shape, dtype=getattr(torch, spec.dtype), device="meta")
+            for spec in self.inputs
+        ]
+        with evaluating(self.module), torch.inference_mode():
+            out = self.module(*tensors)
+        return TensorSpec(shape=tuple(out.shape[1:]))
+
+    @cached_property
+    def file_bytes(self) -> int:
+        """The state dict is really saved, with holes for the weights: their bytes are counted, not written."""
+        import torch
+
+        state: dict[str, torch.Tensor] = self.module.state_dict()
+        made: dict[tuple[int, torch.Size], torch.Tensor] = {}
+        for name, tensor in state.items():  # tied weights are in the file once
+            key = tensor.untyped_storage()._cdata, tensor.shape
+            state[name] = made.setdefault(key, torch.empty_like(tensor, device="cpu"))
+        sink = _Sink()
+        with torch.serialization.skip_data():
+            torch.save(state, sink)
+        return sink.end
+
+    def figure(self, quantity: str) -> float:
+        """One of :data:`STATIC`."""
+        if quantity == "params_m":
+            elements: int = sum(parameter.numel() for parameter in self.module.parameters())
+            return elements / 1e6
+        if quantity == "file_mib":
+            return self.file_bytes / 2**20
+        if quantity == "payload_bytes":
+            return 4 * math.prod(self.output.shape)
+        return {
+            "macs_g": self.counts.macs / 1e9,
+            "macs_linear_g": self.counts.macs_linear / 1e9,
+            "flops_g": 2 * self.counts.macs / 1e9,
+            "weights_mib": self.counts.weight_bytes / 2**20,
+        }[quantity]
+
+
+class _Sink:
+    """A file that keeps nothing but its length."""
+
+    def __init__(self) -> None:
+        self.at = self.end = 0
+
+    def write(self, data: bytes | memoryview) -> int:
+        self.seek(len(data), 1)
+        return len(data)
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        self.at = (0, self.at, self.end)[whence] + offset
+        self.end = max(self.end, self.at)
+        return self.at
+
+    def tell(self) -> int:
+        return self.at
+
+    def flush(self) -> None:
+        pass
+
+
+def footprints(
+    parts: Sequence[PartSketch], image: TensorSpec, known: dict[str, Footprint]
+) -> dict[str, Footprint | None]:
+    """The footprint of every part by name; ``None`` where planning does not know its module, or what it reads."""
+    found: dict[str, Footprint | None] = {}
+    for part in parts:
+        sources = [None if name == IMAGE else found[name] for name in part.inputs]
+        lost = any(made is None and name != IMAGE for name, made in zip(part.inputs, sources, strict=True))
+        if part.spec is None or lost:
+            found[part.name] = None
+            continue
+        inputs = tuple(image if made is None else made.output for made in sources)
+        found[part.name] = footprint(part.spec, inputs, known)
+    return found
+
+
+def footprint(spec: ModuleSpec, inputs: tuple[TensorSpec, ...], known: dict[str, Footprint]) -> Footprint:
+    """The footprint of what ``spec`` builds; ``known`` remembers it."""
+    import torch
+
+    about: list[Any] = [spec.factory, dict(spec.params), [[s.shape, s.dtype] for s in inputs]]
+    key = json.dumps(about, sort_keys=True)
+    if key not in known:
+        with torch.device("meta"):
+            known[key] = Footprint(spec.build(), inputs)
+    return known[key]
