@@ -7,17 +7,17 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from harness.types import IMAGE, Counts, ModuleSpec, PartSketch, TensorSpec
+from harness.types import IMAGE, Counts, ModuleSpec, TensorSpec
 
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["STATIC", "Footprint", "footprint", "footprints"]
+__all__ = ["STATIC", "Footprint", "Modules"]
 
 STATIC: dict[str, str] = {
     "params_m": "parameters, 10^6",
@@ -112,29 +112,43 @@ class _Sink:
         pass
 
 
-def footprints(
-    parts: Sequence[PartSketch], image: TensorSpec, known: dict[str, Footprint]
-) -> dict[str, Footprint | None]:
-    """The footprint of every part by name; ``None`` where planning does not know its module, or what it reads."""
-    found: dict[str, Footprint | None] = {}
-    for part in parts:
-        sources = [None if name == IMAGE else found[name] for name in part.inputs]
-        lost = any(made is None and name != IMAGE for name, made in zip(part.inputs, sources, strict=True))
-        if part.spec is None or lost:
-            found[part.name] = None
-            continue
-        inputs = tuple(image if made is None else made.output for made in sources)
-        found[part.name] = footprint(part.spec, inputs, known)
-    return found
+class Modules:
+    """The modules of one method by part, each built when it is first asked for.
 
+    ``parts`` are (name, spec, names of its inputs), each after its inputs; ``built`` remembers modules that
+    several parts or methods share.
+    """
 
-def footprint(spec: ModuleSpec, inputs: tuple[TensorSpec, ...], known: dict[str, Footprint]) -> Footprint:
-    """The footprint of what ``spec`` builds; ``known`` remembers it."""
-    import torch
+    def __init__(
+        self,
+        parts: Iterable[tuple[str, ModuleSpec | None, Sequence[str]]],
+        image: TensorSpec,
+        built: dict[str, Footprint],
+    ) -> None:
+        self._parts = {name: (spec, inputs) for name, spec, inputs in parts}
+        self._image = image
+        self._built = built
 
-    about: list[Any] = [spec.factory, dict(spec.params), [[s.shape, s.dtype] for s in inputs]]
-    key = json.dumps(about, sort_keys=True)
-    if key not in known:
-        with torch.device("meta"):
-            known[key] = Footprint(spec.build(), inputs)
-    return known[key]
+    @property
+    def names(self) -> list[str]:
+        return list(self._parts)
+
+    def get(self, name: str) -> Footprint | None:
+        """``None`` where planning does not know this module, or one that it reads from."""
+        import torch
+
+        spec, sources = self._parts[name]
+        if spec is None:
+            return None
+        inputs = []
+        for source in sources:
+            before = None if source == IMAGE else self.get(source)
+            if before is None and source != IMAGE:
+                return None
+            inputs.append(self._image if before is None else before.output)
+        about = [spec.factory, dict(spec.params), [[tensor.shape, tensor.dtype] for tensor in inputs]]
+        key = json.dumps(about, sort_keys=True)
+        if key not in self._built:
+            with torch.device("meta"):
+                self._built[key] = Footprint(spec.build(), tuple(inputs))
+        return self._built[key]
