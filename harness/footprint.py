@@ -10,7 +10,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from harness.types import IMAGE, Counts, ModuleSpec, TensorSpec
 
@@ -149,6 +149,27 @@ class Modules:
         about = [spec.factory, dict(spec.params), [[tensor.shape, tensor.dtype] for tensor in inputs]]
         key = json.dumps(about, sort_keys=True)
         if key not in self._built:
-            with torch.device("meta"):
+            with torch.device("meta"), _unset():
                 self._built[key] = Footprint(spec.build(), tuple(inputs))
         return self._built[key]
+
+
+_SETTING = {"add_", "clamp_", "erfinv_", "fill_", "mul_", "normal_", "uniform_", "zero_"}
+
+
+def _unset() -> Any:
+    """Leaves initial weights out: on the meta device setting them costs time and does nothing."""
+    import torch
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    class Unset(TorchDispatchMode):  # type: ignore[misc]
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            if (
+                func.overloadpacket.__name__ in _SETTING
+                and isinstance(args[0], torch.Tensor)
+                and args[0].is_meta
+            ):
+                return args[0]
+            return func(*args, **(kwargs or {}))
+
+    return Unset()
