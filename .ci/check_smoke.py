@@ -17,11 +17,14 @@ assert set(here) == {
     "edgevit-f2",
     "edgevit-f2-int8",
     "cloudvit-torch",
+    "tformer",
+    "devit-2",
+    "edvit-2",
     "small",
     "small-x2",
     "pipeline-2",
 }
-assert set(pair) == {"small-x2", "pipeline-2"}
+assert set(pair) == {"devit-2", "edvit-2", "small-x2", "pipeline-2"}
 assert ("cloudvit", "here", "offline") in rows
 for key, row in rows.items():
     assert row["status"] == "ok", (key, row["status"], row["why"])
@@ -33,10 +36,14 @@ for key, row in rows.items():
     assert row["why"]["energy_net_mj"], key
 
 assert here["cloudvit"]["top1"] > 85, here["cloudvit"]["top1"]
-assert here["edgevit-f2"]["top1"] > 50, here["edgevit-f2"]["top1"]
+for method in ("edgevit-f2", "tformer", "devit-2", "edvit-2"):
+    assert here[method]["top1"] > 50, (method, here[method]["top1"])
 # the same weights answer alike: in another runtime, cut in two, on two workers
 for other in (here["cloudvit-torch"], here["pipeline-2"], pair["pipeline-2"]):
     assert abs(other["top1"] - here["cloudvit"]["top1"]) < 0.3, other
+for method in ("devit-2", "edvit-2"):
+    assert abs(pair[method]["top1"] - here[method]["top1"]) < 0.3, method
+    assert here[method]["params_m"] < here["cloudvit"]["params_m"], method
 assert here["edgevit-f2-int8"]["weights_mb"] < 0.6 * here["edgevit-f2"]["weights_mb"]
 assert here["edgevit-f2"]["macs_g"] < here["cloudvit"]["macs_g"]
 assert pair["pipeline-2"]["weights_max_device_mb"] < pair["pipeline-2"]["weights_mb"]

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from harness.errors import SuiteError, nearest
 
-__all__ = ["COLUMNS", "Column", "Row", "check_columns", "order", "parse_where"]
+__all__ = ["COLUMNS", "Column", "Row", "check_columns", "check_rank", "order", "parse_where"]
 
 Row = Mapping[str, Any]
 
@@ -87,6 +87,7 @@ COLUMNS: dict[str, Column] = {
         Column("train_pmacs", "Train", "PMACs", "training compute, 10^15 MACs, mean over seeds", "lower"),
         Column("flags", "Flags", "", "disturbances seen in any of its cells", kind="list"),
         # beyond the contract's columns
+        Column("top1_oracle", "Oracle", "%", "top-1 if each image were answered by its class's sub-model"),
         _text("shape", "Input", "channels x height x width that the model takes"),
         _text("normalize", "Normalise", "which mean and deviation the input is normalised with"),
         _text("machine_id", "Machine", "the machine that measured"),
@@ -107,6 +108,19 @@ def check_columns(names: Iterable[str], where: str) -> list[str]:
         if name not in COLUMNS:
             raise SuiteError(f"{where}: no column {name!r}: {nearest(name, COLUMNS)}")
     return found
+
+
+def check_rank(name: str, where: str) -> None:
+    """``name`` is a column by which rows can be ranked.
+
+    Raises:
+        SuiteError: it is none; ``where`` begins the message.
+    """
+    check_columns([name], where)
+    if COLUMNS[name].kind != "number":
+        raise SuiteError(f"{where}: {name!r} is not a number")
+    if COLUMNS[name].better is None:
+        raise SuiteError(f"{where}: {name!r} has no better end to rank by")
 
 
 def order(name: str) -> Callable[[Row], tuple[bool, Any]]:

@@ -22,7 +22,10 @@ _KEEP_BYTES = 1 << 30  # a split up to this size is kept on the device whole (CI
 @dataclass(frozen=True, kw_only=True)
 class Batch:
     """What a loss gets, on the training device: ``inputs`` float32 [n, ...], ``labels`` int64 [n], and
-    ``index`` int64 [n], the samples' positions in the split that is trained on."""
+    ``index`` int64 [n], the samples' positions in the split that is trained on.
+
+    Under mixup or cutmix ``labels`` are float32 [n, classes], each row's sum 1: torch's ``cross_entropy``
+    takes either."""
 
     inputs: torch.Tensor
     labels: torch.Tensor
@@ -65,8 +68,7 @@ class Samples:
         self._split, self._device = split, device
         self.labels = torch.as_tensor(np.array(split.labels, np.int64), device=device)
         self._whole: torch.Tensor | None = None
-        first = split.batch([0])
-        if keep and first.nbytes * len(split) <= _KEEP_BYTES:
+        if keep and (first := split.batch([0])).nbytes * len(split) <= _KEEP_BYTES:
             whole = torch.empty(len(split), *first.shape[1:])
             for start in range(0, len(split), 1024):
                 rows = np.arange(start, min(start + 1024, len(split)))

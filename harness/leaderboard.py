@@ -13,8 +13,7 @@ from statistics import fmean, median
 from typing import TYPE_CHECKING, Any, get_args
 
 from harness import stats
-from harness.columns import COLUMNS, Column, check_columns, order, parse_where
-from harness.errors import SuiteError
+from harness.columns import COLUMNS, Column, check_columns, check_rank, order, parse_where
 from harness.results import Record
 from harness.rows import Group, Why
 from harness.types import Provenance
@@ -33,6 +32,7 @@ __all__ = [
     "answers",
     "boards",
     "grouped",
+    "not_printed",
     "paired_tables",
     "sorted_by",
 ]
@@ -48,15 +48,21 @@ class Board:
     ``reference`` is the row that the others are compared with (the baseline's best), whether or not
     a filter hides it. ``detectable_top1`` is the difference, in points, that a pair's test would
     have seen with 80% power on one seed, at the board's median discordance and Holm's first step.
+    Without ``rank_by`` the rows are not ranked: they stand as they were published.
     """
 
     key: Mapping[str, Any]
     rows: tuple[Mapping[str, Any], ...]
-    rank_by: str
+    rank_by: str | None
     baseline: str | None = None
     reference: Mapping[str, Any] | None = None
     detectable_top1: float | None = None
     why: Mapping[str, str] = field(default_factory=dict)
+    note: str | None = None
+
+    @property
+    def published(self) -> bool:
+        return bool(self.key["provenance"] == "published")
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -65,6 +71,7 @@ class Board:
             "baseline": self.baseline,
             "detectable_top1": self.detectable_top1,
             "why": dict(self.why),
+            "note": self.note,
             "rows": [dict(row) for row in self.rows],
         }
 
@@ -124,6 +131,11 @@ def grouped(records: Iterable[Record]) -> dict[str, list[Group]]:
     return by_board
 
 
+def not_printed(source: str) -> str:
+    """Why a published row has no value."""
+    return f"not printed in {source}"
+
+
 def sorted_by(leaderboard: Leaderboard, name: str) -> Leaderboard:
     """The same boards with their rows ordered by one column: its better end first, nulls last."""
     key = order(name)
@@ -174,9 +186,7 @@ def _board(
     newest = max((record for group in groups for record in group.records), key=lambda record: record.started)
     rank_by = rank_by or newest.rank_by
     baseline = baseline or newest.baseline
-    check_columns([rank_by], "rank_by")
-    if COLUMNS[rank_by].kind != "number":
-        raise SuiteError(f"rank_by: {rank_by!r} is not a number")
+    check_rank(rank_by, "rank_by")
     best = order(rank_by)
     groups.sort(key=lambda group: (not group.good, best(group.row), *_tie(group.row)))
     why: dict[str, str] = {}

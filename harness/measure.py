@@ -101,7 +101,7 @@ def _measure(
         key = digest(["evaluation", cell.export, cell.data, task["specs"], task["placement"], load.batch])
         answers = evaluations.get(key)
         if answers is None:
-            answers = _evaluate(central, images, labels, data, load.batch)
+            answers = _evaluate(central, images, labels, data, load.batch, export["groups"])
             evaluations.put(key, answers, f"{cell.method} seed {cell.seed} on {task['device']}")
     return _content(cell, export, samples, parity, answers, labels, facts, nodes, preprocess_ms)
 
@@ -175,12 +175,19 @@ def _broken(parity: Parity, runtime: str) -> str:
 
 
 def _evaluate(
-    device: Device, images: Any, labels: Any, data: Mapping[str, Any], batch: int
+    device: Device, images: Any, labels: Any, data: Mapping[str, Any], batch: int, groups: Any
 ) -> Mapping[str, Any]:
-    """Class ranks on the whole test split: ``predictions`` int32 [n], ``rank`` of the true class int32 [n]."""
+    """Class ranks on the whole test split: ``predictions`` int32 [n], ``rank`` of the true class int32 [n].
+
+    With ``groups``, also ``told`` int32 [n]: the prediction among the classes of the true one's group.
+    """
     import numpy as np
 
-    predictions, ranks = [], []
+    predictions, ranks, told = [], [], []
+    classes = sum(map(len, groups))
+    foreign = np.ones((classes, classes), bool)
+    for group in groups:
+        foreign[np.ix_(group, group)] = False
     chunk = _chunk(images, batch)
     for start in range(0, len(images), chunk):
         ready = normalise(np.asarray(images[start : start + chunk]), data["mean"], data["std"])
@@ -188,7 +195,11 @@ def _evaluate(
         truth = np.take_along_axis(logits, labels[start : start + len(logits), None], axis=1)
         predictions.append(logits.argmax(axis=1).astype(np.int32))
         ranks.append((logits > truth).sum(axis=1).astype(np.int32))
-    return {"predictions": np.concatenate(predictions), "rank": np.concatenate(ranks)}
+        if groups:
+            within = np.where(foreign[labels[start : start + len(logits)]], -np.inf, logits)
+            told.append(within.argmax(axis=1).astype(np.int32))
+    answers = {"predictions": np.concatenate(predictions), "rank": np.concatenate(ranks)}
+    return {**answers, "told": np.concatenate(told)} if groups else answers
 
 
 def _content(
@@ -205,11 +216,13 @@ def _content(
     predictions = answers["predictions"]
     n = len(labels)
     top5 = (answers["rank"] < 5).mean() * 100 if export["classes"] > 5 else None
+    told = {"told": answers["told"]} if "told" in answers else {}
+    oracle = {"top1_oracle": float((told["told"] == labels).mean() * 100)} if told else {}
     base = described(cell)
     precisions = sorted({str(fact.get("precision")) for fact in facts.values()})
     arrays = {
         "latency_ns": samples.latency_ns, "warmup_ns": samples.warmup_ns, "first_ns": samples.first_ns,
-        "predictions": predictions, "labels": labels, **samples.timeline,
+        "predictions": predictions, **told, "labels": labels, **samples.timeline,
     }  # fmt: skip
     return {
         "arrays": arrays,
@@ -219,7 +232,7 @@ def _content(
         "counts": _counts(export["parts"], nodes),
         "accuracy": {
             "top1": float((predictions == labels).mean() * 100), "top5": None if top5 is None else float(top5),
-            "n": n, "on": "device", "parity": asdict(parity),
+            **oracle, "n": n, "on": "device", "parity": asdict(parity),
         },
         "latency": latency_summary(samples, preprocess_ms),
         "memory": dict(samples.memory),

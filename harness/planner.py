@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from harness.columns import check_rank
 from harness.errors import SuiteError, nearest
 from harness.plan import Cell, Node, Plan, PrepareHost, digest
 from harness.plugins import Origin, Plugins
@@ -57,13 +58,7 @@ class _Planner:
         self.warnings: list[str] = []
 
     def plan(self, only: str | None) -> Plan:
-        from harness.leaderboard import COLUMNS
-
-        if self.suite.rank_by not in COLUMNS:
-            raise SuiteError(
-                f"{self.source.where('rank_by')}: no column {self.suite.rank_by!r}; "
-                f"{nearest(self.suite.rank_by, COLUMNS)}"
-            )
+        check_rank(self.suite.rank_by, self.source.where("rank_by"))
         for name in self.suite.methods:  # a mistake in a method that no run block uses is still a mistake
             self.resolver.method(name)
         cells = self.cells(only)

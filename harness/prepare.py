@@ -217,6 +217,7 @@ def _export(
             "about": about,
             "parts": parts,
             "classes": partition.classes,
+            "groups": partition.groups,
             "lineage": [asdict(step) for step in partition.lineage],
         },
     )

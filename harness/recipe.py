@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, ValidationInfo, field_validator
@@ -12,10 +15,20 @@ from harness.types import Params
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["TrainRecipe", "make_optimizer", "make_scheduler"]
+__all__ = ["NO_AUGMENTATION", "TrainRecipe", "make_optimizer", "make_scheduler"]
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+NO_AUGMENTATION: Mapping[str, Any] = MappingProxyType(
+    {"augment": "none", "rand_augment": "none", "random_erasing": 0.0, "mixup": 0.0, "cutmix": 0.0}
+)
+"""For a method's ``ctx.fit(..., **NO_AUGMENTATION)``: its samples may not change between epochs."""
+
+# timm's own reader passes over what it does not know, and it would be imported to plan
+_RAND_AUGMENT = re.compile(
+    r"rand(-(m\d{1,2}|n[1-9]|p(0(\.\d+)?|1(\.0+)?)|mstd\d{1,3}(\.\d+)?|mmax[1-9]\d?|inc[01]|t(weights|3aw?)))*"
+)
 
 
 class TrainRecipe(Params):
@@ -44,8 +57,20 @@ class TrainRecipe(Params):
     label_smoothing: float = Field(0.0, ge=0, lt=1, description="of the default loss, cross-entropy")
     clip_grad: Positive | None = Field(None, description="greatest norm of all gradients together")
     amp: Literal["none", "bf16", "fp16"] = Field("none", description="mixed precision; fp16 on CUDA only")
-    augment: Literal["none", "crop-flip"] = Field(
-        "none", description="crop-flip: random crop after mirroring 4 pixels, and horizontal flip"
+    augment: Literal["none", "crop-flip", "resized-crop-flip"] = Field(
+        "none",
+        description="crop-flip: random crop after mirroring 4 pixels, and horizontal flip; "
+        "resized-crop-flip: a random 8 to 100% of the image, resized, and horizontal flip (ImageNet's usual)",
+    )
+    rand_augment: str = Field(
+        "none", description="RandAugment: timm's policy string, like rand-m9-mstd0.5-inc1 (DeiT)"
+    )
+    random_erasing: float = Field(
+        0.0, ge=0, le=1, description="share of images with a rectangle of noise (DeiT: 0.25); 0: off"
+    )
+    mixup: NotNegative = Field(0.0, description="Mixup's alpha (DeiT: 0.8); 0: off")
+    cutmix: NotNegative = Field(
+        0.0, description="CutMix's alpha (DeiT: 1.0); 0: off; with mixup each batch has one of the two"
     )
     early_stop: Annotated[int, Field(ge=1)] | None = Field(
         None, description="stop after so many epochs without a better validation top-1; the best weights stay"
@@ -55,6 +80,16 @@ class TrainRecipe(Params):
         description="decay per update of averaged weights, which are validated and kept; none: no average",
     )
     compile: bool = Field(False, description="torch.compile the training forward")
+
+    @field_validator("rand_augment", mode="before")
+    @classmethod
+    def _policy(cls, policy: Any) -> Any:
+        if policy != "none" and not (isinstance(policy, str) and _RAND_AUGMENT.fullmatch(policy)):
+            raise ValueError(
+                f"{policy!r} is no RandAugment policy; allowed: none, or rand and any of -m9 (magnitude), "
+                "-mstd0.5, -mmax10, -n2 (operations), -p0.5, -inc1, -tweights, like rand-m9-mstd0.5-inc1"
+            )
+        return policy
 
     @field_validator("min_lr")
     @classmethod

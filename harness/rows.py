@@ -77,12 +77,14 @@ class Group:
         by_seed = {seed: [r for r in self.good if r.seed == seed] for seed in {r.seed for r in self.good}}
         top1 = _per_seed(by_seed, lambda r: r.accuracy.get("top1"))
         top5 = _per_seed(by_seed, lambda r: r.accuracy.get("top5"))
+        oracle = _per_seed(by_seed, lambda r: r.accuracy.get("top1_oracle"))
         few = any((record.data.get("classes") or 6) <= 5 for record in self.good)
         macs = self._count("macs", 1e9)
         return {
             "top1": fmean(top1) if top1 else Why("accuracy was not evaluated"),
             "top5": fmean(top5) if top5 else Why("five classes or fewer" if few else "not evaluated"),
             "top1_ci": _interval(top1),
+            "top1_oracle": fmean(oracle) if oracle else Why("no split whose classes have one sub-model each"),
             "accuracy_on": self._same("accuracy", "on"),
             "precision": self._same("runtime", "precision"),
             **self._latency(),

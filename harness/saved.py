@@ -41,6 +41,7 @@ def save_partition(partition: Partition, folder: Path, about: Any) -> None:
         parts.append({"name": part.name, "spec": asdict(part.spec), "output": asdict(part.output),
                       "inputs": [asdict(edge) for edge in part.inputs]})  # fmt: skip
     meta = {"kind": "partition", "about": about, "parts": parts, "classes": partition.classes,
+            "groups": partition.groups,
             "lineage": [asdict(step) for step in partition.lineage]}  # fmt: skip
     write_meta(folder, meta)
 
@@ -76,7 +77,10 @@ def load_partition(folder: Path) -> Partition:
         parts.append(
             Part(name=part["name"], module=module, spec=spec, inputs=inputs, output=_tensor(part["output"]))
         )
-    return Partition(parts=tuple(parts), classes=meta["classes"], lineage=_lineage(meta["lineage"]))
+    return Partition(
+        parts=tuple(parts), classes=meta["classes"], lineage=_lineage(meta["lineage"]),
+        groups=tuple(tuple(group) for group in meta["groups"]),
+    )  # fmt: skip
 
 
 def _read_meta(folder: Path, kind: str) -> dict[str, Any]:

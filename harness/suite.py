@@ -39,6 +39,7 @@ __all__ = [
     "find_suite",
     "keep_devices",
     "load_suite",
+    "shipped_files",
     "shipped_suites",
     "validated",
 ]
@@ -252,14 +253,19 @@ def load_suite(path: Path, overrides: Sequence[str] = ()) -> Suite:
 
 def shipped_suites() -> dict[str, Path]:
     """Name -> file of the suites that come with the harness."""
+    beside = (".claims", ".published")  # what a paper says stands beside its suite
+    return {name: path for name, path in shipped_files(".yaml").items() if not name.endswith(beside)}
+
+
+def shipped_files(suffix: str) -> dict[str, Path]:
+    """Name, without ``suffix``, -> file in the suites' folder."""
     package = Path(str(files("harness")))
     folder = package / "_suites"
     if not folder.is_dir():  # an editable install reads the checkout
         folder = package.parent / "suites"
     return {
-        path.relative_to(folder).with_suffix("").as_posix(): path
-        for path in sorted(folder.rglob("*.yaml"))
-        if not path.name.endswith(".claims.yaml")
+        path.relative_to(folder).as_posix().removesuffix(suffix): path
+        for path in sorted(folder.rglob(f"*{suffix}"))
     }
 
 

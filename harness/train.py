@@ -13,12 +13,11 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness import checkpoint
-from harness.augment import CropFlip
+from harness.augment import Augmented
 from harness.counting import count
 from harness.errors import CellError
 from harness.evaluation import Batch, Samples, evaluate, logits_of, on_device
@@ -125,7 +124,7 @@ class _Run:
         self.module, self.recipe, self.seed, self.device, self.tell = module, recipe, seed, device, progress
         self.forward = torch.compile(module) if recipe.compile else module
         self.loss = loss or _cross_entropy(recipe.label_smoothing)
-        self.samples = Samples(train, device)
+        self.samples = Augmented(train, recipe, device, module)
         self.validation = None if validation is None else Samples(validation, device)
         self.trainable = [parameter for parameter in module.parameters() if parameter.requires_grad]
         n, size = len(train), recipe.batch_size
@@ -222,15 +221,13 @@ class _Run:
         torch_seed, augment_seed = map(int, np.random.SeedSequence([self.seed, number]).generate_state(2))
         torch.manual_seed(torch_seed)
         order = np.random.default_rng([self.seed, number]).permutation(len(self.samples))
-        augment = CropFlip(len(order), augment_seed, self.device) if recipe.augment == "crop-flip" else None
+        self.samples.start(augment_seed)
         dtype = {"none": None, "bf16": torch.bfloat16, "fp16": torch.float16}[recipe.amp]
         _training_mode(self.module)
         total = torch.zeros((), device=self.device)
         seen, told = 0, began
         for step in range(self.steps):
-            batch = self.samples.take(order[step * size : (step + 1) * size])
-            if augment is not None:
-                batch = replace(batch, inputs=augment(batch.inputs, batch.index))
+            batch = self.samples.take(order[step * size : (step + 1) * size], step)
             with torch.autocast(self.device.type, dtype=dtype, enabled=dtype is not None):
                 loss = self.loss(self.forward, batch)
             self.scaler.scale(loss).backward()

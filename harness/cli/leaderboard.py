@@ -16,6 +16,7 @@ from harness.render import FORMATS
 @click.option("--columns", metavar="A,B", help="These columns, in this order, or 'all'.")
 @click.option("--within", metavar="A,B", help="Split boards further, e.g. runtime,precision.")
 @click.option("--where", metavar="EXPR", help="Show only rows for which this holds, e.g. 'top1 > 90 and latency_p50_ms < 5'.")  # fmt: skip
+@click.option("--published", "published", multiple=True, metavar="FILE", help="Below them, what a paper printed, e.g. papers/devit (repeatable).")  # fmt: skip
 @click.option("--all", "everything", is_flag=True, help="Also cells that the folder's last run did not have.")
 def command(
     folders: tuple[Path, ...],
@@ -24,16 +25,19 @@ def command(
     columns: str | None,
     within: str | None,
     where: str | None,
+    published: tuple[str, ...],
     everything: bool,
 ) -> None:
     """Leaderboards from the records in DIR..., merged.
 
     Only what may be compared stands on one board: same task, data set and split, scenario, device
     model and provenance. --within splits further; --where and --sort change no figure and no tier.
+    Published figures stand on boards of their own and are not ranked.
     """
     from harness.columns import COLUMNS, check_columns
     from harness.errors import SuiteError
-    from harness.leaderboard import boards, sorted_by
+    from harness.leaderboard import Leaderboard, boards, sorted_by
+    from harness.published import find_published, published_boards
     from harness.render import render
     from harness.results import Record, Results
 
@@ -63,6 +67,8 @@ def command(
         within=_names(within or ""),
         where=where,
     )
+    printed = [board for name in published for board in published_boards(find_published(name), where)]
+    found = Leaderboard((*found.boards, *printed))
     if not found.boards and format not in ("csv", "json"):
         click.echo(f"no row for which {where}")
         return

@@ -13,7 +13,7 @@ from harness.render.view import columns_of, notes, setting, title
 
 __all__ = ["render"]
 
-KEY = ("task", "split", "fingerprint", "scenario", "provenance")
+KEY = ("task", "split", "fingerprint", "scenario", "provenance", "source")
 """The parts of a board's key that are not columns of its rows."""
 
 
@@ -39,20 +39,14 @@ def _csv(leaderboard: Leaderboard, columns: Sequence[str] | None) -> str:
     for number, board in enumerate(leaderboard.boards, 1):
         for row in board.rows:
             values = [json.dumps(row[name]) if isinstance(row[name], list) else row[name] for name in names]
-            writer.writerow([number, *(board.key[name] for name in KEY), *values])
+            writer.writerow([number, *(board.key.get(name) for name in KEY), *values])
     return out.getvalue().rstrip("\n")
 
 
 def _github(board: Board, columns: Sequence[str] | None) -> str:
     shown = columns_of(board, columns)
-    lines = [
-        f"### {_escaped(title(board))}",
-        "",
-        _escaped(setting(board)),
-        "",
-        _table(board, columns, "github"),
-        "",
-    ]
+    said = [f"### {_escaped(title(board))}", _escaped(setting(board)), _table(board, columns, "github")]
+    lines = [line for text in said if text for line in (text, "")]
     lines += [f"- {_escaped(line)}" for line in notes(board, shown)]
     return "\n".join(lines)
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from harness.columns import COLUMNS, Row
-from harness.leaderboard import ALPHA, Board
+from harness.leaderboard import ALPHA, Board, not_printed
 
 __all__ = ["NULL", "Shown", "cell", "columns_of", "name_of", "notes", "setting", "title"]
 
@@ -64,6 +64,9 @@ def columns_of(board: Board, names: Sequence[str] | None = None) -> list[Shown]:
 
 
 def _default(board: Board) -> list[str]:
+    if board.published:
+        given = [name for name in COLUMNS if any(row[name] is not None for row in board.rows)]
+        return [name for name in given if name not in (*_IN_TITLE, "energy_provenance")]
     reference = board.reference is not None
     wanted = ["method", *(name for name in SETTINGS if _varies(board, name))]
     if sum(row["tier"] is not None for row in board.rows) > 1:
@@ -72,7 +75,7 @@ def _default(board: Board) -> list[str]:
     wanted += ["latency_p50_ms", "throughput_ips" if board.key["scenario"] == "offline" else "latency_p99_ms"]
     wanted += ["speedup"] if reference else []
     wanted += ["params_m", "macs_g", "weights_mb", "process_peak_mb", "seeds"]
-    return wanted if board.rank_by in wanted else [*wanted, board.rank_by]
+    return wanted if board.rank_by is None or board.rank_by in wanted else [*wanted, board.rank_by]
 
 
 def _varies(board: Board, name: str) -> bool:
@@ -90,7 +93,10 @@ def _shown(board: Board, name: str) -> Shown:
         cells = tuple(text(row, board.reference) for row in board.rows)
         return Shown(name, heading, unit, cells, numeric=True)
     column = COLUMNS[name]
-    cells = tuple(name_of(board, row) if name == "method" else cell(row, name) for row in board.rows)
+    if board.published:
+        cells = tuple(NULL if row[name] is None else str(row[name]) for row in board.rows)  # as printed
+    else:
+        cells = tuple(name_of(board, row) if name == "method" else cell(row, name) for row in board.rows)
     cells = tuple(map(one_line, cells))
     return Shown(name, column.heading, column.unit, cells, numeric=column.kind in ("number", "interval"))
 
@@ -164,6 +170,7 @@ def title(board: Board) -> str:
     """What all rows of the board share: data, scenario, hardware, provenance."""
     key = board.key
     parts = [f"{key['data']} {key['split']}", key["scenario"], key["device_model"], key["provenance"]]
+    parts += [key.get("source")]
     inner = [f"{name} {value}" for name, value in key.items() if name in COLUMNS and name not in _IN_TITLE]
     return one_line(" · ".join(str(part) for part in [*parts, *inner] if part))
 
@@ -196,8 +203,11 @@ def one_line(text: str) -> str:
 
 def notes(board: Board, shown: Sequence[Shown]) -> list[str]:
     """The lines below a table: marks, tiers, intervals, and why a figure is missing."""
+    if board.published:
+        said = [f"As printed in {board.key['source']}: not measured here, not ranked", board.note or ""]
+        return [one_line(line) for line in (*said, *_absences(board, shown)) if line]
     names = {column.name for column in shown}
-    said: list[str] = []
+    said = []
     if board.reference is not None and "method" in names:
         said.append(f"{MARKS['baseline']} baseline: gain and speed are against it")
     for row in board.rows:
@@ -210,6 +220,13 @@ def notes(board: Board, shown: Sequence[Shown]) -> list[str]:
     said += [f"{MARKS['flagged']} {flag}: {', '.join(methods)}" for flag, methods in flagged.items()]
     if "top1" in names and any(row["top1_ci"] is not None for row in board.rows):
         said.append("± half the 95% t-interval over seeds")
+    told = [
+        f"{row['method']} {row['top1_oracle']:.2f}" for row in board.rows if row["top1_oracle"] is not None
+    ]
+    if told and "top1" in names and "top1_oracle" not in names:
+        said.append(
+            f"Ceiling of splitting, not ranked: each image answered by its class's sub-model: {', '.join(told)}"
+        )
     if "seeds" in names and any(row["repeats"] > 1 for row in board.rows):
         said.append("Seeds: in brackets the processes measured on the first seed")
     if "tier" in names:
@@ -221,11 +238,13 @@ def notes(board: Board, shown: Sequence[Shown]) -> list[str]:
 
 
 def _absences(board: Board, shown: Sequence[Shown]) -> list[str]:
-    """One line per reason for which a measured row lacks a shown figure."""
+    """One line per reason for which a row that ended well lacks a shown figure; a published one, by its own words."""
+    silent = not_printed(board.key["source"]) if board.published else None
     missing: dict[tuple[str, str], list[str]] = {}
     for column in shown:
         for row in board.rows:
-            if column.name in row["why"] and row["status"] in ("ok", "partial"):
+            ended = board.published or row["status"] in ("ok", "partial")
+            if ended and row["why"].get(column.name, silent) != silent:
                 missing.setdefault((column.heading, row["why"][column.name]), []).append(row["method"])
     lines = []
     for (heading, reason), methods in missing.items():

@@ -110,11 +110,16 @@ class Part:
 
 @dataclass(frozen=True, kw_only=True)
 class Partition:
-    """Parts in an order in which each comes after its inputs; the last one gives the logits."""
+    """Parts in an order in which each comes after its inputs; the last one gives the logits.
+
+    ``groups``, where each class is answered by one sub-model alone, are the sub-models' classes: then the
+    logits of a group, compared with each other only, are that sub-model's answer (``top1_oracle``).
+    """
 
     parts: tuple[Part, ...]
     classes: int
     lineage: tuple[Lineage, ...] = ()
+    groups: tuple[tuple[int, ...], ...] = ()
 
     def __post_init__(self) -> None:
         seen = {IMAGE}
@@ -129,6 +134,11 @@ class Partition:
         unused = [part.name for part in self.parts[:-1] if part.name not in used]
         if not self.parts or unused:
             raise ValueError(f"parts whose output nobody uses: {', '.join(unused) or 'there is no part'}")
+        grouped = sorted(label for group in self.groups for label in group)
+        if self.groups and grouped != list(range(self.classes)):
+            raise ValueError(
+                f"groups: each of the {self.classes} classes stands in one group, not {self.groups}"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from harness.hookspecs import hookimpl
 from harness.types import (
@@ -14,6 +14,7 @@ from harness.types import (
     DataInfo,
     Fleet,
     Model,
+    ModelEntry,
     ModuleSpec,
     Params,
     Partition,
@@ -21,14 +22,21 @@ from harness.types import (
     Placement,
     PlacerEntry,
     Sketch,
+    TensorSpec,
 )
 from harness_baselines.shapes import ensemble_sketch, pipeline_sketch, small_shape
+from harness_baselines.splitting import class_split_sketch, nnfacet_sketch
+from harness_baselines.vgg_shape import VGGShape
 
 __all__ = [
+    "ClassSplitParams",
     "EnsembleParams",
+    "NNFacetParams",
     "PipelineParams",
     "SmallModelParams",
+    "VGGParams",
     "harness_compressors",
+    "harness_models",
     "harness_partitioners",
     "harness_placers",
 ]
@@ -53,10 +61,68 @@ class EnsembleParams(SmallModelParams):
     members: int = Field(ge=2, le=64, description="how many")
 
 
+class ClassSplitParams(SmallModelParams):
+    """Small ViTs, each for a share of the classes; together they have the training compute of the model in ``from``."""
+
+    parts: int = Field(ge=2, le=256, description="groups of classes (two classes each at least)")
+    fusion: Literal["average", "probe"] = Field(
+        "average",
+        description="averaged softmax, each over its own classes; or a linear layer trained on the frozen features",
+    )
+    probe_epochs: int = Field(10, ge=1, description="of the probe's training; within the training compute")
+
+
 class PipelineParams(Params):
     """Where to cut."""
 
     after: int = Field(ge=1, description="the first part has this many blocks, the second the rest")
+
+
+class VGGParams(Params):
+    """A VGG by its dimensions; image size, channels and classes are those of the data set."""
+
+    stages: tuple[tuple[Annotated[int, Field(ge=1)], ...], ...] = Field(
+        min_length=1, description="filters of each 3x3 convolution; after each stage a 2x2 max pooling"
+    )
+
+    @field_validator("stages")
+    @classmethod
+    def _convolutions(cls, stages: tuple[tuple[int, ...], ...]) -> tuple[tuple[int, ...], ...]:
+        if not all(stages):
+            raise ValueError("a stage has no convolution")
+        return stages
+
+
+class NNFacetParams(Params):
+    """How many sub-models, and how much of the VGG each keeps."""
+
+    parts: int = Field(ge=2, le=256, description="sub-models, at most one per class")
+    keep: float = Field(
+        0.5, gt=0, le=1, description="share of each convolution's filters that a sub-model keeps"
+    )
+    negatives: int | None = Field(
+        None, ge=1, description="images of each foreign class, labelled 0; by default |D| / (10 C) - k"
+    )
+    epochs: int = Field(4, ge=0, description="of fine-tuning a sub-model")
+    hidden: int = Field(128, ge=1, description="neurons of the perceptron that fuses")
+    fusion_epochs: int = Field(10, ge=0, description="of the perceptron's training")
+
+
+def describe_vgg(params: VGGParams, data: DataInfo) -> ModuleSpec:
+    channels, height, width = data.shape
+    shape = VGGShape(
+        image_size=(height, width), channels=channels, classes=data.classes, stages=params.stages
+    )
+    return shape.spec()
+
+
+def build_vgg(ctx: Context, params: VGGParams) -> Model:
+    from harness_timm.models import seeded
+
+    info = ctx.data.info
+    spec = describe_vgg(params, info)
+    module = seeded(spec.build, ctx.seed)
+    return Model(module=module, spec=spec, input=TensorSpec(shape=info.shape), classes=info.classes)
 
 
 def describe_small(spec: ModuleSpec, params: SmallModelParams, data: DataInfo) -> ModuleSpec:
@@ -75,6 +141,18 @@ def partition_ensemble(ctx: Context, model: Model, params: EnsembleParams, sketc
     return ensemble(ctx, model, params)
 
 
+def partition_class_split(ctx: Context, model: Model, params: ClassSplitParams, sketch: Sketch) -> Partition:
+    from harness_baselines.class_split import class_split
+
+    return class_split(ctx, model, params)
+
+
+def partition_nnfacet(ctx: Context, model: Model, params: NNFacetParams, sketch: Sketch) -> Partition:
+    from harness_baselines.nnfacet import nnfacet
+
+    return nnfacet(ctx, model, params)
+
+
 def partition_pipeline(ctx: Context, model: Model, params: PipelineParams, sketch: Sketch) -> Partition:
     from harness_baselines.pipeline import pipeline
 
@@ -90,6 +168,19 @@ def place_round_robin(sketch: Sketch, fleet: Fleet, params: Params) -> Placement
     n = len(fleet.devices)
     device_of = {part.name: (fleet.central + 1 + i) % n for i, part in enumerate(others)}
     return Placement(device_of={**device_of, last.name: fleet.central})
+
+
+@hookimpl
+def harness_models() -> Iterable[ModelEntry]:
+    yield ModelEntry(
+        name="vgg",
+        summary="a VGG by its dimensions, with BatchNorm and a linear head: what NNFacet splits",
+        params=VGGParams,
+        build=build_vgg,
+        describe=describe_vgg,
+        requires=("torch", "timm"),
+        extra="bench",
+    )
 
 
 @hookimpl
@@ -113,6 +204,24 @@ def harness_partitioners() -> Iterable[PartitionerEntry]:
         params=EnsembleParams,
         sketch=ensemble_sketch,
         partition=partition_ensemble,
+        requires=("torch", "timm"),
+        extra="bench",
+    )
+    yield PartitionerEntry(
+        name="class-split",
+        summary="N small ViTs from scratch, each on its share of the classes; together the source's training compute",
+        params=ClassSplitParams,
+        sketch=class_split_sketch,
+        partition=partition_class_split,
+        requires=("torch", "timm"),
+        extra="bench",
+    )
+    yield PartitionerEntry(
+        name="nnfacet",
+        summary="N sub-models of a VGG, of the filters that matter to a share of the classes each (as NNFacet does)",
+        params=NNFacetParams,
+        sketch=nnfacet_sketch,
+        partition=partition_nnfacet,
         requires=("torch", "timm"),
         extra="bench",
     )

@@ -7,6 +7,9 @@ and its ratio to the target are in the lineage. Pretraining done elsewhere is in
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import torch
 from torch import nn
 
@@ -19,6 +22,7 @@ from harness.types import (
     Model,
     Part,
     Partition,
+    Split,
     TensorSpec,
 )
 from harness_baselines.plugin import EnsembleParams, SmallModelParams
@@ -26,7 +30,7 @@ from harness_baselines.shapes import MEAN, small_shape
 from harness_timm.models import seeded
 from harness_timm.vit import ViTShape
 
-__all__ = ["Mean", "ensemble", "mean", "small_model"]
+__all__ = ["Mean", "budget", "ensemble", "mean", "small_model", "spend", "step_of"]
 
 
 def small_model(ctx: Context, source: Model, params: SmallModelParams) -> Model:
@@ -37,15 +41,15 @@ def small_model(ctx: Context, source: Model, params: SmallModelParams) -> Model:
     """
     info = ctx.data.info
     shape = small_shape(source.spec, params, info.shape, info.classes)
-    target = _budget(source, params)
+    target = budget(source, params)
     module = seeded(shape.spec().build, ctx.seed)
-    fitted = _spend(ctx, module, shape, target, "small-model")
+    fitted = spend(ctx, module, shape, target, "small-model")
     return Model(
         module=module,
         spec=shape.spec(),
         input=TensorSpec(shape=info.shape),
         classes=info.classes,
-        lineage=(_lineage("compress", "small-model", params, target, [fitted]),),
+        lineage=(step_of("compress", "small-model", params, target, [fitted]),),
     )
 
 
@@ -56,13 +60,13 @@ def ensemble(ctx: Context, source: Model, params: EnsembleParams) -> Partition:
         ValueError: as :func:`small_model`.
     """
     shape = small_shape(source.spec, params, source.input.shape, source.classes)
-    target = _budget(source, params)
+    target = budget(source, params)
     image, answer = TensorSpec(shape=source.input.shape), TensorSpec(shape=(source.classes,))
     parts: list[Part] = []
     fits: list[FitResult] = []
     for i in range(1, params.members + 1):
         module = seeded(shape.spec().build, ctx.seed * 1000 + i)
-        fits.append(_spend(ctx, module, shape, target // params.members, f"member{i}"))
+        fits.append(spend(ctx, module, shape, target // params.members, f"member{i}"))
         edge = Edge(source=IMAGE, tensor=image)
         parts.append(Part(name=f"member{i}", module=module, spec=shape.spec(), inputs=(edge,), output=answer))
     parts.append(
@@ -75,7 +79,7 @@ def ensemble(ctx: Context, source: Model, params: EnsembleParams) -> Partition:
             output=answer,
         )
     )
-    step = _lineage("partition", "ensemble", params, target, fits)
+    step = step_of("partition", "ensemble", params, target, fits)
     return Partition(parts=tuple(parts), classes=source.classes, lineage=(step,))
 
 
@@ -90,26 +94,32 @@ def mean() -> nn.Module:
     return Mean()
 
 
-def _budget(source: Model, params: SmallModelParams) -> int:
+def budget(source: Model, params: SmallModelParams) -> int:
+    """The MACs to be spent.
+
+    Raises:
+        ValueError: the source records no training.
+    """
     spent = sum(step.train_macs for step in source.lineage)
     if not spent:
         raise ValueError("the model in `from` was not trained: there is no training compute to be equal to")
     return round(spent * (1.0 if params.compute == "equal" else params.compute))
 
 
-def _spend(ctx: Context, module: nn.Module, shape: ViTShape, macs: int, name: str) -> FitResult:
-    epochs = max(1, round(macs / (shape.macs() * len(ctx.data.train))))
-    return ctx.fit(module, name=name, epochs=epochs, early_stop=None)  # stopping early would leave budget
+def spend(
+    ctx: Context, module: nn.Module, shape: ViTShape, macs: int, name: str, data: Split | None = None
+) -> FitResult:
+    """Train ``module`` on ``data`` (all training images) for the epochs that come nearest to ``macs``, at least one."""
+    images = len(ctx.data.train if data is None else data)
+    epochs = max(1, round(macs / (shape.macs() * images)))
+    return ctx.fit(module, data=data, name=name, epochs=epochs, early_stop=None)  # to the budget's end
 
 
-def _lineage(stage: str, entry: str, params: SmallModelParams, target: int, fits: list[FitResult]) -> Lineage:
+def step_of(
+    stage: str, entry: str, params: SmallModelParams, target: int, fits: Sequence[FitResult], **notes: Any
+) -> Lineage:
+    """The step's place in the lineage: what ``fits`` cost together, against ``target``."""
     spent = sum(fit.train_macs for fit in fits)
-    notes = {
-        "target_macs": target,
-        "spent_macs": spent,
-        "ratio": spent / target,
-        "epochs": [fit.epochs for fit in fits],
-    }
     return Lineage(
         stage=stage,
         entry=entry,
@@ -117,5 +127,11 @@ def _lineage(stage: str, entry: str, params: SmallModelParams, target: int, fits
         image_passes=sum(fit.image_passes for fit in fits),
         train_macs=spent,
         train_s=sum(fit.train_s for fit in fits),
-        notes=notes,
+        notes={
+            "target_macs": target,
+            "spent_macs": spent,
+            "ratio": spent / target,
+            "epochs": [fit.epochs for fit in fits],
+            **notes,
+        },
     )

@@ -4,8 +4,13 @@ Shapes: features Z_1 ... Z_N [n, D], or [n, 2, D] from a distilled DeiT; fused [
 
 Readings taken. ``fa: code`` is Linear(N D, D_t) before the head, and the fused feature is compared with the
 teacher's token directly: the published parameter counts are of this one. ``fa: paper`` is Eq. 3, with the head
-after W_2. A distilled DeiT has a branch for each of its tokens, their logits averaged (authors' code). Of
-Table IX's others the paper gives one sentence each; ``mlp`` is FA with the activation (GELU) that the paper removes,
+after W_2. A distilled DeiT has a branch for each of its tokens, their logits averaged (authors' code).
+
+``concat`` is Eq. 2 alone: the head reads the features side by side. The paper describes one FA for all, but the
+published 18.3 M of DeCCTs are those of four sub-models and Linear(N D, 100), with no room for an MLP. The token loss
+then goes through G [N D, D_t] of Eq. 15, in training only.
+
+Of Table IX's others the paper gives one sentence each; ``mlp`` is FA with the activation (GELU) that it removes,
 ``attention`` a learned query over keys and values of the features, ``senet`` squeeze (mean of a feature's channels)
 and excitation over the N features, then their weighted sum.
 """
@@ -58,9 +63,20 @@ class _SENet(nn.Module):
         return (weights[:, None] @ x)[:, 0]  # [n, D]
 
 
+class _Concat(nn.Module):
+    """Eq. 2 alone."""
+
+    def __init__(self, shape: FusionShape) -> None:
+        super().__init__()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x.flatten(1)  # [n, N, D] -> [n, N D]
+
+
 _KINDS: dict[str, type[nn.Module]] = {
     "linear": _Linear,
     "mlp": _Linear,
+    "concat": _Concat,
     "attention": _Attention,
     "senet": _SENet,
 }

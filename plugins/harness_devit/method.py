@@ -5,7 +5,7 @@ The DEKD algorithm (Algorithm 1): classes are shared out among N devices, a copy
 on each share Omega_i and shrunk to a small ViT m_i, which M_i teaches; then the m_i are trained together, their class
 tokens fused, with M_0 as the teacher.
 
-Readings taken, where the paper leaves a choice (more in shrinking.py, distillation.py and fusion.py):
+Readings taken, where the paper leaves a choice (more in shrinking.py, hsic.py, distillation.py, fusion.py and cct.py):
 
 - Classes are drawn without replacement (Eq. 4), so each is in one group.
 - The sub-teachers start from M_0 with its head's rows for their classes: in one paragraph the paper calls them both
@@ -47,8 +47,9 @@ from harness.types import (
 )  # fmt: skip
 from harness_devit.distillation import FeatureLoss, Loss, prediction_loss, sub_task_loss
 from harness_devit.fusion import Fusion
+from harness_devit.hsic import hsic_importance
 from harness_devit.plugin import DeViTParams
-from harness_devit.shapes import TokenShape, fusion_shape, group_sizes, sub_shape, teacher_shape
+from harness_devit.shapes import Shape, fusion_shape, group_sizes, sub_shape, teacher_shape
 from harness_devit.shrinking import choose, random_importance, slice_teacher, taylor_importance
 from harness_devit.submodel import Tap, read_tokens
 from harness_timm.models import seeded
@@ -214,7 +215,7 @@ def _digest(model: Model) -> str:
 
 
 def _shrink(
-    ctx: Context, teacher: Model, shape: TokenShape, task: SubTask, params: DeViTParams, seed: int
+    ctx: Context, teacher: Model, shape: Shape, task: SubTask, params: DeViTParams, seed: int
 ) -> VisionTransformer:
     """Algorithm 1, lines 6 to 10: m_i with a head for its classes."""
     small_shape = sub_shape(shape, params, classes=teacher.classes)
@@ -224,6 +225,8 @@ def _shrink(
     vit = require_vit(teacher.module, "devit")
     if params.importance == "taylor":
         importance = taylor_importance(vit, task.unseen, ctx.device)
+    elif params.importance == "hsic":
+        importance = hsic_importance(vit, task.unseen, ctx.device, seed)
     else:
         importance = random_importance(shape, seed)
     slice_teacher(vit.cpu(), small, choose(importance, small_shape))
@@ -254,7 +257,7 @@ def _distil(
     return fit, count(vit, [teacher.input]).macs if taught else 0
 
 
-def _headless(small: VisionTransformer, bare: TokenShape) -> nn.Module:
+def _headless(small: VisionTransformer, bare: Shape) -> nn.Module:
     """m_i as it is deployed: it gives Z_i."""
     sub, weights = bare.spec().build(), small.state_dict()
     sub.load_state_dict({name: weights[name] for name in sub.state_dict()})
@@ -305,7 +308,7 @@ def _ensemble(
     m0: VisionTransformer,
     subs: list[nn.Module],
     fusion: Fusion,
-    shape: TokenShape,
+    shape: Shape,
     params: DeViTParams,
 ) -> tuple[FitResult, int]:
     """Algorithm 3: sub-models and fusion trained together on all classes."""

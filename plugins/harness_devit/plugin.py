@@ -1,4 +1,5 @@
-"""DeViT: a trained ViT decomposed by classes into small ViTs, whose features are fused (DEKD)."""
+"""DeViT: a trained ViT decomposed by classes into small ViTs, whose features are fused (DEKD); CCT, one of the
+families of ViTs that its paper decomposes."""
 
 from __future__ import annotations
 
@@ -8,10 +9,22 @@ from typing import Any, Literal
 from pydantic import Field, field_validator
 
 from harness.hookspecs import hookimpl
-from harness.types import Context, Model, Params, Partition, PartitionerEntry, Sketch
+from harness.types import (
+    Context,
+    DataInfo,
+    Model,
+    ModelEntry,
+    ModuleSpec,
+    Params,
+    Partition,
+    PartitionerEntry,
+    Sketch,
+    TensorSpec,
+)
+from harness_devit.cct_shape import CCTShape, Position, default_stride
 from harness_devit.shapes import devit_sketch
 
-__all__ = ["DeViTParams", "StageRecipe", "harness_partitioners"]
+__all__ = ["CCTParams", "DeViTParams", "StageRecipe", "harness_models", "harness_partitioners"]
 
 
 class StageRecipe(Params):
@@ -44,8 +57,10 @@ class DeViTParams(Params):
     init: Literal["teacher-slice", "random"] = Field(
         "teacher-slice", description="a sub-model starts as the important parts of its teacher, or at random"
     )
-    importance: Literal["taylor", "random"] = Field(
-        "taylor", description="how teacher-slice ranks heads and neurons: Eq. 5 to 7, or drawn"
+    importance: Literal["taylor", "hsic", "random"] = Field(
+        "taylor",
+        description="how teacher-slice ranks heads and neurons: Eq. 5 to 7, the authors' code (what they tell of the "
+        "prediction), or drawn",
     )
     held_out: float = Field(
         0.1,
@@ -66,13 +81,17 @@ class DeViTParams(Params):
     ensemble_losses: tuple[Literal["truth", "prediction", "token"], ...] = Field(
         ("prediction", "token"), description="of the ensemble stage (Table VIII)"
     )
-    fusion: Literal["linear", "attention", "senet", "mlp"] = Field(
-        "linear", description="how features are aggregated (Table IX); linear is the paper's own"
+    fusion: Literal["linear", "concat", "attention", "senet", "mlp"] = Field(
+        "linear",
+        description="how features are aggregated (Table IX); linear is the paper's own, concat (no layer before "
+        "the head) that of DeCCTs' published count",
     )
     fa: Literal["code", "paper"] = Field(
         "code", description="linear and mlp: one layer before the head (the authors' code), or two (Eq. 3)"
     )
-    width: int | None = Field(None, ge=1, description="D_t of Eq. 3; default: the teacher's dim")
+    width: int | None = Field(
+        None, ge=1, description="linear and mlp: D_t of Eq. 3; default: the teacher's dim"
+    )
     teacher_stage: StageRecipe = Field(StageRecipe(), description="training of the sub-teachers")
     sub_stage: StageRecipe = Field(StageRecipe(), description="sub-task distillation")
     ensemble_stage: StageRecipe = Field(StageRecipe(), description="training of the ensemble")
@@ -95,10 +114,55 @@ class DeViTParams(Params):
         return losses
 
 
+class CCTParams(Params):
+    """A CCT by its dimensions, CCT-{depth}/{kernel}x{convs}; image size, channels and classes are the data set's."""
+
+    kernel: int = Field(3, ge=1, description="pixels per side of the tokenizer's convolutions; odd")
+    convs: int = Field(1, ge=1, le=8, description="its convolutions, each followed by a pooling that halves")
+    stride: int | None = Field(
+        None, ge=1, description="of each convolution; default: kernel // 2 - 1, at least 1"
+    )
+    conv_dim: int = Field(64, ge=1, description="channels of the convolutions before the last")
+    dim: int = Field(ge=1, description="channels of a token; a multiple of heads")
+    depth: int = Field(ge=1, description="blocks")
+    heads: int = Field(ge=1, description="attention heads")
+    mlp_ratio: float = Field(4.0, gt=0, description="neurons of a block's MLP over dim")
+    position: Position = Field("learnable", description="position embedding: learnable, sinusoidal or none")
+    drop_path_rate: float = Field(0.0, ge=0, lt=1, description="stochastic depth at the last block")
+
+
+def describe_cct(params: CCTParams, data: DataInfo) -> ModuleSpec:
+    channels, height, width = data.shape
+    given = {**params.model_dump(), "stride": params.stride or default_stride(params.kernel)}
+    return CCTShape(image_size=(height, width), channels=channels, classes=data.classes, **given).spec()
+
+
+def build_cct(ctx: Context, params: CCTParams) -> Model:
+    from harness_timm.models import seeded
+
+    info = ctx.data.info
+    spec = describe_cct(params, info)
+    module = seeded(spec.build, ctx.seed)
+    return Model(module=module, spec=spec, input=TensorSpec(shape=info.shape), classes=info.classes)
+
+
 def partition(ctx: Context, model: Model, params: DeViTParams, sketch: Sketch) -> Partition:
     from harness_devit.method import dekd
 
     return dekd(ctx, model, params)
+
+
+@hookimpl
+def harness_models() -> Iterable[ModelEntry]:
+    yield ModelEntry(
+        name="cct",
+        summary="a Compact Convolutional Transformer by its dimensions (Hassani et al. 2021)",
+        params=CCTParams,
+        build=build_cct,
+        describe=describe_cct,
+        requires=("torch", "timm"),
+        extra="bench",
+    )
 
 
 @hookimpl

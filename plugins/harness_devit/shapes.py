@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from harness.types import IMAGE, Fleet, ModuleSpec, PartSketch, Sketch
+from harness_devit.cct_shape import CCTShape
 from harness_timm.vit import TIMM_FACTORY, ViTShape
 
 if TYPE_CHECKING:
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "FusionShape",
+    "Shape",
     "TokenShape",
     "devit_sketch",
     "fusion_shape",
@@ -69,6 +71,9 @@ class TokenShape(ViTShape):
         return ModuleSpec(factory="harness_devit.submodel:two_tokens", params=given)
 
 
+Shape = TokenShape | CCTShape
+
+
 @dataclass(frozen=True, kw_only=True)
 class FusionShape:
     """N features of D channels, for each of R tokens -> logits (:mod:`harness_devit.fusion`)."""
@@ -86,11 +91,14 @@ class FusionShape:
         """Channels of the aggregated feature that the head reads."""
         if self.kind in ("attention", "senet"):
             return self.dim
-        return self.width if self.fa == "code" else self.parts * self.dim
+        if self.kind == "concat" or self.fa == "paper":
+            return self.parts * self.dim
+        return self.width
 
     def params(self) -> int:
         n, d, nd = self.parts, self.dim, self.parts * self.dim
         aggregate = {
+            "concat": 0,
             "attention": d + 2 * d * (d + 1),
             "senet": 2 * n * (n + 1),
         }.get(self.kind, (nd + 1) * self.width + (0 if self.fa == "code" else (self.width + 1) * nd))
@@ -99,6 +107,7 @@ class FusionShape:
     def macs(self) -> int:
         n, d, nd = self.parts, self.dim, self.parts * self.dim
         aggregate = {
+            "concat": 0,
             "attention": 2 * nd * d + 2 * nd,
             "senet": 2 * n * n + nd,
         }.get(self.kind, nd * self.width * (1 if self.fa == "code" else 2))
@@ -124,22 +133,24 @@ def group_sizes(classes: int, parts: int) -> list[int]:
     return [classes // parts + (i < classes % parts) for i in range(parts)]
 
 
-def teacher_shape(spec: ModuleSpec | None) -> TokenShape:
+def teacher_shape(spec: ModuleSpec | None) -> Shape:
     """The dimensions of the teacher.
 
     Raises:
         ValueError: it is of another family, or its dimensions are not known before it is built.
     """
-    plain = ViTShape.from_spec(spec)
+    plain, compact = ViTShape.from_spec(spec), CCTShape.from_spec(spec)
     if plain is not None:
         return TokenShape(**vars(plain))
+    if compact is not None:
+        return compact
     given = spec.params if spec is not None and spec.factory == TIMM_FACTORY else {}
     name = _DISTILLED_NAME.fullmatch(given.get("name", ""))
     if name is None or not set(given["args"]) <= set(_DISTILLED_ARGS):
         what = given.get("name") or (spec.factory if spec is not None else "a model of unknown shape")
         raise ValueError(
-            f"devit cannot tell the dimensions of {what}: its teacher is `vit`, or timm's standard vit_*, "
-            "deit_* or deit_*_distilled"
+            f"devit cannot tell the dimensions of {what}: its teacher is `vit`, `cct`, or timm's standard "
+            "vit_*, deit_* or deit_*_distilled"
         )
     dim, heads = _DISTILLED_SIZES[name[1]]
     sizes = {"patch_size": int(name[2]), "dim": dim, "depth": 12, "heads": heads}
@@ -153,22 +164,20 @@ def teacher_shape(spec: ModuleSpec | None) -> TokenShape:
     )
 
 
-def sub_shape(teacher: TokenShape, params: DeViTParams, classes: int = 0) -> TokenShape:
-    """A sub-model, without head unless ``classes``.
+def sub_shape(teacher: Shape, params: DeViTParams, classes: int = 0) -> Shape:
+    """A sub-model of the teacher's family, without head unless ``classes``.
 
     Raises:
         ValueError: its dimensions do not fit together, or not into a teacher that it is cut from.
     """
-    shape = TokenShape(
-        **{
-            **vars(teacher),
-            "classes": classes,
-            "dim": params.dim,
-            "depth": params.depth or (teacher.depth + 1) // 2,
-            "heads": params.heads,
-            "mlp_ratio": params.mlp_ratio,
-            "drop_path_rate": 0.0,
-        }
+    shape = replace(
+        teacher,
+        classes=classes,
+        dim=params.dim,
+        depth=params.depth or (teacher.depth + 1) // 2,
+        heads=params.heads,
+        mlp_ratio=params.mlp_ratio,
+        drop_path_rate=0.0,
     )
     head, teacher_head = shape.dim // shape.heads, teacher.dim // teacher.heads
     limits = [("depth", shape.depth, teacher.depth)]  # Eq. 12 maps each layer to one of the teacher's
@@ -185,7 +194,7 @@ def sub_shape(teacher: TokenShape, params: DeViTParams, classes: int = 0) -> Tok
     return shape
 
 
-def fusion_shape(teacher: TokenShape, params: DeViTParams) -> FusionShape:
+def fusion_shape(teacher: Shape, params: DeViTParams) -> FusionShape:
     return FusionShape(
         kind=params.fusion,
         fa=params.fa,

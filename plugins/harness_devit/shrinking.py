@@ -9,6 +9,8 @@ Readings taken:
 - The paper names no criterion for embedding reduction: channels of the residual stream are ranked by the same
   measure, taken of each block's output and summed over the blocks. Where a head gets narrower too (the paper keeps
   64 channels), its channels are ranked by theirs, and q is scaled so that attention's softmax sees the same scale.
+- A CCT's tokenizer is reduced where it makes the embedding: outputs of its last convolution go with their channels.
+  What is inside stays the teacher's, as in the published counts (64 channels in CCT-14 and in DeCCT).
 - Encoder reduction keeps block g(j) for the j-th of L_s: the linear map that feature distillation uses (Eq. 12).
 """
 
@@ -23,8 +25,8 @@ from torch.nn import functional
 
 from harness.evaluation import Samples, evaluating
 from harness.types import Split
-from harness_devit.shapes import TokenShape
-from harness_devit.submodel import Tap
+from harness_devit.shapes import Shape
+from harness_devit.submodel import block_taps, embedding_axis
 
 __all__ = [
     "Importance",
@@ -42,11 +44,13 @@ class Importance:
     """Signed first-order change of the loss by what would be removed; its absolute value is the importance.
 
     ``heads`` [L, h, e]: each channel of each head; ``neurons`` [L, d]; ``embedding`` [D], not signed.
+    ``whole_heads`` [L, h]: greater is more important, where that is not the sum over a head's channels.
     """
 
     heads: torch.Tensor
     neurons: torch.Tensor
     embedding: torch.Tensor
+    whole_heads: torch.Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -67,10 +71,7 @@ def layer_map(small: int, large: int) -> list[int]:
 
 def taylor_importance(vit: VisionTransformer, split: Split, device: str, batch: int = 128) -> Importance:
     """Eq. 5 to 7 on held-out images: one backward pass over them."""
-    heads = [Tap(block.attn.proj, inputs=True) for block in vit.blocks]  # O_h side by side [n, T, D]
-    neurons = [Tap(block.mlp.fc2, inputs=True) for block in vit.blocks]  # O_w [n, T, d]
-    streams = [Tap(block) for block in vit.blocks]  # [n, T, D]
-    taps = [*heads, *neurons, *streams]
+    taps = [tap for kind in block_taps(vit) for tap in kind]
     samples = Samples(split, torch.device(device), keep=False)
     sums: list[torch.Tensor] = []
     vit.to(device)
@@ -96,7 +97,7 @@ def taylor_importance(vit: VisionTransformer, split: Split, device: str, batch: 
     )
 
 
-def random_importance(teacher: TokenShape, seed: int) -> Importance:
+def random_importance(teacher: Shape, seed: int) -> Importance:
     """Drawn: the control that says whether importance matters."""
     generator = torch.Generator().manual_seed(seed)
     h, e = teacher.heads, teacher.dim // teacher.heads
@@ -107,14 +108,15 @@ def random_importance(teacher: TokenShape, seed: int) -> Importance:
     )
 
 
-def choose(importance: Importance, small: TokenShape) -> Kept:
+def choose(importance: Importance, small: Shape) -> Kept:
     """Algorithm 1, lines 8 and 9: rank in descending order, remove the last."""
     depth, _, e = importance.heads.shape
     blocks = layer_map(small.depth, depth)
     heads = []
     for block in blocks:
         slopes = importance.heads[block]  # [h, e]
-        kept = _top(slopes.sum(dim=1).abs(), small.heads)  # Eq. 6
+        whole = slopes.sum(dim=1).abs() if importance.whole_heads is None else importance.whole_heads[block]
+        kept = _top(whole, small.heads)  # Eq. 6
         inner = [_top(slopes[i].abs(), small.dim // small.heads) for i in kept]
         heads.append(torch.cat([i * e + dims for i, dims in zip(kept, inner, strict=True)]))
     return Kept(
@@ -139,12 +141,8 @@ def slice_teacher(teacher: VisionTransformer, small: VisionTransformer, kept: Ke
     for name, target in own.items():
         top, *rest = name.split(".")
         if top != "blocks":
-            # channels are last in tokens, positions and head weights, first in the embedding and norms
-            source = given[name]
-            if top in ("head", "head_dist"):
-                own[name] = source[:, c] if rest == ["weight"] else source
-            else:
-                own[name] = source[c] if top in ("patch_embed", "norm", "fc_norm") else source[..., c]
+            axis = embedding_axis(name)
+            own[name] = given[name] if axis is None else given[name].index_select(axis, c)
         else:
             j, part = int(rest[0]), ".".join(rest[1:])
             source = given[f"blocks.{kept.blocks[j]}.{part}"]

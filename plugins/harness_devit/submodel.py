@@ -1,7 +1,7 @@
-"""Sub-models and what of a ViT is read: stock timm ViTs, and a DeiT that gives both its tokens.
+"""Sub-models and what of a ViT is read: stock timm ViTs, a DeiT that gives both its tokens, and CCTs.
 
 Shapes: images [n, C, H, W]; Z [n, R, D], the R tokens that heads read, normalised (or [n, 1, D], the mean of the
-patches where there is no class token).
+patches, or in a CCT their sequence pooling, where there is no class token).
 """
 
 from __future__ import annotations
@@ -13,7 +13,11 @@ from timm.models.deit import VisionTransformerDistilled
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
-__all__ = ["Tap", "TwoTokens", "read_tokens", "two_tokens"]
+__all__ = ["Tap", "TwoTokens", "block_taps", "embedding_axis", "read_tokens", "two_tokens"]
+
+# tensors outside the blocks whose first, or last, axis is the embedding's channels
+_FIRST = ("patch_embed.proj.", "norm.", "fc_norm.")
+_LAST = ("cls_token", "dist_token", "pos_embed", "head.weight", "head_dist.weight", "attn_pool.score.weight")
 
 
 class TwoTokens(VisionTransformerDistilled):
@@ -55,6 +59,16 @@ def read_tokens(vit: VisionTransformer, x: torch.Tensor) -> torch.Tensor:
     return vit.forward_head(x, pre_logits=True)[:, None]
 
 
+def embedding_axis(name: str) -> int | None:
+    """The axis of a tensor outside the blocks that is the embedding's D channels; ``None``: it has none.
+
+    A CCT's first convolutions have none, so a sub-model has them whole: only the last one's outputs are tokens.
+    """
+    if name.startswith(_FIRST):
+        return 0
+    return -1 if name in _LAST else None
+
+
 class Tap:
     """Keeps what a module last gave, or with ``inputs`` what it took."""
 
@@ -73,3 +87,12 @@ class Tap:
 
     def _keep_output(self, module: nn.Module, given: object, out: torch.Tensor) -> None:
         self.value = out
+
+
+def block_taps(vit: VisionTransformer) -> tuple[list[Tap], list[Tap], list[Tap]]:
+    """Of each block, what its parts give: O_h side by side [n, T, D]; O_w [n, T, d]; its own output [n, T, D]."""
+    return (
+        [Tap(block.attn.proj, inputs=True) for block in vit.blocks],
+        [Tap(block.mlp.fc2, inputs=True) for block in vit.blocks],
+        [Tap(block) for block in vit.blocks],
+    )

@@ -33,6 +33,7 @@ from torch import nn
 from harness.counting import count
 from harness.data import ArraySplit
 from harness.evaluation import Samples, evaluating, on_device
+from harness.recipe import NO_AUGMENTATION
 from harness.types import Context, FitResult, Lineage, Model, Split, TensorSpec
 from harness_edgevit.plugin import EdgeViTParams, check_images
 from harness_timm.models import seeded
@@ -171,7 +172,7 @@ def _fit_on_features(ctx: Context, edge: VisionTransformer) -> FitResult:
     validation = _all_features(ctx, edge, ctx.data.validation) if len(ctx.data.validation) else None
     seconds = time.perf_counter() - start
     tail = Frozen(edge, cached=True)
-    fitted = ctx.fit(tail, data=train, validation=validation, name="edgevit-head", augment="none")
+    fitted = ctx.fit(tail, data=train, validation=validation, name="edgevit-head", **NO_AUGMENTATION)
     image, z = TensorSpec(shape=ctx.data.info.shape), TensorSpec(shape=train.batch([0]).shape[1:])
     trunk_macs = count(edge, [image]).macs - count(tail, [z]).macs
     return replace(

@@ -35,6 +35,7 @@ from torch import nn
 from harness.counting import count
 from harness.data import ArraySplit, relabel, subset
 from harness.evaluation import Samples, evaluating, on_device
+from harness.recipe import NO_AUGMENTATION
 from harness.types import (
     IMAGE,
     Context,
@@ -98,7 +99,12 @@ def edvit(ctx: Context, model: Model, params: EDViTParams, sketch: Sketch) -> Pa
             "fusion_s": [f.train_s for f in fits],
         },
     )
-    return Partition(parts=parts, classes=model.classes, lineage=(*model.lineage, step))
+    return Partition(
+        parts=parts,
+        classes=model.classes,
+        lineage=(*model.lineage, step),
+        groups=tuple(map(tuple, owned)) if params.fusion == "average" else (),
+    )
 
 
 def class_partition(classes: int, parts: int, seed: int) -> list[list[int]]:
@@ -284,7 +290,7 @@ def _fit_mlp(ctx: Context, bare: Sequence[nn.Module], mlp: FusionMLP, epochs: in
     features = ArraySplit(np.concatenate(found, axis=1), ctx.data.train.labels)
     seconds = time.perf_counter() - start
     fitted = ctx.fit(
-        mlp, data=features, name="fusion", epochs=epochs, warmup_epochs=0, early_stop=None, augment="none"
+        mlp, data=features, name="fusion", epochs=epochs, warmup_epochs=0, early_stop=None, **NO_AUGMENTATION
     )
     image = TensorSpec(shape=ctx.data.info.shape)
     macs = sum(count(sub, [image]).macs for sub in bare)

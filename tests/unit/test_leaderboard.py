@@ -224,7 +224,10 @@ def test_any_text_is_a_filter_or_one_error(text: str) -> None:
         parse_where(text)(rows([record()])[0])
 
 
-@pytest.mark.parametrize(("rank_by", "told"), [("top_1", "no column"), ("method", "is not a number")])
+@pytest.mark.parametrize(
+    ("rank_by", "told"),
+    [("top_1", "no column"), ("method", "is not a number"), ("top1_oracle", "no better end to rank by")],
+)
 def test_what_cannot_rank_is_refused(rank_by: str, told: str) -> None:
     with pytest.raises(SuiteError, match=told):
         boards([record()], rank_by=rank_by)

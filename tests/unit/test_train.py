@@ -25,6 +25,7 @@ from torch import nn
 from harness import checkpoint, evaluation
 from harness.augment import CropFlip
 from harness.errors import CellError, StorageError
+from harness.splits import ImageSplit, StoredImages
 from harness.train import Batch, TrainRecipe, evaluate, fit
 
 CLASSES = 3
@@ -79,6 +80,32 @@ def digest(module):
     return hashlib.sha256(b"".join(state[name] for name in sorted(state))).hexdigest()
 
 
+class Stored:
+    """A data set as stored: each image's brightness depends on its class."""
+
+    def __init__(self, n, shape, seed):
+        rng = np.random.default_rng(seed)
+        self.labels = rng.integers(0, CLASSES, n)
+        self.images = (
+            rng.integers(0, 120, (n, *shape), np.uint8)
+            + (60 * self.labels).astype(np.uint8)[:, None, None, None]
+        )
+
+    def image(self, index):
+        return self.images[index]
+
+    def __len__(self):
+        return len(self.labels)
+
+
+def pictures(n=53, seed=0, shape=(8, 8, 1)):
+    """A split of uint8 images [height, width, channels]."""
+    stored = Stored(n, shape, seed)
+    height, width, channels = shape
+    images = StoredImages(stored, "toy", (channels, height, width), None)
+    return ImageSplit(images, np.arange(n), stored.labels, (0.4,) * channels, (0.3,) * channels)
+
+
 RECIPE = TrainRecipe(
     epochs=4,
     lr=1e-2,
@@ -89,6 +116,17 @@ RECIPE = TrainRecipe(
     augment="crop-flip",
     early_stop=4,
 )
+AUGMENTED = RECIPE.model_copy(
+    update={
+        "augment": "resized-crop-flip",
+        "rand_augment": "rand-m9-mstd0.5-inc1",
+        "random_erasing": 0.5,
+        "mixup": 0.8,
+        "cutmix": 1.0,
+        "ema": 0.9,
+    }
+)
+KINDS = {"plain": (RECIPE, images), "augmented": (AUGMENTED, pictures)}
 
 
 def train(folder, module=None, recipe=RECIPE, data=None, validation=None, progress=None, **more):
@@ -109,13 +147,14 @@ def smoothed(module, batch):
 # --- killed trainings: this file as a script ----------------------------------------------------
 
 KILLED = ("mid-epoch", "after-epoch", "after-checkpoint", "while-writing", "at-the-end")
+RUNS = [(kind, how) for kind in KINDS for how in (*KILLED, "whole")]
 
 
 def die():
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def train_until_killed(how, folder):
+def train_until_killed(kind, how, folder):
     calls = 0
 
     def loss(module, batch):
@@ -141,23 +180,24 @@ def train_until_killed(how, folder):
 
         os.replace = dying_replace
     module = network()
-    train(folder, module, loss=loss, progress=progress)
+    recipe, data = KINDS[kind]
+    train(folder, module, recipe, data(), loss=loss, progress=progress)
     (Path(folder) / "digest").write_text(digest(module))
 
 
 def main(folder):
     """One import of all that is needed; forking is safe as no operator has run before."""
-    for name in ("timm.optim", "timm.scheduler", "torch.utils.flop_counter"):
+    for name in ("timm.data", "timm.optim", "timm.scheduler", "timm.utils", "torch.utils.flop_counter"):
         importlib.import_module(name)
 
     ends = {}
-    for how in (*KILLED, "whole"):
+    for kind, how in RUNS:
         child = os.fork()
         if child == 0:
             torch.set_num_threads(1)
-            train_until_killed(how, Path(folder) / how)
+            train_until_killed(kind, how, Path(folder) / kind / how)
             os._exit(0)
-        ends[how] = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        ends[f"{kind} {how}"] = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     print(json.dumps(ends))
 
 
@@ -175,25 +215,38 @@ def other_process(tmp_path_factory):
     folder = tmp_path_factory.mktemp("other")
     ran = subprocess.run([sys.executable, __file__, str(folder)], capture_output=True, text=True, check=False)
     assert ran.returncode == 0, ran.stderr
-    assert json.loads(ran.stdout) == {**dict.fromkeys(KILLED, -signal.SIGKILL), "whole": 0}
+    assert json.loads(ran.stdout) == {
+        f"{kind} {how}": 0 if how == "whole" else -signal.SIGKILL for kind, how in RUNS
+    }
     return folder
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory):
-    """An uninterrupted training in this process: its weights and its result."""
+def wholes(tmp_path_factory):
+    """An uninterrupted training of each kind in this process: its weights and its result."""
     torch.set_num_threads(1)
-    module = network()
-    result = train(tmp_path_factory.mktemp("whole"), module, loss=smoothed)
-    return digest(module), result
+    found = {}
+    for kind, (recipe, data) in KINDS.items():
+        module = network()
+        result = train(tmp_path_factory.mktemp(kind), module, recipe, data(), loss=smoothed)
+        found[kind] = digest(module), result
+    return found
 
 
-def test_two_processes_agree(other_process, whole):
-    assert (other_process / "whole" / "digest").read_text() == whole[0]
+@pytest.fixture
+def whole(wholes):
+    return wholes["plain"]
 
 
-@pytest.mark.parametrize("how", KILLED)
-def test_killed_and_resumed_is_bit_identical(other_process, whole, how):
+@pytest.mark.parametrize("kind", KINDS)
+def test_two_processes_agree(other_process, wholes, kind):
+    assert (other_process / kind / "whole" / "digest").read_text() == wholes[kind][0]
+
+
+@pytest.mark.parametrize(("kind", "how"), [run for run in RUNS if run[1] in KILLED])
+def test_killed_and_resumed_is_bit_identical(other_process, wholes, kind, how):
+    recipe, data = KINDS[kind]
+    whole = wholes[kind]
     updates = 0
 
     def loss(module, batch):
@@ -202,7 +255,7 @@ def test_killed_and_resumed_is_bit_identical(other_process, whole, how):
         return smoothed(module, batch)
 
     module = network()
-    result = train(other_process / how, module, loss=loss)
+    result = train(other_process / kind / how, module, recipe, data(), loss=loss)
     assert digest(module) == whole[0]
     assert result.history == whole[1].history
     assert (result.image_passes, result.train_macs) == (whole[1].image_passes, whole[1].train_macs)

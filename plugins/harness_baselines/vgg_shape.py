@@ -1,0 +1,83 @@
+"""The dimensions of a VGG, and what follows from them without building it. Torch-free: the planner calls this."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+
+from harness.types import ModuleSpec
+
+__all__ = ["VGGShape"]
+
+FACTORY = "harness_baselines.vgg:vgg"
+
+
+@dataclass(frozen=True, kw_only=True)
+class VGGShape:
+    """Stages of 3x3 convolutions (BatchNorm, ReLU), each closed by a 2x2 max pooling; the mean over what is left,
+    and a linear head. ``stages`` are the filters of each convolution; with 0 ``classes`` there is no head.
+
+    Raises:
+        ValueError: the poolings leave nothing of the image.
+    """
+
+    image_size: tuple[int, int]
+    channels: int
+    classes: int
+    stages: tuple[tuple[int, ...], ...]
+
+    def __post_init__(self) -> None:
+        if min(self.image_size) < 2 ** len(self.stages):
+            height, width = self.image_size
+            raise ValueError(
+                f"stages: {len(self.stages)} poolings by 2 leave nothing of {height} x {width} pixels"
+            )
+
+    @classmethod
+    def from_spec(cls, spec: ModuleSpec | None) -> VGGShape | None:
+        """The shape of what ``spec`` builds; ``None`` if that is no ``vgg``."""
+        if spec is None or spec.factory != FACTORY:
+            return None
+        stages = tuple(tuple(stage) for stage in spec.params["stages"])
+        return cls(**{**spec.params, "image_size": tuple(spec.params["image_size"]), "stages": stages})
+
+    def spec(self) -> ModuleSpec:
+        """How any process builds a VGG of this shape."""
+        stages = [list(stage) for stage in self.stages]
+        return ModuleSpec(
+            factory=FACTORY, params={**asdict(self), "image_size": list(self.image_size), "stages": stages}
+        )
+
+    def narrowed(self, keep: float, classes: int) -> VGGShape:
+        """The share ``keep`` of every convolution's filters, at least one."""
+        stages = tuple(tuple(max(1, round(keep * width)) for width in stage) for stage in self.stages)
+        return replace(self, stages=stages, classes=classes)
+
+    @property
+    def dim(self) -> int:
+        """Features that the head reads."""
+        return self.stages[-1][-1]
+
+    def params(self) -> int:
+        convolutions = sum(9 * before * width + 2 * width for before, width, _ in self._layers())
+        return convolutions + (self.dim + 1) * self.classes
+
+    def macs(self) -> int:
+        """Multiply-accumulates for one image."""
+        return (
+            sum(pixels * 9 * before * width for before, width, pixels in self._layers())
+            + self.dim * self.classes
+        )
+
+    def weight_bytes(self) -> int:
+        """Bytes as stored: float32, and BatchNorm's running mean, variance and count of batches."""
+        return 4 * self.params() + sum(8 * width + 8 for _, width, _ in self._layers())
+
+    def _layers(self) -> Iterator[tuple[int, int, int]]:
+        """Of every convolution: channels in, filters, pixels."""
+        before, (height, width) = self.channels, self.image_size
+        for stage in self.stages:
+            for filters in stage:
+                yield before, filters, height * width
+                before = filters
+            height, width = height // 2, width // 2
