@@ -23,7 +23,19 @@ if TYPE_CHECKING:
 
     SamplesOf = Callable[[Record], Mapping[str, NDArray[Any]]]
 
-__all__ = ["ALPHA", "COLUMNS", "Board", "Column", "Leaderboard", "boards", "not_printed", "sorted_by"]
+__all__ = [
+    "ALPHA",
+    "COLUMNS",
+    "Board",
+    "Column",
+    "Leaderboard",
+    "answers",
+    "boards",
+    "grouped",
+    "not_printed",
+    "paired_tables",
+    "sorted_by",
+]
 
 ALPHA = 0.05
 """Family-wise error rate of a board's pairwise comparisons."""
@@ -93,16 +105,11 @@ def boards(
     """
     check_columns(within, "--within")
     keep = parse_where(where) if where else None
-    groups: dict[tuple[str, str], list[Record]] = {}
-    for record in records:
-        setting = json.dumps(_board_key(record)), json.dumps(_row_key(record), sort_keys=True)
-        groups.setdefault(setting, []).append(record)
-
     by_board: dict[str, list[Group]] = {}
-    for (key, _), members in groups.items():
-        group = Group(members)
-        inner = {name: group.row[name] for name in within}
-        by_board.setdefault(json.dumps({**json.loads(key), **inner}), []).append(group)
+    for key, members in grouped(records).items():
+        for group in members:
+            inner = {name: group.row[name] for name in within}
+            by_board.setdefault(json.dumps({**json.loads(key), **inner}), []).append(group)
     ranked = [
         _board(json.loads(key), members, samples_of, rank_by, baseline)
         for key, members in sorted(by_board.items(), key=_board_order)
@@ -110,6 +117,18 @@ def boards(
     if keep is not None:
         ranked = [replace(board, rows=tuple(row for row in board.rows if keep(row))) for board in ranked]
     return Leaderboard(tuple(board for board in ranked if board.rows))
+
+
+def grouped(records: Iterable[Record]) -> dict[str, list[Group]]:
+    """The rows of every board, by the board's key as JSON; not ranked yet."""
+    groups: dict[tuple[str, str], list[Record]] = {}
+    for record in records:
+        setting = json.dumps(_board_key(record)), json.dumps(_row_key(record), sort_keys=True)
+        groups.setdefault(setting, []).append(record)
+    by_board: dict[str, list[Group]] = {}
+    for (key, _), members in groups.items():
+        by_board.setdefault(key, []).append(Group(members))
+    return by_board
 
 
 def not_printed(source: str) -> str:
@@ -221,13 +240,13 @@ def _rank_by_tiers(groups: list[Group], samples_of: SamplesOf) -> float | None:
     seeds combined, all pairs of the board corrected by Holm. Then tiers peel off: the most accurate
     row and all that no test tells from it, then again with the rest.
     """
-    answers = [_answers(group, samples_of) for group in groups]
+    given = [answers(group, samples_of) for group in groups]
     compared: dict[tuple[int, int], list[tuple[int, int]]] = {}
     shares: list[float] = []
     sizes: list[int] = []
     for i in range(len(groups)):
         for j in range(i + 1, len(groups)):
-            tables = _tables(answers[i], answers[j])
+            tables = paired_tables(given[i], given[j])
             if tables:
                 compared[i, j] = [(b, c) for b, c, _ in tables]
                 shares.append(fmean((b + c) / n for b, c, n in tables))
@@ -235,7 +254,7 @@ def _rank_by_tiers(groups: list[Group], samples_of: SamplesOf) -> float | None:
     adjusted = stats.holm([stats.paired_p(tables) for tables in compared.values()])
     told_apart = {pair for pair, p in zip(compared, adjusted, strict=True) if p <= ALPHA}
 
-    remaining = [i for i, given in enumerate(answers) if given]
+    remaining = [i for i, right in enumerate(given) if right]
     tier = 0
     while remaining:
         tier += 1
@@ -244,16 +263,14 @@ def _rank_by_tiers(groups: list[Group], samples_of: SamplesOf) -> float | None:
             if (leader, i) not in told_apart:
                 groups[i].put("tier", tier)
         remaining = [i for i in remaining if (leader, i) in told_apart]
-    _no_tiers(
-        (group for group, given in zip(groups, answers, strict=True) if not given), "no raw predictions"
-    )
+    _no_tiers((group for group, right in zip(groups, given, strict=True) if not right), "no raw predictions")
     groups.sort(key=lambda group: (group.row["tier"] is None, group.row["tier"] or 0))
     if not shares:
         return None
     return 100 * stats.detectable_difference(min(sizes), median(shares), alpha=ALPHA / len(compared))
 
 
-def _answers(group: Group, samples_of: SamplesOf) -> dict[int, tuple[Any, Any]]:
+def answers(group: Group, samples_of: SamplesOf) -> dict[int, tuple[Any, Any]]:
     """Seed -> (labels, whether each sample was answered right); repeats share their predictions."""
     found: dict[int, tuple[Any, Any]] = {}
     for record in group.good:
@@ -265,7 +282,7 @@ def _answers(group: Group, samples_of: SamplesOf) -> dict[int, tuple[Any, Any]]:
     return found
 
 
-def _tables(
+def paired_tables(
     first: Mapping[int, tuple[Any, Any]], second: Mapping[int, tuple[Any, Any]]
 ) -> list[tuple[int, int, int]]:
     """Per common seed with the same samples: (only the first right, only the second right, samples)."""

@@ -28,6 +28,7 @@ from harness.types import (
     Data,
     Lineage,
     Model,
+    ModuleSpec,
     Part,
     Partition,
     PartSketch,
@@ -164,8 +165,12 @@ def _compress_part(context: Context, compressor: Any, part: Part, params: Any) -
 
 def _sketch(task: Mapping[str, Any]) -> Sketch:
     placement = task["placement"]
+    parts = []
+    for part in task["parts"]:
+        spec = ModuleSpec(**part["spec"]) if part["spec"] else None
+        parts.append(PartSketch(**{**part, "inputs": tuple(part["inputs"]), "spec": spec}))
     return Sketch(
-        parts=tuple(PartSketch(**{**part, "inputs": tuple(part["inputs"])}) for part in task["parts"]),
+        parts=tuple(parts),
         placement=Placement(device_of=placement["device_of"]) if placement else None,
         decisions=task["decisions"],
     )

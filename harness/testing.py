@@ -240,6 +240,9 @@ def check_partitioner(
         real = [(part.name, tuple(edge.source for edge in part.inputs), _size(part)) for part in made.parts]
         told = [(part.name, part.inputs, part.params) for part in sketch.parts]
         need(real == told, f"(name, inputs, params) are {real}, sketched {told}", "PartSketch")
+        for part, said in zip(made.parts, sketch.parts, strict=True):
+            told_of = f"{part.name} is built by {part.spec}, sketched {said.spec}"
+            need(said.spec in (None, part.spec), told_of, "PartSketch")
         placed = sketch.placement.device_of if sketch.placement is not None else dict.fromkeys(names)
         need({*placed} == {*names}, f"the sketch places {sorted(placed)}", "Sketch.placement")
         _check_parts(need, made, twin, ctx)

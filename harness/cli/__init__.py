@@ -14,6 +14,7 @@ __all__ = ["main"]
 VERBS = {
     "run": "Train, compress, split, export and measure what a suite names; show the leaderboard.",
     "plan": "Show what a run would do, without doing it.",
+    "claims": "Say of every claim of a suite's paper whether it is reproduced.",
     "leaderboard": "Leaderboards from the records of one or more results folders.",
     "results": "Check and show records.",
     "plugins": "List plugins and what they give.",

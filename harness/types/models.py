@@ -143,7 +143,10 @@ class Partition:
 
 @dataclass(frozen=True, kw_only=True)
 class PartSketch:
-    """What planning knows of a part: counts for one sample, bytes, and where its inputs come from."""
+    """What planning knows of a part: counts for one sample, bytes, and where its inputs come from.
+
+    ``spec`` builds its module; ``None`` where only training decides that.
+    """
 
     name: str
     inputs: tuple[str, ...]
@@ -151,6 +154,7 @@ class PartSketch:
     macs: int
     weight_bytes: int
     output_bytes: int
+    spec: ModuleSpec | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

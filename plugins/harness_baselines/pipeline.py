@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from harness.types import IMAGE, Edge, Lineage, Model, ModuleSpec, Part, Partition, TensorSpec
-from harness_baselines.shapes import check_cut
+from harness.types import IMAGE, Edge, Lineage, Model, Part, Partition, TensorSpec
+from harness_baselines.shapes import check_cut, slice_spec
 from harness_timm.surgery import require_vit, slice_blocks
-from harness_timm.vit import base_of
 
 __all__ = ["pipeline"]
 
@@ -23,22 +22,16 @@ def pipeline(model: Model, after: int) -> Partition:
     front = Part(
         name="front",
         module=slice_blocks(vit, 0, after),
-        spec=_slice_spec(model.spec, 0, after),
+        spec=slice_spec(model.spec, 0, after),
         inputs=(Edge(source=IMAGE, tensor=model.input),),
         output=tokens,
     )
     back = Part(
         name="back",
         module=slice_blocks(vit, after, depth),
-        spec=_slice_spec(model.spec, after, depth),
+        spec=slice_spec(model.spec, after, depth),
         inputs=(Edge(source="front", tensor=tokens),),
         output=TensorSpec(shape=(model.classes,)),
     )
     step = Lineage(stage="partition", entry="pipeline", params={"after": after})
     return Partition(parts=(front, back), classes=model.classes, lineage=(*model.lineage, step))
-
-
-def _slice_spec(spec: ModuleSpec, start: int, stop: int) -> ModuleSpec:
-    return ModuleSpec(
-        factory="harness_timm.surgery:sliced", params={"base": base_of(spec), "start": start, "stop": stop}
-    )

@@ -5,12 +5,22 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from harness.types import IMAGE, Fleet, ModuleSpec, PartSketch, Sketch
-from harness_timm.vit import ViTShape
+from harness_timm.vit import ViTShape, base_of
 
 if TYPE_CHECKING:
     from harness_baselines.plugin import EnsembleParams, PipelineParams, SmallModelParams
 
-__all__ = ["check_cut", "ensemble_sketch", "known_shape", "pipeline_sketch", "small_shape"]
+__all__ = [
+    "MEAN",
+    "check_cut",
+    "ensemble_sketch",
+    "known_shape",
+    "pipeline_sketch",
+    "slice_spec",
+    "small_shape",
+]
+
+MEAN = ModuleSpec(factory="harness_baselines.small:mean")
 
 
 def known_shape(spec: ModuleSpec | None, what: str) -> ViTShape:
@@ -66,6 +76,7 @@ def ensemble_sketch(spec: ModuleSpec | None, params: EnsembleParams, fleet: Flee
             macs=shape.macs(),
             weight_bytes=shape.weight_bytes(),
             output_bytes=answer,
+            spec=shape.spec(),
         )
         for i in range(1, params.members + 1)
     )
@@ -76,8 +87,16 @@ def ensemble_sketch(spec: ModuleSpec | None, params: EnsembleParams, fleet: Flee
         macs=0,
         weight_bytes=0,
         output_bytes=answer,
+        spec=MEAN,
     )
     return Sketch(parts=(*members, mean), decisions={"members": params.members})
+
+
+def slice_spec(spec: ModuleSpec, start: int, stop: int) -> ModuleSpec:
+    """How any process builds blocks [start, stop) of what ``spec`` builds."""
+    return ModuleSpec(
+        factory="harness_timm.surgery:sliced", params={"base": base_of(spec), "start": start, "stop": stop}
+    )
 
 
 def check_cut(after: int, depth: int) -> None:
@@ -106,6 +125,7 @@ def pipeline_sketch(spec: ModuleSpec | None, params: PipelineParams, fleet: Flee
         macs=shape.macs(0, cut),
         weight_bytes=shape.weight_bytes(0, cut),
         output_bytes=4 * shape.tokens * shape.dim,
+        spec=slice_spec(spec, 0, cut),
     )
     back = PartSketch(
         name="back",
@@ -114,5 +134,6 @@ def pipeline_sketch(spec: ModuleSpec | None, params: PipelineParams, fleet: Flee
         macs=shape.macs(cut),
         weight_bytes=shape.weight_bytes(cut),
         output_bytes=4 * shape.classes,
+        spec=slice_spec(spec, cut, shape.depth),
     )
     return Sketch(parts=(front, back), decisions={"after": cut})

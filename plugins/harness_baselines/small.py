@@ -20,14 +20,13 @@ from harness.types import (
     FitResult,
     Lineage,
     Model,
-    ModuleSpec,
     Part,
     Partition,
     Split,
     TensorSpec,
 )
 from harness_baselines.plugin import EnsembleParams, SmallModelParams
-from harness_baselines.shapes import small_shape
+from harness_baselines.shapes import MEAN, small_shape
 from harness_timm.models import seeded
 from harness_timm.vit import ViTShape
 
@@ -70,12 +69,11 @@ def ensemble(ctx: Context, source: Model, params: EnsembleParams) -> Partition:
         fits.append(spend(ctx, module, shape, target // params.members, f"member{i}"))
         edge = Edge(source=IMAGE, tensor=image)
         parts.append(Part(name=f"member{i}", module=module, spec=shape.spec(), inputs=(edge,), output=answer))
-    fusion = ModuleSpec(factory="harness_baselines.small:mean")
     parts.append(
         Part(
             name="mean",
-            module=fusion.build(),
-            spec=fusion,
+            module=MEAN.build(),
+            spec=MEAN,
             # without a member's logits the mean of the others, scaled: the same answer
             inputs=tuple(Edge(source=part.name, tensor=answer, missing="zeros") for part in parts),
             output=answer,

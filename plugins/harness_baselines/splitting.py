@@ -53,6 +53,7 @@ def class_split_sketch(spec: ModuleSpec | None, params: ClassSplitParams, fleet:
             macs=sub.macs(),
             weight_bytes=sub.weight_bytes(),
             output_bytes=4 * (sub.classes or sub.dim),
+            spec=sub.spec(),
         )
         for i, sub in enumerate(sub_shapes(shape, params), 1)
     )
@@ -87,6 +88,7 @@ def nnfacet_sketch(spec: ModuleSpec | None, params: NNFacetParams, fleet: Fleet)
             macs=sub.macs(),
             weight_bytes=sub.weight_bytes(),
             output_bytes=4 * sub.dim,
+            spec=sub.spec(),
         )
         for i in range(1, params.parts + 1)
     )

@@ -223,6 +223,7 @@ def devit_sketch(spec: ModuleSpec | None, params: DeViTParams, fleet: Fleet) -> 
             macs=shape.macs(),
             weight_bytes=shape.weight_bytes(),
             output_bytes=4 * shape.read * shape.dim,
+            spec=shape.spec(),
         )
         for i in range(1, params.parts + 1)
     )
@@ -233,5 +234,6 @@ def devit_sketch(spec: ModuleSpec | None, params: DeViTParams, fleet: Fleet) -> 
         macs=fusion.macs(),
         weight_bytes=4 * fusion.params(),
         output_bytes=4 * fusion.classes,
+        spec=fusion.spec(),
     )
     return Sketch(parts=(*subs, last), decisions={"classes_per_part": sizes, "depth": shape.depth})

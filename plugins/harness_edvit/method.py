@@ -55,7 +55,7 @@ from harness_edvit.importance import Importance, kl_exact, kl_fisher, random_imp
 from harness_edvit.masked import check_prunable
 from harness_edvit.plugin import EDViTParams
 from harness_edvit.prune import best, best_merged, keep_attention, keep_ffn, keep_residual, new_head
-from harness_edvit.splitting import part_classes, sub_spec
+from harness_edvit.splitting import mlp_spec, part_classes, sub_spec
 from harness_timm.models import seeded
 from harness_timm.surgery import feature_model, require_vit
 
@@ -260,10 +260,7 @@ def _fused(
     """Section 4.5: the MLP on the frozen sub-models' features; for ``retrain`` then all together."""
     bare = [feature_model(sub.module) for sub in subs]
     dims = [sub.embed_dim for sub in bare]
-    fusion = ModuleSpec(
-        factory="harness_edvit.fusion:fusion_mlp",
-        params={"dims": dims, "hidden": max(1, int(params.shrinking * sum(dims))), "classes": model.classes},
-    )
+    fusion = mlp_spec(dims, max(1, int(params.shrinking * sum(dims))), model.classes)
     mlp = seeded(fusion.build, ctx.seed)
     assert isinstance(mlp, FusionMLP)
     fits = [_fit_mlp(ctx, bare, mlp, params.fusion_epochs)]

@@ -18,7 +18,7 @@ from harness_timm.vit import TIMM_FACTORY, TRUNCATED_FACTORY, VIT_FACTORY, ViTSh
 if TYPE_CHECKING:
     from harness_edvit.plugin import EDViTParams
 
-__all__ = ["edvit_sketch", "part_classes", "split", "sub_shape", "sub_spec"]
+__all__ = ["edvit_sketch", "mlp_spec", "part_classes", "split", "sub_shape", "sub_spec"]
 
 MIB = 2**20
 BUDGET_SHARE = 0.55  # 180 MB for a ViT-Base of 327 MB (section 5.2)
@@ -45,6 +45,12 @@ def sub_spec(spec: ModuleSpec, dim: int, heads: int, classes: int) -> ModuleSpec
         base = sub_spec(ModuleSpec(**given["base"]), dim, heads, classes)
         return replace(spec, params={**given, "base": base_of(base), "classes": classes})
     raise ValueError(f"edvit cannot build a narrower model of {spec.factory}: it takes vit and timm's ViTs")
+
+
+def mlp_spec(dims: Sequence[int], hidden: int, classes: int) -> ModuleSpec:
+    """How any process builds the fusion MLP."""
+    given = {"dims": list(dims), "hidden": hidden, "classes": classes}
+    return ModuleSpec(factory="harness_edvit.fusion:fusion_mlp", params=given)
 
 
 def part_classes(classes: int, parts: int) -> list[int]:
@@ -92,6 +98,8 @@ def split(
 def edvit_sketch(spec: ModuleSpec | None, params: EDViTParams, fleet: Fleet) -> Sketch:
     """``sub1`` ... ``subN`` read the image, ``fusion`` their features (or logits, with averaged softmax).
 
+    Which classes an average has to put in order is drawn when it is trained, so it has no spec yet.
+
     Raises:
         ValueError: more parts than classes, a budget nothing fits in, or a source of unknown dimensions.
     """
@@ -125,6 +133,7 @@ def edvit_sketch(spec: ModuleSpec | None, params: EDViTParams, fleet: Fleet) -> 
             macs=sub.macs(),
             weight_bytes=sub.weight_bytes(),
             output_bytes=4 * (sub.classes if average else sub.dim),
+            spec=sub_spec(spec, sub.dim, sub.heads, sub.classes),
         )
         for i, sub in enumerate(subs, start=1)
     )
@@ -139,6 +148,7 @@ def edvit_sketch(spec: ModuleSpec | None, params: EDViTParams, fleet: Fleet) -> 
         macs=weights,
         weight_bytes=4 * (weights + biases),
         output_bytes=4 * shape.classes,
+        spec=None if average else mlp_spec([sub.dim for sub in subs], hidden, shape.classes),
     )
     decisions = {
         "heads": kept,

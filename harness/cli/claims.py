@@ -1,0 +1,45 @@
+"""``harness claims``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+
+from harness.cli.common import block_option, load, make, warn_problems
+
+
+@click.command("claims")
+@click.argument("suite")
+@click.argument("folder", required=False, metavar="[DIR]", type=click.Path(path_type=Path))
+@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change a value of the suite, as for the run that made DIR.")  # fmt: skip
+@block_option
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def command(
+    suite: str, folder: Path | None, overrides: tuple[str, ...], block: tuple[str, ...], as_json: bool
+) -> int:
+    """Say of every claim of SUITE's paper what became of it; DIR is a results folder of SUITE.
+
+    Counts are taken from the modules that the plugins build; accuracies, latencies and which method is
+    better from the records in DIR. Exit code 0: no claim is not-reproduced; 1: some is.
+    """
+    from harness.claims import load_claims
+    from harness.evidence import Evidence
+    from harness.render import claims as render
+    from harness.resolve import Resolver
+    from harness.suite import find_suite
+    from harness.verdicts import Judge
+
+    plugins = load(block)
+    warn_problems(plugins)
+    loaded, plan = make(suite, overrides, None, (), plugins)
+    claims = load_claims(find_suite(suite), loaded)
+    evidence = Evidence(folder, loaded.suite) if folder is not None else None
+    verdicts = list(Judge(claims, plan, Resolver(loaded, plugins), evidence).verdicts())
+    if as_json:
+        told = {"suite": loaded.suite, "paper": claims.paper, "claims": [v.to_json() for v in verdicts]}
+        click.echo(json.dumps({**told, "summary": render.counts(verdicts)}, indent=1, ensure_ascii=False))
+    else:
+        render.show(claims.paper, verdicts)
+    return 1 if any(verdict.status == "not-reproduced" for verdict in verdicts) else 0
