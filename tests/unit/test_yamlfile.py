@@ -63,7 +63,9 @@ def test_not_a_number_in_any_spelling() -> None:
 
 
 # line and paragraph separators fold in a quoted YAML text, and are no part of what is compared here
-letters = st.text(st.characters(exclude_categories=("Cs", "Cc", "Cn", "Zl", "Zp"), exclude_characters="\ufeff"))
+letters = st.text(
+    st.characters(exclude_categories=("Cs", "Cc", "Cn", "Zl", "Zp"), exclude_characters="\ufeff")
+)
 plain = st.recursive(
     st.none() | st.booleans() | st.integers(-(2**63), 2**63 - 1) | letters
     | st.floats(allow_nan=False, allow_infinity=False),
