@@ -113,7 +113,7 @@ def counts() -> str:
 
 
 def main(folder: str) -> None:
-    columns = "method,top1,gain_top1,top1_oracle,params_m,macs_g,train_pmacs,seeds"
+    columns = "method,top1,top1_oracle,params_m,macs_g,train_pmacs,seeds"
     board = harness("leaderboard", folder, "--format", "github", "--columns", columns).strip()
     print("\n".join([INTRODUCTION, ORDERINGS, orderings(folder), "", COUNTS, counts(), "", ROWS, board]))
 
