@@ -5,15 +5,16 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 SUITE ?= suites/edge.yaml
 
-.PHONY: help edge test lint unit soak bench clean
+.PHONY: help edge test lint unit soak bench reproduction clean
 
 help:
 	@echo "make edge   install and run $(SUITE)"
 	@echo "make test   install and run all checks and tests"
 	@echo "make lint   ruff, mypy, import-linter"
 	@echo "make unit   the fast tests alone"
-	@echo "make soak   what takes longer than CI has: random kills, the whole edge suite"
+	@echo "make soak   what takes longer than CI has: sixty random kills"
 	@echo "make bench  the speed claims, as ratios taken in one run"
+	@echo "make reproduction  run papers/on-digits and write docs/reproduction.md"
 
 edge: $(VENV)/.bench
 	$(BIN)/harness run $(SUITE)
@@ -35,6 +36,10 @@ soak: $(VENV)/.test
 
 bench: $(VENV)/.test
 	for file in benchmarks/*.py; do $(BIN)/python $$file || exit 1; done
+
+reproduction: $(VENV)/.bench
+	$(BIN)/harness run papers/on-digits
+	$(BIN)/python docs/reproduction.py results/local/on-digits > docs/reproduction.md
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)

@@ -6,9 +6,9 @@ Nothing is pruned and nobody teaches. Two fusions:
   (0 where a class is foreign) has the order of the outputs themselves; nothing more is trained.
 - ``probe``: a linear layer on the sub-models' features, which stay as they are.
 
-Neither the softmax nor the features were ever told what a foreign class looks like. What that costs shows the
-oracle, an accuracy beside that of ``average``: each image answered by the sub-model that owns its class. The
-measuring takes it from the same outputs (``Partition.groups``); no part of the graph sees a label.
+No sub-model ever saw an image of a foreign class. What that costs, the oracle tells: the accuracy if each image were
+answered by the sub-model that owns its class. Measuring takes it from the outputs of ``average``
+(``Partition.groups``); no part of the graph sees a label.
 """
 
 from __future__ import annotations

@@ -157,7 +157,7 @@ def test_a_suite_without_claims_and_a_folder_without_records_are_refused(harness
     code, _, err = harness("claims", "mine.yaml", "nowhere")
     assert (code, "nowhere: does not exist" in err) == (2, True)
     code, _, err = harness("claims", "papers/edvitt")
-    assert (code, "papers/edvit" in err) == (2, True)
+    assert (code, "did you mean 'papers/edvit'?" in err) == (2, True)
 
 
 def test_reading_and_judging_need_no_torch_to_be_imported():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import subprocess
 import sys
@@ -61,25 +62,22 @@ def test_not_a_number_in_any_spelling() -> None:
     assert all(math.isnan(value(text)) for text in (".nan", ".NaN", ".NAN"))
 
 
+# line and paragraph separators fold in a quoted YAML text, and are no part of what is compared here
+letters = st.text(
+    st.characters(exclude_categories=("Cs", "Cc", "Cn", "Zl", "Zp"), exclude_characters="\ufeff")
+)
 plain = st.recursive(
-    st.none() | st.booleans() | st.integers(-(2**63), 2**63 - 1) | st.floats(allow_nan=False)
-    | st.text(st.characters(exclude_categories=("Cs", "Cc"))),
-    lambda inner: st.lists(inner, max_size=4)
-    | st.dictionaries(st.text(st.characters(codec="ascii", exclude_categories=("Cc",))), inner, max_size=4),
+    st.none() | st.booleans() | st.integers(-(2**63), 2**63 - 1) | letters
+    | st.floats(allow_nan=False, allow_infinity=False),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(letters, inner, max_size=4),
     max_leaves=12,
 )  # fmt: skip
 
 
 @given(plain)
-@settings(max_examples=60, deadline=None)
-def test_what_another_writer_writes_comes_back(written: Any) -> None:
-    import io
-
-    from ruamel.yaml import YAML
-
-    out = io.StringIO()
-    YAML(typ="safe", pure=True).dump(written, out)
-    assert value(out.getvalue()) == written
+@settings(max_examples=100, deadline=None)
+def test_json_is_yaml(written: Any) -> None:
+    assert value(json.dumps(written, ensure_ascii=False)) == written
 
 
 # --- places -------------------------------------------------------------------------------------

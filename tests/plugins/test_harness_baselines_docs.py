@@ -1,0 +1,84 @@
+"""docs/baselines.md: every line of a suite that it gives can be planned, and builds what it says."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from pydantic import ValidationError
+
+from harness.plugins import load_plugins
+from harness.published import find_published, published_boards
+from harness.types import DataInfo, Fleet
+from harness.yamlfile import parse_value
+from harness_timm.vit import ViTShape
+
+TEXT = (Path(__file__).parents[2] / "docs" / "baselines.md").read_text()
+ROWS = [[cell.strip() for cell in row.split("|")[1:-1]] for row in TEXT.splitlines() if row.startswith("| ")]
+LINES = sorted(set(re.findall(r"`(\{[^`]+\})`", TEXT)))
+COUNTED = [(re.findall(r"`(\{[^`]+\})`", row[2])[0], row[0], float(row[3])) for row in ROWS if re.fullmatch(r"\d+\.\d+", row[-1])]  # fmt: skip
+
+
+def entry_of(line: str) -> tuple[Any, Any]:
+    ((name, params),) = parse_value(line, "docs/baselines.md").items()
+    plugins = load_plugins()
+    found = [
+        kind.get(name).entry
+        for kind in (plugins.models, plugins.compressors, plugins.partitioners)
+        if name in kind
+    ]
+    assert len(found) == 1, name
+    return found[0], found[0].params(**params)
+
+
+def data(size: int) -> DataInfo:
+    names = tuple(map(str, range(1000)))
+    return DataInfo(name="d", shape=(3, size, size), class_names=names, sizes={}, mean=(0,) * 3, std=(1,) * 3)
+
+
+@pytest.mark.parametrize("line", LINES)
+def test_every_line_can_be_planned(line: str) -> None:
+    entry, params = entry_of(line)
+    vit = ViTShape(
+        image_size=(224, 224), patch_size=16, channels=3, classes=1000, dim=768, depth=12, heads=12
+    )
+    if hasattr(entry, "build"):
+        entry.describe(params, data(256 if "mobilevit" in line else 384 if "384" in line else 224))
+    elif hasattr(entry, "compress"):
+        entry.describe(vit.spec(), params, data(224))
+    else:
+        vgg, stages = entry_of("{vgg: {stages: [[8]]}}")
+        source = vgg.describe(stages, data(224)) if entry.name == "nnfacet" else vit.spec()
+        entry.sketch(source, params, Fleet(devices=()))
+
+
+@pytest.mark.parametrize(("line", "name", "told"), COUNTED)
+def test_it_builds_what_it_says(line: str, name: str, told: float) -> None:
+    entry, params = entry_of(line)
+    said = re.search(r"(\d+) px", name)
+    spec = entry.describe(params, data(int(said[1]) if said else 224))
+    with torch.device("meta"):
+        built = spec.build()
+    assert sum(p.numel() for p in built.parameters()) / 1e6 == pytest.approx(told, abs=0.006)
+
+
+def test_what_is_said_to_be_published_is() -> None:
+    shown = {
+        row["method"]
+        for name in ("papers/tformer", "papers/devit", "papers/edvit")
+        for board in published_boards(find_published(name))
+        for row in board.rows
+    }
+    said = [row[0] for row in ROWS if len(row) > 2 and row[2].endswith("Published")]
+    assert len(said) >= 5
+    for cell in said:
+        for name in re.sub(r", -", ", Swin-Mixer-", cell).split(", "):
+            assert name in shown
+
+
+def test_a_wrong_line_would_be_noticed() -> None:
+    with pytest.raises(ValidationError):
+        entry_of("{class-split: {parts: 4, dim: 36, depth: 4, heads: 3, fusion: oracle}}")
