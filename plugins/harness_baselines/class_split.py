@@ -35,7 +35,7 @@ from harness.types import (
     Split,
     TensorSpec,
 )
-from harness_baselines.plugin import ClassSplitParams
+from harness_baselines.params import ClassSplitParams
 from harness_baselines.shapes import small_shape
 from harness_baselines.small import budget, spend, step_of
 from harness_baselines.splitting import group_sizes, sub_shapes

@@ -39,7 +39,7 @@ from harness.types import (
     TensorSpec,
 )
 from harness_baselines.class_split import class_groups
-from harness_baselines.plugin import NNFacetParams
+from harness_baselines.params import NNFacetParams
 from harness_baselines.vgg import VGG
 from harness_baselines.vgg_shape import VGGShape
 from harness_timm.models import seeded

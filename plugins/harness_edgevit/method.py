@@ -34,7 +34,8 @@ from harness.data import ArraySplit
 from harness.features import computed
 from harness.recipe import NO_AUGMENTATION
 from harness.types import Context, FitResult, Lineage, Model, Split, TensorSpec
-from harness_edgevit.plugin import EdgeViTParams, check_images
+from harness_edgevit.params import EdgeViTParams
+from harness_edgevit.shape import check_images
 from harness_timm.models import seeded
 from harness_timm.surgery import embed, require_vit
 from harness_timm.vit import truncated_spec

@@ -53,7 +53,7 @@ from harness.types import (
 from harness_edvit.fusion import FusionMLP, Whole
 from harness_edvit.importance import Importance, kl_exact, kl_fisher, random_importance
 from harness_edvit.masked import check_prunable
-from harness_edvit.plugin import EDViTParams
+from harness_edvit.params import EDViTParams
 from harness_edvit.prune import best, best_merged, keep_attention, keep_ffn, keep_residual, new_head
 from harness_edvit.splitting import mlp_spec, part_classes, sub_spec
 from harness_timm.models import seeded
