@@ -73,7 +73,7 @@ def orderings(folder: str) -> str:
         [c["table"], c["says"], "" if c["ours"] is None else f"{c['ours']:+.2f}", c["status"], c["why"]]
         for c in told
     ]
-    return table(rows, ["where", "claim", "points", "", "test"])
+    return table(rows, ["where", "claim", "points", "verdict", "test"])
 
 
 def counts() -> str:
