@@ -20,7 +20,9 @@ from harness.types import Params, RuntimeEntry, Sketch
 
 __all__ = ["make_plan"]
 
-TRAINING = ("train.py", "recipe.py", "evaluation.py", "augment.py", "checkpoint.py", "prepare.py", "saved.py")
+TRAINING = (
+    "train.py", "recipe.py", "evaluation.py", "augment.py", "checkpoint.py", "prepare.py", "ranks.py", "saved.py",
+)  # fmt: skip
 """Files of the core whose code is in trained weights."""
 EXPORTING = ("prepare.py", "saved.py", "counting.py")
 """Those whose code is in what an export holds."""
@@ -111,6 +113,7 @@ class _Planner:
                 "data_key": data.key,
                 "train": recipe.model_dump(mode="json"),
                 "threads": self.suite.prepare.threads,
+                "processes": self.suite.prepare.processes,
                 "device": self.host.device,
                 "sketch": asdict(sketch) if sketch is not None and step.stage == "partition" else None,
             }
