@@ -85,17 +85,17 @@ class PrepareContext:
         from harness.train import evaluate
 
         split = self.data.validation if data is None else data
-        return self._ranks.lead(lambda: evaluate(module, split, device=self.device))
+        return self._ranks.lead("an evaluation", lambda: evaluate(module, split, device=self.device))
 
     def once(self, key: str, fn: Callable[[], Model]) -> Model:
         shared = {name: self._task[name] for name in _SHARED}
         full = digest(["once", self._plugin, key, shared, self._task.get("data_key")])
         with self._store.making(full) if self._ranks.rank == 0 else nullcontext() as folder:
-            if self._ranks.lead(lambda: folder is not None):
+            if self._ranks.lead(f"once {full}", lambda: folder is not None):
                 model = fn()
                 if folder is not None:
                     save_model(model, folder, {"stage": "once", "entry": key, "label": self._plugin})
-        return load_model(self._ranks.lead(lambda: self._store.folder(full)))
+        return load_model(self._ranks.lead(f"made {full}", lambda: self._store.folder(full)))
 
     def progress(self, text: str, fraction: float | None = None) -> None:
         self._progress(text, fraction)

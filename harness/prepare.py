@@ -138,13 +138,12 @@ def run_along(node: Mapping[str, Any], plugins: Plugins, store: Store, ranks: Ra
     """Take part in a node that rank 0 makes; what comes out here is the same, and is not kept."""
     workdir = store.workdir(node["key"]) / f"rank{ranks.rank}"
     workdir.mkdir(exist_ok=True)
-    quiet = lambda text, fraction: None  # noqa: E731
-    _make(
-        node,
-        plugins,
-        store,
-        PrepareContext(node["task"], plugins, store, workdir, quiet, node["plugin"], ranks),
-    )
+
+    def quiet(text: str, fraction: float | None) -> None:
+        pass
+
+    context = PrepareContext(node["task"], plugins, store, workdir, quiet, node["plugin"], ranks)
+    _make(node, plugins, store, context)
 
 
 # --- making -----------------------------------------------------------------------------------------

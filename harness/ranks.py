@@ -24,6 +24,8 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from harness.errors import CellError
+
 if TYPE_CHECKING:
     import numpy as np
     import torch
@@ -43,8 +45,12 @@ class Ranks:
     rank = 0
     count = 1
 
-    def lead(self, decide: Callable[[], T]) -> T:
-        """What ``decide`` returns on rank 0, on every rank; the others wait until it is known."""
+    def lead(self, what: str, decide: Callable[[], T]) -> T:
+        """What ``decide`` returns on rank 0, on every rank; the others wait until it is known.
+
+        Raises:
+            RuntimeError: rank 0 is at something else than ``what``.
+        """
         return decide()
 
     def device(self, wanted: str) -> str:
@@ -106,9 +112,8 @@ class _Team(Ranks):
         torch.set_num_threads(threads)
 
     def align(self, module: torch.nn.Module) -> None:
-        module.load_state_dict(
-            self.lead(lambda: {name: tensor.cpu() for name, tensor in module.state_dict().items()})
-        )
+        weights = lambda: {name: tensor.cpu() for name, tensor in module.state_dict().items()}  # noqa: E731
+        module.load_state_dict(self.lead("starting weights", weights))
 
     def average(self, module: torch.nn.Module, weight: float) -> None:
         import torch
@@ -165,11 +170,14 @@ class Leader(_Team):
         limit = time.monotonic() + _PATIENCE_S
         for _ in self._followers:
             if not self._done.acquire(timeout=max(0.0, limit - time.monotonic())):
-                raise TimeoutError(f"a training process is not done {_PATIENCE_S:.0f} s after the first")
+                text = f"another training process is not done {_PATIENCE_S:g} s after the first"
+                raise CellError(text, stage=node["stage"])
 
-    def lead(self, decide: Callable[[], T]) -> T:
+    def lead(self, what: str, decide: Callable[[], T]) -> T:
         decided = decide()
-        data = pickle.dumps(decided)  # by value: a connection's own pickler would share a tensor's memory
+        data = pickle.dumps(
+            (what, decided)
+        )  # by value: a connection's own pickler would share a tensor's memory
         for conn in self._followers:
             conn.send_bytes(data)
         return decided
@@ -224,8 +232,13 @@ class Follower(_Team):
         super().__init__(rank, count)
         self._conn = conn
 
-    def lead(self, decide: Callable[[], T]) -> T:
-        return pickle.loads(self._conn.recv_bytes())  # type: ignore[no-any-return]
+    def lead(self, what: str, decide: Callable[[], T]) -> T:
+        at, decided = pickle.loads(self._conn.recv_bytes())
+        if at != what:
+            raise RuntimeError(
+                f"training processes went different ways: the first is at {at}, another at {what}"
+            )
+        return decided  # type: ignore[no-any-return]
 
 
 def follow(

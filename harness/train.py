@@ -89,7 +89,7 @@ def fit(
     path = folder / f"{name}.ckpt"
     labels = b"|".join(np.array(split.labels).tobytes() for split in (train, validation) if split is not None)
     key = checkpoint.training_key({"recipe": recipe.model_dump(), "seed": seed}, module, labels)
-    saved = ranks.lead(lambda: checkpoint.load(path, key))
+    saved = ranks.lead(f"the checkpoint of {name!r}", lambda: checkpoint.load(path, key))
     if saved is None or not saved["done"]:
         with on_device(module, where), _reproducible(where):
             run = _Run(module, recipe, train, validation, loss, seed, where, progress, ranks)
@@ -214,7 +214,7 @@ class _Run:
             )
         entry = {"loss": loss, "lr": lr}
         if self.validation is not None:
-            entry["top1"] = self.ranks.lead(self._top1)
+            entry["top1"] = self.ranks.lead("a validation", self._top1)
             if self.recipe.early_stop and (self.best is None or entry["top1"] > self.best["top1"]):
                 weights = {key: tensor.cpu().clone() for key, tensor in self.kept.state_dict().items()}
                 self.best = {"epoch": number, "top1": entry["top1"], "module": weights}
