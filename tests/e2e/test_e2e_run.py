@@ -181,6 +181,7 @@ run:
 
 
 def test_two_processes_that_train_together(place):
+    pytest.importorskip("accelerate")
     (place / "tiny.yaml").write_text(RANKED)
     for name, ending in (("train", signal.SIGKILL), ("ensemble", signal.SIGINT)):
         process = start(place)

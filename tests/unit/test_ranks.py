@@ -13,6 +13,8 @@ import pytest
 import torch
 
 from harness.artifacts import Store
+from harness.cli.common import _check_accelerate, _training_device
+from harness.errors import SuiteError
 from harness.jobs import Jobs
 from harness.plan import PrepareHost
 from harness.planner import make_plan
@@ -21,6 +23,7 @@ from harness.ranks import ALONE, Follower
 from harness.splits import subset
 from harness.suite import load_suite
 from harness.train import TrainRecipe, fit
+from harness.types import DeviceInfo
 
 pytest.importorskip("accelerate")
 
@@ -122,6 +125,10 @@ def test_all_ranks_end_with_the_same_weights(ran, how):
     assert second["history"] == first["history"]
 
 
+def test_a_last_batch_that_leaves_a_batch_norm_one_sample_is_left_out(ran):
+    assert [told(ran.place, "noisy", count)["passes"] for count in (1, 2)] == [3 * 83, 3 * 80]
+
+
 def test_dropout_differs_between_ranks(ran):
     one, two = told(ran.place, "noisy", 1), told(ran.place, "noisy", 2)
     assert not torch.allclose(two["weights"]["0.weight"], one["weights"]["0.weight"], rtol=1e-4, atol=1e-6)
@@ -136,7 +143,7 @@ def test_killed_and_resumed_is_bit_identical(ran):
         for rank in (0, 1)
     }
     assert len(digests) == 1
-    assert told(ran.place, "killed", 2)["updates"] == 6  # two epochs were in the checkpoint
+    assert told(ran.place, "killed", 2)["updates"] == 5  # two epochs were in the checkpoint
 
 
 def test_what_is_made_once_is_made_by_all_ranks_together_and_once(ran):
@@ -157,9 +164,7 @@ def test_a_rank_that_dies_fails_the_node_and_says_so(ran):
 
 
 def test_ranks_that_part_are_not_waited_for(ran):
-    assert ran.failures["strays"].reason == (
-        "another training process is not done 2 s after the first"
-    )
+    assert ran.failures["strays"].reason == ("another training process is not done 2 s after the first")
 
 
 def test_no_failure_but_the_expected(ran):
@@ -196,6 +201,38 @@ def test_ranks_at_different_places_are_told():
     assert follower.lead("an evaluation", lambda: 3) == 1
     with pytest.raises(RuntimeError, match="the first is at an evaluation, another at the checkpoint"):
         follower.lead("the checkpoint", lambda: 3)
+
+
+@pytest.fixture
+def suite(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text(
+        SUITE.format(processes=2, methods="  a: {build: vit}").replace("device: cpu", "device: auto")
+    )
+    return load_suite(path)
+
+
+def test_fewer_gpus_than_processes_are_refused(suite):
+    for gpus in (0, 1, 2):
+        infos = [
+            DeviceInfo(name=f"cuda:{i}", backend="cuda", model="a GPU", kind="cuda", cores=1, memory_bytes=1)
+            for i in range(gpus)
+        ]
+        backend = SimpleNamespace(entry=SimpleNamespace(probe=lambda infos=infos: infos))
+        known = SimpleNamespace(backends={"cuda": backend})
+        if gpus == 1:
+            with pytest.raises(
+                SuiteError, match=r"mine\.yaml:4: .*processes: 2 take a GPU each, and 1 answer "
+            ):
+                _training_device(suite, known)
+        else:
+            assert _training_device(suite, known) == (("cuda:0", "a GPU") if gpus else ("cpu", ""))
+
+
+def test_without_accelerate_it_is_said_how_to_get_it(suite, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(SuiteError, match=r"mine\.yaml:4: .*pip install 'edge-harness\[multi-gpu\]'"):
+        _check_accelerate(suite)
 
 
 def test_a_batch_has_a_sample_for_each_rank():
