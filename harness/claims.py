@@ -48,7 +48,8 @@ class Tolerance:
 
     def covers(self, ours: float, published: float) -> bool:
         limit = self.amount * abs(published) if self.relative else self.amount
-        return abs(ours - published) <= limit * (1 + 1e-9)  # a limit is not missed by its own rounding
+        rounding = 1e-9 * max(limit, abs(published))  # of floats: a limit is not missed by it
+        return abs(ours - published) <= limit + rounding
 
     def __str__(self) -> str:
         return f"{100 * self.amount:g}%" if self.relative else f"{self.amount:g}"

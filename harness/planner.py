@@ -21,7 +21,8 @@ from harness.types import Params, RuntimeEntry, Sketch
 __all__ = ["make_plan"]
 
 TRAINING = (
-    "train.py", "recipe.py", "evaluation.py", "augment.py", "checkpoint.py", "prepare.py", "ranks.py", "saved.py",
+    "train.py", "recipe.py", "evaluation.py", "features.py", "augment.py", "checkpoint.py", "prepare.py", "ranks.py",
+    "saved.py",
 )  # fmt: skip
 """Files of the core whose code is in trained weights."""
 EXPORTING = ("prepare.py", "saved.py", "counting.py")

@@ -286,10 +286,8 @@ def find_suite(name: str) -> Path:
     shipped = shipped_suites()
     if name in shipped:
         return shipped[name]
-    looks_like_path = path.suffix in (".yaml", ".yml") or "/" in name
-    stem = path.stem if looks_like_path else name
-    kind = "no such file" if looks_like_path else "no such file or shipped suite"
-    raise SuiteError(f"{name}: {kind}; {nearest(stem, shipped)}")
+    word = name.removeprefix("suites/").removesuffix(".yml").removesuffix(".yaml")
+    raise SuiteError(f"{name}: no such file or shipped suite; {nearest(word, shipped)}")
 
 
 def keep_devices(suite: Suite, names: Sequence[str]) -> Suite:

@@ -104,9 +104,12 @@ def _sparkline(values: Sequence[float]) -> str:
 
 def _step(number: int, step: Mapping[str, Any]) -> str:
     cost = f", {step['train_s']:.1f} s of training" if step.get("train_s") else ""
-    notes = f": {_facts(step['notes'])}" if step.get("notes") else ""
+    notes = dict(step.get("notes") or {})
+    if history := notes.pop("history", None):
+        notes["last_epoch"] = history[-1]
+    told = f": {_facts(notes)}" if notes else ""
     return (
-        f"{number}. {step.get('stage')} {step.get('entry')} ({_facts(step.get('params') or {})}){cost}{notes}"
+        f"{number}. {step.get('stage')} {step.get('entry')} ({_facts(step.get('params') or {})}){cost}{told}"
     )
 
 
@@ -124,6 +127,8 @@ def _facts(facts: Mapping[str, Any], prefix: str = "") -> str:
 def _figure(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.4g}"
+    if isinstance(value, Mapping):
+        return f"({_facts(value)})"
     if isinstance(value, list | tuple):
-        return " ".join(map(str, value))
+        return " ".join(map(_figure, value))
     return str(value)

@@ -13,7 +13,6 @@ answered by the sub-model that owns its class. Measuring takes it from the outpu
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -22,9 +21,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from harness.data import ArraySplit, relabel, subset
-from harness.evaluation import Samples, evaluating, on_device
-from harness.recipe import NO_AUGMENTATION
+from harness.data import relabel, subset
+from harness.features import fit_on_features
 from harness.types import (
     IMAGE,
     Context,
@@ -37,7 +35,7 @@ from harness.types import (
     Split,
     TensorSpec,
 )
-from harness_baselines.plugin import ClassSplitParams
+from harness_baselines.params import ClassSplitParams
 from harness_baselines.shapes import small_shape
 from harness_baselines.small import budget, spend, step_of
 from harness_baselines.splitting import group_sizes, sub_shapes
@@ -51,7 +49,6 @@ __all__ = [
     "averaged_softmax",
     "class_groups",
     "class_split",
-    "fit_on_features",
     "own_images",
     "probe",
 ]
@@ -92,7 +89,8 @@ def class_split(ctx: Context, source: Model, params: ClassSplitParams) -> Partit
         )
         fusion = seeded(spec.build, ctx.seed * 1000)
         macs = sum(sub.macs() for sub in deployed)
-        fits.append(fit_on_features(ctx, subs, fusion, macs, params.probe_epochs))
+        tuned = {"epochs": params.probe_epochs, "warmup_epochs": 0, "early_stop": None}
+        fits.append(fit_on_features(ctx, subs, fusion, macs=macs, name="fusion", **tuned))
 
     image = TensorSpec(shape=source.input.shape)
     parts = [
@@ -179,39 +177,3 @@ def _probe_macs(shape: ViTShape, params: ClassSplitParams) -> int:
     """MACs of the probe's training per training image: each sub-model's features once, the layer every epoch."""
     features = params.parts * replace(shape, classes=0).macs()
     return features + params.probe_epochs * params.parts * shape.dim * shape.classes
-
-
-def fit_on_features(
-    ctx: Context, subs: Sequence[nn.Module], fusion: nn.Module, macs: int, epochs: int
-) -> FitResult:
-    """Train ``fusion`` on the frozen sub-models' features [n, D], which cost ``macs`` an image.
-
-    They are computed once per image, so without augmentation.
-    """
-    start, device = time.perf_counter(), torch.device(ctx.device)
-    train, found = Samples(ctx.data.train, device, keep=False), []
-    for i, sub in enumerate(subs, 1):
-        ctx.progress(f"features of sub{i}")
-        columns = []
-        with on_device(sub, device), evaluating(sub), torch.inference_mode():
-            for first in range(0, len(train), 256):
-                rows = np.arange(first, min(first + 256, len(train)))
-                columns.append(sub(train.take(rows).inputs).cpu().numpy())
-        found.append(np.concatenate(columns))
-    seconds = time.perf_counter() - start
-    features = ArraySplit(np.concatenate(found, axis=1), ctx.data.train.labels)
-    fitted = ctx.fit(
-        fusion,
-        data=features,
-        name="fusion",
-        epochs=epochs,
-        warmup_epochs=0,
-        early_stop=None,
-        **NO_AUGMENTATION,
-    )
-    return replace(
-        fitted,
-        image_passes=fitted.image_passes + len(train),
-        train_macs=fitted.train_macs + len(train) * macs,
-        train_s=fitted.train_s + seconds,
-    )

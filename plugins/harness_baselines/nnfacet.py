@@ -24,6 +24,7 @@ from torch.nn import functional
 
 from harness.data import relabel, subset
 from harness.evaluation import Samples, evaluating, on_device
+from harness.features import fit_on_features
 from harness.types import (
     IMAGE,
     Context,
@@ -37,8 +38,8 @@ from harness.types import (
     Split,
     TensorSpec,
 )
-from harness_baselines.class_split import class_groups, fit_on_features
-from harness_baselines.plugin import NNFacetParams
+from harness_baselines.class_split import class_groups
+from harness_baselines.params import NNFacetParams
 from harness_baselines.vgg import VGG
 from harness_baselines.vgg_shape import VGGShape
 from harness_timm.models import seeded
@@ -77,7 +78,9 @@ def nnfacet(ctx: Context, model: Model, params: NNFacetParams) -> Partition:
         params={"features": params.parts * bare.dim, "hidden": params.hidden, "classes": model.classes},
     )
     fusion = seeded(spec.build, ctx.seed * 1000)
-    fits.append(fit_on_features(ctx, subs, fusion, params.parts * bare.macs(), params.fusion_epochs))
+    macs = params.parts * bare.macs()
+    tuned = {"epochs": params.fusion_epochs, "warmup_epochs": 0, "early_stop": None}
+    fits.append(fit_on_features(ctx, subs, fusion, macs=macs, name="fusion", **tuned))
 
     feature = TensorSpec(shape=(bare.dim,))
     parts = [

@@ -8,7 +8,7 @@ from harness.types import IMAGE, Fleet, ModuleSpec, PartSketch, Sketch
 from harness_timm.vit import ViTShape, base_of
 
 if TYPE_CHECKING:
-    from harness_baselines.plugin import EnsembleParams, PipelineParams, SmallModelParams
+    from harness_baselines.params import EnsembleParams, PipelineParams, SmallModelParams
 
 __all__ = [
     "MEAN",

@@ -25,7 +25,7 @@ from harness.types import (
     Split,
     TensorSpec,
 )
-from harness_baselines.plugin import EnsembleParams, SmallModelParams
+from harness_baselines.params import EnsembleParams, SmallModelParams
 from harness_baselines.shapes import MEAN, small_shape
 from harness_timm.models import seeded
 from harness_timm.vit import ViTShape

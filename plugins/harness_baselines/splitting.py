@@ -11,7 +11,7 @@ from harness_baselines.vgg_shape import VGGShape
 from harness_timm.vit import ViTShape
 
 if TYPE_CHECKING:
-    from harness_baselines.plugin import ClassSplitParams, NNFacetParams
+    from harness_baselines.params import ClassSplitParams, NNFacetParams
 
 __all__ = ["class_split_sketch", "group_sizes", "nnfacet_sketch", "sub_shapes"]
 

@@ -27,7 +27,7 @@ from harness_devit.shrinking import layer_map
 from harness_devit.submodel import Tap
 
 if TYPE_CHECKING:
-    from harness_devit.plugin import DeViTParams
+    from harness_devit.params import DeViTParams
 
 __all__ = ["FeatureLoss", "fm_code", "fm_paper", "prediction_loss", "sub_task_loss"]
 

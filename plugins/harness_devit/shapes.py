@@ -11,7 +11,7 @@ from harness_devit.cct_shape import CCTShape
 from harness_timm.vit import TIMM_FACTORY, ViTShape
 
 if TYPE_CHECKING:
-    from harness_devit.plugin import DeViTParams
+    from harness_devit.params import DeViTParams
 
 __all__ = [
     "FusionShape",

@@ -26,16 +26,16 @@ import time
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 from torch import nn
 
 from harness.counting import count
 from harness.data import ArraySplit
-from harness.evaluation import Samples, evaluating, on_device
+from harness.features import computed
 from harness.recipe import NO_AUGMENTATION
 from harness.types import Context, FitResult, Lineage, Model, Split, TensorSpec
-from harness_edgevit.plugin import EdgeViTParams, check_images
+from harness_edgevit.params import EdgeViTParams
+from harness_edgevit.shape import check_images
 from harness_timm.models import seeded
 from harness_timm.surgery import embed, require_vit
 from harness_timm.vit import truncated_spec
@@ -167,9 +167,13 @@ def _fit_on_features(ctx: Context, edge: VisionTransformer) -> FitResult:
     Features of augmented images would differ in each epoch, so augmentation is off whatever the recipe says.
     Passes over validation images are not counted, as in every training.
     """
+
+    def cached(split: Split) -> ArraySplit:
+        return ArraySplit(computed(ctx, edge, split, lambda x: features(edge, x)), split.labels)
+
     start = time.perf_counter()
-    train = _all_features(ctx, edge, ctx.data.train)
-    validation = _all_features(ctx, edge, ctx.data.validation) if len(ctx.data.validation) else None
+    train = cached(ctx.data.train)
+    validation = cached(ctx.data.validation) if len(ctx.data.validation) else None
     seconds = time.perf_counter() - start
     tail = Frozen(edge, cached=True)
     fitted = ctx.fit(tail, data=train, validation=validation, name="edgevit-head", **NO_AUGMENTATION)
@@ -181,14 +185,3 @@ def _fit_on_features(ctx: Context, edge: VisionTransformer) -> FitResult:
         train_macs=fitted.train_macs + len(train) * trunk_macs,
         train_s=fitted.train_s + seconds,
     )
-
-
-def _all_features(ctx: Context, edge: VisionTransformer, split: Split, batch: int = 256) -> ArraySplit:
-    device = torch.device(ctx.device)
-    images, found = Samples(split, device, keep=False), []
-    with on_device(edge, device), evaluating(edge), torch.inference_mode():
-        for first in range(0, len(split), batch):
-            ctx.progress(f"features of {len(split)} images", first / len(split))
-            x = images.take(np.arange(first, min(first + batch, len(split)))).inputs
-            found.append(features(edge, x).cpu().numpy())
-    return ArraySplit(np.concatenate(found), split.labels)

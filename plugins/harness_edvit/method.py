@@ -33,9 +33,9 @@ import torch
 from torch import nn
 
 from harness.counting import count
-from harness.data import ArraySplit, relabel, subset
-from harness.evaluation import Samples, evaluating, on_device
-from harness.recipe import NO_AUGMENTATION
+from harness.data import relabel, subset
+from harness.evaluation import evaluating, on_device
+from harness.features import fit_on_features
 from harness.types import (
     IMAGE,
     Context,
@@ -53,7 +53,7 @@ from harness.types import (
 from harness_edvit.fusion import FusionMLP, Whole
 from harness_edvit.importance import Importance, kl_exact, kl_fisher, random_importance
 from harness_edvit.masked import check_prunable
-from harness_edvit.plugin import EDViTParams
+from harness_edvit.params import EDViTParams
 from harness_edvit.prune import best, best_merged, keep_attention, keep_ffn, keep_residual, new_head
 from harness_edvit.splitting import mlp_spec, part_classes, sub_spec
 from harness_timm.models import seeded
@@ -263,43 +263,18 @@ def _fused(
     fusion = mlp_spec(dims, max(1, int(params.shrinking * sum(dims))), model.classes)
     mlp = seeded(fusion.build, ctx.seed)
     assert isinstance(mlp, FusionMLP)
-    fits = [_fit_mlp(ctx, bare, mlp, params.fusion_epochs)]
+    image = TensorSpec(shape=ctx.data.info.shape)
+    macs = sum(count(sub, [image]).macs for sub in bare)
+    tuned = {"epochs": params.fusion_epochs, "warmup_epochs": 0, "early_stop": None}
+    fits = [fit_on_features(ctx, bare, mlp, macs=macs, name="fusion", **tuned)]
     if params.fusion == "retrain":
         whole = Whole(bare, mlp)
-        fits.append(
-            ctx.fit(whole, name="retrain", epochs=params.fusion_epochs, warmup_epochs=0, early_stop=None)
-        )
+        fits.append(ctx.fit(whole, name="retrain", **tuned))
     modules = [
         (module, sub_spec(model.spec, dim, sub.module.blocks[0].attn.num_heads, 0), dim)
         for module, dim, sub in zip(bare, dims, subs, strict=True)
     ]
     return _parts(model, modules, fusion, mlp), fits
-
-
-def _fit_mlp(ctx: Context, bare: Sequence[nn.Module], mlp: FusionMLP, epochs: int) -> FitResult:
-    """On features computed once per image; augmentation, which would change them, is off."""
-    start, device = time.perf_counter(), torch.device(ctx.device)
-    train, found = Samples(ctx.data.train, device, keep=False), []
-    for sub in bare:
-        columns = []
-        with on_device(sub, device), evaluating(sub), torch.inference_mode():
-            for first in range(0, len(train), 256):
-                rows = np.arange(first, min(first + 256, len(train)))
-                columns.append(sub(train.take(rows).inputs).cpu().numpy())
-        found.append(np.concatenate(columns))
-    features = ArraySplit(np.concatenate(found, axis=1), ctx.data.train.labels)
-    seconds = time.perf_counter() - start
-    fitted = ctx.fit(
-        mlp, data=features, name="fusion", epochs=epochs, warmup_epochs=0, early_stop=None, **NO_AUGMENTATION
-    )
-    image = TensorSpec(shape=ctx.data.info.shape)
-    macs = sum(count(sub, [image]).macs for sub in bare)
-    return replace(
-        fitted,
-        image_passes=fitted.image_passes + len(train),
-        train_macs=fitted.train_macs + len(train) * macs,
-        train_s=fitted.train_s + seconds,
-    )
 
 
 def _parts(

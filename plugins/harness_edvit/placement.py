@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from harness.types import Fleet, PartSketch, Placement, Sketch
 
 if TYPE_CHECKING:
-    from harness_edvit.plugin import PlaceParams
+    from harness_edvit.params import PlaceParams
 
 __all__ = ["exact", "greedy", "greedy_as_printed"]
 

@@ -16,7 +16,7 @@ from harness.types import IMAGE, Fleet, ModuleSpec, PartSketch, Sketch
 from harness_timm.vit import TIMM_FACTORY, TRUNCATED_FACTORY, VIT_FACTORY, ViTShape, base_of
 
 if TYPE_CHECKING:
-    from harness_edvit.plugin import EDViTParams
+    from harness_edvit.params import EDViTParams
 
 __all__ = ["edvit_sketch", "mlp_spec", "part_classes", "split", "sub_shape", "sub_spec"]
 

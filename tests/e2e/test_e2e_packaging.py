@@ -62,6 +62,7 @@ def test_the_wheel_runs_a_shipped_suite_without_the_checkout(wheel, tmp_path):
                cwd=tmp_path, **environment)  # fmt: skip
     assert where.stdout.count(str(site)) == 2, where.stdout
 
+    assert (site / "harness" / "_suites" / "papers" / "edvit.claims.yaml").is_file()
     listed = sh(sys.executable, "-m", "harness", "suites", "list", cwd=tmp_path, **environment)
     assert {"edge", "smoke", "cifar10", "latency"} <= set(listed.stdout.split())
     ran = sh(

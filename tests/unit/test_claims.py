@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import io
 import json
 import subprocess
@@ -32,6 +33,7 @@ methods:
     from: cloud
     partition: {edvit: {parts: 2, policy: uniform-divisors}}
     place: {greedy: {energy_gmacs: [1, 0.001, 0.01], memory_mb: [1, 1, 1]}}
+  cut-small: {from: cut, compress: [{edgevit: {blocks: 1}, each_part: true}]}
   voted: {from: cloud, partition: {edvit: {parts: 2, fusion: average}}}
 devices:
   here: {backend: cpu}
@@ -155,7 +157,7 @@ def test_a_suite_without_claims_and_a_folder_without_records_are_refused(harness
     code, _, err = harness("claims", "mine.yaml", "nowhere")
     assert (code, "nowhere: does not exist" in err) == (2, True)
     code, _, err = harness("claims", "papers/edvitt")
-    assert (code, "papers/edvit" in err) == (2, True)
+    assert (code, "did you mean 'papers/edvit'?" in err) == (2, True)
 
 
 def test_reading_and_judging_need_no_torch_to_be_imported():
@@ -213,10 +215,33 @@ def test_parts_are_counted_alone_and_together(judged):
         f"method: cut, quantity: payload_bytes, part: all-but-fusion, value: {tokens}, tolerance: 0",
         "method: split, quantity: payload_bytes, part: sub2, value: 32, tolerance: 0",
         "method: split, quantity: params_m, part: fusion, value: 0.000226, tolerance: 0",  # 16 -> 8 -> 10
-        "method: voted, quantity: params_m, value: 1",
     )
-    assert [v["status"] for v in verdicts] == ["reproduced"] * 5 + ["not-checkable-here"], verdicts
-    assert "does not say what fusion is" in verdicts[-1]["why"]
+    assert [v["status"] for v in verdicts] == ["reproduced"] * 5, verdicts
+    assert code == 0
+
+
+def test_what_is_not_known_before_training_is_not_checkable(judged):
+    code, verdicts = judged(
+        "method: voted, quantity: params_m, value: 1",
+        "method: voted, quantity: file_mib, part: sub1, value: 1",
+        "method: cut-small, quantity: params_m, value: 1",
+    )
+    assert [v["status"] for v in verdicts] == ["not-checkable-here", "not-reproduced", "not-checkable-here"]
+    assert "does not say what fusion is" in verdicts[0]["why"]
+    assert "compressed after the split" in verdicts[2]["why"]
+    assert code == 1
+
+
+def test_without_torch_what_to_install_is_said(judged, monkeypatch):
+    find = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name, *rest: find(name, *rest) if name != "torch" else None
+    )
+    code, verdicts = judged(
+        "method: cloud, quantity: params_m, value: 1", "better: edge, than: cloud, column: macs_g"
+    )
+    assert {v["status"] for v in verdicts} == {"not-checkable-here"}
+    assert {v["why"] for v in verdicts} == {"torch is not installed: pip install 'edge-harness[bench]'"}
     assert code == 0
 
 

@@ -16,9 +16,11 @@ import click
 import pytest
 
 from harness import environment, hookspecs, load, planner, stats
+from harness.claims import Number, Ordering, Placed, Statement, load_claims
 from harness.cli import VERBS, cli
 from harness.columns import COLUMNS
 from harness.data import DataChoice
+from harness.footprint import STATIC
 from harness.plan import PrepareHost
 from harness.plugins import load_plugins
 from harness.results import Record
@@ -34,6 +36,7 @@ from harness.suite import (
     shipped_suites,
 )
 from harness.train import TrainRecipe
+from harness.verdicts import STATUSES
 
 ROOT = Path(__file__).parents[2]
 PAGES = {
@@ -118,6 +121,28 @@ def test_every_key_of_a_suite_is_told_with_its_default(heading, model):
             assert default == f"`{field.default}`", name
         else:
             assert default != "required", name
+
+
+def test_every_key_and_quantity_of_a_claim_is_told_with_its_default():
+    told = rows(section("docs/claims.md", "The file"))
+    for kind in (Number, Ordering, Placed, Statement):
+        for name, field in kind.model_fields.items():
+            if field.is_required():
+                assert told[name][0] == "required" or (kind, name) == (Statement, "says"), name
+            elif field.default:
+                assert told[name][0] == f"`{field.default}`", name
+    keys = {name for kind in (Number, Ordering, Placed, Statement) for name in kind.model_fields}
+    assert keys | set(STATIC) == set(told)
+    assert set(STATUSES) == set(rows(section("docs/claims.md", "Claims of papers")))
+
+
+def test_the_claims_of_the_docs_can_be_read(tmp_path):
+    (body,) = fences("docs/claims.md", "yaml")
+    suite = tmp_path / "edvit.yaml"
+    suite.write_text(shipped_suites()["papers/edvit"].read_text())
+    (tmp_path / "edvit.claims.yaml").write_text(body)
+    kinds = [type(claim) for claim in load_claims(suite, load_suite(suite)).claims.values()]
+    assert kinds == [Number, Ordering, Placed, Statement]
 
 
 def test_every_column_and_flag_is_told():

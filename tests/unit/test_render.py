@@ -8,6 +8,7 @@ import json
 import re
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -15,6 +16,7 @@ from hypothesis import strategies as st
 from harness.columns import COLUMNS
 from harness.leaderboard import Leaderboard, boards
 from harness.render import FORMATS, render
+from harness.render.record import tell
 from harness.results import Record
 
 
@@ -152,3 +154,19 @@ def test_names_and_reasons_of_others_are_text_and_nothing_else(format: str, name
         before, _, table = text.partition("\\begin{tabular}")
         assert all(line.startswith("%") for line in before.splitlines())
         assert not re.search(r"(?<!\\)[%#]", table)
+
+
+# --- one record -----------------------------------------------------------------------------------
+
+
+def test_a_record_s_story_has_the_last_epoch_of_each_training_and_every_part() -> None:
+    history = [{"loss": 2.0, "top1": 30.0}, {"loss": 0.5, "top1": 93.25}]
+    lineage = [
+        {"stage": "build", "entry": "vit", "params": {"dim": 48}, "train_s": 12.34, "notes": {"history": history}},
+        {"stage": "partition", "entry": "devit", "params": {}, "notes": {"parts": [{"classes": [0, 1]}, {"classes": [2]}]}},
+    ]  # fmt: skip
+    story = tell(record(lineage=lineage), {"latency_ns": np.array([4_000_000, 5_000_000])})
+    assert "1. build vit (dim 48), 12.3 s of training: last_epoch.loss 0.5, last_epoch.top1 93.25" in story
+    assert "2. partition devit (): parts (classes 0 1) (classes 2)" in story
+    assert "raw samples: 4 to 5 ms" in story
+    assert max(map(len, story.splitlines())) <= 110

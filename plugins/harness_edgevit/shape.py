@@ -1,0 +1,34 @@
+"""What EdgeViT will be, from dimensions alone. Torch-free: the planner calls this."""
+
+from __future__ import annotations
+
+from harness.types import DataInfo, ModuleSpec
+from harness_edgevit.params import EdgeViTParams
+from harness_timm.vit import ViTShape, truncated_spec
+
+__all__ = ["check_images", "describe"]
+
+
+def describe(spec: ModuleSpec, params: EdgeViTParams, data: DataInfo) -> ModuleSpec:
+    """The EdgeViT of ``spec``'s ViT for the classes of ``data``.
+
+    Raises:
+        ValueError: ``blocks`` is beyond the depth, or the images differ from the source's.
+    """
+    shape = ViTShape.from_spec(spec)
+    if shape:
+        check_images((shape.channels, *shape.image_size), data)
+    return truncated_spec(spec, params.blocks, data.classes)
+
+
+def check_images(source: tuple[int, ...], data: DataInfo) -> None:
+    """Only classes and pixels may differ between cloud and edge.
+
+    Raises:
+        ValueError: shape [channels, height, width] of the source's images is not that of ``data``.
+    """
+    if tuple(source) != tuple(data.shape):
+        raise ValueError(
+            f"edgevit keeps the source's embedding, made for images of shape {tuple(source)}, but those of "
+            f"{data.name!r} are {tuple(data.shape)}: set image_size, or train the source on such images"
+        )
