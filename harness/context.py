@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +11,7 @@ from harness.artifacts import Store
 from harness.data import DataChoice, open_data
 from harness.plan import digest
 from harness.plugins import Plugins
+from harness.ranks import ALONE, Ranks
 from harness.saved import load_model, save_model
 from harness.types import Data, Evaluation, FitResult, Model, Split
 
@@ -17,6 +19,9 @@ if TYPE_CHECKING:
     import torch
 
 __all__ = ["PrepareContext", "open_task_data"]
+
+_SHARED = ("data", "train", "seed", "threads", "processes", "device")
+"""What of a task decides what comes out of training."""
 
 
 def open_task_data(task: Mapping[str, Any], plugins: Plugins) -> Data:
@@ -36,15 +41,17 @@ class PrepareContext:
         workdir: Path,
         progress: Callable[[str, float | None], None],
         plugin: str,
+        ranks: Ranks = ALONE,
     ) -> None:
         self.seed: int = task["seed"]
-        self.device: str = task["device"]
+        self.device: str = ranks.device(task["device"])
         self.workdir = workdir
         self._task = task
         self._plugins = plugins
         self._store = store
         self._progress = progress
         self._plugin = plugin
+        self._ranks = ranks
         self._data: Data | None = None
 
     @property
@@ -71,21 +78,24 @@ class PrepareContext:
             validation = self.data.validation if validation is None else validation
         return fit(
             module, recipe, data, validation, loss=loss, seed=self.seed, device=self.device,
-            folder=self.workdir, progress=self.progress, name=name,
+            folder=self.workdir, progress=self.progress, name=name, ranks=self._ranks,
         )  # fmt: skip
 
     def evaluate(self, module: torch.nn.Module, data: Split | None = None) -> Evaluation:
         from harness.train import evaluate
 
-        return evaluate(module, self.data.validation if data is None else data, device=self.device)
+        split = self.data.validation if data is None else data
+        return self._ranks.lead("an evaluation", lambda: evaluate(module, split, device=self.device))
 
     def once(self, key: str, fn: Callable[[], Model]) -> Model:
-        shared = {name: self._task[name] for name in ("data", "train", "seed", "threads", "device")}
+        shared = {name: self._task[name] for name in _SHARED}
         full = digest(["once", self._plugin, key, shared, self._task.get("data_key")])
-        with self._store.making(full) as folder:
-            if folder is not None:
-                save_model(fn(), folder, {"stage": "once", "entry": key, "label": self._plugin})
-        return load_model(self._store.folder(full))
+        with self._store.making(full) if self._ranks.rank == 0 else nullcontext() as folder:
+            if self._ranks.lead(f"once {full}", lambda: folder is not None):
+                model = fn()
+                if folder is not None:
+                    save_model(model, folder, {"stage": "once", "entry": key, "label": self._plugin})
+        return load_model(self._ranks.lead(f"made {full}", lambda: self._store.folder(full)))
 
     def progress(self, text: str, fraction: float | None = None) -> None:
         self._progress(text, fraction)

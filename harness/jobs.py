@@ -43,11 +43,17 @@ class _Child:
 
 
 class Jobs:
-    """At most ``count`` children, started when there is work, each with ``threads`` threads."""
+    """At most ``count`` children, started when there is work, each with ``threads`` threads.
 
-    def __init__(self, root: Path, block: tuple[str, ...], threads: int, count: int) -> None:
+    With ``processes`` > 1 each trains as so many, of which it is the first.
+    """
+
+    def __init__(
+        self, root: Path, block: tuple[str, ...], threads: int, count: int, processes: int = 1
+    ) -> None:
         self._context = multiprocessing.get_context("spawn")
         self._root, self._block, self._threads, self._count = root, block, threads, count
+        self._processes = processes
         self._children: list[_Child] = []
 
     def prepare(self, nodes: Sequence[Node], watcher: _Watcher) -> dict[str, Failure]:
@@ -111,7 +117,9 @@ class Jobs:
 
         ours, theirs = self._context.Pipe()
         process = self._context.Process(
-            target=prepare.main, args=(theirs, str(self._root), self._block, self._threads), daemon=True
+            target=prepare.main,
+            args=(theirs, str(self._root), self._block, self._threads, self._processes),
+            daemon=True,
         )
         worker.start(process)
         theirs.close()
@@ -149,6 +157,8 @@ class Jobs:
                 watcher.node_finished(node, message[2])
                 return
             failure = Failure(*message[2:6])
+            if self._processes > 1:  # the others may wait for ever where this one failed
+                self._drop(child)
         running.discard(node.key)
         failures[node.key] = failure
         watcher.node_failed(node, failure)

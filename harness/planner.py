@@ -21,7 +21,8 @@ from harness.types import Params, RuntimeEntry, Sketch
 __all__ = ["make_plan"]
 
 TRAINING = (
-    "train.py", "recipe.py", "evaluation.py", "features.py", "augment.py", "checkpoint.py", "prepare.py", "saved.py",
+    "train.py", "recipe.py", "evaluation.py", "features.py", "augment.py", "checkpoint.py", "prepare.py", "ranks.py",
+    "saved.py",
 )  # fmt: skip
 """Files of the core whose code is in trained weights."""
 EXPORTING = ("prepare.py", "saved.py", "counting.py")
@@ -113,6 +114,7 @@ class _Planner:
                 "data_key": data.key,
                 "train": recipe.model_dump(mode="json"),
                 "threads": self.suite.prepare.threads,
+                "processes": self.suite.prepare.processes,
                 "device": self.host.device,
                 "sketch": asdict(sketch) if sketch is not None and step.stage == "partition" else None,
             }

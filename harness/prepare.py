@@ -6,8 +6,10 @@ artifact store. Also saves and loads models and partitions.
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Callable, Mapping
@@ -21,6 +23,7 @@ from harness.artifacts import Store
 from harness.context import PrepareContext, open_task_data
 from harness.errors import CellError, HarnessError
 from harness.plugins import Plugins, load_plugins
+from harness.ranks import ALONE, Leader, Ranks
 from harness.saved import load_any, load_model, load_partition, save_model, save_partition, write_meta
 from harness.types import (
     IMAGE,
@@ -39,13 +42,16 @@ from harness.types import (
 if TYPE_CHECKING:
     pass
 
-__all__ = ["PARITY_SAMPLES", "main", "parity_indices", "run_node"]
+__all__ = ["PARITY_SAMPLES", "failure", "main", "parity_indices", "run_along", "run_node"]
 
 PARITY_SAMPLES = 256
 
 
-def main(conn: Connection, root: str, block: tuple[str, ...], threads: int) -> None:
-    """Serve nodes from ``conn`` until it closes. A parent that dies takes this process along."""
+def main(conn: Connection, root: str, block: tuple[str, ...], threads: int, processes: int = 1) -> None:
+    """Serve nodes from ``conn`` until it closes. A parent that dies takes this process along.
+
+    With several ``processes`` this is rank 0 of as many, which train together.
+    """
     from harness.worker import die_with_parent
 
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
@@ -55,6 +61,18 @@ def main(conn: Connection, root: str, block: tuple[str, ...], threads: int) -> N
     torch.set_num_threads(threads)
     plugins = load_plugins(block)
     store = Store(Path(root))
+    speaking = threading.Lock()
+
+    def say(*message: Any) -> None:
+        with speaking:
+            conn.send(message)
+
+    def give_up(*message: Any) -> None:
+        with speaking:
+            conn.send(message)
+            os._exit(1)
+
+    leader = Leader(processes, Path(root), block, threads, give_up) if processes > 1 else None
     while True:
         try:
             node: Mapping[str, Any] = conn.recv()
@@ -62,21 +80,25 @@ def main(conn: Connection, root: str, block: tuple[str, ...], threads: int) -> N
             return
         started = time.monotonic()
         try:
-            answer = run_node(node, plugins, store, partial(_send_progress, conn, node["key"]))
-        except HarnessError as error:
-            stage = error.stage if isinstance(error, CellError) else node["stage"]
-            conn.send(("failed", node["key"], stage, node["plugin"], str(error), ""))
-        except MemoryError:
-            conn.send(("failed", node["key"], node["stage"], node["plugin"], "out of memory", ""))
+            tell = partial(say, "progress", node["key"])
+            answer = run_node(node, plugins, store, tell, leader or ALONE)
         except Exception as error:  # noqa: BLE001 - a plugin may raise anything; the run goes on
-            text = f"{type(error).__name__}: {error}".strip().splitlines()[0]
-            conn.send(("failed", node["key"], node["stage"], node["plugin"], text, traceback.format_exc()))
+            message = failure(node, error)
+            say(*(message if leader is None else leader.cause(message)))
         else:
-            conn.send(("done", node["key"], time.monotonic() - started, answer))
+            say("done", node["key"], time.monotonic() - started, answer)
 
 
-def _send_progress(conn: Connection, key: str, text: str, fraction: float | None) -> None:
-    conn.send(("progress", key, text, fraction))
+def failure(node: Mapping[str, Any], error: Exception) -> tuple[Any, ...]:
+    """The message that ``error`` ended ``node``; called where it is handled."""
+    stage, text, trace = node["stage"], str(error), ""
+    if isinstance(error, CellError):
+        stage = error.stage
+    elif isinstance(error, MemoryError):
+        text = "out of memory"
+    elif not isinstance(error, HarnessError):
+        text, trace = f"{type(error).__name__}: {error}".strip().splitlines()[0], traceback.format_exc()
+    return ("failed", node["key"], stage, node["plugin"], text, trace)
 
 
 def run_node(
@@ -84,6 +106,7 @@ def run_node(
     plugins: Plugins,
     store: Store,
     progress: Callable[[str, float | None], None] = lambda text, fraction: None,
+    ranks: Ranks = ALONE,
 ) -> Any:
     """Make one node's artifact, unless it exists. ``node`` is a :class:`~harness.plan.Node` as JSON."""
     task = node["task"]
@@ -96,17 +119,31 @@ def run_node(
         if node["stage"] == "data":
             _save_data(folder, open_task_data(task, plugins), about)
             return None
-        context = PrepareContext(task, plugins, store, store.workdir(node["key"]), progress, node["plugin"])
         if node["stage"] == "export":
-            context.workdir = folder
+            context = PrepareContext(task, plugins, store, folder, progress, node["plugin"])
             _export(folder, node, plugins, store, context, about)
             return None
-        made = _make(node, plugins, store, context)
+        workdir = store.workdir(node["key"])
+        context = PrepareContext(task, plugins, store, workdir, progress, node["plugin"], ranks)
+        with ranks.together(node):
+            made = _make(node, plugins, store, context)
         if isinstance(made, Partition):
             save_partition(made, folder, about)
         else:
             save_model(made, folder, about)
     return None
+
+
+def run_along(node: Mapping[str, Any], plugins: Plugins, store: Store, ranks: Ranks) -> None:
+    """Take part in a node that rank 0 makes; what comes out here is the same, and is not kept."""
+    workdir = store.workdir(node["key"]) / f"rank{ranks.rank}"
+    workdir.mkdir(exist_ok=True)
+
+    def quiet(text: str, fraction: float | None) -> None:
+        pass
+
+    context = PrepareContext(node["task"], plugins, store, workdir, quiet, node["plugin"], ranks)
+    _make(node, plugins, store, context)
 
 
 # --- making -----------------------------------------------------------------------------------------

@@ -47,6 +47,7 @@ class Options:
 
     jobs: int = 1
     threads: int = 1
+    processes: int = 1
     prepare_only: bool = False
     fresh: bool = False
     retry_flagged: bool = False
@@ -72,7 +73,7 @@ def job_count(prepare: Prepare, host: PrepareHost) -> int:
         return int(prepare.jobs)
     if host.device != "cpu":
         return 1
-    return max(1, (os.cpu_count() or 1) // prepare.threads)
+    return max(1, (os.cpu_count() or 1) // (prepare.threads * prepare.processes))
 
 
 def run(
@@ -101,7 +102,7 @@ def run(
     plugins.notify("harness_run_started", plan=plan)
     recorder = _Recorder(plan, plugins, results, run_id, watcher, outcome)
 
-    jobs = Jobs(store.root, plugins.blocked, options.threads, options.jobs)
+    jobs = Jobs(store.root, plugins.blocked, options.threads, options.jobs, options.processes)
     try:
         outcome.failed_nodes = jobs.prepare(nodes, watcher)
         if not options.prepare_only:

@@ -19,6 +19,7 @@ from pydantic import (
     ConfigDict,
     Field,
     ValidationError,
+    ValidationInfo,
     field_validator,
     model_validator,
 )
@@ -125,6 +126,7 @@ class Prepare(Params):
     """Where models are trained and exported. Threads and device are part of what a result means."""
 
     threads: int = Field(1, ge=1, le=1024, description="threads of each training process")
+    processes: int = Field(1, ge=1, le=64, description="processes that share each training, a GPU each")
     jobs: int | Literal["auto"] = Field("auto", description="trainings at the same time")
     device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="auto, cpu, cuda or cuda:N")
 
@@ -133,6 +135,13 @@ class Prepare(Params):
     def _positive(cls, value: int | str) -> int | str:
         if isinstance(value, int) and not 1 <= value <= 256:
             raise ValueError("jobs is auto or 1 to 256")
+        return value
+
+    @field_validator("device")
+    @classmethod
+    def _not_one_of_many(cls, value: str, info: ValidationInfo) -> str:
+        if ":" in value and (info.data.get("processes") or 1) > 1:
+            raise ValueError(f"{value} is one GPU, and processes above 1 take a GPU each; write cuda")
         return value
 
 

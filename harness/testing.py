@@ -151,6 +151,7 @@ def make_context(
         "train": {**RECIPE, **(recipe or {})},
         "seed": seed,
         "threads": 1,
+        "processes": 1,
         "device": "cpu",
     }
     workdir = tmp_path / "work"

@@ -21,6 +21,7 @@ from harness.augment import Augmented
 from harness.counting import count
 from harness.errors import CellError
 from harness.evaluation import Batch, Samples, evaluate, logits_of, on_device
+from harness.ranks import ALONE, Ranks
 from harness.recipe import TrainRecipe, make_optimizer, make_scheduler
 from harness.types import FitResult, Split, TensorSpec
 
@@ -46,6 +47,7 @@ def fit(
     folder: Path,
     progress: Callable[[str, float | None], None],
     name: str = "fit",
+    ranks: Ranks = ALONE,
 ) -> FitResult:
     """Train ``module`` in place; it ends in evaluation mode, on the device it came on.
 
@@ -62,6 +64,10 @@ def fit(
     ``train_macs`` is that times the MACs of one forward pass (not of forward and backward; no validation).
     ``history`` has per epoch ``loss`` (mean), ``lr`` (after its last update) and, with validation, ``top1``.
 
+    With several ``ranks`` each calls this with the same arguments and ends with the same weights; every batch
+    is split among them, and only the first reads and writes the checkpoint. ``loss`` then sees a part of the
+    batch, so one that is no mean over samples (it compares them) is another one.
+
     Raises:
         ValueError: the recipe does not fit the module, the data or the device.
         CellError: the loss is no longer finite, or the module's MACs cannot be counted.
@@ -73,27 +79,29 @@ def fit(
     if validation is not None and len(validation) == 0:
         validation = None
     where = torch.device(device)
-    _check(module, recipe, train, validation, where)
+    _check(module, recipe, train, validation, where, ranks)
     if recipe.epochs == 0:
         module.eval()
         return FitResult(image_passes=0, train_macs=0, train_s=0.0, epochs=0)
 
+    ranks.align(module)
     macs = count(module, [TensorSpec(shape=train.batch([0]).shape[1:])]).macs
     path = folder / f"{name}.ckpt"
     labels = b"|".join(np.array(split.labels).tobytes() for split in (train, validation) if split is not None)
     key = checkpoint.training_key({"recipe": recipe.model_dump(), "seed": seed}, module, labels)
-    saved = checkpoint.load(path, key)
+    saved = ranks.lead(f"the checkpoint of {name!r}", lambda: checkpoint.load(path, key))
     if saved is None or not saved["done"]:
         with on_device(module, where), _reproducible(where):
-            run = _Run(module, recipe, train, validation, loss, seed, where, progress)
+            run = _Run(module, recipe, train, validation, loss, seed, where, progress, ranks)
             if saved is not None:
                 run.restore(saved)
             while not run.finished:
                 run.epoch(name)
-                if not run.finished:
+                if not run.finished and ranks.rank == 0:
                     checkpoint.save(path, {**run.state(), "key": key, "done": False})
             saved = {**run.result(), "key": key, "done": True}
-        checkpoint.save(path, saved)
+        if ranks.rank == 0:
+            checkpoint.save(path, saved)
     module.load_state_dict(saved["module"])
     module.eval()
     return FitResult(
@@ -118,9 +126,11 @@ class _Run:
         seed: int,
         device: torch.device,
         progress: Callable[[str, float | None], None],
+        ranks: Ranks,
     ) -> None:
         import torch
 
+        self.ranks = ranks
         self.module, self.recipe, self.seed, self.device, self.tell = module, recipe, seed, device, progress
         self.forward = torch.compile(module) if recipe.compile else module
         self.loss = loss or _cross_entropy(recipe.label_smoothing)
@@ -128,9 +138,11 @@ class _Run:
         self.validation = None if validation is None else Samples(validation, device)
         self.trainable = [parameter for parameter in module.parameters() if parameter.requires_grad]
         n, size = len(train), recipe.batch_size
-        self.steps = math.ceil(n / size) - (n % size == 1 and size > 1 and _trains_batch_norm(module))
+        lonely = 0 < n % size < 2 * ranks.count <= size  # some rank would get one sample of the last batch
+        self.steps = math.ceil(n / size) - (lonely and _trains_batch_norm(module))
         if self.steps == 0:
-            raise ValueError("one training sample cannot train a BatchNorm")
+            few = "one training sample" if n == 1 else f"{n} training samples in {ranks.count} processes"
+            raise ValueError(f"{few} cannot train a BatchNorm")
         self.optimizer = make_optimizer(module, recipe)
         self.scheduler = make_scheduler(self.optimizer, recipe, self.steps)
         self.scaler = torch.amp.GradScaler(device.type, enabled=recipe.amp == "fp16")
@@ -202,9 +214,7 @@ class _Run:
             )
         entry = {"loss": loss, "lr": lr}
         if self.validation is not None:
-            logits = logits_of(self.kept, self.validation, self.recipe.batch_size)
-            hits = (logits.argmax(1) == self.validation.labels).sum()
-            entry["top1"] = 100 * int(hits) / len(self.validation)
+            entry["top1"] = self.ranks.lead("a validation", self._top1)
             if self.recipe.early_stop and (self.best is None or entry["top1"] > self.best["top1"]):
                 weights = {key: tensor.cpu().clone() for key, tensor in self.kept.state_dict().items()}
                 self.best = {"epoch": number, "top1": entry["top1"], "module": weights}
@@ -212,14 +222,20 @@ class _Run:
         self.train_s += time.perf_counter() - began
         self._tell(number, 0.0, self.train_s)
 
+    def _top1(self) -> float:
+        assert self.validation is not None
+        logits = logits_of(self.kept, self.validation, self.recipe.batch_size)
+        hits = (logits.argmax(1) == self.validation.labels).sum()
+        return 100 * int(hits) / len(self.validation)
+
     def _train(self, number: int, began: float) -> torch.Tensor:
         """One epoch's updates; the mean loss, still on the device."""
         import numpy as np
         import torch
 
-        recipe, size = self.recipe, self.recipe.batch_size
+        recipe, size, ranks = self.recipe, self.recipe.batch_size, self.ranks
         torch_seed, augment_seed = map(int, np.random.SeedSequence([self.seed, number]).generate_state(2))
-        torch.manual_seed(torch_seed)
+        torch.manual_seed(torch_seed + ranks.rank)
         order = np.random.default_rng([self.seed, number]).permutation(len(self.samples))
         self.samples.start(augment_seed)
         dtype = {"none": None, "bf16": torch.bfloat16, "fp16": torch.float16}[recipe.amp]
@@ -227,10 +243,15 @@ class _Run:
         total = torch.zeros((), device=self.device)
         seen, told = 0, began
         for step in range(self.steps):
-            batch = self.samples.take(order[step * size : (step + 1) * size], step)
-            with torch.autocast(self.device.type, dtype=dtype, enabled=dtype is not None):
-                loss = self.loss(self.forward, batch)
-            self.scaler.scale(loss).backward()
+            rows = order[step * size : (step + 1) * size]
+            own = ranks.share(rows)
+            if len(own):
+                batch = self.samples.take(own, step * ranks.count + ranks.rank)
+                with torch.autocast(self.device.type, dtype=dtype, enabled=dtype is not None):
+                    loss = self.loss(self.forward, batch)
+                self.scaler.scale(loss).backward()
+                total += loss.detach() * len(own)
+            ranks.average(self.module, len(own) / len(rows))
             if recipe.clip_grad is not None:
                 self.scaler.unscale_(self.optimizer)
                 torch.nn.utils.clip_grad_norm_(self.trainable, recipe.clip_grad)
@@ -240,14 +261,13 @@ class _Run:
                 self.average.update(self.module)
             self.optimizer.zero_grad(set_to_none=True)
             self.scheduler.step_update((number - 1) * self.steps + step + 1)
-            total += loss.detach() * len(batch.labels)
-            seen += len(batch.labels)
+            seen += len(rows)
             now = time.perf_counter()
             if now - told > _TELL_S:
                 told = now
                 self._tell(number - 1, (step + 1) / self.steps, self.train_s + now - began)
         self.image_passes += seen
-        return total / seen
+        return ranks.total(total) / seen
 
     def _tell(self, done: int, part: float, spent: float) -> None:
         fraction = (done + part) / self.recipe.epochs
@@ -261,7 +281,12 @@ class _Run:
 
 
 def _check(
-    module: torch.nn.Module, recipe: TrainRecipe, train: Split, validation: Split | None, device: torch.device
+    module: torch.nn.Module,
+    recipe: TrainRecipe,
+    train: Split,
+    validation: Split | None,
+    device: torch.device,
+    ranks: Ranks,
 ) -> None:
     if len(train) == 0:
         raise ValueError("there is no training sample")
@@ -273,6 +298,11 @@ def _check(
         )
     if recipe.early_stop is not None and validation is None:
         raise ValueError("early_stop needs a validation split (data: validation)")
+    if min(len(train), recipe.batch_size) < ranks.count:
+        raise ValueError(
+            f"{ranks.count} processes need batches of {ranks.count} samples or more, "
+            f"not {min(len(train), recipe.batch_size)} (train: batch_size, or prepare: processes)"
+        )
 
 
 def _cross_entropy(label_smoothing: float) -> Loss:

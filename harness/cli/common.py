@@ -62,6 +62,7 @@ def make(
     loaded = keep_devices(load_suite(find_suite(suite), overrides), devices)
     facts = environment.host()
     device, gpu = _training_device(loaded, plugins)
+    _check_accelerate(loaded)
     host = PrepareHost(
         torch=str(facts["versions"].get("torch") or ""),
         timm=str(facts["versions"].get("timm") or ""),
@@ -88,4 +89,20 @@ def _training_device(suite: Suite, plugins: Plugins) -> tuple[str, str]:
     if index >= len(found):
         where = suite.source.where("prepare", "device")
         raise SuiteError(f"{where}: {wanted}: {len(found)} CUDA devices answer (see `harness devices list`)")
+    if suite.prepare.processes > len(found):
+        where = suite.source.where("prepare", "processes")
+        raise SuiteError(
+            f"{where}: processes: {suite.prepare.processes} take a GPU each, and {len(found)} answer "
+            "(see `harness devices list`); device: cpu trains on the CPU"
+        )
     return f"cuda:{index}", found[index].model
+
+
+def _check_accelerate(suite: Suite) -> None:
+    from importlib.util import find_spec
+
+    from harness.errors import SuiteError
+
+    if suite.prepare.processes > 1 and find_spec("accelerate") is None:
+        where = suite.source.where("prepare", "processes")
+        raise SuiteError(f"{where}: processes above 1 need accelerate: pip install 'edge-harness[multi-gpu]'")

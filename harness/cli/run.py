@@ -58,6 +58,7 @@ def command(
     options = Options(
         jobs=job_count(loaded.prepare, plan.host),
         threads=loaded.prepare.threads,
+        processes=loaded.prepare.processes,
         prepare_only=prepare_only,
         fresh=fresh,
         retry_flagged=retry_flagged,

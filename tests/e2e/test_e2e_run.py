@@ -158,6 +158,48 @@ def test_ctrl_c_while_training(place):
     assert gone(processes)
 
 
+RANKED = """
+suite: tiny
+data: {name: digits, image_size: 16, validation: 0.1}
+prepare: {processes: 2, device: cpu}
+defaults: {train: {epochs: 3, lr: 2.0e-3, batch_size: 64}}
+measure: {min_time: 50ms, min_queries: 20, max_time: 5s}
+methods:
+  cloud: {build: {vit: {patch_size: 4, dim: 24, depth: 3, heads: 3}}}
+  edge:
+    from: cloud
+    compress: [{edgevit: {blocks: 2, train: head}}]
+  split:
+    from: cloud
+    partition:
+      devit: {parts: 2, dim: 16, heads: 2, sub_stage: {epochs: 2}, ensemble_stage: {epochs: 2}}
+devices:
+  here: {backend: cpu}
+run:
+  - {methods: all, devices: [here]}
+"""
+
+
+def test_two_processes_that_train_together(place):
+    pytest.importorskip("accelerate")
+    (place / "tiny.yaml").write_text(RANKED)
+    for name, ending in (("train", signal.SIGKILL), ("ensemble", signal.SIGINT)):
+        process = start(place)
+        deadline = time.monotonic() + 120
+        while not list((place / "cache" / "work").glob(f"*/{name}*")) and time.monotonic() < deadline:
+            time.sleep(0.01)
+        processes = family(process.pid)
+        assert len(processes) >= 3
+        os.kill(process.pid, signal.SIGKILL) if ending == signal.SIGKILL else os.killpg(process.pid, ending)
+        output, _ = process.communicate(timeout=20)
+        assert process.returncode == (-9 if ending == signal.SIGKILL else 130), output
+        assert gone(processes)
+    last = run(place)
+    assert last.returncode == 0, last.stdout + last.stderr
+    assert sorted(good(place).values()) == [1, 1, 1]
+    assert "warning" not in last.stderr.lower()
+
+
 def kill_one(process: subprocess.Popen[str], chance: random.Random) -> None:
     """``kill -9`` the run itself, or one of its children."""
     processes = family(process.pid)

@@ -107,6 +107,7 @@ def test_a_fleet_is_placed_and_one_device_holds_all(plan):
         ("methods.edge-2.compress.0.edgevit.train=all", {"build", "partition", "data"}),
         ("defaults.train.lr=0.5", {"data"}),
         ("prepare.threads=2", {"data"}),
+        ("prepare.processes=2", {"data"}),
         ("data.image_size=24", set()),
     ],
 )

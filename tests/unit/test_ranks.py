@@ -1,0 +1,246 @@
+"""Several processes that train one model: what they compute, and how they end when something goes wrong."""
+
+from __future__ import annotations
+
+import pickle
+from multiprocessing import Pipe
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import psutil
+import pytest
+import torch
+
+from harness.artifacts import Store
+from harness.cli.common import _check_accelerate, _training_device
+from harness.errors import SuiteError
+from harness.jobs import Jobs
+from harness.plan import PrepareHost
+from harness.planner import make_plan
+from harness.plugins import load_plugins
+from harness.ranks import ALONE, Follower
+from harness.splits import subset
+from harness.suite import load_suite
+from harness.train import TrainRecipe, fit
+from harness.types import DeviceInfo
+
+pytest.importorskip("accelerate")
+
+PLUGIN = Path(__file__).parents[1] / "data" / "ranked"
+HOWS = ("plain", "noisy", "killed", "raises", "dies", "strays")
+SUITE = """
+suite: ranked
+data: {{name: synthetic, num_classes: 3, size: 8, channels: 1, train: 150, test: 30, validation: 0.2}}
+prepare: {{processes: {processes}, device: cpu}}
+defaults:
+  train:
+    {{epochs: 0, lr: 0.05, optimizer: momentum, batch_size: 16, clip_grad: 1.0, augment: crop-flip, ema: 0.5,
+     early_stop: 3}}
+methods:
+{methods}
+devices:
+  here: {{backend: cpu}}
+run:
+  - {{methods: all, devices: [here]}}
+"""
+
+
+class Quiet:
+    """A watcher."""
+
+    def __getattr__(self, name):
+        return lambda *told: None
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A folder from which processes load the plugin ``ranked``, as if it were installed."""
+    folder = tmp_path_factory.mktemp("ranked")
+    (folder / "harness_ranked.py").write_text((PLUGIN / "harness_ranked.py").read_text())
+    info = folder / "harness_ranked-0.1.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: harness-ranked\nVersion: 0.1\n")
+    (info / "entry_points.txt").write_text("[harness]\nranked = harness_ranked\n")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(folder))
+        patch.setenv("OMP_NUM_THREADS", "1")
+        yield folder
+
+
+def prepare(place, processes, hows):
+    """Build ``hows`` as a run does: failures by name."""
+    methods = "\n".join(f"  {how}: {{build: {{ranked: {{how: {how}, out: '{place}'}}}}}}" for how in hows)
+    path = place / "ranked.yaml"
+    path.write_text(SUITE.format(processes=processes, methods=methods))
+    plan = make_plan(load_suite(path), load_plugins(), PrepareHost(torch="1"))
+    nodes = [node for node in plan.nodes.values() if node.stage == "build"]
+    jobs = Jobs(Store(place / "cache").root, (), 1, 1, processes)
+    try:
+        failures = jobs.prepare(nodes, Quiet())
+        children = [c for c in psutil.Process().children(recursive=True) if "spawn_main" in str(c.cmdline())]
+        assert len(children) == processes or failures
+    finally:
+        jobs.close()
+    assert psutil.wait_procs(children, timeout=5)[1] == []
+    name = {node.key: node.task["params"]["how"] for node in nodes}
+    return {name[key]: failure for key, failure in failures.items()}
+
+
+def told(place, how, processes, rank=0):
+    return torch.load(place / f"{how}-{processes}" / f"{rank}.pt")
+
+
+@pytest.fixture(scope="module")
+def ran(place):
+    """Once with one process, once with two, and what was killed once more."""
+    assert prepare(place, 1, ["plain", "noisy"]) == {}
+    failures = prepare(place, 2, HOWS)
+    again = prepare(place, 2, ["killed"])
+    return SimpleNamespace(place=place, failures=failures, again=again)
+
+
+def test_two_processes_compute_what_one_does(ran):
+    one, two = told(ran.place, "plain", 1), told(ran.place, "plain", 2)
+    assert list(one["weights"]) == list(two["weights"])
+    for name, weights in one["weights"].items():
+        torch.testing.assert_close(two["weights"][name], weights, rtol=1e-4, atol=1e-6)
+    assert two["passes"] == one["passes"] == 3 * 81
+    for first, second in zip(one["history"], two["history"], strict=True):
+        assert second == pytest.approx(first, rel=1e-5)
+    assert two["top1"] == one["top1"]
+
+
+def test_each_process_has_its_part_of_each_batch(ran):
+    assert told(ran.place, "plain", 1)["updates"] == 18
+    # of a last batch of one sample the first rank has none
+    assert [told(ran.place, "plain", 2, rank)["updates"] for rank in (0, 1)] == [15, 18]
+
+
+@pytest.mark.parametrize("how", ["plain", "noisy"])
+def test_all_ranks_end_with_the_same_weights(ran, how):
+    first, second = (told(ran.place, how, 2, rank) for rank in (0, 1))
+    for name, weights in first["weights"].items():
+        assert torch.equal(second["weights"][name], weights), name
+    assert second["history"] == first["history"]
+
+
+def test_a_last_batch_that_leaves_a_batch_norm_one_sample_is_left_out(ran):
+    assert [told(ran.place, "noisy", count)["passes"] for count in (1, 2)] == [3 * 83, 3 * 80]
+
+
+def test_dropout_differs_between_ranks(ran):
+    one, two = told(ran.place, "noisy", 1), told(ran.place, "noisy", 2)
+    assert not torch.allclose(two["weights"]["0.weight"], one["weights"]["0.weight"], rtol=1e-4, atol=1e-6)
+
+
+def test_killed_and_resumed_is_bit_identical(ran):
+    assert ran.failures["killed"].reason == "its process was ended by SIGKILL (out of memory?)"
+    assert ran.again == {}
+    digests = {
+        (ran.place / f"{how}-2" / f"{rank}.digest").read_text()
+        for how in ("noisy", "killed")
+        for rank in (0, 1)
+    }
+    assert len(digests) == 1
+    assert told(ran.place, "killed", 2)["updates"] == 5  # two epochs were in the checkpoint
+
+
+def test_what_is_made_once_is_made_by_all_ranks_together_and_once(ran):
+    taught = {how: sorted(f.name[:8] for f in (ran.place / f"{how}-2").glob("taught-*")) for how in HOWS}
+    assert taught == {**{how: [] for how in HOWS}, "plain": ["taught-0", "taught-1"]}
+
+
+def test_a_rank_that_raises_fails_the_node_with_its_error(ran):
+    failure = ran.failures["raises"]
+    assert failure.reason == "ValueError: rank 1 does not like this batch"
+    assert "harness_ranked.py" in failure.trace
+    assert (failure.stage, failure.plugin) == ("build", "ranked")
+
+
+def test_a_rank_that_dies_fails_the_node_and_says_so(ran):
+    reason = "training process 2 of 2: its process was ended by SIGKILL (out of memory?)"
+    assert ran.failures["dies"].reason == reason
+
+
+def test_ranks_that_part_are_not_waited_for(ran):
+    assert ran.failures["strays"].reason == ("another training process is not done 2 s after the first")
+
+
+def test_no_failure_but_the_expected(ran):
+    assert set(ran.failures) == {"killed", "raises", "dies", "strays"}
+
+
+# --- one at a time --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("n", [0, 1, 2, 3, 16])
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_shares_are_the_batch(n, count):
+    rows = np.arange(n) + 5
+    team = [Follower(rank, count, None) for rank in range(count)]
+    shares = [ranks.share(rows) for ranks in team]
+    assert np.concatenate(shares).tolist() == rows.tolist()
+    sizes = [len(share) for share in shares]
+    assert max(sizes) - min(sizes) <= 1
+    assert ALONE.share(rows) is not None
+    assert ALONE.share(rows).tolist() == rows.tolist()
+
+
+def test_each_rank_has_its_gpu():
+    assert [Follower(rank, 3, None).device("cuda:0") for rank in (1, 2)] == ["cuda:1", "cuda:2"]
+    assert Follower(1, 3, None).device("cpu") == "cpu"
+    assert ALONE.device("cuda:3") == "cuda:3"
+
+
+def test_ranks_at_different_places_are_told():
+    ours, theirs = Pipe()
+    ours.send_bytes(pickle.dumps(("an evaluation", 1)))
+    ours.send_bytes(pickle.dumps(("an evaluation", 2)))
+    follower = Follower(1, 2, theirs)
+    assert follower.lead("an evaluation", lambda: 3) == 1
+    with pytest.raises(RuntimeError, match="the first is at an evaluation, another at the checkpoint"):
+        follower.lead("the checkpoint", lambda: 3)
+
+
+@pytest.fixture
+def suite(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text(
+        SUITE.format(processes=2, methods="  a: {build: vit}").replace("device: cpu", "device: auto")
+    )
+    return load_suite(path)
+
+
+def test_fewer_gpus_than_processes_are_refused(suite):
+    for gpus in (0, 1, 2):
+        infos = [
+            DeviceInfo(name=f"cuda:{i}", backend="cuda", model="a GPU", kind="cuda", cores=1, memory_bytes=1)
+            for i in range(gpus)
+        ]
+        backend = SimpleNamespace(entry=SimpleNamespace(probe=lambda infos=infos: infos))
+        known = SimpleNamespace(backends={"cuda": backend})
+        if gpus == 1:
+            with pytest.raises(
+                SuiteError, match=r"mine\.yaml:4: .*processes: 2 take a GPU each, and 1 answer "
+            ):
+                _training_device(suite, known)
+        else:
+            assert _training_device(suite, known) == (("cuda:0", "a GPU") if gpus else ("cpu", ""))
+
+
+def test_without_accelerate_it_is_said_how_to_get_it(suite, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(SuiteError, match=r"mine\.yaml:4: .*pip install 'edge-harness\[multi-gpu\]'"):
+        _check_accelerate(suite)
+
+
+def test_a_batch_has_a_sample_for_each_rank():
+    points = SimpleNamespace(labels=np.zeros(8, np.int64), __len__=None)
+    data = subset(points, np.arange(8))
+    for recipe, samples in ((TrainRecipe(batch_size=2), data), (TrainRecipe(), subset(points, np.arange(2)))):
+        with pytest.raises(ValueError, match="3 processes need batches of 3 samples or more, not 2 "):
+            fit(
+                torch.nn.Linear(4, 2), recipe, samples, None, seed=0, device="cpu", folder=Path(),
+                progress=print, ranks=Follower(1, 3, None),
+            )  # fmt: skip
