@@ -112,7 +112,9 @@ class _Team(Ranks):
         torch.set_num_threads(threads)
 
     def align(self, module: torch.nn.Module) -> None:
-        weights = lambda: {name: tensor.cpu() for name, tensor in module.state_dict().items()}  # noqa: E731
+        def weights() -> dict[str, torch.Tensor]:
+            return {name: tensor.cpu() for name, tensor in module.state_dict().items()}
+
         module.load_state_dict(self.lead("starting weights", weights))
 
     def average(self, module: torch.nn.Module, weight: float) -> None:
@@ -125,13 +127,11 @@ class _Team(Ranks):
         flat = torch.cat([tensor.flatten() for tensor in (*gradients, *statistics)]) * weight
         given = flat.new_tensor([parameter.grad is not None for parameter in trained])
         mean, given = self.total(torch.cat([flat, given])).split([len(flat), len(given)])
-        means = mean.split([tensor.numel() for tensor in (*gradients, *statistics)])
-        for parameter, gradient, value, any_given in zip(
-            trained, gradients, means, given.tolist(), strict=False
-        ):
-            parameter.grad = gradient.copy_(value.view_as(gradient)) if any_given else None
-        for statistic, value in zip(statistics, means[len(trained) :], strict=True):
-            statistic.copy_(value.view_as(statistic))
+        sizes = [tensor.numel() for tensor in (*gradients, *statistics)]
+        for tensor, value in zip((*gradients, *statistics), mean.split(sizes), strict=True):
+            tensor.copy_(value.view_as(tensor))
+        for parameter, gradient, by_any in zip(trained, gradients, given.tolist(), strict=True):
+            parameter.grad = gradient if by_any else None
 
     def total(self, value: torch.Tensor) -> torch.Tensor:
         from accelerate.utils import reduce

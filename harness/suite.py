@@ -123,7 +123,7 @@ class Measure(Params):
 
 
 class Prepare(Params):
-    """Where models are trained and exported. Threads and device are part of what a result means."""
+    """Where models are trained and exported. Threads, processes and device are part of what a result means."""
 
     threads: int = Field(1, ge=1, le=1024, description="threads of each training process")
     processes: int = Field(1, ge=1, le=64, description="processes that share each training, a GPU each")
