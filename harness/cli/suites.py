@@ -19,9 +19,11 @@ def list_() -> None:
     """Names of the shipped suites; `harness run NAME` runs one."""
     from harness.suite import shipped_suites
 
-    for name, path in shipped_suites().items():
-        first = path.read_text().splitlines()[0] if path.stat().st_size else ""
-        click.echo(f"{name:<12} {first.lstrip('# ')}")
+    suites = shipped_suites()
+    width = max(map(len, suites), default=0)
+    for name, path in suites.items():
+        first = path.read_text().partition("\n")[0]  # a comment that says what the suite is
+        click.echo(f"{name:<{width}}  {first.lstrip('# ')}")
 
 
 @command.command("show")
