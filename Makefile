@@ -4,6 +4,8 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 SUITE ?= suites/edge.yaml
+# side by side, a thread each; what watches the clock runs alone afterwards
+UNIT = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --maxprocesses 4 -m "not soak and not e2e and not lab"
 
 .PHONY: help edge test lint unit soak bench reproduction clean
 
@@ -20,7 +22,8 @@ edge: $(VENV)/.bench
 	$(BIN)/harness run $(SUITE)
 
 test: lint
-	$(BIN)/python -m pytest -m "not soak"
+	$(UNIT)
+	$(BIN)/python -m pytest -m "e2e or lab"
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check .
@@ -29,7 +32,7 @@ lint: $(VENV)/.test
 	$(BIN)/lint-imports
 
 unit: $(VENV)/.test
-	$(BIN)/python -m pytest -m "not soak and not e2e and not lab"
+	$(UNIT)
 
 soak: $(VENV)/.test
 	$(BIN)/python -m pytest -m soak --timeout 5400
