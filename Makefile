@@ -23,7 +23,7 @@ edge: $(VENV)/.bench
 
 test: lint
 	$(UNIT)
-	$(BIN)/python -m pytest -m "e2e or lab"
+	$(BIN)/python -m pytest -m "(e2e or lab) and not soak"
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check .
