@@ -53,7 +53,7 @@ $(VENV)/.bench: $(VENV)/bin/python pyproject.toml
 	@touch $@
 
 $(VENV)/.test: $(VENV)/bin/python pyproject.toml
-	$(BIN)/python -m pip install --quiet --editable '.[test]'
+	$(BIN)/python -m pip install --quiet --editable '.[test,jetson]'
 	@touch $(VENV)/.bench $@
 
 clean:

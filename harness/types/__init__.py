@@ -12,8 +12,6 @@ from harness.types.devices import (
     DeviceSpec,
     Fleet,
     Load,
-    Meter,
-    MeterInfo,
     Provenance,
     Samples,
     Scenario,
@@ -31,6 +29,7 @@ from harness.types.entries import (
     PlacerEntry,
     RuntimeEntry,
 )
+from harness.types.meters import SCOPES, Log, Meter, MeterInfo, Scope, Watch
 from harness.types.models import (
     IMAGE,
     Counts,
@@ -49,6 +48,7 @@ from harness.types.params import Params
 
 __all__ = [
     "IMAGE",
+    "SCOPES",
     "Artifact",
     "BackendEntry",
     "CompressorEntry",
@@ -67,6 +67,7 @@ __all__ = [
     "Fleet",
     "Lineage",
     "Load",
+    "Log",
     "Meter",
     "MeterEntry",
     "MeterInfo",
@@ -84,10 +85,12 @@ __all__ = [
     "RuntimeEntry",
     "Samples",
     "Scenario",
+    "Scope",
     "Session",
     "SessionOptions",
     "Sketch",
     "Split",
     "TensorSpec",
     "Unavailable",
+    "Watch",
 ]

@@ -1,4 +1,4 @@
-"""Artifacts, sessions, devices and meters: what measuring needs."""
+"""Artifacts, sessions and devices: what measuring needs."""
 
 from __future__ import annotations
 
@@ -25,8 +25,6 @@ __all__ = [
     "DeviceSpec",
     "Fleet",
     "Load",
-    "Meter",
-    "MeterInfo",
     "Provenance",
     "Samples",
     "Scenario",
@@ -188,30 +186,3 @@ class Device(Protocol):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None: ...
-
-
-# --- meters (no plugin gives one yet) ---
-
-
-@dataclass(frozen=True, kw_only=True)
-class MeterInfo:
-    """A meter that answers. ``scope``: wall, board, rails, package or gpu."""
-
-    name: str
-    scope: Literal["wall", "board", "rails", "package", "gpu"]
-    provenance: Provenance
-    quantity: Literal["energy", "power"]
-    period_s: float
-    details: Mapping[str, Any] = field(default_factory=dict)
-
-
-class Meter(Protocol):
-    """An opened meter."""
-
-    info: MeterInfo
-
-    def read(self) -> tuple[int, float]:
-        """(monotonic nanoseconds, joules since an arbitrary start | watts now)."""
-        ...
-
-    def close(self) -> None: ...

@@ -15,12 +15,11 @@ from harness.types.devices import (
     DeviceInfo,
     DeviceSpec,
     Fleet,
-    Meter,
-    MeterInfo,
     Session,
     SessionOptions,
     Unavailable,
 )
+from harness.types.meters import Log, Meter, MeterInfo, Watch
 from harness.types.models import Model, ModuleSpec, Part, Partition, Placement, Sketch
 from harness.types.params import Params
 
@@ -140,7 +139,16 @@ class RuntimeEntry(_Entry):
 
 @dataclass(frozen=True, kw_only=True)
 class MeterEntry(_Entry):
-    """A kind of power or energy meter. ``probe()`` tries every query it needs."""
+    """A kind of power or energy meter.
+
+    ``probe()`` tries every query it needs, and tells what is there without being told where to look;
+    ``describe(params)``, for a meter that must be told (an address, a file), does so for what a suite says,
+    and raises ``ValueError`` for what cannot be. ``open(info)`` runs in the process that samples.
+    ``watch()``, optional, opens what this kind knows of the machine's state, ``None`` where it knows nothing;
+    it runs in that process too, so that functions are at their module's top level.
+    """
 
     probe: Callable[[], Iterable[MeterInfo | Unavailable]]
-    open: Callable[[MeterInfo], Meter]
+    open: Callable[[MeterInfo], Meter | Log]
+    describe: Callable[[Any], Iterable[MeterInfo | Unavailable]] | None = None
+    watch: Callable[[], Watch | None] | None = None

@@ -1,0 +1,15 @@
+"""The meters, one module each."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from harness.hookspecs import hookimpl
+from harness.types import MeterEntry
+
+__all__ = ["harness_meters"]
+
+
+@hookimpl
+def harness_meters() -> Iterable[MeterEntry]:
+    return ()
