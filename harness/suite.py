@@ -62,6 +62,19 @@ def _seconds(value: object) -> object:
 Duration = Annotated[float, BeforeValidator(_seconds), Field(ge=0, le=86_400)]
 
 
+def _share(value: object) -> object:
+    """``2%`` or 0.02."""
+    if isinstance(value, str):
+        match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*%\s*", value)
+        if not match:
+            raise ValueError(f"{value!r} is no share; write 2% or 0.02")
+        return float(match[1]) / 100
+    return value
+
+
+Share = Annotated[float, BeforeValidator(_share), Field(gt=0, le=1)]
+
+
 @dataclass(frozen=True)
 class _Named:
     """An entry of a plugin as a suite writes it: ``vit`` or ``{vit: {dim: 96}}``."""
@@ -95,30 +108,68 @@ EntryRef = Annotated[
 ]
 
 
+class CoolDown(Params):
+    """Waiting for a temperature before a cell."""
+
+    below: float = Field(ge=-40, le=150, description="degrees Celsius of the hottest sensor")
+    limit: Duration = Field(300.0, description="wait no longer than this; the cell is then flagged unsteady")
+
+
+PRESETS: Mapping[str, Mapping[str, Any]] = {
+    "default": {},
+    # DeViT, section V-A: one warm-up run, then 100 runs over the whole test set, without break
+    "devit": {"passes": 100, "warmup": "one", "min_time": 0.0, "max_time": 3600.0},
+    # MLPerf Power: the whole system, nothing subtracted
+    "mlperf": {"idle_time": 0.0},
+}
+"""Ways to measure that papers and bodies laid down: keys of ``measure:`` where a suite says nothing else."""
+
+
 class Measure(Params):
     """How cells are measured."""
 
-    scenario: Literal["single-stream", "offline"] = Field(
+    preset: Literal["default", "devit", "mlperf"] = Field("default", description="whose rules for energy")
+    scenario: Literal["single-stream", "offline", "multi-stream", "server"] = Field(
         "single-stream", description="which load is generated"
     )
-    batch: int = Field(1, ge=1, le=4096, description="samples per query")
+    batch: int = Field(1, ge=1, le=4096, description="samples that are inferred at once")
+    streams: int = Field(8, ge=1, le=4096, description="multi-stream: samples that arrive at once")
+    target_qps: float | None = Field(None, gt=0, le=1e6, description="server: mean arrivals per second")
+    generator: Literal["harness", "loadgen"] = Field("harness", description="what generates the load")
     min_time: Duration = Field(1.0, description="a window lasts at least this long")
     min_queries: int = Field(662, ge=1, le=10_000_000, description="and at least this many queries")
+    passes: int | None = Field(None, ge=1, le=10_000, description="or passes over the test split, instead")
     max_time: Duration = Field(60.0, description="and ends here in any case (then flagged short)")
+    warmup: Literal["steady", "one"] = Field("steady", description="until steady, or one query")
+    sustained: Duration | None = Field(None, description="go on for this long, for sustained figures")
     repeats: int = Field(1, ge=1, le=1000, description="processes measured, on the first seed")
     energy: Literal["auto", "off", "require"] = Field("auto", description="read meters if any answer")
+    energy_error: Share | None = Field(None, description="lengthen the window until energy is this certain")
+    idle_time: Duration = Field(2.0, description="idle before and after the window, where a meter reads")
+    cool_down: CoolDown | None = Field(None, description="wait for a temperature before each cell")
 
-    @field_validator("scenario", mode="before")
+    @model_validator(mode="before")
     @classmethod
-    def _later(cls, value: object) -> object:
-        if value in ("multi-stream", "server"):
-            raise ValueError(f"scenario {value!r} is not built yet; allowed: single-stream, offline")
-        return value
+    def _preset(cls, value: Any) -> Any:
+        if not isinstance(value, Mapping) or not isinstance(value.get("preset"), str):
+            return value
+        return {**PRESETS.get(value["preset"], {}), **value}
 
     @model_validator(mode="after")
-    def _ordered(self) -> Measure:
+    def _fits(self) -> Measure:
         if self.max_time < self.min_time:
             raise ValueError(f"max_time ({self.max_time} s) is below min_time ({self.min_time} s)")
+        if (self.scenario == "server") != (self.target_qps is not None):
+            raise ValueError("target_qps belongs to scenario: server" if self.target_qps else
+                             "scenario: server needs target_qps, mean arrivals per second")  # fmt: skip
+        if "streams" in self.model_fields_set and self.scenario != "multi-stream":
+            raise ValueError("streams belongs to scenario: multi-stream")
+        if self.scenario == "server" and self.batch != 1:
+            raise ValueError("scenario: server sends one sample a query; batch is 1")
+        if self.scenario == "multi-stream" and self.streams % self.batch:
+            raise ValueError(f"streams ({self.streams}) is no multiple of batch ({self.batch})")
+        if self.energy == "off" and self.energy_error is not None:
+            raise ValueError("energy_error has no effect: energy is off")
         return self
 
 
@@ -182,6 +233,7 @@ class DeviceChoice(BaseModel):
     threads: int | None = Field(None, ge=1, le=1024)
     fleet: tuple[Name, ...] | None = Field(None, min_length=1, max_length=64)
     central: Name | None = None
+    meters: tuple[EntryRef, ...] | None = Field(None, description="which to read, instead of all that answer")
 
     @model_validator(mode="after")
     def _one_kind(self) -> DeviceChoice:
@@ -189,7 +241,7 @@ class DeviceChoice(BaseModel):
             raise ValueError("needs one of backend: or fleet:")
         if self.fleet is not None and (self.model_extra or self.threads is not None):
             extra = sorted(self.model_extra or {}) + (["threads"] if self.threads is not None else [])
-            raise ValueError(f"a fleet has no {', '.join(extra)}; allowed: fleet, central")
+            raise ValueError(f"a fleet has no {', '.join(extra)}; allowed: fleet, central, meters")
         if self.fleet is None and self.central is not None:
             raise ValueError("central belongs to a fleet")
         return self

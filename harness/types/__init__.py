@@ -29,7 +29,7 @@ from harness.types.entries import (
     PlacerEntry,
     RuntimeEntry,
 )
-from harness.types.meters import SCOPES, Log, Meter, MeterInfo, Scope, Watch
+from harness.types.meters import SCOPES, Log, Meter, MeterInfo, MeterUse, Monitor, Scope, Watch
 from harness.types.models import (
     IMAGE,
     Counts,
@@ -71,9 +71,11 @@ __all__ = [
     "Meter",
     "MeterEntry",
     "MeterInfo",
+    "MeterUse",
     "Model",
     "ModelEntry",
     "ModuleSpec",
+    "Monitor",
     "Params",
     "Part",
     "PartSketch",

@@ -118,14 +118,31 @@ class Fleet:
 
 @dataclass(frozen=True, kw_only=True)
 class Load:
-    """What load to generate, and when to stop: both minima met, or the maximum time."""
+    """What load to generate, when to stop (both minima met, or the maximum time), and what to read beside it.
+
+    ``streams``: samples of a multi-stream query. ``target_qps``: mean arrivals per second of the server
+    scenario, drawn from ``seed``. ``warmup``: until steady, or one query. ``sustained_s``: the load goes on
+    for this long. ``idle_s``: idle before and after, where a meter reads; ``energy_error``: relative
+    uncertainty for whose sake the window is lengthened, within ``max_time_s``.
+    """
 
     scenario: Scenario = "single-stream"
     batch: int = 1
+    streams: int = 8
+    target_qps: float | None = None
+    seed: int = 0
+    generator: Literal["harness", "loadgen"] = "harness"
     min_time_s: float = 1.0
     min_queries: int = 662
     max_time_s: float = 60.0
+    warmup: Literal["steady", "one"] = "steady"
     warmup_max_s: float = 5.0
+    sustained_s: float | None = None
+    idle_s: float = 2.0
+    energy_method: Literal["default", "devit", "mlperf"] = "default"
+    energy_error: float | None = None
+    cool_below_c: float | None = None
+    cool_limit_s: float = 300.0
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,7 +8,7 @@ from typing import Any, Literal, Protocol
 
 from harness.types.devices import Provenance
 
-__all__ = ["SCOPES", "Log", "Meter", "MeterInfo", "Scope", "Watch"]
+__all__ = ["SCOPES", "Log", "Meter", "MeterInfo", "MeterUse", "Monitor", "Scope", "Watch"]
 
 Scope = Literal["wall", "board", "rails", "package", "gpu"]
 
@@ -72,3 +72,19 @@ Watch = Callable[[], Mapping[str, Any]]
 ``temperature_c`` (the hottest sensor), ``mhz`` (the clock that matters), ``throttle`` (a list of causes at
 work now, like ``["thermal"]``), ``power_cap`` (true where only a power limit holds the clock), ``power_mode``.
 """
+
+
+@dataclass(frozen=True, kw_only=True)
+class MeterUse:
+    """A meter to read, and the function that opens it ("module:function")."""
+
+    info: MeterInfo
+    open: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Monitor:
+    """What is read beside a device's load: meters, and watches ("module:function") of the machine's state."""
+
+    meters: tuple[MeterUse, ...] = ()
+    watches: tuple[str, ...] = ()
