@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from harness.types import Load
 
-__all__ = ["Query", "Timed", "WarmUp", "batches", "first_query", "generate", "warm_up"]
+__all__ = ["Query", "Timed", "WarmUp", "batches", "first_query", "generate", "per_query", "warm_up", "whole"]
 
 Query = Callable[[NDArray[np.float32]], Any]
 
@@ -62,23 +62,43 @@ def batches(images: NDArray[np.float32], batch: int) -> list[NDArray[np.float32]
     return [images[start : start + batch] for start in range(0, len(images) - batch + 1, batch)]
 
 
+def per_query(load: Load) -> int:
+    """Images in one query."""
+    return load.streams if load.scenario == "multi-stream" else load.batch
+
+
+def whole(query: Query, load: Load) -> Query:
+    """``query``, made to take all images of one query: a multi-stream one is worked off in batches."""
+    if load.scenario != "multi-stream" or load.streams == load.batch:
+        return query
+
+    def all_of(images: NDArray[np.float32]) -> None:
+        for start in range(0, len(images), load.batch):
+            query(images[start : start + load.batch])
+
+    return all_of
+
+
 def first_query(query: Query, batch: NDArray[np.float32]) -> int:
     """Nanoseconds of one query; the caller sees to it that none ran before."""
     latency, _ = _timed(query, iter([batch]), lambda n, elapsed: True)
     return int(latency[0])
 
 
-def warm_up(query: Query, inputs: list[NDArray[np.float32]], max_s: float) -> WarmUp:
-    """Query until the latency is steady: the medians of two successive windows differ by at most 2%.
+def warm_up(query: Query, inputs: list[NDArray[np.float32]], load: Load) -> WarmUp:
+    """Query once where ``load.warmup`` says so, else until the latency is steady: the medians of two successive windows differ by at most 2%.
 
-    A window is at least 10 queries and 50 ms, or a quarter of ``max_s``, whichever comes first; no more
-    begins after ``max_s``, but two always run (two queries where one takes seconds). The limit is that of
+    A window is at least 10 queries and 50 ms, or a quarter of ``load.warmup_max_s``, whichever comes first; no more
+    begins after that time, but two always run (two queries where one takes seconds). The limit is that of
     Georges et al., "Statistically rigorous Java performance evaluation", OOPSLA 2007, section 4.2
     (coefficient of variation of 10 iterations below 0.02), put on medians so that a single disturbed query
     doesn't restart it. It ends effects of first use (caches, allocators, compilation, clocks); a slow drift
-    passes, and is looked for in the window itself (:func:`harness.environment.flags`).
+    passes, and is looked for in the window itself (:func:`harness.state.flags`).
     """
     source = itertools.cycle(inputs)
+    if load.warmup == "one":
+        return WarmUp(_timed(query, source, lambda n, elapsed: True)[0], True)
+    max_s = load.warmup_max_s
     full_ns = int(max_s * 1e9 / 4)
     taken: list[NDArray[np.int64]] = []
     last: float | None = None

@@ -1,6 +1,6 @@
 """One cell, measured: deploy its parts, generate the load, check parity, evaluate accuracy.
 
-Latency and memory come from the same worker process and window. Accuracy is that of the exported artifact,
+Latency, energy and memory come from the same worker process and window. Accuracy is that of the exported artifact,
 on the device, at the batch size of the scenario.
 """
 
@@ -8,19 +8,30 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from harness.artifacts import Store
 from harness.data import normalise
-from harness.environment import flags
 from harness.errors import CellError, DeviceError, HarnessError
+from harness.load import per_query
 from harness.parity import Parity, compare
 from harness.plan import Cell, digest
 from harness.plugins import Plugins
 from harness.prepare import parity_indices
 from harness.results import latency_summary
-from harness.types import Artifact, Device, DeviceSpec, Load, Samples, TensorSpec
+from harness.state import flags
+from harness.types import (
+    Artifact,
+    Device,
+    DeviceSpec,
+    Load,
+    MeterInfo,
+    MeterUse,
+    Monitor,
+    Samples,
+    TensorSpec,
+)
 
 __all__ = ["CellFailure", "Evaluations", "described", "measure_cell"]
 
@@ -91,7 +102,7 @@ def _measure(
     picked = normalise(np.asarray(images[parity_indices(len(images))]), data["mean"], data["std"])
     runtime = plugins.runtimes.get(task["runtime"]["name"]).entry
     params = runtime.params(**task["runtime"]["params"])
-    load = _load(task["measure"])
+    load = _load(task["measure"], cell, len(labels))
     with ExitStack() as stack:
         central, facts, nodes = _deploy(cell, export, plugins, store, stack)
         samples = central.measure(load, picked)
@@ -106,11 +117,20 @@ def _measure(
     return _content(cell, export, samples, parity, answers, labels, facts, nodes, preprocess_ms)
 
 
-def _load(measure: Mapping[str, Any]) -> Load:
-    return Load(
-        scenario=measure["scenario"], batch=measure["batch"], min_time_s=measure["min_time"],
-        min_queries=measure["min_queries"], max_time_s=measure["max_time"],
+def _load(measure: Mapping[str, Any], cell: Cell, n: int) -> Load:
+    """The load of a cell; ``n`` images are in the test split."""
+    cool = measure["cool_down"] or {"below": None, "limit": 0.0}
+    load = Load(
+        scenario=measure["scenario"], batch=measure["batch"], streams=measure["streams"],
+        target_qps=measure["target_qps"], seed=1000 * cell.seed + cell.repeat, generator=measure["generator"],
+        min_time_s=measure["min_time"], min_queries=measure["min_queries"], max_time_s=measure["max_time"],
+        warmup=measure["warmup"], sustained_s=measure["sustained"], idle_s=measure["idle_time"],
+        energy_method=measure["preset"], energy_error=measure["energy_error"],
+        cool_below_c=cool["below"], cool_limit_s=cool["limit"],
     )  # fmt: skip
+    if measure["passes"]:
+        return replace(load, min_queries=measure["passes"] * -(-n // per_query(load)))
+    return load
 
 
 def _deploy(
@@ -128,7 +148,7 @@ def _deploy(
         device = backend.open(
             DeviceSpec(
                 name=spec["name"], backend=spec["backend"], params=backend.params(**spec["params"]),
-                threads=spec["threads"],
+                threads=spec["threads"], monitor=_monitor(task["monitor"] if index == task["central"] else {}),
             )
         )  # fmt: skip
         devices[index] = stack.enter_context(device)
@@ -142,6 +162,11 @@ def _deploy(
         {name: devices[index] for name, index in nodes.items() if index != task["central"]},
     )
     return central, facts, nodes
+
+
+def _monitor(monitor: Mapping[str, Any]) -> Monitor:
+    uses = (MeterUse(info=MeterInfo(**use["info"]), open=use["open"]) for use in monitor.get("meters", ()))
+    return Monitor(meters=tuple(uses), watches=monitor.get("watches", {}))
 
 
 def artifact_of(part: Mapping[str, Any], store: Store, key: str) -> Artifact:
@@ -222,7 +247,8 @@ def _content(
     precisions = sorted({str(fact.get("precision")) for fact in facts.values()})
     arrays = {
         "latency_ns": samples.latency_ns, "warmup_ns": samples.warmup_ns, "first_ns": samples.first_ns,
-        "predictions": predictions, **told, "labels": labels, **samples.timeline,
+        "predictions": predictions, **told, "labels": labels, **samples.timeline, **samples.meters,
+        **({} if samples.lasting_ns is None else {"lasting_ns": samples.lasting_ns}),
     }  # fmt: skip
     return {
         "arrays": arrays,
@@ -234,7 +260,8 @@ def _content(
             "top1": float((predictions == labels).mean() * 100), "top5": None if top5 is None else float(top5),
             **oracle, "n": n, "on": "device", "parity": asdict(parity),
         },
-        "latency": latency_summary(samples, preprocess_ms),
+        "latency": {**latency_summary(samples, preprocess_ms), "sustained": dict(samples.sustained)},
+        "energy": [dict(reading) for reading in samples.energy],
         "memory": dict(samples.memory),
         "network": dict(samples.network),
         "parts": [
@@ -242,7 +269,11 @@ def _content(
              "weight_bytes": part["artifact"]["weight_bytes"], "output": part["output"]["shape"]}
             for part in export["parts"]
         ],
-        "state": {"steady": samples.steady, "window_s": samples.window_ns / 1e9},
+        "state": {
+            "steady": samples.steady, "window_s": samples.window_ns / 1e9, "cooled": samples.cooled,
+            "machine": samples.states, "problems": list(samples.problems),
+            "no_meter": cell.task["no_meter"],
+        },
         "flags": flags(samples),
         "lineage": export["lineage"],
         "train": {
@@ -266,6 +297,9 @@ def _counts(parts: list[Mapping[str, Any]], nodes: Mapping[str, int]) -> dict[st
     }
 
 
+_IN_SECONDS = {key: f"{key}_s" for key in ("min_time", "max_time", "idle_time", "sustained")}
+
+
 def described(cell: Cell) -> dict[str, Any]:
     """What a cell's record says even if the cell failed: where and how it was to be measured."""
     task = cell.task
@@ -281,9 +315,8 @@ def described(cell: Cell) -> dict[str, Any]:
         },
         "runtime": {**task["runtime"], "precision": None, "facts": {}},
         "scenario": {
-            "name": measure["scenario"], "batch": measure["batch"], "threads": task["specs"][0]["threads"],
-            "min_time_s": measure["min_time"], "min_queries": measure["min_queries"],
-            "max_time_s": measure["max_time"],
+            "name": measure["scenario"], "threads": task["specs"][0]["threads"],
+            **{_IN_SECONDS.get(key, key): value for key, value in measure.items() if key not in ("scenario", "repeats")},
         },
         "data": {
             "name": data["name"], "task": "image-classification", "split": "test", "classes": data["classes"],

@@ -176,9 +176,10 @@ class _Planner:
             overrides = dict(item.measure or {})
             measure: Measure = self.suite.measure
             if overrides:
-                merged = {**measure.model_dump(), **overrides}
+                merged = {**measure.model_dump(exclude_unset=True), **overrides}
                 measure = validated(Measure, merged, self.source, (*path, "measure"))
-            self._check_energy(measure, index)
+            self._check_cool_down(measure, index)
+            self._check_energy(measure, item.devices, index)
             for name in self.selected(item.methods, path, only):
                 refs = item.runtimes or (self.suite.methods[name].runtime or self._runtime_of(name),)
                 for ref in refs:
@@ -199,11 +200,24 @@ class _Planner:
             parent = self.suite.methods[parent].from_
         return self.suite.defaults.runtime
 
-    def _check_energy(self, measure: Measure, index: int) -> None:
-        if measure.energy == "require" and len(self.plugins.meters) == 0:
-            inside = "energy" in (self.suite.run[index].measure or {})
-            path = ("run", index, "measure", "energy") if inside else ("measure", "energy")
-            raise SuiteError(f"{self.source.where(*path)}: require, but no installed plugin gives a meter")
+    def _check_energy(self, measure: Measure, devices: Sequence[str], index: int) -> None:
+        if measure.energy != "require":
+            return
+        for device in devices:
+            target = self.resolver.target(device, self.suite.defaults.threads)
+            monitor, why = self.resolver.monitor(target, measure.energy)
+            if not monitor.meters:
+                where = self._measure_key("energy", index)
+                raise SuiteError(f"{where}: require, but on {device} {why}; see `harness devices list`")
+
+    def _check_cool_down(self, measure: Measure, index: int) -> None:
+        if measure.cool_down is not None and self.resolver.meters.temperature() is None:
+            where = self._measure_key("cool_down", index)
+            raise SuiteError(f"{where}: nothing tells a temperature on this machine; leave it out")
+
+    def _measure_key(self, key: str, index: int) -> str:
+        inside = key in (self.suite.run[index].measure or {})
+        return self.source.where(*(("run", index, "measure", key) if inside else ("measure", key)))
 
     def selected(self, patterns: Any, path: tuple[str | int, ...], only: str | None) -> list[str]:
         names = list(self.suite.methods)
@@ -267,11 +281,17 @@ class _Planner:
                 "dataset": {"entry": resolved.data.entry, "params": dict(resolved.data.params)},
             },
         }  # fmt: skip
+        monitor, no_meter = self.resolver.monitor(target, measure.energy)
+        base["monitor"] = {
+            "meters": [{"info": asdict(use.info), "open": use.open} for use in monitor.meters],
+            "watches": dict(monitor.watches),
+        }
         method_key = digest(config)
         fixed = digest(
             {"task": base, "method_key": method_key, "runtime": source_hash(runtime[1].module)}
-            | {"core": core_hash("worker.py", "load.py")}
+            | {"core": core_hash("worker.py", "window.py", "load.py", "energy.py")}
         )
+        base["no_meter"] = "" if monitor.meters else no_meter  # a reason, no part of what a cell is
         links = self.links(resolved, sketch)
         exporting = self.exporting(runtime, resolved.data)
         for seed in self.suite.seeds:

@@ -15,6 +15,7 @@ from typing import Any
 
 from harness.data import DataChoice, effective_info
 from harness.errors import HarnessError, SuiteError, nearest
+from harness.meters import Meters, fitting
 from harness.plan import digest
 from harness.plugins import Origin, Plugins, Registered, Registry
 from harness.suite import DeviceChoice, Method, Suite, validated
@@ -25,7 +26,9 @@ from harness.types import (
     DeviceInfo,
     DeviceSpec,
     Fleet,
+    MeterUse,
     ModuleSpec,
+    Monitor,
     Params,
     Placement,
     RuntimeEntry,
@@ -101,6 +104,8 @@ class Resolver:
         self._targets: dict[tuple[str, int], Target] = {}
         self._datasets: dict[str, ChosenData] = {}
         self._sketches: dict[tuple[str, str], Sketch] = {}
+        self._monitors: dict[tuple[str, str], tuple[Monitor, str]] = {}
+        self.meters = Meters(plugins)
 
     # --- entries, data, devices ---
 
@@ -189,7 +194,7 @@ class Resolver:
         )
         for key in choice.model_extra or {}:
             if key not in found.entry.params.model_fields:
-                allowed = ["backend", "threads", *found.entry.params.model_fields]
+                allowed = ["backend", "threads", "meters", *found.entry.params.model_fields]
                 raise SuiteError(f"{self.source.where(*path, key)}: unknown key; {nearest(key, allowed)}")
         params = validated(found.entry.params, dict(choice.model_extra or {}), self.source, path)
         spec = DeviceSpec(name=name, backend=choice.backend, params=params, threads=choice.threads or threads)
@@ -198,6 +203,46 @@ class Resolver:
             return spec, found.entry.describe(spec)
         except ValueError as error:
             raise SuiteError(f"{self.source.where(*path)}: {error}") from None
+
+    def monitor(self, target: Target, energy: str) -> tuple[Monitor, str]:
+        """What is read beside the cells of a target, and why no meter is, if none is.
+
+        Raises:
+            SuiteError: a meter that the suite names is unknown, or its parameters cannot be right.
+        """
+        memo = target.name, energy
+        if memo not in self._monitors:
+            uses, why = ([], "energy: off") if energy == "off" else self._meters_of(target)
+            self._monitors[memo] = Monitor(meters=tuple(uses), watches=self.meters.watches()), why
+        return self._monitors[memo]
+
+    def _meters_of(self, target: Target) -> tuple[list[MeterUse], str]:
+        choice = self.suite.devices[target.name]
+        members = choice.fleet if choice.fleet is not None else (target.name,)
+        named = [
+            name
+            for name in dict.fromkeys((target.name, *members))
+            if self.suite.devices[name].meters is not None
+        ]
+        uses: dict[str, MeterUse] = {}
+        absent = []
+        for name in named:
+            path = ("devices", name, "meters")
+            chosen = []
+            for index, ref in enumerate(self.suite.devices[name].meters or ()):
+                _, _, params = self.entry(self.plugins.meters, ref, (*path, index))
+                chosen.append((self.plugins.meters.get(ref.name), params))
+            try:
+                found, missing = self.meters.named(chosen)
+            except ValueError as error:
+                raise SuiteError(f"{self.source.where(*path)}: {error}") from None
+            uses |= {use.info.name: use for use in found}
+            absent += missing
+        if not named:
+            found, absent = self.meters.auto()
+            uses = {use.info.name: use for info in target.infos for use in fitting(found, info)}
+        told = "; ".join(f"{one.name}: {one.reason}" for one in absent)
+        return list(uses.values()), "no meter answers" + (f" ({told})" if told else "")
 
     def runtime(self, ref: Any, path: tuple[str | int, ...]) -> tuple[RuntimeEntry, Origin, Params]:
         return self.entry(self.plugins.runtimes, ref, path)

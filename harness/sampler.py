@@ -50,10 +50,10 @@ class MeterSamples:
 
 @dataclass(frozen=True, kw_only=True)
 class Sampled:
-    """What a sampler saw: each meter's samples, and the machine's state (nanoseconds, signals) in time."""
+    """What a sampler saw: each meter's samples, and the machine's state (nanoseconds, source, signals) in time."""
 
     meters: tuple[MeterSamples, ...] = ()
-    states: tuple[tuple[int, Mapping[str, Any]], ...] = ()
+    states: tuple[tuple[int, str, Mapping[str, Any]], ...] = ()
     problems: tuple[str, ...] = field(default=())
 
 
@@ -101,7 +101,7 @@ def main() -> None:
     os.dup2(2, 1)  # a meter's library may print
     on = threading.Event()
     meters: dict[str, tuple[Meter | Log, _Reader | None]] = {}
-    watchers: list[_Reader] = []
+    watchers: dict[str, _Reader] = {}
     for line in sys.stdin:
         asked = json.loads(line)
         answer: dict[str, Any] = {}
@@ -111,13 +111,13 @@ def main() -> None:
             case "now":
                 answer = {"now": time.monotonic_ns()}
             case "start":
-                for reader in (*(reader for _, reader in meters.values() if reader), *watchers):
+                for reader in (*(reader for _, reader in meters.values() if reader), *watchers.values()):
                     reader.samples.clear()
                 on.set()
             case "stop":
                 answer = _stop(asked, meters, watchers, on)
             case "state":
-                answer = {"states": [[t, s] for reader in watchers for t, s in reader.samples[-1:]]}
+                answer = {"states": [s for reader in watchers.values() for _, s in reader.samples[-1:]]}
         answers.write(json.dumps(answer) + "\n")
         answers.flush()
     os._exit(0)  # a meter's thread may be in a system call
@@ -126,7 +126,7 @@ def main() -> None:
 def _open(
     asked: Mapping[str, Any],
     meters: dict[str, tuple[Meter | Log, _Reader | None]],
-    watchers: list[_Reader],
+    watchers: dict[str, _Reader],
     on: threading.Event,
 ) -> dict[str, str]:
     """Open every meter and watch; meter -> what went wrong."""
@@ -142,11 +142,11 @@ def _open(
             meters[info.name] = meter, reader
         except Exception as error:  # noqa: BLE001 - it becomes the reason why there is no figure
             errors[info.name] = _line(error)
-    for name in asked["watches"]:
+    for name, function in asked["watches"].items():
         try:
-            watch = _function(name)()
+            watch = _function(function)()
             if watch is not None:
-                watchers.append(_Reader(_stamped(watch), STATE_S, on))
+                watchers[name] = _Reader(_stamped(watch), STATE_S, on)
         except Exception as error:  # noqa: BLE001
             errors[name] = _line(error)
     return errors
@@ -155,7 +155,7 @@ def _open(
 def _stop(
     asked: Mapping[str, Any],
     meters: Mapping[str, tuple[Meter | Log, _Reader | None]],
-    watchers: Sequence[_Reader],
+    watchers: Mapping[str, _Reader],
     on: threading.Event,
 ) -> dict[str, Any]:
     on.clear()
@@ -176,7 +176,9 @@ def _stop(
             "value": [value for _, value in samples],
             "error": error,
         }
-    states = sorted((sample for watcher in watchers for sample in list(watcher.samples)), key=lambda s: s[0])
+    states = [
+        (ns, name, signals) for name, watcher in watchers.items() for ns, signals in list(watcher.samples)
+    ]
     return {"meters": found, "states": states}
 
 
@@ -213,9 +215,18 @@ class Sampler:
             end.send(
                 do="open",
                 meters=[{"open": use.open, "info": asdict(use.info)} for use in hosts[host]],
-                watches=list(monitor.watches) if not host else [],
+                watches=dict(monitor.watches) if not host else {},
             )
         self._errors: dict[str, str] | None = None
+
+    @property
+    def meters(self) -> tuple[MeterUse, ...]:
+        return self._monitor.meters
+
+    @property
+    def pids(self) -> tuple[int, ...]:
+        """The process on this machine."""
+        return self._ends[""].pids
 
     def ready(self) -> Mapping[str, str]:
         """Wait until every meter is open; meter or watch -> why it is not."""
@@ -226,6 +237,10 @@ class Sampler:
                 end.join_clocks()
         return self._errors
 
+    def problems(self) -> list[str]:
+        """What went wrong with the sampling processes themselves."""
+        return [end.problem for end in self._ends.values() if end.problem]
+
     def start(self) -> None:
         """Forget earlier samples and begin to read."""
         self.ready()
@@ -233,7 +248,7 @@ class Sampler:
 
     def state(self) -> list[Mapping[str, Any]]:
         """The latest state of every watch, while reading."""
-        return [signals for _, signals in self._ends[""].ask(do="state").get("states", [])]
+        return list(self._ends[""].ask(do="state").get("states", []))
 
     def stop(self, begin_ns: int, end_ns: int, load: tuple[int, int]) -> Sampled:
         """End reading. ``load`` is when the load began and ended (a log may need to be aligned by it)."""
@@ -258,8 +273,8 @@ class Sampler:
                 )
             )  # fmt: skip
         problems = [f"{name}: {text}" for name, text in errors.items() if name in self._monitor.watches]
-        problems += [end.problem for end in self._ends.values() if end.problem]
-        states = tuple((int(ns), signals) for ns, signals in answers[""].get("states", []))
+        problems += self.problems()
+        states = tuple((int(ns), name, signals) for ns, name, signals in answers[""].get("states", []))
         return Sampled(meters=tuple(found), states=states, problems=tuple(problems))
 
     def close(self) -> None:
@@ -294,6 +309,10 @@ class _End:
             self.problem = f"cannot start {(there if host else own)[0]}: {error.strerror}"
             return
         threading.Thread(target=self._listen, daemon=True).start()
+
+    @property
+    def pids(self) -> tuple[int, ...]:
+        return (self._process.pid,) if hasattr(self, "_process") else ()
 
     def _listen(self) -> None:
         assert self._process.stdout is not None

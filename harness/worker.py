@@ -21,10 +21,11 @@ from multiprocessing.process import BaseProcess
 from typing import TYPE_CHECKING, Any
 
 from harness import memory
-from harness.environment import Window
 from harness.errors import HarnessError
-from harness.load import batches, first_query, generate, warm_up
-from harness.types import IMAGE, Artifact, Load, Samples, Session, SessionOptions
+from harness.load import batches, per_query, whole
+from harness.sampler import Sampler
+from harness.types import IMAGE, Artifact, Load, Monitor, Samples, Session, SessionOptions
+from harness.window import Observed, observe
 
 if TYPE_CHECKING:
     import numpy as np
@@ -93,6 +94,7 @@ class Worker:
     peers: dict[str, Connection] = field(default_factory=dict)
     peer_ids: list[int] = field(default_factory=list)
     first_ns: int = 0
+    sampler: Sampler | None = None
 
     def load(self, name: str, artifact: Artifact, loader: str, options: SessionOptions) -> Mapping[str, Any]:
         """Load an artifact with the runtime's function ``loader`` ("module:function")."""
@@ -149,26 +151,31 @@ class Worker:
             self.first_ns = self.first_ns or time.perf_counter_ns() - start
         return np.concatenate(answers)
 
+    def watch(self, monitor: Monitor) -> None:
+        """Start the process that reads meters and the machine's state; it is up by the time that it is needed."""
+        if monitor.meters or monitor.watches:
+            self.sampler = Sampler(monitor)
+
     def measure(self, load: Load, images: Array) -> Samples:
-        """First inference, warm-up, then the window, whose memory and signals these are."""
+        """First inference, warm-up, then the window, whose memory, signals and energy these are."""
         import numpy as np
 
-        inputs = batches(images, load.batch)
+        inputs = batches(images, per_query(load))
         copied = 0 if np.shares_memory(inputs[0], images) else sum(one.nbytes for one in inputs)
-        peak_known = memory.reset_peak()
         timeline: dict[str, list[int]] = {}
-        query = self._query(timeline)
-        self.first_ns = self.first_ns or first_query(query, inputs[0])
-        warm = warm_up(query, inputs, load.warmup_max_s)
-        timeline_start = {name: len(values) for name, values in timeline.items()}
-        with Window(self.peer_ids) as window:
-            timed = generate(query, inputs, load)
-        peak = memory.peak(images.nbytes + copied) if peak_known else None
+        seen = observe(
+            whole(self._query(timeline), load), inputs, load, self.sampler,
+            first_ns=self.first_ns, peers=self.peer_ids, held=images.nbytes + copied,
+        )  # fmt: skip
+        self.first_ns = seen.first_ns
         return Samples(
-            latency_ns=timed.latency_ns, warmup_ns=warm.latency_ns, first_ns=self.first_ns,
-            window_ns=timed.window_ns, batch=load.batch, steady=warm.steady, reached=timed.reached,
-            timeline={name: np.array(ns[timeline_start.get(name, 0) :], np.int64) for name, ns in timeline.items()},
-            memory=self._memory(peak), environment=dict(window.signals), network=self._network(inputs[0]),
+            latency_ns=seen.timed.latency_ns, warmup_ns=seen.warm.latency_ns, first_ns=seen.first_ns,
+            window_ns=seen.timed.window_ns, batch=per_query(load), steady=seen.warm.steady,
+            reached=seen.timed.reached, cooled=seen.cooled, timeline=_last(timeline, seen, load),
+            memory=self._memory(seen.peak), environment=seen.signals, states=seen.states(),
+            problems=seen.sampled.problems, energy=[one.to_json() for one in seen.readings],
+            meters=seen.raw_meters(), sustained=seen.sustained(load), lasting_ns=seen.lasting_ns(),
+            network=self._network(inputs[0][: load.batch]),
         )  # fmt: skip
 
     def _memory(self, peak: int | None) -> dict[str, int]:
@@ -218,6 +225,18 @@ class Worker:
             return values[last]
 
         return query
+
+
+def _last(timeline: Mapping[str, list[int]], seen: Observed, load: Load) -> dict[str, Any]:
+    """Of each part's times those of the window: the newest, before what lasted longer."""
+    import numpy as np
+
+    calls = per_query(load) // load.batch  # runs of the graph in a query
+    beyond = sum(len(one.latency_ns) for one in (seen.lasting, seen.tail) if one is not None) * calls
+    n = len(seen.timed.latency_ns) * calls
+    return {
+        name: np.array(ns[len(ns) - beyond - n : len(ns) - beyond], np.int64) for name, ns in timeline.items()
+    }
 
 
 def _run_graph(

@@ -12,7 +12,6 @@ from harness.types.devices import (
     DeviceSpec,
     Fleet,
     Load,
-    Provenance,
     Samples,
     Scenario,
     Session,
@@ -29,7 +28,17 @@ from harness.types.entries import (
     PlacerEntry,
     RuntimeEntry,
 )
-from harness.types.meters import SCOPES, Log, Meter, MeterInfo, MeterUse, Monitor, Scope, Watch
+from harness.types.meters import (
+    SCOPES,
+    Log,
+    Meter,
+    MeterInfo,
+    MeterUse,
+    Monitor,
+    Provenance,
+    Scope,
+    Watch,
+)
 from harness.types.models import (
     IMAGE,
     Counts,

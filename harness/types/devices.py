@@ -8,6 +8,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
+from harness.types.meters import Monitor
 from harness.types.models import TensorSpec
 from harness.types.params import Params
 
@@ -25,7 +26,6 @@ __all__ = [
     "DeviceSpec",
     "Fleet",
     "Load",
-    "Provenance",
     "Samples",
     "Scenario",
     "Session",
@@ -33,7 +33,6 @@ __all__ = [
     "Unavailable",
 ]
 
-Provenance = Literal["measured", "fitted", "modelled", "emulated", "simulated", "published"]
 Scenario = Literal["single-stream", "offline", "multi-stream", "server"]
 
 
@@ -100,12 +99,13 @@ class DeviceInfo:
 
 @dataclass(frozen=True, kw_only=True)
 class DeviceSpec:
-    """A device as a suite names it: backend, the backend's parameters, threads per worker."""
+    """A device as a suite names it: backend, its parameters, threads per worker, what is read beside the load."""
 
     name: str
     backend: str
     params: Params
     threads: int = 1
+    monitor: Monitor = field(default_factory=Monitor)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,8 +150,11 @@ class Samples:
     """Raw samples of one measuring window, all from one process.
 
     ``latency_ns`` int64 [n]: one query each; ``first_ns`` the very first inference after loading;
-    ``warmup_ns`` those before steady state; ``timeline`` per-part nanoseconds, int64 [n] each
-    (``compute:PART``, ``wait:PART``); ``memory`` in bytes; ``environment`` the window's signals.
+    ``warmup_ns`` those before steady state; ``batch`` images in a query; ``timeline`` per-part nanoseconds,
+    int64 [n] each (``compute:PART``, ``wait:PART``); ``memory`` in bytes; ``environment`` the window's signals;
+    ``states`` what each watch saw of the machine; ``energy`` the meters' readings, as a record has them, and
+    ``meters`` their raw samples; ``sustained`` and ``lasting_ns`` are of the load that went on after the window;
+    ``cooled``: whether a temperature that was asked for was reached; ``problems`` of watches, a line each.
     """
 
     latency_ns: NDArray[np.int64]
@@ -161,9 +164,16 @@ class Samples:
     batch: int
     steady: bool
     reached: bool
+    cooled: bool = True
     timeline: Mapping[str, NDArray[np.int64]] = field(default_factory=dict)
     memory: Mapping[str, int] = field(default_factory=dict)
     environment: Mapping[str, Any] = field(default_factory=dict)
+    states: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    energy: Sequence[Mapping[str, Any]] = ()
+    meters: Mapping[str, NDArray[Any]] = field(default_factory=dict)
+    sustained: Mapping[str, Any] = field(default_factory=dict)
+    lasting_ns: NDArray[np.int64] | None = None
+    problems: Sequence[str] = ()
     network: Mapping[str, int] = field(default_factory=dict)
 
 

@@ -6,9 +6,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
-from harness.types.devices import Provenance
+__all__ = ["SCOPES", "Log", "Meter", "MeterInfo", "MeterUse", "Monitor", "Provenance", "Scope", "Watch"]
 
-__all__ = ["SCOPES", "Log", "Meter", "MeterInfo", "MeterUse", "Monitor", "Scope", "Watch"]
+Provenance = Literal["measured", "fitted", "modelled", "emulated", "simulated", "published"]
 
 Scope = Literal["wall", "board", "rails", "package", "gpu"]
 
@@ -84,7 +84,7 @@ class MeterUse:
 
 @dataclass(frozen=True, kw_only=True)
 class Monitor:
-    """What is read beside a device's load: meters, and watches ("module:function") of the machine's state."""
+    """What is read beside a device's load: meters, and watches of the machine's state (name -> "module:function")."""
 
     meters: tuple[MeterUse, ...] = ()
-    watches: tuple[str, ...] = ()
+    watches: Mapping[str, str] = field(default_factory=dict)

@@ -13,7 +13,16 @@ from typing import TYPE_CHECKING, Any
 
 from harness import worker
 from harness.errors import DeviceError
-from harness.types import Artifact, Device, DeviceInfo, Load, RuntimeEntry, Samples, SessionOptions
+from harness.types import (
+    Artifact,
+    Device,
+    DeviceInfo,
+    DeviceSpec,
+    Load,
+    RuntimeEntry,
+    Samples,
+    SessionOptions,
+)
 
 if TYPE_CHECKING:
     import numpy as np
@@ -30,10 +39,11 @@ class LocalDevice:
     """
 
     def __init__(
-        self, info: DeviceInfo, *, threads: int, device: str, affinity: tuple[int, ...] = ()
+        self, spec: DeviceSpec, info: DeviceInfo, *, device: str, affinity: tuple[int, ...] = ()
     ) -> None:
         self.info = info
-        self._options = SessionOptions(threads=threads, device=device)
+        self._options = SessionOptions(threads=spec.threads, device=device)
+        self._monitor = spec.monitor
         self._affinity = affinity
         self._process: BaseProcess | None = None
         self._conn: Connection | None = None
@@ -105,6 +115,7 @@ class LocalDevice:
         worker.start(process)
         theirs.close()
         self._process, self._conn = process, ours
+        self._ask("watch", self._monitor)  # its process has all cores, whatever the worker's are
         if self._affinity:
             os.sched_setaffinity(process.pid, self._affinity)
 

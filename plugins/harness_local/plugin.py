@@ -47,9 +47,7 @@ def open_cpu(spec: DeviceSpec) -> Device:
     from harness_local.device import LocalDevice
 
     assert isinstance(spec.params, CpuParams)
-    return LocalDevice(
-        describe_cpu(spec), threads=spec.threads, device="cpu", affinity=spec.params.affinity or ()
-    )
+    return LocalDevice(spec, describe_cpu(spec), device="cpu", affinity=spec.params.affinity or ())
 
 
 def _cpu(name: str, affinity: tuple[int, ...] | None) -> DeviceInfo:
@@ -91,7 +89,7 @@ def open_cuda(spec: DeviceSpec) -> Device:
     info = describe_cuda(spec)
     if isinstance(info, Unavailable):
         raise DeviceError(f"{info.reason}; {info.fix}")
-    return LocalDevice(info, threads=spec.threads, device=f"cuda:{spec.params.index}")
+    return LocalDevice(spec, info, device=f"cuda:{spec.params.index}")
 
 
 @hookimpl
