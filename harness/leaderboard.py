@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, get_args
 
 from harness import stats
 from harness.columns import COLUMNS, Column, check_columns, check_rank, order, parse_where
+from harness.energy_columns import board_scope
 from harness.results import Record
 from harness.rows import Group, Why
 from harness.types import Provenance
@@ -169,8 +170,10 @@ def _row_key(record: Record) -> list[Any]:
         record.method_key,
         record.runtime.get("name"),
         record.runtime.get("params"),
-        record.scenario.get("batch"),
-        record.scenario.get("threads"),
+        *(
+            record.scenario.get(key)
+            for key in ("batch", "threads", "streams", "target_qps", "generator", "preset")
+        ),
         record.device.get("name"),
         record.device.get("nodes"),
     ]
@@ -187,6 +190,9 @@ def _board(
     rank_by = rank_by or newest.rank_by
     baseline = baseline or newest.baseline
     check_rank(rank_by, "rank_by")
+    scope = board_scope([group.scopes for group in groups])
+    for group in groups:
+        group.put_energy(scope)
     best = order(rank_by)
     groups.sort(key=lambda group: (not group.good, best(group.row), *_tie(group.row)))
     why: dict[str, str] = {}

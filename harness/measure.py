@@ -272,7 +272,7 @@ def _content(
         "state": {
             "steady": samples.steady, "window_s": samples.window_ns / 1e9, "cooled": samples.cooled,
             "machine": samples.states, "problems": list(samples.problems),
-            "no_meter": cell.task["no_meter"],
+            "no_meter": cell.task["monitor"]["no_meter"],
         },
         "flags": flags(samples),
         "lineage": export["lineage"],

@@ -282,16 +282,17 @@ class _Planner:
             },
         }  # fmt: skip
         monitor, no_meter = self.resolver.monitor(target, measure.energy)
-        base["monitor"] = {
-            "meters": [{"info": asdict(use.info), "open": use.open} for use in monitor.meters],
-            "watches": dict(monitor.watches),
-        }
         method_key = digest(config)
         fixed = digest(
             {"task": base, "method_key": method_key, "runtime": source_hash(runtime[1].module)}
+            | {"meters": sorted(use.info.name for use in monitor.meters)}
             | {"core": core_hash("worker.py", "window.py", "load.py", "energy.py")}
         )
-        base["no_meter"] = "" if monitor.meters else no_meter  # a reason, no part of what a cell is
+        base["monitor"] = {
+            "meters": [{"info": asdict(use.info), "open": use.open} for use in monitor.meters],
+            "watches": dict(monitor.watches),
+            "no_meter": "" if monitor.meters else no_meter,
+        }
         links = self.links(resolved, sketch)
         exporting = self.exporting(runtime, resolved.data)
         for seed in self.suite.seeds:

@@ -9,6 +9,7 @@ from typing import Any
 
 from harness import stats
 from harness.columns import COLUMNS
+from harness.energy_columns import energy_columns, scopes_of
 from harness.results import Record
 
 __all__ = ["Group", "Why"]
@@ -40,6 +41,7 @@ class Group:
             "device_model": first.device.get("model"),
             "runtime": first.runtime.get("name"),
             "batch": first.scenario.get("batch"),
+            "load": _load(first.scenario),
             "threads": first.scenario.get("threads"),
             "data": first.data.get("name"),
             "shape": "x".join(map(str, first.data.get("shape") or ())) or None,
@@ -52,6 +54,14 @@ class Group:
             self.put(name, Why("not recorded") if value is None else value)
         for name, value in self._measured().items():
             self.put(name, value if self.good else Why(self.row["reason"]))
+        self.scopes = scopes_of(self.good)
+        self.put_energy(next(iter(self.scopes), None))
+
+    def put_energy(self, scope: str | None) -> None:
+        """Set the energy columns to what meters of one scope read."""
+        for name, value in energy_columns(self.good, scope).items():
+            told = Why(value[0]) if isinstance(value, tuple) else value
+            self.put(name, told if self.good else Why(self.row["reason"]))
 
     def put(self, name: str, value: Any) -> None:
         """Set a column; a :class:`Why` makes it null with that reason."""
@@ -97,7 +107,6 @@ class Group:
             "weights_max_device_mb": self._count("weight_bytes_max_device", 1e6),
             "activation_peak_mb": self._count("activation_bytes", 1e6),
             **self._memory(),
-            **dict.fromkeys(_ENERGY, Why("no meter")),
             "input_bytes": self._network("input_bytes"),
             "feature_bytes": self._network("feature_bytes"),
             "train_s": _training(by_seed, "train_s", 1),
@@ -138,7 +147,14 @@ class Group:
             "first_inference_ms": self._median("latency", "first_ms"),
             "throughput_ips": self._median("latency", "throughput_ips"),
             "preprocess_ms": self._median("latency", "preprocess_ms"),
+            "sustained_p50_ms": self._sustained("p50_ms"),
+            "slowdown": self._sustained("slowdown"),
         }
+
+    def _sustained(self, key: str) -> Any:
+        values = [(record.latency.get("sustained") or {}).get(key) for record in self.good]
+        given = [value for value in values if value is not None]
+        return median(given) if given else Why("the suite asks for no sustained load")
 
     def _memory(self) -> dict[str, Any]:
         peaks = [record.memory for record in self.good if record.memory.get("process_peak_bytes") is not None]
@@ -157,7 +173,12 @@ class Group:
         return self._median("network", key, why="one device: nothing is sent" if one else "not recorded")
 
 
-_ENERGY = [name for name in COLUMNS if name.startswith("energy_")] + ["power_gross_w", "idle_w"]
+def _load(scenario: Mapping[str, Any]) -> str:
+    """What of the load its scenario and batch do not say."""
+    said = [f"{scenario['streams']} streams"] if scenario.get("name") == "multi-stream" else []
+    said += [f"{scenario['target_qps']:g}/s"] if scenario.get("target_qps") else []
+    said += ["by LoadGen"] if scenario.get("generator") == "loadgen" else []
+    return ", ".join(said) or "as its scenario"
 
 
 def _per_seed(by_seed: Mapping[int, list[Record]], value: Callable[[Record], float | None]) -> list[float]:

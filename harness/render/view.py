@@ -20,6 +20,8 @@ SETTINGS = (
     "runtime",
     "precision",
     "batch",
+    "load",
+    "energy_method",
     "threads",
     "shape",
     "normalize",
@@ -40,8 +42,10 @@ KEEP = {
     "macs_g": 6,
     "process_peak_mb": 7,
     "latency_p99_ms": 8,
-    "params_m": 9,
-    "seeds": 10,
+    "energy_net_mj": 9,
+    "energy_gross_mj": 9,
+    "params_m": 10,
+    "seeds": 11,
 }
 """Which columns a narrow terminal loses last; what is not named here is never lost."""
 
@@ -74,6 +78,12 @@ def _default(board: Board) -> list[str]:
     wanted += ["top1", "gain"] if reference else ["top1"]
     wanted += ["latency_p50_ms", "throughput_ips" if board.key["scenario"] == "offline" else "latency_p99_ms"]
     wanted += ["speedup"] if reference else []
+    energy = [
+        name
+        for name in ("energy_net_mj", "energy_gross_mj")
+        if any(row[name] is not None for row in board.rows)
+    ]
+    wanted += energy[:1]
     wanted += ["params_m", "macs_g", "weights_mb", "process_peak_mb", "seeds"]
     return wanted if board.rank_by is None or board.rank_by in wanted else [*wanted, board.rank_by]
 
@@ -121,6 +131,8 @@ def cell(row: Row, name: str) -> str:
     if name == "top1" and row["top1_ci"] is not None:
         low, high = row["top1_ci"]
         return f"{value:.2f} ±{(high - low) / 2:.2f}"
+    if name == _certain(row) and row["energy_u_mj"] is not None:
+        return f"{_significant(value)} ±{_significant(row['energy_u_mj'])}"
     if COLUMNS[name].unit == "%":
         return f"{value:.2f}" if kind == "number" else f"[{value[0]:.2f}, {value[1]:.2f}]"
     if name == "seeds" and row["repeats"] > 1:
@@ -130,6 +142,11 @@ def cell(row: Row, name: str) -> str:
     if kind == "list":
         return ", ".join(value)
     return str(value) if isinstance(value, str) else _significant(value)
+
+
+def _certain(row: Row) -> str:
+    """The energy column that ``energy_u_mj`` is about."""
+    return "energy_gross_mj" if row["energy_net_mj"] is None else "energy_net_mj"
 
 
 def _significant(value: float) -> str:
@@ -220,6 +237,10 @@ def notes(board: Board, shown: Sequence[Shown]) -> list[str]:
     said += [f"{MARKS['flagged']} {flag}: {', '.join(methods)}" for flag, methods in flagged.items()]
     if "top1" in names and any(row["top1_ci"] is not None for row in board.rows):
         said.append("± half the 95% t-interval over seeds")
+    if names & {"energy_net_mj", "energy_gross_mj"}:
+        seen = {(row["energy_scope"], row["energy_meter"], row["energy_provenance"]) for row in board.rows}
+        meters = sorted(f"{scope} by {meter}, {how}" for scope, meter, how in seen if scope is not None)
+        said.append(f"Energy of one inference, ± its 95% uncertainty: {'; '.join(meters)}")
     told = [
         f"{row['method']} {row['top1_oracle']:.2f}" for row in board.rows if row["top1_oracle"] is not None
     ]
@@ -230,8 +251,8 @@ def notes(board: Board, shown: Sequence[Shown]) -> list[str]:
     if "seeds" in names and any(row["repeats"] > 1 for row in board.rows):
         said.append("Seeds: in brackets the processes measured on the first seed")
     if "tier" in names:
-        seen = board.detectable_top1
-        limit = f"; a difference below about {seen:.1f} points would go unseen" if seen else ""
+        least = board.detectable_top1
+        limit = f"; a difference below about {least:.1f} points would go unseen" if least else ""
         test = f"paired McNemar test over seeds, Holm-corrected, {ALPHA:.0%}"
         said.append(f"Tier: the leader and all that can't be told from it, then again ({test}){limit}")
     return [one_line(line) for line in said + _absences(board, shown)]
