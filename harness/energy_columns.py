@@ -81,7 +81,7 @@ def _uncertainty(mine: Sequence[Reading]) -> Any:
 def _meter(readings: Sequence[Reading]) -> str:
     count = Counter(one["meter"] for one in readings if _figures(one))
     counters = {one["meter"] for one in readings if one["quantity"] == "energy"}
-    names = sorted({one["meter"] for one in readings})
+    names: list[str] = sorted({one["meter"] for one in readings})
     return max(
         names, key=lambda name: (count[name] > 0, name in counters, count[name], -_error(readings, name))
     )

@@ -72,7 +72,7 @@ def peak(inputs: int) -> int | None:
     if None in peaks:
         return None
     *loading, running = (size for size in peaks if size is not None)
-    return max(*loading, running - inputs)
+    return max([*loading, running - inputs])
 
 
 def baseline() -> Mapping[str, int]:

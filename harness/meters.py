@@ -107,11 +107,13 @@ class Meters:
             self._watches = {name: _where(given[name]) for name in self._opened}
         return self._watches
 
-    def temperature(self) -> float | None:
-        """Degrees Celsius of the hottest sensor now; ``None`` where nothing tells a temperature."""
+    def snapshot(self) -> dict[str, Mapping[str, Any]]:
+        """What every watch tells now."""
         self.watches()
-        seen = [read().get("temperature_c") for read in self._opened.values()]
-        return max((value for value in seen if value is not None), default=None)
+        return {name: dict(read()) for name, read in self._opened.items()}
+
+    def tells_temperature(self) -> bool:
+        return any("temperature_c" in signals for signals in self.snapshot().values())
 
 
 def fitting(uses: Sequence[MeterUse], info: DeviceInfo) -> list[MeterUse]:

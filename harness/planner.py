@@ -211,7 +211,7 @@ class _Planner:
                 raise SuiteError(f"{where}: require, but on {device} {why}; see `harness devices list`")
 
     def _check_cool_down(self, measure: Measure, index: int) -> None:
-        if measure.cool_down is not None and self.resolver.meters.temperature() is None:
+        if measure.cool_down is not None and not self.resolver.meters.tells_temperature():
             where = self._measure_key("cool_down", index)
             raise SuiteError(f"{where}: nothing tells a temperature on this machine; leave it out")
 

@@ -26,7 +26,7 @@ from typing import IO, Any
 
 from harness.types import Log, Meter, MeterInfo, MeterUse, Monitor, Watch
 
-__all__ = ["MeterSamples", "Sampled", "Sampler", "main"]
+__all__ = ["MeterSamples", "Sampled", "Sampler", "interval_s", "main"]
 
 FASTEST_S, SLOWEST_S = 0.01, 0.1
 STATE_S = 0.25

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from harness import memory
 from harness.energy import Reading, Series, Span, cross_check, needed_time_s, read_window
 from harness.load import Query, Timed, WarmUp, first_query, generate, per_query, warm_up
-from harness.sampler import Sampled, Sampler
+from harness.sampler import Sampled, Sampler, interval_s
 from harness.state import Window, over_time
 from harness.types import Load
 
@@ -180,9 +180,11 @@ def _cool_down(sampler: Sampler | None, load: Load) -> bool:
 
 def _idle(sampler: Sampler | None, load: Load) -> Span | None:
     """Do nothing for ``load.idle_s``, once readings have forgotten the load; ``None`` where no meter reads."""
-    if sampler is None or not sampler.meters or not load.idle_s:
+    if sampler is None or not sampler.meters:
         return None
-    time.sleep(max(one.info.averaging_s + one.info.period_s for one in sampler.meters))
+    time.sleep(max(one.info.averaging_s + 2 * interval_s(one.info) for one in sampler.meters))
+    if not load.idle_s:
+        return None
     begin = time.monotonic_ns()
     time.sleep(load.idle_s)
     return Span(begin, time.monotonic_ns())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -20,36 +21,68 @@ def command() -> None:
 @block_option
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def list_(block: tuple[str, ...], as_json: bool) -> None:
-    """What every backend and meter finds here, or why it finds nothing and what to do about it."""
+    """What every backend and meter finds here, or why it finds nothing and what to do about it.
+
+    A watch tells the machine's state: temperatures, clocks, causes of throttling.
+    """
+    from harness.meters import Meters, answers
     from harness.types import Unavailable
 
     plugins = load(block)
     found: list[dict[str, Any]] = []
-    for registry in (plugins.backends, plugins.meters):
-        for registered in registry:
-            entry: Any = registered.entry
-            try:
-                answers = list(entry.probe())
-            except Exception as error:  # noqa: BLE001 - one broken backend must not hide the others
-                answers = [Unavailable(name=entry.name, reason=f"{type(error).__name__}: {error}")]
-            for answer in answers:
-                usable = not isinstance(answer, Unavailable)
-                found.append({"is": registry.kind, "entry": entry.name, "usable": usable, **asdict(answer)})
+    for registered in plugins.backends:
+        try:
+            probed = list(registered.entry.probe())
+        except Exception as error:  # noqa: BLE001 - one broken backend must not hide the others
+            probed = [Unavailable(name=registered.entry.name, reason=f"{type(error).__name__}: {error}")]
+        found += [_item("backend", registered.entry.name, one) for one in probed]
+    for meter in plugins.meters:
+        try:
+            metered = answers(meter)
+        except ValueError as error:
+            metered = [Unavailable(name=meter.entry.name, reason=str(error))]
+        found += [_item("meter", meter.entry.name, one) for one in metered]
+    watches = Meters(plugins).snapshot()
+    found += [
+        {"is": "watch", "entry": name, "usable": True, "signals": signals}
+        for name, signals in watches.items()
+    ]
     if as_json:
         click.echo(json.dumps(found, indent=1))
         return
     for item in found:
-        head = f"{item['is']} {item['entry']}"
-        if item["usable"] and item["is"] == "backend":
-            memory = item["memory_bytes"] / 2**30
-            click.secho(f"{head}: {item['model']}", bold=True)
-            click.echo(
-                f"  {item['cores']} cores, {memory:.1f} GiB" if item["cores"] else f"  {memory:.1f} GiB"
-            )
-        elif item["usable"]:
-            click.secho(f"{head}: {item['name']} ({item['scope']}, every {item['period_s']} s)", bold=True)
-        else:
-            click.secho(f"{head}: not usable", fg="yellow")
-            click.echo(f"  {item['reason']}" + (f"\n  {item['fix']}" if item["fix"] else ""))
-    if not len(plugins.meters):
-        click.echo("meters: no installed plugin gives one, so energy is not measured")
+        _show(item)
+
+
+def _item(kind: str, entry: str, answer: Any) -> dict[str, Any]:
+    from harness.types import Unavailable
+
+    return {"is": kind, "entry": entry, "usable": not isinstance(answer, Unavailable), **asdict(answer)}
+
+
+def _show(item: Mapping[str, Any]) -> None:
+    head = f"{item['is']} {item['entry']}"
+    if not item["usable"]:
+        click.secho(f"{head}: not usable", fg="yellow")
+        click.echo(f"  {item['reason']}" + (f"\n  {item['fix']}" if item["fix"] else ""))
+    elif item["is"] == "backend":
+        memory = f"{item['memory_bytes'] / 2**30:.1f} GiB"
+        click.secho(f"{head}: {item['model']}", bold=True)
+        click.echo(f"  {item['cores']} cores, {memory}" if item["cores"] else f"  {memory}")
+    elif item["is"] == "meter":
+        click.secho(f"{head}: {item['name']}", bold=True)
+        error = f"{item['calibration']:.2%}" if item["calibration"] is not None else "not stated"
+        averaged = f", the mean over {item['averaging_s']:g} s" if item["averaging_s"] else ""
+        click.echo(
+            f"  {item['quantity']} of the {item['scope']}, {item['provenance']}, new every {item['period_s']:g} s"
+            f"{averaged}; error {error}"
+        )
+    else:
+        told = ", ".join(f"{key} {_plain(value)}" for key, value in item["signals"].items())
+        click.secho(f"{head}: {told}", bold=True)
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, list):
+        return ", ".join(map(str, value)) or "none"
+    return f"{value:g}" if isinstance(value, float) else str(value)

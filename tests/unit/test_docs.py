@@ -15,7 +15,7 @@ from pathlib import Path
 import click
 import pytest
 
-from harness import environment, hookspecs, load, planner, stats
+from harness import hookspecs, load, planner, state, stats
 from harness.claims import Number, Ordering, Placed, Statement, load_claims
 from harness.cli import VERBS, cli
 from harness.columns import COLUMNS
@@ -147,7 +147,7 @@ def test_the_claims_of_the_docs_can_be_read(tmp_path):
 
 def test_every_column_and_flag_is_told():
     assert set(COLUMNS) <= set(inline(PAGES["docs/measuring.md"]))
-    assert list(rows(section("docs/measuring.md", "Flags"))) == list(environment.FLAGS)
+    assert list(rows(section("docs/measuring.md", "Flags"))) == list(state.FLAGS)
 
 
 def test_the_percentiles_minima_are_told():
@@ -171,9 +171,9 @@ def test_the_limits_of_steadiness_are_told():
     text = " ".join(PAGES["docs/measuring.md"].split())
     assert f"at least {load.WINDOW_QUERIES} queries and {load.WINDOW_NS // 10**6} ms each" in text
     assert f"at most {load.STEADY:.0%}" in text
-    assert f"over {environment.FOREIGN_SHARE:.0%} of the cores" in text
-    assert f"over {environment.DELAY_SHARE:.0%} of the time" in text
-    assert f"differ by over {environment.DRIFT:.0%}" in text
+    assert f"over {state.FOREIGN_SHARE:.0%} of the cores" in text
+    assert f"over {state.DELAY_SHARE:.0%} of the time" in text
+    assert f"differ by over {state.DRIFT:.0%}" in text
 
 
 def test_every_key_of_a_record_is_told():

@@ -3,29 +3,16 @@ from __future__ import annotations
 import os
 import re
 
-import numpy as np
 import pytest
 
 from harness.environment import (
-    FLAGS,
-    Window,
     cpu_capability,
     cpu_model,
-    flags,
     governor,
     host,
     machine_id,
     virtualised,
 )
-from harness.types import Samples
-
-
-def samples(environment=None, **changes):
-    given = {
-        "latency_ns": np.full(100, 1_000_000), "warmup_ns": np.zeros(0, np.int64), "first_ns": 1, "window_ns": 1,
-        "batch": 1, "steady": True, "reached": True, "environment": environment or {}, **changes,
-    }  # fmt: skip
-    return Samples(**given)
 
 
 def write(root, path, text):
@@ -83,52 +70,3 @@ def test_governors_are_joined_and_absent_is_none(tmp_path):
     for core, name in enumerate(["powersave", "performance", "powersave"]):
         write(tmp_path, f"sys/devices/system/cpu/cpu{core}/cpufreq/scaling_governor", name + "\n")
     assert governor(tmp_path) == "performance+powersave"
-
-
-def test_a_window_counts_this_process(tmp_path):
-    with Window() as window:
-        total = sum(i * i for i in range(3_000_000))
-    assert total
-    assert 0 < window.signals["cpu_s"] <= window.signals["wall_s"] * 1.5
-    assert "involuntary_switches" in window.signals
-
-
-def test_a_window_without_proc_says_only_what_it_knows(tmp_path):
-    with Window(root=tmp_path) as window:
-        pass
-    assert "foreign_cores" not in window.signals
-    assert "temperature_start_c" not in window.signals
-
-
-QUIET = {
-    "wall_s": 1.0,
-    "cpu_s": 1.0,
-    "cores": 2.0,
-    "foreign_cores": 0.02,
-    "steal_cores": 0.0,
-    "delay_s": 0.001,
-}
-
-
-@pytest.mark.parametrize(
-    ("environment", "changes", "expected"),
-    [
-        (QUIET, {}, []),
-        ({**QUIET, "foreign_cores": 1.0}, {}, []),  # beside it, in nobody's way
-        ({**QUIET, "foreign_cores": 1.0, "delay_s": 0.3}, {}, ["contended"]),
-        ({**QUIET, "steal_cores": 0.5}, {}, ["contended"]),
-        ({k: v for k, v in QUIET.items() if k != "delay_s"} | {"foreign_cores": 1.0}, {}, ["contended"]),
-        ({**QUIET, "thermal_events": 2}, {}, ["throttled"]),
-        ({**QUIET, "cooling": 1}, {}, ["throttled"]),
-        ({**QUIET, "swap_in_pages": 5, "major_faults": 3}, {}, ["swapped"]),
-        ({**QUIET, "swap_in_pages": 5, "major_faults": 0}, {}, []),
-        (QUIET, {"steady": False}, ["unsteady"]),
-        (QUIET, {"latency_ns": np.repeat([100, 150], 50)}, ["unsteady"]),
-        (QUIET, {"reached": False}, ["short"]),
-        ({}, {}, []),
-    ],
-)
-def test_flags(environment, changes, expected):
-    found = flags(samples(environment, **changes))
-    assert found == expected
-    assert set(found) <= set(FLAGS)

@@ -76,18 +76,18 @@ def test_later_scenarios_are_refused(scenario):
 
 def test_warm_up_goes_on_until_the_latency_is_steady():
     calls = iter([0.02] * 12)
-    warm = warm_up(lambda batch: time.sleep(next(calls, 0.002)), batches(IMAGES, 1), 10.0)
+    warm = warm_up(lambda batch: time.sleep(next(calls, 0.002)), batches(IMAGES, 1), Load(warmup_max_s=10.0))
     assert warm.latency_ns[:5].mean() > 3 * warm.latency_ns[-10:].mean()
 
 
 def test_warm_up_gives_up_on_what_never_settles():
     sizes = iter(range(1, 10_000))
-    warm = warm_up(lambda batch: time.sleep(0.0005 * next(sizes)), batches(IMAGES, 1), 0.3)
+    warm = warm_up(lambda batch: time.sleep(0.0005 * next(sizes)), batches(IMAGES, 1), Load(warmup_max_s=0.3))
     assert not warm.steady
 
 
 def test_a_slow_model_is_warmed_by_few_queries():
-    warm = warm_up(lambda batch: time.sleep(0.2), batches(IMAGES, 1), 0.3)
+    warm = warm_up(lambda batch: time.sleep(0.2), batches(IMAGES, 1), Load(warmup_max_s=0.3))
     assert len(warm.latency_ns) <= 4
 
 

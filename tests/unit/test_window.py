@@ -1,0 +1,176 @@
+"""Windows with a meter that can be checked: one watt, and four more for each core that this process keeps busy."""
+
+from __future__ import annotations
+
+import os
+import sys
+import textwrap
+import time
+
+import numpy as np
+import pytest
+
+from harness.load import batches
+from harness.sampler import Sampler
+from harness.types import Load, MeterInfo, MeterUse, Monitor
+from harness.window import observe
+
+METER = """
+import os, time
+
+class Counter:
+    def __init__(self, info):
+        self.path = f"/proc/{os.getppid()}/schedstat"
+        self.dies = time.monotonic() + info.details.get("lives_s", 1e9)
+    def read(self):
+        if time.monotonic() > self.dies:
+            raise OSError("cable pulled")
+        spent = sum(int(open(f"/proc/{os.getppid()}/task/{t}/schedstat").read().split()[0])
+                    for t in os.listdir(f"/proc/{os.getppid()}/task"))
+        now = time.monotonic_ns()
+        return now, (now + 4 * spent) / 1e9
+    def close(self): pass
+
+class Double(Counter):
+    def read(self):
+        now, joules = super().read()
+        return now, 2 * joules
+
+def thermometer():
+    end = time.monotonic() + float(os.environ["COOLS_IN"])
+    return lambda: {"temperature_c": 70.0 if time.monotonic() < end else 45.0}
+"""
+IMAGES = np.zeros((4, 1, 2, 2), np.float32)
+
+
+def busy(images):
+    end = time.perf_counter_ns() + 1_000_000
+    while time.perf_counter_ns() < end:
+        pass
+
+
+@pytest.fixture
+def sampler(tmp_path, monkeypatch):
+    (tmp_path / "fake_meter.py").write_text(textwrap.dedent(METER))
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), *sys.path]))
+    opened = []
+
+    def make(*functions, watches=None, **changes):
+        given = {
+            "scope": "package", "watches": "cpu", "provenance": "measured", "quantity": "energy", "period_s": 0.01,
+            "calibration": 0.0, **changes,
+        }  # fmt: skip
+        meters = [MeterUse(info=MeterInfo(name=one, **given), open=f"fake_meter:{one}") for one in functions]
+        opened.append(Sampler(Monitor(meters=tuple(meters), watches=watches or {})))
+        return opened[-1]
+
+    yield make
+    for one in opened:
+        one.close()
+
+
+def load(**changes):
+    given = {"min_time_s": 0.5, "min_queries": 10, "max_time_s": 4.0, "idle_s": 0.5, "warmup_max_s": 0.5}
+    return Load(**{**given, **changes})
+
+
+def test_energy_is_what_the_process_spent(sampler):
+    seen = observe(busy, batches(IMAGES, 1), load(), sampler("Counter"))
+    (reading,) = seen.readings
+    assert reading.withheld == {}
+    spent, seconds = seen.signals["cpu_s"], seen.signals["wall_s"]
+    assert reading.energy_net_j == pytest.approx(4 * spent, abs=reading.u_net_j + 0.1 * 4 * spent)
+    assert reading.energy_gross_j == pytest.approx(seconds + 4 * spent, rel=0.1)
+    assert reading.energy_net_mj == pytest.approx(1e3 * reading.energy_net_j / len(seen.timed.latency_ns))
+    assert reading.idle_w < 2.5
+    arrays = seen.raw_meters()
+    assert {
+        "span_ns:load",
+        "span_ns:before",
+        "span_ns:after",
+        "meter_ns:Counter",
+        "meter_value:Counter",
+    } == set(arrays)
+    begin, end = arrays["span_ns:load"]
+    assert arrays["meter_ns:Counter"][0] < begin < end < arrays["meter_ns:Counter"][-1]
+
+
+def test_two_meters_of_one_thing_are_compared(sampler):
+    seen = observe(busy, batches(IMAGES, 1), load(), sampler("Counter", "Double"))
+    one = seen.readings[0]
+    assert one.disagreement["Double"] == pytest.approx(2 / 3, rel=0.1)
+    assert any("Double" in note for note in one.notes)
+
+
+def test_the_window_grows_to_the_error_asked_for(sampler):
+    short = observe(busy, batches(IMAGES, 1), load(), sampler("Counter", period_s=0.1, calibration=None))
+    long = observe(
+        busy, batches(IMAGES, 1), load(energy_error=0.1), sampler("Counter", period_s=0.1, calibration=None)
+    )
+    assert long.readings[0].window_s >= 2.0
+    assert long.readings[0].u_gross_j <= 0.1 * long.readings[0].energy_gross_j
+    assert short.readings[0].window_s >= 0.5
+
+
+def test_what_no_window_can_reach_is_withheld(sampler):
+    seen = observe(
+        busy, batches(IMAGES, 1), load(energy_error=0.01, max_time_s=0.6), sampler("Counter", calibration=0.5)
+    )
+    (reading,) = seen.readings
+    assert reading.energy_gross_j is None
+    assert "0.01" in reading.withheld["gross"]
+
+
+def test_a_meter_that_dies_in_the_window_leaves_latency_and_its_reason(sampler):
+    seen = observe(
+        busy, batches(IMAGES, 1), load(min_time_s=1.5), sampler("Counter", details={"lives_s": 1.2})
+    )
+    (reading,) = seen.readings
+    assert reading.energy_gross_j is None
+    assert "cable pulled" in reading.withheld["gross"]
+    assert len(seen.timed.latency_ns) > 100
+
+
+def test_without_a_meter_nothing_waits(sampler):
+    begin = time.monotonic()
+    seen = observe(busy, batches(IMAGES, 1), load(min_time_s=0.1, idle_s=20.0), None)
+    assert time.monotonic() - begin < 15
+    assert seen.readings == ()
+    assert seen.raw_meters() == {}
+
+
+@pytest.mark.parametrize(("cools_in", "limit", "cooled"), [(1.5, 20.0, True), (60.0, 0.3, False)])
+def test_cooling_down(sampler, monkeypatch, cools_in, limit, cooled):
+    monkeypatch.setenv("COOLS_IN", str(cools_in))
+    one = sampler(watches={"board": "fake_meter:thermometer"})
+    seen = observe(busy, batches(IMAGES, 1), load(cool_below_c=50.0, cool_limit_s=limit), one)
+    assert seen.cooled is cooled
+    assert seen.states()["board"]["temperature_c"]["most"] == (45.0 if cooled else 70.0)
+
+
+def test_burst_and_sustained(sampler):
+    begin = time.monotonic()
+
+    def tiring(images):
+        time.sleep(0.001 if time.monotonic() - begin < 2 else 0.003)
+
+    warm = load(min_time_s=0.2, idle_s=0.1, warmup_max_s=0.2, sustained_s=4.0)
+    seen = observe(tiring, batches(IMAGES, 1), warm, sampler("Counter"))
+    figures = seen.sustained(warm)
+    assert figures["seconds"] == pytest.approx(4.0, rel=0.2)
+    assert figures["slowdown"] > 1.5
+    assert figures["p50_ms"] == pytest.approx(figures["slowdown"] * figures["burst_p50_ms"])
+    assert figures["power_gross_w"]["Counter"] >= 0.9
+    assert len(seen.lasting_ns()) > 500
+
+
+def test_presets(sampler):
+    seen = observe(busy, batches(IMAGES, 1), load(energy_method="devit", warmup="one"), sampler("Counter"))
+    (reading,) = seen.readings
+    mean_s = seen.timed.latency_ns.mean() / 1e9
+    assert len(seen.warm.latency_ns) == 1
+    assert reading.energy_net_mj == pytest.approx(1e3 * mean_s * (reading.power_gross_w - reading.idle_w))
+    seen = observe(busy, batches(IMAGES, 1), load(energy_method="mlperf", idle_s=0.0), sampler("Counter"))
+    (reading,) = seen.readings
+    assert reading.energy_gross_mj > 0
+    assert reading.energy_net_mj is None
