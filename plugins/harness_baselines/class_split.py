@@ -38,7 +38,7 @@ from harness.types import (
 from harness_baselines.params import ClassSplitParams
 from harness_baselines.shapes import small_shape
 from harness_baselines.small import budget, spend, step_of
-from harness_baselines.splitting import group_sizes, sub_shapes
+from harness_baselines.splitting import group_sizes, probe_spec, sub_shapes
 from harness_timm.models import seeded
 from harness_timm.surgery import feature_model
 from harness_timm.vit import ViTShape
@@ -83,10 +83,7 @@ def class_split(ctx: Context, source: Model, params: ClassSplitParams) -> Partit
         fusion = spec.build()
     else:
         subs = [feature_model(sub) for sub in subs]
-        spec = ModuleSpec(
-            factory="harness_baselines.class_split:probe",
-            params={"features": params.parts * shape.dim, "classes": source.classes},
-        )
+        spec = probe_spec(params.parts * shape.dim, source.classes)
         fusion = seeded(spec.build, ctx.seed * 1000)
         macs = sum(sub.macs() for sub in deployed)
         tuned = {"epochs": params.probe_epochs, "warmup_epochs": 0, "early_stop": None}

@@ -32,7 +32,6 @@ from harness.types import (
     FitResult,
     Lineage,
     Model,
-    ModuleSpec,
     Part,
     Partition,
     Split,
@@ -40,6 +39,7 @@ from harness.types import (
 )
 from harness_baselines.class_split import class_groups
 from harness_baselines.params import NNFacetParams
+from harness_baselines.splitting import perceptron_spec
 from harness_baselines.vgg import VGG
 from harness_baselines.vgg_shape import VGGShape
 from harness_timm.models import seeded
@@ -73,10 +73,7 @@ def nnfacet(ctx: Context, model: Model, params: NNFacetParams) -> Partition:
         )
         small.head = nn.Identity()
         subs.append(small)
-    spec = ModuleSpec(
-        factory="harness_baselines.nnfacet:perceptron",
-        params={"features": params.parts * bare.dim, "hidden": params.hidden, "classes": model.classes},
-    )
+    spec = perceptron_spec(params.parts * bare.dim, params.hidden, model.classes)
     fusion = seeded(spec.build, ctx.seed * 1000)
     macs = params.parts * bare.macs()
     tuned = {"epochs": params.fusion_epochs, "warmup_epochs": 0, "early_stop": None}

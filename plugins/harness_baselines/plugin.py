@@ -19,7 +19,6 @@ from harness.types import (
     Placement,
     PlacerEntry,
     Sketch,
-    TensorSpec,
 )
 from harness_baselines.params import (
     ClassSplitParams,
@@ -45,12 +44,9 @@ def describe_vgg(params: VGGParams, data: DataInfo) -> ModuleSpec:
 
 
 def build_vgg(ctx: Context, params: VGGParams) -> Model:
-    from harness_timm.models import seeded
+    from harness_timm.models import seeded_model
 
-    info = ctx.data.info
-    spec = describe_vgg(params, info)
-    module = seeded(spec.build, ctx.seed)
-    return Model(module=module, spec=spec, input=TensorSpec(shape=info.shape), classes=info.classes)
+    return seeded_model(ctx, describe_vgg(params, ctx.data.info))
 
 
 def describe_small(spec: ModuleSpec, params: SmallModelParams, data: DataInfo) -> ModuleSpec:

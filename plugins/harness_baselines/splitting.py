@@ -13,7 +13,14 @@ from harness_timm.vit import ViTShape
 if TYPE_CHECKING:
     from harness_baselines.params import ClassSplitParams, NNFacetParams
 
-__all__ = ["class_split_sketch", "group_sizes", "nnfacet_sketch", "sub_shapes"]
+__all__ = [
+    "class_split_sketch",
+    "group_sizes",
+    "nnfacet_sketch",
+    "perceptron_spec",
+    "probe_spec",
+    "sub_shapes",
+]
 
 
 def group_sizes(classes: int, parts: int, least: int = 2) -> list[int]:
@@ -37,8 +44,22 @@ def sub_shapes(shape: ViTShape, params: ClassSplitParams) -> list[ViTShape]:
     return [replace(shape, classes=n if params.fusion == "average" else 0) for n in sizes]
 
 
+def probe_spec(features: int, classes: int) -> ModuleSpec:
+    """How any process builds class-split's probe."""
+    given = {"features": features, "classes": classes}
+    return ModuleSpec(factory="harness_baselines.class_split:probe", params=given)
+
+
+def perceptron_spec(features: int, hidden: int, classes: int) -> ModuleSpec:
+    """How any process builds NNFacet's perceptron."""
+    given = {"features": features, "hidden": hidden, "classes": classes}
+    return ModuleSpec(factory="harness_baselines.nnfacet:perceptron", params=given)
+
+
 def class_split_sketch(spec: ModuleSpec | None, params: ClassSplitParams, fleet: Fleet) -> Sketch:
     """``sub1`` ... ``subN`` read the image, ``fusion`` their logits or, for a probe, their features.
+
+    Which classes an average has to put in order is drawn when it is trained, so it has no spec yet.
 
     Raises:
         ValueError: too many parts, the source's image size is not known, or the dimensions do not fit.
@@ -57,8 +78,9 @@ def class_split_sketch(spec: ModuleSpec | None, params: ClassSplitParams, fleet:
         )
         for i, sub in enumerate(sub_shapes(shape, params), 1)
     )
-    weights = params.parts * shape.dim * shape.classes if params.fusion == "probe" else 0
-    biases = shape.classes if params.fusion == "probe" else 0
+    probed = params.fusion == "probe"
+    features = params.parts * shape.dim
+    weights, biases = (features * shape.classes, shape.classes) if probed else (0, 0)
     fusion = PartSketch(
         name="fusion",
         inputs=tuple(sub.name for sub in subs),
@@ -66,6 +88,7 @@ def class_split_sketch(spec: ModuleSpec | None, params: ClassSplitParams, fleet:
         macs=weights,
         weight_bytes=4 * (weights + biases),
         output_bytes=4 * shape.classes,
+        spec=probe_spec(features, shape.classes) if probed else None,
     )
     return Sketch(parts=(*subs, fusion), decisions={"classes": group_sizes(shape.classes, params.parts)})
 
@@ -92,7 +115,8 @@ def nnfacet_sketch(spec: ModuleSpec | None, params: NNFacetParams, fleet: Fleet)
         )
         for i in range(1, params.parts + 1)
     )
-    weights = (params.parts * sub.dim + shape.classes) * params.hidden
+    features = params.parts * sub.dim
+    weights = (features + shape.classes) * params.hidden
     biases = params.hidden + shape.classes
     fusion = PartSketch(
         name="fusion",
@@ -101,6 +125,7 @@ def nnfacet_sketch(spec: ModuleSpec | None, params: NNFacetParams, fleet: Fleet)
         macs=weights,
         weight_bytes=4 * (weights + biases),
         output_bytes=4 * shape.classes,
+        spec=perceptron_spec(features, params.hidden, shape.classes),
     )
     sizes = group_sizes(shape.classes, params.parts, least=1)
     return Sketch(

@@ -95,7 +95,7 @@ def dekd(ctx: Context, large: Model, params: DeViTParams) -> Partition:
         fits.append(_distil(ctx, teacher, small, task, params))
         smalls.append(small)
         top1 = None if task.validation is None else ctx.evaluate(small, task.validation).top1
-        notes.append({"classes": list(task.classes), "importance_images": len(task.unseen), "sub_top1": top1})
+        notes.append({"classes": list(task.classes), "held_out_images": len(task.unseen), "sub_top1": top1})
 
     # (4) model ensemble
     bare = sub_shape(shape, params)
@@ -113,6 +113,7 @@ def dekd(ctx: Context, large: Model, params: DeViTParams) -> Partition:
     edges = tuple(Edge(source=part.name, tensor=feature, missing="zeros") for part in parts)
     parts.append(Part(name="fusion", module=fusion, spec=fused.spec(), inputs=edges, output=answer))
 
+    measured = params.init == "teacher-slice" and params.importance != "random"
     step = Lineage(
         stage="partition",
         entry="devit",
@@ -120,7 +121,11 @@ def dekd(ctx: Context, large: Model, params: DeViTParams) -> Partition:
         image_passes=sum(fit.image_passes for fit, _ in fits),
         train_macs=sum(fit.train_macs + fit.image_passes * macs for fit, macs in fits),
         train_s=sum(fit.train_s for fit, _ in fits),
-        notes={"parts": notes, "ensemble_s": fits[-1][0].train_s, "data_used_for_importance": "train"},
+        notes={
+            "parts": notes,
+            "ensemble_s": fits[-1][0].train_s,
+            "data_used_for_importance": "train" if measured else None,
+        },
     )
     return Partition(parts=tuple(parts), classes=large.classes, lineage=(*large.lineage, *lineage, step))
 

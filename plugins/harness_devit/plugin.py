@@ -15,7 +15,6 @@ from harness.types import (
     Partition,
     PartitionerEntry,
     Sketch,
-    TensorSpec,
 )
 from harness_devit.cct_shape import CCTShape, default_stride
 from harness_devit.params import CCTParams, DeViTParams
@@ -31,12 +30,9 @@ def describe_cct(params: CCTParams, data: DataInfo) -> ModuleSpec:
 
 
 def build_cct(ctx: Context, params: CCTParams) -> Model:
-    from harness_timm.models import seeded
+    from harness_timm.models import seeded_model
 
-    info = ctx.data.info
-    spec = describe_cct(params, info)
-    module = seeded(spec.build, ctx.seed)
-    return Model(module=module, spec=spec, input=TensorSpec(shape=info.shape), classes=info.classes)
+    return seeded_model(ctx, describe_cct(params, ctx.data.info))
 
 
 def partition(ctx: Context, model: Model, params: DeViTParams, sketch: Sketch) -> Partition:

@@ -149,7 +149,9 @@ def prune(
 
     vit = copy.deepcopy(require_vit(model.module, "edvit"))
     attn = vit.blocks[0].attn
-    head_dim, kept_of = attn.head_dim, (heads, attn.num_heads)
+    head_dim, dim = attn.head_dim, vit.embed_dim * heads // attn.num_heads
+    spec = sub_spec(model.spec, dim, heads, len(own) + 1)
+    plain = spec.build()
     fits = []
 
     def tune(stage: str) -> None:
@@ -166,18 +168,16 @@ def prune(
             )
         )
 
-    keep_residual(vit, best(scores.residual, vit.embed_dim * heads // attn.num_heads))  # line 2: d -> s d
+    keep_residual(vit, best(scores.residual, dim))  # line 2: d -> s d
     new_head(vit, own)
     tune("residual")
     for block, found in zip(vit.blocks, scores.attention, strict=True):  # line 3: h -> s h
         keep_attention(block.attn, best_merged(found, heads, head_dim))
     tune("attention")
     for block, found in zip(vit.blocks, scores.ffn, strict=True):  # line 4: c -> s c
-        keep_ffn(block.mlp, best(found, len(found) * kept_of[0] // kept_of[1]))
+        keep_ffn(block.mlp, best(found, plain.blocks[0].mlp.fc1.out_features))
     tune("ffn")
 
-    spec = sub_spec(model.spec, vit.embed_dim, heads, len(own) + 1)
-    plain = spec.build()
     plain.load_state_dict(vit.state_dict())
     step = Lineage(
         stage="partition",

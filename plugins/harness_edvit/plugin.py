@@ -7,11 +7,9 @@ from collections.abc import Iterable
 from harness.hookspecs import hookimpl
 from harness.types import (
     Context,
-    Fleet,
     Model,
     Partition,
     PartitionerEntry,
-    Placement,
     PlacerEntry,
     Sketch,
 )
@@ -26,18 +24,6 @@ def partition_edvit(ctx: Context, model: Model, params: EDViTParams, sketch: Ske
     from harness_edvit.method import edvit
 
     return edvit(ctx, model, params, sketch)
-
-
-def place_printed(sketch: Sketch, fleet: Fleet, params: PlaceParams) -> Placement:
-    return greedy_as_printed(sketch, fleet, params)
-
-
-def place_greedy(sketch: Sketch, fleet: Fleet, params: PlaceParams) -> Placement:
-    return greedy(sketch, fleet, params)
-
-
-def place_exact(sketch: Sketch, fleet: Fleet, params: PlaceParams) -> Placement:
-    return exact(sketch, fleet, params)
 
 
 @hookimpl
@@ -59,19 +45,19 @@ def harness_placers() -> Iterable[PlacerEntry]:
         name="greedy-as-printed",
         summary="ED-ViT's Algorithm 3 to the letter; refuses where that loses a part",
         params=PlaceParams,
-        place=place_printed,
+        place=greedy_as_printed,
     )
     yield PlacerEntry(
         name="greedy",
         summary="ED-ViT's Algorithm 3 repaired: a part that a device cannot take goes to the next",
         params=PlaceParams,
-        place=place_greedy,
+        place=greedy,
     )
     yield PlacerEntry(
         name="exact",
         summary="ED-ViT's Eq. 1 solved as a mixed-integer program (HiGHS)",
         params=PlaceParams,
-        place=place_exact,
+        place=exact,
         requires=("scipy",),
         extra="bench",
     )

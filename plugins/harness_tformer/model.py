@@ -6,8 +6,9 @@ The paper leaves open, and this module reads:
   kernel sizes, each as evenly as can be, the larger shares first; average pooling before max pooling.
 - Padding does not count in an average (as in PoolFormer): at the last stage most of an 11 x 11 window is padding.
 - The pooled features are not made relative to their input (PoolFormer subtracts it; Eq. 8 does not).
-- Norm, LayerScale and stem padding as in PoolFormer-S/M, whose depths and dimensions the paper takes over:
-  GroupNorm of one group, LayerScale 1e-5, no norm after the patch embeddings. Parameter counts can't tell.
+- Norm, LayerScale and stem padding as in PoolFormer-S12, S24 and S36, whose depths and dimensions the paper takes
+  over: GroupNorm of one group, LayerScale 1e-5 (S36 has 1e-6), no norm after the patch embeddings. Parameter counts
+  can't tell.
 """
 
 from __future__ import annotations

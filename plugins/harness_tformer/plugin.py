@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from harness.hookspecs import hookimpl
-from harness.types import Context, DataInfo, Model, ModelEntry, ModuleSpec, Params, TensorSpec
+from harness.types import Context, DataInfo, Model, ModelEntry, ModuleSpec, Params
 from harness_tformer.shape import FFN, SIZES, Operator, TFormerShape
 
 __all__ = ["TFormerParams", "describe", "harness_models"]
@@ -66,12 +66,9 @@ def describe(params: TFormerParams, data: DataInfo) -> ModuleSpec:
 
 
 def build(ctx: Context, params: TFormerParams) -> Model:
-    from harness_timm.models import seeded
+    from harness_timm.models import seeded_model
 
-    info = ctx.data.info
-    spec = describe(params, info)
-    module = seeded(spec.build, ctx.seed)
-    return Model(module=module, spec=spec, input=TensorSpec(shape=info.shape), classes=info.classes)
+    return seeded_model(ctx, describe(params, ctx.data.info))
 
 
 @hookimpl

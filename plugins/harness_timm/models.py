@@ -13,9 +13,9 @@ from safetensors import SafetensorError, safe_open
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
-from harness.types import ModuleSpec
+from harness.types import Context, Model, ModuleSpec, TensorSpec
 
-__all__ = ["check_input", "pretrained_model", "seeded", "timm_model", "vit"]
+__all__ = ["check_input", "pretrained_model", "seeded", "seeded_model", "timm_model", "vit"]
 
 
 def vit(
@@ -113,6 +113,12 @@ def seeded(build: Callable[[], nn.Module], seed: int) -> nn.Module:
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         return build()
+
+
+def seeded_model(ctx: Context, spec: ModuleSpec) -> Model:
+    """What ``spec`` builds for the data of ``ctx``, with random weights by its seed."""
+    info, module = ctx.data.info, seeded(spec.build, ctx.seed)
+    return Model(module=module, spec=spec, input=TensorSpec(shape=info.shape), classes=info.classes)
 
 
 def check_input(model: nn.Module, shape: tuple[int, int, int], classes: int, what: str) -> None:

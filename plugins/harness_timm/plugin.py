@@ -5,16 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pydantic import Field, field_validator, model_validator
 
 from harness.hookspecs import hookimpl
 from harness.types import Context, DataInfo, Model, ModelEntry, ModuleSpec, Params, TensorSpec
 from harness_timm.vit import TIMM_FACTORY, ViTShape
-
-if TYPE_CHECKING:
-    from torch import nn
 
 __all__ = ["TimmParams", "ViTParams", "harness_models"]
 
@@ -67,10 +64,9 @@ def describe_vit(params: ViTParams, data: DataInfo) -> ModuleSpec:
 
 
 def build_vit(ctx: Context, params: ViTParams) -> Model:
-    from harness_timm.models import seeded
+    from harness_timm.models import seeded_model
 
-    spec = describe_vit(params, ctx.data.info)
-    return _model(ctx, seeded(spec.build, ctx.seed), spec)
+    return seeded_model(ctx, describe_vit(params, ctx.data.info))
 
 
 def describe_timm(params: TimmParams, data: DataInfo) -> ModuleSpec:
@@ -100,17 +96,13 @@ def weight_files(params: TimmParams) -> tuple[Path, ...]:
 def build_timm(ctx: Context, params: TimmParams) -> Model:
     from harness_timm.models import check_input, pretrained_model, seeded
 
-    spec = describe_timm(params, ctx.data.info)
+    info = ctx.data.info
+    spec = describe_timm(params, info)
     build = spec.build
     if params.pretrained or params.weights:
         build = partial(pretrained_model, spec, Path(params.weights) if params.weights else None)
     module = seeded(build, ctx.seed)
-    check_input(module, ctx.data.info.shape, ctx.data.info.classes, f"timm model {params.name!r}")
-    return _model(ctx, module, spec)
-
-
-def _model(ctx: Context, module: nn.Module, spec: ModuleSpec) -> Model:
-    info = ctx.data.info
+    check_input(module, info.shape, info.classes, f"timm model {params.name!r}")
     return Model(module=module, spec=spec, input=TensorSpec(shape=info.shape), classes=info.classes)
 
 

@@ -179,6 +179,16 @@ def test_the_source_may_be_any_vit_that_was_trained(tmp_path: Path) -> None:
     assert made.lineage[0].notes["target_macs"] == source.lineage[0].train_macs
 
 
+def test_planning_knows_how_to_build_a_probe_but_not_an_order_that_is_drawn(tmp_path: Path) -> None:
+    for fusion, known in (("probe", True), ("average", False)):
+        _, made = split(tmp_path / fusion, fusion=fusion, probe_epochs=1)
+        shape = ViTShape(image_size=(16, 16), patch_size=4, channels=1, classes=7, dim=24, depth=3, heads=3)
+        planned = ENTRY.sketch(shape.spec(), ENTRY.params(**SMALL, fusion=fusion), Fleet(devices=())).parts[
+            -1
+        ]
+        assert planned.spec == (made.parts[-1].spec if known else None)
+
+
 # --- bad input ----------------------------------------------------------------------------------------
 
 

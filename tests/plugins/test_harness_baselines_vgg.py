@@ -182,6 +182,7 @@ def test_the_partitioner_keeps_its_contract(parts: int, classes: int, tmp_path: 
     made = NNFACET.partition(make_context(tmp_path, classes=classes), source, NNFACET.params(**SPLIT), sketch)
     for told, part in zip(sketch.parts, made.parts, strict=True):
         assert told.weight_bytes == sum(t.nbytes for t in part.module.state_dict().values())
+        assert told.spec == part.spec
     assert made.lineage[:-1] == source.lineage
     assert made.lineage[-1].train_macs > 0
 

@@ -232,6 +232,25 @@ def test_the_lineage_counts_the_teachers_passes(tmp_path: Path) -> None:
     assert extra == with_teacher.lineage[-1].image_passes * teacher.macs()
 
 
+@pytest.mark.parametrize(
+    ("params", "data"),
+    [
+        ({}, "train"),
+        ({"importance": "hsic"}, "train"),
+        ({"importance": "random"}, None),
+        ({"init": "random"}, None),
+    ],
+    ids=str,
+)
+def test_the_lineage_tells_what_importance_was_taken_on(
+    params: dict[str, Any], data: str | None, tmp_path: Path
+) -> None:
+    stages = {name: {"epochs": 0} for name in ("teacher_stage", "sub_stage", "ensemble_stage")}
+    notes = dekd(tmp_path, **stages, **params).lineage[-1].notes
+    assert notes["data_used_for_importance"] == data
+    assert [part["held_out_images"] for part in notes["parts"]] == [2] * 3
+
+
 def test_the_source_is_left_as_it_was(tmp_path: Path) -> None:
     ctx = make_context(tmp_path, classes=6, shape=(1, 8, 8), train=48, test=12)
     source = model(DISTILLED)

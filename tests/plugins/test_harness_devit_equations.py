@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -11,10 +12,13 @@ import pytest
 import torch
 from torch import nn
 
-from harness_devit.distillation import FeatureLoss, fm_code, fm_paper, prediction_loss
+from harness_devit.distillation import FeatureLoss, fm_code, fm_paper, prediction_loss, sub_task_loss
 from harness_devit.fusion import fusion
+from harness_devit.method import Ensemble, ensemble_loss, token_maps
+from harness_devit.params import DeViTParams
 from harness_devit.shapes import TokenShape
 from harness_devit.shrinking import Importance, Kept, choose, layer_map, slice_teacher, taylor_importance
+from harness_devit.submodel import Tap
 
 SHAPE = TokenShape(
     image_size=(8, 8), patch_size=4, channels=1, classes=3, dim=12, depth=3, heads=3, class_token=False
@@ -166,6 +170,65 @@ def test_prediction_loss_is_half_truth_half_the_teachers_decision() -> None:
     teacher[1] = torch.tensor([0.0, 1.0])  # decides 1, 1
     want = 0.5 * (log2 + log43) / 2 + 0.5 * (log2 + math.log(4)) / 2
     assert float(prediction_loss(student, labels, teacher, 0.0)) == pytest.approx(want)
+
+
+BATCH = SimpleNamespace(
+    inputs=torch.randn(5, 1, 8, 8, generator=torch.Generator().manual_seed(4)),
+    labels=torch.tensor([0, 1, 2, 1, 0]),
+)
+
+
+def entropy(logits: torch.Tensor, labels: torch.Tensor) -> float:
+    """Mean cross-entropy, row by row."""
+    rows = zip(logits.softmax(1).tolist(), labels.tolist(), strict=True)
+    return -sum(math.log(row[label]) for row, label in rows) / len(labels)
+
+
+@pytest.mark.parametrize(
+    "losses", [("truth",), ("prediction",), ("truth", "feature"), ("prediction", "feature")]
+)
+@torch.no_grad()
+def test_the_sub_task_loss_is_eq_8(losses: tuple[Any, ...]) -> None:
+    teacher, student = vit(1), vit(2, depth=2)
+    params = DeViTParams(dim=12, heads=3, sub_losses=losses, beta=0.7, label_smoothing=0)
+    features = FeatureLoss(student, teacher, "code", params.alpha) if "feature" in losses else None
+    got = float(sub_task_loss(teacher, features, params)(student, BATCH))
+    y_s, y_t = student(BATCH.inputs), teacher(BATCH.inputs).argmax(1)
+    assert y_t.tolist() != BATCH.labels.tolist()
+    want = entropy(y_s, BATCH.labels)
+    if "prediction" in losses:
+        want = want / 2 + entropy(y_s, y_t) / 2
+    if features is not None:
+        want += 0.7 * float(features())
+    assert got == pytest.approx(want, rel=1e-4)
+
+
+@pytest.mark.parametrize("losses", [("truth",), ("prediction",), ("truth", "token"), ("prediction", "token")])
+@pytest.mark.parametrize("kind", ["concat", "linear"])
+@torch.no_grad()
+def test_the_ensemble_loss_is_eq_14_and_15(kind: str, losses: tuple[Any, ...]) -> None:
+    """``concat`` goes through G [24, 12]; the fused feature of ``linear`` is as wide as the teacher's token."""
+    m0, subs = vit(1, class_token=True), [vit(seed, class_token=True, classes=0) for seed in (2, 3)]
+    fused = made_fusion(kind, parts=2, dim=12, width=12, classes=3)
+    maps = token_maps(24 if kind == "concat" else 12, 12, 1, direct=kind == "linear")
+    whole = Ensemble(subs, fused, maps)
+    params = DeViTParams(dim=12, heads=3, ensemble_losses=losses, gamma=0.7, label_smoothing=0)
+    taps = [Tap(branch.fa) for branch in fused.branches]
+    got = float(ensemble_loss(m0, whole, taps, params)(whole, BATCH))
+
+    z = torch.cat([sub.forward_features(BATCH.inputs)[:, 0] for sub in subs], 1)  # class tokens
+    if kind == "linear":
+        w1 = fused.branches[0].fa.w1
+        z = z @ w1.weight.T + w1.bias
+    head = fused.branches[0].head
+    logits, y_t = z @ head.weight.T + head.bias, m0(BATCH.inputs).argmax(1)
+    want = entropy(logits, BATCH.labels)
+    if "prediction" in losses:
+        want = want / 2 + entropy(logits, y_t) / 2
+    if "token" in losses:
+        mapped = z if kind == "linear" else z @ maps[0].weight.T
+        want += 0.7 * float((mapped - m0.forward_features(BATCH.inputs)[:, 0]).square().mean())
+    assert got == pytest.approx(want, rel=1e-4)
 
 
 # --- feature aggregation --------------------------------------------------------------------------

@@ -259,6 +259,20 @@ def test_the_partitioner_keeps_its_contract(fusion: str) -> None:
     check_partitioner(EDVIT, {"parts": 2, "epochs": 1, "fusion_epochs": 1, "fusion": fusion, "proxy": 2})
 
 
+def test_neurons_that_heads_do_not_divide_are_as_many_as_planned(tmp_path: Path) -> None:
+    """139 neurons, of which 2 of 3 heads leave int(40 * 2.33) = 93 and not 92."""
+    ctx = make_context(tmp_path, recipe={"epochs": 1})
+    source = make_model(ctx, "vit", {"patch_size": 8, "dim": 60, "depth": 1, "heads": 3, "mlp_ratio": 2.33})
+    params = plugin.EDViTParams(
+        parts=1, epochs=0, fusion_epochs=0, importance="random", memory_budget_mb=0.07
+    )
+    sketch = EDVIT.sketch(source.spec, params, Fleet(devices=()))
+    assert sketch.decisions["heads"] == [2]
+    sub = EDVIT.partition(ctx, source, params, sketch).parts[0].module
+    assert sub.blocks[0].mlp.fc1.out_features == 93
+    assert sum(p.numel() for p in sub.parameters()) == sketch.parts[0].params
+
+
 def test_retraining_trains_all_and_shares_the_sub_models(tmp_path: Path) -> None:
     ctx = make_context(tmp_path, recipe={"epochs": 1})
     source = make_model(ctx)
