@@ -1,7 +1,7 @@
 """Runs preparing nodes in a child process: the only place of the core where torch is at work.
 
 The parent sends nodes over a pipe and gets progress and results back; what a node makes goes into the
-artifact store. Also saves and loads models and partitions.
+artifact store.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from dataclasses import asdict, replace
 from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from harness.artifacts import Store
 from harness.context import PrepareContext, open_task_data
@@ -38,9 +38,6 @@ from harness.types import (
     Placement,
     Sketch,
 )
-
-if TYPE_CHECKING:
-    pass
 
 __all__ = ["PARITY_SAMPLES", "failure", "main", "parity_indices", "run_along", "run_node"]
 
