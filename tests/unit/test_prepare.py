@@ -116,3 +116,11 @@ def test_what_is_shared_is_made_anew_when_its_code_changes(prepared, monkeypatch
     assert prepared()[0].taught == 1
     monkeypatch.setattr(planner, source, lambda *names: "changed")
     assert prepared()[0].taught == 2
+
+
+def test_what_compressing_each_part_cost_is_in_the_lineage(prepared):
+    _, made = prepared()
+    costs = [
+        (step.entry, step.image_passes, step.train_macs, step.train_s) for step in made["trimmed"].lineage
+    ]
+    assert costs == [("twins", 1, 0, 0.0), ("trim", 5, 50, 0.5), ("trim", 5, 50, 0.5)]
