@@ -1,13 +1,19 @@
-"""What preparing nodes make: what is shared is as new as its code, and what each part costs is told."""
+"""What preparing nodes make: what is shared is as new as its code, what each part costs is told, and so is
+whose fault a failure is."""
 
 from __future__ import annotations
 
+import errno
+import os
+import shutil
 from dataclasses import asdict, replace
+from pathlib import Path
 
 import pytest
 
 from harness import planner
 from harness.artifacts import Store
+from harness.errors import StorageError
 from harness.hookspecs import hookimpl
 from harness.plan import PrepareHost
 from harness.planner import make_plan
@@ -124,3 +130,22 @@ def test_what_compressing_each_part_cost_is_in_the_lineage(prepared):
         (step.entry, step.image_passes, step.train_macs, step.train_s) for step in made["trimmed"].lineage
     ]
     assert costs == [("twins", 1, 0, 0.0), ("trim", 5, 50, 0.5), ("trim", 5, 50, 0.5)]
+
+
+def test_a_file_that_a_plugin_does_not_find_is_no_fault_of_the_stores(tmp_path):
+    with pytest.raises(FileNotFoundError, match="nowhere"), Store(tmp_path).making("k"):
+        Path("nowhere").read_text()
+
+
+@pytest.mark.parametrize("how", ["full", "gone"])
+def test_an_artifact_that_cannot_be_written_is_one_line(tmp_path, how):
+    def make():
+        with Store(tmp_path).making("k") as folder:
+            if how == "full":
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            shutil.rmtree(folder)
+            (folder / "meta.json").write_text("")
+
+    with pytest.raises(StorageError, match=r"cannot write .*artifacts/k: "):
+        make()
+    assert list((tmp_path / "artifacts").iterdir()) == []
