@@ -21,10 +21,10 @@ from harness.types import Params, RuntimeEntry, Sketch
 __all__ = ["make_plan"]
 
 TRAINING = (
-    "train.py", "recipe.py", "evaluation.py", "features.py", "augment.py", "checkpoint.py", "prepare.py", "ranks.py",
-    "saved.py",
+    "train.py", "recipe.py", "evaluation.py", "features.py", "augment.py", "checkpoint.py", "context.py", "counting.py",
+    "prepare.py", "ranks.py", "saved.py",
 )  # fmt: skip
-"""Files of the core whose code is in trained weights."""
+"""Files of the core whose code is in trained weights and in what is told of their training."""
 EXPORTING = ("prepare.py", "saved.py", "counting.py")
 """Those whose code is in what an export holds."""
 
