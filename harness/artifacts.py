@@ -6,6 +6,7 @@ An artifact is a folder named by its key, written aside and renamed into place: 
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import json
 import os
@@ -27,6 +28,10 @@ def default_cache() -> Path:
     if own:
         return Path(own)
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "harness"
+
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
+"""What the system says of a disk that takes no more."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +83,8 @@ class Store:
         Holds a lock per key, so that two runs never make the same thing at once.
 
         Raises:
-            StorageError: the disk is full or not writable; nothing half-written stays.
+            StorageError: the disk is full or not writable; nothing half-written stays. Other errors of whoever
+                fills the folder pass.
         """
         lock_path = self.workplace / f"{key}.lock"
         with lock_path.open("w") as lock:
@@ -87,12 +93,17 @@ class Store:
                 yield None
                 return
             aside = Path(tempfile.mkdtemp(prefix=f"{key}.", dir=self.workplace))
+            filled = False
             try:
                 yield aside
+                filled = True
                 _sync(aside)
                 shutil.rmtree(self.artifacts / key, ignore_errors=True)  # a folder without meta.json
                 aside.rename(self.artifacts / key)
             except OSError as error:
+                inside = str(error.filename or "").startswith(str(aside))
+                if not (filled or inside or error.errno in _FULL):
+                    raise
                 raise StorageError(
                     f"cannot write {self.artifacts / key}: {error.strerror or error}"
                 ) from error

@@ -24,7 +24,7 @@ __all__ = ["load", "save", "training_key"]
 def training_key(facts: Mapping[str, Any], module: torch.nn.Module, labels: bytes) -> str:
     """A hash of what a training starts from: JSON facts, the module's weights and frozen parts, the labels.
 
-    With the starting weights in it, two fits of one step that share a name by mistake never share a result.
+    Neither the inputs nor the loss are in it: two fits of one step that differ in these alone need two names.
     """
     import torch
 

@@ -123,6 +123,8 @@ class Ordering(_Claim):
     def _known(self) -> Ordering:
         if self.column not in RECORDED:
             raise ValueError(f"no column {self.column!r}; {nearest(self.column, RECORDED)}")
+        if self.column in STATIC and self.on is not None:
+            raise ValueError(f"on: {self.column} is the same on all hardware")
         if self.better == self.than:
             raise ValueError(f"than: {self.than!r} cannot be better than itself")
         return self

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = ["PrepareContext", "open_task_data"]
 
-_SHARED = ("data", "train", "seed", "threads", "processes", "device")
+_SHARED = ("data", "train", "seed", "threads", "processes", "device", "made_with")
 """What of a task decides what comes out of training."""
 
 

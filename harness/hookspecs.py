@@ -55,7 +55,6 @@ def harness_models() -> Iterable[ModelEntry]:
             yield ModelEntry(name="mlp", summary="two linear layers", params=MlpParams,
                              build=build_mlp, requires=("torch",), extra="bench")
     """
-    raise NotImplementedError
 
 
 @hookspec
@@ -73,7 +72,6 @@ def harness_compressors() -> Iterable[CompressorEntry]:
         def harness_compressors():
             yield CompressorEntry(name="my-prune", summary="...", params=PruneParams, compress=prune)
     """
-    raise NotImplementedError
 
 
 @hookspec
@@ -94,7 +92,6 @@ def harness_partitioners() -> Iterable[PartitionerEntry]:
             yield PartitionerEntry(name="my-split", summary="...", params=SplitParams,
                                    sketch=sketch, partition=partition)
     """
-    raise NotImplementedError
 
 
 @hookspec
@@ -110,7 +107,6 @@ def harness_placers() -> Iterable[PlacerEntry]:
         def harness_placers():
             yield PlacerEntry(name="central", summary="everything on one device", place=all_on_central)
     """
-    raise NotImplementedError
 
 
 @hookspec
@@ -130,7 +126,6 @@ def harness_datasets() -> Iterable[DatasetEntry]:
             yield DatasetEntry(name="noise", summary="random pixels", params=NoiseParams,
                                describe=describe_noise, load=load_noise)
     """
-    raise NotImplementedError
 
 
 @hookspec
@@ -144,7 +139,6 @@ def harness_backends() -> Iterable[BackendEntry]:
             yield BackendEntry(name="my-board", summary="...", params=BoardParams,
                                probe=list_boards, describe=describe_board, open=open_board)
     """
-    raise NotImplementedError
 
 
 @hookspec
@@ -164,7 +158,6 @@ def harness_runtimes() -> Iterable[RuntimeEntry]:
                                export=write_engine_file, load=load_engine_file,
                                precision=name_precision, tolerance=name_tolerance)
     """
-    raise NotImplementedError
 
 
 @hookspec
@@ -177,7 +170,6 @@ def harness_meters() -> Iterable[MeterEntry]:
         def harness_meters():
             yield MeterEntry(name="my-plug", summary="a wall plug", probe=find_plugs, open=open_plug)
     """
-    raise NotImplementedError
 
 
 @hookspec

@@ -21,10 +21,10 @@ from harness.types import Params, RuntimeEntry, Sketch
 __all__ = ["make_plan"]
 
 TRAINING = (
-    "train.py", "recipe.py", "evaluation.py", "features.py", "augment.py", "checkpoint.py", "prepare.py", "ranks.py",
-    "saved.py",
+    "train.py", "recipe.py", "evaluation.py", "features.py", "augment.py", "checkpoint.py", "context.py", "counting.py",
+    "prepare.py", "ranks.py", "saved.py",
 )  # fmt: skip
-"""Files of the core whose code is in trained weights."""
+"""Files of the core whose code is in trained weights and in what is told of their training."""
 EXPORTING = ("prepare.py", "saved.py", "counting.py")
 """Those whose code is in what an export holds."""
 
@@ -105,6 +105,9 @@ class _Planner:
         """A method's steps with all of their keys that no seed changes."""
         links = []
         for step, data, recipe in resolved.links:
+            made_with = [asdict(self.host), source_hash(step.origin.module), core_hash(*TRAINING)]
+            if step.entry.files is not None:
+                made_with.append(files_hash(step.entry.files(step.params)))
             task = {
                 "stage": step.stage,
                 "entry": step.entry.name,
@@ -117,11 +120,9 @@ class _Planner:
                 "processes": self.suite.prepare.processes,
                 "device": self.host.device,
                 "sketch": asdict(sketch) if sketch is not None and step.stage == "partition" else None,
+                "made_with": digest(made_with),
             }
-            content = [task, asdict(self.host), source_hash(step.origin.module), core_hash(*TRAINING)]
-            if step.entry.files is not None:
-                content.append(files_hash(step.entry.files(step.params)))
-            links.append(_Link(step.stage, step.entry.name, step.origin.plugin, task, digest(content)))
+            links.append(_Link(step.stage, step.entry.name, step.origin.plugin, task, digest(task)))
         return links
 
     def chain(self, links: Sequence[_Link], name: str, seed: int) -> str:

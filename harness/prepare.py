@@ -1,7 +1,7 @@
 """Runs preparing nodes in a child process: the only place of the core where torch is at work.
 
 The parent sends nodes over a pipe and gets progress and results back; what a node makes goes into the
-artifact store. Also saves and loads models and partitions.
+artifact store.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from dataclasses import asdict, replace
 from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from harness.artifacts import Store
 from harness.context import PrepareContext, open_task_data
@@ -38,9 +38,6 @@ from harness.types import (
     Placement,
     Sketch,
 )
-
-if TYPE_CHECKING:
-    pass
 
 __all__ = ["PARITY_SAMPLES", "failure", "main", "parity_indices", "run_along", "run_node"]
 
@@ -170,9 +167,12 @@ def _make(
     if not task["each_part"]:
         return compressor.compress(context, load_model(source), params)
     partition = load_partition(source)
-    return replace(
-        partition, parts=tuple(_compress_part(context, compressor, part, params) for part in partition.parts)
-    )
+    parts, lineage = [], partition.lineage
+    for part in partition.parts:
+        smaller, steps = _compress_part(context, compressor, part, params)
+        parts.append(smaller)
+        lineage += steps
+    return replace(partition, parts=tuple(parts), lineage=lineage)
 
 
 def _build(task: Mapping[str, Any], plugins: Plugins, context: PrepareContext) -> Model:
@@ -189,15 +189,17 @@ def _build(task: Mapping[str, Any], plugins: Plugins, context: PrepareContext) -
     return replace(model, lineage=(*model.lineage, step))
 
 
-def _compress_part(context: Context, compressor: Any, part: Part, params: Any) -> Part:
+def _compress_part(
+    context: Context, compressor: Any, part: Part, params: Any
+) -> tuple[Part, tuple[Lineage, ...]]:
     """A part that reads the image alone is a model of its own; parts that fuse stay as they are."""
     if tuple(edge.source for edge in part.inputs) != (IMAGE,):
-        return part
+        return part, ()
     model = Model(
         module=part.module, spec=part.spec, input=part.inputs[0].tensor, classes=part.output.shape[-1]
     )
     smaller: Model = compressor.compress(context, model, params)
-    return replace(part, module=smaller.module, spec=smaller.spec)
+    return replace(part, module=smaller.module, spec=smaller.spec), smaller.lineage
 
 
 def _sketch(task: Mapping[str, Any]) -> Sketch:

@@ -157,6 +157,7 @@ class Leader(_Team):
         self._root, self._block, self._threads, self._give_up = root, block, threads, give_up
         self._followers: dict[Connection, BaseProcess] = {}
         self._done = threading.Semaphore(0)
+        self._asking = threading.Lock()  # of two threads that ask for an exit code at once, one gets none
         self._node: Mapping[str, Any] = {}
 
     @contextmanager
@@ -187,11 +188,15 @@ class Leader(_Team):
         from harness.jobs import died
 
         time.sleep(_ECHO_S)
-        for rank, process in enumerate(self._followers.values(), start=1):
-            if process.exitcode is not None:
-                text = f"training process {rank + 1} of {self.count}: {died(process.exitcode)}"
-                return ("failed", self._node["key"], self._node["stage"], self._node["plugin"], text, "")
+        with self._asking:
+            for rank, process in enumerate(self._followers.values(), start=1):
+                if process.exitcode is not None:
+                    return self._failed(rank, died(process.exitcode))
         return failure
+
+    def _failed(self, rank: int, why: str) -> tuple[Any, ...]:
+        text = f"training process {rank + 1} of {self.count}: {why}"
+        return ("failed", self._node["key"], self._node["stage"], self._node["plugin"], text, "")
 
     def _start(self, device: str) -> None:
         from harness import worker
@@ -213,12 +218,13 @@ class Leader(_Team):
     def _watch(self) -> None:
         """While the main thread computes, or waits for a rank that will not come."""
         while True:
-            for conn in wait(list(self._followers)):
+            connections = list(self._followers)
+            for conn in wait(connections):
                 assert isinstance(conn, Connection)
                 try:
                     failure = conn.recv()
                 except (EOFError, OSError):
-                    failure = ()
+                    failure = self._failed(connections.index(conn) + 1, "its connection ended")
                 if failure is None:
                     self._done.release()
                 else:

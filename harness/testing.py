@@ -153,6 +153,7 @@ def make_context(
         "threads": 1,
         "processes": 1,
         "device": "cpu",
+        "made_with": "",
     }
     workdir = tmp_path / "work"
     workdir.mkdir(parents=True, exist_ok=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import math
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
@@ -66,7 +67,7 @@ class Judge:
         self.resolver = resolver
         self.evidence = evidence
         self._built: dict[str, Footprint] = {}
-        self._modules: dict[str, Modules] = {}
+        self._modules: dict[tuple[str, str | None], Modules] = {}
         for name, claim in claims.claims.items():
             self._check(name, claim)
 
@@ -126,27 +127,30 @@ class Judge:
         chosen = {ALL: names, BUT_FUSION: names[:-1]}.get(part, [part])
         return sum(self._figure(method, name, lambda found: found.figure(quantity)) for name in chosen)
 
-    def _figure(self, method: str, part: str, figure: Callable[[Footprint], T]) -> T:
+    def _figure(
+        self, method: str, part: str, figure: Callable[[Footprint], T], target: Target | None = None
+    ) -> T:
         """Raises Unchecked: the module is not known before training, or does not run without data."""
         try:
-            found = self._parts(method).get(part)
+            found = self._parts(method, target).get(part)
             if found is not None:
                 return figure(found)
         except (CellError, RuntimeError, NotImplementedError) as error:
             raise Unchecked(f"{part} cannot be counted before it is trained: {error}") from None
         raise Unchecked(f"the plugin does not say what {part} is before it is trained")
 
-    def _parts(self, method: str) -> Modules:
-        if method not in self._modules:
+    def _parts(self, method: str, target: Target | None = None) -> Modules:
+        key = method, None if target is None else target.name
+        if key not in self._modules:
             resolved = self.resolver.method(method)
             self._need_installed(resolved)
-            sketch = self._sketch(method)
+            sketch = self._sketch(method, target)
             parts: list[tuple[str, ModuleSpec | None, tuple[str, ...]]] = [(method, resolved.spec, (IMAGE,))]
             if sketch is not None:
                 parts = [(part.name, part.spec, part.inputs) for part in sketch.parts]
             image = TensorSpec(shape=resolved.data.info.shape)
-            self._modules[method] = Modules(parts, image, self._built)
-        return self._modules[method]
+            self._modules[key] = Modules(parts, image, self._built)
+        return self._modules[key]
 
     def _sketch(self, method: str, target: Target | None = None) -> Sketch | None:
         """How the method is split, for ``target`` or else the suite's first device; ``None``: it is not."""
@@ -178,7 +182,7 @@ class Judge:
         assert sketch is not None  # checked
         counted = []
         for part in sketch.parts:  # the paper's devices are given in the paper's MACs
-            counts = self._figure(claim.method, part.name, lambda found: found.counts)
+            counts = self._figure(claim.method, part.name, lambda found: found.counts, target)
             counted.append(replace(part, macs=counts.macs_linear, weight_bytes=counts.weight_bytes))
         try:
             placement = self.resolver.place(claim.method, replace(sketch, parts=tuple(counted)), target)
@@ -212,7 +216,8 @@ class Judge:
         verdict = replace(told, ours=found.difference, why=found.why)
         if not found.decided:
             return verdict
-        holds = found.difference > 0 and found.difference >= claim.by
+        least = found.difference >= claim.by or math.isclose(found.difference, claim.by)  # of floats
+        holds = found.difference > 0 and least
         return replace(verdict, status="reproduced" if holds else "not-reproduced")
 
 

@@ -83,7 +83,7 @@ class Context(Protocol):
         ...
 
     def once(self, key: str, fn: Callable[[], Model]) -> Model:
-        """``fn()``, computed once for all steps that share data, recipe, seed, plugin and ``key``."""
+        """``fn()``, computed once for all steps that share data, recipe, seed, plugin, its code and ``key``."""
         ...
 
     def progress(self, text: str, fraction: float | None = None) -> None:

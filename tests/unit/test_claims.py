@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,9 @@ from timm.models.vision_transformer import VisionTransformer
 
 from harness import cli
 from harness.claims import Tolerance
+from harness.counting import count
 from harness.results import Record, Results
+from harness.types import TensorSpec
 
 SUITE = """\
 suite: mine
@@ -127,6 +130,7 @@ def test_the_claims_that_the_mistakes_are_made_in_are_good(harness):
         ("than: cloud", "than: edge", 5, ["'edge' cannot be better than itself"]),
         ("column: macs_g", "column: macs", 5, ["no column 'macs'", "did you mean 'macs_g'?"]),
         ("column: macs_g", "column: method", 5, ["no column 'method'"]),
+        ("column: macs_g", "column: macs_g, on: Jetson", 5, ["on: macs_g is the same on all hardware"]),
         ("column: macs_g", "by: -1", 5, ["claims.faster.by"]),
         ("better: edge, ", "", 5, ["claims.faster.better", "missing"]),
         ("fleet: trio", "fleet: here", 6, ["no fleet 'here'", "allowed: trio"]),
@@ -281,6 +285,18 @@ def test_a_placement_is_judged_up_to_the_order_of_devices(judged):
     assert code == 1
 
 
+def test_a_placement_is_of_the_parts_that_its_own_fleet_has_room_for(judged, monkeypatch):
+    """Two sub-models of 3 heads, 90 kB each, have room on three devices of 150 kB, not on the suite's first."""
+    monkeypatch.setattr("psutil.virtual_memory", lambda: SimpleNamespace(total=150_000))
+    macs = count(whole(), [TensorSpec(shape=(1, 16, 16))]).macs_linear / 1e9
+    text = SUITE.replace("policy: uniform-divisors", "policy: uniform-divisors, memory_budget_mb: 1")
+    Path("mine.yaml").write_text(
+        text.replace("[1, 0.001, 0.01]", f"[{1.5 * macs}, {1.1 * macs}, {0.2 * macs}]")
+    )
+    _, (verdict,) = judged("method: split, fleet: trio, placed: [1, 1]")
+    assert (verdict["status"], verdict["ours"]) == ("reproduced", [1, 1])
+
+
 def test_a_contradiction_is_computed_still_and_costs_no_exit_code(judged):
     code, verdicts = judged(
         "method: cloud, quantity: params_m, value: 7, contradicted_by: Table 2",
@@ -397,6 +413,18 @@ def test_an_ordering_of_latencies_has_less_as_better_and_one_board(judged, recor
     assert verdicts[0]["ours"] == 5.0
     assert "no board has latency_p50_ms of edge and of cut" in verdicts[2]["why"]
     assert "no good record of voted" in verdicts[3]["why"]
+
+
+def test_a_least_difference_is_not_missed_by_a_rounding_of_floats(judged, records):
+    slow, fast = ({"latency": {"n": 662, "p50_ms": t, "mean_ms": t, "std_ms": 1.0}} for t in (1.2, 1.1))
+    records(("edge", [90], fast), ("cloud", [90], slow))
+    assert 1.2 - 1.1 < 0.1
+    _, verdicts = judged(
+        "better: edge, than: cloud, column: latency_p50_ms, by: 0.1",
+        "better: edge, than: cloud, column: latency_p50_ms, by: 0.1001",
+        folder="out",
+    )
+    assert [v["status"] for v in verdicts] == ["reproduced", "not-reproduced"]
 
 
 def test_published_figures_and_other_suites_are_no_evidence(judged, records):

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import importlib
+import multiprocessing
+import os
 import pickle
+import threading
 from multiprocessing import Pipe
 from pathlib import Path
+from queue import Queue
 from types import SimpleNamespace
 
 import numpy as np
@@ -14,12 +19,12 @@ import torch
 
 from harness.artifacts import Store
 from harness.cli.common import _check_accelerate, _training_device
-from harness.errors import SuiteError
+from harness.errors import CellError, SuiteError
 from harness.jobs import Jobs
 from harness.plan import PrepareHost
 from harness.planner import make_plan
 from harness.plugins import load_plugins
-from harness.ranks import ALONE, Follower
+from harness.ranks import ALONE, Follower, Leader
 from harness.splits import subset
 from harness.suite import load_suite
 from harness.train import TrainRecipe, fit
@@ -183,8 +188,26 @@ def test_shares_are_the_batch(n, count):
     assert np.concatenate(shares).tolist() == rows.tolist()
     sizes = [len(share) for share in shares]
     assert max(sizes) - min(sizes) <= 1
-    assert ALONE.share(rows) is not None
     assert ALONE.share(rows).tolist() == rows.tolist()
+
+
+def test_a_rank_that_hangs_up_and_lives_fails_the_node(place, monkeypatch):
+    monkeypatch.setattr("harness.ranks.follow", importlib.import_module("harness_ranked").hangs_up)
+    monkeypatch.setattr("harness.ranks._PATIENCE_S", 0.0)
+    monkeypatch.setattr(Leader, "join", lambda self, port, device, threads, listening: os.close(listening))
+    told = Queue()
+
+    def give_up(*message):
+        told.put(message)
+        threading.Event().wait()  # the process would end here
+
+    node = {"key": "k", "stage": "build", "plugin": "ranked", "task": {"device": "cpu"}}
+    with pytest.raises(CellError), Leader(2, place, (), 1, give_up).together(node):
+        message = told.get(timeout=60)
+    for process in multiprocessing.active_children():
+        process.kill()
+    reason = "training process 2 of 2: its connection ended"
+    assert message == ("failed", "k", "build", "ranked", reason, "")
 
 
 def test_each_rank_has_its_gpu():

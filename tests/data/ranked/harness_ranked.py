@@ -3,6 +3,7 @@
 import hashlib
 import os
 import signal
+import time
 from pathlib import Path
 from typing import Literal
 
@@ -84,6 +85,13 @@ def build(ctx, params):
     (folder / f"{rank}.digest").write_text(digest)
     plain = network()
     return Model(module=plain, spec=SPEC, input=TensorSpec(shape=ctx.data.info.shape), classes=3)
+
+
+def hangs_up(conn, *rest):
+    """A follower that closes its connection at the first node, and lives on."""
+    conn.recv()
+    conn.close()
+    time.sleep(600)
 
 
 @hookimpl

@@ -1,0 +1,151 @@
+"""What preparing nodes make: what is shared is as new as its code, what each part costs is told, and so is
+whose fault a failure is."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import pytest
+
+from harness import planner
+from harness.artifacts import Store
+from harness.errors import StorageError
+from harness.hookspecs import hookimpl
+from harness.plan import PrepareHost
+from harness.planner import make_plan
+from harness.plugins import load_plugins
+from harness.prepare import run_node
+from harness.saved import load_any
+from harness.suite import load_suite
+from harness.types import (
+    IMAGE,
+    CompressorEntry,
+    Edge,
+    Lineage,
+    Model,
+    ModelEntry,
+    ModuleSpec,
+    Part,
+    Partition,
+    PartitionerEntry,
+    PartSketch,
+    Sketch,
+    TensorSpec,
+)
+
+SUITE = """\
+suite: mine
+data: {name: synthetic, num_classes: 3, size: 8, channels: 1, train: 30, test: 6}
+defaults: {train: {epochs: 0}}
+methods:
+  whole: {build: taught}
+  split: {from: whole, partition: twins}
+  trimmed: {from: split, compress: [{trim: {}, each_part: true}]}
+devices: {here: {backend: cpu}}
+run: [{methods: all, devices: [here]}]
+"""
+SPEC = ModuleSpec(factory="torch.nn:Linear", params={"in_features": 8, "out_features": 3})
+IMAGES, ANSWER = TensorSpec(shape=(1, 8, 8)), TensorSpec(shape=(1, 8, 3))
+INPUTS = {"left": (IMAGE,), "right": (IMAGE,), "fusion": ("left", "right")}
+
+
+class Plugin:
+    """A builder that asks for a shared teacher, a split in two and a fusion, a compressor of 5 image passes."""
+
+    def __init__(self):
+        self.taught = 0
+
+    def teacher(self):
+        self.taught += 1
+        return Model(module=SPEC.build(), spec=SPEC, input=IMAGES, classes=3)
+
+    def partition(self, ctx, model, params, sketch):
+        def part(name, inputs):
+            edges = tuple(Edge(source=s, tensor=IMAGES if s == IMAGE else ANSWER) for s in inputs)
+            return Part(name=name, module=SPEC.build(), spec=SPEC, inputs=edges, output=ANSWER)
+
+        step = Lineage(stage="partition", entry="twins", params={}, image_passes=1)
+        return Partition(parts=tuple(part(*item) for item in INPUTS.items()), classes=3, lineage=(step,))
+
+    def trim(self, ctx, model, params):
+        step = Lineage(stage="compress", entry="trim", params={}, image_passes=5, train_macs=50, train_s=0.5)
+        return replace(model, lineage=(*model.lineage, step))
+
+    @hookimpl
+    def harness_models(self):
+        yield ModelEntry(
+            name="taught", summary="for tests", build=lambda ctx, params: ctx.once("teacher", self.teacher)
+        )
+
+    @hookimpl
+    def harness_partitioners(self):
+        parts = [
+            PartSketch(name=name, inputs=inputs, params=1, macs=1, weight_bytes=4, output_bytes=4)
+            for name, inputs in INPUTS.items()
+        ]
+        sketch = Sketch(parts=tuple(parts))
+        yield PartitionerEntry(
+            name="twins", summary="for tests", sketch=lambda *about: sketch, partition=self.partition
+        )
+
+    @hookimpl
+    def harness_compressors(self):
+        yield CompressorEntry(name="trim", summary="for tests", compress=self.trim)
+
+
+@pytest.fixture
+def prepared(tmp_path):
+    """Makes all that the suite trains, in this process: the plugin, and what came out by method."""
+    plugin, store = Plugin(), Store(tmp_path / "cache")
+    plugins = load_plugins(extra={"mine": plugin})
+    path = tmp_path / "mine.yaml"
+    path.write_text(SUITE)
+
+    def prepare():
+        plan = make_plan(load_suite(path), plugins, PrepareHost(torch="1"))
+        for node in plan.nodes.values():
+            if node.stage in ("build", "partition", "compress"):
+                run_node(asdict(node), plugins, store)
+        model = {cell.method: plan.nodes[cell.export].inputs[0] for cell in plan.cells}
+        return plugin, {method: load_any(store.folder(key)) for method, key in model.items()}
+
+    return prepare
+
+
+@pytest.mark.parametrize("source", ["source_hash", "core_hash"])
+def test_what_is_shared_is_made_anew_when_its_code_changes(prepared, monkeypatch, source):
+    assert prepared()[0].taught == 1
+    assert prepared()[0].taught == 1
+    monkeypatch.setattr(planner, source, lambda *names: "changed")
+    assert prepared()[0].taught == 2
+
+
+def test_what_compressing_each_part_cost_is_in_the_lineage(prepared):
+    _, made = prepared()
+    costs = [
+        (step.entry, step.image_passes, step.train_macs, step.train_s) for step in made["trimmed"].lineage
+    ]
+    assert costs == [("twins", 1, 0, 0.0), ("trim", 5, 50, 0.5), ("trim", 5, 50, 0.5)]
+
+
+def test_a_file_that_a_plugin_does_not_find_is_no_fault_of_the_stores(tmp_path):
+    with pytest.raises(FileNotFoundError, match="nowhere"), Store(tmp_path).making("k"):
+        Path("nowhere").read_text()
+
+
+@pytest.mark.parametrize("how", ["full", "gone"])
+def test_an_artifact_that_cannot_be_written_is_one_line(tmp_path, how):
+    def make():
+        with Store(tmp_path).making("k") as folder:
+            if how == "full":
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            shutil.rmtree(folder)
+            (folder / "meta.json").write_text("")
+
+    with pytest.raises(StorageError, match=r"cannot write .*artifacts/k: "):
+        make()
+    assert list((tmp_path / "artifacts").iterdir()) == []
