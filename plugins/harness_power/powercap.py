@@ -24,6 +24,7 @@ import os
 import re
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from io import FileIO
 from pathlib import Path
 from typing import Any
@@ -151,7 +152,9 @@ def _meters(root: Path) -> Iterator[MeterInfo | Unavailable]:
         "left_out": [str(path) for place in found for path in found[place][1:]]
         + [str(found[place][0]) for place in mirrors],
     }
-    answers = [_meter("package", "package", "cpu", {place: found[place][0] for place in packages}, notes)]
+    answers: list[MeterInfo | Unavailable] = [
+        _meter("package", "package", "cpu", {place: found[place][0] for place in packages}, notes)
+    ]
     if drams and len(drams) < len(packages):
         answers.append(Unavailable(name="powercap:dram", fix="the package meter does not need it",
                                    reason=f"only {', '.join(drams)} of {len(packages)} packages"))  # fmt: skip
@@ -162,8 +165,9 @@ def _meters(root: Path) -> Iterator[MeterInfo | Unavailable]:
         for place in found
         if re.fullmatch(r"psys(-\d+)?", place)
     ]
-    if all(isinstance(answer, Unavailable) and answer.fix == FIX for answer in answers):
-        yield Unavailable(name="powercap", reason=answers[0].reason, fix=FIX)
+    refused = [answer for answer in answers if isinstance(answer, Unavailable) and answer.fix == FIX]
+    if len(refused) == len(answers):
+        yield replace(refused[0], name="powercap")
     else:
         yield from answers
 

@@ -32,7 +32,9 @@ METERS: dict[str, tuple[str, Scope, str]] = {
     "PKG": ("pyrapl:package", "package", "cpu"),
     "DRAM": ("pyrapl:dram", "rails", "dram"),
 }
-MISMATCH = "pyRAPL wants one package zone per socket, and this machine has others (dies, offline processors)"
+MISMATCH = (
+    "pyRAPL wants one package zone per socket and all or no dram zones; dies and offline processors upset it"
+)
 
 _patching = threading.Lock()
 
@@ -48,15 +50,18 @@ def probe() -> Iterable[MeterInfo | Unavailable]:
             name="pyrapl", reason="pyRAPL is not installed", fix="pip install 'edge-harness[rapl]'"
         )
         return
-    try:
-        yield _describe("PKG", found)
-        if any(place.endswith("/dram") for place in found):
-            yield _describe("DRAM", found)
-    except PermissionError as error:
-        reason = f"only root may read {error.filename} (the kernel's answer to CVE-2020-8694)"
-        yield Unavailable(name="pyrapl", reason=reason, fix=powercap.FIX)
-    except OSError as error:
-        yield Unavailable(name="pyrapl", reason=str(error), fix="the powercap meter reads the same counters")
+    for device, (name, _, _) in METERS.items():
+        if device == "DRAM" and not any(place.endswith("/dram") for place in found):
+            return
+        try:
+            yield _describe(device, found)
+        except PermissionError as error:
+            reason = f"only root may read {error.filename} (the kernel's answer to CVE-2020-8694)"
+            yield Unavailable(name=name, reason=reason, fix=powercap.FIX)
+            return
+        except OSError as error:
+            yield Unavailable(name=name, reason=str(error), fix="powercap reads the same counters")
+            return
 
 
 def open_meter(info: MeterInfo) -> Sockets:
@@ -148,7 +153,7 @@ def _below(api: Any, root: Path) -> Iterator[None]:
         yield
         return
     with _patching:
-        api.open = lambda path, *how: Path(f"{root}{path}").open(*how)
+        api.open = lambda path, *how: Path(f"{root}{path}").open(*how)  # noqa: SIM115
         api.os = SimpleNamespace(path=SimpleNamespace(exists=lambda path: os.path.exists(f"{root}{path}")))
         try:
             yield
