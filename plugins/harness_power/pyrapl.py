@@ -143,7 +143,8 @@ def _library() -> ModuleType:
     finally:
         root.handlers[:] = handlers  # logging.warning() gives a bare root a handler
         logging.disable(level)
-    return pyRAPL
+    library: ModuleType = pyRAPL
+    return library
 
 
 @contextmanager

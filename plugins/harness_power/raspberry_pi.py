@@ -38,7 +38,7 @@ __all__ = ["ENTRY"]
 PERIOD_S = 0.1
 TIMEOUT_S = 0.5
 SLOPE, INTERCEPT_W = 1.1451, 0.5879
-RAIL = re.compile(r"^\s*(\w+)_([AV]) (?:current|volt)\(\d+\)=(-?\d+\.?\d*)([AV])\s*$", re.MULTILINE)
+RAIL = re.compile(r"^\s*(\w+)_([AV]) (?:current|volt)\(\d+\)=(-?\d+\.?\d*)\2\s*$", re.MULTILINE)
 CAUSES = {0: "under-voltage", 1: "frequency-capped", 2: "throttled", 3: "soft-thermal-limit"}
 
 
@@ -113,9 +113,8 @@ _chip = cache(_Chip)
 def _rails(text: str) -> dict[str, float]:
     """Watts of each rail that has both a current and a voltage (the 5 V input and the battery have none)."""
     found: dict[str, dict[str, float]] = {"A": {}, "V": {}}
-    for name, quantity, value, unit in RAIL.findall(text):
-        if quantity == unit:
-            found[unit][name] = float(value)
+    for name, unit, value in RAIL.findall(text):
+        found[unit][name] = float(value)
     lonely = found["A"].keys() - found["V"].keys()
     if not found["A"] or lonely:
         what = f"no voltage of {', '.join(sorted(lonely))}" if lonely else "no rail"

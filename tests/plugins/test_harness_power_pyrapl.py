@@ -125,6 +125,25 @@ def test_a_machine_that_pyrapl_does_not_understand_is_unavailable(tree, zones, p
     assert "powercap" in answer.fix
 
 
+@pytest.mark.parametrize("name", ["package", "package-x"])
+def test_a_zone_whose_name_pyrapl_cannot_read_is_unavailable(tree, name):
+    tree({"intel-rapl:0": (name, 1)}, [0])
+    (answer,) = ENTRY.probe()
+    assert "cannot read this machine's zones" in answer.reason
+
+
+def test_a_socket_that_is_gone_since_the_probe_is_an_error(tree):
+    top = tree(SERVER, [0, 1])
+    info = found()["pyrapl:package"]
+    shutil.rmtree(top / "intel-rapl/intel-rapl:1")
+    (top / "intel-rapl:1").unlink()
+    shutil.rmtree(top.parents[1] / "devices/system/cpu/cpu1")
+    (top.parents[1] / "devices/system/cpu/present").write_text("0\n")
+    meter = opened(info)
+    with pytest.raises(OSError, match=r"reads sockets \[0\], not \[0, 1\]"):
+        meter.read()
+
+
 def test_a_processor_that_is_offline_is_said(tree, tmp_path):
     tree(SERVER, [0, 1])
     shutil.rmtree(tmp_path / "sys/devices/system/cpu/cpu1")
