@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 import threading
 import time
 import warnings
@@ -131,7 +132,11 @@ def _sensor(device: str) -> Any:
 
 
 def _library() -> ModuleType:
-    """pyRAPL, without what it says on import: invalid escapes, and that pymongo and pandas are absent."""
+    """pyRAPL, without what it says on import (invalid escapes; absent packages), and without its ways to write
+    results, for which it would import pandas and pymongo: a second, and 50 MB in the process that samples.
+    """
+    unused: dict[str, Any] = {name: None for name in ("pandas", "pymongo") if name not in sys.modules}
+    sys.modules.update(unused)
     root = logging.getLogger()
     handlers, level = list(root.handlers), root.manager.disable
     logging.disable(logging.WARNING)
@@ -143,6 +148,8 @@ def _library() -> ModuleType:
     finally:
         root.handlers[:] = handlers  # logging.warning() gives a bare root a handler
         logging.disable(level)
+        for name in unused:
+            del sys.modules[name]
     library: ModuleType = pyRAPL
     return library
 

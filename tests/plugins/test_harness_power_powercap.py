@@ -205,6 +205,7 @@ def test_nested_folders_alone_are_enough(tree):
     assert list(found()) == ["powercap:package", "powercap:dram", "powercap:psys"]
 
 
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 def test_counters_for_root_only_are_unavailable_with_the_fix(trees, monkeypatch):
     root = Path(tempfile.mkdtemp())
     try:

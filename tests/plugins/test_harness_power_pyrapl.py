@@ -158,6 +158,7 @@ def test_memory_of_one_socket_only_leaves_the_package(tree):
     assert "all or no dram zones" in answers["pyrapl:dram"].reason
 
 
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 def test_counters_for_root_only_are_unavailable_with_the_fix(trees, monkeypatch):
     pyrapl._library()
     root = Path(tempfile.mkdtemp())
@@ -198,13 +199,15 @@ def test_without_the_package_the_extra_is_named(tree, monkeypatch):
     assert answer.fix == "pip install 'edge-harness[rapl]'"
 
 
-def test_importing_it_says_nothing_and_leaves_logging_alone(monkeypatch, recwarn, capfd):
+def test_importing_it_says_nothing_and_leaves_logging_and_other_packages_alone(monkeypatch, recwarn, capfd):
     for name in [name for name in sys.modules if name.startswith("pyRAPL")]:
         monkeypatch.delitem(sys.modules, name)
     root = logging.getLogger()
     monkeypatch.setattr(root, "handlers", [])
     monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    pandas = sys.modules.get("pandas")
     pyrapl._library()
+    assert sys.modules.get("pandas", pandas) is pandas
     assert not root.handlers
     assert root.manager.disable == logging.NOTSET
     assert capfd.readouterr() == ("", "")
