@@ -38,7 +38,7 @@ __all__ = [
     "absent", "energy_range", "provenance", "system_root", "zones",
 ]  # fmt: skip
 
-PERIOD_S = 0.001  # Intel SDM vol. 3B, 16.10: energy status is updated about every millisecond
+PERIOD_S = 0.001  # Intel SDM vol. 3B, RAPL: energy status changes about every millisecond
 MOST_W = 10_000.0
 NOT_MEASURED = {0x2A, 0x2D, 0x3A, 0x3E}  # family 6: Sandy Bridge, -EP, Ivy Bridge, -EP
 
