@@ -1,0 +1,176 @@
+"""pyRAPL: the same RAPL counters as ``powercap``, through the library of that name, unmodified.
+
+It is there to be checked against :mod:`harness_power.powercap`: both watch "cpu" with scope package, and
+memory likewise. pyRAPL's ``Sensor`` is asked for raw counters, not its ``Measurement``, which turns a counter
+that wraps into ``None``; they are unwrapped here. What it does not know: dies (it wants one package zone per
+socket), psys, the mmio zones, and processors that are offline. Each of those is said, none is worked around.
+
+Not tried on the hardware: tests let it read made trees.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import threading
+import time
+import warnings
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from importlib.util import find_spec
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+from harness.types import MeterEntry, MeterInfo, Scope, Unavailable
+from harness_power import powercap
+
+__all__ = ["ENTRY"]
+
+METERS: dict[str, tuple[str, Scope, str]] = {
+    "PKG": ("pyrapl:package", "package", "cpu"),
+    "DRAM": ("pyrapl:dram", "rails", "dram"),
+}
+MISMATCH = (
+    "pyRAPL wants one package zone per socket and all or no dram zones; dies and offline processors upset it"
+)
+
+_patching = threading.Lock()
+
+
+def probe() -> Iterable[MeterInfo | Unavailable]:
+    root = powercap.system_root() / "sys/class/powercap"
+    found = powercap.zones(root)
+    if not found:
+        yield replace(powercap.absent(root), name="pyrapl")
+        return
+    if find_spec("pyRAPL") is None:
+        yield Unavailable(
+            name="pyrapl", reason="pyRAPL is not installed", fix="pip install 'edge-harness[rapl]'"
+        )
+        return
+    for device, (name, _, _) in METERS.items():
+        if device == "DRAM" and not any(place.endswith("/dram") for place in found):
+            return
+        try:
+            yield _describe(device, found)
+        except PermissionError as error:
+            reason = f"only root may read {error.filename} (the kernel's answer to CVE-2020-8694)"
+            yield Unavailable(name=name, reason=reason, fix=powercap.FIX)
+            return
+        except OSError as error:
+            yield Unavailable(name=name, reason=str(error), fix="powercap reads the same counters")
+            return
+
+
+def open_meter(info: MeterInfo) -> Sockets:
+    return Sockets(
+        info.details["device"], {int(key): int(uj) for key, uj in info.details["range_uj"].items()}
+    )
+
+
+class Sockets:
+    """A :class:`~harness.types.Meter`: the joules of all sockets, from pyRAPL's ``Sensor``."""
+
+    def __init__(self, device: str, range_uj: dict[int, int]) -> None:
+        self._device, self._sensor = device, _sensor(device)
+        self._counters = {
+            socket: powercap.Unwrapped(f"socket {socket}", uj) for socket, uj in range_uj.items()
+        }
+
+    def read(self) -> tuple[int, float]:
+        began = time.monotonic_ns()
+        values = _values(self._sensor, self._device)
+        moment = (began + time.monotonic_ns()) // 2
+        if values.keys() != self._counters.keys():
+            raise OSError(f"pyRAPL reads sockets {sorted(values)}, not {sorted(self._counters)}")
+        return moment, sum(counter.add(moment, values[key]) for key, counter in self._counters.items()) / 1e6
+
+    def close(self) -> None:
+        self._sensor = None  # pyRAPL has no close; its files go with it
+
+
+def _describe(device: str, found: dict[str, list[Path]]) -> MeterInfo:
+    """Raises ``OSError`` where pyRAPL, or the zone's range, does not answer."""
+    name, scope, watches = METERS[device]
+    part = "/dram" if device == "DRAM" else ""
+    ranges = {}
+    for socket in _values(_sensor(device), device):
+        folders = found.get(f"package-{socket}{part}")
+        if not folders:
+            raise OSError(MISMATCH)
+        ranges[str(socket)] = powercap.energy_range(folders[0])
+    return MeterInfo(
+        name=name, scope=scope, watches=watches, provenance=powercap.provenance(), quantity="energy",
+        period_s=powercap.PERIOD_S, details={"device": device, "range_uj": ranges},
+    )  # fmt: skip
+
+
+def _values(sensor: Any, device: str) -> dict[int, int]:
+    """Microjoules of each socket; pyRAPL marks what it does not read with -1."""
+    try:
+        values = sensor.energy()[list(METERS).index(device) :: 2]
+    except ValueError as error:
+        raise OSError(f"pyRAPL reads no number: {error}") from None
+    return {socket: int(uj) for socket, uj in enumerate(values) if uj >= 0}
+
+
+def _sensor(device: str) -> Any:
+    """pyRAPL's sensor of one device. Raises ``OSError`` for all that can go wrong in it."""
+    library = _library()
+    try:
+        with _below(library.device_api, powercap.system_root()):
+            return library.Sensor(devices=[library.Device[device]])
+    except library.PyRAPLException:
+        raise OSError(MISMATCH) from None
+    except FileNotFoundError as error:
+        raise OSError(f"{MISMATCH}: no {error.filename}") from None
+    except (ValueError, IndexError) as error:
+        raise OSError(f"pyRAPL cannot read this machine's zones: {error}") from None
+
+
+def _library() -> ModuleType:
+    """pyRAPL, without what it says on import (invalid escapes; absent packages), and without its ways to write
+    results, for which it would import pandas and pymongo: a second, and 50 MB in the process that samples.
+    """
+    unused: dict[str, Any] = {name: None for name in ("pandas", "pymongo") if name not in sys.modules}
+    sys.modules.update(unused)
+    root = logging.getLogger()
+    handlers, level = list(root.handlers), root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            import pyRAPL
+            import pyRAPL.device_api
+    finally:
+        root.handlers[:] = handlers  # logging.warning() gives a bare root a handler
+        logging.disable(level)
+        for name in unused:
+            del sys.modules[name]
+    library: ModuleType = pyRAPL
+    return library
+
+
+@contextmanager
+def _below(api: Any, root: Path) -> Iterator[None]:
+    """Let pyRAPL, which names ``/sys`` itself, find it below HARNESS_SYSROOT."""
+    if root == Path("/"):
+        yield
+        return
+    with _patching:
+        api.open = lambda path, *how: Path(f"{root}{path}").open(*how)  # noqa: SIM115
+        api.os = SimpleNamespace(path=SimpleNamespace(exists=lambda path: os.path.exists(f"{root}{path}")))
+        try:
+            yield
+        finally:
+            del api.open
+            api.os = os
+
+
+ENTRY = MeterEntry(
+    name="pyrapl", summary="RAPL counters of x86 processors and memory through pyRAPL",
+    probe=probe, open=open_meter, requires=("pyRAPL",), extra="rapl",
+)  # fmt: skip
