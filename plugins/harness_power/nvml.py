@@ -39,8 +39,8 @@ _QUERIES = {
 }
 _FIELDS = {"average": 185, "instant": 186}  # NVML_FI_DEV_POWER_*
 _SCOPE_IDS = {"gpu": 0, "module": 1, "memory": 2}  # NVML_POWER_SCOPE_*
-# NVML's scope "gpu" is the card or module half that a GPU sits on, its memory included; "module" is a
-# superchip (Grace Hopper): CPU, GPU and the memory of both, the board's whole computing part.
+# To NVML "gpu" is the GPU and its circuitry, memory included, of which "memory" is a part (never added to
+# it); "module" is a superchip (Grace Hopper): the CPU, the GPU and the memory of both.
 _SCOPES: dict[str, Scope] = {"gpu": "gpu", "module": "board", "memory": "gpu"}
 _MEMBERS = ("dVal", "uiVal", "ulVal", "ullVal", "sllVal", "siVal", "usVal")  # by nvmlValueType_t
 

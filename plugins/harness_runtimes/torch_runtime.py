@@ -120,9 +120,7 @@ class TorchSession:
         return {
             "allocated_peak": torch.cuda.max_memory_allocated(self._device),
             "reserved_peak": torch.cuda.max_memory_reserved(self._device),
-            **memory.on_gpu(
-                integrated=bool(torch.cuda.get_device_properties(self._device).is_integrated)
-            ),
+            **memory.on_gpu(integrated=bool(torch.cuda.get_device_properties(self._device).is_integrated)),
         }
 
     def close(self) -> None:

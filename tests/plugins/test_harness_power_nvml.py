@@ -7,6 +7,8 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -23,19 +25,43 @@ H100 = {
     "0.processes": "",
 }  # fmt: skip
 ABOUT = ("init", "count", "driver", "0.name", "0.uuid", "0.capability")
-ORIN = {key: H100[key] for key in ABOUT} | {"0.name": "Orin (nvgpu)", "0.uuid": "GPU-o", "0.capability": "8 7"}
+ORIN = {key: H100[key] for key in ABOUT} | {
+    "0.name": "Orin (nvgpu)",
+    "0.uuid": "GPU-o",
+    "0.capability": "8 7",
+}
 
 PRELUDE = """
 import dataclasses, json, os, sys
 from pathlib import Path
-STATE = json.loads(sys.argv[1])
+
 def answers(**changed):
     STATE.update({key.replace("_", "."): value for key, value in changed.items()})
     Path(os.environ["NVML_STUB"]).write_text("".join(f"{k} {v}\\n" for k, v in STATE.items()))
-answers()
+
 def out(value):
-    print(json.dumps(value, default=dataclasses.asdict))
+    print(json.dumps(value, default=dataclasses.asdict), flush=True)
 """
+# Has imported what the scripts do, NVML's library not yet; each script runs in a fork of it.
+SERVER = (
+    PRELUDE
+    + """
+import traceback
+import onnxruntime, pynvml
+import harness.memory, harness.types, harness_local.nvidia, harness_power.nvml, harness_runtimes.onnx_session
+for line in sys.stdin:
+    script, STATE, environment = json.loads(line)
+    if (pid := os.fork()) == 0:
+        os.environ.update(environment)
+        try:
+            answers()
+            exec(script, globals())
+        except BaseException:
+            out({"raised": traceback.format_exc()})
+        os._exit(0)
+    os.waitpid(pid, 0)
+"""
+)
 PROBE = "from harness_power import nvml; out(list(nvml.ENTRY.probe()))"
 METER = """
 from harness.types import MeterInfo
@@ -60,31 +86,45 @@ def build(folder: Path, *flags: str) -> Path:
     return folder
 
 
+@contextmanager
+def python(code: str, folder: Path) -> Iterator[subprocess.Popen[str]]:
+    """A process that finds NVML's library in ``folder``."""
+    env = {
+        **os.environ, "LD_LIBRARY_PATH": str(folder), "NVML_STUB": str(folder / "answers"),
+        "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
+    }  # fmt: skip
+    pipe = subprocess.PIPE
+    with subprocess.Popen([sys.executable, "-c", code], env=env, text=True, stdin=pipe, stdout=pipe) as child:
+        yield child
+
+
 @pytest.fixture(scope="module")
 def current(tmp_path_factory):
-    return build(tmp_path_factory.mktemp("current"), "-Wall", "-Werror")
+    with python(SERVER, build(tmp_path_factory.mktemp("current"), "-Wall", "-Werror")) as server:
+        yield server
 
 
 @pytest.fixture(scope="module")
 def old(tmp_path_factory):
-    return build(tmp_path_factory.mktemp("old"), "-DOLD")
+    with python(SERVER, build(tmp_path_factory.mktemp("old"), "-DOLD")) as server:
+        yield server
 
 
-@pytest.fixture
-def ask(tmp_path):
-    """Runs a script under a driver that answers as ``state`` says; what it gives to ``out``."""
+@pytest.fixture(scope="module")
+def absent(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("absent")
+    (folder / "libnvidia-ml.so.1").touch()  # found before any other, and no library
+    with python(SERVER, folder) as server:
+        yield server
 
-    def run(library, script, state=None, **environment):
-        env = {
-            **os.environ, **environment, "LD_LIBRARY_PATH": str(library), "NVML_STUB": str(tmp_path / "stub"),
-            "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
-        }  # fmt: skip
-        command = [sys.executable, "-c", PRELUDE + script, json.dumps(state or {})]
-        done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stderr
-        return json.loads(done.stdout)
 
-    return run
+def ask(server, script, state=None, **environment):
+    """Run a script under a driver that answers as ``state`` says; what it gives to ``out``."""
+    server.stdin.write(json.dumps([script, state or {}, environment]) + "\n")
+    server.stdin.flush()
+    found = json.loads(server.stdout.readline())
+    assert not isinstance(found, dict) or "raised" not in found, found["raised"]
+    return found
 
 
 def split(found):
@@ -92,7 +132,7 @@ def split(found):
     return meters, [item for item in found if "scope" not in item]
 
 
-def test_a_gpu_that_answers_everything(ask, current):
+def test_a_gpu_that_answers_everything(current):
     meters, missing = split(ask(current, PROBE, H100))
     assert missing == []
     assert {
@@ -112,18 +152,23 @@ def test_a_gpu_that_answers_everything(ask, current):
     assert meters["nvml:0:energy"]["details"]["driver"] == "570.86"
 
 
-def test_what_each_meter_reads(ask, current):
-    script = METER + """
+def test_what_each_meter_reads(current):
+    script = (
+        METER
+        + """
 out({name: opened(f"nvml:0:{name}").read()[1] for name in
      ("energy", "power", "average", "module", "module-average", "memory", "memory-average")})"""
+    )
     assert ask(current, script, H100) == {
         "energy": 5000.0, "power": 186.0, "average": 185.0, "module": 186.001, "module-average": 185.001,
         "memory": 186.002, "memory-average": 185.002,
     }  # fmt: skip
 
 
-def test_the_counter_advances_with_the_time_of_reading(ask, current):
-    script = METER + """
+def test_the_counter_advances_with_the_time_of_reading(current):
+    script = (
+        METER
+        + """
 import time
 meter = opened("nvml:0:energy")
 before = time.monotonic_ns()
@@ -132,6 +177,7 @@ answers(**{"0_energy": 5_012_345})
 (t1, e1) = meter.read()
 meter.close()
 out([before <= t0 <= t1 <= time.monotonic_ns(), e1 - e0])"""
+    )
     in_order, joules = ask(current, script, H100)
     assert in_order
     assert joules == pytest.approx(12.345)
@@ -144,8 +190,10 @@ out([before <= t0 <= t1 <= time.monotonic_ns(), e1 - e0])"""
         ({"0_energy": "!15"}, "nvml:0:energy: NVML answers GpuIsLost"),
     ],
 )
-def test_a_meter_that_ends_says_why(ask, current, change, says):
-    script = METER + f"""
+def test_a_meter_that_ends_says_why(current, change, says):
+    script = (
+        METER
+        + f"""
 from harness.errors import DeviceError
 meter = opened("nvml:0:energy")
 meter.read()
@@ -154,20 +202,25 @@ try:
     meter.read()
 except DeviceError as error:
     out(str(error))"""
+    )
     assert ask(current, script, H100) == says
 
 
-def test_a_gpu_is_found_by_its_uuid_when_numbers_change(ask, current):
-    script = METER + """
-meter = opened("nvml:0:energy")
+def test_a_gpu_is_found_by_its_uuid_when_numbers_change(current):
+    script = (
+        METER
+        + """
+(info, *_) = nvml.ENTRY.probe()
 answers(count=2, **{"0_uuid": "GPU-new", "0_energy": 1000, "1_uuid": "GPU-a", "1_energy": 2000})
-out([meter.read()[1], nvml.ENTRY.open(dataclasses.replace(
-    next(m for m in nvml.ENTRY.probe() if m.watches == "GPU-a"))).read()[1]])"""
-    assert ask(current, script, H100 | {"0.energy": 500, "1.name": "b", "1.capability": "9 0"})[1] == 2.0
+out(nvml.ENTRY.open(info).read()[1])"""
+    )
+    assert ask(current, script, H100) == 2.0
 
 
-def test_a_gpu_gone_before_its_meter_opens(ask, current):
-    script = METER + """
+def test_a_gpu_gone_before_its_meter_opens(current):
+    script = (
+        METER
+        + """
 from harness.errors import DeviceError
 (info, *_) = nvml.ENTRY.probe()
 answers(**{"0_uuid": "GPU-other"})
@@ -175,10 +228,11 @@ try:
     nvml.ENTRY.open(info)
 except DeviceError as error:
     out(str(error))"""
+    )
     assert ask(current, script, H100) == "nvml:0:energy: NVML answers NotFound"
 
 
-def test_an_orin_answers_nothing_and_the_fix_names_its_own_meter(ask, current):
+def test_an_orin_answers_nothing_and_the_fix_names_its_own_meter(current):
     meters, missing = split(ask(current, PROBE, ORIN))
     assert meters == {}
     (only,) = missing
@@ -188,7 +242,7 @@ def test_an_orin_answers_nothing_and_the_fix_names_its_own_meter(ask, current):
     assert ask(current, WATCH, ORIN) is None
 
 
-def test_a_card_without_module_and_memory_power(ask, current):
+def test_a_card_without_module_and_memory_power(current):
     card = {key: value for key, value in H100.items() if not key.endswith((".1", ".2")) or "clock" in key}
     meters, missing = split(ask(current, PROBE, card))
     assert list(meters) == ["nvml:0:energy", "nvml:0:power", "nvml:0:average"]
@@ -198,7 +252,7 @@ def test_a_card_without_module_and_memory_power(ask, current):
     assert missing[0]["fix"] == ""
 
 
-def test_zero_is_no_reading(ask, current):
+def test_zero_is_no_reading(current):
     meters, missing = split(ask(current, PROBE, H100 | {"0.energy": 0, "0.field.186.2": 0}))
     assert "nvml:0:energy" not in meters
     assert "nvml:0:memory" not in meters
@@ -208,7 +262,7 @@ def test_zero_is_no_reading(ask, current):
 @pytest.mark.parametrize(
     ("capability", "averaging"), [("9 0", 1.0), ("8 6", 1.0), ("8 0", 0.025), ("7 0", 0.0)]
 )
-def test_an_old_driver_has_one_power_and_no_counter(ask, old, capability, averaging):
+def test_an_old_driver_has_one_power_and_no_counter(old, capability, averaging):
     meters, missing = split(ask(old, PROBE, H100 | {"0.capability": capability}))
     assert list(meters) == ["nvml:0:power"]
     assert meters["nvml:0:power"]["averaging_s"] == averaging
@@ -219,12 +273,12 @@ def test_an_old_driver_has_one_power_and_no_counter(ask, old, capability, averag
     assert ask(old, script, H100) == 349.0
 
 
-def test_without_its_architecture_an_old_power_reading_is_not_offered(ask, old):
+def test_without_its_architecture_an_old_power_reading_is_not_offered(old):
     meters, _ = split(ask(old, PROBE, H100 | {"0.capability": "!3"}))
     assert meters == {}
 
 
-def test_one_broken_gpu_does_not_hide_the_other(ask, current):
+def test_one_broken_gpu_does_not_hide_the_other(current):
     two = H100 | {"count": 2, "0.uuid": "!15"}
     two |= {key.replace("0.", "1.", 1): value for key, value in H100.items() if key.startswith("0.")}
     meters, missing = split(ask(current, PROBE, two))
@@ -233,37 +287,37 @@ def test_one_broken_gpu_does_not_hide_the_other(ask, current):
     assert all(name.startswith("nvml:1:") for name in meters)
 
 
-def test_no_driver(ask, tmp_path):
-    (tmp_path / "libnvidia-ml.so.1").touch()  # found first, and no library
-    (only,) = ask(tmp_path, PROBE)
+def test_no_driver(absent):
+    (only,) = ask(absent, PROBE)
     assert only["reason"] == "no NVIDIA driver answers (LibraryNotFound)"
     assert "nvidia-smi" in only["fix"]
-    assert ask(tmp_path, WATCH) is None
+    assert ask(absent, WATCH) is None
 
 
-def test_a_driver_that_does_not_start_and_one_without_gpus(ask, current):
+def test_a_driver_that_does_not_start_and_one_without_gpus(current):
     (only,) = ask(current, PROBE, {"init": "!9"})
     assert only["reason"] == "no NVIDIA driver answers (DriverNotLoaded)"
     (only,) = ask(current, PROBE, {"init": 0, "count": 0})
     assert only["reason"] == "the NVIDIA driver lists no GPU"
 
 
-def test_nvidia_ml_py_missing(ask, tmp_path):
+def test_nvidia_ml_py_missing(absent):
     blocked = "sys.modules['pynvml'] = None\n"
-    (only,) = ask(tmp_path, blocked + PROBE)
+    (only,) = ask(absent, blocked + PROBE)
     assert only["reason"] == "nvidia-ml-py is not installed"
     assert "nvidia" in only["fix"]
-    assert ask(tmp_path, blocked + WATCH) is None
-    assert ask(tmp_path, blocked + "from harness import memory; out(memory.on_gpu())") == {}
+    assert ask(absent, blocked + WATCH) is None
+    assert ask(absent, blocked + "out(harness.memory.on_gpu())") == {}
 
 
-def test_importing_the_meter_imports_no_optional_package(ask, tmp_path):
-    script = "from harness_power import nvml; out([m for m in ('pynvml', 'torch', 'numpy') if m in sys.modules])"
-    assert ask(tmp_path, script) == []
+def test_importing_the_meter_imports_no_optional_package(tmp_path):
+    script = "import harness_power.nvml; out([m for m in ('pynvml', 'torch', 'numpy') if m in sys.modules])"
+    with python(PRELUDE + script, tmp_path) as child:
+        assert json.loads(child.stdout.read()) == []
 
 
 @pytest.mark.parametrize("library", ["current", "old"])
-def test_the_state_of_a_gpu(ask, library, request):
+def test_the_state_of_a_gpu(library, request):
     found = ask(request.getfixturevalue(library), WATCH, H100)
     assert {key: value for key, value in found.items() if key != "gpus"} == {
         "temperature_c": 61, "mhz": 1755, "throttle": [], "power_cap": False, "power_mode": "700 W"
@@ -283,12 +337,12 @@ def test_the_state_of_a_gpu(ask, library, request):
         (8 + 128, ["hw-slowdown", "power-brake"], False),
     ],
 )
-def test_why_a_clock_is_held_back(ask, current, bits, throttle, power_cap):
+def test_why_a_clock_is_held_back(current, bits, throttle, power_cap):
     found = ask(current, WATCH, H100 | {"0.reasons": bits})
     assert (found["throttle"], found["power_cap"]) == (throttle, power_cap)
 
 
-def test_the_state_of_two_gpus_is_the_worst(ask, current):
+def test_the_state_of_two_gpus_is_the_worst(current):
     two = H100 | {"count": 2, "0.reasons": 32}
     two |= {
         "1.uuid": "GPU-b", "1.reasons": 1, "1.clock.1": 210, "1.temperature": 80, "1.limit": 300_000
@@ -301,7 +355,7 @@ def test_the_state_of_two_gpus_is_the_worst(ask, current):
     assert found["gpus"]["GPU-b"]["mhz"] == 210
 
 
-def test_a_signal_that_ends_is_left_out(ask, current):
+def test_a_signal_that_ends_is_left_out(current):
     script = WATCH.replace("out(", "answers(**{'0_temperature': '!15'}); out(")
     found = ask(current, script, H100)
     assert "temperature_c" not in found
@@ -319,7 +373,7 @@ def test_a_signal_that_ends_is_left_out(ask, current):
         ("!3", {}),  # a Jetson
     ],
 )
-def test_the_gpu_memory_of_this_process(ask, current, processes, expected):
+def test_the_gpu_memory_of_this_process(current, processes, expected):
     script = """
 from harness_runtimes.onnx_session import OnnxSession
 session = object.__new__(OnnxSession)
@@ -328,13 +382,13 @@ out(session.device_memory())"""
     assert ask(current, script, H100 | {"0.processes": processes}) == expected
 
 
-def test_gpu_memory_is_that_of_all_gpus(ask, current):
+def test_gpu_memory_is_that_of_all_gpus(current):
     two = H100 | {"count": 2, "0.processes": "self:100", "1.processes": "9:7 self:20"}
     script = "from harness import memory; out([memory.gpu_process_bytes(), memory.gpu_process_bytes()])"
     assert ask(current, script, two) == [120, 120]
 
 
-def test_on_a_jetson_memory_is_what_the_system_lost(ask, current, tmp_path):
+def test_on_a_jetson_memory_is_what_the_system_lost(current, tmp_path):
     tree = tmp_path / "proc" / "device-tree"
     tree.mkdir(parents=True)
     (tree / "compatible").write_bytes(b"nvidia,p3768-0000+p3767-0005\0nvidia,tegra234\0")
@@ -347,7 +401,7 @@ out(memory.on_gpu()["shared"] - before["shared"])"""
     assert taken > 100e6  # others may give back or take meanwhile
 
 
-def test_the_devices_of_this_machine(ask, current):
+def test_the_devices_of_this_machine(current):
     script = "from harness_local import nvidia; out(nvidia.gpus())"
     (card,) = ask(current, script, H100)
     assert (card["model"], card["memory_bytes"]) == ("NVIDIA H100", 80000)
