@@ -1,4 +1,4 @@
-"""Memory of this process, as the kernel counts it. All figures in bytes; one that cannot be had is absent.
+"""Memory of this process, as the kernel and the GPU's driver count it. In bytes; what cannot be had is absent.
 
 The peak is ``VmHWM`` after a reset through ``/proc/self/clear_refs``, not ``ru_maxrss``, which a child
 inherits through fork and exec. Linux only (man 5 proc).
@@ -7,10 +7,22 @@ inherits through fork and exec. Linux only (man 5 proc).
 from __future__ import annotations
 
 import ctypes
+import os
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
-__all__ = ["baseline", "mark_baseline", "model_loaded", "peak", "reset_peak", "usage"]
+__all__ = [
+    "available",
+    "baseline",
+    "gpu_process_bytes",
+    "mark_baseline",
+    "model_loaded",
+    "on_gpu",
+    "peak",
+    "reset_peak",
+    "usage",
+]
 
 _KEYS = {"VmRSS": "rss", "VmHWM": "peak", "RssAnon": "anonymous", "RssFile": "file", "VmSwap": "swap"}
 _baseline: dict[str, int] = {}
@@ -55,6 +67,8 @@ def mark_baseline() -> None:
     now = usage()
     _baseline.clear()
     _baseline.update({key: now[key] for key in ("rss", "anonymous", "file") if key in now})
+    if (free := available()) is not None:
+        _baseline["available"] = free
 
 
 def model_loaded() -> None:
@@ -76,5 +90,70 @@ def peak(inputs: int) -> int | None:
 
 
 def baseline() -> Mapping[str, int]:
-    """What :func:`mark_baseline` read last: ``rss``, ``anonymous``, ``file``."""
+    """What :func:`mark_baseline` read last: ``rss``, ``anonymous``, ``file``, and the system's ``available``."""
     return dict(_baseline)
+
+
+def available(meminfo: Path = Path("/proc/meminfo")) -> int | None:
+    """Bytes that the whole system could still give (``MemAvailable``); ``None`` where it does not tell."""
+    try:
+        lines = meminfo.read_text().splitlines()
+    except OSError:
+        return None
+    found = [line.split()[1] for line in lines if line.startswith("MemAvailable:")]
+    return int(found[0]) * 1024 if found else None
+
+
+def on_gpu(*, integrated: bool = False) -> dict[str, int]:
+    """What the driver and the system know of this process's GPU memory now, for a session on a GPU.
+
+    ``process``: as :func:`gpu_process_bytes`. ``shared``: where CPU and GPU share memory, on a Jetson or if
+    ``integrated``, by how much the system's available memory fell since :func:`mark_baseline`; it holds CPU
+    memory too, and what other processes took or gave back, and is negative where they gave more.
+    """
+    found = {}
+    if (process := gpu_process_bytes()) is not None:
+        found["process"] = process
+    before, now = _baseline.get("available"), available()
+    if before is not None and now is not None and (integrated or _is_tegra()):
+        found["shared"] = before - now
+    return found
+
+
+def gpu_process_bytes() -> int | None:
+    """GPU memory of this process on all GPUs by NVML: allocations, context and kernels; ``None`` if it can't tell.
+
+    It cannot where a GPU has no such figure (Jetson), and often not in a container: NVML knows processes
+    by the host's numbers, or lists them with 0 bytes.
+    """
+    try:
+        import pynvml
+    except ImportError:
+        return None
+    try:
+        pynvml.nvmlInit()
+    except pynvml.NVMLError:
+        return None
+    try:
+        used = [_own_bytes(pynvml, index) for index in range(pynvml.nvmlDeviceGetCount())]
+    except pynvml.NVMLError:
+        return None
+    finally:
+        pynvml.nvmlShutdown()
+    return None if None in used else sum(size for size in used if size is not None) or None
+
+
+def _own_bytes(pynvml: Any, index: int) -> int | None:
+    """On one GPU; 0 where this process does not use it."""
+    processes = pynvml.nvmlDeviceGetComputeRunningProcesses_v3(pynvml.nvmlDeviceGetHandleByIndex(index))
+    own = [process.usedGpuMemory for process in processes if process.pid == os.getpid()]
+    return None if None in own or 0 in own else sum(own)
+
+
+def _is_tegra() -> bool:
+    """On a Jetson, by its device tree."""
+    root = Path(os.environ.get("HARNESS_SYSROOT", "/"))
+    try:
+        return b"nvidia,tegra" in (root / "proc/device-tree/compatible").read_bytes()
+    except OSError:
+        return False

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import psutil
+
 from harness.types import DeviceInfo, Unavailable
 
 __all__ = ["gpus"]
@@ -32,10 +34,21 @@ def gpus(name: str = "cuda") -> list[DeviceInfo | Unavailable]:
 
 def _gpu(pynvml: Any, name: str, index: int) -> DeviceInfo:
     handle = pynvml.nvmlDeviceGetHandleByIndex(index)
-    model = pynvml.nvmlDeviceGetName(handle)
-    driver = pynvml.nvmlSystemGetDriverVersion()
+    details: dict[str, Any] = {
+        "index": index,
+        "uuid": _text(pynvml.nvmlDeviceGetUUID(handle)),
+        "driver": _text(pynvml.nvmlSystemGetDriverVersion()),
+    }
+    try:
+        memory = int(pynvml.nvmlDeviceGetMemoryInfo(handle).total)
+    except pynvml.NVMLError_NotSupported:  # a Jetson: the GPU has no memory of its own
+        memory = psutil.virtual_memory().total
+        details["shared_memory"] = True
     return DeviceInfo(
-        name=name, backend="cuda", model=model if isinstance(model, str) else model.decode(), kind="cuda",
-        cores=0, memory_bytes=int(pynvml.nvmlDeviceGetMemoryInfo(handle).total),
-        details={"index": index, "driver": driver if isinstance(driver, str) else driver.decode()},
+        name=name, backend="cuda", model=_text(pynvml.nvmlDeviceGetName(handle)), kind="cuda",
+        cores=0, memory_bytes=memory, details=details,
     )  # fmt: skip
+
+
+def _text(value: str | bytes) -> str:
+    return value if isinstance(value, str) else value.decode()

@@ -6,11 +6,11 @@ from collections.abc import Iterable
 
 from harness.hookspecs import hookimpl
 from harness.types import MeterEntry
-from harness_power import powercap, pyrapl, raspberry_pi
+from harness_power import nvml, powercap, pyrapl, raspberry_pi
 
 __all__ = ["harness_meters"]
 
 
 @hookimpl
 def harness_meters() -> Iterable[MeterEntry]:
-    return (powercap.ENTRY, pyrapl.ENTRY, raspberry_pi.ENTRY)
+    return (nvml.ENTRY, powercap.ENTRY, pyrapl.ENTRY, raspberry_pi.ENTRY)

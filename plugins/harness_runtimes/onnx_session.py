@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import onnxruntime as ort
 
+from harness import memory
 from harness.errors import DeviceError
 
 if TYPE_CHECKING:
@@ -61,6 +62,10 @@ class OnnxSession:
     def run(self, inputs: Sequence[NDArray[Any]]) -> NDArray[np.float32]:
         feed = dict(zip(self._inputs, inputs, strict=True))
         return self._session.run(self._output, feed)[0]  # type: ignore[no-any-return]
+
+    def device_memory(self) -> dict[str, int]:
+        """:func:`harness.memory.on_gpu`, empty on a CPU; ONNX Runtime has no figure of its own."""
+        return memory.on_gpu() if self.facts["provider"] == "CUDAExecutionProvider" else {}
 
     def close(self) -> None:
         self._session = None  # frees the weights

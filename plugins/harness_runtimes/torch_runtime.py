@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from safetensors.torch import load_model, save_model
 
+from harness import memory
 from harness.errors import DeviceError
 from harness.types import Artifact, ModuleSpec
 from harness_runtimes.rebuild import file_name, rebuild
@@ -112,12 +113,14 @@ class TorchSession:
         return output.numpy()  # type: ignore[no-any-return]
 
     def device_memory(self) -> dict[str, int]:
-        """Peak GPU bytes of this process: live tensors, and what the allocator holds; empty on a CPU."""
+        """GPU bytes of this process: peaks of live tensors and of what the allocator held, and
+        :func:`harness.memory.on_gpu`; empty on a CPU."""
         if self._device.type != "cuda":
             return {}
         return {
             "allocated_peak": torch.cuda.max_memory_allocated(self._device),
             "reserved_peak": torch.cuda.max_memory_reserved(self._device),
+            **memory.on_gpu(integrated=bool(torch.cuda.get_device_properties(self._device).is_integrated)),
         }
 
     def close(self) -> None:

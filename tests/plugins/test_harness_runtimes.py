@@ -451,3 +451,24 @@ def test_a_name_that_is_no_file_name_is_refused(tmp_path: Path) -> None:
 
 def _bytes(artifact: Artifact) -> bytes:
     return (artifact.path / artifact.meta["file"]).read_bytes()
+
+
+@pytest.mark.parametrize("integrated", [False, True])
+def test_gpu_memory_is_told_by_torch_and_by_the_driver(monkeypatch, integrated):
+    from harness import memory
+    from harness_runtimes.torch_runtime import TorchSession
+
+    def on(value):
+        return lambda device: {torch.device("cuda:1"): value}[device]
+
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", on(10))
+    monkeypatch.setattr(torch.cuda, "max_memory_reserved", on(20))
+    monkeypatch.setattr(torch.cuda, "get_device_properties", on(SimpleNamespace(is_integrated=integrated)))
+    monkeypatch.setattr(memory, "gpu_process_bytes", lambda: 30)
+    monkeypatch.setattr(memory, "available", iter([900, 600]).__next__)
+    monkeypatch.setattr(memory, "_loaded", [])
+    memory.mark_baseline()
+    session = object.__new__(TorchSession)
+    session._device = torch.device("cuda:1")
+    shared = {"shared": 300} if integrated else {}
+    assert session.device_memory() == {"allocated_peak": 10, "reserved_peak": 20, "process": 30, **shared}

@@ -27,3 +27,11 @@ def test_what_cannot_be_read_is_absent(tmp_path):
     assert memory.usage(tmp_path / "status") == {}
     (tmp_path / "status").write_text("Name:\tx\nVmRSS:\t  12 kB\nThreads:\t1\n")
     assert memory.usage(tmp_path / "status") == {"rss": 12 * 1024}
+
+
+def test_available_is_the_system_s(tmp_path):
+    assert memory.available(tmp_path / "meminfo") is None
+    (tmp_path / "meminfo").write_text("MemTotal:  100 kB\n")  # a kernel before 3.14
+    assert memory.available(tmp_path / "meminfo") is None
+    (tmp_path / "meminfo").write_text("MemTotal:  100 kB\nMemFree:  5 kB\nMemAvailable:     40 kB\n")
+    assert memory.available(tmp_path / "meminfo") == 40 * 1024
