@@ -1,0 +1,177 @@
+"""Error of the energy of synthetic loads against their true integral, and how often its interval holds it.
+
+python benchmarks/energy_error.py
+
+Each load is drawn anew in each trial (phases, noise, idle that drifts); meters of power are polled at 10, 50 and
+100 Hz at even times or with +-50% jitter, with 5% of the polls lost; counters are polled at their period.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+from harness.energy import Method, Reading, Series, Span, read_window
+from harness.types.meters import MeterInfo
+
+IDLE_S = 3.0
+MARGIN_S = 1.5
+TRIALS = 40
+LOADS = (
+    "constant", "step", "ramp", "square 30 ms", "square 100 ms", "square 300 ms", "square 1 s", "bursts", "noise",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Truth:
+    """Power of each millisecond from ``start`` on, in watts; its integral is exact. The load is from 0 to T."""
+
+    start: float
+    watts: NDArray[np.float64]
+    seconds: float
+    net_j: float
+
+    def joules(self, t: NDArray[np.float64]) -> NDArray[np.float64]:
+        edges = self.start + 1e-3 * np.arange(len(self.watts) + 1)
+        return np.interp(t, edges, np.append(0.0, np.cumsum(self.watts) * 1e-3))
+
+    def power(self, t: NDArray[np.float64]) -> NDArray[np.float64]:
+        return self.watts[((t - self.start) * 1e3).astype(int)]
+
+    @property
+    def gross_j(self) -> float:
+        begin, end = self.joules(np.array([0.0, self.seconds]))
+        return float(end - begin)
+
+
+@lru_cache(maxsize=None)
+def make_load(kind: str, seconds: float, seed: int) -> Truth:
+    """A load of 2 to 20 W more than an idle of 1 to 5 W, which drifts by up to 4%."""
+    rng = np.random.default_rng([*kind.encode(), seed])
+    start = -IDLE_S - MARGIN_S
+    t = start + 1e-3 * np.arange(round((seconds - 2 * start) * 1e3)) + 5e-4
+    idle = rng.uniform(1, 5) * (1 + rng.uniform(-0.02, 0.02) * (t / seconds - 0.5))
+    height, phase = rng.uniform(2, 20), rng.uniform()
+    if kind == "constant":
+        shape = np.ones_like(t)
+    elif kind == "step":
+        shape = np.where(t < seconds * rng.uniform(0.1, 0.9), 1.0, rng.uniform(0.2, 0.8))
+    elif kind == "ramp":
+        shape = 0.3 + 0.7 * t / seconds
+    elif kind.startswith("square"):
+        number, unit = kind.split()[1:]
+        period = float(number) * (1e-3 if unit == "ms" else 1.0)
+        shape = ((t / period + phase) % 1 < rng.uniform(0.3, 0.7)).astype(float)
+    elif kind == "bursts":  # inferences of 5 to 60 ms, and pauses as long
+        changes = np.cumsum(rng.uniform(0.005, 0.06, size=round(seconds / 0.005) + 2))
+        shape = (np.searchsorted(changes, t) % 2).astype(float)
+    elif kind == "noise":  # of 20%, with a memory of 50 ms
+        steps = rng.normal(0, 0.2 * np.sqrt(2 / 50), len(t) + 299)
+        shape = 1 + np.convolve(steps, np.exp(-np.arange(300) / 50), "valid")
+    else:
+        raise ValueError(kind)
+    added = np.where((t > 0) & (t < seconds), height * shape, 0.0)
+    truth = Truth(start, idle + added, seconds, 0.0)
+    level = idle[(t > 0) & (t < seconds)].mean()
+    return Truth(start, truth.watts, seconds, truth.gross_j - float(level) * seconds)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sensor:
+    """A synthetic meter: ``period_s`` is how often it changes; 0 for a power that is read at the poll itself."""
+
+    quantity: str
+    rate_hz: float
+    jitter: bool = True
+    period_s: float = 0.0
+    averaging_s: float = 0.0
+    unit: float = 0.0
+    noise: float = 0.01
+    lost: float = 0.05
+    calibration: float = 0.01
+
+
+def poll(truth: Truth, sensor: Sensor, rng: np.random.Generator) -> Series:
+    """What ``sensor`` reads of ``truth``, with an error of calibration drawn from its bound."""
+    first, last = -IDLE_S - 0.3, truth.seconds + IDLE_S + 0.3
+    n = int((last - first) * sensor.rate_hz)
+    offsets = rng.uniform(-0.5, 0.5, n) if sensor.jitter else np.full(n, rng.uniform(-0.5, 0.5))
+    t = np.sort(first + (np.arange(n) + 0.5 + offsets) / sensor.rate_hz)
+    t = t[rng.uniform(size=n) >= sensor.lost]
+    seen = t
+    if sensor.period_s:
+        phase = rng.uniform()
+        seen = (np.floor(t / sensor.period_s - phase) + phase) * sensor.period_s
+    gain = 1 + rng.uniform(-sensor.calibration, sensor.calibration)
+    if sensor.quantity == "energy":
+        value = gain * truth.joules(seen) + rng.uniform(0, 1e4)
+    elif sensor.averaging_s:
+        value = gain * (truth.joules(seen) - truth.joules(seen - sensor.averaging_s)) / sensor.averaging_s
+    else:
+        value = gain * truth.power(seen)
+    if sensor.quantity == "power":
+        _, of = np.unique(seen, return_inverse=True)
+        value = value * (1 + rng.normal(0, sensor.noise, len(seen))[of])
+    if sensor.unit:
+        value = np.floor(value / sensor.unit) * sensor.unit
+    info = MeterInfo(
+        name="synthetic", scope="board", watches="board", provenance="measured",
+        quantity="energy" if sensor.quantity == "energy" else "power",
+        period_s=sensor.period_s or 1e-3, averaging_s=sensor.averaging_s, calibration=sensor.calibration,
+    )  # fmt: skip
+    return Series(info=info, ns=np.round(t * 1e9).astype(np.int64), value=value)
+
+
+def read(truth: Truth, series: Series, method: Method = "default") -> Reading:
+    end = round(truth.seconds * 1e9)
+    idle = round(IDLE_S * 1e9)
+    return read_window(
+        series, Span(0, end), Span(-idle, 0), Span(end, end + idle), 100, method=method, mean_latency_s=0.01
+    )
+
+
+def row(kind: str, sensor: Sensor, seed: int, seconds: float = 5.0) -> tuple[float, float, float, float]:
+    """Root mean square error and mean half-width over the true energy, and share held: gross, net."""
+    errors, widths, gross, net = [], [], [], []
+    for trial in range(TRIALS):
+        truth = make_load(kind, seconds, trial)
+        found = read(truth, poll(truth, sensor, np.random.default_rng([seed, trial])))
+        if found.energy_gross_j is None or found.energy_net_j is None:
+            continue  # too many polls lost in a row
+        assert found.u_gross_j is not None
+        assert found.u_net_j is not None
+        errors.append((found.energy_gross_j - truth.gross_j) / truth.gross_j)
+        widths.append(found.u_gross_j / truth.gross_j)
+        gross.append(abs(found.energy_gross_j - truth.gross_j) <= found.u_gross_j)
+        net.append(abs(found.energy_net_j - truth.net_j) <= found.u_net_j)
+    rms = float(np.sqrt(np.mean(np.square(errors))))
+    return rms, float(np.mean(widths)), float(np.mean(gross)), float(np.mean(net))
+
+
+SENSORS = {
+    f"{rate} Hz{'' if jitter else ', even'}": Sensor(
+        quantity="power", rate_hz=rate, jitter=jitter, lost=0.05 if jitter else 0.0
+    )
+    for rate in (10, 50, 100)
+    for jitter in (False, True)
+} | {
+    "10 Hz, changes each 100 ms": Sensor(quantity="power", rate_hz=10, period_s=0.1),
+    "10 Hz, mean of 100 ms": Sensor(quantity="power", rate_hz=10, averaging_s=0.1),
+    "10 Hz, mean of 1 s": Sensor(quantity="power", rate_hz=10, averaging_s=1.0),
+    "counter, 1 ms": Sensor(quantity="energy", rate_hz=100, period_s=1e-3, unit=61e-6),
+    "counter, 100 ms": Sensor(quantity="energy", rate_hz=10, period_s=0.1, unit=1e-3),
+}
+
+
+if __name__ == "__main__":
+    print("windows of 5 s, calibration within 1%: rms error (mean half-width), gross|net held, in percent")
+    for name, sensor in SENSORS.items():
+        print(f"\n{name}")
+        for seed, kind in enumerate(LOADS):
+            rms, width, gross, net = row(kind, sensor, seed)
+            print(
+                f"  {kind:14} {100 * rms:6.2f} ({100 * width:5.2f})   {100 * gross:4.0f} | {100 * net:4.0f}"
+            )
