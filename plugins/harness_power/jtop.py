@@ -22,7 +22,7 @@ from harness_power.jetson import Composition, compose, is_jetson, sysroot
 __all__ = ["ENTRY", "open_log", "probe", "watch"]
 
 _PATIENCE_S = 4.0  # a healthy service answers within two of its intervals
-_STALE = 3  # intervals without fresh values after which it counts as gone
+_STALE = 5  # intervals without fresh values after which the service counts as gone
 _RESTART = "sudo systemctl restart jtop.service"
 _FIXES = {  # words in jetson-stats' own complaints
     "not active": "sudo systemctl start jtop.service, once after sudo jtop --install-service; in a container, "

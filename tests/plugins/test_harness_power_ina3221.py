@@ -114,39 +114,44 @@ def jtop_says(root: Path) -> dict[str, Any]:
     return service.get_status()
 
 
-BOARDS = {
-    "nano": (iio, NANO, "ina3221:POM_5V_IN"),
-    "tx2": (iio, TX2, "ina3221:VDD_IN"),
-    "xavier-nx-4": (iio, XAVIER_NX, "ina3221:VDD_IN"),
-    "xavier-nx-5": (hwmon, XAVIER_NX, "ina3221:VDD_IN"),
-    "agx-xavier-4": (iio, AGX_XAVIER, "ina3221:rails"),
-    "agx-xavier-5": (hwmon, AGX_XAVIER, "ina3221:rails"),
-    "orin-nx": (hwmon, ORIN_NX, "ina3221:VDD_IN"),
-    "agx-orin": (hwmon, AGX_ORIN, "ina3221:rails"),
+AGX_XAVIER_RAILS = ["GPU", "CPU", "SOC", "CV", "VDDRQ", "SYS5V"]
+BOARDS = {  # layout, chips, what is added
+    "nano": (iio, NANO, ["POM_5V_IN"]),
+    "tx2": (iio, TX2, ["VDD_IN"]),
+    "xavier-nx-4": (iio, XAVIER_NX, ["VDD_IN"]),
+    "xavier-nx-5": (hwmon, XAVIER_NX, ["VDD_IN"]),
+    "agx-xavier-4": (iio, AGX_XAVIER, AGX_XAVIER_RAILS),
+    "agx-xavier-5": (hwmon, AGX_XAVIER, AGX_XAVIER_RAILS),
+    "orin-nx": (hwmon, ORIN_NX, ["VDD_IN"]),
+    "agx-orin": (hwmon, AGX_ORIN, ["VDD_GPU_SOC", "VDD_CPU_CV", "VIN_SYS_5V0"]),
 }
+
+
+@pytest.mark.parametrize("board", BOARDS)
+def test_a_board_is_read_and_every_rail_accounted_for_once(root: Path, board: str) -> None:
+    layout, chips, added = BOARDS[board]
+    layout(root, chips)
+    info = only()
+    details, rails = info.details, {name: pair for chip in chips for name, pair in chip.items()}
+    assert info.name == f"ina3221:{added[0] if len(added) == 1 else 'rails'}"
+    assert (info.quantity, info.provenance) == ("power", "measured")
+    assert list(details["files"]) == added
+    true = sum(rails[name][0] * rails[name][1] for name in added) * 1e-6
+    assert watts(info) == pytest.approx(true, abs=1e-3 * len(added))  # JetPack 4 gives whole milliwatts
+    named = [*added, *details["inside"], *details["beside"]]
+    assert sorted(named) == sorted(name for name in rails if not name.startswith("NC"))
+    assert set(details["other_files"]) == {*details["inside"], *details["beside"]}
 
 
 @pytest.mark.filterwarnings("ignore:The 'warn' method:DeprecationWarning")
 @pytest.mark.parametrize("board", BOARDS)
-def test_a_board_is_read_as_jetson_stats_reads_it(root: Path, board: str) -> None:
-    layout, chips, name = BOARDS[board]
-    layout(root, chips)
-    info = only()
-    assert (info.name, info.quantity, info.provenance) == (name, "power", "measured")
-    jtop = jtop_says(root)
-    nested = sum(jtop["rail"][rail]["power"] for rail in ("VDDQ_VDD2_1V8AO",) if rail in jtop["rail"])
-    rails = 1 + len(info.details["files"])  # jetson-stats cuts each rail to whole milliwatts
-    assert watts(info) * 1e3 == pytest.approx(jtop["tot"]["power"] - nested, abs=rails)
-
-
-@pytest.mark.parametrize("board", BOARDS)
-def test_every_rail_is_accounted_for_once(root: Path, board: str) -> None:
+def test_jetson_stats_reads_the_same(root: Path, board: str) -> None:
     layout, chips, _ = BOARDS[board]
     layout(root, chips)
-    details = only().details
-    named = [*details["files"], *details["inside"], *details["beside"]]
-    assert sorted(named) == sorted(name for rails in chips for name in rails if not name.startswith("NC"))
-    assert set(details["other_files"]) == {*details["inside"], *details["beside"]}
+    jtop, info = jtop_says(root), only()
+    nested = jtop["rail"].get("VDDQ_VDD2_1V8AO", {"power": 0})["power"]  # which its total counts twice
+    rails = 1 + len(info.details["files"])  # it cuts each rail to whole milliwatts
+    assert watts(info) * 1e3 == pytest.approx(jtop["tot"]["power"] - nested, abs=rails)
 
 
 def test_a_board_input_holds_its_rails(root: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import signal
 import subprocess
 import sys
 import time
@@ -22,19 +23,18 @@ _before = multiprocessing.get_start_method(allow_none=True)
 service = pytest.importorskip("jtop.service")
 multiprocessing.set_start_method(_before, force=True)  # importing jtop sets it
 
-INTERVAL_S = 0.1
+INTERVAL_S = 0.2
 
 SERVICE = """
-import json, queue, sys, threading, time
+import json, queue, signal, sys, threading, time
 from multiprocessing.managers import SyncManager
-from jtop.core.common import get_key
 
 class Service(SyncManager):
     pass
 
-socket, init, data = sys.argv[1], json.loads(sys.argv[2]), json.loads(sys.argv[3])
-ticks, hold, wrong = float(sys.argv[4]), sys.argv[5], sys.argv[6]
-commands, event, started = queue.Queue(), threading.Event(), time.monotonic()
+socket, key, init, data, mute = *sys.argv[1:3], *map(json.loads, sys.argv[3:5]), sys.argv[5]
+commands, event, frozen = queue.Queue(), threading.Event(), threading.Event()
+signal.signal(signal.SIGUSR1, lambda *_: frozen.set())
 
 def answer():
     while True:
@@ -42,16 +42,15 @@ def answer():
         if "init" in control:
             commands.put(control)
             time.sleep(0.01)
-        elif "interval" in control and hold != "mute":
+        elif "interval" in control and not mute:
             commands.put({"init": init})
 
 def tick():
     while True:
-        if hold != "frozen" or time.monotonic() - started < ticks:
+        if not frozen.is_set():
             data["uptime"] = time.monotonic()
-            for rail in data["power"]["rail"].values():
-                rail["avg"] = -1
-        data["power"]["tot"]["avg"] = -1
+        for rail in [*data["power"]["rail"].values(), data["power"]["tot"]]:
+            rail["avg"] = -1
         event.set()
         time.sleep(init["interval"])
 
@@ -60,7 +59,7 @@ Service.register("sync_data", callable=lambda: data)
 Service.register("sync_event", callable=lambda: event)
 for work in (answer, tick):
     threading.Thread(target=work, daemon=True).start()
-server = Service(address=socket, authkey=b"wrong" if wrong else get_key().encode()).get_server()
+server = Service(address=socket, authkey=key.encode()).get_server()
 print("ready", flush=True)
 server.serve_forever()
 """
@@ -133,10 +132,10 @@ def start(root: Path) -> Iterator[Start]:
     running = []
 
     def run(
-        power: dict[str, Any], *, ticks: float = 60, hold: str = "", wrong: str = "", **changes: object
+        power: dict[str, Any], *, key: str = "", mute: str = "", **changes: object
     ) -> subprocess.Popen[str]:
-        words = [str(root / "run/jtop.sock"), json.dumps(init(**changes)), json.dumps(state(power))]
-        words += [str(ticks), hold, wrong]
+        words = [str(root / "run/jtop.sock"), key or service.get_key()]
+        words += [json.dumps(init(**changes)), json.dumps(state(power)), mute]
         process = subprocess.Popen([sys.executable, "-c", SERVICE, *words], stdout=subprocess.PIPE, text=True)
         running.append(process)
         assert process.stdout is not None
@@ -171,7 +170,7 @@ def test_the_log_has_each_tick_once_and_never_the_average(start: Start) -> None:
     start(ORIN_NX)
     log = opened(only())
     begin = time.monotonic_ns()
-    time.sleep(0.5)
+    time.sleep(1)
     end = time.monotonic_ns()
     samples = log.fetch(begin, end, (begin, end))
     log.close()
@@ -180,7 +179,7 @@ def test_the_log_has_each_tick_once_and_never_the_average(start: Start) -> None:
     assert begin <= times[0]
     assert times[-1] <= end
     assert times == sorted(set(times))
-    assert 2 <= len(times) <= 6
+    assert 2 <= len(times) <= 6  # 5, give or take
 
 
 def test_a_sum_leaves_out_overlapping_rails_and_batteries(start: Start) -> None:
@@ -193,7 +192,7 @@ def test_a_sum_leaves_out_overlapping_rails_and_batteries(start: Start) -> None:
     assert info.details["inside"] == ["VDDQ_VDD2_1V8AO"]
     log = opened(info)
     now = time.monotonic_ns()
-    later = now + int(0.25e9)
+    later = now + int(0.5e9)
     assert log.fetch(now, later, (now, later))[0][1] == pytest.approx(3.186 + 1.195 + 3.974)
     log.close()
 
@@ -238,8 +237,9 @@ def test_a_service_that_dies_ends_the_log_and_the_state(start: Start) -> None:
 
 
 def test_a_service_that_freezes_gives_no_old_values(start: Start) -> None:
-    start(ORIN_NX, hold="frozen", ticks=2.5)
+    process = start(ORIN_NX)
     log = opened(only())
+    process.send_signal(signal.SIGUSR1)
     begin = time.monotonic_ns()
     with pytest.raises(HarnessError, match="silent"):
         log.fetch(begin, begin + 10 * 10**9, (begin, begin))
@@ -265,7 +265,7 @@ def test_another_version_of_the_service_is_said_with_the_fix(start: Start) -> No
 
 
 def test_another_key_is_said_with_the_fix(start: Start) -> None:
-    start(ORIN_NX, wrong="wrong")
+    start(ORIN_NX, key="another")
     refused("Authentication", "install the service's version")
 
 
@@ -279,7 +279,7 @@ def test_no_permission_is_said_with_the_fix(root: Path, monkeypatch: pytest.Monk
 
 def test_a_mute_service_does_not_hold_up_the_probe(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(meter, "_PATIENCE_S", 0.5)
-    start(ORIN_NX, hold="mute")
+    start(ORIN_NX, mute="mute")
     refused("does not answer", "systemctl restart")
 
 
@@ -297,13 +297,9 @@ def test_off_a_jetson_the_library_is_not_imported(tmp_path: Path) -> None:
     subprocess.run([sys.executable, "-c", code], check=True, env=env)
 
 
-def test_importing_the_library_leaves_the_start_method(start: Start) -> None:
-    before = multiprocessing.get_start_method(allow_none=True)
-    try:
-        multiprocessing.set_start_method("spawn", force=True)
-        for name in [name for name in sys.modules if name == "jtop" or name.startswith("jtop.")]:
-            del sys.modules[name]
-        meter._library()
-        assert multiprocessing.get_start_method() == "spawn"
-    finally:
-        multiprocessing.set_start_method(before, force=True)
+def test_importing_the_library_leaves_the_start_method() -> None:
+    code = (
+        "import multiprocessing as m; from harness_power import jtop; m.set_start_method('spawn');"
+        "jtop._library(); assert m.get_start_method() == 'spawn'"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, env={"PYTHONPATH": ":".join(sys.path)})
