@@ -233,6 +233,9 @@ def test_a_service_that_dies_ends_the_log_and_the_state(start: Start) -> None:
     with pytest.raises(HarnessError, match="jtop"):
         log.fetch(now, now + 10**9, (now, now + 10**9))
     assert look is not None
+    until = time.monotonic() + 10
+    while "jtop" not in look() and time.monotonic() < until:
+        time.sleep(0.05)
     assert set(look()) == {"jtop"}
 
 
