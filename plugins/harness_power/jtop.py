@@ -1,0 +1,281 @@
+"""NVIDIA Jetson through jetson-stats' service (jtop): the second opinion on power, and the rich one on state.
+
+jetson-stats is AGPL-3.0: an extra of its own, imported only when a Jetson is there and this meter is asked for.
+Its ``power`` is read once per interval (1 s unless another client chose otherwise); its ``avg`` is half the last
+value and half the one before, no mean over a window, and is never used. Not tried on the hardware: tried with the
+library as it is, against a service that a test plays.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
+from typing import Any
+
+from harness.errors import HarnessError
+from harness.types import MeterEntry, MeterInfo, Unavailable, Watch
+from harness_power.jetson import Composition, compose, is_jetson, sysroot
+
+__all__ = ["ENTRY", "open_log", "probe", "watch"]
+
+_PATIENCE_S = 4.0  # a healthy service answers within two of its intervals
+_STALE = 5  # intervals without fresh values after which the service counts as gone
+_RESTART = "sudo systemctl restart jtop.service"
+_FIXES = {  # words in jetson-stats' own complaints
+    "not active": "sudo systemctl start jtop.service, once after sudo jtop --install-service; in a container, "
+    "mount /run/jtop.sock",
+    "can't access": "sudo usermod -aG jtop $USER, then log in again",
+    "Mismatch": "install the service's version of jetson-stats here, or sudo jtop --install-service, then "
+    + _RESTART,
+    "Authentication": "install the service's version of jetson-stats here",
+}
+
+
+class _Refused(HarnessError):
+    def __init__(self, reason: str, fix: str = _RESTART) -> None:
+        super().__init__(reason)
+        self.fix = fix
+
+
+class _Client:
+    """A connection to the service; ``take(jetson)`` is called with each fresh set of values, in jtop's thread."""
+
+    def __init__(self, take: Callable[[Any], None] | None = None) -> None:
+        self._take = take
+        self._uptime: object = None
+        self._fresh_ns = time.monotonic_ns()
+        self._abandoned = False
+        self.jetson = _library()()
+        self.jetson.attach(self._arrived)
+        self._connect()
+        self.interval_s = float(self.jetson.interval)
+
+    def _connect(self) -> None:
+        failures: list[Exception] = []
+
+        def start() -> None:
+            try:
+                self.jetson.start()
+            except Exception as error:  # noqa: BLE001 - jtop lets anything through: EOFError, queue.Empty ...
+                failures.append(error)
+            if self._abandoned:
+                self.close()
+
+        thread = threading.Thread(target=start, daemon=True)
+        thread.start()
+        thread.join(_PATIENCE_S)
+        if thread.is_alive():
+            self._abandoned = True
+            raise _Refused(f"jtop.service does not answer within {_PATIENCE_S:g} s")
+        if failures:
+            raise _refused(failures[0])
+
+    def _arrived(self, jetson: Any) -> None:
+        if jetson.uptime == self._uptime:
+            return  # jtop hands out the old values when the service sends no new ones
+        self._uptime = jetson.uptime
+        self._fresh_ns = time.monotonic_ns()
+        if self._take:
+            self._take(jetson)
+
+    def trouble(self) -> str | None:
+        """Why no fresh values come any more."""
+        if not self.jetson.is_alive():
+            try:
+                self.jetson.ok(spin=True)
+            except Exception as error:  # noqa: BLE001 - what ended jtop's thread
+                return f"jtop ended: {_words(error)}"
+            return "jtop ended"
+        silent_s = (time.monotonic_ns() - self._fresh_ns) * 1e-9
+        return f"jtop.service is silent for {silent_s:.0f} s" if silent_s > _STALE * self.interval_s else None
+
+    def close(self) -> None:
+        """Returns at once: jtop's own close waits for the programs with which it looks for libraries."""
+        threading.Thread(target=self.jetson.close, daemon=True).start()
+
+
+def _library() -> Any:
+    method = multiprocessing.get_start_method(allow_none=True)
+    try:
+        from jtop import jtop
+    except ImportError as error:
+        raise _Refused(f"jetson-stats: {error}", "pip install 'edge-harness[jetson]' (AGPL-3.0)") from None
+    finally:
+        multiprocessing.set_start_method(method, force=True)  # importing jtop sets it for the whole process
+    return jtop
+
+
+def _refused(error: Exception) -> _Refused:
+    words = _words(error)
+    fix = next((fix for mark, fix in _FIXES.items() if mark in words), _RESTART)
+    return _Refused(words, fix)
+
+
+def _words(error: Exception) -> str:
+    text = " ".join(str(error).split())
+    return text.partition(" Please ")[0] if text else type(error).__name__
+
+
+def _expected() -> bool:
+    return is_jetson() or (sysroot() / "run/jtop.sock").exists()
+
+
+def probe() -> Iterable[MeterInfo | Unavailable]:
+    if not _expected():
+        yield Unavailable(name="jtop", reason="not a Jetson")
+        return
+    try:
+        client = _Client()
+    except _Refused as error:
+        yield Unavailable(name="jtop", reason=str(error), fix=error.fix)
+        return
+    try:
+        yield _describe(client)
+    finally:
+        client.close()
+
+
+def _describe(client: _Client) -> MeterInfo | Unavailable:
+    power = client.jetson.power
+    made = _composition(power)
+    if made is None:
+        rails = ", ".join(sorted(power.get("rail", {}))) or "none"
+        return Unavailable(
+            name="jtop",
+            reason=f"jtop names no total, and how its rails ({rails}) feed each other is not known",
+            fix="measure this board with an external meter (ina2xx, monsoon, joulescope, csv)",
+        )
+    return MeterInfo(
+        name=f"jtop:{made.name}",
+        scope=made.scope,
+        watches=made.watches,
+        provenance="measured",
+        quantity="power",
+        period_s=client.interval_s,
+        details={
+            "rails": list(made.add),
+            "holds": made.note,
+            "inside": list(made.inside),
+            "beside": list(made.beside),
+            "jetson_stats": _version(),
+        },
+    )
+
+
+def _composition(power: Mapping[str, Any]) -> Composition | None:
+    """``tot`` where it is one monitor's; else the rails that do not overlap (``tot`` adds even those that do)."""
+    rails, total = power.get("rail", {}), power.get("tot", {}).get("name")
+    monitors = [name for name, rail in rails.items() if rail.get("type", "INA3221") == "INA3221"]
+    if not total:
+        return compose(monitors)
+    made = compose([*monitors, total])
+    if made and made.add == (total,):
+        return made
+    return Composition(
+        scope="board",
+        add=(total,),
+        inside=(),
+        beside=tuple(rails),
+        note="what jetson-stats takes for the total",
+    )
+
+
+def _version() -> str:
+    from importlib.metadata import version
+
+    return version("jetson-stats")
+
+
+class _Stream:
+    """The power of each tick of the service, with the time at which it came."""
+
+    def __init__(self, info: MeterInfo) -> None:
+        self._rails = tuple(info.details["rails"])
+        self._samples: list[tuple[int, float]] = []
+        self._client = _Client(self._take)
+
+    def _take(self, jetson: Any) -> None:
+        now, power = time.monotonic_ns(), jetson.power
+        rails = {power["tot"].get("name"): power["tot"], **power["rail"]}
+        self._samples.append((now, sum(rails[name]["power"] for name in self._rails) * 1e-3))
+
+    def fetch(self, begin_ns: int, end_ns: int, load: tuple[int, int]) -> Sequence[tuple[int, float]]:
+        while not self._samples or self._samples[-1][0] < end_ns:
+            trouble = self._client.trouble()
+            if trouble:
+                raise HarnessError(trouble)
+            time.sleep(self._client.interval_s / 20)
+        return [sample for sample in self._samples if begin_ns <= sample[0] <= end_ns]
+
+    def close(self) -> None:
+        self._client.close()
+
+
+def open_log(info: MeterInfo) -> _Stream:
+    return _Stream(info)
+
+
+def watch() -> Watch | None:
+    """Clocks, nvpmodel, jetson_clocks, temperatures and fans, as the service publishes them."""
+    if not _expected():
+        return None
+    try:
+        return _State(_Client())
+    except _Refused:
+        return None
+
+
+class _State:
+    def __init__(self, client: _Client) -> None:
+        self._client = client
+
+    def __call__(self) -> Mapping[str, Any]:
+        trouble = self._client.trouble()
+        if trouble:
+            return {"jtop": trouble}
+        state: dict[str, Any] = {}
+        for read in (_temperature, _gpu_clock, _cpu_clock, _mode, _fans):
+            with suppress(KeyError, TypeError, ValueError, AttributeError):  # not every board has everything
+                state |= read(self._client.jetson)
+        return state
+
+
+def _temperature(jetson: Any) -> dict[str, Any]:
+    return {"temperature_c": max(t["temp"] for t in jetson.temperature.values() if t.get("online", True))}
+
+
+def _gpu_clock(jetson: Any) -> dict[str, Any]:
+    frequency = next(iter(jetson.gpu.values()))["freq"]
+    return {"mhz": frequency["cur"] / (1 if frequency.get("governor") == "nvml" else 1000)}  # else in kHz
+
+
+def _cpu_clock(jetson: Any) -> dict[str, Any]:
+    return {"cpu_mhz": max(core["freq"]["cur"] for core in jetson.cpu["cpu"] if core["online"]) / 1000}
+
+
+def _mode(jetson: Any) -> dict[str, Any]:
+    mode: dict[str, Any] = {}
+    if jetson.nvpmodel is not None:
+        mode["power_mode"] = jetson.nvpmodel.name
+    if jetson.jetson_clocks is not None:
+        mode["jetson_clocks"] = bool(jetson.jetson_clocks)
+    return mode
+
+
+def _fans(jetson: Any) -> dict[str, Any]:
+    fans = {name: max(fan["speed"]) for name, fan in jetson.fan.items()}
+    return {"fan_percent": fans} if fans else {}
+
+
+ENTRY = MeterEntry(
+    name="jtop",
+    summary="NVIDIA Jetson through jetson-stats: power once a second, clocks, modes, temperatures, fans",
+    probe=probe,
+    open=open_log,
+    watch=watch,
+    requires=("jtop",),
+    extra="jetson",
+)
