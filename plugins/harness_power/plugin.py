@@ -6,10 +6,11 @@ from collections.abc import Iterable
 
 from harness.hookspecs import hookimpl
 from harness.types import MeterEntry
+from harness_power import csv_log
 
 __all__ = ["harness_meters"]
 
 
 @hookimpl
 def harness_meters() -> Iterable[MeterEntry]:
-    return ()
+    return (csv_log.ENTRY,)
