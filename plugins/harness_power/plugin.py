@@ -6,11 +6,11 @@ from collections.abc import Iterable
 
 from harness.hookspecs import hookimpl
 from harness.types import MeterEntry
-from harness_power import csv_log, monsoon
+from harness_power import csv_log, joulescope, monsoon
 
 __all__ = ["harness_meters"]
 
 
 @hookimpl
 def harness_meters() -> Iterable[MeterEntry]:
-    return (csv_log.ENTRY, monsoon.ENTRY)
+    return (csv_log.ENTRY, joulescope.ENTRY, monsoon.ENTRY)
