@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import time
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -114,11 +115,8 @@ def describe(params: CsvParams) -> Iterable[MeterInfo | Unavailable]:
     off = (time.time_ns() - last) / 1e9
     if not params.by_marker and not -max(params.period, 1.0) <= off <= STALE_S:
         fix = "set the clock, or write a time zone, or use align: marker"
-        return (
-            Unavailable(
-                name=name, reason=f"the clock of {path} is {off:+.6g} s behind this machine's", fix=fix
-            ),
-        )
+        reason = f"the clock of {path} is {off:+.6g} s behind this machine's"
+        return (Unavailable(name=name, reason=reason, fix=fix),)
     return (info,)
 
 
@@ -136,7 +134,7 @@ class CsvLog:
     def __init__(self, info: MeterInfo) -> None:
         self._choice = CsvParams(**info.details)
         self._averaging_s = info.averaging_s
-        self._path = self._choice.path
+        self._path = str(Path(self._choice.path).expanduser())
         self._moment = moment(self._choice.clock, self._choice.time_unit)
         self._files: list[BinaryIO] = [_open(self._path)]
         self._wall = _wall_clock()
@@ -216,9 +214,8 @@ class CsvLog:
         late = (moved[0][0] - begin_ns) / 1e9
         if late > self._choice.period:
             raise self._error(f"begins {late:.3g} s after the window: was it truncated?")
-        first = max((i for i, (at, _) in enumerate(moved) if at <= begin_ns), default=0)
-        after = next((i for i, (at, _) in enumerate(moved) if at >= end_ns), len(moved) - 1)
-        return moved[first : after + 1]
+        times = [at for at, _ in moved]
+        return moved[max(bisect_right(times, begin_ns) - 1, 0) : bisect_left(times, end_ns) + 1]
 
     def _rows(self, since: int) -> list[Row]:
         """Oldest first, from the last line at or before ``since`` on (or the log's first)."""
@@ -273,7 +270,8 @@ class CsvLog:
 
     @cached_property
     def _layout(self) -> Layout:
-        head = os.pread(self._files[-1].fileno(), BLOCK, 0).split(b"\n")[:-1][:HEAD_LINES]
+        heads = [os.pread(file.fileno(), BLOCK, 0).split(b"\n")[:-1][:HEAD_LINES] for file in self._files]
+        head = next(filter(None, heads))  # a line was read: one has it
         try:
             return find_layout([_text(line) for line in head], self._choice.time, self._choice.power)
         except ValueError as error:

@@ -100,7 +100,7 @@ class HvpmLog:
     """
 
     def __init__(self, name: str, serial: str, vout: float) -> None:
-        from Monsoon import pmapi, sampleEngine
+        from Monsoon import Operations, pmapi, sampleEngine
 
         self._name = name
         self._stream = Stream(name)
@@ -111,6 +111,8 @@ class HvpmLog:
         if protocol.DEVICE is None:
             raise OSError(f"no Monsoon power monitor {serial} on USB")
         self._monitor.stopSampling()  # one that was killed may have left it sampling
+        if protocol.getValue(Operations.OpCodes.HardwareModel, 2) != Operations.HardwareModel.HVPM:
+            raise OSError(f"{name} is no HVPM: other models are not supported")
         self._engine = sampleEngine.SampleEngine(self._monitor, errorMode=sampleEngine.ErrorHandlingModes.off)
         self._engine.ConsoleOutput(False)
         self._forever = sampleEngine.triggers.SAMPLECOUNT_INFINITE

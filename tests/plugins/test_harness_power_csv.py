@@ -308,6 +308,15 @@ def test_a_log_that_rotates(tmp_path):
     assert len(samples) > 175
 
 
+def test_a_log_that_was_just_rotated_and_is_still_empty(tmp_path):
+    path = tmp_path / "log.csv"
+    path.write_text(lines(past(300), np.ones(300)))
+    log = opened(path)
+    path.rename(tmp_path / "log.csv.1")
+    path.touch()
+    assert len(fetched(log, 2.0, 0.2)[2]) > 175
+
+
 # --- by the load's step ---------------------------------------------------------------------------
 
 

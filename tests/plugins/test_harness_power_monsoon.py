@@ -33,9 +33,10 @@ SET_VOLTAGE, SERIAL, MODEL, FIRMWARE, STATUS = 0x41, 0x42, 0x45, 0xC0, 0xC4
 class Backend(usb_backend.IBackend):
     """One HVPM on a bus. ``milliamperes(seconds since it began)`` is what its board draws."""
 
-    def __init__(self, milliamperes, *, volts=VOLTS, gone_after=None, calibrates=True):
+    def __init__(self, milliamperes, *, volts=VOLTS, gone_after=None, calibrates=True, model=2):
         self.milliamperes, self.volts = milliamperes, volts
         self.gone_after, self.calibrates = gone_after, calibrates
+        self.model = model
         self.sampling = False
         self.sent = 0
         self.told: list[tuple[int, int]] = []
@@ -96,7 +97,7 @@ class Backend(usb_backend.IBackend):
             return self._answer(bytes([len(text) + 2, 3]) + text, data)
         if kind == 0xC0:
             code = index & 0xFF
-            values = {SERIAL: 12345, MODEL: 2, FIRMWARE: 32, STATUS: 0x80 * self.sampling, 0x1B: ONE_MILLIAMPERE,
+            values = {SERIAL: 12345, MODEL: self.model, FIRMWARE: 32, STATUS: 0x80 * self.sampling, 0x1B: ONE_MILLIAMPERE,
                       0x1A: 36500, 0x88: 0xE000, 0x89: 0xC800}  # fmt: skip
             return self._answer(struct.pack("<I", values.get(code, 0)), data)
         if request == 0x02:
@@ -222,6 +223,12 @@ def test_one_that_was_left_sampling_is_stopped_first(plugged):
     log = opened()
     assert backend.sampling
     log.close()
+
+
+def test_the_low_voltage_model_is_refused(plugged):
+    plugged(model=1)
+    with pytest.raises(OSError, match="monsoon:12345 is no HVPM"):
+        opened()
 
 
 def test_one_that_is_pulled_out_ends_with_the_reason(plugged):
