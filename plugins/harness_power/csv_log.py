@@ -1,0 +1,319 @@
+"""A meter's log that another program writes while the load runs: lines of time and power.
+
+A suite names it: where it lies, what its columns are, and by what its clock is told. Only lines of the window
+are read, from the end of the file backwards.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterable, Iterator, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, BinaryIO, Literal
+
+from pydantic import Field, model_validator
+
+from harness.types import MeterEntry, MeterInfo, Params, Scope, Unavailable
+from harness_power.align import align_step
+from harness_power.csv_lines import Layout, find_layout, moment, reading
+
+__all__ = ["ENTRY", "CsvLog", "CsvParams", "describe", "open_log", "probe"]
+
+BLOCK = 1 << 16
+HEAD_LINES = 100
+STALE_S = 60.0
+SLEW = 500e-6  # the fastest at which a clock is slewed
+KEEP = 3  # files of a log that rotates
+
+Place = str | Annotated[int, Field(ge=0)]
+Row = tuple[int, float]
+
+
+class CsvParams(Params):
+    path: str = Field(description="the log, at the host if one is named")
+    scope: Scope = Field(description="what its watts hold")
+    period: float = Field(gt=0, description="seconds between two lines")
+    time: Place = Field("time", description="column of the time: name, or position from 0")
+    watt: Place = Field("watt", description="column of the power: name, or position from 0")
+    ampere: Place | None = Field(None, description="with volt, instead of watt: column of the current")
+    volt: Place | None = Field(None, description="with ampere, instead of watt: column of the voltage")
+    scale: float = Field(1.0, gt=0, description="watts in one unit of the power, like 0.001 for milliwatts")
+    clock: Literal["unix", "iso", "elapsed"] = Field(
+        "unix", description="time since 1970, ISO 8601, or time since the log's own start"
+    )
+    time_unit: Literal["s", "ms", "us", "ns"] = Field("s", description="unit of the time, if it is a number")
+    align: Literal["timestamps", "marker"] | None = Field(
+        None, description="trust the log's clock, or find the load's step; default: marker for elapsed only"
+    )
+    lag: float = Field(5.0, gt=0, le=20, description="seconds from a reading to its line in the log, at most")
+    averaging: float = Field(0.0, ge=0, description="a line is the mean over these seconds before it")
+    calibration: float | None = Field(
+        None, gt=0, lt=1, description="greatest relative error, as its maker states"
+    )
+    watches: str = Field("board", min_length=1, description="the thing whose power it reads")
+    host: str = Field("", description="machine where the log lies, as ssh calls it; this one if empty")
+
+    @model_validator(mode="after")
+    def _fits(self) -> CsvParams:
+        if (self.ampere is None) != (self.volt is None):
+            raise ValueError("ampere and volt go together")
+        if self.ampere is not None and "watt" in self.model_fields_set:
+            raise ValueError("give watt, or ampere and volt, not both")
+        if self.clock == "elapsed" and self.align == "timestamps":
+            raise ValueError("align: timestamps needs a clock that tells the day: unix or iso")
+        if self.clock == "iso" and self.time_unit != "s":
+            raise ValueError("time_unit has no effect: clock is iso")
+        return self
+
+    @property
+    def power(self) -> tuple[Place, ...]:
+        return (self.watt,) if self.ampere is None or self.volt is None else (self.ampere, self.volt)
+
+    @property
+    def by_marker(self) -> bool:
+        return (self.align or ("marker" if self.clock == "elapsed" else "timestamps")) == "marker"
+
+
+def probe() -> Iterable[Unavailable]:
+    reason = "a log is read where a suite names it"
+    fix = "meters: [{csv: {path: ..., scope: ..., period: ...}}]"
+    return (Unavailable(name="csv", reason=reason, fix=fix),)
+
+
+def describe(params: CsvParams) -> Iterable[MeterInfo | Unavailable]:
+    """The log as a meter, if it is being written; one at another host is not looked at here."""
+    name = f"csv:{params.path}:{'*'.join(str(column) for column in params.power)}"
+    path = Path(params.path) if params.host else Path(params.path).expanduser().absolute()
+    info = MeterInfo(
+        name=name, scope=params.scope, watches=params.watches, provenance="measured", quantity="power",
+        period_s=params.period, averaging_s=params.averaging, calibration=params.calibration, host=params.host,
+        details=params.model_copy(update={"path": str(path)}).model_dump(mode="json", exclude_unset=True),
+    )  # fmt: skip
+    if params.host:
+        return (info,)
+    start = "start the program that writes it before the run"
+    try:
+        log = CsvLog(info)
+    except OSError as error:
+        fix = start if isinstance(error, FileNotFoundError) else "let this user read it"
+        return (Unavailable(name=name, reason=f"cannot read {path}: {error.strerror}", fix=fix),)
+    try:
+        age = time.time() - path.stat().st_mtime
+        last = log.last() if age <= STALE_S else None
+    except OSError as error:
+        raise ValueError(str(error)) from None
+    finally:
+        log.close()
+    if age > STALE_S:
+        return (Unavailable(name=name, reason=f"{path} was last written {age:.0f} s ago", fix=start),)
+    if last is None:
+        return (Unavailable(name=name, reason=f"{path} holds no reading yet", fix=start),)
+    off = (time.time_ns() - last) / 1e9
+    if not params.by_marker and not -max(params.period, 1.0) <= off <= STALE_S:
+        fix = "set the clock, or write a time zone, or use align: marker"
+        reason = f"the clock of {path} is {off:+.6g} s behind this machine's"
+        return (Unavailable(name=name, reason=reason, fix=fix),)
+    return (info,)
+
+
+def open_log(info: MeterInfo) -> CsvLog:
+    return CsvLog(info)
+
+
+class _NotYetError(OSError):
+    """The log may still come to hold what is asked."""
+
+
+class CsvLog:
+    """A ``Log``. Times are moved to the monotonic clock by the wall clock, or by the load's step."""
+
+    def __init__(self, info: MeterInfo) -> None:
+        self._choice = CsvParams(**info.details)
+        self._averaging_s = info.averaging_s
+        self._path = str(Path(self._choice.path).expanduser())
+        self._moment = moment(self._choice.clock, self._choice.time_unit)
+        self._files: list[BinaryIO] = [_open(self._path)]
+        self._wall = _wall_clock()
+
+    def close(self) -> None:
+        for file in self._files:
+            file.close()
+
+    def fetch(self, begin_ns: int, end_ns: int, load: tuple[int, int]) -> Sequence[tuple[int, float]]:
+        """The window's readings, with one before and one after, so that its edges can be interpolated.
+
+        Waits up to ``lag`` after the window for the last line. Raises ``OSError`` that says why there is no answer.
+        """
+        fetch = self._by_marker if self._choice.by_marker else self._by_timestamps
+        deadline = end_ns + int((self._choice.lag + self._choice.period) * 1e9)
+        if self._choice.by_marker:  # an earlier look could take another step for the load's
+            time.sleep(max(0, deadline - time.monotonic_ns()) / 1e9)
+        while True:
+            self._follow()
+            try:
+                return fetch(begin_ns, end_ns, load)
+            except _NotYetError:
+                if time.monotonic_ns() >= deadline:
+                    raise
+            time.sleep(min(max(self._choice.period / 2, 0.02), 0.2))
+
+    def last(self) -> int | None:
+        """Nanoseconds of the last whole line, on the log's clock."""
+        return next((at for at, _ in self._backwards()), None)
+
+    def _by_timestamps(self, begin_ns: int, end_ns: int, _: tuple[int, int]) -> list[Row]:
+        now, offset = _wall_clock()
+        then, before = self._wall
+        self._wall = now, offset
+        stepped = abs(offset - before) / 1e9
+        if stepped > self._choice.period + SLEW * (now - then) / 1e9:
+            raise self._error(f"the wall clock was set by {stepped:.3g} s: align: marker needs none")
+        last = self._last()
+        ahead = (last - offset - now) / 1e9
+        if ahead > max(self._choice.period, 1.0):
+            raise self._error(f"its clock is {ahead:.6g} s ahead of this machine's")
+        missing = (end_ns - (last - offset)) / 1e9
+        if missing > 0:
+            text = f"ends {missing:.3g} s before the window: is it still written, by the right clock?"
+            raise _NotYetError(f"{self._path} {text}")
+        rows = self._rows(begin_ns + offset)
+        return self._window(rows, -offset, begin_ns, end_ns)
+
+    def _by_marker(self, begin_ns: int, end_ns: int, load: tuple[int, int]) -> list[Row]:
+        """The newest line was measured at most ``lag`` ago: that bounds the search."""
+        choice, last, now = self._choice, self._last(), time.monotonic_ns()
+        age = time.time() - os.fstat(self._files[-1].fileno()).st_mtime
+        if age > choice.lag + choice.period:
+            raise self._error(f"was last written {age:.3g} s ago: lag is {choice.lag:g} s at most")
+        margin = int(4 * choice.period * 1e9)  # where the window is the load alone
+        window = min(begin_ns, load[0] - margin), max(end_ns, load[1] + margin)
+        rows = self._rows(last - (now - window[0]) - margin)
+
+        def seconds(ns: int) -> float:
+            return (ns - begin_ns) / 1e9
+
+        try:
+            found = align_step(
+                [(at - last) / 1e9 for at, _ in rows],
+                [watts for _, watts in rows],
+                (seconds(load[0]), seconds(load[1])),
+                (seconds(window[0]), seconds(window[1])),
+                (seconds(now) - choice.lag - choice.period, seconds(now) + choice.period),
+                averaging=self._averaging_s,
+            )
+        except ValueError as error:
+            raise self._error(f"does not tell when the load ran: {error}") from None
+        return self._window(rows, begin_ns - last + round(found.offset_s * 1e9), begin_ns, end_ns)
+
+    def _window(self, rows: Sequence[Row], shift: int, begin_ns: int, end_ns: int) -> list[Row]:
+        moved = [(at + shift, watts * self._choice.scale) for at, watts in rows]
+        late = (moved[0][0] - begin_ns) / 1e9
+        if late > self._choice.period:
+            raise self._error(f"begins {late:.3g} s after the window: was it truncated?")
+        times = [at for at, _ in moved]
+        return moved[max(bisect_right(times, begin_ns) - 1, 0) : bisect_left(times, end_ns) + 1]
+
+    def _rows(self, since: int) -> list[Row]:
+        """Oldest first, from the last line at or before ``since`` on (or the log's first)."""
+        rows: list[Row] = []
+        for row in self._backwards():
+            if rows and rows[-1][0] <= since:
+                break  # one line more was looked at, for the order
+            rows.append(row)
+        return rows[::-1]
+
+    def _last(self) -> int:
+        last = self.last()
+        if last is None:
+            raise _NotYetError(f"{self._path} holds no reading")
+        return last
+
+    def _backwards(self) -> Iterator[Row]:
+        """Readings, newest first; a line that cannot be, or is out of order, is an error."""
+        newer: int | None = None
+        for line in self._lines():
+            if not line or line in self._layout.before or line.startswith("#"):
+                continue
+            try:
+                at, watts = reading(line, self._layout, self._moment)
+                if newer is not None and at >= newer:
+                    other = "the same" if at == newer else "an earlier"
+                    raise ValueError(f"a line after it has {other} time")
+            except ValueError as error:
+                raise self._error(f"has a line {line!r}: {error}") from None
+            newer = at
+            yield at, watts
+
+    def _lines(self) -> Iterator[str]:
+        """Whole lines, newest first; the files of a log that rotates are one."""
+        for file in reversed(self._files):
+            end, rest = os.fstat(file.fileno()).st_size, b""
+            size, newest = BLOCK, True
+            while end > 0:
+                begin = max(0, end - size)
+                block = os.pread(file.fileno(), end - begin, begin) + rest
+                lines = block.split(b"\n")
+                rest = lines.pop(0) if begin else b""
+                if newest:
+                    if not lines:
+                        end, size = begin, size * 2
+                        continue
+                    lines.pop()  # half a line, or what follows the last line's end: nothing
+                    newest = False
+                for line in reversed(lines):
+                    yield _text(line)
+                end, size = begin, size * 2
+
+    @cached_property
+    def _layout(self) -> Layout:
+        heads = [os.pread(file.fileno(), BLOCK, 0).split(b"\n")[:-1][:HEAD_LINES] for file in self._files]
+        head = next(filter(None, heads))  # a line was read: one has it
+        try:
+            return find_layout([_text(line) for line in head], self._choice.time, self._choice.power)
+        except ValueError as error:
+            raise self._error(str(error)) from None
+
+    def _follow(self) -> None:
+        """Go on with the new file where the log was rotated; the old one stays open, and readable."""
+        with contextlib.suppress(FileNotFoundError):  # between the two
+            there, here = os.stat(self._path), os.fstat(self._files[-1].fileno())
+            if (there.st_dev, there.st_ino) != (here.st_dev, here.st_ino):
+                self._files.append(_open(self._path))
+                for file in self._files[:-KEEP]:
+                    file.close()
+                del self._files[:-KEEP]
+
+    def _error(self, text: str) -> OSError:
+        return OSError(f"{self._path}: {text}")
+
+
+def _open(path: str) -> BinaryIO:
+    return Path(path).open("rb")
+
+
+def _text(line: bytes) -> str:
+    return line.decode("utf-8", "replace").lstrip("\ufeff").strip()
+
+
+def _wall_clock() -> tuple[int, int]:
+    """(monotonic nanoseconds, by how much the wall clock is ahead of that), from the closest of some readings."""
+    tries = []
+    for _ in range(5):
+        before, wall, after = time.monotonic_ns(), time.time_ns(), time.monotonic_ns()
+        tries.append((after - before, after, wall - (before + after) // 2))
+    _, at, offset = min(tries)
+    return at, offset
+
+
+ENTRY = MeterEntry(
+    name="csv",
+    summary="a log from any meter, written by another program: time and watts",
+    params=CsvParams,
+    probe=probe,
+    describe=describe,
+    open=open_log,
+)

@@ -1,0 +1,170 @@
+"""Joulescope JS220 and JS110: joules that the instrument adds up itself, with the time of its own counter.
+
+Through the maker's package ``joulescope``. It was not tried on the hardware: what stands here was read in that
+package, and is tested with it over a driver that answers as theirs does.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Literal
+
+from pydantic import Field
+
+from harness.types import MeterEntry, MeterInfo, Params, Unavailable
+from harness_power.stream import Stream
+from harness_power.usb_bus import UsbDevice, attached, udev_rule
+
+__all__ = ["ENTRY", "JoulescopeLog", "JoulescopeParams", "describe", "open_meter", "probe"]
+
+VENDOR = "16d0"
+MODELS = {"10ba": "js220", "0e88": "js110"}
+JS110_HZ = 2  # what its sensor adds up by itself comes at this rate, and no other
+COUNTS_PER_S = 2_000_000  # of the sample counter, at any rate of statistics
+FIRST_S, LATE_S = 5.0, 5.0
+
+
+class JoulescopeParams(Params):
+    serial: str = Field("", description="its serial number, where there are several")
+    frequency: Literal[1, 2, 5, 10, 20, 50, 100] = Field(50, description="readings a second (a JS110 has 2)")
+    calibration: float | None = Field(
+        None, gt=0, lt=1, description="greatest relative error, as its maker states"
+    )
+    watches: str = Field("board", min_length=1, description="the board whose supply goes through it")
+    host: str = Field("", description="machine where it is plugged in, as ssh calls it; this one if empty")
+
+
+def probe() -> Iterable[Unavailable]:
+    """It is never read unasked: nothing tells which board it feeds."""
+    found = list(attached(VENDOR, tuple(MODELS)))
+    if not found:
+        return (Unavailable(name="joulescope", reason="no Joulescope on USB"),)
+    return [
+        _closed(device)
+        or Unavailable(
+            name=_name(device),
+            reason="it is there, and is read where a suite names it",
+            fix=f"meters: [{{joulescope: {{serial: {device.serial!r}}}}}]",
+        )
+        for device in found
+    ]
+
+
+def describe(params: JoulescopeParams) -> Iterable[MeterInfo | Unavailable]:
+    if params.host:
+        return (_info(params, params.serial, f"joulescope:{params.serial}".rstrip(":"), params.frequency),)
+    found = [device for device in attached(VENDOR, tuple(MODELS)) if params.serial in ("", device.serial)]
+    if not found:
+        what = f"no Joulescope {params.serial}".rstrip()
+        return (Unavailable(name="joulescope", reason=f"{what} on USB", fix="plug it in"),)
+    if len(found) > 1:
+        raise ValueError(f"serial: which of {', '.join(device.serial for device in found)}?")
+    hertz = params.frequency
+    if MODELS[found[0].product] == "js110":
+        if "frequency" in params.model_fields_set and hertz != JS110_HZ:
+            raise ValueError(f"frequency: a JS110 has {JS110_HZ} only")
+        hertz = JS110_HZ
+    return (_closed(found[0]) or _info(params, found[0].serial, _name(found[0]), hertz),)
+
+
+def _name(device: UsbDevice) -> str:
+    return f"joulescope:{device.serial}".rstrip(":")
+
+
+def _closed(device: UsbDevice) -> Unavailable | None:
+    if device.open_to_us:
+        return None
+    fix = udev_rule(VENDOR, "joulescope")
+    return Unavailable(name=_name(device), reason=f"no access to {device.node}", fix=fix)
+
+
+def _info(params: JoulescopeParams, serial: str, name: str, hertz: int) -> MeterInfo:
+    return MeterInfo(
+        name=name, scope="board", watches=params.watches, provenance="measured", quantity="energy",
+        period_s=1 / hertz, calibration=params.calibration, host=params.host,
+        details={"serial": serial, "hertz": hertz},
+    )  # fmt: skip
+
+
+def open_meter(info: MeterInfo) -> JoulescopeLog:
+    return JoulescopeLog(info.name, info.details["serial"], info.details["hertz"])
+
+
+class JoulescopeLog:
+    """A ``Log`` of joules. The driver's thread brings a statistic some ten times a second, and its running sum."""
+
+    def __init__(self, name: str, serial: str, hertz: int) -> None:
+        import joulescope
+
+        self._name, self._serial = name, serial
+        self._stream = Stream(name)
+        self._clock = Clock()
+        found = [d for d in joulescope.scan() if serial in ("", d.serial_number)]
+        if len(found) != 1:
+            there = ", ".join(d.serial_number for d in found) or "none"
+            raise OSError(
+                f"{name}: not one Joulescope {serial}, but {there}: is it in use by another program?"
+            )
+        self._device = found[0]
+        js110 = self._device.model == "js110"
+        if js110 and hertz != JS110_HZ:
+            raise OSError(f"{name}: a JS110 gives {JS110_HZ} readings a second: write frequency: {JS110_HZ}")
+        self._device.config = "off" if js110 else "auto"  # no stream of samples: the sensor adds up
+        if not js110:
+            self._device.parameter_set("reduction_frequency", hertz)
+        self._device.statistics_callback_register(self._on_statistics, "sensor")
+        try:
+            self._device.open()
+            if js110:
+                self._device.parameter_set("i_range", "auto")
+                self._device.parameter_set("v_range", "15V")
+            self._stream.wait(0, FIRST_S + 2 / hertz)
+        except RuntimeError as error:
+            raise OSError(f"{name}: {error}") from None
+        except OSError:
+            self.close()
+            raise
+
+    def fetch(self, begin_ns: int, end_ns: int, load: tuple[int, int]) -> Sequence[tuple[int, float]]:
+        self._stream.wait(end_ns, LATE_S)
+        return self._stream.window(begin_ns, end_ns)
+
+    def close(self) -> None:
+        self._device.close()
+
+    def _on_statistics(self, statistics: Mapping[str, Any]) -> None:
+        count = statistics["time"]["samples"]["value"][1]
+        at = self._clock.at(count / COUNTS_PER_S, time.monotonic_ns())
+        self._stream.add([at], [statistics["accumulators"]["energy"]["value"]])
+
+
+class Clock:
+    """Moves the instrument's time to ours: of the last statistics, the one that came quickest tells the offset.
+
+    Some come late when a machine is busy; none comes early. A few seconds of them are few enough that the two
+    clocks do not drift apart meanwhile.
+    """
+
+    def __init__(self, span: int = 200) -> None:
+        self._offsets: deque[int] = deque(maxlen=span)
+        self._last = 0
+
+    def at(self, seconds: float, arrival_ns: int) -> int:
+        own = round(seconds * 1e9)
+        self._offsets.append(arrival_ns - own)
+        self._last = max(own + min(self._offsets), self._last + 1)
+        return self._last
+
+
+ENTRY = MeterEntry(
+    name="joulescope",
+    summary="Joulescope JS220 or JS110 in a board's supply: its own sum of joules",
+    params=JoulescopeParams,
+    probe=probe,
+    describe=describe,
+    open=open_meter,
+    requires=("joulescope",),
+    extra="joulescope",
+)

@@ -1,0 +1,226 @@
+"""Monsoon's High Voltage Power Monitor: it powers the board through its main channel, and streams 5,000 readings a second.
+
+Through the maker's package ``Monsoon``. It was not tried on the hardware: what stands here was read in that
+package, and is tested with it against a USB device that speaks its protocol.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+from pydantic import Field
+
+from harness.types import MeterEntry, MeterInfo, Params, Unavailable
+from harness_power.stream import Stream
+from harness_power.usb_bus import UsbDevice, attached, udev_rule
+
+__all__ = ["ENTRY", "HvpmLog", "MonsoonParams", "describe", "open_meter", "probe"]
+
+VENDOR, PRODUCT = "2ab9", "0001"
+PERIOD_S = 1 / 5000
+DRAIN_S = 0.1
+FIRST_S, LATE_S = 20.0, 5.0  # it calibrates itself before the first reading
+OFF_V = 0.5
+TOLERANCE = 0.05  # of the voltage: cables take some
+WHOLE = 0.95  # share of the readings that must have come; it leaves out some to calibrate itself
+
+
+class MonsoonParams(Params):
+    vout: float = Field(ge=0.8, le=13.5, description="volts at which it powers the board")
+    serial: int | None = Field(None, ge=0, description="its serial number, where there are several")
+    calibration: float | None = Field(
+        None, gt=0, lt=1, description="greatest relative error, as its maker states"
+    )
+    watches: str = Field("board", min_length=1, description="the board that it powers")
+    host: str = Field("", description="machine where it is plugged in, as ssh calls it; this one if empty")
+
+
+def probe() -> Iterable[Unavailable]:
+    """It is never read unasked: it must know at which voltage it powers which board."""
+    found = list(attached(VENDOR, (PRODUCT,)))
+    if not found:
+        return (Unavailable(name="monsoon", reason="no Monsoon power monitor on USB"),)
+    return [
+        _closed(device)
+        or Unavailable(
+            name=_name(device),
+            reason="it is there, and is read where a suite names it",
+            fix=f"meters: [{{monsoon: {{vout: ..., serial: {device.serial}}}}}]",
+        )
+        for device in found
+    ]
+
+
+def describe(params: MonsoonParams) -> Iterable[MeterInfo | Unavailable]:
+    wanted = "" if params.serial is None else str(params.serial)
+    if params.host:
+        return (_info(params, wanted, f"monsoon:{wanted}".rstrip(":")),)
+    found = [device for device in attached(VENDOR, (PRODUCT,)) if wanted in ("", device.serial)]
+    if not found:
+        what = f"no Monsoon power monitor {wanted}".rstrip()
+        return (Unavailable(name="monsoon", reason=f"{what} on USB", fix="plug it in, and its mains"),)
+    if len(found) > 1:
+        raise ValueError(f"serial: which of {', '.join(device.serial for device in found)}?")
+    return (_closed(found[0]) or _info(params, found[0].serial, _name(found[0])),)
+
+
+def _name(device: UsbDevice) -> str:
+    return f"monsoon:{device.serial}".rstrip(":")
+
+
+def _closed(device: UsbDevice) -> Unavailable | None:
+    if device.open_to_us:
+        return None
+    return Unavailable(
+        name=_name(device), reason=f"no access to {device.node}", fix=udev_rule(VENDOR, "monsoon")
+    )
+
+
+def _info(params: MonsoonParams, serial: str, name: str) -> MeterInfo:
+    return MeterInfo(
+        name=name, scope="board", watches=params.watches, provenance="measured", quantity="power",
+        period_s=PERIOD_S, calibration=params.calibration, host=params.host,
+        details={"serial": serial, "vout": params.vout, "channel": "main"},
+    )  # fmt: skip
+
+
+def open_meter(info: MeterInfo) -> HvpmLog:
+    return HvpmLog(info.name, info.details["serial"], info.details["vout"])
+
+
+class HvpmLog:
+    """A ``Log`` of watts: the main channel's current times its voltage.
+
+    A thread runs the package's engine, which asks the monitor for one packet after the other; between two
+    packets, what it has worked out is taken over. The output stays on when it is closed.
+    """
+
+    def __init__(self, name: str, serial: str, vout: float) -> None:
+        from Monsoon import Operations, pmapi, sampleEngine
+
+        self._name = name
+        self._stream = Stream(name)
+        self._volts = 0.0
+        self._monitor = _tapped(self._between_packets)
+        protocol = pmapi.USB_protocol()
+        self._monitor.setup_usb(serial or None, protocol)
+        if protocol.DEVICE is None:
+            raise OSError(f"no Monsoon power monitor {serial} on USB")
+        self._monitor.stopSampling()  # one that was killed may have left it sampling
+        if protocol.getValue(Operations.OpCodes.HardwareModel, 2) != Operations.HardwareModel.HVPM:
+            raise OSError(f"{name} is no HVPM: other models are not supported")
+        self._engine = sampleEngine.SampleEngine(self._monitor, errorMode=sampleEngine.ErrorHandlingModes.off)
+        self._engine.ConsoleOutput(False)
+        self._forever = sampleEngine.triggers.SAMPLECOUNT_INFINITE
+        self._closing = False
+        self._end_ns = self._drained_ns = 0
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+        try:
+            self._check(vout)
+        except BaseException:
+            self.close()
+            raise
+
+    def fetch(self, begin_ns: int, end_ns: int, load: tuple[int, int]) -> Sequence[tuple[int, float]]:
+        self._stream.wait(end_ns, LATE_S)
+        samples = self._stream.window(begin_ns, end_ns)
+        due = int((end_ns - begin_ns) / 1e9 / PERIOD_S)
+        if len(samples) < WHOLE * due:
+            raise OSError(
+                f"{self._name}: only {len(samples)} of {due} readings came: USB or its host is too slow"
+            )
+        return samples
+
+    def close(self) -> None:
+        """Leaves the output as it is. The package's own closing resets the device: not under a running board."""
+        import usb.util
+
+        self._halt()
+        usb.util.dispose_resources(self._monitor.Protocol.DEVICE)
+
+    def _halt(self) -> None:
+        self._closing = True
+        self._thread.join(LATE_S)
+        self._monitor.stopSampling()
+
+    def _check(self, vout: float) -> None:
+        """The voltage of a running board is never changed."""
+        self._stream.wait(0, FIRST_S)
+        volts = self._volts
+        if volts < OFF_V:
+            self._halt()
+            self._monitor.setVout(vout)
+            raise OSError(
+                f"{self._name}: its output was off; it is on now at {vout:g} V: run again when the board is up"
+            )
+        if abs(volts - vout) > TOLERANCE * vout:
+            raise OSError(
+                f"{self._name}: its output is at {volts:.2f} V, vout says {vout:g} V: correct one of them"
+            )
+
+    def _run(self) -> None:
+        try:
+            self._engine.startSampling(self._forever)
+            self._stream.fail("it could not calibrate itself")
+        except _ClosingError:
+            self._stream.fail("it was closed")
+        except Exception as error:  # noqa: BLE001 - whatever the package raises, the readings end here
+            self._stream.fail(str(error) or type(error).__name__)
+
+    def _between_packets(self) -> None:
+        """In the engine's thread, where its lists are at rest."""
+        now = time.monotonic_ns()
+        if self._closing:
+            raise _ClosingError
+        if now - self._drained_ns < DRAIN_S * 1e9:
+            return
+        self._drained_ns = now
+        stamps, milliamperes, _, _, volts, _ = self._engine.getSamples()
+        if not stamps:
+            return
+        # the engine stamps a packet by the wall clock, in seconds since its own start
+        end = now - int((time.time() - self._monitor.started_wall_s - float(stamps[-1])) * 1e9)
+        end = max(end, self._end_ns + len(stamps))
+        length = int(len(stamps) * PERIOD_S * 1e9)
+        begin = self._end_ns if end - self._end_ns < 2 * length else end - length
+        self._end_ns = end
+        ns = np.linspace(begin, end, len(stamps) + 1)[1:].astype(np.int64)
+        self._volts = float(np.median(volts))
+        self._stream.add(ns, np.asarray(milliamperes) / 1000 * np.asarray(volts))
+
+
+class _ClosingError(Exception):
+    """Ends the engine, which has no other way to be stopped between two packets."""
+
+
+def _tapped(between_packets: Any) -> Any:
+    """The package's monitor, which tells before it asks for a packet, and when the engine began."""
+    from Monsoon import HVPM
+
+    class Tapped(HVPM.Monsoon):  # type: ignore[misc]
+        def StartSampling(self, *args: Any, **more: Any) -> None:
+            self.started_wall_s = time.time()  # the engine reads the clock just before
+            super().StartSampling(*args, **more)
+
+        def BulkRead(self) -> Any:
+            between_packets()
+            return super().BulkRead()
+
+    return Tapped()
+
+
+ENTRY = MeterEntry(
+    name="monsoon",
+    summary="Monsoon HVPM, which powers the board: watts of its main channel, 5 kHz",
+    params=MonsoonParams,
+    probe=probe,
+    describe=describe,
+    open=open_meter,
+    requires=("Monsoon", "usb"),
+    extra="monsoon",
+)

@@ -1,0 +1,51 @@
+"""What hangs on USB, as sysfs tells it, and whether this user may open it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+__all__ = ["UsbDevice", "attached", "udev_rule"]
+
+
+@dataclass(frozen=True)
+class UsbDevice:
+    """``node`` is its file below /dev; ``open_to_us`` tells whether this user may read and write it."""
+
+    product: str
+    serial: str
+    node: str
+    open_to_us: bool
+
+
+def attached(vendor: str, products: tuple[str, ...]) -> Iterator[UsbDevice]:
+    """The devices of these ids (four hexadecimal digits) below ``HARNESS_SYSROOT``."""
+    root = Path(os.environ.get("HARNESS_SYSROOT", "/"))
+    for device in sorted(root.glob("sys/bus/usb/devices/*")):
+        if _read(device / "idVendor") == vendor and _read(device / "idProduct") in products:
+            numbers = [int(_read(device / name) or 0) for name in ("busnum", "devnum")]
+            node = "/dev/bus/usb/{:03d}/{:03d}".format(*numbers)
+            yield UsbDevice(
+                product=_read(device / "idProduct"),
+                serial=_read(device / "serial"),
+                node=node,
+                open_to_us=os.access(root / node.lstrip("/"), os.R_OK | os.W_OK),
+            )
+
+
+def udev_rule(vendor: str, name: str) -> str:
+    """What to do where a device may not be opened."""
+    rule = f'SUBSYSTEM=="usb", ATTR{{idVendor}}=="{vendor}", MODE="0660", GROUP="plugdev"'
+    return (
+        f"write {rule} to /etc/udev/rules.d/99-{name}.rules, join the group plugdev, "
+        "run udevadm control --reload, and plug it in anew"
+    )
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text().strip()
+    except OSError:
+        return ""

@@ -1,0 +1,138 @@
+"""The offset of a log's clock, found by the load's step in it."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from harness_power.align import align_step
+
+TRIALS = 200
+
+
+def log(rng, *, rate, idle, busy, noise, load, window, offset, averaging=0.0, jitter=0.2, margin=5.0):
+    """A meter's log: (its own times, watts) of a load at ``load``, whose clock is ``offset`` behind."""
+    period = 1 / rate
+    true = np.arange(window[0] - margin, window[1] + margin, period)
+    true = true + rng.uniform(-jitter / 2, jitter / 2, len(true)) * period + rng.uniform(0, period)
+    inside = np.clip(true, *load) - np.clip(true - averaging, *load)
+    part = inside / averaging if averaging else ((true >= load[0]) & (true < load[1])).astype(float)
+    return true - offset, idle + (busy - idle) * part + rng.normal(0, noise, len(true))
+
+
+def trial(rng, *, averaged=False):
+    rate = float(10 ** rng.uniform(0.5, 3))
+    period = 1 / rate
+    begin = float(rng.uniform(100, 1000))
+    before, length, after = (float(x) for x in rng.uniform(12, 200, 3) * period)
+    load = (begin + before, begin + before + length)
+    window = (begin, load[1] + after)
+    idle, step = float(rng.uniform(0.5, 50)), float(rng.uniform(0.5, 50))
+    offset = float(rng.uniform(-1e6, 1e6))
+    guess = offset + float(rng.uniform(-2, 2))
+    times, watts = log(
+        rng, rate=rate, idle=idle, busy=idle + step, noise=step * float(rng.uniform(0, 0.4)), load=load,
+        window=window, offset=offset, averaging=period * float(rng.uniform(0.5, 4)) if averaged else 0.0,
+    )  # fmt: skip
+    return times, watts, load, window, offset, (guess - 2.5, guess + 2.5), period
+
+
+def test_within_one_period_in_95_of_100_and_within_its_bound():
+    rng = np.random.default_rng(0)
+    near = bounded = 0
+    for _ in range(TRIALS):
+        times, watts, load, window, offset, search, period = trial(rng)
+        try:
+            found = align_step(times, watts, load, window, search)
+        except ValueError:
+            continue
+        near += abs(found.offset_s - offset) <= period
+        bounded += abs(found.offset_s - offset) <= found.error_s
+    assert near >= 0.95 * TRIALS
+    assert bounded >= 0.95 * TRIALS
+
+
+def test_averaged_readings_give_more_than_the_period():
+    rng = np.random.default_rng(1)
+    errors = []
+    for _ in range(60):
+        begin, load = 500.0, (502.0, 505.3)
+        averaging = float(rng.uniform(0.1, 0.3))
+        times, watts = log(
+            rng, rate=10, idle=3, busy=9, noise=0.05, load=load, window=(begin, 508.0), offset=77.0,
+            averaging=averaging,
+        )  # fmt: skip
+        found = align_step(times, watts, load, (begin, 508.0), (73.0, 80.0), averaging=averaging)
+        errors.append(abs(found.offset_s - 77.0))
+        assert found.idle_w == pytest.approx(3, abs=0.1)
+        assert found.busy_w == pytest.approx(9, abs=0.1)
+    assert np.median(errors) < 0.01
+    assert max(errors) < 0.05
+
+
+LOAD, WINDOW = (10.0, 14.0), (7.0, 17.0)
+
+
+def refused(times, watts, search=(-4.0, 4.0), load=LOAD, window=WINDOW):
+    with pytest.raises(ValueError) as caught:
+        align_step(times, watts, load, window, search)
+    return str(caught.value)
+
+
+def test_noise_alone_is_refused():
+    rng = np.random.default_rng(2)
+    for _ in range(60):
+        times = np.arange(0, 25, 0.05)
+        text = refused(times, 5 + rng.normal(0, 1, len(times)))
+        assert "noise" in text or "ambiguous" in text or "no rise" in text, text
+
+
+def test_a_step_below_the_noise_is_refused_or_right():
+    rng = np.random.default_rng(3)
+    for _ in range(60):
+        times, watts = log(
+            rng, rate=20, idle=5, busy=5.3, noise=1, load=LOAD, window=WINDOW, offset=0.0, jitter=0
+        )
+        try:
+            found = align_step(times, watts, LOAD, WINDOW, (-4.0, 4.0))
+        except ValueError:
+            continue
+        assert abs(found.offset_s) < 0.05
+
+
+def test_two_loads_alike_are_ambiguous():
+    times = np.arange(0, 40, 0.05)
+    busy = ((times >= 10) & (times < 14)) | ((times >= 20) & (times < 24))
+    text = refused(times, np.where(busy, 9.0, 3.0), search=(-11.0, 11.0))
+    assert "ambiguous" in text
+    assert "10 s away" in text
+
+
+def test_a_flat_log_shows_no_load():
+    times = np.arange(0, 30, 0.1)
+    assert "no rise and fall" in refused(times, np.full(len(times), 4.0))
+
+
+def test_a_load_that_does_not_end_within_the_log_is_refused():
+    times = np.arange(0, 30, 0.05)
+    assert "no rise and fall" in refused(times, np.where(times >= 10, 9.0, 3.0), search=(-2.0, 2.0))
+
+
+def test_too_few_readings():
+    assert "only 3 readings" in refused([1.0, 2.0, 3.0], [1.0, 2.0, 1.0])
+
+
+def test_a_burst_before_the_window_does_not_draw_the_step_to_it():
+    rng = np.random.default_rng(4)
+    times, watts = log(rng, rate=50, idle=3, busy=6, noise=0.2, load=LOAD, window=WINDOW, offset=0.0)
+    watts = np.where((times > 5.0) & (times < 6.8), 20.0, watts)  # a model loads: higher, and shorter
+    found = align_step(times, watts, LOAD, WINDOW, (-2.0, 4.0))
+    assert abs(found.offset_s) < 0.02
+
+
+def test_a_load_that_beats_is_one_load():
+    rng = np.random.default_rng(5)
+    times, watts = log(rng, rate=100, idle=3, busy=6, noise=0.1, load=LOAD, window=WINDOW, offset=1.5)
+    beat = (watts > 4.5) & (np.floor((times + 1.5) / 0.03) % 3 == 0)
+    found = align_step(times, np.where(beat, watts + 3, watts), LOAD, WINDOW, (-2.0, 4.0))
+    assert found.offset_s == pytest.approx(1.5, abs=0.02)

@@ -1,0 +1,423 @@
+"""A log from any meter: columns, clocks, what is wrong with a line, and the window that is read."""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+import time
+from dataclasses import asdict
+from datetime import datetime, timedelta, timezone
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from harness.types import MeterInfo, Unavailable
+from harness_power.csv_lines import find_layout, moment, reading
+from harness_power.csv_log import ENTRY, CsvLog, CsvParams, describe, open_log
+
+PERIOD = 0.01
+
+
+def params(path, **more):
+    return CsvParams(**{"path": str(path), "scope": "board", "period": PERIOD, "lag": 0.3} | more)
+
+
+def opened(path, **more) -> CsvLog:
+    """As the sampler does: what describes the meter went through JSON."""
+    (info,) = describe(params(path, host="elsewhere", **more))
+    return open_log(MeterInfo(**json.loads(json.dumps(asdict(info)))))
+
+
+def lines(seconds, watts, header="time,watt"):
+    return (
+        "\n".join([header, *(f"{at:.9f},{watt:.6f}" for at, watt in zip(seconds, watts, strict=True))]) + "\n"
+    )
+
+
+def past(count, *, period=PERIOD, ago=0.0):
+    """Unix seconds of lines whose last is ``ago`` seconds old."""
+    return time.time() - ago + (np.arange(count) - count + 1) * period
+
+
+def window(begin_ago, end_ago):
+    now = time.monotonic_ns()
+    return int(now - begin_ago * 1e9), int(now - end_ago * 1e9)
+
+
+def fetched(log, begin_ago, end_ago):
+    begin, end = window(begin_ago, end_ago)
+    return begin, end, log.fetch(begin, end, (begin, end))
+
+
+# --- what a line holds ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("head", "time_", "power", "expected"),
+    [
+        (["time,watt", "1.5,2.25"], "time", ["watt"], (1_500_000_000, 2.25)),
+        (["Time;Power (W)", "1,5;2,25"], "time", ["power (w)"], (1_500_000_000, 2.25)),
+        (['"watt"\t"time"', "2,25\t1.5"], "time", ["watt"], (1_500_000_000, 2.25)),
+        (["1.5,7,2.25"], 0, [2], (1_500_000_000, 2.25)),
+        (["meter 7", "", "1.5,2.25"], 0, [1], (1_500_000_000, 2.25)),
+        (
+            ["# from a meter", "# time,volt,ampere", "1.5,9,0.25"],
+            "time",
+            ["ampere", "volt"],
+            (1_500_000_000, 2.25),
+        ),
+    ],
+)
+def test_columns(head, time_, power, expected):
+    layout = find_layout(head, time_, power)
+    assert head[-1] not in layout.before
+    assert reading(head[-1], layout, moment("unix", "s")) == expected
+
+
+@pytest.mark.parametrize(
+    ("head", "time_", "power", "said"),
+    [
+        (["time,power", "1,2"], "time", ["powr"], "did you mean 'power'?"),
+        (["1,2"], "time", ["watt"], "no header"),
+        (["1,2"], 0, [4], "columns 0 to 1"),
+    ],
+)
+def test_missing_columns_are_named(head, time_, power, said):
+    with pytest.raises(ValueError, match="no ") as caught:
+        find_layout(head, time_, power)
+    assert said in str(caught.value)
+
+
+@given(
+    st.datetimes(datetime(1990, 1, 1), datetime(2090, 1, 1)),
+    st.integers(-12 * 60, 14 * 60),
+    st.sampled_from("T "),
+    st.booleans(),
+)
+@settings(max_examples=100, deadline=None)
+def test_iso_times(day, zone, mark, colon):
+    at = day.replace(tzinfo=timezone(timedelta(minutes=zone)))
+    text = at.isoformat(mark)
+    if not colon:
+        text = text[:-3] + text[-2:]
+    since = at - datetime(1970, 1, 1, tzinfo=timezone.utc)
+    expected = (since.days * 86400 + since.seconds) * 10**9 + since.microseconds * 1000
+    assert moment("iso", "s")(text) == expected
+
+
+def test_iso_zones_and_fractions():
+    ns = moment("iso", "s")
+    assert ns("1970-01-01T00:00:01Z") == 10**9
+    assert ns("1970-01-01 00:00:01,5+0000") == 1_500_000_000
+    assert ns("1970-01-01T01:00:00.123456789123+01:00") == 123_456_789
+    assert ns("2026-03-01 12:00:00") == round(datetime(2026, 3, 1, 12).timestamp()) * 10**9
+    with pytest.raises(ValueError, match="not an ISO 8601 time"):
+        ns("1763725000.5")
+
+
+@pytest.mark.parametrize(
+    ("unit", "text"), [("s", "1.5"), ("ms", "1500"), ("us", "1.5e6"), ("ns", "1500000000")]
+)
+def test_units_of_time(unit, text):
+    assert moment("unix", unit)(text) == 1_500_000_000
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"ampere": "i"}, "ampere and volt go together"),
+        ({"ampere": "i", "volt": "u", "watt": "p"}, "not both"),
+        ({"clock": "elapsed", "align": "timestamps"}, "needs a clock"),
+        ({"clock": "iso", "time_unit": "ms"}, "no effect"),
+        ({"period": 0}, "greater than 0"),
+        ({"watt": -1}, "greater than or equal to 0"),
+        ({"scope": "house"}, "wall"),
+    ],
+)
+def test_wrong_parameters_are_refused(wrong, said):
+    with pytest.raises(ValidationError, match=said):
+        params("x", **wrong)
+
+
+# --- the window ------------------------------------------------------------------------------------
+
+
+def test_the_window_and_one_line_to_either_side(tmp_path):
+    path = tmp_path / "log.csv"
+    seconds = past(300)
+    path.write_text(lines(seconds, np.arange(300.0)))
+    log = opened(path)
+    begin, end, samples = fetched(log, 2.0, 1.0)
+    at = [ns for ns, _ in samples]
+    assert at[0] <= begin < at[1]
+    assert at[-2] < end <= at[-1]
+    wall = np.array(at) + time.time_ns() - time.monotonic_ns()
+    expected = [seconds[int(watts)] for _, watts in samples]
+    assert np.abs(wall / 1e9 - expected).max() < 1e-3
+    log.close()
+
+
+def test_amperes_times_volts_and_a_scale(tmp_path):
+    path = tmp_path / "log.csv"
+    path.write_text("\n".join(f"{at:.6f};1500,0;5,1" for at in past(300)) + "\n")
+    log = opened(path, time=0, ampere=1, volt=2, scale=0.001)
+    watts = [watts for _, watts in fetched(log, 2.0, 1.0)[2]]
+    assert watts == pytest.approx([7.65] * len(watts))
+    log.close()
+
+
+def test_iso_log_without_zone_is_of_this_machine(tmp_path):
+    path = tmp_path / "log.csv"
+    path.write_text(
+        "time,watt\n" + "".join(f"{datetime.fromtimestamp(at).isoformat()},3\n" for at in past(300))
+    )
+    begin, end, samples = fetched(opened(path, clock="iso"), 2.0, 1.0)
+    assert samples[0][0] <= begin
+    assert samples[-1][0] >= end
+
+
+def test_waits_for_the_last_line_and_takes_no_half_line(tmp_path):
+    path = tmp_path / "log.csv"
+    seconds = past(200, ago=-0.2)  # the last lines are still to come
+    whole, rest = (part.tobytes() for part in np.split(np.frombuffer(lines(seconds, np.full(200, 3.0)).encode(), "u1"), [3000]))  # fmt: skip
+    path.write_bytes(whole)
+
+    def later():
+        time.sleep(0.1)
+        with path.open("ab") as file:
+            file.write(rest[:-4])  # half a line at the end
+
+    log = opened(path)
+    writer = threading.Thread(target=later)
+    writer.start()
+    begin = time.monotonic_ns() - 10**9
+    end = time.monotonic_ns() + int(0.15e9)
+    samples = log.fetch(begin, end, (begin, end))
+    writer.join()
+    assert samples[-1][0] >= end
+    assert {watts for _, watts in samples} == {3.0}
+
+
+def test_a_log_that_stops_is_an_error(tmp_path):
+    path = tmp_path / "log.csv"
+    path.write_text(lines(past(100, ago=1.0), np.ones(100)))
+    log = opened(path, lag=0.1)
+    with pytest.raises(OSError, match=r"ends 0\.\d+ s before the window.*still written"):
+        fetched(log, 1.5, 0.2)
+
+
+def test_a_log_that_begins_too_late_is_an_error(tmp_path):
+    path = tmp_path / "log.csv"
+    path.write_text(lines(past(100), np.ones(100)))
+    with pytest.raises(OSError, match=r"begins .* s after the window"):
+        fetched(opened(path), 3.0, 0.5)
+
+
+def test_a_clock_that_is_ahead_is_an_error(tmp_path):
+    path = tmp_path / "log.csv"
+    path.write_text(lines(past(1000, ago=-3600, period=5.0), np.ones(1000)))
+    with pytest.raises(OSError, match=r"3[56]\d\d\S* s ahead"):
+        fetched(opened(path), 2.0, 1.0)
+
+
+def test_a_wall_clock_that_is_set_is_an_error(tmp_path, monkeypatch):
+    path = tmp_path / "log.csv"
+    path.write_text(lines(past(300), np.ones(300)))
+    log = opened(path)
+    true = time.time_ns
+    monkeypatch.setattr(time, "time_ns", lambda: true() + 500_000_000)
+    with pytest.raises(OSError, match=r"wall clock was set by 0\.5 s"):
+        fetched(log, 2.0, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("at", "line", "said"),
+    [
+        (250, "{same:.9f},3", "has the same time"),
+        (250, "{earlier:.9f},3", "has an earlier time|has the same time"),
+        (250, "{here:.9f},nan", "'nan' is not a number"),
+        (250, "{here:.9f},-", "'-' is not a number"),
+        (250, "{here:.9f}", "1 columns only"),
+        (250, "yesterday,3", "'yesterday' is not a number"),
+    ],
+)
+def test_a_line_that_cannot_be_is_named(tmp_path, at, line, said):
+    path = tmp_path / "log.csv"
+    seconds = past(300)
+    text = lines(seconds, np.ones(300)).splitlines()
+    bad = line.format(same=seconds[at - 1], earlier=seconds[at - 2], here=seconds[at - 1] + 0.001)
+    path.write_text("\n".join([*text[: at + 1], bad, *text[at + 1 :]]) + "\n")
+    with pytest.raises(OSError, match=said) as caught:
+        fetched(opened(path), 2.0, 0.1)
+    assert "log.csv: has a line '" in str(caught.value)
+
+
+def test_a_bad_line_outside_the_window_does_no_harm(tmp_path):
+    path = tmp_path / "log.csv"
+    path.write_text("time,watt\ngarbage\n" + lines(past(300), np.ones(300), header=""))
+    assert len(fetched(opened(path), 2.0, 1.0)[2]) > 90
+
+
+def test_a_repeated_header_is_no_data(tmp_path):
+    path = tmp_path / "log.csv"
+    text = lines(past(300), np.ones(300)).splitlines()
+    path.write_text("\n".join([*text[:240], "time,watt", "", "# restarted", *text[240:]]) + "\n")
+    assert len(fetched(opened(path), 2.0, 0.2)[2]) > 170
+
+
+def test_only_the_end_of_a_large_file_is_read(tmp_path, monkeypatch):
+    path = tmp_path / "log.csv"
+    path.write_text("time,watt\n" + "1,2\n" * 4_000_000 + lines(past(300), np.ones(300), header=""))
+    log = opened(path)
+    read = []
+    true = os.pread
+
+    def counted(file, size, offset):
+        read.append(size)
+        return true(file, size, offset)
+
+    monkeypatch.setattr(os, "pread", counted)
+    samples = fetched(log, 2.0, 1.0)[2]
+    assert len(samples) > 90
+    assert sum(read) < path.stat().st_size / 20
+
+
+@pytest.mark.parametrize("count", [10_000, 9_999, 9_998])
+def test_blocks_lose_no_line(tmp_path, count, monkeypatch):
+    monkeypatch.setattr("harness_power.csv_log.BLOCK", 64)
+    path = tmp_path / "log.csv"
+    path.write_text(lines(past(count), np.arange(float(count))))
+    samples = fetched(opened(path), 50.0, 0.5)[2]
+    assert np.all(np.diff([watts for _, watts in samples]) == 1)
+    assert len(samples) > 4900
+
+
+def test_a_log_that_rotates(tmp_path):
+    path = tmp_path / "log.csv"
+    seconds = past(300)
+    path.write_text(lines(seconds[:220], np.arange(220.0)))
+    log = opened(path)
+    path.rename(tmp_path / "log.csv.1")
+    path.write_text(lines(seconds[220:], np.arange(220.0, 300.0)))
+    samples = fetched(log, 2.0, 0.2)[2]
+    assert np.all(np.diff([watts for _, watts in samples]) == 1)
+    assert len(samples) > 175
+
+
+def test_a_log_that_was_just_rotated_and_is_still_empty(tmp_path):
+    path = tmp_path / "log.csv"
+    path.write_text(lines(past(300), np.ones(300)))
+    log = opened(path)
+    path.rename(tmp_path / "log.csv.1")
+    path.touch()
+    assert len(fetched(log, 2.0, 0.2)[2]) > 175
+
+
+# --- by the load's step ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("clock", "origin"), [("elapsed", 0.0), ("unix", 1e9)])
+def test_by_the_loads_step(tmp_path, clock, origin):
+    """Lines come as the load runs, by a clock that began at some other time."""
+    path = tmp_path / "log.csv"
+    path.write_text("time,watt\n")
+    log = opened(path, clock=clock, align="marker", lag=0.4)
+    rng = np.random.default_rng(0)
+    start = time.monotonic()
+    load = start + 0.4, start + 0.9
+    stop = threading.Event()
+
+    def meter():
+        with path.open("a", buffering=1) as file:
+            while not stop.is_set():
+                now = time.monotonic()
+                busy = load[0] <= now < load[1]
+                file.write(f"{origin + now - start + 7:.6f},{3 + 6 * busy + rng.normal(0, 0.2):.4f}\n")
+                time.sleep(PERIOD)
+
+    writer = threading.Thread(target=meter)
+    writer.start()
+    time.sleep(1.35)
+    nanoseconds = [int(at * 1e9) for at in (start + 0.1, start + 1.2, *load)]
+    samples = log.fetch(nanoseconds[0], nanoseconds[1], (nanoseconds[2], nanoseconds[3]))
+    stop.set()
+    writer.join()
+    busy = [ns / 1e9 - start for ns, watts in samples if watts > 6]
+    assert busy[0] == pytest.approx(0.4, abs=3 * PERIOD)
+    assert busy[-1] == pytest.approx(0.9, abs=3 * PERIOD)
+    assert samples[0][0] <= nanoseconds[0]
+    assert samples[-1][0] >= nanoseconds[1]
+
+
+def test_no_step_is_an_error_that_says_so(tmp_path):
+    path = tmp_path / "log.csv"
+    path.write_text(lines(np.arange(400) * PERIOD, np.full(400, 3.0)))
+    log = opened(path, clock="elapsed", lag=0.4)
+    begin, end = window(2.5, 0.6)
+    with pytest.raises(OSError, match="does not tell when the load ran: no rise and fall"):
+        log.fetch(begin, end, (begin + 10**9 // 2, end - 10**9 // 2))
+
+
+def test_a_log_of_unknown_clock_that_stopped_is_an_error(tmp_path):
+    path = tmp_path / "log.csv"
+    path.write_text(lines(np.arange(400) * PERIOD, np.full(400, 3.0)))
+    os.utime(path, (time.time() - 5, time.time() - 5))
+    with pytest.raises(OSError, match="last written 5"):
+        fetched(opened(path, clock="elapsed", lag=0.4), 2.5, 0.6)
+
+
+# --- what is said of it ---------------------------------------------------------------------------
+
+
+def test_it_is_described_as_a_meter(tmp_path):
+    path = tmp_path / "log.csv"
+    path.write_text(lines(past(10), np.ones(10)))
+    (info,) = describe(params(path, scope="wall", calibration=0.01, averaging=0.5, watches="pi1"))
+    assert (info.name, info.scope, info.watches) == (f"csv:{path}:watt", "wall", "pi1")
+    assert (info.quantity, info.provenance, info.period_s) == ("power", "measured", PERIOD)
+    assert (info.averaging_s, info.calibration, info.host) == (0.5, 0.01, "")
+
+
+@pytest.mark.parametrize(
+    ("text", "more", "reason"),
+    [
+        (None, {}, "No such file"),
+        ("", {}, "holds no reading yet"),
+        ("time,watt\n", {}, "holds no reading yet"),
+        ("old", {}, "last written 3600 s ago"),
+        ("1000.0", {}, "behind this machine's"),
+    ],
+)
+def test_what_cannot_be_read_is_said_with_what_to_do(tmp_path, text, more, reason):
+    path = tmp_path / "log.csv"
+    if text is not None:
+        path.write_text(
+            {"old": lines(past(9), np.ones(9)), "1000.0": "time,watt\n1000.0,3\n"}.get(text, text)
+        )
+    if text == "old":
+        os.utime(path, (time.time() - 3600, time.time() - 3600))
+    (said,) = describe(params(path, **more))
+    assert isinstance(said, Unavailable)
+    assert reason in said.reason
+    assert said.fix
+
+
+def test_wrong_columns_are_refused_when_it_is_planned(tmp_path):
+    path = tmp_path / "log.csv"
+    path.write_text("time,power\n1,2\n")
+    with pytest.raises(ValueError, match=r"no column 'watt'.*power"):
+        describe(params(path))
+
+
+def test_at_another_host_it_is_taken_as_told():
+    (info,) = describe(params("meter.csv", host="pi@bench"))
+    assert (info.host, info.details["path"]) == ("pi@bench", "meter.csv")
+
+
+def test_it_is_there_only_when_named():
+    (said,) = ENTRY.probe()
+    assert "names it" in said.reason
