@@ -65,7 +65,13 @@ COLUMNS: dict[str, Column] = {
         Column("process_peak_mb", "Peak", "MB", "peak memory of the measuring process, worst cell", "lower"),
         Column("baseline_mb", "Before load", "MB", "memory of that process before loading", "lower"),
         Column("activation_peak_mb", "Activations", "MB", "peak of live activations, batch 1", "lower"),
-        Column("device_memory_mb", "Device mem", "MB", "memory used on an accelerator, worst cell", "lower"),
+        Column(
+            "device_memory_mb",
+            "Device mem",
+            "MB",
+            "memory that the process takes on an accelerator, worst cell",
+            "lower",
+        ),
         Column("energy_gross_mj", "Energy", "mJ", "energy of one inference, idle included", "lower"),
         Column("energy_net_mj", "Net energy", "mJ", "energy of one inference less idle", "lower"),
         Column(

@@ -23,8 +23,10 @@ Reading = Mapping[str, Any]
 
 
 def scopes_of(records: Sequence[Record]) -> list[str]:
-    """Scopes in which at least one record has a figure, the widest first."""
-    given = {one["scope"] for record in records for one in record.energy if _figures(one)}
+    """Scopes in which at least one record has a figure, the widest first; what is not measured only if nothing is."""
+    found = [one for record in records for one in _whole(record.energy) if _figures(one)]
+    measured = [one for one in found if one["provenance"] == "measured"]
+    given = {one["scope"] for one in measured or found}
     return [scope for scope in SCOPES if scope in given]
 
 
@@ -37,10 +39,11 @@ def board_scope(rows: Sequence[Sequence[str]]) -> str | None:
 def energy_columns(records: Sequence[Record], scope: str | None) -> dict[str, Any | tuple[str]]:
     """Column -> value, or a tuple with the reason why there is none. Medians over the cells of a row.
 
-    One meter is read off in all cells: counters before integrated power, then what more cells have. With
+    One meter is read off in all cells: measured before modelled, counters before integrated power, then what
+    more cells have. With
     5 processes or more the spread over them (its 95% t-interval) joins the meter's own uncertainty.
     """
-    readings = [one for record in records for one in record.energy]
+    readings = [one for record in records for one in _whole(record.energy)]
     if not readings:
         told = {str(record.state.get("no_meter") or "") for record in records} - {""}
         return dict.fromkeys(NAMES, ("; ".join(sorted(told)) or "no meter",))
@@ -81,6 +84,7 @@ def _uncertainty(mine: Sequence[Reading]) -> Any:
 def _meter(readings: Sequence[Reading]) -> str:
     count = Counter(one["meter"] for one in readings if _figures(one))
     counters = {one["meter"] for one in readings if one["quantity"] == "energy"}
+    measured = {one["meter"] for one in readings if one["provenance"] == "measured"}
     names: list[str] = sorted({one["meter"] for one in readings})
     return max(
         names, key=lambda name: (count[name] > 0, name in counters, count[name], -_error(readings, name))
@@ -92,6 +96,11 @@ def _error(readings: Sequence[Reading], meter: str) -> float:
         one["energy_u_mj"] for one in readings if one["meter"] == meter and one.get("energy_u_mj") is not None
     ]
     return fmean(own) if own else float("inf")
+
+
+def _whole(readings: Sequence[Reading]) -> list[Reading]:
+    """Those of a whole thing: THING/part stands for no more than the part."""
+    return [one for one in readings if "/" not in one["watches"]]
 
 
 def _figures(one: Reading) -> bool:

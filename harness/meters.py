@@ -118,11 +118,11 @@ class Meters:
 
 def fitting(uses: Sequence[MeterUse], info: DeviceInfo) -> list[MeterUse]:
     """Those of all meters here that say something of this device: another GPU's does not."""
-    index = info.details.get("index")
+    uuid = info.details.get("uuid")
     return [
         use
         for use in uses
-        if use.info.scope != "gpu" or (info.kind == "cuda" and use.info.details.get("index") == index)
+        if use.info.scope != "gpu" or (info.kind == "cuda" and use.info.watches.partition("/")[0] == uuid)
     ]
 
 

@@ -159,14 +159,21 @@ class Group:
     def _memory(self) -> dict[str, Any]:
         peaks = [record.memory for record in self.good if record.memory.get("process_peak_bytes") is not None]
         worst = max(peaks, key=lambda memory: memory["process_peak_bytes"], default={})
-        device = self._values("memory", "device_bytes")
-        on_cpu = all(record.device.get("kind") == "cpu" for record in self.good)
-        no_device = "a CPU has no memory apart" if on_cpu else "not recorded"
         return {
             "process_peak_mb": _scaled(worst.get("process_peak_bytes"), 1e6, "not recorded"),
             "baseline_mb": _scaled(worst.get("baseline_bytes"), 1e6, "not recorded"),
-            "device_memory_mb": _scaled(max(device, default=None), 1e6, no_device),
+            "device_memory_mb": self._device_memory(),
         }
+
+    def _device_memory(self) -> Any:
+        """The worst cell's, by the first of these that all cells have; each counts something else."""
+        if all(record.device.get("kind") == "cpu" for record in self.good):
+            return Why("a CPU has no memory apart")
+        for key in ("device_process_bytes", "device_shared_bytes", "device_reserved_peak_bytes"):
+            values = self._values("memory", key)
+            if values and len(values) == len(self.good):
+                return max(values) / 1e6
+        return Why("no driver tells this process's share")
 
     def _network(self, key: str) -> Any:
         one = self.records[0].device.get("nodes") == 1

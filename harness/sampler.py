@@ -291,7 +291,16 @@ class _End:
 
     def __init__(self, host: str) -> None:
         own = [sys.executable, "-m", "harness.sampler"]
-        there = ["ssh", "-o", "BatchMode=yes", "-o", "ConnectTimeout=10", host, "python3 -m harness.sampler"]
+        there = [
+            "ssh",
+            "-o",
+            "BatchMode=yes",
+            "-o",
+            "ConnectTimeout=10",
+            "--",
+            host,
+            "python3 -m harness.sampler",
+        ]
         self.problem = ""
         self.clock_error_s = 0.0
         self._host, self._offset_ns = host, 0

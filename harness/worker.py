@@ -185,10 +185,11 @@ class Worker:
             found["process_peak_bytes"] = peak
         if base is not None:
             found["baseline_bytes"] = base
-        device = [s.device_memory() for s in self.sessions.values() if hasattr(s, "device_memory")]
-        peaks = [used["allocated_peak"] for used in device if "allocated_peak" in used]
-        if peaks:
-            found["device_bytes"] = max(peaks)  # one allocator serves all sessions of a process
+        for session in self.sessions.values():
+            if hasattr(session, "device_memory"):
+                for key, used in session.device_memory().items():  # one process, one allocator: the greatest
+                    name = f"device_{key}_bytes"
+                    found[name] = max(used, found.get(name, used))
         return found
 
     def _network(self, one: Array) -> dict[str, int]:

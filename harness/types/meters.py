@@ -21,7 +21,8 @@ class MeterInfo:
     """A meter that answers every query it needs.
 
     ``name``: unique on its machine, like ``powercap:package``. ``watches``: the thing whose energy it reads;
-    two meters of one scope that watch the same thing are checked against each other, never added.
+    two meters of one scope that watch the same thing are checked against each other, never added; ``THING/part``
+    is a part of it, which no board shows for the whole.
     ``period_s``: how often the reading changes. ``averaging_s``: a power reading is the mean over this
     time before it; 0 for a momentary one. ``calibration``: greatest relative error that the maker states
     (0.01 is 1%), ``None`` where none is stated. ``host``: the machine that reads it, as ssh calls it;

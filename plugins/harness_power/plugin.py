@@ -6,11 +6,33 @@ from collections.abc import Iterable
 
 from harness.hookspecs import hookimpl
 from harness.types import MeterEntry
-from harness_power import csv_log, ina2xx, ina3221, joulescope, jtop, monsoon, nvml, powercap, pyrapl, raspberry_pi
+from harness_power import (
+    csv_log,
+    ina2xx,
+    ina3221,
+    joulescope,
+    jtop,
+    monsoon,
+    nvml,
+    powercap,
+    pyrapl,
+    raspberry_pi,
+)
 
 __all__ = ["harness_meters"]
 
 
 @hookimpl
 def harness_meters() -> Iterable[MeterEntry]:
-    return (csv_log.ENTRY, ina2xx.ENTRY, ina3221.ENTRY, joulescope.ENTRY, jtop.ENTRY, monsoon.ENTRY, nvml.ENTRY, powercap.ENTRY, pyrapl.ENTRY, raspberry_pi.ENTRY)
+    return (
+        csv_log.ENTRY,
+        ina2xx.ENTRY,
+        ina3221.ENTRY,
+        joulescope.ENTRY,
+        jtop.ENTRY,
+        monsoon.ENTRY,
+        nvml.ENTRY,
+        powercap.ENTRY,
+        pyrapl.ENTRY,
+        raspberry_pi.ENTRY,
+    )

@@ -176,10 +176,10 @@ def test_10_to_100_hz(period, expected):
 
 SSH = """#!{python}
 import os, sys
-assert sys.argv[1:5] == ["-o", "BatchMode=yes", "-o", "ConnectTimeout=10"], sys.argv
-if sys.argv[5] != "bench":
-    sys.exit("ssh: Could not resolve hostname " + sys.argv[5])
-assert sys.argv[6] == "python3 -m harness.sampler"
+assert sys.argv[1:6] == ["-o", "BatchMode=yes", "-o", "ConnectTimeout=10", "--"], sys.argv
+if sys.argv[6] != "bench":
+    sys.exit("ssh: Could not resolve hostname " + sys.argv[6])
+assert sys.argv[7] == "python3 -m harness.sampler"
 code = '''
 import time
 true = time.monotonic_ns
