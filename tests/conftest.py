@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -15,4 +16,18 @@ def real_data() -> Path:
     folder = Path(os.environ.get("HARNESS_TEST_DATA") or beside)
     if not (folder / "cifar10").is_dir():
         pytest.skip("real data not found: set HARNESS_TEST_DATA to a folder with cifar10/train.parquet")
+    return folder
+
+
+@pytest.fixture
+def printed_plugin(tmp_path: Path) -> Path:
+    """Folder with the plugin of CONTRIBUTING's walk-through, its files as printed there."""
+    text = (Path(__file__).parents[1] / "CONTRIBUTING.md").read_text()
+    found = re.findall(r"^\*\*([\w/.]+)\*\*\n\n```\w+\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    assert len(found) == 5
+    folder = tmp_path / "harness-example"
+    for name, body in found:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(body)
+    (folder / "harness_example" / "__init__.py").touch()
     return folder

@@ -39,9 +39,20 @@ def suite_options(function: F) -> F:
 
 
 def load(block: Sequence[str]) -> Plugins:
-    """All plugins that are not blocked, by ``--block`` or ``HARNESS_BLOCK_PLUGINS`` (comma-separated)."""
+    """All plugins that are not blocked, by ``--block`` or ``HARNESS_BLOCK_PLUGINS`` (comma-separated).
+
+    Raises:
+        PluginError: ``--block`` names a plugin that is not installed; the variable may.
+    """
+    from importlib.metadata import entry_points
+
+    from harness.errors import PluginError, nearest
     from harness.plugins import load_plugins
 
+    installed = entry_points(group="harness").names
+    for name in block:
+        if name not in installed:
+            raise PluginError(f"--block {name}: no such plugin; {nearest(name, installed)}")
     return load_plugins([*block, *os.environ.get("HARNESS_BLOCK_PLUGINS", "").replace(" ", "").split(",")])
 
 

@@ -187,6 +187,7 @@ def test_a_file_that_is_no_suite(harness, content, words):
         (["plan", "mine.yaml", "--set", "suite.x=1"], ["single value"]),
         (["plan", "mine.yaml", "--set", "seeds=[1"], ["--set seeds", "not valid YAML"]),
         (["plan", "mine.yaml", "--only", "clod"], ["--only clod", "did you mean 'cloud'?"]),
+        (["plan", "mine.yaml", "--block", "edgevitt"], ["--block edgevitt", "did you mean 'edgevit'?"]),
         (["plan", "mine.yaml", "--device", "her"], ["--device her", "did you mean 'here'?"]),
         (["plan", "mine.yaml", "--device", "pair"], ["no run: block"]),
         (["plan", "mine.yaml", "--block", "timm"], ["unknown model 'vit'"]),

@@ -320,22 +320,15 @@ def test_fragments_of_suites_in_the_docs_can_be_planned(tmp_path):
 
 
 @pytest.fixture
-def example(tmp_path):
-    """The walk-through's files as printed, with the metadata that installing would write."""
-    text = PAGES["CONTRIBUTING.md"]
-    found = re.findall(r"^\*\*([\w/.]+)\*\*\n\n```\w+\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
-    assert len(found) == 5
-    for name, body in found:
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).write_text(body)
-    (tmp_path / "harness_example" / "__init__.py").touch()
-    project = (tmp_path / "pyproject.toml").read_text()
+def example(printed_plugin):
+    """The walk-through's files, with the metadata that installing would write."""
+    project = (printed_plugin / "pyproject.toml").read_text()
     point = re.search(r'^\[project\.entry-points\.harness\]\n(\w+) = "([\w.]+)"$', project, re.MULTILINE)
-    info = tmp_path / "harness_example-0.1.0.dist-info"
+    info = printed_plugin / "harness_example-0.1.0.dist-info"
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: harness-example\nVersion: 0.1.0\n")
     (info / "entry_points.txt").write_text(f"[harness]\n{point[1]} = {point[2]}\n")
-    return tmp_path
+    return printed_plugin
 
 
 def run(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
