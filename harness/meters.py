@@ -31,7 +31,7 @@ def answers(
         ValueError: ``params`` cannot be right.
     """
     entry = registered.entry
-    if registered.missing is not None:
+    if registered.missing is not None and not getattr(params, "host", ""):
         reason, _, fix = registered.missing.partition(": ")
         return [Unavailable(name=entry.name, reason=reason, fix=fix)]
     try:

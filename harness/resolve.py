@@ -230,8 +230,10 @@ class Resolver:
             path = ("devices", name, "meters")
             chosen = []
             for index, ref in enumerate(self.suite.devices[name].meters or ()):
-                _, _, params = self.entry(self.plugins.meters, ref, (*path, index))
-                chosen.append((self.plugins.meters.get(ref.name), params))
+                meter = self.plugins.meters.get(ref.name, self.source.where(*path, index))
+                params = validated(meter.entry.params, ref.params, self.source, (*path, index, ref.name))
+                self.origins[f"meter:{ref.name}"] = f"{meter.origin.distribution} {meter.origin.version}"
+                chosen.append((meter, params))
             try:
                 found, missing = self.meters.named(chosen)
             except ValueError as error:
