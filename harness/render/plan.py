@@ -41,3 +41,11 @@ def show(plan: Plan, prepared: set[str], console: Console | None = None) -> None
         note = f"[yellow]skipped: {escape(cells[0].impossible)}[/]" if cells[0].impossible else ""
         table.add_row(method, device, runtime, seeds, str(len(cells)), note)
     console.print(table)
+    for device, told in dict.fromkeys(_energy(cell) for cell in plan.cells):
+        console.print(f"energy on {device}: {escape(told)}", highlight=False)
+
+
+def _energy(cell: Cell) -> tuple[str, str]:
+    monitor = cell.task["monitor"]
+    names = [use["info"]["name"] for use in monitor["meters"]]
+    return cell.task["device"], ", ".join(names) or monitor["no_meter"].partition(" (")[0]
