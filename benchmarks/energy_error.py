@@ -9,7 +9,7 @@ Each load is drawn anew in each trial (phases, noise, idle that drifts); meters 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -47,7 +47,7 @@ class Truth:
         return float(end - begin)
 
 
-@lru_cache(maxsize=None)
+@cache
 def make_load(kind: str, seconds: float, seed: int) -> Truth:
     """A load of 2 to 20 W more than an idle of 1 to 5 W, which drifts by up to 4%."""
     rng = np.random.default_rng([*kind.encode(), seed])

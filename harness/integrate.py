@@ -104,7 +104,8 @@ class Track:
             raise WithheldError(
                 f"the meter ended {end - polls[-1]:.3g} s before the window did" + self._why()
             )
-        first, last = np.searchsorted(polls, begin, "right") - 1, np.searchsorted(polls, end, "left")
+        first = int(np.searchsorted(polls, begin, "right")) - 1
+        last = int(np.searchsorted(polls, end + self.info.averaging_s, "left"))
         gaps = np.diff(polls[max(first, 0) : last + 1])
         if self.counter:  # it goes on counting in a gap: only what the edges fall into is lost
             gaps = np.append(gaps[:1], gaps[-1:])
@@ -114,15 +115,14 @@ class Track:
 
     def enough(self, n: int, seconds: float) -> None:
         if n < MIN_READINGS:
-            raise WithheldError(f"{n} readings in {seconds:.3g} s, at least {MIN_READINGS} are needed")
+            what = "changes of the counter" if self.counter else "readings"
+            raise WithheldError(f"{n} {what} in {seconds:.3g} s, at least {MIN_READINGS} are needed")
 
     def steps(self, i: int, j: int) -> NDArray[np.float64]:
         """Joules between the points i..j of a counter."""
         steps: NDArray[np.float64] = np.diff(self.value[i : j + 1])
         if np.any(steps < 0):
             raise WithheldError(f"the counter went back by {-steps.min():.3g} J")
-        if not np.any(steps):
-            raise WithheldError("the counter did not change")
         return steps
 
     def unit(self) -> float:
