@@ -6,7 +6,8 @@ uniform within it (GUM 4.3.7), its standard uncertainty being bound / sqrt(3); p
 
     u_gross^2 = calibration^2 + edge^2 + gaps^2        u_net^2 = u_gross^2 + (T * u_idle)^2
 
-The standard error over repeats is not in it: that is found where repeats come together.
+The standard error over repeats is not in it: that is found where repeats come together. Nor is what no reading
+can tell: momentary power sampled at even times misses a load in step with the samples, and has a note that says so.
 """
 
 from __future__ import annotations
@@ -104,13 +105,13 @@ def read_window(
     if load.end_ns <= load.begin_ns:
         raise ValueError("a window without length has no energy")
     info, seconds = series.info, (load.end_ns - load.begin_ns) / 1e9
-    ns = np.unique(series.ns)
-    first, last = np.searchsorted(ns, load.begin_ns, "left"), np.searchsorted(ns, load.end_ns, "right")
-    gaps = np.diff(ns[max(first - 1, 0) : last + 1])
+    first = int(np.searchsorted(series.ns, load.begin_ns, "left"))
+    last = int(np.searchsorted(series.ns, load.end_ns, "right"))
+    gaps = np.diff(series.ns[max(first - 1, 0) : last + 1])
     reading = Reading(
         meter=info.name, scope=info.scope, watches=info.watches, provenance=info.provenance,
         quantity=info.quantity, host=info.host, method=method, window_s=seconds, inferences=inferences,
-        samples=int(last - first), greatest_gap_s=float(gaps.max()) / 1e9 if len(gaps) else None,
+        samples=last - first, greatest_gap_s=float(gaps.max()) / 1e9 if len(gaps) else None,
         period_s=info.period_s, averaging_s=info.averaging_s, calibration=info.calibration,
     )  # fmt: skip
     try:
@@ -124,10 +125,10 @@ def read_window(
     except WithheldError as reason:
         return replace(reading, withheld={"gross": str(reason), "net": "no gross energy"})
 
-    energy = gross.joules
+    energy, edge = gross.joules, math.hypot(gross.edge, gross.missed)
     calibration = None if info.calibration is None else UNIFORM * info.calibration * abs(energy)
-    u_gross = math.hypot(calibration or 0.0, gross.edge, gross.gaps)
-    parts = {"calibration_j": calibration, "edge_j": gross.edge, "gaps_j": gross.gaps, "idle_j": None}
+    u_gross = math.hypot(calibration or 0.0, edge, gross.gaps)
+    parts = {"calibration_j": calibration, "edge_j": edge, "gaps_j": gross.gaps, "idle_j": None}
     reading = replace(reading, u_gross_j=u_gross, uncertainty=parts, notes=_notes(track, method))
     try:
         _within(u_gross, energy, error, "gross")
@@ -188,7 +189,7 @@ def _idle(track: Track, span: Span | None, origin: int, name: str) -> tuple[floa
         part = mean_power(track, (span.begin_ns - origin) / 1e9, (span.end_ns - origin) / 1e9)
     except WithheldError as reason:
         raise WithheldError(f"idle {name} the load: {reason}") from None
-    return part.joules / length, math.hypot(part.inner, part.gaps) / length
+    return part.joules / length, math.hypot(part.edge, part.gaps) / length
 
 
 def _without_net(reading: Reading, reason: str) -> Reading:

