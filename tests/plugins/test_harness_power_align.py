@@ -20,7 +20,7 @@ def log(rng, *, rate, idle, busy, noise, load, window, offset, averaging=0.0, ji
     return true - offset, idle + (busy - idle) * part + rng.normal(0, noise, len(true))
 
 
-def trial(rng, *, averaged=False):
+def trial(rng, *, averaged):
     rate = float(10 ** rng.uniform(0.5, 3))
     period = 1 / rate
     begin = float(rng.uniform(100, 1000))
@@ -30,20 +30,22 @@ def trial(rng, *, averaged=False):
     idle, step = float(rng.uniform(0.5, 50)), float(rng.uniform(0.5, 50))
     offset = float(rng.uniform(-1e6, 1e6))
     guess = offset + float(rng.uniform(-2, 2))
+    averaging = period * float(rng.uniform(0.5, 4)) if averaged else 0.0
     times, watts = log(
         rng, rate=rate, idle=idle, busy=idle + step, noise=step * float(rng.uniform(0, 0.4)), load=load,
-        window=window, offset=offset, averaging=period * float(rng.uniform(0.5, 4)) if averaged else 0.0,
+        window=window, offset=offset, averaging=averaging,
     )  # fmt: skip
-    return times, watts, load, window, offset, (guess - 2.5, guess + 2.5), period
+    return times, watts, load, window, offset, (guess - 2.5, guess + 2.5), period, averaging
 
 
-def test_within_one_period_in_95_of_100_and_within_its_bound():
+@pytest.mark.parametrize("averaged", [False, True])
+def test_within_one_period_in_95_of_100_and_within_its_bound(averaged):
     rng = np.random.default_rng(0)
     near = bounded = 0
     for _ in range(TRIALS):
-        times, watts, load, window, offset, search, period = trial(rng)
+        times, watts, load, window, offset, search, period, averaging = trial(rng, averaged=averaged)
         try:
-            found = align_step(times, watts, load, window, search)
+            found = align_step(times, watts, load, window, search, averaging=averaging)
         except ValueError:
             continue
         near += abs(found.offset_s - offset) <= period
