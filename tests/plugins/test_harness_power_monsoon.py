@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import array
 import json
+import random
 import struct
 import time
 from dataclasses import asdict
@@ -34,10 +35,12 @@ SET_VOLTAGE, SERIAL, MODEL, FIRMWARE, STATUS = 0x41, 0x42, 0x45, 0xC0, 0xC4
 class Backend(usb_backend.IBackend):
     """One HVPM on a bus. ``milliamperes(seconds since it began)`` is what its board draws."""
 
-    def __init__(self, milliamperes, *, volts=VOLTS, gone_after=None, calibrates=True, model=2):
+    def __init__(
+        self, milliamperes, *, volts=VOLTS, gone_after=None, calibrates=True, model=2, late=lambda: 0.0
+    ):
         self.milliamperes, self.volts = milliamperes, volts
         self.gone_after, self.calibrates = gone_after, calibrates
-        self.model = model
+        self.model, self.late = model, late
         self.sampling = False
         self.sent = 0
         self.now, self.until = START_S, START_S + READY_S
@@ -159,7 +162,8 @@ def plugged(monkeypatch, tmp_path):
         node.touch()
         monkeypatch.setenv("HARNESS_SYSROOT", str(tmp_path))
         clock = SimpleNamespace(
-            time=lambda: 1.7e9 + backend.now, monotonic_ns=lambda: round(backend.now * 1e9)
+            time=lambda: 1.7e9 + backend.now + backend.late(),
+            monotonic_ns=lambda: round(backend.now * 1e9),
         )
         monkeypatch.setattr("harness_power.monsoon.time", clock)
         monkeypatch.setattr("Monsoon.sampleEngine.time", clock)
@@ -201,6 +205,17 @@ def test_its_clock_is_ours(plugged):
     samples = log.fetch(at(0.4), at(0.6), (0, 1))
     log.close()
     assert next(ns for ns, watts in samples if watts > 7) == pytest.approx(at(0.5), abs=2e6)
+
+
+def test_readings_that_come_late_stay_in_order(plugged):
+    chance = random.Random(0)
+    backend = plugged(late=lambda: chance.uniform(0, 0.03))
+    log = opened()
+    backend.until = START_S + 1.2
+    ns = np.array([ns for ns, _ in log.fetch(at(0.3), at(0.9), (0, 1))])
+    log.close()
+    assert np.all(np.diff(ns) > 0)
+    assert len(ns) == pytest.approx(0.6 * RATE, rel=0.05)
 
 
 def test_a_running_board_stays_on_and_its_voltage_is_left_alone(plugged):
