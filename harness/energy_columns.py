@@ -48,10 +48,8 @@ def energy_columns(records: Sequence[Record], scope: str | None) -> dict[str, An
         told = {str(record.state.get("no_meter") or "") for record in records} - {""}
         return dict.fromkeys(NAMES, ("; ".join(sorted(told)) or "no meter",))
     if not any(map(_figures, readings)):
-        told = dict.fromkeys(
-            f"{one['meter']}: {reason}" for one in readings for reason in one["withheld"].values()
-        )
-        return dict.fromkeys(NAMES, ("; ".join(why) or "no meter gave a figure",))
+        said = (f"{one['meter']}: {reason}" for one in readings for reason in one["withheld"].values())
+        return dict.fromkeys(NAMES, ("; ".join(dict.fromkeys(said)) or "no meter gave a figure",))
     fitting = [one for one in readings if one["scope"] == scope]
     if not fitting:
         other = ", ".join(dict.fromkeys(one["scope"] for one in readings))
