@@ -9,10 +9,11 @@ Each load is drawn anew in each trial (phases, noise, idle that drifts); meters 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 
 import numpy as np
 from numpy.typing import NDArray
+from tabulate import tabulate
 
 from harness.energy import Method, Reading, Series, Span, read_window
 from harness.types.meters import MeterInfo
@@ -34,9 +35,14 @@ class Truth:
     seconds: float
     net_j: float
 
-    def joules(self, t: NDArray[np.float64]) -> NDArray[np.float64]:
+    @cached_property
+    def counted(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Times, and joules since the first."""
         edges = self.start + 1e-3 * np.arange(len(self.watts) + 1)
-        return np.interp(t, edges, np.append(0.0, np.cumsum(self.watts) * 1e-3))
+        return edges, np.append(0.0, np.cumsum(self.watts) * 1e-3)
+
+    def joules(self, t: NDArray[np.float64]) -> NDArray[np.float64]:
+        return np.interp(t, *self.counted)
 
     def power(self, t: NDArray[np.float64]) -> NDArray[np.float64]:
         return self.watts[((t - self.start) * 1e3).astype(int)]
@@ -133,33 +139,46 @@ def read(truth: Truth, series: Series, method: Method = "default") -> Reading:
     )
 
 
-def row(kind: str, sensor: Sensor, seed: int, seconds: float = 5.0) -> tuple[float, float, float, float]:
-    """Root mean square error and mean half-width over the true energy, and share held: gross, net."""
-    errors, widths, gross, net = [], [], [], []
+def trials(kind: str, sensor: Sensor, seconds: float = 5.0) -> NDArray[np.float64]:
+    """[n, 4]: relative error and half-width of the gross energy, and whether gross and net were held."""
+    rows = []
     for trial in range(TRIALS):
         truth = make_load(kind, seconds, trial)
-        found = read(truth, poll(truth, sensor, np.random.default_rng([seed, trial])))
+        seed = [trial, *kind.encode(), *repr(sensor).encode()]
+        found = read(truth, poll(truth, sensor, np.random.default_rng(seed)))
         if found.energy_gross_j is None or found.energy_net_j is None:
             continue  # too many polls lost in a row
         assert found.u_gross_j is not None
         assert found.u_net_j is not None
-        errors.append((found.energy_gross_j - truth.gross_j) / truth.gross_j)
-        widths.append(found.u_gross_j / truth.gross_j)
-        gross.append(abs(found.energy_gross_j - truth.gross_j) <= found.u_gross_j)
-        net.append(abs(found.energy_net_j - truth.net_j) <= found.u_net_j)
-    rms = float(np.sqrt(np.mean(np.square(errors))))
-    return rms, float(np.mean(widths)), float(np.mean(gross)), float(np.mean(net))
+        off, off_net = abs(found.energy_gross_j - truth.gross_j), abs(found.energy_net_j - truth.net_j)
+        held, held_net = off <= found.u_gross_j, off_net <= found.u_net_j
+        rows.append((off / truth.gross_j, found.u_gross_j / truth.gross_j, held, held_net))
+    return np.array(rows, float)
 
 
-SENSORS = {
-    f"{rate} Hz{'' if jitter else ', even'}": Sensor(
-        quantity="power", rate_hz=rate, jitter=jitter, lost=0.05 if jitter else 0.0
-    )
+def table(sensors: dict[str, Sensor]) -> None:
+    all_trials, lines = [], []
+    for kind in LOADS:
+        cells = []
+        for sensor in sensors.values():
+            found = trials(kind, sensor)
+            rms = np.sqrt(np.mean(found[:, 0] ** 2))
+            cells.append(f"{100 * rms:.2f} ({100 * found[:, 1].mean():.2f}) {100 * found[:, 2].mean():.0f}")
+            all_trials.append(found)
+        lines.append([kind, *cells])
+    print(tabulate(lines, headers=["load", *sensors], tablefmt="github", disable_numparse=True))
+    held = np.concatenate(all_trials)
+    gross, net = 100 * held[:, 2:].mean(axis=0)
+    print(f"held: gross {gross:.1f}%, net {net:.1f}% of {len(held)} windows\n")
+
+
+EVEN = {
+    f"{rate} Hz, even": Sensor(quantity="power", rate_hz=rate, jitter=False, lost=0.0)
     for rate in (10, 50, 100)
-    for jitter in (False, True)
-} | {
-    "10 Hz, changes each 100 ms": Sensor(quantity="power", rate_hz=10, period_s=0.1),
-    "10 Hz, mean of 100 ms": Sensor(quantity="power", rate_hz=10, averaging_s=0.1),
+}
+JITTERED = {f"{rate} Hz, jitter": Sensor(quantity="power", rate_hz=rate) for rate in (10, 50, 100)}
+OTHERS = {
+    "10 Hz, mean of 0.1 s": Sensor(quantity="power", rate_hz=10, averaging_s=0.1),
     "10 Hz, mean of 1 s": Sensor(quantity="power", rate_hz=10, averaging_s=1.0),
     "counter, 1 ms": Sensor(quantity="energy", rate_hz=100, period_s=1e-3, unit=61e-6),
     "counter, 100 ms": Sensor(quantity="energy", rate_hz=10, period_s=0.1, unit=1e-3),
@@ -167,11 +186,11 @@ SENSORS = {
 
 
 if __name__ == "__main__":
-    print("windows of 5 s, calibration within 1%: rms error (mean half-width), gross|net held, in percent")
-    for name, sensor in SENSORS.items():
-        print(f"\n{name}")
-        for seed, kind in enumerate(LOADS):
-            rms, width, gross, net = row(kind, sensor, seed)
-            print(
-                f"  {kind:14} {100 * rms:6.2f} ({100 * width:5.2f})   {100 * gross:4.0f} | {100 * net:4.0f}"
-            )
+    print(
+        f"{TRIALS} windows of 5 s a cell, in percent: rms error (mean half-width) share held by the interval\n"
+    )
+    print("Power read at the poll. Even polls miss what is in step with them, and cannot know it:")
+    table(EVEN)
+    table(JITTERED)
+    print("Power that the meter averages, and counters of energy; polled with jitter:")
+    table(OTHERS)

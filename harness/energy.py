@@ -6,7 +6,8 @@ uniform within it (GUM 4.3.7), its standard uncertainty being bound / sqrt(3); p
 
     u_gross^2 = calibration^2 + edge^2 + gaps^2        u_net^2 = u_gross^2 + (T * u_idle)^2
 
-The standard error over repeats is not in it: that is found where repeats come together.
+The standard error over repeats is not in it: that is found where repeats come together. Nor is what no reading
+can tell: momentary power sampled at even times misses a load in step with the samples, and has a note that says so.
 """
 
 from __future__ import annotations
@@ -104,12 +105,13 @@ def read_window(
     if load.end_ns <= load.begin_ns:
         raise ValueError("a window without length has no energy")
     info, seconds = series.info, (load.end_ns - load.begin_ns) / 1e9
-    polls = np.unique(series.ns[(series.ns >= load.begin_ns) & (series.ns <= load.end_ns)])
-    edges = np.array([load.begin_ns, *polls, load.end_ns], np.int64)
+    first = int(np.searchsorted(series.ns, load.begin_ns, "left"))
+    last = int(np.searchsorted(series.ns, load.end_ns, "right"))
+    gaps = np.diff(series.ns[max(first - 1, 0) : last + 1])
     reading = Reading(
         meter=info.name, scope=info.scope, watches=info.watches, provenance=info.provenance,
         quantity=info.quantity, host=info.host, method=method, window_s=seconds, inferences=inferences,
-        samples=len(polls), greatest_gap_s=float(np.diff(edges).max()) / 1e9 if len(polls) else None,
+        samples=last - first, greatest_gap_s=float(gaps.max()) / 1e9 if len(gaps) else None,
         period_s=info.period_s, averaging_s=info.averaging_s, calibration=info.calibration,
     )  # fmt: skip
     try:
@@ -123,22 +125,20 @@ def read_window(
     except WithheldError as reason:
         return replace(reading, withheld={"gross": str(reason), "net": "no gross energy"})
 
-    energy = gross.joules
+    energy, edge = gross.joules, math.hypot(gross.edge, gross.missed)
     calibration = None if info.calibration is None else UNIFORM * info.calibration * abs(energy)
-    u_gross = math.hypot(calibration or 0.0, gross.edge, gross.gaps)
-    parts = {"calibration_j": calibration, "edge_j": gross.edge, "gaps_j": gross.gaps, "idle_j": None}
+    u_gross = math.hypot(calibration or 0.0, edge, gross.gaps)
+    parts = {"calibration_j": calibration, "edge_j": edge, "gaps_j": gross.gaps, "idle_j": None}
     reading = replace(reading, u_gross_j=u_gross, uncertainty=parts, notes=_notes(track, method))
     try:
         _within(u_gross, energy, error, "gross")
         reading = replace(reading, energy_gross_j=energy, power_gross_w=energy / seconds)
     except WithheldError as reason:
         reading = replace(reading, withheld={"gross": str(reason)})
-    try:
-        if method == "mlperf":
-            raise WithheldError("method 'mlperf' subtracts no idle")
-        reading = _net(reading, track, energy, load.begin_ns, before, after, error)
-    except WithheldError as reason:
-        reading = replace(reading, withheld=reading.withheld | {"net": str(reason)})
+    if method == "mlperf":
+        reading = _without_net(reading, "method 'mlperf' subtracts no idle")
+    else:
+        reading = _net(reading, track, energy, u_gross, load.begin_ns, before, after, error)
     share = (mean_latency_s or 0.0) / seconds if method == "devit" else 1 / inferences
     u = reading.u_net_j if reading.energy_net_j is not None else u_gross
     shown = reading.energy_net_j is not None or reading.energy_gross_j is not None
@@ -151,48 +151,55 @@ def read_window(
 
 
 def _net(
-    reading: Reading, track: Track, energy: float, origin: int,
+    reading: Reading, track: Track, energy: float, u_gross: float, origin: int,
     before: Span | None, after: Span | None, error: float | None,
 ) -> Reading:  # fmt: skip
     """``reading`` with idle subtracted; what idle did beyond the mean of both ends is uncertainty."""
-    idle, seconds = [], reading.window_s
-    for name, span in (("before", before), ("after", after)):
-        if span is None:
-            raise WithheldError(f"idle {name} the load was not measured")
-        try:
-            part = mean_power(track, (span.begin_ns - origin) / 1e9, (span.end_ns - origin) / 1e9)
-        except WithheldError as reason:
-            raise WithheldError(f"idle {name} the load: {reason}") from None
-        length = (span.end_ns - span.begin_ns) / 1e9
-        idle.append((part.joules / length, math.hypot(part.inner, part.gaps) / length))
-    (first, u_first), (last, u_last) = idle
-    mean, notes = (first + last) / 2, list(reading.notes)
+    try:
+        first, u_first = _idle(track, before, origin, "before")
+        reading = replace(reading, idle_before_w=first)
+        last, u_last = _idle(track, after, origin, "after")
+    except WithheldError as reason:
+        return _without_net(reading, str(reason))
+    mean, seconds, notes = (first + last) / 2, reading.window_s, list(reading.notes)
     drift = (last - first) / mean if mean else None
     u_idle = seconds * math.hypot(u_first / 2, u_last / 2, UNIFORM * (last - first) / 2)
-    net = energy - mean * seconds
-    assert reading.u_gross_j is not None
-    u_net = math.hypot(reading.u_gross_j, u_idle)
-    if drift is None or abs(drift) > DRIFT:
-        notes.append(f"idle drifted from {first:.3g} to {last:.3g} W" + (f" ({drift:+.0%})" if drift else ""))
+    net, u_net = energy - mean * seconds, math.hypot(u_gross, u_idle)
+    if drift is not None and abs(drift) > DRIFT:
+        notes.append(f"idle drifted by {drift:+.0%}, from {first:.3g} to {last:.3g} W")
     if abs(net) <= u_net:
         notes.append("net energy cannot be told from zero")
     reading = replace(
-        reading, idle_before_w=first, idle_after_w=last, idle_w=mean, idle_drift=drift, u_net_j=u_net,
+        reading, idle_after_w=last, idle_w=mean, idle_drift=drift, u_net_j=u_net,
         uncertainty=reading.uncertainty | {"idle_j": u_idle}, notes=notes,
     )  # fmt: skip
     try:
         _within(u_net, net, error, "net")
     except WithheldError as reason:
-        return replace(reading, withheld=reading.withheld | {"net": str(reason)})
+        return _without_net(reading, str(reason))
     return replace(reading, energy_net_j=net)
+
+
+def _idle(track: Track, span: Span | None, origin: int, name: str) -> tuple[float, float]:
+    """Mean watts and their uncertainty."""
+    if span is None:
+        raise WithheldError(f"idle {name} the load was not measured")
+    length = (span.end_ns - span.begin_ns) / 1e9
+    try:
+        part = mean_power(track, (span.begin_ns - origin) / 1e9, (span.end_ns - origin) / 1e9)
+    except WithheldError as reason:
+        raise WithheldError(f"idle {name} the load: {reason}") from None
+    return part.joules / length, math.hypot(part.edge, part.gaps) / length
+
+
+def _without_net(reading: Reading, reason: str) -> Reading:
+    return replace(reading, withheld=reading.withheld | {"net": reason})
 
 
 def _within(u: float, energy: float, error: float | None, name: str) -> None:
     relative = u / abs(energy) if energy else math.inf
     if error is not None and relative > error:
-        raise WithheldError(
-            f"uncertainty of the {name} energy is {relative:.2g}, over {error:g} (energy_error)"
-        )
+        raise WithheldError(f"uncertain by {relative:.1%} ({name}), more than energy_error {error:.2%}")
 
 
 def _times(value: float | None, factor: float) -> float | None:

@@ -47,6 +47,9 @@ def energy_columns(records: Sequence[Record], scope: str | None) -> dict[str, An
     if not readings:
         told = {str(record.state.get("no_meter") or "") for record in records} - {""}
         return dict.fromkeys(NAMES, ("; ".join(sorted(told)) or "no meter",))
+    if not any(map(_figures, readings)):
+        said = (f"{one['meter']}: {reason}" for one in readings for reason in one["withheld"].values())
+        return dict.fromkeys(NAMES, ("; ".join(dict.fromkeys(said)) or "no meter gave a figure",))
     fitting = [one for one in readings if one["scope"] == scope]
     if not fitting:
         other = ", ".join(dict.fromkeys(one["scope"] for one in readings))
@@ -86,9 +89,11 @@ def _meter(readings: Sequence[Reading]) -> str:
     counters = {one["meter"] for one in readings if one["quantity"] == "energy"}
     measured = {one["meter"] for one in readings if one["provenance"] == "measured"}
     names: list[str] = sorted({one["meter"] for one in readings})
-    return max(
-        names, key=lambda name: (count[name] > 0, name in counters, count[name], -_error(readings, name))
-    )
+
+    def worth(name: str) -> tuple[bool, bool, bool, int, float]:
+        return count[name] > 0, name in measured, name in counters, count[name], -_error(readings, name)
+
+    return max(names, key=worth)
 
 
 def _error(readings: Sequence[Reading], meter: str) -> float:

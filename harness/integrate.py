@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -53,12 +53,12 @@ class WithheldError(Exception):
 
 @dataclass(frozen=True)
 class Joules:
-    """Joules of a span, and the parts of its uncertainty; ``inner`` is the edge part of mean power alone."""
+    """Joules of a span, and the parts of its uncertainty; ``missed``: of what mean power left out at both ends."""
 
     joules: float
     edge: float
     gaps: float
-    inner: float = 0.0
+    missed: float = 0.0
 
 
 class Track:
@@ -104,7 +104,8 @@ class Track:
             raise WithheldError(
                 f"the meter ended {end - polls[-1]:.3g} s before the window did" + self._why()
             )
-        first, last = np.searchsorted(polls, begin, "right") - 1, np.searchsorted(polls, end, "left")
+        first = int(np.searchsorted(polls, begin, "right")) - 1
+        last = int(np.searchsorted(polls, end + self.info.averaging_s, "left"))
         gaps = np.diff(polls[max(first, 0) : last + 1])
         if self.counter:  # it goes on counting in a gap: only what the edges fall into is lost
             gaps = np.append(gaps[:1], gaps[-1:])
@@ -114,17 +115,17 @@ class Track:
 
     def enough(self, n: int, seconds: float) -> None:
         if n < MIN_READINGS:
-            raise WithheldError(f"{n} readings in {seconds:.3g} s, at least {MIN_READINGS} are needed")
+            what = "changes of the counter" if self.counter else "readings"
+            raise WithheldError(f"{n} {what} in {seconds:.3g} s, at least {MIN_READINGS} are needed")
 
     def steps(self, i: int, j: int) -> NDArray[np.float64]:
         """Joules between the points i..j of a counter."""
         steps: NDArray[np.float64] = np.diff(self.value[i : j + 1])
         if np.any(steps < 0):
             raise WithheldError(f"the counter went back by {-steps.min():.3g} J")
-        if not np.any(steps):
-            raise WithheldError("the counter did not change")
         return steps
 
+    @cached_property
     def unit(self) -> float:
         """Bound of the counter's resolution: its steps are multiples of it, and so are their differences."""
         levels = np.diff(np.unique(np.append(0.0, np.abs(np.diff(self.value)))))
@@ -139,7 +140,7 @@ def integral(track: Track, begin: float, end: float) -> Joules:
     counted, and taken off at the power read there.
     """
     track.check(begin, end)
-    smear = track.info.averaging_s / 2
+    smear = 0.0 if track.counter else track.info.averaging_s / 2
     first, last = begin - smear, end + smear
     i, j = int(np.searchsorted(track.t, first, "right")) - 1, int(np.searchsorted(track.t, last, "left"))
     if j == len(track.t):
@@ -150,7 +151,7 @@ def integral(track: Track, begin: float, end: float) -> Joules:
     if track.counter:
         return Joules(float(at[1] - at[0]), _counter_edges(track, i, j, begin, end), 0.0)
     t_in, inside = np.array([first, *t[1:-1], last]), np.array([at[0], *value[1:-1], at[1]])
-    joules = _trapezoid(t_in, inside) - smear * (value[0] + value[-1])
+    joules = _trapezoid(t_in, inside) - smear * float(value[0] + value[-1])
     return Joules(joules, _power_edges(track, i, j), _gaps(t, value))
 
 
@@ -163,19 +164,15 @@ def mean_power(track: Track, begin: float, end: float, slack: float = GAP_PERIOD
     track.enough(len(inside), end - begin)
     i, j = inside[0], inside[-1]
     t, value = track.t[i : j + 1], track.value[i : j + 1]
-    scale = (end - begin) / (t[-1] - t[0])
-    missed = math.hypot(t[0] - begin, end - t[-1])
-    if track.counter:
-        steps = track.steps(i, j)
-        power = float(steps.sum() / (t[-1] - t[0]))
-        inner = math.hypot(
-            UNIFORM * power * math.hypot(track.half[i], track.half[j]), K * track.unit() / math.sqrt(6)
-        )
-        return Joules(
-            power * (end - begin), math.hypot(inner * scale, UNIFORM * power * missed), 0.0, inner * scale
-        )
-    edge = UNIFORM * float(np.ptp(value)) * missed
-    return Joules(_trapezoid(t, value) * scale, edge, _gaps(t, value) * scale)
+    scale = (end - begin) / float(t[-1] - t[0])
+    missed = UNIFORM * math.hypot(t[0] - begin, end - t[-1])
+    if not track.counter:
+        joules, gaps = _trapezoid(t, value) * scale, _gaps(t, value) * scale
+        return Joules(joules, 0.0, gaps, missed * float(np.ptp(value)))
+    joules = float(track.steps(i, j).sum()) * scale
+    power = joules / (end - begin)
+    times = UNIFORM * power * math.hypot(track.half[i], track.half[j])
+    return Joules(joules, math.hypot(times, K * track.unit / math.sqrt(6)) * scale, 0.0, missed * power)
 
 
 def _trapezoid(t: NDArray[np.float64], value: NDArray[np.float64]) -> float:
@@ -223,7 +220,7 @@ def _counter_edges(track: Track, i: int, j: int, begin: float, end: float) -> fl
     That has variance f (1 - f) step^2; then the times of both updates and the clock, and the resolution.
     """
     track.steps(i, j)
-    variance = 2 * track.unit() ** 2 / 12
+    variance = 2 * track.unit**2 / 12
     power = np.diff(track.value) / np.diff(track.t)
     for x, k in ((begin, i), (end, j - 1)):
         wide, step = track.t[k + 1] - track.t[k], track.value[k + 1] - track.value[k]

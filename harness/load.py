@@ -1,8 +1,10 @@
 """Generating load, stopping it, and knowing when the measured thing is warm.
 
-Scenarios (MLPerf Inference, Reddi et al., ISCA 2020, section 4): ``single-stream`` sends the next query when
-the last is answered; ``offline`` sends queries of ``batch`` samples back to back, and its figure is
-samples / window. Both are one loop here; they differ in what is made of the samples.
+Scenarios (MLPerf Inference, Reddi et al., ISCA 2020, section 4; multi-stream as of version 2.0 of its rules):
+``single-stream`` sends the next query when the last is answered; ``multi-stream`` does so with queries of
+``streams`` samples that arrive at once; ``offline`` sends queries of ``batch`` samples back to back, and its
+figure is samples / window. These are one loop here; they differ in what is made of the samples. ``server`` sends
+queries when they are due, answered or not: arrivals of a Poisson process, drawn beforehand from a seed.
 """
 
 from __future__ import annotations
@@ -10,9 +12,10 @@ from __future__ import annotations
 import gc
 import itertools
 import time
-from collections.abc import Callable, Iterator
+from array import array
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -20,13 +23,28 @@ from numpy.typing import NDArray
 
 from harness.types import Load
 
-__all__ = ["Query", "Timed", "WarmUp", "batches", "first_query", "generate", "per_query", "warm_up", "whole"]
+__all__ = [
+    "Query",
+    "Timed",
+    "WarmUp",
+    "arrivals",
+    "batches",
+    "first_query",
+    "generate",
+    "no_collection",
+    "per_query",
+    "queued",
+    "warm_up",
+    "whole",
+]
 
 Query = Callable[[NDArray[np.float32]], Any]
 
 WINDOW_NS = 50_000_000
 WINDOW_QUERIES = 10
 STEADY = 0.02
+SPIN_NS = 1_000_000  # a sleep may last longer than asked for by the timer's slack and the scheduler's
+DRAWN_AT_ONCE = 4096
 
 
 @dataclass(frozen=True)
@@ -39,11 +57,19 @@ class WarmUp:
 
 @dataclass(frozen=True)
 class Timed:
-    """One window: latencies, int64 [n]; its length, both in nanoseconds; whether both minima were met."""
+    """One window: latencies, int64 [n]; its length, both in nanoseconds; whether both minima were met.
+
+    Of the server scenario also, int64 [n]: ``queue_ns``, from when a query was due until it was taken up, a part
+    of its latency; and ``late_ns``, what of that is the generator's own, for nothing else was being answered.
+    ``reference``: what LoadGen itself says of a window that it drove (:mod:`harness.loadgen`).
+    """
 
     latency_ns: NDArray[np.int64]
     window_ns: int
     reached: bool
+    queue_ns: NDArray[np.int64] | None = None
+    late_ns: NDArray[np.int64] | None = None
+    reference: Mapping[str, float | str] = field(default_factory=dict)
 
 
 def batches(images: NDArray[np.float32], batch: int) -> list[NDArray[np.float32]]:
@@ -120,17 +146,20 @@ def warm_up(query: Query, inputs: list[NDArray[np.float32]], load: Load) -> Warm
 
 
 def generate(query: Query, inputs: list[NDArray[np.float32]], load: Load) -> Timed:
-    """Query without pause until minimum time and minimum count are both met, or the maximum time is.
+    """Query until minimum time and minimum count are both met, or the maximum time is: without pause, or as due.
 
     The timed region holds the call and nothing else; the garbage collector rests.
 
     Raises:
-        ValueError: the scenario is one that cannot be generated yet.
+        ValueError: the server scenario without ``target_qps``, or no query was due within the maximum time.
+        ImportError: LoadGen shall generate the load, and is not installed (:func:`harness.loadgen.missing`).
     """
-    if load.scenario not in ("single-stream", "offline"):
-        raise ValueError(
-            f"scenario {load.scenario!r} is not there yet; it comes later. allowed: offline, single-stream"
-        )
+    if load.generator == "loadgen":
+        from harness.loadgen import generate_with_loadgen
+
+        return generate_with_loadgen(query, inputs, load)
+    if load.scenario == "server":
+        return _served(query, itertools.cycle(inputs), load)
     min_ns, max_ns, min_n = int(load.min_time_s * 1e9), int(load.max_time_s * 1e9), load.min_queries
 
     def enough(n: int, elapsed: int) -> bool:
@@ -140,6 +169,75 @@ def generate(query: Query, inputs: list[NDArray[np.float32]], load: Load) -> Tim
     return Timed(latency, elapsed, elapsed >= min_ns and len(latency) >= min_n)
 
 
+def arrivals(qps: float, seed: int) -> Iterator[int]:
+    """When queries are due, in nanoseconds from a window's begin, without end: a Poisson process."""
+    rng = np.random.default_rng(seed)
+    last = 0.0
+    while True:
+        due = last + np.cumsum(rng.exponential(1e9 / qps, DRAWN_AT_ONCE))
+        last = float(due[-1])
+        yield from map(int, due.tolist())
+
+
+def queued(
+    due_ns: NDArray[np.int64], start_ns: NDArray[np.int64], end_ns: NDArray[np.int64]
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """``queue_ns`` and ``late_ns`` of :class:`Timed`; all int64 [n], on one clock, one query at a time."""
+    queue = start_ns - due_ns
+    free = np.concatenate((due_ns[:1], end_ns[:-1]))  # since when nothing was being answered
+    return queue, np.where(free <= due_ns, queue, 0)
+
+
+def _served(query: Query, source: Iterator[NDArray[np.float32]], load: Load) -> Timed:
+    """Queries as they are due, one at a time; latency counts from then, not from when a query could be taken up.
+
+    Otherwise a query that stalls would hide what those had to wait that came meanwhile ("coordinated omission",
+    G. Tene, "How NOT to measure latency", 2013). The schedule alone says which query is the last, as LoadGen
+    has it; when more arrive than can be answered, it is the maximum time that ends the window.
+    """
+    if load.target_qps is None:
+        raise ValueError("scenario server needs target_qps, mean arrivals per second")
+    clock = time.perf_counter_ns
+    min_ns, max_ns, min_n = int(load.min_time_s * 1e9), int(load.max_time_s * 1e9), load.min_queries
+    dues, starts, ends = array("q"), array("q"), array("q")
+    with no_collection():
+        begin = clock()
+        for offset in arrivals(load.target_qps, load.seed):
+            if offset >= max_ns:
+                _wait(begin + max_ns)
+                break
+            batch = next(source)
+            due = begin + offset
+            start = _wait(due)
+            query(batch)
+            end = clock()
+            dues.append(due)
+            starts.append(start)
+            ends.append(end)
+            if (offset >= min_ns and len(ends) >= min_n) or end - begin >= max_ns:
+                break
+        elapsed = clock() - begin
+    if not ends:
+        raise ValueError(
+            f"no query was due within max_time ({load.max_time_s:g} s) at target_qps {load.target_qps:g}"
+        )
+    due_ns, start_ns, end_ns = (np.array(one, np.int64) for one in (dues, starts, ends))
+    queue_ns, late_ns = queued(due_ns, start_ns, end_ns)
+    reached = elapsed >= min_ns and len(ends) >= min_n
+    return Timed(end_ns - due_ns, elapsed, reached, queue_ns=queue_ns, late_ns=late_ns)
+
+
+def _wait(due: int) -> int:
+    """Sleep until shortly before ``due``, spin until it; the time then, which is later if ``due`` was past."""
+    clock = time.perf_counter_ns
+    now = clock()
+    if due - now > SPIN_NS:
+        time.sleep((due - now - SPIN_NS) / 1e9)
+    while now < due:
+        now = clock()
+    return now
+
+
 def _timed(
     query: Query, source: Iterator[NDArray[np.float32]], stop: Callable[[int, int], bool]
 ) -> tuple[NDArray[np.int64], int]:
@@ -147,7 +245,7 @@ def _timed(
     clock = time.perf_counter_ns
     taken = np.zeros(4096, np.int64)
     n = 0
-    with _no_collection():
+    with no_collection():
         begin = clock()
         while True:
             batch = next(source)
@@ -163,7 +261,8 @@ def _timed(
 
 
 @contextmanager
-def _no_collection() -> Iterator[None]:
+def no_collection() -> Iterator[None]:
+    """The garbage collector rests."""
     was_on = gc.isenabled()
     gc.disable()
     try:

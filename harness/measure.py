@@ -251,6 +251,7 @@ def _content(
         **({} if samples.lasting_ns is None else {"lasting_ns": samples.lasting_ns}),
     }  # fmt: skip
     return {
+        **_partial(cell, samples),
         "arrays": arrays,
         "window": dict(samples.environment),
         "runtime": {**base["runtime"], "precision": "+".join(precisions), "facts": dict(facts)},
@@ -280,6 +281,18 @@ def _content(
             key: sum(step[key] for step in export["lineage"]) for key in ("train_s", "image_passes", "train_macs")
         },
     }  # fmt: skip
+
+
+def _partial(cell: Cell, samples: Samples) -> dict[str, str]:
+    """Status and reason of a cell that lacks the energy that its suite requires."""
+    if cell.task["measure"]["energy"] != "require":
+        return {}
+    if any(one["energy_gross_mj"] is not None or one["energy_net_mj"] is not None for one in samples.energy):
+        return {}
+    why = [
+        f"{one['meter']}: {one['withheld'].get('gross') or one['withheld']['net']}" for one in samples.energy
+    ]
+    return {"status": "partial", "reason": f"no energy, which is required: {', '.join(why)}"}
 
 
 def _counts(parts: list[Mapping[str, Any]], nodes: Mapping[str, int]) -> dict[str, int]:

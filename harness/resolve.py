@@ -238,7 +238,9 @@ class Resolver:
                 found, missing = self.meters.named(chosen)
             except ValueError as error:
                 raise SuiteError(f"{self.source.where(*path)}: {error}") from None
-            uses |= {use.info.name: use for use in found}
+            for use in found:
+                if uses.setdefault(use.info.name, use).info != use.info:
+                    raise SuiteError(f"{self.source.where(*path)}: two meters are called {use.info.name}")
             absent += missing
         if not named:
             found, absent = self.meters.auto()

@@ -97,7 +97,7 @@ def moment(clock: str, unit: str) -> Callable[[str], int]:
 
 def _number(text: str) -> float:
     try:
-        value = float(text.replace(",", ".") if "." not in text else text)
+        value = float(text.replace(",", "."))
     except ValueError:
         raise ValueError(f"{text!r} is not a number") from None
     if not math.isfinite(value):

@@ -252,21 +252,18 @@ class CsvLog:
         """Whole lines, newest first; the files of a log that rotates are one."""
         for file in reversed(self._files):
             end, rest = os.fstat(file.fileno()).st_size, b""
-            size, newest = BLOCK, True
+            newest = True
             while end > 0:
-                begin = max(0, end - size)
+                begin = max(0, end - BLOCK)
                 block = os.pread(file.fileno(), end - begin, begin) + rest
                 lines = block.split(b"\n")
                 rest = lines.pop(0) if begin else b""
-                if newest:
-                    if not lines:
-                        end, size = begin, size * 2
-                        continue
+                if newest and lines:
                     lines.pop()  # half a line, or what follows the last line's end: nothing
                     newest = False
                 for line in reversed(lines):
                     yield _text(line)
-                end, size = begin, size * 2
+                end = begin
 
     @cached_property
     def _layout(self) -> Layout:

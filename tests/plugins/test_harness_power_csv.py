@@ -148,10 +148,10 @@ def test_wrong_parameters_are_refused(wrong, said):
 
 def test_the_window_and_one_line_to_either_side(tmp_path):
     path = tmp_path / "log.csv"
-    seconds = past(300)
-    path.write_text(lines(seconds, np.arange(300.0)))
+    seconds = past(1000)
+    path.write_text(lines(seconds, np.arange(1000.0)))
     log = opened(path)
-    begin, end, samples = fetched(log, 2.0, 1.0)
+    begin, end, samples = fetched(log, 8.0, 4.0)
     at = [ns for ns, _ in samples]
     assert at[0] <= begin < at[1]
     assert at[-2] < end <= at[-1]
@@ -163,9 +163,9 @@ def test_the_window_and_one_line_to_either_side(tmp_path):
 
 def test_amperes_times_volts_and_a_scale(tmp_path):
     path = tmp_path / "log.csv"
-    path.write_text("\n".join(f"{at:.6f};1500,0;5,1" for at in past(300)) + "\n")
+    path.write_text("\n".join(f"{at:.6f};1500,0;5,1" for at in past(1000)) + "\n")
     log = opened(path, time=0, ampere=1, volt=2, scale=0.001)
-    watts = [watts for _, watts in fetched(log, 2.0, 1.0)[2]]
+    watts = [watts for _, watts in fetched(log, 8.0, 4.0)[2]]
     assert watts == pytest.approx([7.65] * len(watts))
     log.close()
 
@@ -173,17 +173,17 @@ def test_amperes_times_volts_and_a_scale(tmp_path):
 def test_iso_log_without_zone_is_of_this_machine(tmp_path):
     path = tmp_path / "log.csv"
     path.write_text(
-        "time,watt\n" + "".join(f"{datetime.fromtimestamp(at).isoformat()},3\n" for at in past(300))
+        "time,watt\n" + "".join(f"{datetime.fromtimestamp(at).isoformat()},3\n" for at in past(1000))
     )
-    begin, end, samples = fetched(opened(path, clock="iso"), 2.0, 1.0)
+    begin, end, samples = fetched(opened(path, clock="iso"), 8.0, 4.0)
     assert samples[0][0] <= begin
     assert samples[-1][0] >= end
 
 
 def test_waits_for_the_last_line_and_takes_no_half_line(tmp_path):
     path = tmp_path / "log.csv"
-    seconds = past(200, ago=-0.2)  # the last lines are still to come
-    whole, rest = (part.tobytes() for part in np.split(np.frombuffer(lines(seconds, np.full(200, 3.0)).encode(), "u1"), [3000]))  # fmt: skip
+    seconds = past(400, ago=-0.9)  # the last lines are still to come
+    whole, rest = (part.tobytes() for part in np.split(np.frombuffer(lines(seconds, np.full(400, 3.0)).encode(), "u1"), [3000]))  # fmt: skip
     path.write_bytes(whole)
 
     def later():
@@ -191,10 +191,10 @@ def test_waits_for_the_last_line_and_takes_no_half_line(tmp_path):
         with path.open("ab") as file:
             file.write(rest[:-4])  # half a line at the end
 
-    log = opened(path)
+    log = opened(path, lag=10)
     writer = threading.Thread(target=later)
     writer.start()
-    begin = time.monotonic_ns() - 10**9
+    begin = time.monotonic_ns() - 5 * 10**8
     end = time.monotonic_ns() + int(0.15e9)
     samples = log.fetch(begin, end, (begin, end))
     writer.join()
@@ -206,7 +206,7 @@ def test_a_log_that_stops_is_an_error(tmp_path):
     path = tmp_path / "log.csv"
     path.write_text(lines(past(100, ago=1.0), np.ones(100)))
     log = opened(path, lag=0.1)
-    with pytest.raises(OSError, match=r"ends 0\.\d+ s before the window.*still written"):
+    with pytest.raises(OSError, match=r"ends [\d.]+ s before the window.*still written"):
         fetched(log, 1.5, 0.2)
 
 
@@ -214,64 +214,64 @@ def test_a_log_that_begins_too_late_is_an_error(tmp_path):
     path = tmp_path / "log.csv"
     path.write_text(lines(past(100), np.ones(100)))
     with pytest.raises(OSError, match=r"begins .* s after the window"):
-        fetched(opened(path), 3.0, 0.5)
+        fetched(opened(path), 30.0, 5.0)
 
 
 def test_a_clock_that_is_ahead_is_an_error(tmp_path):
     path = tmp_path / "log.csv"
     path.write_text(lines(past(1000, ago=-3600, period=5.0), np.ones(1000)))
     with pytest.raises(OSError, match=r"3[56]\d\d\S* s ahead"):
-        fetched(opened(path), 2.0, 1.0)
+        fetched(opened(path), 8.0, 4.0)
 
 
 def test_a_wall_clock_that_is_set_is_an_error(tmp_path, monkeypatch):
     path = tmp_path / "log.csv"
-    path.write_text(lines(past(300), np.ones(300)))
+    path.write_text(lines(past(1000), np.ones(1000)))
     log = opened(path)
     true = time.time_ns
     monkeypatch.setattr(time, "time_ns", lambda: true() + 500_000_000)
     with pytest.raises(OSError, match=r"wall clock was set by 0\.5 s"):
-        fetched(log, 2.0, 1.0)
+        fetched(log, 8.0, 4.0)
 
 
 @pytest.mark.parametrize(
     ("at", "line", "said"),
     [
-        (250, "{same:.9f},3", "has the same time"),
-        (250, "{earlier:.9f},3", "has an earlier time|has the same time"),
-        (250, "{here:.9f},nan", "'nan' is not a number"),
-        (250, "{here:.9f},-", "'-' is not a number"),
-        (250, "{here:.9f}", "1 columns only"),
-        (250, "yesterday,3", "'yesterday' is not a number"),
+        (400, "{same:.9f},3", "has the same time"),
+        (400, "{earlier:.9f},3", "has an earlier time|has the same time"),
+        (400, "{here:.9f},nan", "'nan' is not a number"),
+        (400, "{here:.9f},-", "'-' is not a number"),
+        (400, "{here:.9f}", "1 columns only"),
+        (400, "yesterday,3", "'yesterday' is not a number"),
     ],
 )
 def test_a_line_that_cannot_be_is_named(tmp_path, at, line, said):
     path = tmp_path / "log.csv"
-    seconds = past(300)
-    text = lines(seconds, np.ones(300)).splitlines()
+    seconds = past(1000)
+    text = lines(seconds, np.ones(1000)).splitlines()
     bad = line.format(same=seconds[at - 1], earlier=seconds[at - 2], here=seconds[at - 1] + 0.001)
     path.write_text("\n".join([*text[: at + 1], bad, *text[at + 1 :]]) + "\n")
     with pytest.raises(OSError, match=said) as caught:
-        fetched(opened(path), 2.0, 0.1)
+        fetched(opened(path), 8.0, 1.0)
     assert "log.csv: has a line '" in str(caught.value)
 
 
 def test_a_bad_line_outside_the_window_does_no_harm(tmp_path):
     path = tmp_path / "log.csv"
-    path.write_text("time,watt\ngarbage\n" + lines(past(300), np.ones(300), header=""))
-    assert len(fetched(opened(path), 2.0, 1.0)[2]) > 90
+    path.write_text("time,watt\ngarbage\n" + lines(past(1000), np.ones(1000), header=""))
+    assert len(fetched(opened(path), 8.0, 4.0)[2]) > 390
 
 
 def test_a_repeated_header_is_no_data(tmp_path):
     path = tmp_path / "log.csv"
-    text = lines(past(300), np.ones(300)).splitlines()
-    path.write_text("\n".join([*text[:240], "time,watt", "", "# restarted", *text[240:]]) + "\n")
-    assert len(fetched(opened(path), 2.0, 0.2)[2]) > 170
+    text = lines(past(1000), np.ones(1000)).splitlines()
+    path.write_text("\n".join([*text[:400], "time,watt", "", "# restarted", *text[400:]]) + "\n")
+    assert len(fetched(opened(path), 8.0, 1.0)[2]) > 690
 
 
 def test_only_the_end_of_a_large_file_is_read(tmp_path, monkeypatch):
     path = tmp_path / "log.csv"
-    path.write_text("time,watt\n" + "1,2\n" * 4_000_000 + lines(past(300), np.ones(300), header=""))
+    path.write_text("time,watt\n" + "1,2\n" * 4_000_000 + lines(past(1000), np.ones(1000), header=""))
     log = opened(path)
     read = []
     true = os.pread
@@ -281,8 +281,8 @@ def test_only_the_end_of_a_large_file_is_read(tmp_path, monkeypatch):
         return true(file, size, offset)
 
     monkeypatch.setattr(os, "pread", counted)
-    samples = fetched(log, 2.0, 1.0)[2]
-    assert len(samples) > 90
+    samples = fetched(log, 8.0, 4.0)[2]
+    assert len(samples) > 390
     assert sum(read) < path.stat().st_size / 20
 
 
@@ -291,75 +291,72 @@ def test_blocks_lose_no_line(tmp_path, count, monkeypatch):
     monkeypatch.setattr("harness_power.csv_log.BLOCK", 64)
     path = tmp_path / "log.csv"
     path.write_text(lines(past(count), np.arange(float(count))))
-    samples = fetched(opened(path), 50.0, 0.5)[2]
+    samples = fetched(opened(path), 60.0, 2.0)[2]
     assert np.all(np.diff([watts for _, watts in samples]) == 1)
-    assert len(samples) > 4900
+    assert len(samples) > 5700
 
 
 def test_a_log_that_rotates(tmp_path):
     path = tmp_path / "log.csv"
-    seconds = past(300)
-    path.write_text(lines(seconds[:220], np.arange(220.0)))
+    seconds = past(1000)
+    path.write_text(lines(seconds[:400], np.arange(400.0)))
     log = opened(path)
     path.rename(tmp_path / "log.csv.1")
-    path.write_text(lines(seconds[220:], np.arange(220.0, 300.0)))
-    samples = fetched(log, 2.0, 0.2)[2]
+    path.write_text(lines(seconds[400:], np.arange(400.0, 1000.0)))
+    samples = fetched(log, 8.0, 1.0)[2]
     assert np.all(np.diff([watts for _, watts in samples]) == 1)
-    assert len(samples) > 175
+    assert len(samples) > 690
 
 
 def test_a_log_that_was_just_rotated_and_is_still_empty(tmp_path):
     path = tmp_path / "log.csv"
-    path.write_text(lines(past(300), np.ones(300)))
+    path.write_text(lines(past(1000), np.ones(1000)))
     log = opened(path)
     path.rename(tmp_path / "log.csv.1")
     path.touch()
-    assert len(fetched(log, 2.0, 0.2)[2]) > 175
+    assert len(fetched(log, 8.0, 1.0)[2]) > 690
 
 
 # --- by the load's step ---------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("clock", "origin"), [("elapsed", 0.0), ("unix", 1e9)])
+@pytest.mark.parametrize(("clock", "origin"), [("elapsed", 7.0), ("unix", 1e9)])
 def test_by_the_loads_step(tmp_path, clock, origin):
-    """Lines come as the load runs, by a clock that began at some other time."""
+    """A log whose clock began at some other time, and whose last line was measured half a second ago."""
     path = tmp_path / "log.csv"
-    path.write_text("time,watt\n")
-    log = opened(path, clock=clock, align="marker", lag=0.4)
-    rng = np.random.default_rng(0)
-    start = time.monotonic()
-    load = start + 0.4, start + 0.9
-    stop = threading.Event()
-
-    def meter():
-        with path.open("a", buffering=1) as file:
-            while not stop.is_set():
-                now = time.monotonic()
-                busy = load[0] <= now < load[1]
-                file.write(f"{origin + now - start + 7:.6f},{3 + 6 * busy + rng.normal(0, 0.2):.4f}\n")
-                time.sleep(PERIOD)
-
-    writer = threading.Thread(target=meter)
-    writer.start()
-    time.sleep(1.35)
-    nanoseconds = [int(at * 1e9) for at in (start + 0.1, start + 1.2, *load)]
-    samples = log.fetch(nanoseconds[0], nanoseconds[1], (nanoseconds[2], nanoseconds[3]))
-    stop.set()
-    writer.join()
-    busy = [ns / 1e9 - start for ns, watts in samples if watts > 6]
-    assert busy[0] == pytest.approx(0.4, abs=3 * PERIOD)
-    assert busy[-1] == pytest.approx(0.9, abs=3 * PERIOD)
-    assert samples[0][0] <= nanoseconds[0]
-    assert samples[-1][0] >= nanoseconds[1]
+    now = time.monotonic()
+    load = now - 6.5, now - 5.5
+    seconds = np.arange(now - 12, now - 0.5, PERIOD)
+    busy = (seconds >= load[0]) & (seconds < load[1])
+    watts = 3 + 6 * busy + np.random.default_rng(0).normal(0, 0.2, len(seconds))
+    path.write_text(lines(seconds - now + 12 + origin, watts))
+    log = opened(path, clock=clock, align="marker", lag=4)
+    begin, end, up, down = (round(at * 1e9) for at in (now - 7.5, now - 4.5, *load))
+    samples = log.fetch(begin, end, (up, down))
+    lit = [ns / 1e9 for ns, value in samples if value > 6]
+    assert lit[0] == pytest.approx(load[0], abs=2 * PERIOD)
+    assert lit[-1] == pytest.approx(load[1], abs=2 * PERIOD)
+    assert samples[0][0] <= begin < samples[1][0]
+    assert samples[-2][0] < end <= samples[-1][0]
 
 
 def test_no_step_is_an_error_that_says_so(tmp_path):
     path = tmp_path / "log.csv"
-    path.write_text(lines(np.arange(400) * PERIOD, np.full(400, 3.0)))
-    log = opened(path, clock="elapsed", lag=0.4)
-    begin, end = window(2.5, 0.6)
+    path.write_text(lines(np.arange(1500) * PERIOD, np.full(1500, 3.0)))
+    log = opened(path, clock="elapsed", lag=4)
+    begin, end = window(7.5, 4.5)
     with pytest.raises(OSError, match="does not tell when the load ran: no rise and fall"):
-        log.fetch(begin, end, (begin + 10**9 // 2, end - 10**9 // 2))
+        log.fetch(begin, end, (begin + 10**9, end - 10**9))
+
+
+def test_it_waits_before_it_looks_for_the_step(tmp_path):
+    path = tmp_path / "log.csv"
+    path.write_text(lines(np.arange(1500) * PERIOD, np.full(1500, 3.0)))
+    log = opened(path, clock="elapsed", lag=0.3)
+    begin, end = window(2.0, -0.1)
+    with pytest.raises(OSError, match=r"does not tell|last written"):
+        log.fetch(begin, end, (begin + 10**9, end - 10**8))
+    assert time.monotonic_ns() >= end + 3 * 10**8
 
 
 def test_a_log_of_unknown_clock_that_stopped_is_an_error(tmp_path):

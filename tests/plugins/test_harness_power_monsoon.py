@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import array
 import json
+import random
 import struct
 import time
 from dataclasses import asdict
@@ -24,7 +25,8 @@ usb = pytest.importorskip("usb.core")
 usb_backend = pytest.importorskip("usb.backend")
 
 VOLTS, ZERO = 5.1, 100
-RATE, PER_PACKET = 500, 3  # a tenth of the real rate: these tests run beside others
+RATE, PER_PACKET = 5000, 3
+START_S, READY_S = 1000.0, 0.3  # its clock, which runs as fast as the packets are read, and stops when told
 MEASURED, ZERO_CAL, REF_CAL = 0x00, 0x10, 0x30
 ONE_MILLIAMPERE = 6400  # the coarse scale, so that a step of the converter is 1 mA
 SET_VOLTAGE, SERIAL, MODEL, FIRMWARE, STATUS = 0x41, 0x42, 0x45, 0xC0, 0xC4
@@ -33,12 +35,15 @@ SET_VOLTAGE, SERIAL, MODEL, FIRMWARE, STATUS = 0x41, 0x42, 0x45, 0xC0, 0xC4
 class Backend(usb_backend.IBackend):
     """One HVPM on a bus. ``milliamperes(seconds since it began)`` is what its board draws."""
 
-    def __init__(self, milliamperes, *, volts=VOLTS, gone_after=None, calibrates=True, model=2):
+    def __init__(
+        self, milliamperes, *, volts=VOLTS, gone_after=None, calibrates=True, model=2, late=lambda: 0.0
+    ):
         self.milliamperes, self.volts = milliamperes, volts
         self.gone_after, self.calibrates = gone_after, calibrates
-        self.model = model
+        self.model, self.late = model, late
         self.sampling = False
         self.sent = 0
+        self.now, self.until = START_S, START_S + READY_S
         self.told: list[tuple[int, int]] = []
         self.resets = 0
 
@@ -101,7 +106,7 @@ class Backend(usb_backend.IBackend):
                       0x1A: 36500, 0x88: 0xE000, 0x89: 0xC800}  # fmt: skip
             return self._answer(struct.pack("<I", values.get(code, 0)), data)
         if request == 0x02:
-            self.sampling, self.sent, self.began = True, 0, time.monotonic()
+            self.sampling, self.sent, self.began = True, 0, self.now
         elif request == 0x03:
             self.sampling = False
         elif request == 0x01:
@@ -115,10 +120,13 @@ class Backend(usb_backend.IBackend):
 
     def bulk_read(self, _, __, ___, buffer, ____):
         assert self.sampling
-        at = self.sent * PER_PACKET / RATE
-        if self.gone_after is not None and at > self.gone_after:
+        if self.gone_after is not None and self.now - self.began > self.gone_after:
             raise usb.USBError("No such device (it may have been disconnected)", -4, 19)
-        time.sleep(max(0.0, self.began + at - time.monotonic()))
+        if self.now >= self.until:
+            time.sleep(0.002)
+            buffer[:64] = array.array("B", bytes(64))  # no observation
+            return 64
+        self.now = self.began + (self.sent + 1) * PER_PACKET / RATE
         packet = struct.pack("<HBB", 0, 0, PER_PACKET)
         for i in range(PER_PACKET):
             packet += self._observation(self.sent * PER_PACKET + i)
@@ -128,7 +136,7 @@ class Backend(usb_backend.IBackend):
 
     def _observation(self, number):
         """Eight big-endian words (coarse, fine of main, usb, aux; volts of main, usb), the kind last but one."""
-        calibrating = number < 30 or number % (RATE * 5 // 4) < 4  # some at first, then a few every 1.25 s
+        calibrating = number < 30 or number % 500 < 4  # some at first, then now and then
         if calibrating and self.calibrates:
             kind, raw = (ZERO_CAL, ZERO) if number % 2 else (REF_CAL, ZERO + ONE_MILLIAMPERE)
             words = [raw] * 8
@@ -153,7 +161,12 @@ def plugged(monkeypatch, tmp_path):
         node.parent.mkdir(parents=True)
         node.touch()
         monkeypatch.setenv("HARNESS_SYSROOT", str(tmp_path))
-        monkeypatch.setattr("harness_power.monsoon.PERIOD_S", 1 / RATE)
+        clock = SimpleNamespace(
+            time=lambda: 1.7e9 + backend.now + backend.late(),
+            monotonic_ns=lambda: round(backend.now * 1e9),
+        )
+        monkeypatch.setattr("harness_power.monsoon.time", clock)
+        monkeypatch.setattr("Monsoon.sampleEngine.time", clock)
         monkeypatch.setattr("usb.backend.libusb1.get_backend", lambda *_, **__: backend)
         return backend
 
@@ -165,33 +178,44 @@ def opened(**more):
     return open_meter(MeterInfo(**json.loads(json.dumps(asdict(info)))))
 
 
-def test_watts_of_a_load_that_beats(plugged):
-    plugged(lambda at: 1000 + 1000 * (at % 0.2 > 0.1))
+def at(seconds):
+    return round((START_S + seconds) * 1e9)
+
+
+def test_watts_at_five_kilohertz(plugged):
+    backend = plugged(lambda now: 1000 + 1000 * (now % 0.2 > 0.1))
     log = opened()
-    begin = time.monotonic_ns()
-    time.sleep(1.0)
-    end = time.monotonic_ns()
-    samples = log.fetch(begin, end, (begin, end))
+    backend.until = START_S + 1.2
+    samples = log.fetch(at(0.3), at(0.9), (at(0.4), at(0.8)))
     log.close()
     ns, watts = (np.array(column) for column in zip(*samples, strict=True))
-    assert ns[0] <= begin < ns[1]
-    assert ns[-2] < end <= ns[-1]
-    assert len(ns) == pytest.approx(RATE, rel=0.1)
+    assert ns[0] <= at(0.3) < ns[1]
+    assert ns[-2] < at(0.9) <= ns[-1]
+    assert len(ns) == pytest.approx(0.6 * RATE, rel=0.02)
     assert np.all(np.diff(ns) > 0)
     assert set(np.round(watts, 6)) == {5.1, 10.2}
-    joules = np.trapezoid(watts, ns / 1e9) if hasattr(np, "trapezoid") else np.trapz(watts, ns / 1e9)
-    assert joules == pytest.approx(7.65, rel=0.1)
+    seconds = np.diff(ns) / 1e9
+    assert np.sum(watts[1:] * seconds) == pytest.approx(0.6 * 7.65, rel=0.01)
 
 
 def test_its_clock_is_ours(plugged):
-    backend = plugged(lambda at: 1000 + 1000 * (at > 1.2))
+    backend = plugged(lambda now: 1000 + 1000 * (now > 0.5))
     log = opened()
-    time.sleep(1.2)
-    end = time.monotonic_ns()
-    samples = log.fetch(end - 6 * 10**8, end, (0, 1))
-    rise = next(ns for ns, watts in samples if watts > 7)
-    assert rise / 1e9 - backend.began == pytest.approx(1.2, abs=0.1)
+    backend.until = START_S + 1.2
+    samples = log.fetch(at(0.4), at(0.6), (0, 1))
     log.close()
+    assert next(ns for ns, watts in samples if watts > 7) == pytest.approx(at(0.5), abs=2e6)
+
+
+def test_readings_that_come_late_stay_in_order(plugged):
+    chance = random.Random(0)
+    backend = plugged(late=lambda: chance.uniform(0, 0.03))
+    log = opened()
+    backend.until = START_S + 1.2
+    ns = np.array([ns for ns, _ in log.fetch(at(0.3), at(0.9), (0, 1))])
+    log.close()
+    assert np.all(np.diff(ns) > 0)
+    assert len(ns) == pytest.approx(0.6 * RATE, rel=0.05)
 
 
 def test_a_running_board_stays_on_and_its_voltage_is_left_alone(plugged):
@@ -232,11 +256,11 @@ def test_the_low_voltage_model_is_refused(plugged):
 
 
 def test_one_that_is_pulled_out_ends_with_the_reason(plugged):
-    plugged(gone_after=1.0)
+    backend = plugged(gone_after=0.4)
     log = opened()
-    now = time.monotonic_ns()
+    backend.until = START_S + 1.2
     with pytest.raises(OSError, match="No such device"):
-        log.fetch(now, now + 2 * 10**9, (0, 1))
+        log.fetch(at(0.2), at(0.8), (0, 1))
 
 
 def test_one_that_never_calibrates_is_given_up(plugged, monkeypatch):
@@ -249,9 +273,8 @@ def test_one_that_never_calibrates_is_given_up(plugged, monkeypatch):
 def test_lost_readings_are_not_passed_over(plugged):
     plugged()
     log = opened()
-    end = time.monotonic_ns()
-    with pytest.raises(OSError, match=r"only \d+ of 1000 readings"):
-        log.fetch(end - 2 * 10**9, end, (0, 1))
+    with pytest.raises(OSError, match=r"only \d+ of 2000 readings"):
+        log.fetch(at(-0.3), at(0.1), (0, 1))  # it began at 0
     log.close()
 
 
