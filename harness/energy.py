@@ -20,9 +20,9 @@ from typing import Any, Literal
 import numpy as np
 
 from harness.integrate import UNIFORM, Series, Span, Track, WithheldError, integral, mean_power
-from harness.types.meters import SCOPES, MeterInfo
+from harness.types.meters import MeterInfo
 
-__all__ = ["Method", "Reading", "Series", "Span", "cross_check", "needed_time_s", "preferred", "read_window"]
+__all__ = ["Method", "Reading", "Series", "Span", "cross_check", "needed_time_s", "read_window"]
 
 Method = Literal["default", "devit", "mlperf"]
 
@@ -243,19 +243,6 @@ def cross_check(readings: Sequence[Reading]) -> list[Reading]:
                 )
         checked.append(replace(this, disagreement=found, notes=notes))
     return checked
-
-
-def preferred(readings: Sequence[Reading]) -> Reading | None:
-    """The one a board shows: measured before anything else, the widest scope, a counter, the least uncertainty."""
-
-    def order(reading: Reading) -> tuple[bool, int, bool, float]:
-        assert reading.energy_gross_j is not None
-        assert reading.u_gross_j is not None
-        relative = reading.u_gross_j / abs(reading.energy_gross_j) if reading.energy_gross_j else math.inf
-        scope = [str(name) for name in SCOPES].index(reading.scope)
-        return reading.provenance != "measured", scope, reading.quantity != "energy", relative
-
-    return min((one for one in readings if one.energy_gross_j is not None), key=order, default=None)
 
 
 def needed_time_s(info: MeterInfo, error: float, clock_error_s: float = 0.0) -> float:

@@ -248,7 +248,10 @@ def _content(
     arrays = {
         "latency_ns": samples.latency_ns, "warmup_ns": samples.warmup_ns, "first_ns": samples.first_ns,
         "predictions": predictions, **told, "labels": labels, **samples.timeline, **samples.meters,
-        **({} if samples.lasting_ns is None else {"lasting_ns": samples.lasting_ns}),
+        **{
+            name: values for name in ("lasting_ns", "queue_ns", "late_ns")
+            if (values := getattr(samples, name)) is not None
+        },
     }  # fmt: skip
     return {
         **_partial(cell, samples),
@@ -261,7 +264,10 @@ def _content(
             "top1": float((predictions == labels).mean() * 100), "top5": None if top5 is None else float(top5),
             **oracle, "n": n, "on": "device", "parity": asdict(parity),
         },
-        "latency": {**latency_summary(samples, preprocess_ms), "sustained": dict(samples.sustained)},
+        "latency": {
+            **latency_summary(samples, preprocess_ms), **_queue(samples, base["scenario"]["target_qps"]),
+            "sustained": dict(samples.sustained), "reference": dict(samples.reference),
+        },
         "energy": [dict(reading) for reading in samples.energy],
         "memory": dict(samples.memory),
         "network": dict(samples.network),
@@ -280,6 +286,17 @@ def _content(
         "train": {
             key: sum(step[key] for step in export["lineage"]) for key in ("train_s", "image_passes", "train_macs")
         },
+    }  # fmt: skip
+
+
+def _queue(samples: Samples, target_qps: float | None) -> dict[str, float]:
+    """Of the server scenario: what queries waited, and the load's share of what can be answered (1: too much)."""
+    if samples.queue_ns is None or samples.late_ns is None or target_qps is None:
+        return {}
+    service_s = float((samples.latency_ns - samples.queue_ns).mean()) / 1e9
+    return {
+        "queue_mean_ms": float(samples.queue_ns.mean()) / 1e6, "late_max_ms": float(samples.late_ns.max()) / 1e6,
+        "utilisation": service_s * target_qps,
     }  # fmt: skip
 
 

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from harness import loadgen
 from harness.columns import check_rank
 from harness.errors import SuiteError, nearest
 from harness.plan import Cell, Node, Plan, PrepareHost, digest
@@ -179,6 +180,7 @@ class _Planner:
             if overrides:
                 merged = {**measure.model_dump(exclude_unset=True), **overrides}
                 measure = validated(Measure, merged, self.source, (*path, "measure"))
+            self._check_generator(measure, index)
             self._check_cool_down(measure, index)
             self._check_energy(measure, item.devices, index)
             for name in self.selected(item.methods, path, only):
@@ -210,6 +212,10 @@ class _Planner:
             if not monitor.meters:
                 where = self._measure_key("energy", index)
                 raise SuiteError(f"{where}: require, but on {device} {why}; see `harness devices list`")
+
+    def _check_generator(self, measure: Measure, index: int) -> None:
+        if measure.generator == "loadgen" and (lacking := loadgen.missing()) is not None:
+            raise SuiteError(f"{self._measure_key('generator', index)}: {lacking}")
 
     def _check_cool_down(self, measure: Measure, index: int) -> None:
         if measure.cool_down is not None and not self.resolver.meters.tells_temperature():

@@ -24,6 +24,7 @@ from harness.types import Load
 __all__ = ["Observed", "observe"]
 
 ROUNDS = 3
+IDLE_READINGS = 6
 EDGE_ERROR = 0.05
 LONGEST_IDLE_S = 30.0
 TAIL = 0.25
@@ -179,14 +180,18 @@ def _cool_down(sampler: Sampler | None, load: Load) -> bool:
 
 
 def _idle(sampler: Sampler | None, load: Load) -> Span | None:
-    """Do nothing for ``load.idle_s``, once readings have forgotten the load; ``None`` where no meter reads."""
+    """Do nothing for ``load.idle_s``, once readings have forgotten the load; ``None`` where no meter reads.
+
+    Longer where a meter is so slow that too few readings would fall inside.
+    """
     if sampler is None or not sampler.meters:
         return None
-    time.sleep(max(one.info.averaging_s + 2 * interval_s(one.info) for one in sampler.meters))
+    slowest = [(max(one.info.period_s, interval_s(one.info)), one.info.averaging_s) for one in sampler.meters]
+    time.sleep(max(2 * period + averaging for period, averaging in slowest))
     if not load.idle_s:
         return None
     begin = time.monotonic_ns()
-    time.sleep(load.idle_s)
+    time.sleep(max(load.idle_s, *(IDLE_READINGS * period + averaging for period, averaging in slowest)))
     return Span(begin, time.monotonic_ns())
 
 

@@ -112,6 +112,7 @@ def test_readings_that_average_what_was_before_the_window_are_left_out():
     watts = np.where(times < WINDOW[0] + 0.25, 50.0, 3.0)  # the mean over 0.3 s of what ended at the window
     watts = np.where((times >= LOAD[0] + 0.3) & (times < LOAD[1]), 9.0, watts)
     found = align_step(times, watts, LOAD, WINDOW, (-0.05, 0.05), averaging=0.3)
+    assert abs(found.offset_s) <= 0.1
     assert found.idle_w < 3.5
 
 

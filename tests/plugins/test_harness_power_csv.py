@@ -286,9 +286,9 @@ def test_only_the_end_of_a_large_file_is_read(tmp_path, monkeypatch):
     assert sum(read) < path.stat().st_size / 20
 
 
-@pytest.mark.parametrize("count", [10_000, 9_999, 9_998])
-def test_blocks_lose_no_line(tmp_path, count, monkeypatch):
-    monkeypatch.setattr("harness_power.csv_log.BLOCK", 64)
+@pytest.mark.parametrize(("count", "block"), [(10_000, 64), (9_999, 64), (9_998, 16)])
+def test_blocks_lose_no_line(tmp_path, count, block, monkeypatch):
+    monkeypatch.setattr("harness_power.csv_log.BLOCK", block)
     path = tmp_path / "log.csv"
     path.write_text(lines(past(count), np.arange(float(count))))
     samples = fetched(opened(path), 60.0, 2.0)[2]

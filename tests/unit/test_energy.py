@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harness.energy import Reading, Series, Span, cross_check, needed_time_s, preferred, read_window
+from harness.energy import Reading, Series, Span, cross_check, needed_time_s, read_window
 from harness.integrate import Track
 from harness.types.meters import MeterInfo
 
@@ -399,25 +399,6 @@ def test_meters_of_one_thing_are_compared_and_others_are_not() -> None:
     close = cross_check([a, window(polled(lambda t: 1.05 * busy(t), info(name="b")))])
     assert close[0].disagreement == {"b": pytest.approx(0.05 / 1.025)}
     assert close[0].notes == a.notes
-
-
-def test_a_board_shows_the_widest_measured_scope_then_a_counter_then_the_least_uncertain() -> None:
-    gpu = window(polled(busy, info(name="gpu", scope="gpu")))
-    rough = window(polled(busy, info(name="rough", calibration=0.1)))
-    fine = window(polled(busy, info(name="fine", calibration=0.01)))
-    t = np.arange(-3.2, 13.2, 0.01)
-    counter = window(series(t, np.cumsum(busy(t)) * 0.01, info("energy", name="counter", calibration=0.2)))
-    fitted = window(polled(busy, info(name="fitted", scope="wall", provenance="fitted")))
-    dead = window(series([], [], info(name="dead", scope="wall")))
-
-    def name(*readings: Reading) -> str | None:
-        found = preferred(readings)
-        return found and found.meter
-
-    assert name(gpu, rough, fine, counter, fitted, dead) == "counter"
-    assert name(gpu, rough, fine) == "fine"
-    assert name(gpu, fitted, dead) == "gpu"
-    assert name(dead) is name() is None
 
 
 def test_a_window_of_the_needed_time_has_the_edge_error_that_was_asked_for() -> None:

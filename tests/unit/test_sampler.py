@@ -167,9 +167,18 @@ def test_a_second_window_starts_anew(sampler):
     assert found.meters[0].ns[0] >= begin - 5e7
 
 
-@pytest.mark.parametrize(("period", "expected"), [(0.001, 0.01), (0.05, 0.05), (1.0, 0.1)])
-def test_10_to_100_hz(period, expected):
-    assert interval_s(info(period_s=period)) == expected
+@pytest.mark.parametrize(
+    ("period", "quantity", "expected"),
+    [
+        (0.001, "power", 0.01),
+        (0.05, "power", 0.05),
+        (1.0, "power", 0.1),
+        (0.1, "energy", 0.025),
+        (1.0, "energy", 0.1),
+    ],
+)
+def test_10_to_100_hz(period, quantity, expected):
+    assert interval_s(info(period_s=period, quantity=quantity)) == expected
 
 
 # --- another host ---------------------------------------------------------------------------------

@@ -118,7 +118,7 @@ def test_what_no_window_can_reach_is_withheld(sampler):
     )
     (reading,) = seen.readings
     assert reading.energy_gross_j is None
-    assert "0.01" in reading.withheld["gross"]
+    assert "energy_error 1.00%" in reading.withheld["gross"]
 
 
 def test_a_meter_that_dies_in_the_window_leaves_latency_and_its_reason(sampler):
