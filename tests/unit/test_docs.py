@@ -195,6 +195,7 @@ def test_the_limits_of_energy_are_told():
     assert f"cost at most {window.EDGE_ERROR:.0%} of it" in text
     assert f"at least {2 / window.EDGE_ERROR:g} periods of the slowest" in text
     assert f"up to {window.LONGEST_IDLE_S:g} s), up to {window.ROUNDS} times in all" in text
+    assert f"give fewer than {window.IDLE_READINGS} readings" in text
     assert f"fewer than {integrate.MIN_READINGS} in the window" in text
     assert f"a gap of over {integrate.GAP_PERIODS} intervals" in text
     assert f"above {energy.DISAGREEMENT:.0%} a note says so" in text
