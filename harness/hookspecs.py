@@ -162,13 +162,34 @@ def harness_runtimes() -> Iterable[RuntimeEntry]:
 
 @hookspec
 def harness_meters() -> Iterable[MeterEntry]:
-    """Power and energy meters.
+    """Power and energy meters, and what tells the state of the machine.
 
-    Example::
+    Example (docs/meters.md has a longer one)::
+
+        class Watts:                     # at the module's top level: another process opens it by name,
+            def __init__(self, info):    # with an info that went through JSON
+                self.file = Path(info.details["file"])
+
+            def read(self):
+                return time.monotonic_ns(), int(self.file.read_text()) / 1e6
+
+            def close(self):
+                pass
+
+        def find_rails():                # tries what will be read; never raises
+            for file in Path("/sys/class/hwmon").glob("hwmon*/power1_input"):
+                info = MeterInfo(name=f"hwmon:{file.parent.name}", scope="rails", watches=str(file.parent),
+                                 provenance="measured", quantity="power", period_s=0.1,
+                                 details={"file": str(file)})
+                try:
+                    Watts(info).read()
+                    yield info
+                except (OSError, ValueError) as error:
+                    yield Unavailable(name=info.name, reason=str(error), fix=f"sudo chmod a+r {file}")
 
         @hookimpl
         def harness_meters():
-            yield MeterEntry(name="my-plug", summary="a wall plug", probe=find_plugs, open=open_plug)
+            yield MeterEntry(name="hwmon", summary="a rail's power by hwmon", probe=find_rails, open=Watts)
     """
 
 

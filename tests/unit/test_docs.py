@@ -15,7 +15,18 @@ from pathlib import Path
 import click
 import pytest
 
-from harness import hookspecs, load, planner, state, stats
+from harness import (
+    energy,
+    energy_columns,
+    hookspecs,
+    integrate,
+    load,
+    planner,
+    sampler,
+    state,
+    stats,
+    window,
+)
 from harness.claims import Number, Ordering, Placed, Statement, load_claims
 from harness.cli import VERBS, cli
 from harness.columns import COLUMNS
@@ -174,6 +185,35 @@ def test_the_limits_of_steadiness_are_told():
     assert f"over {state.FOREIGN_SHARE:.0%} of the cores" in text
     assert f"over {state.DELAY_SHARE:.0%} of the time" in text
     assert f"differ by over {state.DRIFT:.0%}" in text
+
+
+def test_the_limits_of_energy_are_told():
+    text = " ".join(PAGES["docs/measuring.md"].split())
+    assert state.FOREIGN_CORES == 0.5
+    assert "kept half a core of the whole machine busy" in text
+    assert f"at most {1 / sampler.FASTEST_S:g} and at least {1 / sampler.SLOWEST_S:g} times a second" in text
+    assert f"cost at most {window.EDGE_ERROR:.0%} of it" in text
+    assert f"at least {2 / window.EDGE_ERROR:g} periods of the slowest" in text
+    assert f"up to {window.LONGEST_IDLE_S:g} s), up to {window.ROUNDS} times in all" in text
+    assert f"fewer than {integrate.MIN_READINGS} in the window" in text
+    assert f"a gap of over {integrate.GAP_PERIODS} intervals" in text
+    assert f"above {energy.DISAGREEMENT:.0%} a note says so" in text
+    assert f"drifts by over {energy.DRIFT:.0%}" in text
+    assert f"within {energy.MLPERF_METER:.0%} is noted" in text
+    assert f"from {energy_columns.REPEATS} processes on" in text
+
+
+def test_every_key_of_a_reading_is_told():
+    fields = {field.name for field in dataclasses.fields(energy.Reading)}
+    assert fields == set(rows(section("docs/results.md", "A reading of energy")))
+
+
+def test_every_meter_is_told_with_its_extra_and_parameters():
+    told = rows(section("docs/meters.md", "Which there are"))
+    assert set(told) == {meter.entry.name for meter in load_plugins().meters}
+    for meter in load_plugins().meters:
+        assert not meter.entry.extra or f"`[{meter.entry.extra}]`" in told[meter.entry.name][2]
+        assert set(meter.entry.params.model_fields) <= set(inline(PAGES["docs/meters.md"]))
 
 
 def test_every_key_of_a_record_is_told():
