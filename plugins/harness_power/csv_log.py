@@ -86,7 +86,7 @@ def probe() -> Iterable[Unavailable]:
 
 def describe(params: CsvParams) -> Iterable[MeterInfo | Unavailable]:
     """The log as a meter, if it is being written; one at another host is not looked at here."""
-    name = f"csv:{params.path}:{'*'.join(str(column) for column in params.power)}"
+    name = f"csv:{Path(params.path).name}:{'*'.join(str(column) for column in params.power)}"
     path = Path(params.path) if params.host else Path(params.path).expanduser().absolute()
     info = MeterInfo(
         name=name, scope=params.scope, watches=params.watches, provenance="measured", quantity="power",

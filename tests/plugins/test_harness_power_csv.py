@@ -374,7 +374,7 @@ def test_it_is_described_as_a_meter(tmp_path):
     path = tmp_path / "log.csv"
     path.write_text(lines(past(10), np.ones(10)))
     (info,) = describe(params(path, scope="wall", calibration=0.01, averaging=0.5, watches="pi1"))
-    assert (info.name, info.scope, info.watches) == (f"csv:{path}:watt", "wall", "pi1")
+    assert (info.name, info.scope, info.watches) == ("csv:log.csv:watt", "wall", "pi1")
     assert (info.quantity, info.provenance, info.period_s) == ("power", "measured", PERIOD)
     assert (info.averaging_s, info.calibration, info.host) == (0.5, 0.01, "")
 

@@ -69,13 +69,24 @@ def sampler(tmp_path, monkeypatch):
         one.close()
 
 
+def measured(*arguments):
+    """A window in which the sampler came to its turn: a busy machine may leave gaps, which withhold a figure."""
+    for _ in range(5):
+        seen = observe(*arguments)
+        if not any(
+            "gap" in why or "readings in" in why for one in seen.readings for why in one.withheld.values()
+        ):
+            break
+    return seen
+
+
 def load(**changes):
     given = {"min_time_s": 0.5, "min_queries": 10, "max_time_s": 4.0, "idle_s": 0.5, "warmup_max_s": 0.5}
     return Load(**{**given, **changes})
 
 
 def test_energy_is_what_the_process_spent(sampler):
-    seen = observe(busy, batches(IMAGES, 1), load(), sampler("Counter"))
+    seen = measured(busy, batches(IMAGES, 1), load(), sampler("Counter"))
     (reading,) = seen.readings
     assert reading.withheld == {}
     spent, seconds = seen.signals["cpu_s"], seen.signals["wall_s"]
@@ -96,15 +107,15 @@ def test_energy_is_what_the_process_spent(sampler):
 
 
 def test_two_meters_of_one_thing_are_compared(sampler):
-    seen = observe(busy, batches(IMAGES, 1), load(), sampler("Counter", "Double"))
+    seen = measured(busy, batches(IMAGES, 1), load(), sampler("Counter", "Double"))
     one = seen.readings[0]
     assert one.disagreement["Double"] == pytest.approx(2 / 3, rel=0.1)
     assert any("Double" in note for note in one.notes)
 
 
 def test_the_window_grows_to_the_error_asked_for(sampler):
-    short = observe(busy, batches(IMAGES, 1), load(), sampler("Counter", period_s=0.1, calibration=None))
-    long = observe(
+    short = measured(busy, batches(IMAGES, 1), load(), sampler("Counter", period_s=0.1, calibration=None))
+    long = measured(
         busy, batches(IMAGES, 1), load(energy_error=0.1), sampler("Counter", period_s=0.1, calibration=None)
     )
     assert long.readings[0].window_s >= 2.0
@@ -113,7 +124,7 @@ def test_the_window_grows_to_the_error_asked_for(sampler):
 
 
 def test_what_no_window_can_reach_is_withheld(sampler):
-    seen = observe(
+    seen = measured(
         busy, batches(IMAGES, 1), load(energy_error=0.01, max_time_s=0.6), sampler("Counter", calibration=0.5)
     )
     (reading,) = seen.readings
@@ -155,7 +166,7 @@ def test_burst_and_sustained(sampler):
         time.sleep(0.001 if time.monotonic() - begin < 2 else 0.003)
 
     warm = load(min_time_s=0.2, idle_s=0.1, warmup_max_s=0.2, sustained_s=4.0)
-    seen = observe(tiring, batches(IMAGES, 1), warm, sampler("Counter"))
+    seen = measured(tiring, batches(IMAGES, 1), warm, sampler("Counter"))
     figures = seen.sustained(warm)
     assert figures["seconds"] == pytest.approx(4.0, rel=0.2)
     assert figures["slowdown"] > 1.5
@@ -165,12 +176,12 @@ def test_burst_and_sustained(sampler):
 
 
 def test_presets(sampler):
-    seen = observe(busy, batches(IMAGES, 1), load(energy_method="devit", warmup="one"), sampler("Counter"))
+    seen = measured(busy, batches(IMAGES, 1), load(energy_method="devit", warmup="one"), sampler("Counter"))
     (reading,) = seen.readings
     mean_s = seen.timed.latency_ns.mean() / 1e9
     assert len(seen.warm.latency_ns) == 1
     assert reading.energy_net_mj == pytest.approx(1e3 * mean_s * (reading.power_gross_w - reading.idle_w))
-    seen = observe(busy, batches(IMAGES, 1), load(energy_method="mlperf", idle_s=0.0), sampler("Counter"))
+    seen = measured(busy, batches(IMAGES, 1), load(energy_method="mlperf", idle_s=0.0), sampler("Counter"))
     (reading,) = seen.readings
     assert reading.energy_gross_mj > 0
     assert reading.energy_net_mj is None

@@ -1,0 +1,80 @@
+"""Our generator's p50 over that of MLCommons LoadGen, on the same session, in one process.
+
+They take turns: ours, LoadGen's, ours. For each scenario: ours over what LoadGen's summary says; ours over itself
+(A/A), what the machine's noise alone does; and our timing of the queries that LoadGen sent over LoadGen's own,
+which is the cost of its calls. Offline compares images per second, the other way round, so that above 1 is slower.
+
+    python benchmarks/loadgen.py [ROUNDS]
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+from statistics import median
+
+import numpy as np
+from worker_overhead import export
+
+from harness.load import Timed, batches, generate, per_query, warm_up, whole
+from harness.types import Load, SessionOptions
+
+LOADS = {
+    "single-stream": Load(min_time_s=0, min_queries=50),
+    "multi-stream": Load(scenario="multi-stream", streams=4, batch=4, min_time_s=0, min_queries=10),
+    "offline": Load(scenario="offline", batch=4, min_time_s=0, min_queries=10),
+    "server": Load(scenario="server", min_time_s=0, min_queries=50),
+}
+
+
+def figure(timed: Timed, load: Load) -> float:
+    """p50 in ms, the upper of two middles as LoadGen has it; offline ms per image."""
+    if load.scenario == "offline":
+        return timed.window_ns / 1e6 / (len(timed.latency_ns) * load.batch)
+    return float(np.sort(timed.latency_ns)[len(timed.latency_ns) // 2]) / 1e6
+
+
+def said(timed: Timed, load: Load) -> float:
+    return 1e3 / timed.reference["samples_per_s"] if load.scenario == "offline" else timed.reference["p50_ms"]  # type: ignore[return-value,operator]
+
+
+def main(rounds: int) -> None:
+    with tempfile.TemporaryDirectory() as name:
+        entry, artifact = export(Path(name))
+        session = entry.load(artifact, SessionOptions(threads=1))
+        images = np.random.default_rng(0).standard_normal((32, 3, 224, 224)).astype(np.float32)
+
+        def query(batch: np.ndarray) -> object:
+            return session.run((batch,))
+
+        alone = figure(generate(query, batches(images, 1), LOADS["single-stream"]), LOADS["single-stream"])
+        LOADS["server"] = replace(LOADS["server"], target_qps=0.3e3 / alone)  # busy for 30% of the time
+        for scenario, load in LOADS.items():
+            inputs, run = batches(images, per_query(load)), whole(query, load)
+            warm_up(run, inputs, load)
+            over, same, calls = [], [], []
+            for seed in range(rounds):
+                first, theirs, second = (
+                    generate(run, inputs, replace(load, seed=seed, generator=generator))
+                    for generator in ("harness", "loadgen", "harness")
+                )
+                ours = [figure(one, load) for one in (first, second)]
+                over.append(sum(ours) / 2 / said(theirs, load))
+                same.append(ours[1] / ours[0])
+                calls.append(figure(theirs, load) / said(theirs, load))
+            for title, ratios in (
+                ("ours / LoadGen", over),
+                ("ours / ours (A/A)", same),
+                ("its queries by us / by it", calls),
+            ):
+                print(
+                    f"{scenario}, {title}: median {median(ratios):.4f}, "
+                    f"from {min(ratios):.4f} to {max(ratios):.4f}, n {rounds}",
+                    flush=True,
+                )
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]) if len(sys.argv) > 1 else 5)
