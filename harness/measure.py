@@ -265,7 +265,7 @@ def _content(
             **oracle, "n": n, "on": "device", "parity": asdict(parity),
         },
         "latency": {
-            **latency_summary(samples, preprocess_ms), **_queue(samples, base["scenario"]["target_qps"]),
+            **latency_summary(samples, preprocess_ms), **_queue(samples),
             "sustained": dict(samples.sustained), "reference": dict(samples.reference),
         },
         "energy": [dict(reading) for reading in samples.energy],
@@ -289,14 +289,15 @@ def _content(
     }  # fmt: skip
 
 
-def _queue(samples: Samples, target_qps: float | None) -> dict[str, float]:
+def _queue(samples: Samples) -> dict[str, float]:
     """Of the server scenario: what queries waited, and the load's share of what can be answered (1: too much)."""
-    if samples.queue_ns is None or samples.late_ns is None or target_qps is None:
+    if samples.queue_ns is None or samples.late_ns is None or samples.target_qps is None:
         return {}
     service_s = float((samples.latency_ns - samples.queue_ns).mean()) / 1e9
     return {
+        "achieved_qps": len(samples.latency_ns) / (samples.window_ns / 1e9),
         "queue_mean_ms": float(samples.queue_ns.mean()) / 1e6, "late_max_ms": float(samples.late_ns.max()) / 1e6,
-        "utilisation": service_s * target_qps,
+        "utilisation": service_s * samples.target_qps,
     }  # fmt: skip
 
 

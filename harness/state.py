@@ -215,8 +215,9 @@ def flags(samples: Samples) -> list[str]:
     process waited for a core over 5% of the time that it could have run (or the kernel doesn't tell that);
     or foreign processes kept half a core of the machine busy, waited for or not: they share its caches, its
     memory bus, its clock and its power.
-    ``unsteady``: warm-up met no steady state, the medians of the window's halves differ by over 10%, or the
-    temperature that the suite asked for was not reached in time.
+    ``unsteady``: warm-up met no steady state, the medians of the window's halves differ by over 10% (of a server,
+    without what queries waited), queries arrived faster than they can be answered, or the temperature that the
+    suite asked for was not reached in time.
     ``swapped``: the machine read pages from swap while this process waited for pages.
     ``short``: the maximum time ended the window before both minima were met.
     """
@@ -227,7 +228,7 @@ def _disturbances(samples: Samples) -> Iterable[bool]:
     seen: Mapping[str, Any] = samples.environment
     yield bool(seen.get("thermal_events", 0)) or any(_throttled(one) for one in samples.states.values())
     yield _contended(seen)
-    yield not samples.steady or not samples.cooled or _drifts(samples.latency_ns)
+    yield not samples.steady or not samples.cooled or _drifts(_service(samples)) or _overloaded(samples)
     yield bool(seen.get("swap_in_pages", 0) and seen.get("major_faults", 0))
     yield not samples.reached
 
@@ -246,6 +247,14 @@ def _contended(seen: Mapping[str, Any]) -> bool:
         if waited <= DELAY_SHARE * (seen["cpu_s"] + waited):
             return False
     return bool(seen["foreign_cores"] + seen["steal_cores"] > FOREIGN_SHARE * seen["cores"])
+
+
+def _service(samples: Samples) -> np.ndarray[Any, np.dtype[np.int64]]:
+    return samples.latency_ns if samples.queue_ns is None else samples.latency_ns - samples.queue_ns
+
+
+def _overloaded(samples: Samples) -> bool:
+    return samples.target_qps is not None and samples.target_qps * float(_service(samples).mean()) >= 1e9
 
 
 def _drifts(latency_ns: np.ndarray[Any, np.dtype[np.int64]]) -> bool:

@@ -162,6 +162,14 @@ class Measure(Params):
         if (self.scenario == "server") != (self.target_qps is not None):
             raise ValueError("target_qps belongs to scenario: server" if self.target_qps else
                              "scenario: server needs target_qps, mean arrivals per second")  # fmt: skip
+        if self.target_qps and self.target_qps * self.max_time < 10:
+            raise ValueError(
+                f"target_qps ({self.target_qps:g}) is below 10 arrivals in max_time ({self.max_time:g} s)"
+            )
+        if self.scenario == "server" and self.preset == "devit":
+            raise ValueError(
+                "preset: devit takes the mean latency, in which a server's queries wait; leave it out"
+            )
         if "streams" in self.model_fields_set and self.scenario != "multi-stream":
             raise ValueError("streams belongs to scenario: multi-stream")
         if self.scenario == "server" and self.batch != 1:

@@ -142,7 +142,8 @@ def _once(
     if load.sustained_s:
         _, lasting = _timed(query, inputs, _for(load, (1 - TAIL) * load.sustained_s))
         spans["tail"], tail = _timed(query, inputs, _for(load, TAIL * load.sustained_s))
-    peak = memory.peak(held) if peak_known else None
+    # LoadGen makes its queries beforehand: that is not the model's memory
+    peak = memory.peak(held) if peak_known and load.generator == "harness" else None
     if after := _idle(sampler, load):
         spans["after"] = after
     sampled = Sampled()

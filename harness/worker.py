@@ -175,7 +175,7 @@ class Worker:
             memory=self._memory(seen.peak), environment=seen.signals, states=seen.states(),
             problems=seen.sampled.problems, energy=[one.to_json() for one in seen.readings],
             meters=seen.raw_meters(), sustained=seen.sustained(load), lasting_ns=seen.lasting_ns(),
-            queue_ns=seen.timed.queue_ns, late_ns=seen.timed.late_ns, reference=seen.timed.reference,
+            queue_ns=seen.timed.queue_ns, late_ns=seen.timed.late_ns, target_qps=load.target_qps, reference=seen.timed.reference,
             network=self._network(inputs[0][: load.batch]),
         )  # fmt: skip
 

@@ -154,7 +154,7 @@ class Samples:
     int64 [n] each (``compute:PART``, ``wait:PART``); ``memory`` in bytes; ``environment`` the window's signals;
     ``states`` what each watch saw of the machine; ``energy`` the meters' readings, as a record has them, and
     ``meters`` their raw samples; ``sustained`` and ``lasting_ns`` are of the load that went on after the window;
-    ``queue_ns``, ``late_ns`` int64 [n] and ``reference`` as :class:`harness.load.Timed` has them;
+    ``queue_ns``, ``late_ns`` int64 [n] (server, at ``target_qps`` arrivals a second) and ``reference`` as :class:`harness.load.Timed` has them;
     ``cooled``: whether a temperature that was asked for was reached; ``problems`` of watches, a line each.
     """
 
@@ -176,6 +176,7 @@ class Samples:
     lasting_ns: NDArray[np.int64] | None = None
     queue_ns: NDArray[np.int64] | None = None
     late_ns: NDArray[np.int64] | None = None
+    target_qps: float | None = None
     reference: Mapping[str, float | str] = field(default_factory=dict)
     problems: Sequence[str] = ()
     network: Mapping[str, int] = field(default_factory=dict)

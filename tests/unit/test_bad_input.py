@@ -84,6 +84,8 @@ def test_the_suite_that_the_mistakes_are_made_in_is_good(harness):
         ("min_time: 1s", "min_time: 1 fortnight", 6, ["min_time", "500ms"]),
         ("min_time: 1s", "min_time: 9s, max_time: 2s", 6, ["max_time", "min_time"]),
         ("min_time: 1s", "scenario: server", 6, ["server needs target_qps"]),
+        ("min_time: 1s", "scenario: server, target_qps: 0.1", 6, ["below 10 arrivals in max_time"]),
+        ("min_time: 1s", "scenario: server, target_qps: 9, preset: devit", 6, ["preset: devit"]),
         ("min_time: 1s", "target_qps: 5", 6, ["target_qps belongs to scenario: server"]),
         ("min_time: 1s", "scenario: servr", 6, ["'single-stream', 'offline', 'multi-stream' or 'server'", "servr"]),
         ("min_time: 1s", "streams: 4", 6, ["streams belongs to scenario: multi-stream"]),

@@ -64,6 +64,16 @@ QUIET = {
         (QUIET, {"steady": False}, ["unsteady"]),
         (QUIET, {"latency_ns": np.repeat([100, 150], 50)}, ["unsteady"]),
         (QUIET, {"reached": False}, ["short"]),
+        (
+            QUIET,
+            {
+                "latency_ns": np.repeat([200, 900], 50),
+                "queue_ns": np.repeat([100, 800], 50),
+                "target_qps": 9.0,
+            },
+            [],
+        ),
+        (QUIET, {"queue_ns": np.zeros(100, np.int64), "target_qps": 1001.0}, ["unsteady"]),  # 1 ms each
         ({}, {}, []),
     ],
 )
