@@ -38,7 +38,7 @@ class Reading:
 
     ``energy_*_j`` is of the whole window of ``window_s``, ``energy_*_mj`` of one inference, ``energy_u_mj`` the
     uncertainty of its net energy, or of its gross energy where there is no net. ``disagreement``: difference
-    from other meters of the same thing, over the mean of both.
+    from other meters of the same thing, over the mean of both. ``details``: what the meter tells of itself.
     """
 
     meter: str
@@ -71,6 +71,7 @@ class Reading:
     withheld: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     disagreement: dict[str, float] = field(default_factory=dict)
+    details: dict[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -112,7 +113,7 @@ def read_window(
         meter=info.name, scope=info.scope, watches=info.watches, provenance=info.provenance,
         quantity=info.quantity, host=info.host, method=method, window_s=seconds, inferences=inferences,
         samples=last - first, greatest_gap_s=float(gaps.max()) / 1e9 if len(gaps) else None,
-        period_s=info.period_s, averaging_s=info.averaging_s, calibration=info.calibration,
+        period_s=info.period_s, averaging_s=info.averaging_s, calibration=info.calibration, details=dict(info.details),
     )  # fmt: skip
     try:
         track = Track(series, load.begin_ns)

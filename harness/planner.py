@@ -298,7 +298,7 @@ class _Planner:
         base["monitor"] = {
             "meters": [{"info": asdict(use.info), "open": use.open} for use in monitor.meters],
             "watches": dict(monitor.watches),
-            "no_meter": "" if monitor.meters else no_meter,
+            "no_meter": no_meter,
         }
         links = self.links(resolved, sketch)
         exporting = self.exporting(runtime, resolved.data)

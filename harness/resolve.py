@@ -205,7 +205,7 @@ class Resolver:
             raise SuiteError(f"{self.source.where(*path)}: {error}") from None
 
     def monitor(self, target: Target, energy: str) -> tuple[Monitor, str]:
-        """What is read beside the cells of a target, and why no meter is, if none is.
+        """What is read beside the cells of a target, and why a meter is not.
 
         Raises:
             SuiteError: a meter that the suite names is unknown, or its parameters cannot be right.
@@ -246,7 +246,9 @@ class Resolver:
             found, absent = self.meters.auto()
             uses = {use.info.name: use for info in target.infos for use in fitting(found, info)}
         told = "; ".join(f"{one.name}: {one.reason}" for one in absent)
-        return list(uses.values()), "no meter answers" + (f" ({told})" if told else "")
+        if not uses:
+            return [], "no meter answers" + (f" ({told})" if told else "")
+        return list(uses.values()), f"not read: {told}" if named and told else ""
 
     def runtime(self, ref: Any, path: tuple[str | int, ...]) -> tuple[RuntimeEntry, Origin, Params]:
         return self.entry(self.plugins.runtimes, ref, path)

@@ -48,4 +48,5 @@ def show(plan: Plan, prepared: set[str], console: Console | None = None) -> None
 def _energy(cell: Cell) -> tuple[str, str]:
     monitor = cell.task["monitor"]
     names = [use["info"]["name"] for use in monitor["meters"]]
-    return cell.task["device"], ", ".join(names) or monitor["no_meter"].partition(" (")[0]
+    said = [", ".join(names), monitor["no_meter"] if names else monitor["no_meter"].partition(" (")[0]]
+    return cell.task["device"], "; ".join(filter(None, said))
