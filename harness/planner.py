@@ -208,7 +208,7 @@ class _Planner:
             return
         for device in devices:
             target = self.resolver.target(device, self.suite.defaults.threads)
-            monitor, why = self.resolver.monitor(target, measure.energy)
+            monitor, why = self.resolver.monitor(target, measure)
             if not monitor.meters:
                 where = self._measure_key("energy", index)
                 raise SuiteError(f"{where}: require, but on {device} {why}; see `harness devices list`")
@@ -288,7 +288,7 @@ class _Planner:
                 "dataset": {"entry": resolved.data.entry, "params": dict(resolved.data.params)},
             },
         }  # fmt: skip
-        monitor, no_meter = self.resolver.monitor(target, measure.energy)
+        monitor, no_meter = self.resolver.monitor(target, measure)
         method_key = digest(config)
         fixed = digest(
             {"task": base, "method_key": method_key, "runtime": source_hash(runtime[1].module)}

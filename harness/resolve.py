@@ -18,7 +18,7 @@ from harness.errors import HarnessError, SuiteError, nearest
 from harness.meters import Meters, fitting
 from harness.plan import digest
 from harness.plugins import Origin, Plugins, Registered, Registry
-from harness.suite import DeviceChoice, Method, Suite, validated
+from harness.suite import DeviceChoice, Measure, Method, Suite, validated
 from harness.train import TrainRecipe
 from harness.types import (
     BackendEntry,
@@ -204,15 +204,18 @@ class Resolver:
         except ValueError as error:
             raise SuiteError(f"{self.source.where(*path)}: {error}") from None
 
-    def monitor(self, target: Target, energy: str) -> tuple[Monitor, str]:
+    def monitor(self, target: Target, measure: Measure) -> tuple[Monitor, str]:
         """What is read beside the cells of a target, and why a meter is not.
 
         Raises:
             SuiteError: a meter that the suite names is unknown, or its parameters cannot be right.
         """
-        memo = target.name, energy
+        why_none = "energy: off" if measure.energy == "off" else ""
+        if measure.generator == "loadgen":
+            why_none = "LoadGen prepares and writes within its own run, which is no inference"
+        memo = target.name, why_none
         if memo not in self._monitors:
-            uses, why = ([], "energy: off") if energy == "off" else self._meters_of(target)
+            uses, why = ([], why_none) if why_none else self._meters_of(target)
             self._monitors[memo] = Monitor(meters=tuple(uses), watches=self.meters.watches()), why
         return self._monitors[memo]
 

@@ -25,7 +25,7 @@ __all__ = ["Observed", "observe"]
 
 ROUNDS = 3
 IDLE_READINGS = 6
-EDGE_ERROR = 0.05
+EDGE_ERROR = 0.1
 LONGEST_IDLE_S = 30.0
 TAIL = 0.25
 COOL_EVERY_S = 1.0
@@ -51,9 +51,9 @@ class Observed:
     tail: Timed | None = None
 
     def states(self) -> dict[str, dict[str, Any]]:
-        """What each watch saw, over the load."""
-        load = self.spans["load"]
-        return over_time(self.sampled.states, load.begin_ns, load.end_ns)
+        """What each watch saw, over all of the load."""
+        end = self.spans.get("tail", self.spans["load"])
+        return over_time(self.sampled.states, self.spans["load"].begin_ns, end.end_ns)
 
     def raw_meters(self) -> dict[str, NDArray[Any]]:
         """Every meter's samples as arrays, and the spans that they are read over."""
@@ -104,7 +104,7 @@ def observe(
     load = replace(load, min_time_s=min(max(load.min_time_s, needed), load.max_time_s))
     for _ in range(ROUNDS):
         seen = _once(query, inputs, load, sampler, first_ns, peers, held)
-        factor = _growth(seen.readings, load.energy_error)
+        factor = _growth(_readings(seen, replace(load, energy_error=None)), load.energy_error)
         if factor <= 1 or load.min_time_s >= load.max_time_s or load.sustained_s:
             break
         first_ns = seen.first_ns
@@ -114,7 +114,7 @@ def observe(
             idle_s=max(load.idle_s, min(load.idle_s * factor, LONGEST_IDLE_S)),
             cool_below_c=None,
         )
-    return seen
+    return replace(seen, readings=_readings(seen, load))
 
 
 def _once(
@@ -152,7 +152,7 @@ def _once(
         sampled = sampler.stop(begin, time.monotonic_ns(), loaded)
     return Observed(
         first_ns=first_ns, warm=warm, timed=timed, signals=dict(window.signals), peak=peak, cooled=cooled,
-        spans=spans, sampled=sampled, readings=_readings(sampled, load, spans, timed), lasting=lasting, tail=tail,
+        spans=spans, sampled=sampled, lasting=lasting, tail=tail,
     )  # fmt: skip
 
 
@@ -196,15 +196,15 @@ def _idle(sampler: Sampler | None, load: Load) -> Span | None:
     return Span(begin, time.monotonic_ns())
 
 
-def _readings(sampled: Sampled, load: Load, spans: Mapping[str, Span], timed: Timed) -> tuple[Reading, ...]:
-    n = len(timed.latency_ns) * per_query(load)
-    mean_s = float(timed.latency_ns.mean()) / per_query(load) / 1e9
+def _readings(seen: Observed, load: Load) -> tuple[Reading, ...]:
+    latency = seen.timed.latency_ns
     found = [
         read_window(
-            one, spans["load"], spans.get("before"), spans.get("after"), n,
-            method=load.energy_method, mean_latency_s=mean_s, error=load.energy_error,
+            one, seen.spans["load"], seen.spans.get("before"), seen.spans.get("after"), len(latency) * per_query(load),
+            method=load.energy_method, mean_latency_s=float(latency.mean()) / per_query(load) / 1e9,
+            error=load.energy_error,
         )
-        for one in _series(sampled)
+        for one in _series(seen.sampled)
     ]  # fmt: skip
     return tuple(cross_check(found))
 

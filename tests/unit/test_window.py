@@ -16,7 +16,7 @@ from harness.types import Load, MeterInfo, MeterUse, Monitor
 from harness.window import observe
 
 METER = """
-import os, time
+import os, random, time
 
 class Counter:
     def __init__(self, info):
@@ -30,6 +30,17 @@ class Counter:
         now = time.monotonic_ns()
         return now, (now + 4 * spent) / 1e9
     def close(self): pass
+
+class Noisy(Counter):  # watts: those of Counter's idle and load, and noise of 2
+    def __init__(self, info):
+        super().__init__(info)
+        self.last = super().read()
+        self.chance = random.Random(0)
+    def read(self):
+        now, joules = super().read()
+        before, spent = self.last
+        self.last = now, joules
+        return now, 1e9 * (joules - spent) / max(1, now - before) + self.chance.gauss(0, 2)
 
 class Double(Counter):
     def read(self):
@@ -121,6 +132,17 @@ def test_the_window_grows_to_the_error_asked_for(sampler):
     assert long.readings[0].window_s >= 2.0
     assert long.readings[0].u_gross_j <= 0.1 * long.readings[0].energy_gross_j
     assert short.readings[0].window_s >= 0.5
+
+
+def test_the_window_grows_for_noise_as_well(sampler):
+    seen = measured(
+        busy, batches(IMAGES, 1), load(min_time_s=0.2, energy_error=0.1, max_time_s=8.0, idle_s=0.1),
+        sampler("Noisy", quantity="power"),
+    )  # fmt: skip
+    (reading,) = seen.readings
+    edges = 2 * 0.01 / 0.1
+    assert reading.window_s > 2 * edges
+    assert reading.energy_gross_j is None or reading.u_gross_j <= 0.1 * reading.energy_gross_j
 
 
 def test_what_no_window_can_reach_is_withheld(sampler):
