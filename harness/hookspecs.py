@@ -164,7 +164,7 @@ def harness_runtimes() -> Iterable[RuntimeEntry]:
 def harness_meters() -> Iterable[MeterEntry]:
     """Power and energy meters, and what tells the state of the machine.
 
-    Example (docs/meters.md has a longer one)::
+    docs/meters.md has a longer one. Example::
 
         class Watts:                     # at the module's top level: another process opens it by name,
             def __init__(self, info):    # with an info that went through JSON

@@ -7,6 +7,13 @@ import re
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+# how long an example takes says nothing on a shared machine
+settings.register_profile(
+    "untimed", settings.get_profile("ci" if os.environ.get("CI") else "default"), deadline=None
+)
+settings.load_profile("untimed")
 
 
 @pytest.fixture(scope="session")
