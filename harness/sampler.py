@@ -10,6 +10,7 @@ were taken, on this machine's monotonic clock.
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import json
 import os
@@ -30,7 +31,7 @@ __all__ = ["MeterSamples", "Sampled", "Sampler", "interval_s", "main"]
 
 FASTEST_S, SLOWEST_S = 0.01, 0.1
 STATE_S = 0.25
-READY_S, ANSWER_S = 30.0, 30.0
+READY_S, ANSWER_S, CLOSE_S = 30.0, 30.0, 1.0
 PINGS = 8
 
 
@@ -92,10 +93,8 @@ class _Reader(threading.Thread):
                 except Exception as error:  # noqa: BLE001 - a meter's library may raise anything
                     self.error = _line(error)
                     return
-                late = time.monotonic_ns() - deadline
-                deadline += self._every_ns * max(
-                    1, late // self._every_ns
-                )  # one late reading, no burst after it
+                missed = (time.monotonic_ns() - deadline) // self._every_ns
+                deadline += self._every_ns * max(1, missed)  # one late reading, no burst after it
 
 
 def main() -> None:
@@ -123,7 +122,12 @@ def main() -> None:
                 answer = {"states": [s for reader in watchers.values() for _, s in reader.samples[-1:]]}
         answers.write(json.dumps(answer) + "\n")
         answers.flush()
-    os._exit(0)  # a meter's thread may be in a system call
+    on.clear()
+    threading.Timer(CLOSE_S, os._exit, (0,)).start()  # a meter's thread may be in a system call
+    for meter, _ in meters.values():
+        with contextlib.suppress(Exception):
+            meter.close()
+    os._exit(0)
 
 
 def _open(

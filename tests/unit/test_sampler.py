@@ -26,7 +26,9 @@ class Clock:  # one watt: joules are seconds
             raise OSError("cable pulled")
         now = time.monotonic_ns()
         return now, now / 1e9
-    def close(self): pass
+    def close(self):
+        if path := os.environ.get("CLOSED"):
+            open(path, "w").close()
 
 class Stuck(Clock):
     def read(self):
@@ -152,12 +154,14 @@ def test_a_process_that_ends_is_named_and_nothing_hangs(sampler):
     assert found.problems == ("the sampler was killed by signal 9",)
 
 
-def test_it_ends_with_its_parent(sampler):
-    made = sampler(("Clock", info()))
-    made.ready()
+def test_it_closes_its_meters_and_ends_with_its_parent(sampler, tmp_path, monkeypatch):
+    monkeypatch.setenv("CLOSED", str(tmp_path / "closed"))
+    made = sampler(("Stuck", info("stuck")), ("Clock", info()))
+    made.start()
     process = psutil.Process(made.pids[0])
     made.close()
     assert not process.is_running()
+    assert (tmp_path / "closed").exists()
 
 
 def test_a_second_window_starts_anew(sampler):
