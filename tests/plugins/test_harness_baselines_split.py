@@ -230,7 +230,7 @@ methods:
   vgg: {build: {vgg: {stages: [[8], [16]]}}, train: {epochs: 2}}
   facets:
     from: vgg
-    partition: {nnfacet: {parts: 2, epochs: 2, fusion_epochs: 4, hidden: 32}}
+    partition: {nnfacet: {parts: 3, epochs: 2, fusion_epochs: 4, hidden: 32}}
     runtime: onnxruntime
 devices: {here: {backend: cpu}}
 run: [{methods: [vit, split, facets], devices: [here]}]
