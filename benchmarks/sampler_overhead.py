@@ -1,8 +1,8 @@
-"""Latency with meters on over latency with meters off: p50 of the same model in fresh workers that take turns.
+"""Latency with meters on over latency with meters off, in one process: slices of queries, on, off, off, on ...
 
-On: four powercap meters (made trees, read as real ones are), each at 100 Hz, and the machine's state.
-Order is on, off, off, on, so that a slow drift of the machine falls out. The comparison of the two without
-meters (A/A) shows what noise alone does; the last line says what effect so many pairs would have shown.
+On: four powercap meters (made trees, read as real ones are), each at 100 Hz, and the machine's state. Slices are
+short and follow one another, so that a drift of the machine falls out of their ratio. Off against off (A/A)
+shows what noise alone does; the last line says what effect so many pairs would have shown.
 
     python benchmarks/sampler_overhead.py [ROUNDS]
 """
@@ -12,10 +12,14 @@ from __future__ import annotations
 import math
 import sys
 import tempfile
+import time
+from dataclasses import replace
 from pathlib import Path
 from statistics import fmean, median, stdev
 
-from worker_overhead import QUERIES, export
+from worker_overhead import export
+
+QUERIES = 10
 
 
 def tree(folder: Path) -> Path:
@@ -31,69 +35,73 @@ def tree(folder: Path) -> Path:
 
 
 def monitor(folder: Path):  # type: ignore[no-untyped-def]
-    from dataclasses import replace
-
     from harness.meters import answers
     from harness.plugins import load_plugins
     from harness.types import MeterInfo, MeterUse, Monitor
 
     registered = load_plugins().meters.get("powercap")
+    where = f"{registered.entry.open.__module__}:{registered.entry.open.__qualname__}"
     uses = []
     for number in range(4):
         params = registered.entry.params(root=str(tree(folder / str(number))))
         for info in answers(registered, params):
             assert isinstance(info, MeterInfo), info
-            where = registered.entry.open
-            uses.append(
-                MeterUse(
-                    info=replace(info, name=f"{info.name}:{number}"),
-                    open=f"{where.__module__}:{where.__qualname__}",
-                )
-            )
+            uses.append(MeterUse(info=replace(info, name=f"{info.name}:{number}"), open=where))
     assert len(uses) == 4
     return Monitor(meters=tuple(uses), watches={"linux": "harness.state:watch"})
 
 
-def p50(entry, artifact, monitor) -> float:  # type: ignore[no-untyped-def]
-    import numpy as np
-
-    from harness.plugins import load_plugins
-    from harness.types import DeviceSpec, Load
-
-    cpu = load_plugins().backends.get("cpu").entry
-    images = np.random.default_rng(0).standard_normal((32, 3, 224, 224)).astype(np.float32)
-    spec = DeviceSpec(name="here", backend="cpu", params=cpu.params(), monitor=monitor)
-    with cpu.open(spec) as device:
-        device.load("model", artifact, entry)
-        device.connect({"model": ("image",)}, {})
-        samples = device.measure(Load(min_time_s=1.0, min_queries=QUERIES, idle_s=0.1), images)
-    assert len(samples.energy) == len(monitor.meters)
-    return float(median(samples.latency_ns))
+def p50(session, images) -> float:  # type: ignore[no-untyped-def]
+    taken = []
+    for _ in range(QUERIES):
+        start = time.perf_counter_ns()
+        session.run((images,))
+        taken.append(time.perf_counter_ns() - start)
+    return median(taken)
 
 
 def main(rounds: int) -> None:
-    from harness.types import Monitor
+    import numpy as np
 
+    from harness.sampler import Sampler
+    from harness.types import SessionOptions
+
+    pairs, same, read = [], [], 0
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         (folder / "model").mkdir()
         entry, artifact = export(folder / "model")
-        on, off = monitor(folder / "trees"), Monitor()
-        pairs, same = [], []
-        for _ in range(rounds):
-            first, a, b, last = (p50(entry, artifact, which) for which in (on, off, off, on))
-            pairs.append((first + last) / (a + b))
-            same.append(b / a)
-            print(
-                f"off {a / 1e6:.3f} {b / 1e6:.3f} ms   on {first / 1e6:.3f} {last / 1e6:.3f} ms", flush=True
-            )
+        session = entry.load(artifact, SessionOptions(threads=1))
+        images = np.random.default_rng(0).standard_normal((1, 3, 224, 224)).astype(np.float32)
+        sampler = Sampler(monitor(folder / "trees"))
+
+        def on() -> float:
+            nonlocal read
+            sampler.start()
+            begin = time.monotonic_ns()
+            latency = p50(session, images)
+            end = time.monotonic_ns()
+            found = sampler.stop(begin, end, (begin, end))
+            assert not any(one.error for one in found.meters)
+            read += sum(len(one.ns) for one in found.meters)
+            return latency
+
+        for number in range(rounds + 3):
+            first, a, b, last = on(), p50(session, images), p50(session, images), on()
+            if number >= 3:  # caches and clocks are warm
+                pairs.append((first + last) / (a + b))
+                same.append(b / a)
+        sampler.close()
     for title, ratios in (("on / off", pairs), ("off / off (A/A)", same)):
+        half = 1.96 * stdev(ratios) / math.sqrt(rounds)
         print(
-            f"{title}: median {median(ratios):.4f}, mean {fmean(ratios):.4f}, from {min(ratios):.4f} to {max(ratios):.4f}"
+            f"{title}: mean {fmean(ratios):.4f} +-{half:.4f} (95%), median {median(ratios):.4f}, n {rounds}"
         )
     seen = (1.96 + 0.84) * stdev(pairs) / math.sqrt(rounds)
-    print(f"{rounds} pairs of four windows would show {seen:.2%} with a power of 80% (two-sided, 5%)")
+    print(
+        f"{read} readings; an effect of {seen:.2%} would have been seen with a power of 80% (two-sided, 5%)"
+    )
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]) if len(sys.argv) > 1 else 12)
+    main(int(sys.argv[1]) if len(sys.argv) > 1 else 150)
