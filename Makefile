@@ -4,8 +4,8 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 SUITE ?= suites/edge.yaml
-# side by side, a thread each; what watches the clock runs alone afterwards
-UNIT = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --maxprocesses 4 -m "not soak and not e2e and not lab"
+# a thread each; what watches the clock runs alone afterwards
+SIDE_BY_SIDE = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --maxprocesses 4
 
 .PHONY: help edge test lint unit soak bench reproduction clean
 
@@ -22,8 +22,8 @@ edge: $(VENV)/.bench
 	$(BIN)/harness run $(SUITE)
 
 test: lint
-	$(UNIT)
-	$(BIN)/python -m pytest -m "(e2e or lab) and not soak"
+	$(SIDE_BY_SIDE) -m "not soak and not lab and not clock"
+	$(BIN)/python -m pytest -m "(lab or clock) and not soak"
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check .
@@ -32,7 +32,7 @@ lint: $(VENV)/.test
 	$(BIN)/lint-imports
 
 unit: $(VENV)/.test
-	$(UNIT)
+	$(SIDE_BY_SIDE) -m "not soak and not e2e and not lab and not clock"
 
 soak: $(VENV)/.test
 	$(BIN)/python -m pytest -m soak --timeout 5400

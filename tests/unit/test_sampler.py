@@ -13,6 +13,8 @@ import pytest
 from harness.sampler import Sampler, interval_s
 from harness.types import MeterInfo, MeterUse, Monitor
 
+pytestmark = pytest.mark.clock
+
 METERS = """
 import os, time
 

@@ -51,6 +51,8 @@ def thermometer():
     end = time.monotonic() + float(os.environ["COOLS_IN"])
     return lambda: {"temperature_c": 70.0 if time.monotonic() < end else 45.0}
 """
+pytestmark = pytest.mark.clock
+
 IMAGES = np.zeros((4, 1, 2, 2), np.float32)
 
 
