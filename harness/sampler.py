@@ -39,7 +39,7 @@ PINGS = 8
 class MeterSamples:
     """What one meter read: monotonic nanoseconds, joules or watts; ``error`` says why it ended early.
 
-    ``clock_error_s`` bounds by how much another host's clock may be off, after it was joined to this one's.
+    ``clock_error_s`` bounds by how much its times may be off, after another host's or a log's clock was joined.
     """
 
     info: MeterInfo
@@ -182,6 +182,7 @@ def _stop(
             "ns": [ns for ns, _ in samples],
             "value": [value for _, value in samples],
             "error": error,
+            "clock_error_s": getattr(meter, "clock_error_s", 0.0),
         }
     states = [
         (ns, name, signals) for name, watcher in watchers.items() for ns, signals in list(watcher.samples)
@@ -276,7 +277,8 @@ class Sampler:
             found.append(
                 MeterSamples(
                     info=use.info, ns=[end.local(ns) for ns in got["ns"]], value=got["value"],
-                    error=end.problem or errors.get(use.info.name, "") or got["error"], clock_error_s=end.clock_error_s,
+                    error=end.problem or errors.get(use.info.name, "") or got["error"],
+                    clock_error_s=end.clock_error_s + got.get("clock_error_s", 0.0),
                 )
             )  # fmt: skip
         problems = [f"{name}: {text}" for name, text in errors.items() if name in self._monitor.watches]

@@ -55,7 +55,10 @@ class Meter(Protocol):
 
 
 class Log(Protocol):
-    """An opened meter that keeps its own log: it streams, or another program writes it."""
+    """An opened meter that keeps its own log: it streams, or another program writes it.
+
+    ``clock_error_s``, an attribute that it may have, bounds by how much the times of its last answer may be off.
+    """
 
     def fetch(self, begin_ns: int, end_ns: int, load: tuple[int, int]) -> Sequence[tuple[int, float]]:
         """(monotonic nanoseconds, joules | watts) from ``begin_ns`` to ``end_ns``, waiting a little for the last.

@@ -138,6 +138,7 @@ class CsvLog:
         self._moment = moment(self._choice.clock, self._choice.time_unit)
         self._files: list[BinaryIO] = [_open(self._path)]
         self._wall = _wall_clock()
+        self.clock_error_s = 0.0
 
     def close(self) -> None:
         for file in self._files:
@@ -207,6 +208,7 @@ class CsvLog:
             )
         except ValueError as error:
             raise self._error(f"does not tell when the load ran: {error}") from None
+        self.clock_error_s = found.error_s
         return self._window(rows, begin_ns - last + round(found.offset_s * 1e9), begin_ns, end_ns)
 
     def _window(self, rows: Sequence[Row], shift: int, begin_ns: int, end_ns: int) -> list[Row]:

@@ -334,6 +334,7 @@ def test_by_the_loads_step(tmp_path, clock, origin):
     begin, end, up, down = (round(at * 1e9) for at in (now - 7.5, now - 4.5, *load))
     samples = log.fetch(begin, end, (up, down))
     lit = [ns / 1e9 for ns, value in samples if value > 6]
+    assert 0 < log.clock_error_s <= 3 * PERIOD
     assert lit[0] == pytest.approx(load[0], abs=2 * PERIOD)
     assert lit[-1] == pytest.approx(load[1], abs=2 * PERIOD)
     assert samples[0][0] <= begin < samples[1][0]

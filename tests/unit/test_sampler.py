@@ -39,6 +39,7 @@ class Stuck(Clock):
         return super().read()
 
 class Logged:
+    clock_error_s = 0.25
     def __init__(self, info): pass
     def fetch(self, begin_ns, end_ns, load):
         return [(begin_ns, 1.0), (load[0], 2.0), (load[1], 3.0), (end_ns, 4.0)]
@@ -129,6 +130,7 @@ def test_a_log_is_fetched_with_the_load(sampler):
     found, begin, end = sampled(sampler(("Logged", info())), 0.05)
     assert found.meters[0].ns == [begin, begin, end, end]
     assert found.meters[0].value == [1.0, 2.0, 3.0, 4.0]
+    assert found.meters[0].clock_error_s == 0.25
 
 
 def test_one_that_cannot_be_opened_says_why_and_the_rest_is_read(sampler):
