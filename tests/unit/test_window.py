@@ -196,7 +196,7 @@ def test_burst_and_sustained(sampler):
     assert figures["slowdown"] > 1.5
     assert figures["p50_ms"] == pytest.approx(figures["slowdown"] * figures["burst_p50_ms"])
     assert figures["power_gross_w"]["Counter"] >= 0.9
-    assert len(seen.lasting_ns()) > 500
+    assert len(seen.lasting_ns()) > 100
 
 
 def test_presets(sampler):
