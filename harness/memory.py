@@ -12,6 +12,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from harness import sysfs
+
 __all__ = [
     "available",
     "baseline",
@@ -152,7 +154,7 @@ def _own_bytes(pynvml: Any, index: int) -> int | None:
 
 def _is_tegra() -> bool:
     """On a Jetson, by its device tree."""
-    root = Path(os.environ.get("HARNESS_SYSROOT", "/"))
+    root = sysfs.root()
     try:
         return b"nvidia,tegra" in (root / "proc/device-tree/compatible").read_bytes()
     except OSError:

@@ -64,8 +64,12 @@ class Meters:
     def __init__(self, plugins: Plugins) -> None:
         self._plugins = plugins
         self._auto: Found | None = None
-        self._watches: dict[str, str] | None = None
-        self._opened: dict[str, Watch] = {}
+        self._given = {"linux": state.watch} | {
+            one.entry.name: one.entry.watch
+            for one in plugins.meters
+            if one.entry.watch is not None and one.missing is None
+        }
+        self._seen: dict[str, Mapping[str, Any] | Unavailable] | None = None
 
     def auto(self) -> Found:
         """Every meter that answers by itself; and those that do not, with their reasons."""
@@ -90,30 +94,36 @@ class Meters:
         return uses, absent
 
     def watches(self) -> Mapping[str, str]:
-        """What tells the state of this machine: name -> function; those that know nothing here are left out."""
-        if self._watches is None:
-            given = {"linux": state.watch} | {
-                one.entry.name: one.entry.watch
-                for one in self._plugins.meters
-                if one.entry.watch is not None and one.missing is None
-            }
-            for name, function in given.items():
+        """What tells the state of this machine: name -> function; those that know nothing here are left out.
+
+        One that fails stays, so that records say so.
+        """
+        return {name: _where(self._given[name]) for name in self.snapshot()}
+
+    def snapshot(self) -> Mapping[str, Mapping[str, Any] | Unavailable]:
+        """What every watch told when it was looked up, or why it told nothing. None is left open."""
+        if self._seen is None:
+            self._seen = {}
+            for name, function in self._given.items():
                 try:
                     opened = function()
-                except Exception:  # noqa: BLE001 - as its meter, it says why in `harness devices list`
-                    continue
-                if opened is not None:
-                    self._opened[name] = opened
-            self._watches = {name: _where(given[name]) for name in self._opened}
-        return self._watches
-
-    def snapshot(self) -> dict[str, Mapping[str, Any]]:
-        """What every watch tells now."""
-        self.watches()
-        return {name: dict(read()) for name, read in self._opened.items()}
+                    if opened is not None:
+                        self._seen[name] = _read_once(opened)
+                except Exception as error:  # noqa: BLE001 - a watch's library may raise anything
+                    self._seen[name] = Unavailable(name=name, reason=f"{type(error).__name__}: {error}")
+        return self._seen
 
     def tells_temperature(self) -> bool:
-        return any("temperature_c" in signals for signals in self.snapshot().values())
+        told = self.snapshot().values()
+        return any("temperature_c" in one for one in told if not isinstance(one, Unavailable))
+
+
+def _read_once(watch: Watch) -> Mapping[str, Any]:
+    try:
+        return dict(watch())
+    finally:
+        if close := getattr(watch, "close", None):
+            close()
 
 
 def fitting(uses: Sequence[MeterUse], info: DeviceInfo) -> list[MeterUse]:

@@ -187,7 +187,8 @@ def _stop(
     states = [
         (ns, name, signals) for name, watcher in watchers.items() for ns, signals in list(watcher.samples)
     ]
-    return {"meters": found, "states": states}
+    failed = {name: watcher.error for name, watcher in watchers.items() if watcher.error}
+    return {"meters": found, "states": states, "failed": failed}
 
 
 def _stamped(watch: Watch) -> Callable[[], tuple[int, Mapping[str, Any]]]:
@@ -281,7 +282,9 @@ class Sampler:
                     clock_error_s=end.clock_error_s + got.get("clock_error_s", 0.0),
                 )
             )  # fmt: skip
-        problems = [f"{name}: {text}" for name, text in errors.items() if name in self._monitor.watches]
+        failed = {name: text for name, text in errors.items() if name in self._monitor.watches}
+        failed |= answers[""].get("failed", {})
+        problems = [f"{name}: {text}" for name, text in failed.items()]
         problems += self.problems()
         states = tuple((int(ns), name, signals) for ns, name, signals in answers[""].get("states", []))
         return Sampled(meters=tuple(found), states=states, problems=tuple(problems))

@@ -42,11 +42,11 @@ def list_(block: tuple[str, ...], as_json: bool) -> None:
         except ValueError as error:
             metered = [Unavailable(name=meter.entry.name, reason=str(error))]
         found += [_item("meter", meter.entry.name, one) for one in metered]
-    watches = Meters(plugins).snapshot()
-    found += [
-        {"is": "watch", "entry": name, "usable": True, "signals": signals}
-        for name, signals in watches.items()
-    ]
+    for name, told in Meters(plugins).snapshot().items():
+        if isinstance(told, Unavailable):
+            found.append(_item("watch", name, told))
+        else:
+            found.append({"is": "watch", "entry": name, "usable": True, "signals": dict(told)})
     if as_json:
         click.echo(json.dumps(found, indent=1))
         return

@@ -71,7 +71,7 @@ class Log(Protocol):
 
 
 Watch = Callable[[], Mapping[str, Any]]
-"""Reads the machine's state now: JSON, with these keys where they are known, and others as they come.
+"""Reads the machine's state now, and is closed if it has a ``close``: JSON, with these keys where they are known, and others as they come.
 
 ``temperature_c`` (the hottest sensor), ``mhz`` (the clock that matters), ``throttle`` (a list of causes at
 work now, like ``["thermal"]``), ``power_cap`` (true where only a power limit holds the clock), ``power_mode``.

@@ -16,9 +16,9 @@ from typing import Any, Literal
 
 from pydantic import Field
 
+from harness import sysfs
 from harness.errors import HarnessError
 from harness.types import MeterEntry, MeterInfo, Params, Unavailable
-from harness_power.jetson import sysroot
 
 __all__ = ["ENTRY", "Ina2xxParams", "describe", "open_meter", "probe"]
 
@@ -104,7 +104,7 @@ class Ina2xxParams(Params):
 
 
 def probe() -> Iterable[MeterInfo | Unavailable]:
-    if any((sysroot() / "dev").glob("i2c-*")):
+    if any((sysfs.root() / "dev").glob("i2c-*")):
         yield Unavailable(
             name="ina2xx",
             reason="is not looked for: reading unknown I2C devices can upset them",
@@ -224,7 +224,7 @@ class _Port:
 
         self.details = details
         self.chip, self._address = details["chip"], details["address"]
-        self._bus = SMBus(str(sysroot() / f"dev/i2c-{details['bus']}"))
+        self._bus = SMBus(str(sysfs.root() / f"dev/i2c-{details['bus']}"))
 
     def read(self, register: int, size: int = 2, *, signed: bool = False) -> int:
         data = self._bus.read_i2c_block_data(self._address, register, size)

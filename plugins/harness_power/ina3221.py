@@ -17,8 +17,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from harness import sysfs
 from harness.types import MeterEntry, MeterInfo, Unavailable
-from harness_power.jetson import compose, is_jetson, number, sysroot, watch
+from harness_power.jetson import compose, is_jetson, number, watch
 
 __all__ = ["ENTRY", "open_meter", "probe"]
 
@@ -170,7 +171,7 @@ def _unavailable(reason: str, fix: str = "") -> Unavailable:
 def _chips() -> list[Path]:
     """Folders of I2C devices that are INA3221."""
     chips = []
-    for name in sorted((sysroot() / "sys/bus/i2c/devices").glob("*/name")):
+    for name in sorted((sysfs.root() / "sys/bus/i2c/devices").glob("*/name")):
         with suppress(OSError):
             if name.read_text().strip().lower().startswith("ina3221"):
                 chips.append(name.parent)

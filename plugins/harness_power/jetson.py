@@ -5,7 +5,6 @@ Not tried on the hardware: names, paths and units are from the kernel's sources 
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
@@ -13,9 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from harness import sysfs
 from harness.types import Scope, Watch
 
-__all__ = ["Composition", "compose", "is_jetson", "number", "sysroot", "watch"]
+__all__ = ["Composition", "compose", "is_jetson", "number", "watch"]
 
 _INPUTS = {  # VDD_IN: Orin NX and Nano, Xavier NX, TX2, TX1
     "POM_5V_IN": "the board's 5 V input (Jetson Nano)",
@@ -34,17 +34,12 @@ _FED_BY = {  # a rail, and one upstream of it that already holds its power
 _SUM_NOTE = "a sum of rails, not the board's input: the carrier board and regulator loss are not in it"
 
 
-def sysroot() -> Path:
-    """Where /sys, /proc, /etc and /var are looked for."""
-    return Path(os.environ.get("HARNESS_SYSROOT", "/"))
-
-
 def is_jetson() -> bool:
     """Whether this machine is a Jetson; a container shows the second or third sign only."""
     return (
-        "nvidia,tegra" in _text(sysroot() / "proc/device-tree/compatible")
-        or _text(sysroot() / "sys/devices/soc0/family") == "Tegra"
-        or (sysroot() / "etc/nv_tegra_release").exists()
+        "nvidia,tegra" in _text(sysfs.root() / "proc/device-tree/compatible")
+        or _text(sysfs.root() / "sys/devices/soc0/family") == "Tegra"
+        or (sysfs.root() / "etc/nv_tegra_release").exists()
     )
 
 
@@ -102,7 +97,7 @@ _OVER_CURRENT = {"oc1": "under-voltage", "oc2": "over-current", "oc3": "over-cur
 
 class _State:
     def __init__(self) -> None:
-        sys = sysroot() / "sys/class"
+        sys = sysfs.root() / "sys/class"
         self._zones = [
             zone / "temp"
             for zone in sorted(sys.glob("thermal/thermal_zone*"))
@@ -159,11 +154,11 @@ class _State:
 
 def _power_mode() -> dict[str, str]:
     """nvpmodel keeps the mode as ``pmode:0002``; its configuration names the modes."""
-    found = re.search(r"pmode:0*(\d+)", _text(sysroot() / "var/lib/nvpmodel/status"))
+    found = re.search(r"pmode:0*(\d+)", _text(sysfs.root() / "var/lib/nvpmodel/status"))
     if not found:
         return {}
     names = re.search(
-        rf"^\s*<\s*POWER_MODEL\s+ID={found[1]}\s+NAME=(\S+)", _text(sysroot() / "etc/nvpmodel.conf"), re.M
+        rf"^\s*<\s*POWER_MODEL\s+ID={found[1]}\s+NAME=(\S+)", _text(sysfs.root() / "etc/nvpmodel.conf"), re.M
     )
     return {"power_mode": names[1] if names else found[1]}
 

@@ -15,9 +15,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
+from harness import sysfs
 from harness.errors import HarnessError
 from harness.types import MeterEntry, MeterInfo, Unavailable, Watch
-from harness_power.jetson import Composition, compose, is_jetson, sysroot
+from harness_power.jetson import Composition, compose, is_jetson
 
 __all__ = ["ENTRY", "open_log", "probe", "watch"]
 
@@ -120,7 +121,7 @@ def _words(error: Exception) -> str:
 
 
 def _expected() -> bool:
-    return is_jetson() or (sysroot() / "run/jtop.sock").exists()
+    return is_jetson() or (sysfs.root() / "run/jtop.sock").exists()
 
 
 def probe() -> Iterable[MeterInfo | Unavailable]:
@@ -231,6 +232,9 @@ def watch() -> Watch | None:
 class _State:
     def __init__(self, client: _Client) -> None:
         self._client = client
+
+    def close(self) -> None:
+        self._client.close()
 
     def __call__(self) -> Mapping[str, Any]:
         trouble = self._client.trouble()

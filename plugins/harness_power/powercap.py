@@ -31,11 +31,12 @@ from typing import Any
 
 from pydantic import Field
 
+from harness import sysfs
 from harness.types import MeterEntry, MeterInfo, Params, Provenance, Scope, Unavailable
 
 __all__ = [
     "ENTRY", "FIX", "PowercapParams", "Unwrapped",
-    "absent", "energy_range", "provenance", "system_root", "zones",
+    "absent", "energy_range", "provenance", "zones",
 ]  # fmt: skip
 
 PERIOD_S = 0.001  # Intel SDM vol. 3B, RAPL: energy status changes about every millisecond
@@ -59,7 +60,7 @@ class PowercapParams(Params):
 
 
 def probe() -> Iterable[MeterInfo | Unavailable]:
-    return _meters(system_root() / "sys/class/powercap")
+    return _meters(sysfs.root() / "sys/class/powercap")
 
 
 def describe(params: PowercapParams) -> Iterable[MeterInfo | Unavailable]:
@@ -76,11 +77,6 @@ def open_meter(info: MeterInfo) -> Counters:
 
 
 # --- what is there ------------------------------------------------------------------------------
-
-
-def system_root() -> Path:
-    """What stands for ``/``: the environment variable HARNESS_SYSROOT."""
-    return Path(os.environ.get("HARNESS_SYSROOT", "/"))
 
 
 def zones(root: Path) -> dict[str, list[Path]]:
@@ -109,7 +105,7 @@ def absent(root: Path) -> Unavailable:
     if any(path.is_symlink() and not path.exists() for path in root.glob("intel-rapl*")):
         reason = f"{root} is masked in this container"
         fix = "docker run --security-opt systempaths=unconfined, or measure outside the container"
-    elif virtualised(system_root()):
+    elif virtualised(sysfs.root()):
         reason = "this is a virtual machine, and its hypervisor shows it no RAPL counters"
         fix = "measure on its host, or with an external meter"
     elif vendor is None:
@@ -211,7 +207,7 @@ def _processor() -> dict[str, str]:
     """The first processor's entries of ``/proc/cpuinfo``."""
     found: dict[str, str] = {}
     try:
-        text = (system_root() / "proc/cpuinfo").read_text(errors="replace")
+        text = (sysfs.root() / "proc/cpuinfo").read_text(errors="replace")
     except OSError:
         return found
     for line in text.splitlines():

@@ -24,6 +24,7 @@ from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
+from harness import sysfs
 from harness.types import MeterEntry, MeterInfo, Scope, Unavailable
 from harness_power import powercap
 
@@ -41,7 +42,7 @@ _patching = threading.Lock()
 
 
 def probe() -> Iterable[MeterInfo | Unavailable]:
-    root = powercap.system_root() / "sys/class/powercap"
+    root = sysfs.root() / "sys/class/powercap"
     found = powercap.zones(root)
     if not found:
         yield replace(powercap.absent(root), name="pyrapl")
@@ -121,7 +122,7 @@ def _sensor(device: str) -> Any:
     """pyRAPL's sensor of one device. Raises ``OSError`` for all that can go wrong in it."""
     library = _library()
     try:
-        with _below(library.device_api, powercap.system_root()):
+        with _below(library.device_api, sysfs.root()):
             return library.Sensor(devices=[library.Device[device]])
     except library.PyRAPLException:
         raise OSError(MISMATCH) from None

@@ -30,8 +30,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from harness import sysfs
 from harness.types import MeterEntry, MeterInfo, Unavailable, Watch
-from harness_power.powercap import system_root
 
 __all__ = ["ENTRY"]
 
@@ -147,7 +147,7 @@ class State:
     def __call__(self) -> Mapping[str, Any]:
         from harness.environment import governor
 
-        root = system_root()
+        root = sysfs.root()
         state: dict[str, Any] = {"model": self._model, "governor": governor(root)}
         heat = [_thousandths(path) for path in root.glob("sys/class/thermal/thermal_zone*/temp")]
         if known := [value for value in heat if value is not None]:
@@ -196,7 +196,7 @@ def _thousandths(path: Path) -> float | None:
 def _model() -> str | None:
     """Like "Raspberry Pi 5 Model B Rev 1.0"; ``None`` on another machine."""
     try:
-        text = (system_root() / "proc/device-tree/model").read_text(errors="replace").strip("\0\n ")
+        text = (sysfs.root() / "proc/device-tree/model").read_text(errors="replace").strip("\0\n ")
     except OSError:
         return None
     return text if text.startswith("Raspberry Pi") else None
@@ -205,7 +205,7 @@ def _model() -> str | None:
 def _has_pmic(model: str) -> bool:
     """The Pi 5 and its kin (500, Compute Module 5) are those with a BCM2712."""
     try:
-        tree = (system_root() / "proc/device-tree/compatible").read_text(errors="replace").split("\0")
+        tree = (sysfs.root() / "proc/device-tree/compatible").read_text(errors="replace").split("\0")
     except OSError:
         tree = []
     return "brcm,bcm2712" in tree or bool(re.match(r"Raspberry Pi (5|Compute Module 5)", model))

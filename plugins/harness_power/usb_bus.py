@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from harness import sysfs
+
 __all__ = ["UsbDevice", "attached", "udev_rule"]
 
 
@@ -22,7 +24,7 @@ class UsbDevice:
 
 def attached(vendor: str, products: tuple[str, ...]) -> Iterator[UsbDevice]:
     """The devices of these ids (four hexadecimal digits) below ``HARNESS_SYSROOT``."""
-    root = Path(os.environ.get("HARNESS_SYSROOT", "/"))
+    root = sysfs.root()
     for device in sorted(root.glob("sys/bus/usb/devices/*")):
         if _read(device / "idVendor") == vendor and _read(device / "idProduct") in products:
             numbers = [int(_read(device / name) or 0) for name in ("busnum", "devnum")]

@@ -53,6 +53,7 @@ def chatty(info):
 def warm(): return lambda: {"temperature_c": 40.5, "throttle": []}
 def nothing(): return None
 def broken(): raise RuntimeError("no sensor")
+def fails(): return lambda: 1 / 0
 """
 
 
@@ -135,14 +136,19 @@ def test_a_log_is_fetched_with_the_load(sampler):
 
 def test_one_that_cannot_be_opened_says_why_and_the_rest_is_read(sampler):
     made = sampler(
-        ("missing", info("gone")), ("chatty", info("well")), warm="warm", none="nothing", bad="broken"
+        ("missing", info("gone")),
+        ("chatty", info("well")),
+        warm="warm",
+        none="nothing",
+        bad="broken",
+        ends="fails",
     )
     assert made.ready() == {"gone": "no such meter", "bad": "no sensor"}
     found, *_ = sampled(made)
     gone, well = found.meters
     assert gone.error == "no such meter"
     assert len(well.ns) > 5
-    assert found.problems == ("bad: no sensor",)
+    assert found.problems == ("bad: no sensor", "ends: division by zero")
     assert {(source, signals["temperature_c"]) for _, source, signals in found.states} == {("warm", 40.5)}
 
 
