@@ -164,6 +164,4 @@ def _power_mode() -> dict[str, str]:
 
 
 def _text(path: Path) -> str:
-    with suppress(OSError):
-        return path.read_text(errors="replace").strip()
-    return ""
+    return sysfs.text(path) or ""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 from harness import sysfs
 
@@ -26,12 +25,12 @@ def attached(vendor: str, products: tuple[str, ...]) -> Iterator[UsbDevice]:
     """The devices of these ids (four hexadecimal digits) below ``HARNESS_SYSROOT``."""
     root = sysfs.root()
     for device in sorted(root.glob("sys/bus/usb/devices/*")):
-        if _read(device / "idVendor") == vendor and _read(device / "idProduct") in products:
-            numbers = [int(_read(device / name) or 0) for name in ("busnum", "devnum")]
+        if sysfs.text(device / "idVendor") == vendor and sysfs.text(device / "idProduct") in products:
+            numbers = [int(sysfs.text(device / name) or 0) for name in ("busnum", "devnum")]
             node = "/dev/bus/usb/{:03d}/{:03d}".format(*numbers)
             yield UsbDevice(
-                product=_read(device / "idProduct"),
-                serial=_read(device / "serial"),
+                product=sysfs.text(device / "idProduct") or "",
+                serial=sysfs.text(device / "serial") or "",
                 node=node,
                 open_to_us=os.access(root / node.lstrip("/"), os.R_OK | os.W_OK),
             )
@@ -44,10 +43,3 @@ def udev_rule(vendor: str, name: str) -> str:
         f"write {rule} to /etc/udev/rules.d/99-{name}.rules, join the group plugdev, "
         "run udevadm control --reload, and plug it in anew"
     )
-
-
-def _read(path: Path) -> str:
-    try:
-        return path.read_text().strip()
-    except OSError:
-        return ""
