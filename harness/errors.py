@@ -6,6 +6,7 @@ import difflib
 from collections.abc import Iterable
 
 __all__ = [
+    "BoardLost",
     "CellError",
     "DeviceError",
     "HarnessError",
@@ -33,6 +34,14 @@ class PluginError(HarnessError):
 
 class DeviceError(HarnessError):
     """A device or its worker could not be used."""
+
+
+class BoardLost(DeviceError):
+    """A board does not answer (any more): its cells are tried again when it is back. ``board`` is its name."""
+
+    def __init__(self, message: object, *, board: str) -> None:
+        super().__init__(message)
+        self.board = board
 
 
 class StorageError(HarnessError):

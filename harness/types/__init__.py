@@ -28,6 +28,7 @@ from harness.types.entries import (
     PlacerEntry,
     RuntimeEntry,
 )
+from harness.types.fleet import Answer, Answers, Beside, Clock, Graph, GraphPart, Peer, PeerAddress
 from harness.types.meters import (
     SCOPES,
     Log,
@@ -56,6 +57,14 @@ from harness.types.models import (
 from harness.types.params import Params
 
 __all__ = [
+    "PeerAddress",
+    "Peer",
+    "GraphPart",
+    "Graph",
+    "Clock",
+    "Beside",
+    "Answers",
+    "Answer",
     "IMAGE",
     "SCOPES",
     "Artifact",

@@ -8,6 +8,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
+from harness.types.fleet import Beside, Clock, Graph, PeerAddress
 from harness.types.meters import Monitor
 from harness.types.models import TensorSpec
 from harness.types.params import Params
@@ -86,7 +87,10 @@ class Unavailable:
 
 @dataclass(frozen=True, kw_only=True)
 class DeviceInfo:
-    """A device as found: ``model`` is its hardware (board keys compare it), ``kind`` cpu or cuda ..."""
+    """A device as found: ``model`` is its hardware (board keys compare it), ``kind`` cpu or cuda ...
+
+    ``emulated``: a virtual board; its rows stand apart from measured ones.
+    """
 
     name: str
     backend: str
@@ -94,6 +98,7 @@ class DeviceInfo:
     kind: str
     cores: int
     memory_bytes: int
+    emulated: bool = False
     details: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -124,6 +129,10 @@ class Load:
     scenario, drawn from ``seed``. ``warmup``: until steady, or one query. ``sustained_s``: the load goes on
     for this long. ``idle_s``: idle before and after, where a meter reads; ``energy_error``: relative
     uncertainty for whose sake the window is lengthened, within ``max_time_s``.
+
+    Of a partition over several devices: ``in_flight`` frames are worked on at once; a query is answered, or
+    given up, within ``deadline_s``; ``on_missing``: a part that does not answer by then ends the measurement, or
+    what its edges declare stands in; ``resident``: the images are on the devices before the window begins.
     """
 
     scenario: Scenario = "single-stream"
@@ -143,6 +152,10 @@ class Load:
     energy_error: float | None = None
     cool_below_c: float | None = None
     cool_limit_s: float = 300.0
+    in_flight: int = 1
+    deadline_s: float | None = None
+    on_missing: Literal["fail", "substitute"] = "fail"
+    resident: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -155,7 +168,14 @@ class Samples:
     ``states`` what each watch saw of the machine; ``energy`` the meters' readings, as a record has them, and
     ``meters`` their raw samples; ``sustained`` and ``lasting_ns`` are of the load that went on after the window;
     ``queue_ns``, ``late_ns`` int64 [n] (server, at ``target_qps`` arrivals a second) and ``reference`` as :class:`harness.load.Timed` has them;
-    ``cooled``: whether a temperature that was asked for was reached; ``problems`` of watches, a line each.
+    ``cooled``: whether a temperature that was asked for was reached; ``problems`` of watches, a line each;
+    ``spans``: begin and end of the window and of idle time, on the worker's monotonic clock.
+
+    Of a partition over several devices: ``timeline`` also has ``encode:PART``, ``transport:PART``, ``queue:PART``;
+    ``network`` the bytes of one query (``input_bytes``, ``feature_bytes``) and, per part on another device,
+    ``sent_bytes:PART`` and ``received_bytes:PART``; ``links`` a probe of each, per part, in nanoseconds (``up:PART``
+    and ``down:PART``: the query's bytes one way and a few back, or the reverse; ``rtt:PART``: a few both ways);
+    ``outcome`` int8 [n]: 0 whole, 1 something stood in for a part, 2 not answered; ``missed`` queries by part.
     """
 
     latency_ns: NDArray[np.int64]
@@ -180,31 +200,56 @@ class Samples:
     reference: Mapping[str, float | str] = field(default_factory=dict)
     problems: Sequence[str] = ()
     network: Mapping[str, int] = field(default_factory=dict)
+    links: Mapping[str, int] = field(default_factory=dict)
+    spans: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    outcome: NDArray[np.int8] | None = None
+    missed: Mapping[str, int] = field(default_factory=dict)
 
 
 @runtime_checkable
 class Device(Protocol):
     """An opened device: one fresh worker. Use as a context manager; closing ends the worker.
 
-    The order is ``load`` (once per part), ``infer`` or ``measure`` (any number), ``close``.
+    The order is ``load`` (once per part), ``serve`` or ``connect``, ``infer`` or ``measure`` (any number), ``close``.
+    ``remote``: it is another machine; accuracy is then evaluated on this one, and parity on the device.
     """
 
     info: DeviceInfo
+    remote: bool
 
     def load(self, name: str, artifact: Artifact, runtime: RuntimeEntry) -> Mapping[str, Any]:
         """Load an artifact under a part's name; returns the session's facts."""
         ...
 
-    def connect(self, inputs: Mapping[str, tuple[str, ...]], peers: Mapping[str, Device]) -> None:
-        """Make this device the central node.
+    def serve(self, central: Device) -> PeerAddress:
+        """Answer the central node's queries for the loaded parts from now on; how its worker reaches this one.
 
-        ``inputs`` maps each part, in order, to the names it takes; ``peers`` maps a part that is
-        loaded on another device to that device. The last part's output is the answer.
+        Raises ``DeviceError`` where it cannot be reached from there.
         """
         ...
 
-    def infer(self, images: NDArray[np.float32], batch: int) -> NDArray[np.float32]:
-        """Answers for ``images`` [n, ...], in queries of ``batch`` (the last one may be smaller)."""
+    def connect(self, graph: Graph, peers: Mapping[str, PeerAddress]) -> None:
+        """Make this device the central node; ``peers`` maps each part that is elsewhere to where it is."""
+        ...
+
+    def clock(self) -> Clock:
+        """This device's monotonic clock against the caller's."""
+        ...
+
+    def begin(self) -> None:
+        """A window of the central node begins: read memory, meters and state from now on."""
+        ...
+
+    def end(self, spans: Mapping[str, tuple[int, int]], clock_error_ns: int, images: int) -> Beside:
+        """It has ended. ``spans`` (``before``, ``load``, ``after``) are on this device's clock, in nanoseconds."""
+        ...
+
+    def infer(
+        self, images: NDArray[np.float32], batch: int, missing: Sequence[str] = ()
+    ) -> NDArray[np.float32]:
+        """Answers for ``images`` [n, ...], in queries of ``batch`` (the last one may be smaller), as if the parts
+        ``missing`` did not answer.
+        """
         ...
 
     def measure(self, load: Load, images: NDArray[np.float32]) -> Samples:

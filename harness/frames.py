@@ -1,0 +1,125 @@
+"""Frames: what the central node and the workers of other devices send each other, over a pipe or a network.
+
+A frame is ``HF1\\n``, the header's length (4 bytes, little-endian), the header (JSON), and the tensors' bytes.
+The header's ``tensors`` lists dtype and shape of each. Nothing is unpickled; what does not fit is refused.
+
+Requests: ``run`` (a ``part`` on tensors, or on what is kept in ``slot``), ``keep`` (tensors in ``slot``), ``infer``
+(the whole graph, at the central node), ``echo`` (answer ``reply_bytes`` zeros at once). Each has an ``id`` that
+its answer repeats; an answer has ``compute_ns``, ``queue_ns`` and one tensor, or ``error``.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from harness.errors import HarnessError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+__all__ = ["DTYPES", "MAX_HEADER", "FrameError", "header_of", "pack", "size_of", "unpack", "with_header"]
+
+MAGIC = b"HF1\n"
+MAX_HEADER = 65_536
+MAX_TENSORS = 256
+MAX_DIMS = 8
+DTYPES = ("float32", "float16", "uint8", "int8", "int64", "float64")
+
+
+class FrameError(HarnessError):
+    """Bytes that are no frame, or more than a frame may hold."""
+
+
+def pack(header: Mapping[str, Any], tensors: Sequence[NDArray[Any]] = ()) -> list[bytes | memoryview]:
+    """A frame in pieces; the tensors are not copied.
+
+    Raises:
+        FrameError: an element type that frames do not have, or too long a header.
+    """
+    import numpy as np
+
+    held = [np.ascontiguousarray(one) for one in tensors]
+    for one in held:
+        if one.dtype.name not in DTYPES:
+            raise FrameError(f"a frame holds {', '.join(DTYPES)}, not {one.dtype.name}")
+    told = {**header, "tensors": [{"dtype": one.dtype.name, "shape": one.shape} for one in held]}
+    return [_head(told), *(memoryview(one).cast("B") for one in held if one.size)]
+
+
+def _head(header: Mapping[str, Any]) -> bytes:
+    text = json.dumps(header, separators=(",", ":")).encode()
+    if len(text) > MAX_HEADER:
+        raise FrameError(f"a header of {len(text)} bytes; allowed are {MAX_HEADER}")
+    return MAGIC + len(text).to_bytes(4, "little") + text
+
+
+def size_of(frame: Sequence[bytes | memoryview]) -> int:
+    """Bytes of a frame in pieces."""
+    return sum(len(piece) for piece in frame)
+
+
+def header_of(frame: bytes | memoryview) -> tuple[dict[str, Any], memoryview]:
+    """The header, and the bytes behind it.
+
+    Raises:
+        FrameError: no frame.
+    """
+    view = memoryview(frame).cast("B")
+    if bytes(view[:4]) != MAGIC or len(view) < 8:
+        raise FrameError("not a frame")
+    length = int.from_bytes(view[4:8], "little")
+    if length > MAX_HEADER or 8 + length > len(view):
+        raise FrameError(f"a frame of {len(view)} bytes whose header has {length}")
+    try:
+        header = json.loads(bytes(view[8 : 8 + length]))
+    except (ValueError, RecursionError):
+        raise FrameError("a frame whose header is not JSON") from None
+    if not isinstance(header, dict):
+        raise FrameError("a frame whose header is not an object")
+    return header, view[8 + length :]
+
+
+def with_header(header: Mapping[str, Any], body: memoryview) -> list[bytes | memoryview]:
+    """A frame with another header before the same bytes."""
+    return [_head(header), body] if len(body) else [_head(header)]
+
+
+def unpack(frame: bytes | memoryview) -> tuple[dict[str, Any], list[NDArray[Any]]]:
+    """Header and tensors, which are views into ``frame`` (read-only where it is).
+
+    Raises:
+        FrameError: no frame, or one whose tensors are not what its header says.
+    """
+    import numpy as np
+
+    header, body = header_of(frame)
+    told = header.pop("tensors", [])
+    if not isinstance(told, list) or len(told) > MAX_TENSORS:
+        raise FrameError("a frame whose tensors are no list")
+    arrays: list[NDArray[Any]] = []
+    offset = 0
+    for one in told:
+        dtype, shape = _tensor(one)
+        count = math.prod(shape)
+        nbytes = count * np.dtype(dtype).itemsize
+        if offset + nbytes > len(body):
+            raise FrameError(f"a tensor of {nbytes} bytes where {len(body) - offset} are left")
+        arrays.append(
+            np.frombuffer(body, dtype, count, offset).reshape(shape) if count else np.empty(shape, dtype)
+        )
+        offset += nbytes
+    if offset != len(body):
+        raise FrameError(f"{len(body) - offset} bytes behind the last tensor")
+    return header, arrays
+
+
+def _tensor(told: Any) -> tuple[str, tuple[int, ...]]:
+    dtype, shape = (told.get("dtype"), told.get("shape")) if isinstance(told, dict) else (None, None)
+    if dtype not in DTYPES or not isinstance(shape, list) or len(shape) > MAX_DIMS:
+        raise FrameError("a tensor without dtype and shape that frames have")
+    if not all(type(size) is int and 0 <= size < 2**31 for size in shape):
+        raise FrameError("a tensor whose shape is no list of sizes")
+    return dtype, tuple(shape)
