@@ -46,7 +46,7 @@ def pack(header: Mapping[str, Any], tensors: Sequence[NDArray[Any]] = ()) -> lis
         if one.dtype.name not in DTYPES:
             raise FrameError(f"a frame holds {', '.join(DTYPES)}, not {one.dtype.name}")
     told = {**header, "tensors": [{"dtype": one.dtype.name, "shape": one.shape} for one in held]}
-    return [_head(told), *(memoryview(one).cast("B") for one in held if one.size)]
+    return [_head(told), *(memoryview(one.data).cast("B") for one in held if one.size)]
 
 
 def _head(header: Mapping[str, Any]) -> bytes:
