@@ -22,7 +22,6 @@ from harness.errors import DeviceError
 from harness.types import Artifact, Beside, Samples, TensorSpec
 
 if TYPE_CHECKING:
-    import numpy as np
     from numpy.typing import NDArray
 
 __all__ = [
@@ -207,7 +206,6 @@ def _adapter(kind: Any) -> TypeAdapter[Any]:
 @cache
 def _fields(kind: type[Any]) -> dict[str, TypeAdapter[Any]]:
     """What checks each field that holds no arrays."""
-    import numpy as np
     from numpy.typing import NDArray
 
     hints = get_type_hints(kind, localns={"np": np, "NDArray": NDArray})
