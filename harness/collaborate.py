@@ -423,8 +423,8 @@ def _name(key: str) -> str:
 
 
 def to_pixels(images: Array, mean: Sequence[float], std: Sequence[float]) -> NDArray[np.uint8]:
-    """The uint8 pixels [n, channels, height, width] that preprocessing made ``images`` of."""
+    """The uint8 pixels [n, height, width, channels] that preprocessing made ``images`` [n, channels, ...] of."""
     shape = (1, -1, 1, 1)
     scaled = images * np.array(std, np.float32).reshape(shape) + np.array(mean, np.float32).reshape(shape)
-    pixels: NDArray[np.uint8] = np.rint(scaled * 255).clip(0, 255).astype(np.uint8)
+    pixels: NDArray[np.uint8] = np.rint(scaled * 255).clip(0, 255).astype(np.uint8).transpose(0, 2, 3, 1)
     return pixels
