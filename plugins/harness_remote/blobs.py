@@ -113,11 +113,14 @@ class Blobs:
             if found != size:
                 raise DeviceError(f"blob {whole.name[:12]} has {found} bytes, not {size}")
             return size
-        part = _size(_part(whole)) or 0
-        if part < size:
-            return part
-        _part(whole).unlink(missing_ok=True)  # a crash before its name, or begun as longer than it is
-        return 0
+        begun = _size(_part(whole)) or 0
+        if begun < size:
+            return begun
+        try:  # a kill just before it got its name, or begun as a longer one
+            self._finish(_part(whole), whole, size)
+        except DeviceError:
+            return 0
+        return size
 
     def _finish(self, part: Path, whole: Path, size: int) -> None:
         digest = hashlib.sha256()
@@ -131,21 +134,23 @@ class Blobs:
         part.replace(whole)
 
     def _make_room(self, wanted: int, keep: Path) -> None:
-        """Drop the least recently used others until ``wanted`` more bytes may be written."""
-        others = sorted(self._files(), key=lambda item: item[2])
-        used = sum(size for _, size, _ in others)
-        others = [item for item in others if item[0] != keep]
-        while used + wanted > self._max_total or self._free() < wanted + self._reserve:
-            if not others:
-                if used + wanted > self._max_total:
-                    raise DeviceError(f"no room for {_mb(wanted)}: the agent keeps {_mb(self._max_total)}")
-                raise DeviceError(
-                    f"the board's disk has {_mb(self._free())} free: {_mb(wanted)} and {_mb(self._reserve)} to "
-                    "spare are needed; make room on it"
-                )
-            path, size, _ = others.pop(0)
+        """Drop the least recently used others until ``wanted`` more bytes may be written; none if that is in vain."""
+        files = sorted(self._files(), key=lambda item: item[2])
+        others = [item for item in files if item[0] != keep]
+        used, droppable = (sum(size for _, size, _ in items) for items in (files, others))
+        free = shutil.disk_usage(self._folder).free
+        if used - droppable + wanted > self._max_total:
+            raise DeviceError(f"no room for {_mb(wanted)}: the agent keeps {_mb(self._max_total)}")
+        if free + droppable < wanted + self._reserve:
+            raise DeviceError(
+                f"the board's disk has {_mb(free)} free: {_mb(wanted)} and {_mb(self._reserve)} to spare are "
+                "needed; make room on it"
+            )
+        for path, size, _ in others:
+            if used + wanted <= self._max_total and free >= wanted + self._reserve:
+                break
             path.unlink(missing_ok=True)
-            used -= size
+            used, free = used - size, free + size
 
     def _files(self) -> list[tuple[Path, int, int]]:
         found = []
@@ -155,9 +160,6 @@ class Blobs:
                     status = entry.stat(follow_symlinks=False)
                     found.append((Path(entry.path), status.st_size, status.st_mtime_ns))
         return found
-
-    def _free(self) -> int:
-        return shutil.disk_usage(self._folder).free
 
 
 def _part(whole: Path) -> Path:
