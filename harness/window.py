@@ -21,7 +21,7 @@ from harness.sampler import Sampled, Sampler, interval_s
 from harness.state import Window, over_time
 from harness.types import Beside, Load
 
-__all__ = ["Observed", "beside", "observe"]
+__all__ = ["EDGE_ERROR", "IDLE_READINGS", "Observed", "beside", "observe"]
 
 ROUNDS = 3
 IDLE_READINGS = 6
@@ -185,14 +185,15 @@ def _idle(sampler: Sampler | None, load: Load) -> Span | None:
 
     Longer where a meter is so slow that too few readings would fall inside.
     """
-    if sampler is None or not sampler.meters:
+    infos = [one.info for one in sampler.meters] if sampler is not None else []
+    if not infos and not load.settle_s:
         return None
-    slowest = [(max(one.info.period_s, interval_s(one.info)), one.info.averaging_s) for one in sampler.meters]
-    time.sleep(max(2 * period + averaging for period, averaging in slowest))
+    slowest = [(max(info.period_s, interval_s(info)), info.averaging_s) for info in infos]
+    time.sleep(max([load.settle_s, *(2 * period + averaging for period, averaging in slowest)]))
     if not load.idle_s:
         return None
     begin = time.monotonic_ns()
-    time.sleep(max(load.idle_s, *(IDLE_READINGS * period + averaging for period, averaging in slowest)))
+    time.sleep(max([load.idle_s, *(IDLE_READINGS * period + averaging for period, averaging in slowest)]))
     return Span(begin, time.monotonic_ns())
 
 
@@ -242,11 +243,14 @@ def beside(
     clock_error_ns: int,
     images: int,
     used: Mapping[str, int],
+    load: Load | None = None,
+    mean_latency_s: float | None = None,
 ) -> Beside:
     """What this machine's meters and watches saw of another's window since ``began``.
 
     ``spans`` (``before``, ``load``, ``after``) are on this machine's clock, within ``clock_error_ns``; the readings'
-    uncertainty holds that. ``images`` were answered in the window.
+    uncertainty holds that. ``images`` were answered in the window. ``load`` and its mean latency, where known, say
+    how the readings are to be taken.
     """
     if sampler is None:
         return Beside(memory=used)
@@ -256,8 +260,13 @@ def beside(
         replace(one, clock_error_s=one.clock_error_s + clock_error_ns / 1e9) for one in _series(sampled)
     ]
     readings = [
-        read_window(one, known["load"], known.get("before"), known.get("after"), images) for one in series
-    ]
+        read_window(
+            one, known["load"], known.get("before"), known.get("after"), images,
+            method=load.energy_method if load else "default", mean_latency_s=mean_latency_s,
+            error=load.energy_error if load else None,
+        )
+        for one in series
+    ]  # fmt: skip
     raw: dict[str, NDArray[Any]] = {
         f"span_ns:{name}": np.array(span, np.int64) for name, span in spans.items() if series
     }
