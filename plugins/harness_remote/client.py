@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
+from urllib.parse import unquote
 
 import grpc
 from google.protobuf.message import Message
@@ -26,13 +27,13 @@ import harness
 from harness.errors import BoardLost, DeviceError
 from harness.types import Clock
 from harness_remote import agent_pb2 as pb
-from harness_remote.channel import SERVICE, STREAM, open_channel, refusal
+from harness_remote.board import PROTOCOL
+from harness_remote.channel import open_channel, refusal
 from harness_remote.inventory import Credentials
+from harness_remote.wire import CHUNK_BYTES, LEASE, LOST, SERVICE, STREAM
 
-__all__ = ["PROTOCOL", "Client", "Timeouts"]
+__all__ = ["Client", "Timeouts"]
 
-PROTOCOL = 1
-CHUNK = 2**20
 PINGS = 20
 LEASE_S = 60.0
 RENEW_S = 10.0
@@ -119,10 +120,8 @@ class Client:
                 request = pb.AcquireRequest(holder=holder, seconds=LEASE_S)
                 self._lease = self._call("Acquire", request, pb.Lease).id
                 break
-            except BoardLost:
-                raise
             except DeviceError as error:
-                if not getattr(error, "held", False):
+                if isinstance(error, BoardLost) or "held by" not in str(error):
                     raise
                 if time.monotonic() >= end:
                     raise BoardLost(error, board=self.name) from None
@@ -144,7 +143,7 @@ class Client:
                     return self._give_up(str(error))
             except DeviceError as error:
                 if not self._quiet.is_set():
-                    return self._give_up(f"{error} (was its agent started anew?)")
+                    return self._give_up(str(error))
                 heard = time.monotonic()
         return None
 
@@ -178,7 +177,7 @@ class Client:
 
     def _put(self, file: BinaryIO) -> str:
         digest, size = hashlib.sha256(), 0
-        while block := file.read(CHUNK):
+        while block := file.read(CHUNK_BYTES):
             digest.update(block)
             size += len(block)
         sha256 = digest.hexdigest()
@@ -188,7 +187,11 @@ class Client:
             before = held
             try:
                 held = self._call(
-                    "Put", self._chunks(file, sha256, size, held), pb.StatReply, self.timeouts.work, "stream_unary"
+                    "Put",
+                    self._chunks(file, sha256, size, held),
+                    pb.StatReply,
+                    self.timeouts.work,
+                    "stream_unary",
                 ).held
             except BoardLost:
                 if time.monotonic() > end:
@@ -205,7 +208,7 @@ class Client:
     def _chunks(file: BinaryIO, sha256: str, size: int, offset: int) -> Iterator[Any]:
         file.seek(offset)
         first = True
-        while block := file.read(CHUNK):
+        while block := file.read(CHUNK_BYTES):
             told = {"sha256": sha256, "size": size} if first else {}
             yield pb.PutRequest(offset=offset, data=block, **told)
             offset += len(block)
@@ -236,13 +239,15 @@ class Client:
             try:
                 for reply in self._replies(request, left):
                     heard = time.monotonic()
+                    if reply.lost:
+                        raise BoardLost(reply.error, board=reply.lost)
                     if reply.error:
-                        raise JobFailed(self.name, reply.kind, reply.error)
+                        raise DeviceError(f"{self._who()}: {reply.error}")
                     if not reply.running:
                         size = reply.size
                         result += reply.data
-            except BoardLost:
-                if self._gone or time.monotonic() - heard > self.timeouts.lost:
+            except BoardLost as error:
+                if error.board != self.name or self._gone or time.monotonic() - heard > self.timeouts.lost:
                     raise
                 time.sleep(RETRY_S)
         return bytes(result)
@@ -295,7 +300,7 @@ class Client:
     def _method(self, method: str, reply: Any, kind: str = "unary_unary") -> Callable[..., Any]:
         make = getattr(self._open(), kind)
         called: Callable[..., Any] = make(
-            f"{SERVICE}{method}", request_serializer=lambda one: one.SerializeToString(),
+            f"/{SERVICE}/{method}", request_serializer=lambda one: one.SerializeToString(),
             response_deserializer=reply.FromString,
         )  # fmt: skip
         return called
@@ -313,7 +318,7 @@ class Client:
 
     def _metadata(self) -> tuple[tuple[str, str], ...]:
         token = (("authorization", f"Bearer {self._credentials.token}"),) if self._credentials.token else ()
-        return (*token, ("harness-lease", self._lease)) if self._lease else token
+        return (*token, (LEASE, self._lease)) if self._lease else token
 
     def _failure(self, error: Any, method: str, limit: float | None = None) -> DeviceError:
         code, details = error.code(), " ".join((error.details() or "").split())
@@ -329,28 +334,34 @@ class Client:
         if code is grpc.StatusCode.CANCELLED:
             return BoardLost(f"{self._who()}: the connection was closed", board=self.name)
         if code is grpc.StatusCode.UNAUTHENTICATED:
-            return DeviceError(f"{self._who()} does not take the token: {details or 'copy it from the board anew'}")
+            return DeviceError(f"{self._who()} does not take the token: copy it from the board anew")
+        if code is grpc.StatusCode.PERMISSION_DENIED:
+            told = (
+                f"{self._who()} is not held by us any more: its agent was started anew, or our lease ran out"
+            )
+            return BoardLost(told, board=self.name)
         if code is grpc.StatusCode.UNIMPLEMENTED:
-            return DeviceError(f"{self._who()} does not know {method}: it is no agent, or one of another version")
-        failed = DeviceError(f"{self._who()}: {details or code.name}")
-        failed.held = code is grpc.StatusCode.RESOURCE_EXHAUSTED  # type: ignore[attr-defined]
-        return failed
+            return DeviceError(
+                f"{self._who()} does not know {method}: it is no agent, or one of another version"
+            )
+        lost = dict(error.trailing_metadata() or ()).get(LOST)
+        if lost:
+            return BoardLost(details, board=unquote(str(lost)))
+        return DeviceError(f"{self._who()}: {details or code.name}")
 
     def _who(self) -> str:
         return f"{self.name} ({self._credentials.target})"
 
 
-class JobFailed(DeviceError):
-    """A job that ended with an error on the board; ``kind`` is the error's class there."""
-
-    def __init__(self, board: str, kind: str, text: str) -> None:
-        super().__init__(f"{board}: {text}")
-        self.kind, self.text = kind, text
-
-
 def _reason(details: str) -> str:
     """The system's word out of gRPC's, which names every address tried."""
-    for word in ("Connection refused", "No route to host", "Network is unreachable", "Connection reset", "Socket closed"):
+    for word in (
+        "Connection refused",
+        "No route to host",
+        "Network is unreachable",
+        "Connection reset",
+        "Socket closed",
+    ):
         if word.lower() in details.lower():
             return word.lower()
     if "name resolution" in details.lower() or "dns" in details.lower():

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import queue
-import re
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -33,7 +32,7 @@ from harness.types import (
 from harness.window import LONGEST_IDLE_S, ROUNDS
 from harness_remote import agent_pb2 as pb
 from harness_remote import codec
-from harness_remote.client import Client, JobFailed, Timeouts
+from harness_remote.client import Client, Timeouts
 from harness_remote.external import External
 from harness_remote.inventory import Credentials
 
@@ -90,7 +89,6 @@ class RemoteDevice:
         self._opened = False
         self._frames: _Frames | None = None
         self._clock: Clock | None = None
-        self._peers: tuple[str, ...] = ()
         self._external = External(tuple(use for use in spec.monitor.meters if use.open))
         self._client = Client(reach.board, reach.credentials, timeouts)
         try:
@@ -148,16 +146,17 @@ class RemoteDevice:
         addresses: dict[str, PeerAddress] = {}
         for part, address in peers.items():
             if address.open != PEER:
-                raise DeviceError(f"{self.info.name} cannot reach {address.device}, which is no board of the inventory")
+                raise DeviceError(
+                    f"{self.info.name} cannot reach {address.device}, which is no board of the inventory"
+                )
             parts.setdefault(address.details["ticket"], []).append(part)
             addresses[address.details["ticket"]] = address
         told = [
             pb.Peer(parts=parts[ticket], device=address.device, **address.details)
             for ticket, address in addresses.items()
         ]
-        self._peers = tuple(address.device for address in addresses.values())
         request = pb.ConnectRequest(graph=codec.to_json(graph), peers=told)
-        self._asking(lambda: self._client.call("Connect", request, pb.Done, work=True))
+        self._client.call("Connect", request, pb.Done, work=True)
 
     def clock(self) -> Clock:
         self._clock = self._client.clock()
@@ -168,12 +167,12 @@ class RemoteDevice:
         self._client.call("Begin", pb.BeginRequest(), pb.Done)
 
     def end(self, spans: Mapping[str, tuple[int, int]], clock_error_ns: int, images: int) -> Beside:
-        request = pb.EndRequest(spans=codec.to_json(dict(spans)), clock_error_ns=clock_error_ns, images=images)
+        request = pb.EndRequest(
+            spans=codec.to_json(dict(spans)), clock_error_ns=clock_error_ns, images=images
+        )
         seen = codec.unpack_beside(self._client.call("End", request, pb.EndReply, work=True).beside)
         clock = self._drifted(self._clock)
-        outside = self._external.end(
-            spans, replace(clock, error_ns=clock.error_ns + clock_error_ns), images
-        )
+        outside = self._external.end(spans, replace(clock, error_ns=clock.error_ns + clock_error_ns), images)
         return replace(
             seen, energy=[*seen.energy, *outside.energy], meters={**seen.meters, **outside.meters},
             problems=[*seen.problems, *outside.problems],
@@ -189,7 +188,7 @@ class RemoteDevice:
         size = max(batch, FRAME_BYTES // max(1, images[0].nbytes) // batch * batch)
         pieces = [images[start : start + size] for start in range(0, len(images), size)]
         header = {"op": "infer", "batch": batch, "missing": list(missing)}
-        answers = self._asking(lambda: list(self._stream().ask(header, pieces)))
+        answers = list(self._stream().ask(header, pieces))
         return np.concatenate(answers)
 
     def _stream(self) -> _Frames:
@@ -206,7 +205,7 @@ class RemoteDevice:
         job = self._client.call("Measure", request, pb.Job).id
         if self._detached:
             self._leave(longest_s(load))
-        result = self._asking(lambda: self._client.follow(job, longest_s(load) + SLACK_S))
+        result = self._client.follow(job, longest_s(load) + SLACK_S)
         samples = codec.unpack_samples(result)
         latency = samples.latency_ns
         outside = self._external.end(
@@ -242,20 +241,6 @@ class RemoteDevice:
         middle = (now.offset_ns + before.offset_ns) // 2
         apart = abs(now.offset_ns - before.offset_ns) // 2
         return Clock(offset_ns=middle, error_ns=max(now.error_ns, before.error_ns) + apart)
-
-    def _asking(self, ask: Any) -> Any:
-        """What the board answers; that another board is lost, which it needs, is that one's loss."""
-        try:
-            return ask()
-        except BoardLost:
-            raise
-        except DeviceError as error:
-            if isinstance(error, JobFailed) and error.kind not in ("BoardLost", ""):
-                raise
-            lost = re.search(r"(\S+) (?:does not answer|cannot be reached)", str(error))
-            if lost and lost[1] in self._peers:
-                raise BoardLost(error, board=lost[1]) from None
-            raise
 
     # --- the end ---
 
@@ -293,8 +278,12 @@ class _Frames:
             told, answer = self._receive(first + index + 1)
             if index + AHEAD < len(tensors):
                 self._send(header, tensors[index + AHEAD])
+            if "lost" in told:
+                raise BoardLost(told.get("error"), board=str(told["lost"]))
             if "error" in told or len(answer) != 1:
-                raise DeviceError(f"{header['op']} on {self._client.name}: {told.get('error', 'no tensor came')}")
+                raise DeviceError(
+                    f"{header['op']} on {self._client.name}: {told.get('error', 'no tensor came')}"
+                )
             yield answer[0]
 
     def _send(self, header: Mapping[str, Any], tensor: NDArray[Any]) -> None:

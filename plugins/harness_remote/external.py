@@ -57,7 +57,9 @@ class External:
         """What they read; ``spans`` are on the board's clock, and so are the raw samples that are returned."""
         if self._sampler is None or "load" not in spans:
             return Beside()
-        here = {name: (begin - clock.offset_ns, end - clock.offset_ns) for name, (begin, end) in spans.items()}
+        here = {
+            name: (begin - clock.offset_ns, end - clock.offset_ns) for name, (begin, end) in spans.items()
+        }
         seen = beside(self._sampler, self._began, here, clock.error_ns, images, {}, load, mean_latency_s)
         return replace(seen, meters=_shifted(seen.meters, clock.offset_ns))
 

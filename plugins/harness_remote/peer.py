@@ -15,7 +15,8 @@ import grpc
 from harness.frames import pack
 from harness.peers import answer_of
 from harness.types import Answer, Answers, Peer
-from harness_remote.channel import STREAM, open_channel, refusal
+from harness_remote.channel import open_channel, refusal
+from harness_remote.wire import STREAM, TICKET
 
 __all__ = ["StreamPeer", "open_peer"]
 
@@ -49,7 +50,7 @@ class StreamPeer:
         self._frames: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
         self._channel = open_channel(details["target"], details["certificate"].encode(), *KEEPALIVE)
         stream = self._channel.stream_stream(STREAM, request_serializer=None, response_deserializer=None)
-        self._call = stream(iter(self._frames.get, None), metadata=(("harness-ticket", details["ticket"]),))
+        self._call = stream(iter(self._frames.get, None), metadata=((TICKET, details["ticket"]),))
         threading.Thread(target=self._read, name=f"answers of {self.device}", daemon=True).start()
         self.send(pack({"op": "echo", "id": GREETING, "reply_bytes": 0}))
         if not self._greeted.wait(CONNECT_S) or self._gone:
