@@ -21,7 +21,7 @@ from harness.sampler import Sampled, Sampler, interval_s
 from harness.state import Window, over_time
 from harness.types import Beside, Load
 
-__all__ = ["EDGE_ERROR", "IDLE_READINGS", "Observed", "beside", "observe"]
+__all__ = ["Observed", "beside", "observe"]
 
 ROUNDS = 3
 IDLE_READINGS = 6
@@ -29,6 +29,7 @@ EDGE_ERROR = 0.1
 LONGEST_IDLE_S = 30.0
 TAIL = 0.25
 COOL_EVERY_S = 1.0
+SETTLE_S = 0.5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -185,15 +186,16 @@ def _idle(sampler: Sampler | None, load: Load) -> Span | None:
 
     Longer where a meter is so slow that too few readings would fall inside.
     """
-    infos = [one.info for one in sampler.meters] if sampler is not None else []
-    if not infos and not load.settle_s:
+    meters = sampler.meters if sampler else ()
+    if not meters and not load.metered_elsewhere:
         return None
-    slowest = [(max(info.period_s, interval_s(info)), info.averaging_s) for info in infos]
-    time.sleep(max([load.settle_s, *(2 * period + averaging for period, averaging in slowest)]))
+    slowest = [(max(one.info.period_s, interval_s(one.info)), one.info.averaging_s) for one in meters]
+    time.sleep(max((2 * period + averaging for period, averaging in slowest), default=SETTLE_S))
     if not load.idle_s:
         return None
     begin = time.monotonic_ns()
-    time.sleep(max([load.idle_s, *(IDLE_READINGS * period + averaging for period, averaging in slowest)]))
+    needed = (IDLE_READINGS * period + averaging for period, averaging in slowest)
+    time.sleep(max(load.idle_s, *needed) if meters else load.idle_s)
     return Span(begin, time.monotonic_ns())
 
 

@@ -127,13 +127,13 @@ class Load:
 
     ``streams``: samples of a multi-stream query. ``target_qps``: mean arrivals per second of the server
     scenario, drawn from ``seed``. ``warmup``: until steady, or one query. ``sustained_s``: the load goes on
-    for this long. ``idle_s``: idle before and after, where a meter reads; ``settle_s``: one reads elsewhere, and
-    has forgotten the load by then; ``energy_error``: relative uncertainty for whose sake the window is
-    lengthened, within ``max_time_s``.
+    for this long. ``idle_s``: idle before and after, where a meter reads; ``energy_error``: relative
+    uncertainty for whose sake the window is lengthened, within ``max_time_s``.
 
     Of a partition over several devices: ``in_flight`` frames are worked on at once; a query is answered, or
     given up, within ``deadline_s``; ``on_missing``: a part that does not answer by then ends the measurement, or
     what its edges declare stands in; ``resident``: the images are on the devices before the window begins.
+    ``metered_elsewhere``: idle before and after also where no meter reads here, for another host's does.
     """
 
     scenario: Scenario = "single-stream"
@@ -149,7 +149,6 @@ class Load:
     warmup_max_s: float = 5.0
     sustained_s: float | None = None
     idle_s: float = 2.0
-    settle_s: float = 0.0
     energy_method: Literal["default", "devit", "mlperf"] = "default"
     energy_error: float | None = None
     cool_below_c: float | None = None
@@ -158,6 +157,7 @@ class Load:
     deadline_s: float | None = None
     on_missing: Literal["fail", "substitute"] = "fail"
     resident: bool = False
+    metered_elsewhere: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

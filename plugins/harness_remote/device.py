@@ -29,7 +29,7 @@ from harness.types import (
     RuntimeEntry,
     Samples,
 )
-from harness.window import LONGEST_IDLE_S, ROUNDS
+from harness.window import LONGEST_IDLE_S, ROUNDS, SETTLE_S
 from harness_remote import agent_pb2 as pb
 from harness_remote import codec
 from harness_remote.client import Client, Timeouts
@@ -320,7 +320,7 @@ class _Frames:
 def longest_s(load: Load) -> float:
     """No load takes longer, unless one query does: idle, warm-up and window, as often as a window is lengthened."""
     rounds = ROUNDS if load.energy_error is not None else 1
-    idle = 2 * (load.settle_s + max(load.idle_s, LONGEST_IDLE_S if rounds > 1 else load.idle_s))
+    idle = 2 * (SETTLE_S + max(load.idle_s, LONGEST_IDLE_S if rounds > 1 else load.idle_s))
     once = idle + load.warmup_max_s + load.max_time_s + (load.sustained_s or 0.0)
     return rounds * once + (load.cool_limit_s if load.cool_below_c is not None else 0.0)
 

@@ -22,23 +22,23 @@ class External:
     """The external meters of one board."""
 
     def __init__(self, meters: tuple[MeterUse, ...]) -> None:
-        self._meters = meters
         self._sampler = Sampler(Monitor(meters=meters)) if meters else None
         self._began = 0
+        slow = [(max(use.info.period_s, interval_s(use.info)), use.info.averaging_s) for use in meters]
+        self._settle_s = max((2 * period + averaging for period, averaging in slow), default=0.0)
+        self._idle_s = max((IDLE_READINGS * period + averaging for period, averaging in slow), default=0.0)
 
     def prepared(self, load: Load) -> Load:
         """The load, with idle time and a window long enough for these meters."""
-        if not self._meters:
+        if self._sampler is None:
             return load
-        infos = [use.info for use in self._meters]
-        needed = max(needed_time_s(info, load.energy_error or EDGE_ERROR) for info in infos)
-        slow = [(max(info.period_s, interval_s(info)), info.averaging_s) for info in infos]
-        idle = max(IDLE_READINGS * period + averaging for period, averaging in slow)
+        error = load.energy_error or EDGE_ERROR
+        needed = max(needed_time_s(use.info, error) for use in self._sampler.meters)
         return replace(
             load,
             min_time_s=min(max(load.min_time_s, needed), load.max_time_s),
-            idle_s=max(load.idle_s, idle) if load.idle_s else 0.0,
-            settle_s=max(2 * period + averaging for period, averaging in slow),
+            idle_s=max(load.idle_s, self._idle_s) + self._settle_s if load.idle_s else 0.0,
+            metered_elsewhere=True,
         )
 
     def begin(self) -> None:
@@ -54,11 +54,16 @@ class External:
         load: Load | None = None,
         mean_latency_s: float | None = None,
     ) -> Beside:
-        """What they read; ``spans`` are on the board's clock, and so are the raw samples that are returned."""
-        if self._sampler is None or "load" not in spans:
+        """What they read; ``spans`` are on the board's clock, and so are the raw samples that are returned.
+
+        Idle begins once these meters have forgotten the load.
+        """
+        if self._sampler is None:
             return Beside()
+        settle = int(self._settle_s * 1e9)
         here = {
-            name: (begin - clock.offset_ns, end - clock.offset_ns) for name, (begin, end) in spans.items()
+            name: (begin - clock.offset_ns + (0 if name == "load" else settle), end - clock.offset_ns)
+            for name, (begin, end) in spans.items()
         }
         seen = beside(self._sampler, self._began, here, clock.error_ns, images, {}, load, mean_latency_s)
         return replace(seen, meters=_shifted(seen.meters, clock.offset_ns))
