@@ -41,7 +41,7 @@ def pack(header: Mapping[str, Any], tensors: Sequence[NDArray[Any]] = ()) -> lis
     """
     import numpy as np
 
-    held = [np.ascontiguousarray(one) for one in tensors]
+    held = [np.asarray(one, order="C") for one in tensors]
     for one in held:
         if one.dtype.name not in DTYPES:
             raise FrameError(f"a frame holds {', '.join(DTYPES)}, not {one.dtype.name}")
