@@ -157,7 +157,8 @@ def subsets(names: Sequence[str], size: int, seed: int) -> list[tuple[str, ...]]
     """Sets of ``size`` missing parts: all of them where they are few or single, else some drawn from ``seed``."""
     if size == 1 or comb(len(names), size) <= MAX_SUBSETS:
         return list(combinations(names, size))
-    rng, found = Random(f"{seed} {size}"), {}
+    rng = Random(f"{seed} {size}")
+    found: dict[tuple[int, ...], None] = {}
     while len(found) < MAX_SUBSETS:
         found[tuple(sorted(rng.sample(range(len(names)), size)))] = None
     return [tuple(names[index] for index in picked) for picked in sorted(found)]

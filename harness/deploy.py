@@ -120,9 +120,7 @@ def deploy(
     serving = {index: devices[index].serve(central) for index in used if index != task["central"]}
     graph = graph_of(export, task)
     central.connect(graph, {name: serving[index] for name, index in places.items() if index in serving})
-    return Deployed(
-        devices=devices, central_index=task["central"], graph=graph, places=places, facts=facts
-    )
+    return Deployed(devices=devices, central_index=task["central"], graph=graph, places=places, facts=facts)
 
 
 def places_of(cell: Cell, export: Mapping[str, Any]) -> dict[str, int]:
@@ -154,9 +152,7 @@ def graph_of(export: Mapping[str, Any], task: Mapping[str, Any]) -> Graph:
     )  # fmt: skip
     if task["input"] == "raw":
         data = task["data"]
-        return Graph(
-            parts=parts, input_wire="uint8", mean=tuple(data["mean"]), std=tuple(data["std"])
-        )
+        return Graph(parts=parts, input_wire="uint8", mean=tuple(data["mean"]), std=tuple(data["std"]))
     return Graph(parts=parts)
 
 

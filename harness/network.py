@@ -53,7 +53,6 @@ def network_of(
     bound = critical_path_ns(graph, places, central, compute, links)
     return {
         **{key: samples.network[key] for key in ("input_bytes", "feature_bytes") if key in samples.network},
-        "input": "raw" if graph.input_wire == "uint8" else "tensor",
         "parts": {
             part.name: _part(part.name, samples, links.get(part.name), compute[part.name])
             | {"device": names[places[part.name]]}
@@ -146,8 +145,7 @@ def _devices(samples: Samples, places: Mapping[str, int], names: Sequence[str]) 
     found = []
     for index in sorted(set(places.values())):
         own = [part for part, place in places.items() if place == index]
-        spent = [samples.timeline.get(f"compute:{part}") for part in own]
-        busy = sum(float(ns.sum()) for ns in spent if ns is not None)
+        busy = sum(float(_known(samples, "compute", part).sum()) for part in own)
         share = busy / samples.window_ns if samples.window_ns else None
         found.append(
             {
@@ -169,8 +167,14 @@ def _outcomes(samples: Samples) -> dict[str, Any]:
 
 
 def _median(samples: Samples, kind: str, part: str) -> float | None:
-    values = samples.timeline.get(f"{kind}:{part}")
-    return None if values is None or not len(values) else float(np.median(values))
+    values = _known(samples, kind, part)
+    return float(np.median(values)) if len(values) else None
+
+
+def _known(samples: Samples, kind: str, part: str) -> Any:
+    """A part's times in the window; -1 stands for a query that it did not answer."""
+    values = samples.timeline.get(f"{kind}:{part}", np.zeros(0, np.int64))
+    return values[values >= 0]
 
 
 def _ms(nanoseconds: float | None) -> float | None:

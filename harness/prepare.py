@@ -279,7 +279,9 @@ def _wire_dtype(partition: Partition, part: Part) -> str:
     """
     found = {edge.wire_dtype for one in partition.parts for edge in one.inputs if edge.source == part.name}
     if len(found) > 1:
-        raise ValueError(f"part {part.name!r} is sent as {' and as '.join(sorted(found))}: one type is allowed")
+        raise ValueError(
+            f"part {part.name!r} is sent as {' and as '.join(sorted(found))}: one type is allowed"
+        )
     return found.pop() if found else part.output.dtype
 
 
