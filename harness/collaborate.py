@@ -253,6 +253,11 @@ class Collaboration:
         if answer.lost:
             return self._gone(answer.peer, answer.error)
         frame = self._frames.get(answer.query)
+        if frame is not None and answer.error and not answer.part:  # of a request that was not understood
+            for part in [name for name in frame.sent if self.where(name) == answer.peer]:
+                frame.sent.pop(part)
+                self._missing(frame, part, answer.peer, answer.error, lost=False)
+            return None
         if frame is None or answer.part not in frame.sent or answer.part in frame.values:
             return None  # too late: its query is over
         sent, request_bytes = frame.sent.pop(answer.part)

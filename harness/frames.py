@@ -3,7 +3,7 @@
 A frame is ``HF1\\n``, the header's length (4 bytes, little-endian), the header (JSON), and the tensors' bytes.
 The header's ``tensors`` lists dtype and shape of each. Nothing is unpickled; what does not fit is refused.
 
-Requests: ``run`` (a ``part`` on tensors, or on what is kept in ``slot``), ``keep`` (tensors in ``slot``), ``infer``
+Requests, by the header's ``op``: ``run`` (a ``part`` on tensors, or on what is kept in ``slot``), ``keep`` (tensors in ``slot``), ``infer``
 (the whole graph, at the central node), ``echo`` (answer ``reply_bytes`` zeros at once). Each has an ``id`` that
 its answer repeats; an answer has ``compute_ns``, ``queue_ns`` and one tensor, or ``error``.
 """
@@ -26,6 +26,7 @@ MAGIC = b"HF1\n"
 MAX_HEADER = 65_536
 MAX_TENSORS = 256
 MAX_DIMS = 8
+MAX_ELEMENTS = 2**40
 DTYPES = ("float32", "float16", "uint8", "int8", "int64", "float64")
 
 
@@ -122,4 +123,6 @@ def _tensor(told: Any) -> tuple[str, tuple[int, ...]]:
         raise FrameError("a tensor without dtype and shape that frames have")
     if not all(type(size) is int and 0 <= size < 2**31 for size in shape):
         raise FrameError("a tensor whose shape is no list of sizes")
+    if math.prod(max(size, 1) for size in shape) >= MAX_ELEMENTS:  # numpy refuses it, though it be empty
+        raise FrameError("a tensor whose shape is too large")
     return dtype, tuple(shape)
