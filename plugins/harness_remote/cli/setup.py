@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import tempfile
 from pathlib import Path
 
@@ -30,12 +29,17 @@ def command(
     The agent gets an environment of its own below ~/.local/share/harness-agent there, and runs as a service: the
     user's, or the system's where ssh logs in as root.
     """
+    from importlib.util import find_spec
+
+    from harness.errors import DeviceError
     from harness_remote import provision, ssh
     from harness_remote.enrol import Enrolment
 
     def say(step: str) -> None:
         click.echo(f"{name}: {step}", err=True)
 
+    if find_spec("grpc") is None:
+        raise DeviceError("boards are reached by gRPC: pip install 'edge-harness[agent]' here")
     say(f"connecting to {target}")
     with ssh.connected(target, ssh_port) as remote, tempfile.TemporaryDirectory(prefix="harness-setup-") as work:
         address = host or remote.hostname()
@@ -50,3 +54,13 @@ def command(
     for note in installed.notes:
         click.echo(f"note: {note}", err=True)
     say(f"checking it at {address}:{port}")
+    from harness_remote.client import Client
+
+    client = Client(name, enrolment.inventory.credentials(name))
+    try:
+        board = client.describe()
+    finally:
+        client.close()
+    meters = ", ".join(meter["name"] for meter in board["meters"]) or "none"
+    runtime = board["onnxruntime"].get("version") or board["onnxruntime"].get("error")
+    click.echo(f"{name}: {board['model']}, ONNX Runtime {runtime}, meters: {meters}; `harness devices check {name}` tells more")
