@@ -18,11 +18,10 @@ from multiprocessing.connection import Client, Connection
 from typing import Any
 
 from harness.errors import DeviceError, HarnessError
-from harness.frames import FrameError, header_of, pack, with_header
+from harness.frames import MAX_HEADER, FrameError, header_of, pack, with_header
 
-__all__ = ["MAX_ECHO_BYTES", "MAX_WAITING", "Relay"]
+__all__ = ["MAX_WAITING", "Relay"]
 
-MAX_ECHO_BYTES = 16 * 2**20
 MAX_WAITING = 64
 """Frames of one stream that wait for its worker."""
 
@@ -36,25 +35,23 @@ class _Frame:
 class Relay:
     """One stream's frames to and from a worker that listens at ``address``.
 
-    ``kinds`` are the requests that this stream may make. ``max_waiting_bytes`` bounds, with :data:`MAX_WAITING`,
-    what waits for the worker.
+    ``allowed`` are the requests that this stream may make; ``max_bytes`` the greatest frame, and four of them are
+    the most that waits for the worker.
 
     Raises:
         DeviceError: the worker does not answer.
     """
 
-    def __init__(
-        self, address: str, key: str, kinds: frozenset[str], *, max_waiting_bytes: int = 256 * 2**20
-    ) -> None:
+    def __init__(self, address: str, key: str, allowed: frozenset[str], max_bytes: int) -> None:
         try:
             self._worker: Connection = Client(address, "AF_UNIX", authkey=bytes.fromhex(key))
         except (OSError, EOFError) as error:
             raise DeviceError(f"the board's worker does not answer: {error or 'it has ended'}") from None
-        self._kinds = kinds
-        self._max_bytes = max_waiting_bytes
+        self._allowed = allowed
+        self._max_bytes = max_bytes
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._changed = threading.Condition()
-        # all below are guarded by _changed
+        # _changed guards _wake and all below
         self._running: _Frame | None = None
         self._waiting: deque[_Frame] = deque()
         self._waiting_bytes = 0
@@ -63,7 +60,9 @@ class Relay:
         self._closed = False
         self._fault: HarnessError | None = None
 
-    def answers(self, frames: Iterable[bytes], on_end: Callable[[Callable[[], None]], Any]) -> Iterator[bytes]:
+    def answers(
+        self, frames: Iterable[bytes], on_end: Callable[[Callable[[], None]], Any]
+    ) -> Iterator[bytes]:
         """Every frame's answer, until ``frames`` ends, or the stream (of which ``on_end`` tells).
 
         Raises:
@@ -88,6 +87,9 @@ class Relay:
         finally:
             self._end()
             self._worker.close()
+            with self._changed:
+                os.close(self._wake)
+                self._wake = -1
 
     def _done(self) -> bool:
         with self._changed:
@@ -174,23 +176,24 @@ class Relay:
         return True
 
     def _room(self, size: int) -> bool:
-        fits = self._waiting_bytes + size <= self._max_bytes or not self._waiting
+        fits = self._waiting_bytes + size <= 4 * self._max_bytes or not self._waiting
         return fits and max(len(self._waiting), len(self._own)) < MAX_WAITING
 
     def _own_answer(self, header: dict[str, Any]) -> tuple[dict[str, Any], int] | None:
         """The answer to what the worker is not asked: an echo, or what is refused."""
-        kind, told = header.get("kind"), {"id": header.get("id")}
-        if kind not in self._kinds:
-            return {**told, "error": f"no request {str(kind)[:40]!r} on this stream"}, 0
-        if kind != "echo" or header.get("worker"):
+        op, told = header.get("op"), {"id": header.get("id")}
+        if not isinstance(op, str) or op not in self._allowed:
+            return {**told, "error": f"no request {str(op)[:40]!r} on this stream"}, 0
+        if op != "echo" or header.get("worker"):
             return None
-        size = header.get("reply_bytes", 0)
-        if type(size) is not int or not 0 <= size <= MAX_ECHO_BYTES:
-            return {**told, "error": f"reply_bytes: allowed are 0 to {MAX_ECHO_BYTES}"}, 0
+        size, most = header.get("reply_bytes", 0), self._max_bytes - MAX_HEADER
+        if type(size) is not int or not 0 <= size <= most:
+            return {**told, "error": f"reply_bytes: allowed are 0 to {most}"}, 0
         return {**told, "compute_ns": 0, "queue_ns": 0}, size
 
     def _signal(self) -> None:
-        os.eventfd_write(self._wake, 1)
+        if self._wake >= 0:
+            os.eventfd_write(self._wake, 1)
 
 
 def _zeros(header: dict[str, Any], size: int) -> bytes:
