@@ -6,7 +6,7 @@ import hashlib
 import re
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from harness.errors import DeviceError
 from harness_remote import wheel
 from harness_remote.ssh import Remote, RemoteError
 
-__all__ = ["Facts", "Installed", "examine", "provision"]
+__all__ = ["Facts", "Installed", "download", "examine", "provision", "target_options"]
 
 FOLDER = ".local/share/harness-agent"  # below the home folder there: venv/, wheels/, and the agent's own
 LEAST_FREE_MB = 700  # about twice what the agent takes, as pip unpacks beside
@@ -197,7 +197,8 @@ def _install(
     files, options = [made], ""
     if offline:
         say(f"downloading what it needs, for {facts.machine}")
-        files += _download(made, facts)
+        wanted = target_options(facts.machine, facts.glibc, facts.python[0])
+        files += download(made, made.parent / "needed", wanted)
         options = "--no-index --find-links wheels"
     size = sum(file.stat().st_size for file in files) / 1e6
     say(f"copying {len(files)} wheel{'s' * (len(files) > 1)}, {size:.1f} MB")
@@ -208,24 +209,32 @@ def _install(
     )
 
 
-def _download(made: Path, facts: Facts) -> list[Path]:
-    """Wheels of all that the agent needs, for the board's Python and C library."""
-    into = made.parent / "needed"
-    (major, minor), libc = facts.python[0], facts.glibc
+def target_options(machine: str, glibc: tuple[int, int], python: tuple[int, int]) -> list[str]:
+    """What makes pip choose wheels for another machine, C library and Python than its own."""
     # the newest first; 2014 is 2.17
-    platforms = [f"manylinux_{libc[0]}_{level}_{facts.machine}" for level in range(libc[1], 16, -1)]
-    platforms.append(f"manylinux2014_{facts.machine}")
+    platforms = [f"manylinux_{glibc[0]}_{level}_{machine}" for level in range(glibc[1], 16, -1)]
+    return [
+        "--only-binary=:all:", "--python-version", f"{python[0]}.{python[1]}", "--implementation", "cp",
+        *(word for one in [*platforms, f"manylinux2014_{machine}"] for word in ("--platform", one)),
+    ]  # fmt: skip
+
+
+def download(made: Path, into: Path, options: Sequence[str]) -> list[Path]:
+    """Wheels of all that the agent needs. ``options``: see :func:`target_options`.
+
+    Raises:
+        DeviceError: no network here, or no such wheels.
+    """
     command = [
         sys.executable, "-m", "pip", "--disable-pip-version-check", "--no-input", "download", "--quiet",
-        "--only-binary=:all:", "--python-version", f"{major}.{minor}", "--implementation", "cp", "--dest", str(into),
-        *(word for platform in platforms for word in ("--platform", platform)), f"{made}[agent]",
+        "--dest", str(into), *options, f"{made}[agent]",
     ]  # fmt: skip
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=_DOWNLOAD_S, check=False)
     except subprocess.TimeoutExpired:
         raise DeviceError(f"pip download: not done in {_DOWNLOAD_S} s; is there a network here?") from None
     if done.returncode:
-        raise DeviceError(f"pip download for Python {major}.{minor} on {facts.machine}: {_error_line(done.stderr)}")
+        raise DeviceError(f"pip download: {_error_line(done.stderr)}")
     return sorted(path for path in into.glob("*.whl") if path.name != made.name)
 
 

@@ -20,7 +20,6 @@ _COMMAND_S = 30
 _UNIT = """\
 [Unit]
 Description=harness agent: measures models for other machines
-Wants=network-online.target
 After=network-online.target
 StartLimitIntervalSec=600
 StartLimitBurst=10
@@ -63,7 +62,7 @@ def unit(command: Sequence[str], folder: Path, *, user: str | None) -> str:
     """The unit's text; ``user`` is whom the system's manager runs it as, ``None`` for a unit of the user's own."""
     return _UNIT.format(
         command=" ".join(_quoted(word) for word in command),
-        more="" if user is None else "\n" + _SYSTEM.format(user=user, folder=_quoted(str(folder))),
+        more="" if user is None else _SYSTEM.format(user=user, folder=_quoted(str(folder))),
         target="default.target" if user is None else "multi-user.target",
     )
 

@@ -64,17 +64,28 @@ def init(folder: Path, names: tuple[str, ...], days: int, replace: bool) -> None
 @command.command("serve")
 @_address_options
 @_folder_option
-@click.option("--threads", type=click.IntRange(1, 1024), help="At most so many threads for a worker.  [default: the cores]")  # fmt: skip
 @click.option("--ready-file", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE", help="Write address, fingerprint and process id there, as JSON, when ready.")  # fmt: skip
-def serve(host: str, port: int, folder: Path, threads: int | None, ready_file: Path | None) -> None:
+def serve(host: str, port: int, folder: Path, ready_file: Path | None) -> None:
     """Serve until a signal ends it. Prints one line when ready.
 
     At this machine's own addresses it needs nothing; at others the certificate and token of `harness agent init`.
     """
     from harness_remote import secrets
+    from harness_remote.server import AgentSettings
+    from harness_remote.server import serve as serve_until_signal
 
     identity = _identity(host, folder)
     fingerprint = secrets.fingerprint(identity.certificate_pem) if identity else None
+
+    def announce(address: str) -> None:
+        shown = f"certificate SHA-256 {fingerprint}" if fingerprint else "no certificate, this machine only"
+        click.echo(f"harness agent ready on {address}, {shown}")
+        if ready_file is not None:
+            _write_whole(ready_file, {"address": address, "fingerprint": fingerprint, "pid": os.getpid()})
+
+    if ready_file is not None:
+        ready_file.unlink(missing_ok=True)
+    serve_until_signal(AgentSettings(folder=folder, host=host, port=port, identity=identity), announce)
 
 
 @command.command("install-service")
@@ -124,3 +135,15 @@ def _identity(host: str, folder: Path) -> Any:
             f"run `harness agent init{own}` first"
         )
     return None
+
+
+def _write_whole(path: Path, content: dict[str, Any]) -> None:
+    """Who waits for the file never finds half of it."""
+    from harness.errors import DeviceError
+
+    new = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        new.write_text(json.dumps(content) + "\n")
+        new.replace(path)
+    except OSError as error:
+        raise DeviceError(f"cannot write {path}: {error.strerror or error}") from None
