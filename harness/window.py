@@ -19,9 +19,9 @@ from harness.energy import Reading, Series, Span, cross_check, needed_time_s, re
 from harness.load import Query, Timed, WarmUp, first_query, generate, per_query, warm_up
 from harness.sampler import Sampled, Sampler, interval_s
 from harness.state import Window, over_time
-from harness.types import Load
+from harness.types import Beside, Load
 
-__all__ = ["Observed", "observe"]
+__all__ = ["Observed", "beside", "observe"]
 
 ROUNDS = 3
 IDLE_READINGS = 6
@@ -233,3 +233,37 @@ def _growth(readings: Sequence[Reading], error: float | None) -> float:
             if figure and u and u / abs(figure) > error:
                 missed.append((u / abs(figure) / error) ** 1.5)
     return max(missed)
+
+
+def beside(
+    sampler: Sampler | None,
+    began: int,
+    spans: Mapping[str, tuple[int, int]],
+    clock_error_ns: int,
+    images: int,
+    used: Mapping[str, int],
+) -> Beside:
+    """What this machine's meters and watches saw of another's window since ``began``.
+
+    ``spans`` (``before``, ``load``, ``after``) are on this machine's clock, within ``clock_error_ns``; the readings'
+    uncertainty holds that. ``images`` were answered in the window.
+    """
+    if sampler is None:
+        return Beside(memory=used)
+    sampled = sampler.stop(began, time.monotonic_ns(), spans["load"])
+    known = {name: Span(*span) for name, span in spans.items()}
+    series = [
+        replace(one, clock_error_s=one.clock_error_s + clock_error_ns / 1e9) for one in _series(sampled)
+    ]
+    readings = [
+        read_window(one, known["load"], known.get("before"), known.get("after"), images) for one in series
+    ]
+    raw: dict[str, NDArray[Any]] = {
+        f"span_ns:{name}": np.array(span, np.int64) for name, span in spans.items() if series
+    }
+    for one in series:
+        raw |= {f"meter_ns:{one.info.name}": one.ns, f"meter_value:{one.info.name}": one.value}
+    return Beside(
+        memory=used, energy=[one.to_json() for one in cross_check(readings)], meters=raw,
+        states=over_time(sampled.states, *spans["load"]), problems=sampled.problems,
+    )  # fmt: skip
