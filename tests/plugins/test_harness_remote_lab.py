@@ -13,13 +13,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from harness_remote.lab.labfile import find_lab, load_lab, shipped_labs
-from harness_remote.lab.link import Link, Port
-from harness_remote.lab.relay import Model, Relay, Route, config
 from hypothesis import given
 from hypothesis import strategies as st
 
 from harness.errors import SuiteError
+from harness_remote.lab.labfile import find_lab, load_lab, shipped_labs
+from harness_remote.lab.link import Link, Port
+from harness_remote.lab.relay import Model, Relay, Route, config
 
 MB = 8e6  # bits
 

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, field_validator, model_validator
+from pydantic import BeforeValidator, Field, PlainSerializer, field_validator, model_validator
 
 from harness.errors import SuiteError, nearest
 from harness.suite import Duration, Name, find_suite, shipped_files, validated
@@ -25,17 +25,24 @@ _PREFIXES = {"": 1.0, "k": 1e3, "M": 1e6, "G": 1e9}
 
 def _rate(value: object) -> object:
     """``2 MB/s`` or ``16 Mbit/s`` -> bits per second."""
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kMG]?)(bit/s|B/s)\s*", value) if isinstance(value, str) else None
+    match = (
+        re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kMG]?)(bit/s|B/s)\s*", value)
+        if isinstance(value, str)
+        else None
+    )
     if match is None:
         raise ValueError(f"{value!r} is no rate; write 2 MB/s (bytes) or 16 Mbit/s (bits)")
     return float(match[1]) * _PREFIXES[match[2]] * _UNITS[match[3]]
 
 
+Rate = Annotated[float, BeforeValidator(_rate), PlainSerializer(lambda bits: f"{bits:.0f} bit/s")]
+
+
 class LinkChoice(Params):
     """What joins the boards, and the workstation, to the switch; each direction has the rate to itself."""
 
-    rate: Annotated[float, BeforeValidator(_rate), Field(ge=1e3, le=1e11)] = Field(
-        description="of each port, or of each pair's link: 2 MB/s or 16 Mbit/s"
+    rate: Rate = Field(
+        ge=1e3, le=1e11, description="of each port, or of each pair's link: 2 MB/s or 16 Mbit/s"
     )
     rtt: Duration = Field(0.0, le=2.0, description="round trip of an empty message")
     shaping: Literal["relay", "tc"] = Field(
@@ -62,12 +69,16 @@ class Lab(Params):
     )
     link: LinkChoice
     cores: int | None = Field(None, ge=1, le=1024, description="cores that a board may use")
-    memory_mb: float | None = Field(None, ge=64, le=2**20, description="memory that a board may use (10^6 bytes)")
+    memory_mb: float | None = Field(
+        None, ge=64, le=2**20, description="memory that a board may use (10^6 bytes)"
+    )
     threads: int = Field(1, ge=1, le=1024, description="of numerical libraries on a board")
     replay: Literal["off", "solo"] = Field(
         "off", description="solo: a part's time, measured alone, is slept, and its real output served"
     )
-    suite: str | None = Field(None, description="what `harness lab run` runs: a file beside this one, or a shipped suite")
+    suite: str | None = Field(
+        None, description="what `harness lab run` runs: a file beside this one, or a shipped suite"
+    )
 
     @field_validator("boards", mode="before")
     @classmethod

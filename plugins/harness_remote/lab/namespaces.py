@@ -80,7 +80,8 @@ def probe() -> Ability:
         told = (done.stderr.strip().splitlines() or ["refused"])[0]
     help_ = "run it as root" if os.geteuid() else "a container may need --privileged"
     return Ability(
-        "loopback", missing=(f"no network namespaces ({told}; {help_}): boards are addresses of this machine",)
+        "loopback",
+        missing=(f"no network namespaces ({told}; {help_}): boards are addresses of this machine",),
     )
 
 
@@ -103,7 +104,14 @@ def build(lab: Lab) -> dict[str, str]:
     The relay's boards reach the bridge alone, and through it the relay: no byte goes round the link model.
     """
     _run("mount", "-t", "tmpfs", "tmpfs", "/run")
-    _ip(("link set lo up", "link add switch type bridge", f"addr add {SWITCH}/24 dev switch", "link set switch up"))
+    _ip(
+        (
+            "link set lo up",
+            "link add switch type bridge",
+            f"addr add {SWITCH}/24 dev switch",
+            "link set switch up",
+        )
+    )
     addresses = {board: f"10.77.0.{10 + index}" for index, board in enumerate(lab.boards)}
     isolated = "on" if lab.link.shaping == "relay" else "off"
     for index, (board, address) in enumerate(addresses.items()):
