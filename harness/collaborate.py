@@ -253,6 +253,11 @@ class Collaboration:
         if answer.lost:
             return self._gone(answer.peer, answer.error)
         frame = self._frames.get(answer.query)
+        if frame is not None and answer.error and not answer.part:  # of a request that was not understood
+            for part in [name for name in frame.sent if self.where(name) == answer.peer]:
+                frame.sent.pop(part)
+                self._missing(frame, part, answer.peer, answer.error, lost=False)
+            return None
         if frame is None or answer.part not in frame.sent or answer.part in frame.values:
             return None  # too late: its query is over
         sent, request_bytes = frame.sent.pop(answer.part)
@@ -423,8 +428,8 @@ def _name(key: str) -> str:
 
 
 def to_pixels(images: Array, mean: Sequence[float], std: Sequence[float]) -> NDArray[np.uint8]:
-    """The uint8 pixels [n, channels, height, width] that preprocessing made ``images`` of."""
+    """The uint8 pixels [n, height, width, channels] that preprocessing made ``images`` [n, channels, ...] of."""
     shape = (1, -1, 1, 1)
     scaled = images * np.array(std, np.float32).reshape(shape) + np.array(mean, np.float32).reshape(shape)
-    pixels: NDArray[np.uint8] = np.rint(scaled * 255).clip(0, 255).astype(np.uint8)
+    pixels: NDArray[np.uint8] = np.rint(scaled * 255).clip(0, 255).astype(np.uint8).transpose(0, 2, 3, 1)
     return pixels

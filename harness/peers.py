@@ -69,20 +69,20 @@ class Server:
                 return
 
     def _answer(self, frame: bytes, came: int) -> list[bytes | memoryview]:
-        number: Any = None
+        about: dict[str, Any] = {"id": None}
         try:
             header, tensors = unpack(frame)
-            number = header.get("id")
+            about = {key: header[key] for key in ("id", "part") if key in header}
             if header.get("op") == "echo":
                 told, given = _echo(header)
             else:
                 told, given = self._handle(header, tensors)
             spent = told.get("compute_ns", 0)
-            return pack({"id": number, **told, "queue_ns": time.perf_counter_ns() - came - spent}, given)
+            return pack({**about, **told, "queue_ns": time.perf_counter_ns() - came - spent}, given)
         except (MemoryError, HarnessError) as error:
-            return pack({"id": number, "error": _line(error)})
+            return pack({**about, "error": _line(error)})
         except Exception as error:  # noqa: BLE001 - a runtime may raise anything; the central node reports it
-            return pack({"id": number, "error": _line(error)})
+            return pack({**about, "error": _line(error)})
 
 
 def _line(error: BaseException) -> str:

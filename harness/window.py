@@ -29,6 +29,7 @@ EDGE_ERROR = 0.1
 LONGEST_IDLE_S = 30.0
 TAIL = 0.25
 COOL_EVERY_S = 1.0
+SETTLE_S = 0.5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -185,14 +186,16 @@ def _idle(sampler: Sampler | None, load: Load) -> Span | None:
 
     Longer where a meter is so slow that too few readings would fall inside.
     """
-    if sampler is None or not sampler.meters:
+    meters = sampler.meters if sampler else ()
+    if not meters and not load.metered_elsewhere:
         return None
-    slowest = [(max(one.info.period_s, interval_s(one.info)), one.info.averaging_s) for one in sampler.meters]
-    time.sleep(max(2 * period + averaging for period, averaging in slowest))
+    slowest = [(max(one.info.period_s, interval_s(one.info)), one.info.averaging_s) for one in meters]
+    time.sleep(max((2 * period + averaging for period, averaging in slowest), default=SETTLE_S))
     if not load.idle_s:
         return None
     begin = time.monotonic_ns()
-    time.sleep(max(load.idle_s, *(IDLE_READINGS * period + averaging for period, averaging in slowest)))
+    needed = (IDLE_READINGS * period + averaging for period, averaging in slowest)
+    time.sleep(max(load.idle_s, *needed) if meters else load.idle_s)
     return Span(begin, time.monotonic_ns())
 
 

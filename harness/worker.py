@@ -172,7 +172,7 @@ class Worker:
         wire = header.get("wire", "float32")
         if wire not in DTYPES:
             raise FrameError(f"wire: {wire!r}; allowed: {', '.join(DTYPES)}")
-        return {"part": part, "compute_ns": spent}, [output.astype(np.dtype(wire), copy=False)]
+        return {"compute_ns": spent}, [output.astype(np.dtype(wire), copy=False)]
 
     def connect(self, graph: Graph, peers: Mapping[str, PeerAddress]) -> None:
         """Become the central worker of a partition; ``peers`` are the parts that other workers have."""

@@ -225,6 +225,15 @@ def test_a_peer_that_dies_ends_the_query_with_an_error(opened, runtime):
         central.measure(SHORT, IMAGES)
 
 
+def test_a_part_that_fails_on_a_peer_ends_the_query_with_its_error(opened, runtime):
+    central, peer = opened("a"), opened("b")
+    peer.load("far", artifact(raise_at=5), runtime())
+    central.load("near", artifact(), runtime())
+    joined(central, {"far": ("image",), "near": ("far",)}, {"far": peer})
+    with pytest.raises(DeviceError, match="part far on b: RuntimeError: the fake session was told to fail"):
+        central.measure(SHORT, IMAGES)
+
+
 @pytest.mark.parametrize(
     ("what", "message"),
     [
