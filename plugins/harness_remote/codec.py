@@ -206,6 +206,7 @@ def _adapter(kind: Any) -> TypeAdapter[Any]:
 @cache
 def _fields(kind: type[Any]) -> dict[str, TypeAdapter[Any]]:
     """What checks each field that holds no arrays."""
+    import numpy as np
     from numpy.typing import NDArray
 
     hints = get_type_hints(kind, localns={"np": np, "NDArray": NDArray})
