@@ -210,7 +210,7 @@ def has_what_is_refused(made):
     return False
 
 
-@settings(max_examples=400)
+@settings(max_examples=250)
 @given(content=mutated() | st.binary(max_size=200))
 def test_whatever_comes_it_is_refused_or_safe(content, tmp_path_factory):
     path = tmp_path_factory.getbasetemp() / "fuzzed.onnx"
