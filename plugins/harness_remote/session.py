@@ -259,9 +259,7 @@ class Session:
             path.write_bytes(codec.pack_samples(worker.ask("measure", load, images)))
             job.result = path
         except HarnessError as error:
-            job.error = (
-                DeviceError(f"the measurement on {self._name} was cancelled") if job.cancelled else error
-            )
+            job.error = error
         except OSError as error:
             full = error.errno in (errno.ENOSPC, errno.EDQUOT)
             why = "its disk is full" if full else error.strerror or str(error)
@@ -271,6 +269,10 @@ class Session:
         except Exception as error:  # noqa: BLE001 - whoever follows the job is told
             job.error = DeviceError(f"measure on {self._name}: {type(error).__name__}: {error}")
         finally:
+            if self._closed:
+                job.error = DeviceError(self._ended())
+            elif job.cancelled and job.result is None:
+                job.error = DeviceError(f"the measurement on {self._name} was cancelled")
             job.done.set()
 
 
