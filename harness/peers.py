@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from multiprocessing.connection import Client, Connection, Listener
 from typing import Any
 
-from harness.errors import HarnessError
+from harness.errors import BoardLost, HarnessError
 from harness.frames import FrameError, pack, size_of, unpack
 from harness.types import Answer, Answers, Peer
 
@@ -80,6 +80,8 @@ class Server:
                 told, given = self._handle(header, tensors)
             spent = told.get("compute_ns", 0)
             return pack({**about, **told, "queue_ns": time.perf_counter_ns() - came - spent}, given)
+        except BoardLost as error:
+            return pack({**about, "error": _line(error), "lost": error.board})
         except Exception as error:  # noqa: BLE001 - a runtime may raise anything; the central node reports it
             return pack({**about, "error": _line(error)})
 
