@@ -64,14 +64,15 @@ class ReplayedSession:
         self._kept = 0
         self._passes: dict[Shapes, list[int]] = {}
         self._solo_ns: dict[Shapes, int] = {}
-        self.facts: dict[str, Any] = {**session.facts, "replayed": True, "rehearsed": 0, "computed": 0}
+        self._told: dict[str, Any] = {**session.facts, "replayed": True, "rehearsed": 0, "computed": 0}
+        self.facts: Mapping[str, Any] = self._told
         with suppress(OSError, AttributeError):  # Linux: timers to the microsecond
             ctypes.CDLL(None).prctl(PR_SET_TIMERSLACK, 1)
 
     def rehearse(self, inputs: Sequence[NDArray[Any]]) -> NDArray[np.float32]:
         """Run alone on the machine; keep output and time."""
         key, shapes = _key(inputs)
-        self.facts["computed"] = 0
+        self._told["computed"] = 0
         if (known := self._outputs.get(key)) is not None:
             return known
         times = self._passes.setdefault(shapes, [])
@@ -85,7 +86,7 @@ class ReplayedSession:
         if self._kept + output.nbytes <= KEPT_BYTES:
             self._outputs[key] = output
             self._kept += output.nbytes
-        self.facts.update(rehearsed=len(self._outputs), solo_ms=solo / 1e6)
+        self._told.update(rehearsed=len(self._outputs), solo_ms=solo / 1e6)
         return output
 
     def run(self, inputs: Sequence[NDArray[Any]]) -> NDArray[np.float32]:
@@ -93,7 +94,7 @@ class ReplayedSession:
         key, shapes = _key(inputs)
         known = self._outputs.get(key)
         if known is None:
-            self.facts["computed"] += 1
+            self._told["computed"] += 1
             with self._alone():
                 return self._session.run(inputs)
         _until(start + self._solo_ns[shapes])
