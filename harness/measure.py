@@ -143,12 +143,12 @@ def _deploy(
     nodes = {part["name"]: int(placement.get(part["name"], 0)) for part in export["parts"]}
     devices: dict[int, Device] = {}
     for index in sorted({task["central"], *nodes.values()}):
-        spec = task["specs"][index]
+        spec, monitor = task["specs"][index], task["monitor"]
         backend = plugins.backends.get(spec["backend"]).entry
         device = backend.open(
             DeviceSpec(
                 name=spec["name"], backend=spec["backend"], params=backend.params(**spec["params"]),
-                threads=spec["threads"], monitor=_monitor(task["monitor"] if index == task["central"] else {}),
+                threads=spec["threads"], monitor=_monitor(monitor if index == task["central"] else monitor["beside"].get(str(index), {})),
             )
         )  # fmt: skip
         devices[index] = stack.enter_context(device)

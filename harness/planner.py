@@ -181,7 +181,7 @@ class _Planner:
                 merged = {**measure.model_dump(exclude_unset=True), **overrides}
                 measure = validated(Measure, merged, self.source, (*path, "measure"))
             self._check_generator(measure, index)
-            self._check_cool_down(measure, index)
+            self._check_cool_down(measure, item.devices, index)
             self._check_energy(measure, item.devices, index)
             for name in self.selected(item.methods, path, only):
                 refs = item.runtimes or (self.suite.methods[name].runtime or self._runtime_of(name),)
@@ -217,10 +217,20 @@ class _Planner:
         if measure.generator == "loadgen" and (lacking := loadgen.missing()) is not None:
             raise SuiteError(f"{self._measure_key('generator', index)}: {lacking}")
 
-    def _check_cool_down(self, measure: Measure, index: int) -> None:
-        if measure.cool_down is not None and not self.resolver.meters.tells_temperature():
-            where = self._measure_key("cool_down", index)
-            raise SuiteError(f"{where}: nothing tells a temperature on this machine; leave it out")
+    def _check_cool_down(self, measure: Measure, devices: Sequence[str], index: int) -> None:
+        if measure.cool_down is None:
+            return
+        for device in devices:
+            target = self.resolver.target(device, self.suite.defaults.threads)
+            board = None if target.unavailable else target.infos[target.central]
+            if board is not None and board.remote:
+                told = "temperature_c" in board.details.get("tell", ())
+            else:
+                told = self.resolver.meters.tells_temperature()
+            if not told:
+                where = self._measure_key("cool_down", index)
+                machine = f"on {board.name}" if board is not None and board.remote else "on this machine"
+                raise SuiteError(f"{where}: nothing tells a temperature {machine}; leave it out")
 
     def _measure_key(self, key: str, index: int) -> str:
         inside = key in (self.suite.run[index].measure or {})
@@ -299,6 +309,10 @@ class _Planner:
             "meters": [{"info": asdict(use.info), "open": use.open} for use in monitor.meters],
             "watches": dict(monitor.watches),
             "no_meter": no_meter,
+            "beside": {
+                str(place): {"meters": [{"info": asdict(use.info), "open": use.open} for use in one.meters]}
+                for place, one in self.resolver.beside(target, measure).items()
+            },
         }
         links = self.links(resolved, sketch)
         exporting = self.exporting(runtime, resolved.data)
@@ -327,6 +341,8 @@ class _Planner:
         if target.unavailable:
             return target.unavailable
         kinds = {info.kind for info in target.infos} - set(runtime.devices)
+        if any(info.remote for info in target.infos) and "onnx" not in runtime.requires:
+            return f"runtime {runtime.name} exports no ONNX file, and a board takes nothing else"
         if kinds:
             return f"runtime {runtime.name} does not run on {', '.join(sorted(kinds))}"
         if target.fleet and resolved.partition is None:

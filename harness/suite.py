@@ -42,6 +42,7 @@ __all__ = [
     "load_suite",
     "shipped_files",
     "shipped_suites",
+    "entry_ref",
     "validated",
 ]
 
@@ -84,7 +85,8 @@ class _Named:
     each_part: bool = False
 
 
-def _entry_ref(value: object) -> object:
+def entry_ref(value: object) -> Any:
+    """What names an entry, as a suite writes it. Raises ``ValueError`` for what does not."""
     if isinstance(value, str):
         return _Named(value, {})
     if isinstance(value, Mapping):
@@ -101,7 +103,7 @@ def _entry_ref(value: object) -> object:
 
 EntryRef = Annotated[
     Any,
-    BeforeValidator(_entry_ref),
+    BeforeValidator(entry_ref),
     Field(
         description="NAME, or {NAME: {parameter: value}}", json_schema_extra={"type": ["string", "object"]}
     ),

@@ -130,6 +130,7 @@ def info_of(name: str, backend: str, board: Board, told: Mapping[str, Any], comp
     details |= {
         "meters": list(told["meters"]),
         "external_meters": [{one.name: dict(one.params)} for one in board.meters],
+        "tell": sorted({signal for state in told["state"].values() for signal in state}),
         "labels": list(board.labels),
     }
     if board.memory_budget_mb is not None:
