@@ -10,7 +10,7 @@ from harness.plugins import Plugins, Registered
 from harness.sampler import Sampler
 from harness.types import DeviceInfo, MeterEntry, MeterInfo, MeterUse, Monitor, Params, Unavailable, Watch
 
-__all__ = ["Found", "Meters", "answers", "fitting", "of_board"]
+__all__ = ["Found", "Meters", "answers", "fitting"]
 
 Found = tuple[list[MeterUse], list[Unavailable]]
 
@@ -124,11 +124,6 @@ def _read_once(watch: Watch) -> Mapping[str, Any]:
     finally:
         if close := getattr(watch, "close", None):
             close()
-
-
-def of_board(info: DeviceInfo) -> list[MeterUse]:
-    """The meters that another machine told of itself; it opens them by their names."""
-    return [MeterUse(info=MeterInfo(**one), open="") for one in info.details.get("meters", ())]
 
 
 def fitting(uses: Sequence[MeterUse], info: DeviceInfo) -> list[MeterUse]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -15,10 +15,10 @@ from typing import Any
 
 from harness.data import DataChoice, effective_info
 from harness.errors import HarnessError, SuiteError, nearest
-from harness.meters import Found, Meters, fitting, of_board
+from harness.meters import Meters, fitting
 from harness.plan import digest
 from harness.plugins import Origin, Plugins, Registered, Registry
-from harness.suite import DeviceChoice, Measure, Method, Suite, entry_ref, validated
+from harness.suite import DeviceChoice, Measure, Method, Suite, validated
 from harness.train import TrainRecipe
 from harness.types import (
     BackendEntry,
@@ -26,6 +26,7 @@ from harness.types import (
     DeviceInfo,
     DeviceSpec,
     Fleet,
+    MeterInfo,
     MeterUse,
     ModuleSpec,
     Monitor,
@@ -35,9 +36,17 @@ from harness.types import (
     Sketch,
     Unavailable,
 )
-from harness.yamlfile import Source
 
-__all__ = ["ChosenData", "ResolvedMethod", "Resolver", "Step", "Target", "core_hash", "source_hash"]
+__all__ = [
+    "ChosenData",
+    "ResolvedMethod",
+    "Resolver",
+    "Step",
+    "Target",
+    "core_hash",
+    "machine_of",
+    "source_hash",
+]
 
 DEFAULT_PLACER = "round-robin"
 
@@ -91,6 +100,11 @@ class Target:
     unavailable: str | None
 
 
+def machine_of(details: Mapping[str, Any]) -> str:
+    """The machine of a device, by a ``DeviceInfo``'s details; empty for this one."""
+    return str(details.get("machine_id", ""))
+
+
 class Resolver:
     """Looks things up once each, and remembers them."""
 
@@ -105,7 +119,7 @@ class Resolver:
         self._targets: dict[tuple[str, int], Target] = {}
         self._datasets: dict[str, ChosenData] = {}
         self._sketches: dict[tuple[str, str], Sketch] = {}
-        self._monitors: dict[tuple[str, str], tuple[Monitor, str]] = {}
+        self._monitors: dict[tuple[str, str], tuple[tuple[Monitor, ...], str]] = {}
         self.meters = Meters(plugins)
 
     # --- entries, data, devices ---
@@ -205,87 +219,87 @@ class Resolver:
         except ValueError as error:
             raise SuiteError(f"{self.source.where(*path)}: {error}") from None
 
-    def monitor(self, target: Target, measure: Measure) -> tuple[Monitor, str]:
-        """What is read beside the cells of a target by its central device, and why a meter is not.
+    def monitors(self, target: Target, measure: Measure) -> tuple[tuple[Monitor, ...], str]:
+        """What is read beside the cells of a target, by device, and why a meter is not.
+
+        A machine is read once, by the first of its devices, the central one before others.
 
         Raises:
             SuiteError: a meter that the suite names is unknown, or its parameters cannot be right.
         """
-        why_none = _no_meters(measure)
+        why_none = "energy: off" if measure.energy == "off" else ""
+        if measure.generator == "loadgen":
+            why_none = "LoadGen prepares and writes within its own run, which is no inference"
         memo = target.name, why_none
         if memo not in self._monitors:
-            uses, why = ([], why_none) if why_none else self._meters_of(target)
-            central = target.infos[target.central] if len(target.infos) == len(target.specs) else None
-            watches = {} if central is not None and central.remote else self.meters.watches()
-            self._monitors[memo] = Monitor(meters=tuple(uses), watches=watches), why
+            self._monitors[memo] = self._read_beside(target, why_none)
         return self._monitors[memo]
 
-    def beside(self, target: Target, measure: Measure) -> dict[int, Monitor]:
-        """What the other boards of a fleet read, each its own; index -> monitor."""
-        if target.unavailable or _no_meters(measure):
-            return {}
-        found = {}
-        for index, info in enumerate(target.infos):
-            if index != target.central and info.remote:
-                uses, _ = self._of_device(target.specs[index].name, info)
-                found[index] = Monitor(meters=tuple(uses))
-        return found
+    def _read_beside(self, target: Target, why_none: str) -> tuple[tuple[Monitor, ...], str]:
+        if target.unavailable:
+            return (Monitor(),) * len(target.specs), why_none or target.unavailable
+        machines = [machine_of(info.details) for info in target.infos]
+        order = sorted(range(len(machines)), key=lambda index: index != target.central)
+        readers = {machines[index]: index for index in reversed(order)}
+        uses: dict[int, list[MeterUse]] = {}
+        said: list[str] = []
+        if not why_none:
+            for machine, index in sorted(readers.items()):
+                uses[index], told = self._meters_of(target, machine, machines)
+                said.append(f"{target.specs[index].name}: {told}" if told and len(readers) > 1 else told)
+        monitors = tuple(
+            Monitor(
+                meters=tuple(uses.get(index, ())),
+                watches=self.meters.watches() if readers.get("") == index else {},
+            )
+            for index in range(len(machines))
+        )
+        return monitors, why_none or "; ".join(filter(None, said))
 
-    def _meters_of(self, target: Target) -> tuple[list[MeterUse], str]:
-        """Those of the central device; of workers of this machine, which share its meters, those of all."""
-        members = [spec.name for spec in target.specs]
-        known = dict(zip(members, target.infos, strict=True)) if not target.unavailable else {}
-        central = members[target.central]
-        here = [one for one in members if one == central or one not in known or not known[one].remote]
+    def _meters_of(self, target: Target, machine: str, machines: Sequence[str]) -> tuple[list[MeterUse], str]:
+        """Meters of one machine of a target: those that the suite names, else all that answer."""
+        members = [spec.name for spec, where in zip(target.specs, machines, strict=True) if where == machine]
+        infos = [info for info, where in zip(target.infos, machines, strict=True) if where == machine]
+        given = [MeterInfo(**one) for info in infos for one in info.details.get("meters", ())]
+        fleet = [target.name] if machine == machines[target.central] else []
         named = [
-            one for one in dict.fromkeys((target.name, *here)) if self.suite.devices[one].meters is not None
+            name for name in dict.fromkeys((*fleet, *members)) if self.suite.devices[name].meters is not None
         ]
-        found: list[MeterUse] = []
-        absent: list[Unavailable] = []
-        for name in named or here:
-            uses, missing = self._of_device(name, known.get(name) or known.get(central))
-            found += uses
-            absent += [one for one in missing if one not in absent]
+        uses: dict[str, MeterUse] = {}
+        absent = []
+        for name in named:
+            path = ("devices", name, "meters")
+            chosen = []
+            for index, ref in enumerate(self.suite.devices[name].meters or ()):
+                own = [one for one in given if one.name.partition(":")[0] == ref.name]
+                if own and not ref.params:
+                    uses |= {one.name: MeterUse(info=one, open="") for one in own}
+                    continue
+                meter = self.plugins.meters.get(ref.name, self.source.where(*path, index))
+                params = validated(meter.entry.params, ref.params, self.source, (*path, index, ref.name))
+                self.origins[f"meter:{ref.name}"] = f"{meter.origin.distribution} {meter.origin.version}"
+                chosen.append((meter, params))
+            try:
+                found, missing = self.meters.named(chosen)
+            except ValueError as error:
+                raise SuiteError(f"{self.source.where(*path)}: {error}") from None
+            for use in found:
+                if uses.setdefault(use.info.name, use).info != use.info:
+                    raise SuiteError(f"{self.source.where(*path)}: two meters are called {use.info.name}")
+            absent += missing
+        if not named and machine:
+            external = [one for info in infos for one in info.details.get("external", ())]
+            uses = {one.name: MeterUse(info=one, open="") for one in given} | {
+                one["info"]["name"]: MeterUse(info=MeterInfo(**one["info"]), open=one["open"])
+                for one in external
+            }
+        elif not named:
+            found, absent = self.meters.auto()
+            uses = {use.info.name: use for info in infos for use in fitting(found, info)}
         told = "; ".join(f"{one.name}: {one.reason}" for one in absent)
-        kept: dict[str, MeterUse] = {}
-        for use in found:
-            if kept.setdefault(use.info.name, use).info != use.info:
-                where = self.source.where("devices", target.name)
-                raise SuiteError(f"{where}: two meters are called {use.info.name}")
-        if not kept:
+        if not uses:
             return [], "no meter answers" + (f" ({told})" if told else "")
-        return list(kept.values()), f"not read: {told}" if named and told else ""
-
-    def _of_device(self, name: str, info: DeviceInfo | None) -> Found:
-        """The meters of one device: those that the suite names, else all that answer."""
-        path: tuple[str | int, ...] = ("devices", name, "meters")
-        refs = self.suite.devices[name].meters
-        remote = info is not None and info.remote
-        own = of_board(info) if info is not None and remote else []
-        if refs is None and info is not None and remote:
-            source = Source(f"the inventory's {info.details.get('board', name)}")
-            external = [entry_ref(one) for one in info.details.get("external_meters", ())]
-            uses, absent = self._named(external, source, ("meters",))
-            return own + uses, absent
-        if refs is None:
-            uses, absent = self.meters.auto()
-            return (fitting(uses, info) if info is not None else []), absent
-        chosen = [use for use in own if any(_names(ref, use) for ref in refs)]
-        others = [ref for ref in refs if not any(_names(ref, use) for use in own)]
-        uses, absent = self._named(others, self.source, path)
-        return chosen + uses, absent
-
-    def _named(self, refs: Iterable[Any], source: Source, path: tuple[str | int, ...]) -> Found:
-        chosen = []
-        for index, ref in enumerate(refs):
-            meter = self.plugins.meters.get(ref.name, source.where(*path, index))
-            params = validated(meter.entry.params, ref.params, source, (*path, index, ref.name))
-            self.origins[f"meter:{ref.name}"] = f"{meter.origin.distribution} {meter.origin.version}"
-            chosen.append((meter, params))
-        try:
-            return self.meters.named(chosen)
-        except ValueError as error:
-            raise SuiteError(f"{source.where(*path)}: {error}") from None
+        return list(uses.values()), f"not read: {told}" if named and told else ""
 
     def runtime(self, ref: Any, path: tuple[str | int, ...]) -> tuple[RuntimeEntry, Origin, Params]:
         return self.entry(self.plugins.runtimes, ref, path)
@@ -429,18 +443,6 @@ class Resolver:
         if lost:
             raise SuiteError(f"{self.source.where(*path)}: placer {entry.name!r} left out {', '.join(lost)}")
         return placement
-
-
-def _no_meters(measure: Measure) -> str:
-    """Why no meter is read beside this load, whatever there is."""
-    if measure.generator == "loadgen":
-        return "LoadGen prepares and writes within its own run, which is no inference"
-    return "energy: off" if measure.energy == "off" else ""
-
-
-def _names(ref: Any, use: MeterUse) -> bool:
-    """Whether a suite's ``ina3221`` means this meter of a board, ``ina3221:VDD_IN``."""
-    return not ref.params and ref.name in (use.info.name, use.info.name.partition(":")[0])
 
 
 # --- source hashes ----------------------------------------------------------------------------------

@@ -89,9 +89,7 @@ class Unavailable:
 class DeviceInfo:
     """A device as found: ``model`` is its hardware (board keys compare it), ``kind`` cpu or cuda ...
 
-    ``emulated``: a virtual board; its rows stand apart from measured ones. ``details`` of another machine say which
-    ``meters`` it has (:class:`MeterInfo` as JSON), which ``external_meters`` watch it from elsewhere (as a suite
-    writes them), and what its watches ``tell``.
+    ``emulated``: a virtual board; its rows stand apart from measured ones.
     """
 
     name: str
@@ -102,11 +100,6 @@ class DeviceInfo:
     memory_bytes: int
     emulated: bool = False
     details: Mapping[str, Any] = field(default_factory=dict)
-
-    @property
-    def remote(self) -> bool:
-        """Another machine: this one's meters, watches and runtimes say nothing of it."""
-        return "meters" in self.details
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -80,7 +80,7 @@ work now, like ``["thermal"]``), ``power_cap`` (true where only a power limit ho
 
 @dataclass(frozen=True, kw_only=True)
 class MeterUse:
-    """A meter to read, and the function that opens it ("module:function"); empty: the device's own agent does."""
+    """A meter to read, and the function that opens it ("module:function")."""
 
     info: MeterInfo
     open: str
