@@ -28,6 +28,10 @@ TRAINING = (
 """Files of the core whose code is in trained weights and in what is told of their training."""
 EXPORTING = ("prepare.py", "saved.py", "counting.py")
 """Those whose code is in what an export holds."""
+MEASURING = (
+    "worker.py", "window.py", "load.py", "energy.py", "collaborate.py", "peers.py", "pipelined.py", "network.py",
+)  # fmt: skip
+"""Those whose code is in what a cell's figures are."""
 
 
 def make_plan(suite: Suite, plugins: Plugins, host: PrepareHost, only: str | None = None) -> Plan:
@@ -208,8 +212,8 @@ class _Planner:
             return
         for device in devices:
             target = self.resolver.target(device, self.suite.defaults.threads)
-            monitor, why = self.resolver.monitor(target, measure)
-            if not monitor.meters:
+            monitors, why = self.resolver.monitors(target, measure)
+            if not any(monitor.meters for monitor in monitors):
                 where = self._measure_key("energy", index)
                 raise SuiteError(f"{where}: require, but on {device} {why}; see `harness devices list`")
 
@@ -272,6 +276,7 @@ class _Planner:
             "infos": [asdict(info) for info in target.infos],
             "central": target.central,
             "fleet": target.fleet,
+            "input": self.suite.devices[device].input,
             "placement": dict(placement.device_of) if placement else None,
             "runtime": {"name": runtime[0].name, "params": runtime[2].model_dump(mode="json")},
             "measure": measure.model_dump(mode="json"),
@@ -288,18 +293,21 @@ class _Planner:
                 "dataset": {"entry": resolved.data.entry, "params": dict(resolved.data.params)},
             },
         }  # fmt: skip
-        monitor, no_meter = self.resolver.monitor(target, measure)
+        monitors, no_meter = self.resolver.monitors(target, measure)
         method_key = digest(config)
         fixed = digest(
             {"task": base, "method_key": method_key, "runtime": source_hash(runtime[1].module)}
-            | {"meters": sorted(use.info.name for use in monitor.meters)}
-            | {"core": core_hash("worker.py", "window.py", "load.py", "energy.py")}
+            | {"meters": sorted(use.info.name for monitor in monitors for use in monitor.meters)}
+            | {"core": core_hash(*MEASURING)}
         )
-        base["monitor"] = {
-            "meters": [{"info": asdict(use.info), "open": use.open} for use in monitor.meters],
-            "watches": dict(monitor.watches),
-            "no_meter": no_meter,
-        }
+        base["monitors"] = [
+            {
+                "meters": [{"info": asdict(use.info), "open": use.open} for use in monitor.meters],
+                "watches": dict(monitor.watches),
+            }
+            for monitor in monitors
+        ]
+        base["no_meter"] = no_meter
         links = self.links(resolved, sketch)
         exporting = self.exporting(runtime, resolved.data)
         for seed in self.suite.seeds:

@@ -26,7 +26,7 @@ from harness.collaborate import Collaboration, Frame
 from harness.errors import BoardLost, HarnessError
 from harness.frames import DTYPES, FrameError
 from harness.load import batches, per_query, whole
-from harness.peers import LOCAL, MAX_SLOTS, Server
+from harness.peers import LOCAL, MAX_KEPT_BYTES, MAX_SLOTS, Server
 from harness.sampler import Sampler
 from harness.splits import normalise
 from harness.types import (
@@ -153,17 +153,21 @@ class Worker:
             slot = header.get("slot")
             if type(slot) is not int or not 0 <= slot < MAX_SLOTS:
                 raise FrameError(f"slot: 0 to {MAX_SLOTS - 1}")
-            self.slots[slot] = [_pixels(one, header) for one in tensors]
+            self.slots.pop(slot, None)
+            kept = [_pixels(one, header) for one in tensors]
+            if sum(one.nbytes for all in (kept, *self.slots.values()) for one in all) > MAX_KEPT_BYTES:
+                raise FrameError(f"images that are kept: at most {MAX_KEPT_BYTES} bytes in all")
+            self.slots[slot] = kept
             return {}, ()
         part = header.get("part")
         if op != "run" or part not in self.sessions:
             raise FrameError(f"no part {part!r} is loaded" if op == "run" else f"no such request: {op!r}")
         start = time.perf_counter_ns()
         given = iter([_pixels(one, header) for one in tensors])
-        kept = iter(self.slots.get(header.get("slot", -1), ()))
+        slotted = iter(self.slots.get(header.get("slot", -1), ()))
         places = header.get("from") or ["tensor"] * len(tensors)
         try:
-            inputs = tuple(next(kept if place == "slot" else given) for place in places)
+            inputs = tuple([next(slotted if place == "slot" else given) for place in places])
         except StopIteration:
             raise FrameError(f"part {part!r}: too few tensors, or an empty slot") from None
         output = self.sessions[part].run(inputs)

@@ -19,7 +19,7 @@ __all__ = ["DOMAINS", "MAX_DEPTH", "MAX_FIELDS", "check", "supported"]
 
 DOMAINS = (b"", b"ai.onnx", b"ai.onnx.ml", b"com.microsoft")
 MAX_DEPTH = 64  # messages within messages; protobuf's own readers stop at 100
-MAX_FIELDS = 2_000_000
+MAX_FIELDS = 500_000  # a ViT has tens of thousands
 _FILES_OR_CODE = (b"EPContext", b"PythonOp", b"PythonOpGrad", b"TritonOp", b"ATen")  # of com.microsoft
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 
@@ -55,8 +55,10 @@ def check(path: Path) -> dict[str, Any]:
     try:
         with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
             return _Model(content).told()
-    except (OSError, ValueError) as error:  # mmap admits no empty file
-        raise DeviceError(f"not an ONNX model: {error}") from None
+    except OSError as error:
+        raise DeviceError(f"the ONNX model cannot be read: {error.strerror}") from None
+    except ValueError:  # mmap's
+        raise DeviceError("not an ONNX model: an empty file") from None
 
 
 class _Model:
