@@ -77,12 +77,18 @@ class Session:
         self._ticket = ""
         self._jobs: dict[str, Job] = {}
         self._closed = False
+        self._in_window = False
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(mode=0o700, parents=True)
 
     @property
     def measuring(self) -> bool:
         return any(not job.done.is_set() for job in list(self._jobs.values()))
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing is measured, here or with another board, that other work would spoil."""
+        return not self.measuring and not self._in_window
 
     def open(self, threads: int, meters: Sequence[str]) -> None:
         """A fresh worker, and what it reads beside its load."""
@@ -166,10 +172,12 @@ class Session:
 
     def begin(self) -> None:
         with self._turn("begin") as worker:
+            self._in_window = True
             worker().ask("begin")
 
     def end(self, spans: Mapping[str, tuple[int, int]], clock_error_ns: int, images: int) -> Beside:
         with self._turn("end") as worker:
+            self._in_window = False
             seen: Beside = worker().ask("end", dict(spans), clock_error_ns, images)
             return seen
 
@@ -239,7 +247,7 @@ class Session:
     def _end_worker(self) -> None:
         worker, self._worker = self._worker, None
         self._parts.clear()
-        self._ticket = ""
+        self._ticket, self._in_window = "", False
         if worker is not None:
             worker.close()
 
