@@ -97,7 +97,7 @@ def test_boards_reach_one_another_through_the_link_model(up: Up, mode: Mode) -> 
     assert 0.301 + 0.002 <= between(state, 602_000, 1) < 1.05 * 0.303
     assert 0.0015 + 0.002 <= between(state, 1, 3_000, times=9) < 1.3 * 0.0035
     if mode != "loopback":  # there is no other way
-        assert ask(state, "a", to="10.77.0.11:7447", up=1, down=1) == []
+        assert ask(state, "a", to="10.77.0.11:50151", up=1, down=1) == []
     supervisor.down(state)
     gone(state)
 
