@@ -1,0 +1,186 @@
+"""Measuring a device's profile: operations and small models, exported here, timed there by any backend's device.
+
+The same steps as a cell's: export, load into a fresh worker, one input after the other, in steady state.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from statistics import median
+from typing import TYPE_CHECKING, Any, cast
+
+from harness.errors import DeviceError
+from harness.profile import Kind, Point
+from harness.types import (
+    IMAGE,
+    Artifact,
+    Context,
+    DeviceSpec,
+    Edge,
+    Graph,
+    GraphPart,
+    Load,
+    ModuleSpec,
+    Part,
+    TensorSpec,
+)
+
+if TYPE_CHECKING:
+    from harness.artifacts import Store
+    from harness.plugins import Registered
+    from harness.types import BackendEntry, Counts, RuntimeEntry, Samples
+
+__all__ = ["PROBES", "Probe", "measure_points"]
+
+LOAD = Load(min_time_s=0.5, min_queries=11, max_time_s=60.0, warmup_max_s=3.0, idle_s=0.0)
+"""Eleven queries are the least from which a median is told with confidence (harness.stats)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Probe:
+    """One thing to time: its name, what builds it, the shape of its input."""
+
+    what: str
+    kind: Kind
+    spec: ModuleSpec
+    shape: tuple[int, ...]
+
+
+def _op(kind: Kind, what: str, shape: tuple[int, ...], **params: int) -> Probe:
+    return Probe(
+        what=what, kind=kind, spec=ModuleSpec(factory=f"harness_remote.ops:{kind}", params=params), shape=shape
+    )
+
+
+def _vit(side: int, patch: int, dim: int, depth: int, heads: int) -> Probe:
+    params = {
+        "image_size": [side, side], "patch_size": patch, "channels": 3, "classes": 10, "dim": dim,
+        "depth": depth, "heads": heads,
+    }  # fmt: skip
+    return Probe(
+        what=f"ViT, {side} px, patch {patch}, dim {dim}, depth {depth}", kind="model",
+        spec=ModuleSpec(factory="harness_timm.models:vit", params=params), shape=(3, side, side),
+    )  # fmt: skip
+
+
+PROBES: tuple[Probe, ...] = (
+    *(_op("matmul", f"{t} x {d} times {d} x {d}", (t, d), dim=d, out=d) for t, d in ((65, 96), (197, 192), (197, 384))),
+    *(_op("attention", f"attention, {t} tokens, dim {d}", (t, d), dim=d, heads=d // 32) for t, d in ((65, 96), (197, 192), (197, 384))),
+    *(_op("mlp", f"MLP, {t} tokens, dim {d}", (t, d), dim=d, hidden=4 * d) for t, d in ((65, 96), (197, 192), (197, 384))),
+    _op("conv", "patches of 4 at 32 px, 96 filters", (3, 32, 32), channels=3, filters=96, kernel=4, stride=4),
+    _op("conv", "patches of 16 at 224 px, 192 filters", (3, 224, 224), channels=3, filters=192, kernel=16, stride=16),
+    _op("conv", "3 x 3, 64 to 64 channels at 56 px", (64, 56, 56), channels=64, filters=64, kernel=3, stride=1),
+    _vit(32, 4, 48, 4, 3),
+    _vit(32, 4, 96, 6, 3),
+    _vit(32, 4, 192, 6, 3),
+    _vit(64, 8, 192, 12, 3),
+    _vit(224, 16, 128, 12, 2),
+    _vit(224, 16, 192, 6, 3),
+    _vit(224, 16, 192, 12, 3),
+    _vit(224, 16, 256, 12, 4),
+)  # fmt: skip
+
+
+@dataclass
+class _Exporting:
+    """As much of a context as an export needs."""
+
+    workdir: Path
+    seed: int = 0
+    device: str = "cpu"
+
+
+def measure_points(
+    backend: BackendEntry,
+    spec: DeviceSpec,
+    runtime: Registered[RuntimeEntry],
+    store: Store,
+    say: Callable[[str], None],
+    probes: Iterable[Probe] = PROBES,
+) -> tuple[list[Point], Mapping[str, Any]]:
+    """Time every probe on the device; the points, and the sessions' facts.
+
+    Raises:
+        DeviceError: the device or its worker could not be used.
+    """
+    prepared = []
+    for probe in probes:
+        say(f"preparing {probe.what}")
+        prepared.append((probe, *_prepared(probe, runtime, store)))
+    points, facts = [], {}
+    for probe, artifact, counts in prepared:
+        say(f"timing {probe.what}")
+        samples, facts = _timed(backend, spec, runtime.entry, probe, artifact)
+        points.append(_point(probe, artifact, counts, samples))
+    return points, facts
+
+
+def _prepared(probe: Probe, runtime: Registered[RuntimeEntry], store: Store) -> tuple[Artifact, Counts]:
+    """The export, made once for all devices."""
+    import torch
+
+    from harness import resolve
+    from harness.counting import count
+    from harness.plan import digest
+    from harness.saved import write_meta
+
+    factory = probe.spec.factory.partition(":")[0]
+    made_with = [resolve.source_hash(factory), resolve.source_hash(runtime.origin.module), torch.__version__]
+    key = digest(["profile", asdict(probe.spec), probe.shape, runtime.entry.name, *made_with])
+    with store.making(key) as folder:
+        if folder is not None:
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(0)
+                module = probe.spec.build().eval()
+            image = TensorSpec(shape=probe.shape)
+            with torch.inference_mode():
+                output = TensorSpec(shape=tuple(module(torch.zeros(1, *probe.shape)).shape[1:]))
+            part = Part(
+                name="whole", module=module, spec=probe.spec, inputs=(Edge(source=IMAGE, tensor=image),), output=output
+            )
+            context = cast(Context, _Exporting(folder))
+            artifact = runtime.entry.export(context, part, runtime.entry.params())
+            about = {"stage": "profile", "entry": runtime.entry.name, "label": probe.what}
+            stored = {**asdict(artifact), "path": str(artifact.path.relative_to(folder))}
+            counts = asdict(count(module, [image]))
+            write_meta(folder, {"kind": "profile", "about": about, "artifact": stored, "counts": counts})
+    return _stored(key, store)
+
+
+def _stored(key: str, store: Store) -> tuple[Artifact, Counts]:
+    from harness.measure import artifact_of
+    from harness.types import Counts
+
+    meta = store.meta(key)
+    return artifact_of(meta, store, key), Counts(**meta["counts"])
+
+
+def _timed(
+    backend: BackendEntry, spec: DeviceSpec, runtime: RuntimeEntry, probe: Probe, artifact: Artifact
+) -> tuple[Samples, Mapping[str, Any]]:
+    import numpy as np
+
+    images = np.random.default_rng(0).standard_normal((4, *probe.shape), np.float32)
+    graph = Graph(parts=(GraphPart(name="whole", inputs=(IMAGE,), output=artifact.output),))
+    with backend.open(spec) as device:
+        facts = device.load("whole", artifact, runtime)
+        device.connect(graph, {})
+        samples = device.measure(LOAD, images)
+    if not len(samples.latency_ns):
+        raise DeviceError(f"{spec.name}: no query of {probe.what} was answered in {LOAD.max_time_s:g} s")
+    return samples, facts
+
+
+def _point(probe: Probe, artifact: Artifact, counts: Counts, samples: Samples) -> Point:
+    from harness.state import flags
+
+    moved = artifact.weight_bytes + 4 * (math.prod(probe.shape) + math.prod(artifact.output.shape))
+    return Point(
+        what=probe.what, kind=probe.kind, macs=counts.macs, macs_linear=counts.macs_linear, bytes=moved,
+        seconds=median(samples.latency_ns.tolist()) / 1e9, weight_bytes=artifact.weight_bytes,
+        memory_bytes=samples.memory.get("process_peak_bytes"), queries=len(samples.latency_ns),
+        flags=tuple(flags(samples)),
+    )  # fmt: skip
