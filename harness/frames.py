@@ -3,7 +3,7 @@
 A frame is ``HF1\\n``, the header's length (4 bytes, little-endian), the header (JSON), and the tensors' bytes.
 The header's ``tensors`` lists dtype and shape of each. Nothing is unpickled; what does not fit is refused.
 
-Requests: ``run`` (a ``part`` on tensors, or on what is kept in ``slot``), ``keep`` (tensors in ``slot``), ``infer``
+Requests, by the header's ``op``: ``run`` (a ``part`` on tensors, or on what is kept in ``slot``), ``keep`` (tensors in ``slot``), ``infer``
 (the whole graph, at the central node), ``echo`` (answer ``reply_bytes`` zeros at once). Each has an ``id`` that
 its answer repeats; an answer has ``compute_ns``, ``queue_ns`` and one tensor, or ``error``.
 """
@@ -41,7 +41,7 @@ def pack(header: Mapping[str, Any], tensors: Sequence[NDArray[Any]] = ()) -> lis
     """
     import numpy as np
 
-    held = [np.ascontiguousarray(one) for one in tensors]
+    held = [np.asarray(one, order="C") for one in tensors]
     for one in held:
         if one.dtype.name not in DTYPES:
             raise FrameError(f"a frame holds {', '.join(DTYPES)}, not {one.dtype.name}")

@@ -158,6 +158,10 @@ def generate(query: Query, inputs: list[NDArray[np.float32]], load: Load) -> Tim
         from harness.loadgen import generate_with_loadgen
 
         return generate_with_loadgen(query, inputs, load)
+    if load.in_flight > 1:
+        from harness.pipelined import generate_pipelined
+
+        return generate_pipelined(query, inputs, load)  # type: ignore[arg-type]  # the worker's takes frames ahead
     if load.scenario == "server":
         return _served(query, itertools.cycle(inputs), load)
     min_ns, max_ns, min_n = int(load.min_time_s * 1e9), int(load.max_time_s * 1e9), load.min_queries

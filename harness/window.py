@@ -19,9 +19,9 @@ from harness.energy import Reading, Series, Span, cross_check, needed_time_s, re
 from harness.load import Query, Timed, WarmUp, first_query, generate, per_query, warm_up
 from harness.sampler import Sampled, Sampler, interval_s
 from harness.state import Window, over_time
-from harness.types import Load
+from harness.types import Beside, Load
 
-__all__ = ["Observed", "observe"]
+__all__ = ["Observed", "beside", "observe"]
 
 ROUNDS = 3
 IDLE_READINGS = 6
@@ -29,6 +29,7 @@ EDGE_ERROR = 0.1
 LONGEST_IDLE_S = 30.0
 TAIL = 0.25
 COOL_EVERY_S = 1.0
+SETTLE_S = 0.5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -185,14 +186,16 @@ def _idle(sampler: Sampler | None, load: Load) -> Span | None:
 
     Longer where a meter is so slow that too few readings would fall inside.
     """
-    if sampler is None or not sampler.meters:
+    meters = sampler.meters if sampler else ()
+    if not meters and not load.metered_elsewhere:
         return None
-    slowest = [(max(one.info.period_s, interval_s(one.info)), one.info.averaging_s) for one in sampler.meters]
-    time.sleep(max(2 * period + averaging for period, averaging in slowest))
+    slowest = [(max(one.info.period_s, interval_s(one.info)), one.info.averaging_s) for one in meters]
+    time.sleep(max((2 * period + averaging for period, averaging in slowest), default=SETTLE_S))
     if not load.idle_s:
         return None
     begin = time.monotonic_ns()
-    time.sleep(max(load.idle_s, *(IDLE_READINGS * period + averaging for period, averaging in slowest)))
+    needed = (IDLE_READINGS * period + averaging for period, averaging in slowest)
+    time.sleep(max(load.idle_s, *needed) if meters else load.idle_s)
     return Span(begin, time.monotonic_ns())
 
 
@@ -233,3 +236,37 @@ def _growth(readings: Sequence[Reading], error: float | None) -> float:
             if figure and u and u / abs(figure) > error:
                 missed.append((u / abs(figure) / error) ** 1.5)
     return max(missed)
+
+
+def beside(
+    sampler: Sampler | None,
+    began: int,
+    spans: Mapping[str, tuple[int, int]],
+    clock_error_ns: int,
+    images: int,
+    used: Mapping[str, int],
+) -> Beside:
+    """What this machine's meters and watches saw of another's window since ``began``.
+
+    ``spans`` (``before``, ``load``, ``after``) are on this machine's clock, within ``clock_error_ns``; the readings'
+    uncertainty holds that. ``images`` were answered in the window.
+    """
+    if sampler is None:
+        return Beside(memory=used)
+    sampled = sampler.stop(began, time.monotonic_ns(), spans["load"])
+    known = {name: Span(*span) for name, span in spans.items()}
+    series = [
+        replace(one, clock_error_s=one.clock_error_s + clock_error_ns / 1e9) for one in _series(sampled)
+    ]
+    readings = [
+        read_window(one, known["load"], known.get("before"), known.get("after"), images) for one in series
+    ]
+    raw: dict[str, NDArray[Any]] = {
+        f"span_ns:{name}": np.array(span, np.int64) for name, span in spans.items() if series
+    }
+    for one in series:
+        raw |= {f"meter_ns:{one.info.name}": one.ns, f"meter_value:{one.info.name}": one.value}
+    return Beside(
+        memory=used, energy=[one.to_json() for one in cross_check(readings)], meters=raw,
+        states=over_time(sampled.states, *spans["load"]), problems=sampled.problems,
+    )  # fmt: skip

@@ -14,18 +14,34 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from multiprocessing.connection import Client, Connection, Listener, wait
+from functools import partial
+from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from typing import TYPE_CHECKING, Any
 
 from harness import memory
-from harness.errors import HarnessError
+from harness.collaborate import Collaboration, Frame
+from harness.errors import BoardLost, HarnessError
+from harness.frames import DTYPES, FrameError
 from harness.load import batches, per_query, whole
+from harness.peers import LOCAL, MAX_SLOTS, Server
 from harness.sampler import Sampler
-from harness.types import IMAGE, Artifact, Load, Monitor, Samples, Session, SessionOptions
-from harness.window import Observed, observe
+from harness.splits import normalise
+from harness.types import (
+    IMAGE,
+    Artifact,
+    Beside,
+    Graph,
+    Load,
+    Monitor,
+    PeerAddress,
+    Samples,
+    Session,
+    SessionOptions,
+)
+from harness.window import Observed, beside, observe
 
 if TYPE_CHECKING:
     import numpy as np
@@ -71,6 +87,8 @@ def main(conn: Connection) -> None:
             break
         try:
             answer = getattr(worker, name)(*arguments)
+        except BoardLost as error:
+            conn.send(("lost", error.board, str(error)))
         except HarnessError as error:
             conn.send(("error", type(error).__name__, str(error), ""))
         except MemoryError:
@@ -90,9 +108,13 @@ class Worker:
     """What one process has loaded, and how its parts are joined to those of other workers."""
 
     sessions: dict[str, Session] = field(default_factory=dict)
-    graph: dict[str, tuple[str, ...]] = field(default_factory=dict)
-    peers: dict[str, Connection] = field(default_factory=dict)
+    graph: Graph | None = None
+    collaboration: Collaboration | None = None
+    server: Server | None = None
+    slots: dict[int, list[Array]] = field(default_factory=dict)
     peer_ids: list[int] = field(default_factory=list)
+    began: int = 0
+    busy: threading.RLock = field(default_factory=threading.RLock)
     first_ns: int = 0
     sampler: Sampler | None = None
 
@@ -105,45 +127,72 @@ class Worker:
         memory.model_loaded()
         return dict(self.sessions[name].facts)
 
-    def listen(self) -> tuple[str, bytes, int]:
-        """Open a private socket for the central worker: (address, key, process id)."""
-        self.key = os.urandom(32)
-        name = f"\0harness-{os.urandom(16).hex()}"  # an abstract socket: nothing stays after a kill
-        self.listener = Listener(name, "AF_UNIX", authkey=self.key)
-        return name, self.key, os.getpid()
+    def listen(self) -> dict[str, Any]:
+        """Answer frames on a private socket from now on; how that is reached."""
+        self.server = self.server or Server(self.handle)
+        return {"address": self.server.address, "key": self.server.key.hex(), "pid": os.getpid()}
 
-    def serve(self) -> None:
-        """Answer the central worker's queries until it closes its end; returns to the parent's commands."""
-        with self.listener.accept() as conn:
-            while True:
-                try:
-                    name, inputs = conn.recv()
-                except (EOFError, OSError):
-                    return
-                try:
-                    start = time.perf_counter_ns()
-                    output = self.sessions[name].run(inputs)
-                    conn.send((output, time.perf_counter_ns() - start))
-                except Exception as error:  # noqa: BLE001 - the central worker reports it
-                    conn.send((None, f"{type(error).__name__}: {error}"))
+    def handle(
+        self, header: Mapping[str, Any], tensors: Sequence[Array]
+    ) -> tuple[dict[str, Any], Sequence[Array]]:
+        """Answer one frame (:mod:`harness.frames`), when nothing else is at work."""
+        with self.busy:
+            return self._handle(header, tensors)
 
-    def connect(
-        self, graph: Mapping[str, tuple[str, ...]], remote: Mapping[str, tuple[str, bytes, int]]
-    ) -> None:
-        """Become the central worker of a partition: ``graph`` maps parts, in order, to their inputs."""
-        self.graph = dict(graph)
-        opened: dict[str, Connection] = {}
-        for name, (address, key, pid) in remote.items():
-            if address not in opened:
-                opened[address] = Client(address, authkey=key)
-                self.peer_ids.append(pid)
-            self.peers[name] = opened[address]
+    def _handle(
+        self, header: Mapping[str, Any], tensors: Sequence[Array]
+    ) -> tuple[dict[str, Any], Sequence[Array]]:
+        import numpy as np
 
-    def infer(self, images: Array, batch: int) -> Array:
-        """Answers for ``images`` [n, ...], in queries of ``batch``; the last one may be smaller."""
+        op = header.get("op")
+        if op == "infer":
+            (images,) = tensors
+            missing = [str(one) for one in header.get("missing", ())]
+            return {}, [self.infer(images, max(1, int(header.get("batch", 1))), missing)]
+        if op == "keep":
+            slot = header.get("slot")
+            if type(slot) is not int or not 0 <= slot < MAX_SLOTS:
+                raise FrameError(f"slot: 0 to {MAX_SLOTS - 1}")
+            self.slots[slot] = [_pixels(one, header) for one in tensors]
+            return {}, ()
+        part = header.get("part")
+        if op != "run" or part not in self.sessions:
+            raise FrameError(f"no part {part!r} is loaded" if op == "run" else f"no such request: {op!r}")
+        start = time.perf_counter_ns()
+        given = iter([_pixels(one, header) for one in tensors])
+        kept = iter(self.slots.get(header.get("slot", -1), ()))
+        places = header.get("from") or ["tensor"] * len(tensors)
+        try:
+            inputs = tuple(next(kept if place == "slot" else given) for place in places)
+        except StopIteration:
+            raise FrameError(f"part {part!r}: too few tensors, or an empty slot") from None
+        output = self.sessions[part].run(inputs)
+        spent = time.perf_counter_ns() - start
+        self.first_ns = self.first_ns or spent
+        wire = header.get("wire", "float32")
+        if wire not in DTYPES:
+            raise FrameError(f"wire: {wire!r}; allowed: {', '.join(DTYPES)}")
+        return {"compute_ns": spent}, [output.astype(np.dtype(wire), copy=False)]
+
+    def connect(self, graph: Graph, peers: Mapping[str, PeerAddress]) -> None:
+        """Become the central worker of a partition; ``peers`` are the parts that other workers have."""
+        self.graph = graph
+        if len(graph.parts) > 1 or peers:
+            self.collaboration = Collaboration(graph, self.sessions, peers)
+            pids = {one.details["pid"] for one in peers.values() if one.open == LOCAL}
+            self.peer_ids = sorted(pids)
+
+    def infer(self, images: Array, batch: int, missing: Sequence[str] = ()) -> Array:
+        """Answers for ``images`` [n, ...], in queries of ``batch``, as if the parts ``missing`` did not answer."""
         import numpy as np
 
         query = self._query()
+        if missing:
+            if self.collaboration is None:
+                raise HarnessError(f"{', '.join(missing)}: this is one part")
+            query = partial(self.collaboration, missing=missing)
+        if self.collaboration is not None:
+            self.collaboration.follow(Load())
         answers = []
         for offset in range(0, len(images), batch):
             start = time.perf_counter_ns()
@@ -158,26 +207,49 @@ class Worker:
 
     def measure(self, load: Load, images: Array) -> Samples:
         """First inference, warm-up, then the window, whose memory, signals and energy these are."""
+        with self.busy:
+            return self._measure(load, images)
+
+    def _measure(self, load: Load, images: Array) -> Samples:
         import numpy as np
 
         inputs = batches(images, per_query(load))
         copied = 0 if np.shares_memory(inputs[0], images) else sum(one.nbytes for one in inputs)
-        timeline: dict[str, list[int]] = {}
+        query = self._query()
+        together = self.collaboration
+        if together is not None:
+            together.follow(load)
+            if load.resident:
+                query = _Resident(together, inputs)
         seen = observe(
-            whole(self._query(timeline), load), inputs, load, self.sampler,
+            whole(query, load), inputs, load, self.sampler,
             first_ns=self.first_ns, peers=self.peer_ids, held=images.nbytes + copied,
         )  # fmt: skip
         self.first_ns = seen.first_ns
+        timeline = {} if together is None else {**together.timeline, "outcome": together.outcomes}
+        arrays = _last(timeline, seen, load)
         return Samples(
             latency_ns=seen.timed.latency_ns, warmup_ns=seen.warm.latency_ns, first_ns=seen.first_ns,
             window_ns=seen.timed.window_ns, batch=per_query(load), steady=seen.warm.steady,
-            reached=seen.timed.reached, cooled=seen.cooled, timeline=_last(timeline, seen, load),
+            reached=seen.timed.reached, cooled=seen.cooled, outcome=arrays.pop("outcome", None), timeline=arrays,
             memory=self._memory(seen.peak), environment=seen.signals, states=seen.states(),
             problems=seen.sampled.problems, energy=[one.to_json() for one in seen.readings],
             meters=seen.raw_meters(), sustained=seen.sustained(load), lasting_ns=seen.lasting_ns(),
             queue_ns=seen.timed.queue_ns, late_ns=seen.timed.late_ns, target_qps=load.target_qps, reference=seen.timed.reference,
-            network=self._network(inputs[0][: load.batch]),
+            spans={name: (span.begin_ns, span.end_ns) for name, span in seen.spans.items()},
+            missed={} if together is None else dict(together.missed), **self._network(inputs[0][: load.batch]),
         )  # fmt: skip
+
+    def begin(self) -> None:
+        """Another worker's window begins, in which this one answers."""
+        memory.reset_peak()
+        if self.sampler:
+            self.sampler.start()
+        self.began = time.monotonic_ns()
+
+    def end(self, spans: Mapping[str, tuple[int, int]], clock_error_ns: int, images: int) -> Beside:
+        """That window has ended; ``spans`` of it on this machine's clock."""
+        return beside(self.sampler, self.began, spans, clock_error_ns, images, self._memory(memory.peak(0)))
 
     def _memory(self, peak: int | None) -> dict[str, int]:
         found: dict[str, int] = {}
@@ -193,99 +265,65 @@ class Worker:
                     found[name] = max(used, found.get(name, used))
         return found
 
-    def _network(self, one: Array) -> dict[str, int]:
-        """Bytes that one query sends between workers: the image, and what parts give one another."""
-        if not self.peers:
+    def _network(self, one: Array) -> dict[str, Any]:
+        """What one query sends between devices, in bytes, and how long that takes its links."""
+        together = self.collaboration
+        if together is None or not together.remote:
             return {}
-        sizes = {IMAGE: one.nbytes, **self._output_bytes(one)}
+        sizes = together.output_bytes(one)
         sent = {"input_bytes": 0, "feature_bytes": 0}
-        for name, sources in self.graph.items():
-            for source in sources:
-                if self._place(name) != self._place(source):
+        for part in together.graph.parts:
+            for source in part.inputs:
+                if together.where(part.name) != together.where(source):
                     sent["input_bytes" if source == IMAGE else "feature_bytes"] += sizes[source]
-        return sent
+        return {"network": {**sent, **together.traffic}, "links": together.probe(one)}
 
-    def _place(self, name: str) -> int:
-        return id(self.peers[name]) if name in self.peers else 0
-
-    def _output_bytes(self, one: Array) -> dict[str, int]:
-        values: dict[str, Array] = {}
-        _run_graph(self.graph, self.sessions, self.peers, one, values, None)
-        return {name: value.nbytes for name, value in values.items()}
-
-    def _query(self, timeline: dict[str, list[int]] | None = None) -> Callable[[Array], Array]:
+    def _query(self) -> Callable[[Array], Any]:
         """One query: image in, the last part's output back."""
-        if list(self.graph.values()) == [(IMAGE,)] and not self.peers:
-            run = self.sessions[next(iter(self.graph))].run
-            return lambda images: run((images,))
-        graph, sessions, peers = self.graph, self.sessions, self.peers
-        last = next(reversed(graph))
-
-        def query(images: Array) -> Array:
-            values: dict[str, Array] = {}
-            _run_graph(graph, sessions, peers, images, values, timeline)
-            return values[last]
-
-        return query
+        if self.collaboration is not None:
+            return self.collaboration
+        run = next(iter(self.sessions.values())).run
+        return lambda images: run((images,))
 
 
-def _last(timeline: Mapping[str, list[int]], seen: Observed, load: Load) -> dict[str, Any]:
-    """Of each part's times those of the window: the newest, before what lasted longer."""
+class _Resident:
+    """Queries whose images the peers keep already."""
+
+    def __init__(self, together: Collaboration, inputs: Sequence[Array]) -> None:
+        together.keep(inputs)
+        self._together = together
+        self._slots = {id(one): slot for slot, one in enumerate(inputs)}
+
+    def submit(self, images: Array, due_ns: int | None = None) -> Frame:
+        return self._together.submit(images, due_ns, slot=self._slots[id(images)])
+
+    def step(self, until_ns: int | None = None) -> None:
+        self._together.step(until_ns)
+
+    def __call__(self, images: Array) -> None:
+        frame = self.submit(images)
+        while not frame.done:
+            self.step()
+
+
+def _pixels(one: NDArray[Any], header: Mapping[str, Any]) -> Array:
+    """A tensor as the model takes it: raw pixels are preprocessed here."""
+    if one.dtype.name != "uint8" or "normalise" not in header:
+        return one
+    told = header["normalise"]
+    return normalise(one, told["mean"], told["std"])
+
+
+def _last(timeline: Mapping[str, Sequence[int]], seen: Observed, load: Load) -> dict[str, Any]:
+    """Of each query's times those of the window: the newest, before what lasted longer."""
     import numpy as np
 
     calls = per_query(load) // load.batch  # runs of the graph in a query
     beyond = sum(len(one.latency_ns) for one in (seen.lasting, seen.tail) if one is not None) * calls
     n = len(seen.timed.latency_ns) * calls
     return {
-        name: np.array(ns[len(ns) - beyond - n : len(ns) - beyond], np.int64) for name, ns in timeline.items()
+        name: np.array(
+            ns[len(ns) - beyond - n : len(ns) - beyond], np.int8 if name == "outcome" else np.int64
+        )
+        for name, ns in timeline.items()
     }
-
-
-def _run_graph(
-    graph: Mapping[str, tuple[str, ...]],
-    sessions: Mapping[str, Session],
-    peers: Mapping[str, Connection],
-    images: Array,
-    values: dict[str, Array],
-    timeline: dict[str, list[int]] | None,
-) -> None:
-    """Run every part as soon as its inputs are there: remote parts are sent out first, own parts run meanwhile.
-
-    A worker does one part at a time, so a peer gets its next part when it has answered. Peers say how long
-    they computed; the clocks of two processes are never subtracted.
-    """
-    values[IMAGE] = images
-    waiting = dict(graph)
-    busy: dict[Connection, tuple[str, int]] = {}
-    clock = time.perf_counter_ns
-
-    def note(kind: str, name: str, spent: int) -> None:
-        if timeline is not None:
-            timeline.setdefault(f"{kind}:{name}", []).append(spent)
-
-    while waiting or busy:
-        ready = [name for name, sources in waiting.items() if all(source in values for source in sources)]
-        for name in ready:
-            peer = peers.get(name)
-            if peer is not None and peer not in busy:
-                peer.send((name, tuple(values[source] for source in waiting.pop(name))))
-                busy[peer] = (name, clock())
-        own = next((name for name in ready if name in waiting and name not in peers), None)
-        if own is not None:
-            start = clock()
-            values[own] = sessions[own].run(tuple(values[source] for source in waiting.pop(own)))
-            note("compute", own, clock() - start)
-            continue
-        for conn in wait(list(busy)):
-            assert isinstance(conn, Connection)
-            name, sent = busy.pop(conn)
-            try:
-                output, spent = conn.recv()
-            except (EOFError, OSError):
-                raise HarnessError(f"the worker of part {name} went away") from None
-            if output is None:
-                raise HarnessError(f"part {name}: {spent}")
-            values[name] = output
-            note("compute", name, spent)
-            note("wait", name, clock() - sent - spent)
-    del values[IMAGE]

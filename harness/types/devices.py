@@ -133,6 +133,7 @@ class Load:
     Of a partition over several devices: ``in_flight`` frames are worked on at once; a query is answered, or
     given up, within ``deadline_s``; ``on_missing``: a part that does not answer by then ends the measurement, or
     what its edges declare stands in; ``resident``: the images are on the devices before the window begins.
+    ``metered_elsewhere``: idle before and after also where no meter reads here, for another host's does.
     """
 
     scenario: Scenario = "single-stream"
@@ -156,6 +157,7 @@ class Load:
     deadline_s: float | None = None
     on_missing: Literal["fail", "substitute"] = "fail"
     resident: bool = False
+    metered_elsewhere: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,6 +16,8 @@ from harness.types import (
     Artifact,
     DeviceInfo,
     DeviceSpec,
+    Graph,
+    GraphPart,
     Load,
     RuntimeEntry,
     TensorSpec,
@@ -72,8 +74,22 @@ def artifact(**what):
 
 def whole(device, runtime, **what):
     facts = device.load("model", artifact(**what), runtime)
-    device.connect({"model": ("image",)}, {})
+    device.connect(graph(model=("image",)), {})
     return facts
+
+
+def graph(missing=None, **parts):
+    spec = TensorSpec(shape=(2,))
+    return Graph(parts=tuple(
+        GraphPart(name=name, inputs=inputs, output=spec, missing=(missing or {}).get(name, {}))
+        for name, inputs in parts.items()
+    ))  # fmt: skip
+
+
+def joined(central, parts, peers, **options):
+    """Make ``central`` the central node of ``parts``; ``peers`` maps a part to the device that has it."""
+    served = {id(peer): peer.serve(central) for peer in peers.values()}
+    central.connect(graph(**options, **parts), {name: served[id(peer)] for name, peer in peers.items()})
 
 
 @pytest.mark.parametrize("preload", [(), ("json", "decimal")])
@@ -129,7 +145,7 @@ def test_a_device_that_serves_another_says_so(opened, runtime):
     central, peer = opened("a"), opened("b")
     peer.load("far", artifact(), runtime())
     central.load("near", artifact(), runtime())
-    central.connect({"far": ("image",), "near": ("far",)}, {"far": peer})
+    joined(central, {"far": ("image",), "near": ("far",)}, {"far": peer})
     with pytest.raises(DeviceError, match="b answers to a until it is closed"):
         peer.infer(IMAGES, len(IMAGES))
 
@@ -162,19 +178,26 @@ def test_parts_run_on_their_devices_and_are_joined(opened, runtime):
         (central, "last", {"times": 10}),
     ):
         device.load(name, artifact(**what), runtime())
-    central.connect(
+    joined(
+        central,
         {"left": ("image",), "right": ("image",), "sum": ("left", "right"), "last": ("sum",)},
         {"left": left, "right": right},
     )
     np.testing.assert_array_equal(central.infer(IMAGES, len(IMAGES)), IMAGES * 50)
     samples = central.measure(SHORT, IMAGES)
     assert set(samples.timeline) == {
-        "compute:left", "wait:left", "compute:right", "wait:right", "compute:sum", "compute:last"
+        *(f"{kind}:{part}" for kind in ("encode", "transport", "queue", "compute") for part in ("left", "right")),
+        "compute:sum", "compute:last",
     }  # fmt: skip
     assert all(len(values) == len(samples.latency_ns) for values in samples.timeline.values())
     assert np.median(samples.timeline["compute:left"]) >= 10_000_000
     assert np.median(samples.latency_ns) < 18_000_000  # two parts of 10 ms run at the same time
-    assert samples.network == {"input_bytes": 2 * 8, "feature_bytes": 2 * 8}
+    assert samples.network["input_bytes"] == samples.network["feature_bytes"] == 2 * 8
+    assert samples.network["sent_bytes:left"] > 8  # with the frame's header
+    assert set(samples.links) == {
+        f"{way}:{part}" for way in ("rtt", "up", "down") for part in ("left", "right")
+    }
+    assert set(samples.outcome) == {0}
 
 
 def test_two_parts_of_one_peer_take_turns(opened, runtime):
@@ -182,7 +205,7 @@ def test_two_parts_of_one_peer_take_turns(opened, runtime):
     for name in ("one", "two"):
         peer.load(name, artifact(times=2), runtime())
     central.load("sum", artifact(), runtime())
-    central.connect({"one": ("image",), "two": ("image",), "sum": ("one", "two")}, {"one": peer, "two": peer})
+    joined(central, {"one": ("image",), "two": ("image",), "sum": ("one", "two")}, {"one": peer, "two": peer})
     np.testing.assert_array_equal(central.infer(IMAGES, len(IMAGES)), IMAGES * 4)
 
 
@@ -197,8 +220,17 @@ def test_a_peer_that_dies_ends_the_query_with_an_error(opened, runtime):
     central, peer = opened("a"), opened("b")
     peer.load("far", artifact(die_at=5), runtime())
     central.load("near", artifact(), runtime())
-    central.connect({"far": ("image",), "near": ("far",)}, {"far": peer})
-    with pytest.raises(DeviceError, match="the worker of part far went away"):
+    joined(central, {"far": ("image",), "near": ("far",)}, {"far": peer})
+    with pytest.raises(DeviceError, match="part far on b: the worker went away"):
+        central.measure(SHORT, IMAGES)
+
+
+def test_a_part_that_fails_on_a_peer_ends_the_query_with_its_error(opened, runtime):
+    central, peer = opened("a"), opened("b")
+    peer.load("far", artifact(raise_at=5), runtime())
+    central.load("near", artifact(), runtime())
+    joined(central, {"far": ("image",), "near": ("far",)}, {"far": peer})
+    with pytest.raises(DeviceError, match="part far on b: RuntimeError: the fake session was told to fail"):
         central.measure(SHORT, IMAGES)
 
 
@@ -246,7 +278,8 @@ if __name__ == "__main__":
     runtime = RuntimeEntry(name="fake", summary="", export=None, load=fake_runtime.load, preload=eval(sys.argv[2]),
                            precision=None, tolerance=None)
     print(device.load("model", artifact, runtime)["pid"], flush=True)
-    device.connect({"model": ("image",)}, {})
+    part = GraphPart(name="model", inputs=("image",), output=spec)
+    device.connect(Graph(parts=(part,)), {})
     device.measure(Load(min_time_s=60, max_time_s=60), np.ones((4, 2), np.float32))
 """
 

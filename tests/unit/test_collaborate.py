@@ -1,0 +1,299 @@
+"""The central node against peers in this process: what answers, what is late, what is gone."""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
+
+from harness.collaborate import Collaboration, to_pixels
+from harness.errors import BoardLost, HarnessError
+from harness.frames import DTYPES, FrameError, pack, size_of, unpack
+from harness.peers import answer_of
+from harness.pipelined import generate_pipelined
+from harness.splits import normalise
+from harness.types import Answer, Graph, GraphPart, Load, PeerAddress, TensorSpec
+from harness.worker import Worker
+
+SPEC = TensorSpec(shape=(2,))
+IMAGES = np.arange(4, dtype=np.float32).reshape(2, 2)
+HERE = __name__
+
+
+class Times:
+    """A session that multiplies the sum of its inputs, taking its time."""
+
+    def __init__(self, times=1.0, seconds=0.0, fail_from=None):
+        self.times, self.seconds, self.fail_from, self.calls = times, seconds, fail_from, 0
+        self.facts = {}
+
+    def run(self, inputs):
+        self.calls += 1
+        time.sleep(self.seconds)
+        if self.fail_from is not None and self.calls >= self.fail_from:
+            raise ValueError("told to fail")
+        return np.float32(self.times) * sum(inputs)
+
+
+class ThreadPeer:
+    """A peer whose worker is a thread of this process. ``behave`` may delay, swallow or cut."""
+
+    def __init__(self, details, answers):
+        self.device, self.answers = details["device"], answers
+        self.worker, self.lag, self.mute = (
+            details["worker"],
+            details.get("lag", 0),
+            details.get("mute", set()),
+        )
+        self.cut = details.get("cut")
+        self.seen = 0
+        self.lock = threading.Lock()
+
+    def send(self, frame):
+        if self.cut is not None and self.seen >= self.cut:
+            raise OSError("cable pulled")
+        self.seen += 1
+        threading.Thread(target=self._work, args=(b"".join(frame),), daemon=True).start()
+
+    def _work(self, frame):
+        header, tensors = unpack(frame)
+        time.sleep(self.lag)
+        if self.seen in self.mute:
+            return
+        with self.lock:
+            try:
+                if header["op"] == "echo":
+                    told, out = {}, [np.zeros(header["reply_bytes"], np.uint8)]
+                else:
+                    told, out = self.worker.handle(header, tensors)
+            except Exception as error:  # noqa: BLE001 - as a worker does
+                told, out = {"error": str(error)}, ()
+        self.answers(
+            answer_of(
+                self.device, b"".join(pack({"id": header["id"], "part": header.get("part", ""), **told}, out))
+            )
+        )
+
+    def close(self):
+        pass
+
+
+PEERS: dict[int, dict] = {}
+
+
+def open_thread(details, answers):
+    return ThreadPeer({**details, **PEERS[details["number"]]}, answers)
+
+
+def fleet(sessions, own=None, missing=("zeros", "zeros"), options=None, **graph):
+    """``left`` and ``right`` on peers of their own, ``sum`` here, unless told otherwise."""
+    PEERS.clear()
+    peers = {}
+    for number, (name, session) in enumerate(sessions.items()):
+        PEERS[number] = {"worker": Worker(sessions={name: session}), **(options or {}).get(name, {})}
+        peers[name] = PeerAddress(device=name, open=f"{HERE}:open_thread", details={"number": number})
+    allowed = {name: () for name, how in zip(sessions, missing, strict=False) if how == "zeros"}
+    parts = [GraphPart(name=name, inputs=("image",), output=SPEC) for name in sessions]
+    parts.append(GraphPart(name="sum", inputs=tuple(sessions), output=SPEC, missing=allowed))
+    return Collaboration(Graph(parts=tuple(parts), **graph), {"sum": own or Times()}, peers)
+
+
+@pytest.fixture(autouse=True)
+def importable(monkeypatch):
+    monkeypatch.setitem(sys.modules, HERE, sys.modules[HERE])
+
+
+def test_parts_elsewhere_run_at_the_same_time_and_every_part_is_timed():
+    together = fleet({"left": Times(2, 0.05), "right": Times(3, 0.05)})
+    start = time.perf_counter()
+    np.testing.assert_array_equal(together(IMAGES), 5 * IMAGES)
+    assert time.perf_counter() - start < 0.09
+    assert together.timeline["compute:left"][0] >= 50e6
+    assert set(together.timeline) == {
+        *(f"{kind}:{part}" for kind in ("encode", "transport", "queue", "compute") for part in ("left", "right")),
+        "compute:sum",
+    }  # fmt: skip
+
+
+def test_what_is_late_is_stood_in_for_and_counted():
+    together = fleet({"left": Times(2), "right": Times(3, 0.5)})
+    together.follow(Load(deadline_s=0.1, on_missing="substitute"))
+    start = time.perf_counter()
+    np.testing.assert_array_equal(together(IMAGES), 2 * IMAGES)
+    assert 0.09 < time.perf_counter() - start < 0.4
+    assert list(together.outcomes) == [1]
+    assert together.missed == {"right": 1}
+    assert together.timeline["compute:right"][0] == -1
+    time.sleep(0.6)  # the late answer is not taken for the next query's
+    together.follow(Load(deadline_s=2, on_missing="substitute"))
+    np.testing.assert_array_equal(together(10 * IMAGES), 50 * IMAGES)
+
+
+def test_a_stored_mean_stands_in():
+    together = fleet({"left": Times(2), "right": Times(3, fail_from=1)})
+    sums = together.graph.parts[-1]
+    mean = GraphPart(name="sum", inputs=sums.inputs, output=SPEC, missing={"right": (7.0, 8.0)})
+    peers = {
+        name: PeerAddress(device=name, open=f"{HERE}:open_thread", details={"number": number})
+        for number, name in enumerate(("left", "right"))
+    }
+    together = Collaboration(Graph(parts=(*together.graph.parts[:-1], mean)), {"sum": Times()}, peers)
+    together.follow(Load(on_missing="substitute"))
+    np.testing.assert_array_equal(together(IMAGES), 2 * IMAGES + np.float32([7, 8]))
+
+
+def test_a_late_part_ends_the_measurement_where_nothing_may_stand_in():
+    together = fleet({"left": Times(2), "right": Times(3, 0.5)})
+    together.follow(Load(deadline_s=0.1))
+    with pytest.raises(BoardLost, match=r"part right on right: no answer within 0\.1 s"):
+        together(IMAGES)
+
+
+def test_a_part_without_stand_in_leaves_the_query_unanswered():
+    together = fleet({"left": Times(2), "right": Times(3, 0.5)}, missing=("zeros", "none"))
+    together.follow(Load(deadline_s=0.1, on_missing="substitute"))
+    assert together(IMAGES) is None
+    assert list(together.outcomes) == [2]
+
+
+def test_an_error_of_a_part_is_told_or_stood_in_for():
+    together = fleet({"left": Times(2), "right": Times(3, fail_from=2)})
+    together(IMAGES)
+    with pytest.raises(HarnessError, match="part right on right: told to fail"):
+        together(IMAGES)
+    together.follow(Load(on_missing="substitute"))
+    np.testing.assert_array_equal(together(IMAGES), 2 * IMAGES)
+
+
+def test_a_pulled_cable_is_one_error_or_stood_in_for_at_once():
+    together = fleet({"left": Times(2), "right": Times(3)}, options={"right": {"cut": 1}})
+    together(IMAGES)
+    with pytest.raises(BoardLost, match="part right on right: cable pulled") as caught:
+        together(IMAGES)
+    assert caught.value.board == "right"
+    together = fleet({"left": Times(2), "right": Times(3)}, options={"right": {"cut": 0}})
+    together.follow(Load(on_missing="substitute", deadline_s=5))
+    start = time.perf_counter()
+    for _ in range(5):
+        np.testing.assert_array_equal(together(IMAGES), 2 * IMAGES)
+    assert time.perf_counter() - start < 1
+    assert together.missed == {"right": 5}
+
+
+def test_a_board_that_is_back_answers_again():
+    together = fleet({"left": Times(2), "right": Times(3)}, options={"right": {"cut": 0}})
+    together.follow(Load(on_missing="substitute"))
+    together(IMAGES)
+    PEERS[1]["cut"] = None  # plugged in again
+    end = time.monotonic() + 10
+    while time.monotonic() < end and not np.array_equal(together(IMAGES), 5 * IMAGES):
+        time.sleep(0.1)
+    np.testing.assert_array_equal(together(IMAGES), 5 * IMAGES)
+
+
+def test_asked_for_without_a_part():
+    together = fleet({"left": Times(2), "right": Times(3)}, missing=("zeros", "none"))
+    np.testing.assert_array_equal(together(IMAGES, missing=["left"]), 3 * IMAGES)
+    with pytest.raises(HarnessError, match="nothing stands in for part right"):
+        together(IMAGES, missing=["right"])
+
+
+def test_frames_in_flight_raise_the_throughput_not_the_order_of_answers():
+    def run(in_flight):
+        together = fleet({"left": Times(2, 0.02)}, own=Times(1, 0.02), missing=("none",))
+        load = Load(min_time_s=0.5, min_queries=10, max_time_s=5, in_flight=in_flight)
+        return generate_pipelined(together, [IMAGES], load)
+
+    one, three = run(1), run(3)
+    rate = [len(timed.latency_ns) / timed.window_ns for timed in (one, three)]
+    assert rate[1] > 1.4 * rate[0]  # two stages of 20 ms overlap
+    assert np.median(three.latency_ns) > np.median(one.latency_ns)
+
+
+def test_frames_that_come_on_time_wait_from_when_they_were_due():
+    together = fleet({"left": Times(2, 0.05)}, own=Times(1), missing=("none",))
+    load = Load(scenario="server", target_qps=40, min_time_s=0.5, min_queries=1, max_time_s=3, in_flight=2)
+    timed = generate_pipelined(together, [IMAGES], load)
+    assert timed.queue_ns is not None
+    assert (timed.queue_ns >= 0).all()
+    assert (timed.latency_ns >= timed.queue_ns).all()
+    assert timed.queue_ns.max() > 0  # 40 frames a second, of 50 ms each
+
+
+def test_images_that_peers_keep_are_not_sent_again():
+    together = fleet({"left": Times(2), "right": Times(3)})
+    together(IMAGES)
+    sent = together.traffic["sent_bytes:left"]
+    together.keep([IMAGES, 2 * IMAGES])
+    frame = together.submit(2 * IMAGES, slot=1)
+    while not frame.done:
+        together.step()
+    np.testing.assert_array_equal(frame.output, 10 * IMAGES)
+    assert together.traffic["sent_bytes:left"] < sent + 30
+
+
+def test_raw_pixels_are_preprocessed_where_they_arrive():
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 4, 4, 3), dtype=np.uint8)
+    mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+    images = normalise(pixels, mean, std)
+    np.testing.assert_array_equal(to_pixels(images, mean, std), pixels)
+    together = fleet({"left": Times(2)}, missing=("none",), input_wire="uint8", mean=mean, std=std)
+    np.testing.assert_allclose(together(images), 2 * images, rtol=1e-6)
+    assert together.traffic["sent_bytes:left"] < 0.75 * images.nbytes
+
+
+def test_a_probe_tells_each_link_s_times():
+    together = fleet({"left": Times(2), "right": Times(3)}, options={"right": {"lag": 0.02}})
+    together(IMAGES)
+    links = together.probe(IMAGES)
+    assert set(links) == {f"{way}:{part}" for way in ("rtt", "up", "down") for part in ("left", "right")}
+    assert links["rtt:right"] >= 20e6 > links["rtt:left"]
+
+
+# --- frames ---
+
+HEADERS = st.dictionaries(st.text(max_size=8), st.none() | st.integers() | st.text(max_size=8), max_size=4)
+TENSORS = st.lists(
+    arrays.arrays(
+        st.sampled_from(DTYPES), arrays.array_shapes(min_dims=0, max_dims=4, min_side=0, max_side=4)
+    ),
+    max_size=3,
+)
+
+
+@given(HEADERS, TENSORS)
+def test_a_frame_comes_back_as_it_was(header, tensors):
+    header.pop("tensors", None)
+    frame = pack(header, tensors)
+    told, got = unpack(b"".join(frame))
+    assert told == header
+    assert size_of(frame) == len(b"".join(frame))
+    for one, other in zip(tensors, got, strict=True):
+        assert one.dtype == other.dtype
+        assert one.shape == other.shape
+        assert one.tobytes() == other.tobytes()
+
+
+@given(st.binary(max_size=64), st.integers(0, 60), st.integers(0, 255))
+def test_bytes_that_are_no_frame_are_refused(noise, place, byte):
+    frame = bytearray(b"".join(pack({"op": "run", "id": 1}, [IMAGES])))
+    frame[place % len(frame)] = byte
+    for one in (noise, bytes(frame), bytes(frame[:place])):
+        try:
+            header, tensors = unpack(one)
+        except FrameError:
+            continue
+        assert isinstance(header, dict)
+        assert sum(tensor.nbytes for tensor in tensors) <= len(one)
+
+
+def test_an_answer_that_cannot_be_read_ends_the_peer():
+    assert answer_of("pi", b"nonsense") == Answer(
+        peer="pi", query=-1, part="", error="answers with not a frame", lost=True
+    )
