@@ -9,10 +9,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import reduce
 from typing import TYPE_CHECKING, Any
 
 from harness.errors import CellError
-from harness.profile import Link, Profile, names_of, stored_profile
+from harness.profile import Link, Profile, link_of, names_of, stored_profile
 from harness.types import IMAGE
 
 if TYPE_CHECKING:
@@ -40,33 +41,41 @@ def schedule(
     device_of: Mapping[str, int],
     central: int,
     compute: Callable[[Piece], float],
-    send: Callable[[int, int], float],
-    image_bytes: int | None,
+    links: Mapping[int, Link],
+    image_bytes: float | None,
+    batch: int = 1,
 ) -> float:
     """Seconds from when the central device has the image until it has the answer.
 
-    ``send(device, bytes)`` is the time between the central device and another; ``image_bytes`` ``None``: the
-    image is on all devices already. ``pieces`` stand in the order in which a device runs its own.
+    ``links`` are those between the central device and each other one that has a part; a link sends one tensor
+    after another, each way for itself. ``image_bytes`` ``None``: the image is on all devices already. ``pieces``
+    stand in the order in which a device runs its own.
     """
-    sizes = {piece.name: piece.output_bytes for piece in pieces} | {IMAGE: image_bytes or 0}
+    sizes = {piece.name: float(piece.output_bytes) for piece in pieces} | {IMAGE: image_bytes or 0.0}
     there: dict[tuple[str, int], float] = {(IMAGE, central): 0.0}
     home = {IMAGE: central, **device_of}
-    free: dict[int, float] = {}
+    free: dict[tuple[str, int], float] = {}
+
+    def occupy(what: str, device: int, ready: float, spent: float) -> float:
+        free[what, device] = max(ready, free.get((what, device), 0.0)) + spent
+        return free[what, device]
 
     def arrives(name: str, device: int) -> float:
+        if name == IMAGE and image_bytes is None:
+            return 0.0
         if (name, device) not in there:
-            if name == IMAGE and image_bytes is None:
-                return 0.0
-            if device == central:
-                there[name, device] = there[name, home[name]] + send(home[name], sizes[name])
-            else:
-                there[name, device] = arrives(name, central) + send(device, sizes[name])
+            way, ready, link = (
+                ("down", there[name, home[name]], links[home[name]]) if device == central
+                else ("up", arrives(name, central), links[device])
+            )  # fmt: skip
+            at = home[name] if device == central else device
+            there[name, device] = occupy(way, at, ready, link.occupied(batch * sizes[name])) + link.latency
         return there[name, device]
 
     for piece in pieces:
         device = device_of[piece.name]
-        start = max(free.get(device, 0.0), *(arrives(name, device) for name in piece.inputs))
-        free[device] = there[piece.name, device] = start + compute(piece)
+        ready = max(arrives(name, device) for name in piece.inputs)
+        there[piece.name, device] = occupy("compute", device, ready, compute(piece))
     return arrives(pieces[-1].name, central)
 
 
@@ -167,8 +176,9 @@ def _estimate(
         return Estimate(**about, devices=shares, reason=reason)
     links, unknown = {}, []
     for index in sorted({*placed.values()} - {task["central"]}):
-        links[index] = _link(index, task["central"], target.infos, profiles, given)
-        if links[index] is None:
+        link = _link(index, task["central"], target.infos, profiles, given)
+        links[index] = link or Link()
+        if link is None:
             unknown.append(target.specs[index].name)
     lines = {index: profile.line for index, profile in profiles.items() if profile is not None}
     batch = about["batch"]
@@ -178,13 +188,9 @@ def _estimate(
             line = lines[placed[piece.name]]
             return line.at(batch * piece.macs / 1e9) * max(0.0, 1 + error * line.error)
 
-        def send(index: int, size: int) -> float:
-            link = links[index]
-            return link.seconds(batch * size) if link is not None else 0.0
+        return schedule(pieces, placed, task["central"], compute, links, image_bytes, batch)
 
-        return schedule(pieces, placed, task["central"], compute, send, image_bytes)
-
-    image = 4 * math.prod(task["data"]["shape"])
+    image = math.prod(task["data"]["shape"]) * (1 if task.get("input") == "raw" else 4)
     return Estimate(
         **about, latency_s=latency(image, 0), low_s=latency(image, -1), high_s=latency(image, 1),
         resident_s=latency(None, 0), links=not unknown, devices=shares,
@@ -232,19 +238,16 @@ def _share(info: Any, pieces: Sequence[Piece], profile: Profile | None, batch: i
 def _link(
     index: int, central: int, infos: Sequence[Any], profiles: Mapping[int, Profile | None], given: Given
 ) -> Link | None:
-    """Between a device and the central one: the slower of both ends, of those that are known."""
+    """Between a device and the central one, by those of both ends that are known."""
     if given.link is not None:
         return given.link
     ends = []
     for at in (index, central):
-        told, profile = infos[at].details.get("link"), profiles.get(at)
-        if told is not None:
-            ends.append(Link(rate_mbps=told["rate_mbps"], rtt_ms=told["rtt_ms"]))
-        elif profile is not None and profile.link is not None:
-            ends.append(profile.link)
-    if not ends:
-        return None
-    return Link(rate_mbps=min(end.rate_mbps for end in ends), rtt_ms=max(end.rtt_ms for end in ends))
+        profile = profiles.get(at)
+        end = link_of(infos[at]) or (profile.link if profile is not None else None)
+        if end is not None:
+            ends.append(end)
+    return reduce(Link.joined, ends) if ends else None
 
 
 # --- parts ----------------------------------------------------------------------------------------

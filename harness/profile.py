@@ -31,7 +31,9 @@ __all__ = [
     "Profile",
     "ProfileError",
     "fit",
+    "link_of",
     "load_profile",
+    "names_of",
     "profiled",
     "profiles_folder",
     "read_profile",
@@ -142,12 +144,27 @@ class Point(Params):
 class Link(Params):
     """A device's link to the others: ``bytes`` take ``rtt / 2 + 8 * bytes / rate`` one way."""
 
-    rate_mbps: float = Field(gt=0, le=1e6, description="10^6 bits per second")
-    rtt_ms: float = Field(ge=0, le=1e6, description="round trip of a small message")
+    rate_mbps: float | None = Field(None, gt=0, le=1e6, description="10^6 bits per second; None: no limit")
+    rtt_ms: float = Field(0.0, ge=0, le=1e6, description="round trip of a small message")
     origin: str = Field("", max_length=200)
 
-    def seconds(self, sent: int) -> float:
-        return self.rtt_ms / 2e3 + 8 * sent / (self.rate_mbps * 1e6)
+    @property
+    def latency(self) -> float:
+        """Seconds that a message is on its way."""
+        return self.rtt_ms / 2e3
+
+    def occupied(self, sent: float) -> float:
+        """Seconds for which bytes keep the link busy."""
+        return 8 * sent / (self.rate_mbps * 1e6) if self.rate_mbps is not None else 0.0
+
+    def seconds(self, sent: float) -> float:
+        """One message, one way."""
+        return self.latency + self.occupied(sent)
+
+    def joined(self, other: Link) -> Link:
+        """The link between two devices by those of each to the others: the slower of both."""
+        rates = [one.rate_mbps for one in (self, other) if one.rate_mbps is not None]
+        return Link(rate_mbps=min(rates, default=None), rtt_ms=max(self.rtt_ms, other.rtt_ms))
 
 
 class Profile(Params):
@@ -348,10 +365,20 @@ def profiled(specs: Sequence[DeviceSpec], infos: Sequence[DeviceInfo]) -> tuple[
     for spec, info in zip(specs, infos, strict=True):
         profile = stored_profile(names_of(spec), spec.threads, None)
         if profile is not None:
-            link = {"link": profile.link.model_dump()} if profile.link else {}
-            info = replace(info, details={**link, **info.details, "profile": profile.summary()})
+            details = {**info.details, "profile": profile.summary()}
+            if profile.link is not None:
+                details.setdefault("link", profile.link.model_dump())
+            info = replace(info, details=details)
         found.append(info)
     return tuple(found)
+
+
+def link_of(info: DeviceInfo) -> Link | None:
+    """A device's link to the others, from its details."""
+    told = info.details.get("link")
+    if told is None:
+        return None
+    return Link(**{key: told[key] for key in Link.model_fields if key in told})
 
 
 def _stored() -> list[Path]:

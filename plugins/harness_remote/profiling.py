@@ -6,14 +6,16 @@ The same steps as a cell's: export, load into a fresh worker, one input after th
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from datetime import datetime, timezone
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any, cast
 
+import harness
 from harness.errors import DeviceError
-from harness.profile import Kind, Point
+from harness.profile import Kind, Link, Point, Profile
 from harness.types import (
     IMAGE,
     Artifact,
@@ -26,6 +28,7 @@ from harness.types import (
     ModuleSpec,
     Part,
     TensorSpec,
+    Unavailable,
 )
 
 if TYPE_CHECKING:
@@ -33,7 +36,7 @@ if TYPE_CHECKING:
     from harness.plugins import Registered
     from harness.types import BackendEntry, Counts, RuntimeEntry, Samples
 
-__all__ = ["PROBES", "Probe", "measure_points"]
+__all__ = ["PROBES", "Probe", "measure_profile"]
 
 LOAD = Load(min_time_s=0.5, min_queries=11, max_time_s=60.0, warmup_max_s=3.0, idle_s=0.0)
 """Eleven queries are the least from which a median is told with confidence (harness.stats)."""
@@ -93,29 +96,50 @@ class _Exporting:
     device: str = "cpu"
 
 
-def measure_points(
+def measure_profile(
     backend: BackendEntry,
     spec: DeviceSpec,
     runtime: Registered[RuntimeEntry],
     store: Store,
     say: Callable[[str], None],
-    probes: Iterable[Probe] = PROBES,
-) -> tuple[list[Point], Mapping[str, Any]]:
-    """Time every probe on the device; the points, and the sessions' facts.
+    *,
+    central: tuple[BackendEntry, DeviceSpec] | None = None,
+    probes: Sequence[Probe] = PROBES,
+) -> Profile:
+    """Time every probe on the device; ``central``, on this machine, for the link to a device that is elsewhere.
 
     Raises:
         DeviceError: the device or its worker could not be used.
+        ProfileError: what was timed makes no line.
     """
+    info = backend.describe(spec)
+    if isinstance(info, Unavailable):
+        raise DeviceError(f"{spec.name}: {info.reason}" + (f" ({info.fix})" if info.fix else ""))
+    if info.kind not in runtime.entry.devices:
+        raise DeviceError(f"runtime {runtime.entry.name} does not run on {info.kind}, which {spec.name} is")
     prepared = []
-    for probe in probes:
-        say(f"preparing {probe.what}")
+    for number, probe in enumerate(probes, 1):
+        say(f"preparing {number}/{len(probes)}: {probe.what}")
         prepared.append((probe, *_prepared(probe, runtime, store)))
     points, facts = [], {}
-    for probe, artifact, counts in prepared:
-        say(f"timing {probe.what}")
-        samples, facts = _timed(backend, spec, runtime.entry, probe, artifact)
+    for number, (probe, artifact, counts) in enumerate(prepared, 1):
+        say(f"timing {number}/{len(probes)}: {probe.what}")
+        samples, facts, remote = _timed(backend, spec, runtime.entry, probe, artifact)
         points.append(_point(probe, artifact, counts, samples))
-    return points, facts
+    link = None
+    if remote and central is not None:
+        say("timing the link")
+        link = _link((backend, spec), central, runtime.entry, max(prepared, key=lambda one: math.prod(one[0].shape))[1])
+    version = " ".join(str(facts.get(key, "")) for key in ("version", "provider")).strip()
+    made = datetime.now(timezone.utc).isoformat(timespec="seconds")
+    profile = Profile(
+        name=spec.name, device_model=info.model, provenance="emulated" if info.emulated else "measured",
+        origin=f"harness {harness.__version__}, {runtime.entry.name} {version}: medians at batch 1", made=made,
+        runtime=runtime.entry.name, precision=str(facts["precision"]) if "precision" in facts else None,
+        threads=spec.threads, link=link, points=tuple(points),
+    )  # fmt: skip
+    _ = profile.line
+    return profile
 
 
 def _prepared(probe: Probe, runtime: Registered[RuntimeEntry], store: Store) -> tuple[Artifact, Counts]:
@@ -160,7 +184,7 @@ def _stored(key: str, store: Store) -> tuple[Artifact, Counts]:
 
 def _timed(
     backend: BackendEntry, spec: DeviceSpec, runtime: RuntimeEntry, probe: Probe, artifact: Artifact
-) -> tuple[Samples, Mapping[str, Any]]:
+) -> tuple[Samples, Mapping[str, Any], bool]:
     import numpy as np
 
     images = np.random.default_rng(0).standard_normal((4, *probe.shape), np.float32)
@@ -171,7 +195,30 @@ def _timed(
         samples = device.measure(LOAD, images)
     if not len(samples.latency_ns):
         raise DeviceError(f"{spec.name}: no query of {probe.what} was answered in {LOAD.max_time_s:g} s")
-    return samples, facts
+    return samples, facts, device.remote
+
+
+def _link(
+    board: tuple[BackendEntry, DeviceSpec],
+    central: tuple[BackendEntry, DeviceSpec],
+    runtime: RuntimeEntry,
+    artifact: Artifact,
+) -> Link:
+    """Rate and round trip, as this machine's worker sees them when it sends the board an image."""
+    import numpy as np
+
+    graph = Graph(parts=(GraphPart(name="whole", inputs=(IMAGE,), output=artifact.output),))
+    with board[0].open(board[1]) as device, central[0].open(central[1]) as here:
+        device.load("whole", artifact, runtime)
+        here.load("idle", artifact, runtime)  # starts its worker
+        here.connect(graph, {"whole": device.serve(here)})
+        samples = here.measure(LOAD, np.zeros((1, *artifact.inputs[0].shape), np.float32))
+    rtt, up = (samples.links[f"{key}:whole"] for key in ("rtt", "up"))
+    bits = 8 * samples.network["sent_bytes:whole"]
+    return Link(
+        rate_mbps=1e3 * bits / (up - rtt) if up > rtt else None, rtt_ms=rtt / 1e6,
+        origin=f"measured between the workstation and the board, {bits // 8:,} bytes one way",
+    )  # fmt: skip
 
 
 def _point(probe: Probe, artifact: Artifact, counts: Counts, samples: Samples) -> Point:
