@@ -10,7 +10,7 @@ from typing import Any
 
 from harness.errors import SuiteError
 
-__all__ = ["KeyPath", "Source", "parse_value", "read_yaml"]
+__all__ = ["KeyPath", "Source", "parse_value", "parse_yaml", "read_text", "read_yaml"]
 
 KeyPath = tuple[str | int, ...]
 
@@ -51,24 +51,33 @@ def read_yaml(path: Path) -> tuple[Any, Source]:
     Raises:
         SuiteError: no such file, a directory, not text, too large, empty, or not YAML; one line.
     """
+    value, source = parse_yaml(read_text(path, "a suite"), str(path))
+    if value is None:
+        raise SuiteError(f"{path}: is empty")
+    return value, source
+
+
+def read_text(path: Path, kind: str) -> str:
+    """The text of a file that a person wrote; ``kind`` is what errors say that it should be."""
     try:
         with path.open("rb") as file:
             data = file.read(MAX_BYTES + 1)  # a device or a pipe may have no end
     except IsADirectoryError:
-        raise SuiteError(f"{path}: is a directory, not a suite file") from None
+        raise SuiteError(f"{path}: is a directory, not {kind} file") from None
     except OSError as error:
         raise SuiteError(f"{path}: {error.strerror or error}") from None
     if len(data) > MAX_BYTES:
-        raise SuiteError(f"{path}: larger than a suite may be: at most {MAX_BYTES:,} bytes")
+        raise SuiteError(f"{path}: larger than {kind} may be: at most {MAX_BYTES:,} bytes")
     try:
-        text = data.decode("utf-8")
+        return data.decode("utf-8")
     except UnicodeDecodeError as error:
         raise SuiteError(f"{path}: not a text file (byte {error.start} is no UTF-8)") from None
-    source = Source(str(path))
-    value = _parse(text, source)
-    if value is None:
-        raise SuiteError(f"{path}: is empty")
-    return value, source
+
+
+def parse_yaml(text: str, name: str) -> tuple[Any, Source]:
+    """The value of ``text``, ``None`` where there is none; ``name`` stands for its file in errors."""
+    source = Source(name)
+    return _parse(text, source), source
 
 
 def parse_value(text: str, where: str) -> Any:
