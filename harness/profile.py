@@ -131,7 +131,9 @@ class Point(Params):
     what: str = Field(min_length=1, max_length=200)
     kind: Kind
     macs: int = Field(gt=0, description="all multiply-accumulates, attention's included")
-    macs_linear: int = Field(ge=0, description="those of linear and convolution layers, and their biases (C1)")
+    macs_linear: int = Field(
+        ge=0, description="those of linear and convolution layers, and their biases (C1)"
+    )
     bytes: int = Field(gt=0, description="weights, input and output: the least that it moves")
     seconds: float = Field(gt=0, lt=1e6, description="one inference, the median where there were several")
     weight_bytes: int | None = Field(None, ge=0)

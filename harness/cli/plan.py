@@ -18,7 +18,9 @@ if TYPE_CHECKING:
 @suite_options
 @click.option("--estimate", is_flag=True, help="Estimate latency and memory from the devices' profiles.")
 @click.option("--profile", metavar="FILE|NAME", help="With --estimate: this profile for every device.")
-@click.option("--link", metavar="MBPS,MS", help="With --estimate: rate and round trip of every link, e.g. 16,1.")
+@click.option(
+    "--link", metavar="MBPS,MS", help="With --estimate: rate and round trip of every link, e.g. 16,1."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the whole plan as JSON.")
 def command(
     suite: str,
@@ -69,5 +71,7 @@ def _given(profile: str | None, link: str | None) -> Given:
             rate, rtt = map(float, link.split(","))
             linked = Link(rate_mbps=rate, rtt_ms=rtt)
         except (ValueError, ValidationError):
-            raise click.UsageError(f"--link {link}: write MBPS,MS: megabits per second above 0, milliseconds") from None
+            raise click.UsageError(
+                f"--link {link}: write MBPS,MS: megabits per second above 0, milliseconds"
+            ) from None
     return Given(profile=load_profile(profile) if profile else None, link=linked)

@@ -1,12 +1,15 @@
-"""A trained ViT cut in two after a block. No training: the two in a row compute what the whole does."""
+"""A trained ViT cut in two after a block, or left whole. No training: the parts compute what the whole does."""
 
 from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
 
 from harness.types import IMAGE, Edge, Lineage, Model, Part, Partition, TensorSpec
 from harness_baselines.shapes import check_cut, slice_spec
 from harness_timm.surgery import require_vit, slice_blocks
 
-__all__ = ["pipeline"]
+__all__ = ["neurosurgeon", "pipeline"]
 
 
 def pipeline(model: Model, after: int) -> Partition:
@@ -15,6 +18,26 @@ def pipeline(model: Model, after: int) -> Partition:
     Raises:
         ValueError: no timm ViT, or the cut leaves a part without blocks.
     """
+    step = Lineage(stage="partition", entry="pipeline", params={"after": after})
+    return _cut(model, after, step)
+
+
+def neurosurgeon(model: Model, params: Mapping[str, Any], decisions: Mapping[str, Any]) -> Partition:
+    """What the sketch decided: ``front`` and ``back`` as in :func:`pipeline`, or ``whole``."""
+    step = Lineage(stage="partition", entry="neurosurgeon", params=params, notes=decisions)
+    if decisions["front"] != decisions["back"]:
+        return _cut(model, decisions["after"], step)
+    whole = Part(
+        name="whole",
+        module=model.module,
+        spec=model.spec,
+        inputs=(Edge(source=IMAGE, tensor=model.input),),
+        output=TensorSpec(shape=(model.classes,)),
+    )
+    return Partition(parts=(whole,), classes=model.classes, lineage=(*model.lineage, step))
+
+
+def _cut(model: Model, after: int, step: Lineage) -> Partition:
     vit = require_vit(model.module, "pipeline")
     depth = len(vit.blocks)
     check_cut(after, depth)
@@ -33,5 +56,4 @@ def pipeline(model: Model, after: int) -> Partition:
         inputs=(Edge(source="front", tensor=tokens),),
         output=TensorSpec(shape=(model.classes,)),
     )
-    step = Lineage(stage="partition", entry="pipeline", params={"after": after})
     return Partition(parts=(front, back), classes=model.classes, lineage=(*model.lineage, step))

@@ -41,4 +41,6 @@ def attention(*, dim: int, heads: int) -> nn.Module:
 
 def conv(*, channels: int, filters: int, kernel: int, stride: int) -> nn.Module:
     """Images [n, channels, H, W] -> [n, filters, H / stride, W / stride]."""
-    return nn.Conv2d(channels, filters, kernel, stride, padding=(kernel - stride + 1) // 2 if stride == 1 else 0)
+    return nn.Conv2d(
+        channels, filters, kernel, stride, padding=(kernel - stride + 1) // 2 if stride == 1 else 0
+    )

@@ -22,7 +22,11 @@ __all__ = ["command"]
 @click.argument("name")
 @click.option("--runtime", default="onnxruntime", show_default=True, help="What runs the models there.")
 @click.option("--threads", type=click.IntRange(1, 1024), default=1, show_default=True, help="Of its worker.")
-@click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="Write FILE, which plans don't find by NAME.")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Write FILE, which plans don't find by NAME.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the profile as JSON.")
 @block_option
 def command(
@@ -44,7 +48,9 @@ def command(
     backend, spec = _device(name, threads, plugins)
     say = _silent if as_json else _say
     here = plugins.backends.get("cpu").entry if "cpu" in plugins.backends else None
-    central = (here, DeviceSpec(name="cpu", backend="cpu", params=here.params())) if here is not None else None
+    central = (
+        (here, DeviceSpec(name="cpu", backend="cpu", params=here.params())) if here is not None else None
+    )
     profile = measure_profile(backend, spec, entry, Store(default_cache()), say, central=central)
     path = write_profile(profile, out)
     if as_json:
@@ -79,7 +85,9 @@ def _show(profile: Profile) -> None:
     from harness.errors import HarnessError
     from harness.profile import KINDS
 
-    click.secho(f"{profile.label}: {profile.device_model}, {profile.runtime}, {profile.threads} threads", bold=True)
+    click.secho(
+        f"{profile.label}: {profile.device_model}, {profile.runtime}, {profile.threads} threads", bold=True
+    )
     for point in profile.points:
         speed = point.macs / point.seconds / 1e9
         flags = f"  [{', '.join(point.flags)}]" if point.flags else ""
@@ -98,9 +106,7 @@ def _show(profile: Profile) -> None:
         )
     memory = profile.memory()
     if memory is not None:
-        click.echo(
-            f"memory: {memory.fixed:.4g} MiB + {memory.slope:.3g} x the weights, ± {memory.error:.0%}"
-        )
+        click.echo(f"memory: {memory.fixed:.4g} MiB + {memory.slope:.3g} x the weights, ± {memory.error:.0%}")
     if profile.link is not None:
         rate = f"{profile.link.rate_mbps:.4g} Mbit/s, " if profile.link.rate_mbps else ""
         click.echo(f"link: {rate}{profile.link.rtt_ms:.3g} ms; {profile.link.origin}")
