@@ -6,6 +6,7 @@ anything but its points is ``modelled``, and stands with the line's error. Pure 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from collections.abc import Iterable, Sequence
@@ -304,7 +305,8 @@ def write_profile(profile: Profile, path: Path | None = None) -> Path:
         aside.write_text(json.dumps(profile.to_json(), indent=1) + "\n")
         aside.replace(path)
     except OSError as error:
-        aside.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            aside.unlink()
         raise StorageError(f"cannot write {path}: {error.strerror or error}") from None
     return path
 

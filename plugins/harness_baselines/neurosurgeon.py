@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from harness.profile import Link, link_of
 from harness.types import IMAGE, DeviceInfo, Fleet, ModuleSpec, PartSketch, Placement, Sketch
-from harness_baselines.shapes import known_shape, slice_spec
+from harness_baselines.shapes import MEAN, known_shape, slice_spec
 from harness_timm.vit import ViTShape
 
 if TYPE_CHECKING:
@@ -36,7 +36,8 @@ class Cut:
 
 
 def neurosurgeon_sketch(spec: ModuleSpec | None, params: NeurosurgeonParams, fleet: Fleet) -> Sketch:
-    """``front`` and ``back`` on one device each, or ``whole`` on one of them.
+    """``front`` and ``back`` on one device each, or ``whole`` on one of them: if on the other one, ``answer`` hands
+    on what comes back, for a central device has a part.
 
     Raises:
         ValueError: not two devices, a model of unknown dimensions, or a device without profile or link.
@@ -62,9 +63,9 @@ def neurosurgeon_sketch(spec: ModuleSpec | None, params: NeurosurgeonParams, fle
         "profiles": [dict(device.details["profile"]) for device in fleet.devices],
         "link": link.model_dump(exclude={"origin"}),
     }
-    parts = _parts(shape, spec, best)
-    places = (best.front,) if len(parts) == 1 else (best.front, best.back)
-    placement = Placement(device_of={part.name: at for part, at in zip(parts, places, strict=True)})
+    parts = _parts(shape, spec, best, fleet.central)
+    device_of = {"whole": best.front, "front": best.front, "back": best.back, "answer": fleet.central}
+    placement = Placement(device_of={part.name: device_of[part.name] for part in parts})
     return Sketch(parts=parts, placement=placement, decisions=decisions)
 
 
@@ -86,7 +87,7 @@ def cuts(shape: ViTShape, lines: Sequence[tuple[float, float]], link: Link, cent
     depth = shape.depth
     yield Cut(depth, central, central, computes(central, 0, depth))
     away = link.seconds(image) + computes(other, 0, depth) + link.seconds(answer)
-    yield Cut(depth, other, other, away)
+    yield Cut(depth, other, other, away + lines[central][0])
     for after in range(1, depth):
         passed = link.seconds(tokens)
         ahead = computes(central, 0, after) + passed + computes(other, after, depth) + link.seconds(answer)
@@ -99,14 +100,26 @@ def _alone(tried: Sequence[Cut], device: int) -> Cut:
     return next(cut for cut in tried if cut.front == cut.back == device)
 
 
-def _parts(shape: ViTShape, spec: ModuleSpec, cut: Cut) -> tuple[PartSketch, ...]:
+def _parts(shape: ViTShape, spec: ModuleSpec, cut: Cut, central: int) -> tuple[PartSketch, ...]:
     depth = shape.depth
-    if cut.front == cut.back:
-        return (_part("whole", IMAGE, shape, 0, depth, spec),)
-    return (
-        _part("front", IMAGE, shape, 0, cut.after, slice_spec(spec, 0, cut.after)),
-        _part("back", "front", shape, cut.after, depth, slice_spec(spec, cut.after, depth)),
+    if cut.front != cut.back:
+        return (
+            _part("front", IMAGE, shape, 0, cut.after, slice_spec(spec, 0, cut.after)),
+            _part("back", "front", shape, cut.after, depth, slice_spec(spec, cut.after, depth)),
+        )
+    whole = _part("whole", IMAGE, shape, 0, depth, spec)
+    if cut.front == central:
+        return (whole,)
+    answer = PartSketch(
+        name="answer",
+        inputs=("whole",),
+        params=0,
+        macs=0,
+        weight_bytes=0,
+        output_bytes=whole.output_bytes,
+        spec=MEAN,
     )
+    return (whole, answer)
 
 
 def _part(name: str, source: str, shape: ViTShape, start: int, stop: int, spec: ModuleSpec) -> PartSketch:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from harness.types import IMAGE, Edge, Lineage, Model, Part, Partition, TensorSpec
-from harness_baselines.shapes import check_cut, slice_spec
+from harness.types import IMAGE, Edge, Lineage, Model, Part, Partition, Sketch, TensorSpec
+from harness_baselines.shapes import MEAN, check_cut, slice_spec
 from harness_timm.surgery import require_vit, slice_blocks
 
 __all__ = ["neurosurgeon", "pipeline"]
@@ -22,19 +22,20 @@ def pipeline(model: Model, after: int) -> Partition:
     return _cut(model, after, step)
 
 
-def neurosurgeon(model: Model, params: Mapping[str, Any], decisions: Mapping[str, Any]) -> Partition:
-    """What the sketch decided: ``front`` and ``back`` as in :func:`pipeline`, or ``whole``."""
+def neurosurgeon(model: Model, params: Mapping[str, Any], sketch: Sketch) -> Partition:
+    """What the sketch decided: ``front`` and ``back`` as in :func:`pipeline`, or ``whole``, and perhaps ``answer``."""
+    decisions = sketch.decisions
     step = Lineage(stage="partition", entry="neurosurgeon", params=params, notes=decisions)
     if decisions["front"] != decisions["back"]:
         return _cut(model, decisions["after"], step)
-    whole = Part(
-        name="whole",
-        module=model.module,
-        spec=model.spec,
-        inputs=(Edge(source=IMAGE, tensor=model.input),),
-        output=TensorSpec(shape=(model.classes,)),
-    )
-    return Partition(parts=(whole,), classes=model.classes, lineage=(*model.lineage, step))
+    logits = TensorSpec(shape=(model.classes,))
+    image = Edge(source=IMAGE, tensor=model.input)
+    parts = [Part(name="whole", module=model.module, spec=model.spec, inputs=(image,), output=logits)]
+    if len(sketch.parts) > 1:
+        whole = Edge(source="whole", tensor=logits)
+        # the mean of one is that one
+        parts.append(Part(name="answer", module=MEAN.build(), spec=MEAN, inputs=(whole,), output=logits))
+    return Partition(parts=tuple(parts), classes=model.classes, lineage=(*model.lineage, step))
 
 
 def _cut(model: Model, after: int, step: Lineage) -> Partition:

@@ -90,7 +90,7 @@ def partition_neurosurgeon(
 ) -> Partition:
     from harness_baselines.pipeline import neurosurgeon
 
-    return neurosurgeon(model, params.model_dump(mode="json"), sketch.decisions)
+    return neurosurgeon(model, params.model_dump(mode="json"), sketch)
 
 
 def place_round_robin(sketch: Sketch, fleet: Fleet, params: Params) -> Placement:
