@@ -191,7 +191,7 @@ def test_sub_models_run_beside_each_other_and_fusion_after_them(told: Any) -> No
     central, other = one["devices"]
     assert (central["parts"], other["parts"]) == (["sub2", "fusion"], ["sub1", "sub3"])
     assert one["latency_s"] == pytest.approx(
-        other["compute_s"] + 0.001, rel=1e-3
+        other["compute_s"] + 0.001, rel=5e-3
     )  # fusion: what any part costs
 
 
