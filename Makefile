@@ -7,7 +7,7 @@ SUITE ?= suites/edge.yaml
 # a thread each; what watches the clock runs alone afterwards
 SIDE_BY_SIDE = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --maxprocesses 4
 
-.PHONY: help edge test lint unit soak bench reproduction clean
+.PHONY: help edge test lint unit soak bench reproduction proto clean
 
 help:
 	@echo "make edge   install and run $(SUITE)"
@@ -16,6 +16,7 @@ help:
 	@echo "make unit   the fast tests alone"
 	@echo "make soak   what takes longer than CI has: sixty random kills"
 	@echo "make bench  the speed claims, as ratios taken in one run"
+	@echo "make proto  plugins/harness_remote/agent_pb2.py from agent.proto"
 	@echo "make reproduction  run papers/on-digits and write docs/reproduction.md"
 
 edge: $(VENV)/.bench
@@ -43,6 +44,9 @@ bench: $(VENV)/.test
 reproduction: $(VENV)/.bench
 	$(BIN)/harness run papers/on-digits
 	$(BIN)/python docs/reproduction.py results/local/on-digits > docs/reproduction.md
+
+proto: $(VENV)/.test
+	PYTHONPATH=plugins $(BIN)/python -m harness_remote.generate
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)

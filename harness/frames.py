@@ -26,6 +26,7 @@ MAGIC = b"HF1\n"
 MAX_HEADER = 65_536
 MAX_TENSORS = 256
 MAX_DIMS = 8
+MAX_ELEMENTS = 2**40
 DTYPES = ("float32", "float16", "uint8", "int8", "int64", "float64")
 
 
@@ -122,4 +123,6 @@ def _tensor(told: Any) -> tuple[str, tuple[int, ...]]:
         raise FrameError("a tensor without dtype and shape that frames have")
     if not all(type(size) is int and 0 <= size < 2**31 for size in shape):
         raise FrameError("a tensor whose shape is no list of sizes")
+    if math.prod(max(size, 1) for size in shape) >= MAX_ELEMENTS:  # numpy refuses it, though it be empty
+        raise FrameError("a tensor whose shape is too large")
     return dtype, tuple(shape)

@@ -172,8 +172,19 @@ def _row_key(record: Record) -> list[Any]:
         record.runtime.get("params"),
         *(
             record.scenario.get(key)
-            for key in ("batch", "threads", "streams", "target_qps", "generator", "preset")
+            for key in (
+                "batch",
+                "threads",
+                "streams",
+                "target_qps",
+                "generator",
+                "preset",
+                "in_flight",
+                "deadline_s",
+                "on_missing",
+            )
         ),
+        record.device.get("input"),
         record.device.get("name"),
         record.device.get("nodes"),
     ]

@@ -10,14 +10,15 @@ from collections.abc import Callable, Mapping, Sequence
 from multiprocessing.connection import Client, Connection, Listener
 from typing import Any
 
-from harness.errors import HarnessError
+from harness.errors import BoardLost, HarnessError
 from harness.frames import FrameError, pack, size_of, unpack
 from harness.types import Answer, Answers, Peer
 
-__all__ = ["LOCAL", "MAX_SLOTS", "LocalPeer", "Server", "answer_of", "open_local"]
+__all__ = ["LOCAL", "MAX_KEPT_BYTES", "MAX_SLOTS", "LocalPeer", "Server", "answer_of", "open_local"]
 
 LOCAL = "harness.peers:open_local"
 MAX_SLOTS = 4096
+MAX_KEPT_BYTES = 2**30
 MAX_ECHO = 2**26
 
 Handle = Callable[[Mapping[str, Any], Sequence[Any]], tuple[dict[str, Any], Sequence[Any]]]
@@ -72,24 +73,34 @@ class Server:
         about: dict[str, Any] = {"id": None}
         try:
             header, tensors = unpack(frame)
-            about = {key: header[key] for key in ("id", "part") if key in header}
+            about = _about(header)
             if header.get("op") == "echo":
                 told, given = _echo(header)
             else:
                 told, given = self._handle(header, tensors)
             spent = told.get("compute_ns", 0)
             return pack({**about, **told, "queue_ns": time.perf_counter_ns() - came - spent}, given)
-        except (MemoryError, HarnessError) as error:
-            return pack({**about, "error": _line(error)})
+        except BoardLost as error:
+            return pack({**about, "error": _line(error), "lost": error.board})
         except Exception as error:  # noqa: BLE001 - a runtime may raise anything; the central node reports it
             return pack({**about, "error": _line(error)})
 
 
+def _about(header: Mapping[str, Any]) -> dict[str, Any]:
+    """What an answer repeats of its request; not what would make its header too long."""
+    part = header.get("part")
+    named = {"part": part} if isinstance(part, str) and len(part) <= 200 else {}
+    return {"id": _number(header.get("id")), **named}
+
+
+def _number(id: Any) -> int | None:
+    return id if type(id) is int and abs(id) < 2**63 else None
+
+
 def _line(error: BaseException) -> str:
     text = str(error).strip().splitlines()[:1]
-    if isinstance(error, HarnessError):
-        return text[0]
-    return ": ".join([type(error).__name__, *text])[:2000]
+    kind = [] if isinstance(error, HarnessError) and text else [type(error).__name__]
+    return ": ".join([*kind, *text])[:2000]
 
 
 def _echo(header: Mapping[str, Any]) -> tuple[dict[str, Any], Sequence[Any]]:
@@ -134,10 +145,9 @@ def answer_of(device: str, frame: bytes) -> Answer:
         header, tensors = unpack(frame)
     except FrameError as error:
         return Answer(peer=device, query=-1, part="", error=f"answers with {error}", lost=True)
-    number = header.get("id")
     return Answer(
         peer=device,
-        query=number if type(number) is int else -1,
+        query=-1 if (number := _number(header.get("id"))) is None else number,
         part=str(header.get("part", "")),
         output=tensors[0] if tensors else None,
         error=str(header.get("error", "")),

@@ -15,7 +15,16 @@ from harness.columns import check_rank
 from harness.errors import SuiteError, nearest
 from harness.plan import Cell, Node, Plan, PrepareHost, digest
 from harness.plugins import Origin, Plugins
-from harness.resolve import ChosenData, ResolvedMethod, Resolver, Target, core_hash, files_hash, source_hash
+from harness.resolve import (
+    ChosenData,
+    ResolvedMethod,
+    Resolver,
+    Target,
+    core_hash,
+    files_hash,
+    machine_of,
+    source_hash,
+)
 from harness.suite import Measure, Suite, validated
 from harness.types import Params, RuntimeEntry, Sketch
 
@@ -28,6 +37,10 @@ TRAINING = (
 """Files of the core whose code is in trained weights and in what is told of their training."""
 EXPORTING = ("prepare.py", "saved.py", "counting.py")
 """Those whose code is in what an export holds."""
+MEASURING = (
+    "worker.py", "window.py", "load.py", "energy.py", "collaborate.py", "peers.py", "pipelined.py", "network.py",
+)  # fmt: skip
+"""Those whose code is in what a cell's figures are."""
 
 
 def make_plan(suite: Suite, plugins: Plugins, host: PrepareHost, only: str | None = None) -> Plan:
@@ -181,7 +194,7 @@ class _Planner:
                 merged = {**measure.model_dump(exclude_unset=True), **overrides}
                 measure = validated(Measure, merged, self.source, (*path, "measure"))
             self._check_generator(measure, index)
-            self._check_cool_down(measure, index)
+            self._check_cool_down(measure, item.devices, index)
             self._check_energy(measure, item.devices, index)
             for name in self.selected(item.methods, path, only):
                 refs = item.runtimes or (self.suite.methods[name].runtime or self._runtime_of(name),)
@@ -208,8 +221,8 @@ class _Planner:
             return
         for device in devices:
             target = self.resolver.target(device, self.suite.defaults.threads)
-            monitor, why = self.resolver.monitor(target, measure)
-            if not monitor.meters:
+            monitors, why = self.resolver.monitors(target, measure)
+            if not any(monitor.meters for monitor in monitors):
                 where = self._measure_key("energy", index)
                 raise SuiteError(f"{where}: require, but on {device} {why}; see `harness devices list`")
 
@@ -217,10 +230,20 @@ class _Planner:
         if measure.generator == "loadgen" and (lacking := loadgen.missing()) is not None:
             raise SuiteError(f"{self._measure_key('generator', index)}: {lacking}")
 
-    def _check_cool_down(self, measure: Measure, index: int) -> None:
-        if measure.cool_down is not None and not self.resolver.meters.tells_temperature():
-            where = self._measure_key("cool_down", index)
-            raise SuiteError(f"{where}: nothing tells a temperature on this machine; leave it out")
+    def _check_cool_down(self, measure: Measure, devices: Sequence[str], index: int) -> None:
+        """The central device waits, so its machine must tell a temperature."""
+        if measure.cool_down is None:
+            return
+        for device in devices:
+            target = self.resolver.target(device, self.suite.defaults.threads)
+            central = None if target.unavailable else target.infos[target.central]
+            machine = "this machine"
+            told = self.resolver.meters.tells_temperature()
+            if central is not None and machine_of(central.details):
+                machine, told = central.name, "temperature_c" in central.details.get("tells", ())
+            if not told:
+                where = self._measure_key("cool_down", index)
+                raise SuiteError(f"{where}: nothing tells a temperature on {machine}; leave it out")
 
     def _measure_key(self, key: str, index: int) -> str:
         inside = key in (self.suite.run[index].measure or {})
@@ -272,6 +295,7 @@ class _Planner:
             "infos": [asdict(info) for info in target.infos],
             "central": target.central,
             "fleet": target.fleet,
+            "input": self.suite.devices[device].input,
             "placement": dict(placement.device_of) if placement else None,
             "runtime": {"name": runtime[0].name, "params": runtime[2].model_dump(mode="json")},
             "measure": measure.model_dump(mode="json"),
@@ -288,18 +312,21 @@ class _Planner:
                 "dataset": {"entry": resolved.data.entry, "params": dict(resolved.data.params)},
             },
         }  # fmt: skip
-        monitor, no_meter = self.resolver.monitor(target, measure)
+        monitors, no_meter = self.resolver.monitors(target, measure)
         method_key = digest(config)
         fixed = digest(
             {"task": base, "method_key": method_key, "runtime": source_hash(runtime[1].module)}
-            | {"meters": sorted(use.info.name for use in monitor.meters)}
-            | {"core": core_hash("worker.py", "window.py", "load.py", "energy.py")}
+            | {"meters": sorted(use.info.name for monitor in monitors for use in monitor.meters)}
+            | {"core": core_hash(*MEASURING)}
         )
-        base["monitor"] = {
-            "meters": [{"info": asdict(use.info), "open": use.open} for use in monitor.meters],
-            "watches": dict(monitor.watches),
-            "no_meter": no_meter,
-        }
+        base["monitors"] = [
+            {
+                "meters": [{"info": asdict(use.info), "open": use.open} for use in monitor.meters],
+                "watches": dict(monitor.watches),
+            }
+            for monitor in monitors
+        ]
+        base["no_meter"] = no_meter
         links = self.links(resolved, sketch)
         exporting = self.exporting(runtime, resolved.data)
         for seed in self.suite.seeds:
@@ -327,6 +354,9 @@ class _Planner:
         if target.unavailable:
             return target.unavailable
         kinds = {info.kind for info in target.infos} - set(runtime.devices)
+        boards = [info.name for info in target.infos if machine_of(info.details)]
+        if boards and "onnx" not in runtime.requires:
+            return f"{boards[0]} takes ONNX files only, which runtime {runtime.name} does not export"
         if kinds:
             return f"runtime {runtime.name} does not run on {', '.join(sorted(kinds))}"
         if target.fleet and resolved.partition is None:

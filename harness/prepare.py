@@ -42,6 +42,8 @@ from harness.types import (
 __all__ = ["PARITY_SAMPLES", "failure", "main", "parity_indices", "run_along", "run_node"]
 
 PARITY_SAMPLES = 256
+MEAN_SAMPLES = 256
+"""Training images, evenly spread, over which a mean is taken that stands in for a missing part."""
 
 
 def main(conn: Connection, root: str, block: tuple[str, ...], threads: int, processes: int = 1) -> None:
@@ -226,6 +228,7 @@ def _export(
     runtime = plugins.runtimes.get(task["entry"]).entry
     params = runtime.params(**task["params"])
     partition = load_any(store.folder(node["inputs"][0]))
+    means = _means(partition, context)
     parts = []
     for part in partition.parts:
         context.progress(f"exporting {part.name}")
@@ -237,6 +240,12 @@ def _export(
             {
                 "name": part.name,
                 "inputs": [edge.source for edge in part.inputs],
+                "missing": {
+                    edge.source: means.get(edge.source, []) if edge.missing == "mean" else []
+                    for edge in part.inputs
+                    if edge.missing is not None
+                },
+                "wire_dtype": _wire_dtype(partition, part),
                 "output": asdict(part.output),
                 "counts": asdict(counts),
                 "artifact": {
@@ -262,30 +271,71 @@ def _export(
     )
 
 
+def _wire_dtype(partition: Partition, part: Part) -> str:
+    """The element type in which a part's output is sent: one, whoever takes it.
+
+    Raises:
+        ValueError: the edges that take it differ.
+    """
+    found = {edge.wire_dtype for one in partition.parts for edge in one.inputs if edge.source == part.name}
+    if len(found) > 1:
+        raise ValueError(
+            f"part {part.name!r} is sent as {' and as '.join(sorted(found))}: one type is allowed"
+        )
+    return found.pop() if found else part.output.dtype
+
+
+def _means(partition: Partition, context: PrepareContext) -> dict[str, list[float]]:
+    """Of each part for which its mean may stand in: the mean of its output over training images, flat."""
+    import numpy as np
+
+    edges = [edge for part in partition.parts for edge in part.inputs if edge.missing == "mean"]
+    wanted = {edge.source for edge in edges} - {IMAGE}
+    if not wanted:
+        return {}
+    train = context.data.train
+    picked = spread(len(train), MEAN_SAMPLES)
+    sums: dict[str, Any] = {}
+    for start in range(0, len(picked), 64):
+        for name, output in _outputs(partition, train.batch(picked[start : start + 64])).items():
+            if name in wanted:
+                sums[name] = sums.get(name, 0.0) + np.asarray(output, np.float64).sum(axis=0)
+    return {name: (total / len(picked)).astype(np.float32).ravel().tolist() for name, total in sums.items()}
+
+
 def parity_indices(n: int) -> list[int]:
     """The fixed samples of the test split on which parity is checked: evenly spread over it."""
-    k = min(n, PARITY_SAMPLES)
+    return spread(n, PARITY_SAMPLES)
+
+
+def spread(n: int, most: int) -> list[int]:
+    """At most ``most`` of the indices below ``n``, evenly spread."""
+    k = min(n, most)
     return [index * n // k for index in range(k)]
 
 
 def _forward(partition: Partition, data: Data, images: Any) -> Any:
     """Logits of the built modules, float32 [n, classes]: what every export is compared with."""
     import numpy as np
-    import torch
 
     from harness.data import normalise
 
     outputs = []
-    with torch.inference_mode():
-        for part in partition.parts:
-            part.module.eval()
-        for start in range(0, len(images), 64):
-            batch = normalise(np.asarray(images[start : start + 64]), data.info.mean, data.info.std)
-            values = {IMAGE: torch.from_numpy(batch)}
-            for part in partition.parts:
-                values[part.name] = part.module(*(values[edge.source] for edge in part.inputs))
-            outputs.append(values[partition.parts[-1].name].float().numpy())
+    for start in range(0, len(images), 64):
+        batch = normalise(np.asarray(images[start : start + 64]), data.info.mean, data.info.std)
+        outputs.append(_outputs(partition, batch)[partition.parts[-1].name])
     return np.concatenate(outputs)
+
+
+def _outputs(partition: Partition, batch: Any) -> dict[str, Any]:
+    """Every part's output, float32 [n, ...], for a batch [n, ...] of preprocessed images."""
+    import torch
+
+    with torch.inference_mode():
+        values = {IMAGE: torch.from_numpy(batch)}
+        for part in partition.parts:
+            values[part.name] = part.module.eval()(*(values[edge.source] for edge in part.inputs))
+        return {part.name: values[part.name].float().numpy() for part in partition.parts}
 
 
 def _save_data(folder: Path, data: Any, about: Any) -> None:

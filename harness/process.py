@@ -67,6 +67,11 @@ class WorkerProcess:
             raise DeviceError(f"{command} on {self.name}: {answer[2]}")
         return answer[1]
 
+    def death(self) -> str | None:
+        """How it ended; ``None`` while it runs."""
+        self._process.join(0.1)
+        return None if self._process.is_alive() else self._death()
+
     def kill(self) -> None:
         """End it at once, from any thread; whoever asks it then is told."""
         self._process.kill()

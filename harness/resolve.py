@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -27,6 +27,7 @@ from harness.types import (
     DeviceInfo,
     DeviceSpec,
     Fleet,
+    MeterInfo,
     MeterUse,
     ModuleSpec,
     Monitor,
@@ -37,7 +38,16 @@ from harness.types import (
     Unavailable,
 )
 
-__all__ = ["ChosenData", "ResolvedMethod", "Resolver", "Step", "Target", "core_hash", "source_hash"]
+__all__ = [
+    "ChosenData",
+    "ResolvedMethod",
+    "Resolver",
+    "Step",
+    "Target",
+    "core_hash",
+    "machine_of",
+    "source_hash",
+]
 
 DEFAULT_PLACER = "round-robin"
 
@@ -91,6 +101,11 @@ class Target:
     unavailable: str | None
 
 
+def machine_of(details: Mapping[str, Any]) -> str:
+    """The machine of a device, by a ``DeviceInfo``'s details; empty for this one."""
+    return str(details.get("machine_id", ""))
+
+
 class Resolver:
     """Looks things up once each, and remembers them."""
 
@@ -105,7 +120,7 @@ class Resolver:
         self._targets: dict[tuple[str, int], Target] = {}
         self._datasets: dict[str, ChosenData] = {}
         self._sketches: dict[tuple[str, str], Sketch] = {}
-        self._monitors: dict[tuple[str, str], tuple[Monitor, str]] = {}
+        self._monitors: dict[tuple[str, str], tuple[tuple[Monitor, ...], str]] = {}
         self.meters = Meters(plugins)
 
     # --- entries, data, devices ---
@@ -205,8 +220,10 @@ class Resolver:
         except ValueError as error:
             raise SuiteError(f"{self.source.where(*path)}: {error}") from None
 
-    def monitor(self, target: Target, measure: Measure) -> tuple[Monitor, str]:
-        """What is read beside the cells of a target, and why a meter is not.
+    def monitors(self, target: Target, measure: Measure) -> tuple[tuple[Monitor, ...], str]:
+        """What is read beside the cells of a target, by device, and why a meter is not.
+
+        A machine is read once, by the first of its devices, the central one before others.
 
         Raises:
             SuiteError: a meter that the suite names is unknown, or its parameters cannot be right.
@@ -216,17 +233,38 @@ class Resolver:
             why_none = "LoadGen prepares and writes within its own run, which is no inference"
         memo = target.name, why_none
         if memo not in self._monitors:
-            uses, why = ([], why_none) if why_none else self._meters_of(target)
-            self._monitors[memo] = Monitor(meters=tuple(uses), watches=self.meters.watches()), why
+            self._monitors[memo] = self._read_beside(target, why_none)
         return self._monitors[memo]
 
-    def _meters_of(self, target: Target) -> tuple[list[MeterUse], str]:
-        choice = self.suite.devices[target.name]
-        members = choice.fleet if choice.fleet is not None else (target.name,)
+    def _read_beside(self, target: Target, why_none: str) -> tuple[tuple[Monitor, ...], str]:
+        if target.unavailable:
+            return (Monitor(),) * len(target.specs), why_none or target.unavailable
+        machines = [machine_of(info.details) for info in target.infos]
+        order = sorted(range(len(machines)), key=lambda index: index != target.central)
+        readers = {machines[index]: index for index in reversed(order)}
+        uses: dict[int, list[MeterUse]] = {}
+        said: list[str] = []
+        if not why_none:
+            for machine, index in sorted(readers.items()):
+                uses[index], told = self._meters_of(target, machine, machines)
+                said.append(f"{target.specs[index].name}: {told}" if told and len(readers) > 1 else told)
+        monitors = tuple(
+            Monitor(
+                meters=tuple(uses.get(index, ())),
+                watches=self.meters.watches() if readers.get("") == index else {},
+            )
+            for index in range(len(machines))
+        )
+        return monitors, why_none or "; ".join(filter(None, said))
+
+    def _meters_of(self, target: Target, machine: str, machines: Sequence[str]) -> tuple[list[MeterUse], str]:
+        """Meters of one machine of a target: those that the suite names, else all that answer."""
+        members = [spec.name for spec, where in zip(target.specs, machines, strict=True) if where == machine]
+        infos = [info for info, where in zip(target.infos, machines, strict=True) if where == machine]
+        given = [MeterInfo(**one) for info in infos for one in info.details.get("meters", ())]
+        fleet = [target.name] if machine == machines[target.central] else []
         named = [
-            name
-            for name in dict.fromkeys((target.name, *members))
-            if self.suite.devices[name].meters is not None
+            name for name in dict.fromkeys((*fleet, *members)) if self.suite.devices[name].meters is not None
         ]
         uses: dict[str, MeterUse] = {}
         absent = []
@@ -234,6 +272,10 @@ class Resolver:
             path = ("devices", name, "meters")
             chosen = []
             for index, ref in enumerate(self.suite.devices[name].meters or ()):
+                own = [one for one in given if one.name.partition(":")[0] == ref.name]
+                if own and not ref.params:
+                    uses |= {one.name: MeterUse(info=one, open="") for one in own}
+                    continue
                 meter = self.plugins.meters.get(ref.name, self.source.where(*path, index))
                 params = validated(meter.entry.params, ref.params, self.source, (*path, index, ref.name))
                 self.origins[f"meter:{ref.name}"] = f"{meter.origin.distribution} {meter.origin.version}"
@@ -246,9 +288,15 @@ class Resolver:
                 if uses.setdefault(use.info.name, use).info != use.info:
                     raise SuiteError(f"{self.source.where(*path)}: two meters are called {use.info.name}")
             absent += missing
-        if not named:
+        if not named and machine:
+            external = [one for info in infos for one in info.details.get("external", ())]
+            uses = {one.name: MeterUse(info=one, open="") for one in given} | {
+                one["info"]["name"]: MeterUse(info=MeterInfo(**one["info"]), open=one["open"])
+                for one in external
+            }
+        elif not named:
             found, absent = self.meters.auto()
-            uses = {use.info.name: use for info in target.infos for use in fitting(found, info)}
+            uses = {use.info.name: use for info in infos for use in fitting(found, info)}
         told = "; ".join(f"{one.name}: {one.reason}" for one in absent)
         if not uses:
             return [], "no meter answers" + (f" ({told})" if told else "")

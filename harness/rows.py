@@ -95,6 +95,7 @@ class Group:
             "top5": fmean(top5) if top5 else Why("five classes or fewer" if few else "not evaluated"),
             "top1_ci": _interval(top1),
             "top1_oracle": fmean(oracle) if oracle else Why("no split whose classes have one sub-model each"),
+            "top1_drop1": self._without_one(by_seed),
             "accuracy_on": self._same("accuracy", "on"),
             "precision": self._same("runtime", "precision"),
             **self._latency(),
@@ -109,6 +110,7 @@ class Group:
             **self._memory(),
             "input_bytes": self._network("input_bytes"),
             "feature_bytes": self._network("feature_bytes"),
+            **self._fleet(),
             "train_s": _training(by_seed, "train_s", 1),
             "train_pmacs": _training(by_seed, "train_macs", 1e15),
         }
@@ -175,15 +177,44 @@ class Group:
                 return max(values) / 1e6
         return Why("no driver tells this process's share")
 
-    def _network(self, key: str) -> Any:
+    def _network(self, key: str, why: str = "not recorded") -> Any:
         one = self.records[0].device.get("nodes") == 1
-        return self._median("network", key, why="one device: nothing is sent" if one else "not recorded")
+        return self._median("network", key, why="one device: nothing is sent" if one else why)
+
+    def _fleet(self) -> dict[str, Any]:
+        """Latency without the input's transfer, and how near latency comes to what the parts and links allow."""
+        alone = [(record.network.get("no_input") or {}).get("p50_ms") for record in self.good]
+        given = [value for value in alone if value is not None]
+        return {
+            "latency_no_input_p50_ms": median(given) / 1.0
+            if given
+            else self._network(
+                "no_input_p50_ms", "no image is sent, or queries are not sent one after another"
+            ),
+            "critical_path_ms": self._network("critical_path_ms", "a part's compute or a link is not known"),
+            "over_bound": self._network(
+                "over_bound", "queries are not sent one after another, or no bound is known"
+            ),
+        }
+
+    def _without_one(self, by_seed: Mapping[int, list[Record]]) -> Any:
+        def mean(record: Record) -> float | None:
+            levels: list[dict[str, float]] = (record.accuracy.get("missing") or {}).get("levels") or [{}]
+            return levels[0].get("mean")
+
+        values = _per_seed(by_seed, mean)
+        if values:
+            return fmean(values)
+        said = {str((record.accuracy.get("missing") or {}).get("why", "")) for record in self.good} - {""}
+        return Why("; ".join(sorted(said)) or "the suite does not ask for it (robustness: drop-1)")
 
 
 def _load(scenario: Mapping[str, Any]) -> str:
     """What of the load its scenario and batch do not say."""
     said = [f"{scenario['streams']} streams"] if scenario.get("name") == "multi-stream" else []
     said += [f"{scenario['target_qps']:g}/s"] if scenario.get("target_qps") else []
+    said += [f"{scenario['in_flight']} in flight"] if scenario.get("in_flight", 1) > 1 else []
+    said += [f"within {scenario['deadline_s']:g} s"] if scenario.get("deadline_s") else []
     said += ["by LoadGen"] if scenario.get("generator") == "loadgen" else []
     return ", ".join(said) or "as its scenario"
 

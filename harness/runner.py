@@ -16,9 +16,10 @@ from typing import Any, Protocol
 
 from harness import environment
 from harness.artifacts import Store
+from harness.content import described
 from harness.errors import StorageError
 from harness.jobs import Failure, Jobs
-from harness.measure import CellFailure, Evaluations, described, measure_cell
+from harness.measure import CellFailure, Evaluations, measure_cell
 from harness.plan import Cell, Node, Plan, PrepareHost
 from harness.plugins import Plugins
 from harness.results import Record, Results

@@ -147,6 +147,14 @@ class Measure(Params):
     energy_error: Share | None = Field(None, description="lengthen the window until energy is this certain")
     idle_time: Duration = Field(2.0, description="idle before and after the window, where a meter reads")
     cool_down: CoolDown | None = Field(None, description="wait for a temperature before each cell")
+    in_flight: int = Field(1, ge=1, le=256, description="fleets: frames that are worked on at once")
+    deadline: Duration | None = Field(None, description="fleets: a query is answered within this time")
+    on_missing: Literal["fail", "substitute"] = Field(
+        "fail", description="fleets: a part that does not answer ends the cell, or something stands in"
+    )
+    robustness: str | None = Field(
+        None, pattern=r"^drop-[1-9]\d?$", description="drop-N: accuracy without 1 to N parts of a split model"
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -176,6 +184,13 @@ class Measure(Params):
             raise ValueError("scenario: server sends one sample a query; batch is 1")
         if self.scenario == "multi-stream" and self.streams % self.batch:
             raise ValueError(f"streams ({self.streams}) is no multiple of batch ({self.batch})")
+        if self.in_flight > 1 and (self.scenario == "multi-stream" or self.generator == "loadgen"):
+            other = "generator: loadgen" if self.generator == "loadgen" else "scenario: multi-stream"
+            raise ValueError(f"in_flight ({self.in_flight}) has no effect with {other}; leave it out")
+        if self.deadline == 0:
+            raise ValueError("deadline is a time above 0, like 500ms")
+        if self.on_missing == "substitute" and self.deadline is None:
+            raise ValueError("on_missing: substitute needs deadline, after which something stands in")
         if self.energy == "off" and self.energy_error is not None:
             raise ValueError("energy_error has no effect: energy is off")
         return self
@@ -242,6 +257,9 @@ class DeviceChoice(BaseModel):
     fleet: tuple[Name, ...] | None = Field(None, min_length=1, max_length=64)
     central: Name | None = None
     meters: tuple[EntryRef, ...] | None = Field(None, description="which to read, instead of all that answer")
+    input: Literal["tensor", "raw"] = Field(
+        "tensor", description="of a fleet: images are sent as float32 tensors, or as raw uint8 pixels"
+    )
 
     @model_validator(mode="after")
     def _one_kind(self) -> DeviceChoice:
@@ -249,9 +267,11 @@ class DeviceChoice(BaseModel):
             raise ValueError("needs one of backend: or fleet:")
         if self.fleet is not None and (self.model_extra or self.threads is not None):
             extra = sorted(self.model_extra or {}) + (["threads"] if self.threads is not None else [])
-            raise ValueError(f"a fleet has no {', '.join(extra)}; allowed: fleet, central, meters")
+            raise ValueError(f"a fleet has no {', '.join(extra)}; allowed: fleet, central, input, meters")
         if self.fleet is None and self.central is not None:
             raise ValueError("central belongs to a fleet")
+        if self.fleet is None and "input" in self.model_fields_set:
+            raise ValueError("input belongs to a fleet: to one device nothing is sent")
         return self
 
 

@@ -245,11 +245,14 @@ def beside(
     clock_error_ns: int,
     images: int,
     used: Mapping[str, int],
+    load: Load | None = None,
+    mean_latency_s: float | None = None,
 ) -> Beside:
     """What this machine's meters and watches saw of another's window since ``began``.
 
     ``spans`` (``before``, ``load``, ``after``) are on this machine's clock, within ``clock_error_ns``; the readings'
-    uncertainty holds that. ``images`` were answered in the window.
+    uncertainty holds that. ``images`` were answered in the window. ``load`` and its mean latency, where known, say
+    how the readings are to be taken.
     """
     if sampler is None:
         return Beside(memory=used)
@@ -259,8 +262,13 @@ def beside(
         replace(one, clock_error_s=one.clock_error_s + clock_error_ns / 1e9) for one in _series(sampled)
     ]
     readings = [
-        read_window(one, known["load"], known.get("before"), known.get("after"), images) for one in series
-    ]
+        read_window(
+            one, known["load"], known.get("before"), known.get("after"), images,
+            method=load.energy_method if load else "default", mean_latency_s=mean_latency_s,
+            error=load.energy_error if load else None,
+        )
+        for one in series
+    ]  # fmt: skip
     raw: dict[str, NDArray[Any]] = {
         f"span_ns:{name}": np.array(span, np.int64) for name, span in spans.items() if series
     }

@@ -5,9 +5,11 @@ from __future__ import annotations
 import importlib
 import os
 import sys
-from typing import Any
+from collections.abc import Mapping
 
 import click
+
+from harness.cli.given import GivenGroup
 
 __all__ = ["main"]
 
@@ -18,37 +20,30 @@ VERBS = {
     "leaderboard": "Leaderboards from the records of one or more results folders.",
     "results": "Check and show records.",
     "plugins": "List plugins and what they give.",
-    "devices": "List the devices of this machine.",
+    "devices": "The devices of this machine, and boards.",
     "suites": "List and show the suites that come with the harness; their JSON Schema.",
     "cache": "List and clear prepared artifacts.",
 }
 
 
-class _Verbs(click.Group):
-    """A group whose verbs are imported on use, so that --help stays fast."""
+class _Verbs(GivenGroup):
+    """The verbs of the harness, imported on use, and those of plugins."""
 
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(VERBS)
+    def own(self) -> Mapping[str, str]:
+        return VERBS
 
-    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+    def own_command(self, ctx: click.Context, name: str) -> click.Command | None:
         if name not in VERBS:
             return None
         module = importlib.import_module(f"harness.cli.{name}")
         return module.command  # type: ignore[no-any-return]
 
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        with formatter.section("Commands"):
-            formatter.write_dl(list(VERBS.items()))
 
-    def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
-        from harness.errors import nearest
-
-        if args and not args[0].startswith("-") and args[0] not in VERBS:
-            raise click.UsageError(f"no command {args[0]!r}; {nearest(args[0], VERBS)}", ctx)
-        return super().resolve_command(ctx, args)
-
-
-@click.group(cls=_Verbs, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.group(
+    cls=_Verbs,
+    points="harness.commands",
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
 @click.version_option(package_name="edge-harness", prog_name="harness")
 def cli() -> None:
     """Benchmark Vision Transformers at the edge: accuracy, latency, energy and memory on equal terms.

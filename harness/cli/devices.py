@@ -1,4 +1,4 @@
-"""``harness devices list``."""
+"""``harness devices list``; plugins give the rest."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ from typing import Any
 import click
 
 from harness.cli.common import block_option, load
+from harness.cli.given import GivenGroup
 
 
-@click.group("devices")
+@click.group("devices", cls=GivenGroup, points="harness.commands.devices")
 def command() -> None:
-    """The devices of this machine."""
+    """The devices of this machine, and boards."""
 
 
 @command.command("list")

@@ -46,7 +46,7 @@ def show(plan: Plan, prepared: set[str], console: Console | None = None) -> None
 
 
 def _energy(cell: Cell) -> tuple[str, str]:
-    monitor = cell.task["monitor"]
-    names = [use["info"]["name"] for use in monitor["meters"]]
-    said = [", ".join(names), monitor["no_meter"] if names else monitor["no_meter"].partition(" (")[0]]
+    names = [use["info"]["name"] for monitor in cell.task["monitors"] for use in monitor["meters"]]
+    no_meter = cell.task["no_meter"]
+    said = [", ".join(names), no_meter if names else no_meter.partition(" (")[0]]
     return cell.task["device"], "; ".join(filter(None, said))

@@ -88,13 +88,14 @@ class Edge:
     """One input of a part.
 
     ``source`` is ``"image"`` or another part's name; ``wire_dtype`` the element type sent between
-    devices; ``missing`` what stands in when the source does not answer (``None``: nothing may).
+    devices; ``missing`` what stands in when the source does not answer: zeros, the source's mean output over
+    training images (found at export), or ``None``: nothing may.
     """
 
     source: str
     tensor: TensorSpec
     wire_dtype: str = "float32"
-    missing: Literal["zeros"] | None = None
+    missing: Literal["zeros", "mean"] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,0 +1,128 @@
+"""Commands that plugins give: found by entry point, imported on use, so that ``--help`` imports none."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
+
+__all__ = ["SUMMARIES", "GivenGroup"]
+
+# what --help says of the commands that ship with the harness; others' distribution is named instead
+SUMMARIES = {
+    "harness.commands": {
+        "agent": "Make this machine a board that others measure on.",
+        "lab": "Boards that are not there: namespaces and links on this machine.",
+    },
+    "harness.commands.devices": {
+        "add": "Add a board to the inventory.",
+        "check": "Ask boards what they are and whether they work.",
+        "profile": "Measure a device's speed, for estimates and placers.",
+        "remove": "Take a board out of the inventory.",
+        "setup": "Install or upgrade the agent on a board over ssh, and add the board.",
+    },
+}
+
+
+class GivenGroup(click.Group):
+    """A group whose commands are its own, and those that entry points in the group ``points`` name."""
+
+    def __init__(self, *arguments: Any, points: str, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.points = points
+
+    def own(self) -> Mapping[str, str]:
+        """Commands of the harness itself, each with what --help says of it."""
+        return {name: command.get_short_help_str(90) for name, command in self.commands.items()}
+
+    def own_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        return super().get_command(ctx, name)
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return [*self.own(), *(name for name in self._given() if name not in self.own())]
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        given = self._given().get(name, [])
+        self._check_clash(name, given)
+        return _load(given[0]) if given else self.own_command(ctx, name)
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
+        from harness.errors import nearest
+
+        if args and not args[0].startswith("-") and args[0] not in self.own():
+            names = self.list_commands(ctx)
+            if args[0] not in names:
+                raise click.UsageError(f"no command {args[0]!r}; {nearest(args[0], names)}", ctx)
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        from harness.errors import PluginError
+
+        rows, troubles = dict(self.own()), []
+        for name, given in self._given().items():
+            try:
+                self._check_clash(name, given)
+            except PluginError as error:
+                troubles.append((name, str(error)))
+                continue
+            rows[name] = SUMMARIES[self.points].get(name) or f"from {_distribution(given[0])}"
+        with formatter.section("Commands"):
+            formatter.write_dl(list(rows.items()))
+        if troubles:
+            with formatter.section("Not usable"):
+                formatter.write_dl(troubles)
+
+    def _given(self) -> dict[str, list[EntryPoint]]:
+        """Name -> the entry points of that name whose plugins are not blocked; more than one clash."""
+        from importlib.metadata import entry_points
+
+        points = entry_points()
+        blocked = set(os.environ.get("HARNESS_BLOCK_PLUGINS", "").replace(" ", "").split(","))
+        hidden = {_package(point) for point in points.select(group="harness") if point.name in blocked}
+        found: dict[str, list[EntryPoint]] = {}
+        for point in sorted(points.select(group=self.points), key=lambda point: (point.name, point.value)):
+            if _package(point) not in hidden:
+                found.setdefault(point.name, []).append(point)
+        return found
+
+    def _check_clash(self, name: str, given: list[EntryPoint]) -> None:
+        from harness.errors import PluginError
+
+        givers = [_distribution(point) for point in given]
+        if given and name in self.own():
+            givers.insert(0, "the harness itself")
+        if len(givers) > 1:
+            raise PluginError(
+                f"command {name!r} is given by {' and '.join(givers)}; uninstall one, or name its plugin in "
+                "HARNESS_BLOCK_PLUGINS"
+            )
+
+
+def _load(point: EntryPoint) -> click.Command:
+    from harness.errors import PluginError
+
+    try:
+        command = point.load()
+        if not isinstance(command, click.Command):
+            raise TypeError(f"gave {type(command).__name__}, not a click.Command")
+    except Exception as error:
+        text = f"{type(error).__name__}: {error}"
+        raise PluginError(
+            f"command {point.name!r} of {_distribution(point)} cannot be used: {point.value}: {text}; install "
+            f"{point.dist.metadata['Name'] if point.dist else 'it'} again, with the extras that it asks for"
+        ) from error
+    return command
+
+
+def _distribution(point: EntryPoint) -> str:
+    return f"{point.dist.metadata['Name']} {point.dist.version}" if point.dist else "?"
+
+
+def _package(point: EntryPoint) -> str:
+    """The top-level package of an entry point: a command belongs to the plugins of its package."""
+    return point.value.partition(":")[0].partition(".")[0]

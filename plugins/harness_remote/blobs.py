@@ -1,0 +1,177 @@
+"""Files sent to a board, by the SHA-256 of their content: resumable, bounded, and never used before they are whole.
+
+``HASH`` is a whole file, ``HASH.part`` what has come of one. A file gets its name only after its content is found
+to have that hash and is on the disk, so that a kill at any time leaves nothing wrong behind.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import re
+import shutil
+import threading
+from pathlib import Path
+
+from harness.errors import DeviceError
+
+__all__ = ["RESERVE_BYTES", "Blobs"]
+
+RESERVE_BYTES = 64 * 2**20  # of the disk, left free for everyone else
+_CHUNK = 2**20
+_NAME = re.compile(r"[0-9a-f]{64}(\.part)?", re.ASCII)
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+
+
+class Blobs:
+    """The files in ``folder``, each of ``max_blob_bytes`` at most and of ``max_total_bytes`` in all.
+
+    The least recently used make room for new ones. Any thread may use it; one process at a time.
+    """
+
+    def __init__(
+        self, folder: Path, max_blob_bytes: int, max_total_bytes: int, reserve_bytes: int = RESERVE_BYTES
+    ) -> None:
+        self._folder = folder
+        self._max_blob = max_blob_bytes
+        self._max_total = max_total_bytes
+        self._reserve = reserve_bytes
+        self._lock = threading.Lock()
+        try:
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError as error:
+            raise DeviceError(f"cannot make {folder}: {error.strerror or error}") from None
+
+    def held(self, sha256: str, size: int) -> int:
+        """Bytes of this blob that are here: ``size`` when it is whole. The next is to be written behind them.
+
+        Raises:
+            DeviceError: no SHA-256, or a size that is not admitted.
+        """
+        whole = self._name(sha256, size)
+        with self._lock:
+            return self._held(whole, size)
+
+    def write(self, sha256: str, size: int, offset: int, data: bytes) -> int:
+        """Put ``data`` at ``offset``, which must be what :meth:`held` tells; returns how much is here now.
+
+        Raises:
+            DeviceError: not the next piece, more than ``size``, no room for it, or the whole has another hash
+                (it is then thrown away).
+        """
+        whole = self._name(sha256, size)
+        with self._lock:
+            held = self._held(whole, size)
+            if held == size:
+                return size
+            if offset != held or len(data) > size - offset:
+                raise DeviceError(
+                    f"blob {sha256[:12]}: {len(data)} bytes at {offset}, where {held} of {size} are held"
+                )
+            part = _part(whole)
+            try:
+                self._make_room(size - held, keep=part)
+                with part.open("ab") as file:
+                    file.write(data)
+                if held + len(data) == size:
+                    self._finish(part, whole, size)
+            except OSError as error:
+                if error.errno in _FULL:
+                    raise DeviceError(
+                        f"the board's disk is full: blob {sha256[:12]} needs {_mb(size)}"
+                    ) from None
+                raise DeviceError(f"the board cannot keep blob {sha256[:12]}: {error.strerror}") from None
+            return held + len(data)
+
+    def path(self, sha256: str) -> Path:
+        """Where a whole blob is.
+
+        Raises:
+            DeviceError: it is not here, or not whole.
+        """
+        whole = self._name(sha256, 1)
+        with self._lock:
+            try:
+                os.utime(whole)
+            except OSError:
+                raise DeviceError(
+                    f"blob {sha256[:12]} is not on the board (any more): send it (again)"
+                ) from None
+        return whole
+
+    def _name(self, sha256: str, size: int) -> Path:
+        if not re.fullmatch(r"[0-9a-f]{64}", sha256, re.ASCII):
+            raise DeviceError("a blob is named by its SHA-256: 64 of 0-9, a-f")
+        if not 0 < size <= self._max_blob:
+            raise DeviceError(f"blob {sha256[:12]} of {size} bytes: allowed are 1 to {self._max_blob}")
+        return self._folder / sha256
+
+    def _held(self, whole: Path, size: int) -> int:
+        found = _size(whole)
+        if found is not None:
+            if found != size:
+                raise DeviceError(f"blob {whole.name[:12]} has {found} bytes, not {size}")
+            return size
+        begun = _size(_part(whole)) or 0
+        if begun < size:
+            return begun
+        try:  # a kill just before it got its name, or begun as a longer one
+            self._finish(_part(whole), whole, size)
+        except DeviceError:
+            return 0
+        return size
+
+    def _finish(self, part: Path, whole: Path, size: int) -> None:
+        digest = hashlib.sha256()
+        with part.open("rb") as file:
+            while chunk := file.read(_CHUNK):
+                digest.update(chunk)
+            os.fsync(file.fileno())
+        if digest.hexdigest() != whole.name or _size(part) != size:
+            part.unlink(missing_ok=True)
+            raise DeviceError(f"blob {whole.name[:12]} came with another content: send it again")
+        part.replace(whole)
+
+    def _make_room(self, wanted: int, keep: Path) -> None:
+        """Drop the least recently used others until ``wanted`` more bytes may be written; none if that is in vain."""
+        files = sorted(self._files(), key=lambda item: item[2])
+        others = [item for item in files if item[0] != keep]
+        used, droppable = (sum(size for _, size, _ in items) for items in (files, others))
+        free = shutil.disk_usage(self._folder).free
+        if used - droppable + wanted > self._max_total:
+            raise DeviceError(f"no room for {_mb(wanted)}: the agent keeps {_mb(self._max_total)}")
+        if free + droppable < wanted + self._reserve:
+            raise DeviceError(
+                f"the board's disk has {_mb(free)} free: {_mb(wanted)} and {_mb(self._reserve)} to spare are "
+                "needed; make room on it"
+            )
+        for path, size, _ in others:
+            if used + wanted <= self._max_total and free >= wanted + self._reserve:
+                break
+            path.unlink(missing_ok=True)
+            used, free = used - size, free + size
+
+    def _files(self) -> list[tuple[Path, int, int]]:
+        found = []
+        with os.scandir(self._folder) as entries:
+            for entry in entries:
+                if _NAME.fullmatch(entry.name) and entry.is_file(follow_symlinks=False):
+                    status = entry.stat(follow_symlinks=False)
+                    found.append((Path(entry.path), status.st_size, status.st_mtime_ns))
+        return found
+
+
+def _part(whole: Path) -> Path:
+    return whole.with_name(f"{whole.name}.part")
+
+
+def _size(path: Path) -> int | None:
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return None
+
+
+def _mb(size: int) -> str:
+    return f"{size / 1e6:.1f} MB"

@@ -1,0 +1,263 @@
+"""The control plane's calls: what each does, once token and message are found good."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any, Protocol
+
+import harness
+from harness.errors import BoardLost, DeviceError
+from harness.plugins import Plugins
+from harness.types import Graph, Load
+from harness_remote import agent_pb2 as pb
+from harness_remote import board, codec
+from harness_remote.blobs import Blobs
+from harness_remote.lease import Leases
+from harness_remote.session import Job, Neighbour, Session
+from harness_remote.stream import Relay
+from harness_remote.wire import CHUNK_BYTES, MAX_CONTROL_BYTES, MAX_MESSAGE_BYTES
+
+__all__ = ["Call", "Calls", "LeaseError", "TooMuchError"]
+
+HEARTBEAT_S = 2.0
+LAPSE_S = 0.5
+SERVED = frozenset(
+    {"run", "keep", "echo"}
+)  # with a ticket; the lease's holder may ask for the whole graph too
+
+
+class LeaseError(DeviceError):
+    """The caller does not hold the board (any more)."""
+
+
+class TooMuchError(DeviceError):
+    """More than the agent takes."""
+
+
+class Call(Protocol):
+    """What a call knows of its caller, from gRPC's context."""
+
+    def lease(self) -> str: ...
+
+    def ticket(self) -> str: ...
+
+    def on_end(self, then: Callable[[], None]) -> Any: ...
+
+    def cancel(self) -> Any: ...
+
+
+class Calls:
+    """One board, its lease, and its holder's session. Any thread may use it.
+
+    Every method raises ``DeviceError`` for what cannot be done, :class:`LeaseError` where the lease does not hold.
+    """
+
+    def __init__(self, folder: Path, blobs: Blobs, plugins: Plugins, name: str, leases: Leases) -> None:
+        self._folder, self._blobs, self._plugins, self._name = folder, blobs, plugins, name
+        self._leases = leases
+        self._changing = threading.Lock()
+        self._session: Session | None = None
+        self._holder = ""
+        self._board: pb.DescribeReply | None = None
+        self._open: set[Call] = set()
+        self._stopped = threading.Event()
+        self._watcher = threading.Thread(target=self._watch, name="leases", daemon=True)
+        self._watcher.start()
+
+    # --- anyone with the token ---
+
+    def health(self, request: pb.HealthRequest, call: Call) -> pb.HealthReply:
+        return pb.HealthReply(
+            monotonic_ns=time.monotonic_ns(), version=harness.__version__, leased=self._leases.held()
+        )
+
+    def describe(self, request: pb.DescribeRequest, call: Call) -> pb.DescribeReply:
+        """Asks every sensor, but not while a measurement would feel it."""
+        session = self._session
+        if session is None or not session.measuring:
+            self._board = pb.DescribeReply(board=json.dumps(board.describe(self._plugins)))
+        if self._board is None:
+            raise DeviceError(f"{self._name} is measuring: ask again later")
+        return self._board
+
+    def acquire(self, request: pb.AcquireRequest, call: Call) -> pb.Lease:
+        with self._changing:
+            if self._stopped.is_set():
+                raise DeviceError(f"the agent on {self._name} is stopping")
+            id, seconds = self._leases.acquire(request.holder, request.seconds)
+            self._end_session()  # what the last one left behind
+            try:
+                self._session = Session(self._folder / "session", self._blobs, self._plugins, self._name)
+            except OSError as error:
+                self._leases.release(id)
+                raise DeviceError(f"{self._name} cannot write its folder: {error.strerror}") from None
+            self._holder = id
+            return pb.Lease(id=id, seconds=seconds)
+
+    # --- the lease's holder ---
+
+    def renew(self, request: pb.RenewRequest, call: Call) -> pb.Lease:
+        self._held(call)
+        return pb.Lease(id=call.lease(), seconds=self._leases.renew(call.lease(), request.seconds))
+
+    def release(self, request: pb.ReleaseRequest, call: Call) -> pb.Done:
+        with self._changing:
+            self._held(call)
+            self._open.discard(call)
+            self._end_session()
+            self._leases.release(call.lease())
+        return pb.Done()
+
+    def stat(self, request: pb.StatRequest, call: Call) -> pb.StatReply:
+        self._held(call)
+        return pb.StatReply(held=self._blobs.held(request.sha256, request.size))
+
+    def put(self, requests: Iterable[pb.PutRequest], call: Call) -> pb.StatReply:
+        """What came is kept, also when the sender breaks off."""
+        first: pb.PutRequest | None = None
+        at = 0
+        for request in requests:
+            self._held(call)
+            if first is None:
+                first, at = request, request.offset
+            if request.ByteSize() > MAX_CONTROL_BYTES:
+                raise TooMuchError(f"a chunk of {request.ByteSize()} bytes; allowed are {MAX_CONTROL_BYTES}")
+            at = self._blobs.write(first.sha256, first.size, at, request.data)
+        return pb.StatReply(held=at)
+
+    def open(self, request: pb.OpenRequest, call: Call) -> pb.Done:
+        self._held(call).open(request.threads, list(request.meters))
+        return pb.Done()
+
+    def load(self, request: pb.LoadRequest, call: Call) -> pb.LoadReply:
+        facts = self._held(call).load(
+            request.part, request.runtime, request.sha256, request.artifact, request.device
+        )
+        return pb.LoadReply(facts=codec.to_json(dict(facts)))
+
+    def serve(self, request: pb.ServeRequest, call: Call) -> pb.ServeReply:
+        return pb.ServeReply(ticket=self._held(call).serve())
+
+    def connect(self, request: pb.ConnectRequest, call: Call) -> pb.Done:
+        session = self._held(call)
+        graph = codec.from_json(Graph, request.graph)
+        session.connect(
+            graph,
+            [
+                Neighbour(
+                    device=one.device, parts=tuple(one.parts), target=one.target,
+                    certificate=one.certificate, ticket=one.ticket,
+                )
+                for one in request.peers
+            ],
+        )  # fmt: skip
+        return pb.Done()
+
+    def measure(self, request: pb.MeasureRequest, call: Call) -> pb.Job:
+        session = self._held(call)
+        return pb.Job(id=session.measure(codec.from_json(Load, request.load), request.sha256))
+
+    def follow(self, request: pb.FollowRequest, call: Call) -> Iterator[pb.FollowReply]:
+        job = self._held(call).job(request.id)
+        gone = threading.Event()
+        call.on_end(gone.set)
+        while not job.done.wait(HEARTBEAT_S):
+            if gone.is_set():
+                return
+            yield pb.FollowReply(running=True)
+        yield from _result(job, request.offset)
+
+    def cancel(self, request: pb.CancelRequest, call: Call) -> pb.Done:
+        self._held(call).cancel(request.id)
+        return pb.Done()
+
+    def begin(self, request: pb.BeginRequest, call: Call) -> pb.Done:
+        self._held(call).begin()
+        return pb.Done()
+
+    def end(self, request: pb.EndRequest, call: Call) -> pb.EndReply:
+        session = self._held(call)
+        spans = codec.from_json(dict[str, tuple[int, int]], request.spans)
+        seen = session.end(spans, request.clock_error_ns, request.images)
+        return pb.EndReply(beside=codec.pack_beside(seen))
+
+    # --- the data plane ---
+
+    def stream(self, frames: Iterable[bytes], call: Call) -> Iterator[bytes]:
+        ticket, session = call.ticket(), self._session
+        if not ticket:
+            session, allowed = self._held(call), SERVED | {"infer"}
+        elif session is not None and session.admits(ticket):
+            allowed = SERVED
+        else:
+            raise LeaseError("this ticket holds no more: the board's worker was ended, or opened anew")
+        self._during(call)
+        address, key = session.listening()
+        try:
+            yield from Relay(address, key, allowed, MAX_MESSAGE_BYTES).answers(frames, call.on_end)
+        except DeviceError as error:
+            raise DeviceError(session.death() or error) from None
+
+    def admits(self, ticket: str) -> bool:
+        """Whether a stream may come in with this ticket and without the token."""
+        session = self._session
+        return session is not None and session.admits(ticket)
+
+    # --- leases end ---
+
+    def stop(self) -> None:
+        """End whatever is under way."""
+        with self._changing:
+            self._stopped.set()
+            self._end_session()
+        self._watcher.join(5)
+
+    def _held(self, call: Call) -> Session:
+        session = self._session
+        if session is None or self._holder != call.lease() or not self._leases.holds(call.lease()):
+            raise LeaseError(f"{self._name} is not held by this lease (any more): acquire it (again)")
+        self._during(call)
+        return session
+
+    def _during(self, call: Call) -> None:
+        """Cancel the call when the session ends."""
+        if call not in self._open:
+            self._open.add(call)
+            call.on_end(lambda: self._open.discard(call))
+
+    def _end_session(self) -> None:
+        session, self._session, self._holder = self._session, None, ""
+        if session is not None:
+            session.close()
+            for call in list(self._open):
+                call.cancel()
+
+    def _watch(self) -> None:
+        while not self._stopped.wait(LAPSE_S):
+            if self._session is not None and self._leases.lapsed():
+                with self._changing:
+                    if self._leases.lapsed():
+                        self._end_session()
+
+
+def _result(job: Job, offset: int) -> Iterator[pb.FollowReply]:
+    """What came of a measurement, from ``offset`` on."""
+    if job.error is not None:
+        lost = job.error.board if isinstance(job.error, BoardLost) else ""
+        yield pb.FollowReply(error=str(job.error), kind=type(job.error).__name__, lost=lost)
+        return
+    if job.result is None:
+        raise DeviceError("the measurement has no result (any more)")
+    with job.result.open("rb") as file:
+        size = file.seek(0, 2)
+        if not 0 <= offset <= size:
+            raise DeviceError(f"the result has {size} bytes: nothing is at {offset}")
+        file.seek(offset)
+        while data := file.read(CHUNK_BYTES):
+            yield pb.FollowReply(size=size, data=data)
+        if offset == size:
+            yield pb.FollowReply(size=size)

@@ -1,0 +1,151 @@
+"""``harness agent init|serve|install-service``."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import sys
+from collections.abc import Callable
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Any
+
+import click
+
+from harness_remote import PORT
+
+__all__ = ["command"]
+
+
+def _default_folder() -> Path:
+    return Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share") / "harness-agent"
+
+
+def _folder_option(function: Callable[..., Any]) -> Callable[..., Any]:
+    return click.option(
+        "--folder", type=click.Path(path_type=Path, file_okay=False), default=_default_folder, metavar="DIR",
+        help="Where the agent keeps key, certificate, token and files.  [default: ~/.local/share/harness-agent]",
+    )(function)  # fmt: skip
+
+
+def _address_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    for decorate in (
+        click.option("--host", default="127.0.0.1", show_default=True, metavar="ADDRESS", help="Address to listen at; 0.0.0.0 is all of them."),
+        click.option("--port", type=click.IntRange(0, 65535), default=PORT, show_default=True, help="0: any free one."),
+    ):  # fmt: skip
+        function = decorate(function)
+    return function
+
+
+@click.group("agent")
+def command() -> None:
+    """Make this machine a board that others measure on."""
+
+
+@command.command("init")
+@_folder_option
+@click.option("--name", "names", multiple=True, metavar="HOSTNAME", help="A name or address for the certificate (repeatable).")  # fmt: skip
+@click.option("--days", type=click.IntRange(1, 36_500), default=3650, show_default=True, help="How long the certificate is valid.")  # fmt: skip
+@click.option("--replace", is_flag=True, help="Make them anew: those who have the old ones are shut out.")
+def init(folder: Path, names: tuple[str, ...], days: int, replace: bool) -> None:
+    """Make key, certificate and token: with them the agent may listen at other addresses than this machine's own.
+
+    Give the certificate and the token to those who may use the board: `harness devices add`.
+    """
+    from harness_remote import secrets
+
+    identity = secrets.create(folder, names or (socket.gethostname(),), days=days, replace=replace)
+    click.echo(f"certificate: {folder / secrets.CERTIFICATE}")
+    click.echo(f"token: {folder / secrets.TOKEN}")
+    click.echo(f"fingerprint: {secrets.fingerprint(identity.certificate_pem)}")
+
+
+@command.command("serve")
+@_address_options
+@_folder_option
+@click.option("--ready-file", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE", help="Write address, fingerprint and process id there, as JSON, when ready.")  # fmt: skip
+def serve(host: str, port: int, folder: Path, ready_file: Path | None) -> None:
+    """Serve until a signal ends it. Prints one line when ready.
+
+    At this machine's own addresses it needs nothing; at others the certificate and token of `harness agent init`.
+    """
+    from harness_remote import secrets
+    from harness_remote.server import AgentSettings
+    from harness_remote.server import serve as serve_until_signal
+
+    identity = _identity(host, folder)
+    fingerprint = secrets.fingerprint(identity.certificate_pem) if identity else None
+
+    def announce(address: str) -> None:
+        shown = f"certificate SHA-256 {fingerprint}" if fingerprint else "no certificate, this machine only"
+        click.echo(f"harness agent ready on {address}, {shown}")
+        if ready_file is not None:
+            _write_whole(ready_file, {"address": address, "fingerprint": fingerprint, "pid": os.getpid()})
+
+    if ready_file is not None:
+        ready_file.unlink(missing_ok=True)
+    serve_until_signal(AgentSettings(folder=folder, host=host, port=port, identity=identity), announce)
+
+
+@command.command("install-service")
+@_address_options
+@_folder_option
+@click.option(
+    "--user", is_flag=True, help="A unit of your own instead of the system's.  [default: unless you are root]"
+)
+@click.option("--print", "print_only", is_flag=True, help="Print the unit, and do nothing.")
+def install_service(host: str, port: int, folder: Path, user: bool, print_only: bool) -> None:
+    """Write a systemd unit that serves at this address, have it start with the machine, and (re)start it now."""
+    from harness_remote import service
+
+    folder = folder.absolute()
+    user = user or os.geteuid() != 0
+    _identity(host, folder)
+    words = [sys.executable, "-m", "harness", "agent", "serve", "--host", host, "--port", str(port)]
+    text = service.unit(
+        [*words, "--folder", str(folder)], folder, user=None if user else os.environ.get("SUDO_USER", "root")
+    )
+    if print_only:
+        click.echo(text, nl=False)
+        return
+    for left in service.install(text, user=user):
+        click.echo(f"note: {left}", err=True)
+    manager = "systemctl --user" if user else "systemctl"
+    click.echo(f"{service.path_of(user=user)}: started; `{manager} status {service.NAME}` tells how it is")
+
+
+def _identity(host: str, folder: Path) -> Any:
+    """What to serve with; ``None`` where there is nothing and nothing is needed.
+
+    Raises:
+        DeviceError: other machines could reach ``host``, and there is no certificate and token.
+    """
+    from harness.errors import DeviceError
+    from harness_remote import secrets
+
+    if any((folder / name).exists() for name in (secrets.KEY, secrets.CERTIFICATE, secrets.TOKEN)):
+        return secrets.load(folder)
+    try:
+        loopback = all(ip_address(found[4][0]).is_loopback for found in socket.getaddrinfo(host, None))
+    except OSError as error:
+        raise DeviceError(f"--host {host}: {error.strerror or error}") from None
+    if not loopback:
+        own = "" if folder == _default_folder() else f" --folder {folder}"
+        raise DeviceError(
+            f"--host {host}: other machines reach this address, so certificate and token are needed: "
+            f"run `harness agent init{own}` first"
+        )
+    return None
+
+
+def _write_whole(path: Path, content: dict[str, Any]) -> None:
+    """Who waits for the file never finds half of it."""
+    from harness.errors import DeviceError
+
+    new = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        new.write_text(json.dumps(content) + "\n")
+        new.replace(path)
+    except OSError as error:
+        raise DeviceError(f"cannot write {path}: {error.strerror or error}") from None

@@ -1,0 +1,120 @@
+"""``harness lab up|run|status|down``."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from harness_remote.lab.state import State
+
+__all__ = ["command"]
+
+
+@click.group("lab")
+def command() -> None:
+    """Virtual boards on this machine: the same agent, behind emulated links.
+
+    LAB is a YAML file, or the name of a shipped lab (nano4, pi10). Rows that are measured there are `emulated`.
+    """
+
+
+@command.command("up")
+@click.argument("lab")
+def up(lab: str) -> None:
+    """Bring LAB up and leave it; `harness run` reaches its boards by the inventory that is printed."""
+    from harness_remote.lab import supervisor
+    from harness_remote.lab.labfile import find_lab, load_lab
+
+    _tell(supervisor.up(load_lab(find_lab(lab))))
+
+
+@command.command("run")
+@click.argument("lab")
+@click.argument("suite", required=False)
+@click.option("--out", type=click.Path(path_type=Path), help="Results folder (results/local/SUITE).")
+@click.option("--fresh", is_flag=True, help="Measure every cell anew; earlier records are set aside.")
+@click.option("-q", "--quiet", is_flag=True, help="Plain lines instead of a live table.")
+def run(lab: str, suite: str | None, out: Path | None, fresh: bool, quiet: bool) -> int:
+    """Bring LAB up, run SUITE (the lab's own, if none is given), take LAB down; one that is up stays up.
+
+    The exit code is that of `harness run`.
+    """
+    from harness.cli.run import command as harness_run
+    from harness.errors import SuiteError
+    from harness_remote.lab import supervisor
+    from harness_remote.lab.labfile import find_lab, load_lab
+    from harness_remote.lab.state import INVENTORY, State, folder_of
+
+    path = find_lab(lab)
+    loaded = load_lab(path)
+    if (suite := suite or loaded.suite) is None:
+        raise SuiteError(f"{path}: names no suite; give one: harness lab run {lab} SUITE")
+    state = State.load(folder_of(loaded.lab))
+    ours = state is None or not state.up
+    if state is None or ours:
+        state = supervisor.up(loaded, tied=True)
+        _tell(state, to_stderr=True)
+    os.environ["HARNESS_DEVICES"] = str(folder_of(loaded.lab) / INVENTORY)
+    given = [
+        *(["--out", str(out)] if out else []),
+        *(["--fresh"] if fresh else []),
+        *(["-q"] if quiet else []),
+    ]
+    try:
+        return int(harness_run.main([suite, *given], prog_name="harness run", standalone_mode=False) or 0)
+    finally:
+        if ours:
+            supervisor.down(state)
+
+
+@command.command("status")
+def status() -> None:
+    """Which labs are up, and which ended without being taken down."""
+    from harness_remote.lab.state import states
+
+    found = states()
+    if not found:
+        click.echo("no lab is up")
+    for name, state in found.items():
+        if state.up:
+            _tell(state)
+        else:
+            click.secho(f"lab {name}: ended on its own; `harness lab down {name}` forgets it", fg="yellow")
+
+
+@command.command("down")
+@click.argument("name", required=False)
+def down(name: str | None) -> None:
+    """Take a lab down; the only one, if no NAME is given."""
+    from harness.errors import DeviceError, nearest
+    from harness_remote.lab import supervisor
+    from harness_remote.lab.state import states
+
+    found = states()
+    if name is None and len(found) == 1:
+        (name,) = found
+    if name is None:
+        raise DeviceError(f"which lab? {', '.join(found)}" if found else "no lab is up")
+    if name not in found:
+        raise DeviceError(f"no lab {name!r} is up; {nearest(name, found)}")
+    supervisor.down(found[name])
+    click.echo(f"lab {name}: down")
+
+
+def _tell(state: State, *, to_stderr: bool = False) -> None:
+    from harness_remote.lab.state import INVENTORY, folder_of
+
+    kinds = {
+        "root": "network namespaces",
+        "user": "network namespaces of a user's own",
+        "loopback": "addresses of this machine",
+    }
+    boards = f"{len(state.boards)} boards ({', '.join(state.boards)})"
+    click.secho(f"lab {state.lab}: up, {boards} as {kinds[state.mode]}", bold=True, err=to_stderr)
+    for note in state.notes:
+        click.echo(f"note: {note}", err=to_stderr)
+    click.echo(f"export HARNESS_DEVICES={folder_of(state.lab) / INVENTORY}", err=to_stderr)

@@ -1,0 +1,86 @@
+"""``harness devices setup``."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+import click
+
+from harness_remote import PORT
+
+__all__ = ["command"]
+
+
+@click.command("setup")
+@click.argument("name")
+@click.option("--ssh", "target", required=True, metavar="USER@HOST", help="The board, as ssh reaches it.")
+@click.option(
+    "--ssh-port", type=click.IntRange(1, 65535), help="ssh's port there, if ssh's configuration has no other."
+)
+@click.option("--host", metavar="ADDRESS", help="The board's address for measuring, if not ssh's.")
+@click.option(
+    "--port", type=click.IntRange(1, 65535), default=PORT, show_default=True, help="The agent's port."
+)
+@click.option(
+    "--python", metavar="PYTHON", help="The board's Python, 3.10 or newer, e.g. python3.12 or a path."
+)
+@click.option("--offline", is_flag=True, help="Download what it needs here: the board has no network.")
+@click.option("--no-service", is_flag=True, help="Start the agent without systemd.")
+def command(
+    name: str,
+    target: str,
+    ssh_port: int | None,
+    host: str | None,
+    port: int,
+    python: str | None,
+    offline: bool,
+    no_service: bool,
+) -> None:
+    """Install or upgrade the agent on a board over ssh, and add the board.
+
+    The agent gets an environment of its own below ~/.local/share/harness-agent there, and runs as a service: the
+    user's, or the system's where ssh logs in as root.
+    """
+    from importlib.util import find_spec
+
+    from harness.errors import DeviceError
+    from harness_remote import provision, ssh
+    from harness_remote.enrol import Enrolment
+
+    def say(step: str) -> None:
+        click.echo(f"{name}: {step}", err=True)
+
+    if find_spec("grpc") is None:
+        raise DeviceError("boards are reached by gRPC: pip install 'edge-harness[agent]' here")
+    say(f"connecting to {target}")
+    with (
+        ssh.connected(target, ssh_port) as remote,
+        tempfile.TemporaryDirectory(prefix="harness-setup-") as work,
+    ):
+        address = host or remote.hostname()
+        enrolment = Enrolment.of(name, address, port)  # a name that is taken is found before anything is done
+        facts = provision.examine(remote, python)
+        say(
+            f"{facts.model or facts.hostname}: {facts.machine}, Python {facts.python[1]}, {facts.free_mb} MB free"
+        )
+        installed = provision.provision(
+            remote, facts, port=port, offline=offline, service=not no_service, workdir=Path(work), say=say
+        )
+    enrolment.save(facts.backend, installed.certificate, installed.token)
+    say(f"in {enrolment.inventory.path}")
+    for note in installed.notes:
+        click.echo(f"note: {note}", err=True)
+    say(f"checking it at {address}:{port}")
+    from harness_remote.client import Client
+
+    client = Client(name, enrolment.inventory.credentials(name))
+    try:
+        board = client.describe()
+    finally:
+        client.close()
+    meters = ", ".join(meter["name"] for meter in board["meters"]) or "none"
+    runtime = board["onnxruntime"].get("version") or board["onnxruntime"].get("error")
+    click.echo(
+        f"{name}: {board['model']}, ONNX Runtime {runtime}, meters: {meters}; `harness devices check {name}` tells more"
+    )

@@ -1,0 +1,273 @@
+"""The first process inside a lab's namespaces: builds it, starts relay and agents, and ends them.
+
+It lives as long as the lifeline that its keeper holds; in namespaces, nothing there outlives it.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import itertools
+import json
+import os
+import select
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO
+
+from harness.errors import DeviceError, HarnessError
+from harness_remote import PORT
+from harness_remote.inventory import Board, Inventory, Link
+from harness_remote.lab import limits, relay
+from harness_remote.lab.labfile import WORKSTATION
+from harness_remote.lab.namespaces import SWITCH, build, in_namespace
+from harness_remote.lab.state import INVENTORY, Settings
+from harness_remote.secrets import CERTIFICATE, TOKEN
+
+__all__ = ["main"]
+
+READY_S = 60.0
+TICK_S = 0.2
+RESTART_S = 1.0
+PR_SET_PDEATHSIG = 1
+
+
+@dataclass
+class Running:
+    """A board's agent, and what it takes to start it again."""
+
+    board: str
+    command: list[str]
+    cores: tuple[int, ...]
+    group: Path | None
+    log: IO[bytes]
+    process: subprocess.Popen[bytes] | None = None
+    restart_at: float = 0.0
+
+
+@dataclass
+class Inside:
+    """A lab from within. ``doors``: of each board the descriptor and the port on which the workstation reaches it."""
+
+    settings: Settings
+    doors: Mapping[str, tuple[int, int]]
+    agents: dict[str, Running] = field(default_factory=dict)
+    relay: subprocess.Popen[str] | None = None
+    notes: list[str] = field(default_factory=list)
+
+    def build(self) -> None:
+        """All of it; returns when every board answers."""
+        lab, folder = self.settings.lab, self.settings.folder
+        spaces = self.settings.mode != "loopback"
+        hosts = build(lab) if spaces else dict.fromkeys(lab.boards, "127.0.0.1")
+        every = sorted(os.sched_getaffinity(0))
+        next_core = itertools.cycle(every)
+        for board, host in hosts.items():
+            cores = tuple(itertools.islice(next_core, min(lab.cores or len(every), len(every))))
+            group = limits.group(lab.lab, board, int(lab.memory_mb * 1e6)) if lab.memory_mb else None
+            if isinstance(group, str):
+                self._note(group)
+                group = None
+            self._ready(board).unlink(missing_ok=True)
+            command = [
+                *in_namespace(board, self.settings.mode), *self.settings.serve,
+                "--host", host, "--port", str(PORT if spaces else 0),
+                "--folder", str(folder / "boards" / board), "--ready-file", str(self._ready(board)),
+            ]  # fmt: skip
+            log = (folder / "boards" / board / "agent.log").open("ab")
+            self.agents[board] = Running(board, command, cores, group, log)
+            self._start(self.agents[board])
+        end = time.monotonic() + READY_S
+        addresses = {board: self._address(board, end) for board in hosts}
+        self._inventory(self._relay(addresses))
+
+    def watch(self, lifeline: int) -> str:
+        """Until the lifeline or the relay ends; agents that end are started again, as a service would be."""
+        while not select.select([lifeline], [], [], TICK_S)[0]:
+            now = time.monotonic()
+            for agent in self.agents.values():
+                if agent.process is None:
+                    if now >= agent.restart_at:
+                        self._start(agent)
+                elif (code := agent.process.poll()) is not None:
+                    _say(f"the agent of {agent.board} ended ({code}); it is started again")
+                    agent.process, agent.restart_at = None, now + RESTART_S
+            if self.relay is not None and self.relay.poll() is not None:
+                return f"the relay ended ({self.relay.returncode})"
+            _reap(
+                {agent.process.pid for agent in self.agents.values() if agent.process} | {self._relay_pid()}
+            )
+        return "taken down"
+
+    def end(self) -> None:
+        children = [agent.process for agent in self.agents.values() if agent.process is not None]
+        for child in children:
+            child.terminate()
+        if self.relay is not None:
+            self.relay.kill()
+            self.relay.wait()
+        end = time.monotonic() + 2.0
+        for child in children:
+            with suppress(subprocess.TimeoutExpired):
+                child.wait(max(0.0, end - time.monotonic()))
+            child.kill()
+            child.wait()
+        if os.getpid() == 1:
+            with suppress(OSError):
+                os.kill(-1, signal.SIGKILL)  # what an agent left behind: a cgroup is only removed when empty
+            _reap(set())
+        limits.sweep(self.settings.lab.lab)
+
+    def _start(self, agent: Running) -> None:
+        threads = str(self.settings.lab.threads)
+        names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+        env = {**os.environ, **dict.fromkeys(names, threads)}
+        if self.settings.lab.replay == "solo":
+            env["HARNESS_REPLAY"] = str(self.settings.folder / "replay.lock")
+
+        def confine() -> None:
+            _die_with_parent()
+            os.sched_setaffinity(0, agent.cores)
+            if agent.group is not None:
+                limits.join(agent.group)
+
+        agent.process = subprocess.Popen(
+            agent.command, stdin=subprocess.DEVNULL, stdout=agent.log, stderr=agent.log, env=env,
+            preexec_fn=confine,  # noqa: PLW1509 - there are no threads here
+        )  # fmt: skip
+
+    def _ready(self, board: str) -> Path:
+        return self.settings.folder / "boards" / board / "ready.json"
+
+    def _address(self, board: str, end: float) -> tuple[str, int]:
+        """Wait until a board's agent says where it listens."""
+        agent, log = self.agents[board], self.settings.folder / "boards" / board / "agent.log"
+        while time.monotonic() < end:
+            with suppress(OSError, ValueError, KeyError):
+                host, _, port = json.loads(self._ready(board).read_text())["address"].rpartition(":")
+                agent.command[agent.command.index("--port") + 1] = port  # and again there after a restart
+                return host, int(port)
+            if agent.process is not None and agent.process.poll() is not None:
+                raise DeviceError(f"lab: the agent of {board} ended: {_last_line(log)}")
+            time.sleep(0.01)
+        raise DeviceError(f"lab: the agent of {board} is not ready after {READY_S:g} s; see {log}")
+
+    def _relay(self, addresses: Mapping[str, tuple[str, int]]) -> dict[str, dict[str, str]]:
+        """Start the relay; how each board is reached by the others."""
+        lab = self.settings.lab
+        routes = [
+            relay.Route(self.doors[board][0], WORKSTATION, board, addresses[board]) for board in lab.boards
+        ]
+        vias: dict[str, dict[str, str]] = {board: {} for board in lab.boards}
+        opened: list[socket.socket] = []
+        for source, target in itertools.permutations(lab.boards, 2):
+            host, port = addresses[target]
+            if lab.link.shaping == "relay":
+                door = socket.create_server((SWITCH if self.settings.mode != "loopback" else host, 0))
+                opened.append(door)
+                routes.append(relay.Route(door.fileno(), source, target, addresses[target]))
+                host, port = door.getsockname()
+            vias[target][source] = f"{host}:{port}"
+        free = (
+            lab.link.shaping == "tc"
+        )  # the kernel limits the boards' ports; the workstation's way in is bare
+        model = relay.Model(
+            None if free else lab.link.rate, 0.0 if free else lab.link.rtt, lab.link.ports == "shared"
+        )
+        self.relay = subprocess.Popen(
+            [sys.executable, "-m", "harness_remote.lab.relay"], stdin=subprocess.PIPE, text=True,
+            pass_fds=[route.fd for route in routes], preexec_fn=_die_with_parent,  # noqa: PLW1509
+        )  # fmt: skip
+        assert self.relay.stdin is not None
+        with self.relay.stdin:
+            self.relay.stdin.write(relay.config(model, routes))
+        for door in opened:
+            door.close()
+        for fd, _ in self.doors.values():
+            os.close(fd)
+        return vias
+
+    def _relay_pid(self) -> int:
+        return self.relay.pid if self.relay is not None else 0
+
+    def _inventory(self, vias: Mapping[str, Mapping[str, str]]) -> None:
+        from ruamel.yaml import YAML
+
+        lab = self.settings.lab
+        link = Link(rate_mbps=lab.link.rate / 1e6, rtt_ms=lab.link.rtt * 1e3)
+        boards = {
+            name: Board(
+                backend=lab.backend, host="127.0.0.1", port=self.doors[name][1], emulated=True, link=link, labels=("lab",),
+                certificate=f"boards/{name}/{CERTIFICATE}", token=f"boards/{name}/{TOKEN}",
+                memory_budget_mb=lab.memory_mb, via=vias[name],
+            ).model_dump(mode="json", exclude_defaults=True)
+            for name in lab.boards
+        }  # fmt: skip
+        path = self.settings.folder / INVENTORY
+        with path.open("w") as file:
+            YAML().dump(boards, file)
+        Inventory.load(path)
+
+    def _note(self, text: str) -> None:
+        if text not in self.notes:
+            self.notes.append(text)
+
+
+def main() -> None:
+    """Settings, the doors' and the pipes' descriptors as arguments; what comes of it as JSON on the report."""
+    settings, told = Settings.parse(sys.argv[1]), json.loads(sys.argv[2])
+    for number in (signal.SIGTERM, signal.SIGINT):  # not SIG_IGN: the agents would inherit it
+        signal.signal(number, lambda *_: None)  # the keeper's lifeline is what ends this
+    lab = Inside(settings, told["doors"])
+    report = told["report"]
+    try:
+        lab.build()
+        _tell(report, {"notes": lab.notes})
+        _say(lab.watch(told["lifeline"]))
+    except HarnessError as error:
+        _say(str(error))
+        _tell(report, {"error": str(error)})
+    finally:
+        lab.end()
+
+
+def _tell(report: int, what: Mapping[str, object]) -> None:
+    os.write(report, f"{json.dumps(what)}\n".encode())
+    os.close(report)
+
+
+_LIBC = ctypes.CDLL(None)
+
+
+def _die_with_parent() -> None:
+    _LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def _reap(own: set[int]) -> None:
+    """Collect what ended here without a parent, but none of our own children."""
+    while True:
+        try:
+            found = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+        except ChildProcessError:
+            return
+        if found is None or found.si_pid in own:
+            return
+        os.waitpid(found.si_pid, os.WNOHANG)
+
+
+def _last_line(path: Path) -> str:
+    return (path.read_text(errors="replace").strip().splitlines() or ["it said nothing"])[-1]
+
+
+def _say(text: str) -> None:
+    print(time.strftime("%H:%M:%S"), text, file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    main()

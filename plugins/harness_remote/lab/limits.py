@@ -1,0 +1,61 @@
+"""How much memory a board may use: cgroups, version 1 or 2, where this machine lets us make them.
+
+A cgroup outlives its processes, so the folders are the supervisor's to remove: :func:`sweep`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from pathlib import Path
+
+__all__ = ["group", "join", "sweep"]
+
+ROOT = Path("/sys/fs/cgroup")
+PREFIX = "harness-lab"
+
+
+def _controller() -> tuple[Path, str]:
+    """The folder under which memory groups are made, and the file that holds the limit."""
+    if (ROOT / "memory").is_dir():
+        return ROOT / "memory", "memory.limit_in_bytes"
+    return ROOT, "memory.max"
+
+
+def group(lab: str, board: str, limit: int) -> Path | str:
+    """Make a board's group: its folder, or why there is none."""
+    root, name = _controller()
+    folder = root / f"{PREFIX}-{lab}" / board
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if name == "memory.max":
+            for parent in (root, folder.parent):
+                (parent / "cgroup.subtree_control").write_text("+memory")
+        (folder / name).write_text(str(limit))
+        swap = folder / ("memory.swap.max" if name == "memory.max" else "memory.memsw.limit_in_bytes")
+        with contextlib.suppress(OSError):  # no swap accounting
+            swap.write_text("0" if name == "memory.max" else str(limit))
+    except OSError as error:
+        sweep(lab)
+        return f"no memory limit: {error.filename or folder}: {error.strerror or error}"
+    return folder
+
+
+def join(folder: Path) -> None:
+    """Put this process, and all that it starts, into the group."""
+    (folder / "cgroup.procs").write_text(str(os.getpid()))
+
+
+def sweep(lab: str, wait_s: float = 2.0) -> None:
+    """Remove a lab's groups, once their processes are gone."""
+    root, _ = _controller()
+    top = root / f"{PREFIX}-{lab}"
+    end = time.monotonic() + wait_s
+    while top.is_dir():
+        for folder in (*(path for path in top.iterdir() if path.is_dir()), top):
+            with contextlib.suppress(OSError):
+                folder.rmdir()
+        if time.monotonic() > end:
+            return
+        time.sleep(0.02)

@@ -1,0 +1,41 @@
+"""The link model: when each byte that is sent arrives. Pure arithmetic; ``relay.py`` keeps to it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+__all__ = ["Link", "Port"]
+
+
+@dataclass
+class Port:
+    """One direction of a switch's port or of a wire; ``free_at`` is when it has sent what it was given."""
+
+    free_at: float = 0.0
+
+
+@dataclass(frozen=True)
+class Link:
+    """The way from one board to another: through ``ports`` of ``rate`` bits a second (``None``: no limit).
+
+    A chunk is due ``delay`` + 8 bytes / rate after it was sent, later where a port is still busy: ports pass
+    on what they begin to receive, so that a chunk takes its time on the wire once, and each is busy for it.
+    """
+
+    rate: float | None
+    delay: float
+    ports: Sequence[Port]
+
+    def due(self, now: float, size: int) -> float:
+        """Send ``size`` bytes at ``now``: when the last of them arrives."""
+        takes = 8 * size / self.rate if self.rate else 0.0
+        start = now
+        for port in self.ports:
+            start = max(start, port.free_at)
+            port.free_at = start + takes
+        return start + takes + self.delay
+
+    def ahead(self, now: float) -> float:
+        """For how long from ``now`` the way is taken."""
+        return max(0.0, *(port.free_at - now for port in self.ports)) if self.ports else 0.0

@@ -1,0 +1,155 @@
+"""Boards as network namespaces on a bridge, with iproute2; and what of that this machine allows.
+
+Everything is built inside namespaces of the supervisor's own, with a tmpfs on /run that only it sees: when its
+first process ends, however it ends, the kernel takes all of it away.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from harness.errors import DeviceError
+from harness_remote.lab.labfile import Lab
+
+__all__ = ["SWITCH", "Ability", "Mode", "build", "enter", "in_namespace", "probe", "without"]
+
+Mode = Literal["root", "user", "loopback"]
+SWITCH = "10.77.0.1"
+BURST = "4kb"
+STEP_S = 20.0
+
+_SCRIPT = """
+mount -t tmpfs tmpfs /run && ip netns add probe || exit 1
+ip link add switch type bridge && ip link add v0 type veth peer name eth0 netns probe || exit 1
+ip link set v0 master switch up && ip link set v0 type bridge_slave isolated on || exit 1
+nsenter --net=/run/netns/probe true || exit 1
+echo netns
+tc qdisc add dev v0 root tbf rate 16mbit burst 4kb latency 400ms && echo tbf
+tc qdisc del dev v0 root; tc qdisc add dev v0 root netem delay 1ms && echo netem
+"""
+"""Tries the very things that :func:`build` does; prints what worked."""
+
+
+@dataclass(frozen=True)
+class Ability:
+    """What this machine allows; ``missing`` says in a line each what it does not, and what would help."""
+
+    mode: Mode
+    tools: frozenset[str] = frozenset()
+    missing: tuple[str, ...] = ()
+
+
+def enter(mode: Mode) -> list[str]:
+    """The command that runs what follows it in namespaces of its own; killing it kills all that is inside."""
+    if mode == "loopback":
+        return []
+    user = ["--user", "--map-root-user"] if mode == "user" else []
+    return ["unshare", *user, "--net", "--pid", "--mount", "--fork", "--kill-child=KILL", "--mount-proc"]
+
+
+def in_namespace(board: str, mode: Mode) -> list[str]:
+    """The command that runs what follows it on a board."""
+    return [] if mode == "loopback" else ["nsenter", f"--net=/run/netns/{board}"]
+
+
+def probe() -> Ability:
+    """Try to build a lab of one board, as root, else in a user namespace. Takes about 50 ms."""
+    absent = [tool for tool in ("unshare", "nsenter", "ip", "tc") if shutil.which(tool) is None]
+    if absent:
+        why = f"no {', '.join(absent)} here (util-linux, iproute2)"
+        return Ability("loopback", missing=(f"{why}: boards are addresses of this machine",))
+    modes: tuple[Mode, ...] = ("root",) if os.geteuid() == 0 else ("user",)
+    told = ""
+    for mode in modes:
+        try:
+            done = subprocess.run(
+                [*enter(mode), "sh", "-c", _SCRIPT], capture_output=True, text=True, timeout=STEP_S,
+                stdin=subprocess.DEVNULL, check=False,
+            )  # fmt: skip
+        except subprocess.TimeoutExpired:
+            told = f"no answer within {STEP_S:g} s"
+            continue
+        tools = frozenset(done.stdout.split())
+        if "netns" in tools:
+            return Ability(mode, tools)
+        told = (done.stderr.strip().splitlines() or ["refused"])[0]
+    help_ = "run it as root" if os.geteuid() else "a container may need --privileged"
+    return Ability(
+        "loopback",
+        missing=(f"no network namespaces ({told}; {help_}): boards are addresses of this machine",),
+    )
+
+
+def without(lab: Lab, able: Ability) -> str | None:
+    """What of the lab this machine cannot do at all, in one line; ``None`` if nothing."""
+    if lab.link.shaping == "relay":
+        return None
+    if able.mode == "loopback":
+        return f"shaping: tc needs network namespaces, and there are {able.missing[0]}; write shaping: relay"
+    if "tbf" not in able.tools:
+        return "shaping: tc needs the kernel's tbf, which is not here; write shaping: relay"
+    if lab.link.rtt and "netem" not in able.tools:
+        return "rtt with shaping: tc needs the kernel's netem, which is not here; write shaping: relay, or rtt: 0s"
+    return None
+
+
+def build(lab: Lab) -> dict[str, str]:
+    """Make bridge and boards; the address of each. Only inside :func:`enter`.
+
+    The relay's boards reach the bridge alone, and through it the relay: no byte goes round the link model.
+    """
+    _run("mount", "-t", "tmpfs", "tmpfs", "/run")
+    _ip(
+        (
+            "link set lo up",
+            "link add switch type bridge",
+            f"addr add {SWITCH}/24 dev switch",
+            "link set switch up",
+        )
+    )
+    addresses = {board: f"10.77.0.{10 + index}" for index, board in enumerate(lab.boards)}
+    isolated = "on" if lab.link.shaping == "relay" else "off"
+    for index, (board, address) in enumerate(addresses.items()):
+        _run("ip", "netns", "add", board)
+        _ip(
+            (
+                f"link add port{index} type veth peer name eth0 netns {board}",
+                f"link set port{index} master switch up",
+                f"link set port{index} type bridge_slave isolated {isolated}",
+            )
+        )
+        _ip(("link set lo up", f"addr add {address}/24 dev eth0", "link set eth0 up"), board)
+        if lab.link.shaping == "tc":
+            _shape(lab, f"port{index}", board)
+    return addresses
+
+
+def _shape(lab: Lab, port: str, board: str) -> None:
+    """A token bucket each way; where there is a delay, half of it each way behind the bucket."""
+    bucket = f"tbf rate {lab.link.rate:.0f}bit burst {BURST} latency 400ms"
+    for inside, interface in ((["-n", board], "eth0"), ([], port)):
+        _run("tc", *inside, *f"qdisc add dev {interface} root handle 1: {bucket}".split())
+        if lab.link.rtt:  # a message passes two buckets
+            delay = f"qdisc add dev {interface} parent 1:1 netem delay {lab.link.rtt * 1e6 / 4:.0f}us"
+            _run("tc", *inside, *delay.split())
+
+
+def _ip(lines: Sequence[str], board: str | None = None) -> None:
+    _run("ip", *(("-n", board) if board else ()), "-batch", "-", given="\n".join(lines))
+
+
+def _run(*command: str, given: str = "") -> None:
+    try:
+        done = subprocess.run(
+            command, input=given, capture_output=True, text=True, timeout=STEP_S, check=False
+        )
+    except subprocess.TimeoutExpired:
+        raise DeviceError(f"lab: {' '.join(command)}: no answer within {STEP_S:g} s") from None
+    if done.returncode:
+        told = (done.stderr.strip().splitlines() or ["no reason given"])[0]
+        raise DeviceError(f"lab: {' '.join(command)}: {told}")

@@ -1,0 +1,187 @@
+"""A lab from outside: bring it up, see it, take it down.
+
+Its keeper is one detached process that opens the boards' doors to this machine, enters the lab's namespaces and
+holds its lifeline; :mod:`~harness_remote.lab.inside` does the rest. Whichever of them is killed, all of it goes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import select
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from harness.errors import DeviceError, StorageError
+from harness_remote import secrets
+from harness_remote.lab import limits
+from harness_remote.lab.labfile import Lab
+from harness_remote.lab.namespaces import enter, probe, without
+from harness_remote.lab.state import INVENTORY, LOG, Settings, State, folder_of, started_at
+
+__all__ = ["down", "main", "up"]
+
+SERVE = (sys.executable, "-m", "harness", "agent", "serve")
+UP_S = 90.0
+DOWN_S = 10.0
+TICK_S = 0.1
+
+
+def up(lab: Lab, *, serve: Sequence[str] = SERVE, tied: bool = False) -> State:
+    """Bring a lab up; ``tied``: it ends with this process. Its inventory is in the lab's folder.
+
+    Raises:
+        DeviceError: it is up already, this machine cannot do it, or a board does not start.
+    """
+    folder = folder_of(lab.lab)
+    with _alone(folder.with_suffix(".lock"), lab.lab):
+        if (known := State.load(folder)) is not None and known.up:
+            raise DeviceError(f"lab {lab.lab} is up already; `harness lab down {lab.lab}` takes it down")
+        return _up(lab, folder, tuple(serve), tied)
+
+
+@contextlib.contextmanager
+def _alone(path: Path, lab: str) -> Iterator[None]:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = path.open("w")
+    except OSError as error:
+        raise StorageError(f"{error.filename or path}: {error.strerror or error}") from None
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise DeviceError(f"lab {lab} is being brought up by another process") from None
+        yield
+
+
+def _up(lab: Lab, folder: Path, serve: tuple[str, ...], tied: bool) -> State:
+    able = probe()
+    if (reason := without(lab, able)) is not None:
+        raise DeviceError(f"lab {lab.lab}: {reason}")
+    limits.sweep(lab.lab)
+    try:
+        shutil.rmtree(folder, ignore_errors=True)
+        for board in lab.boards:
+            secrets.create(folder / "boards" / board)
+        log = (folder / LOG).open("ab")
+    except OSError as error:
+        raise StorageError(f"{error.filename or folder}: {error.strerror or error}") from None
+    settings = Settings(folder=folder, lab=lab, mode=able.mode, serve=serve)
+    report, reporting = os.pipe()
+    tie, tied_to = os.pipe()
+    with log:
+        keeper = subprocess.Popen(
+            [sys.executable, "-m", "harness_remote.lab.supervisor", settings.dump(),
+             json.dumps({"report": reporting, "tie": tie if tied else None})],
+            pass_fds=[reporting, tie] if tied else [reporting], start_new_session=True,
+            stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+        )  # fmt: skip
+    os.close(reporting)
+    os.close(tie)
+    if not tied:
+        os.close(tied_to)  # else it stays open as long as this process lives
+    try:
+        told = _answer(report, folder / LOG)
+    except BaseException:
+        keeper.terminate()
+        keeper.wait(DOWN_S)
+        raise
+    finally:
+        os.close(report)
+    started = started_at(keeper.pid)
+    if "error" in told or started is None:
+        keeper.wait(DOWN_S)
+        raise DeviceError(str(told.get("error", f"lab {lab.lab} ended at once; see {folder / LOG}")))
+    state = State(
+        lab=lab.lab, pid=keeper.pid, started=started, mode=able.mode, boards=lab.boards,
+        notes=(*able.missing, *told["notes"], *_crowded(lab)),
+    )  # fmt: skip
+    state.save(folder)
+    return state
+
+
+def down(state: State) -> None:
+    """End a lab and wait until it is gone; one that is not up any more is only forgotten."""
+    folder = folder_of(state.lab)
+    if state.up:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(state.pid, signal.SIGTERM)
+        end = time.monotonic() + DOWN_S
+        while state.up:
+            if time.monotonic() > end:
+                os.kill(state.pid, signal.SIGKILL)  # the lifeline goes with it
+                break
+            time.sleep(0.01)
+    limits.sweep(state.lab)
+    State.remove(folder)
+    (folder / INVENTORY).unlink(missing_ok=True)
+
+
+def _answer(report: int, log: Path) -> dict[str, object]:
+    """What the inside says when it is ready, or why it is not."""
+    told, end = b"", time.monotonic() + UP_S
+    while select.select([report], [], [], max(0.0, end - time.monotonic()))[0]:
+        told += (data := os.read(report, 65_536))
+        if not data:
+            raise DeviceError(f"the lab ended before it was up; see {log}")
+        if told.endswith(b"\n"):  # `unshare` holds the other end too
+            return dict(json.loads(told))
+    raise DeviceError(f"the lab is not up after {UP_S:g} s; see {log}")
+
+
+def _crowded(lab: Lab) -> tuple[str, ...]:
+    have = len(os.sched_getaffinity(0))
+    wanted = len(lab.boards) * (lab.cores or have)
+    if wanted <= have or lab.replay == "solo":
+        return ()
+    return (
+        f"{len(lab.boards)} boards share {have} cores: what they compute at once takes longer; see replay",
+    )
+
+
+def main() -> None:
+    """The keeper: until SIGTERM, or the tie's other end closes, or the inside ends."""
+    settings, told = Settings.parse(sys.argv[1]), json.loads(sys.argv[2])
+    stopped: list[int] = []
+    signal.signal(signal.SIGTERM, lambda number, _: stopped.append(number))
+    signal.signal(signal.SIGINT, lambda *_: None)
+    doors = {board: socket.create_server(("127.0.0.1", 0)) for board in settings.lab.boards}
+    lifeline, held = os.pipe()
+    described = {
+        "doors": {board: [door.fileno(), door.getsockname()[1]] for board, door in doors.items()},
+        "lifeline": lifeline,
+        "report": told["report"],
+    }
+    inside = subprocess.Popen(
+        [*enter(settings.mode), sys.executable, "-m", "harness_remote.lab.inside", sys.argv[1], json.dumps(described)],
+        pass_fds=[lifeline, told["report"], *(door.fileno() for door in doors.values())],
+        stdin=subprocess.DEVNULL,
+    )  # fmt: skip
+    for fd in (lifeline, told["report"]):
+        os.close(fd)
+    for door in doors.values():
+        door.close()
+    tie = [told["tie"]] if told["tie"] is not None else []
+    while inside.poll() is None and not stopped:
+        with contextlib.suppress(InterruptedError):
+            if select.select(tie, [], [], TICK_S)[0]:
+                break
+    os.close(held)
+    try:
+        inside.wait(DOWN_S / 2)
+    except subprocess.TimeoutExpired:
+        inside.kill()
+    limits.sweep(settings.lab.lab)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,179 @@
+"""The agent's calls as gRPC handlers, and the gate before them.
+
+Whoever has no token gets nowhere: calls are refused before they are read, and hold no thread while they wait.
+"""
+
+from __future__ import annotations
+
+import hmac
+import logging
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+from urllib.parse import quote
+
+import grpc
+
+from harness.errors import BoardLost, HarnessError
+from harness.frames import FrameError
+from harness_remote import agent_pb2 as pb
+from harness_remote.calls import Calls, LeaseError, TooMuchError
+from harness_remote.secrets import Identity
+from harness_remote.wire import LEASE, LOST, MAX_CONTROL_BYTES, SERVICE, STREAM, TICKET
+
+__all__ = ["Gate", "handlers"]
+
+_LOG = logging.getLogger(__name__)
+
+
+class Gate(grpc.ServerInterceptor):  # type: ignore[misc]
+    """Lets in whoever shows the token, or a ticket for the data stream; all may ask for health."""
+
+    def __init__(self, identity: Identity | None, admits: Callable[[str], bool]) -> None:
+        self._expected = None if identity is None else f"Bearer {identity.token}".encode()
+        self._admits = admits
+
+    def intercept_service(self, continuation: Callable[[Any], Any], details: Any) -> Any:
+        if self._expected is None or details.method == f"/{SERVICE}/Health":
+            return continuation(details)
+        told = _texts(details.invocation_metadata)
+        if hmac.compare_digest(told.get("authorization", "").encode(errors="replace"), self._expected):
+            return continuation(details)
+        if details.method == STREAM and TICKET in told and self._admits(told[TICKET]):
+            return continuation(details)
+        return _REFUSED
+
+
+def _refuse(frames: Any, context: grpc.ServicerContext) -> Iterator[bytes]:
+    context.abort(grpc.StatusCode.UNAUTHENTICATED, "the agent's token (or ticket) is missing or wrong")
+    yield b""  # a stream's handler answers without reading what is sent
+
+
+_REFUSED = grpc.stream_stream_rpc_method_handler(_refuse)
+
+
+class _Call:
+    """What a call tells of its caller (:class:`harness_remote.calls.Call`)."""
+
+    def __init__(self, context: grpc.ServicerContext) -> None:
+        self._context = context
+        self._told = _texts(context.invocation_metadata())
+
+    def lease(self) -> str:
+        return self._told.get(LEASE, "")
+
+    def ticket(self) -> str:
+        return self._told.get(TICKET, "")
+
+    def on_end(self, then: Callable[[], None]) -> None:
+        if not self._context.add_callback(then):  # it has ended
+            then()
+
+    def cancel(self) -> None:
+        self._context.cancel()
+
+
+def handlers(calls: Calls, max_streams: int) -> grpc.GenericRpcHandler:
+    """Every method of the service."""
+    free = threading.BoundedSemaphore(max_streams)
+
+    def health(frames: Any, call: _Call) -> Iterator[pb.HealthReply]:
+        yield calls.health(pb.HealthRequest(), call)
+
+    def stream(frames: Iterator[bytes], call: _Call) -> Iterator[bytes]:
+        if not free.acquire(blocking=False):
+            raise TooMuchError(f"{max_streams} data streams are open already")
+        try:
+            yield from calls.stream(frames, call)
+        finally:
+            free.release()
+
+    def unary(call: Callable[[Any, _Call], Any], request: Any, reply: Any) -> grpc.RpcMethodHandler:
+        return grpc.unary_unary_rpc_method_handler(_answer(call), _reader(request), reply.SerializeToString)
+
+    return grpc.method_handlers_generic_handler(
+        SERVICE,
+        {
+            # of a stranger: answered without waiting for the request
+            "Health": grpc.stream_stream_rpc_method_handler(
+                _answers(health), None, pb.HealthReply.SerializeToString
+            ),
+            "Describe": unary(calls.describe, pb.DescribeRequest, pb.DescribeReply),
+            "Acquire": unary(calls.acquire, pb.AcquireRequest, pb.Lease),
+            "Renew": unary(calls.renew, pb.RenewRequest, pb.Lease),
+            "Release": unary(calls.release, pb.ReleaseRequest, pb.Done),
+            "Stat": unary(calls.stat, pb.StatRequest, pb.StatReply),
+            "Put": grpc.stream_unary_rpc_method_handler(
+                _answer(calls.put), pb.PutRequest.FromString, pb.StatReply.SerializeToString
+            ),
+            "Open": unary(calls.open, pb.OpenRequest, pb.Done),
+            "Load": unary(calls.load, pb.LoadRequest, pb.LoadReply),
+            "Serve": unary(calls.serve, pb.ServeRequest, pb.ServeReply),
+            "Connect": unary(calls.connect, pb.ConnectRequest, pb.Done),
+            "Measure": unary(calls.measure, pb.MeasureRequest, pb.Job),
+            "Follow": grpc.unary_stream_rpc_method_handler(
+                _answers(calls.follow), _reader(pb.FollowRequest), pb.FollowReply.SerializeToString
+            ),
+            "Cancel": unary(calls.cancel, pb.CancelRequest, pb.Done),
+            "Begin": unary(calls.begin, pb.BeginRequest, pb.Done),
+            "End": unary(calls.end, pb.EndRequest, pb.EndReply),
+            "Stream": grpc.stream_stream_rpc_method_handler(_answers(stream)),
+        },
+    )
+
+
+def _reader(request: Any) -> Callable[[bytes], Any]:
+    """What parses a message; of one that is too long it makes the error."""
+
+    def read(data: bytes) -> Any:
+        if len(data) > MAX_CONTROL_BYTES:
+            return TooMuchError(f"a message of {len(data)} bytes; allowed are {MAX_CONTROL_BYTES}")
+        return request.FromString(data)
+
+    return read
+
+
+def _answer(call: Callable[[Any, _Call], Any]) -> Callable[[Any, grpc.ServicerContext], Any]:
+    def answer(request: Any, context: grpc.ServicerContext) -> Any:
+        try:
+            if isinstance(request, Exception):
+                raise request
+            return call(request, _Call(context))
+        except Exception as error:  # noqa: BLE001 - the caller is told
+            return _abort(context, error)
+
+    return answer
+
+
+def _answers(call: Callable[[Any, _Call], Iterator[Any]]) -> Callable[..., Iterator[Any]]:
+    def answers(request: Any, context: grpc.ServicerContext) -> Iterator[Any]:
+        try:
+            if isinstance(request, Exception):
+                raise request
+            yield from call(request, _Call(context))
+        except Exception as error:  # noqa: BLE001 - the caller is told
+            _abort(context, error)
+
+    return answers
+
+
+def _abort(context: grpc.ServicerContext, error: Exception) -> None:
+    """End a call with what went wrong: one line, and never a traceback."""
+    code = grpc.StatusCode.FAILED_PRECONDITION
+    text = str(error)
+    if isinstance(error, BoardLost):
+        context.set_trailing_metadata(((LOST, quote(error.board)),))
+    elif isinstance(error, LeaseError):
+        code = grpc.StatusCode.PERMISSION_DENIED
+    elif isinstance(error, (TooMuchError, MemoryError)):
+        code, text = grpc.StatusCode.RESOURCE_EXHAUSTED, text or "the board is out of memory"
+    elif isinstance(error, FrameError):
+        code = grpc.StatusCode.INVALID_ARGUMENT
+    elif not isinstance(error, HarnessError):
+        code, text = grpc.StatusCode.INTERNAL, f"{type(error).__name__}: {error}"
+        _LOG.warning("a call failed: %s", text, exc_info=error)
+    context.abort(code, " ".join(text.split())[:2000])
+
+
+def _texts(metadata: Any) -> dict[str, str]:
+    return {key: value for key, value in metadata or () if isinstance(value, str)}

@@ -1,0 +1,186 @@
+"""What a board proves itself by: a key, a self-signed certificate that clients pin, and the token they show.
+
+Three files in one folder, for their owner's eyes only: ``key.pem``, ``certificate.pem``, ``token``. A client needs
+the last two.
+"""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+import ipaddress
+import os
+import re
+import ssl
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from secrets import token_urlsafe
+from typing import TYPE_CHECKING
+
+from harness.errors import DeviceError
+
+if TYPE_CHECKING:
+    from cryptography import x509
+
+__all__ = ["CERTIFICATE", "KEY", "NAME", "TOKEN", "Identity", "create", "fingerprint", "load"]
+
+KEY, CERTIFICATE, TOKEN = "key.pem", "certificate.pem", "token"
+NAME = (
+    "harness-agent"  # in every certificate: a client checks it by this name, whatever the board's address is
+)
+VALID_DAYS = 3650
+_UTC = datetime.timezone.utc
+_EARLIEST = datetime.datetime(2025, 1, 1, tzinfo=_UTC)  # a clock before this was never set
+
+
+@dataclass(frozen=True, kw_only=True)
+class Identity:
+    """What the agent serves with. Its ``repr`` shows no secret."""
+
+    key_pem: bytes = field(repr=False)
+    certificate_pem: bytes
+    token: str = field(repr=False)
+
+
+def create(
+    folder: Path, names: Iterable[str] = (), *, days: float = VALID_DAYS, replace: bool = False
+) -> Identity:
+    """Make key, certificate and token in ``folder``. The certificate is for :data:`NAME` and ``names`` (hosts, IPs).
+
+    Raises:
+        DeviceError: there are some already and ``replace`` is not set, the clock was never set, a name that
+            cannot stand in a certificate, or the folder cannot be written.
+    """
+    from cryptography import x509
+    from cryptography.hazmat.primitives import hashes, serialization
+    from cryptography.hazmat.primitives.asymmetric import ec
+    from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+    now = datetime.datetime.now(_UTC)
+    if now < _EARLIEST:
+        raise DeviceError(
+            f"this machine's clock says {now:%Y-%m-%d}: set it first, certificates are valid by date"
+        )
+    if not replace and (there := [file for file in (KEY, CERTIFICATE, TOKEN) if (folder / file).exists()]):
+        raise DeviceError(
+            f"{folder} has {', '.join(there)} already: clients that pinned them would be shut out"
+        )
+    key = ec.generate_private_key(ec.SECP256R1())
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, NAME)])
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(subject)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - datetime.timedelta(days=2))  # a client's clock may be behind
+        .not_valid_after(now + datetime.timedelta(days=days))
+        .add_extension(x509.SubjectAlternativeName(_alternatives(names)), critical=False)
+        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+        .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    made = Identity(
+        key_pem=key.private_bytes(
+            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+        ),
+        certificate_pem=certificate.public_bytes(serialization.Encoding.PEM),
+        token=token_urlsafe(32),
+    )
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        _write(folder / KEY, made.key_pem)
+        _write(folder / CERTIFICATE, made.certificate_pem)
+        _write(folder / TOKEN, f"{made.token}\n".encode())
+    except OSError as error:
+        raise DeviceError(f"cannot write {folder}: {error.strerror or error}") from None
+    return made
+
+
+def load(folder: Path) -> Identity:
+    """What :func:`create` made.
+
+    Raises:
+        DeviceError: a file is missing or not what it should be, others may read key or token, or the
+            certificate has expired.
+    """
+    from cryptography import x509
+    from cryptography.hazmat.primitives import serialization
+
+    key_pem, certificate_pem = _read(folder / KEY, private=True), _read(folder / CERTIFICATE)
+    token = _read(folder / TOKEN, private=True).decode("ascii", "replace").strip()
+    if not re.fullmatch(r"[\w-]{32,128}", token, re.ASCII):
+        raise DeviceError(f"{folder / TOKEN} is no token: {_ANEW}")
+    try:
+        certificate = x509.load_pem_x509_certificate(certificate_pem)
+        key = serialization.load_pem_private_key(key_pem, password=None)
+    except (ValueError, TypeError):
+        raise DeviceError(f"{folder} has a key or certificate that cannot be read: {_ANEW}") from None
+    if key.public_key() != certificate.public_key():
+        raise DeviceError(f"{folder / KEY} is not the key of {folder / CERTIFICATE}: {_ANEW}")
+    _check_dates(certificate, folder / CERTIFICATE)
+    return Identity(key_pem=key_pem, certificate_pem=certificate_pem, token=token)
+
+
+_ANEW = "make all three anew with `harness agent init`"
+
+
+def fingerprint(pem: bytes | str) -> str:
+    """SHA-256 of a certificate, as ``openssl x509 -fingerprint`` prints it.
+
+    Raises:
+        DeviceError: no certificate.
+    """
+    try:
+        der = ssl.PEM_cert_to_DER_cert(pem.decode("ascii") if isinstance(pem, bytes) else pem)
+    except ValueError:
+        raise DeviceError("not a certificate in PEM form") from None
+    return hashlib.sha256(der).digest().hex(":").upper()
+
+
+def _alternatives(names: Iterable[str]) -> list[x509.GeneralName]:
+    from cryptography import x509
+
+    found: list[x509.GeneralName] = []
+    for name in dict.fromkeys((NAME, *names)):
+        try:
+            found.append(x509.IPAddress(ipaddress.ip_address(name)))
+        except ValueError:
+            if not re.fullmatch(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,251}[A-Za-z0-9])?", name):
+                raise DeviceError(f"{name!r} is neither a host's name nor an address") from None
+            found.append(x509.DNSName(name))
+    return found
+
+
+def _check_dates(certificate: x509.Certificate, path: Path) -> None:
+    now = datetime.datetime.now(_UTC)
+    end = certificate.not_valid_after_utc
+    if now > end:
+        raise DeviceError(
+            f"{path} expired on {end:%Y-%m-%d} (this machine's clock says {now:%Y-%m-%d}): {_ANEW}, and give "
+            "clients the new certificate and token"
+        )
+
+
+def _write(path: Path, content: bytes) -> None:
+    new = path.with_name(f"{path.name}.new")
+    new.unlink(missing_ok=True)
+    handle = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(handle, "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    new.replace(path)
+
+
+def _read(path: Path, *, private: bool = False) -> bytes:
+    try:
+        with path.open("rb") as file:
+            if private and os.fstat(file.fileno()).st_mode & 0o077:
+                raise DeviceError(f"others may read {path}: `chmod 600 {path}`, or {_ANEW}")
+            return file.read(65_536)
+    except FileNotFoundError:
+        raise DeviceError(f"{path} is missing: {_ANEW}") from None
+    except OSError as error:
+        raise DeviceError(f"cannot read {path}: {error.strerror or error}") from None

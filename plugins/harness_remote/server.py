@@ -1,0 +1,176 @@
+"""The agent: a gRPC server that lends this board's worker to one holder at a time."""
+
+from __future__ import annotations
+
+import fcntl
+import ipaddress
+import logging
+import os
+import signal
+import socket
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import grpc
+
+from harness.errors import DeviceError
+from harness.plugins import load_plugins
+from harness_remote.blobs import Blobs
+from harness_remote.calls import Calls
+from harness_remote.lease import Leases
+from harness_remote.rpc import Gate, handlers
+from harness_remote.secrets import Identity
+from harness_remote.wire import OPTIONS
+
+__all__ = ["Agent", "AgentSettings", "serve"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class AgentSettings:
+    """Where the agent keeps its files and listens, and how much it takes.
+
+    ``port`` 0: any free one. Without ``identity`` it listens on a loopback address only. ``max_calls`` at once, of
+    which ``max_streams`` data streams.
+    """
+
+    folder: Path
+    host: str = "127.0.0.1"
+    port: int = 0
+    identity: Identity | None = None
+    name: str = ""
+    max_blob_bytes: int = 2**31
+    max_total_bytes: int = 8 * 2**30
+    max_calls: int = 48
+    max_streams: int = 16
+
+
+def serve(settings: AgentSettings, announce: Callable[[str], Any] = print) -> None:
+    """Run the agent until SIGTERM or SIGINT; ``announce`` is told the address once it listens.
+
+    Raises:
+        DeviceError: it cannot listen there, or another agent uses the folder.
+    """
+    logging.getLogger("grpc").setLevel(logging.CRITICAL)  # what it logs of a broken message is a traceback
+    stop = threading.Event()
+    before = {one: signal.signal(one, lambda *_: stop.set()) for one in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        with Agent(settings) as agent:
+            announce(agent.address)
+            while not stop.wait(3600):
+                pass
+    finally:
+        for one, handler in before.items():
+            signal.signal(one, handler)
+
+
+class Agent:
+    """A running agent at ``address``. Use as a context manager: leaving it ends worker and server.
+
+    Raises:
+        DeviceError: it cannot listen there, or another agent uses the folder.
+    """
+
+    def __init__(self, settings: AgentSettings) -> None:
+        if settings.identity is None and not _loopback(settings.host):
+            raise DeviceError(
+                f"{settings.host} can be reached from outside: make key, certificate and token with "
+                "`harness agent init`, or listen on 127.0.0.1"
+            )
+        self._locked = _lock(settings.folder)
+        self._calls: Calls | None = None
+        try:
+            blobs = Blobs(settings.folder / "blobs", settings.max_blob_bytes, settings.max_total_bytes)
+            name = settings.name or socket.gethostname()
+            self._calls = Calls(settings.folder, blobs, load_plugins(), name, Leases())
+            self._pool = ThreadPoolExecutor(settings.max_calls, thread_name_prefix="call")
+            self._server = grpc.server(
+                self._pool,
+                interceptors=[Gate(settings.identity, self._calls.admits)],
+                options=_options(),
+                maximum_concurrent_rpcs=settings.max_calls,
+            )
+            self._server.add_generic_rpc_handlers((handlers(self._calls, settings.max_streams),))
+            port = _bind(self._server, settings)
+            self._server.start()
+        except BaseException:
+            if self._calls is not None:
+                self._calls.stop()
+            os.close(self._locked)
+            raise
+        self.address = _address(settings.host, port)
+
+    def stop(self) -> None:
+        assert self._calls is not None
+        ended = self._server.stop(1.0)  # no new calls; those under way get a second
+        self._calls.stop()
+        ended.wait(5)
+        self._pool.shutdown(wait=False, cancel_futures=True)
+        os.close(self._locked)
+
+    def __enter__(self) -> Agent:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+
+def _loopback(host: str) -> bool:
+    """Whether nobody but this machine reaches ``host``."""
+    try:
+        found = socket.getaddrinfo(host.strip("[]"), None)
+    except OSError as error:
+        raise DeviceError(f"cannot listen on {host}: {error.strerror or error}") from None
+    return all(ipaddress.ip_address(str(one[4][0]).partition("%")[0]).is_loopback for one in found)
+
+
+def _lock(folder: Path) -> int:
+    """An open file whose lock says that this folder is in use, also after a kill of its last user."""
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        handle = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise DeviceError(f"cannot use {folder}: {error.strerror}") from None
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(handle)
+        raise DeviceError(f"another agent uses {folder}: stop it, or name another folder") from None
+    return handle
+
+
+def _options() -> tuple[tuple[str, Any], ...]:
+    return (
+        *OPTIONS,
+        ("grpc.so_reuseport", 0),  # else a second agent would share the port in silence
+        ("grpc.max_concurrent_streams", 64),
+        ("grpc.server_handshake_timeout_ms", 10_000),
+        ("grpc.max_connection_idle_ms", 600_000),
+        ("grpc.keepalive_time_ms", 60_000),  # a client that was unplugged holds nothing for long
+        ("grpc.keepalive_timeout_ms", 20_000),
+        ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
+        ("grpc.keepalive_permit_without_calls", 1),
+    )
+
+
+def _bind(server: grpc.Server, settings: AgentSettings) -> int:
+    address = _address(settings.host, settings.port)
+    identity = settings.identity
+    try:
+        if identity is None:
+            port = server.add_insecure_port(address)
+        else:
+            pair = (identity.key_pem, identity.certificate_pem)
+            port = server.add_secure_port(address, grpc.ssl_server_credentials([pair]))
+    except RuntimeError:
+        port = 0
+    if not port:
+        raise DeviceError(f"cannot listen on {address}: another program does, or it is not this machine's")
+    return int(port)
+
+
+def _address(host: str, port: int) -> str:
+    return f"[{host}]:{port}" if ":" in host and not host.startswith("[") else f"{host}:{port}"

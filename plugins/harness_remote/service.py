@@ -1,0 +1,128 @@
+"""The agent as a systemd unit, of the system or of one user."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+
+from harness.errors import DeviceError
+
+__all__ = ["NAME", "install", "path_of", "unit"]
+
+NAME = "harness-agent.service"
+_COMMAND_S = 30
+
+# Meters and accelerators are files in /dev and /sys, and CUDA writes code: so no PrivateDevices and no
+# MemoryDenyWriteExecute. A worker that the kernel kills for memory must not take the agent with it: OOMPolicy.
+_UNIT = """\
+[Unit]
+Description=harness agent: measures models for other machines
+After=network-online.target
+StartLimitIntervalSec=600
+StartLimitBurst=10
+
+[Service]
+ExecStart={command}
+Restart=on-failure
+RestartSec=5
+KillMode=control-group
+TimeoutStopSec=15
+OOMPolicy=continue
+UMask=0077
+LimitCORE=0
+NoNewPrivileges=yes
+RestrictSUIDSGID=yes
+RestrictAddressFamilies=AF_INET AF_INET6 AF_UNIX AF_NETLINK
+LockPersonality=yes
+SystemCallArchitectures=native
+{more}
+[Install]
+WantedBy={target}
+"""
+
+# only the system's manager can do these everywhere
+_SYSTEM = """\
+User={user}
+ProtectSystem=strict
+ReadWritePaths={folder}
+PrivateTmp=yes
+ProtectHome=read-only
+ProtectControlGroups=yes
+ProtectKernelModules=yes
+ProtectKernelTunables=yes
+ProtectHostname=yes
+RestrictNamespaces=yes
+"""
+
+
+def unit(command: Sequence[str], folder: Path, *, user: str | None) -> str:
+    """The unit's text; ``user`` is whom the system's manager runs it as, ``None`` for a unit of the user's own."""
+    return _UNIT.format(
+        command=" ".join(_quoted(word) for word in command),
+        more="" if user is None else _SYSTEM.format(user=user, folder=_quoted(str(folder))),
+        target="default.target" if user is None else "multi-user.target",
+    )
+
+
+def path_of(*, user: bool) -> Path:
+    if not user:
+        return Path("/etc/systemd/system") / NAME
+    return Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "systemd" / "user" / NAME
+
+
+def install(text: str, *, user: bool) -> list[str]:
+    """Write the unit, have it start with the machine, and (re)start it now. Returns what is left to be done by hand.
+
+    Raises:
+        DeviceError: no systemd, no right to write there, or it does not start.
+    """
+    if not shutil.which("systemctl"):
+        raise DeviceError(
+            "no systemd here (systemctl is not found): start `harness agent serve` by other means"
+        )
+    manager = ["systemctl", "--user"] if user else ["systemctl"]
+    path = path_of(user=user)
+    # ask first: without a manager nothing is written
+    _command([*manager, "show", "--property=Version"], "systemd does not answer")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    except OSError as error:
+        hint = "" if user else ": be root, or --user for a unit of your own"
+        raise DeviceError(f"cannot write {path}: {error.strerror or error}{hint}") from None
+    _command([*manager, "daemon-reload"], "systemd does not take the unit")
+    _command([*manager, "enable", NAME], "systemd does not enable the unit")
+    _command([*manager, "restart", NAME], "the agent does not start")
+    return _linger() if user else []
+
+
+def _linger() -> list[str]:
+    """A user's units end with the last session unless the user lingers."""
+    try:
+        _command(["loginctl", "enable-linger"], "no lingering")
+    except DeviceError as error:
+        return [f"the agent ends with your last session ({error}): sudo loginctl enable-linger $USER"]
+    return []
+
+
+def _command(words: Sequence[str], what: str) -> None:
+    try:
+        done = subprocess.run(
+            words, capture_output=True, text=True, timeout=_COMMAND_S, check=False, stdin=subprocess.DEVNULL
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise DeviceError(f"{what}: {' '.join(words)}: {error}") from None
+    if done.returncode:
+        said = (done.stderr or done.stdout).strip().splitlines()
+        raise DeviceError(
+            f"{what}: {' '.join(words)}: {said[-1] if said else f'exit code {done.returncode}'}"
+        )
+
+
+def _quoted(word: str) -> str:
+    """A word of a unit file: systemd's own quoting, in which % and $ mean something."""
+    escaped = word.replace("\\", "\\\\").replace('"', '\\"').replace("%", "%%").replace("$", "$$")
+    return f'"{escaped}"' if escaped != word or not word or set(word) & set(" \t'") else word

@@ -1,0 +1,141 @@
+"""A board by the system's own ssh and scp: whatever ``ssh TARGET`` does there, keys and configuration, holds here."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from harness.errors import DeviceError
+
+__all__ = ["Remote", "RemoteError", "connected"]
+
+_CONNECT_S = 15
+_PASSWORD_S = 120  # a person types it
+_COPY_S = 900
+
+
+class RemoteError(DeviceError):
+    """A command failed at the board. ``output`` is what it said."""
+
+    def __init__(self, message: object, output: str = "") -> None:
+        super().__init__(message)
+        self.output = output
+
+
+@dataclass(frozen=True)
+class Remote:
+    """One board; ``options`` go to ssh and scp."""
+
+    target: str
+    port: int | None
+    options: tuple[str, ...]
+
+    def run(self, script: str, *arguments: str, seconds: float = 60) -> str:
+        """Run a POSIX shell script there, with ``$1``...; its output.
+
+        Raises:
+            RemoteError: it fails, or takes longer.
+            DeviceError: the connection fails.
+        """
+        words = shlex.join(["sh", "-c", script, "sh", *arguments])
+        return self._call(["ssh", *self._port("-p"), self.target, words], seconds)
+
+    def copy(self, files: list[Path], folder: str) -> None:
+        """Copy files to a folder there, relative to the home folder."""
+        sources = [str(file) for file in files]
+        self._call(["scp", "-q", *self._port("-P"), *sources, f"{self.target}:{folder}/"], _COPY_S)
+
+    def hostname(self) -> str:
+        """The host behind the target, as ssh's configuration has it."""
+        told = self._call(["ssh", "-G", *self._port("-p"), self.target], _CONNECT_S)
+        found = re.search(r"^hostname (\S+)$", told, re.MULTILINE)
+        return found[1] if found else self.target.rpartition("@")[2]
+
+    def _port(self, option: str) -> list[str]:
+        return [option, str(self.port)] if self.port else []
+
+    def _call(self, words: list[str], seconds: float) -> str:
+        command = [words[0], *self.options, *words[1:]]
+        # to files: a connection that stays in the background may hold a pipe open
+        with (
+            tempfile.TemporaryFile("w+", errors="replace") as out,
+            tempfile.TemporaryFile("w+", errors="replace") as err,
+        ):
+            try:
+                code = subprocess.run(
+                    command, stdin=subprocess.DEVNULL, stdout=out, stderr=err, timeout=seconds, check=False
+                ).returncode
+            except subprocess.TimeoutExpired:
+                raise RemoteError(
+                    f"{self.target}: not done in {seconds:g} s; is it still reachable?"
+                ) from None
+            out.seek(0)
+            err.seek(0)
+            told, said = out.read(), err.read()
+        if code == 255 or (words[0] == "scp" and code):
+            raise _connection_error(self.target, said)
+        if code:
+            raise RemoteError(f"{self.target}: {_last(said or told) or f'exit code {code}'}", told + said)
+        return told
+
+
+@contextmanager
+def connected(target: str, port: int | None) -> Iterator[Remote]:
+    """One connection that all commands share, so that a password is asked for once; closed at the end.
+
+    Raises:
+        DeviceError: no ssh here, or no connection: why, and what to do.
+    """
+    if missing := [tool for tool in ("ssh", "scp") if not shutil.which(tool)]:
+        raise DeviceError(f"{' and '.join(missing)} not found here: apt install openssh-client")
+    if target.startswith("-") or not re.fullmatch(r"[^\s]+", target):
+        raise DeviceError(f"--ssh {target!r}: expected user@host")
+    with tempfile.TemporaryDirectory(prefix="harness-ssh-") as folder:
+        asks = sys.stdin.isatty() and sys.stderr.isatty()
+        options = [
+            "-o", f"ConnectTimeout={_CONNECT_S}", "-o", "ServerAliveInterval=15", "-o", "ServerAliveCountMax=4",
+            "-o", f"ControlPath={folder}/c", "-o", f"BatchMode={'no' if asks else 'yes'}",
+        ]  # fmt: skip
+        remote = Remote(target, port, tuple(options))
+        master = Remote(target, port, (*options, "-o", "ControlMaster=yes", "-o", "ControlPersist=600"))
+        try:
+            master.run("true", seconds=_PASSWORD_S if asks else 2 * _CONNECT_S)
+            yield remote
+        finally:
+            where = ["-p", str(port), target] if port else [target]
+            try:
+                subprocess.run(
+                    ["ssh", *options, "-O", "exit", *where], capture_output=True, timeout=10, check=False
+                )
+            except subprocess.TimeoutExpired:
+                pass
+
+
+def _connection_error(target: str, said: str) -> DeviceError:
+    """What ssh or scp said, and what to do about it."""
+    host = target.rpartition("@")[2]
+    for pattern, fix in (
+        (r"IDENTIFICATION HAS CHANGED", f"its host key is another than before; if you know why: ssh-keygen -R {host}"),
+        (r"Host key verification failed", f"its host key is not known yet: `ssh {target}` once, and accept it"),
+        (r"Permission denied|Too many authentication", f"no key or password fits: ssh-copy-id {target}"),
+        (r"Could not resolve|Name or service not known", f"no such host {host!r}: is it misspelt, or try its address"),
+        (r"Connection refused", "no ssh server listens there: `sudo raspi-config` or `sudo systemctl enable --now ssh` on the board"),
+        (r"timed out|No route to host|Network is unreachable", "it does not answer: is it on, and in this network?"),
+        (r"No space left on device|disk quota", "its disk is full: free some space there"),
+    ):  # fmt: skip
+        if re.search(pattern, said, re.IGNORECASE):
+            return DeviceError(f"{target}: {fix} ({_last(said)})")
+    return DeviceError(f"{target}: ssh failed: {_last(said) or 'it said nothing'}")
+
+
+def _last(text: str) -> str:
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return lines[-1] if lines else ""

@@ -1,0 +1,42 @@
+"""What the agent and its clients agree on beside ``agent.proto``: names, limits, and how gRPC is tuned."""
+
+from __future__ import annotations
+
+from typing import Any
+
+__all__ = [
+    "CHUNK_BYTES",
+    "LEASE",
+    "LOST",
+    "MAX_CONTROL_BYTES",
+    "MAX_MESSAGE_BYTES",
+    "OPTIONS",
+    "SERVICE",
+    "STREAM",
+    "TICKET",
+]
+
+SERVICE = "harness.agent.v1.Agent"
+STREAM = f"/{SERVICE}/Stream"
+LEASE, TICKET, LOST = "harness-lease", "harness-ticket", "harness-lost"
+
+MAX_MESSAGE_BYTES = 64 * 2**20
+"""Of one frame on the data stream."""
+
+MAX_CONTROL_BYTES = 4 * 2**20
+"""Of one message of the control plane."""
+
+CHUNK_BYTES = 2**20
+"""In which files and results are sent."""
+
+OPTIONS: tuple[tuple[str, Any], ...] = (
+    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.http2.max_frame_size", 2**20),
+    ("grpc.http2.lookahead_bytes", 8 * 2**20),
+    ("grpc.http2.bdp_probe", 0),
+    ("grpc.http2.write_buffer_size", 4 * 2**20),
+    ("grpc.experimental.tcp_read_chunk_size", 2**20),
+    ("grpc.enable_retries", 0),
+)
+"""Of channels and servers: a large tensor goes in few pieces."""

@@ -1,0 +1,180 @@
+"""Labs that are really up: what their links take, and that nothing is left of them. A simple server is the agent."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness.errors import DeviceError
+from harness_remote.inventory import Inventory
+from harness_remote.lab import limits, supervisor
+from harness_remote.lab.labfile import Lab
+from harness_remote.lab.namespaces import Ability, Mode, probe
+from harness_remote.lab.state import INVENTORY, State, folder_of
+
+pytestmark = pytest.mark.lab
+
+FAKE = (sys.executable, str(Path(__file__).parents[1] / "data" / "fake_agent" / "fake_agent.py"))
+LINK = {"rate": "2 MB/s", "rtt": 0.002, "ports": "shared"}
+
+Up = Callable[..., State]
+
+
+@pytest.fixture
+def up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Up]:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    made: list[State] = []
+
+    def bring(mode: Mode | None = None, tied: bool = False, **keys: Any) -> State:
+        if mode is not None:
+            monkeypatch.setattr(supervisor, "probe", lambda: Ability(mode, probe().tools))
+        lab = Lab.model_validate({"lab": f"test{os.getpid()}", "boards": ["a", "b"], "link": LINK, **keys})
+        made.append(supervisor.up(lab, serve=FAKE, tied=tied))
+        return made[-1]
+
+    yield bring
+    for state in made:
+        supervisor.down(state)
+
+
+def ask(state: State, board: str, **asked: Any) -> Any:
+    """What a board's server answers, asked from here."""
+    known = Inventory.load(folder_of(state.lab) / INVENTORY).board(board)
+    with socket.create_connection((known.host, known.port), 5) as conn, conn.makefile("rw") as stream:
+        stream.write(json.dumps(asked) + "\n")
+        stream.flush()
+        line = stream.readline()
+        return json.loads(line) if line else None
+
+
+def between(state: State, up: int, down: int, times: int = 1) -> float:
+    """Seconds of a message from a to b and back, on the way that the inventory names."""
+    to = Inventory.load(folder_of(state.lab) / INVENTORY).reached_from("b", "a")
+    return statistics.median(ask(state, "a", to=to, up=up, down=down, times=times))
+
+
+def left_of(state: State) -> list[str]:
+    """Processes, cgroups, links, namespaces and mounts of a lab that are there."""
+    folder = str(folder_of(state.lab))
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            words = path.read_bytes().replace(b"\0", b" ").decode(errors="replace")
+        except OSError:
+            continue
+        if folder in words or "harness_remote.lab." in words:
+            found.append(words)
+    root, _ = limits._controller()
+    found += [str(path) for path in root.glob(f"{limits.PREFIX}-{state.lab}*")]
+    for command in ("ip -o link", "ip netns list"):
+        shown = subprocess.run(command.split(), capture_output=True, text=True, check=True).stdout
+        found += [line for line in shown.splitlines() if "switch" in line or "port0" in line or line in "ab"]
+    found += [line for line in Path("/proc/mounts").read_text().splitlines() if "/run/netns" in line]
+    return found
+
+
+def gone(state: State) -> None:
+    end = time.monotonic() + 3
+    while left := left_of(state):
+        assert time.monotonic() < end, left
+        time.sleep(0.02)
+
+
+@pytest.mark.parametrize("mode", ["root", "user", "loopback"])
+def test_boards_reach_one_another_through_the_link_model(up: Up, mode: Mode) -> None:
+    state = up(mode)
+    assert 0.301 + 0.002 <= between(state, 602_000, 1) < 1.05 * 0.303
+    assert 0.0015 + 0.002 <= between(state, 1, 3_000, times=9) < 1.3 * 0.0035
+    if mode != "loopback":  # there is no other way
+        assert ask(state, "a", to="10.77.0.11:50151", up=1, down=1) == []
+    supervisor.down(state)
+    gone(state)
+
+
+def test_the_kernel_shapes_ports_where_it_can(up: Up) -> None:
+    if "tbf" not in probe().tools:
+        pytest.skip("no tbf in this kernel")
+    state = up(link={"rate": "2 MB/s", "shaping": "tc", "ports": "shared"})
+    assert 0.28 < between(state, 602_000, 1) < 0.40
+
+
+def test_a_board_has_cores_threads_and_memory_of_its_own(up: Up) -> None:
+    state = up(boards=["a", "b", "c"], cores=1, threads=3, memory_mb=100)
+    ready = json.loads((folder_of(state.lab) / "boards" / "a" / "ready.json").read_text())
+    assert (ready["cores"], ready["omp"]) == (1, "3")
+    assert any("3 boards share" in note for note in state.notes) == (len(os.sched_getaffinity(0)) < 3)
+    if any("no memory limit" in note for note in state.notes):
+        return
+    assert ask(state, "a", eat=50_000_000) == 50_000_000
+    assert ask(state, "a", eat=200_000_000) is None  # killed for it, and started again
+    assert ask(state, "b", eat=50_000_000) == 50_000_000
+    end = time.monotonic() + 5
+    while time.monotonic() < end:
+        try:
+            assert ask(state, "a", eat=50_000_000) == 50_000_000
+            return
+        except (ConnectionError, TypeError, AssertionError):
+            time.sleep(0.1)
+    pytest.fail("the agent that was killed did not come back")
+
+
+def processes(state: State) -> dict[str, int]:
+    """The keeper, and what it started."""
+    below = {"keeper": state.pid}
+    for name in ("unshare", "inside"):
+        parent = list(below.values())[-1]
+        children = Path(f"/proc/{parent}/task/{parent}/children").read_text().split()
+        below[name] = int(children[0])
+    return below
+
+
+@pytest.mark.parametrize("victim", ["keeper", "unshare", "inside"])
+def test_nothing_is_left_whichever_is_killed(up: Up, victim: str) -> None:
+    state = up("root", memory_mb=100)
+    seen = " ".join(left_of(state))
+    assert all(
+        word in seen for word in ("lab.supervisor", "lab.inside", "lab.relay", "fake_agent", limits.PREFIX)
+    )
+    os.kill(processes(state)[victim], signal.SIGKILL)
+    if victim == "keeper":
+        os.waitpid(state.pid, 0)
+    gone(state)
+    assert not state.up
+
+
+@pytest.mark.parametrize("victim", ["keeper", "unshare"])
+def test_nothing_is_left_without_namespaces_either(up: Up, victim: str) -> None:
+    state = up("loopback")
+    inside = int(Path(f"/proc/{state.pid}/task/{state.pid}/children").read_text().split()[0])
+    os.kill(state.pid if victim == "keeper" else inside, signal.SIGKILL)
+    gone(state)
+
+
+def test_a_lab_that_ended_is_not_taken_for_another_process(up: Up) -> None:
+    state = up()
+    with pytest.raises(DeviceError, match="is up already"):
+        up()
+    os.kill(state.pid, signal.SIGKILL)
+    os.waitpid(state.pid, 0)
+    assert not state.up
+    other = State(lab="x", pid=os.getpid(), started=1, mode="root", boards=("a",))
+    assert not other.up  # the number was given to another process since
+    gone(state)
+    assert up().up
+
+
+def test_a_board_that_does_not_start_says_why(up: Up, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys.modules[__name__], "FAKE", (sys.executable, "-c", "raise SystemExit('no port')"))
+    with pytest.raises(DeviceError, match="lab: the agent of a ended: no port"):
+        up()
