@@ -13,7 +13,7 @@ from functools import reduce
 from typing import TYPE_CHECKING, Any
 
 from harness.errors import CellError
-from harness.profile import Link, Profile, link_of, names_of, stored_profile
+from harness.profile import Link, Profile, link_of, names_of, processor_of, profile_of
 from harness.types import IMAGE
 
 if TYPE_CHECKING:
@@ -84,7 +84,9 @@ def schedule(
 
 @dataclass(frozen=True, kw_only=True)
 class DeviceShare:
-    """What one device of a cell does and holds. ``memory_bytes``: of its worker, ``None`` where no profile tells."""
+    """What one device of a cell does and holds. ``memory_bytes``: of its worker, ``None`` where no profile tells;
+    ``memory_limit``: what the device has; ``weight_budget``: what the inventory lets parts weigh there.
+    """
 
     device: str
     parts: tuple[str, ...]
@@ -92,6 +94,7 @@ class DeviceShare:
     weight_bytes: int
     memory_bytes: int | None
     memory_limit: int | None
+    weight_budget: int | None
     profile: Mapping[str, Any] | None
 
 
@@ -160,7 +163,7 @@ def _estimate(
     target = resolver.target(task["device"], task["threads"])
     runtime = about["runtime"]
     profiles = {
-        index: given.profile or stored_profile(names_of(spec), spec.threads, runtime)
+        index: given.profile or profile_of(spec, runtime)
         for index, spec in enumerate(target.specs) if index in placed.values()
     }  # fmt: skip
     shares = tuple(
@@ -172,6 +175,8 @@ def _estimate(
         spec = target.specs[missing[0]]
         name = names_of(spec)[0] if getattr(spec.params, "board", None) else spec.backend
         setting = f"--threads {spec.threads} --runtime {runtime}"
+        if processor := processor_of(spec):
+            setting += f" --set device={processor}"
         reason = f"no profile of {spec.name}: harness devices profile {name} {setting}"
         return Estimate(**about, devices=shares, reason=reason)
     links, unknown = {}, []
@@ -231,6 +236,7 @@ def _share(info: Any, pieces: Sequence[Piece], profile: Profile | None, batch: i
         weight_bytes=weights,
         memory_bytes=round(2**20 * memory.at(weights / 2**20)) if memory is not None else None,
         memory_limit=info.memory_bytes or None,
+        weight_budget=info.details.get("memory_budget_bytes"),
         profile={**profile.summary(), "origin": profile.origin} if profile else None,
     )
 

@@ -35,6 +35,8 @@ __all__ = [
     "link_of",
     "load_profile",
     "names_of",
+    "processor_of",
+    "profile_of",
     "profiled",
     "profiles_folder",
     "read_profile",
@@ -179,6 +181,9 @@ class Profile(Params):
     provenance: Literal["measured", "emulated", "published"]
     origin: str = Field(min_length=1, max_length=1000, description="command and versions, or the paper")
     made: str = Field("", max_length=40, description="when, in UTC")
+    processor: str = Field(
+        "", pattern=r"^[a-z0-9]*$", description="which of several, like cuda; empty: the CPU"
+    )
     runtime: str | None = Field(None, description="None: not told")
     precision: str | None = None
     threads: int | None = Field(None, ge=1, description="None: not told")
@@ -232,7 +237,7 @@ class Profile(Params):
         line = self.line
         return {
             "name": self.name, "device_model": self.device_model, "provenance": self.provenance,
-            "runtime": self.runtime, "threads": self.threads, "fixed_s": line.fixed, "s_per_gmac": line.slope,
+            "processor": self.processor, "runtime": self.runtime, "threads": self.threads, "fixed_s": line.fixed, "s_per_gmac": line.slope,
             "error": line.error, "worst": line.worst, "low_gmacs": line.low, "high_gmacs": line.high,
         }  # fmt: skip
 
@@ -298,7 +303,8 @@ def write_profile(profile: Profile, path: Path | None = None) -> Path:
     Raises:
         StorageError: it cannot be written.
     """
-    path = path or profiles_folder() / _file(profile.name, profile.threads, profile.runtime)
+    about = (profile.name, profile.processor, profile.runtime or "any", f"{profile.threads or 'any'}.json")
+    path = path or profiles_folder() / ".".join(filter(None, about))
     aside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -331,23 +337,41 @@ def load_profile(name: str, threads: int | None = None, runtime: str | None = No
     raise ProfileError(f"profile {name}: no such file or profile; {nearest(name, known)}")
 
 
-def stored_profile(names: Iterable[str], threads: int | None, runtime: str | None) -> Profile | None:
-    """The first of ``names`` that was measured with ``threads`` and ``runtime``.
-
-    ``None`` stands for any, ONNX Runtime before others.
+def stored_profile(
+    names: Iterable[str], threads: int | None, runtime: str | None, processor: str | None = None
+) -> Profile | None:
+    """The first of ``names`` that was measured so; ``None`` stands for any, the CPU and ONNX Runtime before others.
 
     Raises:
         ProfileError: its file cannot be read.
     """
+    asked = {"threads": threads, "runtime": runtime, "processor": processor}
     for name in names:
+        found = [read_profile(path) for path in _stored() if path.name.partition(".")[0] == name]
         matches = [
-            profile for path in _stored() if path.name.partition(".")[0] == name
-            if (profile := read_profile(path)).threads == (threads or profile.threads)
-            and profile.runtime == (runtime or profile.runtime)
-        ]  # fmt: skip
+            profile
+            for profile in found
+            if all(value in (None, getattr(profile, key)) for key, value in asked.items())
+        ]
         if matches:
-            return min(matches, key=lambda profile: (profile.runtime != "onnxruntime", profile.threads or 0))
+            return min(
+                matches, key=lambda one: (one.processor, one.runtime != "onnxruntime", one.threads or 0)
+            )
     return None
+
+
+def profile_of(spec: DeviceSpec, runtime: str | None = None) -> Profile | None:
+    """What was measured of a suite's device, for its threads.
+
+    Raises:
+        ProfileError: its file cannot be read.
+    """
+    return stored_profile(names_of(spec), spec.threads, runtime, processor_of(spec))
+
+
+def processor_of(spec: DeviceSpec) -> str:
+    """What of a board computes (``device``, a parameter of boards with several processors); empty for its CPU."""
+    return str(getattr(spec.params, "device", "cpu")).removeprefix("cpu")
 
 
 def names_of(spec: DeviceSpec) -> tuple[str, ...]:
@@ -367,7 +391,7 @@ def profiled(specs: Sequence[DeviceSpec], infos: Sequence[DeviceInfo]) -> tuple[
 
     found = []
     for spec, info in zip(specs, infos, strict=True):
-        profile = stored_profile(names_of(spec), spec.threads, None)
+        profile = profile_of(spec)
         if profile is not None:
             details = {**info.details, "profile": profile.summary()}
             if profile.link is not None:
@@ -387,7 +411,3 @@ def link_of(info: DeviceInfo) -> Link | None:
 
 def _stored() -> list[Path]:
     return sorted(profiles_folder().glob("*.json"))
-
-
-def _file(name: str, threads: int | None, runtime: str | None) -> str:
-    return f"{name}.{runtime or 'any'}.{threads or 'any'}.json"

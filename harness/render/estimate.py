@@ -75,6 +75,8 @@ def _largest(shares: Sequence[DeviceShare]) -> str:
         told = f"{share.memory_bytes / MIB:.0f} MiB, {told}"
     if share.memory_limit and (share.memory_bytes or share.weight_bytes) > share.memory_limit:
         told += f", but it has {share.memory_limit / MIB:.0f} MiB"
+    if share.weight_budget is not None and share.weight_bytes > share.weight_budget:
+        told += f", over its budget of {share.weight_budget / MIB:.3g} MiB"
     return told
 
 

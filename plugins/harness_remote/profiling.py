@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import harness
 from harness.errors import DeviceError
-from harness.profile import Kind, Link, Point, Profile
+from harness.profile import Kind, Link, Point, Profile, processor_of
 from harness.types import (
     IMAGE,
     Artifact,
@@ -145,7 +145,7 @@ def measure_profile(
     profile = Profile(
         name=spec.name, device_model=info.model, provenance="emulated" if info.emulated else "measured",
         origin=f"harness {harness.__version__}, {runtime.entry.name} {version}: medians at batch 1", made=made,
-        runtime=runtime.entry.name, precision=str(facts["precision"]) if "precision" in facts else None,
+        processor=processor_of(spec), runtime=runtime.entry.name, precision=str(facts["precision"]) if "precision" in facts else None,
         threads=spec.threads, link=link, points=tuple(points),
     )  # fmt: skip
     _ = profile.line

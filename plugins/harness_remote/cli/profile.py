@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,6 +22,13 @@ __all__ = ["command"]
 @click.command("profile")
 @click.argument("name")
 @click.option("--runtime", default="onnxruntime", show_default=True, help="What runs the models there.")
+@click.option(
+    "--set",
+    "chosen",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="A parameter of its backend, e.g. device=cuda.",
+)
 @click.option("--threads", type=click.IntRange(1, 1024), default=1, show_default=True, help="Of its worker.")
 @click.option(
     "--out",
@@ -30,7 +38,13 @@ __all__ = ["command"]
 @click.option("--json", "as_json", is_flag=True, help="Print the profile as JSON.")
 @block_option
 def command(
-    name: str, runtime: str, threads: int, out: Path | None, as_json: bool, block: tuple[str, ...]
+    name: str,
+    runtime: str,
+    chosen: tuple[str, ...],
+    threads: int,
+    out: Path | None,
+    as_json: bool,
+    block: tuple[str, ...],
 ) -> None:
     """Measure the speed of NAME, a board of the inventory or cpu, for estimates and placers.
 
@@ -45,7 +59,7 @@ def command(
     plugins = load(block)
     warn_problems(plugins)
     entry = plugins.runtimes.get(runtime, "--runtime")
-    backend, spec = _device(name, threads, plugins)
+    backend, spec = _device(name, threads, chosen, plugins)
     say = _silent if as_json else _say
     here = plugins.backends.get("cpu").entry if "cpu" in plugins.backends else None
     central = (
@@ -60,9 +74,13 @@ def command(
     click.echo(f"kept in {path}")
 
 
-def _device(name: str, threads: int, plugins: Plugins) -> tuple[BackendEntry, DeviceSpec]:
+def _device(
+    name: str, threads: int, chosen: Sequence[str], plugins: Plugins
+) -> tuple[BackendEntry, DeviceSpec]:
     from harness.errors import DeviceError, nearest
+    from harness.suite import validated
     from harness.types import DeviceSpec
+    from harness.yamlfile import Source, parse_value
     from harness_remote.inventory import Inventory
 
     boards = Inventory.load().boards
@@ -70,7 +88,14 @@ def _device(name: str, threads: int, plugins: Plugins) -> tuple[BackendEntry, De
         known = [*boards, *(found.entry.name for found in plugins.backends)]
         raise DeviceError(f"{name}: no board of the inventory, nor a backend; {nearest(name, known)}")
     backend = plugins.backends.get(boards[name].backend if name in boards else name).entry
-    return backend, DeviceSpec(name=name, backend=backend.name, params=backend.params(), threads=threads)
+    given = {}
+    for one in chosen:
+        key, equals, value = one.partition("=")
+        if not equals:
+            raise click.UsageError(f"--set {one}: write KEY=VALUE")
+        given[key] = parse_value(value, f"--set {one}")
+    params = validated(backend.params, given, Source("--set"), ())
+    return backend, DeviceSpec(name=name, backend=backend.name, params=params, threads=threads)
 
 
 def _say(text: str) -> None:
