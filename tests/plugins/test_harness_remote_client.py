@@ -95,10 +95,7 @@ def test_answers_as_a_local_worker_does(
     images = np.random.default_rng(1).normal(size=(7, *SHAPE)).astype(np.float32)
     runtime = plugins.runtimes.get("onnxruntime").entry
     answers = []
-    for spec in (
-        spec_of(plugins),
-        DeviceSpec(name="cpu", backend="cpu", params=plugins.backends.get("cpu").entry.params()),
-    ):
+    for spec in (spec_of(plugins), DeviceSpec(name="cpu", backend="cpu", params=plugins.backends.get("cpu").entry.params())):
         with plugins.backends.get(spec.backend).entry.open(spec) as device:
             facts = device.load("whole", artifact, runtime)
             assert facts["precision"] == "float32"
