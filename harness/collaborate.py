@@ -362,17 +362,24 @@ class Collaboration:
     def probe(self, one: Array) -> dict[str, int]:
         """Each link with the bytes of one query: ``rtt``, ``up`` and ``down`` of every part elsewhere, medians in ns.
 
-        ``up`` sends the query's bytes and gets a few back, ``down`` the reverse, ``rtt`` a few both ways.
+        ``up`` sends the query's bytes and gets a few back, ``down`` the reverse, ``rtt`` a few both ways. Where others
+        may stand in for what is missing, links of peers that do not answer are left out.
         """
         found = {}
         for name in self._addresses:
+            if self.substitute and self.where(name) in self._lost:
+                continue
             ways = {
                 "rtt": (SMALL, SMALL),
                 "up": (self.traffic.get(f"sent_bytes:{name}", one.nbytes), SMALL),
                 "down": (SMALL, self.traffic.get(f"received_bytes:{name}", SMALL)),
             }
-            for kind, (up, down) in ways.items():
-                found[f"{kind}:{name}"] = self._echo(self.where(name), up, down)
+            try:
+                for kind, (up, down) in ways.items():
+                    found[f"{kind}:{name}"] = self._echo(self.where(name), up, down)
+            except HarnessError:
+                if not self.substitute:
+                    raise
         return found
 
     def _echo(self, device: str, up: int, down: int) -> int:
@@ -397,9 +404,10 @@ class Collaboration:
             while True:
                 _, answer = self._answers.get(timeout=max(0.0, end - time.monotonic()))
                 if answer.lost:
-                    raise BoardLost(
-                        f"{answer.peer} does not answer any more: {answer.error}", board=answer.peer
-                    )
+                    self._lost[answer.peer] = answer.error
+                    if answer.peer == device or not self.substitute:
+                        name = _name(answer.peer)
+                        raise BoardLost(f"{name} does not answer any more: {answer.error}", board=name)
                 if answer.query == self._number:
                     break
         except (OSError, EOFError, queue.Empty) as error:

@@ -33,7 +33,9 @@ class Enrolment:
                 f"take another name, or `harness devices remove {name}` first"
             )
         if there is not None and not (there.certificate and there.token):
-            raise SuiteError(f"{inventory.path}: {name!r} has no certificate: `harness devices remove {name}` first")
+            raise SuiteError(
+                f"{inventory.path}: {name!r} has no certificate: `harness devices remove {name}` first"
+            )
         return cls(inventory, name, host, port, there is not None)
 
     def save(self, backend: str, certificate: str, token: str) -> None:
@@ -48,7 +50,9 @@ class Enrolment:
         except OSError as error:
             raise SuiteError(f"cannot write {error.filename}: {error.strerror}") from None
         if not self.known:
-            board = Board(backend=backend, host=self.host, port=self.port, certificate=files[0], token=files[1])  # type: ignore[arg-type]
+            board = Board(
+                backend=backend, host=self.host, port=self.port, certificate=files[0], token=files[1]
+            )  # type: ignore[arg-type]
             self.inventory.add(self.name, board)
             self.inventory.save()
 

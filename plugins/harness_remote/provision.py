@@ -144,7 +144,9 @@ def examine(remote: Remote, python: str | None) -> Facts:
     told = {key: value.strip() for key, _, value in lines if key not in ("python", "venv")}
     found = [(_version(value.split()[0]), value.split()[1]) for key, _, value in lines if key == "python"]
     with_venv = {_version(value.strip()) for key, _, value in lines if key == "venv"}
-    fitting = [one for one in found if OLDEST <= one[0] <= NEWEST] or [one for one in found if one[0] > NEWEST]
+    fitting = [one for one in found if OLDEST <= one[0] <= NEWEST] or [
+        one for one in found if one[0] > NEWEST
+    ]
     if not fitting:
         raise DeviceError(_no_python(remote.target, python, found, told))
     chosen = next((one for one in fitting if one[0] in with_venv), fitting[0])
@@ -165,7 +167,14 @@ def examine(remote: Remote, python: str | None) -> Facts:
 
 
 def provision(
-    remote: Remote, facts: Facts, *, port: int, offline: bool, service: bool, workdir: Path, say: Callable[[str], None]
+    remote: Remote,
+    facts: Facts,
+    *,
+    port: int,
+    offline: bool,
+    service: bool,
+    workdir: Path,
+    say: Callable[[str], None],
 ) -> Installed:
     """Install or upgrade the agent and start it. ``say`` is told each step.
 
@@ -205,7 +214,9 @@ def _install(
     _explained(lambda: remote.copy(files, f"{FOLDER}/wheels"), facts)
     say("installing, which may take minutes on a board")
     _explained(
-        lambda: remote.run(_INSTALL, FOLDER, made.name, options, digest, seconds=_INSTALL_S), facts, offline=offline
+        lambda: remote.run(_INSTALL, FOLDER, made.name, options, digest, seconds=_INSTALL_S),
+        facts,
+        offline=offline,
     )
 
 
@@ -255,7 +266,9 @@ def _check(target: str, facts: Facts) -> None:
         bits = " It runs a 32-bit system: install the 64-bit one." if facts.machine.startswith("arm") else ""
         raise DeviceError(f"{target}: no wheels of ONNX Runtime exist for {facts.machine or 'it'}.{bits}")
     if facts.glibc < (2, 27):
-        raise DeviceError(f"{target}: its C library is glibc {facts.glibc[0]}.{facts.glibc[1]}, 2.27 is needed: a newer system")
+        raise DeviceError(
+            f"{target}: its C library is glibc {facts.glibc[0]}.{facts.glibc[1]}, 2.27 is needed: a newer system"
+        )
     if not facts.venv:
         version = f"{facts.python[0][0]}.{facts.python[0][1]}"
         raise DeviceError(
@@ -276,7 +289,9 @@ def _no_python(
     have = f"Python there is {found[0][0][0]}.{found[0][0][1]}" if found else "there is no Python there"
     newer = "`uv python install 3.12` gets one without root; then --python PATH"
     if release := re.search(r"R(\d+)", told.get("tegra", "")):
-        jetpack = {"32": "JetPack 4", "35": "JetPack 5", "36": "JetPack 6"}.get(release[1], f"L4T {release[1]}")
+        jetpack = {"32": "JetPack 4", "35": "JetPack 5", "36": "JetPack 6"}.get(
+            release[1], f"L4T {release[1]}"
+        )
         return f"{target}: {have} ({jetpack}), 3.10 or newer is needed: {newer} (then CPU only, see docs/agent.md)"
     return f"{target}: {have}, 3.10 or newer is needed: {newer}"
 

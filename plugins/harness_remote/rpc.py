@@ -104,7 +104,7 @@ def handlers(calls: Calls, max_streams: int) -> grpc.GenericRpcHandler:
             "Release": unary(calls.release, pb.ReleaseRequest, pb.Done),
             "Stat": unary(calls.stat, pb.StatRequest, pb.StatReply),
             "Put": grpc.stream_unary_rpc_method_handler(
-                _answer(calls.put), _reader(pb.PutRequest), pb.StatReply.SerializeToString
+                _answer(calls.put), pb.PutRequest.FromString, pb.StatReply.SerializeToString
             ),
             "Open": unary(calls.open, pb.OpenRequest, pb.Done),
             "Load": unary(calls.load, pb.LoadRequest, pb.LoadReply),
@@ -123,7 +123,7 @@ def handlers(calls: Calls, max_streams: int) -> grpc.GenericRpcHandler:
 
 
 def _reader(request: Any) -> Callable[[bytes], Any]:
-    """What parses a message; one that is too long, or none, is ``None``."""
+    """What parses a message; of one that is too long it makes the error."""
 
     def read(data: bytes) -> Any:
         if len(data) > MAX_CONTROL_BYTES:

@@ -80,7 +80,9 @@ def install(text: str, *, user: bool) -> list[str]:
         DeviceError: no systemd, no right to write there, or it does not start.
     """
     if not shutil.which("systemctl"):
-        raise DeviceError("no systemd here (systemctl is not found): start `harness agent serve` by other means")
+        raise DeviceError(
+            "no systemd here (systemctl is not found): start `harness agent serve` by other means"
+        )
     manager = ["systemctl", "--user"] if user else ["systemctl"]
     path = path_of(user=user)
     # ask first: without a manager nothing is written
@@ -115,7 +117,9 @@ def _command(words: Sequence[str], what: str) -> None:
         raise DeviceError(f"{what}: {' '.join(words)}: {error}") from None
     if done.returncode:
         said = (done.stderr or done.stdout).strip().splitlines()
-        raise DeviceError(f"{what}: {' '.join(words)}: {said[-1] if said else f'exit code {done.returncode}'}")
+        raise DeviceError(
+            f"{what}: {' '.join(words)}: {said[-1] if said else f'exit code {done.returncode}'}"
+        )
 
 
 def _quoted(word: str) -> str:

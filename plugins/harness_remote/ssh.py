@@ -65,13 +65,18 @@ class Remote:
     def _call(self, words: list[str], seconds: float) -> str:
         command = [words[0], *self.options, *words[1:]]
         # to files: a connection that stays in the background may hold a pipe open
-        with tempfile.TemporaryFile("w+", errors="replace") as out, tempfile.TemporaryFile("w+", errors="replace") as err:
+        with (
+            tempfile.TemporaryFile("w+", errors="replace") as out,
+            tempfile.TemporaryFile("w+", errors="replace") as err,
+        ):
             try:
                 code = subprocess.run(
                     command, stdin=subprocess.DEVNULL, stdout=out, stderr=err, timeout=seconds, check=False
                 ).returncode
             except subprocess.TimeoutExpired:
-                raise RemoteError(f"{self.target}: not done in {seconds:g} s; is it still reachable?") from None
+                raise RemoteError(
+                    f"{self.target}: not done in {seconds:g} s; is it still reachable?"
+                ) from None
             out.seek(0)
             err.seek(0)
             told, said = out.read(), err.read()
@@ -107,7 +112,9 @@ def connected(target: str, port: int | None) -> Iterator[Remote]:
         finally:
             where = ["-p", str(port), target] if port else [target]
             try:
-                subprocess.run(["ssh", *options, "-O", "exit", *where], capture_output=True, timeout=10, check=False)
+                subprocess.run(
+                    ["ssh", *options, "-O", "exit", *where], capture_output=True, timeout=10, check=False
+                )
             except subprocess.TimeoutExpired:
                 pass
 

@@ -18,7 +18,7 @@ from multiprocessing.connection import Client, Connection
 from typing import Any
 
 from harness.errors import DeviceError, HarnessError
-from harness.frames import MAX_HEADER, FrameError, header_of, pack, with_header
+from harness.frames import MAX_HEADER, header_of, pack, with_header
 
 __all__ = ["MAX_WAITING", "Relay"]
 

@@ -15,8 +15,14 @@ pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 
 @pytest.mark.parametrize(
     ("glibc", "python"),
-    [((2, 28), (3, 10)), ((2, 28), (3, 13)), ((2, 27), (3, 10))],
-    ids=["3.10", "3.13", "JetPack 4"],
+    [
+        pytest.param((2, 28), (3, 10), id="3.10"),
+        pytest.param((2, 28), (3, 11), id="3.11", marks=pytest.mark.soak),
+        pytest.param((2, 28), (3, 12), id="3.12", marks=pytest.mark.soak),
+        pytest.param((2, 28), (3, 13), id="3.13"),
+        pytest.param((2, 27), (3, 10), id="JetPack 4", marks=pytest.mark.soak),
+        pytest.param((2, 27), (3, 12), id="JetPack 4, newer Python", marks=pytest.mark.soak),
+    ],
 )
 def test_aarch64_has_wheels_of_all_that_the_agent_needs(tmp_path, glibc, python):
     report = tmp_path / "report.json"

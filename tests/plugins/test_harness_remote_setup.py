@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-import socket
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from harness_remote import provision, wheel
+from harness.cli import main
+from harness_remote import provision, service, wheel
 
 ROOT = Path(__file__).parents[2]
 DATA = ROOT / "tests" / "data" / "ssh"
@@ -39,18 +40,26 @@ def program(folder: Path, name: str, script: str) -> None:
     (folder / name).chmod(0o755)
 
 
-def setup(*words: str, timeout: float = 60) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "harness", "devices", "setup", "pi1", "--ssh", "me@pi1", *words],
-        capture_output=True, text=True, timeout=timeout, check=False, stdin=subprocess.DEVNULL,
-    )  # fmt: skip
+@pytest.fixture
+def setup(monkeypatch, capsys):
+    """``harness devices setup`` in this process: (exit code, standard output, standard error)."""
+
+    def call(*words: str, name: str = "pi1", target: str = "me@pi1") -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["harness", "devices", "setup", name, f"--ssh={target}", *words])
+        with pytest.raises(SystemExit) as left:
+            main()
+        captured = capsys.readouterr()
+        return left.value.code, captured.out, captured.err
+
+    return call
 
 
-def error(done: subprocess.CompletedProcess[str]) -> str:
-    assert done.returncode == 2, done.stdout + done.stderr
-    last = done.stderr.splitlines()[-1]
+def error(done: tuple[int, str, str]) -> str:
+    code, _, told = done
+    last = told.splitlines()[-1]
+    assert code == 2, told
     assert last.startswith("error: ")
-    assert "Traceback" not in done.stderr
+    assert "Traceback" not in told
     return last
 
 
@@ -66,25 +75,21 @@ def error(done: subprocess.CompletedProcess[str]) -> str:
         ("kex_exchange_identification: read: odd", "ssh failed: kex_exchange_identification: read: odd"),
     ],
 )  # fmt: skip
-def test_no_connection_says_why_and_what_to_do(board, monkeypatch, says, told):
+def test_no_connection_says_why_and_what_to_do(board, setup, monkeypatch, says, told):
     monkeypatch.setenv("FAKE_SSH_SAYS", says)
     assert told in error(setup())
     assert not list(board.iterdir())
 
 
-def test_without_ssh_it_says_what_to_install(board, monkeypatch, tmp_path):
+def test_without_ssh_it_says_what_to_install(board, setup, monkeypatch, tmp_path):
     (tmp_path / "empty").mkdir()
     monkeypatch.setenv("PATH", str(tmp_path / "empty"))
     assert "apt install openssh-client" in error(setup())
 
 
 @pytest.mark.parametrize("target", ["-oProxyCommand=touch owned", "a b"])
-def test_a_target_is_no_option(board, target):
-    done = subprocess.run(
-        [sys.executable, "-m", "harness", "devices", "setup", "pi1", f"--ssh={target}"],
-        capture_output=True, text=True, timeout=60, check=False,
-    )  # fmt: skip
-    assert "expected user@host" in error(done)
+def test_a_target_is_no_option(board, setup, target):
+    assert "expected user@host" in error(setup(target=target))
 
 
 @pytest.mark.parametrize(
@@ -99,7 +104,7 @@ def test_a_target_is_no_option(board, target):
         ({"python3": 'case "$2" in *ensurepip*) exit 1;; esac; echo 3.11'}, (), "apt install python3.11-venv"),
     ],
 )  # fmt: skip
-def test_a_board_that_does_not_fit_says_why_and_what_to_do(board, tmp_path, programs, words, told):
+def test_a_board_that_does_not_fit_says_why_and_what_to_do(board, setup, tmp_path, programs, words, told):
     for name, script in programs.items():
         program(tmp_path / "bin", name, script)
         for minor in range(10, 14):
@@ -116,17 +121,20 @@ def test_a_board_that_does_not_fit_says_why_and_what_to_do(board, tmp_path, prog
         ("ERROR: something else", "ERROR: something else"),
     ],
 )  # fmt: skip
-def test_what_pip_says_becomes_what_to_do(board, tmp_path, pip_says, told):
+def test_what_pip_says_becomes_what_to_do(board, setup, monkeypatch, tmp_path, pip_says, told):
+    made = tmp_path / "edge_harness-0-py3-none-any.whl"
+    made.write_bytes(b"")
+    monkeypatch.setattr(wheel, "make", lambda into: made)
     version = f"{sys.version_info[0]}.{sys.version_info[1]}"
     fake = (
         f'case "$*" in *sys.version_info*) echo {version};; *ensurepip*) exit 0;; '
         f'*-m\\ venv*) mkdir -p venv/bin; cp "$0" venv/bin/python;; *pip*) echo "{pip_says}" >&2; exit 1;; esac'
     )
     program(tmp_path / "bin", "python3", fake)
-    assert told in error(setup(timeout=120))
+    assert told in error(setup())
 
 
-def test_a_name_that_is_another_boards_is_refused_before_anything_is_done(board, tmp_path):
+def test_a_name_that_is_another_boards_is_refused_before_anything_is_done(board, setup, tmp_path):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "devices.yaml").write_text("pi1: {backend: agent, host: 127.0.0.2}\n")
     assert "take another name" in error(setup())
@@ -142,6 +150,31 @@ def test_the_examination_knows_a_jetson_and_a_pi():
     assert facts(tegra="# R36 (release), REVISION: 3.0").backend == "jetson"
     assert facts(model="Raspberry Pi 4 Model B Rev 1.5").backend == "raspberry-pi"
     assert facts().backend == "agent"
+
+
+# --- the service ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("user", [None, "me"])
+@pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="no systemd-analyze")
+def test_systemd_accepts_the_unit(tmp_path, user):
+    folder = tmp_path / "with a blank and 100%"
+    folder.mkdir()
+    text = service.unit([sys.executable, "--folder", str(folder)], folder, user=user)
+    (tmp_path / service.NAME).write_text(text.replace("User=me", "User=root"))
+    manager = ["--user"] if user is None else ["--system"]
+    done = subprocess.run(
+        ["systemd-analyze", *manager, "verify", "--recursive-errors=no", str(tmp_path / service.NAME)],
+        capture_output=True, text=True, timeout=60, check=False, env={**os.environ, "XDG_RUNTIME_DIR": str(tmp_path)},
+    )  # fmt: skip
+    assert (done.returncode, done.stdout + done.stderr) == (0, "")
+
+
+def test_the_unit_restarts_and_ends_its_workers(tmp_path):
+    text = service.unit(["python"], tmp_path, user=None)
+    for line in ("Restart=on-failure", "KillMode=control-group", "OOMPolicy=continue", "NoNewPrivileges=yes"):
+        assert f"\n{line}\n" in text
+    assert "User=" not in text
 
 
 # --- the wheel ------------------------------------------------------------------------------------

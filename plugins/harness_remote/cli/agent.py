@@ -91,7 +91,9 @@ def serve(host: str, port: int, folder: Path, ready_file: Path | None) -> None:
 @command.command("install-service")
 @_address_options
 @_folder_option
-@click.option("--user", is_flag=True, help="A unit of your own instead of the system's.  [default: unless you are root]")
+@click.option(
+    "--user", is_flag=True, help="A unit of your own instead of the system's.  [default: unless you are root]"
+)
 @click.option("--print", "print_only", is_flag=True, help="Print the unit, and do nothing.")
 def install_service(host: str, port: int, folder: Path, user: bool, print_only: bool) -> None:
     """Write a systemd unit that serves at this address, have it start with the machine, and (re)start it now."""

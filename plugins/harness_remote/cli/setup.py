@@ -15,14 +15,27 @@ __all__ = ["command"]
 @click.command("setup")
 @click.argument("name")
 @click.option("--ssh", "target", required=True, metavar="USER@HOST", help="The board, as ssh reaches it.")
-@click.option("--ssh-port", type=click.IntRange(1, 65535), help="ssh's port there, if ssh's configuration has no other.")
+@click.option(
+    "--ssh-port", type=click.IntRange(1, 65535), help="ssh's port there, if ssh's configuration has no other."
+)
 @click.option("--host", metavar="ADDRESS", help="The board's address for measuring, if not ssh's.")
-@click.option("--port", type=click.IntRange(1, 65535), default=PORT, show_default=True, help="The agent's port.")
-@click.option("--python", metavar="PYTHON", help="The board's Python, 3.10 or newer, e.g. python3.12 or a path.")
+@click.option(
+    "--port", type=click.IntRange(1, 65535), default=PORT, show_default=True, help="The agent's port."
+)
+@click.option(
+    "--python", metavar="PYTHON", help="The board's Python, 3.10 or newer, e.g. python3.12 or a path."
+)
 @click.option("--offline", is_flag=True, help="Download what it needs here: the board has no network.")
 @click.option("--no-service", is_flag=True, help="Start the agent without systemd.")
 def command(
-    name: str, target: str, ssh_port: int | None, host: str | None, port: int, python: str | None, offline: bool, no_service: bool
+    name: str,
+    target: str,
+    ssh_port: int | None,
+    host: str | None,
+    port: int,
+    python: str | None,
+    offline: bool,
+    no_service: bool,
 ) -> None:
     """Install or upgrade the agent on a board over ssh, and add the board.
 
@@ -41,11 +54,16 @@ def command(
     if find_spec("grpc") is None:
         raise DeviceError("boards are reached by gRPC: pip install 'edge-harness[agent]' here")
     say(f"connecting to {target}")
-    with ssh.connected(target, ssh_port) as remote, tempfile.TemporaryDirectory(prefix="harness-setup-") as work:
+    with (
+        ssh.connected(target, ssh_port) as remote,
+        tempfile.TemporaryDirectory(prefix="harness-setup-") as work,
+    ):
         address = host or remote.hostname()
         enrolment = Enrolment.of(name, address, port)  # a name that is taken is found before anything is done
         facts = provision.examine(remote, python)
-        say(f"{facts.model or facts.hostname}: {facts.machine}, Python {facts.python[1]}, {facts.free_mb} MB free")
+        say(
+            f"{facts.model or facts.hostname}: {facts.machine}, Python {facts.python[1]}, {facts.free_mb} MB free"
+        )
         installed = provision.provision(
             remote, facts, port=port, offline=offline, service=not no_service, workdir=Path(work), say=say
         )
@@ -63,4 +81,6 @@ def command(
         client.close()
     meters = ", ".join(meter["name"] for meter in board["meters"]) or "none"
     runtime = board["onnxruntime"].get("version") or board["onnxruntime"].get("error")
-    click.echo(f"{name}: {board['model']}, ONNX Runtime {runtime}, meters: {meters}; `harness devices check {name}` tells more")
+    click.echo(
+        f"{name}: {board['model']}, ONNX Runtime {runtime}, meters: {meters}; `harness devices check {name}` tells more"
+    )

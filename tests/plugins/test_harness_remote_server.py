@@ -1,0 +1,485 @@
+"""The agent over real gRPC on loopback, with TLS and without."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import json
+import os
+import queue
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from harness.errors import DeviceError
+from harness.frames import pack, unpack
+from harness.types import Artifact, Graph, GraphPart, Load, TensorSpec
+
+grpc = pytest.importorskip("grpc")
+onnx = pytest.importorskip("onnx")
+pytest.importorskip("onnxruntime")
+
+from harness_remote import agent_pb2 as pb  # noqa: E402
+from harness_remote import codec, secrets  # noqa: E402
+from harness_remote.server import Agent, AgentSettings  # noqa: E402
+from harness_remote.wire import LEASE, MAX_CONTROL_BYTES, MAX_MESSAGE_BYTES, OPTIONS, SERVICE, STREAM  # noqa: E402
+
+Code = grpc.StatusCode
+WEIGHT = np.arange(12, dtype=np.float32).reshape(4, 3)
+IMAGES = np.linspace(-1, 1, 32, dtype=np.float32).reshape(8, 4)
+
+
+class Client:
+    """The calls by name, over one channel."""
+
+    def __init__(
+        self, address: str, identity: secrets.Identity | None = None, token: str | None = None
+    ) -> None:
+        self.lease = ""
+        self._token = token if token is not None else identity.token if identity else ""
+        options = (
+            *OPTIONS,
+            ("grpc.ssl_target_name_override", secrets.NAME),
+            ("grpc.use_local_subchannel_pool", 1),
+        )
+        if identity is None:
+            self.channel = grpc.insecure_channel(address, options)
+        else:
+            pinned = grpc.ssl_channel_credentials(identity.certificate_pem)
+            self.channel = grpc.secure_channel(address, pinned, options)
+
+    def metadata(self, **more: str) -> list[tuple[str, str]]:
+        told = [("authorization", f"Bearer {self._token}")] if self._token else []
+        told += [(LEASE, self.lease)] if self.lease else []
+        return [*told, *((key.replace("_", "-"), value) for key, value in more.items())]
+
+    def __call__(self, name: str, request: Any, reply: Any, timeout: float = 20) -> Any:
+        call = self.channel.unary_unary(
+            f"/{SERVICE}/{name}", type(request).SerializeToString, reply.FromString
+        )
+        return call(request, timeout=timeout, metadata=self.metadata())
+
+    def acquire(self, holder: str = "me", seconds: float = 60.0) -> Client:
+        self.lease = self("Acquire", pb.AcquireRequest(holder=holder, seconds=seconds), pb.Lease).id
+        return self
+
+    def put_from(self, requests: Iterator[pb.PutRequest]) -> int:
+        call = self.channel.stream_unary(
+            f"/{SERVICE}/Put", pb.PutRequest.SerializeToString, pb.StatReply.FromString
+        )
+        return int(call(requests, timeout=20, metadata=self.metadata()).held)
+
+    def put(self, data: bytes) -> str:
+        name = hashlib.sha256(data).hexdigest()
+        assert self.put_from(iter([pb.PutRequest(sha256=name, size=len(data), data=data)])) == len(data)
+        return name
+
+    def ready(self, weight: np.ndarray = WEIGHT) -> Client:
+        """A worker with one part, which is the whole graph."""
+        sha = self.put(matmul(weight))
+        self("Open", pb.OpenRequest(threads=1), pb.Done)
+        self.load(sha)
+        graph = Graph(parts=(GraphPart(name="model", inputs=("image",), output=TensorSpec(shape=(3,))),))
+        self("Connect", pb.ConnectRequest(graph=codec.to_json(graph)), pb.Done)
+        return self
+
+    def load(self, sha: str, **changed: str) -> dict[str, Any]:
+        told = {"part": "model", "runtime": "onnxruntime", "device": "cpu", "artifact": ARTIFACT, **changed}
+        return json.loads(self("Load", pb.LoadRequest(sha256=sha, **told), pb.LoadReply).facts)
+
+    def measure(self, **load: Any) -> str:
+        stream = io.BytesIO()
+        np.save(stream, IMAGES)
+        asked = codec.to_json(Load(**{"min_time_s": 0.05, "min_queries": 5, "warmup": "one", **load}))
+        return str(
+            self("Measure", pb.MeasureRequest(load=asked, sha256=self.put(stream.getvalue())), pb.Job).id
+        )
+
+    def follow(self, job: str, offset: int = 0) -> Any:
+        call = self.channel.unary_stream(
+            f"/{SERVICE}/Follow", pb.FollowRequest.SerializeToString, pb.FollowReply.FromString
+        )
+        return call(pb.FollowRequest(id=job, offset=offset), timeout=20, metadata=self.metadata())
+
+    def stream(self, *frames: bytes, **metadata: str) -> Iterator[bytes]:
+        return self.channel.stream_stream(STREAM)(
+            iter(frames), timeout=20, metadata=self.metadata(**metadata)
+        )
+
+
+ARTIFACT = codec.artifact_to_json(
+    Artifact(
+        path=Path(), runtime="", precision="float32", weight_bytes=48, inputs=(TensorSpec(shape=(4,)),),
+        output=TensorSpec(shape=(3,)), meta={
+            "file": "../../etc/passwd", "opset": 18, "precision": "float32", "quantised": 0, "spinning": False
+        },
+    )
+)  # fmt: skip
+
+
+def matmul(weight: np.ndarray) -> bytes:
+    helper, tensor = onnx.helper, onnx.helper.make_tensor_value_info
+    graph = helper.make_graph(
+        [helper.make_node("MatMul", ["x", "w"], ["y"])], "g",
+        [tensor("x", 1, ["n", weight.shape[0]])], [tensor("y", 1, ["n", weight.shape[1]])],
+        [onnx.numpy_helper.from_array(weight, "w")],
+    )  # fmt: skip
+    model = helper.make_model(graph, ir_version=8, opset_imports=[helper.make_opsetid("", 18)])
+    return bytes(model.SerializeToString())
+
+
+def frame(op: str, *tensors: np.ndarray, **header: Any) -> bytes:
+    return b"".join(pack({"op": op, "id": 7, **header}, tensors))
+
+
+def refusal(error: pytest.ExceptionInfo[Any]) -> tuple[Any, str]:
+    return error.value.code(), error.value.details()
+
+
+@pytest.fixture(scope="module")
+def identity(tmp_path_factory: pytest.TempPathFactory) -> secrets.Identity:
+    return secrets.create(tmp_path_factory.mktemp("identity"))
+
+
+@pytest.fixture
+def agent(tmp_path: Path) -> Iterator[Agent]:
+    with Agent(AgentSettings(folder=tmp_path, name="board", max_blob_bytes=2**20, max_streams=2)) as running:
+        yield running
+
+
+def test_no_address_of_the_network_without_an_identity(tmp_path: Path) -> None:
+    with pytest.raises(DeviceError, match="harness agent init"):
+        Agent(AgentSettings(folder=tmp_path, host="0.0.0.0"))
+
+
+def test_one_agent_per_folder_and_port(agent: Agent, tmp_path: Path) -> None:
+    with pytest.raises(DeviceError, match="another agent uses"):
+        Agent(AgentSettings(folder=tmp_path))
+    with pytest.raises(DeviceError, match="cannot listen on"):
+        Agent(AgentSettings(folder=tmp_path / "b", port=int(agent.address.rpartition(":")[2])))
+
+
+def test_only_the_token_opens(tmp_path: Path, identity: secrets.Identity) -> None:
+    with Agent(AgentSettings(folder=tmp_path, identity=identity)) as agent:
+        assert Client(agent.address, identity)(
+            "Acquire", pb.AcquireRequest(holder="a", seconds=9), pb.Lease
+        ).id
+        for wrong in ("", "wrong", identity.token[:-1], identity.token + "x"):
+            stranger = Client(agent.address, identity, token=wrong)
+            assert stranger("Health", pb.HealthRequest(), pb.HealthReply).leased
+            for name in ("Describe", "Acquire", "Put", "Follow", "Nonsense"):
+                with pytest.raises(grpc.RpcError) as error:
+                    stranger(name, pb.HealthRequest(), pb.HealthReply)
+                assert refusal(error)[0] == Code.UNAUTHENTICATED
+            for ticket in ("", "x" * 43):
+                with pytest.raises(grpc.RpcError) as error:
+                    list(stranger.stream(frame("echo"), harness_ticket=ticket))
+                assert refusal(error)[0] == Code.UNAUTHENTICATED
+        for certificate in (None, secrets.create(tmp_path / "other")):
+            with pytest.raises(grpc.RpcError) as error:
+                Client(agent.address, certificate, identity.token)(
+                    "Health", pb.HealthRequest(), pb.HealthReply
+                )
+            assert refusal(error)[0] == Code.UNAVAILABLE
+
+
+def test_one_holder_at_a_time(agent: Agent) -> None:
+    first, second = Client(agent.address).acquire("Ann"), Client(agent.address)
+    with pytest.raises(grpc.RpcError) as error:
+        second.acquire("Bob")
+    assert refusal(error)[0] == Code.FAILED_PRECONDITION
+    assert "held by Ann" in refusal(error)[1]
+    for lease in ("", "guess", first.lease + "x"):
+        second.lease = lease
+        for name, request in (("Open", pb.OpenRequest(threads=1)), ("Release", pb.ReleaseRequest())):
+            with pytest.raises(grpc.RpcError) as error:
+                second(name, request, pb.Done)
+            assert refusal(error)[0] == Code.PERMISSION_DENIED
+    first("Release", pb.ReleaseRequest(), pb.Done)
+    second.acquire("Bob")
+    with pytest.raises(grpc.RpcError) as error:
+        first("Renew", pb.RenewRequest(seconds=5), pb.Lease)
+    assert refusal(error)[0] == Code.PERMISSION_DENIED
+
+
+def test_describe_tells_what_the_board_is(agent: Agent) -> None:
+    told = json.loads(Client(agent.address)("Describe", pb.DescribeRequest(), pb.DescribeReply).board)
+    assert told["memory_bytes"] > 0
+    assert told["onnxruntime"]["version"]
+
+
+def test_a_put_that_broke_off_goes_on_where_it_was(agent: Agent) -> None:
+    client = Client(agent.address).acquire()
+    data = os.urandom(300_000)
+    name = hashlib.sha256(data).hexdigest()
+    stat = pb.StatRequest(sha256=name, size=len(data))
+
+    def half() -> Iterator[pb.PutRequest]:
+        yield pb.PutRequest(sha256=name, size=len(data), data=data[:100_000])
+        while client("Stat", stat, pb.StatReply).held < 100_000:
+            time.sleep(0.01)
+        raise RuntimeError("the link is gone")
+
+    with pytest.raises(grpc.RpcError):
+        client.put_from(half())
+    held = client("Stat", stat, pb.StatReply).held
+    assert held == 100_000
+    rest = [
+        pb.PutRequest(sha256=name, size=len(data), offset=held, data=data[held:200_000]),
+        pb.PutRequest(data=data[200_000:]),
+    ]
+    assert client.put_from(iter(rest)) == len(data)
+    assert client("Stat", stat, pb.StatReply).held == len(data)
+
+
+def test_too_much_is_refused(agent: Agent) -> None:
+    client = Client(agent.address).acquire()
+    with pytest.raises(grpc.RpcError) as error:
+        client("Stat", pb.StatRequest(sha256="0" * 64, size=2**21), pb.StatReply)
+    assert "allowed are 1 to 1048576" in refusal(error)[1]
+    with pytest.raises(grpc.RpcError) as error:
+        client.put_from(iter([pb.PutRequest(sha256="0" * 64, size=9, data=bytes(MAX_CONTROL_BYTES))]))
+    assert refusal(error)[0] == Code.RESOURCE_EXHAUSTED
+    with pytest.raises(grpc.RpcError) as error:
+        client("Connect", pb.ConnectRequest(graph="x" * MAX_CONTROL_BYTES), pb.Done)
+    assert refusal(error)[0] == Code.RESOURCE_EXHAUSTED
+
+
+def test_a_frame_that_is_too_long_ends_its_stream(agent: Agent) -> None:
+    client = Client(agent.address).acquire().ready()
+    client.channel = grpc.insecure_channel(agent.address, [("grpc.max_send_message_length", -1)])
+    with pytest.raises(grpc.RpcError) as error:
+        list(client.stream(bytes(MAX_MESSAGE_BYTES + 1)))
+    assert refusal(error)[0] == Code.RESOURCE_EXHAUSTED
+
+
+def test_infer_over_the_stream_and_no_more_streams_than_allowed(agent: Agent) -> None:
+    client = Client(agent.address).acquire().ready()
+    queues: list[queue.SimpleQueue[bytes | None]] = [queue.SimpleQueue(), queue.SimpleQueue()]
+    calls = [
+        client.channel.stream_stream(STREAM)(iter(one.get, None), metadata=client.metadata(), timeout=20)
+        for one in queues
+    ]
+    for open_ended, call in zip(queues, calls, strict=True):
+        open_ended.put(frame("infer", IMAGES, batch=3))
+        header, (output,) = unpack(next(call))
+        assert header["id"] == 7
+        np.testing.assert_allclose(output, IMAGES @ WEIGHT, rtol=1e-6)
+    with pytest.raises(grpc.RpcError) as error:
+        list(client.stream(frame("echo")))
+    assert refusal(error)[0] == Code.RESOURCE_EXHAUSTED
+    for call in calls:
+        call.cancel()
+    deadline = time.monotonic() + 5
+    while True:  # a cancelled stream gives its place back
+        try:
+            (answer,) = client.stream(frame("echo", reply_bytes=5))
+            break
+        except grpc.RpcError:
+            assert time.monotonic() < deadline
+    assert unpack(answer)[1][0].shape == (5,)
+
+
+def test_a_ticket_lets_the_central_node_run_parts_and_nothing_else(
+    tmp_path: Path, identity: secrets.Identity
+) -> None:
+    with Agent(AgentSettings(folder=tmp_path, identity=identity)) as agent:
+        client = Client(agent.address, identity).acquire().ready()
+        ticket = client("Serve", pb.ServeRequest(), pb.ServeReply).ticket
+        central = Client(agent.address, identity, token="")
+        frames = [
+            frame("run", IMAGES, part="model"),
+            frame("run", IMAGES, part="stranger"),
+            frame("infer", IMAGES),
+            frame("echo", IMAGES, reply_bytes=3),
+            frame("echo", reply_bytes=10**9),
+            frame("exec"),
+        ]
+        answers = [unpack(one) for one in central.stream(*frames, harness_ticket=ticket)]
+        errors = sorted(header["error"] for header, _ in answers if "error" in header)
+        assert [error.split(":")[0] for error in errors] == [
+            "no part 'stranger' is loaded", "no request 'exec' on this stream",
+            "no request 'infer' on this stream", "reply_bytes",
+        ]  # fmt: skip
+        (run,) = [(header, tensors) for header, tensors in answers if header.get("part") == "model"]
+        np.testing.assert_allclose(run[1][0], IMAGES @ WEIGHT, rtol=1e-6)
+        assert run[0]["compute_ns"] > 0
+        assert run[0]["queue_ns"] >= 0
+        with pytest.raises(grpc.RpcError) as error:
+            list(central.stream(b"no frame", harness_ticket=ticket))
+        assert refusal(error)[0] == Code.INVALID_ARGUMENT
+        client("Open", pb.OpenRequest(threads=1), pb.Done)  # a fresh worker: the ticket holds no more
+        with pytest.raises(grpc.RpcError) as error:
+            list(central.stream(frame("echo"), harness_ticket=ticket))
+        assert refusal(error)[0] == Code.UNAUTHENTICATED
+
+
+def test_what_may_not_be_loaded(agent: Agent) -> None:
+    client = Client(agent.address).acquire()
+    good, bad = client.put(matmul(WEIGHT)), client.put(b"\x80\x04pickle")
+    with pytest.raises(grpc.RpcError, match="has no worker"):
+        client.load(good)
+    client("Open", pb.OpenRequest(threads=1), pb.Done)
+    for told, why in (
+        ({"sha": bad}, "not an ONNX model"),
+        ({"sha": "f" * 64}, "is not on the board"),
+        ({"sha": good, "runtime": "torch"}, "loads no ONNX file"),
+        ({"sha": good, "runtime": "os:system"}, "unknown runtime"),
+        ({"sha": good, "device": "cpu; rm"}, "device: cpu or cuda:N"),
+        ({"sha": good, "artifact": "{}"}, "not a Shipped"),
+        ({"sha": good, "part": ""}, "a part has a name"),
+    ):
+        with pytest.raises(grpc.RpcError, match=why) as error:
+            client.load(**told)
+        assert refusal(error)[0] == Code.FAILED_PRECONDITION
+    for meter in ("nvml:0; rm", ""):
+        with pytest.raises(grpc.RpcError, match="no meter"):
+            client("Open", pb.OpenRequest(threads=1, meters=[meter]), pb.Done)
+
+
+def test_peers_are_hosts_and_ports(agent: Agent) -> None:
+    client = Client(agent.address).acquire().ready()
+    output = TensorSpec(shape=(3,))
+    graph = Graph(
+        parts=(
+            GraphPart(name="far", inputs=("image",), output=output),
+            GraphPart(name="model", inputs=("far",), output=output),
+        )
+    )
+    for target in ("dns:///x:1", "host", "a b:1", "host:0", "host:99999", "/x:1", "-x:1", "unix:/x:1"):
+        peer = pb.Peer(parts=["far"], device="b", target=target)
+        with pytest.raises(grpc.RpcError, match="HOST:PORT"):
+            client("Connect", pb.ConnectRequest(graph=codec.to_json(graph), peers=[peer]), pb.Done)
+    with pytest.raises(grpc.RpcError, match="'far' is neither loaded here"):
+        client("Connect", pb.ConnectRequest(graph=codec.to_json(graph)), pb.Done)
+    peer = pb.Peer(parts=["stranger"], device="b", target="host:1")
+    with pytest.raises(grpc.RpcError, match="'stranger' is not in the graph"):
+        client("Connect", pb.ConnectRequest(graph=codec.to_json(graph), peers=[peer]), pb.Done)
+
+
+def test_a_measurement_goes_on_without_its_client_and_is_fetched_later(agent: Agent) -> None:
+    client = Client(agent.address).acquire().ready()
+    job = client.measure(min_time_s=0.5)
+    lease = client.lease
+    client.channel.close()  # the link is dropped
+    later = Client(agent.address)
+    later.lease = lease
+    with pytest.raises(grpc.RpcError, match="busy"):
+        later("Serve", pb.ServeRequest(), pb.ServeReply)
+    data = b"".join(reply.data for reply in later.follow(job))
+    samples = codec.unpack_samples(data)
+    assert len(samples.latency_ns) >= 5
+    assert samples.window_ns >= 0.5e9
+    again = list(later.follow(job, offset=100))
+    assert b"".join(reply.data for reply in again) == data[100:]
+    assert again[0].size == len(data)
+    with pytest.raises(grpc.RpcError, match="nothing is at"):
+        list(later.follow(job, offset=len(data) + 1))
+
+
+def test_a_cancelled_measurement_says_so(agent: Agent) -> None:
+    client = Client(agent.address).acquire().ready()
+    job = client.measure(min_time_s=30.0)
+    client("Cancel", pb.CancelRequest(id=job), pb.Done)
+    (*_, last) = client.follow(job)
+    assert "cancelled" in last.error
+    assert last.kind == "DeviceError"
+
+
+def test_a_worker_that_is_killed_is_named(agent: Agent) -> None:
+    client = Client(agent.address).acquire().ready()
+    job = client.measure(min_time_s=30.0)
+    (worker,) = workers()
+    os.kill(worker, signal.SIGKILL)
+    (*_, last) = client.follow(job)
+    assert last.error == "the worker on board was killed by signal 9 (out of memory?)"
+    with pytest.raises(grpc.RpcError, match="was killed by signal 9"):
+        list(client.stream(frame("infer", IMAGES)))
+    client.ready()  # a fresh one works
+
+
+def test_a_stream_whose_worker_is_killed_ends_with_the_reason(agent: Agent) -> None:
+    client = Client(agent.address).acquire().ready()
+    frames: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
+    answers = client.channel.stream_stream(STREAM)(
+        iter(frames.get, None), metadata=client.metadata(), timeout=20
+    )
+    frames.put(frame("infer", IMAGES))
+    next(answers)
+    (worker,) = workers()
+    os.kill(worker, signal.SIGKILL)
+    with pytest.raises(grpc.RpcError, match="the worker on board was killed by signal 9"):
+        next(answers)
+
+
+def test_a_lease_that_lapses_ends_the_worker_and_every_call(agent: Agent, tmp_path: Path) -> None:
+    client = Client(agent.address).acquire(seconds=60).ready()
+    job = client.measure(min_time_s=30.0)
+    following = client.follow(job)
+    client("Renew", pb.RenewRequest(seconds=1), pb.Lease)
+    with contextlib.suppress(grpc.RpcError):  # or it is told in time
+        (*_, last) = following
+        assert "lease of board has ended" in last.error
+    deadline = time.monotonic() + 5
+    while workers():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    with pytest.raises(grpc.RpcError) as error:
+        client.follow(job).next()
+    assert refusal(error)[0] == Code.PERMISSION_DENIED
+    assert not list(tmp_path.glob("session/*"))
+    Client(agent.address).acquire("next")
+
+
+def test_sigterm_leaves_no_process(tmp_path: Path) -> None:
+    code = (
+        "import pathlib, sys\n"
+        "from harness_remote.server import AgentSettings, serve\n"
+        "if __name__ == '__main__':\n"
+        "    serve(AgentSettings(folder=pathlib.Path(sys.argv[1])), announce=lambda a: print(a, flush=True))\n"
+    )
+    script = tmp_path / "run.py"
+    script.write_text(code)
+    process = subprocess.Popen(
+        [sys.executable, str(script), str(tmp_path / "agent")], stdout=subprocess.PIPE, text=True
+    )
+    try:
+        assert process.stdout is not None
+        client = Client(process.stdout.readline().strip()).acquire().ready()
+        client.measure(min_time_s=30.0)
+        children = below(process.pid)
+        assert len(children) >= 2  # the worker, and Python's resource tracker
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(10) == 0
+    finally:
+        process.kill()
+        process.wait()
+    deadline = time.monotonic() + 5
+    while any(alive(pid) for pid in children):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def workers() -> list[int]:
+    """Workers of this process's agents."""
+    return [pid for pid in below(os.getpid()) if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+
+
+def below(parent: int) -> list[int]:
+    listed = Path(f"/proc/{parent}/task").glob("*/children")
+    return [int(pid) for file in listed for pid in file.read_text().split() if alive(int(pid))]
+
+
+def alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
