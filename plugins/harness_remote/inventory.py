@@ -30,10 +30,10 @@ from harness.errors import SuiteError, nearest
 from harness.suite import NAME, EntryRef, Name, validated
 from harness.types import Params
 from harness.yamlfile import Source, parse_yaml, read_text
+from harness_remote import PORT
 
 __all__ = [
     "BACKENDS",
-    "PORT",
     "Board",
     "Credentials",
     "Inventory",
@@ -44,7 +44,6 @@ __all__ = [
 ]
 
 BACKENDS = ("raspberry-pi", "jetson", "agent")
-PORT = 7447
 MAX_SECRET = 64 * 1024
 HostPort = Annotated[str, Field(pattern=r"^(\[[0-9A-Fa-f:.]+(%\w+)?\]|[^\s:\[\]]+):\d{1,5}$", max_length=300)]
 Host = Annotated[str, Field(pattern=r"^[^\s\[\]/]+$", max_length=253)]

@@ -64,6 +64,7 @@ pip="venv/bin/python -m pip --disable-pip-version-check --no-input"
 $pip install --quiet --timeout 20 --retries 2 $3 "wheels/$2[agent]"
 $pip install --quiet --no-deps --no-index --force-reinstall "wheels/$2"
 venv/bin/python -m harness --version
+rm -rf wheels
 printf %s "$4" > installed
 """
 
@@ -77,7 +78,7 @@ exec venv/bin/python -m harness agent init --folder "$PWD" "$@"
 
 _SERVICE = r"""
 cd "$HOME/$1"
-exec venv/bin/python -m harness agent install-service --folder "$PWD" --host "$2" --port "$3" 2>&1
+exec venv/bin/python -m harness agent install-service --folder "$PWD" --host "$2" --port "$3" $4
 """
 
 # A process id may by now be another's: its command line tells.
@@ -253,7 +254,7 @@ def _start(remote: Remote, facts: Facts, port: int, service: bool, say: Callable
     address = ("0.0.0.0", str(port))
     if service and facts.systemd:
         say(f"starting it as a service of {'the system' if facts.root else 'the user'}")
-        told = remote.run(_SERVICE, FOLDER, *address, seconds=180)
+        told = remote.run(_SERVICE, FOLDER, *address, "" if facts.root else "--user", seconds=300)
         return [line.removeprefix("note: ") for line in told.splitlines() if line.startswith("note: ")]
     say("starting it")
     remote.run(_NOHUP, FOLDER, *address, str(_READY_S), seconds=_READY_S + 30)

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import IO
 
 from harness.errors import DeviceError, HarnessError
-from harness_remote.inventory import PORT as AGENT_PORT
+from harness_remote import PORT as AGENT_PORT
 from harness_remote.inventory import Board, Inventory, Link
 from harness_remote.lab import limits, relay
 from harness_remote.lab.labfile import WORKSTATION
