@@ -90,6 +90,7 @@ class Collaboration:
         self._number = 0
         self._fusing_ns = 0
         self._reopening: set[str] = set()
+        self._rehearsing = False
         self.follow(Load())
         for key in dict.fromkeys(self._keys.values()):
             self._open(key)
@@ -208,6 +209,8 @@ class Collaboration:
     def _request(self, frame: Frame, part: GraphPart) -> list[bytes | memoryview]:
         header: dict[str, Any] = {"op": "run", "id": frame.number, "part": part.name, "wire": part.wire_dtype}
         tensors = []
+        if self._rehearsing:
+            header["rehearse"] = True
         if frame.slot is not None and IMAGE in part.inputs:
             header["slot"] = frame.slot
             header["from"] = ["slot" if one == IMAGE else "tensor" for one in part.inputs]
@@ -350,6 +353,16 @@ class Collaboration:
         self.deadline_ns = int((load.deadline_s or HANG_S) * 1e9)
         self.substitute = load.on_missing == "substitute"
 
+    def rehearse(self, inputs: Sequence[Array]) -> None:
+        """Have every part rehearsed on these (:mod:`harness.replay`), here and elsewhere."""
+        self.follow(Load())
+        self._rehearsing = True
+        try:
+            for images in inputs:
+                self(images)
+        finally:
+            self._rehearsing = False
+
     def keep(self, inputs: Sequence[Array]) -> None:
         """Let every peer that takes images keep these, each in a slot of its own."""
         takers = {
@@ -362,17 +375,24 @@ class Collaboration:
     def probe(self, one: Array) -> dict[str, int]:
         """Each link with the bytes of one query: ``rtt``, ``up`` and ``down`` of every part elsewhere, medians in ns.
 
-        ``up`` sends the query's bytes and gets a few back, ``down`` the reverse, ``rtt`` a few both ways.
+        ``up`` sends the query's bytes and gets a few back, ``down`` the reverse, ``rtt`` a few both ways. Where others
+        may stand in for what is missing, links of peers that do not answer are left out.
         """
         found = {}
         for name in self._addresses:
+            if self.substitute and self.where(name) in self._lost:
+                continue
             ways = {
                 "rtt": (SMALL, SMALL),
                 "up": (self.traffic.get(f"sent_bytes:{name}", one.nbytes), SMALL),
                 "down": (SMALL, self.traffic.get(f"received_bytes:{name}", SMALL)),
             }
-            for kind, (up, down) in ways.items():
-                found[f"{kind}:{name}"] = self._echo(self.where(name), up, down)
+            try:
+                for kind, (up, down) in ways.items():
+                    found[f"{kind}:{name}"] = self._echo(self.where(name), up, down)
+            except HarnessError:
+                if not self.substitute:
+                    raise
         return found
 
     def _echo(self, device: str, up: int, down: int) -> int:
@@ -397,9 +417,10 @@ class Collaboration:
             while True:
                 _, answer = self._answers.get(timeout=max(0.0, end - time.monotonic()))
                 if answer.lost:
-                    raise BoardLost(
-                        f"{answer.peer} does not answer any more: {answer.error}", board=answer.peer
-                    )
+                    self._lost[answer.peer] = answer.error
+                    if answer.peer == device or not self.substitute:
+                        name = _name(answer.peer)
+                        raise BoardLost(f"{name} does not answer any more: {answer.error}", board=name)
                 if answer.query == self._number:
                     break
         except (OSError, EOFError, queue.Empty) as error:

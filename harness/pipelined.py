@@ -36,7 +36,7 @@ def generate_pipelined(stream: Stream, inputs: list[Array], load: Load) -> Timed
     """As :func:`harness.load.generate`, with ``load.in_flight`` frames at once.
 
     ``single-stream``: a frame is due when one is answered; ``server``: as its Poisson process says. All that was
-    begun is answered, and counted. Latencies are in the order of the answers.
+    begun is answered, and counted; with a deadline, so is all that was due. Latencies are in the order of the answers.
 
     Raises:
         ValueError: no query was due within the maximum time.
@@ -55,7 +55,7 @@ def generate_pipelined(stream: Stream, inputs: list[Array], load: Load) -> Timed
         while open_ or active:
             now = clock()
             if open_ and (now - begin >= max_ns or (len(latency) >= min_n and now - begin >= min_ns)):
-                open_ = False
+                open_ = load.deadline_s is not None and due is not None and due <= now
             if open_ and schedule and due is None:
                 open_ = False
             while open_ and len(active) < load.in_flight and (schedule is None or (due or 0) <= clock()):

@@ -15,7 +15,16 @@ from harness.columns import check_rank
 from harness.errors import SuiteError, nearest
 from harness.plan import Cell, Node, Plan, PrepareHost, digest
 from harness.plugins import Origin, Plugins
-from harness.resolve import ChosenData, ResolvedMethod, Resolver, Target, core_hash, files_hash, source_hash
+from harness.resolve import (
+    ChosenData,
+    ResolvedMethod,
+    Resolver,
+    Target,
+    core_hash,
+    files_hash,
+    machine_of,
+    source_hash,
+)
 from harness.suite import Measure, Suite, validated
 from harness.types import Params, RuntimeEntry, Sketch
 
@@ -185,7 +194,7 @@ class _Planner:
                 merged = {**measure.model_dump(exclude_unset=True), **overrides}
                 measure = validated(Measure, merged, self.source, (*path, "measure"))
             self._check_generator(measure, index)
-            self._check_cool_down(measure, index)
+            self._check_cool_down(measure, item.devices, index)
             self._check_energy(measure, item.devices, index)
             for name in self.selected(item.methods, path, only):
                 refs = item.runtimes or (self.suite.methods[name].runtime or self._runtime_of(name),)
@@ -221,10 +230,20 @@ class _Planner:
         if measure.generator == "loadgen" and (lacking := loadgen.missing()) is not None:
             raise SuiteError(f"{self._measure_key('generator', index)}: {lacking}")
 
-    def _check_cool_down(self, measure: Measure, index: int) -> None:
-        if measure.cool_down is not None and not self.resolver.meters.tells_temperature():
-            where = self._measure_key("cool_down", index)
-            raise SuiteError(f"{where}: nothing tells a temperature on this machine; leave it out")
+    def _check_cool_down(self, measure: Measure, devices: Sequence[str], index: int) -> None:
+        """The central device waits, so its machine must tell a temperature."""
+        if measure.cool_down is None:
+            return
+        for device in devices:
+            target = self.resolver.target(device, self.suite.defaults.threads)
+            central = None if target.unavailable else target.infos[target.central]
+            machine = "this machine"
+            told = self.resolver.meters.tells_temperature()
+            if central is not None and machine_of(central.details):
+                machine, told = central.name, "temperature_c" in central.details.get("tells", ())
+            if not told:
+                where = self._measure_key("cool_down", index)
+                raise SuiteError(f"{where}: nothing tells a temperature on {machine}; leave it out")
 
     def _measure_key(self, key: str, index: int) -> str:
         inside = key in (self.suite.run[index].measure or {})
@@ -335,6 +354,9 @@ class _Planner:
         if target.unavailable:
             return target.unavailable
         kinds = {info.kind for info in target.infos} - set(runtime.devices)
+        boards = [info.name for info in target.infos if machine_of(info.details)]
+        if boards and "onnx" not in runtime.requires:
+            return f"{boards[0]} takes ONNX files only, which runtime {runtime.name} does not export"
         if kinds:
             return f"runtime {runtime.name} does not run on {', '.join(sorted(kinds))}"
         if target.fleet and resolved.partition is None:

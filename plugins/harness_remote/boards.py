@@ -6,8 +6,9 @@ import contextlib
 import json
 import logging
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
@@ -15,7 +16,9 @@ from typing import Any, Literal
 from pydantic import Field
 
 from harness.errors import BoardLost, DeviceError, HarnessError, SuiteError
-from harness.suite import Duration, Name
+from harness.meters import Meters
+from harness.plugins import load_plugins
+from harness.suite import Duration, Name, validated
 from harness.types import Device, DeviceInfo, DeviceSpec, Params, Unavailable
 from harness_remote.inventory import Board, Credentials, Inventory
 
@@ -25,7 +28,7 @@ PROBE_S = 1.0
 DESCRIBE_S = 15.0  # it asks its sensors
 KEPT = (
     "harness", "soc", "product", "arch", "os", "kernel", "python", "cpu_capability", "governor", "machine_id",
-    "onnxruntime", "jetpack", "meters",
+    "onnxruntime", "jetpack",
 )  # fmt: skip
 """Facts of a board that go with its records; what changes by itself (temperatures) is not among them."""
 
@@ -74,7 +77,7 @@ def probe(backend: str) -> Iterable[DeviceInfo | Unavailable]:
         board = inventory.boards[name]
         try:
             told = _told(name, inventory.credentials(name), PROBE_S)
-            return info_of(name, backend, board, told, "cpu")
+            return info_of(name, backend, board, told)
         except (HarnessError, ValueError) as error:
             return Unavailable(name=name, reason=str(error), fix=f"`harness devices check {name}` tells more")
 
@@ -105,10 +108,18 @@ def describe(spec: DeviceSpec) -> DeviceInfo | Unavailable:
         _LOG.warning("%s; planned as it was on %s, and its cells will be tried", error, when)
     except (DeviceError, SuiteError) as error:
         return Unavailable(name=spec.name, reason=str(error))
-    return info_of(spec.name, spec.backend, board, told, _computes_on(spec.params))
+    external = _external(inventory, name)
+    return info_of(spec.name, spec.backend, board, told, _computes_on(spec.params), external)
 
 
-def info_of(name: str, backend: str, board: Board, told: Mapping[str, Any], computes_on: str) -> DeviceInfo:
+def info_of(
+    name: str,
+    backend: str,
+    board: Board,
+    told: Mapping[str, Any],
+    computes_on: str = "cpu",
+    external: Sequence[Mapping[str, Any]] = (),
+) -> DeviceInfo:
     """A board as the harness knows devices.
 
     Raises:
@@ -129,12 +140,13 @@ def info_of(name: str, backend: str, board: Board, told: Mapping[str, Any], comp
     details = {key: told[key] for key in KEPT if told.get(key) not in (None, {}, [], ())}
     details |= {
         "meters": list(told["meters"]),
-        "external_meters": [{one.name: dict(one.params)} for one in board.meters],
+        "external": list(external),
+        "tells": sorted({signal for state in told["state"].values() for signal in state}),
         "labels": list(board.labels),
     }
     if board.memory_budget_mb is not None:
         details["memory_budget_bytes"] = int(board.memory_budget_mb * 1e6)
-    if board.link is not None:
+    if board.link is not None and board.link.rate_mbps is not None:
         details["link"] = board.link.model_dump(mode="json")
     return DeviceInfo(
         name=name, backend=backend, model=model, kind="cpu" if computes_on == "cpu" else "cuda",
@@ -186,6 +198,32 @@ def _find(spec: DeviceSpec) -> tuple[str, Board, Inventory]:
             f"{inventory.source.where(name, 'backend')}: {board.backend}, and the suite says {spec.backend}"
         )
     return name, board, inventory
+
+
+def _external(inventory: Inventory, name: str) -> list[dict[str, Any]]:
+    """The meters that the inventory says watch a board, where they answer (:class:`MeterUse` as JSON).
+
+    Raises:
+        ValueError: one is unknown, or its parameters cannot be right.
+    """
+    refs = inventory.boards[name].meters
+    if not refs:
+        return []
+    plugins = load_plugins()
+    try:
+        chosen = []
+        for index, ref in enumerate(refs):
+            path = (name, "meters", index)
+            found = plugins.meters.get(ref.name, inventory.source.where(*path))
+            chosen.append(
+                (found, validated(found.entry.params, ref.params, inventory.source, (*path, ref.name)))
+            )
+    except SuiteError as error:
+        raise ValueError(str(error)) from None
+    uses, absent = Meters(plugins).named(chosen)
+    for one in absent:
+        _LOG.warning("%s: %s is not read: %s", name, one.name, one.reason)
+    return [asdict(use) for use in uses]
 
 
 def _told(name: str, credentials: Credentials, within_s: float) -> dict[str, Any]:

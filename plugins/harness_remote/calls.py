@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -78,7 +79,7 @@ class Calls:
         """Asks every sensor, but not while a measurement would feel it."""
         session = self._session
         if session is None or not session.measuring:
-            self._board = pb.DescribeReply(board=codec.to_json(board.describe(self._plugins)))
+            self._board = pb.DescribeReply(board=json.dumps(board.describe(self._plugins)))
         if self._board is None:
             raise DeviceError(f"{self._name} is measuring: ask again later")
         return self._board

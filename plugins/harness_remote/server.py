@@ -101,7 +101,7 @@ class Agent:
                 self._calls.stop()
             os.close(self._locked)
             raise
-        self.address = f"{settings.host}:{port}"
+        self.address = _address(settings.host, port)
 
     def stop(self) -> None:
         assert self._calls is not None
@@ -119,12 +119,12 @@ class Agent:
 
 
 def _loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
+    """Whether nobody but this machine reaches ``host``."""
     try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return False
+        found = socket.getaddrinfo(host.strip("[]"), None)
+    except OSError as error:
+        raise DeviceError(f"cannot listen on {host}: {error.strerror or error}") from None
+    return all(ipaddress.ip_address(str(one[4][0]).partition("%")[0]).is_loopback for one in found)
 
 
 def _lock(folder: Path) -> int:
@@ -157,7 +157,7 @@ def _options() -> tuple[tuple[str, Any], ...]:
 
 
 def _bind(server: grpc.Server, settings: AgentSettings) -> int:
-    address = f"{settings.host}:{settings.port}"
+    address = _address(settings.host, settings.port)
     identity = settings.identity
     try:
         if identity is None:
@@ -170,3 +170,7 @@ def _bind(server: grpc.Server, settings: AgentSettings) -> int:
     if not port:
         raise DeviceError(f"cannot listen on {address}: another program does, or it is not this machine's")
     return int(port)
+
+
+def _address(host: str, port: int) -> str:
+    return f"[{host}]:{port}" if ":" in host and not host.startswith("[") else f"{host}:{port}"

@@ -157,9 +157,12 @@ class Session:
             worker().ask("connect", graph, peers)
 
     def death(self) -> str | None:
-        """How the worker ended, if it did."""
+        """Why the worker answers no more, if it does not."""
         worker = self._worker
-        return None if worker is None else worker.death()
+        return self._ended() if self._closed else None if worker is None else worker.death()
+
+    def _ended(self) -> str:
+        return f"the lease of {self._name} has ended, and its worker with it"
 
     def begin(self) -> None:
         with self._turn("begin") as worker:
@@ -221,8 +224,10 @@ class Session:
             if self.measuring:
                 raise busy
             if self._closed:
-                raise DeviceError(f"the lease of {self._name} has ended")
+                raise DeviceError(self._ended())
             yield self._present
+        except HarnessError as error:
+            raise DeviceError(self._ended()) if self._closed else error from None
         finally:
             self._lock.release()
 

@@ -15,13 +15,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+from harness.errors import DeviceError
 from harness_remote.inventory import Inventory
 from harness_remote.lab import limits, supervisor
 from harness_remote.lab.labfile import Lab
 from harness_remote.lab.namespaces import Ability, Mode, probe
 from harness_remote.lab.state import INVENTORY, State, folder_of
-
-from harness.errors import DeviceError
 
 pytestmark = pytest.mark.lab
 
@@ -97,7 +97,7 @@ def test_boards_reach_one_another_through_the_link_model(up: Up, mode: Mode) -> 
     assert 0.301 + 0.002 <= between(state, 602_000, 1) < 1.05 * 0.303
     assert 0.0015 + 0.002 <= between(state, 1, 3_000, times=9) < 1.3 * 0.0035
     if mode != "loopback":  # there is no other way
-        assert ask(state, "a", to="10.77.0.11:7447", up=1, down=1) == []
+        assert ask(state, "a", to="10.77.0.11:50151", up=1, down=1) == []
     supervisor.down(state)
     gone(state)
 

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import IO
 
 from harness.errors import DeviceError, HarnessError
-from harness_remote import PORT as AGENT_PORT
+from harness_remote import PORT
 from harness_remote.inventory import Board, Inventory, Link
 from harness_remote.lab import limits, relay
 from harness_remote.lab.labfile import WORKSTATION
@@ -77,7 +77,7 @@ class Inside:
             self._ready(board).unlink(missing_ok=True)
             command = [
                 *in_namespace(board, self.settings.mode), *self.settings.serve,
-                "--host", host, "--port", str(AGENT_PORT if spaces else 0), "--threads", str(lab.threads),
+                "--host", host, "--port", str(PORT if spaces else 0),
                 "--folder", str(folder / "boards" / board), "--ready-file", str(self._ready(board)),
             ]  # fmt: skip
             log = (folder / "boards" / board / "agent.log").open("ab")

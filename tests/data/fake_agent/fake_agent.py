@@ -13,7 +13,7 @@ import time
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    for name in ("--host", "--port", "--threads", "--folder", "--ready-file"):
+    for name in ("--host", "--port", "--folder", "--ready-file"):
         parser.add_argument(name)
     told = parser.parse_args()
     with socket.create_server((told.host, int(told.port))) as server:

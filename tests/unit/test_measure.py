@@ -1,0 +1,252 @@
+"""Cells of fleets, measured by processes of this machine, some of which are told to be other machines."""
+
+from __future__ import annotations
+
+import sys
+import time
+from dataclasses import asdict
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from harness import accuracy
+from harness.artifacts import Store
+from harness.measure import CellLost, Evaluations, measure_cell
+from harness.plan import PrepareHost
+from harness.planner import make_plan
+from harness.plugins import load_plugins
+from harness.prepare import run_node
+from harness.saved import load_any
+from harness.suite import load_suite
+
+TOYS = Path(__file__).parents[1] / "data" / "fleet_toys"
+SUITE = """\
+suite: toys
+data: {name: synthetic, num_classes: 6, size: 8, channels: 1, train: 60, test: 30}
+defaults: {train: {epochs: 0}, runtime: plain}
+measure: {min_time: 20ms, min_queries: 44, max_time: 5s, warmup: one, energy: off}
+methods:
+  whole: {build: toy}
+  split: {from: whole, partition: toys}
+  half: {from: whole, partition: {toys: {wire: float16, missing: mean}}}
+  strict: {from: whole, partition: {toys: {missing: null}}}
+devices:
+  here: {backend: cpu}
+  b1: {backend: board, machine: m1, offset_ns: 5000000}
+  b2: {backend: board, machine: m2, offset_ns: -7000000, link: {rate_mbps: 16, rtt_ms: 1}}
+  twin: {backend: board, machine: m1}
+  fake: {backend: board, machine: m3, emulated: true}
+  local: {fleet: [here, here, here]}
+  boards: {fleet: [b1, b2], central: b1}
+  raw: {fleet: [b1, b2], input: raw}
+  mixed: {fleet: [here, b1, b2]}
+  shared: {fleet: [b1, twin]}
+  lab: {fleet: [b1, fake]}
+  lost: {fleet: [b1, b2]}
+run:
+  - {methods: [whole, split], devices: [here, b1]}
+  - {methods: [split], devices: [local], measure: {robustness: drop-3, in_flight: 3}}
+  - {methods: [split], devices: [boards, raw, mixed, shared, lab, lost]}
+  - {methods: [whole, half, strict], devices: [b1], measure: {robustness: drop-1}}
+"""
+
+
+@pytest.fixture(scope="module")
+def toys():
+    sys.path.insert(0, str(TOYS))
+    import fleet_toys
+
+    yield fleet_toys
+    sys.path.remove(str(TOYS))
+    del sys.modules["fleet_toys"]
+
+
+@pytest.fixture(scope="module")
+def planned(toys, tmp_path_factory):
+    """(cells by method and device, plugins, store) with everything prepared."""
+    folder = tmp_path_factory.mktemp("toys")
+    (folder / "toys.yaml").write_text(SUITE)
+    plugins = load_plugins(extra={"toys": toys})
+    plan = make_plan(load_suite(folder / "toys.yaml"), plugins, PrepareHost())
+    store = Store(folder / "cache")
+    for node in plan.nodes.values():
+        run_node(asdict(node), plugins, store)
+    return {(cell.method, cell.task["device"]): cell for cell in plan.cells}, plugins, store
+
+
+@pytest.fixture(scope="module")
+def measured(planned):
+    cells, plugins, store = planned
+
+    @cache
+    def measure(method: str, device: str) -> dict:
+        return measure_cell(cells[method, device], plugins, store, Evaluations(store), None)
+
+    return measure
+
+
+def test_one_device_answers_for_itself_and_a_board_by_the_host(measured):
+    here, board = measured("split", "here"), measured("split", "b1")
+    assert (here["accuracy"]["on"], board["accuracy"]["on"]) == ("device", "host")
+    assert here["accuracy"]["top1"] == board["accuracy"]["top1"]
+    assert (here["arrays"]["predictions"] == board["arrays"]["predictions"]).all()
+    assert board["accuracy"]["parity"]["ok"]
+    assert board["accuracy"]["parity"]["n"] == 30
+    assert (here["network"], board["network"]) == ({}, {})
+
+
+def test_workers_of_one_machine(measured):
+    found = measured("split", "local")
+    network = found["network"]
+    image, feature = 64 * 4, 4 * 4
+    assert (network["input_bytes"], network["feature_bytes"]) == (3 * image, 3 * feature)
+    assert {name: part["device"] for name, part in network["parts"].items()} == {
+        "sub1": "here-2", "sub2": "here-3", "sub3": "here-2", "fusion": "here",
+    }  # fmt: skip
+    assert "over_bound" not in network  # three in flight wait for one another
+    assert network["critical_path_ms"] > 0
+    assert network["no_input"]["n"] >= 11
+    assert len(found["arrays"]["no_input_ns"]) == network["no_input"]["n"]
+    assert set(found["memory"]["devices"]) == {"here", "here-2", "here-3"}
+    assert found["memory"]["process_peak_bytes"] == max(
+        one["process_peak_bytes"] for one in found["memory"]["devices"].values()
+    )
+    assert found["device"]["devices"][1] == {
+        "name": "here-2", "model": found["device"]["model"], "machine": "", "parts": ["sub1", "sub3"],
+    }  # fmt: skip
+
+
+def test_boards(measured, toys):
+    toys.SEEN.clear()
+    found = measured("split", "boards")
+    assert found["accuracy"]["on"] == "host"
+    network = found["network"]
+    assert network["over_bound"] == found["latency"]["p50_ms"] / network["critical_path_ms"]
+    assert {part.get("link") for part in network["parts"].values()} == {"stated", None}
+    ((name, spans, error, images),) = toys.SEEN
+    assert (name, images) == ("b2", found["latency"]["n"])
+    assert error == 20
+    assert spans["load"][1] - spans["load"][0] == pytest.approx(found["state"]["window_s"] * 1e9, rel=0.2)
+    # on b2's clock, which is 12 ms behind the central one's, and that is this host's here
+    assert 0 < time.monotonic_ns() - 12_000_000 - spans["load"][1] < 120e9
+
+
+def test_raw_pixels_are_a_quarter_and_give_the_same_answers(measured):
+    tensor, raw = measured("split", "boards"), measured("split", "raw")
+    assert raw["network"]["input_bytes"] * 4 == tensor["network"]["input_bytes"]
+    assert raw["accuracy"]["parity"]["ok"]
+
+
+def test_what_stands_for_boards_is_told(planned):
+    from harness.content import described
+
+    cells = planned[0]
+    said = {device: described(cell)["provenance"] for (_, device), cell in cells.items()}
+    assert said == {
+        "here": "measured", "b1": "measured", "boards": "measured", "raw": "measured", "mixed": "measured",
+        "lost": "measured", "local": "emulated", "shared": "emulated", "lab": "emulated",
+    }  # fmt: skip
+    assert described(cells["split", "raw"])["device"]["input"] == "raw"
+    assert "in_flight" not in described(cells["split", "here"])["scenario"]
+
+
+# --- without parts --------------------------------------------------------------------------------
+
+
+def logits(partition, images, absent=(), stands_in=None):
+    """The partition's answers by torch, with ``stands_in`` [4] for the features of absent parts."""
+    import torch
+
+    *subs, fusion = partition.parts
+    with torch.inference_mode():
+        features = [part.module(torch.from_numpy(images)) for part in subs]
+        for index in absent:
+            features[index] = torch.as_tensor(stands_in[index]).expand_as(features[index])
+        return fusion.module(*features).numpy()
+
+
+@pytest.fixture
+def references(planned):
+    """(partition, test images, labels, training images) of a method."""
+    from harness.context import open_task_data
+    from harness.data import normalise
+
+    cells, plugins, store = planned
+
+    def of(method: str, device: str):
+        cell = cells[method, device]
+        meta = store.meta(cell.data)
+        images = normalise(np.load(store.folder(cell.data) / "images.npy"), meta["mean"], meta["std"])
+        labels = np.load(store.folder(cell.data) / "labels.npy")
+        task = {**cell.task["data"]["dataset"], "choice": cell.task["data"]["choice"]}
+        train = open_task_data(task, plugins).train
+        key = next(k for k in store.root.rglob("*.safetensors") if k.parent.name == model_key(cell))
+        return load_any(key.parent), images, labels, train.batch(range(len(train)))
+
+    def model_key(cell):
+        return plan_inputs[cell.export]
+
+    plan = make_plan(load_suite(store.root.parent / "toys.yaml"), plugins, PrepareHost())
+    plan_inputs = {key: node.inputs[0] for key, node in plan.nodes.items() if node.stage == "export"}
+    return of
+
+
+def test_accuracy_for_each_number_of_missing_parts(measured, references):
+    told = measured("split", "local")["accuracy"]["missing"]
+    partition, images, labels, _ = references("split", "local")
+    zeros = np.zeros((3, 4), np.float32)
+    assert told["stands_in"] == dict.fromkeys(("sub1", "sub2", "sub3"), "zeros")
+    for level, sets in zip(
+        told["levels"], ([(0,), (1,), (2,)], [(0, 1), (0, 2), (1, 2)], [(0, 1, 2)]), strict=True
+    ):
+        expected = [
+            float((logits(partition, images, absent, zeros).argmax(1) == labels).mean() * 100)
+            for absent in sets
+        ]
+        assert list(level["top1"].values()) == pytest.approx(expected)
+        assert (level["sets"], level["of"]) == (len(sets), len(sets))
+        assert level["mean"] == pytest.approx(np.mean(expected))
+        assert (level["min"], level["max"]) == pytest.approx((min(expected), max(expected)))
+        assert level["worst"] == [f"sub{i + 1}" for i in sets[int(np.argmin(expected))]]
+
+
+def test_the_mean_over_training_images_stands_in_where_the_edges_say_so(measured, references, planned):
+    told = measured("half", "b1")["accuracy"]["missing"]
+    partition, images, labels, train = references("half", "b1")
+    import torch
+
+    with torch.inference_mode():
+        means = [part.module(torch.from_numpy(train)).numpy().mean(0) for part in partition.parts[:-1]]
+    expected = [
+        float((logits(partition, images, (i,), means).argmax(1) == labels).mean() * 100) for i in range(3)
+    ]
+    assert set(told["stands_in"].values()) == {"mean"}
+    assert list(told["levels"][0]["top1"].values()) == pytest.approx(expected)
+    cells, _, store = planned
+    parts = store.meta(cells["half", "b1"].export)["parts"]
+    assert parts[-1]["missing"]["sub2"] == pytest.approx(means[1].tolist(), rel=1e-4)
+    assert [part["wire_dtype"] for part in parts] == ["float16"] * 3 + ["float32"]
+
+
+def test_where_nothing_can_be_missing_the_record_says_why(measured):
+    assert "one whole model" in measured("whole", "b1")["accuracy"]["missing"]["why"]
+    assert "declare nothing" in measured("strict", "b1")["accuracy"]["missing"]["why"]
+    assert measured("split", "here")["accuracy"]["missing"] == {}
+
+
+def test_subsets_are_all_where_they_are_few_else_drawn():
+    names = [f"p{i}" for i in range(30)]
+    assert accuracy.subsets(names, 1, 0) == [(name,) for name in names]
+    assert len(accuracy.subsets(names[:4], 2, 0)) == 6
+    drawn = accuracy.subsets(names, 3, 0)
+    assert len(set(drawn)) == len(drawn) == accuracy.MAX_SUBSETS
+    assert drawn == accuracy.subsets(names, 3, 0) != accuracy.subsets(names, 3, 1)
+
+
+def test_a_lost_board_is_named(measured, toys, monkeypatch):
+    monkeypatch.setitem(toys.AWAY, "b2", 1)
+    with pytest.raises(CellLost, match="b2 does not answer") as caught:
+        measured("split", "lost")
+    assert caught.value.board == "b2"

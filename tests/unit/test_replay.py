@@ -1,0 +1,113 @@
+"""A part's compute, replayed: its time alone, its real output."""
+
+from __future__ import annotations
+
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from harness.errors import DeviceError
+from harness.replay import VARIABLE, ReplayedSession, replayed
+
+
+class Busy:
+    """Doubles its input, and takes 5 ms for it."""
+
+    def __init__(self) -> None:
+        self.facts = {"threads": 1}
+        self.runs = 0
+        self.at_work = 0
+        self.crowded = False
+        self.closed = False
+
+    def run(self, inputs):
+        self.runs += 1
+        self.at_work += 1
+        self.crowded |= self.at_work > 1
+        time.sleep(0.005)
+        self.at_work -= 1
+        return 2 * inputs[0]
+
+    def close(self) -> None:
+        self.closed = True
+
+    def device_memory(self):
+        return {"peak": 1}
+
+
+def images(n: int = 1, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).random((n, 3, 4, 4), dtype=np.float32)
+
+
+def test_only_where_it_is_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    session = Busy()
+    monkeypatch.delenv(VARIABLE, raising=False)
+    assert replayed(session) is session
+    monkeypatch.setenv(VARIABLE, str(tmp_path / "lock"))
+    assert isinstance(replayed(session), ReplayedSession)
+    monkeypatch.setenv(VARIABLE, str(tmp_path / "no" / "lock"))
+    with pytest.raises(DeviceError, match=r"replay: .*No such file"):
+        replayed(session)
+
+
+def test_what_was_rehearsed_is_not_computed_again(tmp_path: Path) -> None:
+    session = Busy()
+    replay = ReplayedSession(session, tmp_path / "lock")
+    assert np.array_equal(replay.rehearse([images()]), 2 * images())
+    runs = session.runs
+    replay.rehearse([images()])
+    assert np.array_equal(replay.run([images()]), 2 * images())
+    assert session.runs == runs
+    assert replay.facts["threads"] == 1
+    assert (replay.facts["replayed"], replay.facts["rehearsed"], replay.facts["computed"]) == (True, 1, 0)
+    assert 4.9 < replay.facts["solo_ms"] < 8
+
+
+def test_another_input_is_computed_and_counted(tmp_path: Path) -> None:
+    replay = ReplayedSession(Busy(), tmp_path / "lock")
+    replay.rehearse([images()])
+    for other in (images(seed=1), images(2), images().reshape(1, 3, 16), images().astype(np.float16)):
+        assert np.array_equal(replay.run([other]), 2 * other)
+    assert replay.facts["computed"] == 4
+    replay.rehearse([images()])
+    assert replay.facts["computed"] == 0
+
+
+def test_its_session_is_still_there(tmp_path: Path) -> None:
+    session = Busy()
+    replay = ReplayedSession(session, tmp_path / "lock")
+    assert hasattr(replay, "device_memory")
+    assert not hasattr(replay, "something_else")
+    replay.close()
+    assert session.closed
+
+
+@pytest.mark.clock
+def test_many_at_once_take_what_one_takes_alone(tmp_path: Path) -> None:
+    shared = Busy()
+    boards = [ReplayedSession(shared, tmp_path / "lock") for _ in range(6)]
+
+    def at_once(name: str) -> list[float]:
+        took = []
+
+        def one(board: ReplayedSession) -> None:
+            start = time.perf_counter()
+            getattr(board, name)([images()])
+            took.append(time.perf_counter() - start)
+
+        threads = [threading.Thread(target=one, args=(board,)) for board in boards]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        return took
+
+    at_once("rehearse")
+    assert not shared.crowded  # one at a time, whichever board asks
+    solo = max(board.facts["solo_ms"] for board in boards) / 1e3
+    rounds = [at_once("run") for _ in range(9)]  # threads of one process also wait for each other
+    assert min(map(max, rounds)) < solo + 0.002
+    assert min(map(min, rounds)) >= min(board.facts["solo_ms"] for board in boards) / 1e3
