@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 import io
-import queue
-import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-import grpc
-
 from harness.errors import BoardLost, DeviceError
-from harness.frames import FrameError, pack, unpack
 from harness.types import (
     Artifact,
     Beside,
@@ -34,6 +29,7 @@ from harness_remote import agent_pb2 as pb
 from harness_remote import codec
 from harness_remote.client import Client, Timeouts
 from harness_remote.external import External
+from harness_remote.framestream import FrameStream
 from harness_remote.inventory import Credentials
 
 if TYPE_CHECKING:
@@ -87,7 +83,7 @@ class RemoteDevice:
         self._threads = spec.threads
         self._own_meters = [use.info.name for use in spec.monitor.meters if not use.open]
         self._opened = False
-        self._frames: _Frames | None = None
+        self._frames: FrameStream | None = None
         self._clock: Clock | None = None
         self._external = External(tuple(use for use in spec.monitor.meters if use.open))
         self._client = Client(reach.board, reach.credentials, timeouts)
@@ -191,9 +187,9 @@ class RemoteDevice:
         answers = list(self._stream().ask(header, pieces))
         return np.concatenate(answers)
 
-    def _stream(self) -> _Frames:
+    def _stream(self) -> FrameStream:
         if self._frames is None:
-            self._frames = _Frames(self._client)
+            self._frames = FrameStream(self._client)
         return self._frames
 
     def measure(self, load: Load, images: NDArray[np.float32]) -> Samples:
@@ -258,63 +254,6 @@ class RemoteDevice:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-
-class _Frames:
-    """A kept-open stream of frames to the board's worker."""
-
-    def __init__(self, client: Client) -> None:
-        self._client = client
-        self._number = 0
-        self._requests: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
-        self._call = client.stream(iter(self._requests.get, None))
-
-    def ask(self, header: Mapping[str, Any], tensors: Sequence[NDArray[Any]]) -> Iterator[Any]:
-        """One answer for each tensor, in order; some are sent ahead of their answers."""
-        first = self._number
-        for ahead in tensors[:AHEAD]:
-            self._send(header, ahead)
-        for index in range(len(tensors)):
-            told, answer = self._receive(first + index + 1)
-            if index + AHEAD < len(tensors):
-                self._send(header, tensors[index + AHEAD])
-            if "lost" in told:
-                raise BoardLost(told.get("error"), board=str(told["lost"]))
-            if "error" in told or len(answer) != 1:
-                raise DeviceError(
-                    f"{header['op']} on {self._client.name}: {told.get('error', 'no tensor came')}"
-                )
-            yield answer[0]
-
-    def _send(self, header: Mapping[str, Any], tensor: NDArray[Any]) -> None:
-        self._number += 1
-        self._requests.put(b"".join(pack({**header, "id": self._number}, [tensor])))
-
-    def _receive(self, number: int) -> tuple[dict[str, Any], list[Any]]:
-        limit = self._client.timeouts.work
-        watch = threading.Timer(limit, self._call.cancel)
-        watch.daemon = True
-        watch.start()
-        begin = time.monotonic()
-        try:
-            told, tensors = unpack(next(self._call))
-        except StopIteration:
-            raise BoardLost(f"{self._client.name} closed the stream", board=self._client.name) from None
-        except grpc.RpcError as error:
-            if time.monotonic() - begin >= limit:
-                raise DeviceError(f"{self._client.name} did not answer a frame within {limit:g} s") from None
-            raise self._client.failure(error, "Stream") from None
-        except FrameError as error:
-            raise DeviceError(f"{self._client.name} answers with {error}") from None
-        finally:
-            watch.cancel()
-        if told.get("id") != number:
-            raise DeviceError(f"{self._client.name} answers out of order")
-        return told, tensors
-
-    def close(self) -> None:
-        self._requests.put(None)
-        self._call.cancel()
 
 
 def longest_s(load: Load) -> float:
