@@ -108,8 +108,8 @@ class Session:
             raise DeviceError(
                 f"a part has a name of 1 to 100 letters, and a worker {MAX_PARTS} parts at most"
             )
-        if not re.fullmatch(r"cpu|cuda:\d{1,2}", device, re.ASCII):
-            raise DeviceError(f"device: cpu or cuda:N, not {device[:40]!r}")
+        if not re.fullmatch(r"cpu|(cuda|tensorrt):\d{1,2}", device, re.ASCII):
+            raise DeviceError(f"device: cpu, cuda:N or tensorrt:N, not {device[:40]!r}")
         entry = self._plugins.runtimes.get(runtime, f"the agent on {self._name}").entry
         if "onnx" not in entry.requires:
             raise DeviceError(f"{runtime} loads no ONNX file, and a board takes nothing else")
