@@ -19,6 +19,7 @@ from harness.errors import HarnessError, SuiteError, nearest
 from harness.meters import Meters, fitting
 from harness.plan import digest
 from harness.plugins import Origin, Plugins, Registered, Registry
+from harness.profile import profiled
 from harness.suite import DeviceChoice, Measure, Method, Suite, validated
 from harness.train import TrainRecipe
 from harness.types import (
@@ -425,9 +426,9 @@ class Resolver:
     def sketch(self, name: str, resolved: ResolvedMethod, target: Target) -> Sketch:
         step = resolved.partition
         assert step is not None
-        fleet = Fleet(devices=target.infos, central=target.central)
         memo = (name, target.name)
         if memo not in self._sketches:
+            fleet = Fleet(devices=profiled(target.specs, target.infos), central=target.central)
             try:
                 self._sketches[memo] = step.entry.sketch(resolved.spec, step.params, fleet)
             except ValueError as error:
@@ -448,7 +449,7 @@ class Resolver:
             entry, params = registered.entry, registered.entry.params()
         else:
             entry, _, params = self.entry(self.plugins.placers, ref, path)
-        fleet = Fleet(devices=target.infos, central=target.central)
+        fleet = Fleet(devices=profiled(target.specs, target.infos), central=target.central)
         try:
             placement = entry.place(sketch, fleet, params)
         except ValueError as error:
