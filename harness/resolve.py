@@ -13,6 +13,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from harness import environment
 from harness.data import DataChoice, effective_info
 from harness.errors import HarnessError, SuiteError, nearest
 from harness.meters import Meters, fitting
@@ -103,7 +104,13 @@ class Target:
 
 def machine_of(details: Mapping[str, Any]) -> str:
     """The machine of a device, by a ``DeviceInfo``'s details; empty for this one."""
-    return str(details.get("machine_id", ""))
+    told = str(details.get("machine_id", ""))
+    return "" if told == environment.machine_id() else told
+
+
+def is_board(details: Mapping[str, Any]) -> bool:
+    """Whether a device is reached through an agent, by a ``DeviceInfo``'s details."""
+    return "machine_id" in details
 
 
 class Resolver:
