@@ -164,7 +164,11 @@ def _prepared(probe: Probe, runtime: Registered[RuntimeEntry], store: Store) -> 
 
     found = find_spec(probe.spec.factory.partition(":")[0])
     assert found is not None and found.origin is not None
-    made_with = [resolve.files_hash([Path(found.origin)]), resolve.source_hash(runtime.origin.module), torch.__version__]
+    made_with = [
+        resolve.files_hash([Path(found.origin)]),
+        resolve.source_hash(runtime.origin.module),
+        torch.__version__,
+    ]
     key = digest(["profile", asdict(probe.spec), probe.shape, runtime.entry.name, *made_with])
     with store.making(key) as folder:
         if folder is not None:
