@@ -90,6 +90,7 @@ class Collaboration:
         self._number = 0
         self._fusing_ns = 0
         self._reopening: set[str] = set()
+        self._rehearsing = False
         self.follow(Load())
         for key in dict.fromkeys(self._keys.values()):
             self._open(key)
@@ -208,6 +209,8 @@ class Collaboration:
     def _request(self, frame: Frame, part: GraphPart) -> list[bytes | memoryview]:
         header: dict[str, Any] = {"op": "run", "id": frame.number, "part": part.name, "wire": part.wire_dtype}
         tensors = []
+        if self._rehearsing:
+            header["rehearse"] = True
         if frame.slot is not None and IMAGE in part.inputs:
             header["slot"] = frame.slot
             header["from"] = ["slot" if one == IMAGE else "tensor" for one in part.inputs]
@@ -349,6 +352,16 @@ class Collaboration:
         self.missed.clear()
         self.deadline_ns = int((load.deadline_s or HANG_S) * 1e9)
         self.substitute = load.on_missing == "substitute"
+
+    def rehearse(self, inputs: Sequence[Array]) -> None:
+        """Have every part rehearsed on these (:mod:`harness.replay`), here and elsewhere."""
+        self.follow(Load())
+        self._rehearsing = True
+        try:
+            for images in inputs:
+                self(images)
+        finally:
+            self._rehearsing = False
 
     def keep(self, inputs: Sequence[Array]) -> None:
         """Let every peer that takes images keep these, each in a slot of its own."""

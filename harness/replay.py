@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from harness.types import Session
 
-__all__ = ["VARIABLE", "ReplayedSession", "replayed"]
+__all__ = ["VARIABLE", "ReplayedSession", "replayed", "replaying"]
 
 VARIABLE = "HARNESS_REPLAY"
 """Names the lock file that all boards of a machine share; without it nothing is replayed."""
@@ -37,6 +37,11 @@ SPIN_NS = 150_000
 PR_SET_TIMERSLACK = 29
 
 Shapes = tuple[tuple[int, ...], ...]
+
+
+def replaying() -> bool:
+    """Whether ``HARNESS_REPLAY`` asks for it; all boards of a lab are asked alike."""
+    return bool(os.environ.get(VARIABLE))
 
 
 def replayed(session: Session) -> Session:

@@ -15,7 +15,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
@@ -27,6 +27,7 @@ from harness.errors import BoardLost, HarnessError
 from harness.frames import DTYPES, FrameError
 from harness.load import batches, per_query, whole
 from harness.peers import LOCAL, MAX_KEPT_BYTES, MAX_SLOTS, Server
+from harness.replay import replayed, replaying
 from harness.sampler import Sampler
 from harness.splits import normalise
 from harness.types import (
@@ -123,7 +124,7 @@ class Worker:
         module, _, function = loader.partition(":")
         load = getattr(importlib.import_module(module), function)
         memory.mark_baseline()
-        self.sessions[name] = load(artifact, options)
+        self.sessions[name] = replayed(load(artifact, options))
         memory.model_loaded()
         return dict(self.sessions[name].facts)
 
@@ -170,7 +171,9 @@ class Worker:
             inputs = tuple([next(slotted if place == "slot" else given) for place in places])
         except StopIteration:
             raise FrameError(f"part {part!r}: too few tensors, or an empty slot") from None
-        output = self.sessions[part].run(inputs)
+        session = self.sessions[part]
+        rehearse = header.get("rehearse") is True and replaying()
+        output = session.rehearse(inputs) if rehearse else session.run(inputs)  # type: ignore[attr-defined]
         spent = time.perf_counter_ns() - start
         self.first_ns = self.first_ns or spent
         wire = header.get("wire", "float32")
@@ -221,6 +224,8 @@ class Worker:
         copied = 0 if np.shares_memory(inputs[0], images) else sum(one.nbytes for one in inputs)
         query = self._query()
         together = self.collaboration
+        if replaying():
+            self._rehearse(inputs)
         if together is not None:
             together.follow(load)
             if load.resident:
@@ -237,12 +242,28 @@ class Worker:
             window_ns=seen.timed.window_ns, batch=per_query(load), steady=seen.warm.steady,
             reached=seen.timed.reached, cooled=seen.cooled, outcome=arrays.pop("outcome", None), timeline=arrays,
             memory=self._memory(seen.peak), environment=seen.signals, states=seen.states(),
-            problems=seen.sampled.problems, energy=[one.to_json() for one in seen.readings],
+            problems=[*seen.sampled.problems, *self._computed()], energy=[one.to_json() for one in seen.readings],
             meters=seen.raw_meters(), sustained=seen.sustained(load), lasting_ns=seen.lasting_ns(),
             queue_ns=seen.timed.queue_ns, late_ns=seen.timed.late_ns, target_qps=load.target_qps, reference=seen.timed.reference,
             spans={name: (span.begin_ns, span.end_ns) for name, span in seen.spans.items()},
             missed={} if together is None else dict(together.missed), **self._network(inputs[0][: load.batch]),
         )  # fmt: skip
+
+    def _rehearse(self, inputs: Sequence[Array]) -> None:
+        """Every part once on every input of the window."""
+        if self.collaboration is not None:
+            self.collaboration.rehearse(inputs)
+            return
+        (session,) = self.sessions.values()
+        for one in inputs:
+            session.rehearse((one,))  # type: ignore[attr-defined]
+
+    def _computed(self) -> list[str]:
+        """What should have been replayed, and was not rehearsed."""
+        told = ((name, session.facts.get("computed", 0)) for name, session in self.sessions.items())
+        return [
+            f"part {name} computed {count} queries that were to be replayed" for name, count in told if count
+        ]
 
     def begin(self) -> None:
         """Another worker's window begins, in which this one answers."""
@@ -253,7 +274,9 @@ class Worker:
 
     def end(self, spans: Mapping[str, tuple[int, int]], clock_error_ns: int, images: int) -> Beside:
         """That window has ended; ``spans`` of it on this machine's clock."""
-        return beside(self.sampler, self.began, spans, clock_error_ns, images, self._memory(memory.peak(0)))
+        used = self._memory(memory.peak(0))
+        seen = beside(self.sampler, self.began, spans, clock_error_ns, images, used)
+        return replace(seen, problems=[*seen.problems, *self._computed()])
 
     def _memory(self, peak: int | None) -> dict[str, int]:
         found: dict[str, int] = {}

@@ -61,9 +61,11 @@ set -e
 cd "$HOME/$1"
 rm -f installed
 pip="venv/bin/python -m pip --disable-pip-version-check --no-input"
+before=$(ls -d venv/lib/python*/site-packages/edge_harness-*.dist-info 2>/dev/null || true)
 $pip install --quiet --timeout 20 --retries 2 $3 "wheels/$2[agent]"
-$pip install --quiet --no-deps --no-index --force-reinstall "wheels/$2"
+[ -z "$before" ] || $pip install --quiet --no-deps --no-index --force-reinstall "wheels/$2"
 venv/bin/python -m harness --version
+rm -rf wheels
 printf %s "$4" > installed
 """
 
@@ -75,21 +77,30 @@ shift
 exec venv/bin/python -m harness agent init --folder "$PWD" "$@"
 """
 
-_SERVICE = r"""
-cd "$HOME/$1"
-exec venv/bin/python -m harness agent install-service --folder "$PWD" --host "$2" --port "$3" 2>&1
-"""
-
-# A process id may by now be another's: its command line tells.
-_NOHUP = r"""
-set -e
-cd "$HOME/$1"
+# What runs is ended: an agent started without systemd (a process id may by now be another's: its command line
+# tells), or the user's or system's service.
+_END_PROCESS = r"""
+cd "$HOME/$1" || exit
 old=$(cat agent.pid 2>/dev/null || true)
 if [ -n "$old" ] && tr '\0' ' ' < "/proc/$old/cmdline" 2>/dev/null | grep -q "harness agent serve"; then
   kill "$old" || true
-  for i in 1 2 3 4 5 6 7 8 9 10; do kill -0 "$old" 2>/dev/null || break; sleep 0.5; done
+  for i in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20; do kill -0 "$old" 2>/dev/null || break; sleep 0.5; done
 fi
-rm -f ready
+rm -f agent.pid ready
+"""
+
+_SERVICE = (
+    _END_PROCESS
+    + r"""
+exec venv/bin/python -m harness agent install-service --folder "$PWD" --host "$2" --port "$3" $4
+"""
+)
+
+_NOHUP = (
+    _END_PROCESS
+    + r"""
+if [ "$5" != "" ]; then systemctl $6 disable --now harness-agent.service >/dev/null 2>&1; fi
+set -e
 nohup venv/bin/python -m harness agent serve --folder "$PWD" --host "$2" --port "$3" --ready-file ready \
   > agent.log 2>&1 < /dev/null &
 echo $! > agent.pid
@@ -101,6 +112,7 @@ while [ ! -s ready ]; do
   sleep 1
 done
 """
+)
 
 
 @dataclass(frozen=True)
@@ -253,10 +265,11 @@ def _start(remote: Remote, facts: Facts, port: int, service: bool, say: Callable
     address = ("0.0.0.0", str(port))
     if service and facts.systemd:
         say(f"starting it as a service of {'the system' if facts.root else 'the user'}")
-        told = remote.run(_SERVICE, FOLDER, *address, seconds=180)
+        told = remote.run(_SERVICE, FOLDER, *address, "" if facts.root else "--user", seconds=300)
         return [line.removeprefix("note: ") for line in told.splitlines() if line.startswith("note: ")]
     say("starting it")
-    remote.run(_NOHUP, FOLDER, *address, str(_READY_S), seconds=_READY_S + 30)
+    manager = ["yes" if facts.systemd else "", "" if facts.root else "--user"]
+    remote.run(_NOHUP, FOLDER, *address, str(_READY_S), *manager, seconds=_READY_S + 60)
     why = "systemd does not answer there" if service else "as --no-service asks"
     return [f"it runs without systemd ({why}): it does not come back after a reboot; run this again then"]
 

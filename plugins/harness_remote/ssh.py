@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -111,12 +111,10 @@ def connected(target: str, port: int | None) -> Iterator[Remote]:
             yield remote
         finally:
             where = ["-p", str(port), target] if port else [target]
-            try:
+            with suppress(subprocess.TimeoutExpired):
                 subprocess.run(
                     ["ssh", *options, "-O", "exit", *where], capture_output=True, timeout=10, check=False
                 )
-            except subprocess.TimeoutExpired:
-                pass
 
 
 def _connection_error(target: str, said: str) -> DeviceError:

@@ -15,13 +15,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+from harness.errors import DeviceError
 from harness_remote.inventory import Inventory
 from harness_remote.lab import limits, supervisor
 from harness_remote.lab.labfile import Lab
 from harness_remote.lab.namespaces import Ability, Mode, probe
 from harness_remote.lab.state import INVENTORY, State, folder_of
-
-from harness.errors import DeviceError
 
 pytestmark = pytest.mark.lab
 

@@ -62,7 +62,7 @@ def command(
         enrolment = Enrolment.of(name, address, port)  # a name that is taken is found before anything is done
         facts = provision.examine(remote, python)
         say(
-            f"{facts.model or facts.hostname}: {facts.machine}, Python {facts.python[1]}, {facts.free_mb} MB free"
+            f"{facts.model or facts.hostname}: {facts.machine}, Python {facts.python[0][0]}.{facts.python[0][1]}, {facts.free_mb} MB free"
         )
         installed = provision.provision(
             remote, facts, port=port, offline=offline, service=not no_service, workdir=Path(work), say=say
