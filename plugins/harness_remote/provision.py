@@ -43,11 +43,11 @@ true
 
 _VENV = r"""
 set -e
-mkdir -p "$HOME/$2/wheels"
+mkdir -p "$HOME/$2/wheels" "$HOME/$2/onnxruntime"
 chmod 700 "$HOME/$2"
 cd "$HOME/$2"
 [ "$(venv/bin/python -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null)" = "$3" ] && exit 0
-rm -rf venv
+rm -rf venv installed
 "$1" -m venv venv
 """
 
@@ -55,7 +55,8 @@ _HELD = r"""
 cat "$HOME/$1/installed" 2>/dev/null || true
 """
 
-# The same version may hold other code: so what is there of it is replaced, and its needs are looked at first.
+# The same version may hold other code: so what is there of it is replaced, and its needs are looked at first. A build
+# of ONNX Runtime that was given stays, in place of PyPI's.
 _INSTALL = r"""
 set -e
 cd "$HOME/$1"
@@ -64,6 +65,12 @@ pip="venv/bin/python -m pip --disable-pip-version-check --no-input"
 before=$(ls -d venv/lib/python*/site-packages/edge_harness-*.dist-info 2>/dev/null || true)
 $pip install --quiet --timeout 20 --retries 2 $3 "wheels/$2[agent]"
 [ -z "$before" ] || $pip install --quiet --no-deps --no-index --force-reinstall "wheels/$2"
+for own in onnxruntime/*.whl; do
+  [ -f "$own" ] || continue
+  $pip uninstall --quiet --yes onnxruntime onnxruntime-gpu
+  $pip install --quiet --timeout 20 --retries 2 $3 "$own"
+  venv/bin/python -c 'import onnxruntime'
+done
 venv/bin/python -m harness --version
 rm -rf wheels
 printf %s "$4" > installed
@@ -185,24 +192,27 @@ def provision(
     port: int,
     offline: bool,
     service: bool,
+    onnxruntime: Path | None,
     workdir: Path,
     say: Callable[[str], None],
 ) -> Installed:
-    """Install or upgrade the agent and start it. ``say`` is told each step.
+    """Install or upgrade the agent and start it. ``say`` is told each step; ``onnxruntime`` is a wheel to take
+    instead of PyPI's, then and at later upgrades.
 
     Raises:
         DeviceError: a step fails: which, why, and what to do.
     """
     say("making the agent's wheel")
     made = wheel.make(workdir)
-    digest = hashlib.sha256(made.read_bytes()).hexdigest()
     version = f"{facts.python[0][0]}.{facts.python[0][1]}"
     say(f"making an environment with Python {version} in ~/{FOLDER}")
     _explained(lambda: remote.run(_VENV, facts.python[1], FOLDER, version, seconds=180), facts)
-    if remote.run(_HELD, FOLDER) == digest:
+    held = remote.run(_HELD, FOLDER).split()
+    wanted = [_digest(made), _digest(onnxruntime) if onnxruntime else "".join(held[1:])]
+    if held == [one for one in wanted if one]:
         say("the agent there is this one")
     else:
-        _install(remote, facts, made, digest, offline, say)
+        _install(remote, facts, made, onnxruntime, " ".join(wanted), offline, say)
     say("making certificate and token, unless they are there")
     names = {facts.hostname, remote.hostname()} - {""}
     remote.run(_INIT, FOLDER, *(word for name in sorted(names) for word in ("--name", name)))
@@ -213,20 +223,30 @@ def provision(
 
 
 def _install(
-    remote: Remote, facts: Facts, made: Path, digest: str, offline: bool, say: Callable[[str], None]
+    remote: Remote,
+    facts: Facts,
+    made: Path,
+    onnxruntime: Path | None,
+    digests: str,
+    offline: bool,
+    say: Callable[[str], None],
 ) -> None:
     files, options = [made], ""
     if offline:
         say(f"downloading what it needs, for {facts.machine}")
         wanted = target_options(facts.machine, facts.glibc, facts.python[0])
-        files += download(made, made.parent / "needed", wanted)
+        files += download(made, made.parent / "needed", wanted, onnxruntime)
         options = "--no-index --find-links wheels"
     size = sum(file.stat().st_size for file in files) / 1e6
     say(f"copying {len(files)} wheel{'s' * (len(files) > 1)}, {size:.1f} MB")
     _explained(lambda: remote.copy(files, f"{FOLDER}/wheels"), facts)
+    if onnxruntime is not None:
+        say(f"copying {onnxruntime.name}, {onnxruntime.stat().st_size / 1e6:.1f} MB")
+        remote.run('rm -f "$HOME/$1"/onnxruntime/*.whl', FOLDER)
+        _explained(lambda: remote.copy([onnxruntime], f"{FOLDER}/onnxruntime"), facts)
     say("installing, which may take minutes on a board")
     _explained(
-        lambda: remote.run(_INSTALL, FOLDER, made.name, options, digest, seconds=_INSTALL_S),
+        lambda: remote.run(_INSTALL, FOLDER, made.name, options, digests, seconds=_INSTALL_S),
         facts,
         offline=offline,
     )
@@ -238,19 +258,19 @@ def target_options(machine: str, glibc: tuple[int, int], python: tuple[int, int]
     platforms = [f"manylinux_{glibc[0]}_{level}_{machine}" for level in range(glibc[1], 16, -1)]
     return [
         "--only-binary=:all:", "--python-version", f"{python[0]}.{python[1]}", "--implementation", "cp",
-        *(word for one in [*platforms, f"manylinux2014_{machine}"] for word in ("--platform", one)),
+        *(word for one in [*platforms, f"manylinux2014_{machine}", f"linux_{machine}"] for word in ("--platform", one)),
     ]  # fmt: skip
 
 
-def download(made: Path, into: Path, options: Sequence[str]) -> list[Path]:
-    """Wheels of all that the agent needs. ``options``: see :func:`target_options`.
+def download(made: Path, into: Path, options: Sequence[str], also: Path | None = None) -> list[Path]:
+    """Wheels of all that the agent, and the wheel ``also``, need. ``options``: see :func:`target_options`.
 
     Raises:
         DeviceError: no network here, or no such wheels.
     """
     command = [
         sys.executable, "-m", "pip", "--disable-pip-version-check", "--no-input", "download", "--quiet",
-        "--dest", str(into), *options, f"{made}[agent]",
+        "--dest", str(into), *options, f"{made}[agent]", *([str(also)] if also else []),
     ]  # fmt: skip
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=_DOWNLOAD_S, check=False)
@@ -258,7 +278,8 @@ def download(made: Path, into: Path, options: Sequence[str]) -> list[Path]:
         raise DeviceError(f"pip download: not done in {_DOWNLOAD_S} s; is there a network here?") from None
     if done.returncode:
         raise DeviceError(f"pip download: {_error_line(done.stderr)}")
-    return sorted(path for path in into.glob("*.whl") if path.name != made.name)
+    given = {made.name, also.name if also else ""}
+    return sorted(path for path in into.glob("*.whl") if path.name not in given)
 
 
 def _start(remote: Remote, facts: Facts, port: int, service: bool, say: Callable[[str], None]) -> list[str]:
@@ -331,6 +352,10 @@ def _error_line(text: str) -> str:
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     errors = [line for line in lines if line.startswith(("ERROR", "error", "Error"))] or lines
     return errors[-1] if errors else "it said nothing"
+
+
+def _digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def _version(text: str) -> tuple[int, int]:

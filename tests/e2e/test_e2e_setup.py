@@ -11,6 +11,7 @@ import subprocess
 import sys
 import sysconfig
 import time
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -107,6 +108,22 @@ def quick_environments(board: Board) -> None:
     )
 
 
+def build_of_onnxruntime(folder: Path) -> Path:
+    path = folder / "onnxruntime_gpu-1.23.0-py3-none-any.whl"
+    info = "onnxruntime_gpu-1.23.0.dist-info"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr(
+            "onnxruntime/__init__.py",
+            "__version__ = '1.23.0'\ndef get_available_providers(): return ['CPUExecutionProvider']\n",
+        )
+        archive.writestr(
+            f"{info}/METADATA", "Metadata-Version: 2.1\nName: onnxruntime-gpu\nVersion: 1.23.0\n"
+        )
+        archive.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        archive.writestr(f"{info}/RECORD", "")
+    return path
+
+
 def test_a_board_is_set_up_upgraded_and_becomes_a_service(board):
     quick_environments(board)
     board.program("systemctl", "#!/bin/sh\nexit 1\n")
@@ -126,8 +143,9 @@ def test_a_board_is_set_up_upgraded_and_becomes_a_service(board):
     board.program("systemctl", SYSTEMCTL)
     board.program("loginctl", "#!/bin/sh\necho 'Access denied' >&2\nexit 1\n")
     board.program("id", "#!/bin/sh\necho 1000\n")
-    told = board.setup()
+    told = board.setup("--onnxruntime", str(build_of_onnxruntime(board.folder)))
     assert "installing" in told
+    assert "ONNX Runtime 1.23.0" in told
     assert "as a service of the user" in told
     assert "sudo loginctl enable-linger" in told
     calls = (board.home / "systemctl.log").read_text().splitlines()
@@ -136,6 +154,10 @@ def test_a_board_is_set_up_upgraded_and_becomes_a_service(board):
     assert (board.installed / "certificate.pem").read_text() == certificate
     assert board.pid() != first
     assert not Path(f"/proc/{first}").exists()
+
+    told = board.setup()
+    assert "the agent there is this one" in told
+    assert "ONNX Runtime 1.23.0" in told
 
 
 @pytest.mark.soak
