@@ -5,7 +5,8 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 SUITE ?= suites/edge.yaml
 # a thread each; what watches the clock runs alone afterwards
-SIDE_BY_SIDE = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --maxprocesses 4
+SIDE_BY_SIDE = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --maxprocesses 4 --dist worksteal
+ALONE = $(BIN)/python -m pytest $$(grep -rlE "pytest.mark.(lab|clock)" tests)
 
 .PHONY: help edge test lint unit soak bench reproduction proto clean
 
@@ -24,7 +25,7 @@ edge: $(VENV)/.bench
 
 test: lint
 	$(SIDE_BY_SIDE) -m "not soak and not lab and not clock"
-	$(BIN)/python -m pytest -m "(lab or clock) and not soak"
+	$(ALONE) -m "(lab or clock) and not soak"
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check .

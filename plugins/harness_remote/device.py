@@ -160,7 +160,7 @@ class RemoteDevice:
 
     def begin(self) -> None:
         self._external.begin()
-        self._client.call("Begin", pb.BeginRequest(), pb.Done)
+        self._client.call("Begin", pb.BeginRequest(), pb.Done, work=True)
 
     def end(self, spans: Mapping[str, tuple[int, int]], clock_error_ns: int, images: int) -> Beside:
         request = pb.EndRequest(
@@ -184,13 +184,17 @@ class RemoteDevice:
         size = max(batch, FRAME_BYTES // max(1, images[0].nbytes) // batch * batch)
         pieces = [images[start : start + size] for start in range(0, len(images), size)]
         header = {"op": "infer", "batch": batch, "missing": list(missing)}
-        answers = list(self._stream().ask(header, pieces))
-        return np.concatenate(answers)
+        self._frames = self._frames or FrameStream(self._client)
+        try:
+            return np.concatenate(list(self._frames.ask(header, pieces)))
+        except DeviceError:
+            self._hang_up()  # answers to what was sent ahead may still come
+            raise
 
-    def _stream(self) -> FrameStream:
-        if self._frames is None:
-            self._frames = FrameStream(self._client)
-        return self._frames
+    def _hang_up(self) -> None:
+        if self._frames is not None:
+            self._frames.close()
+            self._frames = None
 
     def measure(self, load: Load, images: NDArray[np.float32]) -> Samples:
         sha256 = self._client.put(_npy(images))
@@ -199,25 +203,29 @@ class RemoteDevice:
         self._external.begin()
         request = pb.MeasureRequest(load=codec.to_json(load), sha256=sha256)
         job = self._client.call("Measure", request, pb.Job).id
+        early: list[bool] = []
         if self._detached:
             self._leave(longest_s(load))
-        result = self._client.follow(job, longest_s(load) + SLACK_S)
+        result = self._client.follow(job, longest_s(load) + SLACK_S, lambda: early.append(self._detached))
         samples = codec.unpack_samples(result)
         latency = samples.latency_ns
         outside = self._external.end(
             samples.spans, self._drifted(before), len(latency) * samples.batch, load,
             float(latency.mean()) / samples.batch / 1e9 if len(latency) else None,
         )  # fmt: skip
+        late = (
+            ["detached: it measured for longer than expected, and was connected at the end"]
+            if any(early)
+            else []
+        )
         return replace(
             samples, energy=[*samples.energy, *outside.energy], meters={**samples.meters, **outside.meters},
-            problems=[*samples.problems, *outside.problems],
+            problems=[*samples.problems, *outside.problems, *late],
         )  # fmt: skip
 
     def _leave(self, seconds: float) -> None:
         """No connection while the board measures; then back, which may take some attempts."""
-        if self._frames is not None:
-            self._frames.close()
-            self._frames = None
+        self._hang_up()
         self._client.detach(seconds + SLACK_S)
         time.sleep(seconds)
         for pause in (*BACK_OFF_S, None):
@@ -241,9 +249,7 @@ class RemoteDevice:
     # --- the end ---
 
     def close(self) -> None:
-        if self._frames is not None:
-            self._frames.close()
-            self._frames = None
+        self._hang_up()
         self._external.close()
         self._client.close()
 

@@ -30,7 +30,7 @@ pytest.importorskip("onnxruntime")
 from harness_remote import agent_pb2 as pb  # noqa: E402
 from harness_remote import codec, secrets  # noqa: E402
 from harness_remote.server import Agent, AgentSettings  # noqa: E402
-from harness_remote.wire import LEASE, MAX_CONTROL_BYTES, MAX_MESSAGE_BYTES, OPTIONS, SERVICE, STREAM  # noqa: E402
+from harness_remote.wire import LEASE, LOST, MAX_CONTROL_BYTES, MAX_MESSAGE_BYTES, OPTIONS, SERVICE, STREAM  # noqa: E402
 
 Code = grpc.StatusCode
 WEIGHT = np.arange(12, dtype=np.float32).reshape(4, 3)
@@ -253,14 +253,6 @@ def test_too_much_is_refused(agent: Agent) -> None:
     assert refusal(error)[0] == Code.RESOURCE_EXHAUSTED
 
 
-def test_a_frame_that_is_too_long_ends_its_stream(agent: Agent) -> None:
-    client = Client(agent.address).acquire().ready()
-    client.channel = grpc.insecure_channel(agent.address, [("grpc.max_send_message_length", -1)])
-    with pytest.raises(grpc.RpcError) as error:
-        list(client.stream(bytes(MAX_MESSAGE_BYTES + 1)))
-    assert refusal(error)[0] == Code.RESOURCE_EXHAUSTED
-
-
 def test_infer_over_the_stream_and_no_more_streams_than_allowed(agent: Agent) -> None:
     client = Client(agent.address).acquire().ready()
     queues: list[queue.SimpleQueue[bytes | None]] = [queue.SimpleQueue(), queue.SimpleQueue()]
@@ -286,6 +278,10 @@ def test_infer_over_the_stream_and_no_more_streams_than_allowed(agent: Agent) ->
         except grpc.RpcError:
             assert time.monotonic() < deadline
     assert unpack(answer)[1][0].shape == (5,)
+    client.channel = grpc.insecure_channel(agent.address, [("grpc.max_send_message_length", -1)])
+    with pytest.raises(grpc.RpcError) as error:
+        list(client.stream(bytes(MAX_MESSAGE_BYTES + 1)))
+    assert refusal(error)[0] == Code.RESOURCE_EXHAUSTED
 
 
 def test_a_ticket_lets_the_central_node_run_parts_and_nothing_else(
@@ -322,7 +318,7 @@ def test_a_ticket_lets_the_central_node_run_parts_and_nothing_else(
         assert refusal(error)[0] == Code.UNAUTHENTICATED
 
 
-def test_what_may_not_be_loaded(agent: Agent) -> None:
+def test_what_may_not_be_loaded_or_connected(agent: Agent) -> None:
     client = Client(agent.address).acquire()
     good, bad = client.put(matmul(WEIGHT)), client.put(b"\x80\x04pickle")
     with pytest.raises(grpc.RpcError, match="has no worker"):
@@ -340,13 +336,7 @@ def test_what_may_not_be_loaded(agent: Agent) -> None:
         with pytest.raises(grpc.RpcError, match=why) as error:
             client.load(**told)
         assert refusal(error)[0] == Code.FAILED_PRECONDITION
-    for meter in ("nvml:0; rm", ""):
-        with pytest.raises(grpc.RpcError, match="no meter"):
-            client("Open", pb.OpenRequest(threads=1, meters=[meter]), pb.Done)
-
-
-def test_peers_are_hosts_and_ports(agent: Agent) -> None:
-    client = Client(agent.address).acquire().ready()
+    client.load(good)
     output = TensorSpec(shape=(3,))
     graph = Graph(
         parts=(
@@ -363,6 +353,52 @@ def test_peers_are_hosts_and_ports(agent: Agent) -> None:
     peer = pb.Peer(parts=["stranger"], device="b", target="host:1")
     with pytest.raises(grpc.RpcError, match="'stranger' is not in the graph"):
         client("Connect", pb.ConnectRequest(graph=codec.to_json(graph), peers=[peer]), pb.Done)
+    for meter in ("nvml:0; rm", ""):
+        with pytest.raises(grpc.RpcError, match="no meter"):
+            client("Open", pb.OpenRequest(threads=1, meters=[meter]), pb.Done)
+
+
+def test_two_boards_answer_together_until_one_is_gone(tmp_path: Path, identity: secrets.Identity) -> None:
+    settings = [
+        AgentSettings(folder=tmp_path / name, identity=identity, name=name) for name in ("near", "far")
+    ]
+    second = np.eye(3, dtype=np.float32) * 2
+    with Agent(settings[0]) as near, Agent(settings[1]) as far:
+        there = Client(far.address, identity).acquire().ready()
+        client = Client(near.address, identity).acquire().ready(second)
+        graph = Graph(
+            parts=(
+                GraphPart(name="first", inputs=("image",), output=TensorSpec(shape=(3,))),
+                GraphPart(name="model", inputs=("first",), output=TensorSpec(shape=(3,))),
+            )
+        )
+        there.load(there.put(matmul(WEIGHT)), part="first")
+        peer = pb.Peer(
+            parts=["first"], device="far", target=far.address, certificate=identity.certificate_pem.decode(),
+            ticket=there("Serve", pb.ServeRequest(), pb.ServeReply).ticket,
+        )  # fmt: skip
+        connect = pb.ConnectRequest(graph=codec.to_json(graph), peers=[peer])
+        client("Connect", connect, pb.Done)
+        (answer,) = client.stream(frame("infer", IMAGES, batch=4))
+        np.testing.assert_allclose(unpack(answer)[1][0], IMAGES @ WEIGHT @ second, rtol=1e-6)
+
+        there("Begin", pb.BeginRequest(), pb.Done)
+        job = client.measure(batch=1)
+        samples = codec.unpack_samples(b"".join(reply.data for reply in client.follow(job)))
+        assert set(samples.timeline) >= {"transport:first", "queue:first", "compute:first", "compute:model"}
+        assert samples.network["sent_bytes:first"] > 16
+        spans = codec.to_json({"load": list(samples.spans["load"])})
+        end = pb.EndRequest(spans=spans, clock_error_ns=10, images=5)
+        assert "process_peak_bytes" in codec.unpack_beside(there("End", end, pb.EndReply).beside).memory
+
+        job = client.measure(min_time_s=30.0)
+        there("Release", pb.ReleaseRequest(), pb.Done)  # its worker is gone, and so is the ticket
+        (*_, last) = client.follow(job)
+        assert (last.kind, last.lost) == ("BoardLost", "far")
+        client.ready(second)
+        with pytest.raises(grpc.RpcError, match="far cannot be reached") as error:
+            client("Connect", connect, pb.Done)
+        assert dict(error.value.trailing_metadata())[LOST] == "far"
 
 
 def test_a_measurement_goes_on_without_its_client_and_is_fetched_later(agent: Agent) -> None:
@@ -374,6 +410,8 @@ def test_a_measurement_goes_on_without_its_client_and_is_fetched_later(agent: Ag
     later.lease = lease
     with pytest.raises(grpc.RpcError, match="busy"):
         later("Serve", pb.ServeRequest(), pb.ServeReply)
+    with pytest.raises(grpc.RpcError, match="is measuring"):  # that asks every sensor
+        later("Describe", pb.DescribeRequest(), pb.DescribeReply)
     data = b"".join(reply.data for reply in later.follow(job))
     samples = codec.unpack_samples(data)
     assert len(samples.latency_ns) >= 5
@@ -394,19 +432,7 @@ def test_a_cancelled_measurement_says_so(agent: Agent) -> None:
     assert last.kind == "DeviceError"
 
 
-def test_a_worker_that_is_killed_is_named(agent: Agent) -> None:
-    client = Client(agent.address).acquire().ready()
-    job = client.measure(min_time_s=30.0)
-    (worker,) = workers()
-    os.kill(worker, signal.SIGKILL)
-    (*_, last) = client.follow(job)
-    assert last.error == "the worker on board was killed by signal 9 (out of memory?)"
-    with pytest.raises(grpc.RpcError, match="was killed by signal 9"):
-        list(client.stream(frame("infer", IMAGES)))
-    client.ready()  # a fresh one works
-
-
-def test_a_stream_whose_worker_is_killed_ends_with_the_reason(agent: Agent) -> None:
+def test_a_worker_that_is_killed_is_named_to_all(agent: Agent) -> None:
     client = Client(agent.address).acquire().ready()
     frames: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
     answers = client.channel.stream_stream(STREAM)(
@@ -414,10 +440,15 @@ def test_a_stream_whose_worker_is_killed_ends_with_the_reason(agent: Agent) -> N
     )
     frames.put(frame("infer", IMAGES))
     next(answers)
+    job = client.measure(min_time_s=30.0)
     (worker,) = workers()
     os.kill(worker, signal.SIGKILL)
-    with pytest.raises(grpc.RpcError, match="the worker on board was killed by signal 9"):
-        next(answers)
+    (*_, last) = client.follow(job)
+    assert last.error == "the worker on board was killed by signal 9 (out of memory?)"
+    for gone in (answers, client.stream(frame("infer", IMAGES))):
+        with pytest.raises(grpc.RpcError, match="the worker on board was killed by signal 9"):
+            next(gone)
+    client.ready()  # a fresh one works
 
 
 def test_a_lease_that_lapses_ends_the_worker_and_every_call(agent: Agent, tmp_path: Path) -> None:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from dataclasses import asdict
 from functools import cache
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -21,7 +19,6 @@ from harness.prepare import run_node
 from harness.saved import load_any
 from harness.suite import load_suite
 
-TOYS = Path(__file__).parents[1] / "data" / "fleet_toys"
 SUITE = """\
 suite: toys
 data: {name: synthetic, num_classes: 6, size: 8, channels: 1, train: 60, test: 30}
@@ -51,16 +48,6 @@ run:
   - {methods: [split], devices: [boards, raw, mixed, shared, lab, lost]}
   - {methods: [whole, half, strict], devices: [b1], measure: {robustness: drop-1}}
 """
-
-
-@pytest.fixture(scope="module")
-def toys():
-    sys.path.insert(0, str(TOYS))
-    import fleet_toys
-
-    yield fleet_toys
-    sys.path.remove(str(TOYS))
-    del sys.modules["fleet_toys"]
 
 
 @pytest.fixture(scope="module")
