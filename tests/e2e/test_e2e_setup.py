@@ -22,7 +22,7 @@ DATA = Path(__file__).parents[1] / "data" / "ssh"
 
 # a manager of services: runs what the unit says, and waits until it says that it is ready, as Type=notify asks
 SYSTEMCTL = f"""#!{sys.executable}
-import os, re, shlex, socket, subprocess, sys
+import os, re, shlex, socket, subprocess, sys, time
 from pathlib import Path
 home = Path(os.environ["HOME"])
 words = [word for word in sys.argv[1:] if word != "--user"]
@@ -31,6 +31,10 @@ with (home / "systemctl.log").open("a") as log:
 if words[0] == "restart":
     unit = (home / ".config/systemd/user/harness-agent.service").read_text()
     command = shlex.split(re.search("^ExecStart=(.*)$", unit, re.MULTILINE)[1])
+    if (home / "pid").exists():
+        os.kill(int((home / "pid").read_text()), 15)
+        time.sleep(2)  # to stop
+    (home / "notify").unlink(missing_ok=True)
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as told:
         told.settimeout(60)
         told.bind(str(home / "notify"))
