@@ -47,7 +47,7 @@ def command(
     from importlib.util import find_spec
 
     from harness.errors import DeviceError
-    from harness_remote import provision, ssh
+    from harness_remote import examine, provision, ssh
     from harness_remote.enrol import Enrolment
 
     def say(step: str) -> None:
@@ -64,7 +64,7 @@ def command(
     ):
         address = host or remote.hostname()
         enrolment = Enrolment.of(name, address, port)  # a name that is taken is found before anything is done
-        facts = provision.examine(remote, python)
+        facts = examine.examine(remote, python)
         version = f"{facts.python[0][0]}.{facts.python[0][1]}"
         say(f"{facts.model or facts.hostname}: {facts.machine}, Python {version}, {facts.free_mb} MB free")
         installed = provision.provision(
