@@ -22,7 +22,7 @@ from harness.resolve import (
     Target,
     core_hash,
     files_hash,
-    machine_of,
+    is_board,
     source_hash,
 )
 from harness.suite import Measure, Suite, validated
@@ -239,7 +239,7 @@ class _Planner:
             central = None if target.unavailable else target.infos[target.central]
             machine = "this machine"
             told = self.resolver.meters.tells_temperature()
-            if central is not None and machine_of(central.details):
+            if central is not None and is_board(central.details):
                 machine, told = central.name, "temperature_c" in central.details.get("tells", ())
             if not told:
                 where = self._measure_key("cool_down", index)
@@ -354,7 +354,7 @@ class _Planner:
         if target.unavailable:
             return target.unavailable
         kinds = {info.kind for info in target.infos} - set(runtime.devices)
-        boards = [info.name for info in target.infos if machine_of(info.details)]
+        boards = [info.name for info in target.infos if is_board(info.details)]
         if boards and "onnx" not in runtime.requires:
             return f"{boards[0]} takes ONNX files only, which runtime {runtime.name} does not export"
         if kinds:

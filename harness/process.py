@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import signal
 import threading
+import time
 from collections.abc import Sequence
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
@@ -68,9 +69,13 @@ class WorkerProcess:
         return answer[1]
 
     def death(self) -> str | None:
-        """How it ended; ``None`` while it runs."""
-        self._process.join(0.1)
-        return None if self._process.is_alive() else self._death()
+        """How it ended, of one whose socket is closed; ``None`` if it still runs a second later."""
+        end = time.monotonic() + 1.0
+        while self._process.is_alive():
+            if time.monotonic() > end:
+                return None
+            time.sleep(0.01)
+        return self._death()
 
     def kill(self) -> None:
         """End it at once, from any thread; whoever asks it then is told."""

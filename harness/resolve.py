@@ -8,16 +8,18 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+from harness import environment
 from harness.data import DataChoice, effective_info
 from harness.errors import HarnessError, SuiteError, nearest
 from harness.meters import Meters, fitting
 from harness.plan import digest
 from harness.plugins import Origin, Plugins, Registered, Registry
+from harness.profile import profiled
 from harness.suite import DeviceChoice, Measure, Method, Suite, validated
 from harness.train import TrainRecipe
 from harness.types import (
@@ -102,7 +104,18 @@ class Target:
 
 def machine_of(details: Mapping[str, Any]) -> str:
     """The machine of a device, by a ``DeviceInfo``'s details; empty for this one."""
-    return str(details.get("machine_id", ""))
+    told = str(details.get("machine_id", ""))
+    return "" if told == environment.machine_id() else told
+
+
+def _of_fleet(use: MeterUse, fleet: str) -> MeterUse:
+    """A meter that watches all devices of a fleet together."""
+    return replace(use, info=replace(use.info, details={**use.info.details, "of_fleet": fleet}))
+
+
+def is_board(details: Mapping[str, Any]) -> bool:
+    """Whether a device is reached through an agent, by a ``DeviceInfo``'s details."""
+    return "machine_id" in details
 
 
 class Resolver:
@@ -283,6 +296,8 @@ class Resolver:
                 found, missing = self.meters.named(chosen)
             except ValueError as error:
                 raise SuiteError(f"{self.source.where(*path)}: {error}") from None
+            if name == target.name and target.fleet and len(set(machines)) > 1:
+                found = [_of_fleet(use, name) for use in found]
             for use in found:
                 if uses.setdefault(use.info.name, use).info != use.info:
                     raise SuiteError(f"{self.source.where(*path)}: two meters are called {use.info.name}")
@@ -411,9 +426,9 @@ class Resolver:
     def sketch(self, name: str, resolved: ResolvedMethod, target: Target) -> Sketch:
         step = resolved.partition
         assert step is not None
-        fleet = Fleet(devices=target.infos, central=target.central)
         memo = (name, target.name)
         if memo not in self._sketches:
+            fleet = Fleet(devices=profiled(target.specs, target.infos), central=target.central)
             try:
                 self._sketches[memo] = step.entry.sketch(resolved.spec, step.params, fleet)
             except ValueError as error:
@@ -434,7 +449,7 @@ class Resolver:
             entry, params = registered.entry, registered.entry.params()
         else:
             entry, _, params = self.entry(self.plugins.placers, ref, path)
-        fleet = Fleet(devices=target.infos, central=target.central)
+        fleet = Fleet(devices=profiled(target.specs, target.infos), central=target.central)
         try:
             placement = entry.place(sketch, fleet, params)
         except ValueError as error:

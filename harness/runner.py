@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import secrets
+from collections import Counter, deque
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import datetime, timezone
@@ -19,13 +20,18 @@ from harness.artifacts import Store
 from harness.content import described
 from harness.errors import StorageError
 from harness.jobs import Failure, Jobs
-from harness.measure import CellFailure, Evaluations, measure_cell
+from harness.lost import LostBoards
+from harness.measure import CellFailure, CellLost, Evaluations, measure_cell
 from harness.plan import Cell, Node, Plan, PrepareHost
 from harness.plugins import Plugins
 from harness.results import Record, Results
 from harness.suite import Prepare
 
 __all__ = ["Options", "Outcome", "Watcher", "job_count", "run"]
+
+
+ATTEMPTS = 3
+"""How often a cell is begun in one run whose board is lost."""
 
 
 class Watcher(Protocol):
@@ -39,6 +45,8 @@ class Watcher(Protocol):
     def tick(self) -> None: ...
     def cell_started(self, cell: Cell) -> None: ...
     def cell_finished(self, cell: Cell, record: Record) -> None: ...
+    def cell_delayed(self, cell: Cell, board: str) -> None: ...
+    def board_awaited(self, board: str, seconds: float) -> None: ...
     def close(self) -> None: ...
 
 
@@ -109,30 +117,66 @@ def run(
         if not options.prepare_only:
             preprocess = _preprocess_times(plan, possible, outcome, jobs)
             jobs.close()  # nothing else runs while cells are measured
-            evaluations = Evaluations(store)
-            for cell in pending:
-                recorder.start(cell)
-                if cell.impossible is not None:
-                    recorder.skipped(cell)
-                    continue
-                failure = next(
-                    (outcome.failed_nodes[k] for k in plan.needed_by(cell) if k in outcome.failed_nodes), None
-                )
-                if failure is not None:
-                    recorder.failed(cell, failure.stage, failure.plugin, failure.reason)
-                    continue
-                try:
-                    measured = measure_cell(cell, plugins, store, evaluations, preprocess.get(cell.data))
-                except CellFailure as error:
-                    recorder.failed(cell, error.stage, error.plugin, str(error))
-                else:
-                    recorder.measured(cell, measured)
+            _measure_all(pending, outcome, recorder, plan, plugins, store, preprocess)
     finally:
         jobs.close()
     ids = {cell.id for cell in plan.cells}
     outcome.records = [record for record in results.latest(current_only=True) if record.cell_id in ids]
     plugins.notify("harness_run_finished", records=outcome.records)
     return outcome
+
+
+def _measure_all(
+    pending: Sequence[Cell],
+    outcome: Outcome,
+    recorder: _Recorder,
+    plan: Plan,
+    plugins: Plugins,
+    store: Store,
+    preprocess: Mapping[str, float | None],
+) -> None:
+    """One cell after another. Cells whose board is lost come after all others, when it is back."""
+    evaluations = Evaluations(store)
+    lost = LostBoards(plugins)
+    attempts: Counter[str] = Counter()
+    queue = deque(pending)
+    while queue:
+        cell = queue.popleft()
+        failure = next(
+            (outcome.failed_nodes[k] for k in plan.needed_by(cell) if k in outcome.failed_nodes), None
+        )
+        if cell.impossible is not None or failure is not None:
+            recorder.start(cell)
+            if failure is None:
+                recorder.skipped(cell)
+            else:
+                recorder.failed(cell, failure.stage, failure.plugin, failure.reason)
+            continue
+        board = lost.away(cell)
+        if board is not None:
+            if any(lost.away(other) is None for other in queue):
+                queue.append(cell)
+                continue
+            if lost.left_s(board):
+                recorder.watcher.board_awaited(board, lost.left_s(board))
+            if not lost.back(board):
+                if not attempts[cell.id]:
+                    recorder.start(cell)
+                    recorder.failed(cell, "measure", None, f"{board} does not answer, and did not come back")
+                continue
+        recorder.start(cell)
+        attempts[cell.id] += 1
+        try:
+            measured = measure_cell(cell, plugins, store, evaluations, preprocess.get(cell.data))
+        except CellLost as error:
+            recorder.failed(cell, error.stage, error.plugin, str(error))
+            if lost.lose(cell, error.board) and attempts[cell.id] < ATTEMPTS:
+                recorder.watcher.cell_delayed(cell, error.board)
+                queue.append(cell)
+        except CellFailure as error:
+            recorder.failed(cell, error.stage, error.plugin, str(error))
+        else:
+            recorder.measured(cell, measured)
 
 
 def _settled(cell: Cell, record: Record | None, options: Options) -> bool:

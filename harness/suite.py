@@ -156,6 +156,13 @@ class Measure(Params):
         None, pattern=r"^drop-[1-9]\d?$", description="drop-N: accuracy without 1 to N parts of a split model"
     )
 
+    @field_validator("robustness", mode="before")
+    @classmethod
+    def _number_of_parts(cls, value: Any) -> Any:
+        if value is not None and not (isinstance(value, str) and re.fullmatch(r"drop-[1-9]\d?", value)):
+            raise ValueError(f"write drop-1, drop-2 ...: without up to how many parts, not {value!r}")
+        return value
+
     @model_validator(mode="before")
     @classmethod
     def _preset(cls, value: Any) -> Any:
@@ -343,7 +350,10 @@ def load_suite(path: Path, overrides: Sequence[str] = ()) -> Suite:
 def shipped_suites() -> dict[str, Path]:
     """Name -> file of the suites that come with the harness."""
     beside = (".claims", ".published")  # what a paper says stands beside its suite
-    return {name: path for name, path in shipped_files(".yaml").items() if not name.endswith(beside)}
+    found = shipped_files(".yaml")
+    return {
+        name: path for name, path in found.items() if not (name.endswith(beside) or name.startswith("labs/"))
+    }
 
 
 def shipped_files(suffix: str) -> dict[str, Path]:

@@ -220,9 +220,13 @@ def check_compressor(
 
 
 def check_partitioner(
-    entry: PartitionerEntry, params: ParamsLike = None, model: Model | None = None, **data: Any
+    entry: PartitionerEntry,
+    params: ParamsLike = None,
+    model: Model | None = None,
+    fleet: Fleet | None = None,
+    **data: Any,
 ) -> None:
-    """Sketches and splits ``model`` (by default a tiny trained ViT). Each part must be saved and rebuilt from
+    """Sketches and splits ``model`` (by default a tiny trained ViT) over ``fleet`` (two alike). Each part must be saved and rebuilt from
     its spec; the parts together give [n, classes]; names, inputs and parameters are those of the sketch."""
     need = _needing(f"partitioner {entry.name!r}")
     given = _params(entry, params)
@@ -230,7 +234,7 @@ def check_partitioner(
         ctx = new()
         source = model or make_model(new())
         device = DeviceInfo(name="d", backend="b", model="m", kind="cpu", cores=1, memory_bytes=2**30)
-        fleet = Fleet(devices=(device, device))
+        fleet = fleet or Fleet(devices=(device, device))
         with contextlib.suppress(ValueError):  # a model of unknown shape may be refused
             entry.sketch(None, given, fleet)
         sketch = _in_new_process(need, entry.sketch, source.spec, given, fleet)

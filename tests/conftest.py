@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import os
 import re
+import sys
+from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 from hypothesis import settings
@@ -38,3 +41,16 @@ def printed_plugin(tmp_path: Path) -> Path:
         (folder / name).write_text(body)
     (folder / "harness_example" / "__init__.py").touch()
     return folder
+
+
+@pytest.fixture(scope="session")
+def toys() -> Iterator[ModuleType]:
+    """A plugin of fleets in small: linear parts, a runtime of numpy, and boards that are processes of this machine."""
+    folder = str(Path(__file__).parent / "data" / "fleet_toys")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(folder)
+        patch.setenv("PYTHONPATH", os.pathsep.join(filter(None, [folder, os.environ.get("PYTHONPATH")])))
+        import fleet_toys
+
+        yield fleet_toys
+        del sys.modules["fleet_toys"]

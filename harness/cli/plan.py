@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
+from typing import TYPE_CHECKING
 
 import click
 
 from harness.cli.common import load, make, suite_options, warn_problems
 
+if TYPE_CHECKING:
+    from harness.estimate import Given
+
 
 @click.command("plan")
 @suite_options
+@click.option("--estimate", is_flag=True, help="Estimate latency and memory from the devices' profiles.")
+@click.option("--profile", metavar="FILE|NAME", help="With --estimate: this profile for every device.")
+@click.option(
+    "--link", metavar="MBPS,MS", help="With --estimate: rate and round trip of every link, e.g. 16,1."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the whole plan as JSON.")
 def command(
     suite: str,
@@ -18,19 +28,50 @@ def command(
     only: str | None,
     devices: tuple[str, ...],
     block: tuple[str, ...],
+    estimate: bool,
+    profile: str | None,
+    link: str | None,
     as_json: bool,
 ) -> None:
     """Show the steps and cells that running SUITE takes, and which steps are prepared already."""
     from harness.artifacts import Store, default_cache
+    from harness.estimate import estimates
+    from harness.render.estimate import show_estimates
     from harness.render.plan import show
+    from harness.resolve import Resolver
 
+    if not estimate and (profile or link):
+        raise click.UsageError("--profile and --link go with --estimate")
+    given = _given(profile, link)
     plugins = load(block)
     warn_problems(plugins)
-    _, plan = make(suite, overrides, only, devices, plugins)
-    if as_json:
-        click.echo(json.dumps(plan.to_json(), indent=1))
-        return
+    loaded, plan = make(suite, overrides, only, devices, plugins)
     store = Store(default_cache())
+    told = estimates(plan, Resolver(loaded, plugins), store, given) if estimate else []
+    if as_json:
+        extra = {"estimates": [asdict(one) for one in told]} if estimate else {}
+        click.echo(json.dumps({**plan.to_json(), **extra}, indent=1))
+        return
     show(plan, {key for key in plan.nodes if store.has(key)})
+    if estimate:
+        show_estimates(told)
     for warning in (*plan.warnings, *plan.missing_data, *plan.missing_extras):
         click.echo(f"warning: {warning}", err=True)
+
+
+def _given(profile: str | None, link: str | None) -> Given:
+    from pydantic import ValidationError
+
+    from harness.estimate import Given
+    from harness.profile import Link, load_profile
+
+    linked = None
+    if link is not None:
+        try:
+            rate, rtt = map(float, link.split(","))
+            linked = Link(rate_mbps=rate, rtt_ms=rtt)
+        except (ValueError, ValidationError):
+            raise click.UsageError(
+                f"--link {link}: write MBPS,MS: megabits per second above 0, milliseconds"
+            ) from None
+    return Given(profile=load_profile(profile) if profile else None, link=linked)

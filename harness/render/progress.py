@@ -87,6 +87,13 @@ class PlainWatcher:
         self.say(f"[{self.done}/{self.total}] {cell.method} on {device}, seed {cell.seed}, "
                  f"repeat {cell.repeat}: {_said(record)}")  # fmt: skip
 
+    def cell_delayed(self, cell: Cell, board: str) -> None:
+        self.total += 1
+        self.say(f"{cell.method} on {cell.task['device']} is tried again when {board} is back")
+
+    def board_awaited(self, board: str, seconds: float) -> None:
+        self.say(f"waiting for {board}, {seconds:.0f} s at most")
+
     def close(self) -> None:
         pass
 
@@ -175,6 +182,19 @@ class LiveWatcher:
         row.status = max(row.status, record.status, key=lambda s: order.index(s) if s in order else -1)
         row.said = _said(record)
         self.measuring = ""
+        self.draw(force=True)
+
+    def cell_delayed(self, cell: Cell, board: str) -> None:
+        self.rows[cell.method].cells += 1
+        self.counts[3] += 1
+        self.console.print(
+            f"[yellow]{escape(board)} is lost[/]: {escape(cell.method)} is tried again when it is back",
+            highlight=False,
+        )
+        self.draw(force=True)
+
+    def board_awaited(self, board: str, seconds: float) -> None:
+        self.console.print(f"waiting for {escape(board)}, {seconds:.0f} s at most", highlight=False)
         self.draw(force=True)
 
     def close(self) -> None:

@@ -55,7 +55,7 @@ class Artifact:
 
 @dataclass(frozen=True, kw_only=True)
 class SessionOptions:
-    """How a worker loads an artifact. ``device`` is ``"cpu"`` or ``"cuda:N"``."""
+    """How a worker loads an artifact. ``device`` is ``"cpu"``, ``"cuda:N"`` or ``"tensorrt:N"``."""
 
     threads: int = 1
     device: str = "cpu"

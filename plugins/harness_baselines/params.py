@@ -12,6 +12,7 @@ __all__ = [
     "ClassSplitParams",
     "EnsembleParams",
     "NNFacetParams",
+    "NeurosurgeonParams",
     "PipelineParams",
     "SmallModelParams",
     "VGGParams",
@@ -82,3 +83,14 @@ class NNFacetParams(Params):
     epochs: int = Field(4, ge=0, description="of fine-tuning a sub-model")
     hidden: int = Field(128, ge=1, description="neurons of the perceptron that fuses")
     fusion_epochs: int = Field(10, ge=0, description="of the perceptron's training")
+
+
+class NeurosurgeonParams(Params):
+    """Where to cut is the method's own choice; what the link between the two devices does may be given."""
+
+    rate_mbps: float | None = Field(
+        None, gt=0, le=1e6, description="the link's rate in 10^6 bits per second, instead of the devices' own"
+    )
+    rtt_ms: float | None = Field(
+        None, ge=0, le=60_000, description="its round trip, instead of the devices' own"
+    )

@@ -1,12 +1,15 @@
-"""A trained ViT cut in two after a block. No training: the two in a row compute what the whole does."""
+"""A trained ViT cut in two after a block, or left whole. No training: the parts compute what the whole does."""
 
 from __future__ import annotations
 
-from harness.types import IMAGE, Edge, Lineage, Model, Part, Partition, TensorSpec
-from harness_baselines.shapes import check_cut, slice_spec
+from collections.abc import Mapping
+from typing import Any
+
+from harness.types import IMAGE, Edge, Lineage, Model, Part, Partition, Sketch, TensorSpec
+from harness_baselines.shapes import MEAN, check_cut, slice_spec
 from harness_timm.surgery import require_vit, slice_blocks
 
-__all__ = ["pipeline"]
+__all__ = ["neurosurgeon", "pipeline"]
 
 
 def pipeline(model: Model, after: int) -> Partition:
@@ -15,6 +18,27 @@ def pipeline(model: Model, after: int) -> Partition:
     Raises:
         ValueError: no timm ViT, or the cut leaves a part without blocks.
     """
+    step = Lineage(stage="partition", entry="pipeline", params={"after": after})
+    return _cut(model, after, step)
+
+
+def neurosurgeon(model: Model, params: Mapping[str, Any], sketch: Sketch) -> Partition:
+    """What the sketch decided: ``front`` and ``back`` as in :func:`pipeline`, or ``whole``, and perhaps ``answer``."""
+    decisions = sketch.decisions
+    step = Lineage(stage="partition", entry="neurosurgeon", params=params, notes=decisions)
+    if decisions["front"] != decisions["back"]:
+        return _cut(model, decisions["after"], step)
+    logits = TensorSpec(shape=(model.classes,))
+    image = Edge(source=IMAGE, tensor=model.input)
+    parts = [Part(name="whole", module=model.module, spec=model.spec, inputs=(image,), output=logits)]
+    if len(sketch.parts) > 1:
+        whole = Edge(source="whole", tensor=logits)
+        # the mean of one is that one
+        parts.append(Part(name="answer", module=MEAN.build(), spec=MEAN, inputs=(whole,), output=logits))
+    return Partition(parts=tuple(parts), classes=model.classes, lineage=(*model.lineage, step))
+
+
+def _cut(model: Model, after: int, step: Lineage) -> Partition:
     vit = require_vit(model.module, "pipeline")
     depth = len(vit.blocks)
     check_cut(after, depth)
@@ -33,5 +57,4 @@ def pipeline(model: Model, after: int) -> Partition:
         inputs=(Edge(source="front", tensor=tokens),),
         output=TensorSpec(shape=(model.classes,)),
     )
-    step = Lineage(stage="partition", entry="pipeline", params={"after": after})
     return Partition(parts=(front, back), classes=model.classes, lineage=(*model.lineage, step))

@@ -20,9 +20,11 @@ from harness.types import (
     PlacerEntry,
     Sketch,
 )
+from harness_baselines.neurosurgeon import neurosurgeon_sketch
 from harness_baselines.params import (
     ClassSplitParams,
     EnsembleParams,
+    NeurosurgeonParams,
     NNFacetParams,
     PipelineParams,
     SmallModelParams,
@@ -81,6 +83,14 @@ def partition_pipeline(ctx: Context, model: Model, params: PipelineParams, sketc
     from harness_baselines.pipeline import pipeline
 
     return pipeline(model, params.after)
+
+
+def partition_neurosurgeon(
+    ctx: Context, model: Model, params: NeurosurgeonParams, sketch: Sketch
+) -> Partition:
+    from harness_baselines.pipeline import neurosurgeon
+
+    return neurosurgeon(model, params.model_dump(mode="json"), sketch)
 
 
 def place_round_robin(sketch: Sketch, fleet: Fleet, params: Params) -> Placement:
@@ -155,6 +165,15 @@ def harness_partitioners() -> Iterable[PartitionerEntry]:
         params=PipelineParams,
         sketch=pipeline_sketch,
         partition=partition_pipeline,
+        requires=("torch", "timm"),
+        extra="bench",
+    )
+    yield PartitionerEntry(
+        name="neurosurgeon",
+        summary="a trained ViT cut where two devices' profiles and their link give the least latency",
+        params=NeurosurgeonParams,
+        sketch=neurosurgeon_sketch,
+        partition=partition_neurosurgeon,
         requires=("torch", "timm"),
         extra="bench",
     )

@@ -22,7 +22,16 @@ from harness.suite import Duration, Name, validated
 from harness.types import Device, DeviceInfo, DeviceSpec, Params, Unavailable
 from harness_remote.inventory import Board, Credentials, Inventory
 
-__all__ = ["BoardParams", "GpuBoardParams", "describe", "info_of", "open_board", "probe"]
+__all__ = [
+    "BoardParams",
+    "GpuBoardParams",
+    "backend_of",
+    "describe",
+    "info_of",
+    "open_board",
+    "probe",
+    "told_by",
+]
 
 PROBE_S = 1.0
 DESCRIBE_S = 15.0  # it asks its sensors
@@ -76,7 +85,7 @@ def probe(backend: str) -> Iterable[DeviceInfo | Unavailable]:
     def ask(name: str) -> DeviceInfo | Unavailable:
         board = inventory.boards[name]
         try:
-            told = _told(name, inventory.credentials(name), PROBE_S)
+            told = told_by(name, inventory.credentials(name), PROBE_S)
             return info_of(name, backend, board, told)
         except (HarnessError, ValueError) as error:
             return Unavailable(name=name, reason=str(error), fix=f"`harness devices check {name}` tells more")
@@ -96,7 +105,7 @@ def describe(spec: DeviceSpec) -> DeviceInfo | Unavailable:
     assert isinstance(spec.params, BoardParams)
     try:
         credentials = inventory.credentials(name)
-        told = _told(name, credentials, spec.params.answer_within)
+        told = told_by(name, credentials, spec.params.answer_within)
         _keep(kept, credentials, told)
     except BoardLost as error:
         found = _kept(kept, credentials)
@@ -126,7 +135,7 @@ def info_of(
         ValueError: it is not what the backend is for, or has no such runtime.
     """
     model = str(told["model"])
-    if not board.emulated and (wrong := _not_of(backend, model, told)):
+    if not board.emulated and (wrong := _not_of(backend, told)):
         raise ValueError(f"{name} is {model}: {wrong}")
     runtime = told["onnxruntime"]
     if "error" in runtime:
@@ -169,7 +178,7 @@ def open_board(spec: DeviceSpec) -> Device:
     try:
         name, board, inventory = _find(spec)
         credentials = inventory.credentials(name)
-        told = _told(name, credentials, params.answer_within)
+        told = told_by(name, credentials, params.answer_within)
         info = info_of(spec.name, spec.backend, board, told, _computes_on(params))
     except ValueError as error:
         raise DeviceError(error) from None
@@ -226,7 +235,7 @@ def _external(inventory: Inventory, name: str) -> list[dict[str, Any]]:
     return [asdict(use) for use in uses]
 
 
-def _told(name: str, credentials: Credentials, within_s: float) -> dict[str, Any]:
+def told_by(name: str, credentials: Credentials, within_s: float = DESCRIBE_S) -> dict[str, Any]:
     """What the agent says of its board now."""
     from harness_remote.client import Client, Timeouts
 
@@ -242,12 +251,17 @@ def _computes_on(params: BoardParams) -> str:
     return params.device if isinstance(params, GpuBoardParams) else "cpu"
 
 
-def _not_of(backend: str, model: str, told: Mapping[str, Any]) -> str:
-    if backend == "raspberry-pi" and not model.startswith("Raspberry Pi"):
-        return "backend: raspberry-pi is for a Raspberry Pi; write agent in the inventory and the suite"
-    if backend == "jetson" and not told.get("jetpack"):
-        return "backend: jetson is for an NVIDIA Jetson; write agent in the inventory and the suite"
-    return ""
+def backend_of(told: Mapping[str, Any]) -> str:
+    """The backend for a board that describes itself so."""
+    if str(told["model"]).startswith("Raspberry Pi"):
+        return "raspberry-pi"
+    return "jetson" if told.get("jetpack") else "agent"
+
+
+def _not_of(backend: str, told: Mapping[str, Any]) -> str:
+    if backend in ("agent", backend_of(told)):
+        return ""
+    return f"backend: {backend} is for others; write {backend_of(told)} in the inventory and in the suite"
 
 
 def _keep(path: Path, credentials: Credentials, told: Mapping[str, Any]) -> None:

@@ -78,7 +78,7 @@ class Calls:
     def describe(self, request: pb.DescribeRequest, call: Call) -> pb.DescribeReply:
         """Asks every sensor, but not while a measurement would feel it."""
         session = self._session
-        if session is None or not session.measuring:
+        if session is None or session.idle:
             self._board = pb.DescribeReply(board=json.dumps(board.describe(self._plugins)))
         if self._board is None:
             raise DeviceError(f"{self._name} is measuring: ask again later")

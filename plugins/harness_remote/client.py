@@ -51,6 +51,10 @@ class Timeouts:
         self.answer, self.lost, self.lease, self.work = answer, lost, lease, work
 
 
+class LeaseLost(BoardLost):
+    """The board answers, and is not held by us any more."""
+
+
 class Client:
     """A connection to one agent; from any thread."""
 
@@ -64,6 +68,7 @@ class Client:
         self._quiet = threading.Event()  # set while nothing may be sent
         self._closed = threading.Event()
         self._lock = threading.Lock()
+        self._renewing = threading.Lock()
 
     # --- what the agent is ---
 
@@ -129,23 +134,17 @@ class Client:
         threading.Thread(target=self._keep, name=f"lease of {self.name}", daemon=True).start()
 
     def _keep(self) -> None:
-        """Renew the lease; after ``lost`` seconds without an answer, end all calls."""
+        """Renew the lease; after ``lost`` seconds without an answer, or without the lease, end all calls."""
         heard = time.monotonic()
         while not self._closed.wait(RENEW_S):
-            if self._quiet.is_set():
-                heard = time.monotonic()
-                continue
-            try:
-                self._call("Renew", pb.RenewRequest(seconds=LEASE_S), pb.Lease)
-                heard = time.monotonic()
-            except BoardLost as error:
-                if time.monotonic() - heard > self.timeouts.lost and not self._quiet.is_set():
-                    return self._give_up(str(error))
-            except DeviceError as error:
-                if not self._quiet.is_set():
-                    return self._give_up(str(error))
-                heard = time.monotonic()
-        return None
+            with self._renewing:
+                try:
+                    if not self._quiet.is_set():
+                        self._call("Renew", pb.RenewRequest(seconds=LEASE_S), pb.Lease)
+                    heard = time.monotonic()
+                except DeviceError as error:
+                    if isinstance(error, LeaseLost) or time.monotonic() - heard > self.timeouts.lost:
+                        return self._give_up(str(error))
 
     def _give_up(self, why: str) -> None:
         with self._lock:
@@ -157,8 +156,9 @@ class Client:
     def detach(self, seconds: float) -> None:
         """Drop the connection and keep the lease for ``seconds``; :meth:`attach` takes it up again."""
         self._call("Renew", pb.RenewRequest(seconds=seconds), pb.Lease)
-        self._quiet.set()
-        self._drop()
+        with self._renewing:  # it would connect again
+            self._quiet.set()
+            self._drop()
 
     def attach(self) -> None:
         """Raises ``BoardLost`` where the board does not answer."""
@@ -220,35 +220,39 @@ class Client:
         """A control call of the lease's holder; ``work``: one that takes time on the board."""
         return self._call(method, request, reply, self.timeouts.work if work else None)
 
-    def follow(self, job: str, limit_s: float) -> bytes:
-        """The result of a job, fetched on from where a lost connection left it.
+    def follow(self, job: str, limit_s: float, waiting: Callable[[], Any] = lambda: None) -> bytes:
+        """The result of a job, fetched on from where a lost connection left it; ``waiting`` is called while it runs.
 
         Raises:
             DeviceError: the job failed, or did not end within ``limit_s``.
         """
         result, size = bytearray(), None
-        end = time.monotonic() + limit_s
         heard = time.monotonic()
+        end = heard + limit_s
         while size is None or len(result) < size:
             left = end - time.monotonic()
             if left <= 0:
                 with contextlib.suppress(DeviceError):
                     self._call("Cancel", pb.CancelRequest(id=job), pb.Done)
                 raise DeviceError(f"{self._who()}: the measurement did not end within {limit_s:.0f} s")
-            request = pb.FollowRequest(id=job, offset=len(result))
+            before = heard
             try:
-                for reply in self._replies(request, left):
+                for reply in self._replies(pb.FollowRequest(id=job, offset=len(result)), left):
                     heard = time.monotonic()
                     if reply.lost:
                         raise BoardLost(reply.error, board=reply.lost)
                     if reply.error:
                         raise DeviceError(f"{self._who()}: {reply.error}")
-                    if not reply.running:
+                    if reply.running:
+                        waiting()
+                    else:
                         size = reply.size
                         result += reply.data
             except BoardLost as error:
-                if error.board != self.name or self._gone or time.monotonic() - heard > self.timeouts.lost:
+                mine = error.board == self.name and not isinstance(error, LeaseLost) and not self._gone
+                if not mine or time.monotonic() - heard > self.timeouts.lost:
                     raise
+            if heard == before:
                 time.sleep(RETRY_S)
         return bytes(result)
 
@@ -339,7 +343,7 @@ class Client:
             told = (
                 f"{self._who()} is not held by us any more: its agent was started anew, or our lease ran out"
             )
-            return BoardLost(told, board=self.name)
+            return LeaseLost(told, board=self.name)
         if code is grpc.StatusCode.UNIMPLEMENTED:
             return DeviceError(
                 f"{self._who()} does not know {method}: it is no agent, or one of another version"

@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 import io
-import queue
-import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-import grpc
-
 from harness.errors import BoardLost, DeviceError
-from harness.frames import FrameError, pack, unpack
 from harness.types import (
     Artifact,
     Beside,
@@ -34,6 +29,7 @@ from harness_remote import agent_pb2 as pb
 from harness_remote import codec
 from harness_remote.client import Client, Timeouts
 from harness_remote.external import External
+from harness_remote.framestream import FrameStream
 from harness_remote.inventory import Credentials
 
 if TYPE_CHECKING:
@@ -87,7 +83,7 @@ class RemoteDevice:
         self._threads = spec.threads
         self._own_meters = [use.info.name for use in spec.monitor.meters if not use.open]
         self._opened = False
-        self._frames: _Frames | None = None
+        self._frames: FrameStream | None = None
         self._clock: Clock | None = None
         self._external = External(tuple(use for use in spec.monitor.meters if use.open))
         self._client = Client(reach.board, reach.credentials, timeouts)
@@ -164,7 +160,7 @@ class RemoteDevice:
 
     def begin(self) -> None:
         self._external.begin()
-        self._client.call("Begin", pb.BeginRequest(), pb.Done)
+        self._client.call("Begin", pb.BeginRequest(), pb.Done, work=True)
 
     def end(self, spans: Mapping[str, tuple[int, int]], clock_error_ns: int, images: int) -> Beside:
         request = pb.EndRequest(
@@ -188,13 +184,17 @@ class RemoteDevice:
         size = max(batch, FRAME_BYTES // max(1, images[0].nbytes) // batch * batch)
         pieces = [images[start : start + size] for start in range(0, len(images), size)]
         header = {"op": "infer", "batch": batch, "missing": list(missing)}
-        answers = list(self._stream().ask(header, pieces))
-        return np.concatenate(answers)
+        self._frames = self._frames or FrameStream(self._client)
+        try:
+            return np.concatenate(list(self._frames.ask(header, pieces)))
+        except DeviceError:
+            self._hang_up()  # answers to what was sent ahead may still come
+            raise
 
-    def _stream(self) -> _Frames:
-        if self._frames is None:
-            self._frames = _Frames(self._client)
-        return self._frames
+    def _hang_up(self) -> None:
+        if self._frames is not None:
+            self._frames.close()
+            self._frames = None
 
     def measure(self, load: Load, images: NDArray[np.float32]) -> Samples:
         sha256 = self._client.put(_npy(images))
@@ -203,25 +203,29 @@ class RemoteDevice:
         self._external.begin()
         request = pb.MeasureRequest(load=codec.to_json(load), sha256=sha256)
         job = self._client.call("Measure", request, pb.Job).id
+        early: list[bool] = []
         if self._detached:
             self._leave(longest_s(load))
-        result = self._client.follow(job, longest_s(load) + SLACK_S)
+        result = self._client.follow(job, longest_s(load) + SLACK_S, lambda: early.append(self._detached))
         samples = codec.unpack_samples(result)
         latency = samples.latency_ns
         outside = self._external.end(
             samples.spans, self._drifted(before), len(latency) * samples.batch, load,
             float(latency.mean()) / samples.batch / 1e9 if len(latency) else None,
         )  # fmt: skip
+        late = (
+            ["detached: it measured for longer than expected, and was connected at the end"]
+            if any(early)
+            else []
+        )
         return replace(
             samples, energy=[*samples.energy, *outside.energy], meters={**samples.meters, **outside.meters},
-            problems=[*samples.problems, *outside.problems],
+            problems=[*samples.problems, *outside.problems, *late],
         )  # fmt: skip
 
     def _leave(self, seconds: float) -> None:
         """No connection while the board measures; then back, which may take some attempts."""
-        if self._frames is not None:
-            self._frames.close()
-            self._frames = None
+        self._hang_up()
         self._client.detach(seconds + SLACK_S)
         time.sleep(seconds)
         for pause in (*BACK_OFF_S, None):
@@ -245,9 +249,7 @@ class RemoteDevice:
     # --- the end ---
 
     def close(self) -> None:
-        if self._frames is not None:
-            self._frames.close()
-            self._frames = None
+        self._hang_up()
         self._external.close()
         self._client.close()
 
@@ -258,63 +260,6 @@ class RemoteDevice:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-
-class _Frames:
-    """A kept-open stream of frames to the board's worker."""
-
-    def __init__(self, client: Client) -> None:
-        self._client = client
-        self._number = 0
-        self._requests: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
-        self._call = client.stream(iter(self._requests.get, None))
-
-    def ask(self, header: Mapping[str, Any], tensors: Sequence[NDArray[Any]]) -> Iterator[Any]:
-        """One answer for each tensor, in order; some are sent ahead of their answers."""
-        first = self._number
-        for ahead in tensors[:AHEAD]:
-            self._send(header, ahead)
-        for index in range(len(tensors)):
-            told, answer = self._receive(first + index + 1)
-            if index + AHEAD < len(tensors):
-                self._send(header, tensors[index + AHEAD])
-            if "lost" in told:
-                raise BoardLost(told.get("error"), board=str(told["lost"]))
-            if "error" in told or len(answer) != 1:
-                raise DeviceError(
-                    f"{header['op']} on {self._client.name}: {told.get('error', 'no tensor came')}"
-                )
-            yield answer[0]
-
-    def _send(self, header: Mapping[str, Any], tensor: NDArray[Any]) -> None:
-        self._number += 1
-        self._requests.put(b"".join(pack({**header, "id": self._number}, [tensor])))
-
-    def _receive(self, number: int) -> tuple[dict[str, Any], list[Any]]:
-        limit = self._client.timeouts.work
-        watch = threading.Timer(limit, self._call.cancel)
-        watch.daemon = True
-        watch.start()
-        begin = time.monotonic()
-        try:
-            told, tensors = unpack(next(self._call))
-        except StopIteration:
-            raise BoardLost(f"{self._client.name} closed the stream", board=self._client.name) from None
-        except grpc.RpcError as error:
-            if time.monotonic() - begin >= limit:
-                raise DeviceError(f"{self._client.name} did not answer a frame within {limit:g} s") from None
-            raise self._client.failure(error, "Stream") from None
-        except FrameError as error:
-            raise DeviceError(f"{self._client.name} answers with {error}") from None
-        finally:
-            watch.cancel()
-        if told.get("id") != number:
-            raise DeviceError(f"{self._client.name} answers out of order")
-        return told, tensors
-
-    def close(self) -> None:
-        self._requests.put(None)
-        self._call.cancel()
 
 
 def longest_s(load: Load) -> float:

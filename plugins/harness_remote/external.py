@@ -64,6 +64,7 @@ class External:
         here = {
             name: (begin - clock.offset_ns + (0 if name == "load" else settle), end - clock.offset_ns)
             for name, (begin, end) in spans.items()
+            if name == "load" or end - begin > settle
         }
         seen = beside(self._sampler, self._began, here, clock.error_ns, images, {}, load, mean_latency_s)
         return replace(seen, meters=_shifted(seen.meters, clock.offset_ns))

@@ -182,6 +182,9 @@ def _abort(context: grpc.ServicerContext, error: Exception) -> None:
         code, text = grpc.StatusCode.RESOURCE_EXHAUSTED, text or "the board is out of memory"
     elif isinstance(error, FrameError):
         code = grpc.StatusCode.INVALID_ARGUMENT
+    elif isinstance(error, grpc.RpcError):  # the caller is gone, in the middle of what it sent
+        error.__traceback__ = None  # gRPC keeps the error: with its frames it would keep the call
+        code = grpc.StatusCode.CANCELLED
     elif not isinstance(error, HarnessError):
         code, text = grpc.StatusCode.INTERNAL, f"{type(error).__name__}: {error}"
         _LOG.warning("a call failed: %s", text, exc_info=error)

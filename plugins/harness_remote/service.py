@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import os
 import shutil
+import socket
 import subprocess
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from harness.errors import DeviceError
 
-__all__ = ["NAME", "install", "path_of", "unit"]
+__all__ = ["NAME", "install", "notify_ready", "path_of", "unit"]
 
 NAME = "harness-agent.service"
-_COMMAND_S = 30
+_COMMAND_S = 120  # more than the unit has for starting
 
 # Meters and accelerators are files in /dev and /sys, and CUDA writes code: so no PrivateDevices and no
 # MemoryDenyWriteExecute. A worker that the kernel kills for memory must not take the agent with it: OOMPolicy.
@@ -25,7 +27,9 @@ StartLimitIntervalSec=600
 StartLimitBurst=10
 
 [Service]
+Type=notify
 ExecStart={command}
+TimeoutStartSec=90
 Restart=on-failure
 RestartSec=5
 KillMode=control-group
@@ -97,6 +101,17 @@ def install(text: str, *, user: bool) -> list[str]:
     _command([*manager, "enable", NAME], "systemd does not enable the unit")
     _command([*manager, "restart", NAME], "the agent does not start")
     return _linger() if user else []
+
+
+def notify_ready() -> None:
+    """Tell the manager that started this process, if one did, that it serves (sd_notify(3))."""
+    address = os.environ.get("NOTIFY_SOCKET")
+    if not address:
+        return
+    if address.startswith("@"):
+        address = "\0" + address[1:]
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as manager, suppress(OSError):
+        manager.sendto(b"READY=1", address)
 
 
 def _linger() -> list[str]:

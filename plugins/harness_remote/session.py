@@ -77,12 +77,18 @@ class Session:
         self._ticket = ""
         self._jobs: dict[str, Job] = {}
         self._closed = False
+        self._in_window = False
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(mode=0o700, parents=True)
 
     @property
     def measuring(self) -> bool:
         return any(not job.done.is_set() for job in list(self._jobs.values()))
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing is measured, here or with another board, that other work would spoil."""
+        return not self.measuring and not self._in_window
 
     def open(self, threads: int, meters: Sequence[str]) -> None:
         """A fresh worker, and what it reads beside its load."""
@@ -102,8 +108,8 @@ class Session:
             raise DeviceError(
                 f"a part has a name of 1 to 100 letters, and a worker {MAX_PARTS} parts at most"
             )
-        if not re.fullmatch(r"cpu|cuda:\d{1,2}", device, re.ASCII):
-            raise DeviceError(f"device: cpu or cuda:N, not {device[:40]!r}")
+        if not re.fullmatch(r"cpu|(cuda|tensorrt):\d{1,2}", device, re.ASCII):
+            raise DeviceError(f"device: cpu, cuda:N or tensorrt:N, not {device[:40]!r}")
         entry = self._plugins.runtimes.get(runtime, f"the agent on {self._name}").entry
         if "onnx" not in entry.requires:
             raise DeviceError(f"{runtime} loads no ONNX file, and a board takes nothing else")
@@ -166,10 +172,12 @@ class Session:
 
     def begin(self) -> None:
         with self._turn("begin") as worker:
+            self._in_window = True
             worker().ask("begin")
 
     def end(self, spans: Mapping[str, tuple[int, int]], clock_error_ns: int, images: int) -> Beside:
         with self._turn("end") as worker:
+            self._in_window = False
             seen: Beside = worker().ask("end", dict(spans), clock_error_ns, images)
             return seen
 
@@ -240,7 +248,7 @@ class Session:
     def _end_worker(self) -> None:
         worker, self._worker = self._worker, None
         self._parts.clear()
-        self._ticket = ""
+        self._ticket, self._in_window = "", False
         if worker is not None:
             worker.close()
 

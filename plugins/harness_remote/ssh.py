@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -83,7 +83,8 @@ class Remote:
         if code == 255 or (words[0] == "scp" and code):
             raise _connection_error(self.target, said)
         if code:
-            raise RemoteError(f"{self.target}: {_last(said or told) or f'exit code {code}'}", told + said)
+            reason = _last(said or told).removeprefix("error: ") or f"exit code {code}"
+            raise RemoteError(f"{self.target}: {reason}", told + said)
         return told
 
 
@@ -111,12 +112,10 @@ def connected(target: str, port: int | None) -> Iterator[Remote]:
             yield remote
         finally:
             where = ["-p", str(port), target] if port else [target]
-            try:
+            with suppress(subprocess.TimeoutExpired):
                 subprocess.run(
                     ["ssh", *options, "-O", "exit", *where], capture_output=True, timeout=10, check=False
                 )
-            except subprocess.TimeoutExpired:
-                pass
 
 
 def _connection_error(target: str, said: str) -> DeviceError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Any
 
 import onnxruntime as ort
@@ -28,7 +29,7 @@ class OnnxSession:
     """
 
     def __init__(self, artifact: Artifact, options: SessionOptions) -> None:
-        provider, settings = _provider(options.device)
+        providers = _providers(options.device)
         config = ort.SessionOptions()
         config.intra_op_num_threads = options.threads
         config.inter_op_num_threads = 1
@@ -37,9 +38,9 @@ class OnnxSession:
         spinning = bool(artifact.meta["spinning"])
         config.add_session_config_entry("session.intra_op.allow_spinning", str(int(spinning)))
         session = ort.InferenceSession(
-            str(artifact.path / artifact.meta["file"]), config, providers=[(provider, settings)]
+            str(artifact.path / artifact.meta["file"]), config, providers=providers
         )
-        used = session.get_providers()[0]
+        used, provider = session.get_providers()[0], providers[0][0]
         if used != provider:  # onnxruntime falls back to the CPU with no more than a warning
             raise DeviceError(
                 f"{options.device}: onnxruntime {ort.__version__} could not start {provider}, only {used}"
@@ -65,20 +66,27 @@ class OnnxSession:
 
     def device_memory(self) -> dict[str, int]:
         """:func:`harness.memory.on_gpu`, empty on a CPU; ONNX Runtime has no figure of its own."""
-        return memory.on_gpu() if self.facts["provider"] == "CUDAExecutionProvider" else {}
+        return {} if self.facts["provider"] == "CPUExecutionProvider" else memory.on_gpu()
 
     def close(self) -> None:
         self._session = None  # frees the weights
 
 
-def _provider(device: str) -> tuple[str, dict[str, str]]:
+def _providers(device: str) -> list[tuple[str, dict[str, str]]]:
+    """What ONNX Runtime computes with; what TensorRT cannot do, CUDA does. TensorRT was not tried."""
     kind, _, index = device.partition(":")
     if device == "cpu":
-        return "CPUExecutionProvider", {}
-    if kind != "cuda" or not index.isdecimal():
-        raise DeviceError(f"onnxruntime: unknown device {device!r}; allowed: cpu, cuda:N")
-    if "CUDAExecutionProvider" not in ort.get_available_providers():
+        return [("CPUExecutionProvider", {})]
+    wanted = {"cuda": "CUDAExecutionProvider", "tensorrt": "TensorrtExecutionProvider"}.get(kind)
+    if wanted is None or not index.isdecimal():
+        raise DeviceError(f"onnxruntime: unknown device {device!r}; allowed: cpu, cuda:N, tensorrt:N")
+    if wanted not in ort.get_available_providers():
+        name = {"cuda": "CUDA", "tensorrt": "TensorRT"}[kind]
         raise DeviceError(
-            f"{device}: this onnxruntime {ort.__version__} has no CUDA: install onnxruntime-gpu"
+            f"{device}: this onnxruntime {ort.__version__} has no {name}: install onnxruntime-gpu"
         )
-    return "CUDAExecutionProvider", {"device_id": index, "use_tf32": "0"}  # float32 is float32
+    cuda = ("CUDAExecutionProvider", {"device_id": index, "use_tf32": "0"})  # float32 is float32
+    if kind == "cuda":
+        return [cuda]
+    os.environ["NVIDIA_TF32_OVERRIDE"] = "0"
+    return [(wanted, {"device_id": index}), cuda]

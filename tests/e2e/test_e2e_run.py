@@ -19,7 +19,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-pytestmark = [pytest.mark.e2e, pytest.mark.clock, pytest.mark.usefixtures("interruptible")]
+pytestmark = [pytest.mark.e2e, pytest.mark.usefixtures("interruptible")]
 
 SUITE = """
 suite: tiny
@@ -27,10 +27,10 @@ data: {name: digits, image_size: 16, validation: 0.1}
 defaults: {train: {epochs: 3, lr: 2.0e-3, batch_size: 64}}
 measure: {min_time: 50ms, min_queries: 20, max_time: 5s, repeats: 2}
 methods:
-  cloud: {build: {vit: {patch_size: 4, dim: 24, depth: 3, heads: 3}}}
+  cloud: {build: {vit: {patch_size: 4, dim: 24, depth: 2, heads: 3}}}
   edge:
     from: cloud
-    compress: [{edgevit: {blocks: 2, train: head}}]
+    compress: [{edgevit: {blocks: 1, train: head}}]
   cut:
     from: cloud
     partition: {pipeline: {after: 1}}
@@ -162,50 +162,42 @@ def test_a_run_and_the_same_run_again(first_run):
     assert len(list((place / "out").glob("records-*.jsonl"))) == 1
 
 
-def test_ctrl_c_ends_within_two_seconds_and_the_run_goes_on(prepared):
-    process = start(prepared)
-    until(lambda: records(prepared), process)
-    processes = family(process.pid)
-    os.killpg(process.pid, signal.SIGINT)  # a terminal sends it to the whole group
-    begin = time.monotonic()
-    output, _ = process.communicate(timeout=20)
-    took = time.monotonic() - begin
-    assert process.returncode == 130, output
-    assert "interrupted" in output
-    assert "goes on from here" in output
+@pytest.mark.clock
+def test_ctrl_c_ends_within_two_seconds_and_the_run_goes_on(place):
+    """While training, then while measuring; the same place goes on."""
+    cut = ("--only", "cut")
+    for reached in (training, records):
+        process = start(place, *cut)
+        until(lambda reached=reached: reached(place), process)
+        processes = family(process.pid)
+        os.killpg(process.pid, signal.SIGINT)  # a terminal sends it to the whole group
+        begin = time.monotonic()
+        output, _ = process.communicate(timeout=20)
+        took = time.monotonic() - begin
+        assert process.returncode == 130, output
+        assert "interrupted" in output
+        assert "goes on from here" in output
+        assert took < 2.5
+        assert gone(processes)
     assert "Traceback" not in output
-    assert took < 2.5
-    assert gone(processes)
-    kept = good(prepared)
+    kept = good(place)
     assert kept
-    assert run(prepared).returncode == 0
-    assert sorted(good(prepared).values()) == [1] * CELLS
-    assert kept.keys() <= good(prepared).keys()
-
-
-def test_ctrl_c_while_training(place):
-    process = start(place)
-    until(lambda: training(place), process)
-    processes = family(process.pid)
-    os.killpg(process.pid, signal.SIGINT)
-    begin = time.monotonic()
-    output, _ = process.communicate(timeout=20)
-    assert process.returncode == 130, output
-    assert time.monotonic() - begin < 2.5
-    assert gone(processes)
+    assert run(place, *cut).returncode == 0
+    assert sorted(good(place).values()) == [1] * 4  # two devices, two repeats
+    assert kept.keys() <= good(place).keys()
 
 
 RANKED = """
 suite: tiny
 data: {name: digits, image_size: 16, validation: 0.1}
 prepare: {processes: 2, device: cpu}
-defaults: {train: {epochs: 3, lr: 2.0e-3, batch_size: 64}}
+defaults: {train: {epochs: 3, lr: 2.0e-3, batch_size: 64}, runtime: torch}
 measure: {min_time: 50ms, min_queries: 20, max_time: 5s}
 methods:
-  cloud: {build: {vit: {patch_size: 4, dim: 24, depth: 3, heads: 3}}}
+  cloud: {build: {vit: {patch_size: 4, dim: 24, depth: 2, heads: 3}}}
   edge:
     from: cloud
-    compress: [{edgevit: {blocks: 2, train: head}}]
+    compress: [{edgevit: {blocks: 1, train: head}}]
   split:
     from: cloud
     partition:

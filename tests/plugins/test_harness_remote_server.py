@@ -329,7 +329,7 @@ def test_what_may_not_be_loaded_or_connected(agent: Agent) -> None:
         ({"sha": "f" * 64}, "is not on the board"),
         ({"sha": good, "runtime": "torch"}, "loads no ONNX file"),
         ({"sha": good, "runtime": "os:system"}, "unknown runtime"),
-        ({"sha": good, "device": "cpu; rm"}, "device: cpu or cuda:N"),
+        ({"sha": good, "device": "cpu; rm"}, "device: cpu, cuda:N"),
         ({"sha": good, "artifact": "{}"}, "not a Shipped"),
         ({"sha": good, "part": ""}, "a part has a name"),
     ):
@@ -410,6 +410,8 @@ def test_a_measurement_goes_on_without_its_client_and_is_fetched_later(agent: Ag
     later.lease = lease
     with pytest.raises(grpc.RpcError, match="busy"):
         later("Serve", pb.ServeRequest(), pb.ServeReply)
+    with pytest.raises(grpc.RpcError, match="is measuring"):  # that asks every sensor
+        later("Describe", pb.DescribeRequest(), pb.DescribeReply)
     data = b"".join(reply.data for reply in later.follow(job))
     samples = codec.unpack_samples(data)
     assert len(samples.latency_ns) >= 5

@@ -70,7 +70,7 @@ def serve(host: str, port: int, folder: Path, ready_file: Path | None) -> None:
 
     At this machine's own addresses it needs nothing; at others the certificate and token of `harness agent init`.
     """
-    from harness_remote import secrets
+    from harness_remote import secrets, service
     from harness_remote.server import AgentSettings
     from harness_remote.server import serve as serve_until_signal
 
@@ -82,6 +82,7 @@ def serve(host: str, port: int, folder: Path, ready_file: Path | None) -> None:
         click.echo(f"harness agent ready on {address}, {shown}")
         if ready_file is not None:
             _write_whole(ready_file, {"address": address, "fingerprint": fingerprint, "pid": os.getpid()})
+        service.notify_ready()
 
     if ready_file is not None:
         ready_file.unlink(missing_ok=True)
@@ -110,7 +111,7 @@ def install_service(host: str, port: int, folder: Path, user: bool, print_only: 
         click.echo(text, nl=False)
         return
     for left in service.install(text, user=user):
-        click.echo(f"note: {left}", err=True)
+        click.echo(f"note: {left}")
     manager = "systemctl --user" if user else "systemctl"
     click.echo(f"{service.path_of(user=user)}: started; `{manager} status {service.NAME}` tells how it is")
 

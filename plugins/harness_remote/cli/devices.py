@@ -1,0 +1,143 @@
+"""``harness devices add|check|remove``: the boards of the inventory."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import click
+
+from harness_remote import PORT
+
+__all__ = ["add", "check", "remove"]
+
+
+@click.command("add")
+@click.argument("name")
+@click.option("--host", required=True, metavar="HOST", help="Name or address of the board.")
+@click.option("--port", type=click.IntRange(1, 65535), default=PORT, show_default=True)
+@click.option("--certificate", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE", help="The agent's certificate, from `harness agent init`.")  # fmt: skip
+@click.option("--token", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE", help="The agent's token; readable by you only.")  # fmt: skip
+@click.option("--label", "labels", multiple=True, metavar="WORD", help="A label (repeatable).")
+@click.option("--backend", type=click.Choice(["raspberry-pi", "jetson", "agent"]), help="What it is.  [default: what it says]")  # fmt: skip
+def add(
+    name: str,
+    host: str,
+    port: int,
+    certificate: Path | None,
+    token: Path | None,
+    labels: tuple[str, ...],
+    backend: str | None,
+) -> None:
+    """Add a board whose agent runs already to the inventory. (`harness devices setup` also installs the agent.)"""
+    from harness.suite import validated
+    from harness.yamlfile import Source
+    from harness_remote.boards import backend_of, told_by
+    from harness_remote.inventory import Board, Inventory
+
+    inventory = Inventory.load()
+    written = {
+        "backend": backend or "agent", "host": host, "port": port, "labels": list(labels),
+        "certificate": _from(inventory.path.parent, certificate), "token": _from(inventory.path.parent, token),
+    }  # fmt: skip
+    board = validated(Board, written, Source(f"harness devices add {name}"), ())
+    inventory.add(name, board)
+    credentials = inventory.credentials(name)
+    if backend is None:
+        told = told_by(name, credentials)
+        inventory = Inventory.load()
+        inventory.add(name, board.model_copy(update={"backend": backend_of(told)}))
+    inventory.save()
+    click.echo(
+        f"{name}: {inventory.boards[name].backend}, in {inventory.path}; `harness devices check {name}` tells more"
+    )
+
+
+@click.command("remove")
+@click.argument("name")
+def remove(name: str) -> None:
+    """Take a board out of the inventory. Its certificate and token stay where they are."""
+    from harness_remote.inventory import Inventory
+
+    inventory = Inventory.load()
+    board = inventory.board(name)
+    inventory.remove(name)
+    inventory.save()
+    files = ", ".join(str(inventory.path.parent / one) for one in (board.certificate, board.token) if one)
+    click.echo(
+        f"{name}: not in {inventory.path} any more"
+        + (f"; its files are still there: {files}" if files else "")
+    )
+
+
+@click.command("check")
+@click.argument("names", nargs=-1, metavar="[NAME]...")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON: what docs/hardware.md is filled from.")
+@click.pass_context
+def check(context: click.Context, names: tuple[str, ...], as_json: bool) -> None:
+    """Ask boards (all, or those named) what they are, and measure clock and link. Exit code 1 if one cannot be used.
+
+    A board that someone else holds is asked, and its link is not measured.
+    """
+    from concurrent.futures import ThreadPoolExecutor
+
+    from harness_remote.check import check_board
+    from harness_remote.inventory import Inventory
+
+    inventory = Inventory.load()
+    chosen = [name for name in names if inventory.board(name)] or list(inventory.boards)
+    with ThreadPoolExecutor(max(1, min(16, len(chosen)))) as pool:
+        found = list(pool.map(lambda name: check_board(inventory, name), chosen))
+    if as_json:
+        click.echo(json.dumps(found, indent=1))
+    elif not found:
+        click.echo(f"no board in {inventory.path}; `harness devices setup NAME --ssh USER@HOST` adds one")
+    for one in () if as_json else found:
+        _show(one)
+    context.exit(0 if all(one["usable"] for one in found) else 1)
+
+
+def _from(folder: Path, file: Path | None) -> str | None:
+    """As it is written in the inventory: relative to its folder where it is in there."""
+    if file is None:
+        return None
+    path = file.expanduser().resolve()
+    return str(path.relative_to(folder.resolve()) if path.is_relative_to(folder.resolve()) else path)
+
+
+def _show(one: Mapping[str, Any]) -> None:
+    head = f"{one['name']} ({one['target']})"
+    if not one["usable"]:
+        click.secho(f"{head}: not usable", fg="yellow")
+        click.echo(f"  {one['problem']}")
+        if "model" not in one:
+            return
+    click.secho(f"{head}: {one['model']}", bold=True)
+    memory = f"{one['memory_bytes'] / 2**30:.1f} GiB"
+    emulated = ", emulated" if one["emulated"] else ""
+    click.echo(
+        f"  {one['cores']} cores, {memory}, {one['os']}, kernel {one['kernel']}, Python {one['python']}{emulated}"
+    )
+    runtime = one["onnxruntime"]
+    providers = ", ".join(one.removesuffix("ExecutionProvider") for one in runtime.get("providers", ()))
+    click.echo(
+        f"  ONNX Runtime {runtime.get('version', runtime.get('error'))}"
+        + (f" ({providers})" if providers else "")
+    )
+    click.echo(f"  agent of harness {one['version']}; {'held by someone' if one['leased'] else 'free'}")
+    clock = one["clock"]
+    click.echo(f"  clock {clock['offset_s']:+.3f} s from ours, known to {clock['error_ms']:.2f} ms")
+    if link := one["link"]:
+        click.echo(
+            f"  link {link['rtt_ms']:.2f} ms both ways, {link['up_mbps']:.0f} Mbit/s there, {link['down_mbps']:.0f} back"
+        )
+    meters = ", ".join(meter["name"] for meter in one["meters"]) or "none answers"
+    click.echo(f"  meters: {meters}")
+    for name, told in one["state"].items():
+        shown = ", ".join(
+            f"{key} {value:g}" if isinstance(value, float) else f"{key} {value}"
+            for key, value in told.items()
+        )
+        click.echo(f"  {name}: {shown}")

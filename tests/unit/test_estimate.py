@@ -1,0 +1,281 @@
+"""Estimates of plans: the schedule against hand-worked cases and bounds, and what the command line tells."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+from hypothesis import given
+from hypothesis import strategies as st
+
+from harness.cli import cli
+from harness.estimate import Piece, schedule
+from harness.profile import Link, Point, Profile, write_profile
+
+SUITE = """\
+suite: mine
+data: {name: digits, image_size: 16}
+methods:
+  cloud: {build: {vit: {patch_size: 4, dim: 24, depth: 3, heads: 3}}}
+  cnn: {build: {timm: {name: resnet18}}}
+  cut: {from: cloud, partition: {pipeline: {after: 1}}}
+  four: {from: cloud, partition: {edvit: {parts: 3, memory_budget_mb: 1}}}
+  packed: {from: cut, compress: [{edgevit: {blocks: 1}, each_part: true}]}
+  auto: {from: cloud, partition: {neurosurgeon: {}}}
+devices:
+  here: {backend: cpu}
+  two: {backend: cpu, threads: 2}
+  pair: {fleet: [here, here]}
+  mixed: {fleet: [here, two]}
+run:
+  - {methods: [cloud, cut], devices: [here]}
+  - {methods: [cloud, cut, four], devices: [pair]}
+"""
+CLOUD = 3 * (17 * 12 * 24**2 + 2 * 17**2 * 24) + 16 * 16 * 24 + 24 * 10
+"""MACs of the ViT: three blocks on 17 tokens, 16 patches of 16 pixels, the head."""
+
+
+def profile(fixed: float = 0.001, slope: float = 2.0, off: float = 0.0, **more: Any) -> Profile:
+    points = [
+        Point(
+            what="m", kind="model", macs=round(g * 1e9), macs_linear=1, bytes=1, weight_bytes=round(g * 1e9),
+            memory_bytes=round(50 * 2**20 + 2 * g * 1e9), seconds=(fixed + slope * g) * (1 + sign * off),
+        )
+        for g, sign in ((0.0001, 1), (0.001, -1), (0.01, 1), (0.1, -1))
+    ]  # fmt: skip
+    fields: dict[str, Any] = {
+        "name": "cpu", "device_model": "this machine", "provenance": "measured", "origin": "a test",
+        "runtime": "onnxruntime", "threads": 1,
+    }  # fmt: skip
+    return Profile(points=tuple(points), **{**fields, **more})
+
+
+@pytest.fixture(autouse=True)
+def folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HARNESS_PROFILES", str(tmp_path / "profiles"))
+    monkeypatch.setenv("HARNESS_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def told(tmp_path: Path) -> Any:
+    """Estimates by (method, device), of the command line."""
+
+    def run(*arguments: str, suite: str = SUITE) -> dict[tuple[str, str], dict[str, Any]]:
+        path = tmp_path / "mine.yaml"
+        path.write_text(suite)
+        done = CliRunner().invoke(
+            cli, ["plan", str(path), "--estimate", "--json", *arguments], catch_exceptions=False
+        )
+        told = json.loads(done.stdout)["estimates"]
+        return {(one["method"], one["device"]): one for one in told}
+
+    return run
+
+
+# --- the schedule ---------------------------------------------------------------------------------
+
+
+def piece(name: str, *inputs: str, macs: int = 0, sends: int = 0) -> Piece:
+    return Piece(name=name, inputs=inputs or ("image",), macs=macs, weight_bytes=0, output_bytes=sends)
+
+
+LINK = Link(rate_mbps=8, rtt_ms=20)
+"""A byte takes a microsecond, and every message 10 ms more."""
+
+
+def seconds(piece: Piece) -> float:
+    return float(piece.macs)
+
+
+def test_parts_beside_each_other_take_as_long_as_the_slowest_of_them() -> None:
+    parts = [piece("a", macs=1, sends=1000), piece("b", macs=3, sends=1000), piece("c", macs=2, sends=1000),
+             piece("fuse", "a", "b", "c", macs=1)]  # fmt: skip
+    places = {"a": 0, "b": 1, "c": 2, "fuse": 0}
+    links = {1: LINK, 2: LINK}
+    # to b: 0.1 + 0.01, three seconds, back: 0.001 + 0.01, and fusion
+    assert schedule(parts, places, 0, seconds, links, 100_000) == pytest.approx(0.11 + 3 + 0.011 + 1)
+    assert schedule(parts, places, 0, seconds, links, None) == pytest.approx(3 + 0.011 + 1)
+    assert schedule(parts, places, 0, seconds, links, 100_000, batch=4) == pytest.approx(0.41 + 3 + 0.014 + 1)
+
+
+def test_a_pipeline_is_one_after_another_by_way_of_the_central_device() -> None:
+    parts = [
+        piece("a", macs=1, sends=1000),
+        piece("b", "a", macs=2, sends=2000),
+        piece("c", "b", macs=3, sends=10),
+    ]
+    links = {1: LINK, 2: LINK}
+    on_central = schedule(parts, {"a": 0, "b": 0, "c": 0}, 0, seconds, {}, 10**6)
+    assert on_central == 6
+    out = schedule(parts, {"a": 1, "b": 2, "c": 0}, 0, seconds, links, 3000)
+    assert out == pytest.approx(6 + 0.013 + 0.011 + 0.011 + 0.012)
+    last_away = schedule(parts, {"a": 0, "b": 0, "c": 1}, 0, seconds, links, 3000)
+    assert last_away == pytest.approx(6 + 0.012 + 0.01001)
+
+
+def test_a_device_runs_one_part_at_a_time_and_a_link_sends_one_tensor_at_a_time() -> None:
+    parts = [piece("a", macs=1, sends=10**6), piece("b", macs=1, sends=10**6), piece("f", "a", "b", macs=0)]
+    assert schedule(parts, {"a": 0, "b": 0, "f": 0}, 0, seconds, {}, 8) == 2
+    # the image once; a's output is on its way while b computes
+    both_away = schedule(parts, {"a": 1, "b": 1, "f": 0}, 0, seconds, {1: LINK}, 10**6)
+    assert both_away == pytest.approx(1.01 + 1 + 1 + 1.01)
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 3), st.integers(0, 5), st.integers(0, 10**6)), min_size=1, max_size=6)
+)
+def test_no_schedule_beats_its_critical_path_or_the_busiest_device(drawn: list[tuple[int, int, int]]) -> None:
+    parts = [piece(f"p{i}", macs=macs, sends=sends) for i, (_, macs, sends) in enumerate(drawn)]
+    parts.append(piece("f", *(part.name for part in parts), macs=1))
+    places = {f"p{i}": at for i, (at, _, _) in enumerate(drawn)} | {"f": 0}
+    links = dict.fromkeys((1, 2, 3), LINK)
+    took = schedule(parts, places, 0, seconds, links, 5000)
+    alone = [
+        p.macs + (LINK.seconds(5000) + LINK.seconds(p.output_bytes) if places[p.name] else 0)
+        for p in parts[:-1]
+    ]
+    busy = [sum(p.macs for p in parts[:-1] if places[p.name] == d) for d in range(4)]
+    assert took >= max(*alone, *busy) + 1 - 1e-9
+    assert took <= sum(alone) + 1 + 1e-9
+    assert schedule(parts, places, 0, seconds, links, None) <= took + 1e-9
+
+
+# --- plans ----------------------------------------------------------------------------------------
+
+
+def test_a_whole_model_takes_what_the_line_says_of_its_macs(told: Any) -> None:
+    write_profile(profile())
+    one = told()["cloud", "here"]
+    assert one["provenance"] == "modelled"
+    assert one["latency_s"] == one["resident_s"] == pytest.approx(0.001 + 2 * CLOUD / 1e9, rel=1e-6)
+    assert one["low_s"] == pytest.approx(one["high_s"], rel=1e-4)
+    assert one["notes"] == []
+    (share,) = one["devices"]
+    assert share["compute_s"] == one["latency_s"]
+    assert share["memory_bytes"] == pytest.approx(50 * 2**20 + 2 * share["weight_bytes"], rel=1e-4)
+    assert share["profile"]["name"] == "cpu"
+    batched = told("--set", "measure.batch=8")["cloud", "here"]
+    assert batched["latency_s"] == pytest.approx(0.001 + 16 * CLOUD / 1e9, rel=1e-6)
+
+
+def test_the_band_is_the_error_of_the_line(told: Any) -> None:
+    rough = profile(off=0.1)
+    write_profile(rough)
+    assert rough.line.error > 0.1
+    one = told()["cut", "here"]
+    assert one["high_s"] == pytest.approx(one["latency_s"] * (1 + rough.line.error))
+    assert one["low_s"] == pytest.approx(one["latency_s"] * (1 - rough.line.error))
+
+
+def test_a_split_model_on_a_fleet_has_its_transfers_and_devices(told: Any) -> None:
+    write_profile(profile())
+    found = told("--link", "8,20")
+    one = found["cut", "pair"]
+    front, back = one["devices"][1], one["devices"][0]
+    assert (front["parts"], back["parts"]) == (["front"], ["back"])
+    computes = front["compute_s"] + back["compute_s"]
+    assert computes == pytest.approx(0.002 + 2 * CLOUD / 1e9, rel=1e-6)
+    image, tokens = 4 * 16 * 16, 4 * 17 * 24
+    assert one["latency_s"] == pytest.approx(computes + 0.02 + (image + tokens) / 1e6)
+    assert one["resident_s"] == pytest.approx(computes + 0.01 + tokens / 1e6)
+    assert found["cloud", "pair"]["latency_s"] is None
+    assert "only a split model" in found["cloud", "pair"]["reason"]
+
+
+def test_sub_models_run_beside_each_other_and_fusion_after_them(told: Any) -> None:
+    write_profile(profile())
+    one = told("--link", "1e6,0")["four", "pair"]
+    central, other = one["devices"]
+    assert (central["parts"], other["parts"]) == (["sub2", "fusion"], ["sub1", "sub3"])
+    assert one["latency_s"] == pytest.approx(
+        other["compute_s"] + 0.001, rel=5e-3
+    )  # fusion: what any part costs
+
+
+def test_without_a_link_transfers_are_left_out_and_said_to_be(told: Any) -> None:
+    write_profile(profile())
+    one = told()["cut", "pair"]
+    assert one["latency_s"] == one["resident_s"] == pytest.approx(sum(d["compute_s"] for d in one["devices"]))
+    assert not one["links"]
+    assert one["notes"] == ["without transfers: no link of here is known (--link MBPS,MS)"]
+
+
+def test_a_device_without_a_profile_has_no_figure_but_the_command_that_makes_it(told: Any) -> None:
+    write_profile(profile())
+    suite = SUITE.replace(
+        "run:\n", "run:\n  - {methods: [cut], devices: [mixed], runtimes: [torch, onnxruntime]}\n"
+    )
+    one = told(suite=suite)["cut", "mixed"]
+    assert one["latency_s"] is None
+    assert one["reason"] == "no profile of two: harness devices profile cpu --threads 2 --runtime onnxruntime"
+    assert [share["compute_s"] is None for share in one["devices"]] == [False, True]
+    assert all(share["weight_bytes"] > 0 for share in one["devices"])
+
+
+def test_a_profile_that_is_given_stands_for_all_and_its_differences_are_told(
+    told: Any, tmp_path: Path
+) -> None:
+    path = write_profile(
+        profile(slope=4.0, name="board", runtime=None, threads=None), tmp_path / "board.json"
+    )
+    one = told("--profile", str(path))["cloud", "here"]
+    assert one["latency_s"] == pytest.approx(0.001 + 4 * CLOUD / 1e9, rel=1e-6)
+    assert one["notes"] == ["board (measured) is of a runtime not told, threads not told"]
+    one = told("--profile", "raspberry-pi-4b")["cloud", "here"]
+    assert "beyond raspberry-pi-4b (published), whose points have 0.603 to 61.6" in one["notes"][1]
+
+
+def test_what_only_preparing_tells_has_no_figure(told: Any) -> None:
+    write_profile(profile())
+    suite = SUITE.replace("methods: [cloud, cut],", "methods: [cloud, cut, packed, cnn],")
+    found = told(suite=suite)
+    assert "compressed" in found["packed", "here"]["reason"]
+    assert (
+        found["cnn", "here"]["latency_s"] > found["cloud", "here"]["latency_s"]
+    )  # counted as it will be built
+
+
+def test_a_cut_that_is_chosen_gets_the_profiles(told: Any) -> None:
+    write_profile(profile(link=Link(rate_mbps=8, rtt_ms=20)))
+    suite = SUITE.replace("methods: [cloud, cut, four]", "methods: [auto]")
+    one = told(suite=suite)["auto", "pair"]
+    assert [share["parts"] for share in one["devices"]] == [
+        ["whole"]
+    ]  # two alike and a link that costs: stay
+    assert one["latency_s"] == pytest.approx(0.001 + 2 * CLOUD / 1e9, rel=1e-6)
+
+
+def test_a_cut_that_is_chosen_asks_for_a_profile(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(SUITE.replace("methods: [cloud, cut, four]", "methods: [auto]"))
+    done = CliRunner().invoke(cli, ["plan", str(path)])
+    assert done.exit_code != 0
+    assert "methods.auto.partition.neurosurgeon: neurosurgeon needs a profile of here" in str(done.exception)
+
+
+def test_a_table_for_people_says_modelled_and_whose_profile(tmp_path: Path) -> None:
+    write_profile(profile(off=0.1))
+    path = tmp_path / "mine.yaml"
+    path.write_text(SUITE)
+    done = CliRunner().invoke(cli, ["plan", str(path), "--estimate"], catch_exceptions=False)
+    text = done.output.partition("estimates: ")[2]
+    assert text.startswith("modelled, not measured, and never ranked")
+    assert "±" in text
+    assert "cpu (measured): this machine" in text
+    assert "[1] without transfers" in text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "why"),
+    [(["--profile", "cpu"], "go with --estimate"), (["--estimate", "--link", "16"], "write MBPS,MS"),
+     (["--estimate", "--link", "0,1"], "write MBPS,MS"), (["--estimate", "--link", "x,1"], "write MBPS,MS")],
+)  # fmt: skip
+def test_wrong_options_are_one_line(tmp_path: Path, arguments: list[str], why: str) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(SUITE)
+    done = CliRunner().invoke(cli, ["plan", str(path), *arguments])
+    assert done.exit_code == 2
+    assert why in done.output

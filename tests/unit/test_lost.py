@@ -1,0 +1,134 @@
+"""A board that goes away in a run: its cells come last, once it is back, and the run doesn't wait for ever."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import asdict
+
+import pytest
+
+from harness import lost, runner
+from harness.artifacts import Store
+from harness.lost import LostBoards
+from harness.plan import PrepareHost
+from harness.planner import make_plan
+from harness.plugins import load_plugins
+from harness.prepare import run_node
+from harness.render.progress import PlainWatcher
+from harness.results import Results
+from harness.suite import load_suite
+
+SUITE = """\
+suite: toys
+data: {name: synthetic, num_classes: 6, size: 8, channels: 1, train: 60, test: 12}
+defaults: {train: {epochs: 0}, runtime: plain}
+measure: {min_time: 1ms, min_queries: 1, max_time: 5s, warmup: one, energy: off}
+methods: {whole: {build: toy}}
+devices:
+  b1: {backend: board, machine: m1}
+  b2: {backend: board, machine: m2}
+  here: {backend: cpu}
+run: [{methods: all, devices: [b1, b2, here]}]
+"""
+
+
+@pytest.fixture(scope="module")
+def prepared(toys, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("lost")
+    (folder / "toys.yaml").write_text(SUITE)
+    plugins = load_plugins(extra={"toys": toys})
+    plan = make_plan(load_suite(folder / "toys.yaml"), plugins, PrepareHost())
+    store = Store(folder / "cache")
+    for node in plan.nodes.values():
+        run_node(asdict(node), plugins, store)
+    return plan, plugins, store
+
+
+class NoJobs:
+    """All is prepared."""
+
+    def __init__(self, *arguments):
+        pass
+
+    def prepare(self, nodes, watcher):
+        assert not nodes
+        return {}
+
+    def preprocess_ms(self, node):
+        return None
+
+    def close(self):
+        pass
+
+
+@pytest.fixture
+def ran(prepared, toys, monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(runner, "Jobs", NoJobs)
+    monkeypatch.setattr(lost, "LOOK_S", 0.01)
+
+    def run(falls: dict[str, int]):
+        """(device, status) of every attempt, and what a person saw; boards are away for so many looks."""
+        toys.AWAY.clear()
+        monkeypatch.setattr(toys, "FALLS", dict(falls))
+        results = Results(tmp_path / "out", create=True)
+        outcome = runner.run(*prepared, results, PlainWatcher(sys.stdout), runner.Options())
+        attempts = [(record.device["name"], record.status, record.attempt) for record in results.records()]
+        return attempts, outcome, capsys.readouterr().out
+
+    return run
+
+
+def test_the_suite_goes_on_and_comes_back(ran):
+    attempts, outcome, said = ran({"b1": 3})
+    assert attempts == [("b1", "failed", 1), ("b2", "ok", 1), ("here", "ok", 1), ("b1", "ok", 2)]
+    assert not outcome.failed
+    assert "whole on b1 is tried again when b1 is back" in said
+    assert "waiting for b1, 60 s at most" in said
+    assert "[4/4]" in said
+
+
+def test_a_board_that_stays_away_fails_its_cells_alone(ran, monkeypatch):
+    monkeypatch.setattr(lost, "WAIT_S", 0.05)
+    attempts, outcome, _ = ran({"b1": 10**6})
+    assert attempts == [("b1", "failed", 1), ("b2", "ok", 1), ("here", "ok", 1)]
+    assert [record.reason for record in outcome.failed] == ["b1 does not answer"]
+
+
+def test_a_board_that_is_lost_each_time_is_tried_three_times(ran, toys, monkeypatch):
+    from harness.errors import BoardLost
+
+    def lost_at_work(self, name, artifact, runtime):
+        raise BoardLost(f"{self.info.name} went away", board=self.info.name)
+
+    monkeypatch.setattr(toys.Board, "load", lost_at_work)
+    attempts, outcome, _ = ran({})
+    tried = [attempt for device, status, attempt in attempts if device == "b1" and status == "failed"]
+    assert tried == [1, 2, 3]
+    assert len(outcome.failed) == 2
+
+
+def test_the_wait_for_a_board_is_bounded_over_all_its_absences(prepared, toys):
+    now = [0.0]
+
+    def sleep(seconds: float) -> None:
+        now[0] += seconds
+
+    plan, plugins, _ = prepared
+    cell = next(cell for cell in plan.cells if cell.task["device"] == "b1")
+    boards = LostBoards(plugins, clock=lambda: now[0], sleep=sleep)
+    assert boards.away(cell) is None
+    for away, back, left in ((20, True, 20), (5, True, 10), (100, False, 0)):
+        assert boards.lose(cell, "b1")
+        assert boards.away(cell) == "b1"
+        toys.AWAY["b1"] = away
+        assert boards.back("b1") is back
+        assert boards.left_s("b1") == left
+    assert not boards.back("b1")
+    assert now[0] == 60
+    toys.AWAY.clear()
+
+
+def test_a_worker_of_this_machine_is_not_waited_for(prepared):
+    plan, plugins, _ = prepared
+    cell = next(cell for cell in plan.cells if cell.task["device"] == "here")
+    assert not LostBoards(plugins).lose(cell, "here")
