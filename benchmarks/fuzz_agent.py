@@ -7,7 +7,7 @@ port. Every 50 inputs a good query is asked and its answer checked. A crash is a
 own (INTERNAL, UNKNOWN, UNAVAILABLE); a hang a call that is not answered within 30 seconds. A hostile model may end
 ONNX Runtime, and with it the worker's process, not the agent: that is counted apart.
 
-    python benchmarks/fuzz_agent.py [INPUTS] [SEED]
+    python benchmarks/fuzz_agent.py [INPUTS] [SEED] [SECONDS AT MOST]
 """
 
 from __future__ import annotations
@@ -501,7 +501,7 @@ def _plain(target: Target, fuzz: Fuzz) -> None:
     target.became["refused"] += 1
 
 
-def main(inputs: int, seed: int) -> int:
+def main(inputs: int, seed: int, seconds: int) -> int:
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     fuzz = Fuzz(seed)
     began = time.monotonic()
@@ -510,7 +510,7 @@ def main(inputs: int, seed: int) -> int:
         target.ready()
         sizes = [target.size()]
         for number in range(inputs):
-            if target.became.total() >= inputs:
+            if target.became.total() >= inputs or time.monotonic() - began > seconds:
                 break
             if number % EACH == 0:
                 if target.check():  # an input ended the session, as it may
@@ -545,4 +545,4 @@ def main(inputs: int, seed: int) -> int:
 
 if __name__ == "__main__":
     given = [int(word) for word in sys.argv[1:]]
-    sys.exit(main(*(given + [20_000, 5][len(given) :])))
+    sys.exit(main(*(given + [20_000, 5, 900][len(given) :])))
