@@ -630,7 +630,7 @@ def test_meters_of_the_inventory_are_those_that_answer(
     assert "is not read" in caplog.text
     own.path.write_text(f"{entry}  meters: [cvs]\n")
     with pytest.raises(
-        ValueError, match=r"devices.yaml:7: pi1.meters.0: unknown meter 'cvs'; did you mean 'csv'"
+        ValueError, match=r"devices.yaml:7: pi1.meters.0: unknown meter 'cvs': did you mean 'csv'"
     ):
         boards.describe(spec_of(plugins))
     own.relays["pi1"].close()
