@@ -130,6 +130,7 @@ class Resolver:
         self.origins: dict[str, str] = {}
         self._methods: dict[str, ResolvedMethod] = {}
         self._targets: dict[tuple[str, int], Target] = {}
+        self._devices: dict[tuple[str, int], DeviceInfo | Unavailable] = {}
         self._datasets: dict[str, ChosenData] = {}
         self._sketches: dict[tuple[str, str], Sketch] = {}
         self._monitors: dict[tuple[str, str], tuple[tuple[Monitor, ...], str]] = {}
@@ -228,9 +229,11 @@ class Resolver:
         spec = DeviceSpec(name=name, backend=choice.backend, params=params, threads=choice.threads or threads)
         self.origins[f"backend:{choice.backend}"] = f"{found.origin.distribution} {found.origin.version}"
         try:
-            return spec, found.entry.describe(spec)
+            if (name, spec.threads) not in self._devices:  # a board is asked once, whatever fleets it is in
+                self._devices[name, spec.threads] = found.entry.describe(spec)
         except ValueError as error:
             raise SuiteError(f"{self.source.where(*path)}: {error}") from None
+        return spec, self._devices[name, spec.threads]
 
     def monitors(self, target: Target, measure: Measure) -> tuple[tuple[Monitor, ...], str]:
         """What is read beside the cells of a target, by device, and why a meter is not.
