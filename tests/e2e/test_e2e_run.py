@@ -19,7 +19,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-pytestmark = [pytest.mark.e2e, pytest.mark.usefixtures("interruptible")]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600), pytest.mark.usefixtures("interruptible")]
 
 SUITE = """
 suite: tiny
@@ -294,6 +294,7 @@ def test_kill_9_at_random_moments_loses_and_doubles_nothing(place):
 
 
 @pytest.mark.soak
+@pytest.mark.timeout(5400)
 def test_sixty_kills(place):
     killed_runs(place, kills=60, seed=2, longest=14)
 
