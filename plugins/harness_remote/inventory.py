@@ -216,7 +216,7 @@ class Inventory:
         path = self.path.parent / Path(written).expanduser()
         where = self.source.where(name, key)
         try:
-            with path.open("rb") as file:
+            with open(path, "rb", opener=_without_waiting) as file:
                 status = os.fstat(file.fileno())
                 if not stat.S_ISREG(status.st_mode):
                     raise SuiteError(f"{where}: {path} is no file")
@@ -228,6 +228,11 @@ class Inventory:
         if len(data) > MAX_SECRET:
             raise SuiteError(f"{where}: {path} is larger than a {key} may be")
         return data
+
+
+def _without_waiting(path: str, flags: int) -> int:
+    """A pipe is opened without waiting for someone to write into it."""
+    return os.open(path, flags | os.O_NONBLOCK)
 
 
 def default_path() -> Path:
