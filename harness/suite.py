@@ -350,8 +350,10 @@ def load_suite(path: Path, overrides: Sequence[str] = ()) -> Suite:
 def shipped_suites() -> dict[str, Path]:
     """Name -> file of the suites that come with the harness."""
     beside = (".claims", ".published")  # what a paper says stands beside its suite
-    found = shipped_files(".yaml").items()  # and labs are no suites
-    return {name: path for name, path in found if not name.endswith(beside) and not name.startswith("labs/")}
+    found = shipped_files(".yaml")
+    return {
+        name: path for name, path in found.items() if not (name.endswith(beside) or name.startswith("labs/"))
+    }
 
 
 def shipped_files(suffix: str) -> dict[str, Path]:
