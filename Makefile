@@ -6,7 +6,7 @@ BIN = $(VENV)/bin
 SUITE ?= suites/edge.yaml
 # a thread each; what watches the clock runs alone afterwards
 SIDE_BY_SIDE = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --maxprocesses 4 --dist worksteal
-ALONE = $(BIN)/python -m pytest $$(grep -rlE "pytest.mark.(lab|clock)" tests)
+ALONE = $(BIN)/python -m pytest $$(grep -rlE --include='*.py' "pytest.mark.(lab|clock)" tests)
 
 .PHONY: help edge test lint unit soak bench reproduction proto clean
 
@@ -18,7 +18,7 @@ help:
 	@echo "make soak   what takes longer than CI has: sixty random kills"
 	@echo "make bench  the speed claims, as ratios taken in one run"
 	@echo "make proto  plugins/harness_remote/agent_pb2.py from agent.proto"
-	@echo "make reproduction  run papers/on-digits and write docs/reproduction.md"
+	@echo "make reproduction  run papers/on-digits and the labs, write docs/reproduction.md"
 
 edge: $(VENV)/.bench
 	$(BIN)/harness run $(SUITE)
@@ -44,7 +44,9 @@ bench: $(VENV)/.test
 
 reproduction: $(VENV)/.bench
 	$(BIN)/harness run papers/on-digits
-	$(BIN)/python docs/reproduction.py results/local/on-digits > docs/reproduction.md
+	$(BIN)/harness lab run nano4
+	$(BIN)/harness lab run pi10
+	$(BIN)/python docs/reproduction.py results/local/on-digits results/local/nano4 results/local/pi10 > docs/reproduction.md
 
 proto: $(VENV)/.test
 	PYTHONPATH=plugins $(BIN)/python -m harness_remote.generate

@@ -1,6 +1,6 @@
-"""Writes docs/reproduction.md from the records of ``harness run papers/on-digits``; `make reproduction` calls it.
+"""Writes docs/reproduction.md from the records of papers/on-digits and of the labs; `make reproduction` calls it.
 
-python docs/reproduction.py results/local/on-digits > docs/reproduction.md
+python docs/reproduction.py results/local/on-digits results/local/nano4 results/local/pi10 > docs/reproduction.md
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 from tabulate import tabulate
@@ -43,6 +44,24 @@ ROWS = """## The rows behind the orderings
 
 Oracle: top-1 if each image were answered by the sub-model that owns its class, the ceiling of splitting by classes.
 """
+
+BOARDS = """## Over boards, emulated
+
+The shape of DeViT's Figure 9 and ED-ViT's Figure 3: what a model split over more boards gains and costs. `harness lab run
+nano4` and `harness lab run pi10`: virtual boards on this machine, the agents' own TLS streams over emulated links, what a
+part computes *replayed* (its time alone on a core of this machine, slept): so the network and the harness' own costs are
+those of a fleet, and the compute is a Xeon core's, not a Jetson's or a Pi's. One seed; accuracies are of small models.
+
+p50: end to end at the central board, the image's transfer included; *resident*: the images were on the boards (what the
+papers report). Bound: slowest part's compute in the query + its bytes over its link + fusion.
+"""
+
+LAB_COLUMNS = {
+    "method": "method", "device": "fleet", "nodes": "boards", "top1": "top-1 %", "latency_p50_ms": "p50 ms",
+    "latency_no_input_p50_ms": "resident ms", "critical_path_ms": "bound ms", "over_bound": "p50 / bound",
+    "weights_max_device_mb": "weights, fullest board MB", "process_peak_mb": "peak, fullest board MB",
+    "input_bytes": "image bytes", "feature_bytes": "feature bytes",
+}  # fmt: skip
 
 
 def harness(*arguments: str) -> str:
@@ -112,10 +131,20 @@ def counts() -> str:
     )
 
 
-def main(folder: str) -> None:
+def boards(folder: str) -> str:
+    told = json.loads(harness("leaderboard", folder, "--format", "json"))["boards"]
+    rows = [row for board in told for row in board["rows"]]
+    rows.sort(key=lambda row: (row["nodes"] or 0, row["method"]))
+    shown = [[number(row[name]) for name in LAB_COLUMNS] for row in rows]
+    return f"### {Path(folder).name}\n\n" + table(shown, list(LAB_COLUMNS.values()))
+
+
+def main(folder: str, *labs: str) -> None:
     columns = "method,top1,top1_oracle,params_m,macs_g,train_pmacs,seeds"
     board = harness("leaderboard", folder, "--format", "github", "--columns", columns).strip()
     print("\n".join([INTRODUCTION, ORDERINGS, orderings(folder), "", COUNTS, counts(), "", ROWS, board]))
+    if labs:
+        print("\n" + "\n\n".join([BOARDS.strip(), *map(boards, labs)]))
 
 
 if __name__ == "__main__":

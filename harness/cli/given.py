@@ -17,12 +17,12 @@ __all__ = ["SUMMARIES", "GivenGroup"]
 SUMMARIES = {
     "harness.commands": {
         "agent": "Make this machine a board that others measure on.",
-        "lab": "Boards that are not there: namespaces and links on this machine.",
+        "lab": "Virtual boards on this machine: the same agent, behind emulated links.",
     },
     "harness.commands.devices": {
-        "add": "Add a board to the inventory.",
-        "check": "Ask boards what they are and whether they work.",
-        "profile": "Measure a device's speed, for estimates and placers.",
+        "add": "Add a board whose agent runs already to the inventory.",
+        "check": "Ask boards (all, or those named) what they are, and measure clock and link.",
+        "profile": "Measure the speed of NAME, a board of the inventory or cpu, for estimates and placers.",
         "remove": "Take a board out of the inventory.",
         "setup": "Install or upgrade the agent on a board over ssh, and add the board.",
     },

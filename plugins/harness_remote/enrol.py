@@ -52,7 +52,7 @@ class Enrolment:
         if not self.known:
             board = Board(
                 backend=backend, host=self.host, port=self.port, certificate=files[0], token=files[1]
-            )  # type: ignore[arg-type]
+            )
             self.inventory.add(self.name, board)
             self.inventory.save()
 

@@ -6,48 +6,29 @@ import hashlib
 import re
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from harness.errors import DeviceError
 from harness_remote import wheel
+from harness_remote.examine import Facts
 from harness_remote.ssh import Remote, RemoteError
 
-__all__ = ["Facts", "Installed", "download", "examine", "provision", "target_options"]
+__all__ = ["Installed", "download", "provision", "target_options"]
 
 FOLDER = ".local/share/harness-agent"  # below the home folder there: venv/, wheels/, and the agent's own
-LEAST_FREE_MB = 700  # about twice what the agent takes, as pip unpacks beside
-OLDEST, NEWEST = (3, 10), (3, 13)  # Pythons for which all of the agent's wheels were found to exist
 _INSTALL_S = 1200
 _DOWNLOAD_S = 600
 _READY_S = 60
 
-_EXAMINE = r"""
-echo "machine $(uname -m)"
-echo "glibc $(getconf GNU_LIBC_VERSION 2>/dev/null | sed 's/^glibc //')"
-echo "uid $(id -u)"
-echo "hostname $(hostname 2>/dev/null || uname -n)"
-echo "free_mb $(df -Pm "$HOME" | awk 'NR == 2 { print $4 }')"
-echo "tegra $(head -n 1 /etc/nv_tegra_release 2>/dev/null)"
-echo "model $(tr -d '\0' < /proc/device-tree/model 2>/dev/null)"
-if systemctl $([ "$(id -u)" = 0 ] || echo --user) show --property=Version >/dev/null 2>&1; then echo "systemd yes"; fi
-for python in ${1:-python3 python3.13 python3.12 python3.11 python3.10}; do
-  if version=$("$python" -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null); then
-    echo "python $version $(command -v "$python")"
-    "$python" -c 'import venv, ensurepip' 2>/dev/null && echo "venv $version"
-  fi
-done
-true
-"""
-
 _VENV = r"""
 set -e
-mkdir -p "$HOME/$2/wheels"
+mkdir -p "$HOME/$2/wheels" "$HOME/$2/onnxruntime"
 chmod 700 "$HOME/$2"
 cd "$HOME/$2"
 [ "$(venv/bin/python -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null)" = "$3" ] && exit 0
-rm -rf venv
+rm -rf venv installed
 "$1" -m venv venv
 """
 
@@ -55,7 +36,8 @@ _HELD = r"""
 cat "$HOME/$1/installed" 2>/dev/null || true
 """
 
-# The same version may hold other code: so what is there of it is replaced, and its needs are looked at first.
+# The same version may hold other code: so what is there of it is replaced, and its needs are looked at first. A build
+# of ONNX Runtime that was given stays, in place of PyPI's.
 _INSTALL = r"""
 set -e
 cd "$HOME/$1"
@@ -64,6 +46,12 @@ pip="venv/bin/python -m pip --disable-pip-version-check --no-input"
 before=$(ls -d venv/lib/python*/site-packages/edge_harness-*.dist-info 2>/dev/null || true)
 $pip install --quiet --timeout 20 --retries 2 $3 "wheels/$2[agent]"
 [ -z "$before" ] || $pip install --quiet --no-deps --no-index --force-reinstall "wheels/$2"
+for own in onnxruntime/*.whl; do
+  [ -f "$own" ] || continue
+  $pip uninstall --quiet --yes onnxruntime onnxruntime-gpu
+  $pip install --quiet --timeout 20 --retries 2 $3 "$own"
+  venv/bin/python -c 'import onnxruntime'
+done
 venv/bin/python -m harness --version
 rm -rf wheels
 printf %s "$4" > installed
@@ -116,66 +104,12 @@ done
 
 
 @dataclass(frozen=True)
-class Facts:
-    """What the board is, as far as installing goes. ``python`` is (version, path)."""
-
-    machine: str
-    glibc: tuple[int, int]
-    root: bool
-    hostname: str
-    free_mb: int
-    systemd: bool
-    tegra: str
-    model: str
-    python: tuple[tuple[int, int], str]
-    venv: bool
-
-    @property
-    def backend(self) -> str:
-        if self.tegra or "jetson" in self.model.lower():
-            return "jetson"
-        return "raspberry-pi" if "raspberry pi" in self.model.lower() else "agent"
-
-
-@dataclass(frozen=True)
 class Installed:
     """What a client needs of the agent."""
 
     certificate: str
     token: str
     notes: tuple[str, ...]
-
-
-def examine(remote: Remote, python: str | None) -> Facts:
-    """Look at the board.
-
-    Raises:
-        DeviceError: the agent cannot be installed there: why, and what to do.
-    """
-    lines = [line.partition(" ") for line in remote.run(_EXAMINE, *([python] if python else [])).splitlines()]
-    told = {key: value.strip() for key, _, value in lines if key not in ("python", "venv")}
-    found = [(_version(value.split()[0]), value.split()[1]) for key, _, value in lines if key == "python"]
-    with_venv = {_version(value.strip()) for key, _, value in lines if key == "venv"}
-    fitting = [one for one in found if OLDEST <= one[0] <= NEWEST] or [
-        one for one in found if one[0] > NEWEST
-    ]
-    if not fitting:
-        raise DeviceError(_no_python(remote.target, python, found, told))
-    chosen = next((one for one in fitting if one[0] in with_venv), fitting[0])
-    facts = Facts(
-        machine=told.get("machine", ""),
-        glibc=_version(told.get("glibc", "")),
-        root=told.get("uid") == "0",
-        hostname=told.get("hostname", ""),
-        free_mb=int(told.get("free_mb") or 0),
-        systemd=told.get("systemd") == "yes",
-        tegra=told.get("tegra", ""),
-        model=told.get("model", ""),
-        python=chosen,
-        venv=chosen[0] in with_venv,
-    )
-    _check(remote.target, facts)
-    return facts
 
 
 def provision(
@@ -185,24 +119,27 @@ def provision(
     port: int,
     offline: bool,
     service: bool,
+    onnxruntime: Path | None,
     workdir: Path,
     say: Callable[[str], None],
 ) -> Installed:
-    """Install or upgrade the agent and start it. ``say`` is told each step.
+    """Install or upgrade the agent and start it. ``say`` is told each step; ``onnxruntime`` is a wheel to take
+    instead of PyPI's, then and at later upgrades.
 
     Raises:
         DeviceError: a step fails: which, why, and what to do.
     """
     say("making the agent's wheel")
     made = wheel.make(workdir)
-    digest = hashlib.sha256(made.read_bytes()).hexdigest()
     version = f"{facts.python[0][0]}.{facts.python[0][1]}"
     say(f"making an environment with Python {version} in ~/{FOLDER}")
     _explained(lambda: remote.run(_VENV, facts.python[1], FOLDER, version, seconds=180), facts)
-    if remote.run(_HELD, FOLDER) == digest:
+    held = remote.run(_HELD, FOLDER).split()
+    wanted = [_digest(made), _digest(onnxruntime) if onnxruntime else "".join(held[1:])]
+    if held == [one for one in wanted if one]:
         say("the agent there is this one")
     else:
-        _install(remote, facts, made, digest, offline, say)
+        _install(remote, facts, made, onnxruntime, " ".join(wanted), offline, say)
     say("making certificate and token, unless they are there")
     names = {facts.hostname, remote.hostname()} - {""}
     remote.run(_INIT, FOLDER, *(word for name in sorted(names) for word in ("--name", name)))
@@ -213,20 +150,30 @@ def provision(
 
 
 def _install(
-    remote: Remote, facts: Facts, made: Path, digest: str, offline: bool, say: Callable[[str], None]
+    remote: Remote,
+    facts: Facts,
+    made: Path,
+    onnxruntime: Path | None,
+    digests: str,
+    offline: bool,
+    say: Callable[[str], None],
 ) -> None:
     files, options = [made], ""
     if offline:
         say(f"downloading what it needs, for {facts.machine}")
         wanted = target_options(facts.machine, facts.glibc, facts.python[0])
-        files += download(made, made.parent / "needed", wanted)
+        files += download(made, made.parent / "needed", wanted, onnxruntime)
         options = "--no-index --find-links wheels"
     size = sum(file.stat().st_size for file in files) / 1e6
     say(f"copying {len(files)} wheel{'s' * (len(files) > 1)}, {size:.1f} MB")
     _explained(lambda: remote.copy(files, f"{FOLDER}/wheels"), facts)
+    if onnxruntime is not None:
+        say(f"copying {onnxruntime.name}, {onnxruntime.stat().st_size / 1e6:.1f} MB")
+        remote.run('rm -f "$HOME/$1"/onnxruntime/*.whl', FOLDER)
+        _explained(lambda: remote.copy([onnxruntime], f"{FOLDER}/onnxruntime"), facts)
     say("installing, which may take minutes on a board")
     _explained(
-        lambda: remote.run(_INSTALL, FOLDER, made.name, options, digest, seconds=_INSTALL_S),
+        lambda: remote.run(_INSTALL, FOLDER, made.name, options, digests, seconds=_INSTALL_S),
         facts,
         offline=offline,
     )
@@ -238,19 +185,19 @@ def target_options(machine: str, glibc: tuple[int, int], python: tuple[int, int]
     platforms = [f"manylinux_{glibc[0]}_{level}_{machine}" for level in range(glibc[1], 16, -1)]
     return [
         "--only-binary=:all:", "--python-version", f"{python[0]}.{python[1]}", "--implementation", "cp",
-        *(word for one in [*platforms, f"manylinux2014_{machine}"] for word in ("--platform", one)),
+        *(word for one in [*platforms, f"manylinux2014_{machine}", f"linux_{machine}"] for word in ("--platform", one)),
     ]  # fmt: skip
 
 
-def download(made: Path, into: Path, options: Sequence[str]) -> list[Path]:
-    """Wheels of all that the agent needs. ``options``: see :func:`target_options`.
+def download(made: Path, into: Path, options: Sequence[str], also: Path | None = None) -> list[Path]:
+    """Wheels of all that the agent, and the wheel ``also``, need. ``options``: see :func:`target_options`.
 
     Raises:
         DeviceError: no network here, or no such wheels.
     """
     command = [
         sys.executable, "-m", "pip", "--disable-pip-version-check", "--no-input", "download", "--quiet",
-        "--dest", str(into), *options, f"{made}[agent]",
+        "--dest", str(into), *options, f"{made}[agent]", *([str(also)] if also else []),
     ]  # fmt: skip
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=_DOWNLOAD_S, check=False)
@@ -258,7 +205,8 @@ def download(made: Path, into: Path, options: Sequence[str]) -> list[Path]:
         raise DeviceError(f"pip download: not done in {_DOWNLOAD_S} s; is there a network here?") from None
     if done.returncode:
         raise DeviceError(f"pip download: {_error_line(done.stderr)}")
-    return sorted(path for path in into.glob("*.whl") if path.name != made.name)
+    given = {made.name, also.name if also else ""}
+    return sorted(path for path in into.glob("*.whl") if path.name not in given)
 
 
 def _start(remote: Remote, facts: Facts, port: int, service: bool, say: Callable[[str], None]) -> list[str]:
@@ -272,41 +220,6 @@ def _start(remote: Remote, facts: Facts, port: int, service: bool, say: Callable
     remote.run(_NOHUP, FOLDER, *address, str(_READY_S), *manager, seconds=_READY_S + 60)
     why = "systemd does not answer there" if service else "as --no-service asks"
     return [f"it runs without systemd ({why}): it does not come back after a reboot; run this again then"]
-
-
-def _check(target: str, facts: Facts) -> None:
-    if facts.machine not in ("aarch64", "x86_64"):
-        bits = " It runs a 32-bit system: install the 64-bit one." if facts.machine.startswith("arm") else ""
-        raise DeviceError(f"{target}: no wheels of ONNX Runtime exist for {facts.machine or 'it'}.{bits}")
-    if facts.glibc < (2, 27):
-        raise DeviceError(
-            f"{target}: its C library is glibc {facts.glibc[0]}.{facts.glibc[1]}, 2.27 is needed: a newer system"
-        )
-    if not facts.venv:
-        version = f"{facts.python[0][0]}.{facts.python[0][1]}"
-        raise DeviceError(
-            f"{target}: {facts.python[1]} cannot make environments: sudo apt install python{version}-venv "
-            "(or python3-venv) there"
-        )
-    if facts.free_mb < LEAST_FREE_MB:
-        raise DeviceError(
-            f"{target}: {facts.free_mb} MB are free in the home folder's disk, {LEAST_FREE_MB} are needed: free some"
-        )
-
-
-def _no_python(
-    target: str, asked: str | None, found: list[tuple[tuple[int, int], str]], told: Mapping[str, str]
-) -> str:
-    if asked and not found:
-        return f"{target}: --python {asked}: not found there"
-    have = f"Python there is {found[0][0][0]}.{found[0][0][1]}" if found else "there is no Python there"
-    newer = "`uv python install 3.12` gets one without root; then --python PATH"
-    if release := re.search(r"R(\d+)", told.get("tegra", "")):
-        jetpack = {"32": "JetPack 4", "35": "JetPack 5", "36": "JetPack 6"}.get(
-            release[1], f"L4T {release[1]}"
-        )
-        return f"{target}: {have} ({jetpack}), 3.10 or newer is needed: {newer} (then CPU only, see docs/agent.md)"
-    return f"{target}: {have}, 3.10 or newer is needed: {newer}"
 
 
 def _explained(step: Callable[[], object], facts: Facts, *, offline: bool = False) -> None:
@@ -333,6 +246,5 @@ def _error_line(text: str) -> str:
     return errors[-1] if errors else "it said nothing"
 
 
-def _version(text: str) -> tuple[int, int]:
-    found = re.match(r"(\d+)\.(\d+)", text)
-    return (int(found[1]), int(found[2])) if found else (0, 0)
+def _digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()

@@ -123,7 +123,7 @@ def load(folder: Path) -> Identity:
     return Identity(key_pem=key_pem, certificate_pem=certificate_pem, token=token)
 
 
-_ANEW = "make all three anew with `harness agent init`"
+_ANEW = "make all three anew with `harness agent init --replace`"
 
 
 def fingerprint(pem: bytes | str) -> str:

@@ -83,7 +83,8 @@ class Remote:
         if code == 255 or (words[0] == "scp" and code):
             raise _connection_error(self.target, said)
         if code:
-            raise RemoteError(f"{self.target}: {_last(said or told) or f'exit code {code}'}", told + said)
+            reason = _last(said or told).removeprefix("error: ") or f"exit code {code}"
+            raise RemoteError(f"{self.target}: {reason}", told + said)
         return told
 
 

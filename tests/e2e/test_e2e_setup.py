@@ -11,6 +11,7 @@ import subprocess
 import sys
 import sysconfig
 import time
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -21,7 +22,7 @@ DATA = Path(__file__).parents[1] / "data" / "ssh"
 
 # a manager of services: runs what the unit says, and waits until it says that it is ready, as Type=notify asks
 SYSTEMCTL = f"""#!{sys.executable}
-import os, re, shlex, socket, subprocess, sys
+import os, re, shlex, socket, subprocess, sys, time
 from pathlib import Path
 home = Path(os.environ["HOME"])
 words = [word for word in sys.argv[1:] if word != "--user"]
@@ -30,6 +31,10 @@ with (home / "systemctl.log").open("a") as log:
 if words[0] == "restart":
     unit = (home / ".config/systemd/user/harness-agent.service").read_text()
     command = shlex.split(re.search("^ExecStart=(.*)$", unit, re.MULTILINE)[1])
+    if (home / "pid").exists():
+        os.kill(int((home / "pid").read_text()), 15)
+        time.sleep(2)  # to stop
+    (home / "notify").unlink(missing_ok=True)
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as told:
         told.settimeout(60)
         told.bind(str(home / "notify"))
@@ -107,6 +112,22 @@ def quick_environments(board: Board) -> None:
     )
 
 
+def build_of_onnxruntime(folder: Path) -> Path:
+    path = folder / "onnxruntime_gpu-1.23.0-py3-none-any.whl"
+    info = "onnxruntime_gpu-1.23.0.dist-info"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr(
+            "onnxruntime/__init__.py",
+            "__version__ = '1.23.0'\ndef get_available_providers(): return ['CPUExecutionProvider']\n",
+        )
+        archive.writestr(
+            f"{info}/METADATA", "Metadata-Version: 2.1\nName: onnxruntime-gpu\nVersion: 1.23.0\n"
+        )
+        archive.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        archive.writestr(f"{info}/RECORD", "")
+    return path
+
+
 def test_a_board_is_set_up_upgraded_and_becomes_a_service(board):
     quick_environments(board)
     board.program("systemctl", "#!/bin/sh\nexit 1\n")
@@ -126,8 +147,9 @@ def test_a_board_is_set_up_upgraded_and_becomes_a_service(board):
     board.program("systemctl", SYSTEMCTL)
     board.program("loginctl", "#!/bin/sh\necho 'Access denied' >&2\nexit 1\n")
     board.program("id", "#!/bin/sh\necho 1000\n")
-    told = board.setup()
+    told = board.setup("--onnxruntime", str(build_of_onnxruntime(board.folder)))
     assert "installing" in told
+    assert "ONNX Runtime 1.23.0" in told
     assert "as a service of the user" in told
     assert "sudo loginctl enable-linger" in told
     calls = (board.home / "systemctl.log").read_text().splitlines()
@@ -136,6 +158,10 @@ def test_a_board_is_set_up_upgraded_and_becomes_a_service(board):
     assert (board.installed / "certificate.pem").read_text() == certificate
     assert board.pid() != first
     assert not Path(f"/proc/{first}").exists()
+
+    told = board.setup()
+    assert "the agent there is this one" in told
+    assert "ONNX Runtime 1.23.0" in told
 
 
 @pytest.mark.soak

@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 
 from harness.cli import main
-from harness_remote import provision, service, wheel
+from harness_remote import service, wheel
+from harness_remote.examine import Facts
 
 ROOT = Path(__file__).parents[2]
 DATA = ROOT / "tests" / "data" / "ssh"
@@ -145,7 +146,7 @@ def test_the_examination_knows_a_jetson_and_a_pi():
     def facts(**changes):
         plain = {"machine": "aarch64", "glibc": (2, 36), "root": False, "hostname": "b", "free_mb": 9999,
                  "systemd": True, "tegra": "", "model": "", "python": ((3, 11), "python3"), "venv": True}  # fmt: skip
-        return provision.Facts(**{**plain, **changes})
+        return Facts(**{**plain, **changes})
 
     assert facts(tegra="# R36 (release), REVISION: 3.0").backend == "jetson"
     assert facts(model="Raspberry Pi 4 Model B Rev 1.5").backend == "raspberry-pi"

@@ -26,6 +26,7 @@ __all__ = ["command"]
     "--python", metavar="PYTHON", help="The board's Python, 3.10 or newer, e.g. python3.12 or a path."
 )
 @click.option("--offline", is_flag=True, help="Download what it needs here: the board has no network.")
+@click.option("--onnxruntime", type=click.Path(path_type=Path, dir_okay=False), metavar="WHEEL", help="A build of ONNX Runtime to take there instead of PyPI's, e.g. one with CUDA; upgrades keep it.")  # fmt: skip
 @click.option("--no-service", is_flag=True, help="Start the agent without systemd.")
 def command(
     name: str,
@@ -35,6 +36,7 @@ def command(
     port: int,
     python: str | None,
     offline: bool,
+    onnxruntime: Path | None,
     no_service: bool,
 ) -> None:
     """Install or upgrade the agent on a board over ssh, and add the board.
@@ -45,7 +47,7 @@ def command(
     from importlib.util import find_spec
 
     from harness.errors import DeviceError
-    from harness_remote import provision, ssh
+    from harness_remote import examine, provision, ssh
     from harness_remote.enrol import Enrolment
 
     def say(step: str) -> None:
@@ -53,6 +55,8 @@ def command(
 
     if find_spec("grpc") is None:
         raise DeviceError("boards are reached by gRPC: pip install 'edge-harness[agent]' here")
+    if onnxruntime is not None and not (onnxruntime.suffix == ".whl" and onnxruntime.is_file()):
+        raise DeviceError(f"--onnxruntime {onnxruntime}: expected a wheel, a file that ends in .whl")
     say(f"connecting to {target}")
     with (
         ssh.connected(target, ssh_port) as remote,
@@ -60,13 +64,13 @@ def command(
     ):
         address = host or remote.hostname()
         enrolment = Enrolment.of(name, address, port)  # a name that is taken is found before anything is done
-        facts = provision.examine(remote, python)
-        say(
-            f"{facts.model or facts.hostname}: {facts.machine}, Python {facts.python[0][0]}.{facts.python[0][1]}, {facts.free_mb} MB free"
-        )
+        facts = examine.examine(remote, python)
+        version = f"{facts.python[0][0]}.{facts.python[0][1]}"
+        say(f"{facts.model or facts.hostname}: {facts.machine}, Python {version}, {facts.free_mb} MB free")
         installed = provision.provision(
-            remote, facts, port=port, offline=offline, service=not no_service, workdir=Path(work), say=say
-        )
+            remote, facts, port=port, offline=offline, service=not no_service, onnxruntime=onnxruntime,
+            workdir=Path(work), say=say,
+        )  # fmt: skip
     enrolment.save(facts.backend, installed.certificate, installed.token)
     say(f"in {enrolment.inventory.path}")
     for note in installed.notes:

@@ -1,0 +1,117 @@
+"""``harness agent init|serve|install-service``."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import pytest
+
+from harness.cli import main
+from harness_remote import secrets, service
+
+
+@pytest.fixture
+def agent(monkeypatch, capsys):
+    """``harness agent`` in this process: (exit code, standard output, standard error)."""
+
+    def call(*words: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["harness", "agent", *map(str, words)])
+        with pytest.raises(SystemExit) as left:
+            main()
+        captured = capsys.readouterr()
+        return left.value.code, captured.out, captured.err
+
+    return call
+
+
+def test_init_makes_what_serving_needs_and_keeps_it_unless_told(agent, tmp_path):
+    code, out, _ = agent("init", "--folder", tmp_path, "--name", "pi1.local", "--days", 30)
+    assert code == 0
+    identity = secrets.load(tmp_path)
+    assert f"fingerprint: {secrets.fingerprint(identity.certificate_pem)}" in out
+    assert identity.token not in out
+    code, _, told = agent("init", "--folder", tmp_path)
+    assert (code, told.count("\n")) == (2, 1)
+    assert secrets.load(tmp_path) == identity
+    assert agent("init", "--folder", tmp_path, "--replace")[0] == 0
+    assert secrets.load(tmp_path).token != identity.token
+
+
+@pytest.mark.parametrize("verb", [["serve"], ["install-service", "--print"]])
+def test_other_addresses_need_init_first(agent, tmp_path, verb):
+    code, out, told = agent(*verb, "--host", "0.0.0.0", "--port", 0, "--folder", tmp_path)
+    assert (code, out, told.count("\n")) == (2, "", 1)
+    assert f"run `harness agent init --folder {tmp_path}` first" in told
+    assert not list(tmp_path.iterdir())
+
+
+def test_half_an_identity_is_never_served_without(agent, tmp_path):
+    secrets.create(tmp_path)
+    (tmp_path / secrets.TOKEN).unlink()
+    code, _, told = agent("serve", "--port", 0, "--folder", tmp_path)
+    assert code == 2
+    assert "token is missing" in told
+
+
+def test_serve_says_when_it_is_ready_and_ends_with_a_signal(tmp_path):
+    """By a line, a file, and to systemd; the address is one that it listens at."""
+    identity = secrets.create(tmp_path / "agent")
+    (tmp_path / "ready").write_text("of an earlier agent")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(str(tmp_path / "notify"))
+        manager.settimeout(60)
+        process = subprocess.Popen(
+            [sys.executable, "-m", "harness", "agent", "serve", "--port", "0", "--folder", tmp_path / "agent",
+             "--ready-file", tmp_path / "ready"],
+            stdout=subprocess.PIPE, text=True, env={**os.environ, "NOTIFY_SOCKET": str(tmp_path / "notify")},
+        )  # fmt: skip
+        try:
+            assert manager.recv(100) == b"READY=1"
+            line = process.stdout.readline()
+            ready = json.loads((tmp_path / "ready").read_text())
+            assert ready["fingerprint"] == secrets.fingerprint(identity.certificate_pem)
+            assert ready["pid"] == process.pid
+            assert ready["address"] in line
+            assert ready["fingerprint"] in line
+            host, _, port = ready["address"].rpartition(":")
+            socket.create_connection((host, int(port)), 10).close()
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(20) == 0
+        finally:
+            process.kill()
+
+
+def test_a_service_needs_systemd(agent, tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    code, _, told = agent("install-service", "--user", "--folder", tmp_path)
+    assert (code, told.count("\n")) == (2, 1)
+    assert "no systemd here" in told
+
+    (tmp_path / "systemctl").write_text(
+        "#!/bin/sh\necho 'Failed to connect to bus: No medium found' >&2\nexit 1\n"
+    )
+    (tmp_path / "systemctl").chmod(0o755)
+    code, _, told = agent("install-service", "--user", "--folder", tmp_path)
+    assert code == 2
+    assert "Failed to connect to bus" in told
+    assert not service.path_of(user=True).exists()
+
+
+def test_a_manager_that_hangs_is_not_waited_for_long(agent, tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    monkeypatch.setattr(service, "_COMMAND_S", 0.5)
+    (tmp_path / "systemctl").write_text("#!/bin/sh\nexec sleep 60\n")
+    (tmp_path / "systemctl").chmod(0o755)
+    begin = time.monotonic()
+    code, _, told = agent("install-service", "--user", "--folder", tmp_path)
+    assert code == 2
+    assert "timed out" in told
+    assert time.monotonic() - begin < 30

@@ -1,0 +1,80 @@
+"""docs/hardware.md: its table is what docs/hardware.py writes, and a row tells nothing of its owner."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from harness_remote.board import describe
+
+DOCS = Path(__file__).parents[2] / "docs"
+
+
+@pytest.fixture(scope="module")
+def page():
+    spec = importlib.util.spec_from_file_location("hardware_page", DOCS / "hardware.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def checked():
+    """What `harness devices check --json` says of this machine."""
+    return {
+        **describe(), "name": "my-secret-name", "target": "10.1.2.3:50151", "backend": "agent", "emulated": False,
+        "checked": "2026-01-02", "harness": "0.1.0", "version": "0.1.0", "usable": True, "problem": "",
+    }  # fmt: skip
+
+
+def test_a_row_says_what_the_board_is_and_not_whose(page, checked):
+    (told,) = page.table([checked]).splitlines()[2:]
+    assert checked["model"] in told
+    assert "2026-01-02" in told
+    assert len(told.split(" | ")) == len(page.HEADER)
+    for secret in (
+        "my-secret-name",
+        "10.1.2.3",
+        checked["machine_id"],
+        checked["boot_id"],
+        socket.gethostname(),
+    ):
+        assert not secret or secret not in told
+
+
+def test_a_jetson_its_providers_and_its_release_are_told(page, checked):
+    jetson = {
+        **checked, "model": "NVIDIA Jetson Orin Nano", "soc": "tegra234", "jetpack": {"l4t": "36.4", "release": "6.2"},
+        "onnxruntime": {"version": "1.23.0", "providers": ["TensorrtExecutionProvider", "CPUExecutionProvider"]},
+        "meters": [{"name": "ina3221:b"}, {"name": "ina3221:a"}], "usable": False, "virtualised": None,
+    }  # fmt: skip
+    (told,) = page.table([jetson]).splitlines()[2:]
+    for words in ("NVIDIA Jetson Orin Nano (tegra234)", "JetPack 6.2", "1.23.0 (Tensorrt, CPU)",
+                  "ina3221:a, ina3221:b", "not usable"):  # fmt: skip
+        assert words in told
+
+
+def test_the_page_holds_such_rows_and_no_other_board_yet(page):
+    lines = [line for line in (DOCS / "hardware.md").read_text().splitlines() if line.startswith("| ")]
+    assert lines[:2] == page.table([]).splitlines()
+    assert lines[2:]
+    assert all(line.startswith("| emulated: ") for line in lines[2:])
+
+
+def test_boards_out_of_reach_have_no_row(page, checked, tmp_path):
+    (tmp_path / "mine.json").write_text(
+        json.dumps([checked, {"name": "pi1", "usable": False, "problem": "gone"}])
+    )
+    done = subprocess.run(
+        [sys.executable, DOCS / "hardware.py", tmp_path / "mine.json"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert len(done.stdout.splitlines()) == 3
