@@ -79,7 +79,6 @@ class Board(Params):
     )
     emulated: bool = Field(False, description="a virtual board; its rows stand apart from measured ones")
     link: Link | None = None
-    profile: str | None = Field(None, min_length=1, description="file of its measured speed, for planning")
 
     @model_validator(mode="after")
     def _secured(self) -> Board:
