@@ -6,7 +6,7 @@ BIN = $(VENV)/bin
 SUITE ?= suites/edge.yaml
 # a thread each; what watches the clock runs alone afterwards
 SIDE_BY_SIDE = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --maxprocesses 4 --dist worksteal
-ALONE = $(BIN)/python -m pytest $$(grep -rlE "pytest.mark.(lab|clock)" tests)
+ALONE = $(BIN)/python -m pytest $$(grep -rlE --include='*.py' "pytest.mark.(lab|clock)" tests)
 
 .PHONY: help edge test lint unit soak bench reproduction proto clean
 

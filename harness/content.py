@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from harness.deploy import Deployed, names_of
+from harness.energy_columns import readings_of
 from harness.network import network_of
 from harness.parity import Parity
 from harness.plan import Cell
@@ -50,6 +51,7 @@ def content(
     told = {"told": answers["told"]} if "told" in answers else {}
     oracle = {"top1_oracle": float((told["told"] == labels).mean() * 100)} if told else {}
     base = described(cell)
+    devices = _devices(deployed, names) if cell.task["fleet"] else []
     facts, places = deployed.facts, deployed.places
     precisions = sorted({str(fact.get("precision")) for fact in facts.values()})
     extra = {
@@ -63,10 +65,10 @@ def content(
         "predictions": predictions, **told, "labels": labels, **samples.timeline, **samples.meters, **extra,
     }  # fmt: skip
     return {
-        **_partial(cell, samples),
+        **_partial(cell, samples, devices),
         "arrays": arrays,
         "window": dict(samples.environment),
-        "device": {**base["device"], "devices": _devices(deployed, names)} if cell.task["fleet"] else base["device"],
+        "device": {**base["device"], "devices": devices} if cell.task["fleet"] else base["device"],
         "runtime": {**base["runtime"], "precision": "+".join(precisions), "facts": dict(facts)},
         "data": {**base["data"], "n": n},
         "counts": _counts(export["parts"], places),
@@ -178,7 +180,7 @@ def _queue(samples: Samples) -> dict[str, float]:
     }  # fmt: skip
 
 
-def _partial(cell: Cell, samples: Samples) -> dict[str, str]:
+def _partial(cell: Cell, samples: Samples, devices: list[dict[str, Any]]) -> dict[str, str]:
     """Status and reason of a cell that lacks answers, or the energy that its suite requires."""
     lost = 0 if samples.outcome is None else int((samples.outcome == 2).sum())
     if lost and samples.outcome is not None:
@@ -188,11 +190,10 @@ def _partial(cell: Cell, samples: Samples) -> dict[str, str]:
         }
     if cell.task["measure"]["energy"] != "require":
         return {}
-    if any(one["energy_gross_mj"] is not None or one["energy_net_mj"] is not None for one in samples.energy):
+    readings = readings_of(samples.energy, devices)
+    if any(one["energy_gross_mj"] is not None or one["energy_net_mj"] is not None for one in readings):
         return {}
-    why = [
-        f"{one['meter']}: {one['withheld'].get('gross') or one['withheld']['net']}" for one in samples.energy
-    ]
+    why = [f"{one['meter']}: {one['withheld'].get('gross') or one['withheld']['net']}" for one in readings]
     return {"status": "partial", "reason": f"no energy, which is required: {', '.join(why)}"}
 
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from harness.artifacts import Store
+from harness.energy import needed_time_s
 from harness.plan import Cell
 from harness.plugins import Plugins
+from harness.sampler import interval_s
 from harness.types import (
     Artifact,
     Beside,
@@ -25,19 +27,24 @@ from harness.types import (
     Samples,
     TensorSpec,
 )
+from harness.window import EDGE_ERROR, IDLE_READINGS
 
 __all__ = ["Deployed", "artifact_of", "deploy", "graph_of", "names_of", "places_of"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Deployed:
-    """Opened devices, by their index in the fleet; ``places`` maps parts to them; ``facts`` are the sessions'."""
+    """Opened devices, by their index in the fleet; ``places`` maps parts to them; ``facts`` are the sessions'.
+
+    ``meters`` are those that are read beside the central device's own.
+    """
 
     devices: Mapping[int, Device]
     central_index: int
     graph: Graph
     places: Mapping[str, int]
     facts: Mapping[str, Mapping[str, Any]]
+    meters: tuple[MeterInfo, ...] = ()
 
     @property
     def central(self) -> Device:
@@ -60,13 +67,26 @@ class Deployed:
         first = {index: device.clock() for index, device in self.devices.items()} if self.peers else {}
         for device in self.peers.values():
             device.begin()
-        samples = self.central.measure(load, images)
+        samples = self.central.measure(_for_meters(load, self.meters), images)
         last = {index: self.devices[index].clock() for index in first}
         beside = {}
         for index, device in self.peers.items():
             spans, error = _carried(samples.spans, self.central_index, index, first, last)
             beside[index] = device.end(spans, error, len(samples.latency_ns) * samples.batch)
         return samples, beside
+
+
+def _for_meters(load: Load, meters: Sequence[MeterInfo]) -> Load:
+    """The load, with a window and idle time long enough for meters at other devices."""
+    if not meters:
+        return load
+    needed = max(needed_time_s(info, load.energy_error or EDGE_ERROR) for info in meters)
+    slow = [(max(info.period_s, interval_s(info)), info.averaging_s) for info in meters]
+    idle = max((IDLE_READINGS + 2) * period + 2 * averaging for period, averaging in slow)
+    return replace(
+        load, metered_elsewhere=True, min_time_s=min(max(load.min_time_s, needed), load.max_time_s),
+        idle_s=max(load.idle_s, idle) if load.idle_s else 0.0,
+    )  # fmt: skip
 
 
 def _carried(
@@ -120,7 +140,11 @@ def deploy(
     serving = {index: devices[index].serve(central) for index in used if index != task["central"]}
     graph = graph_of(export, task)
     central.connect(graph, {name: serving[index] for name, index in places.items() if index in serving})
-    return Deployed(devices=devices, central_index=task["central"], graph=graph, places=places, facts=facts)
+    monitors = [monitor_of(task["monitors"][index]) for index in used if index != task["central"]]
+    return Deployed(
+        devices=devices, central_index=task["central"], graph=graph, places=places, facts=facts,
+        meters=tuple(use.info for monitor in monitors for use in monitor.meters),
+    )  # fmt: skip
 
 
 def places_of(cell: Cell, export: Mapping[str, Any]) -> dict[str, int]:

@@ -8,10 +8,11 @@ from statistics import fmean, median
 from typing import Any
 
 from harness import stats
+from harness.fleet_energy import fleet_readings
 from harness.results import Record
 from harness.types import SCOPES
 
-__all__ = ["board_scope", "energy_columns", "scopes_of"]
+__all__ = ["board_scope", "energy_columns", "readings_of", "scopes_of"]
 
 NAMES = (
     "energy_gross_mj", "energy_net_mj", "energy_u_mj", "power_gross_w", "idle_w",
@@ -24,7 +25,7 @@ Reading = Mapping[str, Any]
 
 def scopes_of(records: Sequence[Record]) -> list[str]:
     """Scopes in which at least one record has a figure, the widest first; what is not measured only if nothing is."""
-    found = [one for record in records for one in _whole(record.energy) if _figures(one)]
+    found = [one for record in records for one in _readings(record) if _figures(one)]
     measured = [one for one in found if one["provenance"] == "measured"]
     given = {one["scope"] for one in measured or found}
     return [scope for scope in SCOPES if scope in given]
@@ -43,7 +44,7 @@ def energy_columns(records: Sequence[Record], scope: str | None) -> dict[str, An
     more cells have. With
     5 processes or more the spread over them (its 95% t-interval) joins the meter's own uncertainty.
     """
-    readings = [one for record in records for one in _whole(record.energy)]
+    readings = [one for record in records for one in _readings(record)]
     if not readings:
         told = {str(record.state.get("no_meter") or "") for record in records} - {""}
         return dict.fromkeys(NAMES, ("; ".join(sorted(told)) or "no meter",))
@@ -101,6 +102,15 @@ def _error(readings: Sequence[Reading], meter: str) -> float:
         one["energy_u_mj"] for one in readings if one["meter"] == meter and one.get("energy_u_mj") is not None
     ]
     return fmean(own) if own else float("inf")
+
+
+def readings_of(energy: Sequence[Reading], devices: Sequence[Mapping[str, Any]]) -> list[Reading]:
+    """Readings of one window; of a fleet of several machines, their sums. ``devices`` as a record has them."""
+    return fleet_readings(devices, _whole(energy), _meter)
+
+
+def _readings(record: Record) -> list[Reading]:
+    return readings_of(record.energy, record.device.get("devices") or ())
 
 
 def _whole(readings: Sequence[Reading]) -> list[Reading]:

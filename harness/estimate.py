@@ -221,7 +221,7 @@ def _notes(
             threads = "threads not told" if profile.threads is None else f"{profile.threads} threads"
             yield f"{profile.label} is of {profile.runtime or 'a runtime not told'}, {threads}"
         largest = max(batch * piece.macs / 1e9 for piece in pieces if placed[piece.name] == index)
-        if not profile.line.covers(largest):
+        if largest and not profile.line.covers(largest):
             low, high = profile.line.low, profile.line.high
             yield f"{largest:.3g} GMACs is beyond {profile.label}, whose points have {low:.3g} to {high:.3g}"
 

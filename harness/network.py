@@ -20,13 +20,15 @@ __all__ = ["Link", "critical_path_ns", "link_of", "network_of"]
 class Link:
     """Between the central node and a part's device: ``latency_ns`` one way, and how long the part's bytes are sent.
 
-    ``source``: ``stated`` by the device (an emulated link's rate and round trip), or ``probe``.
+    ``shared``: all of the central node's links pass one port of its own. ``source``: ``stated`` by the device (an
+    emulated link's rate and round trip), or ``probe``.
     """
 
     latency_ns: float
     up_ns: float
     down_ns: float
     source: str
+    shared: bool = False
 
 
 def network_of(
@@ -35,12 +37,12 @@ def network_of(
     places: Mapping[str, int],
     central: int,
     names: Sequence[str],
-    stated: Mapping[int, Mapping[str, float]],
+    stated: Mapping[int, Mapping[str, Any]],
 ) -> dict[str, Any]:
     """A record's ``network``: bytes, and of each part and device where its time went.
 
     ``places`` maps parts to devices, whose ``names`` are in the fleet's order; ``stated`` maps a device to the
-    ``rate_mbps`` and ``rtt_ms`` of its link, where it tells them.
+    ``rate_mbps``, ``rtt_ms`` and ``ports`` (``shared``) of its link, where it tells them.
     """
     if not any(index != central for index in places.values()):
         return {}
@@ -65,7 +67,7 @@ def network_of(
     }
 
 
-def link_of(part: str, samples: Samples, stated: Mapping[str, float] | None) -> Link | None:
+def link_of(part: str, samples: Samples, stated: Mapping[str, Any] | None) -> Link | None:
     """The link that a part's bytes pass; ``None`` where nothing tells of it.
 
     A probe's ``rtt`` is a few bytes there and back; ``up`` and ``down`` are longer by the time in which the
@@ -76,7 +78,7 @@ def link_of(part: str, samples: Samples, stated: Mapping[str, float] | None) -> 
         per_byte = 8e3 / stated["rate_mbps"]
         return Link(
             latency_ns=stated["rtt_ms"] * 1e6 / 2, up_ns=sent * per_byte, down_ns=received * per_byte,
-            source="stated",
+            source="stated", shared=stated.get("ports") == "shared",
         )  # fmt: skip
     probed = [samples.links.get(f"{way}:{part}") for way in ("rtt", "up", "down")]
     if None in probed:
@@ -95,7 +97,8 @@ def critical_path_ns(
     """The earliest end of a query: every part's compute, its bytes over its link, and nothing else.
 
     All values pass the central node. A device does one part at a time, in the graph's order, and each way of
-    its link sends one after another. ``None`` where a part's compute or link is not known.
+    its link (of the central node's port, where that is shared) sends one after another. ``None`` where a part's
+    compute or link is not known.
     """
     free: dict[tuple[str, int], float] = {}
 
@@ -111,10 +114,10 @@ def critical_path_ns(
             return None
         ready = max(at[source] for source in part.inputs)
         if link is not None:
-            ready = occupy("up", device, ready, link.up_ns) + link.latency_ns
+            ready = occupy("up", central if link.shared else device, ready, link.up_ns) + link.latency_ns
         done = occupy("compute", device, ready, spent)
         if link is not None:
-            done = occupy("down", device, done, link.down_ns) + link.latency_ns
+            done = occupy("down", central if link.shared else device, done, link.down_ns) + link.latency_ns
         at[part.name] = done
     return at[graph.parts[-1].name]
 

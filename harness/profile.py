@@ -11,7 +11,7 @@ import json
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -347,7 +347,9 @@ def stored_profile(
     """
     asked = {"threads": threads, "runtime": runtime, "processor": processor}
     for name in names:
-        found = [read_profile(path) for path in _stored() if path.name.partition(".")[0] == name]
+        found = [
+            _kept(path, path.stat().st_mtime_ns) for path in _stored() if path.name.partition(".")[0] == name
+        ]
         matches = [
             profile
             for profile in found
@@ -407,6 +409,11 @@ def link_of(info: DeviceInfo) -> Link | None:
     if told is None:
         return None
     return Link(**{key: told[key] for key in Link.model_fields if key in told})
+
+
+@lru_cache(maxsize=256)
+def _kept(path: Path, changed_ns: int) -> Profile:
+    return read_profile(path)
 
 
 def _stored() -> list[Path]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -106,6 +106,11 @@ def machine_of(details: Mapping[str, Any]) -> str:
     """The machine of a device, by a ``DeviceInfo``'s details; empty for this one."""
     told = str(details.get("machine_id", ""))
     return "" if told == environment.machine_id() else told
+
+
+def _of_fleet(use: MeterUse, fleet: str) -> MeterUse:
+    """A meter that watches all devices of a fleet together."""
+    return replace(use, info=replace(use.info, details={**use.info.details, "of_fleet": fleet}))
 
 
 def is_board(details: Mapping[str, Any]) -> bool:
@@ -291,6 +296,8 @@ class Resolver:
                 found, missing = self.meters.named(chosen)
             except ValueError as error:
                 raise SuiteError(f"{self.source.where(*path)}: {error}") from None
+            if name == target.name and target.fleet and len(set(machines)) > 1:
+                found = [_of_fleet(use, name) for use in found]
             for use in found:
                 if uses.setdefault(use.info.name, use).info != use.info:
                     raise SuiteError(f"{self.source.where(*path)}: two meters are called {use.info.name}")

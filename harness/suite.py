@@ -350,7 +350,10 @@ def load_suite(path: Path, overrides: Sequence[str] = ()) -> Suite:
 def shipped_suites() -> dict[str, Path]:
     """Name -> file of the suites that come with the harness."""
     beside = (".claims", ".published")  # what a paper says stands beside its suite
-    return {name: path for name, path in shipped_files(".yaml").items() if not name.endswith(beside)}
+    found = shipped_files(".yaml")
+    return {
+        name: path for name, path in found.items() if not (name.endswith(beside) or name.startswith("labs/"))
+    }
 
 
 def shipped_files(suffix: str) -> dict[str, Path]:

@@ -47,9 +47,10 @@ def printed_plugin(tmp_path: Path) -> Path:
 def toys() -> Iterator[ModuleType]:
     """A plugin of fleets in small: linear parts, a runtime of numpy, and boards that are processes of this machine."""
     folder = str(Path(__file__).parent / "data" / "fleet_toys")
-    sys.path.insert(0, folder)
-    import fleet_toys
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(folder)
+        patch.setenv("PYTHONPATH", os.pathsep.join(filter(None, [folder, os.environ.get("PYTHONPATH")])))
+        import fleet_toys
 
-    yield fleet_toys
-    sys.path.remove(folder)
-    del sys.modules["fleet_toys"]
+        yield fleet_toys
+        del sys.modules["fleet_toys"]

@@ -59,7 +59,8 @@ def _chapters(record: Record, arrays: Mapping[str, NDArray[Any]]) -> Iterator[tu
         yield name.capitalize(), [_facts(getattr(record, name))]
     yield "Accuracy", _accuracy(record, arrays)
     yield "Latency", _latency(record, arrays)
-    for name in ("memory", "network", "counts", "train", "state"):
+    yield "Network", _network(record)
+    for name in ("memory", "counts", "train", "state"):
         yield name.capitalize(), [_facts(getattr(record, name))]
     yield "Energy", [_facts(reading) for reading in record.energy] or ["no meter"]
     yield "Parts", [_facts(part) for part in record.parts]
@@ -70,13 +71,41 @@ def _chapters(record: Record, arrays: Mapping[str, NDArray[Any]]) -> Iterator[tu
 
 
 def _accuracy(record: Record, arrays: Mapping[str, NDArray[Any]]) -> list[str]:
-    lines = [_facts({key: value for key, value in record.accuracy.items() if key != "parity"})]
+    lines = [
+        _facts({key: value for key, value in record.accuracy.items() if key not in ("parity", "missing")})
+    ]
     if "predictions" in arrays and "labels" in arrays:
         right, n = int((arrays["predictions"] == arrays["labels"]).sum()), len(arrays["labels"])
         low, high = stats.wilson(right, n)
         lines.append(f"{right} of {n} right; 95% Wilson interval {low:.2%} to {high:.2%}")
-    parity = record.accuracy.get("parity")
-    return [*lines, f"parity with the built model: {_facts(parity)}"] if parity else lines
+    if parity := record.accuracy.get("parity"):
+        lines.append(f"parity with the built model: {_facts(parity)}")
+    return [*lines, *_without_parts(record.accuracy.get("missing") or {})]
+
+
+def _without_parts(missing: Mapping[str, Any]) -> Iterator[str]:
+    """Accuracy for each number of missing parts, and without each single one."""
+    if "why" in missing:
+        yield f"without parts: {missing['why']}"
+    for level in missing.get("levels", ()):
+        tried = f"{level['sets']} of {level['of']}" if level["sets"] < level["of"] else f"all {level['of']}"
+        yield (
+            f"without {level['missing']} part{'s' if level['missing'] > 1 else ''} ({tried} sets): top1 mean "
+            f"{_figure(level['mean'])}, {_figure(level['min'])} ({', '.join(level['worst'])}) to {_figure(level['max'])}"
+        )
+        if level["missing"] == 1:
+            yield f"  {_facts({f'without {name}': value for name, value in level['top1'].items()})}"
+
+
+def _network(record: Record) -> list[str]:
+    """What is sent, the bound, and a line per part and device."""
+    network = dict(record.network)
+    parts, devices = network.pop("parts", {}), network.pop("devices", ())
+    return [
+        _facts(network),
+        *(f"{name}: {_facts(facts)}" for name, facts in parts.items()),
+        *(_facts(device) for device in devices),
+    ]
 
 
 def _latency(record: Record, arrays: Mapping[str, NDArray[Any]]) -> list[str]:

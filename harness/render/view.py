@@ -39,6 +39,8 @@ KEEP = {
     "speedup": 4,
     "throughput_ips": 4,
     "gain": 5,
+    "top1_drop1": 5,
+    "latency_no_input_p50_ms": 5,
     "macs_g": 6,
     "process_peak_mb": 7,
     "latency_p99_ms": 8,
@@ -76,16 +78,17 @@ def _default(board: Board) -> list[str]:
     if sum(row["tier"] is not None for row in board.rows) > 1:
         wanted.insert(0, "tier")
     wanted += ["top1", "gain"] if reference else ["top1"]
+    wanted += [name for name in ("top1_drop1", "latency_no_input_p50_ms") if _known(board, name)]
     wanted += ["latency_p50_ms", "throughput_ips" if board.key["scenario"] == "offline" else "latency_p99_ms"]
     wanted += ["speedup"] if reference else []
-    energy = [
-        name
-        for name in ("energy_net_mj", "energy_gross_mj")
-        if any(row[name] is not None for row in board.rows)
-    ]
+    energy = [name for name in ("energy_net_mj", "energy_gross_mj") if _known(board, name)]
     wanted += energy[:1]
     wanted += ["params_m", "macs_g", "weights_mb", "process_peak_mb", "seeds"]
     return wanted if board.rank_by is None or board.rank_by in wanted else [*wanted, board.rank_by]
+
+
+def _known(board: Board, name: str) -> bool:
+    return any(row[name] is not None for row in board.rows)
 
 
 def _varies(board: Board, name: str) -> bool:

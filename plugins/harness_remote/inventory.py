@@ -54,6 +54,9 @@ class Link(Params):
 
     rate_mbps: float | None = Field(None, gt=0, le=1e6, description="megabits a second; none: no limit")
     rtt_ms: float = Field(0.0, ge=0, le=60_000)
+    ports: Literal["per-link", "shared"] = Field(
+        "per-link", description="each pair of boards has a link of its own, or a board's transfers share its port"
+    )
 
 
 class Board(Params):
@@ -213,7 +216,7 @@ class Inventory:
         path = self.path.parent / Path(written).expanduser()
         where = self.source.where(name, key)
         try:
-            with path.open("rb") as file:
+            with open(path, "rb", opener=_without_waiting) as file:
                 status = os.fstat(file.fileno())
                 if not stat.S_ISREG(status.st_mode):
                     raise SuiteError(f"{where}: {path} is no file")
@@ -225,6 +228,11 @@ class Inventory:
         if len(data) > MAX_SECRET:
             raise SuiteError(f"{where}: {path} is larger than a {key} may be")
         return data
+
+
+def _without_waiting(path: str, flags: int) -> int:
+    """A pipe is opened without waiting for someone to write into it."""
+    return os.open(path, flags | os.O_NONBLOCK)
 
 
 def default_path() -> Path:

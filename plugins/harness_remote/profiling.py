@@ -9,6 +9,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
+from importlib.util import find_spec
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any, cast
@@ -41,7 +42,7 @@ __all__ = ["PROBES", "Probe", "measure_profile"]
 LOAD = Load(min_time_s=0.5, min_queries=11, max_time_s=60.0, warmup_max_s=3.0, idle_s=0.0)
 """Eleven queries are the least from which a median is told with confidence (harness.stats)."""
 
-TRIES = 3
+TRIES = 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -161,8 +162,13 @@ def _prepared(probe: Probe, runtime: Registered[RuntimeEntry], store: Store) -> 
     from harness.plan import digest
     from harness.saved import write_meta
 
-    factory = probe.spec.factory.partition(":")[0]
-    made_with = [resolve.source_hash(factory), resolve.source_hash(runtime.origin.module), torch.__version__]
+    found = find_spec(probe.spec.factory.partition(":")[0])
+    assert found is not None and found.origin is not None
+    made_with = [
+        resolve.files_hash([Path(found.origin)]),
+        resolve.source_hash(runtime.origin.module),
+        torch.__version__,
+    ]
     key = digest(["profile", asdict(probe.spec), probe.shape, runtime.entry.name, *made_with])
     with store.making(key) as folder:
         if folder is not None:
@@ -189,7 +195,7 @@ def _prepared(probe: Probe, runtime: Registered[RuntimeEntry], store: Store) -> 
 
 
 def _stored(key: str, store: Store) -> tuple[Artifact, Counts]:
-    from harness.measure import artifact_of
+    from harness.deploy import artifact_of
     from harness.types import Counts
 
     meta = store.meta(key)

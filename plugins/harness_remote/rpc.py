@@ -13,6 +13,7 @@ from typing import Any
 from urllib.parse import quote
 
 import grpc
+from google.protobuf.message import DecodeError
 
 from harness.errors import BoardLost, HarnessError
 from harness.frames import FrameError
@@ -80,6 +81,9 @@ def handlers(calls: Calls, max_streams: int) -> grpc.GenericRpcHandler:
     def health(frames: Any, call: _Call) -> Iterator[pb.HealthReply]:
         yield calls.health(pb.HealthRequest(), call)
 
+    def put(requests: Iterator[Any], call: _Call) -> pb.StatReply:
+        return calls.put(map(_good, requests), call)
+
     def stream(frames: Iterator[bytes], call: _Call) -> Iterator[bytes]:
         if not free.acquire(blocking=False):
             raise TooMuchError(f"{max_streams} data streams are open already")
@@ -104,7 +108,7 @@ def handlers(calls: Calls, max_streams: int) -> grpc.GenericRpcHandler:
             "Release": unary(calls.release, pb.ReleaseRequest, pb.Done),
             "Stat": unary(calls.stat, pb.StatRequest, pb.StatReply),
             "Put": grpc.stream_unary_rpc_method_handler(
-                _answer(calls.put), pb.PutRequest.FromString, pb.StatReply.SerializeToString
+                _answer(put), _reader(pb.PutRequest), pb.StatReply.SerializeToString
             ),
             "Open": unary(calls.open, pb.OpenRequest, pb.Done),
             "Load": unary(calls.load, pb.LoadRequest, pb.LoadReply),
@@ -123,22 +127,33 @@ def handlers(calls: Calls, max_streams: int) -> grpc.GenericRpcHandler:
 
 
 def _reader(request: Any) -> Callable[[bytes], Any]:
-    """What parses a message; of one that is too long it makes the error."""
+    """What parses a message; of one that is too long, or none, the error to tell.
+
+    It must not raise: gRPC would then leave the call in its connection for good.
+    """
 
     def read(data: bytes) -> Any:
         if len(data) > MAX_CONTROL_BYTES:
             return TooMuchError(f"a message of {len(data)} bytes; allowed are {MAX_CONTROL_BYTES}")
-        return request.FromString(data)
+        try:
+            return request.FromString(data)
+        except DecodeError:
+            return FrameError(f"{len(data)} bytes that are no {request.DESCRIPTOR.name}")
 
     return read
+
+
+def _good(request: Any) -> Any:
+    """What :func:`_reader` made of a message; raises what is to be told instead."""
+    if isinstance(request, Exception):
+        raise request
+    return request
 
 
 def _answer(call: Callable[[Any, _Call], Any]) -> Callable[[Any, grpc.ServicerContext], Any]:
     def answer(request: Any, context: grpc.ServicerContext) -> Any:
         try:
-            if isinstance(request, Exception):
-                raise request
-            return call(request, _Call(context))
+            return call(_good(request), _Call(context))
         except Exception as error:  # noqa: BLE001 - the caller is told
             return _abort(context, error)
 
@@ -148,9 +163,7 @@ def _answer(call: Callable[[Any, _Call], Any]) -> Callable[[Any, grpc.ServicerCo
 def _answers(call: Callable[[Any, _Call], Iterator[Any]]) -> Callable[..., Iterator[Any]]:
     def answers(request: Any, context: grpc.ServicerContext) -> Iterator[Any]:
         try:
-            if isinstance(request, Exception):
-                raise request
-            yield from call(request, _Call(context))
+            yield from call(_good(request), _Call(context))
         except Exception as error:  # noqa: BLE001 - the caller is told
             _abort(context, error)
 
@@ -169,6 +182,9 @@ def _abort(context: grpc.ServicerContext, error: Exception) -> None:
         code, text = grpc.StatusCode.RESOURCE_EXHAUSTED, text or "the board is out of memory"
     elif isinstance(error, FrameError):
         code = grpc.StatusCode.INVALID_ARGUMENT
+    elif isinstance(error, grpc.RpcError):  # the caller is gone, in the middle of what it sent
+        error.__traceback__ = None  # gRPC keeps the error: with its frames it would keep the call
+        code = grpc.StatusCode.CANCELLED
     elif not isinstance(error, HarnessError):
         code, text = grpc.StatusCode.INTERNAL, f"{type(error).__name__}: {error}"
         _LOG.warning("a call failed: %s", text, exc_info=error)

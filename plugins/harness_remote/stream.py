@@ -58,7 +58,8 @@ class Relay:
         self._own: deque[tuple[dict[str, Any], int]] = deque()  # answers that need no worker, and their zeros
         self._drained = False  # no more frames will come
         self._closed = False
-        self._fault: HarnessError | None = None
+        # not as the error itself, which would keep its frames, and with them gRPC's call
+        self._fault: tuple[type[HarnessError], str] | None = None
 
     def answers(
         self, frames: Iterable[bytes], on_end: Callable[[Callable[[], None]], Any]
@@ -94,7 +95,8 @@ class Relay:
     def _done(self) -> bool:
         with self._changed:
             if self._fault is not None:
-                raise self._fault
+                kind, told = self._fault
+                raise kind(told)
             idle = self._running is None and not self._waiting and not self._own
             return self._closed or (self._drained and idle)
 
@@ -142,15 +144,16 @@ class Relay:
     # The reader's thread.
 
     def _read(self, frames: Iterable[bytes]) -> None:
-        fault: HarnessError | None = None
+        fault: tuple[type[HarnessError], str] | None = None
         try:
             for data in frames:
                 if not self._take(_Frame(data, time.monotonic_ns())):
                     break
         except HarnessError as error:
-            fault = error
-        except Exception:  # noqa: BLE001 - a cancelled stream's frames end with gRPC's own errors
-            fault = DeviceError("the stream was broken off")
+            fault = type(error), str(error)
+        except Exception as error:  # noqa: BLE001 - a cancelled stream's frames end with gRPC's own errors
+            error.__traceback__ = None  # gRPC keeps the error: with its frames it would keep the call
+            fault = DeviceError, "the stream was broken off"
         with self._changed:
             self._drained, self._fault = True, fault
             self._signal()

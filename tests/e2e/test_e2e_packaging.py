@@ -66,7 +66,8 @@ def test_the_wheel_runs_a_shipped_suite_without_the_checkout(wheel, tmp_path):
     assert {"edge", "smoke", "cifar10", "latency"} <= set(listed.stdout.split())
     ran = sh(
         sys.executable, "-m", "harness", "run", "smoke", "--only", "cloudvit", "--set", "seeds=[0]",
-        "--set", "defaults.train.epochs=1", "--set", "measure.repeats=1", "-q",
+        "--set", "defaults.train.epochs=1", "--set", "measure.repeats=1",
+        "--set", "methods.cloudvit.build.vit.depth=2", "--set", "prepare.jobs=1", "-q",
         cwd=tmp_path, **environment,
     )  # fmt: skip
     assert ran.returncode == 0, ran.stdout + ran.stderr
@@ -103,7 +104,8 @@ def test_a_distribution_of_others_is_found_and_runs(printed_plugin, tmp_path):
     suite = printed_plugin / "example.yaml"
     ran = sh(
         sys.executable, "-m", "harness", "run", suite, "--json", "--only", "mixer*", "--set", "seeds=[0]",
-        "--set", "measure.repeats=1", "--set", "defaults.train.epochs=6", cwd=tmp_path, **environment,
+        "--set", "measure.repeats=1", "--set", "measure.min_queries=100", "--set", "defaults.train.epochs=6",
+        "--set", "methods.mixer.build.mixer.depth=1", "--set", "prepare.jobs=1", cwd=tmp_path, **environment,
     )  # fmt: skip
     assert ran.returncode == 0, ran.stderr
     rows = [row for board in json.loads(ran.stdout)["boards"] for row in board["rows"]]

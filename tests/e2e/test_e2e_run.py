@@ -27,10 +27,10 @@ data: {name: digits, image_size: 16, validation: 0.1}
 defaults: {train: {epochs: 3, lr: 2.0e-3, batch_size: 64}}
 measure: {min_time: 50ms, min_queries: 20, max_time: 5s, repeats: 2}
 methods:
-  cloud: {build: {vit: {patch_size: 4, dim: 24, depth: 3, heads: 3}}}
+  cloud: {build: {vit: {patch_size: 4, dim: 24, depth: 2, heads: 3}}}
   edge:
     from: cloud
-    compress: [{edgevit: {blocks: 2, train: head}}]
+    compress: [{edgevit: {blocks: 1, train: head}}]
   cut:
     from: cloud
     partition: {pipeline: {after: 1}}
@@ -194,10 +194,10 @@ prepare: {processes: 2, device: cpu}
 defaults: {train: {epochs: 3, lr: 2.0e-3, batch_size: 64}, runtime: torch}
 measure: {min_time: 50ms, min_queries: 20, max_time: 5s}
 methods:
-  cloud: {build: {vit: {patch_size: 4, dim: 24, depth: 3, heads: 3}}}
+  cloud: {build: {vit: {patch_size: 4, dim: 24, depth: 2, heads: 3}}}
   edge:
     from: cloud
-    compress: [{edgevit: {blocks: 2, train: head}}]
+    compress: [{edgevit: {blocks: 1, train: head}}]
   split:
     from: cloud
     partition:

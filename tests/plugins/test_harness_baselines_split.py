@@ -222,6 +222,7 @@ def test_a_partition_whose_groups_miss_a_class_is_refused(tmp_path: Path) -> Non
 SUITE = """
 suite: tiny
 data: {name: digits, image_size: 16}
+prepare: {jobs: 1}
 defaults: {train: {epochs: 4, lr: 4.0e-3, batch_size: 64}, runtime: torch}
 measure: {min_time: 20ms, min_queries: 11, max_time: 2s}
 methods:

@@ -2,20 +2,52 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
+from harness.errors import BoardLost, DeviceError
+from harness.frames import pack
 from harness.plugins import load_plugins
-from harness.types import Artifact, DeviceSpec, Graph, GraphPart, Load, Params, TensorSpec
+from harness.types import (
+    Answer,
+    Artifact,
+    Clock,
+    DeviceInfo,
+    DeviceSpec,
+    Graph,
+    GraphPart,
+    Load,
+    MeterInfo,
+    MeterUse,
+    Monitor,
+    Params,
+    TensorSpec,
+    Unavailable,
+)
 
 pytest.importorskip("grpc")
 
-from harness_remote import secrets
-from harness_remote.inventory import Board, Inventory
+from harness_remote import boards, client, secrets
+from harness_remote.client import Client, Timeouts
+from harness_remote.device import longest_s
+from harness_remote.external import External
+from harness_remote.inventory import Board, Credentials, Inventory
+from harness_remote.peer import open_peer
 from harness_remote.server import Agent, AgentSettings
 
 SHAPE = (3, 8, 8)
@@ -27,30 +59,34 @@ def plugins() -> Any:
     return load_plugins()
 
 
-def onnx_file(folder: Path, seed: int = 0) -> Artifact:
-    """A linear layer over pixels."""
+def weights(seed: int, inputs: int = int(np.prod(SHAPE))) -> Any:
+    return np.random.default_rng(seed).normal(size=(inputs, CLASSES)).astype(np.float32)
+
+
+def onnx_file(folder: Path, seed: int = 0, part: str = "whole", shape: tuple[int, ...] = SHAPE) -> Artifact:
+    """A linear layer."""
     import onnx
     from onnx import TensorProto, helper, numpy_helper
 
-    weight = np.random.default_rng(seed).normal(size=(int(np.prod(SHAPE)), CLASSES)).astype(np.float32)
+    weight = weights(seed, int(np.prod(shape)))
     graph = helper.make_graph(
         [
             helper.make_node("Flatten", ["in0/image"], ["flat"]),
-            helper.make_node("MatMul", ["flat", "w"], ["out/whole"]),
+            helper.make_node("MatMul", ["flat", "w"], [f"out/{part}"]),
         ],
         "tiny",
-        [helper.make_tensor_value_info("in0/image", TensorProto.FLOAT, ["n", *SHAPE])],
-        [helper.make_tensor_value_info("out/whole", TensorProto.FLOAT, ["n", CLASSES])],
+        [helper.make_tensor_value_info("in0/image", TensorProto.FLOAT, ["n", *shape])],
+        [helper.make_tensor_value_info(f"out/{part}", TensorProto.FLOAT, ["n", CLASSES])],
         [numpy_helper.from_array(weight, "w")],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8)
     folder.mkdir(parents=True, exist_ok=True)
-    onnx.save_model(model, folder / "whole.onnx")
+    onnx.save_model(model, folder / f"{part}.onnx")
     return Artifact(
         path=folder, runtime="onnxruntime", precision="float32", weight_bytes=weight.nbytes,
-        inputs=(TensorSpec(shape=SHAPE),), output=TensorSpec(shape=(CLASSES,)),
+        inputs=(TensorSpec(shape=shape),), output=TensorSpec(shape=(CLASSES,)),
         meta={
-            "file": "whole.onnx", "opset": 18, "ir_version": 8, "precision": "float32", "spinning": False,
+            "file": f"{part}.onnx", "opset": 18, "ir_version": 8, "precision": "float32", "spinning": False,
             "quantised": 0, "batch_dependent": False,
         },
     )  # fmt: skip
@@ -61,23 +97,129 @@ def artifact(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
     return onnx_file(tmp_path_factory.mktemp("onnx"))
 
 
-@pytest.fixture(scope="module")
-def board(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """The inventory's file of one running agent, ``pi1``."""
-    folder = tmp_path_factory.mktemp("board")
-    identity = secrets.create(folder / "identity")
-    with Agent(AgentSettings(folder=folder / "agent", identity=identity, name="pi1")) as agent:
-        port = int(agent.address.rpartition(":")[2])
-        inventory = Inventory.load(folder / "devices.yaml")
-        inventory.add(
-            "pi1",
-            Board(
-                backend="agent", host="127.0.0.1", port=port,
-                certificate="identity/certificate.pem", token="identity/token",
-            ),
+GRAPH = Graph(parts=(GraphPart(name="whole", inputs=("image",), output=TensorSpec(shape=(CLASSES,))),))
+QUICK = Load(min_time_s=0.05, min_queries=10, max_time_s=0.3, warmup="one", warmup_max_s=0.2, idle_s=0.0)
+
+
+class Relay:
+    """A wire between a client and an agent, which can be cut, frozen or closed, and counts its bytes."""
+
+    def __init__(self, port: int) -> None:
+        self._upstream = port
+        self._socket = socket.create_server(("127.0.0.1", 0))
+        self.port: int = self._socket.getsockname()[1]
+        self.sent = 0
+        self.cut_after: int | None = None
+        self.frozen = False
+        self._pairs: list[tuple[socket.socket, socket.socket]] = []
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    @property
+    def open(self) -> int:
+        return len(self._pairs)
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                down, _ = self._socket.accept()
+            except OSError:
+                return
+            try:
+                up = socket.create_connection(("127.0.0.1", self._upstream))
+            except OSError:
+                down.close()
+                continue
+            for end in (down, up):
+                end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            pair = (down, up)
+            self._pairs.append(pair)
+            for one, other in (pair, (up, down)):
+                threading.Thread(target=self._pump, args=(one, other, pair), daemon=True).start()
+
+    def _pump(self, one: socket.socket, other: socket.socket, pair: Any) -> None:
+        try:
+            while data := one.recv(65536):
+                while self.frozen:
+                    time.sleep(0.01)
+                self.sent += len(data)
+                other.sendall(data)
+                if self.cut_after is not None and self.sent > self.cut_after:
+                    self.cut_after = None
+                    break
+        except OSError:
+            pass
+        if pair in self._pairs:
+            self._pairs.remove(pair)
+        for end in pair:
+            _end(end)
+
+    def close(self) -> None:
+        _end(self._socket)
+        for pair in list(self._pairs):
+            for one in pair:
+                _end(one)
+
+
+def _end(one: socket.socket) -> None:
+    """Close a socket, so that whoever waits for it is told."""
+    with contextlib.suppress(OSError):
+        one.shutdown(socket.SHUT_RDWR)
+    one.close()
+
+
+class Boards:
+    """Agents with their relays, and an inventory of them."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.path = folder / "devices.yaml"
+        self.relays: dict[str, Relay] = {}
+        self.ports: dict[str, int] = {}
+        self._agents: list[Agent] = []
+
+    def start(self, name: str) -> None:
+        identity = secrets.create(self.folder / name / "identity")
+        settings = AgentSettings(folder=self.folder / name / "agent", identity=identity, name=name)
+        self._agents.append(Agent(settings))
+        self.enter(name, int(self._agents[-1].address.rpartition(":")[2]))
+
+    def enter(self, name: str, port: int) -> None:
+        """A board whose certificate and token are there, into the inventory."""
+        self.ports[name], self.relays[name] = port, Relay(port)
+        inventory = Inventory.load(self.path)
+        board = Board(
+            backend="agent", host="127.0.0.1", port=self.relays[name].port,
+            certificate=f"{name}/identity/certificate.pem", token=f"{name}/identity/token",
         )  # fmt: skip
+        inventory.add(name, board)
         inventory.save()
-        yield inventory.path
+
+    def credentials(self, name: str) -> Credentials:
+        return Inventory.load(self.path).credentials(name)
+
+    def stop(self) -> None:
+        for relay in self.relays.values():
+            relay.close()
+        for agent in self._agents:
+            agent.stop()
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Boards]:
+    made = Boards(tmp_path_factory.mktemp("boards"))
+    try:
+        for name in ("pi1", "pi2"):
+            made.start(name)
+        yield made
+    finally:
+        made.stop()
+
+
+@pytest.fixture
+def lab(made: Boards, monkeypatch: pytest.MonkeyPatch) -> Boards:
+    """Boards pi1 and pi2 behind relays."""
+    monkeypatch.setenv("HARNESS_DEVICES", str(made.path))
+    return made
 
 
 def spec_of(plugins: Any, name: str = "pi1", backend: str = "agent", **params: Any) -> DeviceSpec:
@@ -85,24 +227,409 @@ def spec_of(plugins: Any, name: str = "pi1", backend: str = "agent", **params: A
     return DeviceSpec(name=name, backend=backend, params=model(**params))
 
 
-GRAPH = Graph(parts=(GraphPart(name="whole", inputs=("image",), output=TensorSpec(shape=(CLASSES,))),))
+def opened(plugins: Any, spec: DeviceSpec) -> Any:
+    return plugins.backends.get(spec.backend).entry.open(spec)
 
 
-def test_answers_as_a_local_worker_does(
-    board: Path, plugins: Any, artifact: Artifact, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("HARNESS_DEVICES", str(board))
-    images = np.random.default_rng(1).normal(size=(7, *SHAPE)).astype(np.float32)
+def pictures(n: int = 7) -> Any:
+    return np.random.default_rng(1).normal(size=(n, *SHAPE)).astype(np.float32)
+
+
+def test_answers_as_a_local_worker_does(lab: Boards, plugins: Any, artifact: Artifact) -> None:
     runtime = plugins.runtimes.get("onnxruntime").entry
     answers = []
-    for spec in (spec_of(plugins), DeviceSpec(name="cpu", backend="cpu", params=plugins.backends.get("cpu").entry.params())):
-        with plugins.backends.get(spec.backend).entry.open(spec) as device:
-            facts = device.load("whole", artifact, runtime)
-            assert facts["precision"] == "float32"
+    for spec in (spec_of(plugins), spec_of(plugins, "cpu", "cpu")):
+        with opened(plugins, spec) as device:
+            assert device.load("whole", artifact, runtime)["provider"] == "CPUExecutionProvider"
             device.connect(GRAPH, {})
-            answers.append(device.infer(images, 2))
-            load = Load(min_time_s=0.05, min_queries=10, max_time_s=1.0, warmup="one")
-            samples = device.measure(load, images)
+            answers.append(device.infer(pictures(), 2))
+            samples = device.measure(QUICK, pictures())
             assert len(samples.latency_ns) >= 10
-            assert samples.spans["load"][1] > samples.spans["load"][0]
-    np.testing.assert_array_equal(answers[0], answers[1])
+            assert samples.memory["process_peak_bytes"] > 0
+            clock = device.clock()
+            begin, end = samples.spans["load"]
+            assert 0 < end - begin < 10e9
+            assert abs(end - clock.offset_ns - time.monotonic_ns()) < 10e9
+    np.testing.assert_array_equal(*answers)
+
+
+def test_the_clock_is_known_within_half_a_round_trip(lab: Boards) -> None:
+    one = Client("pi1", lab.credentials("pi1"))
+    clock = one.clock()
+    one.close()
+    assert abs(clock.offset_ns) <= clock.error_ns  # of one machine: none
+    assert clock.error_ns < 50e6
+
+
+def test_two_cannot_hold_a_board(lab: Boards, plugins: Any) -> None:
+    with opened(plugins, spec_of(plugins)):
+        with pytest.raises(
+            BoardLost, match=r"pi1 \(127.0.0.1:\d+\): the board is held by .* for \d+ s more"
+        ) as caught:
+            opened(plugins, spec_of(plugins, lease_wait=0.2))
+        assert caught.value.board == "pi1"
+    opened(plugins, spec_of(plugins, lease_wait=0)).close()
+
+
+def test_wrong_secrets_are_told(lab: Boards) -> None:
+    right = lab.credentials("pi1")
+    other = secrets.create(lab.folder / "stranger").certificate_pem
+    expired = secrets.create(lab.folder / "expired", days=-1).certificate_pem
+    told = {
+        "does not take the token: copy it from the board": replace(right, token="x" * 43),
+        "shows another certificate than the one in the inventory": replace(right, certificate=other),
+        "another certificate|not valid at this date": replace(right, certificate=expired),
+        "does not answer|did not answer|does not speak": replace(right, certificate=b""),
+    }
+    for line, credentials in told.items():
+        one = Client("pi1", credentials, Timeouts(answer=3.0))
+        with pytest.raises(DeviceError, match=line):
+            one.describe()
+        one.close()
+
+
+def test_another_protocol_is_told(lab: Boards, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(client, "PROTOCOL", client.PROTOCOL + 1)
+    one = Client("pi1", lab.credentials("pi1"))
+    with pytest.raises(
+        DeviceError, match=r"pi1 .* speaks protocol 1 .*: upgrade the agent \(`harness devices setup pi1`"
+    ):
+        one.describe()
+    one.close()
+
+
+def test_nothing_listens(plugins: Any) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as gone:
+        port = gone.getsockname()[1]
+    one = Client("pi9", Credentials(f"127.0.0.1:{port}"), Timeouts(answer=3.0))
+    with pytest.raises(
+        BoardLost, match=rf"pi9 \(127.0.0.1:{port}\) does not answer: connection refused"
+    ) as caught:
+        one.health()
+    assert caught.value.board == "pi9"
+    one.close()
+
+
+def test_a_file_arrives_though_the_wire_is_cut(lab: Boards) -> None:
+    relay, content = lab.relays["pi1"], os.urandom(6 * 2**20)
+    one = Client("pi1", lab.credentials("pi1"))
+    one.acquire()
+    relay.sent, relay.cut_after = 0, 4 * 2**20
+    sha256 = one.put(content)
+    assert relay.sent < 9 * 2**20  # what had arrived was not sent again
+    first = relay.sent
+    assert one.put(content) == sha256
+    assert relay.sent - first < 2**16
+    one.close()
+
+
+def test_an_onnx_file_beyond_the_board_is_not_sent(lab: Boards, plugins: Any, artifact: Artifact) -> None:
+    runtime = plugins.runtimes.get("onnxruntime").entry
+    with opened(plugins, spec_of(plugins)) as device:
+        newer = replace(artifact, meta={**artifact.meta, "opset": 99})
+        with pytest.raises(DeviceError, match=r"loads opset \d+ at most, and the file has 99"):
+            device.load("whole", newer, runtime)
+        with pytest.raises(DeviceError, match="runs ONNX files only"):
+            device.load("whole", replace(artifact, meta={"file": "weights.safetensors"}), runtime)
+
+
+def test_detached_nothing_is_sent_while_it_measures(lab: Boards, plugins: Any, artifact: Artifact) -> None:
+    relay, seen = lab.relays["pi1"], []
+    with opened(plugins, spec_of(plugins, detached=True)) as device:
+        device.load("whole", artifact, plugins.runtimes.get("onnxruntime").entry)
+        device.connect(GRAPH, {})
+        load = replace(QUICK, min_time_s=0.5, max_time_s=1.0)
+        measuring = threading.Thread(target=lambda: seen.append(device.measure(load, pictures())))
+        measuring.start()
+        while relay.open:  # until it has left
+            time.sleep(0.005)
+        sent, begin = relay.sent, time.monotonic()
+        while time.monotonic() - begin < 1.0:
+            assert relay.open == 0
+            assert relay.sent == sent
+            time.sleep(0.02)
+        measuring.join()
+        samples = seen[0]
+        assert samples.problems == []
+        left = begin * 1e9 + device.clock().offset_ns
+        assert samples.spans["load"][1] - left < longest_s(load) * 1e9
+        assert device.infer(pictures(2), 1).shape == (2, CLASSES)  # connected again
+
+
+def test_a_board_that_falls_silent_is_lost(
+    lab: Boards, plugins: Any, artifact: Artifact, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(client, "RENEW_S", 0.2)
+    monkeypatch.setattr(client, "LEASE_S", 3.0)
+    relay = lab.relays["pi2"]
+    device = opened(plugins, spec_of(plugins, "pi2", answer_within=0.5, lost_after=1.0))
+    try:
+        device.load("whole", artifact, plugins.runtimes.get("onnxruntime").entry)
+        device.connect(GRAPH, {})
+        threading.Timer(1.0, lambda: setattr(relay, "frozen", True)).start()
+        begin = time.monotonic()
+        with pytest.raises(BoardLost, match=r"pi2 \(.*\) did not answer \w+ within 0.5 s") as caught:
+            device.measure(replace(QUICK, min_time_s=20.0, max_time_s=20.0), pictures())
+        assert time.monotonic() - begin < 5.0
+        assert caught.value.board == "pi2"
+    finally:
+        relay.frozen = False
+        begin = time.monotonic()
+        device.close()
+        assert time.monotonic() - begin < 5.0
+
+
+def test_a_board_that_is_killed_is_lost(lab: Boards, plugins: Any, artifact: Artifact) -> None:
+    folder = lab.folder / "pi3"
+    secrets.create(folder / "identity")
+    process = subprocess.Popen(
+        [sys.executable, "-m", "harness", "agent", "serve", "--port", "0", "--folder", folder / "identity",
+         "--ready-file", folder / "ready"],
+        stdout=subprocess.DEVNULL,
+    )  # fmt: skip
+    try:
+        end = time.monotonic() + 60
+        while not (folder / "ready").exists():
+            assert time.monotonic() < end
+            time.sleep(0.02)
+        lab.enter("pi3", int(json.loads((folder / "ready").read_text())["address"].rpartition(":")[2]))
+        device = opened(plugins, spec_of(plugins, "pi3", lost_after=1.0))
+        device.load("whole", artifact, plugins.runtimes.get("onnxruntime").entry)
+        device.connect(GRAPH, {})
+        threading.Timer(0.3, lambda: os.kill(process.pid, signal.SIGKILL)).start()
+        begin = time.monotonic()
+        with pytest.raises(BoardLost, match=r"pi3 \(.*\) does not answer: ") as caught:
+            device.measure(replace(QUICK, min_time_s=20.0, max_time_s=20.0), pictures())
+        assert time.monotonic() - begin < 6.0
+        assert caught.value.board == "pi3"
+        with pytest.raises(BoardLost):
+            device.infer(pictures(1), 1)
+        device.close()
+    finally:
+        process.kill()
+        process.wait()
+    found = boards.describe(
+        spec_of(plugins, "pi3")
+    )  # as it was when it was opened: nobody described it before
+    assert isinstance(found, Unavailable)
+
+
+# --- several boards ---
+
+
+def two_parts(folder: Path) -> tuple[Artifact, Artifact]:
+    front, back = onnx_file(folder / "front", 1, "front"), onnx_file(folder / "back", 2, "back", (CLASSES,))
+    return front, back
+
+
+def test_a_part_on_another_board(lab: Boards, plugins: Any, tmp_path: Path) -> None:
+    front, back = two_parts(tmp_path)
+    runtime = plugins.runtimes.get("onnxruntime").entry
+    out = TensorSpec(shape=(CLASSES,))
+    graph = Graph(
+        parts=(
+            GraphPart(name="front", inputs=("image",), output=out),
+            GraphPart(name="back", inputs=("front",), output=out),
+        )
+    )
+    with (
+        opened(plugins, spec_of(plugins, "pi2")) as other,
+        opened(plugins, spec_of(plugins, "pi1")) as central,
+    ):
+        other.load("front", front, runtime)
+        central.load("back", back, runtime)
+        address = other.serve(central)
+        assert address.details["target"] == lab.credentials("pi2").target
+        central.connect(graph, {"front": address})
+        got = central.infer(pictures(), 1)
+        samples = central.measure(QUICK, pictures())
+        assert set(samples.timeline) >= {"compute:front", "transport:front", "queue:front", "compute:back"}
+        assert samples.links["rtt:front"] > 0
+    flat = pictures().reshape(len(pictures()), -1)
+    np.testing.assert_allclose(got, flat @ weights(1) @ weights(2, CLASSES), rtol=1e-4)
+
+
+def test_a_peer_that_goes_away_says_so(lab: Boards, plugins: Any, tmp_path: Path) -> None:
+    front, _ = two_parts(tmp_path)
+    answers: list[Answer] = []
+    arrived = threading.Condition()
+
+    def take(answer: Answer) -> None:
+        with arrived:
+            answers.append(answer)
+            arrived.notify_all()
+
+    def wait_for(n: int) -> None:
+        with arrived:
+            assert arrived.wait_for(lambda: len(answers) >= n, 10)
+
+    with opened(plugins, spec_of(plugins, "pi2")) as other:
+        other.load("front", front, plugins.runtimes.get("onnxruntime").entry)
+        details = {**other.serve(other).details, "device": "pi2#0"}
+        with pytest.raises(OSError, match="ticket"):
+            open_peer({**details, "ticket": "wrong"}, take)
+        peer = open_peer(details, take)
+        peer.send(pack({"op": "run", "id": 5, "part": "front"}, [pictures(1)]))
+        wait_for(1)
+        assert (answers[0].peer, answers[0].query, answers[0].part) == ("pi2#0", 5, "front")
+        np.testing.assert_allclose(answers[0].output, pictures(1).reshape(1, -1) @ weights(1), rtol=1e-4)
+        peer.send(pack({"op": "run", "id": 6, "part": "no"}, [pictures(1)]))
+        wait_for(2)
+        assert "no part 'no'" in answers[1].error
+        assert not answers[1].lost
+    wait_for(3)  # the lease is given back, and with it the worker
+    assert answers[2].lost
+    with pytest.raises(OSError):
+        peer.send(pack({"op": "echo", "id": 7}))
+    peer.close()
+
+
+# --- meters beside the board ---
+
+METER = """
+import time
+
+class Steady:
+    def __init__(self, info):
+        self.counts = info.quantity == "energy"
+
+    def read(self):
+        now = time.monotonic_ns()
+        return now, 2e-9 * now if self.counts else 2.0
+
+    def close(self):
+        pass
+"""
+
+
+@pytest.fixture
+def steady(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> MeterUse:
+    """A meter of this workstation that shows two watts."""
+    (tmp_path / "steady_meter.py").write_text(METER)
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
+    info = MeterInfo(
+        name="steady", scope="board", watches="pi1", provenance="measured", quantity="power", period_s=0.05
+    )
+    return MeterUse(info=info, open="steady_meter:Steady")
+
+
+def test_a_meter_here_watches_the_board(
+    lab: Boards, plugins: Any, artifact: Artifact, steady: MeterUse
+) -> None:
+    spec = replace(spec_of(plugins), monitor=Monitor(meters=(steady,)))
+    with opened(plugins, spec) as device:
+        device.load("whole", artifact, plugins.runtimes.get("onnxruntime").entry)
+        device.connect(GRAPH, {})
+        samples = device.measure(replace(QUICK, min_time_s=0.3, max_time_s=0.5, idle_s=0.1), pictures())
+    (reading,) = samples.energy
+    assert reading["meter"] == "steady"
+    assert reading["energy_gross_j"] == pytest.approx(2 * reading["window_s"], rel=1e-6)
+    assert reading["energy_net_j"] == pytest.approx(0, abs=1e-6)
+    begin, end = samples.spans["load"]
+    assert reading["window_s"] == pytest.approx((end - begin) / 1e9)
+    inside = samples.meters["meter_ns:steady"]
+    assert ((inside >= begin) & (inside <= end)).sum() > 10
+
+
+def test_another_clock_moves_a_reading_and_its_error_is_in_it(steady: MeterUse) -> None:
+    external = External((replace(steady, info=replace(steady.info, quantity="energy")),))
+    try:
+        external.begin()
+        begin = time.monotonic_ns() + 50_000_000
+        time.sleep(0.5)
+        ahead = 3_600_000_000_000
+        spans = {"load": (begin + ahead, begin + ahead + 300_000_000)}
+        seen = external.end(spans, Clock(offset_ns=ahead, error_ns=20_000_000), 10)
+    finally:
+        external.close()
+    (reading,) = seen.energy
+    assert reading["energy_gross_j"] == pytest.approx(0.6, rel=0.05)
+    assert reading["u_gross_j"] >= 2.0 * 0.02  # two watts for 20 ms at an edge, at the least
+    assert seen.meters["meter_ns:steady"][0] > ahead
+
+
+# --- planning ---
+
+
+def test_a_board_that_is_away_is_planned_as_it_was(
+    lab: Boards,
+    plugins: Any,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    own = Boards(tmp_path)
+    monkeypatch.setenv("HARNESS_DEVICES", str(own.path))
+    (tmp_path / "pi1").symlink_to(lab.folder / "pi1")
+    own.enter("pi1", lab.ports["pi1"])
+    spec = spec_of(plugins, answer_within=3)
+    there = boards.describe(spec)
+    assert isinstance(there, DeviceInfo)
+    assert there.details["machine_id"]
+    own.relays["pi1"].close()
+    assert not caplog.records
+    assert boards.describe(spec) == there
+    assert "pi1 (127.0.0.1" in caplog.text
+    assert "planned as it was on" in caplog.text
+    with pytest.raises(BoardLost, match=r"pi1 .* does not answer"):
+        opened(plugins, spec)
+
+
+def test_backends_are_for_their_boards(
+    lab: Boards, plugins: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(
+        ValueError, match=r"devices.yaml:2: pi1.backend: agent, and the suite says raspberry-pi"
+    ):
+        boards.describe(spec_of(plugins, backend="raspberry-pi"))
+    with pytest.raises(ValueError, match=r"no board 'board7' in .*; allowed: pi1, pi2(, pi3)?"):
+        boards.describe(spec_of(plugins, "board7"))
+    told = boards.told_by("pi1", lab.credentials("pi1"))
+    told["onnxruntime"]["providers"] = ["CPUExecutionProvider"]
+    with pytest.raises(ValueError, match=r"device: tensorrt: its ONNX Runtime .* has CPU"):
+        boards.info_of("pi1", "agent", Inventory.load().boards["pi1"], told, "tensorrt")
+    pi = Inventory.load().boards["pi1"].model_copy(update={"backend": "raspberry-pi"})
+    with pytest.raises(ValueError, match=r"pi1 is .*: backend: raspberry-pi is for others; write agent"):
+        boards.info_of("pi1", "raspberry-pi", pi, told)
+    emulated = boards.info_of("pi1", "raspberry-pi", pi.model_copy(update={"emulated": True}), told)
+    assert emulated.emulated
+    real = boards.info_of("pi1", "raspberry-pi", pi, {**told, "model": "Raspberry Pi 4 Model B Rev 1.4"})
+    assert (real.model, real.emulated) == ("Raspberry Pi 4 Model B Rev 1.4", False)
+
+
+def test_all_boards_are_probed(lab: Boards) -> None:
+    found = {one.name: one for one in boards.probe("agent")}
+    assert isinstance(found["pi1"], DeviceInfo)
+    assert [one.reason for one in boards.probe("jetson") if isinstance(one, Unavailable)]
+
+
+# --- commands ---
+
+
+def test_add_check_and_remove(lab: Boards, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from harness_remote.cli.devices import add, check, remove
+
+    monkeypatch.setenv("HARNESS_DEVICES", str(tmp_path / "devices.yaml"))
+    run = CliRunner().invoke
+    identity = lab.folder / "pi1" / "identity"
+    secrets_of = ["--certificate", str(identity / "certificate.pem"), "--token", str(identity / "token")]
+    port = str(lab.relays["pi1"].port)
+    done = run(add, ["desk", "--host", "127.0.0.1", "--port", port, *secrets_of, "--label", "mine"])
+    assert done.exit_code == 0, done.exception
+    assert done.output.startswith("desk: agent, in ")
+    done = run(check, ["--json"])
+    assert done.exit_code == 0, done.output
+    (told,) = json.loads(done.output)
+    assert told["usable"]
+    assert told["link"]["rtt_ms"] > 0
+    assert told["clock"]["error_ms"] > 0
+    assert told["onnxruntime"]["version"]
+    lab.relays["gone"] = Relay(1)
+    dead = str(lab.relays["gone"].port)
+    assert run(add, ["dead", "--host", "127.0.0.1", "--port", dead, "--backend", "agent"]).exit_code == 0
+    done = run(check, ["dead"])
+    assert done.exit_code == 1
+    assert "dead (127.0.0.1:" in done.output
+    assert "not usable" in done.output
+    assert run(remove, ["dead"]).exit_code == 0
+    assert list(Inventory.load().boards) == ["desk"]

@@ -2,17 +2,30 @@
 
 from __future__ import annotations
 
+import hashlib
+import io
 import json
+import time
+from contextlib import suppress
 from multiprocessing.connection import Client
+from pathlib import Path
 
+import grpc
 import numpy as np
 import pytest
+from google.protobuf import message_factory
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from harness.errors import DeviceError
 from harness.frames import DTYPES, MAX_HEADER, FrameError, header_of, pack, unpack, with_header
 from harness.peers import Server, answer_of
+from harness.types import Artifact, Beside, Graph, GraphPart, Load, Samples, TensorSpec
 from harness.worker import Worker
+from harness_remote import agent_pb2 as pb
+from harness_remote import codec
+from harness_remote.server import Agent, AgentSettings
+from harness_remote.wire import SERVICE
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
@@ -85,6 +98,82 @@ class TestFrames:
         assert b"".join(with_header(*header_of(frame))) == frame
 
 
+GRAPH = Graph(
+    parts=(
+        GraphPart(name="a", inputs=("image",), output=TensorSpec(shape=(3,)), missing={"image": (0.5,)}),
+        GraphPart(name="b", inputs=("a", "image"), output=TensorSpec(shape=(2,))),
+    )
+)
+ARTIFACT = Artifact(
+    path=Path(), runtime="", precision="float32", weight_bytes=8, inputs=(TensorSpec(shape=(4,)),),
+    output=TensorSpec(shape=(3,)), meta={"file": "m.onnx", "opset": 18},
+)  # fmt: skip
+TEXTS = {
+    Load: codec.to_json(Load()),
+    Graph: codec.to_json(GRAPH),
+    Artifact: codec.artifact_to_json(ARTIFACT),
+    dict[str, tuple[int, int]]: '{"load": [1, 2]}',
+}
+SAMPLES = codec.pack_samples(
+    Samples(
+        latency_ns=np.arange(5), warmup_ns=np.arange(2), first_ns=1, window_ns=9, batch=1, steady=True, reached=True,
+        timeline={"compute:a": np.arange(5)}, memory={"baseline_bytes": 1}, outcome=np.zeros(5, np.int8),
+    )
+)  # fmt: skip
+BESIDE = codec.pack_beside(Beside(memory={"a": 1}, meters={"m": np.ones((2, 2))}, problems=("x",)))
+
+
+@st.composite
+def altered(draw, value):
+    """A JSON value, with one of its parts replaced, one left out, or one put in."""
+    if isinstance(value, dict) and value and draw(st.integers(0, 5)):
+        key = draw(st.sampled_from(sorted(value)))
+        kept = {name: one for name, one in value.items() if name != key}
+        return {**kept, draw(st.sampled_from([key, key, key, "other"])): draw(altered(value[key]))}
+    if isinstance(value, list) and value and draw(st.integers(0, 5)):
+        return [*value[:-1], draw(altered(value[-1]))] * draw(st.sampled_from([1, 1, 2]))
+    return draw(JSON)
+
+
+@st.composite
+def damaged(draw, content):
+    found = bytearray(content)
+    for _ in range(draw(st.integers(1, 3))):
+        at = draw(st.integers(0, len(found)))
+        found[at : at + draw(st.integers(0, 4))] = draw(st.binary(max_size=4))
+    return bytes(found)
+
+
+class TestCodec:
+    @settings(max_examples=120)
+    @given(data=st.data(), kind=st.sampled_from(list(TEXTS)))
+    def test_json_is_a_value_or_refused_in_one_line(self, data, kind):
+        text = json.dumps(data.draw(altered(json.loads(TEXTS[kind]))))
+        try:
+            if kind is Artifact:
+                codec.artifact_from_json(text, Path(), "onnxruntime")
+            else:
+                assert codec.to_json(codec.from_json(kind, text))
+        except DeviceError as error:
+            told = str(error)
+            assert len(told) < 500, told
+
+    @pytest.mark.parametrize("kind", [Load, Graph])
+    @pytest.mark.parametrize(
+        "text", ["", "[" * 100_000, '{"a":' * 50_000, "nul", "1" * 5000, '"\\ud800"', "NaN"]
+    )
+    def test_text_that_is_no_value(self, kind, text):
+        with pytest.raises(DeviceError):
+            codec.from_json(kind, text)
+
+    @settings(max_examples=120)
+    @given(content=damaged(SAMPLES) | damaged(BESIDE) | st.binary(max_size=80))
+    def test_bytes_are_a_value_or_refused(self, content):
+        for read in (codec.unpack_samples, codec.unpack_beside):
+            with suppress(DeviceError):
+                read(content)
+
+
 class Double:
     def run(self, inputs):
         return inputs[0] * 2
@@ -108,7 +197,7 @@ def worker():
 
 
 class TestWorker:
-    @settings(max_examples=200)
+    @settings(max_examples=120)
     @given(frame=FRAMES.filter(lambda frame: len(frame) > 0))
     @example(frame=framed({"id": "x" * (MAX_HEADER - 20)}))
     @example(frame=framed({"id": 1, "op": "run", "part": "x" * (MAX_HEADER - 50)}))
@@ -133,3 +222,171 @@ class TestWorker:
             for slot in (0, 1, 2, 3, 4, 5, 0)
         ]
         assert [("error" in one) for one in answers] == [False] * 5 + [True, False]
+
+
+# --- the agent -----------------------------------------------------------------------------------
+
+OWN_FAULTS = {grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN, grpc.StatusCode.UNAVAILABLE}
+METHODS = [method.name for method in pb.DESCRIPTOR.services_by_name["Agent"].methods]
+REQUESTS = {
+    method.name: message_factory.GetMessageClass(method.input_type)
+    for method in pb.DESCRIPTOR.services_by_name["Agent"].methods
+}
+TEXT = st.text(max_size=20) | st.sampled_from(
+    [
+        "{}",
+        "[]",
+        "null",
+        "[" * 500,
+        "NaN",
+        "1e999",
+        "a" * 64,
+        "../../etc/passwd",
+        "model",
+        "cpu",
+        "onnxruntime",
+    ]
+)
+BY_TYPE = {
+    "string": TEXT,
+    "bytes": st.binary(max_size=40),
+    "double": st.floats(max_value=0.5) | st.sampled_from([1e9, float("nan"), float("inf")]),
+    "int32": st.integers(-(2**31), 2**31 - 1),
+    "int64": st.integers(-(2**63), 2**63 - 1),
+}
+
+
+def message(kind):
+    """Messages of a kind, with any of its fields set to anything."""
+    fields = {}
+    for field in kind.DESCRIPTOR.fields:
+        if field.message_type is not None:
+            values = message(message_factory.GetMessageClass(field.message_type))
+        else:
+            values = BY_TYPE[
+                next(name for name in BY_TYPE if getattr(field, f"TYPE_{name.upper()}") == field.type)
+            ]
+        fields[field.name] = st.lists(values, max_size=3) if field.is_repeated else values
+    return st.fixed_dictionaries({}, optional=fields).map(lambda values: kind(**values))
+
+
+CALLS = st.sampled_from([name for name in METHODS if name not in ("Describe", "Stream")]).flatmap(
+    lambda method: st.tuples(
+        st.just(method),
+        message(REQUESTS[method]).map(lambda made: made.SerializeToString()) | st.binary(max_size=60),
+        st.fixed_dictionaries(
+            {}, optional={"harness_lease": st.sampled_from(["", "x" * 2000]), "authorization": st.just("x")}
+        ),
+    )
+)
+
+
+class Board:
+    """A running agent, and raw calls to it, under a lease of its own."""
+
+    def __init__(self, address):
+        self.channel = grpc.insecure_channel(address)
+        self.lease = ""
+        self.has_worker = False
+
+    def call(self, method, *data, **metadata):
+        """Status and answers; the call must end in time."""
+        told = [
+            (key.replace("_", "-"), value)
+            for key, value in ({"harness_lease": self.lease} | metadata).items()
+        ]
+        stream = self.channel.stream_stream(f"/{SERVICE}/{method}")(iter(data), timeout=20, metadata=told)
+        answers = []
+        try:
+            answers.extend(stream)
+        except grpc.RpcError as error:
+            return error.code(), error.details()
+        return grpc.StatusCode.OK, answers
+
+    def acquire(self):
+        self.call("Release", b"")
+        asked = pb.AcquireRequest(holder="me", seconds=600).SerializeToString()
+        until = time.monotonic() + 20
+        while (got := self.call("Acquire", asked))[0] != grpc.StatusCode.OK:
+            assert time.monotonic() < until, got  # a call of before holds it, for seconds
+            time.sleep(0.1)
+        (told,) = got[1]
+        self.has_worker = False
+        self.lease = pb.Lease.FromString(told).id
+
+    def lives(self):
+        return self.call("Health")[0] == grpc.StatusCode.OK
+
+
+@pytest.fixture(scope="module")
+def board(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("agent")
+    with Agent(
+        AgentSettings(folder=folder, name="board", max_blob_bytes=2**16, max_total_bytes=2**18)
+    ) as agent:
+        yield Board(agent.address)
+
+
+class TestAgent:
+    @settings(max_examples=100)
+    @given(calls=st.lists(CALLS, min_size=1, max_size=4))
+    def test_calls_with_anything_in_them_are_answered_or_refused(self, board, calls):
+        board.acquire()
+        for method, content, metadata in calls:
+            code, told = board.call(method, content, **metadata)
+            assert code not in {*OWN_FAULTS, grpc.StatusCode.DEADLINE_EXCEEDED}, told
+        assert board.lives()
+
+    @settings(max_examples=60)
+    @given(frames=st.lists(FRAMES, min_size=1, max_size=4), ticket=st.sampled_from(["", "x"]))
+    def test_a_stream_with_anything_in_it_ends(self, board, frames, ticket):
+        if not board.has_worker:
+            board.acquire()
+            board.has_worker = board.call("Open", pb.OpenRequest(threads=1).SerializeToString()) == (
+                grpc.StatusCode.OK, [b""]
+            )  # fmt: skip
+            assert board.has_worker
+        code, told = board.call("Stream", *frames, **({"harness_ticket": ticket} if ticket else {}))
+        assert code not in {*OWN_FAULTS, grpc.StatusCode.DEADLINE_EXCEEDED}, told
+        assert board.lives()
+
+    def test_messages_that_cannot_be_read_leave_the_connection_as_it_was(self, board):
+        for method in ("Renew", "Put", "Follow"):
+            for _ in range(100):
+                assert board.call(method, b"\xff\xff")[0] == grpc.StatusCode.INVALID_ARGUMENT
+        assert board.lives()
+
+    def test_a_broken_piece_between_good_ones(self, board):
+        board.acquire()
+        name = hashlib.sha256(b"abcd").hexdigest()
+        first = pb.PutRequest(sha256=name, size=4, data=b"ab").SerializeToString()
+        assert board.call("Put", first, b"\xff", first)[0] == grpc.StatusCode.INVALID_ARGUMENT
+        stat = pb.StatRequest(sha256=name, size=4).SerializeToString()
+        assert pb.StatReply.FromString(board.call("Stat", stat)[1][0]).held == 2
+
+    def test_a_measurement_without_a_worker_keeps_nobody_waiting(self, board):
+        board.acquire()
+        file = io.BytesIO()
+        np.save(file, np.ones((2, 4), np.float32))
+        code, told = board.call("Measure", measure_of(board, file.getvalue()))
+        assert (code, "open one first" in told) == (grpc.StatusCode.FAILED_PRECONDITION, True)
+        assert board.call("Open", pb.OpenRequest(threads=1).SerializeToString())[0] == grpc.StatusCode.OK
+
+    @settings(max_examples=40)
+    @given(at=st.integers(8, 100), change=st.binary(min_size=1, max_size=4))
+    @example(at=10, change=b"(")
+    def test_images_that_are_none(self, board, at, change):
+        if not board.lease:
+            board.acquire()
+        file = io.BytesIO()
+        np.save(file, np.ones((2, 4), np.float32))
+        content = file.getvalue()[:at] + change + file.getvalue()[at + len(change) :]
+        code, told = board.call("Measure", measure_of(board, content))
+        assert code in (grpc.StatusCode.FAILED_PRECONDITION, grpc.StatusCode.OK), told
+
+
+def measure_of(board, images):
+    """A request to measure over a file, which is sent first."""
+    name = hashlib.sha256(images).hexdigest()
+    board.call("Put", pb.PutRequest(sha256=name, size=len(images), data=images).SerializeToString())
+    return pb.MeasureRequest(load=codec.to_json(Load()), sha256=name).SerializeToString()

@@ -152,8 +152,8 @@ class Echo:
             conn.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             while head := conn.recv(8, socket.MSG_WAITALL):
                 left, back = int.from_bytes(head[:4], "big"), int.from_bytes(head[4:], "big")
-                while left:
-                    left -= len(conn.recv(min(left, 1 << 20)))
+                while left and (data := conn.recv(min(left, 1 << 20))):
+                    left -= len(data)
                 conn.sendall(bytes(back))
             conn.sendall(b"end")
 

@@ -109,3 +109,62 @@ def test_a_table_says_which_meter_and_how_certain():
     assert "20.0 ±2.00" in text
     assert "package by rapl, measured" in text
     assert "Energy" not in render(boards([record()]), "table", width=200)
+
+
+# --- fleets ---------------------------------------------------------------------------------------
+
+
+def fleet(*energy: dict[str, Any], machines: tuple[str, ...] = ("m1", "m2"), **more: Any) -> Record:
+    devices = [{"name": f"b{i}", "machine": machine} for i, machine in enumerate(machines, 1)]
+    return record(
+        energy=energy, device={"name": "pis", "model": "Pi", "nodes": 2, "devices": devices}, **more
+    )
+
+
+def test_a_fleets_energy_is_the_sum_over_its_machines():
+    first = reading("pmic", scope="rails", device="b1", energy_u_mj=3.0)
+    second = reading(
+        "pmic", scope="rails", device="b2", energy_gross_mj=50.0, energy_u_mj=4.0, provenance="fitted"
+    )
+    row = rows(fleet(first, second))["vit"]
+    assert [row[name] for name in ENERGY] == [80.0, 40.0, 5.0, 30.0, 10.0, "rails"]
+    assert (row["energy_meter"], row["energy_provenance"]) == ("pmic", "fitted")
+
+
+def test_one_meter_a_machine_counts_and_two_workers_of_one_machine_once():
+    poll = reading("poll", device="b1", quantity="power", energy_gross_mj=99.0)
+    row = rows(fleet(poll, reading(device="b1"), reading(device="b2")))["vit"]
+    assert row["energy_gross_mj"] == 60.0
+    row = rows(fleet(reading(device="b1"), machines=("m1", "m1")))["vit"]
+    assert row["energy_gross_mj"] == 30.0
+
+
+def test_without_a_reading_of_one_machine_there_is_no_sum():
+    bad = reading(
+        device="b2", energy_net_mj=None, energy_u_mj=None, withheld={"net": "idle was not measured"}
+    )
+    row = rows(fleet(reading(device="b1"), bad))["vit"]
+    assert (row["energy_gross_mj"], row["energy_net_mj"], row["energy_u_mj"]) == (60.0, None, None)
+    assert "b2: idle was not measured" in row["why"]["energy_net_mj"]
+    row = rows(fleet(reading(device="b1")))["vit"]
+    assert row["energy_gross_mj"] is None
+    assert row["why"]["energy_gross_mj"] == "rapl: no sum over the fleet's package: b2: not read"
+
+
+def test_a_scope_that_all_machines_have_is_shown():
+    readings = [
+        reading("wall", scope="wall", device="b1"), reading(device="b1"), reading(device="b2"),
+    ]  # fmt: skip
+    row = rows(fleet(*readings))["vit"]
+    assert (row["energy_scope"], row["energy_gross_mj"]) == ("package", 60.0)
+
+
+def test_a_meter_of_the_whole_fleet_counts_alone():
+    whole = reading("plug", scope="wall", device="b1", details={"of_fleet": "pis"}, energy_gross_mj=500.0)
+    row = rows(fleet(whole, reading(device="b1")))["vit"]
+    assert (row["energy_scope"], row["energy_gross_mj"]) == ("wall", 500.0)
+
+
+def test_readings_that_follow_different_rules_are_not_added():
+    row = rows(fleet(reading(device="b1"), reading(device="b2", method="devit")))["vit"]
+    assert "follow different rules: default, devit" in row["why"]["energy_gross_mj"]

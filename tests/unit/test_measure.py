@@ -11,6 +11,7 @@ import pytest
 
 from harness import accuracy
 from harness.artifacts import Store
+from harness.energy_columns import readings_of
 from harness.measure import CellLost, Evaluations, measure_cell
 from harness.plan import PrepareHost
 from harness.planner import make_plan
@@ -42,10 +43,15 @@ devices:
   shared: {fleet: [b1, twin]}
   lab: {fleet: [b1, fake]}
   lost: {fleet: [b1, b2]}
+  m5: {backend: board, machine: m5, watts: 5, offset_ns: 3000000000}
+  m7: {backend: board, machine: m7, watts: 7, offset_ns: -4000000000}
+  metered: {fleet: [m5, m7]}
+  dark: {fleet: [b1, m7]}
 run:
   - {methods: [whole, split], devices: [here, b1]}
   - {methods: [split], devices: [local], measure: {robustness: drop-3, in_flight: 3}}
   - {methods: [split], devices: [boards, raw, mixed, shared, lab, lost]}
+  - {methods: [split], devices: [metered, dark], measure: {energy: require, idle_time: 100ms, min_time: 300ms}}
   - {methods: [whole, half, strict], devices: [b1], measure: {robustness: drop-1}}
 """
 
@@ -116,8 +122,8 @@ def test_boards(measured, toys):
     assert (name, images) == ("b2", found["latency"]["n"])
     assert error == 20
     assert spans["load"][1] - spans["load"][0] == pytest.approx(found["state"]["window_s"] * 1e9, rel=0.2)
-    # on b2's clock, which is 12 ms behind the central one's, and that is this host's here
-    assert 0 < time.monotonic_ns() - 12_000_000 - spans["load"][1] < 120e9
+    # on b2's clock, 7 ms behind this host's
+    assert 0 < time.monotonic_ns() - 7_000_000 - spans["load"][1] < 120e9
 
 
 def test_raw_pixels_are_a_quarter_and_give_the_same_answers(measured):
@@ -133,10 +139,31 @@ def test_what_stands_for_boards_is_told(planned):
     said = {device: described(cell)["provenance"] for (_, device), cell in cells.items()}
     assert said == {
         "here": "measured", "b1": "measured", "boards": "measured", "raw": "measured", "mixed": "measured",
-        "lost": "measured", "local": "emulated", "shared": "emulated", "lab": "emulated",
+        "lost": "measured", "local": "emulated", "shared": "emulated", "lab": "emulated", "metered": "measured", "dark": "measured",
     }  # fmt: skip
     assert described(cells["split", "raw"])["device"]["input"] == "raw"
     assert "in_flight" not in described(cells["split", "here"])["scenario"]
+
+
+def test_every_boards_meter_reads_the_common_window(measured):
+    found = measured("split", "metered")
+    readings = {one["device"]: one for one in found["energy"]}
+    assert {name: one["power_gross_w"] for name, one in readings.items()} == pytest.approx({"m5": 5, "m7": 7})
+    assert readings["m5"]["window_s"] == pytest.approx(readings["m7"]["window_s"], rel=1e-6)
+    assert readings["m5"]["inferences"] == readings["m7"]["inferences"] == found["latency"]["n"]
+    assert all(one["idle_w"] is not None for one in readings.values())
+    assert {"meter_value:toy:board", "meter_value:toy:board on m7"} <= set(found["arrays"])
+    assert "status" not in found
+    (total,) = readings_of(found["energy"], found["device"]["devices"])
+    assert total["power_gross_w"] == pytest.approx(12)
+
+
+def test_a_fleet_of_which_one_board_has_no_meter_has_no_energy(measured):
+    found = measured("split", "dark")
+    assert [one["device"] for one in found["energy"]] == ["m7"]
+    assert found["energy"][0]["idle_w"] is not None  # the central node is idle for other's meters
+    assert found["status"] == "partial"
+    assert "b1: not read" in found["reason"]
 
 
 # --- without parts --------------------------------------------------------------------------------

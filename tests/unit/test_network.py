@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -54,6 +55,12 @@ def test_an_own_part_runs_meanwhile_and_two_of_one_device_one_after_another():
     assert slow_link == 10 + 10 + 1 + 1 + 2 + 1 + 3  # and a's answer goes while b's image comes
 
 
+def test_a_shared_port_sends_to_one_device_after_another():
+    shared = {name: replace(link(1, 10, 2), shared=True) for name in ("a", "b")}
+    whole = bound(STAR, {"a": 1, "b": 2, "f": 0}, {"a": 5, "b": 5, "f": 3}, shared)
+    assert whole == 10 + 10 + 1 + 5 + 2 + 1 + 3
+
+
 def test_a_chain_is_the_sum_of_its_steps():
     chain = graph(("front", ("image",)), ("middle", ("front",)), ("back", ("middle",)))
     links = {"front": link(1, 10, 4), "middle": link(2, 4, 1)}
@@ -81,6 +88,10 @@ def test_a_link_is_as_its_device_states_else_as_the_probe_found():
     assert stated is not None
     assert (stated.latency_ns, stated.up_ns, stated.down_ns) == (0.5 * MS, 1000 * MS, 0.5 * MS)
     assert link_of("b", given, None) is None
+    assert not stated.shared
+    assert link_of("a", given, {"rate_mbps": 16, "rtt_ms": 1, "ports": "shared"}) == replace(
+        stated, shared=True
+    )
 
 
 def test_a_records_network():

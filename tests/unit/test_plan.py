@@ -192,7 +192,9 @@ def test_a_split_model_is_split_once_and_compressed_part_by_part(plan):
         plan(whole)
 
 
-@pytest.mark.parametrize("name", sorted(shipped_suites()))
+@pytest.mark.parametrize(  # those of boards need an inventory that has them
+    "name", sorted(name for name in shipped_suites() if not name.startswith("boards/"))
+)
 def test_shipped_suites_plan(plugins, name):
     made = make_plan(load_suite(shipped_suites()[name]), plugins, PrepareHost())
     assert made.cells

@@ -170,3 +170,58 @@ def test_a_record_s_story_has_the_last_epoch_of_each_training_and_every_part() -
     assert "2. partition devit (): parts (classes 0 1) (classes 2)" in story
     assert "raw samples: 4 to 5 ms" in story
     assert max(map(len, story.splitlines())) <= 110
+
+
+def of_fleet(method: str = "split", seed: int = 0, **more: Any) -> Record:
+    levels = [
+        {"missing": 1, "sets": 2, "of": 2, "mean": 70.0 + seed, "min": 60.0, "max": 80.0, "worst": ["sub2"],
+         "top1": {"sub1": 80.0, "sub2": 60.0}},
+        {"missing": 2, "sets": 20, "of": 45, "mean": 30.0, "min": 10.0, "max": 50.0, "worst": ["sub1", "sub2"], "top1": {}},
+    ]  # fmt: skip
+    network = {
+        "input_bytes": 100, "feature_bytes": 8, "critical_path_ms": 3.2, "over_bound": 1.25, "fuse_ms": 0.5,
+        "no_input": {"n": 100, "p50_ms": 2.5}, "parts": {"sub1": {"compute_ms": 1.5, "device": "b2"}},
+        "devices": [{"name": "b2", "parts": ["sub1"], "compute_share": 0.4}],
+    }  # fmt: skip
+    return record(
+        method, seed=seed, network=network, **{"cell_id": f"{method}{seed}", **more},
+        device={"name": "pair", "model": "CPU 1", "kind": "cpu", "nodes": 2},
+        accuracy={"top1": 90.0, "n": 400, "on": "host", "missing": {"levels": levels}},
+    )  # fmt: skip
+
+
+def test_a_fleets_columns_are_there_where_there_is_something_to_say() -> None:
+    told = boards([of_fleet(), of_fleet(seed=1), record()])
+    rows = {row["method"]: row for row in told.boards[0].rows}
+    names = ("top1_drop1", "latency_no_input_p50_ms", "critical_path_ms", "over_bound", "accuracy_on")
+    assert [rows["split"][name] for name in names] == [70.5, 2.5, 3.2, 1.25, "host"]
+    assert all(rows["vit"][name] is None for name in names[:-1])
+    assert rows["vit"]["why"]["top1_drop1"] == "the suite does not ask for it (robustness: drop-1)"
+    assert rows["vit"]["why"]["over_bound"] == "one device: nothing is sent"
+    text = render(told, "table")
+    assert "Without one" in text
+    assert "p50 w/o input" in text
+    assert "Without one" not in render(boards([record()]), "table")
+
+
+def test_frames_in_flight_and_raw_input_are_rows_of_their_own() -> None:
+    scenario = {"name": "single-stream", "batch": 1, "threads": 1, "in_flight": 4, "deadline_s": 0.5}
+    pair = {"name": "pair", "model": "CPU 1", "kind": "cpu", "nodes": 2}
+    given = [of_fleet(), of_fleet(cell_id="b").model_copy(update={"scenario": scenario})]
+    given.append(of_fleet(cell_id="c").model_copy(update={"device": {**pair, "input": "raw"}}))
+    (one,) = boards(given).boards
+    assert sorted(row["load"] for row in one.rows) == [
+        "4 in flight, within 0.5 s",
+        "as its scenario",
+        "as its scenario",
+    ]
+
+
+def test_the_story_of_a_fleet_tells_each_part_and_what_is_left_without_some() -> None:
+    story = tell(of_fleet(), {})
+    assert "without 1 part (all 2 sets): top1 mean 70, 60 (sub2) to 80" in story
+    assert "without sub1 80, without sub2 60" in story
+    assert "without 2 parts (20 of 45 sets): top1 mean 30" in story
+    assert "sub1: compute_ms 1.5, device b2" in story
+    assert "name b2, parts sub1, compute_share 0.4" in story
+    assert "without parts: why" in tell(record(accuracy={"missing": {"why": "why"}}), {})

@@ -200,7 +200,7 @@ class Inside:
         from ruamel.yaml import YAML
 
         lab = self.settings.lab
-        link = Link(rate_mbps=lab.link.rate / 1e6, rtt_ms=lab.link.rtt * 1e3)
+        link = Link(rate_mbps=lab.link.rate / 1e6, rtt_ms=lab.link.rtt * 1e3, ports=lab.link.ports)
         boards = {
             name: Board(
                 backend=lab.backend, host="127.0.0.1", port=self.doors[name][1], emulated=True, link=link, labels=("lab",),

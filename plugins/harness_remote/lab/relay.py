@@ -59,7 +59,7 @@ class Relay:
         self._model = model
         self._routes = routes
         self._ports: dict[tuple[str, str], Port] = {}
-        self._open = 0
+        self._joined: set[asyncio.Future[None]] = set()
 
     def link(self, source: str, target: str) -> Link:
         """The way of bytes from ``source`` to ``target``, whoever opened the connection."""
@@ -72,15 +72,13 @@ class Relay:
         return [await self._listen(route) for route in self._routes]
 
     async def _listen(self, route: Route) -> asyncio.Server:
-        async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            if self._open >= MAX_CONNECTIONS:
+        def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            if len(self._joined) >= MAX_CONNECTIONS:
                 writer.transport.abort()
                 return
-            self._open += 1
-            try:
-                await self._join(route, reader, writer)
-            finally:
-                self._open -= 1
+            task = asyncio.ensure_future(self._join(route, reader, writer))
+            self._joined.add(task)  # asyncio itself forgets a task whose connection is gone
+            task.add_done_callback(self._joined.discard)
 
         return await asyncio.start_server(accept, sock=socket.socket(fileno=route.fd), backlog=64)
 

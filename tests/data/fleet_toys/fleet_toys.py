@@ -1,5 +1,8 @@
 """A plugin for tests of fleets: linear parts, a runtime of numpy, boards that are processes of this machine."""
 
+import time
+from dataclasses import asdict, replace
+
 import numpy as np
 
 from harness.errors import BoardLost
@@ -11,9 +14,11 @@ from harness.types import (
     Clock,
     DeviceInfo,
     Edge,
+    MeterInfo,
     Model,
     ModelEntry,
     ModuleSpec,
+    Monitor,
     Params,
     Part,
     Partition,
@@ -139,7 +144,22 @@ class BoardParams(Params):
     emulated: bool = False
     offset_ns: int = 0
     link: dict[str, float] | None = None
-    readings: float | None = None
+    watts: float | None = None
+
+
+class ToyMeter:
+    def __init__(self, info):
+        self.watts = info.details["watts"]
+
+    def read(self):
+        return time.monotonic_ns(), self.watts
+
+    def close(self):
+        pass
+
+
+def open_meter(info):
+    return ToyMeter(info)
 
 
 class Board(LocalDevice):
@@ -148,7 +168,8 @@ class Board(LocalDevice):
     remote = True
 
     def __init__(self, spec):
-        super().__init__(spec, describe(spec), device="cpu")
+        own = tuple(replace(use, open="fleet_toys:open_meter") for use in spec.monitor.meters)
+        super().__init__(replace(spec, monitor=Monitor(meters=own)), describe(spec), device="cpu")
         self.params = spec.params
 
     def serve(self, central):
@@ -161,6 +182,11 @@ class Board(LocalDevice):
 
     def clock(self):
         return Clock(offset_ns=self.params.offset_ns, error_ns=10)
+
+    def measure(self, load, images):
+        samples, offset = super().measure(load, images), self.params.offset_ns
+        spans = {name: (begin + offset, end + offset) for name, (begin, end) in samples.spans.items()}
+        return replace(samples, spans=spans)
 
     def end(self, spans, clock_error_ns, images):
         SEEN.append((self.info.name, dict(spans), clock_error_ns, images))
@@ -176,6 +202,12 @@ def describe(spec):
     details = {"machine_id": spec.params.machine}
     if spec.params.link:
         details["link"] = spec.params.link
+    if spec.params.watts is not None:
+        info = MeterInfo(
+            name="toy:board", scope="board", watches="board", provenance="measured", quantity="power",
+            period_s=0.05, calibration=0.01, details={"watts": spec.params.watts},
+        )  # fmt: skip
+        details["meters"] = [asdict(info)]
     return DeviceInfo(
         name=spec.name, backend="board", model="Toy board", kind="cpu", cores=1, memory_bytes=1,
         emulated=spec.params.emulated, details=details,

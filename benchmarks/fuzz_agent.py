@@ -1,0 +1,503 @@
+"""Random and broken inputs at a running agent: how many it was given, crashes, hangs, and the memory it grew by.
+
+The agent runs in a process of its own, on loopback with TLS and token. Inputs are calls with wrong tokens, leases
+and tickets; messages of random fields and of random bytes; JSON with values changed; frames of the data stream,
+ONNX files and image files with bytes changed; and plain bytes at its port. Every 50 inputs a good query is asked and
+its answer checked. A crash is an agent that ended or an error of its own (INTERNAL, UNKNOWN); a hang a call that is not
+answered within 30 seconds. ONNX Runtime in the worker's process may end by a hostile model: that is counted apart.
+
+    python benchmarks/fuzz_agent.py [INPUTS] [SEED]
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import grpc
+import numpy as np
+import onnx
+import psutil
+from onnx import helper
+
+from harness.frames import DTYPES, pack, unpack
+from harness.types import Artifact, Graph, GraphPart, Load, TensorSpec
+from harness_remote import agent_pb2 as pb
+from harness_remote import codec, secrets
+from harness_remote.wire import LEASE, OPTIONS, SERVICE, TICKET
+
+HANG_S = 30.0
+EACH = 50  # inputs between two good queries
+MEMORY_BYTES = 12 * 2**30  # of address space: a model may ask for any amount
+
+AGENT = """
+import os, resource, sys, threading
+from pathlib import Path
+from harness_remote import secrets
+from harness_remote.server import AgentSettings, serve
+resource.setrlimit(resource.RLIMIT_AS, (int(sys.argv[2]),) * 2)
+folder = Path(sys.argv[1])
+threading.Thread(target=lambda: (sys.stdin.read(), os._exit(1)), daemon=True).start()  # ends with its parent
+serve(AgentSettings(folder=folder / "agent", identity=secrets.load(folder / "identity"), name="board",
+                    max_blob_bytes=2**20, max_total_bytes=2**24), lambda address: print(address, flush=True))
+"""
+
+NUMBERS = (0, 1, -1, 2, 7, 63, 64, 127, 128, 255, 2**31 - 1, 2**31, -(2**31), 2**32, 2**63 - 1, -(2**63))
+FLOATS = (0.0, -1.0, 1e-9, 0.05, 1e9, 1e308, float("inf"), float("-inf"), float("nan"))
+TEXTS = (
+    "", "a", "model", "image", "onnxruntime", "onnxruntime-int8", "torch", "cpu", "cuda:0", "cuda:99", "../../etc/passwd",
+    "/etc/passwd", "\0", "a" * 64, "f" * 5000, "é\u202e\U0001f600", "{}", "[]", "null", "[" * 2000, "1e999", "NaN",
+    "os:system", "%s%n", "127.0.0.1:1", "unix:/tmp/x", "-1",
+)  # fmt: skip
+
+
+# --- what is valid ---------------------------------------------------------------------------------
+
+WEIGHT = np.arange(12, dtype=np.float32).reshape(4, 3)
+IMAGES = np.linspace(-1, 1, 32, dtype=np.float32).reshape(8, 4)
+
+
+def model() -> bytes:
+    value = helper.make_tensor_value_info
+    graph = helper.make_graph(
+        [helper.make_node("MatMul", ["x", "w"], ["z"]), helper.make_node("Relu", ["z"], ["y"])], "g",
+        [value("x", 1, ["n", 4])], [value("y", 1, ["n", 3])], [onnx.numpy_helper.from_array(WEIGHT, "w")],
+    )  # fmt: skip
+    made = helper.make_model(graph, ir_version=8, opset_imports=[helper.make_opsetid("", 18)])
+    return bytes(made.SerializeToString())
+
+
+def image_file() -> bytes:
+    stream = io.BytesIO()
+    np.save(stream, IMAGES)
+    return stream.getvalue()
+
+
+MODEL, FILE = model(), image_file()
+ARTIFACT = codec.artifact_to_json(
+    Artifact(
+        path=Path(), runtime="", precision="float32", weight_bytes=48, inputs=(TensorSpec(shape=(4,)),),
+        output=TensorSpec(shape=(3,)), meta={"opset": 18, "precision": "float32", "quantised": 0, "spinning": False},
+    )
+)  # fmt: skip
+GRAPH = codec.to_json(
+    Graph(parts=(GraphPart(name="model", inputs=("image",), output=TensorSpec(shape=(3,))),))
+)
+LOAD = codec.to_json(Load(min_time_s=0.01, min_queries=2, max_time_s=0.05, warmup="one", idle_s=0.0))
+VALID: dict[str, Any] = {
+    "Health": pb.HealthRequest(),
+    "Acquire": pb.AcquireRequest(holder="me", seconds=60),
+    "Renew": pb.RenewRequest(seconds=60),
+    "Release": pb.ReleaseRequest(),
+    "Stat": pb.StatRequest(sha256=hashlib.sha256(MODEL).hexdigest(), size=len(MODEL)),
+    "Put": pb.PutRequest(sha256=hashlib.sha256(MODEL).hexdigest(), size=len(MODEL), data=MODEL),
+    "Open": pb.OpenRequest(threads=1),
+    "Load": pb.LoadRequest(
+        part="model", runtime="onnxruntime", sha256=hashlib.sha256(MODEL).hexdigest(), artifact=ARTIFACT, device="cpu"
+    ),
+    "Serve": pb.ServeRequest(),
+    "Connect": pb.ConnectRequest(graph=GRAPH),
+    "Measure": pb.MeasureRequest(load=LOAD, sha256=hashlib.sha256(FILE).hexdigest()),
+    "Follow": pb.FollowRequest(id="x"),
+    "Cancel": pb.CancelRequest(id="x"),
+    "Begin": pb.BeginRequest(),
+    "End": pb.EndRequest(spans='{"load": [1, 2]}', clock_error_ns=1, images=1),
+}  # fmt: skip
+RARE = {"Release", "Acquire", "Open", "Describe", "Measure"}  # they end the session, or take long
+METHODS = [name for name in VALID for _ in range(1 if name in RARE else 12)] + ["Describe", "Nonsense"]
+
+
+# --- what is not -----------------------------------------------------------------------------------
+
+
+class Fuzz:
+    """Makes inputs; the same ones for the same seed."""
+
+    def __init__(self, seed: int) -> None:
+        self.random = random.Random(seed)
+
+    def bytes(self, most: int = 300) -> bytes:
+        return self.random.randbytes(self.random.randrange(most))
+
+    def changed(self, data: bytes) -> bytes:
+        """A few bytes changed, left out, put in, repeated, or cut off."""
+        found = bytearray(data)
+        for _ in range(self.random.randint(1, 6)):
+            at, length = self.random.randint(0, len(found)), self.random.choice((1, 1, 1, 2, 4, 16))
+            match self.random.randrange(6):
+                case 0:
+                    found[at : at + length] = self.random.randbytes(length)
+                case 1:
+                    del found[at : at + length]
+                case 2:
+                    found[at:at] = self.random.randbytes(length)
+                case 3:
+                    found[at:at] = found[at : at + 8 * length]
+                case 4:
+                    found[at : at + 1] = self.random.choice(
+                        (b"\0", b"\x7f", b"\x80", b"\xff", b"\xff\xff\xff\xff\x0f")
+                    )
+                case 5 if self.random.random() < 0.2:
+                    del found[at:]
+        return bytes(found)
+
+    def scalar(self) -> Any:
+        return self.random.choice(
+            (
+                None,
+                True,
+                self.random.choice(NUMBERS),
+                self.random.choice(FLOATS),
+                self.random.choice(TEXTS),
+                [],
+                {},
+                [[]],
+            )
+        )
+
+    def json(self, value: Any) -> Any:
+        """A JSON value with one of its parts changed."""
+        if isinstance(value, dict) and value and self.random.random() < 0.9:
+            key = self.random.choice(list(value))
+            kind = self.random.random()
+            if kind < 0.1:
+                return {**value, self.random.choice(TEXTS): self.scalar()}
+            if kind < 0.2:
+                return {name: held for name, held in value.items() if name != key}
+            return {**value, key: self.json(value[key])}
+        if isinstance(value, list) and value and self.random.random() < 0.9:
+            at = self.random.randrange(len(value))
+            if self.random.random() < 0.2:
+                return value * self.random.choice((0, 2, 100))
+            return [*value[:at], self.json(value[at]), *value[at + 1 :]]
+        return self.scalar()
+
+    def json_text(self, text: str) -> str:
+        if self.random.random() < 0.15:
+            return self.changed(text.encode()).decode("utf-8", "ignore")
+        return json.dumps(self.json(json.loads(text)))
+
+    def message(self, valid: Any) -> bytes:
+        """A message like ``valid``, some of its fields changed."""
+        kind = self.random.random()
+        if kind < 0.15:
+            return self.bytes()
+        if kind < 0.4:
+            return self.changed(valid.SerializeToString())
+        found = type(valid)()
+        found.CopyFrom(valid)
+        fields = list(found.DESCRIPTOR.fields)
+        for field in self.random.sample(fields, min(len(fields), 2)):
+            self._set(found, field)
+        return bytes(found.SerializeToString())
+
+    def _set(self, message: Any, field: Any) -> None:
+        held = getattr(message, field.name)
+        if field.type == field.TYPE_MESSAGE:
+            inner = held.add()
+            for one in inner.DESCRIPTOR.fields:
+                self._set(inner, one)
+        elif hasattr(held, "extend"):
+            held.extend(self.random.choices(TEXTS, k=self.random.choice((1, 3, 200))))
+        elif field.type == field.TYPE_STRING:
+            setattr(
+                message, field.name, self.json_text(held) if held[:1] == "{" else self.random.choice(TEXTS)
+            )
+        elif field.type == field.TYPE_BYTES:
+            setattr(message, field.name, self.changed(held or b"x"))
+        elif field.type == field.TYPE_DOUBLE:
+            setattr(message, field.name, self.random.choice(FLOATS))
+        else:
+            bits = 31 if field.type == field.TYPE_INT32 else 63
+            setattr(message, field.name, max(-(2**bits), min(2**bits - 1, self.random.choice(NUMBERS))))
+
+    def frame(self) -> bytes:
+        header: dict[str, Any] = {
+            "op": self.random.choice(("run", "keep", "infer", "echo")),
+            "id": 1,
+            "part": "model",
+        }
+        header |= {"slot": self.random.choice((0, 1, 4095)), "reply_bytes": self.random.choice((0, 10, 3000))}
+        tensors = [
+            np.ones(
+                self.random.choices((0, 1, 2, 4), k=self.random.randint(0, 4)), self.random.choice(DTYPES)
+            )
+            for _ in range(self.random.randint(0, 3))
+        ]
+        frame = b"".join(pack(header, tensors))
+        kind = self.random.random()
+        if kind < 0.1:
+            return self.bytes() or b"x"
+        if kind < 0.4:
+            return self.changed(frame) or b"x"
+        length = int.from_bytes(frame[4:8], "little")
+        told = self.json(json.loads(frame[8 : 8 + length]))
+        if isinstance(told, dict) and self.random.random() < 0.5:
+            told |= {
+                "from": self.scalar(),
+                "wire": self.scalar(),
+                "normalise": self.scalar(),
+                "worker": self.scalar(),
+            }
+        text = json.dumps(told).encode()
+        return frame[:4] + len(text).to_bytes(4, "little") + text + frame[8 + length :]
+
+
+# --- the agent, and what became of it --------------------------------------------------------------
+
+
+class Target:
+    """A running agent, and one client of it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.identity = secrets.create(folder / "identity")
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", AGENT, str(folder), str(MEMORY_BYTES)],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=(folder / "log").open("w"), text=True,
+        )  # fmt: skip
+        assert self.process.stdout is not None
+        self.address = self.process.stdout.readline().strip()
+        if not self.address:
+            raise SystemExit("the agent did not start")
+        self.seen = psutil.Process(self.process.pid)
+        credentials = grpc.ssl_channel_credentials(self.identity.certificate_pem)
+        options = (*OPTIONS, ("grpc.ssl_target_name_override", secrets.NAME))
+        self.channel = grpc.secure_channel(self.address, credentials, options)
+        self.lease = self.ticket = ""
+        self.became: Counter[str] = Counter()
+        self.bad: list[str] = []
+
+    def metadata(self, **other: str) -> list[tuple[str, str]]:
+        told = {"authorization": f"Bearer {self.identity.token}", LEASE: self.lease, **other}
+        return [(name, value) for name, value in told.items() if value]
+
+    def call(self, name: str, data: bytes | Iterator[bytes], metadata: list[tuple[str, str]]) -> list[bytes]:
+        """The answers to raw messages; everything of this service may be called as a stream."""
+        messages = iter([data]) if isinstance(data, bytes) else data
+        return list(
+            self.channel.stream_stream(f"/{SERVICE}/{name}")(messages, timeout=HANG_S, metadata=metadata)
+        )
+
+    def tried(self, what: str, data: bytes, act: Callable[[], Any]) -> None:
+        """Do something, and note what became of it."""
+        try:
+            act()
+        except grpc.RpcError as error:
+            code, text = error.code().name, str(error.details())
+            if "killed by signal" in text or "ended with exit code" in text or "worker ended" in text:
+                self.became["worker ended"] += 1
+            elif code in ("UNKNOWN", "INTERNAL", "UNAVAILABLE", "DEADLINE_EXCEEDED"):
+                self.became["hang" if code == "DEADLINE_EXCEEDED" else "crash"] += 1
+                self.bad.append(f"{what} {code} {text[:300]} for {data[:400]!r}")
+            else:
+                self.became["refused"] += 1
+        else:
+            self.became["answered"] += 1
+
+    def ready(self) -> None:
+        """From whatever it was left in to a session that answers; the answer is checked."""
+        with_lease = self.metadata
+        with suppress(grpc.RpcError):
+            self.call("Release", b"", with_lease())
+        until = time.monotonic() + HANG_S
+        while True:
+            try:
+                (told,) = self.call("Acquire", VALID["Acquire"].SerializeToString(), with_lease())
+                break
+            except grpc.RpcError as error:  # someone who was fuzzed holds it, for seconds
+                if time.monotonic() > until:
+                    raise SystemExit(f"the agent cannot be acquired again: {error.details()}") from None
+                time.sleep(0.2)
+        self.lease = pb.Lease.FromString(told).id
+        for data in (MODEL, FILE):
+            name = hashlib.sha256(data).hexdigest()
+            request = pb.StatRequest(sha256=name, size=len(data)).SerializeToString()
+            held = pb.StatReply.FromString(self.call("Stat", request, with_lease())[0]).held
+            if held < len(data):
+                put = pb.PutRequest(sha256=name, size=len(data), offset=held, data=data[held:])
+                self.call("Put", put.SerializeToString(), with_lease())
+        for name in ("Open", "Load", "Connect"):
+            self.call(name, VALID[name].SerializeToString(), with_lease())
+        (told,) = self.call("Serve", b"", with_lease())
+        self.ticket = pb.ServeReply.FromString(told).ticket
+        if problem := self.check():
+            raise SystemExit(f"a good query in a new session: {problem}")
+
+    def check(self) -> str:
+        """Why a good query is not answered now; the answer is checked."""
+        frame = b"".join(pack({"op": "run", "part": "model", "id": 5}, [IMAGES]))
+        try:
+            (answer,) = self.call("Stream", frame, self.metadata())
+        except grpc.RpcError as error:
+            return f"{error.code().name} {error.details()}"
+        header, outputs = unpack(answer)
+        if outputs and not np.allclose(outputs[0], np.maximum(IMAGES @ WEIGHT, 0), atol=1e-5):
+            raise SystemExit(f"a good query has the answer {outputs[0].tolist()}")
+        return str(header.get("error", ""))
+
+    def size(self) -> tuple[float, int, int]:
+        """Resident MB, threads, open files of the agent."""
+        return self.seen.memory_info().rss / 1e6, self.seen.num_threads(), self.seen.num_fds()
+
+    def end(self) -> bool:
+        """Stop it; whether it went by itself."""
+        self.channel.close()
+        self.process.send_signal(signal.SIGTERM)
+        try:
+            return self.process.wait(20) == 0
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            return False
+
+
+def put(target: Target, fuzz: Fuzz, data: bytes) -> str:
+    """Send a file, in one to three pieces."""
+    name = hashlib.sha256(data).hexdigest()
+    cuts = sorted(fuzz.random.randint(0, len(data)) for _ in range(fuzz.random.randrange(3)))
+    pieces = [data[a:b] for a, b in zip([0, *cuts], [*cuts, len(data)], strict=True)]
+    requests = [
+        pb.PutRequest(sha256=name, size=len(data), data=piece).SerializeToString() for piece in pieces
+    ]
+    target.call("Put", iter(requests), target.metadata())
+    return name
+
+
+def one(target: Target, fuzz: Fuzz) -> None:
+    """One input."""
+    kind = fuzz.random.random()
+    if kind < 0.45:
+        _method(target, fuzz)
+    elif kind < 0.7:
+        frames = [fuzz.frame() for _ in range(fuzz.random.choice((1, 1, 3)))]
+        metadata = target.metadata(**({TICKET: target.ticket} if fuzz.random.random() < 0.3 else {}))
+        target.tried("Stream", b"|".join(frames), lambda: target.call("Stream", iter(frames), metadata))
+    elif kind < 0.9:
+        data = fuzz.changed(MODEL) or b"x"
+
+        def load() -> None:
+            request = pb.LoadRequest()
+            request.CopyFrom(VALID["Load"])
+            request.sha256, request.part = put(target, fuzz, data), "fuzzed"
+            target.call("Load", request.SerializeToString(), target.metadata())
+            frame = b"".join(pack({"op": "run", "part": "fuzzed", "id": 5}, [IMAGES]))
+            target.call("Stream", frame, target.metadata())
+
+        target.tried("ONNX", data, load)
+    elif kind < 0.97:
+        _measure(target, fuzz)
+    else:
+        _plain(target, fuzz)
+
+
+def _method(target: Target, fuzz: Fuzz) -> None:
+    name = fuzz.random.choice(METHODS)
+    data = fuzz.message(VALID.get(name, pb.HealthRequest()))
+    wrong = fuzz.random.random()
+    metadata = target.metadata()
+    if wrong < 0.1:
+        metadata = target.metadata(
+            authorization=fuzz.random.choice(["", "Bearer", "Bearer x", target.identity.token])
+        )
+    elif wrong < 0.2:
+        metadata = target.metadata(**{LEASE: fuzz.random.choice(["", "x", "x" * 3000, target.lease[:-1]])})
+    elif wrong < 0.3:
+        metadata = [*metadata, (TICKET, "x"), ("x-bin", fuzz.bytes()), ("harness-lease", "again")]
+    target.tried(name, data, lambda: target.call(name, data, metadata))
+
+
+def _measure(target: Target, fuzz: Fuzz) -> None:
+    """Images or the load changed, followed for a moment, and ended."""
+    images = fuzz.changed(FILE) if fuzz.random.random() < 0.5 else FILE
+    load = LOAD if images is not FILE else fuzz.json_text(LOAD)
+
+    def measure() -> None:
+        request = pb.MeasureRequest(load=load, sha256=put(target, fuzz, images or b"x"))
+        (told,) = target.call("Measure", request.SerializeToString(), target.metadata())
+        job = pb.Job.FromString(told).id
+        follow = pb.FollowRequest(id=job, offset=fuzz.random.choice((0, 0, 1, -1, 2**40))).SerializeToString()
+        stream = target.channel.stream_stream(f"/{SERVICE}/Follow")(
+            iter([follow]), timeout=HANG_S, metadata=target.metadata()
+        )
+        for answer in stream:
+            if pb.FollowReply.FromString(answer).running:
+                target.call("Cancel", pb.CancelRequest(id=job).SerializeToString(), target.metadata())
+
+    target.tried("Measure", load.encode() + images, measure)
+
+
+def _plain(target: Target, fuzz: Fuzz) -> None:
+    """Bytes that are no TLS, or the beginning of it."""
+    host, _, port = target.address.rpartition(":")
+    data = (
+        fuzz.random.choice(
+            (b"GET / HTTP/1.1\r\n\r\n", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", b"\x16\x03\x01\x02\0\x01")
+        )
+        + fuzz.bytes()
+    )
+    try:
+        with socket.create_connection((host, int(port)), 5) as plain:
+            plain.settimeout(0.05)
+            plain.sendall(data)
+            plain.recv(100)
+    except OSError:
+        pass
+    target.became["refused"] += 1
+
+
+def main(inputs: int, seed: int) -> int:
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+    fuzz = Fuzz(seed)
+    began = time.monotonic()
+    with tempfile.TemporaryDirectory() as name:
+        target = Target(Path(name))
+        target.ready()
+        sizes = [target.size()]
+        for number in range(inputs):
+            if number % EACH == 0:
+                if target.check():  # an input ended the session, as it may
+                    target.ready()
+                sizes.append(target.size())
+            one(target, fuzz)
+            if target.process.poll() is not None:
+                target.bad.append(f"the agent ended with exit code {target.process.returncode}")
+                target.became["crash"] += 1
+                break
+        target.ready()
+        sizes.append(target.size())
+        stopped = target.end()
+        log = (Path(name) / "log").read_text(errors="replace").splitlines()
+    warm = sizes[len(sizes) // 5]  # pools and caches are filled by then
+    last = sizes[-1]
+    for line in target.bad[:20] + (log[-100:] if target.bad else []):
+        print(line)
+    print(
+        f"seed {seed}: {number + 1} inputs in {time.monotonic() - began:.0f} s: "
+        + ", ".join(
+            f"{target.became[what]} {what}"
+            for what in ("answered", "refused", "crash", "hang", "worker ended")
+        )
+    )
+    print(
+        f"agent's memory {sizes[0][0]:.0f} MB at first, {warm[0]:.0f} after a fifth, {last[0]:.0f} MB at the end; "
+        f"threads {warm[1]} and {last[1]}, open files {warm[2]} and {last[2]}; it stopped when asked: {stopped}"
+    )
+    return 1 if target.bad or not stopped else 0
+
+
+if __name__ == "__main__":
+    given = [int(word) for word in sys.argv[1:]]
+    sys.exit(main(*(given + [20_000, 5][len(given) :])))
