@@ -203,6 +203,7 @@ class Resolver:
             described = {member: self.device(member, threads) for member in dict.fromkeys(members)}
             problems = [f"{m}: {d.reason}" + (f" ({d.fix})" if d.fix else "")
                         for m, (_, d) in described.items() if isinstance(d, Unavailable)]  # fmt: skip
+            self._check_boards(name, members, described)
             central = choice.central or members[0]
             self._targets[name, threads] = Target(
                 name=name,
@@ -213,6 +214,30 @@ class Resolver:
                 unavailable="; ".join(problems) or None,
             )
         return self._targets[name, threads]
+
+    def _check_boards(
+        self,
+        name: str,
+        members: Sequence[str],
+        described: Mapping[str, tuple[DeviceSpec, DeviceInfo | Unavailable]],
+    ) -> None:
+        """A board is one device; a machine without an agent may stand in for several.
+
+        Raises:
+            SuiteError: a fleet has a board twice, under one name or two.
+        """
+        seen: dict[str, str] = {}
+        for index, member in enumerate(members):
+            spec, info = described[member]
+            if not (isinstance(info, DeviceInfo) and is_board(info.details)):
+                continue
+            board = getattr(spec.params, "board", None) or spec.name
+            if board in seen:
+                where = self.source.where("devices", name, "fleet", index)
+                raise SuiteError(
+                    f"{where}: {member!r} is the same board as {seen[board]!r}: one holds it at a time"
+                )
+            seen[board] = member
 
     def device(self, name: str, threads: int) -> tuple[DeviceSpec, DeviceInfo | Unavailable]:
         choice: DeviceChoice = self.suite.devices[name]
