@@ -291,9 +291,11 @@ class Target:
     def call(self, name: str, data: bytes | Iterator[bytes], metadata: list[tuple[str, str]]) -> list[bytes]:
         """The answers to raw messages; everything of this service may be called as a stream."""
         messages = iter([data]) if isinstance(data, bytes) else data
-        return list(
-            self.channel.stream_stream(f"/{SERVICE}/{name}")(messages, timeout=HANG_S, metadata=metadata)
-        )
+        stream = self.channel.stream_stream(f"/{SERVICE}/{name}")
+        answers = list(stream(messages, timeout=HANG_S, metadata=metadata))
+        if name == "Acquire":  # else nobody could give it back
+            self.lease = pb.Lease.FromString(answers[0]).id
+        return answers
 
     def tried(self, what: str, data: bytes, act: Callable[[], Any]) -> None:
         """Do something, and note what became of it."""
@@ -319,13 +321,12 @@ class Target:
         until = time.monotonic() + HANG_S
         while True:
             try:
-                (told,) = self.call("Acquire", VALID["Acquire"].SerializeToString(), with_lease())
+                self.call("Acquire", VALID["Acquire"].SerializeToString(), with_lease())
                 break
             except grpc.RpcError as error:  # someone who was fuzzed holds it, for seconds
                 if time.monotonic() > until:
                     raise SystemExit(f"the agent cannot be acquired again: {error.details()}") from None
                 time.sleep(0.2)
-        self.lease = pb.Lease.FromString(told).id
         for data in (MODEL, FILE):
             name = hashlib.sha256(data).hexdigest()
             request = pb.StatRequest(sha256=name, size=len(data)).SerializeToString()
