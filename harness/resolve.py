@@ -130,6 +130,7 @@ class Resolver:
         self.origins: dict[str, str] = {}
         self._methods: dict[str, ResolvedMethod] = {}
         self._targets: dict[tuple[str, int], Target] = {}
+        self._devices: dict[tuple[str, int], DeviceInfo | Unavailable] = {}
         self._datasets: dict[str, ChosenData] = {}
         self._sketches: dict[tuple[str, str], Sketch] = {}
         self._monitors: dict[tuple[str, str], tuple[tuple[Monitor, ...], str]] = {}
@@ -202,6 +203,7 @@ class Resolver:
             described = {member: self.device(member, threads) for member in dict.fromkeys(members)}
             problems = [f"{m}: {d.reason}" + (f" ({d.fix})" if d.fix else "")
                         for m, (_, d) in described.items() if isinstance(d, Unavailable)]  # fmt: skip
+            self._check_boards(name, members, described)
             central = choice.central or members[0]
             self._targets[name, threads] = Target(
                 name=name,
@@ -212,6 +214,30 @@ class Resolver:
                 unavailable="; ".join(problems) or None,
             )
         return self._targets[name, threads]
+
+    def _check_boards(
+        self,
+        name: str,
+        members: Sequence[str],
+        described: Mapping[str, tuple[DeviceSpec, DeviceInfo | Unavailable]],
+    ) -> None:
+        """A board is one device; a machine without an agent may stand in for several.
+
+        Raises:
+            SuiteError: a fleet has a board twice, under one name or two.
+        """
+        seen: dict[str, str] = {}
+        for index, member in enumerate(members):
+            spec, info = described[member]
+            if not (isinstance(info, DeviceInfo) and is_board(info.details)):
+                continue
+            board = getattr(spec.params, "board", None) or spec.name
+            if board in seen:
+                where = self.source.where("devices", name, "fleet", index)
+                raise SuiteError(
+                    f"{where}: {member!r} is the same board as {seen[board]!r}: one holds it at a time"
+                )
+            seen[board] = member
 
     def device(self, name: str, threads: int) -> tuple[DeviceSpec, DeviceInfo | Unavailable]:
         choice: DeviceChoice = self.suite.devices[name]
@@ -228,9 +254,11 @@ class Resolver:
         spec = DeviceSpec(name=name, backend=choice.backend, params=params, threads=choice.threads or threads)
         self.origins[f"backend:{choice.backend}"] = f"{found.origin.distribution} {found.origin.version}"
         try:
-            return spec, found.entry.describe(spec)
+            if (name, spec.threads) not in self._devices:  # a board is asked once, whatever fleets it is in
+                self._devices[name, spec.threads] = found.entry.describe(spec)
         except ValueError as error:
             raise SuiteError(f"{self.source.where(*path)}: {error}") from None
+        return spec, self._devices[name, spec.threads]
 
     def monitors(self, target: Target, measure: Measure) -> tuple[tuple[Monitor, ...], str]:
         """What is read beside the cells of a target, by device, and why a meter is not.
