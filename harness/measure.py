@@ -30,7 +30,7 @@ from harness.load import per_query
 from harness.parity import Parity
 from harness.plan import Cell, digest
 from harness.plugins import Plugins
-from harness.prepare import parity_indices
+from harness.prepare import parity_indices, spread
 from harness.stats import EARLY_STOPPING_MIN
 from harness.types import IMAGE, Load, RuntimeEntry
 
@@ -38,6 +38,10 @@ __all__ = ["CellFailure", "CellLost", "Evaluations", "measure_cell"]
 
 RESIDENT_SHARE = 4
 """The window without the input's transfer is shorter than the other by this factor."""
+
+
+REMOTE_SAMPLES = 32
+"""Images that a window cycles through, and on which parity is checked, where each must cross a link: it may be slow."""
 
 
 class CellFailure(CellError):
@@ -94,6 +98,9 @@ def _measure(
     load = _load(task, cell, len(labels))
     with ExitStack() as stack:
         deployed = deploy(cell, export, plugins, store, stack)
+        if deployed.remote:
+            few = spread(len(picked), REMOTE_SAMPLES)
+            picked, reference = picked[few], reference[few]
         samples, beside = deployed.measure(load, picked)
         no_input = (
             deployed.central.measure(_resident(load), picked) if _sends_images(deployed, load) else None
