@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import fcntl
 import ipaddress
 import logging
@@ -11,6 +12,7 @@ import socket
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -54,6 +56,7 @@ def serve(settings: AgentSettings, announce: Callable[[str], Any] = print) -> No
     Raises:
         DeviceError: it cannot listen there, or another agent uses the folder.
     """
+    _few_arenas()
     logging.getLogger("grpc").setLevel(logging.CRITICAL)  # what it logs of a broken message is a traceback
     stop = threading.Event()
     before = {one: signal.signal(one, lambda *_: stop.set()) for one in (signal.SIGTERM, signal.SIGINT)}
@@ -65,6 +68,12 @@ def serve(settings: AgentSettings, announce: Callable[[str], Any] = print) -> No
     finally:
         for one, handler in before.items():
             signal.signal(one, handler)
+
+
+def _few_arenas() -> None:
+    """Of glibc's heaps, which keep what long messages left in them: else each thread of a call has its own."""
+    with suppress(AttributeError, OSError):  # another libc
+        ctypes.CDLL(None).mallopt(-8, 2)  # M_ARENA_MAX; of this process, not of its workers
 
 
 class Agent:
