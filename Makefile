@@ -45,8 +45,9 @@ bench: $(VENV)/.test
 reproduction: $(VENV)/.bench
 	$(BIN)/harness run papers/on-digits
 	$(BIN)/harness lab run nano4
+	$(BIN)/harness lab run nano6
 	$(BIN)/harness lab run pi10
-	$(BIN)/python docs/reproduction.py results/local/on-digits results/local/nano4 results/local/pi10 > docs/reproduction.md
+	$(BIN)/python docs/reproduction.py results/local/on-digits results/local/nano4 results/local/nano6 results/local/pi10 > docs/reproduction.md
 
 proto: $(VENV)/.test
 	PYTHONPATH=plugins $(BIN)/python -m harness_remote.generate

@@ -21,8 +21,8 @@ IDLE_S = 2.0  # until what starting left behind is gone
 PYTHONS = ("3.10", "3.11", "3.12", "3.13")
 
 
-def started(folder: Path) -> tuple[float, float]:
-    """(seconds from the command until it is ready, MB that it then keeps: its proportional share)."""
+def started(folder: Path) -> tuple[float, float, float]:
+    """(seconds from the command until it is ready, MB then resident, MB of them that are no file's pages)."""
     ready = folder / "ready"
     ready.unlink(missing_ok=True)
     begin = time.perf_counter()
@@ -37,9 +37,9 @@ def started(folder: Path) -> tuple[float, float]:
             time.sleep(0.01)
         took = time.perf_counter() - begin
         time.sleep(IDLE_S)
-        lines = Path(f"/proc/{agent.pid}/smaps_rollup").read_text().splitlines()
-        kept = sum(int(line.split()[1]) for line in lines if line.startswith(("Pss:", "SwapPss:")))
-        return took, kept / 1e3 * 1.024
+        rollup = Path(f"/proc/{agent.pid}/smaps_rollup").read_text()
+        kept = {line.split()[0]: int(line.split()[1]) * 1024 / 1e6 for line in rollup.splitlines()[1:]}
+        return took, kept["Rss:"], kept["Anonymous:"]
     finally:
         agent.terminate()
         agent.wait(15)
@@ -72,9 +72,11 @@ def main(runs: int, pythons: list[str]) -> None:
 
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        took, kept = zip(*(started(folder) for _ in range(runs)), strict=True)
-        print(f"agent, waiting: {median(kept):.1f} MB (proportional set size); ready after {median(took):.2f} s "
-              f"({min(took):.2f} to {max(took):.2f}), n {runs}")  # fmt: skip
+        took, resident, own = zip(*(started(folder) for _ in range(runs)), strict=True)
+        print(
+            f"agent, waiting: {median(resident):.1f} MB resident, {median(own):.1f} MB of them no file's pages; "
+            f"ready after {median(took):.2f} s ({min(took):.2f} to {max(took):.2f}), n {runs}"
+        )
         made = wheel.make(folder)
         for python in pythons:
             print(f"aarch64, Python {python}: {json.dumps(installed(made, python))}", flush=True)

@@ -2,11 +2,12 @@
 
 The agent runs in a process of its own, on loopback with TLS and token. Inputs are calls with wrong tokens, leases
 and tickets; messages of random fields and of random bytes; JSON with values changed; frames of the data stream,
-ONNX files and image files with bytes changed; and plain bytes at its port. Every 50 inputs a good query is asked and
-its answer checked. A crash is an agent that ended or an error of its own (INTERNAL, UNKNOWN); a hang a call that is not
-answered within 30 seconds. ONNX Runtime in the worker's process may end by a hostile model: that is counted apart.
+ONNX files and image files with bytes changed; several calls at once, and calls broken off; and plain bytes at its
+port. Every 50 inputs a good query is asked and its answer checked. A crash is an agent that ended or an error of its
+own (INTERNAL, UNKNOWN, UNAVAILABLE); a hang a call that is not answered within 30 seconds. A hostile model may end
+ONNX Runtime, and with it the worker's process, not the agent: that is counted apart.
 
-    python benchmarks/fuzz_agent.py [INPUTS] [SEED]
+    python benchmarks/fuzz_agent.py [INPUTS] [SEED] [SECONDS AT MOST]
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -278,6 +280,7 @@ class Target:
         options = (*OPTIONS, ("grpc.ssl_target_name_override", secrets.NAME))
         self.channel = grpc.secure_channel(self.address, credentials, options)
         self.lease = self.ticket = ""
+        self.pool = ThreadPoolExecutor(6)
         self.became: Counter[str] = Counter()
         self.bad: list[str] = []
 
@@ -377,35 +380,31 @@ def put(target: Target, fuzz: Fuzz, data: bytes) -> str:
 
 
 def one(target: Target, fuzz: Fuzz) -> None:
-    """One input."""
+    """One input; several where they are made at once."""
     kind = fuzz.random.random()
-    if kind < 0.45:
-        _method(target, fuzz)
-    elif kind < 0.7:
-        frames = [fuzz.frame() for _ in range(fuzz.random.choice((1, 1, 3)))]
-        metadata = target.metadata(**({TICKET: target.ticket} if fuzz.random.random() < 0.3 else {}))
-        target.tried("Stream", b"|".join(frames), lambda: target.call("Stream", iter(frames), metadata))
+    if kind < 0.4:
+        _method(target, fuzz)()
+    elif kind < 0.62:
+        _stream(target, fuzz)()
+    elif kind < 0.66:
+        made = [fuzz.random.choice((_method, _stream, _broken_off))(target, fuzz) for _ in range(6)]
+        list(target.pool.map(lambda act: act(), made))
+    elif kind < 0.72:
+        _broken_off(target, fuzz)()
     elif kind < 0.9:
-        data = fuzz.changed(MODEL) or b"x"
-
-        def load() -> None:
-            request = pb.LoadRequest()
-            request.CopyFrom(VALID["Load"])
-            request.sha256, request.part = put(target, fuzz, data), "fuzzed"
-            target.call("Load", request.SerializeToString(), target.metadata())
-            frame = b"".join(pack({"op": "run", "part": "fuzzed", "id": 5}, [IMAGES]))
-            target.call("Stream", frame, target.metadata())
-
-        target.tried("ONNX", data, load)
+        _model(target, fuzz)
     elif kind < 0.97:
         _measure(target, fuzz)
     else:
         _plain(target, fuzz)
 
 
-def _method(target: Target, fuzz: Fuzz) -> None:
+def _method(target: Target, fuzz: Fuzz) -> Callable[[], None]:
+    """A call with a changed message, under any token and lease."""
     name = fuzz.random.choice(METHODS)
     data = fuzz.message(VALID.get(name, pb.HealthRequest()))
+    if fuzz.random.random() < 0.005:
+        data = fuzz.random.randbytes(5_000_000)
     wrong = fuzz.random.random()
     metadata = target.metadata()
     if wrong < 0.1:
@@ -416,7 +415,51 @@ def _method(target: Target, fuzz: Fuzz) -> None:
         metadata = target.metadata(**{LEASE: fuzz.random.choice(["", "x", "x" * 3000, target.lease[:-1]])})
     elif wrong < 0.3:
         metadata = [*metadata, (TICKET, "x"), ("x-bin", fuzz.bytes()), ("harness-lease", "again")]
-    target.tried(name, data, lambda: target.call(name, data, metadata))
+    return lambda: target.tried(name, data, lambda: target.call(name, data, metadata))
+
+
+def _stream(target: Target, fuzz: Fuzz) -> Callable[[], None]:
+    """Changed frames, under the lease or a ticket."""
+    frames = [fuzz.frame() for _ in range(fuzz.random.choice((1, 1, 3, 20)))]
+    metadata = target.metadata(**({TICKET: target.ticket} if fuzz.random.random() < 0.3 else {}))
+    return lambda: target.tried(
+        "Stream", b"|".join(frames), lambda: target.call("Stream", iter(frames), metadata)
+    )
+
+
+def _broken_off(target: Target, fuzz: Fuzz) -> Callable[[], None]:
+    """A call that its caller leaves within milliseconds, while it sends."""
+    name = fuzz.random.choice(("Stream", "Stream", "Put", "Follow", "Load", "Serve"))
+    data = fuzz.frame() if name == "Stream" else VALID.get(name, pb.HealthRequest()).SerializeToString()
+    wait_s, metadata = fuzz.random.random() * 0.01, target.metadata()
+
+    def send() -> Iterator[bytes]:
+        for _ in range(50):
+            yield data
+            time.sleep(0.001)
+
+    def act() -> None:
+        call = target.channel.stream_stream(f"/{SERVICE}/{name}")(send(), timeout=HANG_S, metadata=metadata)
+        time.sleep(wait_s)
+        call.cancel()
+        target.became["broken off"] += 1
+
+    return act
+
+
+def _model(target: Target, fuzz: Fuzz) -> None:
+    """An ONNX file with bytes changed: sent, loaded, run."""
+    data = fuzz.changed(MODEL) or b"x"
+
+    def load() -> None:
+        request = pb.LoadRequest()
+        request.CopyFrom(VALID["Load"])
+        request.sha256, request.part = put(target, fuzz, data), "fuzzed"
+        target.call("Load", request.SerializeToString(), target.metadata())
+        frame = b"".join(pack({"op": "run", "part": "fuzzed", "id": 5}, [IMAGES]))
+        target.call("Stream", frame, target.metadata())
+
+    target.tried("ONNX", data, load)
 
 
 def _measure(target: Target, fuzz: Fuzz) -> None:
@@ -458,7 +501,7 @@ def _plain(target: Target, fuzz: Fuzz) -> None:
     target.became["refused"] += 1
 
 
-def main(inputs: int, seed: int) -> int:
+def main(inputs: int, seed: int, seconds: int) -> int:
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     fuzz = Fuzz(seed)
     began = time.monotonic()
@@ -467,6 +510,8 @@ def main(inputs: int, seed: int) -> int:
         target.ready()
         sizes = [target.size()]
         for number in range(inputs):
+            if target.became.total() >= inputs or time.monotonic() - began > seconds:
+                break
             if number % EACH == 0:
                 if target.check():  # an input ended the session, as it may
                     target.ready()
@@ -485,10 +530,10 @@ def main(inputs: int, seed: int) -> int:
     for line in target.bad[:20] + (log[-100:] if target.bad else []):
         print(line)
     print(
-        f"seed {seed}: {number + 1} inputs in {time.monotonic() - began:.0f} s: "
+        f"seed {seed}: {target.became.total()} inputs in {time.monotonic() - began:.0f} s: "
         + ", ".join(
             f"{target.became[what]} {what}"
-            for what in ("answered", "refused", "crash", "hang", "worker ended")
+            for what in ("answered", "refused", "broken off", "crash", "hang", "worker ended")
         )
     )
     print(
@@ -500,4 +545,4 @@ def main(inputs: int, seed: int) -> int:
 
 if __name__ == "__main__":
     given = [int(word) for word in sys.argv[1:]]
-    sys.exit(main(*(given + [20_000, 5][len(given) :])))
+    sys.exit(main(*(given + [20_000, 5, 900][len(given) :])))

@@ -1,6 +1,6 @@
 """Writes docs/reproduction.md from the records of papers/on-digits and of the labs; `make reproduction` calls it.
 
-python docs/reproduction.py results/local/on-digits results/local/nano4 results/local/pi10 > docs/reproduction.md
+python docs/reproduction.py results/local/on-digits results/local/nano4 results/local/nano6 results/local/pi10 > docs/reproduction.md
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ Oracle: top-1 if each image were answered by the sub-model that owns its class, 
 BOARDS = """## Over boards, emulated
 
 The shape of DeViT's Figure 9 and ED-ViT's Figure 3: what a model split over more boards gains and costs. `harness lab run
-nano4` and `harness lab run pi10`: virtual boards on this machine, the agents' own TLS streams over emulated links, what a
+nano4`, `nano6` and `pi10`: virtual boards on this machine, the agents' own TLS streams over emulated links, what a
 part computes *replayed* (its time alone on a core of this machine, slept): so the network and the harness' own costs are
 those of a fleet, and the compute is a Xeon core's, not a Jetson's or a Pi's. One seed; accuracies are of small models.
 

@@ -8,10 +8,10 @@ from typing import Any
 
 from harness.deploy import Deployed, names_of
 from harness.energy_columns import readings_of
+from harness.monitors import machine_of
 from harness.network import network_of
 from harness.parity import Parity
 from harness.plan import Cell
-from harness.resolve import machine_of
 from harness.results import latency_summary
 from harness.state import flags
 from harness.types import Beside, Provenance, Samples

@@ -8,9 +8,9 @@ from typing import Any
 
 from harness.deploy import names_of
 from harness.errors import BoardLost, HarnessError
+from harness.monitors import is_board
 from harness.plan import Cell
 from harness.plugins import Plugins
-from harness.resolve import is_board
 from harness.types import DeviceSpec
 
 __all__ = ["LostBoards"]

@@ -13,6 +13,7 @@ from typing import Any
 from harness import loadgen
 from harness.columns import check_rank
 from harness.errors import SuiteError, nearest
+from harness.monitors import is_board
 from harness.plan import Cell, Node, Plan, PrepareHost, digest
 from harness.plugins import Origin, Plugins
 from harness.resolve import (
@@ -22,7 +23,6 @@ from harness.resolve import (
     Target,
     core_hash,
     files_hash,
-    is_board,
     source_hash,
 )
 from harness.suite import Measure, Suite, validated
@@ -221,7 +221,7 @@ class _Planner:
             return
         for device in devices:
             target = self.resolver.target(device, self.suite.defaults.threads)
-            monitors, why = self.resolver.monitors(target, measure)
+            monitors, why = self.resolver.monitors.of(target, measure)
             if not any(monitor.meters for monitor in monitors):
                 where = self._measure_key("energy", index)
                 raise SuiteError(f"{where}: require, but on {device} {why}; see `harness devices list`")
@@ -238,7 +238,7 @@ class _Planner:
             target = self.resolver.target(device, self.suite.defaults.threads)
             central = None if target.unavailable else target.infos[target.central]
             machine = "this machine"
-            told = self.resolver.meters.tells_temperature()
+            told = self.resolver.monitors.meters.tells_temperature()
             if central is not None and is_board(central.details):
                 machine, told = central.name, "temperature_c" in central.details.get("tells", ())
             if not told:
@@ -312,7 +312,7 @@ class _Planner:
                 "dataset": {"entry": resolved.data.entry, "params": dict(resolved.data.params)},
             },
         }  # fmt: skip
-        monitors, no_meter = self.resolver.monitors(target, measure)
+        monitors, no_meter = self.resolver.monitors.of(target, measure)
         method_key = digest(config)
         fixed = digest(
             {"task": base, "method_key": method_key, "runtime": source_hash(runtime[1].module)}

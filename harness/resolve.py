@@ -8,19 +8,18 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-from harness import environment
 from harness.data import DataChoice, effective_info
 from harness.errors import HarnessError, SuiteError, nearest
-from harness.meters import Meters, fitting
+from harness.monitors import Monitors, is_board
 from harness.plan import digest
 from harness.plugins import Origin, Plugins, Registered, Registry
 from harness.profile import profiled
-from harness.suite import DeviceChoice, Measure, Method, Suite, validated
+from harness.suite import DeviceChoice, Method, Suite, validated
 from harness.train import TrainRecipe
 from harness.types import (
     BackendEntry,
@@ -28,10 +27,7 @@ from harness.types import (
     DeviceInfo,
     DeviceSpec,
     Fleet,
-    MeterInfo,
-    MeterUse,
     ModuleSpec,
-    Monitor,
     Params,
     Placement,
     RuntimeEntry,
@@ -46,7 +42,6 @@ __all__ = [
     "Step",
     "Target",
     "core_hash",
-    "machine_of",
     "source_hash",
 ]
 
@@ -102,22 +97,6 @@ class Target:
     unavailable: str | None
 
 
-def machine_of(details: Mapping[str, Any]) -> str:
-    """The machine of a device, by a ``DeviceInfo``'s details; empty for this one."""
-    told = str(details.get("machine_id", ""))
-    return "" if told == environment.machine_id() else told
-
-
-def _of_fleet(use: MeterUse, fleet: str) -> MeterUse:
-    """A meter that watches all devices of a fleet together."""
-    return replace(use, info=replace(use.info, details={**use.info.details, "of_fleet": fleet}))
-
-
-def is_board(details: Mapping[str, Any]) -> bool:
-    """Whether a device is reached through an agent, by a ``DeviceInfo``'s details."""
-    return "machine_id" in details
-
-
 class Resolver:
     """Looks things up once each, and remembers them."""
 
@@ -130,10 +109,10 @@ class Resolver:
         self.origins: dict[str, str] = {}
         self._methods: dict[str, ResolvedMethod] = {}
         self._targets: dict[tuple[str, int], Target] = {}
+        self._devices: dict[tuple[str, int], DeviceInfo | Unavailable] = {}
         self._datasets: dict[str, ChosenData] = {}
         self._sketches: dict[tuple[str, str], Sketch] = {}
-        self._monitors: dict[tuple[str, str], tuple[tuple[Monitor, ...], str]] = {}
-        self.meters = Meters(plugins)
+        self.monitors = Monitors(suite, plugins, self.origins)
 
     # --- entries, data, devices ---
 
@@ -202,6 +181,7 @@ class Resolver:
             described = {member: self.device(member, threads) for member in dict.fromkeys(members)}
             problems = [f"{m}: {d.reason}" + (f" ({d.fix})" if d.fix else "")
                         for m, (_, d) in described.items() if isinstance(d, Unavailable)]  # fmt: skip
+            self._check_boards(name, members, described)
             central = choice.central or members[0]
             self._targets[name, threads] = Target(
                 name=name,
@@ -212,6 +192,30 @@ class Resolver:
                 unavailable="; ".join(problems) or None,
             )
         return self._targets[name, threads]
+
+    def _check_boards(
+        self,
+        name: str,
+        members: Sequence[str],
+        described: Mapping[str, tuple[DeviceSpec, DeviceInfo | Unavailable]],
+    ) -> None:
+        """A board is one device; a machine without an agent may stand in for several.
+
+        Raises:
+            SuiteError: a fleet has a board twice, under one name or two.
+        """
+        seen: dict[str, str] = {}
+        for index, member in enumerate(members):
+            spec, info = described[member]
+            if not (isinstance(info, DeviceInfo) and is_board(info.details)):
+                continue
+            board = getattr(spec.params, "board", None) or spec.name
+            if board in seen:
+                where = self.source.where("devices", name, "fleet", index)
+                raise SuiteError(
+                    f"{where}: {member!r} is the same board as {seen[board]!r}: one holds it at a time"
+                )
+            seen[board] = member
 
     def device(self, name: str, threads: int) -> tuple[DeviceSpec, DeviceInfo | Unavailable]:
         choice: DeviceChoice = self.suite.devices[name]
@@ -228,93 +232,11 @@ class Resolver:
         spec = DeviceSpec(name=name, backend=choice.backend, params=params, threads=choice.threads or threads)
         self.origins[f"backend:{choice.backend}"] = f"{found.origin.distribution} {found.origin.version}"
         try:
-            return spec, found.entry.describe(spec)
+            if (name, spec.threads) not in self._devices:  # a board is asked once, whatever fleets it is in
+                self._devices[name, spec.threads] = found.entry.describe(spec)
         except ValueError as error:
             raise SuiteError(f"{self.source.where(*path)}: {error}") from None
-
-    def monitors(self, target: Target, measure: Measure) -> tuple[tuple[Monitor, ...], str]:
-        """What is read beside the cells of a target, by device, and why a meter is not.
-
-        A machine is read once, by the first of its devices, the central one before others.
-
-        Raises:
-            SuiteError: a meter that the suite names is unknown, or its parameters cannot be right.
-        """
-        why_none = "energy: off" if measure.energy == "off" else ""
-        if measure.generator == "loadgen":
-            why_none = "LoadGen prepares and writes within its own run, which is no inference"
-        memo = target.name, why_none
-        if memo not in self._monitors:
-            self._monitors[memo] = self._read_beside(target, why_none)
-        return self._monitors[memo]
-
-    def _read_beside(self, target: Target, why_none: str) -> tuple[tuple[Monitor, ...], str]:
-        if target.unavailable:
-            return (Monitor(),) * len(target.specs), why_none or target.unavailable
-        machines = [machine_of(info.details) for info in target.infos]
-        order = sorted(range(len(machines)), key=lambda index: index != target.central)
-        readers = {machines[index]: index for index in reversed(order)}
-        uses: dict[int, list[MeterUse]] = {}
-        said: list[str] = []
-        if not why_none:
-            for machine, index in sorted(readers.items()):
-                uses[index], told = self._meters_of(target, machine, machines)
-                said.append(f"{target.specs[index].name}: {told}" if told and len(readers) > 1 else told)
-        monitors = tuple(
-            Monitor(
-                meters=tuple(uses.get(index, ())),
-                watches=self.meters.watches() if readers.get("") == index else {},
-            )
-            for index in range(len(machines))
-        )
-        return monitors, why_none or "; ".join(filter(None, said))
-
-    def _meters_of(self, target: Target, machine: str, machines: Sequence[str]) -> tuple[list[MeterUse], str]:
-        """Meters of one machine of a target: those that the suite names, else all that answer."""
-        members = [spec.name for spec, where in zip(target.specs, machines, strict=True) if where == machine]
-        infos = [info for info, where in zip(target.infos, machines, strict=True) if where == machine]
-        given = [MeterInfo(**one) for info in infos for one in info.details.get("meters", ())]
-        fleet = [target.name] if machine == machines[target.central] else []
-        named = [
-            name for name in dict.fromkeys((*fleet, *members)) if self.suite.devices[name].meters is not None
-        ]
-        uses: dict[str, MeterUse] = {}
-        absent = []
-        for name in named:
-            path = ("devices", name, "meters")
-            chosen = []
-            for index, ref in enumerate(self.suite.devices[name].meters or ()):
-                own = [one for one in given if one.name.partition(":")[0] == ref.name]
-                if own and not ref.params:
-                    uses |= {one.name: MeterUse(info=one, open="") for one in own}
-                    continue
-                meter = self.plugins.meters.get(ref.name, self.source.where(*path, index))
-                params = validated(meter.entry.params, ref.params, self.source, (*path, index, ref.name))
-                self.origins[f"meter:{ref.name}"] = f"{meter.origin.distribution} {meter.origin.version}"
-                chosen.append((meter, params))
-            try:
-                found, missing = self.meters.named(chosen)
-            except ValueError as error:
-                raise SuiteError(f"{self.source.where(*path)}: {error}") from None
-            if name == target.name and target.fleet and len(set(machines)) > 1:
-                found = [_of_fleet(use, name) for use in found]
-            for use in found:
-                if uses.setdefault(use.info.name, use).info != use.info:
-                    raise SuiteError(f"{self.source.where(*path)}: two meters are called {use.info.name}")
-            absent += missing
-        if not named and machine:
-            external = [one for info in infos for one in info.details.get("external", ())]
-            uses = {one.name: MeterUse(info=one, open="") for one in given} | {
-                one["info"]["name"]: MeterUse(info=MeterInfo(**one["info"]), open=one["open"])
-                for one in external
-            }
-        elif not named:
-            found, absent = self.meters.auto()
-            uses = {use.info.name: use for info in infos for use in fitting(found, info)}
-        told = "; ".join(f"{one.name}: {one.reason}" for one in absent)
-        if not uses:
-            return [], "no meter answers" + (f" ({told})" if told else "")
-        return list(uses.values()), f"not read: {told}" if named and told else ""
+        return spec, self._devices[name, spec.threads]
 
     def runtime(self, ref: Any, path: tuple[str | int, ...]) -> tuple[RuntimeEntry, Origin, Params]:
         return self.entry(self.plugins.runtimes, ref, path)

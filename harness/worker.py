@@ -17,6 +17,7 @@ import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from typing import TYPE_CHECKING, Any
@@ -67,6 +68,7 @@ def die_with_parent() -> None:
 
 def start(process: BaseProcess) -> None:
     """Start a child that Ctrl-C never reaches, not even while it imports: it inherits the blocked signal."""
+    resource_tracker.ensure_running()  # starting it later would let the signal through
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         process.start()

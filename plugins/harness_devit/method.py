@@ -110,7 +110,7 @@ def dekd(ctx: Context, large: Model, params: DeViTParams) -> Partition:
         Part(name=task.name, module=sub, spec=bare.spec(), inputs=(Edge(source=IMAGE, tensor=image),), output=feature)
         for task, sub in zip(tasks, subs, strict=True)
     ]  # fmt: skip
-    edges = tuple(Edge(source=part.name, tensor=feature, missing="zeros") for part in parts)
+    edges = tuple(Edge(source=part.name, tensor=feature, missing=params.missing) for part in parts)
     parts.append(Part(name="fusion", module=fusion, spec=fused.spec(), inputs=edges, output=answer))
 
     measured = params.init == "teacher-slice" and params.importance != "random"

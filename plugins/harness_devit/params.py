@@ -77,6 +77,9 @@ class DeViTParams(Params):
     width: int | None = Field(
         None, ge=1, description="linear and mlp: D_t of Eq. 3; default: the teacher's dim"
     )
+    missing: Literal["zeros", "mean"] = Field(
+        "zeros", description="what stands in for a sub-model that does not answer: zeros, or its mean feature"
+    )
     teacher_stage: StageRecipe = Field(StageRecipe(), description="training of the sub-teachers")
     sub_stage: StageRecipe = Field(StageRecipe(), description="sub-task distillation")
     ensemble_stage: StageRecipe = Field(StageRecipe(), description="training of the ensemble")

@@ -26,7 +26,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cache
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -234,7 +234,7 @@ def _once(
     for tensor in model.module.state_dict().values():
         weights.update(tensor.detach().cpu().contiguous().numpy().tobytes())
     about: dict[str, Any] = params.model_dump(exclude={"parts", "memory_budget_mb", "policy", "fusion",
-                                                       "shrinking", "fusion_epochs"})  # fmt: skip
+                                                       "shrinking", "fusion_epochs", "missing"})  # fmt: skip
     about |= {"name": name, "own": list(own), "heads": heads, "source": weights.hexdigest(),
               "spec": [model.spec.factory, dict(model.spec.params)]}  # fmt: skip
     return ctx.once(json.dumps(about, sort_keys=True), make)
@@ -251,7 +251,7 @@ def _averaged(
     """Table 3, "w/o retrain": no MLP."""
     modules = [(sub.module, sub.spec, sub.classes) for sub in subs]
     fusion = ModuleSpec(factory="harness_edvit.fusion:average", params={"owned": owned})
-    return _parts(model, modules, fusion, fusion.build()), []
+    return _parts(model, modules, fusion, fusion.build(), params.missing), []
 
 
 def _fused(
@@ -274,11 +274,15 @@ def _fused(
         (module, sub_spec(model.spec, dim, sub.module.blocks[0].attn.num_heads, 0), dim)
         for module, dim, sub in zip(bare, dims, subs, strict=True)
     ]
-    return _parts(model, modules, fusion, mlp), fits
+    return _parts(model, modules, fusion, mlp, params.missing), fits
 
 
 def _parts(
-    model: Model, subs: Sequence[tuple[nn.Module, ModuleSpec, int]], fusion: ModuleSpec, module: nn.Module
+    model: Model,
+    subs: Sequence[tuple[nn.Module, ModuleSpec, int]],
+    fusion: ModuleSpec,
+    module: nn.Module,
+    missing: Literal["zeros", "mean"],
 ) -> tuple[Part, ...]:
     parts = [
         Part(
@@ -294,7 +298,7 @@ def _parts(
         name="fusion",
         module=module,
         spec=fusion,
-        inputs=tuple(Edge(source=part.name, tensor=part.output, missing="zeros") for part in parts),
+        inputs=tuple(Edge(source=part.name, tensor=part.output, missing=missing) for part in parts),
         output=TensorSpec(shape=(model.classes,)),
     )
     return (*parts, answer)

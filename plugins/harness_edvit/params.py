@@ -46,6 +46,9 @@ class EDViTParams(Params):
     fusion_epochs: int = Field(
         10, ge=0, description="of the MLP's training, and again of the entire retraining"
     )
+    missing: Literal["zeros", "mean"] = Field(
+        "zeros", description="what stands in for a sub-model that does not answer: zeros, or its mean feature"
+    )
 
 
 class PlaceParams(Params):

@@ -34,6 +34,7 @@ __all__ = [
 ]
 
 PROBE_S = 1.0
+REACH_S = 3.0
 DESCRIBE_S = 15.0  # it asks its sensors
 KEPT = (
     "harness", "soc", "product", "arch", "os", "kernel", "python", "cpu_capability", "governor", "machine_id",
@@ -105,7 +106,7 @@ def describe(spec: DeviceSpec) -> DeviceInfo | Unavailable:
     assert isinstance(spec.params, BoardParams)
     try:
         credentials = inventory.credentials(name)
-        told = told_by(name, credentials, spec.params.answer_within)
+        told = told_by(name, credentials, min(REACH_S, spec.params.answer_within))
         _keep(kept, credentials, told)
     except BoardLost as error:
         found = _kept(kept, credentials)
@@ -229,7 +230,10 @@ def _external(inventory: Inventory, name: str) -> list[dict[str, Any]]:
             )
     except SuiteError as error:
         raise ValueError(str(error)) from None
-    uses, absent = Meters(plugins).named(chosen)
+    try:
+        uses, absent = Meters(plugins).named(chosen)
+    except ValueError as error:
+        raise ValueError(f"{inventory.source.where(name, 'meters')}: {error}") from None
     for one in absent:
         _LOG.warning("%s: %s is not read: %s", name, one.name, one.reason)
     return [asdict(use) for use in uses]

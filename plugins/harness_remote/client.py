@@ -16,18 +16,20 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 from urllib.parse import unquote
 
 import grpc
 from google.protobuf.message import Message
+from pydantic import TypeAdapter, ValidationError
 
 import harness
 from harness.errors import BoardLost, DeviceError
 from harness.types import Clock
 from harness_remote import agent_pb2 as pb
-from harness_remote.board import PROTOCOL
+from harness_remote.board import PROTOCOL, Board
 from harness_remote.channel import open_channel, refusal
 from harness_remote.inventory import Credentials
 from harness_remote.wire import CHUNK_BYTES, LEASE, LOST, SERVICE, STREAM
@@ -40,15 +42,16 @@ RENEW_S = 10.0
 RETRY_S = 0.5
 
 
+@dataclass(frozen=True)
 class Timeouts:
     """Seconds: ``answer`` for a call, ``lost`` without any answer until a board counts as gone, ``lease`` to wait
     for a board that someone else holds, ``work`` for loading, or for one frame of inference.
     """
 
-    def __init__(
-        self, answer: float = 10.0, lost: float = 30.0, lease: float = 0.0, work: float = 600.0
-    ) -> None:
-        self.answer, self.lost, self.lease, self.work = answer, lost, lease, work
+    answer: float = 10.0
+    lost: float = 30.0
+    lease: float = 0.0
+    work: float = 600.0
 
 
 class LeaseLost(BoardLost):
@@ -82,19 +85,24 @@ class Client:
             DeviceError: the agent speaks another protocol than this harness.
         """
         reply = self._call("Describe", pb.DescribeRequest(), pb.DescribeReply, timeout_s)
+        unreadable = f"{self._who()} describes itself in a way that this harness cannot read"
         try:
-            board = json.loads(reply.board)
-            protocol = board["protocol"]
-        except (ValueError, KeyError, TypeError):
-            raise DeviceError(f"{self._who()} describes itself in a way that cannot be read") from None
+            told = json.loads(reply.board)
+            protocol = told["protocol"]
+        except (ValueError, KeyError, TypeError, RecursionError):
+            raise DeviceError(unreadable) from None
         if protocol != PROTOCOL:
             older = "agent" if isinstance(protocol, int) and protocol < PROTOCOL else "harness"
             raise DeviceError(
-                f"{self._who()} speaks protocol {protocol} (harness {board.get('harness')}), this harness "
+                f"{self._who()} speaks protocol {protocol} (harness {told.get('harness')}), this harness "
                 f"{harness.__version__} protocol {PROTOCOL}: upgrade the {older} "
                 f"(`harness devices setup {self.name}` installs this version there)"
             )
-        return dict(board)
+        try:
+            return asdict(TypeAdapter(Board).validate_python(told))
+        except ValidationError as error:
+            where = ".".join(map(str, error.errors()[0]["loc"]))
+            raise DeviceError(f"{unreadable}: {where}: {error.errors()[0]['msg']}") from None
 
     def clock(self) -> Clock:
         """The board's monotonic clock less ours, by the fastest of some round trips: off by half of one at most.
@@ -144,7 +152,8 @@ class Client:
                     heard = time.monotonic()
                 except DeviceError as error:
                     if isinstance(error, LeaseLost) or time.monotonic() - heard > self.timeouts.lost:
-                        return self._give_up(str(error))
+                        self._give_up(str(error))
+                        return
 
     def _give_up(self, why: str) -> None:
         with self._lock:
@@ -279,7 +288,7 @@ class Client:
 
     def close(self) -> None:
         """Give the board back, which ends its worker."""
-        if self._lease and not self._gone:
+        if self._lease and not self._gone and not self._closed.is_set():
             with contextlib.suppress(DeviceError):
                 self._call("Release", pb.ReleaseRequest(), pb.Done, min(2.0, self.timeouts.answer))
         self._closed.set()

@@ -70,8 +70,9 @@ class External:
         return replace(seen, meters=_shifted(seen.meters, clock.offset_ns))
 
     def close(self) -> None:
-        if self._sampler is not None:
-            self._sampler.close()
+        sampler, self._sampler = self._sampler, None
+        if sampler is not None:
+            sampler.close()
 
 
 def _shifted(meters: Mapping[str, Any], offset_ns: int) -> dict[str, Any]:

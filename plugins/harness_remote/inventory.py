@@ -55,7 +55,8 @@ class Link(Params):
     rate_mbps: float | None = Field(None, gt=0, le=1e6, description="megabits a second; none: no limit")
     rtt_ms: float = Field(0.0, ge=0, le=60_000)
     ports: Literal["per-link", "shared"] = Field(
-        "per-link", description="each pair of boards has a link of its own, or a board's transfers share its port"
+        "per-link",
+        description="each pair of boards has a link of its own, or a board's transfers share its port",
     )
 
 
@@ -79,7 +80,6 @@ class Board(Params):
     )
     emulated: bool = Field(False, description="a virtual board; its rows stand apart from measured ones")
     link: Link | None = None
-    profile: str | None = Field(None, min_length=1, description="file of its measured speed, for planning")
 
     @model_validator(mode="after")
     def _secured(self) -> Board:

@@ -163,7 +163,8 @@ def _prepared(probe: Probe, runtime: Registered[RuntimeEntry], store: Store) -> 
     from harness.saved import write_meta
 
     found = find_spec(probe.spec.factory.partition(":")[0])
-    assert found is not None and found.origin is not None
+    assert found is not None
+    assert found.origin is not None
     made_with = [
         resolve.files_hash([Path(found.origin)]),
         resolve.source_hash(runtime.origin.module),

@@ -27,7 +27,7 @@ set -e
 mkdir -p "$HOME/$2/wheels" "$HOME/$2/onnxruntime"
 chmod 700 "$HOME/$2"
 cd "$HOME/$2"
-[ "$(venv/bin/python -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null)" = "$3" ] && exit 0
+[ "$(venv/bin/python -c 'import sys, pip; print("%d.%d" % sys.version_info[:2])' 2>/dev/null)" = "$3" ] && exit 0
 rm -rf venv installed
 "$1" -m venv venv
 """
@@ -65,14 +65,14 @@ shift
 exec venv/bin/python -m harness agent init --folder "$PWD" "$@"
 """
 
-# What runs is ended: an agent started without systemd (a process id may by now be another's: its command line
-# tells), or the user's or system's service.
+# An agent that was started without systemd is ended. Its process id may by now be another's: the command line tells.
 _END_PROCESS = r"""
 cd "$HOME/$1" || exit
 old=$(cat agent.pid 2>/dev/null || true)
 if [ -n "$old" ] && tr '\0' ' ' < "/proc/$old/cmdline" 2>/dev/null | grep -q "harness agent serve"; then
   kill "$old" || true
   for i in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20; do kill -0 "$old" 2>/dev/null || break; sleep 0.5; done
+  kill -9 "$old" 2>/dev/null || true
 fi
 rm -f agent.pid ready
 """

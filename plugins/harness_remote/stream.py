@@ -58,6 +58,7 @@ class Relay:
         self._own: deque[tuple[dict[str, Any], int]] = deque()  # answers that need no worker, and their zeros
         self._drained = False  # no more frames will come
         self._closed = False
+        # not as the error itself, which would keep its frames, and with them gRPC's call
         self._fault: tuple[type[HarnessError], str] | None = None
 
     def answers(
@@ -94,7 +95,7 @@ class Relay:
     def _done(self) -> bool:
         with self._changed:
             if self._fault is not None:
-                kind, told = self._fault  # an error kept as such would keep its frames, and with them gRPC's call
+                kind, told = self._fault
                 raise kind(told)
             idle = self._running is None and not self._waiting and not self._own
             return self._closed or (self._drained and idle)

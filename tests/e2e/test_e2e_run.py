@@ -19,7 +19,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-pytestmark = [pytest.mark.e2e, pytest.mark.usefixtures("interruptible")]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600), pytest.mark.usefixtures("interruptible")]
 
 SUITE = """
 suite: tiny
@@ -162,6 +162,30 @@ def test_a_run_and_the_same_run_again(first_run):
     assert len(list((place / "out").glob("records-*.jsonl"))) == 1
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounts a full disk: needs root")
+def test_a_full_disk_is_said_and_keeps_what_is_there(prepared):
+    out = prepared / "out"
+    out.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(out)], check=False).returncode:
+        pytest.skip("mounting is not permitted here")
+    try:
+        filler = out / "filler"
+        with filler.open("wb") as file:
+            file.write(b"0" * (200 * 1024))
+        full = run(prepared)
+        assert full.returncode == 2
+        assert "No space left" in full.stderr
+        assert "Traceback" not in full.stderr
+        before = good(prepared)
+        filler.unlink()
+        subprocess.run(["mount", "-o", "remount,size=16m", str(out)], check=True)
+        assert run(prepared).returncode == 0
+        assert before.keys() <= good(prepared).keys()
+        assert sorted(good(prepared).values()) == [1] * CELLS
+    finally:
+        subprocess.run(["umount", str(out)], check=False)
+
+
 @pytest.mark.clock
 def test_ctrl_c_ends_within_two_seconds_and_the_run_goes_on(place):
     """While training, then while measuring; the same place goes on."""
@@ -270,6 +294,7 @@ def test_kill_9_at_random_moments_loses_and_doubles_nothing(place):
 
 
 @pytest.mark.soak
+@pytest.mark.timeout(5400)
 def test_sixty_kills(place):
     killed_runs(place, kills=60, seed=2, longest=14)
 
@@ -299,27 +324,3 @@ def test_a_child_killed_fails_its_cells_and_the_rest_goes_on(place):
     assert statuses["ok"] > 0
     assert run(place, *two).returncode == 0  # what failed is tried again
     assert sorted(good(place).values()) == [1] * 3  # two repeats on the first seed, one on the second
-
-
-@pytest.mark.skipif(os.geteuid() != 0, reason="mounts a full disk: needs root")
-def test_a_full_disk_is_said_and_keeps_what_is_there(prepared):
-    out = prepared / "out"
-    out.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(out)], check=False).returncode:
-        pytest.skip("mounting is not permitted here")
-    try:
-        filler = out / "filler"
-        with filler.open("wb") as file:
-            file.write(b"0" * (200 * 1024))
-        full = run(prepared)
-        assert full.returncode == 2
-        assert "No space left" in full.stderr
-        assert "Traceback" not in full.stderr
-        before = good(prepared)
-        filler.unlink()
-        subprocess.run(["mount", "-o", "remount,size=16m", str(out)], check=True)
-        assert run(prepared).returncode == 0
-        assert before.keys() <= good(prepared).keys()
-        assert sorted(good(prepared).values()) == [1] * CELLS
-    finally:
-        subprocess.run(["umount", str(out)], check=False)

@@ -256,3 +256,27 @@ def test_any_text_is_an_inventory_or_one_line(tmp_path: Path, text: str) -> None
     except SuiteError as error:
         told = str(error)
     assert told == "" or (told.startswith(str(path)) and "\n" not in told)
+
+
+DOCS = Path(__file__).parents[2] / "docs" / "devices.md"
+
+
+def test_the_documented_inventory_is_one(tmp_path: Path) -> None:
+    from harness.plugins import load_plugins
+
+    text = DOCS.read_text()
+    path = tmp_path / "devices.yaml"
+    path.write_text(text.split("```yaml\n")[1].split("```")[0])
+    inventory = Inventory.load(path)
+    assert list(inventory.boards) == ["pi1", "orin"]
+    meters = load_plugins().meters
+    for one in inventory.boards["pi1"].meters:
+        meters.get(one.name).entry.params(**one.params)
+
+
+def test_every_key_and_parameter_is_documented() -> None:
+    from harness_remote.boards import GpuBoardParams
+
+    rows = [line.split("|")[1] for line in DOCS.read_text().splitlines() if line.startswith("| `")]
+    told = {word.strip(" `") for row in rows for word in row.split(",")}
+    assert told == {*Board.model_fields, *GpuBoardParams.model_fields}

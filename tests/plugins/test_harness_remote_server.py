@@ -329,7 +329,7 @@ def test_what_may_not_be_loaded_or_connected(agent: Agent) -> None:
         ({"sha": "f" * 64}, "is not on the board"),
         ({"sha": good, "runtime": "torch"}, "loads no ONNX file"),
         ({"sha": good, "runtime": "os:system"}, "unknown runtime"),
-        ({"sha": good, "device": "cpu; rm"}, "device: cpu or cuda:N"),
+        ({"sha": good, "device": "cpu; rm"}, "device: cpu, cuda:N"),
         ({"sha": good, "artifact": "{}"}, "not a Shipped"),
         ({"sha": good, "part": ""}, "a part has a name"),
     ):

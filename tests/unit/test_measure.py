@@ -12,6 +12,7 @@ import pytest
 from harness import accuracy
 from harness.artifacts import Store
 from harness.energy_columns import readings_of
+from harness.errors import SuiteError
 from harness.measure import CellLost, Evaluations, measure_cell
 from harness.plan import PrepareHost
 from harness.planner import make_plan
@@ -164,6 +165,13 @@ def test_a_fleet_of_which_one_board_has_no_meter_has_no_energy(measured):
     assert found["energy"][0]["idle_w"] is not None  # the central node is idle for other's meters
     assert found["status"] == "partial"
     assert "b1: not read" in found["reason"]
+
+
+def test_a_board_stands_in_a_fleet_once(toys, tmp_path):
+    path = tmp_path / "toys.yaml"
+    path.write_text(SUITE.replace("lost: {fleet: [b1, b2]}", "lost: {fleet: [b1, b2, b1]}"))
+    with pytest.raises(SuiteError, match=r"lost\.fleet\.2: 'b1' is the same board as 'b1'"):
+        make_plan(load_suite(path), load_plugins(extra={"toys": toys}), PrepareHost())
 
 
 # --- without parts --------------------------------------------------------------------------------

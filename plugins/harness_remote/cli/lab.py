@@ -18,7 +18,7 @@ __all__ = ["command"]
 def command() -> None:
     """Virtual boards on this machine: the same agent, behind emulated links.
 
-    LAB is a YAML file, or the name of a shipped lab (nano4, pi10). Rows that are measured there are `emulated`.
+    LAB is a YAML file, or the name of a shipped lab (nano4, nano6, pi10). Rows that are measured there are `emulated`.
     """
 
 

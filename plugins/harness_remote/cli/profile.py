@@ -71,6 +71,13 @@ def command(
         click.echo(json.dumps(profile.to_json(), indent=1))
         return
     _show(profile)
+    disturbed = sum(bool(point.flags) for point in profile.points)
+    if disturbed:
+        click.echo(
+            f"warning: {disturbed} of {len(profile.points)} points were disturbed; measure again when nothing else "
+            "runs there",
+            err=True,
+        )
     click.echo(f"kept in {path}")
 
 
