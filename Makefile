@@ -6,6 +6,7 @@ BIN = $(VENV)/bin
 SUITE ?= suites/edge.yaml
 # a thread each; what watches the clock runs alone afterwards
 SIDE_BY_SIDE = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --maxprocesses 4 --dist worksteal
+LONG = benchmarks/faults.py benchmarks/fuzz_agent.py
 ALONE = $(BIN)/python -m pytest $$(grep -rlE --include='*.py' "pytest.mark.(lab|clock)" tests)
 
 .PHONY: help edge test lint unit soak bench reproduction proto clean
@@ -15,7 +16,7 @@ help:
 	@echo "make test   install and run all checks and tests"
 	@echo "make lint   ruff, mypy, import-linter"
 	@echo "make unit   the fast tests alone"
-	@echo "make soak   what takes longer than CI has: sixty random kills"
+	@echo "make soak   what takes longer than CI has: sixty random kills, boards that fail at random, fuzz"
 	@echo "make bench  the speed claims, as ratios taken in one run"
 	@echo "make proto  plugins/harness_remote/agent_pb2.py from agent.proto"
 	@echo "make reproduction  run papers/on-digits and the labs, write docs/reproduction.md"
@@ -38,9 +39,10 @@ unit: $(VENV)/.test
 
 soak: $(VENV)/.test
 	$(BIN)/python -m pytest -m soak --timeout 5400
+	for file in $(LONG); do $(BIN)/python $$file || exit 1; done
 
 bench: $(VENV)/.test
-	for file in benchmarks/*.py; do $(BIN)/python $$file || exit 1; done
+	for file in $(filter-out $(LONG), $(wildcard benchmarks/*.py)); do $(BIN)/python $$file || exit 1; done
 
 reproduction: $(VENV)/.bench
 	$(BIN)/harness run papers/on-digits
