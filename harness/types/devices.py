@@ -166,7 +166,7 @@ class Samples:
 
     ``latency_ns`` int64 [n]: one query each; ``first_ns`` the very first inference after loading;
     ``warmup_ns`` those before steady state; ``batch`` images in a query; ``timeline`` per-part nanoseconds,
-    int64 [n] each (``compute:PART``, ``wait:PART``); ``memory`` in bytes; ``environment`` the window's signals;
+    int64 [n] each (``compute:PART``); ``memory`` in bytes; ``environment`` the window's signals;
     ``states`` what each watch saw of the machine; ``energy`` the meters' readings, as a record has them, and
     ``meters`` their raw samples; ``sustained`` and ``lasting_ns`` are of the load that went on after the window;
     ``queue_ns``, ``late_ns`` int64 [n] (server, at ``target_qps`` arrivals a second) and ``reference`` as :class:`harness.load.Timed` has them;
