@@ -229,9 +229,9 @@ class Collaboration:
     def _run(self, frame: Frame, part: GraphPart) -> None:
         del frame.waiting[part.name]
         begin = time.perf_counter_ns()
-        frame.values[part.name] = self.sessions[part.name].run(
-            tuple(frame.values[one] for one in part.inputs)
-        )
+        session = self.sessions[part.name]
+        run = session.rehearse if self._rehearsing else session.run  # type: ignore[attr-defined]
+        frame.values[part.name] = run(tuple(frame.values[one] for one in part.inputs))
         frame.spent[f"compute:{part.name}"] = spent = time.perf_counter_ns() - begin
         if part.name == self._last:
             self._fusing_ns = max(self._fusing_ns, spent)

@@ -17,6 +17,7 @@ from harness.errors import BoardLost, HarnessError
 from harness.frames import DTYPES, FrameError, pack, size_of, unpack
 from harness.peers import answer_of
 from harness.pipelined import generate_pipelined
+from harness.replay import VARIABLE, replayed
 from harness.splits import normalise
 from harness.types import Answer, Graph, GraphPart, Load, PeerAddress, TensorSpec
 from harness.worker import Worker
@@ -236,6 +237,22 @@ def test_images_that_peers_keep_are_not_sent_again():
         together.step()
     np.testing.assert_array_equal(frame.output, 10 * IMAGES)
     assert together.traffic["sent_bytes:left"] < sent + 30
+
+
+def test_what_was_rehearsed_is_not_computed_again_here_or_elsewhere(tmp_path, monkeypatch):
+    monkeypatch.setenv(VARIABLE, str(tmp_path / "lock"))
+    computed = {"left": Times(2), "right": Times(3)}, Times()
+    replays = {name: replayed(session) for name, session in computed[0].items()}, replayed(computed[1])
+    together = fleet(*replays)
+    together.rehearse([IMAGES, 2 * IMAGES])
+    every = [*computed[0].values(), computed[1]]
+    calls = [session.calls for session in every]
+    assert min(calls) > 0
+    for images in (IMAGES, 2 * IMAGES):
+        np.testing.assert_array_equal(together(images), 5 * images)
+    assert [session.calls for session in every] == calls
+    np.testing.assert_array_equal(together(3 * IMAGES), 15 * IMAGES)
+    assert [session.calls for session in every] == [n + 1 for n in calls]
 
 
 def test_raw_pixels_are_preprocessed_where_they_arrive():
