@@ -53,6 +53,7 @@ class Frame:
     outcome: int = WHOLE
     end_ns: int = 0
     output: Array | None = None
+    pixels: NDArray[np.uint8] | None = None
 
     @property
     def done(self) -> bool:
@@ -219,7 +220,9 @@ class Collaboration:
                 continue
             value = frame.values[one]
             if one == IMAGE and self.graph.input_wire == "uint8":
-                value = to_pixels(value, self.graph.mean, self.graph.std)  # type: ignore[assignment]
+                if frame.pixels is None:
+                    frame.pixels = to_pixels(value, self.graph.mean, self.graph.std)
+                value = frame.pixels  # type: ignore[assignment]
                 header["normalise"] = {"mean": self.graph.mean, "std": self.graph.std}
             elif one != IMAGE:
                 value = value.astype(self._by_name[one].wire_dtype, copy=False)
@@ -453,4 +456,4 @@ def to_pixels(images: Array, mean: Sequence[float], std: Sequence[float]) -> NDA
     shape = (1, -1, 1, 1)
     scaled = images * np.array(std, np.float32).reshape(shape) + np.array(mean, np.float32).reshape(shape)
     pixels: NDArray[np.uint8] = np.rint(scaled * 255).clip(0, 255).astype(np.uint8).transpose(0, 2, 3, 1)
-    return pixels
+    return np.ascontiguousarray(pixels)  # else every peer's frame would copy it
