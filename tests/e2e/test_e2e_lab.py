@@ -23,8 +23,8 @@ suite: tiny.yaml
 SUITE = """
 suite: tiny
 data: {name: synthetic, size: 64, train: 64, test: 16}
-defaults: {train: {epochs: 1, batch_size: 64}}
-measure: {min_time: 50ms, min_queries: 24, max_time: 5s, energy: "off"}
+defaults: {train: {epochs: 0}}
+measure: {min_time: 50ms, min_queries: 24, max_time: 5s, warmup: one, energy: "off"}
 methods:
   cloud: {build: {vit: {patch_size: 16, dim: 24, depth: 2, heads: 3}}}
   cut:
