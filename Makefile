@@ -49,7 +49,8 @@ reproduction: $(VENV)/.bench
 	$(BIN)/harness lab run nano4
 	$(BIN)/harness lab run nano6
 	$(BIN)/harness lab run pi10
-	$(BIN)/python docs/reproduction.py results/local/on-digits results/local/nano4 results/local/nano6 results/local/pi10 > docs/reproduction.md
+	$(BIN)/harness lab run pi10 boards/pi10-size
+	$(BIN)/python docs/reproduction.py results/local/on-digits results/local/nano4 results/local/nano6 results/local/pi10 results/local/pi10-size > docs/reproduction.md
 
 proto: $(VENV)/.test
 	PYTHONPATH=plugins $(BIN)/python -m harness_remote.generate

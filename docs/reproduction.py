@@ -1,6 +1,7 @@
 """Writes docs/reproduction.md from the records of papers/on-digits and of the labs; `make reproduction` calls it.
 
-python docs/reproduction.py results/local/on-digits results/local/nano4 results/local/nano6 results/local/pi10 > docs/reproduction.md
+python docs/reproduction.py results/local/on-digits results/local/nano4 results/local/nano6 results/local/pi10 \\
+    results/local/pi10-size > docs/reproduction.md
 """
 
 from __future__ import annotations
@@ -50,7 +51,13 @@ BOARDS = """## Over boards, emulated
 The shape of DeViT's Figure 9 and ED-ViT's Figure 3: what a model split over more boards gains and costs. `harness lab run
 nano4`, `nano6` and `pi10`: virtual boards on this machine, the agents' own TLS streams over emulated links, what a
 part computes *replayed* (its time alone on a core of this machine, slept): so the network and the harness' own costs are
-those of a fleet, and the compute is a Xeon core's, not a Jetson's or a Pi's. One seed; accuracies are of small models.
+those of a fleet, and the compute is a Xeon core's, not a Jetson's or a Pi's. One seed; accuracies are of small models, and
+say nothing in nano6 and pi10-size, whose images are synthetic.
+
+What shows: with real sizes (pi10-size) splitting pays at first, and then the image's way to ever more boards through one
+port, and the harness' own cost per board on two cores, take it back; resident, as the papers count, it falls up to five
+boards. Weights per board fall as in ED-ViT's Fig. 3. Behind 2 MB/s (nano4, nano6) the image is all of the latency, and each
+board adds one. With models of milliseconds (pi10) there is nothing to gain.
 
 p50: end to end at the central board, the image's transfer included; *resident*: the images were on the boards (what the
 papers report). Bound: slowest part's compute in the query + its bytes over its link + fusion.
@@ -83,7 +90,9 @@ def table(rows: list[list[str]], headers: list[str]) -> str:
 
 
 def number(value: object) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else "" if value is None else str(value)
+    if isinstance(value, float):
+        return f"{value:.4g}" if value < 1e4 else f"{value:,.0f}"
+    return "" if value is None else str(value)
 
 
 def orderings(folder: str) -> str:
