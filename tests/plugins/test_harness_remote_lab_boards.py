@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -30,12 +31,29 @@ LINK = {"rate": "2 MB/s", "rtt": 0.002, "ports": "shared"}
 Up = Callable[..., State]
 
 
+def _lacking() -> dict[str, str]:
+    """Why a lab of a mode cannot be tried here."""
+    if shutil.which("ip") is None:
+        return dict.fromkeys(("root", "user", "loopback"), "no iproute2")
+    alone = ["unshare", "--user", "--map-root-user", "--net", "true"]
+    users = subprocess.run(alone, capture_output=True, check=False).returncode == 0
+    return {
+        **({} if probe().mode == "root" else {"root": "not root, or no network namespaces"}),
+        **({} if users else {"user": "no user namespaces"}),
+    }
+
+
+LACKING = _lacking()
+
+
 @pytest.fixture
 def up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Up]:
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     made: list[State] = []
 
     def bring(mode: Mode | None = None, tied: bool = False, **keys: Any) -> State:
+        if lacking := LACKING.get(mode or probe().mode):
+            pytest.skip(lacking)
         if mode is not None:
             monkeypatch.setattr(supervisor, "probe", lambda: Ability(mode, probe().tools))
         lab = Lab.model_validate({"lab": f"test{os.getpid()}", "boards": ["a", "b"], "link": LINK, **keys})
