@@ -5,7 +5,7 @@ is left of it when parts do not answer.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import combinations
@@ -51,18 +51,18 @@ class Evaluations:
 
     store: Store
 
-    def get(self, key: str) -> Mapping[str, Any] | None:
-        if not self.store.has(key):
-            return None
-        with np.load(self.store.folder(key) / "evaluation.npz") as arrays:
-            return {name: arrays[name] for name in arrays.files}
-
-    def put(self, key: str, arrays: Mapping[str, Any], label: str) -> None:
+    def once(self, key: str, label: str, make: Callable[[], Mapping[str, Any]]) -> Mapping[str, Any]:
+        """The arrays kept under ``key``, or what ``make`` gives, kept from now on; ``label`` is for people."""
+        if self.store.has(key):
+            with np.load(self.store.folder(key) / "evaluation.npz") as kept:
+                return {name: kept[name] for name in kept.files}
+        arrays = make()
         with self.store.making(key) as folder:
             if folder is not None:
                 np.savez(folder / "evaluation.npz", **arrays)
                 about = {"stage": "evaluate", "entry": "", "label": label}
                 (folder / "meta.json").write_text(json.dumps({"kind": "evaluation", "about": about}))
+        return arrays
 
 
 class Infer:

@@ -41,7 +41,7 @@ RESIDENT_SHARE = 4
 
 
 REMOTE_SAMPLES = 32
-"""Images that a window cycles through, and on which parity is checked, where each must cross a link: it may be slow."""
+"""Images that a window cycles through where all must cross a link and are rehearsed; parity takes the usual 256."""
 
 
 class CellFailure(CellError):
@@ -98,12 +98,10 @@ def _measure(
     load = _load(task, cell, len(labels))
     with ExitStack() as stack:
         deployed = deploy(cell, export, plugins, store, stack)
-        if deployed.remote:
-            few = spread(len(picked), REMOTE_SAMPLES)
-            picked, reference = picked[few], reference[few]
-        samples, beside = deployed.measure(load, picked)
+        loaded = picked[spread(len(picked), REMOTE_SAMPLES)] if deployed.remote else picked
+        samples, beside = deployed.measure(load, loaded)
         no_input = (
-            deployed.central.measure(_resident(load), picked) if _sends_images(deployed, load) else None
+            deployed.central.measure(_resident(load), loaded) if _sends_images(deployed, load) else None
         )
         infer = Infer(deployed.central.infer, load.batch)
         parity = check_parity(infer, picked, reference, tolerance)
@@ -149,7 +147,7 @@ def _sends_images(deployed: Deployed, load: Load) -> bool:
     """Whether a window without the input's transfer says something: a closed loop whose images are sent."""
     takers = [part.name for part in deployed.graph.parts if IMAGE in part.inputs]
     sent = any(deployed.places[name] != deployed.central_index for name in takers)
-    return sent and load.scenario in ("single-stream", "multi-stream") and load.generator == "harness"
+    return sent and load.scenario == "single-stream" and load.generator == "harness"
 
 
 def _resident(load: Load) -> Load:
@@ -177,11 +175,10 @@ def _answers(
     key = digest(
         ["evaluation", cell.export, cell.data, task["specs"], task["placement"], task["input"], batch]
     )
-    answers = evaluations.get(key)
-    if answers is None:
-        answers = evaluate(infer, images, labels, data, batch, export["groups"])
-        evaluations.put(key, answers, f"{cell.method} seed {cell.seed} on {task['device']}")
-    return answers
+    return evaluations.once(
+        key, f"{cell.method} seed {cell.seed} on {task['device']}",
+        lambda: evaluate(infer, images, labels, data, batch, export["groups"]),
+    )  # fmt: skip
 
 
 def _answers_here(
@@ -197,14 +194,14 @@ def _answers_here(
     """Answers of a worker on this host's CPU: one evaluation serves all boards and placements."""
     batch, threads = cell.task["measure"]["batch"], cell.task["threads"]
     key = digest(["evaluation", "host", cell.export, cell.data, threads, batch])
-    answers = evaluations.get(key)
-    if answers is None:
+
+    def answers() -> Mapping[str, Any]:
         with host(export, cell.export, store, runtime, threads) as process:
             process.ask("connect", graph_of(export, {**cell.task, "input": "tensor"}), {})
             infer = Infer(lambda some, size: process.ask("infer", some, size, ()), batch)
-            answers = evaluate(infer, images, labels, data, batch, export["groups"])
-        evaluations.put(key, answers, f"{cell.method} seed {cell.seed} on the host")
-    return answers
+            return evaluate(infer, images, labels, data, batch, export["groups"])
+
+    return evaluations.once(key, f"{cell.method} seed {cell.seed} on the host", answers)
 
 
 def _without_parts(
@@ -230,11 +227,12 @@ def _without_parts(
         return {"why": f"runtime {runtime.name} does not run on this host's CPU"}
     number, seed = int(most.removeprefix("drop-")), cell.seed
     key = digest(["missing", cell.export, cell.data, number, seed])
-    counted = evaluations.get(key)
-    if counted is None:
+
+    def count() -> Mapping[str, Any]:
         with host(export, cell.export, store, runtime, cell.task["threads"]) as process:
-            counted = without(process, graph, images, labels, data, number, seed)
-        evaluations.put(key, counted, f"{cell.method} seed {cell.seed} without parts")
+            return without(process, graph, images, labels, data, number, seed)
+
+    counted = evaluations.once(key, f"{cell.method} seed {cell.seed} without parts", count)
     return missing_block(graph, counted, len(labels), number, seed, export)
 
 

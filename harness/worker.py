@@ -111,7 +111,6 @@ class Worker:
     """What one process has loaded, and how its parts are joined to those of other workers."""
 
     sessions: dict[str, Session] = field(default_factory=dict)
-    graph: Graph | None = None
     collaboration: Collaboration | None = None
     server: Server | None = None
     slots: dict[int, list[Array]] = field(default_factory=dict)
@@ -185,7 +184,6 @@ class Worker:
 
     def connect(self, graph: Graph, peers: Mapping[str, PeerAddress]) -> None:
         """Become the central worker of a partition; ``peers`` are the parts that other workers have."""
-        self.graph = graph
         if len(graph.parts) > 1 or peers:
             self.collaboration = Collaboration(graph, self.sessions, peers)
             pids = {one.details["pid"] for one in peers.values() if one.open == LOCAL}
