@@ -38,6 +38,7 @@ devices:
   twin: {backend: board, machine: m1}
   fake: {backend: board, machine: m3, emulated: true}
   local: {fleet: [here, here, here]}
+  pair: {fleet: [here, here]}
   boards: {fleet: [b1, b2], central: b1}
   raw: {fleet: [b1, b2], input: raw}
   mixed: {fleet: [here, b1, b2]}
@@ -51,6 +52,7 @@ devices:
 run:
   - {methods: [whole, split], devices: [here, b1]}
   - {methods: [split], devices: [local], measure: {robustness: drop-3, in_flight: 3}}
+  - {methods: [split], devices: [pair], measure: {scenario: multi-stream, streams: 4}}
   - {methods: [split], devices: [boards, raw, mixed, shared, lab, lost]}
   - {methods: [split], devices: [metered, dark], measure: {energy: require, idle_time: 100ms, min_time: 300ms}}
   - {methods: [whole, half, strict], devices: [b1], measure: {robustness: drop-1}}
@@ -112,6 +114,12 @@ def test_workers_of_one_machine(measured):
     }  # fmt: skip
 
 
+def test_several_images_at_once_over_workers(measured):
+    found = measured("split", "pair")
+    assert found["network"]["critical_path_ms"] > 0
+    assert "no_input" not in found["network"]  # its queries are cut: no image of them is resident
+
+
 def test_boards(measured, toys):
     toys.SEEN.clear()
     found = measured("split", "boards")
@@ -140,7 +148,7 @@ def test_what_stands_for_boards_is_told(planned):
     said = {device: described(cell)["provenance"] for (_, device), cell in cells.items()}
     assert said == {
         "here": "measured", "b1": "measured", "boards": "measured", "raw": "measured", "mixed": "measured",
-        "lost": "measured", "local": "emulated", "shared": "emulated", "lab": "emulated", "metered": "measured", "dark": "measured",
+        "lost": "measured", "local": "emulated", "pair": "emulated", "shared": "emulated", "lab": "emulated", "metered": "measured", "dark": "measured",
     }  # fmt: skip
     assert described(cells["split", "raw"])["device"]["input"] == "raw"
     assert "in_flight" not in described(cells["split", "here"])["scenario"]
