@@ -139,8 +139,9 @@ def streamed(folder: Path, stack: ExitStack) -> tuple[Trip, Trip]:
     client.acquire()
     client.call("Open", pb.OpenRequest(threads=1), pb.Done, work=True)
     ticket = client.call("Serve", pb.ServeRequest(), pb.ServeReply).ticket
+    frames = json.loads((folder / "ready.json").read_text())["frames"]
     answers: queue.SimpleQueue[Any] = queue.SimpleQueue()
-    details = {"device": BOARD, "target": address, "certificate": certificate.decode(), "ticket": ticket}
+    details = {"device": BOARD, "target": frames, "certificate": certificate.decode(), "ticket": ticket}
     peer = open_peer(details, answers.put)
     stack.callback(peer.close)
     payloads = {up: np.zeros(up, np.uint8) for up, _ in SIZES.values()}

@@ -28,6 +28,9 @@ MAX_TENSORS = 256
 MAX_DIMS = 8
 MAX_ELEMENTS = 2**40
 DTYPES = ("float32", "float16", "uint8", "int8", "int64", "float64")
+_NAMES = dict(zip(("<f4", "<f2", "|u1", "|i1", "<i8", "<f8"), DTYPES, strict=True))
+_encode = json.JSONEncoder(separators=(",", ":")).encode
+_decode = json.JSONDecoder().decode
 
 
 class FrameError(HarnessError):
@@ -44,14 +47,14 @@ def pack(header: Mapping[str, Any], tensors: Sequence[NDArray[Any]] = ()) -> lis
 
     held = [np.asarray(one, order="C") for one in tensors]
     for one in held:
-        if one.dtype.name not in DTYPES:
+        if one.dtype.str not in _NAMES:
             raise FrameError(f"a frame holds {', '.join(DTYPES)}, not {one.dtype.name}")
-    told = {**header, "tensors": [{"dtype": one.dtype.name, "shape": one.shape} for one in held]}
+    told = {**header, "tensors": [{"dtype": _NAMES[one.dtype.str], "shape": one.shape} for one in held]}
     return [_head(told), *(memoryview(one.data).cast("B") for one in held if one.size)]
 
 
 def _head(header: Mapping[str, Any]) -> bytes:
-    text = json.dumps(header, separators=(",", ":")).encode()
+    text = _encode(header).encode()
     if len(text) > MAX_HEADER:
         raise FrameError(f"a header of {len(text)} bytes; allowed are {MAX_HEADER}")
     return MAGIC + len(text).to_bytes(4, "little") + text
@@ -75,7 +78,7 @@ def header_of(frame: bytes | memoryview) -> tuple[dict[str, Any], memoryview]:
     if length > MAX_HEADER or 8 + length > len(view):
         raise FrameError(f"a frame of {len(view)} bytes whose header has {length}")
     try:
-        header = json.loads(bytes(view[8 : 8 + length]))
+        header = _decode(str(view[8 : 8 + length], "utf-8"))
     except (ValueError, RecursionError):
         raise FrameError("a frame whose header is not JSON") from None
     if not isinstance(header, dict):

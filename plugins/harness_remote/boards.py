@@ -187,7 +187,7 @@ def open_board(spec: DeviceSpec) -> Device:
     return RemoteDevice(
         spec,
         info,
-        Reach(board=name, credentials=credentials, via=board.via),
+        Reach(board=name, credentials=credentials, via=board.via, frames_port=board.frames_port),
         Timeouts(params.answer_within, params.lost_after, params.lease_wait, params.work_within),
         device="cpu" if computes_on == "cpu" else f"{computes_on}:0",
         detached=params.detached,

@@ -6,6 +6,7 @@ import json
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -18,7 +19,7 @@ from harness_remote import board, codec
 from harness_remote.blobs import Blobs
 from harness_remote.lease import Leases
 from harness_remote.session import Job, Neighbour, Session
-from harness_remote.stream import Relay
+from harness_remote.stream import Buffer, Frame, Relay, pulled
 from harness_remote.wire import CHUNK_BYTES, MAX_CONTROL_BYTES, MAX_MESSAGE_BYTES
 
 __all__ = ["Call", "Calls", "LeaseError", "TooMuchError"]
@@ -43,8 +44,6 @@ class Call(Protocol):
 
     def lease(self) -> str: ...
 
-    def ticket(self) -> str: ...
-
     def on_end(self, then: Callable[[], None]) -> Any: ...
 
     def cancel(self) -> Any: ...
@@ -59,6 +58,7 @@ class Calls:
     def __init__(self, folder: Path, blobs: Blobs, plugins: Plugins, name: str, leases: Leases) -> None:
         self._folder, self._blobs, self._plugins, self._name = folder, blobs, plugins, name
         self._leases = leases
+        self.frames_port = 0
         self._changing = threading.Lock()
         self._session: Session | None = None
         self._holder = ""
@@ -140,7 +140,7 @@ class Calls:
         return pb.LoadReply(facts=codec.to_json(dict(facts)))
 
     def serve(self, request: pb.ServeRequest, call: Call) -> pb.ServeReply:
-        return pb.ServeReply(ticket=self._held(call).serve())
+        return pb.ServeReply(ticket=self._held(call).serve(), port=self.frames_port)
 
     def connect(self, request: pb.ConnectRequest, call: Call) -> pb.Done:
         session = self._held(call)
@@ -187,23 +187,46 @@ class Calls:
 
     # --- the data plane ---
 
-    def stream(self, frames: Iterable[bytes], call: Call) -> Iterator[bytes]:
-        ticket, session = call.ticket(), self._session
-        if not ticket:
-            session, allowed = self._held(call), SERVED | {"infer"}
-        elif session is not None and session.admits(ticket):
-            allowed = SERVED
-        else:
-            raise LeaseError("this ticket holds no more: the board's worker was ended, or opened anew")
-        self._during(call)
-        address, key = session.listening()
+    def stream(self, frames: Iterable[Buffer], call: Call) -> Iterator[Frame]:
+        """Answers to the lease's holder."""
+        session = self._held(call)
         try:
-            yield from Relay(address, key, allowed, MAX_MESSAGE_BYTES).answers(frames, call.on_end)
+            yield from pulled(partial(self._relay, session, SERVED | {"infer"}), frames, call.on_end)
         except DeviceError as error:
             raise DeviceError(session.death() or error) from None
 
+    def frames(
+        self,
+        ticket: str,
+        frames: Iterable[Buffer],
+        call: Call,
+        reply: Callable[[Frame], None],
+        over: Callable[[], None],
+    ) -> None:
+        """Take another board's frames until no more come. Answers go to ``reply``; ``over``: there will be no more."""
+        session = self._session
+        if session is None or not session.admits(ticket):
+            raise LeaseError("its ticket holds no more: the board's worker was ended, or opened anew")
+        self._during(call)
+        relay = self._relay(session, SERVED, reply, over)
+        try:
+            for data in frames:
+                if not relay.feed(data):
+                    break
+        finally:
+            relay.end()
+        if relay.fault is not None:
+            raise DeviceError(session.death() or relay.fault)
+
+    @staticmethod
+    def _relay(
+        session: Session, allowed: frozenset[str], reply: Callable[[Frame], None], over: Callable[[], None]
+    ) -> Relay:
+        address, key = session.listening()
+        return Relay(address, key, allowed, MAX_MESSAGE_BYTES, reply, over)
+
     def admits(self, ticket: str) -> bool:
-        """Whether a stream may come in with this ticket and without the token."""
+        """Whether another board may come in with this ticket, and without the token."""
         session = self._session
         return session is not None and session.admits(ticket)
 

@@ -9,7 +9,7 @@ import grpc
 from harness_remote.secrets import NAME
 from harness_remote.wire import OPTIONS
 
-__all__ = ["open_channel", "refusal"]
+__all__ = ["open_channel"]
 
 _OWN: tuple[tuple[str, Any], ...] = (
     ("grpc.enable_http_proxy", 0),  # a board is on the local network
@@ -27,19 +27,3 @@ def open_channel(target: str, certificate: bytes, *extra: tuple[str, Any]) -> gr
     return grpc.secure_channel(
         target, grpc.ssl_channel_credentials(certificate), [*OPTIONS, *_OWN, *extra, named]
     )
-
-
-def refusal(details: str) -> str:
-    """What a TLS handshake that failed comes to; empty where it is none."""
-    told = details.lower()
-    if "certificate has expired" in told or "certificate is not yet valid" in told:
-        return "its certificate is not valid at this date: set both clocks, or make it anew (`harness agent init`)"
-    if (
-        "certificate_verify_failed" in told
-        or "certificate verify failed" in told
-        or "hostname verification" in told
-    ):
-        return "it shows another certificate than the one in the inventory: it was made anew, or this is another machine"
-    if "wrong_version_number" in told or "handshake failed" in told or "ssl_error" in told or "tsi_" in told:
-        return "it does not speak TLS, or is no agent"
-    return ""

@@ -30,8 +30,9 @@ from harness.errors import BoardLost, DeviceError
 from harness.types import Clock
 from harness_remote import agent_pb2 as pb
 from harness_remote.board import PROTOCOL, Board
-from harness_remote.channel import open_channel, refusal
+from harness_remote.channel import open_channel
 from harness_remote.inventory import Credentials
+from harness_remote.secrets import refusal
 from harness_remote.wire import CHUNK_BYTES, LEASE, LOST, SERVICE, STREAM
 
 __all__ = ["Client", "Timeouts"]

@@ -47,14 +47,18 @@ BACK_OFF_S = (0.5, 1.0, 2.0, 4.0, 8.0, 8.0, 8.0)
 
 @dataclass(frozen=True, kw_only=True)
 class Reach:
-    """How one board is reached: the workstation's way, and ``via`` (board -> host:port) the other boards'."""
+    """How one board is reached: the workstation's way, and ``via`` (board -> host:port) the other boards' to where it
+    takes frames: by default at ``frames_port``, or at the port that its agent tells.
+    """
 
     board: str
     credentials: Credentials
     via: Mapping[str, str]
+    frames_port: int | None = None
 
-    def target_from(self, other: str) -> str:
-        return self.via.get(other, self.credentials.target)
+    def frames_from(self, other: str, told: int) -> str:
+        host = self.credentials.target.rpartition(":")[0]
+        return self.via.get(other) or f"{host}:{self.frames_port or told}"
 
 
 class RemoteDevice:
@@ -128,12 +132,12 @@ class RemoteDevice:
     # --- several boards ---
 
     def serve(self, central: Device) -> PeerAddress:
-        ticket = self._client.call("Serve", pb.ServeRequest(), pb.ServeReply).ticket
+        served = self._client.call("Serve", pb.ServeRequest(), pb.ServeReply)
         own = central.reach.board if isinstance(central, RemoteDevice) else ""
         details = {
-            "target": self.reach.target_from(own),
+            "target": self.reach.frames_from(own, served.port),
             "certificate": self.reach.credentials.certificate.decode(),
-            "ticket": ticket,
+            "ticket": served.ticket,
         }
         return PeerAddress(device=self.reach.board, open=PEER, details=details)
 

@@ -76,7 +76,10 @@ class Board(Params):
         (), description="external meters that watch the board, as in a suite"
     )
     via: Mapping[Name, HostPort] = Field(
-        default_factory=dict, description="OTHER_BOARD: host:port, how that board reaches this one"
+        default_factory=dict, description="OTHER_BOARD: host:port, where that board sends its frames"
+    )
+    frames_port: int | None = Field(
+        None, ge=1, le=65535, description="where it takes frames, if not at the port that its agent tells"
     )
     emulated: bool = Field(False, description="a virtual board; its rows stand apart from measured ones")
     link: Link | None = None
@@ -151,11 +154,6 @@ class Inventory:
             if not token.isprintable() or not token.isascii() or " " in token or not token:
                 raise SuiteError(f"{self.source.where(name, 'token')}: {board.token} holds no token")
         return Credentials(target(board.host, board.port), certificate, token)
-
-    def reached_from(self, name: str, other: str) -> str:
-        """``host:port`` under which the board ``other`` reaches this one."""
-        board = self.board(name)
-        return board.via.get(other) or target(board.host, board.port)
 
     def add(self, name: str, board: Board) -> None:
         """Raises ``SuiteError`` where there is one of that name."""

@@ -1,6 +1,6 @@
-"""Another board, as the central node's worker reaches it: one stream of frames to its agent, kept open.
+"""Another board, as the central node's worker reaches it: one connection for frames to its agent, kept open.
 
-Imports gRPC and nothing of the control plane: it runs beside the load.
+Imports nothing of the control plane: it runs beside the load.
 """
 
 from __future__ import annotations
@@ -10,23 +10,16 @@ import threading
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import grpc
-
-from harness.frames import pack
+from harness.frames import FrameError, header_of, pack
 from harness.peers import answer_of
 from harness.types import Answer, Answers, Peer
-from harness_remote.channel import open_channel, refusal
-from harness_remote.wire import STREAM, TICKET
+from harness_remote import framesocket
+from harness_remote.secrets import refusal
+from harness_remote.wire import MAX_MESSAGE_BYTES
 
-__all__ = ["StreamPeer", "open_peer"]
+__all__ = ["FramePeer", "open_peer"]
 
 CONNECT_S = 10.0
-GREETING = -1
-KEEPALIVE = (
-    ("grpc.keepalive_time_ms", 10_000),  # a board that is unplugged answers no ping
-    ("grpc.keepalive_timeout_ms", 10_000),
-    ("grpc.http2.max_pings_without_data", 0),
-)
 
 
 def open_peer(details: Mapping[str, Any], answers: Answers) -> Peer:
@@ -35,10 +28,10 @@ def open_peer(details: Mapping[str, Any], answers: Answers) -> Peer:
     Raises:
         OSError: it cannot be reached.
     """
-    return StreamPeer(details, answers)
+    return FramePeer(details, answers)
 
 
-class StreamPeer:
+class FramePeer:
     """A worker of another board (:class:`harness.types.Peer`)."""
 
     def __init__(self, details: Mapping[str, Any], answers: Answers) -> None:
@@ -46,47 +39,71 @@ class StreamPeer:
         self._answers = answers
         self._gone = ""
         self._closed = False
-        self._greeted = threading.Event()
-        self._frames: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
-        self._channel = open_channel(details["target"], details["certificate"].encode(), *KEEPALIVE)
-        stream = self._channel.stream_stream(STREAM, request_serializer=None, response_deserializer=None)
-        self._call = stream(iter(self._frames.get, None), metadata=((TICKET, details["ticket"]),))
-        threading.Thread(target=self._read, name=f"answers of {self.device}", daemon=True).start()
-        self.send(pack({"op": "echo", "id": GREETING, "reply_bytes": 0}))
-        if not self._greeted.wait(CONNECT_S) or self._gone:
-            why = self._gone or f"no answer within {CONNECT_S:g} s"
-            self.close()
-            raise OSError(f"{details['target']}: {why}")
+        self._frames: queue.SimpleQueue[Sequence[bytes | memoryview] | None] = queue.SimpleQueue()
+        try:
+            self._conn = framesocket.connect(
+                details["target"], details["certificate"].encode(), CONNECT_S, MAX_MESSAGE_BYTES
+            )
+            self._conn.send(pack({"ticket": details["ticket"]}))
+            welcome = self._conn.receive()
+            refused = "it closed the connection" if welcome is None else header_of(welcome)[0].get("error")
+            self._conn.settle(MAX_MESSAGE_BYTES)
+        except TimeoutError:
+            raise OSError(f"{details['target']}: no answer within {CONNECT_S:g} s") from None
+        except (OSError, FrameError) as error:
+            raise OSError(f"{details['target']}: {_reason(error)}") from None
+        if refused:
+            self._conn.hang_up()
+            raise OSError(f"{details['target']}: {refused}")
+        for name, run in (("frames to", self._write), ("answers of", self._read)):
+            threading.Thread(target=run, name=f"{name} {self.device}", daemon=True).start()
 
     def send(self, frame: Sequence[bytes | memoryview]) -> None:
         if self._gone:
             raise OSError(self._gone)
-        self._frames.put(b"".join(frame))
+        self._frames.put(frame)
 
     def close(self) -> None:
         self._closed = True
         self._frames.put(None)
-        self._call.cancel()
-        self._channel.close()
+        self._conn.hang_up()
+
+    def _write(self) -> None:
+        try:
+            while True:
+                try:
+                    frame = self._frames.get(timeout=framesocket.PING_S)
+                except queue.Empty:
+                    self._conn.ping()
+                    continue
+                if frame is None:
+                    return
+                self._conn.send(frame)
+        except OSError as error:
+            self._lost(_reason(error))
 
     def _read(self) -> None:
-        why = "it closed the stream"
+        why = "it closed the connection"
         try:
-            for frame in self._call:
+            while (frame := self._conn.receive()) is not None:
                 answer = answer_of(self.device, frame)
-                if answer.lost:
+                if answer.lost or (answer.query < 0 and answer.error):
                     why = answer.error
                     break
-                if self._greeted.is_set():
-                    self._answers(answer)
-                self._greeted.set()
-        except grpc.RpcError as error:
-            told = " ".join((error.details() or error.code().name).split())
-            why = refusal(told) or told[:300]
-        self._gone = why
-        greeted = self._greeted.is_set()
-        self._greeted.set()
-        if greeted and not self._closed:
-            self._frames.put(None)
-            self._channel.close()
-            self._answers(Answer(peer=self.device, query=-1, part="", error=why, lost=True))
+                self._answers(answer)
+        except OSError as error:
+            why = _reason(error)
+        self._lost(why)
+
+    def _lost(self, why: str) -> None:
+        """Once, and not of what was closed here."""
+        first, self._gone = not self._gone, self._gone or why
+        self._frames.put(None)
+        self._conn.hang_up()
+        if first and not self._closed:
+            self._answers(Answer(peer=self.device, query=-1, part="", error=self._gone, lost=True))
+
+
+def _reason(error: Exception) -> str:
+    text = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    return refusal(str(error)) or " ".join(text.split())[:300].lower()

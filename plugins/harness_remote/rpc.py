@@ -20,7 +20,7 @@ from harness.frames import FrameError
 from harness_remote import agent_pb2 as pb
 from harness_remote.calls import Calls, LeaseError, TooMuchError
 from harness_remote.secrets import Identity
-from harness_remote.wire import LEASE, LOST, MAX_CONTROL_BYTES, SERVICE, STREAM, TICKET
+from harness_remote.wire import LEASE, LOST, MAX_CONTROL_BYTES, SERVICE
 
 __all__ = ["Gate", "handlers"]
 
@@ -28,11 +28,10 @@ _LOG = logging.getLogger(__name__)
 
 
 class Gate(grpc.ServerInterceptor):  # type: ignore[misc]
-    """Lets in whoever shows the token, or a ticket for the data stream; all may ask for health."""
+    """Lets in whoever shows the token; all may ask for health."""
 
-    def __init__(self, identity: Identity | None, admits: Callable[[str], bool]) -> None:
+    def __init__(self, identity: Identity | None) -> None:
         self._expected = None if identity is None else f"Bearer {identity.token}".encode()
-        self._admits = admits
 
     def intercept_service(self, continuation: Callable[[Any], Any], details: Any) -> Any:
         if self._expected is None or details.method == f"/{SERVICE}/Health":
@@ -40,13 +39,11 @@ class Gate(grpc.ServerInterceptor):  # type: ignore[misc]
         told = _texts(details.invocation_metadata)
         if hmac.compare_digest(told.get("authorization", "").encode(errors="replace"), self._expected):
             return continuation(details)
-        if details.method == STREAM and TICKET in told and self._admits(told[TICKET]):
-            return continuation(details)
         return _REFUSED
 
 
 def _refuse(frames: Any, context: grpc.ServicerContext) -> Iterator[bytes]:
-    context.abort(grpc.StatusCode.UNAUTHENTICATED, "the agent's token (or ticket) is missing or wrong")
+    context.abort(grpc.StatusCode.UNAUTHENTICATED, "the agent's token is missing or wrong")
     yield b""  # a stream's handler answers without reading what is sent
 
 
@@ -62,9 +59,6 @@ class _Call:
 
     def lease(self) -> str:
         return self._told.get(LEASE, "")
-
-    def ticket(self) -> str:
-        return self._told.get(TICKET, "")
 
     def on_end(self, then: Callable[[], None]) -> None:
         if not self._context.add_callback(then):  # it has ended
@@ -88,7 +82,7 @@ def handlers(calls: Calls, max_streams: int) -> grpc.GenericRpcHandler:
         if not free.acquire(blocking=False):
             raise TooMuchError(f"{max_streams} data streams are open already")
         try:
-            yield from calls.stream(frames, call)
+            yield from map(b"".join, calls.stream(frames, call))
         finally:
             free.release()
 

@@ -23,7 +23,7 @@ from harness.errors import DeviceError
 if TYPE_CHECKING:
     from cryptography import x509
 
-__all__ = ["CERTIFICATE", "KEY", "NAME", "TOKEN", "Identity", "create", "fingerprint", "load"]
+__all__ = ["CERTIFICATE", "KEY", "NAME", "TOKEN", "Identity", "create", "fingerprint", "load", "refusal"]
 
 KEY, CERTIFICATE, TOKEN = "key.pem", "certificate.pem", "token"
 NAME = (
@@ -137,6 +137,22 @@ def fingerprint(pem: bytes | str) -> str:
     except ValueError:
         raise DeviceError("not a certificate in PEM form") from None
     return hashlib.sha256(der).digest().hex(":").upper()
+
+
+def refusal(details: str) -> str:
+    """What a TLS handshake that failed comes to; empty where it is none."""
+    told = details.lower()
+    if "certificate has expired" in told or "certificate is not yet valid" in told:
+        return "its certificate is not valid at this date: set both clocks, or make it anew (`harness agent init`)"
+    if (
+        "certificate_verify_failed" in told
+        or "certificate verify failed" in told
+        or "hostname verification" in told
+    ):
+        return "it shows another certificate than the one in the inventory: it was made anew, or this is another machine"
+    if "wrong_version_number" in told or "handshake failed" in told or "ssl_error" in told or "tsi_" in told:
+        return "it does not speak TLS, or is no agent"
+    return ""
 
 
 def _alternatives(names: Iterable[str]) -> list[x509.GeneralName]:

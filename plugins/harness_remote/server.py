@@ -1,4 +1,4 @@
-"""The agent: a gRPC server that lends this board's worker to one holder at a time."""
+"""The agent: lends this board's worker to one holder at a time. A gRPC server, and a port for other boards' frames."""
 
 from __future__ import annotations
 
@@ -23,6 +23,8 @@ from harness.errors import DeviceError
 from harness.plugins import load_plugins
 from harness_remote.blobs import Blobs
 from harness_remote.calls import Calls
+from harness_remote.frameport import FramePort
+from harness_remote.framesocket import server_context
 from harness_remote.lease import Leases
 from harness_remote.rpc import Gate, handlers
 from harness_remote.secrets import Identity
@@ -35,13 +37,14 @@ __all__ = ["Agent", "AgentSettings", "serve"]
 class AgentSettings:
     """Where the agent keeps its files and listens, and how much it takes.
 
-    ``port`` 0: any free one. Without ``identity`` it listens on a loopback address only. ``max_calls`` at once, of
-    which ``max_streams`` data streams.
+    ``port`` 0: any free one; ``frames_port`` ``None``: the one after ``port``. Without ``identity`` it listens on a
+    loopback address only. ``max_calls`` at once, of which ``max_streams`` data streams; as many boards send frames.
     """
 
     folder: Path
     host: str = "127.0.0.1"
     port: int = 0
+    frames_port: int | None = None
     identity: Identity | None = None
     name: str = ""
     max_blob_bytes: int = 2**31
@@ -50,8 +53,8 @@ class AgentSettings:
     max_streams: int = 16
 
 
-def serve(settings: AgentSettings, announce: Callable[[str], Any] = print) -> None:
-    """Run the agent until SIGTERM or SIGINT; ``announce`` is told the address once it listens.
+def serve(settings: AgentSettings, announce: Callable[[str, str], Any] = print) -> None:
+    """Run the agent until SIGTERM or SIGINT; ``announce`` is told both addresses once it listens.
 
     Raises:
         DeviceError: it cannot listen there, or another agent uses the folder.
@@ -62,7 +65,7 @@ def serve(settings: AgentSettings, announce: Callable[[str], Any] = print) -> No
     before = {one: signal.signal(one, lambda *_: stop.set()) for one in (signal.SIGTERM, signal.SIGINT)}
     try:
         with Agent(settings) as agent:
-            announce(agent.address)
+            announce(agent.address, agent.frames_address)
             while not stop.wait(3600):
                 pass
     finally:
@@ -77,7 +80,7 @@ def _few_arenas() -> None:
 
 
 class Agent:
-    """A running agent at ``address``. Use as a context manager: leaving it ends worker and server.
+    """A running agent at ``address``, other boards' frames at ``frames_address``. Use as a context manager: leaving it ends worker and server.
 
     Raises:
         DeviceError: it cannot listen there, or another agent uses the folder.
@@ -98,12 +101,16 @@ class Agent:
             self._pool = ThreadPoolExecutor(settings.max_calls, thread_name_prefix="call")
             self._server = grpc.server(
                 self._pool,
-                interceptors=[Gate(settings.identity, self._calls.admits)],
+                interceptors=[Gate(settings.identity)],
                 options=_options(),
                 maximum_concurrent_rpcs=settings.max_calls,
             )
             self._server.add_generic_rpc_handlers((handlers(self._calls, settings.max_streams),))
             port = _bind(self._server, settings)
+            listener = _listen(settings, port)
+            context = None if settings.identity is None else server_context(settings.identity)
+            self._frames = FramePort(listener, context, self._calls, settings.max_streams)
+            frames_port = self._calls.frames_port = listener.getsockname()[1]
             self._server.start()
         except BaseException:
             if self._calls is not None:
@@ -111,11 +118,13 @@ class Agent:
             os.close(self._locked)
             raise
         self.address = _address(settings.host, port)
+        self.frames_address = _address(settings.host, frames_port)
 
     def stop(self) -> None:
         assert self._calls is not None
         ended = self._server.stop(1.0)  # no new calls; those under way get a second
         self._calls.stop()
+        self._frames.stop()
         ended.wait(5)
         self._pool.shutdown(wait=False, cancel_futures=True)
         os.close(self._locked)
@@ -179,6 +188,22 @@ def _bind(server: grpc.Server, settings: AgentSettings) -> int:
     if not port:
         raise DeviceError(f"cannot listen on {address}: another program does, or it is not this machine's")
     return int(port)
+
+
+def _listen(settings: AgentSettings, port: int) -> socket.socket:
+    wanted = settings.frames_port
+    if wanted is None:
+        wanted = port + 1 if settings.port else 0
+    host = settings.host.strip("[]")
+    try:
+        return socket.create_server(
+            (host, wanted), family=socket.AF_INET6 if ":" in host else socket.AF_INET, backlog=64
+        )
+    except (OSError, OverflowError) as error:
+        told = error.strerror if isinstance(error, OSError) else str(error)
+        raise DeviceError(
+            f"cannot listen on {_address(settings.host, wanted)} for other boards' frames: {told}"
+        ) from None
 
 
 def _address(host: str, port: int) -> str:

@@ -125,14 +125,14 @@ class Session:
             return facts
 
     def serve(self) -> str:
-        """Answer the central node's queries from now on: the ticket that its stream shows."""
+        """Answer the central node's queries from now on: the ticket that it shows."""
         with self._turn("serve") as worker:
             worker().ask("listen")
             self._ticket = self._ticket or token_urlsafe(32)
             return self._ticket
 
     def admits(self, ticket: str) -> bool:
-        """Whether a stream may come in with this ticket."""
+        """Whether another board may come in with this ticket."""
         known = self._ticket
         return bool(known) and hmac.compare_digest(ticket.encode(errors="replace"), known.encode())
 
@@ -306,9 +306,9 @@ def _images(path: Path) -> NDArray[np.float32]:
 
 
 def _target(target: str) -> str:
-    """A board's address, HOST:PORT and nothing else that gRPC would take."""
+    """A board's address, HOST:PORT and nothing else."""
     host, _, port = target.rpartition(":")
     name = re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9.-]{0,252}|\[[0-9A-Fa-f:.]{2,45}\]", host, re.ASCII)
     if not name or not re.fullmatch(r"\d{1,5}", port, re.ASCII) or not 0 < int(port) < 65536:
         raise DeviceError(f"{target[:100]!r} is no HOST:PORT")
-    return f"dns:///{target}"  # else a host named unix would be a socket's path
+    return target

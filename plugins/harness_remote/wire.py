@@ -9,19 +9,22 @@ __all__ = [
     "LEASE",
     "LOST",
     "MAX_CONTROL_BYTES",
+    "MAX_GREETING_BYTES",
     "MAX_MESSAGE_BYTES",
     "OPTIONS",
     "SERVICE",
     "STREAM",
-    "TICKET",
 ]
 
 SERVICE = "harness.agent.v1.Agent"
 STREAM = f"/{SERVICE}/Stream"
-LEASE, TICKET, LOST = "harness-lease", "harness-ticket", "harness-lost"
+LEASE, LOST = "harness-lease", "harness-lost"
 
 MAX_MESSAGE_BYTES = 64 * 2**20
-"""Of one frame on the data stream."""
+"""Of one frame."""
+
+MAX_GREETING_BYTES = 4096
+"""Of what another board shows before it is let in."""
 
 MAX_CONTROL_BYTES = 4 * 2**20
 """Of one message of the control plane."""

@@ -52,8 +52,7 @@ def test_what_is_written_is_read(file: Path) -> None:
         target(pi.host, pi.port), CERTIFICATE.encode(), "secret-word"
     )
     assert inventory.credentials("nano") == Credentials("[::1]:99")
-    assert inventory.reached_from("nano", "pi1") == "10.0.0.2:99"
-    assert inventory.reached_from("nano", "other") == "[::1]:99"
+    assert inventory.board("nano").via == {"pi1": "10.0.0.2:99"}
     assert nano.certificate is None
 
 

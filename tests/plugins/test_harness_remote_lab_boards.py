@@ -77,7 +77,7 @@ def ask(state: State, board: str, **asked: Any) -> Any:
 
 def between(state: State, up: int, down: int, times: int) -> list[float]:
     """Seconds of messages from a to b and back, on the way that the inventory names; the shortest first."""
-    to = Inventory.load(folder_of(state.lab) / INVENTORY).reached_from("b", "a")
+    to = Inventory.load(folder_of(state.lab) / INVENTORY).board("b").via["a"]
     return sorted(ask(state, "a", to=to, up=up, down=down, times=times))
 
 

@@ -33,6 +33,7 @@ def _address_options(function: Callable[..., Any]) -> Callable[..., Any]:
     for decorate in (
         click.option("--host", default="127.0.0.1", show_default=True, metavar="ADDRESS", help="Address to listen at; 0.0.0.0 is all of them."),
         click.option("--port", type=click.IntRange(0, 65535), default=PORT, show_default=True, help="0: any free one."),
+        click.option("--frames-port", type=click.IntRange(0, 65535), metavar="PORT", help="Where other boards send frames.  [default: the port after]"),
     ):  # fmt: skip
         function = decorate(function)
     return function
@@ -64,8 +65,8 @@ def init(folder: Path, names: tuple[str, ...], days: int, replace: bool) -> None
 @command.command("serve")
 @_address_options
 @_folder_option
-@click.option("--ready-file", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE", help="Write address, fingerprint and process id there, as JSON, when ready.")  # fmt: skip
-def serve(host: str, port: int, folder: Path, ready_file: Path | None) -> None:
+@click.option("--ready-file", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE", help="Write addresses, fingerprint and process id there, as JSON, when ready.")  # fmt: skip
+def serve(host: str, port: int, frames_port: int | None, folder: Path, ready_file: Path | None) -> None:
     """Serve until a signal ends it. Prints one line when ready.
 
     At this machine's own addresses it needs nothing; at others the certificate and token of `harness agent init`.
@@ -77,16 +78,18 @@ def serve(host: str, port: int, folder: Path, ready_file: Path | None) -> None:
     identity = _identity(host, folder)
     fingerprint = secrets.fingerprint(identity.certificate_pem) if identity else None
 
-    def announce(address: str) -> None:
+    def announce(address: str, frames: str) -> None:
         shown = f"certificate SHA-256 {fingerprint}" if fingerprint else "no certificate, this machine only"
-        click.echo(f"harness agent ready on {address}, {shown}")
+        click.echo(f"harness agent ready on {address}, other boards' frames on {frames}, {shown}")
         if ready_file is not None:
-            _write_whole(ready_file, {"address": address, "fingerprint": fingerprint, "pid": os.getpid()})
+            told = {"address": address, "frames": frames, "fingerprint": fingerprint, "pid": os.getpid()}
+            _write_whole(ready_file, told)
         service.notify_ready()
 
     if ready_file is not None:
         ready_file.unlink(missing_ok=True)
-    serve_until_signal(AgentSettings(folder=folder, host=host, port=port, identity=identity), announce)
+    settings = AgentSettings(folder=folder, host=host, port=port, frames_port=frames_port, identity=identity)
+    serve_until_signal(settings, announce)
 
 
 @command.command("install-service")
@@ -96,7 +99,9 @@ def serve(host: str, port: int, folder: Path, ready_file: Path | None) -> None:
     "--user", is_flag=True, help="A unit of your own instead of the system's.  [default: unless you are root]"
 )
 @click.option("--print", "print_only", is_flag=True, help="Print the unit, and do nothing.")
-def install_service(host: str, port: int, folder: Path, user: bool, print_only: bool) -> None:
+def install_service(
+    host: str, port: int, frames_port: int | None, folder: Path, user: bool, print_only: bool
+) -> None:
     """Write a systemd unit that serves at this address, have it start with the machine, and (re)start it now."""
     from harness_remote import service
 
@@ -104,6 +109,7 @@ def install_service(host: str, port: int, folder: Path, user: bool, print_only: 
     user = user or os.geteuid() != 0
     _identity(host, folder)
     words = [sys.executable, "-m", "harness", "agent", "serve", "--host", host, "--port", str(port)]
+    words += [] if frames_port is None else ["--frames-port", str(frames_port)]
     text = service.unit(
         [*words, "--folder", str(folder)], folder, user=None if user else os.environ.get("SUDO_USER", "root")
     )

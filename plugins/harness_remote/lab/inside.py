@@ -19,7 +19,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO
+from typing import IO, NamedTuple
 
 from harness.errors import DeviceError, HarnessError
 from harness_remote import PORT
@@ -36,6 +36,13 @@ READY_S = 60.0
 TICK_S = 0.2
 RESTART_S = 1.0
 PR_SET_PDEATHSIG = 1
+
+
+class Listening(NamedTuple):
+    """Where a board's agent takes calls, and other boards' frames."""
+
+    calls: tuple[str, int]
+    frames: tuple[str, int]
 
 
 @dataclass
@@ -84,8 +91,7 @@ class Inside:
             self.agents[board] = Running(board, command, cores, group, log)
             self._start(self.agents[board])
         end = time.monotonic() + READY_S
-        addresses = {board: self._address(board, end) for board in hosts}
-        self._inventory(self._relay(addresses))
+        self._inventory(self._relay({board: self._listening(board, end) for board in hosts}))
 
     def watch(self, lifeline: int) -> str:
         """Until the lifeline or the relay ends; agents that end are started again, as a service would be."""
@@ -145,33 +151,37 @@ class Inside:
     def _ready(self, board: str) -> Path:
         return self.settings.folder / "boards" / board / "ready.json"
 
-    def _address(self, board: str, end: float) -> tuple[str, int]:
+    def _listening(self, board: str, end: float) -> Listening:
         """Wait until a board's agent says where it listens."""
         agent, log = self.agents[board], self.settings.folder / "boards" / board / "agent.log"
         while time.monotonic() < end:
             with suppress(OSError, ValueError, KeyError):
-                host, _, port = json.loads(self._ready(board).read_text())["address"].rpartition(":")
+                told = json.loads(self._ready(board).read_text())
+                host, _, port = told["address"].rpartition(":")
+                frames_port = told["frames"].rpartition(":")[2]
                 agent.command[agent.command.index("--port") + 1] = port  # and again there after a restart
-                return host, int(port)
+                agent.command += ["--frames-port", frames_port]
+                return Listening((host, int(port)), (host, int(frames_port)))
             if agent.process is not None and agent.process.poll() is not None:
                 raise DeviceError(f"lab: the agent of {board} ended: {_last_line(log)}")
             time.sleep(0.01)
         raise DeviceError(f"lab: the agent of {board} is not ready after {READY_S:g} s; see {log}")
 
-    def _relay(self, addresses: Mapping[str, tuple[str, int]]) -> dict[str, dict[str, str]]:
+    def _relay(self, listening: Mapping[str, Listening]) -> dict[str, dict[str, str]]:
         """Start the relay; how each board is reached by the others."""
         lab = self.settings.lab
         routes = [
-            relay.Route(self.doors[board][0], WORKSTATION, board, addresses[board]) for board in lab.boards
+            relay.Route(self.doors[board][0], WORKSTATION, board, listening[board].calls)
+            for board in lab.boards
         ]
         vias: dict[str, dict[str, str]] = {board: {} for board in lab.boards}
         opened: list[socket.socket] = []
         for source, target in itertools.permutations(lab.boards, 2):
-            host, port = addresses[target]
+            host, port = listening[target].frames
             if lab.link.shaping == "relay":
                 door = socket.create_server((SWITCH if self.settings.mode != "loopback" else host, 0))
                 opened.append(door)
-                routes.append(relay.Route(door.fileno(), source, target, addresses[target]))
+                routes.append(relay.Route(door.fileno(), source, target, listening[target].frames))
                 host, port = door.getsockname()
             vias[target][source] = f"{host}:{port}"
         free = (

@@ -1,0 +1,232 @@
+"""Frames over one TCP connection, with TLS where there is a certificate: a length (4 bytes, big-endian), a frame.
+
+TLS is done in memory, beside the socket, so that one thread may receive while others send, which OpenSSL's own
+sockets do not allow. Each side says now and then that it is there: a silent connection is a broken one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import ssl
+import struct
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from harness_remote.secrets import NAME, Identity
+
+__all__ = ["PING_S", "FrameSocket", "accept", "connect", "server_context"]
+
+PING_S = 5.0
+GONE_S = 20
+"""Seconds without a byte after which the other side is gone."""
+
+_LENGTH = struct.Struct("!I")
+_RECORD = 16_384  # what TLS seals at once
+_BATCH = 4 * _RECORD  # sent as soon as it is sealed: the other side opens it meanwhile
+_READ = 2**18
+
+_TIMEVAL = struct.Struct("ll")
+
+
+class FrameSocket:
+    """A connection that is set up. One thread receives; any may send, ping and hang up.
+
+    Frames of more than ``max_bytes`` are refused. All methods raise ``OSError`` for what is broken. The descriptor
+    is closed with the last reference: another thread may still be in a call.
+    """
+
+    def __init__(self, sock: socket.socket, tls: _Tls | None, max_bytes: int) -> None:
+        self.max_bytes = max_bytes
+        self._sock = sock
+        self._tls = tls
+        self._sending = threading.Lock()
+        self._sent_at = time.monotonic()
+
+    def send(self, frame: Sequence[bytes | memoryview]) -> None:
+        """A frame in pieces."""
+        with self._sending:
+            self._send([_LENGTH.pack(sum(map(len, frame))), *frame])
+
+    def ping(self) -> None:
+        """Say that this side is there, unless it was heard lately, or is sending."""
+        if time.monotonic() - self._sent_at >= PING_S and self._sending.acquire(blocking=False):
+            try:
+                self._send([_LENGTH.pack(0)])
+            finally:
+                self._sending.release()
+
+    def _send(self, pieces: Sequence[bytes | memoryview]) -> None:
+        for data in [b"".join(pieces)] if self._tls is None else self._tls.seal(pieces):
+            self._sock.sendall(data)
+        self._sent_at = time.monotonic()
+
+    def receive(self) -> memoryview | None:
+        """The next frame; ``None`` where the other side has closed."""
+        size = 0
+        while not size:  # a ping
+            head = bytearray(_LENGTH.size)
+            if not self._fill(memoryview(head)):
+                return None
+            (size,) = _LENGTH.unpack(head)
+        if size > self.max_bytes:
+            raise OSError(f"a frame of {size} bytes; allowed are {self.max_bytes}")
+        frame = memoryview(np.empty(size, np.uint8))  # which is not zeroed first
+        return frame if self._fill(frame) else None
+
+    def _fill(self, view: memoryview) -> bool:
+        """False where the connection ends before ``view`` is full."""
+        try:
+            if self._tls is not None:
+                return self._tls.open(view, self._sock)
+            while len(view):
+                view = view[(count := self._sock.recv_into(view)) :]
+                if not count:
+                    return False
+        except BlockingIOError:
+            raise OSError(f"nothing was heard for {GONE_S} s") from None
+        return True
+
+    def settle(self, max_bytes: int) -> None:
+        """From now on wait for as long as the other side lives, and take frames of up to ``max_bytes``."""
+        self.max_bytes = max_bytes
+        self._sock.settimeout(None)
+        self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _TIMEVAL.pack(GONE_S, 0))
+
+    def deaf(self) -> None:
+        """Whoever receives gets ``None`` from now on; what is sent still goes."""
+        with contextlib.suppress(OSError):
+            self._sock.shutdown(socket.SHUT_RD)
+
+    def hang_up(self) -> None:
+        """Whoever receives then gets ``None``, and whoever sends an error."""
+        with contextlib.suppress(OSError):
+            self._sock.shutdown(socket.SHUT_RDWR)
+
+    def end(self) -> None:
+        """Say that no more is sent, and let what was sent arrive: the other side then hangs up."""
+        with contextlib.suppress(OSError):
+            self._sock.shutdown(socket.SHUT_WR)
+            self._sock.settimeout(1.0)
+            while self._sock.recv(_READ):
+                pass
+
+    def __del__(self) -> None:
+        self._sock.close()
+
+
+class _Tls:
+    """One side of TLS, between bytes in memory and a socket that others write."""
+
+    def __init__(self, context: ssl.SSLContext, *, server: bool) -> None:
+        self._in, self._out = ssl.MemoryBIO(), ssl.MemoryBIO()
+        name = None if server else NAME
+        self._object = context.wrap_bio(self._in, self._out, server_side=server, server_hostname=name)
+        self._lock = threading.Lock()
+        self._buffer = memoryview(bytearray(_READ))
+
+    def shake(self, sock: socket.socket) -> None:
+        while True:
+            try:
+                self._object.do_handshake()
+            except ssl.SSLWantReadError:
+                sock.sendall(self._out.read())
+                if not self._more(sock):
+                    raise OSError("it closed the connection") from None
+            except ssl.SSLError:
+                with contextlib.suppress(OSError):
+                    sock.sendall(self._out.read())  # why, for the other side
+                raise
+            else:
+                sock.sendall(self._out.read())
+                return
+
+    def seal(self, pieces: Sequence[bytes | memoryview]) -> Iterator[bytes]:
+        small = sum(map(len, pieces)) <= _RECORD
+        for piece in [b"".join(pieces)] if small else [b"".join(pieces[:2]), *pieces[2:]]:
+            view = memoryview(piece)
+            while len(view):
+                batch, view = view[:_BATCH], view[_BATCH:]
+                with self._lock:
+                    while len(batch):
+                        batch = batch[self._object.write(batch) :]
+                    sealed = self._out.read() if len(view) or self._out.pending > _RECORD else b""
+                if sealed:
+                    yield sealed
+        with self._lock:
+            rest = self._out.read()
+        if rest:
+            yield rest
+
+    def open(self, view: memoryview, sock: socket.socket) -> bool:
+        """Fill ``view``; false where the connection ends before."""
+        while True:
+            with self._lock:
+                try:  # not without need: that there is too little is told by a costly exception
+                    while len(view) and (self._in.pending or self._object.pending()):
+                        view = view[self._object.read(len(view), view) :]  # type: ignore[arg-type]
+                except ssl.SSLWantReadError:
+                    pass
+                except ssl.SSLZeroReturnError:
+                    return False
+            if not len(view):
+                return True
+            if not self._more(sock):
+                return False
+
+    def _more(self, sock: socket.socket) -> bool:
+        count = sock.recv_into(self._buffer)
+        with self._lock:
+            self._in.write(self._buffer[:count])
+        return count > 0
+
+
+def server_context(identity: Identity) -> ssl.SSLContext:
+    """What :func:`accept` proves itself with."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    context.num_tickets = 0  # nobody comes twice
+    with tempfile.NamedTemporaryFile() as file:  # mode 600; OpenSSL takes no key from memory
+        file.write(identity.key_pem + b"\n" + identity.certificate_pem)
+        file.flush()
+        context.load_cert_chain(file.name)
+    return context
+
+
+def accept(sock: socket.socket, context: ssl.SSLContext | None, max_bytes: int) -> FrameSocket:
+    """The server's side of a connection."""
+    return _set_up(sock, context, max_bytes, server=True)
+
+
+def connect(target: str, certificate: bytes, timeout_s: float, max_bytes: int) -> FrameSocket:
+    """The client's side, to ``host:port``; without ``certificate`` in the clear. The time limit holds until it settles.
+
+    Raises:
+        OSError: it cannot be reached, or shows another certificate.
+    """
+    host, _, port = target.rpartition(":")
+    sock = socket.create_connection((host.strip("[]"), int(port)), timeout_s)
+    context = None
+    if certificate:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # checks certificate and name
+        context.minimum_version = ssl.TLSVersion.TLSv1_3
+        context.load_verify_locations(cadata=certificate.decode("ascii"))
+    return _set_up(sock, context, max_bytes, server=False)
+
+
+def _set_up(
+    sock: socket.socket, context: ssl.SSLContext | None, max_bytes: int, *, server: bool
+) -> FrameSocket:
+    try:
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        tls = None if context is None else _Tls(context, server=server)
+        if tls is not None:
+            tls.shake(sock)
+        return FrameSocket(sock, tls, max_bytes)
+    except BaseException:
+        sock.close()
+        raise
