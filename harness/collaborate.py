@@ -454,6 +454,8 @@ def _name(key: str) -> str:
 def to_pixels(images: Array, mean: Sequence[float], std: Sequence[float]) -> NDArray[np.uint8]:
     """The uint8 pixels [n, height, width, channels] that preprocessing made ``images`` [n, channels, ...] of."""
     shape = (1, -1, 1, 1)
-    scaled = images * np.array(std, np.float32).reshape(shape) + np.array(mean, np.float32).reshape(shape)
-    pixels: NDArray[np.uint8] = np.rint(scaled * 255).clip(0, 255).astype(np.uint8).transpose(0, 2, 3, 1)
+    scaled = images * (255 * np.array(std, np.float32)).reshape(shape)
+    scaled += (255 * np.array(mean, np.float32)).reshape(shape)
+    np.clip(np.rint(scaled, out=scaled), 0, 255, out=scaled)
+    pixels: NDArray[np.uint8] = scaled.astype(np.uint8).transpose(0, 2, 3, 1)
     return np.ascontiguousarray(pixels)  # else every peer's frame would copy it

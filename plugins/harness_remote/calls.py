@@ -208,15 +208,18 @@ class Calls:
         if session is None or not session.admits(ticket):
             raise LeaseError("its ticket holds no more: the board's worker was ended, or opened anew")
         self._during(call)
-        relay = self._relay(session, SERVED, reply, over)
         try:
-            for data in frames:
-                if not relay.feed(data):
-                    break
-        finally:
-            relay.end()
-        if relay.fault is not None:
-            raise DeviceError(session.death() or relay.fault)
+            relay = self._relay(session, SERVED, reply, over)
+            try:
+                for data in frames:
+                    if not relay.feed(data):
+                        break
+            finally:
+                relay.end()
+            if relay.fault is not None:
+                raise relay.fault
+        except DeviceError as error:
+            raise DeviceError(session.death() or error) from None
 
     @staticmethod
     def _relay(

@@ -11,7 +11,7 @@ import socket
 import ssl
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 
 from harness.errors import HarnessError
@@ -106,9 +106,13 @@ class FramePort:
             return f"{self._max_guests} boards send frames already"
         self._guests.add(guest)
         conn = guest.conn
-        try:
+
+        def frames() -> Iterator[memoryview]:
             conn.send(pack({"id": None}))  # welcome
-            self._calls.frames(ticket, iter(conn.receive, None), guest, conn.send, conn.deaf)
+            yield from iter(conn.receive, None)
+
+        try:
+            self._calls.frames(ticket, frames(), guest, conn.send, conn.deaf)
         except OSError:
             raise
         except HarnessError as error:

@@ -13,10 +13,11 @@ import struct
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
+from harness.frames import FrameError
 from harness_remote.secrets import NAME, Identity
 
 __all__ = ["PING_S", "FrameSocket", "accept", "connect", "server_context"]
@@ -24,6 +25,8 @@ __all__ = ["PING_S", "FrameSocket", "accept", "connect", "server_context"]
 PING_S = 5.0
 GONE_S = 20
 """Seconds without a byte after which the other side is gone."""
+
+Pieces = Sequence[bytes | memoryview]
 
 _LENGTH = struct.Struct("!I")
 _RECORD = 16_384  # what TLS seals at once
@@ -36,8 +39,8 @@ _TIMEVAL = struct.Struct("ll")
 class FrameSocket:
     """A connection that is set up. One thread receives; any may send, ping and hang up.
 
-    Frames of more than ``max_bytes`` are refused. All methods raise ``OSError`` for what is broken. The descriptor
-    is closed with the last reference: another thread may still be in a call.
+    All methods raise ``OSError`` for what is broken, and ``receive`` ``FrameError`` for more than ``max_bytes``. The
+    descriptor is closed with the last reference: another thread may still be in a call.
     """
 
     def __init__(self, sock: socket.socket, tls: _Tls | None, max_bytes: int) -> None:
@@ -45,12 +48,29 @@ class FrameSocket:
         self._sock = sock
         self._tls = tls
         self._sending = threading.Lock()
+        self._left = b""  # of what was offered
         self._sent_at = time.monotonic()
 
-    def send(self, frame: Sequence[bytes | memoryview]) -> None:
+    def send(self, frame: Pieces) -> None:
         """A frame in pieces."""
         with self._sending:
             self._send([_LENGTH.pack(sum(map(len, frame))), *frame])
+
+    def offer(self, frame: Pieces) -> Pieces | None:
+        """Send a short frame without waiting: what is still to be given to :meth:`send`, if anything."""
+        if not self._sending.acquire(blocking=False):
+            return frame
+        try:
+            data = b"".join(self._sealed([_LENGTH.pack(sum(map(len, frame))), *frame]))
+            try:
+                sent = self._sock.send(data, socket.MSG_DONTWAIT)
+            except BlockingIOError:
+                sent = 0
+            self._left = data[sent:]  # is sent before what comes next
+            self._sent_at = time.monotonic()
+            return () if self._left else None
+        finally:
+            self._sending.release()
 
     def ping(self) -> None:
         """Say that this side is there, unless it was heard lately, or is sending."""
@@ -60,10 +80,16 @@ class FrameSocket:
             finally:
                 self._sending.release()
 
-    def _send(self, pieces: Sequence[bytes | memoryview]) -> None:
-        for data in [b"".join(pieces)] if self._tls is None else self._tls.seal(pieces):
+    def _send(self, pieces: Pieces) -> None:
+        if self._left:
+            left, self._left = self._left, b""
+            self._sock.sendall(left)
+        for data in self._sealed(pieces):
             self._sock.sendall(data)
         self._sent_at = time.monotonic()
+
+    def _sealed(self, pieces: Pieces) -> Iterable[bytes]:
+        return [b"".join(pieces)] if self._tls is None else self._tls.seal(pieces)
 
     def receive(self) -> memoryview | None:
         """The next frame; ``None`` where the other side has closed."""
@@ -74,7 +100,7 @@ class FrameSocket:
                 return None
             (size,) = _LENGTH.unpack(head)
         if size > self.max_bytes:
-            raise OSError(f"a frame of {size} bytes; allowed are {self.max_bytes}")
+            raise FrameError(f"a frame of {size} bytes; allowed are {self.max_bytes}")
         frame = memoryview(np.empty(size, np.uint8))  # which is not zeroed first
         return frame if self._fill(frame) else None
 
@@ -145,14 +171,14 @@ class _Tls:
                 sock.sendall(self._out.read())
                 return
 
-    def seal(self, pieces: Sequence[bytes | memoryview]) -> Iterator[bytes]:
+    def seal(self, pieces: Pieces) -> Iterator[bytes]:
         small = sum(map(len, pieces)) <= _RECORD
         for piece in [b"".join(pieces)] if small else [b"".join(pieces[:2]), *pieces[2:]]:
             view = memoryview(piece)
-            while len(view):
+            while view:
                 batch, view = view[:_BATCH], view[_BATCH:]
                 with self._lock:
-                    while len(batch):
+                    while batch:
                         batch = batch[self._object.write(batch) :]
                     sealed = self._out.read() if len(view) or self._out.pending > _RECORD else b""
                 if sealed:

@@ -10,7 +10,7 @@ import threading
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from harness.frames import FrameError, header_of, pack
+from harness.frames import FrameError, header_of, pack, size_of
 from harness.peers import answer_of
 from harness.types import Answer, Answers, Peer
 from harness_remote import framesocket
@@ -20,6 +20,8 @@ from harness_remote.wire import MAX_MESSAGE_BYTES
 __all__ = ["FramePeer", "open_peer"]
 
 CONNECT_S = 10.0
+SHORT = 16_384
+"""Bytes of a frame that is sent at once; longer ones go to several boards side by side, in a thread of each."""
 
 
 def open_peer(details: Mapping[str, Any], answers: Answers) -> Peer:
@@ -40,6 +42,7 @@ class FramePeer:
         self._gone = ""
         self._closed = False
         self._frames: queue.SimpleQueue[Sequence[bytes | memoryview] | None] = queue.SimpleQueue()
+        self._given = self._written = 0  # frames to and by the writer, which is idle where they are equal
         try:
             self._conn = framesocket.connect(
                 details["target"], details["certificate"].encode(), CONNECT_S, MAX_MESSAGE_BYTES
@@ -59,8 +62,15 @@ class FramePeer:
             threading.Thread(target=run, name=f"{name} {self.device}", daemon=True).start()
 
     def send(self, frame: Sequence[bytes | memoryview]) -> None:
+        """Begin to send; the pieces must not change later. From one thread."""
         if self._gone:
             raise OSError(self._gone)
+        if self._given == self._written and size_of(frame) <= SHORT:
+            left = self._conn.offer(frame)
+            if left is None:
+                return
+            frame = left
+        self._given += 1
         self._frames.put(frame)
 
     def close(self) -> None:
@@ -79,6 +89,7 @@ class FramePeer:
                 if frame is None:
                     return
                 self._conn.send(frame)
+                self._written += 1
         except OSError as error:
             self._lost(_reason(error))
 
@@ -91,7 +102,7 @@ class FramePeer:
                     why = answer.error
                     break
                 self._answers(answer)
-        except OSError as error:
+        except (OSError, FrameError) as error:
             why = _reason(error)
         self._lost(why)
 

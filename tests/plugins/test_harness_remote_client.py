@@ -175,13 +175,13 @@ class Boards:
         self.path = folder / "devices.yaml"
         self.relays: dict[str, Relay] = {}
         self.ports: dict[str, int] = {}
-        self._agents: list[Agent] = []
+        self.agents: dict[str, Agent] = {}
 
     def start(self, name: str) -> None:
         identity = secrets.create(self.folder / name / "identity")
         settings = AgentSettings(folder=self.folder / name / "agent", identity=identity, name=name)
-        self._agents.append(Agent(settings))
-        self.enter(name, int(self._agents[-1].address.rpartition(":")[2]))
+        self.agents[name] = Agent(settings)
+        self.enter(name, int(self.agents[name].address.rpartition(":")[2]))
 
     def enter(self, name: str, port: int) -> None:
         """A board whose certificate and token are there, into the inventory."""
@@ -200,7 +200,7 @@ class Boards:
     def stop(self) -> None:
         for relay in self.relays.values():
             relay.close()
-        for agent in self._agents:
+        for agent in self.agents.values():
             agent.stop()
 
 
@@ -439,7 +439,7 @@ def test_a_part_on_another_board(lab: Boards, plugins: Any, tmp_path: Path) -> N
         other.load("front", front, runtime)
         central.load("back", back, runtime)
         address = other.serve(central)
-        assert address.details["target"] == lab.credentials("pi2").target
+        assert address.details["target"] == lab.agents["pi2"].frames_address
         central.connect(graph, {"front": address})
         got = central.infer(pictures(), 1)
         samples = central.measure(QUICK, pictures())

@@ -1,0 +1,456 @@
+"""Frames between boards: the connection itself, and the port at which an agent takes them."""
+
+from __future__ import annotations
+
+import os
+import queue
+import signal
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from harness.frames import FrameError, pack, unpack
+from harness.types import Answer, Artifact, TensorSpec
+
+pytest.importorskip("grpc")
+pytest.importorskip("onnxruntime")
+
+from harness_remote import agent_pb2 as pb
+from harness_remote import codec, frameport, framesocket, secrets
+from harness_remote.client import Client
+from harness_remote.framesocket import FrameSocket
+from harness_remote.inventory import Credentials
+from harness_remote.peer import open_peer
+from harness_remote.server import Agent, AgentSettings
+
+MOST = 2**20
+WAIT_S = 10.0
+IMAGES = np.linspace(-1, 1, 32, dtype=np.float32).reshape(8, 4)
+WEIGHT = np.arange(12, dtype=np.float32).reshape(4, 3)
+
+
+@pytest.fixture(scope="module")
+def identity(tmp_path_factory: pytest.TempPathFactory) -> secrets.Identity:
+    return secrets.create(tmp_path_factory.mktemp("identity"))
+
+
+# --- the connection ---
+
+
+def pair(identity: secrets.Identity | None) -> tuple[FrameSocket, FrameSocket]:
+    """Both ends of a connection that is set up."""
+    context = framesocket.server_context(identity) if identity else None
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        accepted: queue.SimpleQueue[FrameSocket] = queue.SimpleQueue()
+        thread = threading.Thread(
+            target=lambda: accepted.put(framesocket.accept(listener.accept()[0], context, MOST))
+        )
+        thread.start()
+        target = f"127.0.0.1:{listener.getsockname()[1]}"
+        certificate = identity.certificate_pem if identity else b""
+        near = framesocket.connect(target, certificate, WAIT_S, MOST)
+        far = accepted.get(timeout=WAIT_S)
+        thread.join()
+    near.settle(MOST)
+    far.settle(MOST)
+    return near, far
+
+
+@pytest.fixture(params=["TLS", "bare"])
+def ends(
+    request: pytest.FixtureRequest, identity: secrets.Identity
+) -> Iterator[tuple[FrameSocket, FrameSocket]]:
+    near, far = pair(identity if request.param == "TLS" else None)
+    yield near, far
+    near.hang_up()
+    far.hang_up()
+
+
+@pytest.fixture(scope="module")
+def lasting(identity: secrets.Identity) -> tuple[FrameSocket, FrameSocket]:
+    return pair(identity)
+
+
+@settings(deadline=None)
+@given(
+    pieces=st.lists(
+        st.binary(max_size=20) | st.integers(1, 200_000).map(lambda size: bytes([size % 251]) * size),
+        min_size=1, max_size=4,
+    ).filter(any)
+)  # fmt: skip
+def test_what_is_sent_in_pieces_arrives_as_one_frame(lasting: Any, pieces: list[bytes]) -> None:
+    near, far = lasting
+    sender = threading.Thread(target=near.send, args=(pieces,))
+    sender.start()
+    got = far.receive()
+    sender.join(WAIT_S)
+    assert bytes(got) == b"".join(pieces)
+
+
+def test_long_frames_pass_each_other(ends: tuple[FrameSocket, FrameSocket]) -> None:
+    """Both sides send more than the network holds before either has received all."""
+    frames = [bytes([n]) * (MOST - n) for n in range(20)]
+    got: dict[int, list[bytes]] = {0: [], 1: []}
+
+    def receive(n: int) -> None:
+        while len(got[n]) < len(frames):
+            got[n].append(bytes(ends[n].receive() or b"gone"))
+
+    threads = [threading.Thread(target=receive, args=(n,), daemon=True) for n in (0, 1)]
+    threads += [
+        threading.Thread(target=lambda end=end: [end.send([one]) for one in frames], daemon=True)
+        for end in ends
+    ]
+    for one in threads:
+        one.start()
+    for one in threads:
+        one.join(WAIT_S)
+    assert got == {0: frames, 1: frames}
+
+
+def test_a_frame_that_is_too_long_is_refused(ends: tuple[FrameSocket, FrameSocket]) -> None:
+    near, far = ends
+    near.send([bytes(MOST + 1)])
+    with pytest.raises(FrameError, match=f"a frame of {MOST + 1} bytes; allowed are {MOST}"):
+        far.receive()
+
+
+def test_a_connection_that_ends_inside_a_frame_gives_none(ends: tuple[FrameSocket, FrameSocket]) -> None:
+    near, far = ends
+    near._sock.sendall(b"\x17\x03\x03")  # the beginning of a record, or of a length
+    near.hang_up()
+    assert far.receive() is None
+    with pytest.raises(OSError, match=r"roken pipe|reset"):
+        send_until_told(far)
+
+
+def send_until_told(end: FrameSocket) -> None:
+    for _ in range(50):
+        end.send([bytes(1000)])
+        time.sleep(0.01)
+
+
+def test_what_is_offered_waits_for_nothing_and_comes_in_order(ends: tuple[FrameSocket, FrameSocket]) -> None:
+    near, far = ends
+    frames = [bytes([n % 256]) * 10_000 for n in range(2000)]  # more than the network holds
+    taken = 0
+    while (left := near.offer([frames[taken]])) is None:
+        taken += 1
+    assert left == ()  # this one was begun
+    taken += 1
+    sender = threading.Thread(target=lambda: [near.send(one) for one in ([], *([f] for f in frames[taken:]))])
+    sender.start()
+    assert [bytes(far.receive() or b"") for _ in frames] == frames
+    sender.join(WAIT_S)
+
+
+def test_whoever_is_deaf_can_still_speak(ends: tuple[FrameSocket, FrameSocket]) -> None:
+    near, far = ends
+    far.deaf()
+    assert far.receive() is None
+    far.send([b"why"])
+    assert bytes(near.receive()) == b"why"
+
+
+def test_silence_is_a_broken_connection_and_pings_are_no_frames(
+    monkeypatch: pytest.MonkeyPatch, identity: secrets.Identity
+) -> None:
+    monkeypatch.setattr(framesocket, "GONE_S", 1)
+    monkeypatch.setattr(framesocket, "PING_S", 0.1)
+    near, far = pair(identity)
+    for _ in range(4):
+        time.sleep(0.4)
+        near.ping()
+        threading.Timer(0.1, near.send, ([b"here"],)).start()
+        assert bytes(far.receive()) == b"here"
+    with pytest.raises(OSError, match="nothing was heard for 1 s"):
+        far.receive()
+
+
+def test_another_certificate_is_not_talked_to(identity: secrets.Identity, tmp_path: Path) -> None:
+    others = {
+        "made anew, or this is another machine": secrets.create(tmp_path / "other"),
+        "not valid at this date": secrets.create(tmp_path / "old", days=-1),
+    }
+    for why, shown in others.items():
+        context = framesocket.server_context(shown)
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+
+            def serve(listener: socket.socket = listener, context: Any = context) -> None:
+                with pytest.raises(OSError):
+                    framesocket.accept(listener.accept()[0], context, MOST)
+
+            thread = threading.Thread(target=serve)
+            thread.start()
+            target = f"127.0.0.1:{listener.getsockname()[1]}"
+            details = {
+                "device": "b", "target": target, "ticket": "x",
+                "certificate": (identity if "anew" in why else shown).certificate_pem.decode(),
+            }  # fmt: skip
+            with pytest.raises(OSError, match=why):
+                open_peer(details, lambda answer: None)
+            thread.join(WAIT_S)
+
+
+# --- the agent's port ---
+
+
+def matmul(weight: Any) -> bytes:
+    """An ONNX file that multiplies."""
+    from onnx import TensorProto, helper, numpy_helper
+
+    graph = helper.make_graph(
+        [helper.make_node("MatMul", ["in0/image", "w"], ["out/model"])],
+        "tiny",
+        [helper.make_tensor_value_info("in0/image", TensorProto.FLOAT, ["n", weight.shape[0]])],
+        [helper.make_tensor_value_info("out/model", TensorProto.FLOAT, ["n", weight.shape[1]])],
+        [numpy_helper.from_array(weight, "w")],
+    )
+    made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8)
+    return bytes(made.SerializeToString())
+
+
+class Central:
+    """A board with one part loaded, its lease's holder, and what answers came on its frames' connection."""
+
+    def __init__(self, folder: Path, identity: secrets.Identity, **limits: Any) -> None:
+        self.identity = identity
+        self.agent = Agent(AgentSettings(folder=folder, identity=identity, name="board", **limits))
+        self.client = Client(
+            "board", Credentials(self.agent.address, identity.certificate_pem, identity.token)
+        )
+        self.answers: queue.SimpleQueue[Answer] = queue.SimpleQueue()
+        self.ticket = ""
+
+    def ready(self) -> Central:
+        self.client.acquire()
+        self.client.call("Open", pb.OpenRequest(threads=1), pb.Done, work=True)
+        artifact = Artifact(
+            path=Path(), runtime="", precision="float32", weight_bytes=48, inputs=(TensorSpec(shape=(4,)),),
+            output=TensorSpec(shape=(3,)),
+            meta={"file": "x", "opset": 18, "precision": "float32", "quantised": 0, "spinning": False},
+        )  # fmt: skip
+        request = pb.LoadRequest(
+            part="model", runtime="onnxruntime", device="cpu", sha256=self.client.put(matmul(WEIGHT)),
+            artifact=codec.artifact_to_json(artifact),
+        )  # fmt: skip
+        self.client.call("Load", request, pb.LoadReply, work=True)
+        self.serve()
+        return self
+
+    def serve(self) -> None:
+        served = self.client.call("Serve", pb.ServeRequest(), pb.ServeReply)
+        assert self.agent.frames_address.endswith(f":{served.port}")
+        self.ticket = served.ticket
+
+    def peer(self, ticket: str | None = None) -> Any:
+        details = {
+            "device": "board", "target": self.agent.frames_address,
+            "certificate": self.identity.certificate_pem.decode(),
+            "ticket": self.ticket if ticket is None else ticket,
+        }  # fmt: skip
+        return open_peer(details, self.answers.put)
+
+    def answer(self) -> Answer:
+        return self.answers.get(timeout=WAIT_S)
+
+    def stop(self) -> None:
+        self.client.close()
+        self.agent.stop()
+
+
+@pytest.fixture
+def central(tmp_path: Path, identity: secrets.Identity) -> Iterator[Central]:
+    made = Central(tmp_path, identity, max_streams=2)
+    try:
+        yield made.ready()
+    finally:
+        made.stop()
+
+
+def raw(central: Central) -> FrameSocket:
+    return framesocket.connect(central.agent.frames_address, central.identity.certificate_pem, WAIT_S, 2**26)
+
+
+def told(conn: FrameSocket) -> dict[str, Any]:
+    frame = conn.receive()
+    return {"closed": True} if frame is None else unpack(frame)[0]
+
+
+def closed(conn: FrameSocket) -> bool:
+    try:
+        return conn.receive() is None
+    except ConnectionError:  # reset: it had not read all
+        return True
+
+
+def test_a_ticket_lets_the_central_node_run_parts_and_nothing_else(central: Central) -> None:
+    peer = central.peer()
+    asked = {
+        1: pack({"op": "run", "id": 1, "part": "model"}, [IMAGES]),
+        2: pack({"op": "run", "id": 2, "part": "stranger"}, [IMAGES]),
+        3: pack({"op": "infer", "id": 3}, [IMAGES]),
+        4: pack({"op": "echo", "id": 4, "reply_bytes": 3}, [IMAGES]),
+        5: pack({"op": "echo", "id": 5, "reply_bytes": 10**9}),
+        6: pack({"op": "exec", "id": 6}),
+        7: pack({"op": "run", "id": 7, "part": "model"}, [IMAGES[:1]]),
+    }
+    for frame in asked.values():
+        peer.send(frame)
+    answers = {answer.query: answer for answer in (central.answer() for _ in asked)}
+    assert {number: answer.error.split(":")[0] for number, answer in answers.items() if answer.error} == {
+        2: "no part 'stranger' is loaded", 3: "no request 'infer' on this stream", 5: "reply_bytes",
+        6: "no request 'exec' on this stream",
+    }  # fmt: skip
+    np.testing.assert_allclose(answers[1].output, IMAGES @ WEIGHT, rtol=1e-6)
+    np.testing.assert_allclose(answers[7].output, IMAGES[:1] @ WEIGHT, rtol=1e-6)
+    assert answers[1].compute_ns > 0
+    assert answers[7].queue_ns > 0
+    assert answers[4].output.shape == (3,)
+    peer.close()
+    for wrong in ("", "x" * 43, "ü"):
+        with pytest.raises(OSError, match="ticket is wrong, or holds no more"):
+            central.peer(wrong)
+    old = central.ticket
+    central.client.call("Open", pb.OpenRequest(threads=1), pb.Done, work=True)  # a fresh worker
+    with pytest.raises(OSError, match="ticket is wrong, or holds no more"):
+        central.peer(old)
+
+
+@pytest.mark.parametrize(
+    "greeting",
+    [b"x", b"\0" * 8, b"".join(pack({"op": "echo"})), b"".join(pack({"ticket": 5})), bytes(5000)],
+)
+def test_a_stranger_is_told_nothing(central: Central, greeting: bytes) -> None:
+    conn = raw(central)
+    conn.send([greeting])
+    assert closed(conn)
+    with socket.create_connection(raw_address(central), WAIT_S) as plain:  # no TLS at all
+        plain.sendall(greeting * 20)
+        plain.shutdown(socket.SHUT_WR)
+        heard = b""
+        while (data := receive(plain)) != b"":
+            heard += data
+        assert len(heard) < 20  # TLS's own alert
+    central.peer().close()
+
+
+def raw_address(central: Central) -> tuple[str, int]:
+    host, _, port = central.agent.frames_address.rpartition(":")
+    return host, int(port)
+
+
+def receive(sock: socket.socket) -> bytes:
+    try:
+        return sock.recv(4096)
+    except ConnectionError:
+        return b""
+
+
+def test_strangers_that_say_nothing_are_shown_out(central: Central, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(frameport, "GREET_S", 0.5)
+    monkeypatch.setattr(frameport, "MAX_STRANGERS", 3)
+    silent = [socket.create_connection(raw_address(central), WAIT_S) for _ in range(4)]
+    began = time.monotonic()
+    assert receive(silent[3]) == b""  # there are three already
+    assert time.monotonic() - began < 0.4
+    silent[0].sendall(b"\x16")  # a little of a handshake is no more
+    for one in silent[:3]:
+        assert receive(one) == b""
+        one.close()
+    central.peer().close()
+
+
+def test_no_more_boards_than_there_are_places(central: Central) -> None:
+    peers = [central.peer(), central.peer()]
+    with pytest.raises(OSError, match="2 boards send frames already"):
+        central.peer()
+    peers[0].close()
+    until(central.peer)
+
+
+def until(attempt: Callable[[], Any]) -> Any:
+    """What comes of it, once it works."""
+    end = time.monotonic() + WAIT_S
+    while True:
+        try:
+            return attempt()
+        except OSError:
+            assert time.monotonic() < end
+            time.sleep(0.05)
+
+
+def test_what_is_no_frame_ends_the_stream_with_a_reason(central: Central) -> None:
+    for sent, why in (
+        (b"no frame", "not a frame"),
+        (b"HF1\n\xff\xff\0\0", "whose header has"),
+        (b"", "a frame of 134217728 bytes; allowed are 67108864"),
+    ):
+        conn = raw(central)
+        conn.send(pack({"ticket": central.ticket}))
+        assert told(conn) == {"id": None}
+        if sent:
+            conn.send([sent])
+        else:
+            conn._send([(2**27).to_bytes(4, "big")])
+        assert why in told(conn)["error"]
+        conn.hang_up()
+
+
+def test_a_worker_that_is_killed_is_named(central: Central) -> None:
+    peer = central.peer()
+    worker = central.agent._calls._session._worker  # type: ignore[union-attr]
+    os.kill(worker.pid, signal.SIGKILL)
+    peer.send(pack({"op": "run", "id": 1, "part": "model"}, [IMAGES]))
+    answer = central.answer()
+    assert answer.lost
+    assert answer.error == "the worker on board was killed by signal 9 (out of memory?)"
+    with pytest.raises(OSError, match="killed by signal 9"):
+        peer.send(pack({"op": "run", "id": 2, "part": "model"}, [IMAGES]))
+
+
+def test_the_end_of_the_lease_ends_the_frames(central: Central) -> None:
+    peer = central.peer()
+    central.client.close()
+    assert central.answer().lost
+    peer.close()
+
+
+@settings(max_examples=60, deadline=None)
+@given(frames=st.lists(st.binary(max_size=200), min_size=1, max_size=4), welcome=st.booleans())
+def test_anything_that_comes_is_answered_or_refused(
+    hardened: Central, frames: list[bytes], welcome: bool
+) -> None:
+    conn = raw(hardened)
+    if welcome:
+        conn.send(pack({"ticket": hardened.ticket}))
+        assert told(conn) == {"id": None}
+    try:
+        for one in frames:
+            conn.send([one])
+        conn.send(pack({"op": "echo", "id": 1, "reply_bytes": 1}))
+    except OSError:  # it has closed
+        pass
+    assert welcome or closed(conn)
+    conn.hang_up()
+    conn = raw(hardened)
+    conn.send(pack({"ticket": hardened.ticket}))
+    assert told(conn) == {"id": None}
+    conn.hang_up()
+
+
+@pytest.fixture(scope="module")
+def hardened(tmp_path_factory: pytest.TempPathFactory, identity: secrets.Identity) -> Iterator[Central]:
+    made = Central(tmp_path_factory.mktemp("agent"), identity, max_streams=200)
+    try:
+        yield made.ready()
+    finally:
+        made.stop()
