@@ -39,7 +39,7 @@ WINDOW_S, QPS, DEADLINE_S, SLACK_S = 8.0, 30.0, 0.3, 0.05
 DEPLOY_S = 30.0
 CABLE = """
 import asyncio, sys
-port, target = int(sys.argv[1]), int(sys.argv[2])
+from functools import partial
 async def pump(reader, writer):
     try:
         while data := await reader.read(65536):
@@ -48,15 +48,17 @@ async def pump(reader, writer):
     except OSError:
         pass
     writer.close()
-async def accept(reader, writer):
+async def accept(target, reader, writer):
     try:
         there, back = await asyncio.open_connection("127.0.0.1", target)
     except OSError:
         return writer.close()
     await asyncio.gather(pump(reader, back), pump(there, writer))
 async def main():
-    async with await asyncio.start_server(accept, "127.0.0.1", port) as server:
-        await server.serve_forever()
+    ports = list(map(int, sys.argv[1:]))
+    for port, target in zip(ports[::2], ports[1::2]):
+        await asyncio.start_server(partial(accept, target), "127.0.0.1", port)
+    await asyncio.Event().wait()
 asyncio.run(main())
 """
 
@@ -73,6 +75,7 @@ class Board:
     def __init__(self, name: str, folder: Path) -> None:
         self.name, self.folder = name, folder / name
         self.port, self.agent_port = free_port(), free_port()
+        self.frames_port, self.agent_frames_port = free_port(), free_port()
         self.run("init", "--folder", str(self.folder))
         self.agent = self.cable = None
         self.heal()
@@ -91,7 +94,10 @@ class Board:
                 resource.prlimit(worker.pid, resource.RLIMIT_AS, (resource.RLIM_INFINITY,) * 2)
         if self.agent is None or self.agent.poll() is not None:
             ready = self.folder / "ready"
-            words = ["agent", "serve", "--folder", str(self.folder), "--port", str(self.agent_port)]
+            words = [
+                "agent", "serve", "--folder", str(self.folder), "--port", str(self.agent_port),
+                "--frames-port", str(self.agent_frames_port),
+            ]  # fmt: skip
             self.agent = subprocess.Popen(
                 [sys.executable, "-m", "harness", *words, "--ready-file", str(ready)],
                 stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
@@ -100,7 +106,8 @@ class Board:
             while not ready.exists() and time.monotonic() < end:
                 time.sleep(0.05)
         if self.cable is None or self.cable.poll() is not None:
-            self.cable = subprocess.Popen([sys.executable, "-c", CABLE, str(self.port), str(self.agent_port)])
+            ports = (self.port, self.agent_port, self.frames_port, self.agent_frames_port)
+            self.cable = subprocess.Popen([sys.executable, "-c", CABLE, *map(str, ports)])
 
     def workers(self) -> list[psutil.Process]:
         if self.agent is None:
@@ -276,8 +283,8 @@ def main() -> None:
         boards = [Board(name, folder) for name in BOARDS]
         inventory = folder / "devices.yaml"
         inventory.write_text("".join(
-            f"{one.name}: {{backend: agent, host: 127.0.0.1, port: {one.port}, certificate: {one.name}/certificate.pem, "
-            f"token: {one.name}/token}}\n" for one in boards
+            f"{one.name}: {{backend: agent, host: 127.0.0.1, port: {one.port}, frames_port: {one.frames_port}, "
+            f"certificate: {one.name}/certificate.pem, token: {one.name}/token}}\n" for one in boards
         ))  # fmt: skip
         os.environ["HARNESS_DEVICES"] = str(inventory)
         parts = {

@@ -36,11 +36,12 @@ import onnx
 import psutil
 from onnx import helper
 
-from harness.frames import DTYPES, pack, unpack
+from harness.frames import DTYPES, header_of, pack, unpack
 from harness.types import Artifact, Graph, GraphPart, Load, TensorSpec
 from harness_remote import agent_pb2 as pb
 from harness_remote import codec, secrets
-from harness_remote.wire import LEASE, OPTIONS, SERVICE, TICKET
+from harness_remote.framesocket import connect
+from harness_remote.wire import LEASE, MAX_MESSAGE_BYTES, OPTIONS, SERVICE
 
 HANG_S = 30.0
 EACH = 50  # inputs between two good queries
@@ -55,7 +56,7 @@ resource.setrlimit(resource.RLIMIT_AS, (int(sys.argv[2]),) * 2)
 folder = Path(sys.argv[1])
 threading.Thread(target=lambda: (sys.stdin.read(), os._exit(1)), daemon=True).start()  # ends with its parent
 serve(AgentSettings(folder=folder / "agent", identity=secrets.load(folder / "identity"), name="board",
-                    max_blob_bytes=2**20, max_total_bytes=2**24), lambda address: print(address, flush=True))
+                    max_blob_bytes=2**20, max_total_bytes=2**24), lambda *both: print(*both, flush=True))
 """
 
 NUMBERS = (0, 1, -1, 2, 7, 63, 64, 127, 128, 255, 2**31 - 1, 2**31, -(2**31), 2**32, 2**63 - 1, -(2**63))
@@ -272,7 +273,7 @@ class Target:
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=(folder / "log").open("w"), text=True,
         )  # fmt: skip
         assert self.process.stdout is not None
-        self.address = self.process.stdout.readline().strip()
+        self.address, _, self.frames = self.process.stdout.readline().strip().partition(" ")
         if not self.address:
             raise SystemExit("the agent did not start")
         self.seen = psutil.Process(self.process.pid)
@@ -385,10 +386,12 @@ def one(target: Target, fuzz: Fuzz) -> None:
     kind = fuzz.random.random()
     if kind < 0.4:
         _method(target, fuzz)()
-    elif kind < 0.62:
+    elif kind < 0.51:
         _stream(target, fuzz)()
+    elif kind < 0.62:
+        _frames(target, fuzz)()
     elif kind < 0.66:
-        made = [fuzz.random.choice((_method, _stream, _broken_off))(target, fuzz) for _ in range(6)]
+        made = [fuzz.random.choice((_method, _stream, _frames, _broken_off))(target, fuzz) for _ in range(6)]
         list(target.pool.map(lambda act: act(), made))
     elif kind < 0.72:
         _broken_off(target, fuzz)()
@@ -415,17 +418,71 @@ def _method(target: Target, fuzz: Fuzz) -> Callable[[], None]:
     elif wrong < 0.2:
         metadata = target.metadata(**{LEASE: fuzz.random.choice(["", "x", "x" * 3000, target.lease[:-1]])})
     elif wrong < 0.3:
-        metadata = [*metadata, (TICKET, "x"), ("x-bin", fuzz.bytes()), ("harness-lease", "again")]
+        metadata = [*metadata, ("x-bin", fuzz.bytes()), ("harness-lease", "again")]
     return lambda: target.tried(name, data, lambda: target.call(name, data, metadata))
 
 
 def _stream(target: Target, fuzz: Fuzz) -> Callable[[], None]:
-    """Changed frames, under the lease or a ticket."""
+    """Changed frames, under the lease."""
     frames = [fuzz.frame() for _ in range(fuzz.random.choice((1, 1, 3, 20)))]
-    metadata = target.metadata(**({TICKET: target.ticket} if fuzz.random.random() < 0.3 else {}))
+    metadata = target.metadata()
     return lambda: target.tried(
         "Stream", b"|".join(frames), lambda: target.call("Stream", iter(frames), metadata)
     )
+
+
+def _frames(target: Target, fuzz: Fuzz) -> Callable[[], None]:
+    """What another board might send: changed frames after a ticket; a changed greeting; no TLS."""
+    kind = fuzz.random.random()
+    frames = [fuzz.frame() for _ in range(fuzz.random.choice((1, 1, 3, 20)))]
+    greeting = b"".join(pack({"ticket": target.ticket}))
+    if kind < 0.3:
+        greeting = fuzz.changed(greeting)
+    if kind < 0.1:
+
+        def act() -> None:
+            with socket.create_connection(address_of(target.frames), HANG_S) as plain:
+                plain.sendall(greeting + b"".join(frames))
+                plain.shutdown(socket.SHUT_WR)
+                while plain.recv(4096):
+                    pass
+
+    else:
+
+        def act() -> None:
+            conn = connect(target.frames, target.identity.certificate_pem, HANG_S, MAX_MESSAGE_BYTES)
+            try:
+                conn.send([greeting])
+                told = conn.receive()
+                if told is None or "error" in header_of(told)[0]:
+                    target.became["refused"] += 1
+                    return
+                for frame in frames:
+                    conn.send([frame])
+                last = pack({"op": "echo", "id": 2**40, "reply_bytes": 0})
+                conn.send(last)
+                while (answer := conn.receive()) is not None and header_of(answer)[0].get("id") != 2**40:
+                    pass
+            finally:
+                conn.hang_up()
+
+    def tried() -> None:
+        try:
+            act()
+        except TimeoutError:
+            target.became["hang"] += 1
+            target.bad.append(f"frames: hang for {greeting!r} {b'|'.join(frames)[:400]!r}")
+        except OSError:  # it hung up
+            target.became["refused"] += 1
+        else:
+            target.became["answered"] += 1
+
+    return tried
+
+
+def address_of(target: str) -> tuple[str, int]:
+    host, _, port = target.rpartition(":")
+    return host, int(port)
 
 
 def _broken_off(target: Target, fuzz: Fuzz) -> Callable[[], None]:
@@ -485,7 +542,6 @@ def _measure(target: Target, fuzz: Fuzz) -> None:
 
 def _plain(target: Target, fuzz: Fuzz) -> None:
     """Bytes that are no TLS, or the beginning of it."""
-    host, _, port = target.address.rpartition(":")
     data = (
         fuzz.random.choice(
             (b"GET / HTTP/1.1\r\n\r\n", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", b"\x16\x03\x01\x02\0\x01")
@@ -493,7 +549,7 @@ def _plain(target: Target, fuzz: Fuzz) -> None:
         + fuzz.bytes()
     )
     try:
-        with socket.create_connection((host, int(port)), 5) as plain:
+        with socket.create_connection(address_of(target.address), 5) as plain:
             plain.settimeout(0.05)
             plain.sendall(data)
             plain.recv(100)

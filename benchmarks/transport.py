@@ -1,8 +1,9 @@
 """A query's round trip, 602 KB there and 3 KB back, by what carries it: our stream against raw sockets and gRPC.
 
-On loopback, and between two network namespaces over veth, where they can be made. The stream has TLS and token,
-and is answered by the agent, or by the worker behind it. All take turns in one run, so that what else the machine
-does falls on all alike; the medians are in microseconds.
+On loopback, and between two network namespaces over veth, where they can be made. The stream has TLS and a ticket,
+and is answered by the agent, or by the worker behind it. "TLS alone" seals and
+opens in memory, without a network: what two ends compute, at best side by side. All take turns in one run, so that what else the machine does falls on all alike; the
+medians are in microseconds.
 
     python benchmarks/transport.py [ROUNDS]
 """
@@ -21,7 +22,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from functools import partial
 from pathlib import Path
 from statistics import median
@@ -32,6 +33,7 @@ import numpy as np
 SIZES = {"602 KB there, 3 KB back": (602_112, 3_072), "3 KB both ways": (3_072, 3_072)}
 TURN = 10
 HEAD = 8
+BATCH = 2**16
 BOARD = "board"
 LIMITS = (("veth", "stream, TLS", "raw TCP", 2.5), ("loopback", "stream, TLS", "raw TLS", 1.5))
 
@@ -111,6 +113,29 @@ def raw(address: tuple[str, int], context: ssl.SSLContext | None, stack: ExitSta
     return trip
 
 
+def in_memory(folder: Path) -> Trip:
+    server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    server.load_cert_chain(folder / "certificate.pem", folder / "key.pem")
+    client = ssl.create_default_context(cafile=str(folder / "certificate.pem"))
+    client.check_hostname = False
+    there, back = ssl.MemoryBIO(), ssl.MemoryBIO()
+    near, far = client.wrap_bio(back, there), server.wrap_bio(there, back, server_side=True)
+    for one in (near, far, near, far):
+        with suppress(ssl.SSLWantReadError):
+            one.do_handshake()
+    payload, buffer = memoryview(bytes(1 << 20)), memoryview(bytearray(1 << 20))
+
+    def trip(up: int, down: int) -> None:
+        sent = got = 0
+        while got < up:
+            while sent < min(up, got + BATCH):
+                sent += near.write(payload[sent : min(up, got + BATCH)])
+            while got < sent:
+                got += far.read(sent - got, buffer[got:sent])
+
+    return trip
+
+
 def unary(target: str, stack: ExitStack) -> Trip:
     import grpc
 
@@ -177,6 +202,7 @@ def compare(host: str, folder: Path, within: list[str], rounds: int) -> dict[str
         trips = {
             "raw TCP": raw((host, ports["raw TCP"]), None, stack),
             "raw TLS": raw((host, ports["raw TLS"]), context, stack),
+            "TLS alone": in_memory(secured),
             "gRPC unary": unary(f"{host}:{ports['gRPC unary']}", stack),
             "stream, TLS": agent,
             "stream, TLS, worker": worker,

@@ -10,8 +10,10 @@ from harness.errors import BoardLost, HarnessError
 from harness_remote import agent_pb2 as pb
 from harness_remote.boards import info_of
 from harness_remote.client import Client, Timeouts
+from harness_remote.device import Reach
 from harness_remote.framestream import probe_link
-from harness_remote.inventory import Credentials, Inventory, target
+from harness_remote.inventory import Inventory, target
+from harness_remote.peer import open_peer
 
 __all__ = ["check_board"]
 
@@ -20,7 +22,10 @@ WORKER_S = 60.0
 
 
 def check_board(inventory: Inventory, name: str) -> dict[str, Any]:
-    """Reach, version, lease, clock, link, and what the board says of itself; ``problem`` where it is not ``usable``."""
+    """Reach, version, lease, clock, link, and what the board says of itself; ``problem`` where it is not ``usable``.
+
+    ``frames``: why it is no part of a fleet whose central node is this workstation, empty if it can be.
+    """
     board = inventory.boards[name]
     found: dict[str, Any] = {
         "name": name, "target": target(board.host, board.port), "backend": board.backend, "emulated": board.emulated,
@@ -28,18 +33,19 @@ def check_board(inventory: Inventory, name: str) -> dict[str, Any]:
     }  # fmt: skip
     try:
         credentials = inventory.credentials(name)
-        _ask(name, credentials, found)
+        reach = Reach(board=name, credentials=credentials, via={}, frames_port=board.frames_port)
+        _ask(name, reach, found)
         info_of(name, board.backend, board, found)
     except (HarnessError, ValueError) as error:
         return {**found, "problem": str(error)}
     return {**found, "usable": True}
 
 
-def _ask(name: str, credentials: Credentials, found: dict[str, Any]) -> None:
-    client = Client(name, credentials, Timeouts(answer=ANSWER_S, work=WORKER_S))
+def _ask(name: str, reach: Reach, found: dict[str, Any]) -> None:
+    client = Client(name, reach.credentials, Timeouts(answer=ANSWER_S, work=WORKER_S))
     try:
         health = client.health()
-        found |= {"version": health.version, "leased": health.leased, "link": None}
+        found |= {"version": health.version, "leased": health.leased, "link": None, "frames": None}
         found.update({key: value for key, value in client.describe().items() if key != "harness"})
         clock = client.clock()
         found["clock"] = {"offset_s": clock.offset_ns / 1e9, "error_ms": clock.error_ns / 1e6}
@@ -52,5 +58,15 @@ def _ask(name: str, credentials: Credentials, found: dict[str, Any]) -> None:
             return
         client.call("Open", pb.OpenRequest(threads=1), pb.Done, work=True)
         found["link"] = probe_link(client)
+        found["frames"] = _frames(reach, client)
     finally:
         client.close()
+
+
+def _frames(reach: Reach, client: Client) -> str:
+    try:
+        details = {**reach.details("", client), "device": reach.board}
+        open_peer(details, lambda answer: None).close()
+    except OSError as error:
+        return str(error)
+    return ""

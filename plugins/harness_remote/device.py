@@ -56,9 +56,15 @@ class Reach:
     via: Mapping[str, str]
     frames_port: int | None = None
 
-    def frames_from(self, other: str, told: int) -> str:
+    def details(self, central: str, client: Client) -> dict[str, Any]:
+        """What the board ``central`` (or this machine) opens it with as a peer, served by the worker that is open."""
+        served = client.call("Serve", pb.ServeRequest(), pb.ServeReply)
         host = self.credentials.target.rpartition(":")[0]
-        return self.via.get(other) or f"{host}:{self.frames_port or told}"
+        return {
+            "target": self.via.get(central) or f"{host}:{self.frames_port or served.port}",
+            "certificate": self.credentials.certificate.decode(),
+            "ticket": served.ticket,
+        }
 
 
 class RemoteDevice:
@@ -132,13 +138,8 @@ class RemoteDevice:
     # --- several boards ---
 
     def serve(self, central: Device) -> PeerAddress:
-        served = self._client.call("Serve", pb.ServeRequest(), pb.ServeReply)
         own = central.reach.board if isinstance(central, RemoteDevice) else ""
-        details = {
-            "target": self.reach.frames_from(own, served.port),
-            "certificate": self.reach.credentials.certificate.decode(),
-            "ticket": served.ticket,
-        }
+        details = self.reach.details(own, self._client)
         return PeerAddress(device=self.reach.board, open=PEER, details=details)
 
     def connect(self, graph: Graph, peers: Mapping[str, PeerAddress]) -> None:

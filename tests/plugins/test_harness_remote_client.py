@@ -663,6 +663,14 @@ def test_add_check_and_remove(lab: Boards, tmp_path: Path, monkeypatch: pytest.M
     assert told["link"]["rtt_ms"] > 0
     assert told["clock"]["error_ms"] > 0
     assert told["onnxruntime"]["version"]
+    assert told["frames"] == ""
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        path = tmp_path / "devices.yaml"
+        path.write_text(f"{path.read_text()}  frames_port: {closed.getsockname()[1]}\n")
+    done = run(check)
+    assert done.exit_code == 0, done.output  # alone it can be measured
+    assert "no fleet can have it: 127.0.0.1:" in done.output
+    assert "refused" in done.output
     lab.relays["gone"] = Relay(1)
     dead = str(lab.relays["gone"].port)
     assert run(add, ["dead", "--host", "127.0.0.1", "--port", dead, "--backend", "agent"]).exit_code == 0

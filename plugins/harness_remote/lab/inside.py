@@ -15,7 +15,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -60,10 +60,10 @@ class Running:
 
 @dataclass
 class Inside:
-    """A lab from within. ``doors``: of each board the descriptor and the port on which the workstation reaches it."""
+    """A lab from within. ``doors``: descriptor and port where the workstation reaches a board's calls, and its frames."""
 
     settings: Settings
-    doors: Mapping[str, tuple[int, int]]
+    doors: Mapping[str, Sequence[tuple[int, int]]]
     agents: dict[str, Running] = field(default_factory=dict)
     relay: subprocess.Popen[str] | None = None
     notes: list[str] = field(default_factory=list)
@@ -171,8 +171,9 @@ class Inside:
         """Start the relay; how each board is reached by the others."""
         lab = self.settings.lab
         routes = [
-            relay.Route(self.doors[board][0], WORKSTATION, board, listening[board].calls)
+            relay.Route(fd, WORKSTATION, board, address)
             for board in lab.boards
+            for (fd, _), address in zip(self.doors[board], listening[board], strict=True)
         ]
         vias: dict[str, dict[str, str]] = {board: {} for board in lab.boards}
         opened: list[socket.socket] = []
@@ -199,8 +200,9 @@ class Inside:
             self.relay.stdin.write(relay.config(model, routes))
         for door in opened:
             door.close()
-        for fd, _ in self.doors.values():
-            os.close(fd)
+        for pair in self.doors.values():
+            for fd, _ in pair:
+                os.close(fd)
         return vias
 
     def _relay_pid(self) -> int:
@@ -213,7 +215,8 @@ class Inside:
         link = Link(rate_mbps=lab.link.rate / 1e6, rtt_ms=lab.link.rtt * 1e3, ports=lab.link.ports)
         boards = {
             name: Board(
-                backend=lab.backend, host="127.0.0.1", port=self.doors[name][1], emulated=True, link=link, labels=("lab",),
+                backend=lab.backend, host="127.0.0.1", emulated=True, link=link, labels=("lab",),
+                port=self.doors[name][0][1], frames_port=self.doors[name][1][1],
                 certificate=f"boards/{name}/{CERTIFICATE}", token=f"boards/{name}/{TOKEN}",
                 memory_budget_mb=lab.memory_mb, via=vias[name],
             ).model_dump(mode="json", exclude_defaults=True)

@@ -154,22 +154,29 @@ def main() -> None:
     stopped: list[int] = []
     signal.signal(signal.SIGTERM, lambda number, _: stopped.append(number))
     signal.signal(signal.SIGINT, lambda *_: None)
-    doors = {board: socket.create_server(("127.0.0.1", 0)) for board in settings.lab.boards}
+    doors = {
+        board: [socket.create_server(("127.0.0.1", 0)) for _ in ("calls", "frames")]
+        for board in settings.lab.boards
+    }
+    fds = [door.fileno() for pair in doors.values() for door in pair]
     lifeline, held = os.pipe()
     described = {
-        "doors": {board: [door.fileno(), door.getsockname()[1]] for board, door in doors.items()},
+        "doors": {
+            board: [(door.fileno(), door.getsockname()[1]) for door in pair] for board, pair in doors.items()
+        },
         "lifeline": lifeline,
         "report": told["report"],
     }
     inside = subprocess.Popen(
         [*enter(settings.mode), sys.executable, "-m", "harness_remote.lab.inside", sys.argv[1], json.dumps(described)],
-        pass_fds=[lifeline, told["report"], *(door.fileno() for door in doors.values())],
+        pass_fds=[lifeline, told["report"], *fds],
         stdin=subprocess.DEVNULL,
     )  # fmt: skip
     for fd in (lifeline, told["report"]):
         os.close(fd)
-    for door in doors.values():
-        door.close()
+    for pair in doors.values():
+        for door in pair:
+            door.close()
     tie = [told["tie"]] if told["tie"] is not None else []
     while inside.poll() is None and not stopped:
         with contextlib.suppress(InterruptedError):
