@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import socket
-import statistics
 import subprocess
 import sys
 import threading
@@ -201,7 +200,7 @@ def test_the_relay_keeps_to_the_model(relayed: Connect) -> None:
     round_trip(conn, 8, 1)
     image = min(round_trip(conn, 602_000, 1) for _ in range(3))  # what a stall adds is not the link's
     assert 0.301 + 0.004 <= image < 1.03 * 0.305
-    feature = statistics.median(round_trip(conn, 8, 3_000) for _ in range(9))
+    feature = min(round_trip(conn, 8, 3_000) for _ in range(50))
     assert 0.0015 + 0.004 <= feature < 1.15 * 0.0055
 
 
