@@ -1,6 +1,7 @@
 """A query's round trip, 602 KB there and 3 KB back, by what carries it: our stream against raw sockets and gRPC.
 
-On loopback, and between two network namespaces over veth, where they can be made. The stream has TLS and a ticket,
+On loopback, and between two network namespaces over veth, where they can be made: as it is, passing 64 KB at once,
+and in packets of 1500 bytes, as a wire does. The stream has TLS and a ticket,
 and is answered by the agent, or by the worker behind it. "TLS alone" seals and
 opens in memory, without a network: what two ends compute, at best side by side. All take turns in one run, so that what else the machine does falls on all alike; the
 medians are in microseconds.
@@ -35,7 +36,12 @@ TURN = 10
 HEAD = 8
 BATCH = 2**16
 BOARD = "board"
-LIMITS = (("veth", "stream, TLS", "raw TCP", 2.5), ("loopback", "stream, TLS", "raw TLS", 1.5))
+WHERE = ("loopback", "veth", "veth in packets")
+LIMITS = (
+    ("loopback", "stream, TLS", "raw TLS", 1.5),
+    ("veth", "stream, TLS", "raw TCP", 2.5),
+    ("veth in packets", "stream, TLS", "raw TCP", 2.5),
+)
 
 Trip = Callable[[int, int], None]
 
@@ -250,35 +256,48 @@ def _start(command: list[str], stack: ExitStack) -> subprocess.Popen[str]:
     return child
 
 
-def over_veth(folder: Path, rounds: int) -> dict[str, dict[str, float]] | str:
+def over_veth(folder: Path, rounds: int, where: str) -> dict[str, dict[str, float]] | str:
     """:func:`compare` between two namespaces; a line where this machine has none."""
     from harness_remote.lab.namespaces import enter, probe
 
     able = probe()
     if able.mode == "loopback":
         return able.missing[0]
-    command = [*enter(able.mode), sys.executable, __file__, "--inside", able.mode, str(folder), str(rounds)]
+    command = [
+        *enter(able.mode),
+        sys.executable,
+        __file__,
+        "--inside",
+        able.mode,
+        str(folder),
+        str(rounds),
+        where,
+    ]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
     return dict(json.loads(done.stdout.splitlines()[-1]))
 
 
-def inside(mode: Any, folder: Path, rounds: int) -> None:
+def inside(mode: Any, folder: Path, rounds: int, where: str) -> None:
     from harness_remote.lab.labfile import Lab
     from harness_remote.lab.namespaces import build, in_namespace
 
     link = {"rate": "1 Gbit/s", "ports": "per-link"}  # of a relay that is not started
     hosts = build(Lab.model_validate({"lab": "transport", "boards": [BOARD], "link": link}))
-    print(json.dumps(compare(hosts[BOARD], folder, in_namespace(BOARD, mode), rounds)))
+    within = in_namespace(BOARD, mode)
+    if where == "veth in packets":
+        for command in (["ip", "link", "set", "switch"], [*within, "ip", "link", "set", "eth0"]):
+            subprocess.run([*command, "gso_max_segs", "1"], check=True)
+    print(json.dumps(compare(hosts[BOARD], folder, within, rounds)))
 
 
 def main(rounds: int) -> None:
     found: dict[str, Any] = {}
-    for where in ("loopback", "veth"):
+    for where in WHERE:
         with tempfile.TemporaryDirectory() as name:
             if where == "loopback":
                 found[where] = compare("127.0.0.1", Path(name), [], rounds)
             else:
-                found[where] = over_veth(Path(name), rounds)
+                found[where] = over_veth(Path(name), rounds, where)
         if isinstance(found[where], str):
             print(f"{where}: not here: {found[where]}")
             continue
@@ -296,6 +315,6 @@ if __name__ == "__main__":
     if sys.argv[1:2] == ["--serve"]:
         serve(sys.argv[2], Path(sys.argv[3]))
     elif sys.argv[1:2] == ["--inside"]:
-        inside(sys.argv[2], Path(sys.argv[3]), int(sys.argv[4]))
+        inside(sys.argv[2], Path(sys.argv[3]), int(sys.argv[4]), sys.argv[5])
     else:
         main(int(sys.argv[1]) if len(sys.argv) > 1 else 40)

@@ -38,6 +38,7 @@ class FramePort:
         self._listener = listener
         self._context = context
         self._calls = calls
+        self._places = threading.BoundedSemaphore(max_guests)
         self._max_guests = max_guests
         self._strangers: dict[socket.socket, float] = {}  # and when they came
         self._guests: set[_Guest] = set()
@@ -94,7 +95,6 @@ class FramePort:
         except OSError:  # it is gone
             pass
         finally:
-            self._guests.discard(guest)
             conn.hang_up()
             guest.ended()
 
@@ -102,15 +102,15 @@ class FramePort:
         """Every frame, until no more come, or why not."""
         if not self._calls.admits(ticket):
             return "its ticket is wrong, or holds no more: the board's worker was ended, or opened anew"
-        if len(self._guests) >= self._max_guests:
+        if not self._places.acquire(blocking=False):
             return f"{self._max_guests} boards send frames already"
-        self._guests.add(guest)
         conn = guest.conn
 
         def frames() -> Iterator[memoryview]:
             conn.send(pack({"id": None}))  # welcome
             yield from iter(conn.receive, None)
 
+        self._guests.add(guest)
         try:
             self._calls.frames(ticket, frames(), guest, conn.send, conn.deaf)
         except OSError:
@@ -120,6 +120,9 @@ class FramePort:
         except Exception as error:  # noqa: BLE001 - the other board is told
             _LOG.warning("a board's frames failed: %s", error, exc_info=error)
             return f"{type(error).__name__}: {error}"[:2000]
+        finally:
+            self._guests.discard(guest)
+            self._places.release()
         return ""
 
 

@@ -61,24 +61,22 @@ class FrameSocket:
         if not self._sending.acquire(blocking=False):
             return frame
         try:
-            data = b"".join(self._sealed([_LENGTH.pack(sum(map(len, frame))), *frame]))
+            sealed = self._sealed([_LENGTH.pack(sum(map(len, frame))), *frame])
+            data = b"".join([self._left, *sealed])
             try:
                 sent = self._sock.send(data, socket.MSG_DONTWAIT)
             except BlockingIOError:
                 sent = 0
-            self._left = data[sent:]  # is sent before what comes next
+            self._left = data[sent:]  # goes before what comes next
             self._sent_at = time.monotonic()
             return () if self._left else None
         finally:
             self._sending.release()
 
     def ping(self) -> None:
-        """Say that this side is there, unless it was heard lately, or is sending."""
-        if time.monotonic() - self._sent_at >= PING_S and self._sending.acquire(blocking=False):
-            try:
-                self._send([_LENGTH.pack(0)])
-            finally:
-                self._sending.release()
+        """Say that this side is there, unless it was heard lately, or is sending. Waits for nothing."""
+        if time.monotonic() - self._sent_at >= PING_S:
+            self.offer(())
 
     def _send(self, pieces: Pieces) -> None:
         if self._left:
