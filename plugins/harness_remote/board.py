@@ -22,7 +22,7 @@ from harness_remote.onnx_check import supported
 
 __all__ = ["PROTOCOL", "Board", "describe"]
 
-PROTOCOL = 1  # raised with every change of agent.proto that an older client or agent would not understand
+PROTOCOL = 2  # raised with every change of agent.proto that an older client or agent would not understand
 ORT_S = 60.0
 
 _GPU_PROVIDERS = {"CUDAExecutionProvider", "TensorrtExecutionProvider"}

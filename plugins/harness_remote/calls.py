@@ -40,7 +40,7 @@ class TooMuchError(DeviceError):
 
 
 class Call(Protocol):
-    """What a call knows of its caller, from gRPC's context."""
+    """What a call knows of its caller."""
 
     def lease(self) -> str: ...
 
@@ -201,29 +201,35 @@ class Calls:
         frames: Iterable[Buffer],
         call: Call,
         reply: Callable[[Frame], None],
-        over: Callable[[], None],
+        farewell: Callable[[str], None],
     ) -> None:
-        """Take another board's frames until no more come. Answers go to ``reply``; ``over``: there will be no more."""
+        """Take another board's frames until no more come. Answers go to ``reply``; ``farewell`` is told why there
+        will be none, should the worker end.
+        """
         session = self._session
         if session is None or not session.admits(ticket):
             raise LeaseError("its ticket holds no more: the board's worker was ended, or opened anew")
         self._during(call)
+
+        def over(fault: str) -> None:
+            if fault:
+                farewell(session.death() or fault)
+
         try:
             relay = self._relay(session, SERVED, reply, over)
-            try:
-                for data in frames:
-                    if not relay.feed(data):
-                        break
-            finally:
-                relay.end()
-            if relay.fault is not None:
-                raise relay.fault
         except DeviceError as error:
             raise DeviceError(session.death() or error) from None
+        try:
+            for data in frames:
+                if not relay.feed(data):
+                    break
+        finally:
+            relay.end()
+            relay.join()
 
     @staticmethod
     def _relay(
-        session: Session, allowed: frozenset[str], reply: Callable[[Frame], None], over: Callable[[], None]
+        session: Session, allowed: frozenset[str], reply: Callable[[Frame], None], over: Callable[[str], None]
     ) -> Relay:
         address, key = session.listening()
         return Relay(address, key, allowed, MAX_MESSAGE_BYTES, reply, over)

@@ -7,6 +7,7 @@ Beside gRPC, which takes several times as long for a few kilobytes. A thread per
 from __future__ import annotations
 
 import logging
+import math
 import socket
 import ssl
 import threading
@@ -18,7 +19,7 @@ from harness.errors import HarnessError
 from harness.frames import FrameError, header_of, pack
 from harness_remote import framesocket
 from harness_remote.calls import Calls
-from harness_remote.framesocket import PING_S, FrameSocket
+from harness_remote.framesocket import PING_S, FrameSocket, Pieces
 from harness_remote.wire import MAX_GREETING_BYTES, MAX_MESSAGE_BYTES
 
 __all__ = ["FramePort"]
@@ -26,6 +27,7 @@ __all__ = ["FramePort"]
 _LOG = logging.getLogger(__name__)
 
 GREET_S = 10.0
+LEAVE_S = 1.0
 MAX_STRANGERS = 32
 
 
@@ -67,52 +69,61 @@ class FramePort:
                 sock.close()
                 continue
             self._strangers[sock] = time.monotonic()
-            threading.Thread(target=self._serve, args=(sock,), name="frames: board", daemon=True).start()
+            try:
+                threading.Thread(target=self._serve, args=(sock,), name="frames: board", daemon=True).start()
+            except (RuntimeError, MemoryError):  # no more threads
+                self._strangers.pop(sock)
+                sock.close()
 
     def _watch(self) -> None:
-        """Show guests that this side is there, and strangers out."""
+        """Show guests that this side is there; strangers out, and guests that were told to go."""
         while not self._stopped.wait(PING_S / 5):
+            now = time.monotonic()
             for guest in list(self._guests):
-                guest.ping()
-            late = time.monotonic() - GREET_S
-            for stranger in [one for one, came in list(self._strangers.items()) if came < late]:
+                guest.see_to(now)
+            for stranger in [one for one, came in list(self._strangers.items()) if came < now - GREET_S]:
                 _hang_up(stranger)
 
     def _serve(self, sock: socket.socket) -> None:
+        """One connection, from its handshake to its end: a stranger until its ticket is found good."""
+        guest: _Guest | None = None
         try:
             conn = framesocket.accept(sock, self._context, MAX_GREETING_BYTES)
             ticket = _ticket(conn)
-        except (OSError, FrameError):  # TLS told why; a stranger is told nothing
-            return
-        finally:
-            self._strangers.pop(sock, None)
-        guest = _Guest(conn)
-        try:
             conn.settle(MAX_MESSAGE_BYTES)
-            told = self._answer(ticket, guest)
-            conn.send(pack({"id": None, "error": told} if told else {"id": None}))
-            conn.end()
-        except OSError:  # it is gone
+            if not self._calls.admits(ticket):
+                refused = (
+                    "its ticket is wrong, or holds no more: the board's worker was ended, or opened anew"
+                )
+            elif not self._places.acquire(blocking=False):
+                refused = f"{self._max_guests} boards send frames already"
+            else:
+                guest = _Guest(conn)
+                self._strangers.pop(sock, None)
+                refused = self._answer(ticket, guest)
+            conn.last(_told(refused))
+            conn.drain(LEAVE_S)
+        except (OSError, FrameError):  # gone, or no board: TLS told why, and a stranger is told nothing
             pass
         finally:
-            conn.hang_up()
-            guest.ended()
+            self._strangers.pop(sock, None)
+            _hang_up(sock)
+            if guest is not None:
+                self._guests.discard(guest)
+                guest.ended()
+                self._places.release()
 
     def _answer(self, ticket: str, guest: _Guest) -> str:
         """Every frame, until no more come, or why not."""
-        if not self._calls.admits(ticket):
-            return "its ticket is wrong, or holds no more: the board's worker was ended, or opened anew"
-        if not self._places.acquire(blocking=False):
-            return f"{self._max_guests} boards send frames already"
         conn = guest.conn
 
         def frames() -> Iterator[memoryview]:
-            conn.send(pack({"id": None}))  # welcome
+            conn.send(_told(""))  # welcome
+            self._guests.add(guest)
             yield from iter(conn.receive, None)
 
-        self._guests.add(guest)
         try:
-            self._calls.frames(ticket, frames(), guest, conn.send, conn.deaf)
+            self._calls.frames(ticket, frames(), guest, conn.send, guest.farewell)
         except OSError:
             raise
         except HarnessError as error:
@@ -120,9 +131,6 @@ class FramePort:
         except Exception as error:  # noqa: BLE001 - the other board is told
             _LOG.warning("a board's frames failed: %s", error, exc_info=error)
             return f"{type(error).__name__}: {error}"[:2000]
-        finally:
-            self._guests.discard(guest)
-            self._places.release()
         return ""
 
 
@@ -131,6 +139,7 @@ class _Guest:
 
     def __init__(self, conn: FrameSocket) -> None:
         self.conn = conn
+        self._leaves = math.inf
         self._lock = threading.Lock()
         self._then: list[Callable[[], None]] | None = []
 
@@ -153,9 +162,22 @@ class _Guest:
         for one in then:
             one()
 
-    def ping(self) -> None:
-        with suppress(OSError):
+    def farewell(self, why: str) -> None:
+        """Tell it that no more answers come; it has a moment to hang up."""
+        self.conn.last(_told(why))
+        self._leaves = time.monotonic() + LEAVE_S
+
+    def see_to(self, now: float) -> None:
+        if now > self._leaves:
+            return self.conn.hang_up()
+        with suppress(OSError, MemoryError):
             self.conn.ping()
+        return None
+
+
+def _told(error: str) -> Pieces:
+    """A frame that answers none."""
+    return pack({"id": None, "error": error} if error else {"id": None})
 
 
 def _ticket(conn: FrameSocket) -> str:

@@ -20,7 +20,7 @@ import numpy as np
 from harness.frames import FrameError
 from harness_remote.secrets import NAME, Identity
 
-__all__ = ["PING_S", "FrameSocket", "accept", "connect", "server_context"]
+__all__ = ["PING_S", "FrameSocket", "Pieces", "accept", "connect", "server_context"]
 
 PING_S = 5.0
 GONE_S = 20
@@ -121,23 +121,25 @@ class FrameSocket:
         self._sock.settimeout(None)
         self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _TIMEVAL.pack(GONE_S, 0))
 
-    def deaf(self) -> None:
-        """Whoever receives gets ``None`` from now on; what is sent still goes."""
-        with contextlib.suppress(OSError):
-            self._sock.shutdown(socket.SHUT_RD)
-
     def hang_up(self) -> None:
         """Whoever receives then gets ``None``, and whoever sends an error."""
         with contextlib.suppress(OSError):
             self._sock.shutdown(socket.SHUT_RDWR)
 
-    def end(self) -> None:
-        """Say that no more is sent, and let what was sent arrive: the other side then hangs up."""
+    def last(self, frame: Pieces) -> None:
+        """Send a short frame, if the network takes it at once, and no more."""
         with contextlib.suppress(OSError):
+            self.offer(frame)
             self._sock.shutdown(socket.SHUT_WR)
-            self._sock.settimeout(1.0)
-            while self._sock.recv(_READ):
-                pass
+
+    def drain(self, seconds: float) -> None:
+        """Until the other side hangs up: else what it had sent would cost it our last frame. By the receiving thread."""
+        end = time.monotonic() + seconds
+        with contextlib.suppress(OSError):
+            while (left := end - time.monotonic()) > 0:
+                self._sock.settimeout(left)
+                if not self._sock.recv(_READ):
+                    return
 
     def __del__(self) -> None:
         self._sock.close()
@@ -192,11 +194,12 @@ class _Tls:
             with self._lock:
                 try:  # not without need: that there is too little is told by a costly exception
                     while len(view) and (self._in.pending or self._object.pending()):
-                        view = view[self._object.read(len(view), view) :]  # type: ignore[arg-type]
+                        count = self._object.read(len(view), view)  # type: ignore[arg-type]
+                        if not count:  # the other side has ended TLS
+                            return False
+                        view = view[count:]
                 except ssl.SSLWantReadError:
                     pass
-                except ssl.SSLZeroReturnError:
-                    return False
             if not len(view):
                 return True
             if not self._more(sock):

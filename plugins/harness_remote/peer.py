@@ -14,6 +14,7 @@ from harness.frames import FrameError, header_of, pack, size_of
 from harness.peers import answer_of
 from harness.types import Answer, Answers, Peer
 from harness_remote import framesocket
+from harness_remote.framesocket import FrameSocket
 from harness_remote.secrets import refusal
 from harness_remote.wire import MAX_MESSAGE_BYTES
 
@@ -41,32 +42,48 @@ class FramePeer:
         self._answers = answers
         self._gone = ""
         self._closed = False
+        self._not_sent = ""
         self._frames: queue.SimpleQueue[Sequence[bytes | memoryview] | None] = queue.SimpleQueue()
         self._given = self._written = 0  # frames to and by the writer, which is idle where they are equal
         try:
-            self._conn = framesocket.connect(
-                details["target"], details["certificate"].encode(), CONNECT_S, MAX_MESSAGE_BYTES
-            )
-            self._conn.send(pack({"ticket": details["ticket"]}))
-            welcome = self._conn.receive()
-            refused = "it closed the connection" if welcome is None else header_of(welcome)[0].get("error")
-            self._conn.settle(MAX_MESSAGE_BYTES)
+            self._conn = self._open(details)
         except TimeoutError:
             raise OSError(f"{details['target']}: no answer within {CONNECT_S:g} s") from None
-        except (OSError, FrameError) as error:
+        except (OSError, FrameError, ValueError) as error:  # ValueError: what can be no host's name
             raise OSError(f"{details['target']}: {_reason(error)}") from None
-        if refused:
-            self._conn.hang_up()
-            raise OSError(f"{details['target']}: {refused}")
         for name, run in (("frames to", self._write), ("answers of", self._read)):
             threading.Thread(target=run, name=f"{name} {self.device}", daemon=True).start()
+
+    @staticmethod
+    def _open(details: Mapping[str, Any]) -> FrameSocket:
+        """A connection that was bidden welcome."""
+        certificate = details["certificate"].encode()
+        conn = framesocket.connect(details["target"], certificate, CONNECT_S, MAX_MESSAGE_BYTES)
+        late = threading.Timer(CONNECT_S, conn.hang_up)
+        late.daemon = True
+        late.start()
+        try:
+            conn.send(pack({"ticket": details["ticket"]}))
+            welcome = conn.receive()
+            conn.settle(MAX_MESSAGE_BYTES)
+        finally:
+            late.cancel()
+        refused = "it closed the connection" if welcome is None else header_of(welcome)[0].get("error")
+        if refused:
+            conn.hang_up()
+            raise OSError(refused)
+        return conn
 
     def send(self, frame: Sequence[bytes | memoryview]) -> None:
         """Begin to send; the pieces must not change later. From one thread."""
         if self._gone:
             raise OSError(self._gone)
         if self._given == self._written and size_of(frame) <= SHORT:
-            left = self._conn.offer(frame)
+            try:
+                left = self._conn.offer(frame)
+            except OSError as error:  # the reader tells, and may know why
+                self._not_sent = _reason(error)
+                return
             if left is None:
                 return
             frame = left
@@ -90,11 +107,14 @@ class FramePeer:
                     return
                 self._conn.send(frame)
                 self._written += 1
-        except OSError as error:
-            self._lost(_reason(error))
+        except OSError as error:  # the reader tells, and may know why
+            self._not_sent = _reason(error)
+        except Exception as error:  # noqa: BLE001 - out of memory, say
+            self._not_sent = _reason(error)
+            self._conn.hang_up()
 
     def _read(self) -> None:
-        why = "it closed the connection"
+        why = ""
         try:
             while (frame := self._conn.receive()) is not None:
                 answer = answer_of(self.device, frame)
@@ -102,16 +122,16 @@ class FramePeer:
                     why = answer.error
                     break
                 self._answers(answer)
-        except (OSError, FrameError) as error:
+        except Exception as error:  # noqa: BLE001 - whatever it was, no more answers come
             why = _reason(error)
-        self._lost(why)
+        self._lost(why or self._not_sent or "it closed the connection")
 
     def _lost(self, why: str) -> None:
-        """Once, and not of what was closed here."""
-        first, self._gone = not self._gone, self._gone or why
+        """Tell, unless it was closed here."""
+        self._gone = why
         self._frames.put(None)
         self._conn.hang_up()
-        if first and not self._closed:
+        if not self._closed:
             self._answers(Answer(peer=self.device, query=-1, part="", error=self._gone, lost=True))
 
 

@@ -196,14 +196,17 @@ def _listen(settings: AgentSettings, port: int) -> socket.socket:
         wanted = port + 1 if settings.port else 0
     host = settings.host.strip("[]")
     try:
-        return socket.create_server(
-            (host, wanted), family=socket.AF_INET6 if ":" in host else socket.AF_INET, backlog=64
-        )
+        if host in ("0.0.0.0", "::") and socket.has_dualstack_ipv6():  # both, as gRPC does
+            with suppress(OSError):
+                return socket.create_server(
+                    ("::", wanted), family=socket.AF_INET6, dualstack_ipv6=True, backlog=64
+                )
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        return socket.create_server((host, wanted), family=family, backlog=64)
     except (OSError, OverflowError) as error:
         told = error.strerror if isinstance(error, OSError) else str(error)
-        raise DeviceError(
-            f"cannot listen on {_address(settings.host, wanted)} for other boards' frames: {told}"
-        ) from None
+        address = _address(settings.host, wanted)
+        raise DeviceError(f"cannot listen on {address} for other boards' frames: {told}") from None
 
 
 def _address(host: str, port: int) -> str:

@@ -30,6 +30,8 @@ __all__ = ["MAX_WAITING", "Buffer", "Frame", "Relay", "pulled"]
 MAX_WAITING = 64
 """Frames of one stream that wait for its worker."""
 
+JOIN_S = 3.0
+ENDED = "the board's worker ended"
 AHEAD = 4
 """Answers that wait for gRPC."""
 
@@ -49,7 +51,8 @@ class Relay:
 
     ``allowed`` are the requests that this stream may make; ``max_bytes`` the greatest frame, and four of them are
     the most that waits for the worker. ``reply`` sends an answer on, from any thread, and raises ``OSError`` where
-    nobody takes it; ``over`` is called once when nothing will be answered any more, for the reason in ``fault``.
+    nobody takes it; ``over`` is called once when nothing will be answered any more: with the reason, empty if the stream
+    was ended here.
 
     Raises:
         DeviceError: the worker does not answer.
@@ -62,7 +65,7 @@ class Relay:
         allowed: frozenset[str],
         max_bytes: int,
         reply: Callable[[Frame], None],
-        over: Callable[[], None],
+        over: Callable[[str], None],
     ) -> None:
         try:
             self._worker: Connection = Client(address, "AF_UNIX", authkey=bytes.fromhex(key))
@@ -77,9 +80,10 @@ class Relay:
         self._waiting: deque[_Arrived] = deque()
         self._waiting_bytes = 0
         self._closed = False
-        self.fault: HarnessError | None = None
+        self._fault = ""  # a text: an error would keep its frames, and with them the connection
         self._socket = socket.socket(fileno=os.dup(self._worker.fileno()))
-        threading.Thread(target=self._answers, name="answers", daemon=True).start()
+        self._thread = threading.Thread(target=self._answers, name="answers", daemon=True)
+        self._thread.start()
 
     def feed(self, data: Buffer) -> bool:
         """Take a frame, as soon as there is room for it; false when the stream is over.
@@ -108,7 +112,7 @@ class Relay:
         try:
             self._worker.send_bytes(data)
         except (OSError, ValueError):
-            self._broken(DeviceError("the board's worker ended"))
+            self._broken(ENDED)
             return False
         return True
 
@@ -124,6 +128,10 @@ class Relay:
             self._changed.notify_all()
             with suppress(OSError):  # closed already
                 self._socket.shutdown(socket.SHUT_RDWR)  # the answers' thread waits there
+
+    def join(self) -> None:
+        """After the end: until ``over`` was called, for some seconds at most."""
+        self._thread.join(JOIN_S)
 
     def _room(self, size: int) -> bool:
         fits = self._waiting_bytes + size <= 4 * self._max_bytes or not self._waiting
@@ -142,10 +150,10 @@ class Relay:
         zeros = [np.zeros(size, np.uint8)] if size else []
         return pack({**told, "compute_ns": 0, "queue_ns": 0}, zeros)
 
-    def _broken(self, fault: HarnessError) -> None:
+    def _broken(self, fault: str) -> None:
         with self._changed:
             if not self._closed:
-                self.fault = self.fault or fault
+                self._fault = self._fault or fault
         self.end()
 
     # --- the answers' thread ---
@@ -157,17 +165,22 @@ class Relay:
         except OSError:  # nobody takes it
             self.end()
         except HarnessError as error:
-            self._broken(error)
-        self._over()
-        with self._changed:
-            self._socket.close()
+            self._broken(str(error))
+        except MemoryError:
+            self._broken("the board is out of memory")
+        except Exception as error:  # noqa: BLE001 - whoever waits for an answer is told
+            self._broken(f"{type(error).__name__}: {error}")
+        finally:
+            self._over(self._fault)
+            with self._changed:
+                self._socket.close()
 
     def _next(self) -> Frame:
         """The worker's next answer, with the time that its frame was queued; the worker has its next frame by then."""
         try:
             answer = self._worker.recv_bytes()
         except (OSError, EOFError):
-            raise DeviceError("the board's worker ended") from None
+            raise DeviceError(ENDED) from None
         ready_ns = time.monotonic_ns()
         with self._changed:
             frame, self._running = self._running, self._waiting.popleft() if self._waiting else None
@@ -179,7 +192,7 @@ class Relay:
             try:
                 self._worker.send_bytes(following.data)
             except (OSError, ValueError):
-                raise DeviceError("the board's worker ended") from None
+                raise DeviceError(ENDED) from None
         header, body = header_of(answer)
         if frame is None or type(header.get("compute_ns", 0)) is not int:
             raise DeviceError("the board's worker gave an answer that nobody asked for")
@@ -188,7 +201,7 @@ class Relay:
 
 
 def pulled(
-    relay: Callable[[Callable[[Frame], None], Callable[[], None]], Relay],
+    relay: Callable[[Callable[[Frame], None], Callable[[str], None]], Relay],
     frames: Iterable[Buffer],
     on_end: Callable[[Callable[[], None]], Any],
 ) -> Iterator[Frame]:
@@ -208,13 +221,15 @@ def pulled(
                 return answers.put(answer, timeout=0.5)
         raise OSError("nobody takes the answer")
 
-    def over() -> None:
+    def over(fault: str) -> None:
+        if fault:
+            broken.append((DeviceError, fault))
         with suppress(OSError):
             put(None)
 
-    through = relay(put, over)
-    # not as the error itself, which would keep its frames, and with them gRPC's call
+    # not the errors themselves, which would keep their frames, and with them gRPC's call
     broken: list[tuple[type[HarnessError], str]] = []
+    through = relay(put, over)
 
     def read() -> None:
         try:
@@ -237,8 +252,6 @@ def pulled(
             yield answer
         for kind, told in broken:
             raise kind(told)
-        if through.fault is not None:
-            raise type(through.fault)(str(through.fault))
     finally:
         left.set()
         through.end()

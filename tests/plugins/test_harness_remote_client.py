@@ -292,7 +292,7 @@ def test_another_protocol_is_told(lab: Boards, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(client, "PROTOCOL", client.PROTOCOL + 1)
     one = Client("pi1", lab.credentials("pi1"))
     with pytest.raises(
-        DeviceError, match=r"pi1 .* speaks protocol 1 .*: upgrade the agent \(`harness devices setup pi1`"
+        DeviceError, match=r"pi1 .* speaks protocol 2 .*: upgrade the agent \(`harness devices setup pi1`"
     ):
         one.describe()
     one.close()
@@ -669,7 +669,7 @@ def test_add_check_and_remove(lab: Boards, tmp_path: Path, monkeypatch: pytest.M
         path.write_text(f"{path.read_text()}  frames_port: {closed.getsockname()[1]}\n")
     done = run(check)
     assert done.exit_code == 0, done.output  # alone it can be measured
-    assert "no fleet can have it: 127.0.0.1:" in done.output
+    assert "no fleet whose central node is this machine can have it: 127.0.0.1:" in done.output
     assert "refused" in done.output
     lab.relays["gone"] = Relay(1)
     dead = str(lab.relays["gone"].port)

@@ -134,7 +134,10 @@ def _show(one: Mapping[str, Any]) -> None:
             f"  link {link['rtt_ms']:.2f} ms both ways, {link['up_mbps']:.0f} Mbit/s there, {link['down_mbps']:.0f} back"
         )
     if one.get("frames"):
-        click.secho(f"  no fleet can have it: {one['frames']}; is the agent's second port open?", fg="yellow")
+        click.secho(
+            f"  no fleet whose central node is this machine can have it: {one['frames']}; is its second port open?",
+            fg="yellow",
+        )
     meters = ", ".join(meter["name"] for meter in one["meters"]) or "none answers"
     click.echo(f"  meters: {meters}")
     for name, told in one["state"].items():
