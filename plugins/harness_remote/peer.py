@@ -136,5 +136,6 @@ class FramePeer:
 
 
 def _reason(error: Exception) -> str:
-    text = getattr(error, "strerror", None) or str(error) or type(error).__name__
-    return refusal(str(error)) or " ".join(text.split())[:300].lower()
+    system = getattr(error, "strerror", None)
+    text = system.lower() if system else str(error) or type(error).__name__
+    return refusal(str(error)) or " ".join(text.split())[:300]
