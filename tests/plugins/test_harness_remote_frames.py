@@ -47,9 +47,10 @@ def identity(tmp_path_factory: pytest.TempPathFactory) -> secrets.Identity:
 # --- the connection ---
 
 
-def pair(identity: secrets.Identity | None) -> tuple[FrameSocket, FrameSocket]:
+def pair(identity: secrets.Identity | None, context: Any = None) -> tuple[FrameSocket, FrameSocket]:
     """Both ends of a connection that is set up."""
-    context = framesocket.server_context(identity) if identity else None
+    if identity is not None and context is None:
+        context = framesocket.server_context(identity)
     with socket.create_server(("127.0.0.1", 0)) as listener:
         accepted: queue.SimpleQueue[FrameSocket] = queue.SimpleQueue()
         thread = threading.Thread(
@@ -184,6 +185,47 @@ def test_draining_ends_whatever_comes(ends: tuple[FrameSocket, FrameSocket]) -> 
     assert time.monotonic() - began < 2
     stop.set()
     dripping.join()
+
+
+@pytest.mark.parametrize(
+    ("server", "client", "version", "cipher"),
+    [
+        (True, True, "TLSv1.3", "AES"),
+        (True, False, "TLSv1.2", "CHACHA20"),
+        (False, True, "TLSv1.2", "CHACHA20"),
+        (False, False, "TLSv1.2", "CHACHA20"),
+    ],
+)
+def test_a_processor_without_aes_takes_chacha(
+    identity: secrets.Identity,
+    monkeypatch: pytest.MonkeyPatch,
+    server: bool,
+    client: bool,
+    version: str,
+    cipher: str,
+) -> None:
+    monkeypatch.setattr(framesocket, "has_aes", lambda: server)
+    context = framesocket.server_context(identity)
+    monkeypatch.setattr(framesocket, "has_aes", lambda: client)
+    near, far = pair(identity, context)
+    for end in (near, far):
+        assert end._tls is not None
+        assert end._tls._object.version() == version
+        assert cipher in end._tls._object.cipher()[0]  # type: ignore[index]
+    sender = threading.Thread(target=near.send, args=([b"head", bytes(MOST - 4)],))
+    sender.start()
+    assert bytes(far.receive() or b"") == b"head" + bytes(MOST - 4)
+    sender.join(WAIT_S)
+
+
+@pytest.mark.parametrize(
+    ("text", "has"),
+    [("flags\t\t: fpu aes avx\n", True), ("Features\t: fp asimd evtstrm crc32 cpuid\n", False), (None, True)],
+)
+def test_what_the_system_tells_of_aes(tmp_path: Path, text: str | None, has: bool) -> None:
+    if text is not None:
+        (tmp_path / "cpuinfo").write_text(text)
+    assert framesocket.has_aes(tmp_path / "cpuinfo") is has
 
 
 def test_bytes_after_the_end_of_tls_are_none(identity: secrets.Identity) -> None:
