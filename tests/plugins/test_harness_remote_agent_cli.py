@@ -77,10 +77,11 @@ def test_serve_says_when_it_is_ready_and_ends_with_a_signal(tmp_path):
             ready = json.loads((tmp_path / "ready").read_text())
             assert ready["fingerprint"] == secrets.fingerprint(identity.certificate_pem)
             assert ready["pid"] == process.pid
-            assert ready["address"] in line
             assert ready["fingerprint"] in line
-            host, _, port = ready["address"].rpartition(":")
-            socket.create_connection((host, int(port)), 10).close()
+            for address in (ready["address"], ready["frames"]):
+                assert address in line
+                host, _, port = address.rpartition(":")
+                socket.create_connection((host, int(port)), 10).close()
             process.send_signal(signal.SIGTERM)
             assert process.wait(20) == 0
         finally:

@@ -9,6 +9,7 @@ import json
 import os
 import queue
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -165,6 +166,31 @@ def test_one_agent_per_folder_and_port(agent: Agent, tmp_path: Path) -> None:
         Agent(AgentSettings(folder=tmp_path))
     with pytest.raises(DeviceError, match="cannot listen on"):
         Agent(AgentSettings(folder=tmp_path / "b", port=int(agent.address.rpartition(":")[2])))
+    taken = int(agent.frames_address.rpartition(":")[2])
+    with pytest.raises(DeviceError, match=f"cannot listen on 127.0.0.1:{taken} for other boards' frames"):
+        Agent(AgentSettings(folder=tmp_path / "b", frames_port=taken))
+    with pytest.raises(DeviceError, match=r"for other boards' frames: .*0-65535"):
+        Agent(AgentSettings(folder=tmp_path / "b", frames_port=65536))
+    for attempt in range(5):  # another program may have the one after
+        with Agent(AgentSettings(folder=tmp_path / "b")) as free:
+            port = int(free.address.rpartition(":")[2])
+        try:
+            with Agent(AgentSettings(folder=tmp_path / "b", port=port)) as next_to_it:
+                assert next_to_it.frames_address == f"127.0.0.1:{port + 1}"
+            break
+        except DeviceError:
+            assert attempt < 4
+
+
+def test_every_address_of_the_machine_is_both_versions(tmp_path: Path, identity: secrets.Identity) -> None:
+    try:
+        socket.create_server(("::1", 0), family=socket.AF_INET6).close()
+    except OSError:
+        pytest.skip("no IPv6 here")
+    with Agent(AgentSettings(folder=tmp_path, host="0.0.0.0", identity=identity)) as agent:
+        for address in (agent.address, agent.frames_address):
+            for host in ("127.0.0.1", "::1"):
+                socket.create_connection((host, int(address.rpartition(":")[2])), 5).close()
 
 
 def test_only_the_token_opens(tmp_path: Path, identity: secrets.Identity) -> None:
