@@ -17,8 +17,9 @@ from pydantic import BeforeValidator, Field, model_validator
 from harness.columns import COLUMNS
 from harness.errors import SuiteError, nearest
 from harness.footprint import STATIC
-from harness.suite import NAME, Suite, validated
+from harness.suite import NAME, Suite
 from harness.types import Params
+from harness.validate import validated
 from harness.yamlfile import Source, read_yaml
 
 __all__ = [

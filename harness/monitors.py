@@ -10,8 +10,9 @@ from harness import environment
 from harness.errors import SuiteError
 from harness.meters import Meters, fitting
 from harness.plugins import Plugins
-from harness.suite import Measure, Suite, validated
+from harness.suite import Measure, Suite
 from harness.types import MeterInfo, MeterUse, Monitor
+from harness.validate import validated
 
 if TYPE_CHECKING:
     from harness.resolve import Target

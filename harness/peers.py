@@ -139,7 +139,7 @@ class LocalPeer:
             self._answers(answer_of(self.device, frame))
 
 
-def answer_of(device: str, frame: bytes) -> Answer:
+def answer_of(device: str, frame: bytes | memoryview) -> Answer:
     """What a frame from a peer says; one that cannot be read is an error that is told."""
     try:
         header, tensors = unpack(frame)

@@ -25,8 +25,9 @@ from harness.resolve import (
     files_hash,
     source_hash,
 )
-from harness.suite import Measure, Suite, validated
+from harness.suite import Measure, Suite
 from harness.types import Params, RuntimeEntry, Sketch
+from harness.validate import validated
 
 __all__ = ["make_plan"]
 

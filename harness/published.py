@@ -25,8 +25,9 @@ from pydantic import Field
 from harness.columns import COLUMNS, parse_where
 from harness.errors import SuiteError, nearest
 from harness.leaderboard import Board, not_printed
-from harness.suite import shipped_files, validated
+from harness.suite import shipped_files
 from harness.types import Params
+from harness.validate import validated
 from harness.yamlfile import Source, read_yaml
 
 __all__ = ["PRINTED", "find_published", "published_boards", "shipped_published"]

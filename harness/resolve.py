@@ -19,7 +19,7 @@ from harness.monitors import Monitors, is_board
 from harness.plan import digest
 from harness.plugins import Origin, Plugins, Registered, Registry
 from harness.profile import profiled
-from harness.suite import DeviceChoice, Method, Suite, validated
+from harness.suite import DeviceChoice, Method, Suite
 from harness.train import TrainRecipe
 from harness.types import (
     BackendEntry,
@@ -34,6 +34,7 @@ from harness.types import (
     Sketch,
     Unavailable,
 )
+from harness.validate import validated
 
 __all__ = [
     "ChosenData",

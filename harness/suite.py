@@ -18,7 +18,6 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
-    ValidationError,
     ValidationInfo,
     field_validator,
     model_validator,
@@ -27,7 +26,8 @@ from pydantic import (
 from harness.errors import SuiteError, nearest
 from harness.expand import expand_grids, set_value, split_overrides
 from harness.types import Params
-from harness.yamlfile import KeyPath, Source, read_yaml
+from harness.validate import validated
+from harness.yamlfile import Source, read_yaml
 
 __all__ = [
     "DeviceChoice",
@@ -42,7 +42,6 @@ __all__ = [
     "load_suite",
     "shipped_files",
     "shipped_suites",
-    "validated",
 ]
 
 NAME = r"^[A-Za-z0-9][A-Za-z0-9_-]*$"
@@ -400,82 +399,6 @@ def keep_devices(suite: Suite, names: Sequence[str]) -> Suite:
 
 
 # --- checking -------------------------------------------------------------------------------------
-
-
-def validated(model: type[Any], value: Any, source: Source, path: KeyPath) -> Any:
-    """``value`` as ``model``; the first thing wrong as one :class:`SuiteError` with its place."""
-    if not isinstance(value, Mapping):
-        raise SuiteError(f"{source.where(*path)}: expected a mapping of keys, not {_kind(value)}")
-    try:
-        return model.model_validate(value)
-    except ValidationError as error:
-        raise SuiteError(_explain(error, model, value, source, path)) from None
-
-
-def _explain(
-    error: ValidationError, model: type[BaseModel], value: Any, source: Source, path: KeyPath
-) -> str:
-    problems = error.errors(include_url=False)
-    # a mistyped key comes before the key that it leaves missing
-    problem = next((p for p in problems if p["type"] == "extra_forbidden"), problems[0])
-    kind = problem["type"]
-    loc = _written(value, problem["loc"])
-    if kind == "missing":
-        loc.append(problem["loc"][-1])
-    where = source.where(*path, *loc)
-    if kind == "extra_forbidden":
-        fields = _fields_at(model, loc[:-1])
-        return f"{where}: unknown key; {nearest(str(loc[-1]), fields)}"
-    if kind == "missing":
-        return f"{where}: missing"
-    if kind in ("tuple_type", "list_type"):
-        return f"{where}: expected a list, like [...]"
-    if kind in ("dict_type", "mapping_type", "model_type", "model_attributes_type"):
-        return f"{where}: expected a mapping of keys"
-    message = problem["msg"].removeprefix("Value error, ").removeprefix("Assertion failed, ")
-    given = problem.get("input")
-    if kind != "value_error" and isinstance(given, str | int | float | bool | None):
-        message = f"{message[0].lower()}{message[1:]}, not {given!r}"
-    return f"{where}: {message}"
-
-
-def _written(value: Any, loc: Sequence[str | int]) -> list[str | int]:
-    """What of pydantic's path a person wrote: it also names the members of unions that it tried."""
-    kept: list[str | int] = []
-    for part in loc:
-        known = value if isinstance(value, Mapping) else {}
-        if isinstance(value, list | tuple):
-            known = dict(enumerate(value))
-        if part in known:
-            kept.append(part)
-            value = known[part]
-    return kept
-
-
-def _fields_at(model: type[BaseModel], loc: Sequence[str | int]) -> list[str]:
-    """Names allowed at a place inside a model; keys of mappings and indices of lists are stepped over."""
-    current, inside = model, False
-    for part in loc:
-        if inside:
-            inside = False
-            continue
-        field = next((f for name, f in current.model_fields.items() if part in (name, f.alias)), None)
-        annotations = _flatten(field.annotation) if field else []
-        models = [a for a in annotations if isinstance(a, type) and issubclass(a, BaseModel)]
-        if not models:
-            return []
-        inside = models[0] is not annotations[0]
-        current = models[0]
-    return [field.alias or name for name, field in current.model_fields.items()]
-
-
-def _flatten(annotation: Any) -> list[Any]:
-    arguments = getattr(annotation, "__args__", ())
-    return [annotation, *(item for argument in arguments for item in _flatten(argument))]
-
-
-def _kind(value: object) -> str:
-    return {list: "a list", str: "text", type(None): "nothing"}.get(type(value), f"{value!r}")
 
 
 def _check_names(suite: Suite) -> None:

@@ -18,8 +18,9 @@ from pydantic import Field
 from harness.errors import BoardLost, DeviceError, HarnessError, SuiteError
 from harness.meters import Meters
 from harness.plugins import load_plugins
-from harness.suite import Duration, Name, validated
+from harness.suite import Duration, Name
 from harness.types import Device, DeviceInfo, DeviceSpec, Params, Unavailable
+from harness.validate import validated
 from harness_remote.inventory import Board, Credentials, Inventory
 
 __all__ = [

@@ -22,7 +22,7 @@ from harness_remote.session import Job, Neighbour, Session
 from harness_remote.stream import Buffer, Frame, Relay, pulled
 from harness_remote.wire import CHUNK_BYTES, MAX_CONTROL_BYTES, MAX_MESSAGE_BYTES
 
-__all__ = ["Call", "Calls", "LeaseError", "TooMuchError"]
+__all__ = ["Call", "Calls", "Connected", "LeaseError", "TooMuchError"]
 
 HEARTBEAT_S = 2.0
 LAPSE_S = 0.5
@@ -39,14 +39,18 @@ class TooMuchError(DeviceError):
     """More than the agent takes."""
 
 
-class Call(Protocol):
-    """What a call knows of its caller."""
-
-    def lease(self) -> str: ...
+class Connected(Protocol):
+    """Something that lasts while its caller is there, and ends with the session."""
 
     def on_end(self, then: Callable[[], None]) -> Any: ...
 
     def cancel(self) -> Any: ...
+
+
+class Call(Connected, Protocol):
+    """A call of the control plane."""
+
+    def lease(self) -> str: ...
 
 
 class Calls:
@@ -63,7 +67,7 @@ class Calls:
         self._session: Session | None = None
         self._holder = ""
         self._board: pb.DescribeReply | None = None
-        self._open: set[Call] = set()
+        self._open: set[Connected] = set()
         self._stopped = threading.Event()
         self._watcher = threading.Thread(target=self._watch, name="leases", daemon=True)
         self._watcher.start()
@@ -195,21 +199,27 @@ class Calls:
         except DeviceError as error:
             raise DeviceError(session.death() or error) from None
 
+    def admit(self, ticket: str) -> Session:
+        """The session whose worker another board may ask, by the ticket that it shows instead of the token."""
+        session = self._session
+        if session is None or not session.admits(ticket):
+            raise LeaseError(
+                "its ticket is wrong, or holds no more: the board's worker was ended, or opened anew"
+            )
+        return session
+
     def frames(
         self,
-        ticket: str,
+        session: Session,
         frames: Iterable[Buffer],
-        call: Call,
+        guest: Connected,
         reply: Callable[[Frame], None],
         farewell: Callable[[str], None],
     ) -> None:
-        """Take another board's frames until no more come. Answers go to ``reply``; ``farewell`` is told why there
-        will be none, should the worker end.
+        """Take the frames of a board that was admitted until no more come. Answers go to ``reply``; ``farewell`` is
+        told why there will be none, should the worker end.
         """
-        session = self._session
-        if session is None or not session.admits(ticket):
-            raise LeaseError("its ticket holds no more: the board's worker was ended, or opened anew")
-        self._during(call)
+        self._during(guest)
 
         def over(fault: str) -> None:
             if fault:
@@ -234,11 +244,6 @@ class Calls:
         address, key = session.listening()
         return Relay(address, key, allowed, MAX_MESSAGE_BYTES, reply, over)
 
-    def admits(self, ticket: str) -> bool:
-        """Whether another board may come in with this ticket, and without the token."""
-        session = self._session
-        return session is not None and session.admits(ticket)
-
     # --- leases end ---
 
     def stop(self) -> None:
@@ -255,7 +260,7 @@ class Calls:
         self._during(call)
         return session
 
-    def _during(self, call: Call) -> None:
+    def _during(self, call: Connected) -> None:
         """Cancel the call when the session ends."""
         if call not in self._open:
             self._open.add(call)

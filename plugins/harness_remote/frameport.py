@@ -15,11 +15,12 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 
-from harness.errors import HarnessError
+from harness.errors import DeviceError, HarnessError
 from harness.frames import FrameError, header_of, pack
 from harness_remote import framesocket
-from harness_remote.calls import Calls
+from harness_remote.calls import Calls, TooMuchError
 from harness_remote.framesocket import PING_S, FrameSocket, Pieces
+from harness_remote.session import Session
 from harness_remote.wire import MAX_GREETING_BYTES, MAX_MESSAGE_BYTES
 
 __all__ = ["FramePort"]
@@ -91,17 +92,17 @@ class FramePort:
             conn = framesocket.accept(sock, self._context, MAX_GREETING_BYTES)
             ticket = _ticket(conn)
             conn.settle(MAX_MESSAGE_BYTES)
-            if not self._calls.admits(ticket):
-                refused = (
-                    "its ticket is wrong, or holds no more: the board's worker was ended, or opened anew"
-                )
-            elif not self._places.acquire(blocking=False):
-                refused = f"{self._max_guests} boards send frames already"
-            else:
+            why = ""
+            try:
+                session = self._calls.admit(ticket)
+                if not self._places.acquire(blocking=False):
+                    raise TooMuchError(f"{self._max_guests} boards send frames already")
                 guest = _Guest(conn)
                 self._strangers.pop(sock, None)
-                refused = self._answer(ticket, guest)
-            conn.last(_told(refused))
+                self._answer(session, guest)
+            except HarnessError as error:
+                why = " ".join(str(error).split())[:2000]
+            conn.last(_told(why))
             conn.drain(LEAVE_S)
         except (OSError, FrameError):  # gone, or no board: TLS told why, and a stranger is told nothing
             pass
@@ -113,8 +114,8 @@ class FramePort:
                 guest.ended()
                 self._places.release()
 
-    def _answer(self, ticket: str, guest: _Guest) -> str:
-        """Every frame, until no more come, or why not."""
+    def _answer(self, session: Session, guest: _Guest) -> None:
+        """Every frame, until no more come."""
         conn = guest.conn
 
         def frames() -> Iterator[memoryview]:
@@ -123,28 +124,22 @@ class FramePort:
             yield from iter(conn.receive, None)
 
         try:
-            self._calls.frames(ticket, frames(), guest, conn.send, guest.farewell)
-        except OSError:
+            self._calls.frames(session, frames(), guest, conn.send, guest.farewell)
+        except (HarnessError, OSError):
             raise
-        except HarnessError as error:
-            return " ".join(str(error).split())[:2000]
         except Exception as error:  # noqa: BLE001 - the other board is told
             _LOG.warning("a board's frames failed: %s", error, exc_info=error)
-            return f"{type(error).__name__}: {error}"[:2000]
-        return ""
+            raise DeviceError(f"{type(error).__name__}: {error}") from None
 
 
 class _Guest:
-    """A board that was let in, as its call (:class:`harness_remote.calls.Call`)."""
+    """A board that was let in (:class:`harness_remote.calls.Connected`)."""
 
     def __init__(self, conn: FrameSocket) -> None:
         self.conn = conn
         self._leaves = math.inf
         self._lock = threading.Lock()
         self._then: list[Callable[[], None]] | None = []
-
-    def lease(self) -> str:
-        return ""
 
     def on_end(self, then: Callable[[], None]) -> None:
         with self._lock:

@@ -16,6 +16,7 @@ import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -101,7 +102,7 @@ class FrameSocket:
             (size,) = _LENGTH.unpack(head)
         if size > self.max_bytes:
             raise FrameError(f"a frame of {size} bytes; allowed are {self.max_bytes}")
-        frame = memoryview(np.empty(size, np.uint8))  # which is not zeroed first
+        frame = np.empty(size, np.uint8).data  # which is not zeroed first
         return frame if self._fill(frame) else None
 
     def _fill(self, view: memoryview) -> bool:
@@ -196,7 +197,7 @@ class _Tls:
             with self._lock:
                 try:  # not without need: that there is too little is told by a costly exception
                     while len(view) and (self._in.pending or self._object.pending()):
-                        count = self._object.read(len(view), view)  # type: ignore[arg-type]
+                        count: Any = self._object.read(len(view), view)  # how many
                         if not count:  # the other side has ended TLS
                             return False
                         view = view[count:]

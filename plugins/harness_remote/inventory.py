@@ -27,8 +27,9 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from harness.errors import SuiteError, nearest
-from harness.suite import NAME, EntryRef, Name, validated
+from harness.suite import NAME, EntryRef, Name
 from harness.types import Params
+from harness.validate import validated
 from harness.yamlfile import Source, parse_yaml, read_text
 from harness_remote import PORT
 

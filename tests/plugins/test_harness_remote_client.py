@@ -222,6 +222,16 @@ def lab(made: Boards, monkeypatch: pytest.MonkeyPatch) -> Boards:
     return made
 
 
+@pytest.fixture
+def own(lab: Boards, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Boards:
+    """The board pi1 behind a relay, and in an inventory, of the test's own."""
+    own = Boards(tmp_path)
+    monkeypatch.setenv("HARNESS_DEVICES", str(own.path))
+    (tmp_path / "pi1").symlink_to(lab.folder / "pi1")
+    own.enter("pi1", lab.ports["pi1"])
+    return own
+
+
 def spec_of(plugins: Any, name: str = "pi1", backend: str = "agent", **params: Any) -> DeviceSpec:
     model: type[Params] = plugins.backends.get(backend).entry.params
     return DeviceSpec(name=name, backend=backend, params=model(**params))
@@ -557,16 +567,8 @@ def test_another_clock_moves_a_reading_and_its_error_is_in_it(steady: MeterUse) 
 
 
 def test_a_board_that_is_away_is_planned_as_it_was(
-    lab: Boards,
-    plugins: Any,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
+    own: Boards, plugins: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
-    own = Boards(tmp_path)
-    monkeypatch.setenv("HARNESS_DEVICES", str(own.path))
-    (tmp_path / "pi1").symlink_to(lab.folder / "pi1")
-    own.enter("pi1", lab.ports["pi1"])
     spec = spec_of(plugins, answer_within=3)
     there = boards.describe(spec)
     assert isinstance(there, DeviceInfo)
@@ -603,16 +605,8 @@ def test_backends_are_for_their_boards(
 
 
 def test_meters_of_the_inventory_are_those_that_answer(
-    lab: Boards,
-    tmp_path: Path,
-    plugins: Any,
-    monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
+    own: Boards, tmp_path: Path, plugins: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
-    own = Boards(tmp_path)
-    monkeypatch.setenv("HARNESS_DEVICES", str(own.path))
-    (tmp_path / "pi1").symlink_to(lab.folder / "pi1")
-    own.enter("pi1", lab.ports["pi1"])
     entry = own.path.read_text()
     own.path.write_text(
         f"{entry}  meters: [{{csv: {{path: {tmp_path}/log.csv, scope: board, period: 0.1}}}}]\n"

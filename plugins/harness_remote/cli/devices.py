@@ -32,7 +32,7 @@ def add(
     backend: str | None,
 ) -> None:
     """Add a board whose agent runs already to the inventory. (`harness devices setup` also installs the agent.)"""
-    from harness.suite import validated
+    from harness.validate import validated
     from harness.yamlfile import Source
     from harness_remote.boards import backend_of, told_by
     from harness_remote.inventory import Board, Inventory

@@ -85,8 +85,8 @@ def _device(
     name: str, threads: int, chosen: Sequence[str], plugins: Plugins
 ) -> tuple[BackendEntry, DeviceSpec]:
     from harness.errors import DeviceError, nearest
-    from harness.suite import validated
     from harness.types import DeviceSpec
+    from harness.validate import validated
     from harness.yamlfile import Source, parse_value
     from harness_remote.inventory import Inventory
 
