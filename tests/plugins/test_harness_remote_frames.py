@@ -170,6 +170,7 @@ def test_the_last_frame_arrives_whatever_was_on_its_way(ends: tuple[FrameSocket,
     assert not reader.is_alive()
 
 
+@pytest.mark.clock
 def test_draining_ends_whatever_comes(ends: tuple[FrameSocket, FrameSocket]) -> None:
     near, far = ends
     stop = threading.Event()
@@ -239,6 +240,7 @@ def test_bytes_after_the_end_of_tls_are_none(identity: secrets.Identity) -> None
     assert ended.get(timeout=WAIT_S) is None
 
 
+@pytest.mark.clock
 def test_silence_is_a_broken_connection_and_pings_are_no_frames(
     monkeypatch: pytest.MonkeyPatch, identity: secrets.Identity
 ) -> None:
@@ -264,6 +266,7 @@ def test_silence_is_a_broken_connection_and_pings_are_no_frames(
     assert got.get(timeout=WAIT_S) == "nothing was heard for 1 s"
 
 
+@pytest.mark.clock
 def test_both_sides_of_an_idle_connection_ping(central: Central, monkeypatch: pytest.MonkeyPatch) -> None:
     for module in (framesocket, frameport):
         monkeypatch.setattr(module, "PING_S", 0.2)
@@ -281,6 +284,7 @@ def test_both_sides_of_an_idle_connection_ping(central: Central, monkeypatch: py
     port.stop()
 
 
+@pytest.mark.clock
 def test_opening_a_peer_ends_in_time_though_it_pings(
     identity: secrets.Identity, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -326,6 +326,12 @@ def test_every_relative_link_leads_somewhere(page):
             assert anchor in anchors, target
 
 
+@pytest.mark.parametrize("page", PAGES)
+def test_every_file_that_a_command_names_is_there(page):
+    named = re.findall(r"(?:pytest|python)\s+((?:tests|benchmarks|docs)/[\w/]+\.py)", PAGES[page])
+    assert [path for path in named if not (ROOT / path).is_file()] == []
+
+
 def test_every_file_of_the_layout_is_there():
     """CONTRIBUTING's listing against the folders: nothing is named that is not, and no module is left out."""
     listing = fences("CONTRIBUTING.md", "")[0]
