@@ -194,6 +194,8 @@ def _listen(settings: AgentSettings, port: int) -> socket.socket:
     wanted = settings.frames_port
     if wanted is None:
         wanted = port + 1 if settings.port else 0
+    if wanted > 65535:
+        raise DeviceError("no port comes after 65535 for other boards' frames: name one with --frames-port")
     host = settings.host.strip("[]")
     try:
         if host in ("0.0.0.0", "::") and socket.has_dualstack_ipv6():  # both, as gRPC does
@@ -203,10 +205,9 @@ def _listen(settings: AgentSettings, port: int) -> socket.socket:
                 )
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         return socket.create_server((host, wanted), family=family, backlog=64)
-    except (OSError, OverflowError) as error:
-        told = error.strerror if isinstance(error, OSError) else str(error)
+    except OSError as error:
         address = _address(settings.host, wanted)
-        raise DeviceError(f"cannot listen on {address} for other boards' frames: {told}") from None
+        raise DeviceError(f"cannot listen on {address} for other boards' frames: {error.strerror}") from None
 
 
 def _address(host: str, port: int) -> str:

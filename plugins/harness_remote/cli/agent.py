@@ -31,9 +31,9 @@ def _folder_option(function: Callable[..., Any]) -> Callable[..., Any]:
 
 def _address_options(function: Callable[..., Any]) -> Callable[..., Any]:
     for decorate in (
-        click.option("--host", default="127.0.0.1", show_default=True, metavar="ADDRESS", help="Address to listen at; 0.0.0.0 is all of them."),
-        click.option("--port", type=click.IntRange(0, 65535), default=PORT, show_default=True, help="0: any free one."),
         click.option("--frames-port", type=click.IntRange(0, 65535), metavar="PORT", help="Where other boards send frames.  [default: the port after]"),
+        click.option("--port", type=click.IntRange(0, 65535), default=PORT, show_default=True, help="0: any free one."),
+        click.option("--host", default="127.0.0.1", show_default=True, metavar="ADDRESS", help="Address to listen at; 0.0.0.0 is all of them."),
     ):  # fmt: skip
         function = decorate(function)
     return function
