@@ -27,8 +27,10 @@ MAX_HEADER = 65_536
 MAX_TENSORS = 256
 MAX_DIMS = 8
 MAX_ELEMENTS = 2**40
-DTYPES = ("float32", "float16", "uint8", "int8", "int64", "float64")
-_NAMES = dict(zip(("<f4", "<f2", "|u1", "|i1", "<i8", "<f8"), DTYPES, strict=True))
+_NAMES = {
+    "<f4": "float32", "<f2": "float16", "|u1": "uint8", "|i1": "int8", "<i8": "int64", "<f8": "float64",
+}  # fmt: skip
+DTYPES = tuple(_NAMES.values())
 _encode = json.JSONEncoder(separators=(",", ":")).encode
 _decode = json.JSONDecoder().decode
 

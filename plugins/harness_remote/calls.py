@@ -6,7 +6,6 @@ import json
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
-from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -19,7 +18,7 @@ from harness_remote import board, codec
 from harness_remote.blobs import Blobs
 from harness_remote.lease import Leases
 from harness_remote.session import Job, Neighbour, Session
-from harness_remote.stream import Buffer, Frame, Relay, pulled
+from harness_remote.stream import Buffer, Frame, Relay
 from harness_remote.wire import CHUNK_BYTES, MAX_CONTROL_BYTES, MAX_MESSAGE_BYTES
 
 __all__ = ["Call", "Calls", "Connected", "LeaseError", "TooMuchError"]
@@ -29,6 +28,10 @@ LAPSE_S = 0.5
 SERVED = frozenset(
     {"run", "keep", "echo"}
 )  # with a ticket; the lease's holder may ask for the whole graph too
+
+
+Reply = Callable[[Frame], None]
+Farewell = Callable[[str], None]
 
 
 class LeaseError(DeviceError):
@@ -191,13 +194,11 @@ class Calls:
 
     # --- the data plane ---
 
-    def stream(self, frames: Iterable[Buffer], call: Call) -> Iterator[Frame]:
-        """Answers to the lease's holder."""
-        session = self._held(call)
-        try:
-            yield from pulled(partial(self._relay, session, SERVED | {"infer"}), frames, call.on_end)
-        except DeviceError as error:
-            raise DeviceError(session.death() or error) from None
+    def stream(self, frames: Iterable[Buffer], call: Call, reply: Reply, farewell: Farewell) -> None:
+        """Take the frames of the lease's holder, and answer them all. Answers go to ``reply``; ``farewell`` is told why
+        there will be no more, should the worker end.
+        """
+        self._relayed(self._held(call), SERVED | {"infer"}, frames, call, reply, farewell, Relay.drain)
 
     def admit(self, ticket: str) -> Session:
         """The session whose worker another board may ask, by the ticket that it shows instead of the token."""
@@ -209,40 +210,37 @@ class Calls:
         return session
 
     def frames(
-        self,
-        session: Session,
-        frames: Iterable[Buffer],
-        guest: Connected,
-        reply: Callable[[Frame], None],
-        farewell: Callable[[str], None],
+        self, session: Session, frames: Iterable[Buffer], guest: Connected, reply: Reply, farewell: Farewell
     ) -> None:
-        """Take the frames of a board that was admitted until no more come. Answers go to ``reply``; ``farewell`` is
-        told why there will be none, should the worker end.
-        """
+        """The same for a board that was admitted; when no more frames come, it is gone."""
         self._during(guest)
+        self._relayed(session, SERVED, frames, guest, reply, farewell)
 
+    @staticmethod
+    def _relayed(
+        session: Session,
+        allowed: frozenset[str],
+        frames: Iterable[Buffer],
+        caller: Connected,
+        reply: Reply,
+        farewell: Farewell,
+        at_the_end: Callable[[Relay], None] = Relay.end,
+    ) -> None:
         def over(fault: str) -> None:
             if fault:
                 farewell(session.death() or fault)
 
         try:
-            relay = self._relay(session, SERVED, reply, over)
+            relay = Relay(*session.listening(), allowed, MAX_MESSAGE_BYTES, reply, over)
         except DeviceError as error:
             raise DeviceError(session.death() or error) from None
+        caller.on_end(relay.end)
         try:
-            for data in frames:
-                if not relay.feed(data):
-                    break
+            if all(map(relay.feed, frames)):
+                at_the_end(relay)
         finally:
             relay.end()
             relay.join()
-
-    @staticmethod
-    def _relay(
-        session: Session, allowed: frozenset[str], reply: Callable[[Frame], None], over: Callable[[str], None]
-    ) -> Relay:
-        address, key = session.listening()
-        return Relay(address, key, allowed, MAX_MESSAGE_BYTES, reply, over)
 
     # --- leases end ---
 

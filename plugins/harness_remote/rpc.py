@@ -7,24 +7,32 @@ from __future__ import annotations
 
 import hmac
 import logging
+import queue
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import suppress
+from functools import partial
 from typing import Any
 from urllib.parse import quote
 
 import grpc
 from google.protobuf.message import DecodeError
 
-from harness.errors import BoardLost, HarnessError
+from harness.errors import BoardLost, DeviceError, HarnessError
 from harness.frames import FrameError
 from harness_remote import agent_pb2 as pb
-from harness_remote.calls import Calls, LeaseError, TooMuchError
+from harness_remote.calls import Calls, Farewell, LeaseError, Reply, TooMuchError
 from harness_remote.secrets import Identity
+from harness_remote.stream import Frame
 from harness_remote.wire import LEASE, LOST, MAX_CONTROL_BYTES, SERVICE
 
 __all__ = ["Gate", "handlers"]
 
 _LOG = logging.getLogger(__name__)
+
+
+AHEAD = 4
+"""Answers of a stream that wait for gRPC."""
 
 
 class Gate(grpc.ServerInterceptor):  # type: ignore[misc]
@@ -82,7 +90,7 @@ def handlers(calls: Calls, max_streams: int) -> grpc.GenericRpcHandler:
         if not free.acquire(blocking=False):
             raise TooMuchError(f"{max_streams} data streams are open already")
         try:
-            yield from map(b"".join, calls.stream(frames, call))
+            yield from _pulled(partial(calls.stream, frames, call))
         finally:
             free.release()
 
@@ -162,6 +170,48 @@ def _answers(call: Callable[[Any, _Call], Iterator[Any]]) -> Callable[..., Itera
             _abort(context, error)
 
     return answers
+
+
+def _pulled(run: Callable[[Reply, Farewell], None]) -> Iterator[bytes]:
+    """What ``run`` replies from a thread of its own, for gRPC, which asks for it."""
+    answers: queue.Queue[Frame | None] = queue.Queue(AHEAD)
+    left = threading.Event()
+    # not the errors themselves, which would keep their frames, and with them the call
+    why: list[tuple[type[HarnessError], str]] = []
+
+    def put(answer: Frame | None) -> None:
+        while not left.is_set():
+            with suppress(queue.Full):
+                return answers.put(answer, timeout=0.5)
+        raise OSError("nobody takes the answer")
+
+    def end(kind: type[HarnessError] | None = None, told: str = "") -> None:
+        if kind is not None:
+            why.append((kind, told))
+        with suppress(OSError):
+            put(None)
+
+    def work() -> None:
+        try:
+            run(put, partial(end, DeviceError))
+        except HarnessError as error:
+            end(type(error), str(error))
+        except MemoryError:
+            end(TooMuchError, "the board is out of memory")
+        except Exception as error:  # noqa: BLE001 - a cancelled stream's frames end with gRPC's own errors
+            error.__traceback__ = None  # gRPC keeps the error: with its frames it would keep the call
+            end(DeviceError, "the stream was broken off")
+        else:
+            end()
+
+    threading.Thread(target=work, name="frames", daemon=True).start()
+    try:
+        while (answer := answers.get()) is not None:
+            yield b"".join(answer)
+        for kind, told in why:
+            raise kind(told)
+    finally:
+        left.set()
 
 
 def _abort(context: grpc.ServicerContext, error: Exception) -> None:

@@ -9,12 +9,11 @@ sender.
 from __future__ import annotations
 
 import os
-import queue
 import socket
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Client, Connection
@@ -25,15 +24,13 @@ import numpy as np
 from harness.errors import DeviceError, HarnessError
 from harness.frames import MAX_HEADER, header_of, pack, with_header
 
-__all__ = ["MAX_WAITING", "Buffer", "Frame", "Relay", "pulled"]
+__all__ = ["MAX_WAITING", "Buffer", "Frame", "Relay"]
 
 MAX_WAITING = 64
 """Frames of one stream that wait for its worker."""
 
 JOIN_S = 3.0
 ENDED = "the board's worker ended"
-AHEAD = 4
-"""Answers that wait for gRPC."""
 
 Buffer = bytes | memoryview
 Frame = list[Buffer]
@@ -77,6 +74,7 @@ class Relay:
         self._changed = threading.Condition()
         # _changed guards all below
         self._running: _Arrived | None = None
+        self._replying = False
         self._waiting: deque[_Arrived] = deque()
         self._waiting_bytes = 0
         self._closed = False
@@ -119,7 +117,9 @@ class Relay:
     def drain(self) -> None:
         """No more frames will come: wait until all are answered."""
         with self._changed:
-            self._changed.wait_for(lambda: self._closed or (self._running is None and not self._waiting))
+            self._changed.wait_for(
+                lambda: self._closed or not (self._running or self._waiting or self._replying)
+            )
 
     def end(self) -> None:
         """Answer no more. From any thread."""
@@ -162,6 +162,9 @@ class Relay:
         try:
             while True:
                 self._reply(self._next())
+                with self._changed:
+                    self._replying = False
+                    self._changed.notify_all()
         except OSError:  # nobody takes it
             self.end()
         except HarnessError as error:
@@ -184,7 +187,7 @@ class Relay:
         ready_ns = time.monotonic_ns()
         with self._changed:
             frame, self._running = self._running, self._waiting.popleft() if self._waiting else None
-            following = self._running
+            following, self._replying = self._running, True
             if following is not None:
                 self._waiting_bytes -= len(following.data)
             self._changed.notify_all()
@@ -198,60 +201,3 @@ class Relay:
             raise DeviceError("the board's worker gave an answer that nobody asked for")
         header["queue_ns"] = max(0, ready_ns - frame.at_ns - header.get("compute_ns", 0))
         return with_header(header, body)
-
-
-def pulled(
-    relay: Callable[[Callable[[Frame], None], Callable[[str], None]], Relay],
-    frames: Iterable[Buffer],
-    on_end: Callable[[Callable[[], None]], Any],
-) -> Iterator[Frame]:
-    """Every frame's answer, for gRPC, which asks for them; until ``frames`` ends, or the call, of which ``on_end``
-    tells. ``relay`` is given what to reply with, and what to call when it is over.
-
-    Raises:
-        DeviceError: the worker is gone.
-        FrameError: what came is no frame.
-    """
-    answers: queue.Queue[Frame | None] = queue.Queue(AHEAD)
-    left = threading.Event()
-
-    def put(answer: Frame | None) -> None:
-        while not left.is_set():
-            with suppress(queue.Full):
-                return answers.put(answer, timeout=0.5)
-        raise OSError("nobody takes the answer")
-
-    def over(fault: str) -> None:
-        if fault:
-            broken.append((DeviceError, fault))
-        with suppress(OSError):
-            put(None)
-
-    # not the errors themselves, which would keep their frames, and with them gRPC's call
-    broken: list[tuple[type[HarnessError], str]] = []
-    through = relay(put, over)
-
-    def read() -> None:
-        try:
-            for data in frames:
-                if not through.feed(data):
-                    return
-            through.drain()
-        except HarnessError as error:
-            broken.append((type(error), str(error)))
-        except Exception as error:  # noqa: BLE001 - a cancelled stream's frames end with gRPC's own errors
-            error.__traceback__ = None  # gRPC keeps the error: with its frames it would keep the call
-            broken.append((DeviceError, "the stream was broken off"))
-        finally:
-            through.end()
-
-    on_end(through.end)
-    threading.Thread(target=read, name="frames", daemon=True).start()
-    try:
-        while (answer := answers.get()) is not None:
-            yield answer
-        for kind, told in broken:
-            raise kind(told)
-    finally:
-        left.set()
-        through.end()
