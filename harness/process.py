@@ -31,6 +31,7 @@ class WorkerProcess:
     ) -> None:
         self.name = name
         self._lock = threading.Lock()
+        self._reaping = threading.Lock()
         if preload:
             context: Any = multiprocessing.get_context("forkserver")
             context.set_forkserver_preload(list(preload))
@@ -70,12 +71,17 @@ class WorkerProcess:
 
     def death(self) -> str | None:
         """How it ended, of one whose socket is closed; ``None`` if it still runs a second later."""
-        end = time.monotonic() + 1.0
-        while self._process.is_alive():
-            if time.monotonic() > end:
-                return None
+        return None if self._wait(1.0) is None else self._death()
+
+    def _wait(self, seconds: float) -> int | None:
+        """Its exit code, once it has one; the system tells one thread only, so one asks at a time."""
+        end = time.monotonic() + seconds
+        while True:
+            with self._reaping:
+                code = self._process.exitcode
+            if code is not None or time.monotonic() >= end:
+                return code
             time.sleep(0.01)
-        return self._death()
 
     def kill(self) -> None:
         """End it at once, from any thread; whoever asks it then is told."""
@@ -89,21 +95,20 @@ class WorkerProcess:
         if self._lock.acquire(blocking=False):  # else it is at work for another thread
             try:
                 conn.send(("close",))
-                self._process.join(0.2)
+                self._wait(0.2)
             except OSError:
                 pass
             finally:
                 self._lock.release()
-        if self._process.is_alive():
+        if self._wait(0) is None:
             self._process.kill()
-            self._process.join(1)
+            self._wait(1)
         with self._lock:
             self._conn = None
             conn.close()
 
     def _death(self) -> str:
-        self._process.join(5)
-        code = self._process.exitcode
+        code = self._wait(5)
         if code is not None and code < 0:
             hint = " (out of memory?)" if -code == signal.SIGKILL else ""
             return f"the worker on {self.name} was killed by signal {-code}{hint}"
