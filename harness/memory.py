@@ -96,12 +96,9 @@ def baseline() -> Mapping[str, int]:
     return dict(_baseline)
 
 
-def available(meminfo: Path = Path("/proc/meminfo")) -> int | None:
+def available() -> int | None:
     """Bytes that the whole system could still give (``MemAvailable``); ``None`` where it does not tell."""
-    try:
-        lines = meminfo.read_text().splitlines()
-    except OSError:
-        return None
+    lines = (sysfs.text(sysfs.root() / "proc/meminfo") or "").splitlines()
     found = [line.split()[1] for line in lines if line.startswith("MemAvailable:")]
     return int(found[0]) * 1024 if found else None
 
@@ -154,8 +151,4 @@ def _own_bytes(pynvml: Any, index: int) -> int | None:
 
 def _is_tegra() -> bool:
     """On a Jetson, by its device tree."""
-    root = sysfs.root()
-    try:
-        return b"nvidia,tegra" in (root / "proc/device-tree/compatible").read_bytes()
-    except OSError:
-        return False
+    return "nvidia,tegra" in (sysfs.text(sysfs.root() / "proc/device-tree/compatible") or "")

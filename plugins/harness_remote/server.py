@@ -9,12 +9,12 @@ import logging
 import os
 import signal
 import socket
-import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any
 
 import grpc
@@ -61,13 +61,15 @@ def serve(settings: AgentSettings, announce: Callable[[str, str], Any] = print) 
     """
     _few_arenas()
     logging.getLogger("grpc").setLevel(logging.CRITICAL)  # what it logs of a broken message is a traceback
-    stop = threading.Event()
-    before = {one: signal.signal(one, lambda *_: stop.set()) for one in (signal.SIGTERM, signal.SIGINT)}
+    came: SimpleQueue[int] = (
+        SimpleQueue()
+    )  # an Event's lock may be held by the wait that a handler interrupts
+    ends = (signal.SIGTERM, signal.SIGINT)
+    before = {one: signal.signal(one, lambda number, _: came.put(number)) for one in ends}
     try:
         with Agent(settings) as agent:
             announce(agent.address, agent.frames_address)
-            while not stop.wait(3600):
-                pass
+            came.get()
     finally:
         for one, handler in before.items():
             signal.signal(one, handler)

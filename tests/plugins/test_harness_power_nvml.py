@@ -392,13 +392,19 @@ def test_on_a_jetson_memory_is_what_the_system_lost(current, tmp_path):
     tree = tmp_path / "proc" / "device-tree"
     tree.mkdir(parents=True)
     (tree / "compatible").write_bytes(b"nvidia,p3768-0000+p3767-0005\0nvidia,tegra234\0")
-    script = """
+    script = f"""
 from harness import memory
+def leave(kilobytes):
+    Path({str(tmp_path / "proc" / "meminfo")!r}).write_text(f"MemTotal: 8000 kB\\nMemAvailable: {{kilobytes}} kB\\n")
+leave(5000)
 memory.mark_baseline()
-before, held = memory.on_gpu(), bytearray(os.urandom(1) * 200_000_000)
-out(memory.on_gpu()["shared"] - before["shared"])"""
-    taken = ask(current, script, ORIN, HARNESS_SYSROOT=str(tmp_path))
-    assert taken > 100e6  # others may give back or take meanwhile
+told = [memory.on_gpu()]
+for kilobytes in (3000, 5500):  # what this process took, and what another gave back
+    leave(kilobytes)
+    told.append(memory.on_gpu())
+out(told)"""
+    told = ask(current, script, ORIN, HARNESS_SYSROOT=str(tmp_path))
+    assert told == [{"shared": 0}, {"shared": 2000 * 1024}, {"shared": -500 * 1024}]
 
 
 def test_the_devices_of_this_machine(current):

@@ -88,6 +88,44 @@ def test_serve_says_when_it_is_ready_and_ends_with_a_signal(tmp_path):
             process.kill()
 
 
+_SIGNAL_AT_EACH_LINE = """
+import os, signal, sys, threading
+from pathlib import Path
+from harness_remote.server import AgentSettings, serve
+
+def trace(frame, event, _):
+    global left
+    if ready and event == "line":
+        left -= 1
+        if left == 0:
+            signal.raise_signal(signal.SIGTERM)
+    return trace if frame.f_code.co_name in ("serve", "wait") else None
+
+def announce(*told):
+    late.start()
+    ready.append(told)
+
+signal.signal(signal.SIGTERM, lambda *_: None)  # what serve puts back
+for line in range(1, 9):
+    ready, left = [], line
+    late = threading.Timer(1, os.kill, (os.getpid(), signal.SIGTERM))  # where it runs no more lines
+    sys.settrace(trace)
+    serve(AgentSettings(folder=Path("agent")), announce)
+    sys.settrace(None)
+    late.cancel()
+    print(line)
+"""
+
+
+def test_a_signal_ends_it_at_whichever_line_it_comes(tmp_path):
+    """A handler runs between any two lines of the main thread, also inside what it waits with."""
+    done = subprocess.run(
+        [sys.executable, "-c", _SIGNAL_AT_EACH_LINE],
+        cwd=tmp_path, check=False, capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert done.stdout.split() == [str(line) for line in range(1, 9)]
+
+
 def test_a_service_needs_systemd(agent, tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))

@@ -29,9 +29,13 @@ def test_what_cannot_be_read_is_absent(tmp_path):
     assert memory.usage(tmp_path / "status") == {"rss": 12 * 1024}
 
 
-def test_available_is_the_system_s(tmp_path):
-    assert memory.available(tmp_path / "meminfo") is None
-    (tmp_path / "meminfo").write_text("MemTotal:  100 kB\n")  # a kernel before 3.14
-    assert memory.available(tmp_path / "meminfo") is None
-    (tmp_path / "meminfo").write_text("MemTotal:  100 kB\nMemFree:  5 kB\nMemAvailable:     40 kB\n")
-    assert memory.available(tmp_path / "meminfo") == 40 * 1024
+def test_available_is_the_system_s(tmp_path, monkeypatch):
+    assert (memory.available() or 2**30) > 2**20  # of this one, if it tells
+    monkeypatch.setenv("HARNESS_SYSROOT", str(tmp_path))
+    assert memory.available() is None
+    meminfo = tmp_path / "proc" / "meminfo"
+    meminfo.parent.mkdir()
+    meminfo.write_text("MemTotal:  100 kB\n")  # a kernel before 3.14
+    assert memory.available() is None
+    meminfo.write_text("MemTotal:  100 kB\nMemFree:  5 kB\nMemAvailable:     40 kB\n")
+    assert memory.available() == 40 * 1024
