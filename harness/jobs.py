@@ -5,7 +5,8 @@ from __future__ import annotations
 import multiprocessing
 import signal
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
@@ -73,7 +74,8 @@ class Jobs:
                         break
                     del waiting[node.key]
                     running.add(node.key)
-                    self._give(child, node)
+                    child.node = node
+                    self._send(child, asdict(node))
                     watcher.node_started(node)
             for child in self._news(timeout=0.5):
                 self._listen(child, running, failures, watcher)
@@ -84,7 +86,7 @@ class Jobs:
         """Time to preprocess one test image of a data node; ``None`` if it could not be measured."""
         child = self._idle()
         assert child is not None
-        child.conn.send({"key": node.key, "stage": "preprocess", "plugin": node.plugin, "task": node.task})
+        self._send(child, {"key": node.key, "stage": "preprocess", "plugin": node.plugin, "task": node.task})
         deadline = time.monotonic() + 120
         while time.monotonic() < deadline:
             if child.conn.poll(0.5):
@@ -109,9 +111,10 @@ class Jobs:
             self._drop(child)
 
     def _idle(self) -> _Child | None:
-        for child in self._children:
-            if child.node is None:
+        for child in [one for one in self._children if one.node is None]:
+            if child.process.is_alive():
                 return child
+            self._drop(child)  # the system ends idle processes first where memory is short
         if len(self._children) >= self._count:
             return None
         from harness import prepare, worker
@@ -128,9 +131,9 @@ class Jobs:
         self._children.append(child)
         return child
 
-    def _give(self, child: _Child, node: Node) -> None:
-        child.node = node
-        child.conn.send(asdict(node))
+    def _send(self, child: _Child, node: Mapping[str, Any]) -> None:
+        with suppress(OSError):  # it ended just now: who listens to it is told
+            child.conn.send(node)
 
     def _news(self, timeout: float) -> list[_Child]:
         busy = [child for child in self._children if child.node is not None]

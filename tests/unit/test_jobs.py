@@ -1,0 +1,93 @@
+"""The processes that prepare: what becomes of a run when one of them ends."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from harness.artifacts import Store
+from harness.jobs import Jobs
+from harness.plan import Node, PrepareHost
+from harness.planner import make_plan
+from harness.plugins import load_plugins
+from harness.suite import load_suite
+
+SUITE = """
+suite: jobs
+data: {{name: synthetic, num_classes: 3, size: {size}, channels: 1, train: 9, test: 6}}
+methods:
+  small: {{build: {{timm: {{name: cspnet, pretrained: false}}}}}}
+devices:
+  here: {{backend: cpu}}
+run:
+  - {{methods: all, devices: [here]}}
+"""
+
+
+class Told:
+    """A watcher: what it was told of each node."""
+
+    def __init__(self) -> None:
+        self.all: list[str] = []
+
+    def __getattr__(self, name: str) -> object:
+        return lambda *told: self.all.append(name)
+
+
+def data_of(folder: Path, size: int) -> Node:
+    path = folder / f"{size}.yaml"
+    path.write_text(SUITE.format(size=size))
+    nodes = make_plan(load_suite(path), load_plugins(), PrepareHost(torch="1")).nodes.values()
+    return next(node for node in nodes if node.stage == "data")
+
+
+@pytest.fixture
+def jobs(tmp_path: Path) -> Iterator[Jobs]:
+    made = Jobs(Store(tmp_path / "cache").root, (), 1, 1)
+    yield made
+    made.close()
+
+
+def children() -> list[psutil.Process]:
+    return [one for one in psutil.Process().children() if "spawn_main" in str(one.cmdline())]
+
+
+def end(child: psutil.Process) -> None:
+    """As the system does; its exit code is left for who started it."""
+    os.kill(child.pid, signal.SIGKILL)
+    until = time.monotonic() + 60
+    while child.status() != psutil.STATUS_ZOMBIE:
+        assert time.monotonic() < until
+        time.sleep(0.01)
+
+
+def test_a_child_that_ended_while_idle_is_replaced(jobs: Jobs, tmp_path: Path) -> None:
+    """Where memory is short, the system ends such a one first."""
+    assert jobs.prepare([data_of(tmp_path, 8)], Told()) == {}
+    (child,) = children()
+    end(child)
+    told = Told()
+    assert jobs.prepare([data_of(tmp_path, 9)], told) == {}
+    assert [one for one in told.all if one != "tick"] == ["node_started", "node_finished"]
+    (other,) = children()
+    assert other.pid != child.pid
+
+
+def test_a_child_that_ends_as_it_is_given_a_node_fails_that_node(
+    jobs: Jobs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert jobs.prepare([data_of(tmp_path, 8)], Told()) == {}
+    (child,) = children()
+    end(child)
+    with monkeypatch.context() as patch:  # it was seen alive just before
+        patch.setattr("multiprocessing.process.BaseProcess.is_alive", lambda self: True)
+        node = data_of(tmp_path, 9)
+        (failure,) = jobs.prepare([node], Told()).values()
+    assert failure.reason == "its process was ended by SIGKILL (out of memory?)"
+    assert jobs.prepare([node], Told()) == {}
