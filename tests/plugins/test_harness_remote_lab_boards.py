@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import shutil
@@ -9,6 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -180,6 +182,32 @@ def test_nothing_is_left_without_namespaces_either(up: Up, victim: str) -> None:
     inside = int(Path(f"/proc/{state.pid}/task/{state.pid}/children").read_text().split()[0])
     os.kill(state.pid if victim == "keeper" else inside, signal.SIGKILL)
     gone(state)
+
+
+def test_who_takes_down_what_was_brought_up_anew_leaves_it(up: Up) -> None:
+    ended = up("loopback")
+    os.kill(ended.pid, signal.SIGKILL)
+    gone(ended)
+    anew = up("loopback")
+    supervisor.down(ended)
+    assert anew.up
+    assert State.load(folder_of(anew.lab)) == anew
+    assert ask(anew, "a", eat=1) == 1
+
+
+def test_who_takes_down_what_another_brings_up_waits_for_it(up: Up, monkeypatch: pytest.MonkeyPatch) -> None:
+    state = up("loopback")
+    with folder_of(state.lab).with_suffix(".lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        with monkeypatch.context() as patch:
+            patch.setattr(supervisor, "DOWN_S", 0.1)
+            with pytest.raises(DeviceError, match="is being brought up or down by another process"):
+                supervisor.down(state)
+        release = threading.Timer(0.2, fcntl.flock, (file, fcntl.LOCK_UN))
+        release.start()
+        supervisor.down(state)
+        release.join()
+    assert not state.up
 
 
 TIED = """

@@ -53,9 +53,11 @@ def sweep(lab: str, wait_s: float = 2.0) -> None:
     top = root / f"{PREFIX}-{lab}"
     end = time.monotonic() + wait_s
     while top.is_dir():
-        for folder in (*(path for path in top.iterdir() if path.is_dir()), top):
-            with contextlib.suppress(OSError):
-                folder.rmdir()
-        if time.monotonic() > end:
+        late = time.monotonic() > end
+        with contextlib.suppress(OSError):  # another process sweeps, too
+            for folder in (*(path for path in top.iterdir() if path.is_dir()), top):
+                with contextlib.suppress(OSError):
+                    folder.rmdir()
+        if late:
             return
         time.sleep(0.02)

@@ -49,17 +49,22 @@ def up(lab: Lab, *, serve: Sequence[str] = SERVE, tied: bool = False) -> State:
 
 
 @contextlib.contextmanager
-def _alone(path: Path, lab: str) -> Iterator[None]:
+def _alone(path: Path, lab: str, wait_s: float = 0.0) -> Iterator[None]:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         file = path.open("w")
     except OSError as error:
         raise StorageError(f"{error.filename or path}: {error.strerror or error}") from None
     with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise DeviceError(f"lab {lab} is being brought up by another process") from None
+        end = time.monotonic() + wait_s
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except OSError:
+                if time.monotonic() >= end:
+                    raise DeviceError(f"lab {lab} is being brought up or down by another process") from None
+                time.sleep(0.05)
         yield
 
 
@@ -110,15 +115,26 @@ def _up(lab: Lab, folder: Path, serve: tuple[str, ...], tied: bool) -> State:
 
 
 def down(state: State) -> None:
-    """End a lab and wait until it is gone; one that is not up any more is only forgotten."""
+    """End a lab and wait until it is gone; one that is not up any more is only forgotten.
+
+    Raises:
+        DeviceError: another process brings it up just now.
+    """
     folder = folder_of(state.lab)
+    with _alone(folder.with_suffix(".lock"), state.lab, wait_s=2 * DOWN_S):
+        if State.load(folder) in (state, None):  # else it was taken down, and is up anew
+            _down(state, folder)
+
+
+def _down(state: State, folder: Path) -> None:
     if state.up:
         with contextlib.suppress(ProcessLookupError):
             os.kill(state.pid, signal.SIGTERM)
         end = time.monotonic() + DOWN_S
         while state.up:
             if time.monotonic() > end:
-                os.kill(state.pid, signal.SIGKILL)  # the lifeline goes with it
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(state.pid, signal.SIGKILL)  # the lifeline goes with it
                 break
             time.sleep(0.01)
     limits.sweep(state.lab)
