@@ -7,7 +7,9 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from multiprocessing.connection import Client, Connection, Listener
+from contextlib import suppress
+from multiprocessing import AuthenticationError
+from multiprocessing.connection import Client, Connection, Listener, answer_challenge, deliver_challenge
 from typing import Any
 
 from harness.errors import BoardLost, HarnessError
@@ -28,28 +30,35 @@ Handle = Callable[[Mapping[str, Any], Sequence[Any]], tuple[dict[str, Any], Sequ
 class Server:
     """Answers frames on a private socket: (address, key) of an abstract Unix one, nothing stays after a kill.
 
-    Each connection is read by a thread of its own, ahead of the work.
+    Each connection is read by a thread of its own, ahead of the work, and so is a stranger's: one that says nothing
+    keeps nobody waiting.
     """
 
     def __init__(self, handle: Handle) -> None:
         self._handle = handle
         self.key = os.urandom(32)
         self.address = f"\0harness-{os.urandom(16).hex()}"
-        self._listener = Listener(self.address, "AF_UNIX", authkey=self.key)
+        self._listener = Listener(self.address, "AF_UNIX")
         threading.Thread(target=self._accept, daemon=True).start()
 
     def _accept(self) -> None:
-        from multiprocessing import AuthenticationError
-
         while True:
             try:
-                conn = self._listener.accept()
-            except (OSError, EOFError, AuthenticationError):
-                time.sleep(0.01)  # a stranger, or no descriptor left
-                continue
-            arrived: queue.SimpleQueue[tuple[int, bytes] | None] = queue.SimpleQueue()
-            threading.Thread(target=self._read, args=(conn, arrived), daemon=True).start()
+                self._let_in(self._listener.accept())
+            except (OSError, RuntimeError, MemoryError):
+                time.sleep(0.01)  # no descriptor or thread left
+
+    def _let_in(self, conn: Connection) -> None:
+        threading.Thread(target=self._serve, args=(conn,), daemon=True).start()
+
+    def _serve(self, conn: Connection) -> None:
+        """What :class:`Listener` does with ``authkey``, while it accepts nobody else; then the frames."""
+        arrived: queue.SimpleQueue[tuple[int, bytes] | None] = queue.SimpleQueue()
+        with suppress(OSError, EOFError, AuthenticationError, RuntimeError, MemoryError):
+            deliver_challenge(conn, self.key)
+            answer_challenge(conn, self.key)
             threading.Thread(target=self._work, args=(conn, arrived), daemon=True).start()
+            self._read(conn, arrived)
 
     @staticmethod
     def _read(conn: Connection, arrived: queue.SimpleQueue[tuple[int, bytes] | None]) -> None:

@@ -1,0 +1,63 @@
+"""The socket at which a worker answers other workers."""
+
+from __future__ import annotations
+
+import socket
+from multiprocessing import AuthenticationError
+from multiprocessing.connection import Client, Connection
+
+import numpy as np
+import pytest
+
+from harness.frames import pack, unpack
+from harness.peers import Server
+
+WAIT_S = 60
+
+
+@pytest.fixture
+def server() -> Server:
+    return Server(lambda header, tensors: ({"part": "a"}, [2 * tensors[0]]))
+
+
+def asked(conn: Connection) -> np.ndarray:
+    conn.send_bytes(b"".join(pack({"op": "run", "id": 1}, [np.ones(3, np.float32)])))
+    assert conn.poll(WAIT_S)
+    _, (doubled,) = unpack(conn.recv_bytes())
+    return doubled
+
+
+def test_a_stranger_that_says_nothing_keeps_nobody_waiting(server: Server) -> None:
+    with socket.socket(socket.AF_UNIX) as stranger:
+        stranger.settimeout(WAIT_S)
+        stranger.connect(server.address)
+        assert stranger.recv(4)  # it was let in, and is asked for the key
+        with socket.socket(socket.AF_UNIX) as other:
+            other.settimeout(WAIT_S)
+            other.connect(server.address)
+            assert other.recv(4)
+        with Client(server.address, "AF_UNIX", authkey=server.key) as conn:
+            np.testing.assert_array_equal(asked(conn), [2, 2, 2])
+
+
+def test_who_has_another_key_is_told_nothing(server: Server) -> None:
+    with pytest.raises(AuthenticationError):
+        Client(server.address, "AF_UNIX", authkey=bytes(32))
+    with Client(server.address, "AF_UNIX", authkey=server.key) as conn:
+        np.testing.assert_array_equal(asked(conn), [2, 2, 2])
+
+
+def test_without_a_thread_for_it_one_is_turned_away_and_the_next_is_not(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch, socket.socket(socket.AF_UNIX) as one:
+
+        def none_left(self: object) -> None:
+            raise RuntimeError("can't start new thread")
+
+        patch.setattr("threading.Thread.start", none_left)
+        one.settimeout(WAIT_S)
+        one.connect(server.address)
+        assert one.recv(4) == b""
+    with Client(server.address, "AF_UNIX", authkey=server.key) as conn:
+        np.testing.assert_array_equal(asked(conn), [2, 2, 2])
