@@ -92,6 +92,8 @@ class Store:
             if self.has(key):
                 yield None
                 return
+            for left in self.workplace.glob(f"{key}.*/"):  # by a maker that was killed, for we hold the lock
+                shutil.rmtree(left, ignore_errors=True)
             aside = Path(tempfile.mkdtemp(prefix=f"{key}.", dir=self.workplace))
             filled = False
             try:

@@ -6,6 +6,9 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+import signal
+import subprocess
+import sys
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -135,6 +138,26 @@ def test_what_compressing_each_part_cost_is_in_the_lineage(prepared):
 def test_a_file_that_a_plugin_does_not_find_is_no_fault_of_the_stores(tmp_path):
     with pytest.raises(FileNotFoundError, match="nowhere"), Store(tmp_path).making("k"):
         Path("nowhere").read_text()
+
+
+def test_what_a_killed_maker_left_goes_with_the_next_making(tmp_path):
+    script = f"""
+import os, signal
+from pathlib import Path
+from harness.artifacts import Store
+with Store(Path({str(tmp_path)!r})).making("k") as folder:
+    (folder / "half").write_bytes(bytes(1000))
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+    assert subprocess.run([sys.executable, "-c", script], check=False).returncode == -signal.SIGKILL
+    assert len(list(tmp_path.glob("*/k.*/half"))) == 1
+    store = Store(tmp_path)
+    with store.making("other") as folder:  # by its lock it may still be at work
+        (folder / "meta.json").write_text("{}")
+    assert len(list(tmp_path.glob("*/k.*/half"))) == 1
+    with store.making("k") as folder:
+        (folder / "meta.json").write_text("{}")
+    assert list(tmp_path.glob("*/k.*")) == []
 
 
 @pytest.mark.parametrize("how", ["full", "gone"])
