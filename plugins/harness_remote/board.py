@@ -143,9 +143,20 @@ def _jetpack() -> dict[str, str | None]:
     return {"l4t": f"{found[1]}.{found[2]}", "release": release}
 
 
-@cache
 def _onnxruntime() -> dict[str, Any]:
-    """Asked of a process of its own, for importing it would take the agent memory and a thread for good."""
+    try:
+        return _working_onnxruntime()
+    except DeviceError as error:
+        return {"error": f"onnxruntime does not start: {error}"}
+
+
+@cache
+def _working_onnxruntime() -> dict[str, Any]:
+    """Asked of a process of its own, for importing it would take the agent memory and a thread for good.
+
+    Raises:
+        DeviceError: it did not start this time.
+    """
     ask = "import json, onnxruntime as o; print(json.dumps([o.__version__, o.get_available_providers()]))"
     try:
         done = subprocess.run(
@@ -157,13 +168,11 @@ def _onnxruntime() -> dict[str, Any]:
             check=False,
         )
     except (OSError, subprocess.TimeoutExpired) as error:
-        return {"error": f"onnxruntime does not start: {error}"}
+        raise DeviceError(error) from None
     lines = (done.stdout if done.returncode == 0 else done.stderr).strip().splitlines()
     try:
         version, providers = json.loads(lines[-1])
         opset, ir_version = supported(version)
     except (ValueError, IndexError, TypeError, DeviceError):
-        return {
-            "error": f"onnxruntime does not start: {lines[-1] if lines else f'exit code {done.returncode}'}"
-        }
+        raise DeviceError(lines[-1] if lines else f"exit code {done.returncode}") from None
     return {"version": version, "providers": providers, "opset": opset, "ir_version": ir_version}
