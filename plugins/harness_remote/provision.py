@@ -65,14 +65,15 @@ shift
 exec venv/bin/python -m harness agent init --folder "$PWD" "$@"
 """
 
-# An agent that was started without systemd is ended. Its process id may by now be another's: the command line tells.
+# An agent that was started without systemd is ended. Its process id may by now be another's, and that another agent:
+# the command line tells.
 _END_PROCESS = r"""
 cd "$HOME/$1" || exit
 old=$(cat agent.pid 2>/dev/null || true)
-if [ -n "$old" ] && tr '\0' ' ' < "/proc/$old/cmdline" 2>/dev/null | grep -q "harness agent serve"; then
+if [ -n "$old" ] && tr '\0' ' ' < "/proc/$old/cmdline" 2>/dev/null | grep -qF -- "harness agent serve --folder $PWD "; then
   kill "$old" || true
   for i in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20; do kill -0 "$old" 2>/dev/null || break; sleep 0.5; done
-  kill -9 "$old" 2>/dev/null || true
+  if kill -0 "$old" 2>/dev/null; then kill -9 "$old" || true; fi
 fi
 rm -f agent.pid ready
 """

@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 import zipfile
 from importlib.metadata import distribution
 from pathlib import Path
@@ -14,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from harness.cli import main
-from harness_remote import service, wheel
+from harness_remote import provision, service, wheel
 from harness_remote.examine import Facts
 
 ROOT = Path(__file__).parents[2]
@@ -133,6 +134,28 @@ def test_what_pip_says_becomes_what_to_do(board, setup, monkeypatch, tmp_path, p
     )
     program(tmp_path / "bin", "python3", fake)
     assert told in error(setup())
+
+
+@pytest.mark.parametrize("ours", [True, False])
+def test_only_this_folders_agent_is_ended(tmp_path, ours):
+    """After a start of the board its process id may be another agent's."""
+    (tmp_path / "agent").mkdir()
+    folder = tmp_path / "agent" if ours else tmp_path / "agent2"
+    words = ["-m", "harness", "agent", "serve", "--folder", str(folder), "--host", "0.0.0.0"]
+    (tmp_path / "harness.py").write_text("print(flush=True); import time; time.sleep(600)")
+    process = subprocess.Popen([sys.executable, *words], cwd=tmp_path, stdout=subprocess.PIPE)
+    try:
+        process.stdout.readline()
+        (tmp_path / "agent" / "agent.pid").write_text(str(process.pid))
+        script = ["sh", "-c", provision._END_PROCESS, "sh", "agent"]
+        waited = threading.Thread(target=process.wait)  # else its id stays taken
+        waited.start()
+        subprocess.run(script, env={**os.environ, "HOME": str(tmp_path)}, check=True, timeout=60)
+        assert not (tmp_path / "agent" / "agent.pid").exists()
+        assert (process.poll() is None) is not ours
+    finally:
+        process.kill()
+        waited.join(60)
 
 
 def test_a_name_that_is_another_boards_is_refused_before_anything_is_done(board, setup, tmp_path):
