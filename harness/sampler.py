@@ -408,7 +408,8 @@ class _End:
             self._process.wait(2)
         except (OSError, subprocess.TimeoutExpired):
             self._process.kill()
-            self._process.wait(2)
+            with contextlib.suppress(subprocess.TimeoutExpired):  # a device that hangs holds it
+                self._process.wait(2)
         self._said.close()
 
     def _death(self) -> str:

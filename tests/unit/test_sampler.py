@@ -3,6 +3,7 @@ from __future__ import annotations
 import os
 import signal
 import statistics
+import subprocess
 import sys
 import textwrap
 import time
@@ -172,6 +173,19 @@ def test_it_closes_its_meters_and_ends_with_its_parent(sampler, tmp_path, monkey
     made.close()
     assert not process.is_running()
     assert (tmp_path / "closed").exists()
+
+
+def test_one_that_cannot_even_be_killed_is_left(sampler, monkeypatch):
+    """It waits in the kernel, for a device."""
+    made = sampler(("Clock", info()))
+    made.start()
+    with monkeypatch.context() as patch:
+
+        def stuck(process, timeout=None):
+            raise subprocess.TimeoutExpired(process.args, timeout)
+
+        patch.setattr(subprocess.Popen, "wait", stuck)
+        made.close()
 
 
 def test_a_second_window_starts_anew(sampler):
