@@ -92,9 +92,14 @@ class Calls:
         return self._board
 
     def acquire(self, request: pb.AcquireRequest, call: Call) -> pb.Lease:
+        """Ending what the last holder left takes a while, and who waits for that may leave: the board stays free."""
+        left = threading.Event()
+        call.on_end(left.set)
         with self._changing:
             if self._stopped.is_set():
                 raise DeviceError(f"the agent on {self._name} is stopping")
+            if left.is_set():
+                raise DeviceError("nobody waits for this lease any more")
             id, seconds = self._leases.acquire(request.holder, request.seconds)
             self._end_session()  # what the last one left behind
             try:
@@ -102,6 +107,10 @@ class Calls:
             except OSError as error:
                 self._leases.release(id)
                 raise DeviceError(f"{self._name} cannot write its folder: {error.strerror}") from None
+            if left.is_set():
+                self._end_session()
+                self._leases.release(id)
+                raise DeviceError("nobody waits for this lease any more")
             self._holder = id
             return pb.Lease(id=id, seconds=seconds)
 

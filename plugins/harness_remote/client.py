@@ -165,8 +165,8 @@ class Client:
 
     def detach(self, seconds: float) -> None:
         """Drop the connection and keep the lease for ``seconds``; :meth:`attach` takes it up again."""
-        self._call("Renew", pb.RenewRequest(seconds=seconds), pb.Lease)
-        with self._renewing:  # it would connect again
+        with self._renewing:  # a renewal would connect again, or shorten the lease
+            self._call("Renew", pb.RenewRequest(seconds=seconds), pb.Lease)
             self._quiet.set()
             self._drop()
 
@@ -267,9 +267,10 @@ class Client:
         return bytes(result)
 
     def _replies(self, request: Message, limit_s: float) -> Iterator[Any]:
-        call = self._method("Follow", pb.FollowReply, "unary_stream")(
-            request, timeout=limit_s, metadata=self._metadata()
-        )
+        with self._closed_means_lost():
+            call = self._method("Follow", pb.FollowReply, "unary_stream")(
+                request, timeout=limit_s, metadata=self._metadata()
+            )
         try:
             yield from call
         except grpc.RpcError as error:
@@ -280,8 +281,9 @@ class Client:
 
     def stream(self, requests: Iterator[bytes]) -> Any:
         """The board's frames, both ways: an iterator of answers, which may be cancelled."""
-        call = self._open().stream_stream(STREAM, request_serializer=None, response_deserializer=None)
-        return call(requests, metadata=self._metadata())
+        with self._closed_means_lost():
+            call = self._open().stream_stream(STREAM, request_serializer=None, response_deserializer=None)
+            return call(requests, metadata=self._metadata())
 
     def failure(self, error: grpc.RpcError, doing: str) -> DeviceError:
         """What an error of :meth:`stream` comes to."""
@@ -324,10 +326,17 @@ class Client:
     ) -> Any:
         limit = self.timeouts.answer if timeout_s is None else timeout_s
         try:
-            return self._method(method, reply, kind)(request, timeout=limit, metadata=self._metadata())
+            with self._closed_means_lost():
+                return self._method(method, reply, kind)(request, timeout=limit, metadata=self._metadata())
         except grpc.RpcError as error:
             raise self._failure(error, method, limit) from None
-        except ValueError as error:  # a channel that another thread has closed
+
+    @contextlib.contextmanager
+    def _closed_means_lost(self) -> Iterator[None]:
+        """Another thread may close the channel between its opening and its use, which gRPC tells by a ``ValueError``."""
+        try:
+            yield
+        except ValueError as error:
             raise BoardLost(self._gone or f"{self._who()}: {error}", board=self.name) from None
 
     def _metadata(self) -> tuple[tuple[str, str], ...]:

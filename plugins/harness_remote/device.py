@@ -254,9 +254,11 @@ class RemoteDevice:
     # --- the end ---
 
     def close(self) -> None:
-        self._hang_up()
-        self._external.close()
-        self._client.close()
+        try:
+            self._hang_up()
+            self._external.close()
+        finally:
+            self._client.close()  # else we hold the board for as long as this process lives
 
     def __enter__(self) -> RemoteDevice:
         return self

@@ -191,9 +191,13 @@ class Session:
                 oldest = self._jobs.pop(next(iter(self._jobs)))
                 if oldest.result is not None:
                     oldest.result.unlink(missing_ok=True)
-            self._jobs[job.id] = job
             thread = threading.Thread(target=self._measure, args=(job, process, load, images), daemon=True)
-            thread.start()
+            self._jobs[job.id] = job
+            try:
+                thread.start()
+            except RuntimeError as error:  # no more threads
+                del self._jobs[job.id]
+                raise DeviceError(f"measure on {self._name}: {error}") from None
             return job.id
 
     def job(self, id: str) -> Job:
