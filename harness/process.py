@@ -85,7 +85,8 @@ class WorkerProcess:
 
     def kill(self) -> None:
         """End it at once, from any thread; whoever asks it then is told."""
-        self._process.kill()
+        with self._reaping:  # else its number could be another's by now
+            self._process.kill()
 
     def close(self) -> None:
         """End it: politely, and within a second in any case."""
@@ -101,7 +102,7 @@ class WorkerProcess:
             finally:
                 self._lock.release()
         if self._wait(0) is None:
-            self._process.kill()
+            self.kill()
             self._wait(1)
         with self._lock:
             self._conn = None
