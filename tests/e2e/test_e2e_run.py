@@ -120,9 +120,21 @@ def family(pid: int) -> list[psutil.Process]:
         return []
 
 
-def gone(processes: list[psutil.Process], within: float = 5.0) -> bool:
-    _, alive = psutil.wait_procs(processes, timeout=within)
-    return not [p for p in alive if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]
+def gone(processes: list[psutil.Process], within: float = 60.0) -> bool:
+    end = time.monotonic() + within
+    while left := [one for one in processes if runs(one)]:
+        if time.monotonic() > end:
+            print(*left, sep="\n")
+            return False
+        time.sleep(0.02)
+    return True
+
+
+def runs(process: psutil.Process) -> bool:
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 def until(condition: Callable[[], object], process: subprocess.Popen[str], within: float = 120) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -32,8 +33,15 @@ if words[0] == "restart":
     unit = (home / ".config/systemd/user/harness-agent.service").read_text()
     command = shlex.split(re.search("^ExecStart=(.*)$", unit, re.MULTILINE)[1])
     if (home / "pid").exists():
-        os.kill(int((home / "pid").read_text()), 15)
-        time.sleep(2)  # to stop
+        running = Path("/proc", (home / "pid").read_text(), "stat")
+        os.kill(int(running.parent.name), 15)
+        for _ in range(600):
+            try:
+                if ") Z " in running.read_text():
+                    break
+            except OSError:  # it has stopped
+                break
+            time.sleep(0.1)
     (home / "notify").unlink(missing_ok=True)
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as told:
         told.settimeout(60)
@@ -48,9 +56,13 @@ if words[0] == "restart":
 
 
 def free_port() -> int:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return int(one.getsockname()[1])
+    """One that stays free, as does the next: below those that the system gives to outgoing connections."""
+    for port in random.sample(range(20_000, 30_000), 100):
+        with contextlib.suppress(OSError), socket.socket() as one, socket.socket() as other:
+            one.bind(("127.0.0.1", port))
+            other.bind(("127.0.0.1", port + 1))
+            return port
+    pytest.fail("no free port")
 
 
 class Board:

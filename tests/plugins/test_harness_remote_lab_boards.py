@@ -108,7 +108,7 @@ def left_of(state: State) -> list[str]:
 
 
 def gone(state: State) -> None:
-    end = time.monotonic() + 3
+    end = time.monotonic() + 60
     while (left := left_of(state)) or state.up:
         assert time.monotonic() < end, left
         time.sleep(0.02)
@@ -118,7 +118,7 @@ def gone(state: State) -> None:
 def test_boards_reach_one_another_through_the_link_model(up: Up, mode: Mode) -> None:
     state = up(mode)
     # the shortest: what a stall of a busy machine adds is not the link's
-    assert 0.301 + 0.002 <= between(state, 602_000, 1, times=3)[0] < 1.03 * 0.303
+    assert 0.301 + 0.002 <= between(state, 602_000, 1, times=8)[0] < 1.03 * 0.303
     assert 0.0015 + 0.002 <= between(state, 1, 3_000, times=50)[0] < 1.3 * 0.0035
     if mode != "loopback":  # there is no other way
         assert ask(state, "a", to="10.77.0.11:50151", up=1, down=1) == []
@@ -143,7 +143,7 @@ def test_a_board_has_cores_threads_and_memory_of_its_own(up: Up) -> None:
     assert ask(state, "a", eat=50_000_000) == 50_000_000
     assert ask(state, "a", eat=200_000_000) is None  # killed for it, and started again
     assert ask(state, "b", eat=50_000_000) == 50_000_000
-    end = time.monotonic() + 5
+    end = time.monotonic() + 60
     while time.monotonic() < end:
         try:
             assert ask(state, "a", eat=50_000_000) == 50_000_000
