@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import importlib
 import os
+import select
+import signal
 import sys
 from collections.abc import Mapping
+from typing import Any, TextIO
 
 import click
 
@@ -38,6 +41,30 @@ class _Verbs(GivenGroup):
         module = importlib.import_module(f"harness.cli.{name}")
         return module.command  # type: ignore[no-any-return]
 
+    def invoke(self, ctx: click.Context) -> Any:
+        """Of a pipe that broke click takes our output to be meant, and ends without a word."""
+        from harness.errors import HarnessError
+
+        try:
+            result = super().invoke(ctx)
+            sys.stdout.flush()
+        except BrokenPipeError as error:
+            if not (_unread(sys.stdout) or _unread(sys.stderr)):
+                raise HarnessError(f"a process of the harness went away: {error}") from error
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 128 + signal.SIGPIPE
+        return result
+
+
+def _unread(stream: TextIO) -> bool:
+    """Whether nobody reads it any more: `harness plan | head`."""
+    try:
+        asked = select.poll()
+        asked.register(stream.fileno(), 0)
+        return any(told & select.POLLERR for _, told in asked.poll(0))
+    except (OSError, ValueError):  # closed, or no file
+        return False
+
 
 @click.group(
     cls=_Verbs,
@@ -53,7 +80,7 @@ def cli() -> None:
 
 
 def main() -> None:
-    """Entry point: errors that a person can act on are one line and exit code 2; Ctrl-C is 130."""
+    """Entry point: errors that a person can act on are one line and exit code 2; Ctrl-C is 130, output unread 141."""
     from harness.errors import HarnessError
 
     try:
@@ -71,8 +98,4 @@ def main() -> None:
         code = 2
     except KeyboardInterrupt:
         code = 130
-    except BrokenPipeError:  # `harness plan | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = 0
-    sys.stdout.flush()
     sys.exit(code if isinstance(code, int) else 0)

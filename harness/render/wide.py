@@ -7,7 +7,13 @@ from rich.console import Console
 __all__ = ["wide_console"]
 
 
+class _Console(Console):
+    def on_broken_pipe(self) -> None:
+        """Called where the error is caught; what it comes to is the command line's to say, for every output."""
+        raise  # noqa: PLE0704
+
+
 def wide_console() -> Console:
     """The terminal's width, or 160 columns for a file or a pipe."""
-    console = Console()
-    return console if console.is_terminal else Console(width=160)
+    console = _Console()
+    return console if console.is_terminal else _Console(width=160)

@@ -1,0 +1,38 @@
+"""How the command line ends where a pipe breaks: its own output, or one to a process of its own."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import click
+import pytest
+
+from harness.cli import main
+
+
+@pytest.mark.parametrize("words", ["suites schema", "suites list", "plan smoke", "run --help"])
+def test_output_that_nobody_reads_ends_it_quietly(words: str) -> None:
+    """`harness plan smoke | head -1`, as any other program: 128 + SIGPIPE."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [sys.executable, "-m", "harness", *words.split()]
+    done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, timeout=120, check=False)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (141, b"")
+
+
+def test_a_pipe_of_our_own_that_breaks_is_said(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    @click.command()
+    def command() -> None:
+        raise BrokenPipeError(32, "Broken pipe")
+
+    monkeypatch.setattr("harness.cli.suites.command", command)
+    monkeypatch.setattr(sys, "argv", ["harness", "suites"])
+    with pytest.raises(SystemExit) as left:
+        main()
+    assert left.value.code == 2
+    assert capsys.readouterr().err == "error: a process of the harness went away: [Errno 32] Broken pipe\n"
