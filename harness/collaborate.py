@@ -85,12 +85,13 @@ class Collaboration:
         self._keys = {part: f"{one.device}#{distinct.index(one)}" for part, one in peers.items()}
         """Of each part elsewhere its worker's: several workers of one machine have one name."""
         self._peers: dict[str, Peer] = {}
+        self._connections: dict[str, int] = {}  # how many each peer has had
         self._lost: dict[str, str] = {}
-        self._answers: queue.SimpleQueue[tuple[int, Answer]] = queue.SimpleQueue()
+        self._answers: queue.SimpleQueue[tuple[int, int, Answer]] = queue.SimpleQueue()
         self._frames: dict[int, Frame] = {}
         self._number = 0
         self._fusing_ns = 0
-        self._reopening: set[str] = set()
+        self._reopening: dict[str, threading.Thread] = {}
         self._rehearsing = False
         self.follow(Load())
         for key in dict.fromkeys(self._keys.values()):
@@ -100,16 +101,19 @@ class Collaboration:
 
     def _open(self, key: str) -> None:
         address = next(self._addresses[part] for part, one in self._keys.items() if one == key)
+        if key in self._peers:
+            self._peers[key].close()
+        connection = self._connections[key] = self._connections.get(key, 0) + 1
+
+        def take(answer: Answer) -> None:
+            self._answers.put((time.perf_counter_ns(), connection, answer))
+
         module, _, name = address.open.partition(":")
         try:
-            self._peers[key] = getattr(importlib.import_module(module), name)(
-                {**address.details, "device": key}, self._take
-            )
+            opened = getattr(importlib.import_module(module), name)({**address.details, "device": key}, take)
         except (OSError, EOFError) as error:
             raise BoardLost(f"{address.device} cannot be reached: {error}", board=address.device) from None
-
-    def _take(self, answer: Answer) -> None:
-        self._answers.put((time.perf_counter_ns(), answer))
+        self._peers[key] = opened
 
     @property
     def remote(self) -> bool:
@@ -122,18 +126,21 @@ class Collaboration:
 
     def _reopen(self, key: str) -> None:
         """Try in the background to reach a lost peer again, for later queries."""
-        if key in self._reopening:
+        trying = self._reopening.get(key)
+        if trying is not None and trying.is_alive():
             return
-        self._reopening.add(key)
 
         def attempt() -> None:
             time.sleep(REOPEN_S)
-            with contextlib.suppress(HarnessError):
+            if key not in self._lost:  # the last attempt had just got through
+                return
+            with contextlib.suppress(HarnessError, RuntimeError, MemoryError):  # no thread is left, say
                 self._open(key)
                 self._lost.pop(key, None)
-            self._reopening.discard(key)
 
-        threading.Thread(target=attempt, daemon=True).start()
+        trying = self._reopening[key] = threading.Thread(target=attempt, daemon=True)
+        with contextlib.suppress(RuntimeError):
+            trying.start()
 
     def close(self) -> None:
         for peer in self._peers.values():
@@ -193,9 +200,9 @@ class Collaboration:
         while not frame.done and (part := self._ready(frame, here=False)) is not None:
             del frame.waiting[part.name]
             device = self.where(part.name)
-            if device in self._lost:
+            if (why := self._lost.get(device)) is not None:
                 self._reopen(device)
-                self._missing(frame, part.name, device, self._lost[device])
+                self._missing(frame, part.name, device, why)
                 continue
             begin = time.perf_counter_ns()
             request = self._request(frame, part)
@@ -255,9 +262,11 @@ class Collaboration:
         for name, taken in self.timeline.items():
             taken.append(frame.spent.get(name, -1))
 
-    def _arrived(self, at_ns: int, answer: Answer) -> None:
+    def _arrived(self, at_ns: int, connection: int, answer: Answer) -> None:
         if answer.lost:
-            return self._gone(answer.peer, answer.error)
+            if connection == self._connections[answer.peer]:  # and not one that was replaced meanwhile
+                self._gone(answer.peer, answer.error)
+            return None
         frame = self._frames.get(answer.query)
         if frame is not None and answer.error and not answer.part:  # of a request that was not understood
             for part in [name for name in frame.sent if self.where(name) == answer.peer]:
@@ -418,8 +427,8 @@ class Collaboration:
             self._peers[device].send(pack({**header, "id": self._number}, tensors))
             end = time.monotonic() + limit_s
             while True:
-                _, answer = self._answers.get(timeout=max(0.0, end - time.monotonic()))
-                if answer.lost:
+                _, connection, answer = self._answers.get(timeout=max(0.0, end - time.monotonic()))
+                if answer.lost and connection == self._connections[answer.peer]:
                     self._lost[answer.peer] = answer.error
                     if answer.peer == device or not self.substitute:
                         name = _name(answer.peer)

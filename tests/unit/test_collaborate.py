@@ -5,6 +5,8 @@ from __future__ import annotations
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import numpy as np
 import pytest
@@ -28,53 +30,45 @@ HERE = __name__
 
 
 class Times:
-    """A session that multiplies the sum of its inputs, taking its time."""
+    """A session that multiplies the sum of its inputs, once ``work`` is done."""
 
-    def __init__(self, times=1.0, seconds=0.0, fail_from=None):
-        self.times, self.seconds, self.fail_from, self.calls = times, seconds, fail_from, 0
+    def __init__(self, times=1.0, work=lambda: None, fail_from=None):
+        self.times, self.work, self.fail_from, self.calls = times, work, fail_from, 0
         self.facts = {}
 
     def run(self, inputs):
         self.calls += 1
-        time.sleep(self.seconds)
+        self.work()
         if self.fail_from is not None and self.calls >= self.fail_from:
             raise ValueError("told to fail")
         return np.float32(self.times) * sum(inputs)
 
 
 class ThreadPeer:
-    """A peer whose worker is a thread of this process. ``behave`` may delay, swallow or cut."""
+    """A peer whose worker is a thread of this process, or answers ``at_once``: while it is being asked."""
 
     def __init__(self, details, answers):
         self.device, self.answers = details["device"], answers
-        self.worker, self.lag, self.mute = (
-            details["worker"],
-            details.get("lag", 0),
-            details.get("mute", set()),
-        )
-        self.cut = details.get("cut")
+        self.worker, self.lag, self.cut = details["worker"], details.get("lag", 0), details.get("cut")
         self.seen = 0
-        self.lock = threading.Lock()
+        self.ask = self._work if details.get("at_once") else partial(ThreadPoolExecutor(1).submit, self._work)
 
     def send(self, frame):
         if self.cut is not None and self.seen >= self.cut:
             raise OSError("cable pulled")
         self.seen += 1
-        threading.Thread(target=self._work, args=(b"".join(frame),), daemon=True).start()
+        self.ask(b"".join(frame))
 
     def _work(self, frame):
         header, tensors = unpack(frame)
         time.sleep(self.lag)
-        if self.seen in self.mute:
-            return
-        with self.lock:
-            try:
-                if header["op"] == "echo":
-                    told, out = {}, [np.zeros(header["reply_bytes"], np.uint8)]
-                else:
-                    told, out = self.worker.handle(header, tensors)
-            except Exception as error:  # noqa: BLE001 - as a worker does
-                told, out = {"error": str(error)}, ()
+        try:
+            if header["op"] == "echo":
+                told, out = {}, [np.zeros(header["reply_bytes"], np.uint8)]
+            else:
+                told, out = self.worker.handle(header, tensors)
+        except Exception as error:  # noqa: BLE001 - as a worker does
+            told, out = {"error": str(error)}, ()
         self.answers(
             answer_of(
                 self.device, b"".join(pack({"id": header["id"], "part": header.get("part", ""), **told}, out))
@@ -110,11 +104,23 @@ def importable(monkeypatch):
     monkeypatch.setitem(sys.modules, HERE, sys.modules[HERE])
 
 
+@pytest.fixture
+def held():
+    """A part that waits for this is late, however long the rest takes."""
+    event = threading.Event()
+    yield event
+    event.set()
+
+
 def test_parts_elsewhere_run_at_the_same_time_and_every_part_is_timed():
-    together = fleet({"left": Times(2, 0.05), "right": Times(3, 0.05)})
-    start = time.perf_counter()
+    both = threading.Barrier(2, timeout=60)
+
+    def meet():
+        both.wait()  # in vain, unless the other part runs now
+        time.sleep(0.05)
+
+    together = fleet({"left": Times(2, meet), "right": Times(3, meet)})
     np.testing.assert_array_equal(together(IMAGES), 5 * IMAGES)
-    assert time.perf_counter() - start < 0.09
     assert together.timeline["compute:left"][0] >= 50e6
     assert set(together.timeline) == {
         *(f"{kind}:{part}" for kind in ("encode", "transport", "queue", "compute") for part in ("left", "right")),
@@ -122,17 +128,22 @@ def test_parts_elsewhere_run_at_the_same_time_and_every_part_is_timed():
     }  # fmt: skip
 
 
-def test_what_is_late_is_stood_in_for_and_counted():
-    together = fleet({"left": Times(2), "right": Times(3, 0.5)})
+def test_what_is_late_is_stood_in_for_and_counted(held):
+    sessions = {"left": Times(2), "right": Times(3, held.wait)}
+    together = fleet(sessions, options={"left": {"at_once": True}})
     together.follow(Load(deadline_s=0.1, on_missing="substitute"))
-    start = time.perf_counter()
-    np.testing.assert_array_equal(together(IMAGES), 2 * IMAGES)
-    assert 0.09 < time.perf_counter() - start < 0.4
-    assert list(together.outcomes) == [1]
-    assert together.missed == {"right": 1}
+    took = []
+    for _ in range(3):
+        start = time.perf_counter()
+        np.testing.assert_array_equal(together(IMAGES), 2 * IMAGES)
+        took.append(time.perf_counter() - start)
+    assert took[0] > 0.09
+    assert min(took) < 0.4  # a busy machine only makes a query longer
+    assert list(together.outcomes) == [1, 1, 1]
+    assert together.missed == {"right": 3}
     assert together.timeline["compute:right"][0] == -1
-    time.sleep(0.6)  # the late answer is not taken for the next query's
-    together.follow(Load(deadline_s=2, on_missing="substitute"))
+    held.set()  # the late answers come while the next query waits for its own, and are not taken for that
+    together.follow(Load(deadline_s=60, on_missing="substitute"))
     np.testing.assert_array_equal(together(10 * IMAGES), 50 * IMAGES)
 
 
@@ -149,15 +160,16 @@ def test_a_stored_mean_stands_in():
     np.testing.assert_array_equal(together(IMAGES), 2 * IMAGES + np.float32([7, 8]))
 
 
-def test_a_late_part_ends_the_measurement_where_nothing_may_stand_in():
-    together = fleet({"left": Times(2), "right": Times(3, 0.5)})
+def test_a_late_part_ends_the_measurement_where_nothing_may_stand_in(held):
+    sessions = {"left": Times(2), "right": Times(3, held.wait)}
+    together = fleet(sessions, options={"left": {"at_once": True}})
     together.follow(Load(deadline_s=0.1))
     with pytest.raises(BoardLost, match=r"part right on right: no answer within 0\.1 s"):
         together(IMAGES)
 
 
-def test_a_part_without_stand_in_leaves_the_query_unanswered():
-    together = fleet({"left": Times(2), "right": Times(3, 0.5)}, missing=("zeros", "none"))
+def test_a_part_without_stand_in_leaves_the_query_unanswered(held):
+    together = fleet({"left": Times(2), "right": Times(3, held.wait)}, missing=("zeros", "none"))
     together.follow(Load(deadline_s=0.1, on_missing="substitute"))
     assert together(IMAGES) is None
     assert list(together.outcomes) == [2]
@@ -178,12 +190,13 @@ def test_a_pulled_cable_is_one_error_or_stood_in_for_at_once():
     with pytest.raises(BoardLost, match="part right on right: cable pulled") as caught:
         together(IMAGES)
     assert caught.value.board == "right"
-    together = fleet({"left": Times(2), "right": Times(3)}, options={"right": {"cut": 0}})
+    options = {"left": {"at_once": True}, "right": {"cut": 0}}
+    together = fleet({"left": Times(2), "right": Times(3)}, options=options)
     together.follow(Load(on_missing="substitute", deadline_s=5))
-    start = time.perf_counter()
     for _ in range(5):
-        np.testing.assert_array_equal(together(IMAGES), 2 * IMAGES)
-    assert time.perf_counter() - start < 1
+        frame = together.submit(IMAGES)
+        together.step()  # one thing: the sum, so nothing is waited for
+        np.testing.assert_array_equal(frame.output, 2 * IMAGES)
     assert together.missed == {"right": 5}
 
 
@@ -192,10 +205,54 @@ def test_a_board_that_is_back_answers_again():
     together.follow(Load(on_missing="substitute"))
     together(IMAGES)
     PEERS[1]["cut"] = None  # plugged in again
-    end = time.monotonic() + 10
+    end = time.monotonic() + 60
     while time.monotonic() < end and not np.array_equal(together(IMAGES), 5 * IMAGES):
         time.sleep(0.1)
     np.testing.assert_array_equal(together(IMAGES), 5 * IMAGES)
+
+
+class Cable:
+    """A peer that answers at once until it is pulled, which it tells, as a connection's reader does."""
+
+    plugged = ()
+
+    def __init__(self, details, answers):
+        self.device, self.answers, self.pulled, self.closed = details["device"], answers, False, False
+        self.plugged.append(self)
+
+    def send(self, frame):
+        if self.pulled:
+            raise OSError("cable pulled")
+        header, (images,) = unpack(b"".join(frame))
+        told = pack({"id": header["id"], "part": header.get("part", "")}, [2 * images])
+        self.answers(answer_of(self.device, b"".join(told)))
+
+    def pull(self):
+        self.pulled = True
+        self.answers(Answer(peer=self.device, query=-1, part="", error="cable pulled", lost=True))
+
+    def close(self):
+        self.closed = True
+
+
+@pytest.mark.parametrize("between", [lambda together: None, lambda together: together.probe(IMAGES)])
+def test_the_loss_of_a_connection_is_not_that_of_the_next(monkeypatch, between):
+    """It may be told between two queries, and be read only once the board is back."""
+    monkeypatch.setattr("harness.collaborate.REOPEN_S", 0.01)
+    monkeypatch.setattr(Cable, "plugged", plugged := [])
+    address = PeerAddress(device="far", open=f"{HERE}:Cable")
+    far = GraphPart(name="far", inputs=("image",), output=SPEC)
+    together = Collaboration(Graph(parts=(far,)), {}, {"far": address})
+    together.follow(Load(on_missing="substitute"))
+    np.testing.assert_array_equal(together(IMAGES), 2 * IMAGES)
+    plugged[0].pull()
+    assert together(IMAGES) is None
+    end = time.monotonic() + 60
+    while together(IMAGES) is None:
+        assert time.monotonic() < end
+    between(together)
+    np.testing.assert_array_equal(together(3 * IMAGES), 6 * IMAGES)
+    assert [one.closed for one in plugged] == [True, False]
 
 
 def test_asked_for_without_a_part():
@@ -206,19 +263,36 @@ def test_asked_for_without_a_part():
 
 
 def test_frames_in_flight_raise_the_throughput_not_the_order_of_answers():
-    def run(in_flight):
-        together = fleet({"left": Times(2, 0.02)}, own=Times(1, 0.02), missing=("none",))
-        load = Load(min_time_s=0.5, min_queries=10, max_time_s=5, in_flight=in_flight)
-        return generate_pipelined(together, [IMAGES], load)
+    lone, both = threading.Lock(), threading.Barrier(2, timeout=60)
 
-    one, three = run(1), run(3)
-    rate = [len(timed.latency_ns) / timed.window_ns for timed in (one, three)]
-    assert rate[1] > 1.4 * rate[0]  # two stages of 20 ms overlap
-    assert np.median(three.latency_ns) > np.median(one.latency_ns)
+    def alone():
+        assert lone.acquire(blocking=False)
+        time.sleep(0.02)
+        lone.release()
+
+    def together(meet):
+        if meet:
+            both.wait()  # in vain, unless the other stage is at work on another frame
+        time.sleep(0.02)
+
+    def run(in_flight, left, own):
+        load = Load(min_time_s=0, min_queries=10, in_flight=in_flight)
+        return generate_pipelined(fleet({"left": left}, own=own, missing=("none",)), [IMAGES], load)
+
+    run(1, Times(2, alone), Times(1, alone))
+    left = Times(2, lambda: together(left.calls > 1))
+    own = Times(1, lambda: together(own.calls < 12))  # ten are asked for, and two are in flight then
+    three = run(3, left, own)
+    assert own.calls == 12
+    assert three.latency_ns[2:].min() >= 60e6  # not 40: each waits for the answers of two others
+    ahead = fleet({"left": Times(2)}, options={"left": {"at_once": True}})
+    for n, frame in enumerate([ahead.submit(n * IMAGES) for n in range(3)]):
+        ahead.step()
+        np.testing.assert_array_equal(frame.output, 2 * n * IMAGES)
 
 
 def test_frames_that_come_on_time_wait_from_when_they_were_due():
-    together = fleet({"left": Times(2, 0.05)}, own=Times(1), missing=("none",))
+    together = fleet({"left": Times(2, partial(time.sleep, 0.05))}, own=Times(1), missing=("none",))
     load = Load(scenario="server", target_qps=40, min_time_s=0.5, min_queries=1, max_time_s=3, in_flight=2)
     timed = generate_pipelined(together, [IMAGES], load)
     assert timed.queue_ns is not None
@@ -266,7 +340,8 @@ def test_raw_pixels_are_preprocessed_where_they_arrive():
 
 
 def test_a_probe_tells_each_link_s_times():
-    together = fleet({"left": Times(2), "right": Times(3)}, options={"right": {"lag": 0.02}})
+    options = {"left": {"at_once": True}, "right": {"lag": 0.02}}
+    together = fleet({"left": Times(2), "right": Times(3)}, options=options)
     together(IMAGES)
     links = together.probe(IMAGES)
     assert set(links) == {f"{way}:{part}" for way in ("rtt", "up", "down") for part in ("left", "right")}
