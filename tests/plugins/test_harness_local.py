@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import sys
@@ -103,13 +104,14 @@ def test_a_device_is_a_fresh_process(opened, runtime, preload):
 
 def test_measure_gives_raw_samples(opened, runtime):
     device = opened()
-    whole(device, runtime(), first_s=0.05, sleep_s=0.001)
+    whole(device, runtime(), first_s=0.05, sleep_s=0.001, counts=True)
     samples = device.measure(SHORT, IMAGES)
     assert samples.reached
     assert len(samples.latency_ns) >= 20
     assert samples.latency_ns.min() >= 1_000_000
     assert samples.first_ns >= 50_000_000  # the first inference stands apart
-    assert samples.warmup_ns.max() < 50_000_000
+    asked = 1 + len(samples.warmup_ns) + len(samples.latency_ns)
+    assert set(device.infer(IMAGES[:1], 1).flat) == {asked + 1}
     assert samples.environment["wall_s"] >= 0.05
     assert samples.network == {}
 
@@ -191,7 +193,7 @@ def test_parts_run_on_their_devices_and_are_joined(opened, runtime):
     }  # fmt: skip
     assert all(len(values) == len(samples.latency_ns) for values in samples.timeline.values())
     assert np.median(samples.timeline["compute:left"]) >= 10_000_000
-    assert np.median(samples.latency_ns) < 18_000_000  # two parts of 10 ms run at the same time
+    assert samples.latency_ns.min() < 20_000_000  # one after the other, two parts of 10 ms never are
     assert samples.network["input_bytes"] == samples.network["feature_bytes"] == 2 * 8
     assert samples.network["sent_bytes:left"] > 8  # with the frame's header
     assert set(samples.links) == {
@@ -253,6 +255,7 @@ def test_what_a_runtime_raises_is_one_line(opened, runtime, what, message):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.clock
 def test_closing_ends_the_worker_within_a_second(opened, runtime):
     device = opened()
     process = psutil.Process(whole(device, runtime())["pid"])
@@ -280,7 +283,7 @@ if __name__ == "__main__":
     print(device.load("model", artifact, runtime)["pid"], flush=True)
     part = GraphPart(name="model", inputs=("image",), output=spec)
     device.connect(Graph(parts=(part,)), {})
-    device.measure(Load(min_time_s=60, max_time_s=60), np.ones((4, 2), np.float32))
+    device.measure(Load(min_time_s=120, max_time_s=120), np.ones((4, 2), np.float32))
 """
 
 
@@ -294,9 +297,12 @@ def test_a_worker_does_not_outlive_its_parent(tmp_path, preload):
     worker = psutil.Process(int(parent.stdout.readline()))
     time.sleep(0.5)  # in the middle of a window
     parent.send_signal(signal.SIGKILL)
-    parent.wait(5)
-    gone, _ = psutil.wait_procs([worker], timeout=3)
-    assert gone or worker.status() == psutil.STATUS_ZOMBIE
+    parent.wait(60)
+    until = time.monotonic() + 60
+    with contextlib.suppress(psutil.NoSuchProcess):
+        while worker.status() != psutil.STATUS_ZOMBIE:  # as it stays where nobody asks how it ended
+            assert time.monotonic() < until
+            time.sleep(0.05)
 
 
 def test_cuda_says_what_is_missing_or_what_there_is(plugins):

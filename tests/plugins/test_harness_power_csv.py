@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import threading
 import time
 from dataclasses import asdict
 from datetime import datetime, timedelta, timezone
@@ -20,6 +19,36 @@ from harness_power.csv_lines import find_layout, moment, reading
 from harness_power.csv_log import ENTRY, CsvLog, CsvParams, describe, open_log
 
 PERIOD = 0.01
+
+
+class StandingClock:
+    """It passes for who sleeps only: a stall between two lines of a test makes no log too old."""
+
+    def __init__(self):
+        self._ns = time.monotonic_ns()
+        self._ahead = time.time_ns() - self._ns
+
+    def monotonic_ns(self):
+        return self._ns
+
+    def monotonic(self):
+        return self._ns / 1e9
+
+    def time_ns(self):
+        return self._ns + self._ahead
+
+    def time(self):
+        return self.time_ns() / 1e9
+
+    def sleep(self, seconds):
+        self._ns += round(seconds * 1e9)
+
+
+@pytest.fixture(autouse=True)
+def _one_clock_here_and_there(monkeypatch):
+    clock = StandingClock()
+    monkeypatch.setattr("harness_power.csv_log.time", clock)
+    monkeypatch.setitem(globals(), "time", clock)
 
 
 def params(path, **more):
@@ -180,24 +209,21 @@ def test_iso_log_without_zone_is_of_this_machine(tmp_path):
     assert samples[-1][0] >= end
 
 
-def test_waits_for_the_last_line_and_takes_no_half_line(tmp_path):
+def test_waits_for_the_last_line_and_takes_no_half_line(tmp_path, monkeypatch):
     path = tmp_path / "log.csv"
     seconds = past(400, ago=-0.9)  # the last lines are still to come
     whole, rest = (part.tobytes() for part in np.split(np.frombuffer(lines(seconds, np.full(400, 3.0)).encode(), "u1"), [3000]))  # fmt: skip
     path.write_bytes(whole)
 
-    def later():
-        time.sleep(0.1)
+    def later(_):
         with path.open("ab") as file:
             file.write(rest[:-4])  # half a line at the end
 
     log = opened(path, lag=10)
-    writer = threading.Thread(target=later)
-    writer.start()
+    monkeypatch.setattr(time, "sleep", later)
     begin = time.monotonic_ns() - 5 * 10**8
     end = time.monotonic_ns() + int(0.15e9)
     samples = log.fetch(begin, end, (begin, end))
-    writer.join()
     assert samples[-1][0] >= end
     assert {watts for _, watts in samples} == {3.0}
 

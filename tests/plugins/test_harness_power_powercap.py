@@ -1,13 +1,13 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import sys
 import tempfile
 from dataclasses import asdict
 from pathlib import Path
 
+import psutil
 import pytest
 
 from harness.types import MeterInfo, Unavailable
@@ -275,9 +275,13 @@ def test_readings_of_a_counter_that_wraps_at_each_step_add_up():
 
 
 def test_reading_costs_little_and_keeps_no_files(tree):
-    tree(LAPTOP)
-    before = len(os.listdir("/proc/self/fd"))
+    top = tree(LAPTOP)
+
+    def kept():
+        return [file.path for file in psutil.Process().open_files() if file.path.startswith(str(top))]
+
     meter = opened(found()["powercap:package"])
     assert meter.read()[1] == 0.0
+    assert kept() == [str(top / "intel-rapl/intel-rapl:0/energy_uj")]
     meter.close()
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert kept() == []

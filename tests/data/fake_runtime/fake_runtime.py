@@ -1,4 +1,4 @@
-"""A runtime for tests of workers: sessions that compute, sleep, allocate or die, as their artifact says."""
+"""A runtime for tests of workers: sessions that compute, count, sleep, allocate or die, as their artifact says."""
 
 import os
 import signal
@@ -23,6 +23,8 @@ class FakeSession:
         if self.what.get("raise_at") == self.calls:
             raise RuntimeError("the fake session was told to fail")
         time.sleep(self.what.get("first_s", 0) if self.calls == 1 else self.what.get("sleep_s", 0))
+        if self.what.get("counts"):
+            return np.full_like(inputs[0], self.calls)
         return sum(np.asarray(part) for part in inputs) * np.float32(self.what.get("times", 1))
 
     def close(self):
