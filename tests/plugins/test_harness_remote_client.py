@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 import signal
@@ -11,9 +12,10 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -42,7 +44,7 @@ from harness.types import (
 
 pytest.importorskip("grpc")
 
-from harness_remote import boards, client, secrets
+from harness_remote import board, boards, calls, client, secrets
 from harness_remote.client import Client, Timeouts
 from harness_remote.device import longest_s
 from harness_remote.external import External
@@ -101,8 +103,21 @@ GRAPH = Graph(parts=(GraphPart(name="whole", inputs=("image",), output=TensorSpe
 QUICK = Load(min_time_s=0.05, min_queries=10, max_time_s=0.3, warmup="one", warmup_max_s=0.2, idle_s=0.0)
 
 
+def until(condition: Callable[[], object]) -> bool:
+    """Whether it comes true within a minute."""
+    end = time.monotonic() + 60
+    while not condition():
+        if time.monotonic() > end:
+            return False
+        time.sleep(0.01)
+    return True
+
+
 class Relay:
-    """A wire between a client and an agent, which can be cut, frozen or closed, and counts its bytes."""
+    """A wire between a client and an agent, which can be cut, frozen or closed, and counts its bytes.
+
+    After ``cut_after`` bytes one way it passes no more of them, and is cut once ``cut_when`` is true.
+    """
 
     def __init__(self, port: int) -> None:
         self._upstream = port
@@ -110,6 +125,7 @@ class Relay:
         self.port: int = self._socket.getsockname()[1]
         self.sent = 0
         self.cut_after: int | None = None
+        self.cut_when: Callable[[], object] = lambda: True
         self.frozen = False
         self._pairs: list[tuple[socket.socket, socket.socket]] = []
         threading.Thread(target=self._accept, daemon=True).start()
@@ -131,27 +147,34 @@ class Relay:
                 continue
             for end in (down, up):
                 end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            pair = (down, up)
-            self._pairs.append(pair)
-            for one, other in (pair, (up, down)):
-                threading.Thread(target=self._pump, args=(one, other, pair), daemon=True).start()
+            self._pairs.append((down, up))
+            threading.Thread(target=self._carry, args=(down, up), daemon=True).start()
 
-    def _pump(self, one: socket.socket, other: socket.socket, pair: Any) -> None:
+    def _carry(self, down: socket.socket, up: socket.socket) -> None:
+        """Both ways; it is open until neither passes any more."""
+        back = threading.Thread(target=self._pump, args=(up, down), daemon=True)
+        back.start()
+        self._pump(down, up)
+        back.join()
+        self._pairs.remove((down, up))
+
+    def _pump(self, one: socket.socket, other: socket.socket) -> None:
+        passed = 0
         try:
             while data := one.recv(65536):
                 while self.frozen:
                     time.sleep(0.01)
+                passed += len(data)
                 self.sent += len(data)
                 other.sendall(data)
-                if self.cut_after is not None and self.sent > self.cut_after:
+                if self.cut_after is not None and passed > self.cut_after:
                     self.cut_after = None
+                    until(self.cut_when)
                     break
         except OSError:
             pass
-        if pair in self._pairs:
-            self._pairs.remove(pair)
-        for end in pair:
-            _end(end)
+        _end(one)
+        _end(other)
 
     def close(self) -> None:
         _end(self._socket)
@@ -207,12 +230,20 @@ class Boards:
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Boards]:
     made = Boards(tmp_path_factory.mktemp("boards"))
+    board.describe()  # in a process the first takes long: it starts ONNX Runtime
     try:
         for name in ("pi1", "pi2"):
             made.start(name)
         yield made
     finally:
         made.stop()
+
+
+@pytest.fixture(autouse=True)
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No test here is of how long a board may take to say what it is."""
+    for name in ("PROBE_S", "REACH_S", "DESCRIBE_S"):
+        monkeypatch.setattr(boards, name, 120.0)
 
 
 @pytest.fixture
@@ -230,6 +261,18 @@ def own(lab: Boards, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Boards:
     (tmp_path / "pi1").symlink_to(lab.folder / "pi1")
     own.enter("pi1", lab.ports["pi1"])
     return own
+
+
+@pytest.fixture
+def silent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Boards]:
+    """An agent pi2 of the test's own: the lease of whoever loses it lasts."""
+    silent = Boards(tmp_path)
+    monkeypatch.setenv("HARNESS_DEVICES", str(silent.path))
+    try:
+        silent.start("pi2")
+        yield silent
+    finally:
+        silent.stop()
 
 
 def spec_of(plugins: Any, name: str = "pi1", backend: str = "agent", **params: Any) -> DeviceSpec:
@@ -292,7 +335,7 @@ def test_wrong_secrets_are_told(lab: Boards) -> None:
         "does not answer|did not answer|does not speak": replace(right, certificate=b""),
     }
     for line, credentials in told.items():
-        one = Client("pi1", credentials, Timeouts(answer=3.0))
+        one = Client("pi1", credentials, Timeouts(answer=60.0 if credentials.certificate else 3.0))
         with pytest.raises(DeviceError, match=line):
             one.describe()
         one.close()
@@ -311,7 +354,7 @@ def test_another_protocol_is_told(lab: Boards, monkeypatch: pytest.MonkeyPatch) 
 def test_nothing_listens(plugins: Any) -> None:
     with socket.create_server(("127.0.0.1", 0)) as gone:
         port = gone.getsockname()[1]
-    one = Client("pi9", Credentials(f"127.0.0.1:{port}"), Timeouts(answer=3.0))
+    one = Client("pi9", Credentials(f"127.0.0.1:{port}"))
     with pytest.raises(
         BoardLost, match=rf"pi9 \(127.0.0.1:{port}\) does not answer: connection refused"
     ) as caught:
@@ -322,11 +365,16 @@ def test_nothing_listens(plugins: Any) -> None:
 
 def test_a_file_arrives_though_the_wire_is_cut(lab: Boards) -> None:
     relay, content = lab.relays["pi1"], os.urandom(6 * 2**20)
+    sha256 = hashlib.sha256(content).hexdigest()
+    part = lab.folder / "pi1" / "agent" / "blobs" / f"{sha256}.part"
+    # a cut drops what gRPC has read and the agent has not: it is to take the three pieces that are whole first
+    relay.cut_when = lambda: part.exists() and part.stat().st_size >= 3 * 2**20
     one = Client("pi1", lab.credentials("pi1"))
     one.acquire()
-    relay.sent, relay.cut_after = 0, 4 * 2**20
-    sha256 = one.put(content)
-    assert relay.sent < 9 * 2**20  # what had arrived was not sent again
+    relay.sent, relay.cut_after = 0, 7 * 2**19
+    assert one.put(content) == sha256
+    assert relay.cut_after is None
+    assert relay.sent < 7 * 2**20  # what had arrived was not sent again
     first = relay.sent
     assert one.put(content) == sha256
     assert relay.sent - first < 2**16
@@ -343,22 +391,30 @@ def test_an_onnx_file_beyond_the_board_is_not_sent(lab: Boards, plugins: Any, ar
             device.load("whole", replace(artifact, meta={"file": "weights.safetensors"}), runtime)
 
 
-def test_detached_nothing_is_sent_while_it_measures(lab: Boards, plugins: Any, artifact: Artifact) -> None:
-    relay, seen = lab.relays["pi1"], []
+def test_detached_nothing_is_sent_while_it_measures(
+    lab: Boards, plugins: Any, artifact: Artifact, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    relay, seen, away_s, back = lab.relays["pi1"], [], [], threading.Event()
+    results = lab.folder / "pi1" / "agent" / "session"
+
+    def sleep(seconds: float) -> None:
+        away_s.append(seconds)
+        back.wait(60)
+
+    monkeypatch.setattr("harness_remote.device.time", SimpleNamespace(sleep=sleep))
     with opened(plugins, spec_of(plugins, detached=True)) as device:
         device.load("whole", artifact, plugins.runtimes.get("onnxruntime").entry)
         device.connect(GRAPH, {})
-        load = replace(QUICK, min_time_s=0.5, max_time_s=1.0)
+        load = replace(QUICK, min_time_s=2.0, max_time_s=6.0)
         measuring = threading.Thread(target=lambda: seen.append(device.measure(load, pictures())))
         measuring.start()
-        while relay.open:  # until it has left
-            time.sleep(0.005)
+        assert until(lambda: not relay.open)  # it has left
         sent, begin = relay.sent, time.monotonic()
-        while time.monotonic() - begin < 1.0:
-            assert relay.open == 0
-            assert relay.sent == sent
-            time.sleep(0.02)
+        assert until(lambda: relay.open or relay.sent != sent or list(results.glob("*.npz")))
+        assert (relay.open, relay.sent) == (0, sent)
+        back.set()
         measuring.join()
+        assert away_s == [longest_s(load)]
         samples = seen[0]
         assert samples.problems == []
         left = begin * 1e9 + device.clock().offset_ns
@@ -366,21 +422,31 @@ def test_detached_nothing_is_sent_while_it_measures(lab: Boards, plugins: Any, a
         assert device.infer(pictures(2), 1).shape == (2, CLASSES)  # connected again
 
 
+@pytest.mark.clock
 def test_a_board_that_falls_silent_is_lost(
-    lab: Boards, plugins: Any, artifact: Artifact, monkeypatch: pytest.MonkeyPatch
+    silent: Boards, plugins: Any, artifact: Artifact, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(client, "RENEW_S", 0.2)
-    monkeypatch.setattr(client, "LEASE_S", 3.0)
-    relay = lab.relays["pi2"]
-    device = opened(plugins, spec_of(plugins, "pi2", answer_within=0.5, lost_after=1.0))
+    monkeypatch.setattr(calls, "HEARTBEAT_S", 0.2)
+    relay, follow, frozen = silent.relays["pi2"], Client.follow, []
+
+    def freeze(self: Client) -> None:
+        """While it measures: what came before may take long, and so may a renewal that is under way."""
+        with self._renewing:
+            self.timeouts = Timeouts(answer=0.5, lost=1.0)
+            relay.frozen = True
+        frozen.append(time.monotonic())
+
+    monkeypatch.setattr(
+        Client, "follow", lambda self, job, limit_s, _: follow(self, job, limit_s, lambda: freeze(self))
+    )
+    device = opened(plugins, spec_of(plugins, "pi2"))
     try:
         device.load("whole", artifact, plugins.runtimes.get("onnxruntime").entry)
         device.connect(GRAPH, {})
-        threading.Timer(1.0, lambda: setattr(relay, "frozen", True)).start()
-        begin = time.monotonic()
         with pytest.raises(BoardLost, match=r"pi2 \(.*\) did not answer \w+ within 0.5 s") as caught:
             device.measure(replace(QUICK, min_time_s=20.0, max_time_s=20.0), pictures())
-        assert time.monotonic() - begin < 5.0
+        assert time.monotonic() - frozen[0] < 4.0
         assert caught.value.board == "pi2"
     finally:
         relay.frozen = False
@@ -389,6 +455,7 @@ def test_a_board_that_falls_silent_is_lost(
         assert time.monotonic() - begin < 5.0
 
 
+@pytest.mark.clock
 def test_a_board_that_is_killed_is_lost(lab: Boards, plugins: Any, artifact: Artifact) -> None:
     folder = lab.folder / "pi3"
     secrets.create(folder / "identity")
@@ -398,10 +465,7 @@ def test_a_board_that_is_killed_is_lost(lab: Boards, plugins: Any, artifact: Art
         stdout=subprocess.DEVNULL,
     )  # fmt: skip
     try:
-        end = time.monotonic() + 60
-        while not (folder / "ready").exists():
-            assert time.monotonic() < end
-            time.sleep(0.02)
+        assert until((folder / "ready").exists)
         lab.enter("pi3", int(json.loads((folder / "ready").read_text())["address"].rpartition(":")[2]))
         device = opened(plugins, spec_of(plugins, "pi3", lost_after=1.0))
         device.load("whole", artifact, plugins.runtimes.get("onnxruntime").entry)
@@ -514,6 +578,10 @@ class Steady:
 
     def close(self):
         pass
+
+class Logged(Steady):
+    def fetch(self, begin, end, load):
+        return [(ns, 2e-9 * ns) for ns in range(begin - 10**9, end + 10**9, 10**6)]
 """
 
 
@@ -528,6 +596,7 @@ def steady(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> MeterUse:
     return MeterUse(info=info, open="steady_meter:Steady")
 
 
+@pytest.mark.clock
 def test_a_meter_here_watches_the_board(
     lab: Boards, plugins: Any, artifact: Artifact, steady: MeterUse
 ) -> None:
@@ -535,8 +604,12 @@ def test_a_meter_here_watches_the_board(
     with opened(plugins, spec) as device:
         device.load("whole", artifact, plugins.runtimes.get("onnxruntime").entry)
         device.connect(GRAPH, {})
-        samples = device.measure(replace(QUICK, min_time_s=0.3, max_time_s=0.5, idle_s=0.1), pictures())
-    (reading,) = samples.energy
+        for _ in range(5):
+            samples = device.measure(replace(QUICK, min_time_s=0.3, max_time_s=0.5, idle_s=0.1), pictures())
+            (reading,) = samples.energy
+            # a busy machine may keep the sampler from its turn, which withholds a figure
+            if not any("gap" in why or "readings in" in why for why in reading["withheld"].values()):
+                break
     assert reading["meter"] == "steady"
     assert reading["energy_gross_j"] == pytest.approx(2 * reading["window_s"], rel=1e-6)
     assert reading["energy_net_j"] == pytest.approx(0, abs=1e-6)
@@ -547,20 +620,21 @@ def test_a_meter_here_watches_the_board(
 
 
 def test_another_clock_moves_a_reading_and_its_error_is_in_it(steady: MeterUse) -> None:
-    external = External((replace(steady, info=replace(steady.info, quantity="energy")),))
+    counter = replace(steady.info, quantity="energy")
+    external = External((MeterUse(info=counter, open="steady_meter:Logged"),))
     try:
         external.begin()
-        begin = time.monotonic_ns() + 50_000_000
-        time.sleep(0.5)
+        begin = time.monotonic_ns()
         ahead = 3_600_000_000_000
         spans = {"load": (begin + ahead, begin + ahead + 300_000_000)}
         seen = external.end(spans, Clock(offset_ns=ahead, error_ns=20_000_000), 10)
     finally:
         external.close()
     (reading,) = seen.energy
-    assert reading["energy_gross_j"] == pytest.approx(0.6, rel=0.05)
+    assert reading["energy_gross_j"] == pytest.approx(0.6, rel=1e-6)
     assert reading["u_gross_j"] >= 2.0 * 0.02  # two watts for 20 ms at an edge, at the least
-    assert seen.meters["meter_ns:steady"][0] > ahead
+    read = seen.meters["meter_ns:steady"]
+    assert read[0] < begin + ahead < read[-1]
 
 
 # --- planning ---
@@ -569,7 +643,7 @@ def test_another_clock_moves_a_reading_and_its_error_is_in_it(steady: MeterUse) 
 def test_a_board_that_is_away_is_planned_as_it_was(
     own: Boards, plugins: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
-    spec = spec_of(plugins, answer_within=3)
+    spec = spec_of(plugins)
     there = boards.describe(spec)
     assert isinstance(there, DeviceInfo)
     assert there.details["machine_id"]
