@@ -25,7 +25,7 @@ SUITE = """\
 suite: toys
 data: {name: synthetic, num_classes: 6, size: 8, channels: 1, train: 60, test: 30}
 defaults: {train: {epochs: 0}, runtime: plain}
-measure: {min_time: 20ms, min_queries: 44, max_time: 5s, warmup: one, energy: off}
+measure: {min_time: 20ms, min_queries: 44, max_time: 60s, warmup: one, energy: off}
 methods:
   whole: {build: toy}
   split: {from: whole, partition: toys}
@@ -73,12 +73,30 @@ def planned(toys, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def measured(planned):
+def afresh(planned):
     cells, plugins, store = planned
 
-    @cache
     def measure(method: str, device: str) -> dict:
         return measure_cell(cells[method, device], plugins, store, Evaluations(store), None)
+
+    return measure
+
+
+@pytest.fixture(scope="module")
+def measured(afresh):
+    return cache(afresh)
+
+
+@pytest.fixture
+def metered(afresh):
+    """The split in a run in which the meters came to their turn: a busy machine may leave gaps, which withhold figures."""
+
+    def measure(device: str) -> dict:
+        for _ in range(5):
+            found = afresh("split", device)
+            if not any(one["withheld"] for one in found["energy"]):
+                break
+        return found
 
     return measure
 
@@ -120,9 +138,9 @@ def test_several_images_at_once_over_workers(measured):
     assert "no_input" not in found["network"]  # its queries are cut: no image of them is resident
 
 
-def test_boards(measured, toys):
+def test_boards(afresh, toys):
     toys.SEEN.clear()
-    found = measured("split", "boards")
+    found = afresh("split", "boards")
     assert found["accuracy"]["on"] == "host"
     network = found["network"]
     assert network["over_bound"] == found["latency"]["p50_ms"] / network["critical_path_ms"]
@@ -154,8 +172,9 @@ def test_what_stands_for_boards_is_told(planned):
     assert "in_flight" not in described(cells["split", "here"])["scenario"]
 
 
-def test_every_boards_meter_reads_the_common_window(measured):
-    found = measured("split", "metered")
+@pytest.mark.clock
+def test_every_boards_meter_reads_the_common_window(metered):
+    found = metered("metered")
     readings = {one["device"]: one for one in found["energy"]}
     assert {name: one["power_gross_w"] for name, one in readings.items()} == pytest.approx({"m5": 5, "m7": 7})
     assert readings["m5"]["window_s"] == pytest.approx(readings["m7"]["window_s"], rel=1e-6)
@@ -167,8 +186,9 @@ def test_every_boards_meter_reads_the_common_window(measured):
     assert total["power_gross_w"] == pytest.approx(12)
 
 
-def test_a_fleet_of_which_one_board_has_no_meter_has_no_energy(measured):
-    found = measured("split", "dark")
+@pytest.mark.clock
+def test_a_fleet_of_which_one_board_has_no_meter_has_no_energy(metered):
+    found = metered("dark")
     assert [one["device"] for one in found["energy"]] == ["m7"]
     assert found["energy"][0]["idle_w"] is not None  # the central node is idle for other's meters
     assert found["status"] == "partial"

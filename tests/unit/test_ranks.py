@@ -31,6 +31,7 @@ from harness.train import TrainRecipe, fit
 from harness.types import DeviceInfo
 
 pytest.importorskip("accelerate")
+pytestmark = pytest.mark.timeout(900)  # a dozen processes load torch before the first test
 
 PLUGIN = Path(__file__).parents[1] / "data" / "ranked"
 HOWS = ("plain", "noisy", "killed", "raises", "dies", "strays")
@@ -87,7 +88,7 @@ def prepare(place, processes, hows):
         assert len(children) == processes or failures
     finally:
         jobs.close()
-    assert psutil.wait_procs(children, timeout=5)[1] == []
+    assert psutil.wait_procs(children, timeout=60)[1] == []
     name = {node.key: node.task["params"]["how"] for node in nodes}
     return {name[key]: failure for key, failure in failures.items()}
 

@@ -15,6 +15,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -530,13 +531,18 @@ def test_compiled_training_keeps_the_modules_names(tmp_path, monkeypatch):
     assert digest(module) == digest(eager)
 
 
-def test_progress(tmp_path):
-    told = []
-    train(tmp_path, progress=lambda text, fraction: told.append((text, fraction)))
+def test_progress(tmp_path, monkeypatch):
+    told, updates = [], []
+    monkeypatch.setattr("harness.train.time", SimpleNamespace(perf_counter=lambda: len(updates)))
+
+    def loss(module, batch):  # takes a second
+        updates.append(batch)
+        return smoothed(module, batch)
+
+    train(tmp_path, progress=lambda text, fraction: told.append((text, fraction)), loss=loss)
     assert [fraction for _, fraction in told] == [0.25, 0.5, 0.75, 1.0]
     assert told[0][0].startswith("epoch 1/4  loss ")
-    assert "%  0:0" in told[0][0]
-    assert told[-1][0].endswith("  0:00 left")
+    assert [text.partition("%  ")[2] for text, _ in told] == [f"0:{s:02} left" for s in (12, 8, 4, 0)]
 
 
 # --- what is refused ----------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import sys
 import textwrap
@@ -184,14 +185,17 @@ def test_cooling_down(sampler, monkeypatch, cools_in, limit, cooled):
 
 
 def test_burst_and_sustained(sampler):
-    begin = time.monotonic()
-
     def tiring(images):
-        time.sleep(0.001 if time.monotonic() - begin < 2 else 0.003)
+        time.sleep(0.001 if next(calls) < 600 else 0.003)
 
     warm = load(min_time_s=0.2, idle_s=0.1, warmup_max_s=0.2, sustained_s=4.0)
-    seen = measured(tiring, batches(IMAGES, 1), warm, sampler("Counter"))
-    figures = seen.sustained(warm)
+    meter = sampler("Counter")
+    for _ in range(5):  # a busy machine may leave gaps, which withhold the power
+        calls = itertools.count()  # in warm-up and window less than 0.5 s of them, each of 1 ms or more
+        seen = observe(tiring, batches(IMAGES, 1), warm, meter)
+        figures = seen.sustained(warm)
+        if figures["power_gross_w"]["Counter"] is not None:
+            break
     assert figures["seconds"] == pytest.approx(4.0, rel=0.2)
     assert figures["slowdown"] > 1.5
     assert figures["p50_ms"] == pytest.approx(figures["slowdown"] * figures["burst_p50_ms"])
