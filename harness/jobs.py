@@ -114,7 +114,7 @@ class Jobs:
         for child in [one for one in self._children if one.node is None]:
             if child.process.is_alive():
                 return child
-            self._drop(child)  # the system ends idle processes first where memory is short
+            self._drop(child)  # the system may have ended it, where memory is short
         if len(self._children) >= self._count:
             return None
         from harness import prepare, worker
@@ -132,7 +132,7 @@ class Jobs:
         return child
 
     def _send(self, child: _Child, node: Mapping[str, Any]) -> None:
-        with suppress(OSError):  # it ended just now: who listens to it is told
+        with suppress(ConnectionError):  # it ended just now: who listens to it is told
             child.conn.send(node)
 
     def _news(self, timeout: float) -> list[_Child]:

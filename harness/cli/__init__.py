@@ -7,7 +7,8 @@ import os
 import select
 import signal
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, TextIO
 
 import click
@@ -41,27 +42,39 @@ class _Verbs(GivenGroup):
         module = importlib.import_module(f"harness.cli.{name}")
         return module.command  # type: ignore[no-any-return]
 
-    def invoke(self, ctx: click.Context) -> Any:
-        """Of a pipe that broke click takes our output to be meant, and ends without a word."""
-        from harness.errors import HarnessError
+    def make_context(self, *given: Any, **named: Any) -> click.Context:
+        with _pipes():
+            return super().make_context(*given, **named)
 
-        try:
+    def invoke(self, ctx: click.Context) -> Any:
+        with _pipes():
             result = super().invoke(ctx)
             sys.stdout.flush()
-        except BrokenPipeError as error:
-            if not (_unread(sys.stdout) or _unread(sys.stderr)):
-                raise HarnessError(f"a process of the harness went away: {error}") from error
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            return 128 + signal.SIGPIPE
-        return result
+            return result
+
+
+class _Unread(Exception):
+    """Nobody reads our output any more: `harness plan | head`."""
+
+
+@contextmanager
+def _pipes() -> Iterator[None]:
+    """Whatever pipe breaks, click takes it for our output, and ends without a word: so it is told no pipe."""
+    from harness.errors import HarnessError
+
+    try:
+        yield
+    except BrokenPipeError as error:
+        if any(map(_unread, (sys.stdout, sys.stderr))):
+            raise _Unread from None
+        raise HarnessError(f"a process of the harness went away: {error}") from error
 
 
 def _unread(stream: TextIO) -> bool:
-    """Whether nobody reads it any more: `harness plan | head`."""
     try:
         asked = select.poll()
         asked.register(stream.fileno(), 0)
-        return any(told & select.POLLERR for _, told in asked.poll(0))
+        return any(told & (select.POLLERR | select.POLLHUP) for _, told in asked.poll(0))
     except (OSError, ValueError):  # closed, or no file
         return False
 
@@ -84,13 +97,18 @@ def main() -> None:
     from harness.errors import HarnessError
 
     try:
-        code = cli.main(standalone_mode=False)
+        try:
+            code = cli.main(standalone_mode=False)
+        except click.exceptions.NoArgsIsHelpError as error:
+            with _pipes():
+                error.show(sys.stdout)
+            code = 0
+    except _Unread:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 128 + signal.SIGPIPE
     except click.exceptions.Abort:
         code = 130
     except click.ClickException as error:
-        if isinstance(error, click.exceptions.NoArgsIsHelpError):
-            error.show(sys.stdout)
-            sys.exit(0)
         click.echo(f"error: {error.format_message()}", err=True)
         code = 2
     except HarnessError as error:

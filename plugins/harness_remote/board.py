@@ -6,9 +6,10 @@ import json
 import re
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from functools import cache
 from typing import Any, Literal
 
 import harness
@@ -24,8 +25,11 @@ __all__ = ["PROTOCOL", "Board", "describe"]
 
 PROTOCOL = 2  # raised with every change of agent.proto that an older client or agent would not understand
 ORT_S = 60.0
+AGAIN_S = 300.0
 
 _GPU_PROVIDERS = {"CUDAExecutionProvider", "TensorrtExecutionProvider"}
+_asking = threading.Lock()
+_told: list[tuple[float, dict[str, Any]]] = []  # when, and what
 _JETPACK = {32: "4", 34: "5", 35: "5", 36: "6", 38: "7"}  # by L4T's major version, developer.nvidia.com
 
 
@@ -144,19 +148,15 @@ def _jetpack() -> dict[str, str | None]:
 
 
 def _onnxruntime() -> dict[str, Any]:
-    try:
-        return _working_onnxruntime()
-    except DeviceError as error:
-        return {"error": f"onnxruntime does not start: {error}"}
+    """Asked for once; of one that does not start, again after a while."""
+    with _asking:
+        if not _told or ("error" in _told[0][1] and time.monotonic() - _told[0][0] > AGAIN_S):
+            _told[:] = [(time.monotonic(), _ask_onnxruntime())]
+        return _told[0][1]
 
 
-@cache
-def _working_onnxruntime() -> dict[str, Any]:
-    """Asked of a process of its own, for importing it would take the agent memory and a thread for good.
-
-    Raises:
-        DeviceError: it did not start this time.
-    """
+def _ask_onnxruntime() -> dict[str, Any]:
+    """By a process of its own, for importing it would take the agent memory and a thread for good."""
     ask = "import json, onnxruntime as o; print(json.dumps([o.__version__, o.get_available_providers()]))"
     try:
         done = subprocess.run(
@@ -168,11 +168,13 @@ def _working_onnxruntime() -> dict[str, Any]:
             check=False,
         )
     except (OSError, subprocess.TimeoutExpired) as error:
-        raise DeviceError(error) from None
+        return {"error": f"onnxruntime does not start: {error}"}
     lines = (done.stdout if done.returncode == 0 else done.stderr).strip().splitlines()
     try:
         version, providers = json.loads(lines[-1])
         opset, ir_version = supported(version)
     except (ValueError, IndexError, TypeError, DeviceError):
-        raise DeviceError(lines[-1] if lines else f"exit code {done.returncode}") from None
+        return {
+            "error": f"onnxruntime does not start: {lines[-1] if lines else f'exit code {done.returncode}'}"
+        }
     return {"version": version, "providers": providers, "opset": opset, "ir_version": ir_version}

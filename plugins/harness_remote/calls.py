@@ -25,6 +25,7 @@ __all__ = ["Call", "Calls", "Connected", "LeaseError", "TooMuchError"]
 
 HEARTBEAT_S = 2.0
 LAPSE_S = 0.5
+NOBODY_WAITS = "nobody waits for this lease any more"
 SERVED = frozenset(
     {"run", "keep", "echo"}
 )  # with a ticket; the lease's holder may ask for the whole graph too
@@ -92,14 +93,13 @@ class Calls:
         return self._board
 
     def acquire(self, request: pb.AcquireRequest, call: Call) -> pb.Lease:
-        """Ending what the last holder left takes a while, and who waits for that may leave: the board stays free."""
-        left = threading.Event()
-        call.on_end(left.set)
+        """Ending what the last holder left takes a while: who leaves meanwhile is given nothing."""
+        left = _left(call)
         with self._changing:
             if self._stopped.is_set():
                 raise DeviceError(f"the agent on {self._name} is stopping")
             if left.is_set():
-                raise DeviceError("nobody waits for this lease any more")
+                raise DeviceError(NOBODY_WAITS)
             id, seconds = self._leases.acquire(request.holder, request.seconds)
             self._end_session()  # what the last one left behind
             try:
@@ -110,14 +110,17 @@ class Calls:
             if left.is_set():
                 self._end_session()
                 self._leases.release(id)
-                raise DeviceError("nobody waits for this lease any more")
+                raise DeviceError(NOBODY_WAITS)
             self._holder = id
             return pb.Lease(id=id, seconds=seconds)
 
     # --- the lease's holder ---
 
     def renew(self, request: pb.RenewRequest, call: Call) -> pb.Lease:
+        left = _left(call)
         self._held(call)
+        if left.is_set():  # and may have asked for another time since
+            raise DeviceError(NOBODY_WAITS)
         return pb.Lease(id=call.lease(), seconds=self._leases.renew(call.lease(), request.seconds))
 
     def release(self, request: pb.ReleaseRequest, call: Call) -> pb.Done:
@@ -179,8 +182,7 @@ class Calls:
 
     def follow(self, request: pb.FollowRequest, call: Call) -> Iterator[pb.FollowReply]:
         job = self._held(call).job(request.id)
-        gone = threading.Event()
-        call.on_end(gone.set)
+        gone = _left(call)
         while not job.done.wait(HEARTBEAT_S):
             if gone.is_set():
                 return
@@ -286,6 +288,13 @@ class Calls:
                 with self._changing:
                     if self._leases.lapsed():
                         self._end_session()
+
+
+def _left(call: Call) -> threading.Event:
+    """Set as soon as the caller waits no more."""
+    left = threading.Event()
+    call.on_end(left.set)
+    return left
 
 
 def _result(job: Job, offset: int) -> Iterator[pb.FollowReply]:

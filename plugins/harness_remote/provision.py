@@ -70,10 +70,11 @@ exec venv/bin/python -m harness agent init --folder "$PWD" "$@"
 _END_PROCESS = r"""
 cd "$HOME/$1" || exit
 old=$(cat agent.pid 2>/dev/null || true)
-if [ -n "$old" ] && tr '\0' ' ' < "/proc/$old/cmdline" 2>/dev/null | grep -qF -- "harness agent serve --folder $PWD "; then
+ours() { tr '\0' ' ' < "/proc/$old/cmdline" | grep -qF -- "harness agent serve --folder $PWD "; } 2>/dev/null
+if [ -n "$old" ] && ours; then
   kill "$old" || true
-  for i in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20; do kill -0 "$old" 2>/dev/null || break; sleep 0.5; done
-  if kill -0 "$old" 2>/dev/null; then kill -9 "$old" || true; fi
+  for i in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20; do ours || break; sleep 0.5; done
+  if ours; then kill -9 "$old" || true; fi
 fi
 rm -f agent.pid ready
 """

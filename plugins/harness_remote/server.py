@@ -61,9 +61,8 @@ def serve(settings: AgentSettings, announce: Callable[[str, str], Any] = print) 
     """
     _few_arenas()
     logging.getLogger("grpc").setLevel(logging.CRITICAL)  # what it logs of a broken message is a traceback
-    came: SimpleQueue[int] = (
-        SimpleQueue()
-    )  # an Event's lock may be held by the wait that a handler interrupts
+    # not an Event, whose lock may be held by the wait that a handler interrupts
+    came: SimpleQueue[int] = SimpleQueue()
     ends = (signal.SIGTERM, signal.SIGINT)
     before = {one: signal.signal(one, lambda number, _: came.put(number)) for one in ends}
     try:

@@ -95,6 +95,19 @@ def test_who_left_in_the_queue_holds_nothing(agent: Agent) -> None:
     assert acquire(agent, Caller()).id
 
 
+def test_a_renewal_that_nobody_waits_for_shortens_no_lease(agent: Agent) -> None:
+    """It may have been waiting for its turn at the agent, while its holder asked for another time."""
+    assert agent._calls is not None
+    caller = Caller(acquire(agent, Caller()).id)
+    agent._calls.renew(pb.RenewRequest(seconds=3600), caller)
+    caller.on_end = lambda then: then()  # type: ignore[method-assign]
+    with pytest.raises(DeviceError, match="nobody waits for this lease"):
+        agent._calls.renew(pb.RenewRequest(seconds=60), caller)
+    lease = agent._calls._leases._lease
+    assert lease is not None
+    assert lease.until - time.monotonic() > 3000
+
+
 def test_a_renewal_under_way_does_not_shorten_a_detached_lease(
     agent: Agent, client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -150,7 +163,10 @@ def test_the_board_is_given_back_though_an_own_meter_does_not_end(agent: Agent, 
     device._hang_up = lambda: None  # type: ignore[method-assign]
     with pytest.raises(OSError, match="does not end"):
         device.close()
-    assert acquire(agent, Caller()).id
+    end = time.monotonic() + WAIT_S / 2  # half as long as the lease would hold by itself
+    while agent._calls is not None and agent._calls._leases.held():
+        assert time.monotonic() < end
+        time.sleep(0.05)
 
 
 def test_a_measurement_that_gets_no_thread_is_told_and_the_next_is_made(

@@ -152,7 +152,8 @@ def test_only_this_folders_agent_is_ended(tmp_path, ours):
         waited.start()
         subprocess.run(script, env={**os.environ, "HOME": str(tmp_path)}, check=True, timeout=60)
         assert not (tmp_path / "agent" / "agent.pid").exists()
-        assert (process.poll() is None) is not ours
+        waited.join(60 if ours else 1)
+        assert waited.is_alive() is not ours
     finally:
         process.kill()
         waited.join(60)

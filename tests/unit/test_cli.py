@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
+from collections.abc import Callable
 
 import click
 import pytest
@@ -12,12 +14,26 @@ import pytest
 from harness.cli import main
 
 
-@pytest.mark.parametrize("words", ["suites schema", "suites list", "plan smoke", "run --help"])
-def test_output_that_nobody_reads_ends_it_quietly(words: str) -> None:
-    """`harness plan smoke | head -1`, as any other program: 128 + SIGPIPE."""
+def pipe() -> int:
+    """What is written to when nobody reads it any more."""
     reader, writer = os.pipe()
     os.close(reader)
+    return writer
+
+
+def sockets() -> int:
+    """As some programs that start others give them, instead of pipes."""
+    one, other = socket.socketpair()
+    other.close()
+    return one.detach()
+
+
+@pytest.mark.parametrize("unread", [pipe, sockets])
+@pytest.mark.parametrize("words", ["", "--help", "run --help", "suites schema", "plan smoke"])
+def test_output_that_nobody_reads_ends_it_quietly(words: str, unread: Callable[[], int]) -> None:
+    """`harness plan smoke | head -1`, as any other program: 128 + SIGPIPE."""
     command = [sys.executable, "-m", "harness", *words.split()]
+    writer = unread()
     done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, timeout=120, check=False)
     os.close(writer)
     assert (done.returncode, done.stderr) == (141, b"")

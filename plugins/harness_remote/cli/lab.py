@@ -65,7 +65,8 @@ def run(lab: str, suite: str | None, out: Path | None, fresh: bool, quiet: bool)
         *(["-q"] if quiet else []),
     ]
     try:
-        return int(harness_run.main([suite, *given], prog_name="harness run", standalone_mode=False) or 0)
+        with harness_run.make_context("harness run", [suite, *given]) as context:
+            return int(harness_run.invoke(context) or 0)
     finally:
         if ours:
             supervisor.down(state)
