@@ -14,7 +14,6 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from queue import SimpleQueue
 from typing import Any
 
 import grpc
@@ -61,17 +60,22 @@ def serve(settings: AgentSettings, announce: Callable[[str, str], Any] = print) 
     """
     _few_arenas()
     logging.getLogger("grpc").setLevel(logging.CRITICAL)  # what it logs of a broken message is a traceback
-    # not an Event, whose lock may be held by the wait that a handler interrupts
-    came: SimpleQueue[int] = SimpleQueue()
-    ends = (signal.SIGTERM, signal.SIGINT)
-    before = {one: signal.signal(one, lambda number, _: came.put(number)) for one in ends}
-    try:
-        with Agent(settings) as agent:
-            announce(agent.address, agent.frames_address)
-            came.get()
-    finally:
-        for one, handler in before.items():
-            signal.signal(one, handler)
+    ends = {signal.SIGTERM, signal.SIGINT}
+    # by a file: a lock is not told of a signal that comes just before it waits, or to another thread
+    came, coming = socket.socketpair()
+    with came, coming:
+        coming.setblocking(False)
+        before = {one: signal.signal(one, lambda *_: None) for one in ends}
+        file_before = signal.set_wakeup_fd(coming.fileno())
+        try:
+            with Agent(settings) as agent:
+                announce(agent.address, agent.frames_address)
+                while ends.isdisjoint(came.recv(64)):
+                    pass
+        finally:
+            signal.set_wakeup_fd(file_before)
+            for one, handler in before.items():
+                signal.signal(one, handler)
 
 
 def _few_arenas() -> None:

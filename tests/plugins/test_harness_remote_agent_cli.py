@@ -89,7 +89,7 @@ def test_serve_says_when_it_is_ready_and_ends_with_a_signal(tmp_path):
 
 
 _SIGNAL_AT_EACH_LINE = """
-import os, signal, sys, threading
+import signal, sys, threading
 from pathlib import Path
 from harness_remote.server import AgentSettings, serve
 
@@ -101,6 +101,9 @@ def trace(frame, event, _):
             signal.raise_signal(signal.SIGTERM)
     return trace if frame.f_code.co_name in ("serve", "wait") else None
 
+def to_itself():  # the main thread is not interrupted, as by one that comes just before it begins to wait
+    signal.pthread_kill(threading.get_ident(), signal.SIGTERM)
+
 def announce(*told):
     late.start()
     ready.append(told)
@@ -108,7 +111,7 @@ def announce(*told):
 signal.signal(signal.SIGTERM, lambda *_: None)  # what serve puts back
 for line in range(1, 9):
     ready, left = [], line
-    late = threading.Timer(1, os.kill, (os.getpid(), signal.SIGTERM))  # where it runs no more lines
+    late = threading.Timer(1, to_itself)  # where it runs no more lines
     sys.settrace(trace)
     serve(AgentSettings(folder=Path("agent")), announce)
     sys.settrace(None)
