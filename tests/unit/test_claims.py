@@ -250,11 +250,10 @@ def test_without_torch_what_to_install_is_said(judged, monkeypatch):
 
 
 def test_flops_are_twice_the_macs_and_the_linear_count_leaves_products_out(judged):
-    from torch.utils.flop_counter import FlopCounterMode
-
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        whole().eval()(torch.zeros(1, 1, 16, 16))
-    flops = counter.get_total_flops() / 1e9
+    tokens, dim, blocks, classes = 4 * 4 + 1, 24, 3, 10
+    patches = 4 * 4 * dim * (4 * 4)  # 4 x 4 patches of 4 x 4 pixels, one channel
+    block = tokens * dim * (3 * dim + dim + 2 * 4 * dim) + 2 * tokens * tokens * dim  # linear, products
+    flops = 2 * (patches + blocks * block + dim * classes) / 1e9
     _, verdicts = judged(
         f"method: cloud, quantity: flops_g, value: {flops}, tolerance: 0.1%",
         f"method: cloud, quantity: macs_g, value: {flops / 2}, tolerance: 0.1%",
