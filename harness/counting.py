@@ -134,7 +134,6 @@ def _watcher(flops: Any, known: Sequence[torch.Tensor]) -> Any:
 def _more_formulas() -> dict[Any, Any]:
     """FLOPs (2 per MAC) of what torch's counter leaves out: products with a vector, attention on CPUs."""
     import torch
-    from torch.utils.flop_counter import flop_registry
 
     aten = torch.ops.aten
 
@@ -151,16 +150,13 @@ def _more_formulas() -> dict[Any, Any]:
         batch, heads, n, dim = (int(size) for size in query)
         return 2 * batch * heads * n * int(key[2]) * (dim + int(value[3]))
 
-    formulas = {
+    return {
         aten.mv: matrix_vector,
         aten.addmv: added_matrix_vector,
         aten.dot: vectors,
         aten.vdot: vectors,
+        aten._scaled_dot_product_flash_attention_for_cpu: attention,  # in torch's own only since 2.15
     }
-    fused = aten._scaled_dot_product_flash_attention_for_cpu
-    if fused not in flop_registry:  # torch's own formula came after 2.11
-        formulas[fused] = attention
-    return formulas
 
 
 @contextmanager
