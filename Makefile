@@ -53,7 +53,7 @@ reproduction: $(VENV)/.bench
 	$(BIN)/python docs/reproduction.py results/local/on-digits results/local/nano4 results/local/nano6 results/local/pi10 results/local/pi10-size > docs/reproduction.md
 
 proto: $(VENV)/.test
-	PYTHONPATH=plugins $(BIN)/python -m harness_remote.generate
+	PYTHONPATH=plugins $(BIN)/python -m harness_remote.wire.generate
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)

@@ -47,7 +47,7 @@ def started(folder: Path) -> tuple[float, float, float]:
 
 def installed(made: Path, python: str) -> dict[str, float]:
     """Megabytes of the wheels for aarch64: packed, unpacked, and the three largest."""
-    from harness_remote import provision
+    from harness_remote.setup import provision
 
     major, minor = (int(number) for number in python.split("."))
     with tempfile.TemporaryDirectory() as name:
@@ -68,7 +68,7 @@ def installed(made: Path, python: str) -> dict[str, float]:
 
 
 def main(runs: int, pythons: list[str]) -> None:
-    from harness_remote import wheel
+    from harness_remote.setup import wheel
 
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

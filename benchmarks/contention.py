@@ -24,7 +24,7 @@ def flagged(entry, artifact) -> list[str]:  # type: ignore[no-untyped-def]
     import numpy as np
 
     from harness.plugins import load_plugins
-    from harness.state import flags
+    from harness.machine.state import flags
     from harness.types import DeviceSpec, Load
 
     cpu = load_plugins().backends.get("cpu").entry

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tabulate import tabulate
 
-from harness.energy import Method, Reading, Series, Span, read_window
+from harness.machine.energy.reading import Method, Reading, Series, Span, read_window
 from harness.types.meters import MeterInfo
 
 IDLE_S = 3.0

@@ -29,7 +29,7 @@ import numpy as np
 import psutil
 
 from harness.errors import HarnessError
-from harness.load import arrivals
+from harness.worker.loadgen.queries import arrivals
 from harness.plugins import load_plugins
 from harness.types import IMAGE, Artifact, DeviceSpec, Graph, GraphPart, Load, TensorSpec
 

@@ -36,12 +36,13 @@ import onnx
 import psutil
 from onnx import helper
 
-from harness.frames import DTYPES, header_of, pack, unpack
+from harness.worker.frames import DTYPES, header_of, pack, unpack
 from harness.types import Artifact, Graph, GraphPart, Load, TensorSpec
 from harness_remote import agent_pb2 as pb
-from harness_remote import codec, secrets
-from harness_remote.framesocket import connect
-from harness_remote.wire import LEASE, MAX_MESSAGE_BYTES, OPTIONS, SERVICE
+from harness_remote.wire import codec
+from harness_remote.wire import secrets
+from harness_remote.wire.framesocket import connect
+from harness_remote.wire.wire import LEASE, MAX_MESSAGE_BYTES, OPTIONS, SERVICE
 
 HANG_S = 30.0
 EACH = 50  # inputs between two good queries
@@ -50,8 +51,8 @@ MEMORY_BYTES = 12 * 2**30  # of address space: a model may ask for any amount
 AGENT = """
 import os, resource, sys, threading
 from pathlib import Path
-from harness_remote import secrets
-from harness_remote.server import AgentSettings, serve
+from harness_remote.wire import secrets
+from harness_remote.agent.server import AgentSettings, serve
 resource.setrlimit(resource.RLIMIT_AS, (int(sys.argv[2]),) * 2)
 folder = Path(sys.argv[1])
 threading.Thread(target=lambda: (sys.stdin.read(), os._exit(1)), daemon=True).start()  # ends with its parent

@@ -18,7 +18,7 @@ from statistics import median
 import numpy as np
 from worker_overhead import export
 
-from harness.load import Timed, batches, generate, per_query, warm_up, whole
+from harness.worker.loadgen.queries import Timed, batches, generate, per_query, warm_up, whole
 from harness.types import Load, SessionOptions
 
 LOADS = {

@@ -9,10 +9,10 @@ import tempfile
 import time
 from pathlib import Path
 
-from harness.plan import PrepareHost
-from harness.planner import make_plan
+from harness.types.plan import PrepareHost
+from harness.plan.planner import make_plan
 from harness.plugins import load_plugins
-from harness.suite import load_suite
+from harness.suite.suite import load_suite
 
 SUITE = """
 suite: large

@@ -35,7 +35,7 @@ def tree(folder: Path) -> Path:
 
 
 def monitor(folder: Path):  # type: ignore[no-untyped-def]
-    from harness.meters import answers
+    from harness.machine.meters import answers
     from harness.plugins import load_plugins
     from harness.types import MeterInfo, MeterUse, Monitor
 
@@ -48,7 +48,7 @@ def monitor(folder: Path):  # type: ignore[no-untyped-def]
             assert isinstance(info, MeterInfo), info
             uses.append(MeterUse(info=replace(info, name=f"{info.name}:{number}"), open=where))
     assert len(uses) == 4
-    return Monitor(meters=tuple(uses), watches={"linux": "harness.state:watch"})
+    return Monitor(meters=tuple(uses), watches={"linux": "harness.machine.state:watch"})
 
 
 def p50(session, images) -> float:  # type: ignore[no-untyped-def]
@@ -63,7 +63,7 @@ def p50(session, images) -> float:  # type: ignore[no-untyped-def]
 def main(rounds: int) -> None:
     import numpy as np
 
-    from harness.sampler import Sampler
+    from harness.machine.sampler import Sampler
     from harness.types import SessionOptions
 
     pairs, same, read = [], [], 0

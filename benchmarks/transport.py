@@ -156,11 +156,11 @@ def unary(target: str, stack: ExitStack) -> Trip:
 
 def streamed(folder: Path, stack: ExitStack) -> tuple[Trip, Trip]:
     """The agent's data stream as the central node's worker opens it: answered by the agent, and by its worker."""
-    from harness.frames import pack
+    from harness.worker.frames import pack
     from harness_remote import agent_pb2 as pb
-    from harness_remote.client import Client
-    from harness_remote.inventory import Credentials
-    from harness_remote.peer import open_peer
+    from harness_remote.client.client import Client
+    from harness_remote.inventory.inventory import Credentials
+    from harness_remote.client.peer import open_peer
 
     address = json.loads((folder / "ready.json").read_text())["address"]
     files = [folder / "certificate.pem", folder / "token"]
@@ -191,7 +191,7 @@ def streamed(folder: Path, stack: ExitStack) -> tuple[Trip, Trip]:
 
 def compare(host: str, folder: Path, within: list[str], rounds: int) -> dict[str, dict[str, float]]:
     """Medians in microseconds, by size and carrier; ``within``: the command that runs another at the other end."""
-    from harness_remote import secrets
+    from harness_remote.wire import secrets
 
     secured, bare = folder / "secured", folder / "bare"
     secrets.create(secured)

@@ -24,8 +24,8 @@ from harness.types import (
 )
 
 if TYPE_CHECKING:
-    from harness.plan import Cell, Plan
-    from harness.results import Record
+    from harness.types.plan import Cell, Plan
+    from harness.results.folder import Record
 
 __all__ = ["COLLECTING", "OBSERVERS", "hookimpl", "hookspec"]
 
@@ -149,7 +149,7 @@ def harness_runtimes() -> Iterable[RuntimeEntry]:
 
         def load_engine_file(artifact, options):   # runs in the worker, torch-free
             import my_engine                        # first what the runtime needs anyway ...
-            mark_baseline()                         # ... then harness.memory's mark: what follows is the model's
+            mark_baseline()                         # ... then harness.machine.memory's mark: what follows is the model's
             return EngineSession(artifact, options)
 
         @hookimpl

@@ -13,7 +13,7 @@ from typing import Any, TextIO
 
 import click
 
-from harness.cli.given import GivenGroup
+from harness.cli.plugin_commands import GivenGroup
 
 __all__ = ["main"]
 

@@ -18,7 +18,7 @@ def command() -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def list_(as_json: bool) -> None:
     """Every artifact, newest use first."""
-    from harness.artifacts import Store, default_cache
+    from harness.store.artifacts import Store, default_cache
 
     store = Store(default_cache())
     stored = store.stored()
@@ -37,7 +37,7 @@ def list_(as_json: bool) -> None:
 @click.option("--yes", is_flag=True, help="Do not ask.")
 def clear(keys: tuple[str, ...], yes: bool) -> None:
     """Delete all artifacts, or those whose KEYS (beginnings are enough) are given. Records are not touched."""
-    from harness.artifacts import Store, default_cache
+    from harness.store.artifacts import Store, default_cache
     from harness.errors import SuiteError
 
     store = Store(default_cache())

@@ -24,12 +24,12 @@ def command(
     Counts are taken from the modules that the plugins build; accuracies, latencies and which method is
     better from the records in DIR. Exit code 0: no claim is not-reproduced; 1: some is.
     """
-    from harness.claims import load_claims
-    from harness.evidence import Evidence
+    from harness.results.claims.claims import load_claims
+    from harness.results.claims.evidence import Evidence
     from harness.render import claims as render
-    from harness.resolve import Resolver
-    from harness.suite import find_suite
-    from harness.verdicts import Judge
+    from harness.plan.resolve import Resolver
+    from harness.suite.suite import find_suite
+    from harness.results.claims.verdicts import Judge
 
     plugins = load(block)
     warn_problems(plugins)

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 if TYPE_CHECKING:
-    from harness.plan import Plan
+    from harness.types.plan import Plan
     from harness.plugins import Plugins
-    from harness.suite import Suite
+    from harness.suite.suite import Suite
 
 __all__ = ["block_option", "load", "make", "suite_options", "warn_problems"]
 
@@ -65,10 +65,10 @@ def make(
     suite: str, overrides: Sequence[str], only: str | None, devices: Sequence[str], plugins: Plugins
 ) -> tuple[Suite, Plan]:
     """Load a suite and plan it for this machine."""
-    from harness import environment
-    from harness.plan import PrepareHost
-    from harness.planner import make_plan
-    from harness.suite import find_suite, keep_devices, load_suite
+    from harness.machine import environment
+    from harness.types.plan import PrepareHost
+    from harness.plan.planner import make_plan
+    from harness.suite.suite import find_suite, keep_devices, load_suite
 
     loaded = keep_devices(load_suite(find_suite(suite), overrides), devices)
     facts = environment.host()

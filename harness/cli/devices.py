@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from harness.cli.common import block_option, load
-from harness.cli.given import GivenGroup
+from harness.cli.plugin_commands import GivenGroup
 
 
 @click.group("devices", cls=GivenGroup, points="harness.commands.devices")
@@ -26,7 +26,7 @@ def list_(block: tuple[str, ...], as_json: bool) -> None:
 
     A watch tells the machine's state: temperatures, clocks, causes of throttling.
     """
-    from harness.meters import Meters, answers
+    from harness.machine.meters import Meters, answers
     from harness.types import Unavailable
 
     plugins = load(block)

@@ -34,12 +34,12 @@ def command(
     model and provenance. --within splits further; --where and --sort change no figure and no tier.
     Published figures stand on boards of their own and are not ranked.
     """
-    from harness.columns import COLUMNS, check_columns
+    from harness.results.columns import COLUMNS, check_columns
     from harness.errors import SuiteError
-    from harness.leaderboard import Leaderboard, boards, sorted_by
-    from harness.published import find_published, published_boards
+    from harness.results.leaderboard.leaderboard import Leaderboard, boards, sorted_by
+    from harness.results.leaderboard.published import find_published, published_boards
     from harness.render import render
-    from harness.results import Record, Results
+    from harness.results.folder import Record, Results
 
     if sort:
         check_columns([sort], "--sort")

@@ -11,7 +11,7 @@ import click
 from harness.cli.common import load, make, suite_options, warn_problems
 
 if TYPE_CHECKING:
-    from harness.estimate import Given
+    from harness.plan.estimate import Given
 
 
 @click.command("plan")
@@ -34,11 +34,11 @@ def command(
     as_json: bool,
 ) -> None:
     """Show the steps and cells that running SUITE takes, and which steps are prepared already."""
-    from harness.artifacts import Store, default_cache
-    from harness.estimate import estimates
+    from harness.store.artifacts import Store, default_cache
+    from harness.plan.estimate import estimates
     from harness.render.estimate import show_estimates
     from harness.render.plan import show
-    from harness.resolve import Resolver
+    from harness.plan.resolve import Resolver
 
     if not estimate and (profile or link):
         raise click.UsageError("--profile and --link go with --estimate")
@@ -62,8 +62,8 @@ def command(
 def _given(profile: str | None, link: str | None) -> Given:
     from pydantic import ValidationError
 
-    from harness.estimate import Given
-    from harness.profile import Link, load_profile
+    from harness.plan.estimate import Given
+    from harness.plan.profiles.profile import Link, load_profile
 
     linked = None
     if link is not None:

@@ -44,7 +44,7 @@ def list_(block: tuple[str, ...], as_json: bool) -> int:
     from rich.markup import escape
     from rich.table import Table
 
-    from harness.render.wide import wide_console
+    from harness.render.console import wide_console
 
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in ("kind", "name", "summary", "plugin", "from"):

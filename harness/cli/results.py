@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 if TYPE_CHECKING:
-    from harness.results import Record, Results
+    from harness.results.folder import Record, Results
 
 
 @click.group("results")
@@ -24,7 +24,7 @@ def validate(folders: tuple[Path, ...]) -> int:
 
     Exit code 0: all is well; 1: problems, one a line.
     """
-    from harness.results import Results
+    from harness.results.folder import Results
 
     total = 0
     for folder in folders:
@@ -52,7 +52,7 @@ def show(folder: Path, which: str | None, as_json: bool) -> None:
     import json
 
     from harness.render import record as story
-    from harness.results import Results
+    from harness.results.folder import Results
 
     results = Results(folder)
     records = results.latest()

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from harness.leaderboard import Leaderboard
+    from harness.results.leaderboard.leaderboard import Leaderboard
 
 __all__ = ["FORMATS", "render"]
 

@@ -8,8 +8,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from harness.render.wide import wide_console
-from harness.verdicts import STATUSES, Verdict
+from harness.render.console import wide_console
+from harness.results.claims.verdicts import STATUSES, Verdict
 
 __all__ = ["counts", "show"]
 

@@ -9,10 +9,10 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from harness.render.wide import wide_console
+from harness.render.console import wide_console
 
 if TYPE_CHECKING:
-    from harness.estimate import DeviceShare, Estimate
+    from harness.plan.estimate import DeviceShare, Estimate
 
 __all__ = ["show_estimates"]
 

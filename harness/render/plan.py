@@ -8,10 +8,10 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from harness.render.wide import wide_console
+from harness.render.console import wide_console
 
 if TYPE_CHECKING:
-    from harness.plan import Cell, Plan
+    from harness.types.plan import Cell, Plan
 
 __all__ = ["show"]
 

@@ -15,9 +15,9 @@ from rich.table import Table
 from rich.text import Text
 
 if TYPE_CHECKING:
-    from harness.jobs import Failure
-    from harness.plan import Cell, Node, Plan
-    from harness.results import Record
+    from harness.prepare.jobs import Failure
+    from harness.types.plan import Cell, Node, Plan
+    from harness.results.folder import Record
 
 __all__ = ["LiveWatcher", "PlainWatcher", "watcher"]
 

@@ -8,7 +8,7 @@ from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from harness import stats
-from harness.results import Record
+from harness.results.folder import Record
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

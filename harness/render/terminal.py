@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from harness.leaderboard import Board, Leaderboard
+from harness.results.leaderboard.leaderboard import Board, Leaderboard
 from harness.render.view import KEEP, MARKS, Shown, columns_of, notes, setting, title
 
 __all__ = ["render"]

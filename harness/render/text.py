@@ -7,8 +7,8 @@ import io
 import json
 from collections.abc import Sequence
 
-from harness.columns import COLUMNS
-from harness.leaderboard import Board, Leaderboard
+from harness.results.columns import COLUMNS
+from harness.results.leaderboard.leaderboard import Board, Leaderboard
 from harness.render.view import columns_of, notes, setting, title
 
 __all__ = ["render"]

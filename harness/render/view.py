@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from harness.columns import COLUMNS, Row
-from harness.leaderboard import ALPHA, Board, not_printed
+from harness.results.columns import COLUMNS, Row
+from harness.results.leaderboard.leaderboard import ALPHA, Board, not_printed
 
 __all__ = ["NULL", "Shown", "cell", "columns_of", "name_of", "notes", "setting", "title"]
 

@@ -169,7 +169,7 @@ class Samples:
     int64 [n] each (``compute:PART``); ``memory`` in bytes; ``environment`` the window's signals;
     ``states`` what each watch saw of the machine; ``energy`` the meters' readings, as a record has them, and
     ``meters`` their raw samples; ``sustained`` and ``lasting_ns`` are of the load that went on after the window;
-    ``queue_ns``, ``late_ns`` int64 [n] (server, at ``target_qps`` arrivals a second) and ``reference`` as :class:`harness.load.Timed` has them;
+    ``queue_ns``, ``late_ns`` int64 [n] (server, at ``target_qps`` arrivals a second) and ``reference`` as :class:`harness.worker.loadgen.queries.Timed` has them;
     ``cooled``: whether a temperature that was asked for was reached; ``problems`` of watches, a line each;
     ``spans``: begin and end of the window and of idle time, on the worker's monotonic clock.
 

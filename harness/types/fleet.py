@@ -84,7 +84,7 @@ class Peer(Protocol):
     device: str
 
     def send(self, frame: Sequence[bytes | memoryview]) -> None:
-        """Send a frame (:mod:`harness.frames`), in pieces, which must not change later; does not wait for its answer.
+        """Send a frame (:mod:`harness.worker.frames`), in pieces, which must not change later; does not wait for its answer.
 
         Raises ``OSError`` where the connection is gone.
         """

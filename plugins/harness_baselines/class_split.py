@@ -21,8 +21,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from harness.data import relabel, subset
-from harness.features import fit_on_features
+from harness.data.choice import relabel, subset
+from harness.train.features import fit_on_features
 from harness.types import (
     IMAGE,
     Context,

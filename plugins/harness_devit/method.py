@@ -31,8 +31,8 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 from torch.nn import functional
 
-from harness.counting import count
-from harness.data import relabel, subset
+from harness.train.counting.count import count
+from harness.data.choice import relabel, subset
 from harness.types import (
     IMAGE,
     Context,

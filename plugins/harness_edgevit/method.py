@@ -29,10 +29,10 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
-from harness.counting import count
-from harness.data import ArraySplit
-from harness.features import computed
-from harness.recipe import NO_AUGMENTATION
+from harness.train.counting.count import count
+from harness.data.choice import ArraySplit
+from harness.train.features import computed
+from harness.train.optim import NO_AUGMENTATION
 from harness.types import Context, FitResult, Lineage, Model, Split, TensorSpec
 from harness_edgevit.params import EdgeViTParams
 from harness_edgevit.shape import check_images

@@ -32,10 +32,10 @@ import numpy as np
 import torch
 from torch import nn
 
-from harness.counting import count
-from harness.data import relabel, subset
-from harness.evaluation import evaluating, on_device
-from harness.features import fit_on_features
+from harness.train.counting.count import count
+from harness.data.choice import relabel, subset
+from harness.train.evaluation import evaluating, on_device
+from harness.train.features import fit_on_features
 from harness.types import (
     IMAGE,
     Context,

@@ -7,8 +7,8 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from harness.errors import DeviceError
-from harness.peers import LOCAL
-from harness.process import WorkerProcess
+from harness.worker.peers import LOCAL
+from harness.worker.process import WorkerProcess
 from harness.types import (
     Artifact,
     Beside,

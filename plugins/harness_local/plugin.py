@@ -53,7 +53,7 @@ def open_cpu(spec: DeviceSpec) -> Device:
 def _cpu(name: str, affinity: tuple[int, ...] | None) -> DeviceInfo:
     import psutil
 
-    from harness.environment import cpu_model
+    from harness.machine.environment import cpu_model
 
     return DeviceInfo(
         name=name, backend="cpu", model=cpu_model(), kind="cpu",

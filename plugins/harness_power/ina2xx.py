@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from harness import sysfs
+from harness.machine import sysfs
 from harness.errors import HarnessError
 from harness.types import MeterEntry, MeterInfo, Params, Unavailable
 

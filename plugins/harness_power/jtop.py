@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
-from harness import sysfs
+from harness.machine import sysfs
 from harness.errors import HarnessError
 from harness.types import MeterEntry, MeterInfo, Unavailable, Watch
 from harness_power.jetson import Composition, compose, is_jetson

@@ -31,7 +31,7 @@ from typing import Any
 
 from pydantic import Field
 
-from harness import sysfs
+from harness.machine import sysfs
 from harness.types import MeterEntry, MeterInfo, Params, Provenance, Scope, Unavailable
 
 __all__ = [
@@ -99,7 +99,7 @@ def zones(root: Path) -> dict[str, list[Path]]:
 
 def absent(root: Path) -> Unavailable:
     """Why there is no zone."""
-    from harness.environment import virtualised
+    from harness.machine.environment import virtualised
 
     vendor = _processor().get("vendor_id")
     if any(path.is_symlink() and not path.exists() for path in root.glob("intel-rapl*")):

@@ -30,7 +30,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from harness import sysfs
+from harness.machine import sysfs
 from harness.types import MeterEntry, MeterInfo, Unavailable, Watch
 
 __all__ = ["ENTRY"]
@@ -145,7 +145,7 @@ class State:
             self._throttle()
 
     def __call__(self) -> Mapping[str, Any]:
-        from harness.environment import governor
+        from harness.machine.environment import governor
 
         root = sysfs.root()
         state: dict[str, Any] = {"model": self._model, "governor": governor(root)}

@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from harness import sysfs
+from harness.machine import sysfs
 
 __all__ = ["UsbDevice", "attached", "udev_rule"]
 

@@ -7,7 +7,7 @@ from functools import partial
 
 from harness.hookspecs import hookimpl
 from harness.types import BackendEntry
-from harness_remote.boards import BoardParams, GpuBoardParams, describe, open_board, probe
+from harness_remote.inventory.boards import BoardParams, GpuBoardParams, describe, open_board, probe
 
 __all__ = ["harness_backends"]
 

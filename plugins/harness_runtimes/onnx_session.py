@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import onnxruntime as ort
 
-from harness import memory
+from harness.machine import memory
 from harness.errors import DeviceError
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ class OnnxSession:
         return self._session.run(self._output, feed)[0]  # type: ignore[no-any-return]
 
     def device_memory(self) -> dict[str, int]:
-        """:func:`harness.memory.on_gpu`, empty on a CPU; ONNX Runtime has no figure of its own."""
+        """:func:`harness.machine.memory.on_gpu`, empty on a CPU; ONNX Runtime has no figure of its own."""
         return {} if self.facts["provider"] == "CPUExecutionProvider" else memory.on_gpu()
 
     def close(self) -> None:

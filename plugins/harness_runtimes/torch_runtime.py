@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from safetensors.torch import load_model, save_model
 
-from harness import memory
+from harness.machine import memory
 from harness.errors import DeviceError
 from harness.types import Artifact, ModuleSpec
 from harness_runtimes.rebuild import file_name, rebuild
@@ -114,7 +114,7 @@ class TorchSession:
 
     def device_memory(self) -> dict[str, int]:
         """GPU bytes of this process: peaks of live tensors and of what the allocator held, and
-        :func:`harness.memory.on_gpu`; empty on a CPU."""
+        :func:`harness.machine.memory.on_gpu`; empty on a CPU."""
         if self._device.type != "cuda":
             return {}
         return {

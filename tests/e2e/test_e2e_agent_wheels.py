@@ -8,7 +8,8 @@ import sys
 
 import pytest
 
-from harness_remote import provision, wheel
+from harness_remote.setup import provision
+from harness_remote.setup import wheel
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 

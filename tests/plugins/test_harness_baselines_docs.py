@@ -11,9 +11,9 @@ import torch
 from pydantic import ValidationError
 
 from harness.plugins import load_plugins
-from harness.published import find_published, published_boards
+from harness.results.leaderboard.published import find_published, published_boards
 from harness.types import DataInfo, DeviceInfo, Fleet
-from harness.yamlfile import parse_value
+from harness.suite.yamlfile import parse_value
 from harness_timm.vit import ViTShape
 
 TEXT = (Path(__file__).parents[2] / "docs" / "baselines.md").read_text()

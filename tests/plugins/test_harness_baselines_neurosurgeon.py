@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from harness.estimate import Piece, schedule
-from harness.profile import Link
+from harness.plan.estimate import Piece, schedule
+from harness.plan.profiles.profile import Link
 from harness.testing import check_partitioner
 from harness.types import DeviceInfo, Fleet, Sketch
 from harness_baselines import plugin

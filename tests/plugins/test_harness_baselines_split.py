@@ -17,9 +17,9 @@ from pydantic import ValidationError
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from harness.data import DataChoice, open_data, subset
+from harness.data.choice import DataChoice, open_data, subset
 from harness.plugins import load_plugins
-from harness.saved import load_partition
+from harness.store.saved import load_partition
 from harness.testing import check_partitioner, make_context, make_model
 from harness.types import Fleet, Lineage, Model, Partition, TensorSpec
 from harness_baselines.class_split import averaged_softmax, class_groups, own_images, probe

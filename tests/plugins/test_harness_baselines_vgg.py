@@ -14,7 +14,7 @@ from torch import nn
 from torch.nn import functional
 from torch.utils.flop_counter import FlopCounterMode
 
-from harness.data import ArraySplit, subset
+from harness.data.choice import ArraySplit, subset
 from harness.testing import check_model, check_partitioner, make_context, make_model
 from harness.types import DataInfo, Fleet
 from harness_baselines.nnfacet import cut, perceptron, resampled, zero_shares

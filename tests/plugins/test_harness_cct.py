@@ -13,7 +13,7 @@ import torch
 from fvcore.nn import FlopCountAnalysis
 from torch import nn
 
-from harness.counting import count
+from harness.train.counting.count import count
 from harness.testing import check_model, check_partitioner, make_context, make_model
 from harness.types import DataInfo, Fleet, Model, Part, Partition, SessionOptions, TensorSpec
 from harness_devit.cct import sinusoids

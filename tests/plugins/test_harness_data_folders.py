@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from harness.data import DataChoice, effective_info, open_data
+from harness.data.choice import DataChoice, effective_info, open_data
 from harness.errors import SuiteError
 from harness.testing import check_dataset
 from harness.types import DataInfo, DatasetEntry

@@ -13,7 +13,7 @@ import torch
 from pydantic import ValidationError
 from timm.models.vision_transformer import VisionTransformer
 
-from harness.data import ArraySplit
+from harness.data.choice import ArraySplit
 from harness.testing import check_partitioner, check_plugin, make_context, make_model
 from harness.types import Fleet, ModuleSpec
 from harness_edvit import plugin
@@ -298,7 +298,7 @@ def test_a_class_without_images_is_named_with_the_stage(tmp_path: Path) -> None:
     source = make_model(ctx)
     train = ctx.data.train
     kept = np.flatnonzero(np.asarray(train.labels) != 1)
-    from harness.data import subset
+    from harness.data.choice import subset
 
     ctx.data.train = subset(train, kept)  # type: ignore[misc]
     params = plugin.EDViTParams(parts=2, epochs=1)

@@ -48,7 +48,7 @@ SERVER = (
     + """
 import traceback
 import onnxruntime, pynvml
-import harness.memory, harness.types, harness_local.nvidia, harness_power.nvml, harness_runtimes.onnx_session
+import harness.machine.memory, harness.types, harness_local.nvidia, harness_power.nvml, harness_runtimes.onnx_session
 for line in sys.stdin:
     script, STATE, environment = json.loads(line)
     if (pid := os.fork()) == 0:
@@ -307,7 +307,7 @@ def test_nvidia_ml_py_missing(absent):
     assert only["reason"] == "nvidia-ml-py is not installed"
     assert "nvidia" in only["fix"]
     assert ask(absent, blocked + WATCH) is None
-    assert ask(absent, blocked + "out(harness.memory.on_gpu())") == {}
+    assert ask(absent, blocked + "out(harness.machine.memory.on_gpu())") == {}
 
 
 def test_importing_the_meter_imports_no_optional_package(tmp_path):
@@ -393,7 +393,7 @@ def test_on_a_jetson_memory_is_what_the_system_lost(current, tmp_path):
     tree.mkdir(parents=True)
     (tree / "compatible").write_bytes(b"nvidia,p3768-0000+p3767-0005\0nvidia,tegra234\0")
     script = f"""
-from harness import memory
+from harness.machine import memory
 def leave(kilobytes):
     Path({str(tmp_path / "proc" / "meminfo")!r}).write_text(f"MemTotal: 8000 kB\\nMemAvailable: {{kilobytes}} kB\\n")
 leave(5000)

@@ -13,7 +13,8 @@ import time
 import pytest
 
 from harness.cli import main
-from harness_remote import secrets, service
+from harness_remote.wire import secrets
+from harness_remote.setup import service
 
 
 @pytest.fixture
@@ -91,7 +92,7 @@ def test_serve_says_when_it_is_ready_and_ends_with_a_signal(tmp_path):
 _SIGNAL_AT_EACH_LINE = """
 import signal, sys, threading
 from pathlib import Path
-from harness_remote.server import AgentSettings, serve
+from harness_remote.agent.server import AgentSettings, serve
 
 def trace(frame, event, _):
     global left

@@ -18,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from harness.errors import DeviceError
-from harness_remote.blobs import Blobs
+from harness_remote.agent.blobs import Blobs
 
 
 def sha(content):
@@ -193,7 +193,7 @@ def test_against_a_model(steps):
 SENDER = """
 import hashlib, sys
 from pathlib import Path
-from harness_remote.blobs import Blobs
+from harness_remote.agent.blobs import Blobs
 blobs = Blobs(Path(sys.argv[1]), 10**7, 10**8, reserve_bytes=0)
 content = bytes(range(256)) * 2000
 name = hashlib.sha256(content).hexdigest()

@@ -7,11 +7,11 @@ import json
 import pytest
 from pydantic import TypeAdapter
 
-from harness.meters import Meters
+from harness.machine.meters import Meters
 from harness.plugins import load_plugins
 from harness.types import MeterEntry, MeterInfo, Params
-from harness_remote import board
-from harness_remote.board import Board, describe
+from harness_remote.agent import board
+from harness_remote.agent.board import Board, describe
 
 CPUINFO = "processor\t: 0\nBogoMIPS\t: 108.00\nFeatures\t: fp asimd evtstrm crc32 cpuid\n"
 PI = {
@@ -144,7 +144,7 @@ def test_meters_that_answer_are_told_with_all_that_opens_them(tree, providers):
 
 
 def test_a_watch_that_fails_says_why(tree, providers, monkeypatch):
-    from harness import state
+    from harness.machine import state
 
     def broken():
         raise OSError("no such sensor")

@@ -23,7 +23,7 @@ import pytest
 from click.testing import CliRunner
 
 from harness.errors import BoardLost, DeviceError
-from harness.frames import pack
+from harness.worker.frames import pack
 from harness.plugins import load_plugins
 from harness.types import (
     Answer,
@@ -44,13 +44,17 @@ from harness.types import (
 
 pytest.importorskip("grpc")
 
-from harness_remote import board, boards, calls, client, secrets
-from harness_remote.client import Client, Timeouts
-from harness_remote.device import longest_s
-from harness_remote.external import External
-from harness_remote.inventory import Board, Credentials, Inventory
-from harness_remote.peer import open_peer
-from harness_remote.server import Agent, AgentSettings
+from harness_remote.agent import board
+from harness_remote.inventory import boards
+from harness_remote.agent import calls
+from harness_remote.client import client
+from harness_remote.wire import secrets
+from harness_remote.client.client import Client, Timeouts
+from harness_remote.client.device import longest_s
+from harness_remote.client.external import External
+from harness_remote.inventory.inventory import Board, Credentials, Inventory
+from harness_remote.client.peer import open_peer
+from harness_remote.agent.server import Agent, AgentSettings
 
 SHAPE = (3, 8, 8)
 CLASSES = 5
@@ -401,7 +405,7 @@ def test_detached_nothing_is_sent_while_it_measures(
         away_s.append(seconds)
         back.wait(60)
 
-    monkeypatch.setattr("harness_remote.device.time", SimpleNamespace(sleep=sleep))
+    monkeypatch.setattr("harness_remote.client.device.time", SimpleNamespace(sleep=sleep))
     with opened(plugins, spec_of(plugins, detached=True)) as device:
         device.load("whole", artifact, plugins.runtimes.get("onnxruntime").entry)
         device.connect(GRAPH, {})

@@ -18,7 +18,7 @@ from harness.types import Artifact, Beside, Graph, GraphPart, Load, Samples, Ten
 
 pytest.importorskip("google.protobuf")
 
-from harness_remote import codec
+from harness_remote.wire import codec
 
 GRAPH = Graph(
     parts=(
@@ -162,6 +162,6 @@ def test_bytes_with_errors_in_them_are_refused_or_read() -> None:
 def test_the_messages_are_those_of_the_protocol(tmp_path: Path) -> None:
     pytest.importorskip("grpc_tools")
     from harness_remote import agent_pb2
-    from harness_remote.generate import generate
+    from harness_remote.wire.generate import generate
 
     assert generate(tmp_path).read_text() == Path(str(agent_pb2.__file__)).read_text(), "run `make proto`"

@@ -19,19 +19,22 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harness.frames import FrameError, pack, unpack
+from harness.worker.frames import FrameError, pack, unpack
 from harness.types import Answer, Artifact, TensorSpec
 
 pytest.importorskip("grpc")
 pytest.importorskip("onnxruntime")
 
 from harness_remote import agent_pb2 as pb
-from harness_remote import codec, frameport, framesocket, secrets
-from harness_remote.client import Client
-from harness_remote.framesocket import FrameSocket
-from harness_remote.inventory import Credentials
-from harness_remote.peer import open_peer
-from harness_remote.server import Agent, AgentSettings
+from harness_remote.wire import codec
+from harness_remote.agent import frameport
+from harness_remote.wire import framesocket
+from harness_remote.wire import secrets
+from harness_remote.client.client import Client
+from harness_remote.wire.framesocket import FrameSocket
+from harness_remote.inventory.inventory import Credentials
+from harness_remote.client.peer import open_peer
+from harness_remote.agent.server import Agent, AgentSettings
 
 MOST = 2**20
 WAIT_S = 10.0
@@ -288,7 +291,7 @@ def test_both_sides_of_an_idle_connection_ping(central: Central, monkeypatch: py
 def test_opening_a_peer_ends_in_time_though_it_pings(
     identity: secrets.Identity, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("harness_remote.peer.CONNECT_S", 0.5)
+    monkeypatch.setattr("harness_remote.client.peer.CONNECT_S", 0.5)
     monkeypatch.setattr(framesocket, "PING_S", 0.05)
     stop = threading.Event()
     with socket.create_server(("127.0.0.1", 0)) as listener:

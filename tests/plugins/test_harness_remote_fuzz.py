@@ -18,14 +18,14 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from harness.errors import DeviceError
-from harness.frames import DTYPES, MAX_HEADER, FrameError, header_of, pack, unpack, with_header
-from harness.peers import Server, answer_of
+from harness.worker.frames import DTYPES, MAX_HEADER, FrameError, header_of, pack, unpack, with_header
+from harness.worker.peers import Server, answer_of
 from harness.types import Artifact, Beside, Graph, GraphPart, Load, Samples, TensorSpec
-from harness.worker import Worker
+from harness.worker.worker import Worker
 from harness_remote import agent_pb2 as pb
-from harness_remote import codec
-from harness_remote.server import Agent, AgentSettings
-from harness_remote.wire import SERVICE
+from harness_remote.wire import codec
+from harness_remote.agent.server import Agent, AgentSettings
+from harness_remote.wire.wire import SERVICE
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
@@ -216,7 +216,7 @@ class TestWorker:
         assert header["error"] == "part 'a': too few tensors, or an empty slot"
 
     def test_what_is_kept_is_bounded(self, worker, monkeypatch):
-        monkeypatch.setattr("harness.worker.MAX_KEPT_BYTES", 100)
+        monkeypatch.setattr("harness.worker.worker.MAX_KEPT_BYTES", 100)
         answers = [
             worker(b"".join(pack({"op": "keep", "slot": slot, "id": slot}, [np.zeros(20, np.uint8)])))[0]
             for slot in (0, 1, 2, 3, 4, 5, 0)

@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from harness.errors import SuiteError
-from harness_remote.inventory import Board, Credentials, Inventory, default_path, is_loopback, target
+from harness_remote.inventory.inventory import Board, Credentials, Inventory, default_path, is_loopback, target
 
 CERTIFICATE = "-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----\n"
 WRITTEN = """\
@@ -274,7 +274,7 @@ def test_the_documented_inventory_is_one(tmp_path: Path) -> None:
 
 
 def test_every_key_and_parameter_is_documented() -> None:
-    from harness_remote.boards import GpuBoardParams
+    from harness_remote.inventory.boards import GpuBoardParams
 
     rows = [line.split("|")[1] for line in DOCS.read_text().splitlines() if line.startswith("| `")]
     told = {word.strip(" `") for row in rows for word in row.split(",")}

@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 
 from harness.errors import DeviceError
-from harness_remote.inventory import Inventory
+from harness_remote.inventory.inventory import Inventory
 from harness_remote.lab import limits, supervisor
 from harness_remote.lab.labfile import Lab
 from harness_remote.lab.namespaces import Ability, Mode, probe

@@ -18,11 +18,11 @@ from harness.types import Load
 grpc = pytest.importorskip("grpc")
 
 from harness_remote import agent_pb2 as pb  # noqa: E402
-from harness_remote.client import Client  # noqa: E402
-from harness_remote.external import External  # noqa: E402
-from harness_remote.inventory import Credentials  # noqa: E402
-from harness_remote.server import Agent, AgentSettings  # noqa: E402
-from harness_remote.session import Session  # noqa: E402
+from harness_remote.client.client import Client  # noqa: E402
+from harness_remote.client.external import External  # noqa: E402
+from harness_remote.inventory.inventory import Credentials  # noqa: E402
+from harness_remote.agent.server import Agent, AgentSettings  # noqa: E402
+from harness_remote.agent.session import Session  # noqa: E402
 
 WAIT_S = 60
 
@@ -124,7 +124,7 @@ def test_a_renewal_under_way_does_not_shorten_a_detached_lease(
         return renew(id, seconds)
 
     monkeypatch.setattr(leases, "renew", slow)
-    monkeypatch.setattr("harness_remote.client.RENEW_S", 0.01)
+    monkeypatch.setattr("harness_remote.client.client.RENEW_S", 0.01)
     client.acquire()
     assert kept.wait(WAIT_S)
     client.detach(3600)
@@ -149,7 +149,7 @@ def test_a_channel_that_another_thread_closed_just_now_is_a_lost_board(
 
 
 def test_the_board_is_given_back_though_an_own_meter_does_not_end(agent: Agent, tmp_path: Path) -> None:
-    from harness_remote.device import RemoteDevice
+    from harness_remote.client.device import RemoteDevice
 
     device = object.__new__(RemoteDevice)
     device._client = Client("board", Credentials(target=agent.address))

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper
 
 from harness.errors import DeviceError
-from harness_remote import onnx_check
-from harness_remote.onnx_check import check, supported
+from harness_remote.agent import onnx_check
+from harness_remote.agent.onnx_check import check, supported
 
 
 def values(name):

@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from harness.artifacts import Store
+from harness.store.artifacts import Store
 from harness.cli import cli
 from harness.errors import DeviceError
 from harness.plugins import load_plugins
-from harness.profile import load_profile
+from harness.plan.profiles.profile import load_profile
 from harness.types import (
     Artifact,
     BackendEntry,
@@ -27,8 +27,8 @@ from harness.types import (
     Samples,
     Unavailable,
 )
-from harness_remote import profiling
-from harness_remote.profiling import PROBES, measure_profile
+from harness_profile import timing as profiling
+from harness_profile.timing import PROBES, measure_profile
 
 FIXED, SLOPE = 0.002, 500.0
 TINY = [profiling._vit(8, 4, dim, depth, 2) for dim, depth in ((8, 1), (16, 2), (24, 3))] + [
@@ -85,7 +85,7 @@ def runtime() -> Any:
     found = load_plugins().runtimes.get("onnxruntime")
 
     def export(ctx: Any, part: Any, params: Any) -> Artifact:
-        from harness.counting import count
+        from harness.train.counting.count import count
 
         inputs = tuple(edge.tensor for edge in part.inputs)
         counts = count(part.module, inputs)

@@ -22,7 +22,7 @@ import numpy as np
 import pytest
 
 from harness.errors import DeviceError
-from harness.frames import pack, unpack
+from harness.worker.frames import pack, unpack
 from harness.types import Artifact, Graph, GraphPart, Load, TensorSpec
 
 grpc = pytest.importorskip("grpc")
@@ -30,9 +30,10 @@ onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
 
 from harness_remote import agent_pb2 as pb  # noqa: E402
-from harness_remote import codec, secrets  # noqa: E402
-from harness_remote.server import Agent, AgentSettings  # noqa: E402
-from harness_remote.wire import LEASE, LOST, MAX_CONTROL_BYTES, MAX_MESSAGE_BYTES, OPTIONS, SERVICE, STREAM  # noqa: E402
+from harness_remote.wire import codec
+from harness_remote.wire import secrets# noqa: E402
+from harness_remote.agent.server import Agent, AgentSettings  # noqa: E402
+from harness_remote.wire.wire import LEASE, LOST, MAX_CONTROL_BYTES, MAX_MESSAGE_BYTES, OPTIONS, SERVICE, STREAM  # noqa: E402
 
 Code = grpc.StatusCode
 WEIGHT = np.arange(12, dtype=np.float32).reshape(4, 3)
@@ -472,7 +473,7 @@ def test_a_lease_that_lapses_ends_the_worker_and_every_call(agent: Agent, tmp_pa
 def test_sigterm_leaves_no_process(tmp_path: Path) -> None:
     code = (
         "import pathlib, sys\n"
-        "from harness_remote.server import AgentSettings, serve\n"
+        "from harness_remote.agent.server import AgentSettings, serve\n"
         "if __name__ == '__main__':\n"
         "    serve(AgentSettings(folder=pathlib.Path(sys.argv[1])), announce=lambda *a: print(a[0], flush=True))\n"
     )

@@ -15,8 +15,10 @@ from pathlib import Path
 import pytest
 
 from harness.cli import main
-from harness_remote import provision, service, wheel
-from harness_remote.examine import Facts
+from harness_remote.setup import provision
+from harness_remote.setup import service
+from harness_remote.setup import wheel
+from harness_remote.setup.examine import Facts
 
 ROOT = Path(__file__).parents[2]
 DATA = ROOT / "tests" / "data" / "ssh"

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from harness.errors import DeviceError
-from harness.parity import compare
+from harness.measure.parity import compare
 from harness.types import Artifact, Edge, ModuleSpec, Part, RuntimeEntry, SessionOptions, TensorSpec
 from harness_runtimes import onnx_export, plugin
 from harness_runtimes.onnx_graph import Graphs
@@ -455,7 +455,7 @@ def _bytes(artifact: Artifact) -> bytes:
 
 @pytest.mark.parametrize("integrated", [False, True])
 def test_gpu_memory_is_told_by_torch_and_by_the_driver(monkeypatch, integrated):
-    from harness import memory
+    from harness.machine import memory
     from harness_runtimes.torch_runtime import TorchSession
 
     def on(value):

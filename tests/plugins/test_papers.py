@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-from harness.claims import Number, load_claims
-from harness.footprint import STATIC
-from harness.plan import PrepareHost
-from harness.planner import make_plan
+from harness.results.claims.claims import Number, load_claims
+from harness.train.counting.footprint import STATIC
+from harness.types.plan import PrepareHost
+from harness.plan.planner import make_plan
 from harness.plugins import load_plugins
-from harness.resolve import Resolver
-from harness.suite import find_suite, load_suite
-from harness.verdicts import Judge
+from harness.plan.resolve import Resolver
+from harness.suite.suite import find_suite, load_suite
+from harness.results.claims.verdicts import Judge
 
 PAPERS = ("edgevit", "tformer", "devit", "edvit")
 

@@ -14,17 +14,17 @@ from timm.data.mixup import Mixup
 from timm.loss import SoftTargetCrossEntropy
 from torch import nn
 
-from harness import evaluation
-from harness.augment import Augmented, RandomImages, drawn_from, mix
-from harness.data import subset
+from harness.train import evaluation
+from harness.train.augment import Augmented, RandomImages, drawn_from, mix
+from harness.data.choice import subset
 from harness.errors import SuiteError
-from harness.plan import PrepareHost
-from harness.planner import make_plan
+from harness.types.plan import PrepareHost
+from harness.plan.planner import make_plan
 from harness.plugins import load_plugins
-from harness.recipe import NO_AUGMENTATION
-from harness.splits import ArraySplit, ImageSplit, StoredImages
-from harness.suite import load_suite
-from harness.train import TrainRecipe, fit
+from harness.train.optim import NO_AUGMENTATION
+from harness.data.splits import ArraySplit, ImageSplit, StoredImages
+from harness.suite.suite import load_suite
+from harness.train.loop import TrainRecipe, fit
 
 CLASSES = 3
 FULL = {

@@ -20,9 +20,9 @@ from hypothesis import strategies as st
 from timm.models.vision_transformer import VisionTransformer
 
 from harness import cli
-from harness.claims import Tolerance
-from harness.counting import count
-from harness.results import Record, Results
+from harness.results.claims.claims import Tolerance
+from harness.train.counting.count import count
+from harness.results.folder import Record, Results
 from harness.types import TensorSpec
 
 SUITE = """\
@@ -166,7 +166,7 @@ def test_a_suite_without_claims_and_a_folder_without_records_are_refused(harness
 
 def test_reading_and_judging_need_no_torch_to_be_imported():
     code = (
-        "import harness.cli.claims, harness.claims, harness.verdicts, sys; sys.exit('torch' in sys.modules)"
+        "import harness.cli.claims, harness.results.claims.claims, harness.results.claims.verdicts, sys; sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 

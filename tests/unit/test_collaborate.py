@@ -14,15 +14,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from harness.collaborate import Collaboration, to_pixels
+from harness.worker.collaborate import Collaboration, to_pixels
 from harness.errors import BoardLost, HarnessError
-from harness.frames import DTYPES, FrameError, pack, size_of, unpack
-from harness.peers import answer_of
-from harness.pipelined import generate_pipelined
-from harness.replay import VARIABLE, replayed
-from harness.splits import normalise
+from harness.worker.frames import DTYPES, FrameError, pack, size_of, unpack
+from harness.worker.peers import answer_of
+from harness.worker.loadgen.pipelined import generate_pipelined
+from harness.worker.replay import VARIABLE, replayed
+from harness.data.splits import normalise
 from harness.types import Answer, Graph, GraphPart, Load, PeerAddress, TensorSpec
-from harness.worker import Worker
+from harness.worker.worker import Worker
 
 SPEC = TensorSpec(shape=(2,))
 IMAGES = np.arange(4, dtype=np.float32).reshape(2, 2)
@@ -238,7 +238,7 @@ class Cable:
 @pytest.mark.parametrize("between", [lambda together: None, lambda together: together.probe(IMAGES)])
 def test_the_loss_of_a_connection_is_not_that_of_the_next(monkeypatch, between):
     """It may be told between two queries, and be read only once the board is back."""
-    monkeypatch.setattr("harness.collaborate.REOPEN_S", 0.01)
+    monkeypatch.setattr("harness.worker.collaborate.REOPEN_S", 0.01)
     monkeypatch.setattr(Cable, "plugged", plugged := [])
     address = PeerAddress(device="far", open=f"{HERE}:Cable")
     far = GraphPart(name="far", inputs=("image",), output=SPEC)

@@ -11,7 +11,7 @@ import torch
 from timm.layers import set_fused_attn, use_fused_attn
 from torch import nn
 
-from harness.counting import count
+from harness.train.counting.count import count
 from harness.errors import CellError
 from harness.types import TensorSpec
 

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from pydantic import ValidationError
 
-from harness import splits
-from harness.data import (
+from harness.data import splits
+from harness.data.choice import (
     ArraySplit,
     DataChoice,
     ImageSplit,
@@ -310,7 +310,7 @@ def test_opening_again_loads_nothing_again() -> None:
 
 DIGEST = """
 import hashlib
-from harness.data import DataChoice, open_data
+from harness.data.choice import DataChoice, open_data
 from harness_data.plugin import harness_datasets
 entry = next(entry for entry in harness_datasets() if entry.name == "synthetic")
 data = open_data(entry, entry.params(train=30, test=5), DataChoice(name="synthetic", image_size=20))

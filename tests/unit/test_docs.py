@@ -15,27 +15,24 @@ from pathlib import Path
 import click
 import pytest
 
-from harness import (
-    energy,
-    energy_columns,
-    hookspecs,
-    integrate,
-    load,
-    planner,
-    sampler,
-    state,
-    stats,
-    window,
-)
-from harness.claims import Number, Ordering, Placed, Statement, load_claims
+from harness import hookspecs, stats
+from harness.machine.energy import reading as energy
+from harness.results.leaderboard import energy_columns
+from harness.machine.energy import integrate
+from harness.worker.loadgen import queries as load
+from harness.plan import planner
+from harness.machine import sampler
+from harness.machine import state
+from harness.worker import window
+from harness.results.claims.claims import Number, Ordering, Placed, Statement, load_claims
 from harness.cli import cli
-from harness.columns import COLUMNS
-from harness.data import DataChoice
-from harness.footprint import STATIC
-from harness.plan import PrepareHost
+from harness.results.columns import COLUMNS
+from harness.data.choice import DataChoice
+from harness.train.counting.footprint import STATIC
+from harness.types.plan import PrepareHost
 from harness.plugins import load_plugins
-from harness.results import Record
-from harness.suite import (
+from harness.results.folder import Record
+from harness.suite.suite import (
     Defaults,
     DeviceChoice,
     Measure,
@@ -46,8 +43,8 @@ from harness.suite import (
     load_suite,
     shipped_suites,
 )
-from harness.train import TrainRecipe
-from harness.verdicts import STATUSES
+from harness.train.loop import TrainRecipe
+from harness.results.claims.verdicts import STATUSES
 
 ROOT = Path(__file__).parents[2]
 PAGES = {

@@ -15,8 +15,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harness.energy import Reading, Series, Span, cross_check, needed_time_s, read_window
-from harness.integrate import Track
+from harness.machine.energy.reading import Reading, Series, Span, cross_check, needed_time_s, read_window
+from harness.machine.energy.integrate import Track
 from harness.types.meters import MeterInfo
 
 S = 1_000_000_000

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from harness import stats
-from harness.leaderboard import boards
+from harness.results.leaderboard.leaderboard import boards
 from harness.render import render
-from harness.results import Record
+from harness.results.folder import Record
 
 ENERGY = ("energy_gross_mj", "energy_net_mj", "energy_u_mj", "power_gross_w", "idle_w", "energy_scope")
 

@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from harness.environment import (
+from harness.machine.environment import (
     cpu_capability,
     cpu_model,
     governor,

@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from harness.cli import cli
-from harness.estimate import Piece, schedule
-from harness.profile import Link, Point, Profile, write_profile
+from harness.plan.estimate import Piece, schedule
+from harness.plan.profiles.profile import Link, Point, Profile, write_profile
 
 SUITE = """\
 suite: mine

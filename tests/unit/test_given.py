@@ -9,7 +9,7 @@ import click
 import pytest
 
 from harness.cli import VERBS, cli, main
-from harness.cli.given import SUMMARIES
+from harness.cli.plugin_commands import SUMMARIES
 from harness.errors import PluginError
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from harness_remote.board import describe
+from harness_remote.agent.board import describe
 
 DOCS = Path(__file__).parents[2] / "docs"
 

@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness.columns import COLUMNS, parse_where
+from harness.results.columns import COLUMNS, parse_where
 from harness.errors import SuiteError
-from harness.leaderboard import boards, sorted_by
-from harness.results import Record
+from harness.results.leaderboard.leaderboard import boards, sorted_by
+from harness.results.folder import Record
 
 N = 400
 

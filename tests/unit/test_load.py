@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-import harness.load
-from harness.load import arrivals, batches, first_query, generate, per_query, warm_up, whole
+import harness.worker.loadgen.queries
+from harness.worker.loadgen.queries import arrivals, batches, first_query, generate, per_query, warm_up, whole
 from harness.types import Load
 
 IMAGES = np.arange(24, dtype=np.float32).reshape(6, 4)
@@ -98,7 +98,7 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch):
     made = Clock()
-    monkeypatch.setattr(harness.load, "time", made)
+    monkeypatch.setattr(harness.worker.loadgen.queries, "time", made)
     return made
 
 

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import harness.loadgen
-from harness.load import batches, generate, per_query, whole
-from harness.loadgen import generate_with_loadgen, missing
+import harness.worker.loadgen.mlperf
+from harness.worker.loadgen.queries import batches, generate, per_query, whole
+from harness.worker.loadgen.mlperf import generate_with_loadgen, missing
 from harness.types import Load
 
 pytestmark = pytest.mark.clock
@@ -185,7 +185,7 @@ def test_it_queries_in_the_calling_thread():
 
 def test_nothing_is_printed_and_nothing_is_left(tmp_path, monkeypatch, capfd):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(harness.loadgen.tempfile, "tempdir", str(tmp_path / "temporary"))
+    monkeypatch.setattr(harness.worker.loadgen.mlperf.tempfile, "tempdir", str(tmp_path / "temporary"))
     Path(tmp_path / "temporary").mkdir()
     for scenario in SCENARIOS:
         run(load_of(scenario, min_time_s=0.05, min_queries=2), two_ms)
@@ -208,5 +208,5 @@ def test_a_seed_chooses_the_schedule():
 
 def test_it_is_missing_where_its_module_is(monkeypatch):
     assert missing() is None
-    monkeypatch.setattr(harness.loadgen.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(harness.worker.loadgen.mlperf.importlib.util, "find_spec", lambda name: None)
     assert "pip install 'edge-harness[loadgen]'" in missing()

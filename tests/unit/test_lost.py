@@ -7,16 +7,17 @@ from dataclasses import asdict
 
 import pytest
 
-from harness import lost, runner
-from harness.artifacts import Store
-from harness.lost import LostBoards
-from harness.plan import PrepareHost
-from harness.planner import make_plan
+from harness.run import lost_boards as lost
+from harness.run import runner
+from harness.store.artifacts import Store
+from harness.run.lost_boards import LostBoards
+from harness.types.plan import PrepareHost
+from harness.plan.planner import make_plan
 from harness.plugins import load_plugins
-from harness.prepare import run_node
+from harness.prepare.nodes import run_node
 from harness.render.progress import PlainWatcher
-from harness.results import Results
-from harness.suite import load_suite
+from harness.results.folder import Results
+from harness.suite.suite import load_suite
 
 SUITE = """\
 suite: toys

@@ -9,17 +9,17 @@ from functools import cache
 import numpy as np
 import pytest
 
-from harness import accuracy
-from harness.artifacts import Store
-from harness.energy_columns import readings_of
+from harness.measure import accuracy
+from harness.store.artifacts import Store
+from harness.results.leaderboard.energy_columns import readings_of
 from harness.errors import SuiteError
-from harness.measure import CellLost, Evaluations, measure_cell
-from harness.plan import PrepareHost
-from harness.planner import make_plan
+from harness.measure.cell import CellLost, Evaluations, measure_cell
+from harness.types.plan import PrepareHost
+from harness.plan.planner import make_plan
 from harness.plugins import load_plugins
-from harness.prepare import run_node
-from harness.saved import load_any
-from harness.suite import load_suite
+from harness.prepare.nodes import run_node
+from harness.store.saved import load_any
+from harness.suite.suite import load_suite
 
 SUITE = """\
 suite: toys
@@ -160,7 +160,7 @@ def test_raw_pixels_are_a_quarter_and_give_the_same_answers(measured):
 
 
 def test_what_stands_for_boards_is_told(planned):
-    from harness.content import described
+    from harness.measure.fields import described
 
     cells = planned[0]
     said = {device: described(cell)["provenance"] for (_, device), cell in cells.items()}
@@ -220,8 +220,8 @@ def logits(partition, images, absent=(), stands_in=None):
 @pytest.fixture
 def references(planned):
     """(partition, test images, labels, training images) of a method."""
-    from harness.context import open_task_data
-    from harness.data import normalise
+    from harness.prepare.context import open_task_data
+    from harness.data.choice import normalise
 
     cells, plugins, store = planned
 

@@ -5,11 +5,11 @@ import sys
 
 import pytest
 
-from harness import memory
+from harness.machine import memory
 
 SCRIPT = """
 import numpy as np
-from harness import memory
+from harness.machine import memory
 big = np.ones(25_000_000); del big                       # 200 MB before the baseline
 memory.mark_baseline()
 kept = np.ones(5_000_000); transient = np.ones(10_000_000); del transient

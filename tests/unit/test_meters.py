@@ -5,7 +5,7 @@ from __future__ import annotations
 from types import SimpleNamespace
 
 from harness.hookspecs import hookimpl
-from harness.meters import Meters
+from harness.machine.meters import Meters
 from harness.plugins import load_plugins
 from harness.types import MeterEntry, Unavailable
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from harness.network import Link, critical_path_ns, link_of, network_of
+from harness.measure.network import Link, critical_path_ns, link_of, network_of
 from harness.types import Graph, GraphPart, Samples, TensorSpec
 
 MS = 1_000_000

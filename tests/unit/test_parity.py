@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from harness.parity import compare
+from harness.measure.parity import compare
 from harness.stats import wilson
 
 LOGITS = arrays(

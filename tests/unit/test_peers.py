@@ -9,8 +9,8 @@ from multiprocessing.connection import Client, Connection
 import numpy as np
 import pytest
 
-from harness.frames import pack, unpack
-from harness.peers import Server
+from harness.worker.frames import pack, unpack
+from harness.worker.peers import Server
 
 WAIT_S = 60
 

@@ -10,10 +10,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from harness.errors import SuiteError
-from harness.plan import PrepareHost
-from harness.planner import make_plan
+from harness.types.plan import PrepareHost
+from harness.plan.planner import make_plan
 from harness.plugins import load_plugins
-from harness.suite import Suite, load_suite, shipped_suites
+from harness.suite.suite import Suite, load_suite, shipped_suites
 
 SUITE = """\
 suite: mine

@@ -140,7 +140,7 @@ def test_every_hook_has_an_example_and_is_either_collecting_or_observing():
 
 TORCH_FREE = """
 import sys
-import harness, harness.types, harness.hookspecs, harness.planner, harness.worker, harness.runner
+import harness, harness.types, harness.hookspecs, harness.plan.planner, harness.worker.worker, harness.run.runner
 from harness.plugins import load_plugins
 assert not load_plugins().problems
 heavy = {"torch", "timm", "onnx", "onnxruntime", "pyarrow", "sklearn", "scipy"} & set(sys.modules)

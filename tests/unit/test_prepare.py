@@ -14,16 +14,16 @@ from pathlib import Path
 
 import pytest
 
-from harness import planner
-from harness.artifacts import Store
+from harness.plan import planner
+from harness.store.artifacts import Store
 from harness.errors import StorageError
 from harness.hookspecs import hookimpl
-from harness.plan import PrepareHost
-from harness.planner import make_plan
+from harness.types.plan import PrepareHost
+from harness.plan.planner import make_plan
 from harness.plugins import load_plugins
-from harness.prepare import run_node
-from harness.saved import load_any
-from harness.suite import load_suite
+from harness.prepare.nodes import run_node
+from harness.store.saved import load_any
+from harness.suite.suite import load_suite
 from harness.types import (
     IMAGE,
     CompressorEntry,
@@ -144,7 +144,7 @@ def test_what_a_killed_maker_left_goes_with_the_next_making(tmp_path):
     script = f"""
 import os, signal
 from pathlib import Path
-from harness.artifacts import Store
+from harness.store.artifacts import Store
 with Store(Path({str(tmp_path)!r})).making("k") as folder:
     (folder / "half").write_bytes(bytes(1000))
     os.kill(os.getpid(), signal.SIGKILL)

@@ -10,7 +10,7 @@ import time
 import pytest
 
 from harness.errors import DeviceError
-from harness.process import WorkerProcess
+from harness.worker.process import WorkerProcess
 from harness.types import Monitor
 
 

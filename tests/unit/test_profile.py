@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from scipy.optimize import nnls
 
 from harness.errors import StorageError
-from harness.profile import (
+from harness.plan.profiles.profile import (
     Link,
     Point,
     Profile,

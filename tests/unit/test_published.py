@@ -10,13 +10,13 @@ import pytest
 from click.testing import CliRunner
 
 from harness.cli import cli
-from harness.columns import COLUMNS
+from harness.results.columns import COLUMNS
 from harness.errors import SuiteError
-from harness.leaderboard import Leaderboard
-from harness.published import PRINTED, find_published, published_boards, shipped_published
+from harness.results.leaderboard.leaderboard import Leaderboard
+from harness.results.leaderboard.published import PRINTED, find_published, published_boards, shipped_published
 from harness.render import FORMATS, render
-from harness.results import Record, Results
-from harness.suite import shipped_suites
+from harness.results.folder import Record, Results
+from harness.suite.suite import shipped_suites
 
 GIVEN = """\
 paper: Small ViTs (Doe, 2020)

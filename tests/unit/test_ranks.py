@@ -17,17 +17,17 @@ import psutil
 import pytest
 import torch
 
-from harness.artifacts import Store
+from harness.store.artifacts import Store
 from harness.cli.common import _check_accelerate, _training_device
 from harness.errors import CellError, SuiteError
-from harness.jobs import Jobs
-from harness.plan import PrepareHost
-from harness.planner import make_plan
+from harness.prepare.jobs import Jobs
+from harness.types.plan import PrepareHost
+from harness.plan.planner import make_plan
 from harness.plugins import load_plugins
-from harness.ranks import ALONE, Follower, Leader
-from harness.splits import subset
-from harness.suite import load_suite
-from harness.train import TrainRecipe, fit
+from harness.train.ranks import ALONE, Follower, Leader
+from harness.data.splits import subset
+from harness.suite.suite import load_suite
+from harness.train.loop import TrainRecipe, fit
 from harness.types import DeviceInfo
 
 pytest.importorskip("accelerate")
@@ -193,8 +193,8 @@ def test_shares_are_the_batch(n, count):
 
 
 def test_a_rank_that_hangs_up_and_lives_fails_the_node(place, monkeypatch):
-    monkeypatch.setattr("harness.ranks.follow", importlib.import_module("harness_ranked").hangs_up)
-    monkeypatch.setattr("harness.ranks._PATIENCE_S", 0.0)
+    monkeypatch.setattr("harness.train.ranks.follow", importlib.import_module("harness_ranked").hangs_up)
+    monkeypatch.setattr("harness.train.ranks._PATIENCE_S", 0.0)
     monkeypatch.setattr(Leader, "join", lambda self, port, device, threads, listening: os.close(listening))
     told = Queue()
 

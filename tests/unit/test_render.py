@@ -13,11 +13,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness.columns import COLUMNS
-from harness.leaderboard import Leaderboard, boards
+from harness.results.columns import COLUMNS
+from harness.results.leaderboard.leaderboard import Leaderboard, boards
 from harness.render import FORMATS, render
 from harness.render.record import tell
-from harness.results import Record
+from harness.results.folder import Record
 
 
 def record(method: str = "vit", **more: Any) -> Record:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from harness.errors import DeviceError
-from harness.replay import VARIABLE, ReplayedSession, replayed
+from harness.worker.replay import VARIABLE, ReplayedSession, replayed
 
 
 class Busy:
@@ -59,7 +59,7 @@ def test_what_was_rehearsed_is_not_computed_again(tmp_path: Path, monkeypatch: p
     replay = ReplayedSession(session, tmp_path / "lock")
     clock = SimpleNamespace(perf_counter_ns=lambda: 5_000_000 * session.runs)
     with monkeypatch.context() as patch:
-        patch.setattr("harness.replay.time", clock)
+        patch.setattr("harness.worker.replay.time", clock)
         assert np.array_equal(replay.rehearse([images()]), 2 * images())
         runs = session.runs
         replay.rehearse([images()])

@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from harness.errors import StorageError, SuiteError
-from harness.results import Record, Results, latency_summary
+from harness.results.folder import Record, Results, latency_summary
 from harness.types import Samples
 
 CONTRACT = [
@@ -196,7 +196,7 @@ def test_a_full_disk_is_one_line_and_leaves_earlier_records_intact(results: Resu
     results.append(record("a"))
     size = (results.folder / "records.jsonl").stat().st_size
     code = (
-        "import resource, sys; from harness.results import Record, Results; from harness.errors import StorageError\n"
+        "import resource, sys; from harness.results.folder import Record, Results; from harness.errors import StorageError\n"
         f"results = Results({str(results.folder)!r})\n"
         f"resource.setrlimit(resource.RLIMIT_FSIZE, ({size + 50}, {size + 50}))\n"
         "values = dict(run_id='r', machine_id='m', suite='s', method='v', method_key='k', seed=0)\n"
@@ -235,7 +235,7 @@ def test_a_folder_that_cannot_be_made_is_one_line(tmp_path: Path) -> None:
 
 def test_a_second_run_is_refused_naming_the_first_until_that_is_gone(results: Results) -> None:
     code = (
-        "import time; from harness.results import Results\n"
+        "import time; from harness.results.folder import Results\n"
         f"with Results({str(results.folder)!r}).lock(): print('held', flush=True); time.sleep(60)"
     )
     first = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)

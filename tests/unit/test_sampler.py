@@ -11,7 +11,7 @@ import time
 import psutil
 import pytest
 
-from harness.sampler import Sampler, interval_s
+from harness.machine.sampler import Sampler, interval_s
 from harness.types import MeterInfo, MeterUse, Monitor
 
 pytestmark = pytest.mark.clock
@@ -216,12 +216,12 @@ import os, sys
 assert sys.argv[1:6] == ["-o", "BatchMode=yes", "-o", "ConnectTimeout=10", "--"], sys.argv
 if sys.argv[6] != "bench":
     sys.exit("ssh: Could not resolve hostname " + sys.argv[6])
-assert sys.argv[7] == "python3 -m harness.sampler"
+assert sys.argv[7] == "python3 -m harness.machine.sampler"
 code = '''
 import time
 true = time.monotonic_ns
 time.monotonic_ns = lambda: true() + 7_000_000_000_000  # booted two hours before us
-from harness import sampler
+from harness.machine import sampler
 sampler.main()
 '''
 os.execv("{python}", ["{python}", "-c", code])

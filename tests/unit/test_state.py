@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from harness.state import FLAGS, Window, flags, over_time, watch
+from harness.machine.state import FLAGS, Window, flags, over_time, watch
 from harness.types import Samples
 
 

@@ -23,11 +23,12 @@ import torch
 from pydantic import ValidationError
 from torch import nn
 
-from harness import checkpoint, evaluation
-from harness.augment import CropFlip
+from harness.train import checkpoint
+from harness.train import evaluation
+from harness.train.augment import CropFlip
 from harness.errors import CellError, StorageError
-from harness.splits import ImageSplit, StoredImages
-from harness.train import Batch, TrainRecipe, evaluate, fit
+from harness.data.splits import ImageSplit, StoredImages
+from harness.train.loop import Batch, TrainRecipe, evaluate, fit
 
 CLASSES = 3
 
@@ -533,7 +534,7 @@ def test_compiled_training_keeps_the_modules_names(tmp_path, monkeypatch):
 
 def test_progress(tmp_path, monkeypatch):
     told, updates = [], []
-    monkeypatch.setattr("harness.train.time", SimpleNamespace(perf_counter=lambda: len(updates)))
+    monkeypatch.setattr("harness.train.loop.time", SimpleNamespace(perf_counter=lambda: len(updates)))
 
     def loss(module, batch):  # takes a second
         updates.append(batch)

@@ -11,10 +11,10 @@ import time
 import numpy as np
 import pytest
 
-from harness.load import batches
-from harness.sampler import Sampler
+from harness.worker.loadgen.queries import batches
+from harness.machine.sampler import Sampler
 from harness.types import Load, MeterInfo, MeterUse, Monitor
-from harness.window import observe
+from harness.worker.window import observe
 
 METER = """
 import os, random, time

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from harness.errors import SuiteError
-from harness.yamlfile import parse_value, read_yaml
+from harness.suite.yamlfile import parse_value, read_yaml
 
 
 def value(text: str) -> Any:
@@ -166,7 +166,7 @@ def test_no_file_and_a_directory(tmp_path: Path) -> None:
 
 def test_a_file_without_end_is_not_read_to_its_end() -> None:
     code = (
-        "import resource; from pathlib import Path; from harness.yamlfile import read_yaml\n"
+        "import resource; from pathlib import Path; from harness.suite.yamlfile import read_yaml\n"
         "resource.setrlimit(resource.RLIMIT_AS, (2**30, 2**30))\n"
         "try: read_yaml(Path('/dev/zero'))\n"
         "except Exception as error: print(type(error).__name__, error)"

@@ -54,7 +54,7 @@ def init(folder: Path, names: tuple[str, ...], days: int, replace: bool) -> None
 
     Give the certificate and the token to those who may use the board: `harness devices add`.
     """
-    from harness_remote import secrets
+    from harness_remote.wire import secrets
 
     identity = secrets.create(folder, names or (socket.gethostname(),), days=days, replace=replace)
     click.echo(f"certificate: {folder / secrets.CERTIFICATE}")
@@ -71,9 +71,10 @@ def serve(host: str, port: int, frames_port: int | None, folder: Path, ready_fil
 
     At this machine's own addresses it needs nothing; at others the certificate and token of `harness agent init`.
     """
-    from harness_remote import secrets, service
-    from harness_remote.server import AgentSettings
-    from harness_remote.server import serve as serve_until_signal
+    from harness_remote.wire import secrets
+    from harness_remote.setup import service
+    from harness_remote.agent.server import AgentSettings
+    from harness_remote.agent.server import serve as serve_until_signal
 
     identity = _identity(host, folder)
     fingerprint = secrets.fingerprint(identity.certificate_pem) if identity else None
@@ -103,7 +104,7 @@ def install_service(
     host: str, port: int, frames_port: int | None, folder: Path, user: bool, print_only: bool
 ) -> None:
     """Write a systemd unit that serves at this address, have it start with the machine, and (re)start it now."""
-    from harness_remote import service
+    from harness_remote.setup import service
 
     folder = folder.absolute()
     user = user or os.geteuid() != 0
@@ -129,7 +130,7 @@ def _identity(host: str, folder: Path) -> Any:
         DeviceError: other machines could reach ``host``, and there is no certificate and token.
     """
     from harness.errors import DeviceError
-    from harness_remote import secrets
+    from harness_remote.wire import secrets
 
     if any((folder / name).exists() for name in (secrets.KEY, secrets.CERTIFICATE, secrets.TOKEN)):
         return secrets.load(folder)

@@ -32,10 +32,10 @@ def add(
     backend: str | None,
 ) -> None:
     """Add a board whose agent runs already to the inventory. (`harness devices setup` also installs the agent.)"""
-    from harness.validate import validated
-    from harness.yamlfile import Source
-    from harness_remote.boards import backend_of, told_by
-    from harness_remote.inventory import Board, Inventory
+    from harness.suite.validate import validated
+    from harness.suite.yamlfile import Source
+    from harness_remote.inventory.boards import backend_of, told_by
+    from harness_remote.inventory.inventory import Board, Inventory
 
     inventory = Inventory.load()
     written = {
@@ -59,7 +59,7 @@ def add(
 @click.argument("name")
 def remove(name: str) -> None:
     """Take a board out of the inventory. Its certificate and token stay where they are."""
-    from harness_remote.inventory import Inventory
+    from harness_remote.inventory.inventory import Inventory
 
     inventory = Inventory.load()
     board = inventory.board(name)
@@ -83,8 +83,8 @@ def check(context: click.Context, names: tuple[str, ...], as_json: bool) -> None
     """
     from concurrent.futures import ThreadPoolExecutor
 
-    from harness_remote.check import check_board
-    from harness_remote.inventory import Inventory
+    from harness_remote.inventory.check import check_board
+    from harness_remote.inventory.inventory import Inventory
 
     inventory = Inventory.load()
     chosen = [name for name in names if inventory.board(name)] or list(inventory.boards)

@@ -47,8 +47,10 @@ def command(
     from importlib.util import find_spec
 
     from harness.errors import DeviceError
-    from harness_remote import examine, provision, ssh
-    from harness_remote.enrol import Enrolment
+    from harness_remote.setup import examine
+    from harness_remote.setup import provision
+    from harness_remote.setup import ssh
+    from harness_remote.inventory.enrol import Enrolment
 
     def say(step: str) -> None:
         click.echo(f"{name}: {step}", err=True)
@@ -76,7 +78,7 @@ def command(
     for note in installed.notes:
         click.echo(f"note: {note}", err=True)
     say(f"checking it at {address}:{port}")
-    from harness_remote.client import Client
+    from harness_remote.client.client import Client
 
     client = Client(name, enrolment.inventory.credentials(name))
     try:

@@ -23,12 +23,12 @@ from typing import IO, NamedTuple
 
 from harness.errors import DeviceError, HarnessError
 from harness_remote import PORT
-from harness_remote.inventory import Board, Inventory, Link
+from harness_remote.inventory.inventory import Board, Inventory, Link
 from harness_remote.lab import limits, relay
 from harness_remote.lab.labfile import WORKSTATION
 from harness_remote.lab.namespaces import SWITCH, build, in_namespace
 from harness_remote.lab.state import INVENTORY, Settings
-from harness_remote.secrets import CERTIFICATE, TOKEN
+from harness_remote.wire.secrets import CERTIFICATE, TOKEN
 
 __all__ = ["main"]
 

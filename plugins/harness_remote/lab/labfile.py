@@ -9,10 +9,10 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, PlainSerializer, field_validator, model_validator
 
 from harness.errors import SuiteError, nearest
-from harness.suite import Duration, Name, find_suite, shipped_files
+from harness.suite.suite import Duration, Name, find_suite, shipped_files
 from harness.types import Params
-from harness.validate import validated
-from harness.yamlfile import Source, read_yaml
+from harness.suite.validate import validated
+from harness.suite.yamlfile import Source, read_yaml
 
 __all__ = ["WORKSTATION", "Lab", "LinkChoice", "find_lab", "load_lab", "shipped_labs"]
 

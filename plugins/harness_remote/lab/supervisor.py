@@ -21,7 +21,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from harness.errors import DeviceError, StorageError
-from harness_remote import secrets
+from harness_remote.wire import secrets
 from harness_remote.lab import limits
 from harness_remote.lab.labfile import Lab
 from harness_remote.lab.namespaces import enter, probe, without

@@ -1,0 +1,2 @@
+"""What the harness reads of a machine: kernel files, memory, state, and meters with the process that samples them.
+"""

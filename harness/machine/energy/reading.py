@@ -1,0 +1,255 @@
+"""Energy of a window from a meter's readings: gross, net of idle, and how far off it may be.
+
+Every uncertainty here is expanded to 95% (JCGM 100:2008, "GUM", section 6): the true energy lies within +-u in
+at least 95 of 100 windows. A part that is known by its bound only (calibration, clocks, edges) is taken as
+uniform within it (GUM 4.3.7), its standard uncertainty being bound / sqrt(3); parts add in squares:
+
+    u_gross^2 = calibration^2 + edge^2 + gaps^2        u_net^2 = u_gross^2 + (T * u_idle)^2
+
+The standard error over repeats is not in it: that is found where repeats come together. Nor is what no reading
+can tell: momentary power sampled at even times misses a load in step with the samples, and has a note that says so.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, Literal
+
+import numpy as np
+
+from harness.machine.energy.integrate import UNIFORM, Series, Span, Track, WithheldError, integral, mean_power
+from harness.types.meters import MeterInfo
+
+__all__ = ["Method", "Reading", "Series", "Span", "cross_check", "needed_time_s", "read_window"]
+
+Method = Literal["default", "devit", "mlperf"]
+
+FASTEST_POLL_S = 0.01
+DRIFT = 0.05
+DISAGREEMENT = 0.10
+MLPERF_METER = 0.01
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reading:
+    """One meter's figures for one window. A figure that is ``None`` has its reason in ``withheld``.
+
+    ``energy_*_j`` is of the whole window of ``window_s``, ``energy_*_mj`` of one inference, ``energy_u_mj`` the
+    uncertainty of its net energy, or of its gross energy where there is no net. ``disagreement``: difference
+    from other meters of the same thing, over the mean of both. ``details``: what the meter tells of itself.
+    """
+
+    meter: str
+    scope: str
+    watches: str
+    provenance: str
+    quantity: str
+    host: str
+    method: Method
+    window_s: float
+    inferences: int
+    samples: int
+    greatest_gap_s: float | None
+    period_s: float
+    averaging_s: float
+    calibration: float | None
+    energy_gross_j: float | None = None
+    power_gross_w: float | None = None
+    idle_before_w: float | None = None
+    idle_after_w: float | None = None
+    idle_w: float | None = None
+    idle_drift: float | None = None
+    energy_net_j: float | None = None
+    u_gross_j: float | None = None
+    u_net_j: float | None = None
+    uncertainty: dict[str, float | None] = field(default_factory=dict)
+    energy_gross_mj: float | None = None
+    energy_net_mj: float | None = None
+    energy_u_mj: float | None = None
+    withheld: dict[str, str] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    disagreement: dict[str, float] = field(default_factory=dict)
+    details: dict[str, Any] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+# --- a window ------------------------------------------------------------------------------------
+
+
+def read_window(
+    series: Series,
+    load: Span,
+    before: Span | None,
+    after: Span | None,
+    inferences: int,
+    *,
+    method: Method = "default",
+    mean_latency_s: float | None = None,
+    error: float | None = None,
+) -> Reading:
+    """Energy of ``load``, gross and net of the mean of idle ``before`` and ``after`` it.
+
+    ``method``: ``default`` shares the window's energy among its inferences; ``devit`` takes mean latency times
+    (mean power - idle power) instead (DeViT, section V-A); ``mlperf`` takes the mean power of the readings
+    strictly inside the window, and subtracts no idle (MLPerf Power). A figure whose relative uncertainty is
+    over ``error`` is withheld. Nothing is extrapolated, and nothing is guessed.
+
+    Raises:
+        ValueError: ``method`` is ``devit`` and there is no mean latency; the window has no length.
+    """
+    if method == "devit" and mean_latency_s is None:
+        raise ValueError("method 'devit' needs the mean latency")
+    if load.end_ns <= load.begin_ns:
+        raise ValueError("a window without length has no energy")
+    info, seconds = series.info, (load.end_ns - load.begin_ns) / 1e9
+    first = int(np.searchsorted(series.ns, load.begin_ns, "left"))
+    last = int(np.searchsorted(series.ns, load.end_ns, "right"))
+    gaps = np.diff(series.ns[max(first - 1, 0) : last + 1])
+    reading = Reading(
+        meter=info.name, scope=info.scope, watches=info.watches, provenance=info.provenance,
+        quantity=info.quantity, host=info.host, method=method, window_s=seconds, inferences=inferences,
+        samples=last - first, greatest_gap_s=float(gaps.max()) / 1e9 if len(gaps) else None,
+        period_s=info.period_s, averaging_s=info.averaging_s, calibration=info.calibration, details=dict(info.details),
+    )  # fmt: skip
+    try:
+        track = Track(series, load.begin_ns)
+        if method == "mlperf":
+            gross = mean_power(track, 0.0, seconds, slack=0.0)
+        else:
+            gross = integral(track, 0.0, seconds)
+        if inferences < 1:
+            raise WithheldError("no inference in the window")
+    except WithheldError as reason:
+        return replace(reading, withheld={"gross": str(reason), "net": "no gross energy"})
+
+    energy, edge = gross.joules, math.hypot(gross.edge, gross.missed)
+    calibration = None if info.calibration is None else UNIFORM * info.calibration * abs(energy)
+    u_gross = math.hypot(calibration or 0.0, edge, gross.gaps)
+    parts = {"calibration_j": calibration, "edge_j": edge, "gaps_j": gross.gaps, "idle_j": None}
+    reading = replace(reading, u_gross_j=u_gross, uncertainty=parts, notes=_notes(track, method))
+    try:
+        _within(u_gross, energy, error, "gross")
+        reading = replace(reading, energy_gross_j=energy, power_gross_w=energy / seconds)
+    except WithheldError as reason:
+        reading = replace(reading, withheld={"gross": str(reason)})
+    if method == "mlperf":
+        reading = _without_net(reading, "method 'mlperf' subtracts no idle")
+    else:
+        reading = _net(reading, track, energy, u_gross, load.begin_ns, before, after, error)
+    share = (mean_latency_s or 0.0) / seconds if method == "devit" else 1 / inferences
+    u = reading.u_net_j if reading.energy_net_j is not None else u_gross
+    shown = reading.energy_net_j is not None or reading.energy_gross_j is not None
+    return replace(
+        reading,
+        energy_gross_mj=_times(reading.energy_gross_j, 1e3 * share),
+        energy_net_mj=_times(reading.energy_net_j, 1e3 * share),
+        energy_u_mj=_times(u if shown else None, 1e3 * share),
+    )
+
+
+def _net(
+    reading: Reading, track: Track, energy: float, u_gross: float, origin: int,
+    before: Span | None, after: Span | None, error: float | None,
+) -> Reading:  # fmt: skip
+    """``reading`` with idle subtracted; what idle did beyond the mean of both ends is uncertainty."""
+    try:
+        first, u_first = _idle(track, before, origin, "before")
+        reading = replace(reading, idle_before_w=first)
+        last, u_last = _idle(track, after, origin, "after")
+    except WithheldError as reason:
+        return _without_net(reading, str(reason))
+    mean, seconds, notes = (first + last) / 2, reading.window_s, list(reading.notes)
+    drift = (last - first) / mean if mean else None
+    u_idle = seconds * math.hypot(u_first / 2, u_last / 2, UNIFORM * (last - first) / 2)
+    net, u_net = energy - mean * seconds, math.hypot(u_gross, u_idle)
+    if drift is not None and abs(drift) > DRIFT:
+        notes.append(f"idle drifted by {drift:+.0%}, from {first:.3g} to {last:.3g} W")
+    if abs(net) <= u_net:
+        notes.append("net energy cannot be told from zero")
+    reading = replace(
+        reading, idle_after_w=last, idle_w=mean, idle_drift=drift, u_net_j=u_net,
+        uncertainty=reading.uncertainty | {"idle_j": u_idle}, notes=notes,
+    )  # fmt: skip
+    try:
+        _within(u_net, net, error, "net")
+    except WithheldError as reason:
+        return _without_net(reading, str(reason))
+    return replace(reading, energy_net_j=net)
+
+
+def _idle(track: Track, span: Span | None, origin: int, name: str) -> tuple[float, float]:
+    """Mean watts and their uncertainty."""
+    if span is None:
+        raise WithheldError(f"idle {name} the load was not measured")
+    length = (span.end_ns - span.begin_ns) / 1e9
+    try:
+        part = mean_power(track, (span.begin_ns - origin) / 1e9, (span.end_ns - origin) / 1e9)
+    except WithheldError as reason:
+        raise WithheldError(f"idle {name} the load: {reason}") from None
+    return part.joules / length, math.hypot(part.edge, part.gaps) / length
+
+
+def _without_net(reading: Reading, reason: str) -> Reading:
+    return replace(reading, withheld=reading.withheld | {"net": reason})
+
+
+def _within(u: float, energy: float, error: float | None, name: str) -> None:
+    relative = u / abs(energy) if energy else math.inf
+    if error is not None and relative > error:
+        raise WithheldError(f"uncertain by {relative:.1%} ({name}), more than energy_error {error:.2%}")
+
+
+def _times(value: float | None, factor: float) -> float | None:
+    return None if value is None else value * factor
+
+
+def _notes(track: Track, method: Method) -> list[str]:
+    notes = []
+    info = track.info
+    if info.calibration is None:
+        notes.append("no calibration stated by the maker: not in the uncertainty")
+    if method == "mlperf" and (info.calibration is None or info.calibration > MLPERF_METER):
+        notes.append("MLPerf asks for a meter within 1%")
+    gaps = np.diff(track.polls)
+    even = 2 * info.period_s >= track.interval or np.ptp(gaps) < 0.1 * np.median(gaps)
+    if not track.counter and even and info.averaging_s < track.interval / 2:
+        notes.append("sampled evenly: a load in step with the samples would not be seen, nor its uncertainty")
+    return notes
+
+
+# --- several meters --------------------------------------------------------------------------------
+
+
+def cross_check(readings: Sequence[Reading]) -> list[Reading]:
+    """The readings, each with its difference from others of the same scope of the same thing.
+
+    Counter and integrated power of one GPU are known to differ by up to a factor of two; above 10% it is noted.
+    """
+    checked = []
+    for this in readings:
+        found, notes = {}, list(this.notes)
+        for other in readings:
+            same = (other.scope, other.watches, other.host) == (this.scope, this.watches, this.host)
+            a, b = this.energy_gross_j, other.energy_gross_j
+            if other is this or not same or a is None or b is None:
+                continue
+            found[other.meter] = abs(a - b) / (abs(a + b) / 2) if a + b else 0.0
+            if found[other.meter] > DISAGREEMENT:
+                notes.append(
+                    f"differs by {found[other.meter]:.0%} from {other.meter}, which reads the same thing"
+                )
+        checked.append(replace(this, disagreement=found, notes=notes))
+    return checked
+
+
+def needed_time_s(info: MeterInfo, error: float, clock_error_s: float = 0.0) -> float:
+    """Length of a window for which the error of its two edges is within ``error`` of the energy.
+
+    Each edge is known to one reading, of a meter that is polled 100 times a second at most, and to the clock's
+    error.
+    """
+    return 2 * (max(info.period_s, FASTEST_POLL_S) + clock_error_s) / error

@@ -1,0 +1,144 @@
+"""What the machine is: facts that do not change during a run. What cannot be read is absent, never guessed."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+import uuid
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from harness.store.artifacts import default_cache
+from harness.errors import StorageError
+from harness.machine.sysfs import each, text
+
+__all__ = ["cpu_capability", "cpu_model", "governor", "host", "machine_id", "virtualised"]
+
+PACKAGES = (
+    "edge-harness", "numpy", "torch", "timm", "onnx", "onnxruntime", "onnxruntime-gpu", "onnxscript",
+    "safetensors", "pillow", "pyarrow", "scikit-learn", "nvidia-ml-py",
+)  # fmt: skip
+
+ROOT = Path("/")
+
+
+def host() -> dict[str, Any]:
+    """Facts of this machine and interpreter that do not change during a run. No name, no user, no path."""
+    import psutil
+
+    memory = psutil.virtual_memory()
+    return {
+        "machine_id": machine_id(),
+        "os": _os_name(),
+        "kernel": f"{platform.system()} {platform.release()}",
+        "arch": platform.machine(),
+        "python": platform.python_version(),
+        "cpu": cpu_model(),
+        "cores_physical": psutil.cpu_count(logical=False),
+        "cores_logical": psutil.cpu_count(logical=True),
+        "memory_bytes": memory.total,
+        "cpu_capability": cpu_capability(),
+        "governor": governor(),
+        "virtualised": virtualised(),
+        "versions": _versions(),
+    }
+
+
+def machine_id(root: Path = ROOT) -> str:
+    """16 hex digits that stay the same on one installation and say nothing else of it.
+
+    A salted hash of ``/etc/machine-id`` (man 5 machine-id asks not to show it); where there is none, a
+    random one kept in the harness's cache folder.
+
+    Raises:
+        StorageError: there is no ``/etc/machine-id``, and the cache folder cannot be written.
+    """
+    own = text(root / "etc/machine-id")
+    if own is None or len(own) != 32:
+        own = _kept_id(default_cache() / "machine-id")
+    return hashlib.sha256(f"edge-harness machine {own}".encode()).hexdigest()[:16]
+
+
+def _kept_id(path: Path) -> str:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        new = path.with_name(f"machine-id.{os.getpid()}")
+        new.write_text(uuid.uuid4().hex)
+        try:
+            os.link(new, path)  # whole or not at all, and the first of two wins
+        except FileExistsError:
+            pass
+        finally:
+            new.unlink()
+        return path.read_text()
+    except OSError as error:
+        raise StorageError(f"cannot keep this machine's id in {path}: {error.strerror or error}") from None
+
+
+def cpu_model(root: Path = ROOT) -> str:
+    """The processor's name; on a board the board's, which Arm's ``cpuinfo`` lacks."""
+    board = text(root / "proc/device-tree/model")
+    return board or _cpuinfo(root).get("model name") or platform.processor() or platform.machine()
+
+
+def cpu_capability(root: Path = ROOT) -> str:
+    """The vector extension that decides results and speed: avx512, avx2, sve, neon or default.
+
+    As torch chooses its kernels, ``ATEN_CPU_CAPABILITY`` included; that can only lower it.
+    """
+    info = _cpuinfo(root)
+    names = set((info.get("flags") or info.get("Features") or "").split())
+    if "sve" in names:
+        return "sve"
+    if "asimd" in names:
+        return "neon"
+    asked = os.environ.get("ATEN_CPU_CAPABILITY", "")
+    wide = {"avx512f", "avx512vl", "avx512bw", "avx512dq", "fma"} <= names
+    if wide and asked not in ("avx2", "default"):
+        return "avx512"
+    if {"avx2", "fma"} <= names and asked != "default":
+        return "avx2"
+    return "default"
+
+
+def governor(root: Path = ROOT) -> str | None:
+    """The CPU frequency governor, several joined with ``+``; ``None`` where the kernel shows none."""
+    found = {text(path) for path in each(root, "sys/devices/system/cpu/cpu[0-9]*/cpufreq/scaling_governor")}
+    return "+".join(sorted(name for name in found if name)) or None
+
+
+def virtualised(root: Path = ROOT) -> bool | None:
+    """Whether a hypervisor is below; ``None`` where that can't be told."""
+    if "flags" in _cpuinfo(root):
+        return "hypervisor" in _cpuinfo(root)["flags"].split()
+    if (root / "proc/device-tree").is_dir():
+        return (root / "proc/device-tree/hypervisor").exists()
+    return None
+
+
+def _os_name() -> str:
+    try:
+        return platform.freedesktop_os_release()["PRETTY_NAME"]
+    except (OSError, KeyError):
+        return platform.system()
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for name in PACKAGES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def _cpuinfo(root: Path) -> dict[str, str]:
+    """The first processor's entries of ``/proc/cpuinfo``."""
+    found: dict[str, str] = {}
+    for line in (text(root / "proc/cpuinfo") or "").splitlines():
+        key, _, value = line.partition(":")
+        found.setdefault(key.strip(), value.strip())
+    return found

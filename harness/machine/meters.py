@@ -1,0 +1,149 @@
+"""Which meters and watches answer, and which of them a device's cells read. Planning time: nothing is measured."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from harness.machine import state
+from harness.plugins import Plugins, Registered
+from harness.machine.sampler import Sampler
+from harness.types import DeviceInfo, MeterEntry, MeterInfo, MeterUse, Monitor, Params, Unavailable, Watch
+
+__all__ = ["Found", "Meters", "answers", "fitting"]
+
+Found = tuple[list[MeterUse], list[Unavailable]]
+
+
+def _where(function: Any) -> str:
+    """A function as another process finds it: "module:name"."""
+    return f"{function.__module__}:{function.__qualname__}"
+
+
+def answers(
+    registered: Registered[MeterEntry], params: Params | None = None
+) -> list[MeterInfo | Unavailable]:
+    """What a kind of meter finds, as a suite describes it (``params``) or by itself; never raises but ``ValueError``.
+
+    A meter at another host is opened there once, for its host alone knows whether it answers.
+
+    Raises:
+        ValueError: ``params`` cannot be right.
+    """
+    entry = registered.entry
+    if registered.missing is not None and not getattr(params, "host", ""):
+        reason, _, fix = registered.missing.partition(": ")
+        return [Unavailable(name=entry.name, reason=reason, fix=fix)]
+    try:
+        describe = entry.describe
+        found = list(describe(params) if describe is not None and params is not None else entry.probe())
+    except ValueError:
+        raise
+    except Exception as error:  # noqa: BLE001 - one broken meter must not hide the others
+        return [Unavailable(name=entry.name, reason=f"{type(error).__name__}: {error}")]
+    return [_at_its_host(one, entry) if isinstance(one, MeterInfo) and one.host else one for one in found]
+
+
+def _at_its_host(info: MeterInfo, entry: MeterEntry) -> MeterInfo | Unavailable:
+    sampler = Sampler(Monitor(meters=(MeterUse(info=info, open=_where(entry.open)),)))
+    try:
+        problems = [*sampler.ready().values(), *sampler.problems()]
+    finally:
+        sampler.close()
+    if not problems:
+        return info
+    return Unavailable(
+        name=info.name, reason=f"at {info.host}: {problems[0]}",
+        fix=f"`ssh {info.host} python3 -m harness.machine.sampler` must start without a password",
+    )  # fmt: skip
+
+
+class Meters:
+    """What is read beside the cells of one suite, looked up once."""
+
+    def __init__(self, plugins: Plugins) -> None:
+        self._plugins = plugins
+        self._auto: Found | None = None
+        self._given = {"linux": state.watch} | {
+            one.entry.name: one.entry.watch
+            for one in plugins.meters
+            if one.entry.watch is not None and one.missing is None
+        }
+        self._seen: dict[str, Mapping[str, Any] | Unavailable] | None = None
+
+    def auto(self) -> Found:
+        """Every meter that answers by itself; and those that do not, with their reasons."""
+        if self._auto is None:
+            uses: list[MeterUse] = []
+            absent: list[Unavailable] = []
+            for registered in self._plugins.meters:
+                try:
+                    found = answers(registered)
+                except ValueError as error:
+                    found = [Unavailable(name=registered.entry.name, reason=str(error))]
+                _sort(found, registered.entry, uses, absent)
+            self._auto = uses, absent
+        return self._auto
+
+    def named(self, chosen: Iterable[tuple[Registered[MeterEntry], Params]]) -> Found:
+        """Those that a suite names. Raises ``ValueError`` for parameters that cannot be right."""
+        uses: list[MeterUse] = []
+        absent: list[Unavailable] = []
+        for registered, params in chosen:
+            _sort(answers(registered, params), registered.entry, uses, absent)
+        return uses, absent
+
+    def watches(self) -> Mapping[str, str]:
+        """What tells the state of this machine: name -> function; those that know nothing here are left out.
+
+        One that fails stays, so that records say so.
+        """
+        return {name: _where(self._given[name]) for name in self.snapshot()}
+
+    def snapshot(self) -> Mapping[str, Mapping[str, Any] | Unavailable]:
+        """What every watch told when it was looked up, or why it told nothing. None is left open."""
+        if self._seen is None:
+            self._seen = {}
+            for name, function in self._given.items():
+                try:
+                    opened = function()
+                    if opened is not None:
+                        self._seen[name] = _read_once(opened)
+                except Exception as error:  # noqa: BLE001 - a watch's library may raise anything
+                    self._seen[name] = Unavailable(name=name, reason=f"{type(error).__name__}: {error}")
+        return self._seen
+
+    def tells_temperature(self) -> bool:
+        told = self.snapshot().values()
+        return any("temperature_c" in one for one in told if not isinstance(one, Unavailable))
+
+
+def _read_once(watch: Watch) -> Mapping[str, Any]:
+    try:
+        return dict(watch())
+    finally:
+        if close := getattr(watch, "close", None):
+            close()
+
+
+def fitting(uses: Sequence[MeterUse], info: DeviceInfo) -> list[MeterUse]:
+    """Those of all meters here that say something of this device: another GPU's does not."""
+    uuid = info.details.get("uuid")
+    return [
+        use
+        for use in uses
+        if use.info.scope != "gpu" or (info.kind == "cuda" and use.info.watches.partition("/")[0] == uuid)
+    ]
+
+
+def _sort(
+    found: Iterable[MeterInfo | Unavailable],
+    entry: MeterEntry,
+    uses: list[MeterUse],
+    absent: list[Unavailable],
+) -> None:
+    for one in found:
+        if isinstance(one, MeterInfo):
+            uses.append(MeterUse(info=one, open=_where(entry.open)))
+        else:
+            absent.append(one)

@@ -1,0 +1,431 @@
+"""Reads meters and the machine's state, in a process of its own, so that no latency waits for a meter.
+
+``python -m harness.machine.sampler`` reads JSON lines from standard input and answers each with one; :class:`Sampler` is
+the other end, in the worker. A meter at another host is read by the same program there, over ssh.
+
+Every meter has a thread. Deadlines are absolute, each with up to half an interval of jitter to either side, so
+that a load with a beat of its own is not always met at the same phase. Times are those at which the readings
+were taken, on this machine's monotonic clock.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import json
+import os
+import queue
+import random
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import IO, Any
+
+from harness.types import Log, Meter, MeterInfo, MeterUse, Monitor, Watch
+
+__all__ = ["MeterSamples", "Sampled", "Sampler", "interval_s", "main"]
+
+FASTEST_S, SLOWEST_S = 0.01, 0.1
+STATE_S = 0.25
+READY_S, ANSWER_S, CLOSE_S = 30.0, 30.0, 1.0
+PINGS = 8
+
+
+@dataclass(frozen=True, kw_only=True)
+class MeterSamples:
+    """What one meter read: monotonic nanoseconds, joules or watts; ``error`` says why it ended early.
+
+    ``clock_error_s`` bounds by how much its times may be off, after another host's or a log's clock was joined.
+    """
+
+    info: MeterInfo
+    ns: Sequence[int]
+    value: Sequence[float]
+    error: str = ""
+    clock_error_s: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sampled:
+    """What a sampler saw: each meter's samples, and the machine's state (nanoseconds, source, signals) in time."""
+
+    meters: tuple[MeterSamples, ...] = ()
+    states: tuple[tuple[int, str, Mapping[str, Any]], ...] = ()
+    problems: tuple[str, ...] = field(default=())
+
+
+def interval_s(info: MeterInfo) -> float:
+    """Seconds between two readings of a meter that is polled, 10 to 100 Hz: its period, of a counter a quarter.
+
+    A counter's change is known to the poll that saw it.
+    """
+    return min(max(info.period_s / (4 if info.quantity == "energy" else 1), FASTEST_S), SLOWEST_S)
+
+
+# --- the process that reads -----------------------------------------------------------------------
+
+
+class _Reader(threading.Thread):
+    """Calls ``read`` at jittered moments while ``on`` is set; a reading that fails ends it."""
+
+    def __init__(self, read: Callable[[], tuple[int, Any]], every_s: float, on: threading.Event) -> None:
+        super().__init__(daemon=True)
+        self.samples: list[tuple[int, Any]] = []
+        self.error = ""
+        self._read, self._every_ns, self._on = read, int(every_s * 1e9), on
+        self.start()
+
+    def run(self) -> None:
+        chance = random.Random()
+        while True:
+            self._on.wait()
+            deadline = time.monotonic_ns()
+            while self._on.is_set():
+                wait = deadline + int(self._every_ns * chance.uniform(-0.5, 0.5)) - time.monotonic_ns()
+                if wait > 0:
+                    time.sleep(wait / 1e9)
+                try:
+                    self.samples.append(self._read())
+                except Exception as error:  # noqa: BLE001 - a meter's library may raise anything
+                    self.error = _line(error)
+                    return
+                missed = (time.monotonic_ns() - deadline) // self._every_ns
+                deadline += self._every_ns * max(1, missed)  # one late reading, no burst after it
+
+
+def main() -> None:
+    """Serve one parent until it closes its end."""
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # a meter's library may print
+    on = threading.Event()
+    meters: dict[str, tuple[Meter | Log, _Reader | None]] = {}
+    watchers: dict[str, _Reader] = {}
+    for line in sys.stdin:
+        asked = json.loads(line)
+        answer: dict[str, Any] = {}
+        match asked["do"]:
+            case "open":
+                answer = {"errors": _open(asked, meters, watchers, on)}
+            case "now":
+                answer = {"now": time.monotonic_ns()}
+            case "start":
+                for reader in (*(reader for _, reader in meters.values() if reader), *watchers.values()):
+                    reader.samples.clear()
+                on.set()
+            case "stop":
+                answer = _stop(asked, meters, watchers, on)
+            case "state":
+                answer = {"states": [s for reader in watchers.values() for _, s in reader.samples[-1:]]}
+        answers.write(json.dumps(answer) + "\n")
+        answers.flush()
+    on.clear()
+    threading.Timer(CLOSE_S, os._exit, (0,)).start()  # a meter's thread may be in a system call
+    for meter, _ in meters.values():
+        with contextlib.suppress(Exception):
+            meter.close()
+    os._exit(0)
+
+
+def _open(
+    asked: Mapping[str, Any],
+    meters: dict[str, tuple[Meter | Log, _Reader | None]],
+    watchers: dict[str, _Reader],
+    on: threading.Event,
+) -> dict[str, str]:
+    """Open every meter and watch; meter -> what went wrong."""
+    errors = {}
+    for item in asked["meters"]:
+        info = MeterInfo(**item["info"])
+        try:
+            meter = _function(item["open"])(info)
+            reader = None
+            if not hasattr(meter, "fetch"):
+                meter.read()
+                reader = _Reader(meter.read, interval_s(info), on)
+            meters[info.name] = meter, reader
+        except Exception as error:  # noqa: BLE001 - it becomes the reason why there is no figure
+            errors[info.name] = _line(error)
+    for name, function in asked["watches"].items():
+        try:
+            watch = _function(function)()
+            if watch is not None:
+                watchers[name] = _Reader(_stamped(watch), STATE_S, on)
+        except Exception as error:  # noqa: BLE001
+            errors[name] = _line(error)
+    return errors
+
+
+def _stop(
+    asked: Mapping[str, Any],
+    meters: Mapping[str, tuple[Meter | Log, _Reader | None]],
+    watchers: Mapping[str, _Reader],
+    on: threading.Event,
+) -> dict[str, Any]:
+    on.clear()
+    found = {}
+    for name, (meter, reader) in meters.items():
+        samples: Sequence[tuple[int, float]] = []
+        error = ""
+        if reader is not None:
+            samples, error = list(reader.samples), reader.error
+        else:
+            begin, end = asked["load"]
+            try:
+                samples = meter.fetch(asked["begin"], asked["end"], (begin, end))  # type: ignore[union-attr]
+            except Exception as problem:  # noqa: BLE001
+                error = _line(problem)
+        found[name] = {
+            "ns": [ns for ns, _ in samples],
+            "value": [value for _, value in samples],
+            "error": error,
+            "clock_error_s": getattr(meter, "clock_error_s", 0.0),
+        }
+    states = [
+        (ns, name, signals) for name, watcher in watchers.items() for ns, signals in list(watcher.samples)
+    ]
+    failed = {name: watcher.error for name, watcher in watchers.items() if watcher.error}
+    return {"meters": found, "states": states, "failed": failed}
+
+
+def _stamped(watch: Watch) -> Callable[[], tuple[int, Mapping[str, Any]]]:
+    def read() -> tuple[int, Mapping[str, Any]]:
+        before = time.monotonic_ns()
+        return before, dict(watch())
+
+    return read
+
+
+def _function(name: str) -> Any:
+    module, _, function = name.partition(":")
+    return getattr(importlib.import_module(module), function)
+
+
+def _line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+# --- the worker's end ---------------------------------------------------------------------------
+
+
+class Sampler:
+    """The processes that read a device's meters: one here, and one at every other host."""
+
+    def __init__(self, monitor: Monitor) -> None:
+        hosts: dict[str, list[MeterUse]] = {"": []}
+        for use in monitor.meters:
+            hosts.setdefault(use.info.host, []).append(use)
+        self._monitor = monitor
+        self._ends = {host: _End(host) for host in hosts}
+        for host, end in self._ends.items():
+            end.send(
+                do="open",
+                meters=[{"open": use.open, "info": asdict(use.info)} for use in hosts[host]],
+                watches=dict(monitor.watches) if not host else {},
+            )
+        self._errors: dict[str, str] | None = None
+
+    @property
+    def meters(self) -> tuple[MeterUse, ...]:
+        return self._monitor.meters
+
+    @property
+    def pids(self) -> tuple[int, ...]:
+        """The process on this machine."""
+        return self._ends[""].pids
+
+    def ready(self) -> Mapping[str, str]:
+        """Wait until every meter is open; meter or watch -> why it is not."""
+        if self._errors is None:
+            self._errors = {}
+            for end in self._ends.values():
+                self._errors.update(end.receive(READY_S).get("errors", {}))
+                end.join_clocks()
+        return self._errors
+
+    def problems(self) -> list[str]:
+        """What went wrong with the sampling processes themselves."""
+        return [end.problem for end in self._ends.values() if end.problem]
+
+    def start(self) -> None:
+        """Forget earlier samples and begin to read."""
+        self.ready()
+        self._ask(do="start")
+
+    def state(self) -> list[Mapping[str, Any]]:
+        """The latest state of every watch, while reading."""
+        return list(self._ends[""].ask(do="state").get("states", []))
+
+    def stop(self, begin_ns: int, end_ns: int, load: tuple[int, int]) -> Sampled:
+        """End reading. ``load`` is when the load began and ended (a log may need to be aligned by it)."""
+        answers = {}
+        for host, end in self._ends.items():
+            times = [end.remote(ns) for ns in (begin_ns, end_ns, *load)]
+            answers[host] = end.ask(do="stop", begin=times[0], end=times[1], load=times[2:])
+            end.join_clocks()
+        errors = self.ready()
+        found = []
+        for use in self._monitor.meters:
+            end = self._ends[use.info.host]
+            got = (
+                answers[use.info.host]
+                .get("meters", {})
+                .get(use.info.name, {"ns": [], "value": [], "error": ""})
+            )
+            found.append(
+                MeterSamples(
+                    info=use.info, ns=[end.local(ns) for ns in got["ns"]], value=got["value"],
+                    error=end.problem or errors.get(use.info.name, "") or got["error"],
+                    clock_error_s=end.clock_error_s + got.get("clock_error_s", 0.0),
+                )
+            )  # fmt: skip
+        failed = {name: text for name, text in errors.items() if name in self._monitor.watches}
+        failed |= answers[""].get("failed", {})
+        problems = [f"{name}: {text}" for name, text in failed.items()]
+        problems += self.problems()
+        states = tuple((int(ns), name, signals) for ns, name, signals in answers[""].get("states", []))
+        return Sampled(meters=tuple(found), states=states, problems=tuple(problems))
+
+    def close(self) -> None:
+        for end in self._ends.values():
+            end.close()
+
+    def _ask(self, **message: Any) -> None:
+        for end in self._ends.values():
+            end.ask(**message)
+
+
+class _End:
+    """One sampling process and the offset of its clock. What goes wrong is kept in ``problem``, never raised."""
+
+    def __init__(self, host: str) -> None:
+        own = [sys.executable, "-m", "harness.machine.sampler"]
+        there = [
+            "ssh",
+            "-o",
+            "BatchMode=yes",
+            "-o",
+            "ConnectTimeout=10",
+            "--",
+            host,
+            "python3 -m harness.machine.sampler",
+        ]
+        self.problem = ""
+        self.clock_error_s = 0.0
+        self._host, self._offset_ns = host, 0
+        self._answers: queue.Queue[str] = queue.Queue()
+        self._said: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the process
+        try:
+            self._process = subprocess.Popen(
+                there if host else own,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=self._said,
+                text=True,
+            )
+        except OSError as error:
+            self.problem = f"cannot start {(there if host else own)[0]}: {error.strerror}"
+            return
+        threading.Thread(target=self._listen, daemon=True).start()
+
+    @property
+    def pids(self) -> tuple[int, ...]:
+        return (self._process.pid,) if hasattr(self, "_process") else ()
+
+    def _listen(self) -> None:
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            self._answers.put(line)
+        self._answers.put("")
+
+    def send(self, **message: Any) -> None:
+        if self.problem:
+            return
+        assert self._process.stdin is not None
+        try:
+            self._process.stdin.write(json.dumps(message) + "\n")
+            self._process.stdin.flush()
+        except OSError:
+            self.problem = self._death()
+
+    def receive(self, limit_s: float = ANSWER_S) -> dict[str, Any]:
+        """The next answer; empty when there is none, and then ``problem`` says why."""
+        if self.problem:
+            return {}
+        try:
+            line = self._answers.get(timeout=limit_s)
+            if not line:
+                self.problem = self._death()
+                return {}
+            answer: dict[str, Any] = json.loads(line)
+            return answer
+        except queue.Empty:
+            self.problem = f"the sampler{self._at()} did not answer within {limit_s:g} s"
+        except ValueError:
+            self.problem = f"the sampler{self._at()} answered with something else than JSON"
+        return {}
+
+    def ask(self, **message: Any) -> dict[str, Any]:
+        self.send(**message)
+        return self.receive()
+
+    def join_clocks(self) -> None:
+        """Find the other host's offset by the fastest of some round trips: it is off by half of one at most.
+
+        Cristian, "Probabilistic clock synchronization", Distributed Computing 3, 1989. Joined again after the
+        window; how far the two answers differ is in the bound.
+        """
+        if not self._host:
+            return
+        trips = []
+        for _ in range(PINGS):
+            sent = time.monotonic_ns()
+            now = self.ask(do="now").get("now")
+            if now is None:
+                return
+            got = time.monotonic_ns()
+            trips.append((got - sent, now - (sent + got) // 2))
+        took, offset = min(trips)
+        drift = abs(offset - self._offset_ns) if self._offset_ns else 0
+        self.clock_error_s = (took / 2 + drift) / 1e9
+        self._offset_ns = offset
+
+    def local(self, ns: int) -> int:
+        return ns - self._offset_ns
+
+    def remote(self, ns: int) -> int:
+        return ns + self._offset_ns
+
+    def close(self) -> None:
+        if not hasattr(self, "_process"):
+            return
+        assert self._process.stdin is not None
+        try:
+            self._process.stdin.close()
+            self._process.wait(2)
+        except (OSError, subprocess.TimeoutExpired):
+            self._process.kill()
+            with contextlib.suppress(subprocess.TimeoutExpired):  # a device that hangs holds it
+                self._process.wait(2)
+        self._said.close()
+
+    def _death(self) -> str:
+        try:
+            code = self._process.wait(2)
+        except subprocess.TimeoutExpired:
+            return f"the sampler{self._at()} closed its pipe"
+        self._said.seek(0)
+        lines = self._said.read().decode(errors="replace").strip().splitlines()
+        said = f": {lines[-1]}" if lines else ""
+        ended = f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
+        return f"the sampler{self._at()} {ended}{said}"
+
+    def _at(self) -> str:
+        return f" at {self._host}" if self._host else ""
+
+
+if __name__ == "__main__":
+    main()

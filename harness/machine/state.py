@@ -1,0 +1,265 @@
+"""What the machine did while a window was open, and what of it disturbed the window.
+
+Counters are read before and after (:class:`Window`); temperatures, clocks and causes of throttling also in
+between, by the sampler (:func:`watch`, :func:`over_time`). Signals that cannot be read are absent; none is
+guessed.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+
+from harness.machine import sysfs
+from harness.machine.environment import governor
+from harness.types import Samples, Watch
+
+__all__ = ["FLAGS", "Window", "flags", "over_time", "watch"]
+
+FLAGS = ("throttled", "contended", "unsteady", "swapped", "short")
+
+TICK = os.sysconf("SC_CLK_TCK")
+
+FOREIGN_SHARE = 0.1
+DELAY_SHARE = 0.05
+FOREIGN_CORES = 0.5
+DRIFT = 0.1
+
+CLOCKS = "sys/devices/system/cpu/cpu[0-9]*/cpufreq/scaling_cur_freq"
+THERMAL_EVENTS = "sys/devices/system/cpu/cpu[0-9]*/thermal_throttle/core_throttle_count"
+ZONES = "sys/class/thermal/thermal_zone*/temp"
+
+
+# --- in between -----------------------------------------------------------------------------------
+
+
+def watch() -> Watch | None:
+    """A :data:`~harness.types.Watch` of what Linux tells of itself; ``None`` where it tells nothing."""
+    root = sysfs.root()
+    return (lambda: _linux(root)) if _linux(root) else None
+
+
+def _linux(root: Path) -> dict[str, Any]:
+    """Hottest zone, mean and slowest clock, governor, and whether a cooling device holds the clock down."""
+    zones, clocks = sysfs.numbers(root, ZONES), sysfs.numbers(root, CLOCKS)
+    cooling = _cooling(root)
+    found: dict[str, Any] = {}
+    if zones:
+        found["temperature_c"] = max(zones) / 1000
+    if clocks:
+        found |= {"mhz": sum(clocks) / len(clocks) / 1000, "mhz_slowest": min(clocks) / 1000}
+    if name := governor(root):
+        found["governor"] = name
+    if cooling:
+        found["throttle"] = ["cooling device"] if any(cooling) else []
+    return found
+
+
+def _cooling(root: Path) -> list[float]:
+    """1 for each device that now holds the processor's clock down, 0 for each that could."""
+    found = []
+    for folder in sysfs.each(root, "sys/class/thermal/cooling_device*"):
+        kind, state = (sysfs.text(folder / "type") or "").lower(), sysfs.text(folder / "cur_state")
+        if state and state.isdecimal() and ("cpufreq" in kind or kind == "processor"):
+            found.append(float(state != "0"))
+    return found
+
+
+def over_time(
+    states: Sequence[tuple[int, str, Mapping[str, Any]]], begin_ns: int, end_ns: int
+) -> dict[str, dict[str, Any]]:
+    """What each source saw: a number before, after and at its extremes; lists joined; the last of the rest.
+
+    ``states`` are (monotonic nanoseconds, source, signals). The extremes, ``throttle`` and ``power_cap`` are those
+    between ``begin_ns`` and ``end_ns``, or the samples next to it where none fell inside; ``power_cap`` is the
+    share of samples in which it held.
+    """
+    found: dict[str, dict[str, Any]] = {}
+    for source in dict.fromkeys(name for _, name, _ in states):
+        seen = [(ns, signals) for ns, name, signals in states if name == source]
+        inside = [signals for ns, signals in seen if begin_ns <= ns <= end_ns]
+        before = [signals for ns, signals in seen if ns < begin_ns][-1:]
+        after = [signals for ns, signals in seen if ns > end_ns][:1]
+        around = [*before, *inside, *after]
+        found[source] = {}
+        for key in dict.fromkeys(key for signals in around for key in signals):
+            values = [signals[key] for signals in (inside or around) if key in signals]
+            edges = [signals[key] for signals in around if key in signals]
+            found[source] |= _summary(key, values or edges, edges)
+    return found
+
+
+def _summary(key: str, values: Sequence[Any], edges: Sequence[Any]) -> dict[str, Any]:
+    if isinstance(edges[0], bool):
+        return {f"{key}_share": sum(map(bool, values)) / len(values)}
+    if isinstance(edges[0], int | float):
+        return {key: {"before": edges[0], "after": edges[-1], "least": min(values), "most": max(values)}}
+    if isinstance(edges[0], list):
+        return {key: sorted({item for value in values for item in value})}
+    return {key: edges[-1]}
+
+
+# --- before and after ---------------------------------------------------------------------------
+
+
+class Window:
+    """Watches the machine while the block runs, by reading counters before and after; ``signals`` then holds
+
+    - ``wall_s``; ``cpu_s`` of this process, threads included; ``cores`` that it may use,
+    - ``foreign_cores``: mean number of those cores that other processes kept busy (``peers``, the process
+      ids of workers that belong to the measurement, and ``helpers``, those of samplers, are not foreign),
+      ``elsewhere_cores`` that of the machine's other cores, ``steal_cores`` the hypervisor's,
+    - ``delay_s``: time that this process's threads could have run and had to wait for a core,
+    - ``voluntary_switches``, ``involuntary_switches``, ``major_faults`` of this process,
+    - ``swap_in_pages`` of the whole machine, ``thermal_events`` (x86 counters of thermal throttling).
+
+    Counters tick in 10 ms: windows below a second make ``foreign_cores`` coarse.
+    """
+
+    def __init__(
+        self, peers: Sequence[int] = (), helpers: Sequence[int] = (), root: Path | None = None
+    ) -> None:
+        self.signals: dict[str, float] = {}
+        self._root, self._own = root or sysfs.root(), (*peers, *helpers)
+        self._cpus: set[int] = set()
+        if hasattr(os, "sched_getaffinity"):
+            for pid in (0, *peers):
+                self._cpus |= os.sched_getaffinity(pid)
+
+    def __enter__(self) -> Window:
+        self._start = self._read()
+        self._began = time.perf_counter()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        wall = time.perf_counter() - self._began
+        start, end = self._start, self._read()
+        change = {key: end[key] - start[key] for key in start.keys() & end.keys()}
+        self.signals = {"wall_s": wall, "cpu_s": change["cpu_s"], "cores": float(len(self._cpus) or 1)}
+        for key in (
+            "voluntary_switches",
+            "involuntary_switches",
+            "major_faults",
+            "swap_in_pages",
+            "delay_s",
+            "thermal_events",
+        ):
+            if key in change:
+                self.signals[key] = change[key]
+        if "busy_s" in change:
+            own = change["cpu_s"] + change["others_s"]
+            self.signals["foreign_cores"] = max(0.0, (change["busy_s"] - own) / wall)
+            self.signals["elsewhere_cores"] = change["elsewhere_s"] / wall
+            self.signals["steal_cores"] = change["steal_s"] / wall
+
+    def _read(self) -> dict[str, float]:
+        own = resource.getrusage(resource.RUSAGE_SELF)
+        now: dict[str, float] = {
+            "cpu_s": own.ru_utime + own.ru_stime,
+            "voluntary_switches": own.ru_nvcsw,
+            "involuntary_switches": own.ru_nivcsw,
+            "major_faults": own.ru_majflt,
+        }
+        now.update(self._processors())
+        # man 5 proc_schedstat: time on the CPU, time runnable but waiting for one, slices; per thread
+        delays = [
+            text.split()[1]
+            for path in sysfs.each(self._root, "proc/self/task/*/schedstat")
+            if (text := sysfs.text(path))
+        ]
+        now.update({"delay_s": sum(map(int, delays)) / 1e9} if delays else {})
+        for line in (sysfs.text(self._root / "proc/vmstat") or "").splitlines():
+            if line.startswith("pswpin "):
+                now["swap_in_pages"] = float(line.split()[1])
+        events = sysfs.numbers(self._root, THERMAL_EVENTS)
+        return now | ({"thermal_events": sum(events)} if events else {})
+
+    def _processors(self) -> dict[str, float]:
+        """Busy and stolen seconds of the cores in use, busy ones of the rest, CPU seconds of peers and helpers."""
+        busy = steal = 0.0
+        lines = (sysfs.text(self._root / "proc/stat") or "").splitlines()
+        rows = [line.split() for line in lines if line.startswith("cpu") and line[3:4].isdigit()]
+        if not rows:
+            return {}
+        elsewhere = 0.0
+        for name, user, nice, system, _idle, _iowait, irq, softirq, stolen, *_guest in rows:
+            spent = sum(map(int, (user, nice, system, irq, softirq))) / TICK
+            if int(name[3:]) in self._cpus:
+                busy += spent
+                steal += int(stolen) / TICK
+            else:
+                elsewhere += spent
+        others = 0.0
+        for pid in self._own:
+            stat = sysfs.text(self._root / f"proc/{pid}/stat")
+            if stat:
+                fields = stat.rpartition(")")[2].split()
+                others += (int(fields[11]) + int(fields[12])) / TICK
+        return {"busy_s": busy, "elsewhere_s": elsewhere, "steal_s": steal, "others_s": others}
+
+
+def flags(samples: Samples) -> list[str]:
+    """What disturbed a window, in the vocabulary and order of :data:`FLAGS`.
+
+    ``throttled``: the kernel counted thermal throttling, or a watch saw a cause of it in the window.
+    ``contended``: others (foreign processes, the hypervisor) took over 10% of the cores in use *and* this
+    process waited for a core over 5% of the time that it could have run (or the kernel doesn't tell that);
+    or foreign processes kept half a core of the machine busy, waited for or not: they share its caches, its
+    memory bus, its clock and its power.
+    ``unsteady``: warm-up met no steady state, the medians of the window's halves differ by over 10% (of a server,
+    without what queries waited), queries arrived faster than they can be answered, or the temperature that the
+    suite asked for was not reached in time.
+    ``swapped``: the machine read pages from swap while this process waited for pages.
+    ``short``: the maximum time ended the window before both minima were met.
+    """
+    return [name for name, found in zip(FLAGS, _disturbances(samples), strict=True) if found]
+
+
+def _disturbances(samples: Samples) -> Iterable[bool]:
+    seen: Mapping[str, Any] = samples.environment
+    yield bool(seen.get("thermal_events", 0)) or any(_throttled(one) for one in samples.states.values())
+    yield _contended(seen)
+    yield not samples.steady or not samples.cooled or _drifts(_service(samples)) or _overloaded(samples)
+    yield bool(seen.get("swap_in_pages", 0) and seen.get("major_faults", 0))
+    yield not samples.reached
+
+
+def _throttled(state: Mapping[str, Any]) -> bool:
+    return bool(state.get("throttle"))
+
+
+def _contended(seen: Mapping[str, Any]) -> bool:
+    if "foreign_cores" not in seen:
+        return False
+    if seen["foreign_cores"] + seen["elsewhere_cores"] >= FOREIGN_CORES:
+        return True
+    if "delay_s" in seen:
+        waited = seen["delay_s"] + seen["steal_cores"] * seen["wall_s"]
+        if waited <= DELAY_SHARE * (seen["cpu_s"] + waited):
+            return False
+    return bool(seen["foreign_cores"] + seen["steal_cores"] > FOREIGN_SHARE * seen["cores"])
+
+
+def _service(samples: Samples) -> np.ndarray[Any, np.dtype[np.int64]]:
+    return samples.latency_ns if samples.queue_ns is None else samples.latency_ns - samples.queue_ns
+
+
+def _overloaded(samples: Samples) -> bool:
+    return samples.target_qps is not None and samples.target_qps * float(_service(samples).mean()) >= 1e9
+
+
+def _drifts(latency_ns: np.ndarray[Any, np.dtype[np.int64]]) -> bool:
+    if len(latency_ns) < 20:
+        return False
+    half = len(latency_ns) // 2
+    early, late = float(np.median(latency_ns[:half])), float(np.median(latency_ns[-half:]))
+    return abs(late - early) > DRIFT * min(early, late)

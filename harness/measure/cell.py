@@ -1,0 +1,241 @@
+"""One cell, measured: deploy its parts, generate the load, check parity, evaluate accuracy.
+
+Latency, energy and memory come from the same worker processes and window. Accuracy is that of the exported artifact,
+at the batch size of the scenario: on the device, or on this host where a part runs on another machine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import replace
+from typing import Any
+
+from harness.measure.accuracy import (
+    Evaluations,
+    Infer,
+    check_parity,
+    droppable,
+    evaluate,
+    host,
+    missing_block,
+    without,
+)
+from harness.store.artifacts import Store
+from harness.measure.fields import Measured, content
+from harness.data.choice import normalise
+from harness.measure.deploy import Deployed, deploy, graph_of
+from harness.errors import BoardLost, CellError, HarnessError
+from harness.worker.loadgen.queries import per_query
+from harness.measure.parity import Parity
+from harness.types.plan import Cell, digest
+from harness.plugins import Plugins
+from harness.prepare.nodes import parity_indices, spread
+from harness.stats import EARLY_STOPPING_MIN
+from harness.types import IMAGE, Load, RuntimeEntry
+
+__all__ = ["CellFailure", "CellLost", "Evaluations", "measure_cell"]
+
+RESIDENT_SHARE = 4
+"""The window without the input's transfer is shorter than the other by this factor."""
+
+
+REMOTE_SAMPLES = 32
+"""Images that a window cycles through where all must cross a link and are rehearsed; parity takes the usual 256."""
+
+
+class CellFailure(CellError):
+    """A cell could not be measured; it becomes a failed record."""
+
+
+class CellLost(CellFailure):
+    """A board does not answer (any more): the cell is tried again when it is back. ``board`` is its name."""
+
+    def __init__(self, message: str, *, board: str) -> None:
+        super().__init__(message, stage="measure")
+        self.board = board
+
+
+def measure_cell(
+    cell: Cell, plugins: Plugins, store: Store, evaluations: Evaluations, preprocess_ms: float | None
+) -> dict[str, Any]:
+    """Measure one cell in fresh worker processes; the fields of its record, and ``arrays`` of raw samples.
+
+    Raises:
+        CellLost: a board does not answer (any more).
+        CellFailure: a worker died, an artifact did not load, or parity was broken.
+    """
+    try:
+        return _measure(cell, plugins, store, evaluations, preprocess_ms)
+    except CellFailure:
+        raise
+    except CellError as error:
+        raise CellFailure(str(error), stage=error.stage, plugin=error.plugin) from error
+    except BoardLost as error:
+        raise CellLost(str(error), board=error.board) from error
+    except HarnessError as error:
+        raise CellFailure(str(error), stage="measure") from error
+    except MemoryError:
+        raise CellFailure("out of memory", stage="measure") from None
+    except Exception as error:
+        text = f"{type(error).__name__}: {error}".strip().splitlines()[0]
+        raise CellFailure(text, stage="measure") from error
+
+
+def _measure(
+    cell: Cell, plugins: Plugins, store: Store, evaluations: Evaluations, preprocess_ms: float | None
+) -> dict[str, Any]:
+    import numpy as np
+
+    task = cell.task
+    export, data = store.meta(cell.export), store.meta(cell.data)
+    images = np.load(store.folder(cell.data) / "images.npy", mmap_mode="r")
+    labels = np.load(store.folder(cell.data) / "labels.npy")
+    reference = np.load(store.folder(cell.export) / "reference.npy")
+    picked = normalise(np.asarray(images[parity_indices(len(images))]), data["mean"], data["std"])
+    runtime = plugins.runtimes.get(task["runtime"]["name"]).entry
+    tolerance = runtime.tolerance(runtime.params(**task["runtime"]["params"]))
+    load = _load(task, cell, len(labels))
+    with ExitStack() as stack:
+        deployed = deploy(cell, export, plugins, store, stack)
+        loaded = picked[spread(len(picked), REMOTE_SAMPLES)] if deployed.remote else picked
+        samples, beside = deployed.measure(load, loaded)
+        no_input = (
+            deployed.central.measure(_resident(load), loaded) if _sends_images(deployed, load) else None
+        )
+        infer = Infer(deployed.central.infer, load.batch)
+        parity = check_parity(infer, picked, reference, tolerance)
+        if not parity.ok:
+            raise CellFailure(_broken(parity, runtime.name), stage="parity")
+        on = "host" if deployed.remote and "cpu" in runtime.devices else "device"
+        if on == "device":
+            answers = _answers(cell, export, images, labels, data, evaluations, infer)
+    if on == "host":  # the boards are not held meanwhile
+        answers = _answers_here(cell, export, images, labels, data, evaluations, store, runtime)
+    measured = Measured(
+        samples=samples, beside=beside, no_input=no_input, parity=parity, on=on, answers=answers,
+        missing=_without_parts(cell, export, images, labels, data, evaluations, store, runtime), deployed=deployed,
+    )  # fmt: skip
+    return content(cell, export, measured, labels, preprocess_ms)
+
+
+def _load(task: Mapping[str, Any], cell: Cell, n: int) -> Load:
+    """The load of a cell; ``n`` images are in the test split."""
+    measure = task["measure"]
+    cool = measure["cool_down"] or {"below": None, "limit": 0.0}
+    load = Load(
+        scenario=measure["scenario"], batch=measure["batch"], streams=measure["streams"],
+        target_qps=measure["target_qps"], seed=1000 * cell.seed + cell.repeat, generator=measure["generator"],
+        min_time_s=measure["min_time"], min_queries=measure["min_queries"], max_time_s=measure["max_time"],
+        warmup=measure["warmup"], sustained_s=measure["sustained"], idle_s=measure["idle_time"],
+        energy_method=measure["preset"], energy_error=measure["energy_error"],
+        cool_below_c=cool["below"], cool_limit_s=cool["limit"],
+    )  # fmt: skip
+    if task["fleet"]:
+        load = replace(
+            load,
+            in_flight=measure["in_flight"],
+            deadline_s=measure["deadline"],
+            on_missing=measure["on_missing"],
+        )
+    if measure["passes"]:
+        return replace(load, min_queries=measure["passes"] * -(-n // per_query(load)))
+    return load
+
+
+def _sends_images(deployed: Deployed, load: Load) -> bool:
+    """Whether a window without the input's transfer says something: a closed loop whose images are sent."""
+    takers = [part.name for part in deployed.graph.parts if IMAGE in part.inputs]
+    sent = any(deployed.places[name] != deployed.central_index for name in takers)
+    return sent and load.scenario == "single-stream" and load.generator == "harness"
+
+
+def _resident(load: Load) -> Load:
+    """A shorter window for latency alone, with the images on the devices before it begins."""
+    return replace(
+        load, resident=True, min_time_s=load.min_time_s / RESIDENT_SHARE,
+        min_queries=max(EARLY_STOPPING_MIN[50], load.min_queries // RESIDENT_SHARE),
+        max_time_s=load.max_time_s / RESIDENT_SHARE, warmup="one", sustained_s=None, idle_s=0.0,
+        energy_error=None, cool_below_c=None,
+    )  # fmt: skip
+
+
+def _answers(
+    cell: Cell,
+    export: Mapping[str, Any],
+    images: Any,
+    labels: Any,
+    data: Mapping[str, Any],
+    evaluations: Evaluations,
+    infer: Infer,
+) -> Mapping[str, Any]:
+    """Answers of the devices on the whole test split, or those that they gave before."""
+    task = cell.task
+    batch = task["measure"]["batch"]
+    key = digest(
+        ["evaluation", cell.export, cell.data, task["specs"], task["placement"], task["input"], batch]
+    )
+    return evaluations.once(
+        key, f"{cell.method} seed {cell.seed} on {task['device']}",
+        lambda: evaluate(infer, images, labels, data, batch, export["groups"]),
+    )  # fmt: skip
+
+
+def _answers_here(
+    cell: Cell,
+    export: Mapping[str, Any],
+    images: Any,
+    labels: Any,
+    data: Mapping[str, Any],
+    evaluations: Evaluations,
+    store: Store,
+    runtime: RuntimeEntry,
+) -> Mapping[str, Any]:
+    """Answers of a worker on this host's CPU: one evaluation serves all boards and placements."""
+    batch, threads = cell.task["measure"]["batch"], cell.task["threads"]
+    key = digest(["evaluation", "host", cell.export, cell.data, threads, batch])
+
+    def answers() -> Mapping[str, Any]:
+        with host(export, cell.export, store, runtime, threads) as process:
+            process.ask("connect", graph_of(export, {**cell.task, "input": "tensor"}), {})
+            infer = Infer(lambda some, size: process.ask("infer", some, size, ()), batch)
+            return evaluate(infer, images, labels, data, batch, export["groups"])
+
+    return evaluations.once(key, f"{cell.method} seed {cell.seed} on the host", answers)
+
+
+def _without_parts(
+    cell: Cell,
+    export: Mapping[str, Any],
+    images: Any,
+    labels: Any,
+    data: Mapping[str, Any],
+    evaluations: Evaluations,
+    store: Store,
+    runtime: RuntimeEntry,
+) -> Mapping[str, Any]:
+    """A record's ``accuracy.missing``: accuracy for each number of missing parts, or why there is none."""
+    most = cell.task["measure"]["robustness"]
+    if most is None:
+        return {}
+    graph = graph_of(export, {**cell.task, "input": "tensor"})
+    if len(graph.parts) == 1:
+        return {"why": "one whole model: nothing of it can be missing"}
+    if not droppable(graph):
+        return {"why": "its edges declare nothing that stands in for a missing part"}
+    if "cpu" not in runtime.devices:
+        return {"why": f"runtime {runtime.name} does not run on this host's CPU"}
+    number, seed = int(most.removeprefix("drop-")), cell.seed
+    key = digest(["missing", cell.export, cell.data, number, seed])
+
+    def count() -> Mapping[str, Any]:
+        with host(export, cell.export, store, runtime, cell.task["threads"]) as process:
+            return without(process, graph, images, labels, data, number, seed)
+
+    counted = evaluations.once(key, f"{cell.method} seed {cell.seed} without parts", count)
+    return missing_block(graph, counted, len(labels), number, seed, export)
+
+
+def _broken(parity: Parity, runtime: str) -> str:
+    agrees = f"; top-1 agrees on {parity.top1_agreement:.1%}" if parity.top1_agreement is not None else ""
+    return f"{runtime} does not answer as the model does: {parity.reason} ({parity.n} samples{agrees})"

@@ -1,0 +1,199 @@
+"""A cell's parts on its devices: artifacts loaded, peers serving, the central node connected, windows shared."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from typing import Any
+
+from harness.store.artifacts import Store
+from harness.machine.energy.reading import needed_time_s
+from harness.types.plan import Cell
+from harness.plugins import Plugins
+from harness.machine.sampler import interval_s
+from harness.types import (
+    Artifact,
+    Beside,
+    Clock,
+    Device,
+    DeviceSpec,
+    Graph,
+    GraphPart,
+    Load,
+    MeterInfo,
+    MeterUse,
+    Monitor,
+    Samples,
+    TensorSpec,
+)
+from harness.worker.window import EDGE_ERROR, IDLE_READINGS
+
+__all__ = ["Deployed", "artifact_of", "deploy", "graph_of", "names_of", "places_of"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Deployed:
+    """Opened devices, by their index in the fleet; ``places`` maps parts to them; ``facts`` are the sessions'.
+
+    ``meters`` are those that are read beside the central device's own.
+    """
+
+    devices: Mapping[int, Device]
+    central_index: int
+    graph: Graph
+    places: Mapping[str, int]
+    facts: Mapping[str, Mapping[str, Any]]
+    meters: tuple[MeterInfo, ...] = ()
+
+    @property
+    def central(self) -> Device:
+        return self.devices[self.central_index]
+
+    @property
+    def remote(self) -> bool:
+        """Whether a part runs on another machine."""
+        return any(device.remote for device in self.devices.values())
+
+    @property
+    def peers(self) -> dict[int, Device]:
+        return {index: one for index, one in self.devices.items() if index != self.central_index}
+
+    def measure(self, load: Load, images: Any) -> tuple[Samples, dict[int, Beside]]:
+        """The load at the central node, and what every other device saw of its window.
+
+        The window's edges are carried from the central clock to each other one through this machine's.
+        """
+        first = {index: device.clock() for index, device in self.devices.items()} if self.peers else {}
+        for device in self.peers.values():
+            device.begin()
+        samples = self.central.measure(_for_meters(load, self.meters), images)
+        last = {index: self.devices[index].clock() for index in first}
+        beside = {}
+        for index, device in self.peers.items():
+            spans, error = _carried(samples.spans, self.central_index, index, first, last)
+            beside[index] = device.end(spans, error, len(samples.latency_ns) * samples.batch)
+        return samples, beside
+
+
+def _for_meters(load: Load, meters: Sequence[MeterInfo]) -> Load:
+    """The load, with a window and idle time long enough for meters at other devices."""
+    if not meters:
+        return load
+    needed = max(needed_time_s(info, load.energy_error or EDGE_ERROR) for info in meters)
+    slow = [(max(info.period_s, interval_s(info)), info.averaging_s) for info in meters]
+    idle = max((IDLE_READINGS + 2) * period + 2 * averaging for period, averaging in slow)
+    return replace(
+        load, metered_elsewhere=True, min_time_s=min(max(load.min_time_s, needed), load.max_time_s),
+        idle_s=max(load.idle_s, idle) if load.idle_s else 0.0,
+    )  # fmt: skip
+
+
+def _carried(
+    spans: Mapping[str, tuple[int, int]],
+    source: int,
+    target: int,
+    first: Mapping[int, Clock],
+    last: Mapping[int, Clock],
+) -> tuple[dict[str, tuple[int, int]], int]:
+    """Spans on another device's clock, and by how much they may be off: both clocks' errors and their drift."""
+
+    def apart(clocks: Mapping[int, Clock]) -> int:
+        return clocks[target].offset_ns - clocks[source].offset_ns
+
+    shift = (apart(first) + apart(last)) // 2
+    error = max(clocks[target].error_ns + clocks[source].error_ns for clocks in (first, last))
+    error += abs(apart(last) - apart(first)) // 2
+    carried = {
+        name: (spans[name][0] + shift, spans[name][1] + shift)
+        for name in ("before", "load", "after")
+        if name in spans
+    }
+    return carried, error
+
+
+def deploy(
+    cell: Cell, export: Mapping[str, Any], plugins: Plugins, store: Store, stack: ExitStack
+) -> Deployed:
+    """Load every part on its device and join them; ``stack`` closes the devices, the central one first."""
+    task = cell.task
+    runtime = plugins.runtimes.get(task["runtime"]["name"]).entry
+    places = places_of(cell, export)
+    used = sorted({task["central"], *places.values()}, key=lambda index: index == task["central"])
+    names = names_of(task)
+    devices: dict[int, Device] = {}
+    for index in used:
+        spec = task["specs"][index]
+        backend = plugins.backends.get(spec["backend"]).entry
+        device = backend.open(
+            DeviceSpec(
+                name=names[index], backend=spec["backend"], params=backend.params(**spec["params"]),
+                threads=spec["threads"], monitor=monitor_of(task["monitors"][index]),
+            )
+        )  # fmt: skip
+        devices[index] = stack.enter_context(device)
+    facts = {}
+    for part in export["parts"]:
+        artifact = artifact_of(part, store, cell.export)
+        facts[part["name"]] = dict(devices[places[part["name"]]].load(part["name"], artifact, runtime))
+    central = devices[task["central"]]
+    serving = {index: devices[index].serve(central) for index in used if index != task["central"]}
+    graph = graph_of(export, task)
+    central.connect(graph, {name: serving[index] for name, index in places.items() if index in serving})
+    monitors = [monitor_of(task["monitors"][index]) for index in used if index != task["central"]]
+    return Deployed(
+        devices=devices, central_index=task["central"], graph=graph, places=places, facts=facts,
+        meters=tuple(use.info for monitor in monitors for use in monitor.meters),
+    )  # fmt: skip
+
+
+def places_of(cell: Cell, export: Mapping[str, Any]) -> dict[str, int]:
+    """Part -> index of its device."""
+    placement = cell.task["placement"] or {}
+    return {part["name"]: int(placement.get(part["name"], 0)) for part in export["parts"]}
+
+
+def names_of(task: Mapping[str, Any]) -> list[str]:
+    """A name of its own for each device of a fleet: one that stands in it again is numbered, ``here-2``."""
+    names: list[str] = []
+    for spec in task["specs"]:
+        count, name = 1, spec["name"]
+        while name in names:
+            count += 1
+            name = f"{spec['name']}-{count}"
+        names.append(name)
+    return names
+
+
+def graph_of(export: Mapping[str, Any], task: Mapping[str, Any]) -> Graph:
+    """The graph of an export's parts; ``task`` tells how images are sent."""
+    parts = tuple(
+        GraphPart(
+            name=part["name"], inputs=tuple(part["inputs"]), output=_tensor(part["output"]),
+            missing={name: tuple(values) for name, values in part["missing"].items()}, wire_dtype=part["wire_dtype"],
+        )
+        for part in export["parts"]
+    )  # fmt: skip
+    if task["input"] == "raw":
+        data = task["data"]
+        return Graph(parts=parts, input_wire="uint8", mean=tuple(data["mean"]), std=tuple(data["std"]))
+    return Graph(parts=parts)
+
+
+def monitor_of(monitor: Mapping[str, Any]) -> Monitor:
+    uses = (MeterUse(info=MeterInfo(**use["info"]), open=use["open"]) for use in monitor["meters"])
+    return Monitor(meters=tuple(uses), watches=monitor["watches"])
+
+
+def artifact_of(part: Mapping[str, Any], store: Store, key: str) -> Artifact:
+    """The artifact of an exported part, with its path in the store."""
+    stored = part["artifact"]
+    return Artifact(
+        path=store.folder(key) / stored["path"], runtime=stored["runtime"], precision=stored["precision"],
+        weight_bytes=stored["weight_bytes"], meta=stored["meta"],
+        inputs=tuple(_tensor(one) for one in stored["inputs"]), output=_tensor(stored["output"]),
+    )  # fmt: skip
+
+
+def _tensor(stored: Mapping[str, Any]) -> TensorSpec:
+    return TensorSpec(shape=tuple(stored["shape"]), dtype=stored["dtype"])

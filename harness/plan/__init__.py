@@ -1,0 +1,4 @@
+"""Planning, without torch.
+
+In: a suite and the loaded plugins. Out: a plan of preparing nodes and cells.
+"""

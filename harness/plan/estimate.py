@@ -1,0 +1,310 @@
+"""Plans, estimated: what a cell would take by the profiles of its devices. Modelled, never measured.
+
+A part takes what its device's line says of its MACs. Parts on different devices run beside each other, those on
+one device one after the other; every tensor goes by way of the central device, each link for itself.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import reduce
+from typing import TYPE_CHECKING, Any
+
+from harness.errors import CellError
+from harness.plan.profiles.profile import Link, Profile, link_of, names_of, processor_of, profile_of
+from harness.types import IMAGE
+
+if TYPE_CHECKING:
+    from harness.store.artifacts import Store
+    from harness.train.counting.footprint import Footprint
+    from harness.types.plan import Cell, Plan
+    from harness.plan.resolve import Resolver
+
+__all__ = ["DeviceShare", "Estimate", "Given", "Piece", "estimates", "schedule"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Piece:
+    """A part as far as estimates go: counts for one sample, bytes, and where its inputs come from."""
+
+    name: str
+    inputs: tuple[str, ...]
+    macs: int
+    weight_bytes: int
+    output_bytes: int
+
+
+def schedule(
+    pieces: Sequence[Piece],
+    device_of: Mapping[str, int],
+    central: int,
+    compute: Callable[[Piece], float],
+    links: Mapping[int, Link],
+    image_bytes: float | None,
+    batch: int = 1,
+) -> float:
+    """Seconds from when the central device has the image until it has the answer.
+
+    ``links`` are those between the central device and each other one that has a part; a link sends one tensor
+    after another, each way for itself. ``image_bytes`` ``None``: the image is on all devices already. ``pieces``
+    stand in the order in which a device runs its own.
+    """
+    sizes = {piece.name: float(piece.output_bytes) for piece in pieces} | {IMAGE: image_bytes or 0.0}
+    there: dict[tuple[str, int], float] = {(IMAGE, central): 0.0}
+    home = {IMAGE: central, **device_of}
+    free: dict[tuple[str, int], float] = {}
+
+    def occupy(what: str, device: int, ready: float, spent: float) -> float:
+        free[what, device] = max(ready, free.get((what, device), 0.0)) + spent
+        return free[what, device]
+
+    def arrives(name: str, device: int) -> float:
+        if name == IMAGE and image_bytes is None:
+            return 0.0
+        if (name, device) not in there:
+            way, ready, link = (
+                ("down", there[name, home[name]], links[home[name]]) if device == central
+                else ("up", arrives(name, central), links[device])
+            )  # fmt: skip
+            at = home[name] if device == central else device
+            there[name, device] = occupy(way, at, ready, link.occupied(batch * sizes[name])) + link.latency
+        return there[name, device]
+
+    for piece in pieces:
+        device = device_of[piece.name]
+        ready = max(arrives(name, device) for name in piece.inputs)
+        there[piece.name, device] = occupy("compute", device, ready, compute(piece))
+    return arrives(pieces[-1].name, central)
+
+
+# --- cells ----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeviceShare:
+    """What one device of a cell does and holds. ``memory_bytes``: of its worker, ``None`` where no profile tells;
+    ``memory_limit``: what the device has; ``weight_budget``: what the inventory lets parts weigh there.
+    """
+
+    device: str
+    parts: tuple[str, ...]
+    compute_s: float | None
+    weight_bytes: int
+    memory_bytes: int | None
+    memory_limit: int | None
+    weight_budget: int | None
+    profile: Mapping[str, Any] | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Estimate:
+    """One method on one device or fleet. ``low`` and ``high``: every line off by its own error, the same way.
+
+    ``resident_s``: without the image's transfer. ``reason`` says why there is no latency; ``notes`` what a reader
+    of it must know.
+    """
+
+    method: str
+    device: str
+    runtime: str
+    batch: int
+    latency_s: float | None = None
+    low_s: float | None = None
+    high_s: float | None = None
+    resident_s: float | None = None
+    links: bool = True
+    devices: tuple[DeviceShare, ...] = ()
+    reason: str = ""
+    notes: tuple[str, ...] = ()
+    provenance: str = "modelled"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Given:
+    """What a person says for all devices, instead of what was measured of each."""
+
+    profile: Profile | None = None
+    link: Link | None = None
+
+
+def estimates(plan: Plan, resolver: Resolver, store: Store, given: Given) -> list[Estimate]:
+    """One for each method, device and runtime of a plan, in the plan's order.
+
+    Raises:
+        ProfileError: a profile cannot be read.
+    """
+    first: dict[tuple[str, str, str, int], Cell] = {}
+    for cell in plan.cells:
+        task = cell.task
+        setting = cell.method, task["device"], task["runtime"]["name"], task["measure"]["batch"]
+        if setting not in first or (not store.has(first[setting].export) and store.has(cell.export)):
+            first[setting] = cell
+    built: dict[str, Footprint] = {}
+    return [_estimate(cell, plan, resolver, store, given, built) for cell in first.values()]
+
+
+def _estimate(
+    cell: Cell, plan: Plan, resolver: Resolver, store: Store, given: Given, built: dict[str, Footprint]
+) -> Estimate:
+    task = cell.task
+    about: dict[str, Any] = {
+        "method": cell.method, "device": task["device"], "runtime": task["runtime"]["name"],
+        "batch": task["measure"]["batch"],
+    }  # fmt: skip
+    if cell.impossible is not None:
+        return Estimate(**about, reason=cell.impossible)
+    try:
+        pieces = _pieces(cell, plan, resolver, store, built)
+    except (ValueError, CellError) as error:
+        return Estimate(**about, reason=str(error))
+    placed = {piece.name: int((task["placement"] or {}).get(piece.name, 0)) for piece in pieces}
+    target = resolver.target(task["device"], task["threads"])
+    runtime = about["runtime"]
+    profiles = {
+        index: given.profile or profile_of(spec, runtime)
+        for index, spec in enumerate(target.specs) if index in placed.values()
+    }  # fmt: skip
+    shares = tuple(
+        _share(target.infos[index], [p for p in pieces if placed[p.name] == index], profile, about["batch"])
+        for index, profile in sorted(profiles.items())
+    )
+    missing = [index for index, profile in sorted(profiles.items()) if profile is None]
+    if missing:
+        spec = target.specs[missing[0]]
+        name = names_of(spec)[0] if getattr(spec.params, "board", None) else spec.backend
+        setting = f"--threads {spec.threads} --runtime {runtime}"
+        if processor := processor_of(spec):
+            setting += f" --set device={processor}"
+        reason = f"no profile of {spec.name}: harness devices profile {name} {setting}"
+        return Estimate(**about, devices=shares, reason=reason)
+    links, unknown = {}, []
+    for index in sorted({*placed.values()} - {task["central"]}):
+        link = _link(index, task["central"], target.infos, profiles, given)
+        links[index] = link or Link()
+        if link is None:
+            unknown.append(target.specs[index].name)
+    lines = {index: profile.line for index, profile in profiles.items() if profile is not None}
+    batch = about["batch"]
+
+    def latency(image_bytes: int | None, error: float) -> float:
+        def compute(piece: Piece) -> float:
+            line = lines[placed[piece.name]]
+            return line.at(batch * piece.macs / 1e9) * max(0.0, 1 + error * line.error)
+
+        return schedule(pieces, placed, task["central"], compute, links, image_bytes, batch)
+
+    image = math.prod(task["data"]["shape"]) * (1 if task.get("input") == "raw" else 4)
+    return Estimate(
+        **about, latency_s=latency(image, 0), low_s=latency(image, -1), high_s=latency(image, 1),
+        resident_s=latency(None, 0), links=not unknown, devices=shares,
+        notes=tuple(dict.fromkeys(_notes(pieces, placed, profiles, target.specs, runtime, batch, unknown))),
+    )  # fmt: skip
+
+
+def _notes(
+    pieces: Sequence[Piece],
+    placed: Mapping[str, int],
+    profiles: Mapping[int, Profile | None],
+    specs: Sequence[Any],
+    runtime: str,
+    batch: int,
+    unknown: Sequence[str],
+) -> Iterable[str]:
+    if unknown:
+        names = ", ".join(dict.fromkeys(unknown))
+        yield f"without transfers: no link of {names} is known (--link MBPS,MS)"
+    for index, profile in profiles.items():
+        assert profile is not None
+        if profile.runtime != runtime or profile.threads != specs[index].threads:
+            threads = "threads not told" if profile.threads is None else f"{profile.threads} threads"
+            yield f"{profile.label} is of {profile.runtime or 'a runtime not told'}, {threads}"
+        largest = max(batch * piece.macs / 1e9 for piece in pieces if placed[piece.name] == index)
+        if largest and not profile.line.covers(largest):
+            low, high = profile.line.low, profile.line.high
+            yield f"{largest:.3g} GMACs is beyond {profile.label}, whose points have {low:.3g} to {high:.3g}"
+
+
+def _share(info: Any, pieces: Sequence[Piece], profile: Profile | None, batch: int) -> DeviceShare:
+    weights = sum(piece.weight_bytes for piece in pieces)
+    memory = profile.memory() if profile is not None else None
+    return DeviceShare(
+        device=info.name,
+        parts=tuple(piece.name for piece in pieces),
+        compute_s=sum(profile.line.at(batch * piece.macs / 1e9) for piece in pieces) if profile else None,
+        weight_bytes=weights,
+        memory_bytes=round(2**20 * memory.at(weights / 2**20)) if memory is not None else None,
+        memory_limit=info.memory_bytes or None,
+        weight_budget=info.details.get("memory_budget_bytes"),
+        profile={**profile.summary(), "origin": profile.origin} if profile else None,
+    )
+
+
+def _link(
+    index: int, central: int, infos: Sequence[Any], profiles: Mapping[int, Profile | None], given: Given
+) -> Link | None:
+    """Between a device and the central one, by those of both ends that are known."""
+    if given.link is not None:
+        return given.link
+    ends = []
+    for at in (index, central):
+        profile = profiles.get(at)
+        end = link_of(infos[at]) or (profile.link if profile is not None else None)
+        if end is not None:
+            ends.append(end)
+    return reduce(Link.joined, ends) if ends else None
+
+
+# --- parts ----------------------------------------------------------------------------------------
+
+
+def _pieces(
+    cell: Cell, plan: Plan, resolver: Resolver, store: Store, built: dict[str, Footprint]
+) -> list[Piece]:
+    """From the export where it is prepared, else from the sketch, else from the module as it will be built.
+
+    Raises:
+        ValueError: only preparing tells.
+    """
+    if store.has(cell.export):
+        return [
+            Piece(
+                name=part["name"], inputs=tuple(part["inputs"]), macs=part["counts"]["macs"],
+                weight_bytes=part["artifact"]["weight_bytes"], output_bytes=4 * math.prod(part["output"]["shape"]),
+            )
+            for part in store.meta(cell.export)["parts"]
+        ]  # fmt: skip
+    resolved = resolver.method(cell.method)
+    if any(step.each_part for step, _, _ in resolved.links):
+        raise ValueError("its parts are compressed: known once they are prepared")
+    for key in plan.needed_by(cell):
+        if (sketch := plan.nodes[key].task.get("sketch")) is not None:
+            return [
+                Piece(
+                    name=part["name"], inputs=tuple(part["inputs"]), macs=part["macs"],
+                    weight_bytes=part["weight_bytes"], output_bytes=part["output_bytes"],
+                )
+                for part in sketch["parts"]
+            ]  # fmt: skip
+    if resolved.spec is None:
+        raise ValueError("planning does not know what it builds: known once it is prepared")
+    return [_whole(resolved.spec, cell.task["data"]["shape"], built)]
+
+
+def _whole(spec: Any, shape: Sequence[int], built: dict[str, Footprint]) -> Piece:
+    from importlib.util import find_spec
+
+    from harness.train.counting.footprint import Modules
+    from harness.types import TensorSpec
+
+    if find_spec("torch") is None:
+        raise ValueError("counting a model needs torch: pip install 'edge-harness[bench]'")
+    modules = Modules([("whole", spec, (IMAGE,))], TensorSpec(shape=tuple(shape)), built)
+    footprint = modules.get("whole")
+    assert footprint is not None
+    counts = footprint.counts
+    return Piece(
+        name="whole", inputs=(IMAGE,), macs=counts.macs, weight_bytes=counts.weight_bytes,
+        output_bytes=4 * math.prod(footprint.output.shape),
+    )  # fmt: skip

@@ -1,0 +1,184 @@
+"""Preparing nodes in child processes, several at once; a child that dies fails its node, not the run."""
+
+from __future__ import annotations
+
+import multiprocessing
+import signal
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any, Protocol
+
+from harness.types.plan import Node
+
+__all__ = ["Failure", "Jobs", "died"]
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why a node failed: the stage and the plugin whose code ran, one line, and the traceback if any."""
+
+    stage: str
+    plugin: str
+    reason: str
+    trace: str = ""
+
+
+class _Watcher(Protocol):
+    def node_started(self, node: Node) -> None: ...
+    def node_progress(self, node: Node, text: str, fraction: float | None) -> None: ...
+    def node_finished(self, node: Node, seconds: float) -> None: ...
+    def node_failed(self, node: Node, failure: Failure) -> None: ...
+    def tick(self) -> None: ...
+
+
+@dataclass
+class _Child:
+    process: BaseProcess
+    conn: Connection
+    node: Node | None = None
+
+
+class Jobs:
+    """At most ``count`` children, started when there is work, each with ``threads`` threads.
+
+    With ``processes`` > 1 each trains as so many, of which it is the first.
+    """
+
+    def __init__(
+        self, root: Path, block: tuple[str, ...], threads: int, count: int, processes: int = 1
+    ) -> None:
+        self._context = multiprocessing.get_context("spawn")
+        self._root, self._block, self._threads, self._count = root, block, threads, count
+        self._processes = processes
+        self._children: list[_Child] = []
+
+    def prepare(self, nodes: Sequence[Node], watcher: _Watcher) -> dict[str, Failure]:
+        """Make all nodes, each after its inputs; failures by key, those of nodes that rest on one included."""
+        waiting = {node.key: node for node in nodes}
+        failures: dict[str, Failure] = {}
+        running: set[str] = set()
+        while waiting or running:
+            for node in list(waiting.values()):
+                broken = next((failures[key] for key in node.inputs if key in failures), None)
+                if broken is not None:
+                    failures[node.key] = broken
+                    del waiting[node.key]
+                elif not any(key in waiting or key in running for key in node.inputs):
+                    child = self._idle()
+                    if child is None:
+                        break
+                    del waiting[node.key]
+                    running.add(node.key)
+                    child.node = node
+                    self._send(child, asdict(node))
+                    watcher.node_started(node)
+            for child in self._news(timeout=0.5):
+                self._listen(child, running, failures, watcher)
+            watcher.tick()
+        return failures
+
+    def preprocess_ms(self, node: Node) -> float | None:
+        """Time to preprocess one test image of a data node; ``None`` if it could not be measured."""
+        child = self._idle()
+        assert child is not None
+        self._send(child, {"key": node.key, "stage": "preprocess", "plugin": node.plugin, "task": node.task})
+        deadline = time.monotonic() + 120
+        while time.monotonic() < deadline:
+            if child.conn.poll(0.5):
+                try:
+                    message = child.conn.recv()
+                except (EOFError, OSError):
+                    break
+                if message[0] == "done":
+                    return float(message[3])
+                if message[0] == "failed":
+                    return None
+        self._drop(child)
+        return None
+
+    def close(self) -> None:
+        """End all children within a second; what they were making stays as checkpoints."""
+        for child in self._children:
+            child.process.terminate()  # so that it gives back what it holds of the system
+        end = time.monotonic() + 1
+        for child in list(self._children):
+            child.process.join(max(0.0, end - time.monotonic()))
+            self._drop(child)
+
+    def _idle(self) -> _Child | None:
+        for child in [one for one in self._children if one.node is None]:
+            if child.process.is_alive():
+                return child
+            self._drop(child)  # the system may have ended it, where memory is short
+        if len(self._children) >= self._count:
+            return None
+        from harness.prepare import nodes as prepare
+        from harness.worker import worker
+
+        ours, theirs = self._context.Pipe()
+        process = self._context.Process(
+            target=prepare.main,
+            args=(theirs, str(self._root), self._block, self._threads, self._processes),
+            daemon=True,
+        )
+        worker.start(process)
+        theirs.close()
+        child = _Child(process, ours)
+        self._children.append(child)
+        return child
+
+    def _send(self, child: _Child, node: Mapping[str, Any]) -> None:
+        with suppress(ConnectionError):  # it ended just now: who listens to it is told
+            child.conn.send(node)
+
+    def _news(self, timeout: float) -> list[_Child]:
+        busy = [child for child in self._children if child.node is not None]
+        ready: list[Any] = wait([child.conn for child in busy], timeout)
+        return [child for child in busy if child.conn in ready]
+
+    def _listen(
+        self, child: _Child, running: set[str], failures: dict[str, Failure], watcher: _Watcher
+    ) -> None:
+        node = child.node
+        assert node is not None
+        try:
+            message = child.conn.recv()
+        except (EOFError, OSError):
+            child.process.join(5)
+            failure = Failure(node.stage, node.plugin, died(child.process.exitcode))
+            self._drop(child)
+        else:
+            if message[0] == "progress":
+                watcher.node_progress(node, message[2], message[3])
+                return
+            child.node = None
+            if message[0] == "done":
+                running.discard(node.key)
+                watcher.node_finished(node, message[2])
+                return
+            failure = Failure(*message[2:6])
+            if self._processes > 1:  # the others may wait for ever where this one failed
+                self._drop(child)
+        running.discard(node.key)
+        failures[node.key] = failure
+        watcher.node_failed(node, failure)
+
+    def _drop(self, child: _Child) -> None:
+        self._children.remove(child)
+        child.process.kill()
+        child.process.join(2)
+        child.conn.close()
+
+
+def died(code: int | None) -> str:
+    """What an exit code says of a process that ended before its answer."""
+    if code is not None and code < 0:
+        name = signal.Signals(-code).name if -code in set(signal.Signals) else str(-code)
+        hint = " (out of memory?)" if name == "SIGKILL" else ""
+        return f"its process was ended by {name}{hint}"
+    return f"its process ended with exit code {code}"

@@ -1,0 +1,1 @@
+"""The results folder. In: records. Out: verified records, and what is computed from them."""

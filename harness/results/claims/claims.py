@@ -1,0 +1,232 @@
+"""Claims of a paper as data: the file beside a suite that says what its tables claim.
+
+``suites/papers/edvit.yaml`` has its claims in ``suites/papers/edvit.claims.yaml``. :mod:`harness.results.claims.verdicts`
+says what became of each.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, TypeAlias
+
+from pydantic import BeforeValidator, Field, model_validator
+
+from harness.results.columns import COLUMNS
+from harness.errors import SuiteError, nearest
+from harness.train.counting.footprint import STATIC
+from harness.suite.suite import NAME, Suite
+from harness.types import Params
+from harness.suite.validate import validated
+from harness.suite.yamlfile import Source, read_yaml
+
+__all__ = [
+    "ALL",
+    "BUT_FUSION",
+    "Claim",
+    "Claims",
+    "Number",
+    "Ordering",
+    "Placed",
+    "Statement",
+    "Tolerance",
+    "load_claims",
+]
+
+ALL, BUT_FUSION = "all", "all-but-fusion"
+RECORDED = [name for name, column in COLUMNS.items() if column.kind == "number" and column.better]
+"""Columns of a leaderboard that a claim may be about."""
+
+
+@dataclass(frozen=True)
+class Tolerance:
+    """How far ours may be from the paper's: a share of the paper's value, or an absolute difference."""
+
+    amount: float
+    relative: bool
+
+    def covers(self, ours: float, published: float) -> bool:
+        limit = self.amount * abs(published) if self.relative else self.amount
+        rounding = 1e-9 * max(limit, abs(published))  # of floats: a limit is not missed by it
+        return abs(ours - published) <= limit + rounding
+
+    def __str__(self) -> str:
+        return f"{100 * self.amount:g}%" if self.relative else f"{self.amount:g}"
+
+
+def _tolerance(value: object) -> object:
+    if isinstance(value, str) and (match := re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*%\s*", value)):
+        return Tolerance(float(match[1]) / 100, relative=True)
+    if isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < float("inf"):
+        return Tolerance(float(value), relative=False)
+    if isinstance(value, Tolerance):
+        return value
+    raise ValueError(f"{value!r} is no tolerance; write 1% of the paper's value, or a number in its unit")
+
+
+Within = Annotated[Any, BeforeValidator(_tolerance)]
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+
+
+class _Claim(Params):
+    """What every claim has."""
+
+    table: str = Field(min_length=1, description="where the paper says it: Table 5, Section 5.2, Abstract")
+    says: str = Field("", description="the claim in words")
+    contradicted_by: str | None = Field(
+        None, min_length=1, description="what else in the paper it does not agree with"
+    )
+
+
+class Number(_Claim):
+    """A method has this much of a quantity: of one part, or of several together."""
+
+    method: str
+    quantity: str = Field(description="a count of the module, or a column of the leaderboard")
+    value: Finite = Field(description="the paper's number, in the quantity's unit")
+    tolerance: Within = Field(None, description="1% of the value, or an absolute difference")
+    part: str | None = Field(
+        None,
+        description="of a split model: a part's name, all (as without part), or all-but-fusion (the part that answers)",
+    )
+    on: str | None = Field(
+        None, min_length=1, description="words of the device's model: the paper's hardware"
+    )
+
+    @model_validator(mode="after")
+    def _known(self) -> Number:
+        known = {*STATIC, *RECORDED}
+        if self.quantity not in known:
+            raise ValueError(f"no quantity {self.quantity!r}; {nearest(self.quantity, known)}")
+        if self.quantity not in STATIC and self.part is not None:
+            raise ValueError(
+                f"part: records have no {self.quantity} of parts; allowed with {', '.join(STATIC)}"
+            )
+        if self.quantity in STATIC and self.on is not None:
+            raise ValueError(f"on: {self.quantity} is the same on all hardware")
+        return self
+
+
+class Ordering(_Claim):
+    """One method has more, or less where less is better, of a column than another."""
+
+    better: str = Field(description="the method that the paper ranks higher")
+    than: str
+    column: str = Field("top1", description="a column of the leaderboard")
+    by: Annotated[float, Field(ge=0, allow_inf_nan=False)] = Field(0.0, description="at least, in its unit")
+    on: str | None = Field(
+        None, min_length=1, description="words of the device's model: the paper's hardware"
+    )
+
+    @model_validator(mode="after")
+    def _known(self) -> Ordering:
+        if self.column not in RECORDED:
+            raise ValueError(f"no column {self.column!r}; {nearest(self.column, RECORDED)}")
+        if self.column in STATIC and self.on is not None:
+            raise ValueError(f"on: {self.column} is the same on all hardware")
+        if self.better == self.than:
+            raise ValueError(f"than: {self.than!r} cannot be better than itself")
+        return self
+
+
+class Placed(_Claim):
+    """The method's placer puts this many parts on each device of a fleet, the answering part aside.
+
+    Which of several equal devices has them does not matter. MACs are counted as ``macs_linear_g``.
+    """
+
+    method: str
+    fleet: str = Field(description="a fleet of the suite")
+    placed: tuple[Annotated[int, Field(ge=0)], ...] = Field(
+        min_length=1, description="parts per device, the central one aside unless it has some"
+    )
+
+
+class Statement(_Claim):
+    """What cannot be put as a number or an ordering here: only what is known of it is told."""
+
+    says: str = Field(min_length=1)
+    needs: str | None = Field(None, min_length=1, description="what checking it would take")
+
+    @model_validator(mode="after")
+    def _why(self) -> Statement:
+        if (self.needs is None) == (self.contradicted_by is None):
+            raise ValueError(
+                "needs one of needs: or contradicted_by:, or a value:, better: or placed: to check"
+            )
+        return self
+
+
+Claim: TypeAlias = Number | Ordering | Placed | Statement
+KINDS: dict[str, type[_Claim]] = {"value": Number, "better": Ordering, "placed": Placed}
+"""The key that tells a claim's kind; a statement has none of them."""
+
+
+class _File(Params):
+    paper: str = Field(min_length=1)
+    tolerance: Within = Field(None, description="of numbers that give none")
+    claims: Mapping[Annotated[str, Field(pattern=NAME, max_length=80)], Any] = Field(min_length=1)
+
+
+@dataclass(frozen=True)
+class Claims:
+    """A claims file, checked against its suite: ``claims`` by their names, in the order written."""
+
+    paper: str
+    claims: Mapping[str, Claim]
+    source: Source
+
+
+def load_claims(path: Path, suite: Suite) -> Claims:
+    """Read the claims that stand beside the suite at ``path``.
+
+    Raises:
+        SuiteError: there are none, or one is wrong; one line naming file:line, what is allowed, the nearest.
+    """
+    beside = path.with_suffix(".claims.yaml")
+    if not beside.is_file():
+        raise SuiteError(f"{path}: has no claims: there is no {beside.name} beside it")
+    tree, source = read_yaml(beside)
+    file: _File = validated(_File, tree, source, ())
+    claims = {name: _claim(name, given, file, source) for name, given in file.claims.items()}
+    for name, claim in claims.items():
+        _check(name, claim, suite, source)
+    return Claims(file.paper, claims, source)
+
+
+def _claim(name: str, given: Any, file: _File, source: Source) -> Claim:
+    kind: type[_Claim] = Statement
+    if isinstance(given, Mapping):
+        kind = next((kind for key, kind in KINDS.items() if key in given), _likely(given))
+    claim: Claim = validated(kind, given, source, ("claims", name))
+    if isinstance(claim, Number) and claim.tolerance is None:
+        if file.tolerance is None:
+            raise SuiteError(
+                f"{source.where('claims', name)}: tolerance: missing, and the file has none for all"
+            )
+        claim = claim.model_copy(update={"tolerance": file.tolerance})
+    return claim
+
+
+def _likely(given: Mapping[str, Any]) -> type[_Claim]:
+    """The kind of a claim without the key that tells it: the one that lacks it, so that the message says so."""
+    telling: dict[str, type[_Claim]] = {"quantity": Number, "than": Ordering, "fleet": Placed}
+    return next((kind for key, kind in telling.items() if key in given), Statement)
+
+
+def _check(name: str, claim: Claim, suite: Suite, source: Source) -> None:
+    """Names of methods and fleets."""
+    for key in ("method", "better", "than"):
+        method = getattr(claim, key, None)
+        if method is not None and method not in suite.methods:
+            where = source.where("claims", name, key)
+            raise SuiteError(f"{where}: no method {method!r} in the suite; {nearest(method, suite.methods)}")
+    if isinstance(claim, Placed):
+        fleets = [known for known, device in suite.devices.items() if device.fleet is not None]
+        if claim.fleet not in fleets:
+            where = source.where("claims", name, "fleet")
+            raise SuiteError(
+                f"{where}: no fleet {claim.fleet!r} in the suite; {nearest(claim.fleet, fleets)}"
+            )

@@ -1,0 +1,252 @@
+"""What became of each claim of a paper: the modules that the plugins build, and the records of a run, against it."""
+
+from __future__ import annotations
+
+import importlib.util
+import math
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal, TypeVar
+
+from harness.results.claims.claims import ALL, BUT_FUSION, Claim, Claims, Number, Ordering, Placed
+from harness.results.columns import COLUMNS
+from harness.errors import CellError, SuiteError, nearest
+from harness.results.claims.evidence import Difference, Evidence, Unchecked
+from harness.train.counting.footprint import STATIC, Footprint, Modules
+from harness.types.plan import Plan
+from harness.plan.resolve import ResolvedMethod, Resolver, Target
+from harness.types import IMAGE, ModuleSpec, Sketch, TensorSpec
+
+__all__ = ["STATUSES", "Judge", "Status", "Verdict"]
+
+T = TypeVar("T")
+Status = Literal["reproduced", "not-reproduced", "not-checkable-here", "paper-contradicts-itself"]
+STATUSES: tuple[Status, ...] = (
+    "not-reproduced",
+    "paper-contradicts-itself",
+    "reproduced",
+    "not-checkable-here",
+)
+"""In the order in which people see them."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """One claim and what became of it. ``published`` and ``ours`` are in ``unit``; ``None``: there is none.
+
+    Of an ordering they are differences, how much better the one is than the other.
+    """
+
+    claim: str
+    table: str
+    status: Status
+    says: str = ""
+    published: float | tuple[int, ...] | None = None
+    ours: float | tuple[int, ...] | None = None
+    unit: str = ""
+    tolerance: str = ""
+    why: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+class Judge:
+    """Judges the claims of one suite; a module that several claims are about is built once.
+
+    ``evidence`` are the records of a results folder; without it, what needs records is not checkable.
+
+    Raises:
+        SuiteError: a claim names a part that its method has not, or places a whole model.
+    """
+
+    def __init__(self, claims: Claims, plan: Plan, resolver: Resolver, evidence: Evidence | None) -> None:
+        self.claims = claims
+        self.plan = plan
+        self.resolver = resolver
+        self.evidence = evidence
+        self._built: dict[str, Footprint] = {}
+        self._modules: dict[tuple[str, str | None], Modules] = {}
+        for name, claim in claims.claims.items():
+            self._check(name, claim)
+
+    def verdicts(self) -> Iterator[Verdict]:
+        """One per claim, in the order written."""
+        for name, claim in self.claims.claims.items():
+            verdict = self._verdict(name, claim)
+            if claim.contradicted_by is not None:
+                why = f"against {claim.contradicted_by}"
+                verdict = replace(verdict, status="paper-contradicts-itself", why=why)
+            yield verdict
+
+    def _verdict(self, name: str, claim: Claim) -> Verdict:
+        told = Verdict(claim=name, table=claim.table, status="not-checkable-here", **_published(claim))
+        try:
+            if isinstance(claim, Number):
+                return self._number(claim, told)
+            if isinstance(claim, Ordering):
+                return self._ordering(claim, told)
+            if isinstance(claim, Placed):
+                return self._placed(claim, told)
+        except Unchecked as reason:
+            return replace(told, why=str(reason))
+        return replace(told, why=f"needs {claim.needs}")
+
+    def _check(self, name: str, claim: Claim) -> None:
+        if not isinstance(claim, Placed) and (not isinstance(claim, Number) or claim.part is None):
+            return
+        sketch = self._sketch(claim.method)
+        if isinstance(claim, Placed):
+            if sketch is None:
+                where = self.claims.source.where("claims", name, "method")
+                raise SuiteError(f"{where}: {claim.method} is one whole model: only a split one is placed")
+            return
+        allowed = [ALL] if sketch is None else [*(part.name for part in sketch.parts), ALL, BUT_FUSION]
+        if claim.part not in allowed:
+            where = self.claims.source.where("claims", name, "part")
+            raise SuiteError(f"{where}: no part {claim.part!r}; {nearest(str(claim.part), allowed)}")
+
+    # --- numbers ---
+
+    def _number(self, claim: Number, told: Verdict) -> Verdict:
+        if claim.quantity in STATIC:
+            ours, why = self._count(claim.method, claim.quantity, claim.part or ALL), ""
+        else:
+            ours, why = self._evidence(claim).number(
+                claim,
+                data=self.resolver.method(claim.method).data.info.name,
+                keys={cell.method_key for cell in self.plan.cells if cell.method == claim.method},
+            )
+        near = claim.tolerance.covers(ours, claim.value)
+        return replace(told, status="reproduced" if near else "not-reproduced", ours=ours, why=why)
+
+    def _count(self, method: str, quantity: str, part: str = ALL) -> float:
+        """A quantity of one part, or of several together."""
+        names = self._parts(method).names
+        chosen = {ALL: names, BUT_FUSION: names[:-1]}.get(part, [part])
+        return sum(self._figure(method, name, lambda found: found.figure(quantity)) for name in chosen)
+
+    def _figure(
+        self, method: str, part: str, figure: Callable[[Footprint], T], target: Target | None = None
+    ) -> T:
+        """Raises Unchecked: the module is not known before training, or does not run without data."""
+        try:
+            found = self._parts(method, target).get(part)
+            if found is not None:
+                return figure(found)
+        except (CellError, RuntimeError, NotImplementedError) as error:
+            raise Unchecked(f"{part} cannot be counted before it is trained: {error}") from None
+        raise Unchecked(f"the plugin does not say what {part} is before it is trained")
+
+    def _parts(self, method: str, target: Target | None = None) -> Modules:
+        key = method, None if target is None else target.name
+        if key not in self._modules:
+            resolved = self.resolver.method(method)
+            self._need_installed(resolved)
+            sketch = self._sketch(method, target)
+            parts: list[tuple[str, ModuleSpec | None, tuple[str, ...]]] = [(method, resolved.spec, (IMAGE,))]
+            if sketch is not None:
+                parts = [(part.name, part.spec, part.inputs) for part in sketch.parts]
+            image = TensorSpec(shape=resolved.data.info.shape)
+            self._modules[key] = Modules(parts, image, self._built)
+        return self._modules[key]
+
+    def _sketch(self, method: str, target: Target | None = None) -> Sketch | None:
+        """How the method is split, for ``target`` or else the suite's first device; ``None``: it is not."""
+        resolved = self.resolver.method(method)
+        if resolved.partition is None:
+            return None
+        suite = self.resolver.suite
+        target = target or self.resolver.target(suite.run[0].devices[0], suite.defaults.threads)
+        return self.resolver.sketch(method, resolved, target)
+
+    @staticmethod
+    def _need_installed(resolved: ResolvedMethod) -> None:
+        steps = [step for step, _, _ in resolved.links]
+        if any(step.each_part for step in steps):
+            raise Unchecked("its parts are compressed after the split: their modules are not known before")
+        for step in steps:
+            for package in step.entry.requires:
+                if importlib.util.find_spec(package) is None:
+                    fix = f"pip install 'edge-harness[{step.entry.extra}]'"
+                    raise Unchecked(f"{package} is not installed: {fix}")
+
+    # --- placements ---
+
+    def _placed(self, claim: Placed, told: Verdict) -> Verdict:
+        target = self.resolver.target(claim.fleet, self.resolver.suite.defaults.threads)
+        if target.unavailable:
+            raise Unchecked(target.unavailable)
+        sketch = self._sketch(claim.method, target)
+        assert sketch is not None  # checked
+        counted = []
+        for part in sketch.parts:  # the paper's devices are given in the paper's MACs
+            counts = self._figure(claim.method, part.name, lambda found: found.counts, target)
+            counted.append(replace(part, macs=counts.macs_linear, weight_bytes=counts.weight_bytes))
+        try:
+            placement = self.resolver.place(claim.method, replace(sketch, parts=tuple(counted)), target)
+        except SuiteError as error:
+            return replace(told, status="not-reproduced", why=str(error))
+        where = Counter({device: 0 for device in range(len(target.infos)) if device != target.central})
+        where.update(placement.device_of[part.name] for part in sketch.parts[:-1])
+        ours = tuple(sorted(where.values(), reverse=True))
+        same = ours == tuple(sorted(claim.placed, reverse=True))
+        return replace(told, status="reproduced" if same else "not-reproduced", ours=ours)
+
+    # --- records ---
+
+    def _evidence(self, claim: Number | Ordering) -> Evidence:
+        if self.evidence is not None:
+            return self.evidence
+        if claim.on is not None:
+            raise Unchecked(f"no records given of {claim.on}")
+        for method in [claim.method] if isinstance(claim, Number) else [claim.better, claim.than]:
+            info = self.resolver.method(method).data.info
+            if info.missing:
+                raise Unchecked(f"no records given, and its data is not here ({info.name})")
+        raise Unchecked("no records given: run the suite and name its results folder")
+
+    def _ordering(self, claim: Ordering, told: Verdict) -> Verdict:
+        if claim.column in STATIC:
+            better, than = (self._count(method, claim.column) for method in (claim.better, claim.than))
+            found = Difference(than - better, decided=True)
+        else:
+            found = self._evidence(claim).ordering(claim)
+        verdict = replace(told, ours=found.difference, why=found.why)
+        if not found.decided:
+            return verdict
+        least = found.difference >= claim.by or math.isclose(found.difference, claim.by)  # of floats
+        holds = found.difference > 0 and least
+        return replace(verdict, status="reproduced" if holds else "not-reproduced")
+
+
+def _published(claim: Claim) -> dict[str, Any]:
+    """The paper's side of a verdict, in words too where the claim has none."""
+    if isinstance(claim, Number):
+        what = claim.method if claim.part is None else f"{claim.method}, {claim.part}"
+        column = COLUMNS.get(claim.quantity)
+        unit = column.unit if column is not None else STATIC_UNITS[claim.quantity]
+        return {
+            "says": claim.says or f"{what}: {claim.quantity}",
+            "published": claim.value,
+            "unit": unit,
+            "tolerance": str(claim.tolerance),
+        }
+    if isinstance(claim, Ordering):
+        column = COLUMNS[claim.column]
+        return {
+            "says": claim.says or f"{claim.better} before {claim.than} in {claim.column}",
+            "published": claim.by or None,
+            "unit": "points" if column.unit == "%" else column.unit,
+        }
+    if isinstance(claim, Placed):
+        return {
+            "says": claim.says or f"parts of {claim.method} per device of {claim.fleet}",
+            "published": claim.placed,
+        }
+    return {"says": claim.says}
+
+
+STATIC_UNITS = {"file_mib": "MiB", "payload_bytes": "B"}
+"""Of the quantities that are no columns."""

@@ -1,0 +1,1 @@
+"""Leaderboards. In: records. Out: boards of ranked rows."""

@@ -1,0 +1,1 @@
+"""Running. In: a plan. Out: records on disk, and the outcome."""

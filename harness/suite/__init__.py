@@ -1,0 +1,1 @@
+"""Reading suites. In: a YAML file. Out: a checked suite with line numbers."""

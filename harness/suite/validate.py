@@ -1,0 +1,89 @@
+"""What a person wrote as a model, or the first thing wrong with it in one line: place, what is wrong, what is allowed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from harness.errors import SuiteError, nearest
+from harness.suite.yamlfile import KeyPath, Source
+
+__all__ = ["validated"]
+
+
+def validated(model: type[Any], value: Any, source: Source, path: KeyPath) -> Any:
+    """``value`` as ``model``; the first thing wrong as one :class:`SuiteError` with its place."""
+    if not isinstance(value, Mapping):
+        raise SuiteError(f"{source.where(*path)}: expected a mapping of keys, not {_kind(value)}")
+    try:
+        return model.model_validate(value)
+    except ValidationError as error:
+        raise SuiteError(_explain(error, model, value, source, path)) from None
+
+
+def _explain(
+    error: ValidationError, model: type[BaseModel], value: Any, source: Source, path: KeyPath
+) -> str:
+    problems = error.errors(include_url=False)
+    # a mistyped key comes before the key that it leaves missing
+    problem = next((p for p in problems if p["type"] == "extra_forbidden"), problems[0])
+    kind = problem["type"]
+    loc = _written(value, problem["loc"])
+    if kind == "missing":
+        loc.append(problem["loc"][-1])
+    where = source.where(*path, *loc)
+    if kind == "extra_forbidden":
+        fields = _fields_at(model, loc[:-1])
+        return f"{where}: unknown key; {nearest(str(loc[-1]), fields)}"
+    if kind == "missing":
+        return f"{where}: missing"
+    if kind in ("tuple_type", "list_type"):
+        return f"{where}: expected a list, like [...]"
+    if kind in ("dict_type", "mapping_type", "model_type", "model_attributes_type"):
+        return f"{where}: expected a mapping of keys"
+    message = problem["msg"].removeprefix("Value error, ").removeprefix("Assertion failed, ")
+    given = problem.get("input")
+    if kind != "value_error" and isinstance(given, str | int | float | bool | None):
+        message = f"{message[0].lower()}{message[1:]}, not {given!r}"
+    return f"{where}: {message}"
+
+
+def _written(value: Any, loc: Sequence[str | int]) -> list[str | int]:
+    """What of pydantic's path a person wrote: it also names the members of unions that it tried."""
+    kept: list[str | int] = []
+    for part in loc:
+        known = value if isinstance(value, Mapping) else {}
+        if isinstance(value, list | tuple):
+            known = dict(enumerate(value))
+        if part in known:
+            kept.append(part)
+            value = known[part]
+    return kept
+
+
+def _fields_at(model: type[BaseModel], loc: Sequence[str | int]) -> list[str]:
+    """Names allowed at a place inside a model; keys of mappings and indices of lists are stepped over."""
+    current, inside = model, False
+    for part in loc:
+        if inside:
+            inside = False
+            continue
+        field = next((f for name, f in current.model_fields.items() if part in (name, f.alias)), None)
+        annotations = _flatten(field.annotation) if field else []
+        models = [a for a in annotations if isinstance(a, type) and issubclass(a, BaseModel)]
+        if not models:
+            return []
+        inside = models[0] is not annotations[0]
+        current = models[0]
+    return [field.alias or name for name, field in current.model_fields.items()]
+
+
+def _flatten(annotation: Any) -> list[Any]:
+    arguments = getattr(annotation, "__args__", ())
+    return [annotation, *(item for argument in arguments for item in _flatten(argument))]
+
+
+def _kind(value: object) -> str:
+    return {list: "a list", str: "text", type(None): "nothing"}.get(type(value), f"{value!r}")

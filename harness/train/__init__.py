@@ -1,0 +1,4 @@
+"""Training and evaluation of torch modules.
+
+In: a module, data and a recipe. Out: trained weights and their history.
+"""

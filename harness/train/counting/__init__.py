@@ -1,0 +1,1 @@
+"""Counting. In: a module and its input shapes. Out: parameters, multiply-accumulates and memory."""

@@ -1,0 +1,175 @@
+"""What a module weighs and does before it is trained: built on torch's meta device, which holds no data.
+
+Counts come from the module that the plugin builds, and from running it; never from a formula.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from harness.types import IMAGE, Counts, ModuleSpec, TensorSpec
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["STATIC", "Footprint", "Modules"]
+
+STATIC: dict[str, str] = {
+    "params_m": "parameters, 10^6",
+    "macs_g": "all multiply-accumulates of one sample, 10^9",
+    "macs_linear_g": "those of linear and convolution layers and their biases, 10^9",
+    "flops_g": "2 x macs_g",
+    "weights_mib": "parameters and buffers as stored, 2^20 bytes",
+    "file_mib": "the file that torch.save makes of the state dict, 2^20 bytes",
+    "payload_bytes": "the output in float32: what a part sends, one sample",
+}
+"""Quantities that follow from the module alone, with their units."""
+
+
+@dataclass(frozen=True)
+class Footprint:
+    """One module on the meta device and the tensors it takes; each figure is made when it is asked for."""
+
+    module: torch.nn.Module
+    inputs: tuple[TensorSpec, ...]
+
+    @cached_property
+    def counts(self) -> Counts:
+        from harness.train.counting.count import count
+
+        return count(self.module, self.inputs)
+
+    @cached_property
+    def output(self) -> TensorSpec:
+        import torch
+
+        from harness.train.evaluation import evaluating
+
+        tensors = [
+            torch.zeros(1, *spec.shape, dtype=getattr(torch, spec.dtype), device="meta")
+            for spec in self.inputs
+        ]
+        with evaluating(self.module), torch.inference_mode():
+            out = self.module(*tensors)
+        return TensorSpec(shape=tuple(out.shape[1:]))
+
+    @cached_property
+    def file_bytes(self) -> int:
+        """The state dict is really saved, with holes for the weights: their bytes are counted, not written."""
+        import torch
+
+        state: dict[str, torch.Tensor] = self.module.state_dict()
+        made: dict[tuple[int, torch.Size], torch.Tensor] = {}
+        for name, tensor in state.items():  # tied weights are in the file once
+            key = tensor.untyped_storage()._cdata, tensor.shape
+            state[name] = made.setdefault(key, torch.empty_like(tensor, device="cpu"))
+        sink = _Sink()
+        with torch.serialization.skip_data():
+            torch.save(state, sink)
+        return sink.end
+
+    def figure(self, quantity: str) -> float:
+        """One of :data:`STATIC`."""
+        if quantity == "params_m":
+            elements: int = sum(parameter.numel() for parameter in self.module.parameters())
+            return elements / 1e6
+        if quantity == "file_mib":
+            return self.file_bytes / 2**20
+        if quantity == "payload_bytes":
+            return 4 * math.prod(self.output.shape)
+        return {
+            "macs_g": self.counts.macs / 1e9,
+            "macs_linear_g": self.counts.macs_linear / 1e9,
+            "flops_g": 2 * self.counts.macs / 1e9,
+            "weights_mib": self.counts.weight_bytes / 2**20,
+        }[quantity]
+
+
+class _Sink:
+    """A file that keeps nothing but its length."""
+
+    def __init__(self) -> None:
+        self.at = self.end = 0
+
+    def write(self, data: bytes | memoryview) -> int:
+        self.seek(len(data), 1)
+        return len(data)
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        self.at = (0, self.at, self.end)[whence] + offset
+        self.end = max(self.end, self.at)
+        return self.at
+
+    def tell(self) -> int:
+        return self.at
+
+    def flush(self) -> None:
+        pass
+
+
+class Modules:
+    """The modules of one method by part, each built when it is first asked for.
+
+    ``parts`` are (name, spec, names of its inputs), each after its inputs; ``built`` remembers modules that
+    several parts or methods share.
+    """
+
+    def __init__(
+        self,
+        parts: Iterable[tuple[str, ModuleSpec | None, Sequence[str]]],
+        image: TensorSpec,
+        built: dict[str, Footprint],
+    ) -> None:
+        self._parts = {name: (spec, inputs) for name, spec, inputs in parts}
+        self._image = image
+        self._built = built
+
+    @property
+    def names(self) -> list[str]:
+        return list(self._parts)
+
+    def get(self, name: str) -> Footprint | None:
+        """``None`` where planning does not know this module, or one that it reads from."""
+        import torch
+
+        spec, sources = self._parts[name]
+        if spec is None:
+            return None
+        inputs = []
+        for source in sources:
+            before = None if source == IMAGE else self.get(source)
+            if before is None and source != IMAGE:
+                return None
+            inputs.append(self._image if before is None else before.output)
+        about = [spec.factory, dict(spec.params), [[tensor.shape, tensor.dtype] for tensor in inputs]]
+        key = json.dumps(about, sort_keys=True)
+        if key not in self._built:
+            with torch.device("meta"), _unset():
+                self._built[key] = Footprint(spec.build(), tuple(inputs))
+        return self._built[key]
+
+
+_SETTING = {"add_", "clamp_", "erfinv_", "fill_", "mul_", "normal_", "uniform_", "zero_"}
+
+
+def _unset() -> Any:
+    """Leaves initial weights out: on the meta device setting them costs time and does nothing."""
+    import torch
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    class Unset(TorchDispatchMode):  # type: ignore[misc]
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            if (
+                func.overloadpacket.__name__ in _SETTING
+                and isinstance(args[0], torch.Tensor)
+                and args[0].is_meta
+            ):
+                return args[0]
+            return func(*args, **(kwargs or {}))
+
+    return Unset()

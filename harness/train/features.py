@@ -1,0 +1,69 @@
+"""Features that a frozen module computes once per image, and trainings on them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from harness.data.choice import ArraySplit
+from harness.train.evaluation import Samples, evaluating, on_device
+from harness.train.optim import NO_AUGMENTATION
+from harness.types import Context, FitResult, Split
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+    from numpy.typing import NDArray
+
+__all__ = ["computed", "fit_on_features"]
+
+
+def computed(
+    ctx: Context,
+    module: torch.nn.Module,
+    split: Split,
+    forward: Callable[[torch.Tensor], torch.Tensor] | None = None,
+    batch: int = 256,
+) -> NDArray[np.float32]:
+    """What ``module``, or ``forward`` which uses it, gives for every sample in evaluation mode [n, ...]."""
+    import numpy as np
+    import torch
+
+    device, found = torch.device(ctx.device), []
+    samples = Samples(split, device, keep=False)
+    with on_device(module, device), evaluating(module), torch.inference_mode():
+        for first in range(0, len(split), batch):
+            ctx.progress(f"features of {len(split)} images", first / len(split))
+            rows = np.arange(first, min(first + batch, len(split)))
+            found.append((forward or module)(samples.take(rows).inputs).cpu().numpy())
+    return np.concatenate(found)
+
+
+def fit_on_features(
+    ctx: Context,
+    trunks: Sequence[torch.nn.Module],
+    head: torch.nn.Module,
+    *,
+    macs: int,
+    name: str,
+    **recipe: Any,
+) -> FitResult:
+    """Train ``head`` on the features [n, D] of the frozen ``trunks`` side by side, which cost ``macs`` an image.
+
+    They are computed once per image, so without augmentation; their passes are in the result's compute.
+    """
+    import numpy as np
+
+    start, train = time.perf_counter(), ctx.data.train
+    columns = [computed(ctx, trunk, train) for trunk in trunks]
+    seconds = time.perf_counter() - start
+    features = ArraySplit(np.concatenate(columns, axis=1), train.labels)
+    fitted = ctx.fit(head, data=features, name=name, **recipe, **NO_AUGMENTATION)
+    return replace(
+        fitted,
+        image_passes=fitted.image_passes + len(train),
+        train_macs=fitted.train_macs + len(train) * macs,
+        train_s=fitted.train_s + seconds,
+    )

@@ -1,0 +1,356 @@
+"""The one training loop. A method hands it a module and, if it needs one, a loss.
+
+Everything random in an epoch (order, augmentation, dropout) is a pure function of the seed and the epoch's
+number, and a checkpoint is written after every epoch, so a training that was killed and taken up again ends
+with bit-identical weights. So do two processes with the same seed, threads, CPU capability, torch version
+and ``compile``. On CUDA the same is tried; fused attention's backward pass is not bit-reproducible there.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from harness.train import checkpoint
+from harness.train.augment import Augmented
+from harness.train.counting.count import count
+from harness.errors import CellError
+from harness.train.evaluation import Batch, Samples, evaluate, logits_of, on_device
+from harness.train.ranks import ALONE, Ranks
+from harness.train.optim import TrainRecipe, make_optimizer, make_scheduler
+from harness.types import FitResult, Split, TensorSpec
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["Batch", "TrainRecipe", "evaluate", "fit"]
+
+_TELL_S = 5.0  # in a long epoch a person is told this often how far it is
+
+Loss = Callable[["torch.nn.Module", Batch], "torch.Tensor"]
+
+
+def fit(
+    module: torch.nn.Module,
+    recipe: TrainRecipe,
+    train: Split,
+    validation: Split | None,
+    *,
+    loss: Loss | None = None,
+    seed: int,
+    device: str,
+    folder: Path,
+    progress: Callable[[str, float | None], None],
+    name: str = "fit",
+    ranks: Ranks = ALONE,
+) -> FitResult:
+    """Train ``module`` in place; it ends in evaluation mode, on the device it came on.
+
+    ``loss(module, batch)`` returns the batch's mean as a scalar; what it draws must come from torch's global
+    generator, what it trains must be inside ``module``. ``module(inputs)`` must work whatever the loss: MACs
+    are counted on it, and validation takes its output as logits [n, classes].
+
+    Parameters with ``requires_grad=False`` are left alone, and a submodule whose parameters are all frozen
+    runs in evaluation mode: its BatchNorm statistics stay, its dropout is off. A last batch of one sample is
+    left out where there is a BatchNorm to train.
+
+    Resumes from ``folder/name.ckpt`` if that is of the same recipe, seed, labels and starting weights; a
+    training that ended there returns at once. ``image_passes`` counts samples in training forward passes;
+    ``train_macs`` is that times the MACs of one forward pass (not of forward and backward; no validation).
+    ``history`` has per epoch ``loss`` (mean), ``lr`` (after its last update) and, with validation, ``top1``.
+
+    With several ``ranks`` each calls this with the same arguments and ends with the same weights; every batch
+    is split among them, and only the first reads and writes the checkpoint. ``loss`` then sees a part of the
+    batch, so one that is no mean over samples (it compares them) is another one.
+
+    Raises:
+        ValueError: the recipe does not fit the module, the data or the device.
+        CellError: the loss is no longer finite, or the module's MACs cannot be counted.
+        StorageError: the checkpoint cannot be written.
+    """
+    import numpy as np
+    import torch
+
+    if validation is not None and len(validation) == 0:
+        validation = None
+    where = torch.device(device)
+    _check(module, recipe, train, validation, where, ranks)
+    if recipe.epochs == 0:
+        module.eval()
+        return FitResult(image_passes=0, train_macs=0, train_s=0.0, epochs=0)
+
+    ranks.align(module)
+    macs = count(module, [TensorSpec(shape=train.batch([0]).shape[1:])]).macs
+    path = folder / f"{name}.ckpt"
+    labels = b"|".join(np.array(split.labels).tobytes() for split in (train, validation) if split is not None)
+    key = checkpoint.training_key({"recipe": recipe.model_dump(), "seed": seed}, module, labels)
+    saved = ranks.lead(f"the checkpoint of {name!r}", lambda: checkpoint.load(path, key))
+    if saved is None or not saved["done"]:
+        with on_device(module, where), _reproducible(where):
+            run = _Run(module, recipe, train, validation, loss, seed, where, progress, ranks)
+            if saved is not None:
+                run.restore(saved)
+            while not run.finished:
+                run.epoch(name)
+                if not run.finished and ranks.rank == 0:
+                    checkpoint.save(path, {**run.state(), "key": key, "done": False})
+            saved = {**run.result(), "key": key, "done": True}
+        if ranks.rank == 0:
+            checkpoint.save(path, saved)
+    module.load_state_dict(saved["module"])
+    module.eval()
+    return FitResult(
+        image_passes=saved["image_passes"],
+        train_macs=saved["image_passes"] * macs,
+        train_s=saved["train_s"],
+        epochs=len(saved["history"]),
+        history=tuple(saved["history"]),
+    )
+
+
+class _Run:
+    """A training between two epochs: all that the next epoch depends on."""
+
+    def __init__(
+        self,
+        module: torch.nn.Module,
+        recipe: TrainRecipe,
+        train: Split,
+        validation: Split | None,
+        loss: Loss | None,
+        seed: int,
+        device: torch.device,
+        progress: Callable[[str, float | None], None],
+        ranks: Ranks,
+    ) -> None:
+        import torch
+
+        self.ranks = ranks
+        self.module, self.recipe, self.seed, self.device, self.tell = module, recipe, seed, device, progress
+        self.forward = torch.compile(module) if recipe.compile else module
+        self.loss = loss or _cross_entropy(recipe.label_smoothing)
+        self.samples = Augmented(train, recipe, device, module)
+        self.validation = None if validation is None else Samples(validation, device)
+        self.trainable = [parameter for parameter in module.parameters() if parameter.requires_grad]
+        n, size = len(train), recipe.batch_size
+        lonely = 0 < n % size < 2 * ranks.count <= size  # some rank would get one sample of the last batch
+        self.steps = math.ceil(n / size) - (lonely and _trains_batch_norm(module))
+        if self.steps == 0:
+            few = "one training sample" if n == 1 else f"{n} training samples in {ranks.count} processes"
+            raise ValueError(f"{few} cannot train a BatchNorm")
+        self.optimizer = make_optimizer(module, recipe)
+        self.scheduler = make_scheduler(self.optimizer, recipe, self.steps)
+        self.scaler = torch.amp.GradScaler(device.type, enabled=recipe.amp == "fp16")
+        self.average = None
+        if recipe.ema is not None:
+            from timm.utils import ModelEmaV3
+
+            self.average = ModelEmaV3(module, decay=recipe.ema)
+        self.history: list[dict[str, float]] = []
+        self.image_passes = 0
+        self.train_s = 0.0
+        self.best: dict[str, Any] | None = None
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint holds. Random state and learning rate are not in it: the epoch gives them."""
+        return {
+            "module": self.module.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "average": None if self.average is None else self.average.state_dict(),
+            "best": self.best,
+            **self._told(),
+        }
+
+    def result(self) -> dict[str, Any]:
+        """What is kept of a training that ended: its weights (with early stopping the best), its story."""
+        weights = self.kept.state_dict() if self.best is None else self.best["module"]
+        return {"module": {name: tensor.cpu() for name, tensor in weights.items()}, **self._told()}
+
+    def _told(self) -> dict[str, Any]:
+        return {"history": self.history, "image_passes": self.image_passes, "train_s": self.train_s}
+
+    def restore(self, saved: Mapping[str, Any]) -> None:
+        self.module.load_state_dict(saved["module"])
+        self.optimizer.load_state_dict(saved["optimizer"])
+        self.scaler.load_state_dict(saved["scaler"])
+        if self.average is not None:
+            self.average.load_state_dict(saved["average"])
+        self.best = saved["best"]
+        self.history = list(saved["history"])
+        self.image_passes, self.train_s = saved["image_passes"], saved["train_s"]
+        self.scheduler.step_update(len(self.history) * self.steps)
+
+    @property
+    def kept(self) -> torch.nn.Module:
+        """What is validated and kept: the averaged weights where there are such."""
+        return self.module if self.average is None else self.average.module
+
+    @property
+    def finished(self) -> bool:
+        done, patience = len(self.history), self.recipe.early_stop
+        stopped = patience is not None and self.best is not None and done - self.best["epoch"] >= patience
+        return done >= self.recipe.epochs or stopped
+
+    def epoch(self, name: str) -> None:
+        """Train one epoch, validate, and take note."""
+        began = time.perf_counter()
+        number = len(self.history) + 1
+        total = self._train(number, began)
+        lr = self.optimizer.param_groups[0]["lr"]
+        loss = float(total)
+        if not (math.isfinite(loss) and all(bool(weights.isfinite().all()) for weights in self.trainable)):
+            raise CellError(
+                f"training {name!r}: loss or weights are no longer finite in epoch {number} (lr {lr:.3g}); "
+                "try a lower lr, clip_grad: 1.0, more warmup_epochs"
+                + ", amp: bf16"
+                * (self.recipe.amp == "fp16"),
+                stage="train",
+            )
+        entry = {"loss": loss, "lr": lr}
+        if self.validation is not None:
+            entry["top1"] = self.ranks.lead("a validation", self._top1)
+            if self.recipe.early_stop and (self.best is None or entry["top1"] > self.best["top1"]):
+                weights = {key: tensor.cpu().clone() for key, tensor in self.kept.state_dict().items()}
+                self.best = {"epoch": number, "top1": entry["top1"], "module": weights}
+        self.history.append(entry)
+        self.train_s += time.perf_counter() - began
+        self._tell(number, 0.0, self.train_s)
+
+    def _top1(self) -> float:
+        assert self.validation is not None
+        logits = logits_of(self.kept, self.validation, self.recipe.batch_size)
+        hits = (logits.argmax(1) == self.validation.labels).sum()
+        return 100 * int(hits) / len(self.validation)
+
+    def _train(self, number: int, began: float) -> torch.Tensor:
+        """One epoch's updates; the mean loss, still on the device."""
+        import numpy as np
+        import torch
+
+        recipe, size, ranks = self.recipe, self.recipe.batch_size, self.ranks
+        torch_seed, augment_seed = map(int, np.random.SeedSequence([self.seed, number]).generate_state(2))
+        torch.manual_seed(torch_seed + ranks.rank)
+        order = np.random.default_rng([self.seed, number]).permutation(len(self.samples))
+        self.samples.start(augment_seed)
+        dtype = {"none": None, "bf16": torch.bfloat16, "fp16": torch.float16}[recipe.amp]
+        _training_mode(self.module)
+        total = torch.zeros((), device=self.device)
+        seen, told = 0, began
+        for step in range(self.steps):
+            rows = order[step * size : (step + 1) * size]
+            own = ranks.share(rows)
+            if len(own):
+                batch = self.samples.take(own, step * ranks.count + ranks.rank)
+                with torch.autocast(self.device.type, dtype=dtype, enabled=dtype is not None):
+                    loss = self.loss(self.forward, batch)
+                self.scaler.scale(loss).backward()
+                total += loss.detach() * len(own)
+            ranks.average(self.module, len(own) / len(rows))
+            if recipe.clip_grad is not None:
+                self.scaler.unscale_(self.optimizer)
+                torch.nn.utils.clip_grad_norm_(self.trainable, recipe.clip_grad)
+            self.scaler.step(self.optimizer)
+            self.scaler.update()
+            if self.average is not None:
+                self.average.update(self.module)
+            self.optimizer.zero_grad(set_to_none=True)
+            self.scheduler.step_update((number - 1) * self.steps + step + 1)
+            seen += len(rows)
+            now = time.perf_counter()
+            if now - told > _TELL_S:
+                told = now
+                self._tell(number - 1, (step + 1) / self.steps, self.train_s + now - began)
+        self.image_passes += seen
+        return ranks.total(total) / seen
+
+    def _tell(self, done: int, part: float, spent: float) -> None:
+        fraction = (done + part) / self.recipe.epochs
+        text = f"epoch {min(done + (part > 0), self.recipe.epochs)}/{self.recipe.epochs}"
+        if self.history:
+            text += f"  loss {self.history[-1]['loss']:.3g}"
+            if "top1" in self.history[-1]:
+                text += f"  val {self.history[-1]['top1']:.1f}%"
+        left = round(spent * (1 - fraction) / fraction)
+        self.tell(f"{text}  {left // 60}:{left % 60:02} left", fraction)
+
+
+def _check(
+    module: torch.nn.Module,
+    recipe: TrainRecipe,
+    train: Split,
+    validation: Split | None,
+    device: torch.device,
+    ranks: Ranks,
+) -> None:
+    if len(train) == 0:
+        raise ValueError("there is no training sample")
+    if not any(parameter.requires_grad for parameter in module.parameters()):
+        raise ValueError("no parameter of the module is to be trained (requires_grad)")
+    if recipe.amp == "fp16" and device.type != "cuda":
+        raise ValueError(
+            f"amp fp16 needs a CUDA device, and this training runs on {device}; bf16 works on both"
+        )
+    if recipe.early_stop is not None and validation is None:
+        raise ValueError("early_stop needs a validation split (data: validation)")
+    if min(len(train), recipe.batch_size) < ranks.count:
+        raise ValueError(
+            f"{ranks.count} processes need batches of {ranks.count} samples or more, "
+            f"not {min(len(train), recipe.batch_size)} (train: batch_size, or prepare: processes)"
+        )
+
+
+def _cross_entropy(label_smoothing: float) -> Loss:
+    from torch.nn import functional
+
+    def loss(module: torch.nn.Module, batch: Batch) -> torch.Tensor:
+        return functional.cross_entropy(module(batch.inputs), batch.labels, label_smoothing=label_smoothing)
+
+    return loss
+
+
+def _training_mode(module: torch.nn.Module) -> None:
+    """Training mode, but for submodules of which every parameter is frozen."""
+    module.train()
+    for part in module.modules():
+        parameters = list(part.parameters())
+        if parameters and not any(parameter.requires_grad for parameter in parameters):
+            part.eval()
+
+
+def _trains_batch_norm(module: torch.nn.Module) -> bool:
+    from torch.nn.modules.batchnorm import _BatchNorm
+
+    _training_mode(module)
+    return any(isinstance(part, _BatchNorm) and part.training for part in module.modules())
+
+
+@contextmanager
+def _reproducible(device: torch.device) -> Iterator[None]:
+    """The caller's random state is put back; on CUDA, deterministic kernels where there are such."""
+    import torch
+
+    if device.type != "cuda":
+        with torch.random.fork_rng(devices=[]):
+            yield
+        return
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS reads it at its first use
+    before = (
+        torch.are_deterministic_algorithms_enabled(),
+        torch.is_deterministic_algorithms_warn_only_enabled(),
+        torch.backends.cudnn.benchmark,
+    )
+    index = torch.cuda.current_device() if device.index is None else device.index
+    try:
+        with torch.random.fork_rng(devices=[index]):
+            torch.use_deterministic_algorithms(True, warn_only=True)
+            torch.backends.cudnn.benchmark = False
+            yield
+    finally:
+        torch.use_deterministic_algorithms(before[0], warn_only=before[1])
+        torch.backends.cudnn.benchmark = before[2]

@@ -1,0 +1,277 @@
+"""Several processes that train one model, each on its own GPU (or, over gloo, on the CPU's cores).
+
+Every rank runs the same node with the same code and seed, so each computes the same modules, losses and splits;
+a method knows nothing of it. Only a training is shared out: each batch is split among the ranks, and the
+gradients are averaged over all of its samples before each update. What must be the same everywhere and may not
+come out the same (an artifact that exists, a checkpoint, an accuracy) is decided by rank 0 and told to the others.
+
+Rank 0 is the child that :mod:`harness.prepare.jobs` gave the node to; it starts the others and ends with them.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import pickle
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from datetime import timedelta
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from harness.errors import CellError
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+    from numpy.typing import NDArray
+
+__all__ = ["ALONE", "Follower", "Leader", "Ranks", "follow"]
+
+T = TypeVar("T")
+
+_PATIENCE_S = 1800.0  # for one exchange of gradients, and for the ranks to end a node after rank 0
+_ECHO_S = 1.0  # a rank that dies makes the others fail within this time
+
+
+class Ranks:
+    """One process alone, and what all ranks have in common."""
+
+    rank = 0
+    count = 1
+
+    def lead(self, what: str, decide: Callable[[], T]) -> T:
+        """What ``decide`` returns on rank 0, on every rank; the others wait until it is known.
+
+        Raises:
+            RuntimeError: rank 0 is at something else than ``what``.
+        """
+        return decide()
+
+    def device(self, wanted: str) -> str:
+        """The device of this rank."""
+        return wanted
+
+    def share(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        """This rank's part of a batch; all parts in a row are the batch. It may be empty."""
+        n = len(rows)
+        return rows[n * self.rank // self.count : n * (self.rank + 1) // self.count]
+
+    def align(self, module: torch.nn.Module) -> None:
+        """Give every rank the weights of rank 0."""
+
+    def average(self, module: torch.nn.Module, weight: float) -> None:
+        """Make each gradient the mean over the ranks, each with its ``weight``: its share of the batch's samples.
+
+        So are the running statistics of each BatchNorm that is trained (it normalises by its rank's samples).
+        """
+
+    def total(self, value: torch.Tensor) -> torch.Tensor:
+        """The sum over all ranks."""
+        return value
+
+    @contextmanager
+    def together(self, node: Mapping[str, Any]) -> Iterator[None]:
+        """Let the other ranks run ``node``, too; ends when they have."""
+        yield
+
+
+ALONE = Ranks()
+
+
+class _Team(Ranks):
+    def __init__(self, rank: int, count: int) -> None:
+        self.rank, self.count = rank, count
+
+    def device(self, wanted: str) -> str:
+        return f"cuda:{self.rank}" if wanted.startswith("cuda") else wanted
+
+    def join(self, port: int, device: str, threads: int, listening: int | None = None) -> None:
+        """Meet the other ranks on ``port`` of this machine; rank 0 has opened it as file ``listening``."""
+        os.environ.update(RANK=str(self.rank), LOCAL_RANK=str(self.rank))
+        os.environ.update(WORLD_SIZE=str(self.count), LOCAL_WORLD_SIZE=str(self.count))
+        os.environ.setdefault("OMP_NUM_THREADS", str(threads))  # else accelerate chooses
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
+        import torch
+        from accelerate import PartialState
+
+        limit, cpu = timedelta(seconds=_PATIENCE_S), not device.startswith("cuda")
+        store = torch.distributed.TCPStore(
+            "127.0.0.1", port, self.count, is_master=self.rank == 0, timeout=limit,
+            wait_for_workers=False, master_listen_fd=listening,
+        )  # fmt: skip
+        PartialState(
+            cpu=cpu, backend="gloo" if cpu else "nccl",
+            store=store, rank=self.rank, world_size=self.count, timeout=limit,
+        )  # fmt: skip
+        torch.set_num_threads(threads)
+
+    def align(self, module: torch.nn.Module) -> None:
+        def weights() -> dict[str, torch.Tensor]:
+            return {name: tensor.cpu() for name, tensor in module.state_dict().items()}
+
+        module.load_state_dict(self.lead("starting weights", weights))
+
+    def average(self, module: torch.nn.Module, weight: float) -> None:
+        import torch
+
+        trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
+        # a rank without a sample, or whose samples pass a parameter by, has no gradient: then it counts as zero
+        gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in trained]
+        statistics = _statistics(module)
+        flat = torch.cat([tensor.flatten() for tensor in (*gradients, *statistics)]) * weight
+        given = flat.new_tensor([parameter.grad is not None for parameter in trained])
+        mean, given = self.total(torch.cat([flat, given])).split([len(flat), len(given)])
+        sizes = [tensor.numel() for tensor in (*gradients, *statistics)]
+        for tensor, value in zip((*gradients, *statistics), mean.split(sizes), strict=True):
+            tensor.copy_(value.view_as(tensor))
+        for parameter, gradient, by_any in zip(trained, gradients, given.tolist(), strict=True):
+            parameter.grad = gradient if by_any else None
+
+    def total(self, value: torch.Tensor) -> torch.Tensor:
+        from accelerate.utils import reduce
+
+        return reduce(value, "sum")
+
+
+def _statistics(module: torch.nn.Module) -> list[torch.Tensor]:
+    from torch.nn.modules.batchnorm import _BatchNorm
+
+    trained = [part for part in module.modules() if isinstance(part, _BatchNorm) and part.training]
+    return [s for part in trained for s in (part.running_mean, part.running_var) if s is not None]
+
+
+class Leader(_Team):
+    """Rank 0: starts the others with the first node. ``give_up`` gets the message of a failure elsewhere and ends
+    the process."""
+
+    def __init__(
+        self, count: int, root: Path, block: tuple[str, ...], threads: int, give_up: Callable[..., None]
+    ) -> None:
+        super().__init__(0, count)
+        self._root, self._block, self._threads, self._give_up = root, block, threads, give_up
+        self._followers: dict[Connection, BaseProcess] = {}
+        self._done = threading.Semaphore(0)
+        self._asking = threading.Lock()  # of two threads that ask for an exit code at once, one gets none
+        self._node: Mapping[str, Any] = {}
+
+    @contextmanager
+    def together(self, node: Mapping[str, Any]) -> Iterator[None]:
+        self._node = node
+        if not self._followers:
+            self._start(node["task"]["device"])
+        for conn in self._followers:
+            conn.send(dict(node))
+        yield
+        limit = time.monotonic() + _PATIENCE_S
+        for _ in self._followers:
+            if not self._done.acquire(timeout=max(0.0, limit - time.monotonic())):
+                text = f"another training process is not done {_PATIENCE_S:g} s after the first"
+                raise CellError(text, stage=node["stage"])
+
+    def lead(self, what: str, decide: Callable[[], T]) -> T:
+        decided = decide()
+        data = pickle.dumps(
+            (what, decided)
+        )  # by value: a connection's own pickler would share a tensor's memory
+        for conn in self._followers:
+            conn.send_bytes(data)
+        return decided
+
+    def cause(self, failure: tuple[Any, ...]) -> tuple[Any, ...]:
+        """What to tell of a failure: the death of a rank, if that is behind it."""
+        from harness.prepare.jobs import died
+
+        time.sleep(_ECHO_S)
+        with self._asking:
+            for rank, process in enumerate(self._followers.values(), start=1):
+                if process.exitcode is not None:
+                    return self._failed(rank, died(process.exitcode))
+        return failure
+
+    def _failed(self, rank: int, why: str) -> tuple[Any, ...]:
+        text = f"training process {rank + 1} of {self.count}: {why}"
+        return ("failed", self._node["key"], self._node["stage"], self._node["plugin"], text, "")
+
+    def _start(self, device: str) -> None:
+        from harness.worker import worker
+
+        context = multiprocessing.get_context("spawn")
+        multiprocessing.current_process().daemon = False  # a daemon may have no children; these end with it
+        listener = socket.create_server(("127.0.0.1", 0), backlog=self.count)
+        port = listener.getsockname()[1]
+        for rank in range(1, self.count):
+            ours, theirs = context.Pipe()
+            arguments = (theirs, rank, self.count, port, str(self._root), self._block, self._threads, device)
+            process = context.Process(target=follow, args=arguments, daemon=True)
+            worker.start(process)
+            theirs.close()
+            self._followers[ours] = process
+        threading.Thread(target=self._watch, daemon=True).start()
+        self.join(port, device, self._threads, listener.detach())
+
+    def _watch(self) -> None:
+        """While the main thread computes, or waits for a rank that will not come."""
+        while True:
+            connections = list(self._followers)
+            for conn in wait(connections):
+                assert isinstance(conn, Connection)
+                try:
+                    failure = conn.recv()
+                except (EOFError, OSError):
+                    failure = self._failed(connections.index(conn) + 1, "its connection ended")
+                if failure is None:
+                    self._done.release()
+                else:
+                    self._give_up(*self.cause(failure))
+
+
+class Follower(_Team):
+    """Any other rank."""
+
+    def __init__(self, rank: int, count: int, conn: Connection) -> None:
+        super().__init__(rank, count)
+        self._conn = conn
+
+    def lead(self, what: str, decide: Callable[[], T]) -> T:
+        at, decided = pickle.loads(self._conn.recv_bytes())
+        if at != what:
+            raise RuntimeError(
+                f"training processes went different ways: the first is at {at}, another at {what}"
+            )
+        return decided  # type: ignore[no-any-return]
+
+
+def follow(
+    conn: Connection,
+    rank: int,
+    count: int,
+    port: int,
+    root: str,
+    block: tuple[str, ...],
+    threads: int,
+    device: str,
+) -> None:
+    """A follower's process: run each node that rank 0 runs, answer ``None`` or the failure."""
+    from harness.prepare import nodes as prepare
+    from harness.store.artifacts import Store
+    from harness.plugins import load_plugins
+    from harness.worker.worker import die_with_parent
+
+    die_with_parent()
+    ranks = Follower(rank, count, conn)
+    ranks.join(port, device, threads)
+    plugins, store = load_plugins(block), Store(Path(root))
+    while True:
+        node = conn.recv()
+        try:
+            prepare.run_along(node, plugins, store, ranks)
+        except Exception as error:  # noqa: BLE001 - a plugin may raise anything; rank 0 tells
+            conn.send(prepare.failure(node, error))
+        else:
+            conn.send(None)

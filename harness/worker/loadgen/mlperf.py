@@ -1,0 +1,230 @@
+"""The load of MLCommons LoadGen, as a cross-check of ours: it drives the same query in the same process.
+
+LoadGen (mlcommons/inference, ``loadgen/``) decides when each query is sent and when to stop; here a query is
+timed by ourselves, and what LoadGen's own summary says of the same queries goes along as ``reference``. It calls
+back in the calling thread, waits for the answer, and ends within the maximum time: after the query during which
+that passes, in the server scenario after the next arrival. A run cannot be interrupted.
+
+Where it differs from ours: images are drawn at random with replacement; the arrivals of the server scenario are
+those of its own generator; offline is one query of all samples, whose number is set beforehand by the speed of
+a few queries. Its queries are made before the window, and count as the process's memory.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import itertools
+import re
+import tempfile
+import time
+from array import array
+from collections.abc import Callable, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from harness.worker.loadgen.queries import Query, Timed, no_collection, queued
+from harness.types import Load
+
+__all__ = ["generate_with_loadgen", "missing"]
+
+TRIED = 10
+TRIED_NS = 50_000_000
+MOST = 1_000_000  # queries made beforehand for a length of time, some 200 bytes each
+SLACK = 1.1  # more samples than the speed asks for, as LoadGen itself takes in the offline scenario
+
+_PERCENTILE = re.compile(r"^(50|90|99)\.00 percentile latency \(ns\)\s*: (\d+)$", re.MULTILINE)
+_RATE = {
+    "single-stream": ("qps", r"^QPS w/ loadgen overhead\s*: (\S+)$"),
+    "server": ("qps", r"^Completed samples per second\s*: (\S+)$"),
+    "offline": ("samples_per_s", r"^Samples per second\s*: (\S+)$"),
+}
+_QUEUED = re.compile(r'"sample_seq":(\d+),.*"issue_start_ns":(\d+)')
+
+
+def missing() -> str | None:
+    """Why LoadGen cannot generate a load here, and what to do about it; ``None`` if it can."""
+    if importlib.util.find_spec("mlperf_loadgen") is not None:
+        return None
+    return "generator: loadgen needs MLCommons LoadGen; pip install 'edge-harness[loadgen]'"
+
+
+def generate_with_loadgen(query: Query, inputs: list[NDArray[np.float32]], load: Load) -> Timed:
+    """Let LoadGen generate ``load`` in performance mode; latencies as :func:`harness.worker.loadgen.queries.generate` has them.
+
+    ``reference`` holds ``loadgen``, its version, and of its summary ``p50_ms``, ``p90_ms``, ``p99_ms`` and ``qps``
+    (single-stream: its own time between queries included; server: completed; multi-stream has none), or
+    ``samples_per_s`` alone (offline). Offline beyond the maximum time, there is no reference: LoadGen would count
+    samples that were not inferred.
+
+    Raises:
+        ImportError: LoadGen is not installed.
+        ValueError: its trace of the server scenario cannot be read.
+    """
+    import mlperf_loadgen as lg
+
+    sut = _Sut(
+        query,
+        inputs,
+        load,
+        lambda ids: lg.QuerySamplesComplete([lg.QuerySampleResponse(i, 0, 0) for i in ids]),
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        settings = _settings(lg, load, _pace_ns(query, inputs))
+        logs = lg.LogSettings()
+        logs.log_output.outdir = folder
+        logs.log_output.copy_summary_to_stdout = False
+        logs.enable_trace = load.scenario == "server"  # there alone, is when a query was due
+        tested = lg.ConstructSUT(sut.issue_all if load.scenario == "offline" else sut.issue, _nothing)
+        count = len(inputs) * sut.streams  # what is a sample to LoadGen, is a batch to us
+        library = lg.ConstructQSL(count, count, _nothing, _nothing)
+        try:
+            with no_collection():
+                lg.StartTestWithLogSettings(tested, library, settings, logs, "")
+        finally:
+            lg.DestroyQSL(library)
+            lg.DestroySUT(tested)
+        if sut.error is not None:
+            raise sut.error
+        return sut.timed(Path(folder))
+
+
+class _Sut:
+    """LoadGen's "system under test": answers what it sends, one query at a time, and keeps the times.
+
+    No exception may pass through LoadGen: the first is kept, and what comes after it is answered without a query.
+    """
+
+    def __init__(
+        self,
+        query: Query,
+        inputs: list[NDArray[np.float32]],
+        load: Load,
+        complete: Callable[[Sequence[int]], None],
+    ) -> None:
+        self.query, self.inputs, self.load, self.complete = query, inputs, load, complete
+        self.streams = load.streams if load.scenario == "multi-stream" else 1
+        self.clock = time.perf_counter_ns
+        self.max_ns = int(load.max_time_s * 1e9)
+        self.starts, self.ends = array("q"), array("q")
+        self.error: Exception | None = None
+        self.cut = False
+
+    def issue(self, samples: Sequence[Any]) -> None:
+        """One query: of a sample, or in multi-stream of as many as there are streams."""
+        self._answer(self.inputs[samples[0].index // self.streams])
+        self.complete([one.id for one in samples])
+
+    def issue_all(self, samples: Sequence[Any]) -> None:
+        """Offline: all samples at once. Beyond the maximum time they are answered unseen, so that LoadGen ends."""
+        batch = self.load.batch
+        source = itertools.cycle(self.inputs)
+        for start in range(0, len(samples), batch):
+            if self.starts and self.ends[-1] - self.starts[0] >= self.max_ns:
+                self.cut = True
+            else:
+                self._answer(next(source))
+            self.complete([one.id for one in samples[start : start + batch]])
+
+    def _answer(self, images: NDArray[np.float32]) -> None:
+        if self.error is not None:
+            return
+        try:
+            start = self.clock()
+            self.query(images)
+            end = self.clock()
+        except Exception as error:  # noqa: BLE001 - raised again once LoadGen has ended
+            self.error = error
+            return
+        self.starts.append(start)
+        self.ends.append(end)
+
+    def timed(self, folder: Path) -> Timed:
+        starts, ends = np.array(self.starts, np.int64), np.array(self.ends, np.int64)
+        latency, queue, late = ends - starts, None, None
+        begin = int(starts[0])
+        if self.load.scenario == "server":
+            queue = _queue(folder / "mlperf_log_trace.json", len(starts))
+            begin -= int(queue[0])
+            queue, late = queued(starts - queue, starts, ends)
+            latency = latency + queue
+        window = int(ends[-1]) - begin
+        reached = window >= self.load.min_time_s * 1e9 and len(starts) >= self.load.min_queries
+        reference = {} if self.cut else _summary(folder / "mlperf_log_summary.txt", self.load.scenario)
+        return Timed(latency, window, reached, queue_ns=queue, late_ns=late, reference=reference)
+
+
+def _settings(lg: Any, load: Load, pace_ns: int) -> Any:
+    """TestSettings that end within the maximum time; ``pace_ns`` is what a query takes.
+
+    LoadGen makes its queries beforehand: twice as many as the expected latency asks for, or all of the schedule.
+    Where those would be too many, the window is short of its minimum time, and says so.
+    """
+    pace_ns = max(pace_ns, 1, int(2e9 * load.min_time_s / MOST))
+    min_time_s = load.min_time_s
+    settings = lg.TestSettings()
+    settings.scenario = {
+        "single-stream": lg.TestScenario.SingleStream, "multi-stream": lg.TestScenario.MultiStream,
+        "server": lg.TestScenario.Server, "offline": lg.TestScenario.Offline,
+    }[load.scenario]  # fmt: skip
+    settings.mode = lg.TestMode.PerformanceOnly
+    settings.max_duration_ms = max(1, int(load.max_time_s * 1000))  # 0 is no limit
+    settings.min_query_count = load.min_queries
+    settings.qsl_rng_seed = settings.sample_index_rng_seed = settings.schedule_rng_seed = load.seed
+    settings.single_stream_expected_latency_ns = settings.multi_stream_expected_latency_ns = pace_ns
+    settings.multi_stream_samples_per_query = load.streams
+    if load.target_qps is not None:
+        settings.server_target_qps = load.target_qps
+        min_time_s = min(min_time_s, MOST / load.target_qps)
+    settings.min_duration_ms = int(min_time_s * 1000) + 1
+    if load.scenario == "offline":
+        queries = max(load.min_queries, int(SLACK * load.min_time_s * 1e9 / pace_ns) + 1)
+        queries = max(1, min(queries, int(load.max_time_s * 1e9 / pace_ns)))
+        settings.min_query_count = queries * load.batch
+        settings.offline_expected_qps = (
+            0.5 * settings.min_query_count / max(load.min_time_s, 1.0)
+        )  # asks for no more
+    return settings
+
+
+def _pace_ns(query: Query, inputs: list[NDArray[np.float32]]) -> int:
+    """The least that one of a few queries took: as many as 10, or for 50 ms."""
+    taken: list[int] = []
+    for batch in itertools.islice(itertools.cycle(inputs), TRIED):
+        start = time.perf_counter_ns()
+        query(batch)
+        taken.append(time.perf_counter_ns() - start)
+        if sum(taken) >= TRIED_NS:
+            break
+    return min(taken)
+
+
+def _queue(trace: Path, n: int) -> NDArray[np.int64]:
+    """From when each query was due until LoadGen sent it: int64 [n], of its trace."""
+    queue = np.full(n, -1, np.int64)
+    with trace.open() as lines:
+        for line in lines:
+            if (found := _QUEUED.search(line)) and int(found[1]) < n:
+                queue[int(found[1])] = int(found[2])
+    if (queue < 0).any():
+        raise ValueError(f"LoadGen {version('mlcommons_loadgen')} left a trace that cannot be read")
+    return queue
+
+
+def _summary(path: Path, scenario: str) -> dict[str, float | str]:
+    text = path.read_text()
+    found: dict[str, float | str] = {"loadgen": version("mlcommons_loadgen")}
+    if scenario != "offline":  # there latency counts from the window's begin
+        found |= {f"p{name}_ms": int(ns) / 1e6 for name, ns in _PERCENTILE.findall(text)}
+    if scenario in _RATE:
+        name, pattern = _RATE[scenario]
+        if rate := re.search(pattern, text, re.MULTILINE):
+            found[name] = float(rate[1])
+    return found
+
+
+def _nothing(*_: object) -> None:
+    """What LoadGen would have done before and after: images are in memory, and answers are not awaited."""

@@ -1,0 +1,177 @@
+"""Workers that serve a central one: the frames they answer, and how one on the same machine is reached."""
+
+from __future__ import annotations
+
+import os
+import queue
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from multiprocessing import AuthenticationError
+from multiprocessing.connection import Client, Connection, Listener, answer_challenge, deliver_challenge
+from typing import Any
+
+from harness.errors import BoardLost, HarnessError
+from harness.worker.frames import FrameError, pack, size_of, unpack
+from harness.types import Answer, Answers, Peer
+
+__all__ = ["LOCAL", "MAX_KEPT_BYTES", "MAX_SLOTS", "LocalPeer", "Server", "answer_of", "open_local"]
+
+LOCAL = "harness.worker.peers:open_local"
+MAX_SLOTS = 4096
+MAX_KEPT_BYTES = 2**30
+MAX_ECHO = 2**26
+
+Handle = Callable[[Mapping[str, Any], Sequence[Any]], tuple[dict[str, Any], Sequence[Any]]]
+"""A request's header and tensors -> the answer's."""
+
+
+class Server:
+    """Answers frames on a private socket: (address, key) of an abstract Unix one, nothing stays after a kill.
+
+    Each connection is read by a thread of its own, ahead of the work, and so is a stranger's: one that says nothing
+    keeps nobody waiting.
+    """
+
+    def __init__(self, handle: Handle) -> None:
+        self._handle = handle
+        self.key = os.urandom(32)
+        self.address = f"\0harness-{os.urandom(16).hex()}"
+        self._listener = Listener(self.address, "AF_UNIX")
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                self._let_in(self._listener.accept())
+            except (OSError, RuntimeError, MemoryError):
+                time.sleep(0.01)  # no descriptor or thread left
+
+    def _let_in(self, conn: Connection) -> None:
+        threading.Thread(target=self._serve, args=(conn,), daemon=True).start()
+
+    def _serve(self, conn: Connection) -> None:
+        """What :class:`Listener` does with ``authkey``, while it accepts nobody else; then the frames."""
+        arrived: queue.SimpleQueue[tuple[int, bytes] | None] = queue.SimpleQueue()
+        with suppress(OSError, EOFError, AuthenticationError, RuntimeError, MemoryError):
+            deliver_challenge(conn, self.key)
+            answer_challenge(conn, self.key)
+            threading.Thread(target=self._work, args=(conn, arrived), daemon=True).start()
+            self._read(conn, arrived)
+
+    @staticmethod
+    def _read(conn: Connection, arrived: queue.SimpleQueue[tuple[int, bytes] | None]) -> None:
+        while True:
+            try:
+                frame = conn.recv_bytes()
+            except (EOFError, OSError):
+                arrived.put(None)
+                return
+            arrived.put((time.perf_counter_ns(), frame))
+
+    def _work(self, conn: Connection, arrived: queue.SimpleQueue[tuple[int, bytes] | None]) -> None:
+        while (got := arrived.get()) is not None:
+            came, frame = got
+            try:
+                conn.send_bytes(b"".join(self._answer(frame, came)))
+            except OSError:
+                return
+
+    def _answer(self, frame: bytes, came: int) -> list[bytes | memoryview]:
+        about: dict[str, Any] = {"id": None}
+        try:
+            header, tensors = unpack(frame)
+            about = _about(header)
+            if header.get("op") == "echo":
+                told, given = _echo(header)
+            else:
+                told, given = self._handle(header, tensors)
+            spent = told.get("compute_ns", 0)
+            return pack({**about, **told, "queue_ns": time.perf_counter_ns() - came - spent}, given)
+        except BoardLost as error:
+            return pack({**about, "error": _line(error), "lost": error.board})
+        except Exception as error:  # noqa: BLE001 - a runtime may raise anything; the central node reports it
+            return pack({**about, "error": _line(error)})
+
+
+def _about(header: Mapping[str, Any]) -> dict[str, Any]:
+    """What an answer repeats of its request; not what would make its header too long."""
+    part = header.get("part")
+    named = {"part": part} if isinstance(part, str) and len(part) <= 200 else {}
+    return {"id": _number(header.get("id")), **named}
+
+
+def _number(id: Any) -> int | None:
+    return id if type(id) is int and abs(id) < 2**63 else None
+
+
+def _line(error: BaseException) -> str:
+    text = str(error).strip().splitlines()[:1]
+    kind = [] if isinstance(error, HarnessError) and text else [type(error).__name__]
+    return ": ".join([*kind, *text])[:2000]
+
+
+def _echo(header: Mapping[str, Any]) -> tuple[dict[str, Any], Sequence[Any]]:
+    import numpy as np
+
+    size = header.get("reply_bytes", 0)
+    if type(size) is not int or not 0 <= size <= MAX_ECHO:
+        raise FrameError(f"reply_bytes: 0 to {MAX_ECHO}")
+    return {}, [np.zeros(size, np.uint8)]
+
+
+class LocalPeer:
+    """A worker of this machine (:class:`harness.types.Peer`)."""
+
+    def __init__(self, device: str, conn: Connection, answers: Answers) -> None:
+        self.device = device
+        self._conn = conn
+        self._answers = answers
+        threading.Thread(target=self._read, daemon=True).start()
+
+    def send(self, frame: Sequence[bytes | memoryview]) -> None:
+        self._conn.send_bytes(b"".join(frame))
+
+    def close(self) -> None:
+        self._conn.close()
+
+    def _read(self) -> None:
+        while True:
+            try:
+                frame = self._conn.recv_bytes()
+            except (EOFError, OSError):
+                self._answers(
+                    Answer(peer=self.device, query=-1, part="", error="the worker went away", lost=True)
+                )
+                return
+            self._answers(answer_of(self.device, frame))
+
+
+def answer_of(device: str, frame: bytes | memoryview) -> Answer:
+    """What a frame from a peer says; one that cannot be read is an error that is told."""
+    try:
+        header, tensors = unpack(frame)
+    except FrameError as error:
+        return Answer(peer=device, query=-1, part="", error=f"answers with {error}", lost=True)
+    return Answer(
+        peer=device,
+        query=-1 if (number := _number(header.get("id"))) is None else number,
+        part=str(header.get("part", "")),
+        output=tensors[0] if tensors else None,
+        error=str(header.get("error", "")),
+        queue_ns=_count(header.get("queue_ns")),
+        compute_ns=_count(header.get("compute_ns")),
+        received_bytes=size_of([frame]),
+    )
+
+
+def _count(value: Any) -> int:
+    return value if type(value) is int and value >= 0 else 0
+
+
+def open_local(details: Mapping[str, Any], answers: Answers) -> Peer:
+    """Reach a worker of this machine: ``details`` as the command ``listen`` gave them, and its ``device``."""
+    conn = Client(details["address"], "AF_UNIX", authkey=bytes.fromhex(details["key"]))
+    assert isinstance(conn, Connection)
+    return LocalPeer(details["device"], conn, answers)

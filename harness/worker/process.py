@@ -1,0 +1,116 @@
+"""A worker's process, as its parent sees it: commands in, answers out."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import threading
+import time
+from collections.abc import Sequence
+from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
+from typing import Any
+
+from harness.worker import worker
+from harness.errors import BoardLost, DeviceError
+from harness.types import Monitor
+
+__all__ = ["WorkerProcess"]
+
+
+class WorkerProcess:
+    """A fresh :mod:`harness.worker.worker` on this machine. ``name`` is its device's, for what is told of it.
+
+    Without ``preload`` it is spawned, free of torch; with it, forked from a server that has only imported those
+    modules. ``affinity``: the cores that it may use; the process that reads meters has all.
+    """
+
+    def __init__(
+        self, name: str, monitor: Monitor, *, preload: Sequence[str] = (), affinity: Sequence[int] = ()
+    ) -> None:
+        self.name = name
+        self._lock = threading.Lock()
+        self._reaping = threading.Lock()
+        if preload:
+            context: Any = multiprocessing.get_context("forkserver")
+            context.set_forkserver_preload(list(preload))
+        else:
+            context = multiprocessing.get_context("spawn")
+        ours, theirs = context.Pipe()
+        self._process: BaseProcess = context.Process(target=worker.main, args=(theirs,), daemon=True)
+        worker.start(self._process)
+        theirs.close()
+        self._conn: Connection | None = ours
+        assert self._process.pid is not None
+        self.pid: int = self._process.pid
+        self.ask("watch", monitor)
+        if affinity:
+            os.sched_setaffinity(self.pid, affinity)
+
+    def ask(self, command: str, *arguments: Any) -> Any:
+        """The answer to a command; one at a time, whichever thread asks.
+
+        Raises:
+            DeviceError: the worker answers with an error, died, or is closed.
+            BoardLost: another board, which it needs, does not answer.
+        """
+        with self._lock:
+            if self._conn is None:
+                raise DeviceError(f"{self.name} is closed")
+            try:
+                self._conn.send((command, *arguments))
+                answer = self._conn.recv()
+            except (EOFError, OSError):
+                raise DeviceError(self._death()) from None
+        if answer[0] == "lost":
+            raise BoardLost(answer[2], board=answer[1])
+        if answer[0] == "error":
+            raise DeviceError(f"{command} on {self.name}: {answer[2]}")
+        return answer[1]
+
+    def death(self) -> str | None:
+        """How it ended, of one whose socket is closed; ``None`` if it still runs a second later."""
+        return None if self._wait(1.0) is None else self._death()
+
+    def _wait(self, seconds: float) -> int | None:
+        """Its exit code, once it has one; the system tells one thread only, so one asks at a time."""
+        end = time.monotonic() + seconds
+        while True:
+            with self._reaping:
+                code = self._process.exitcode
+            if code is not None or time.monotonic() >= end:
+                return code
+            time.sleep(0.01)
+
+    def kill(self) -> None:
+        """End it at once, from any thread; whoever asks it then is told."""
+        with self._reaping:  # else its number could be another's by now
+            self._process.kill()
+
+    def close(self) -> None:
+        """End it: politely, and within a second in any case."""
+        conn = self._conn
+        if conn is None:
+            return
+        if self._lock.acquire(blocking=False):  # else it is at work for another thread
+            try:
+                conn.send(("close",))
+                self._wait(0.2)
+            except OSError:
+                pass
+            finally:
+                self._lock.release()
+        if self._wait(0) is None:
+            self.kill()
+            self._wait(1)
+        with self._lock:
+            self._conn = None
+            conn.close()
+
+    def _death(self) -> str:
+        code = self._wait(5)
+        if code is not None and code < 0:
+            hint = " (out of memory?)" if -code == signal.SIGKILL else ""
+            return f"the worker on {self.name} was killed by signal {-code}{hint}"
+        return f"the worker on {self.name} ended with exit code {code}"

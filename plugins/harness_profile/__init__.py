@@ -1,0 +1,1 @@
+"""A plugin that profiles devices: it times operations on any backend."""

@@ -1,0 +1,144 @@
+"""``harness devices profile``."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from harness.cli.common import block_option, load, warn_problems
+
+if TYPE_CHECKING:
+    from harness.plugins import Plugins
+    from harness.plan.profiles.profile import Profile
+    from harness.types import BackendEntry, DeviceSpec
+
+__all__ = ["command"]
+
+
+@click.command("profile")
+@click.argument("name")
+@click.option("--runtime", default="onnxruntime", show_default=True, help="What runs the models there.")
+@click.option(
+    "--set",
+    "chosen",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="A parameter of its backend, e.g. device=cuda.",
+)
+@click.option("--threads", type=click.IntRange(1, 1024), default=1, show_default=True, help="Of its worker.")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Write FILE, which plans don't find by NAME.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the profile as JSON.")
+@block_option
+def command(
+    name: str,
+    runtime: str,
+    chosen: tuple[str, ...],
+    threads: int,
+    out: Path | None,
+    as_json: bool,
+    block: tuple[str, ...],
+) -> None:
+    """Measure the speed of NAME, a board of the inventory or cpu, for estimates and placers.
+
+    Small models and single operations are exported here, which needs torch, and timed there one by one. It is
+    kept by name, runtime and threads in $HARNESS_PROFILES, else harness/profiles in the user's data folder.
+    """
+    from harness.store.artifacts import Store, default_cache
+    from harness.plan.profiles.profile import write_profile
+    from harness.types import DeviceSpec
+    from harness_profile.timing import measure_profile
+
+    plugins = load(block)
+    warn_problems(plugins)
+    entry = plugins.runtimes.get(runtime, "--runtime")
+    backend, spec = _device(name, threads, chosen, plugins)
+    say = _silent if as_json else _say
+    here = plugins.backends.get("cpu").entry if "cpu" in plugins.backends else None
+    central = (
+        (here, DeviceSpec(name="cpu", backend="cpu", params=here.params())) if here is not None else None
+    )
+    profile = measure_profile(backend, spec, entry, Store(default_cache()), say, central=central)
+    path = write_profile(profile, out)
+    if as_json:
+        click.echo(json.dumps(profile.to_json(), indent=1))
+        return
+    _show(profile)
+    disturbed = sum(bool(point.flags) for point in profile.points)
+    if disturbed:
+        click.echo(
+            f"warning: {disturbed} of {len(profile.points)} points were disturbed; measure again when nothing else "
+            "runs there",
+            err=True,
+        )
+    click.echo(f"kept in {path}")
+
+
+def _device(
+    name: str, threads: int, chosen: Sequence[str], plugins: Plugins
+) -> tuple[BackendEntry, DeviceSpec]:
+    from harness.errors import DeviceError, nearest
+    from harness.types import DeviceSpec
+    from harness.suite.validate import validated
+    from harness.suite.yamlfile import Source, parse_value
+    from harness_remote.inventory.inventory import Inventory
+
+    boards = Inventory.load().boards
+    if name not in boards and name not in plugins.backends:
+        known = [*boards, *(found.entry.name for found in plugins.backends)]
+        raise DeviceError(f"{name}: no board of the inventory, nor a backend; {nearest(name, known)}")
+    backend = plugins.backends.get(boards[name].backend if name in boards else name).entry
+    given = {}
+    for one in chosen:
+        key, equals, value = one.partition("=")
+        if not equals:
+            raise click.UsageError(f"--set {one}: write KEY=VALUE")
+        given[key] = parse_value(value, f"--set {one}")
+    params = validated(backend.params, given, Source("--set"), ())
+    return backend, DeviceSpec(name=name, backend=backend.name, params=params, threads=threads)
+
+
+def _say(text: str) -> None:
+    click.echo(text, err=True)
+
+
+def _silent(text: str) -> None:
+    pass
+
+
+def _show(profile: Profile) -> None:
+    from harness.errors import HarnessError
+    from harness.plan.profiles.profile import KINDS
+
+    click.secho(
+        f"{profile.label}: {profile.device_model}, {profile.runtime}, {profile.threads} threads", bold=True
+    )
+    for point in profile.points:
+        speed = point.macs / point.seconds / 1e9
+        flags = f"  [{', '.join(point.flags)}]" if point.flags else ""
+        click.echo(
+            f"  {point.what:<44}{point.macs / 1e6:>10.2f} MMACs{1e3 * point.seconds:>10.3f} ms{speed:>8.1f} GMAC/s{flags}"
+        )
+    for kind in KINDS:
+        try:
+            line = profile.line_of(kind)
+        except HarnessError as error:
+            click.echo(f"{kind}: {error}")
+            continue
+        click.echo(
+            f"{kind}: {1e3 * line.fixed:.3g} ms + {1e3 * line.slope:.4g} ms per GMAC, {line.low:.3g} to {line.high:.3g} "
+            f"GMACs, ± {line.error:.0%} (the worst point {line.worst:.0%})"
+        )
+    memory = profile.memory()
+    if memory is not None:
+        click.echo(f"memory: {memory.fixed:.4g} MiB + {memory.slope:.3g} x the weights, ± {memory.error:.0%}")
+    if profile.link is not None:
+        rate = f"{profile.link.rate_mbps:.4g} Mbit/s, " if profile.link.rate_mbps else ""
+        click.echo(f"link: {rate}{profile.link.rtt_ms:.3g} ms; {profile.link.origin}")

@@ -1,0 +1,254 @@
+"""Measuring a device's profile: operations and small models, exported here, timed there by any backend's device.
+
+The same steps as a cell's: export, load into a fresh worker, one input after the other, in steady state.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from datetime import datetime, timezone
+from importlib.util import find_spec
+from pathlib import Path
+from statistics import median
+from typing import TYPE_CHECKING, Any, cast
+
+import harness
+from harness.errors import DeviceError
+from harness.plan.profiles.profile import Kind, Link, Point, Profile, processor_of
+from harness.types import (
+    IMAGE,
+    Artifact,
+    Context,
+    DeviceSpec,
+    Edge,
+    Graph,
+    GraphPart,
+    Load,
+    ModuleSpec,
+    Part,
+    TensorSpec,
+    Unavailable,
+)
+
+if TYPE_CHECKING:
+    from harness.store.artifacts import Store
+    from harness.plugins import Registered
+    from harness.types import BackendEntry, Counts, RuntimeEntry, Samples
+
+__all__ = ["PROBES", "Probe", "measure_profile"]
+
+LOAD = Load(min_time_s=0.5, min_queries=11, max_time_s=60.0, warmup_max_s=3.0, idle_s=0.0)
+"""Eleven queries are the least from which a median is told with confidence (harness.stats)."""
+
+TRIES = 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class Probe:
+    """One thing to time: its name, what builds it, the shape of its input."""
+
+    what: str
+    kind: Kind
+    spec: ModuleSpec
+    shape: tuple[int, ...]
+
+
+def _op(kind: Kind, what: str, shape: tuple[int, ...], **params: int) -> Probe:
+    return Probe(
+        what=what,
+        kind=kind,
+        spec=ModuleSpec(factory=f"harness_profile.ops:{kind}", params=params),
+        shape=shape,
+    )
+
+
+def _vit(side: int, patch: int, dim: int, depth: int, heads: int) -> Probe:
+    params = {
+        "image_size": [side, side], "patch_size": patch, "channels": 3, "classes": 10, "dim": dim,
+        "depth": depth, "heads": heads,
+    }  # fmt: skip
+    return Probe(
+        what=f"ViT, {side} px, patch {patch}, dim {dim}, depth {depth}", kind="model",
+        spec=ModuleSpec(factory="harness_timm.models:vit", params=params), shape=(3, side, side),
+    )  # fmt: skip
+
+
+PROBES: tuple[Probe, ...] = (
+    *(_op("matmul", f"{t} x {d} times {d} x {d}", (t, d), dim=d, out=d) for t, d in ((65, 96), (197, 192), (197, 384))),
+    *(_op("attention", f"attention, {t} tokens, dim {d}", (t, d), dim=d, heads=d // 32) for t, d in ((65, 96), (197, 192), (197, 384))),
+    *(_op("mlp", f"MLP, {t} tokens, dim {d}", (t, d), dim=d, hidden=4 * d) for t, d in ((65, 96), (197, 192), (197, 384))),
+    _op("conv", "patches of 4 at 32 px, 96 filters", (3, 32, 32), channels=3, filters=96, kernel=4, stride=4),
+    _op("conv", "patches of 16 at 224 px, 192 filters", (3, 224, 224), channels=3, filters=192, kernel=16, stride=16),
+    _op("conv", "3 x 3, 64 to 64 channels at 56 px", (64, 56, 56), channels=64, filters=64, kernel=3, stride=1),
+    _vit(32, 4, 48, 4, 3),
+    _vit(32, 4, 96, 6, 3),
+    _vit(32, 4, 192, 6, 3),
+    _vit(64, 8, 192, 12, 3),
+    _vit(224, 16, 128, 12, 2),
+    _vit(224, 16, 192, 6, 3),
+    _vit(224, 16, 192, 12, 3),
+    _vit(224, 16, 256, 12, 4),
+)  # fmt: skip
+
+
+@dataclass
+class _Exporting:
+    """As much of a context as an export needs."""
+
+    workdir: Path
+    seed: int = 0
+    device: str = "cpu"
+
+
+def measure_profile(
+    backend: BackendEntry,
+    spec: DeviceSpec,
+    runtime: Registered[RuntimeEntry],
+    store: Store,
+    say: Callable[[str], None],
+    *,
+    central: tuple[BackendEntry, DeviceSpec] | None = None,
+    probes: Sequence[Probe] = PROBES,
+) -> Profile:
+    """Time every probe on the device; ``central``, on this machine, for the link to a device that is elsewhere.
+
+    Raises:
+        DeviceError: the device or its worker could not be used.
+        ProfileError: what was timed makes no line.
+    """
+    info = backend.describe(spec)
+    if isinstance(info, Unavailable):
+        raise DeviceError(f"{spec.name}: {info.reason}" + (f" ({info.fix})" if info.fix else ""))
+    if info.kind not in runtime.entry.devices:
+        raise DeviceError(f"runtime {runtime.entry.name} does not run on {info.kind}, which {spec.name} is")
+    prepared = []
+    for number, probe in enumerate(probes, 1):
+        say(f"preparing {number}/{len(probes)}: {probe.what}")
+        prepared.append((probe, *_prepared(probe, runtime, store)))
+    points, facts = [], {}
+    for number, (probe, artifact, counts) in enumerate(prepared, 1):
+        say(f"timing {number}/{len(probes)}: {probe.what}")
+        tries = []
+        while len(tries) < TRIES and (not tries or tries[-1].flags):  # disturbed: again, in a fresh worker
+            samples, facts, remote = _timed(backend, spec, runtime.entry, probe, artifact)
+            tries.append(_point(probe, artifact, counts, samples))
+        points.append(min(tries, key=lambda point: (bool(point.flags), point.seconds)))
+    link = None
+    if remote and central is not None:
+        say("timing the link")
+        link = _link(
+            (backend, spec), central, runtime.entry, max(prepared, key=lambda one: math.prod(one[0].shape))[1]
+        )
+    version = " ".join(str(facts.get(key, "")) for key in ("version", "provider")).strip()
+    made = datetime.now(timezone.utc).isoformat(timespec="seconds")
+    profile = Profile(
+        name=spec.name, device_model=info.model, provenance="emulated" if info.emulated else "measured",
+        origin=f"harness {harness.__version__}, {runtime.entry.name} {version}: medians at batch 1", made=made,
+        processor=processor_of(spec), runtime=runtime.entry.name, precision=str(facts["precision"]) if "precision" in facts else None,
+        threads=spec.threads, link=link, points=tuple(points),
+    )  # fmt: skip
+    _ = profile.line
+    return profile
+
+
+def _prepared(probe: Probe, runtime: Registered[RuntimeEntry], store: Store) -> tuple[Artifact, Counts]:
+    """The export, made once for all devices."""
+    import torch
+
+    from harness.plan import resolve
+    from harness.train.counting.count import count
+    from harness.types.plan import digest
+    from harness.store.saved import write_meta
+
+    found = find_spec(probe.spec.factory.partition(":")[0])
+    assert found is not None
+    assert found.origin is not None
+    made_with = [
+        resolve.files_hash([Path(found.origin)]),
+        resolve.source_hash(runtime.origin.module),
+        torch.__version__,
+    ]
+    key = digest(["profile", asdict(probe.spec), probe.shape, runtime.entry.name, *made_with])
+    with store.making(key) as folder:
+        if folder is not None:
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(0)
+                module = probe.spec.build().eval()
+            image = TensorSpec(shape=probe.shape)
+            with torch.inference_mode():
+                output = TensorSpec(shape=tuple(module(torch.zeros(1, *probe.shape)).shape[1:]))
+            part = Part(
+                name="whole",
+                module=module,
+                spec=probe.spec,
+                inputs=(Edge(source=IMAGE, tensor=image),),
+                output=output,
+            )
+            context = cast(Context, _Exporting(folder))
+            artifact = runtime.entry.export(context, part, runtime.entry.params())
+            about = {"stage": "profile", "entry": runtime.entry.name, "label": probe.what}
+            stored = {**asdict(artifact), "path": str(artifact.path.relative_to(folder))}
+            counts = asdict(count(module, [image]))
+            write_meta(folder, {"kind": "profile", "about": about, "artifact": stored, "counts": counts})
+    return _stored(key, store)
+
+
+def _stored(key: str, store: Store) -> tuple[Artifact, Counts]:
+    from harness.measure.deploy import artifact_of
+    from harness.types import Counts
+
+    meta = store.meta(key)
+    return artifact_of(meta, store, key), Counts(**meta["counts"])
+
+
+def _timed(
+    backend: BackendEntry, spec: DeviceSpec, runtime: RuntimeEntry, probe: Probe, artifact: Artifact
+) -> tuple[Samples, Mapping[str, Any], bool]:
+    import numpy as np
+
+    images = np.random.default_rng(0).standard_normal((4, *probe.shape), np.float32)
+    graph = Graph(parts=(GraphPart(name="whole", inputs=(IMAGE,), output=artifact.output),))
+    with backend.open(spec) as device:
+        facts = device.load("whole", artifact, runtime)
+        device.connect(graph, {})
+        samples = device.measure(LOAD, images)
+    if not len(samples.latency_ns):
+        raise DeviceError(f"{spec.name}: no query of {probe.what} was answered in {LOAD.max_time_s:g} s")
+    return samples, facts, device.remote
+
+
+def _link(
+    board: tuple[BackendEntry, DeviceSpec],
+    central: tuple[BackendEntry, DeviceSpec],
+    runtime: RuntimeEntry,
+    artifact: Artifact,
+) -> Link:
+    """Rate and round trip, as this machine's worker sees them when it sends the board an image."""
+    import numpy as np
+
+    graph = Graph(parts=(GraphPart(name="whole", inputs=(IMAGE,), output=artifact.output),))
+    with board[0].open(board[1]) as device, central[0].open(central[1]) as here:
+        device.load("whole", artifact, runtime)
+        here.load("idle", artifact, runtime)  # starts its worker
+        here.connect(graph, {"whole": device.serve(here)})
+        samples = here.measure(LOAD, np.zeros((1, *artifact.inputs[0].shape), np.float32))
+    rtt, up = (samples.links[f"{key}:whole"] for key in ("rtt", "up"))
+    bits = 8 * samples.network["sent_bytes:whole"]
+    return Link(
+        rate_mbps=1e3 * bits / (up - rtt) if up > rtt else None, rtt_ms=rtt / 1e6,
+        origin=f"measured between the workstation and the board, {bits // 8:,} bytes one way",
+    )  # fmt: skip
+
+
+def _point(probe: Probe, artifact: Artifact, counts: Counts, samples: Samples) -> Point:
+    from harness.machine.state import flags
+
+    moved = artifact.weight_bytes + 4 * (math.prod(probe.shape) + math.prod(artifact.output.shape))
+    return Point(
+        what=probe.what, kind=probe.kind, macs=counts.macs, macs_linear=counts.macs_linear, bytes=moved,
+        seconds=median(samples.latency_ns.tolist()) / 1e9, weight_bytes=artifact.weight_bytes,
+        memory_bytes=samples.memory.get("process_peak_bytes"), queries=len(samples.latency_ns),
+        flags=tuple(flags(samples)),
+    )  # fmt: skip

@@ -1,0 +1,1 @@
+"""The board's half: a server that runs workers for a client."""

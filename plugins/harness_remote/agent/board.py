@@ -1,0 +1,181 @@
+"""What a board is, as its agent announces it."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+import harness
+from harness.machine import environment
+from harness.machine import sysfs
+from harness.errors import DeviceError
+from harness.machine.meters import Meters
+from harness.plugins import Plugins, load_plugins
+from harness.types import Unavailable
+from harness_power.jetson import is_jetson
+from harness_remote.agent.onnx_check import supported
+
+__all__ = ["PROTOCOL", "Board", "describe"]
+
+PROTOCOL = 2  # raised with every change of agent.proto that an older client or agent would not understand
+ORT_S = 60.0
+AGAIN_S = 300.0
+
+_GPU_PROVIDERS = {"CUDAExecutionProvider", "TensorrtExecutionProvider"}
+_asking = threading.Lock()
+_told: list[tuple[float, dict[str, Any]]] = []  # when, and what
+_JETPACK = {32: "4", 34: "5", 35: "5", 36: "6", 38: "7"}  # by L4T's major version, developer.nvidia.com
+
+
+@dataclass(frozen=True, kw_only=True)
+class Board:
+    """A board as its agent describes it; what cannot be read is ``None`` or empty.
+
+    ``model`` is the board's name in its device tree, else the processor's; ``product`` what its firmware (DMI)
+    calls the machine. ``onnxruntime``: ``version``, ``providers``, highest ``opset`` and ``ir_version``, or the
+    ``error`` for which it does not start. ``jetpack``: ``l4t`` and ``release``. ``meters`` are those that answer,
+    ``absent`` the others with reason and fix; ``state`` is what each of ``watches`` told when it was looked up.
+    """
+
+    protocol: int
+    harness: str
+    model: str
+    soc: str | None
+    product: str | None
+    kind: Literal["cpu", "cuda"]
+    cores: int | None
+    memory_bytes: int
+    arch: str
+    os: str
+    kernel: str
+    python: str
+    cpu_capability: str
+    governor: str | None
+    virtualised: bool | None
+    machine_id: str
+    boot_id: str | None
+    versions: Mapping[str, str]
+    onnxruntime: Mapping[str, Any]
+    jetpack: Mapping[str, str | None] = field(default_factory=dict)
+    meters: Sequence[Mapping[str, Any]] = ()
+    absent: Sequence[Mapping[str, Any]] = ()
+    watches: Sequence[str] = ()
+    state: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+
+def describe(plugins: Plugins | None = None, meters: Meters | None = None) -> dict[str, Any]:
+    """The fields of a :class:`Board`, for JSON.
+
+    Meters and state are those that ``meters`` knows, looked up anew without: that asks every sensor, which
+    a measurement beside it would feel.
+    """
+    plugins = plugins or load_plugins()
+    meters = meters or Meters(plugins)
+    uses, absent = meters.auto()
+    snapshot = meters.snapshot()
+    root = sysfs.root()
+    host = environment.host()
+    runtime = _onnxruntime()
+    return asdict(
+        Board(
+            protocol=PROTOCOL,
+            harness=harness.__version__,
+            model=environment.cpu_model(root),
+            soc=_soc(),
+            product=_product(),
+            kind="cuda" if _has_gpu() and _GPU_PROVIDERS & set(runtime.get("providers", ())) else "cpu",
+            cores=host["cores_logical"],
+            memory_bytes=host["memory_bytes"],
+            arch=host["arch"],
+            os=host["os"],
+            kernel=host["kernel"],
+            python=host["python"],
+            cpu_capability=environment.cpu_capability(root),
+            governor=environment.governor(root),
+            virtualised=environment.virtualised(root),
+            machine_id=environment.machine_id(root),
+            boot_id=sysfs.text(root / "proc/sys/kernel/random/boot_id"),
+            versions=host["versions"],
+            onnxruntime=runtime,
+            jetpack=_jetpack(),
+            meters=[asdict(use.info) for use in uses],
+            absent=[asdict(one) for one in absent],
+            watches=sorted(snapshot),
+            state={
+                name: {"error": told.reason} if isinstance(told, Unavailable) else dict(told)
+                for name, told in snapshot.items()
+            },
+        )
+    )
+
+
+def _soc() -> str | None:
+    """The most general entry of the device tree's ``compatible``, without its vendor: bcm2711, tegra234."""
+    names = (sysfs.text(sysfs.root() / "proc/device-tree/compatible") or "").split("\0")
+    return names[-1].rpartition(",")[2] or None
+
+
+def _product() -> str | None:
+    told = (
+        sysfs.text(sysfs.root() / f"sys/class/dmi/id/{name}") or "" for name in ("sys_vendor", "product_name")
+    )
+    return " ".join(filter(None, told)) or None
+
+
+def _has_gpu() -> bool:
+    return is_jetson() or (sysfs.root() / "proc/driver/nvidia/version").exists()
+
+
+def _jetpack() -> dict[str, str | None]:
+    """L4T's release, and JetPack's as its package tells it, else the major version that goes with that L4T."""
+    told = sysfs.text(sysfs.root() / "etc/nv_tegra_release") or ""
+    found = re.search(r"R(\d+) \(release\), REVISION: ([\d.]+)", told)
+    if not found:
+        return {}
+    package = re.search(
+        r"^Package: nvidia-jetpack\n(?:.+\n)*?Version: (\d[\d.]*)",
+        sysfs.text(sysfs.root() / "var/lib/dpkg/status") or "",
+        re.M,
+    )
+    release = package[1] if package else _JETPACK.get(int(found[1]))
+    return {"l4t": f"{found[1]}.{found[2]}", "release": release}
+
+
+def _onnxruntime() -> dict[str, Any]:
+    """Asked for once; of one that does not start, again after a while."""
+    with _asking:
+        if not _told or ("error" in _told[0][1] and time.monotonic() - _told[0][0] > AGAIN_S):
+            _told[:] = [(time.monotonic(), _ask_onnxruntime())]
+        return _told[0][1]
+
+
+def _ask_onnxruntime() -> dict[str, Any]:
+    """By a process of its own, for importing it would take the agent memory and a thread for good."""
+    ask = "import json, onnxruntime as o; print(json.dumps([o.__version__, o.get_available_providers()]))"
+    try:
+        done = subprocess.run(
+            [sys.executable, "-c", ask],
+            capture_output=True,
+            text=True,
+            timeout=ORT_S,
+            stdin=subprocess.DEVNULL,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return {"error": f"onnxruntime does not start: {error}"}
+    lines = (done.stdout if done.returncode == 0 else done.stderr).strip().splitlines()
+    try:
+        version, providers = json.loads(lines[-1])
+        opset, ir_version = supported(version)
+    except (ValueError, IndexError, TypeError, DeviceError):
+        return {
+            "error": f"onnxruntime does not start: {lines[-1] if lines else f'exit code {done.returncode}'}"
+        }
+    return {"version": version, "providers": providers, "opset": opset, "ir_version": ir_version}

@@ -1,0 +1,317 @@
+"""The control plane's calls: what each does, once token and message are found good."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any, Protocol
+
+import harness
+from harness.errors import BoardLost, DeviceError
+from harness.plugins import Plugins
+from harness.types import Graph, Load
+from harness_remote import agent_pb2 as pb
+from harness_remote.agent import board
+from harness_remote.wire import codec
+from harness_remote.agent.blobs import Blobs
+from harness_remote.agent.lease import Leases
+from harness_remote.agent.session import Job, Neighbour, Session
+from harness_remote.agent.stream import Buffer, Frame, Relay
+from harness_remote.wire.wire import CHUNK_BYTES, MAX_CONTROL_BYTES, MAX_MESSAGE_BYTES
+
+__all__ = ["Call", "Calls", "Connected", "LeaseError", "TooMuchError"]
+
+HEARTBEAT_S = 2.0
+LAPSE_S = 0.5
+NOBODY_WAITS = "nobody waits for this lease any more"
+SERVED = frozenset(
+    {"run", "keep", "echo"}
+)  # with a ticket; the lease's holder may ask for the whole graph too
+
+
+Reply = Callable[[Frame], None]
+Farewell = Callable[[str], None]
+
+
+class LeaseError(DeviceError):
+    """The caller does not hold the board (any more)."""
+
+
+class TooMuchError(DeviceError):
+    """More than the agent takes."""
+
+
+class Connected(Protocol):
+    """Something that lasts while its caller is there, and ends with the session."""
+
+    def on_end(self, then: Callable[[], None]) -> Any: ...
+
+    def cancel(self) -> Any: ...
+
+
+class Call(Connected, Protocol):
+    """A call of the control plane."""
+
+    def lease(self) -> str: ...
+
+
+class Calls:
+    """One board, its lease, and its holder's session. Any thread may use it.
+
+    Every method raises ``DeviceError`` for what cannot be done, :class:`LeaseError` where the lease does not hold.
+    """
+
+    def __init__(self, folder: Path, blobs: Blobs, plugins: Plugins, name: str, leases: Leases) -> None:
+        self._folder, self._blobs, self._plugins, self._name = folder, blobs, plugins, name
+        self._leases = leases
+        self.frames_port = 0
+        self._changing = threading.Lock()
+        self._session: Session | None = None
+        self._holder = ""
+        self._board: pb.DescribeReply | None = None
+        self._open: set[Connected] = set()
+        self._stopped = threading.Event()
+        self._watcher = threading.Thread(target=self._watch, name="leases", daemon=True)
+        self._watcher.start()
+
+    # --- anyone with the token ---
+
+    def health(self, request: pb.HealthRequest, call: Call) -> pb.HealthReply:
+        return pb.HealthReply(
+            monotonic_ns=time.monotonic_ns(), version=harness.__version__, leased=self._leases.held()
+        )
+
+    def describe(self, request: pb.DescribeRequest, call: Call) -> pb.DescribeReply:
+        """Asks every sensor, but not while a measurement would feel it."""
+        session = self._session
+        if session is None or session.idle:
+            self._board = pb.DescribeReply(board=json.dumps(board.describe(self._plugins)))
+        if self._board is None:
+            raise DeviceError(f"{self._name} is measuring: ask again later")
+        return self._board
+
+    def acquire(self, request: pb.AcquireRequest, call: Call) -> pb.Lease:
+        """Ending what the last holder left takes a while: who leaves meanwhile is given nothing."""
+        left = _left(call)
+        with self._changing:
+            if self._stopped.is_set():
+                raise DeviceError(f"the agent on {self._name} is stopping")
+            if left.is_set():
+                raise DeviceError(NOBODY_WAITS)
+            id, seconds = self._leases.acquire(request.holder, request.seconds)
+            self._end_session()  # what the last one left behind
+            try:
+                self._session = Session(self._folder / "session", self._blobs, self._plugins, self._name)
+            except OSError as error:
+                self._leases.release(id)
+                raise DeviceError(f"{self._name} cannot write its folder: {error.strerror}") from None
+            if left.is_set():
+                self._end_session()
+                self._leases.release(id)
+                raise DeviceError(NOBODY_WAITS)
+            self._holder = id
+            return pb.Lease(id=id, seconds=seconds)
+
+    # --- the lease's holder ---
+
+    def renew(self, request: pb.RenewRequest, call: Call) -> pb.Lease:
+        left = _left(call)
+        self._held(call)
+        if left.is_set():  # and may have asked for another time since
+            raise DeviceError(NOBODY_WAITS)
+        return pb.Lease(id=call.lease(), seconds=self._leases.renew(call.lease(), request.seconds))
+
+    def release(self, request: pb.ReleaseRequest, call: Call) -> pb.Done:
+        with self._changing:
+            self._held(call)
+            self._open.discard(call)
+            self._end_session()
+            self._leases.release(call.lease())
+        return pb.Done()
+
+    def stat(self, request: pb.StatRequest, call: Call) -> pb.StatReply:
+        self._held(call)
+        return pb.StatReply(held=self._blobs.held(request.sha256, request.size))
+
+    def put(self, requests: Iterable[pb.PutRequest], call: Call) -> pb.StatReply:
+        """What came is kept, also when the sender breaks off."""
+        first: pb.PutRequest | None = None
+        at = 0
+        for request in requests:
+            self._held(call)
+            if first is None:
+                first, at = request, request.offset
+            if request.ByteSize() > MAX_CONTROL_BYTES:
+                raise TooMuchError(f"a chunk of {request.ByteSize()} bytes; allowed are {MAX_CONTROL_BYTES}")
+            at = self._blobs.write(first.sha256, first.size, at, request.data)
+        return pb.StatReply(held=at)
+
+    def open(self, request: pb.OpenRequest, call: Call) -> pb.Done:
+        self._held(call).open(request.threads, list(request.meters))
+        return pb.Done()
+
+    def load(self, request: pb.LoadRequest, call: Call) -> pb.LoadReply:
+        facts = self._held(call).load(
+            request.part, request.runtime, request.sha256, request.artifact, request.device
+        )
+        return pb.LoadReply(facts=codec.to_json(dict(facts)))
+
+    def serve(self, request: pb.ServeRequest, call: Call) -> pb.ServeReply:
+        return pb.ServeReply(ticket=self._held(call).serve(), port=self.frames_port)
+
+    def connect(self, request: pb.ConnectRequest, call: Call) -> pb.Done:
+        session = self._held(call)
+        graph = codec.from_json(Graph, request.graph)
+        session.connect(
+            graph,
+            [
+                Neighbour(
+                    device=one.device, parts=tuple(one.parts), target=one.target,
+                    certificate=one.certificate, ticket=one.ticket,
+                )
+                for one in request.peers
+            ],
+        )  # fmt: skip
+        return pb.Done()
+
+    def measure(self, request: pb.MeasureRequest, call: Call) -> pb.Job:
+        session = self._held(call)
+        return pb.Job(id=session.measure(codec.from_json(Load, request.load), request.sha256))
+
+    def follow(self, request: pb.FollowRequest, call: Call) -> Iterator[pb.FollowReply]:
+        job = self._held(call).job(request.id)
+        gone = _left(call)
+        while not job.done.wait(HEARTBEAT_S):
+            if gone.is_set():
+                return
+            yield pb.FollowReply(running=True)
+        yield from _result(job, request.offset)
+
+    def cancel(self, request: pb.CancelRequest, call: Call) -> pb.Done:
+        self._held(call).cancel(request.id)
+        return pb.Done()
+
+    def begin(self, request: pb.BeginRequest, call: Call) -> pb.Done:
+        self._held(call).begin()
+        return pb.Done()
+
+    def end(self, request: pb.EndRequest, call: Call) -> pb.EndReply:
+        session = self._held(call)
+        spans = codec.from_json(dict[str, tuple[int, int]], request.spans)
+        seen = session.end(spans, request.clock_error_ns, request.images)
+        return pb.EndReply(beside=codec.pack_beside(seen))
+
+    # --- the data plane ---
+
+    def stream(self, frames: Iterable[Buffer], call: Call, reply: Reply, farewell: Farewell) -> None:
+        """Take the frames of the lease's holder, and answer them all. Answers go to ``reply``; ``farewell`` is told why
+        there will be no more, should the worker end.
+        """
+        self._relayed(self._held(call), SERVED | {"infer"}, frames, call, reply, farewell, Relay.drain)
+
+    def admit(self, ticket: str) -> Session:
+        """The session whose worker another board may ask, by the ticket that it shows instead of the token."""
+        session = self._session
+        if session is None or not session.admits(ticket):
+            raise LeaseError(
+                "its ticket is wrong, or holds no more: the board's worker was ended, or opened anew"
+            )
+        return session
+
+    def frames(
+        self, session: Session, frames: Iterable[Buffer], guest: Connected, reply: Reply, farewell: Farewell
+    ) -> None:
+        """The same for a board that was admitted; when no more frames come, it is gone."""
+        self._during(guest)
+        self._relayed(session, SERVED, frames, guest, reply, farewell)
+
+    @staticmethod
+    def _relayed(
+        session: Session,
+        allowed: frozenset[str],
+        frames: Iterable[Buffer],
+        caller: Connected,
+        reply: Reply,
+        farewell: Farewell,
+        at_the_end: Callable[[Relay], None] = Relay.end,
+    ) -> None:
+        def over(fault: str) -> None:
+            if fault:
+                farewell(session.death() or fault)
+
+        try:
+            relay = Relay(*session.listening(), allowed, MAX_MESSAGE_BYTES, reply, over)
+        except DeviceError as error:
+            raise DeviceError(session.death() or error) from None
+        caller.on_end(relay.end)
+        try:
+            if all(map(relay.feed, frames)):
+                at_the_end(relay)
+        finally:
+            relay.end()
+            relay.join()
+
+    # --- leases end ---
+
+    def stop(self) -> None:
+        """End whatever is under way."""
+        with self._changing:
+            self._stopped.set()
+            self._end_session()
+        self._watcher.join(5)
+
+    def _held(self, call: Call) -> Session:
+        session = self._session
+        if session is None or self._holder != call.lease() or not self._leases.holds(call.lease()):
+            raise LeaseError(f"{self._name} is not held by this lease (any more): acquire it (again)")
+        self._during(call)
+        return session
+
+    def _during(self, call: Connected) -> None:
+        """Cancel the call when the session ends."""
+        if call not in self._open:
+            self._open.add(call)
+            call.on_end(lambda: self._open.discard(call))
+
+    def _end_session(self) -> None:
+        session, self._session, self._holder = self._session, None, ""
+        if session is not None:
+            session.close()
+            for call in list(self._open):
+                call.cancel()
+
+    def _watch(self) -> None:
+        while not self._stopped.wait(LAPSE_S):
+            if self._session is not None and self._leases.lapsed():
+                with self._changing:
+                    if self._leases.lapsed():
+                        self._end_session()
+
+
+def _left(call: Call) -> threading.Event:
+    """Set as soon as the caller waits no more."""
+    left = threading.Event()
+    call.on_end(left.set)
+    return left
+
+
+def _result(job: Job, offset: int) -> Iterator[pb.FollowReply]:
+    """What came of a measurement, from ``offset`` on."""
+    if job.error is not None:
+        lost = job.error.board if isinstance(job.error, BoardLost) else ""
+        yield pb.FollowReply(error=str(job.error), kind=type(job.error).__name__, lost=lost)
+        return
+    if job.result is None:
+        raise DeviceError("the measurement has no result (any more)")
+    with job.result.open("rb") as file:
+        size = file.seek(0, 2)
+        if not 0 <= offset <= size:
+            raise DeviceError(f"the result has {size} bytes: nothing is at {offset}")
+        file.seek(offset)
+        while data := file.read(CHUNK_BYTES):
+            yield pb.FollowReply(size=size, data=data)
+        if offset == size:
+            yield pb.FollowReply(size=size)

@@ -1,0 +1,239 @@
+"""The agent's calls as gRPC handlers, and the gate before them.
+
+Whoever has no token gets nowhere: calls are refused before they are read, and hold no thread while they wait.
+"""
+
+from __future__ import annotations
+
+import hmac
+import logging
+import queue
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from functools import partial
+from typing import Any
+from urllib.parse import quote
+
+import grpc
+from google.protobuf.message import DecodeError
+
+from harness.errors import BoardLost, DeviceError, HarnessError
+from harness.worker.frames import FrameError
+from harness_remote import agent_pb2 as pb
+from harness_remote.agent.calls import Calls, Farewell, LeaseError, Reply, TooMuchError
+from harness_remote.wire.secrets import Identity
+from harness_remote.agent.stream import Frame
+from harness_remote.wire.wire import LEASE, LOST, MAX_CONTROL_BYTES, SERVICE
+
+__all__ = ["Gate", "handlers"]
+
+_LOG = logging.getLogger(__name__)
+
+
+AHEAD = 4
+"""Answers of a stream that wait for gRPC."""
+
+
+class Gate(grpc.ServerInterceptor):  # type: ignore[misc]
+    """Lets in whoever shows the token; all may ask for health."""
+
+    def __init__(self, identity: Identity | None) -> None:
+        self._expected = None if identity is None else f"Bearer {identity.token}".encode()
+
+    def intercept_service(self, continuation: Callable[[Any], Any], details: Any) -> Any:
+        if self._expected is None or details.method == f"/{SERVICE}/Health":
+            return continuation(details)
+        told = _texts(details.invocation_metadata)
+        if hmac.compare_digest(told.get("authorization", "").encode(errors="replace"), self._expected):
+            return continuation(details)
+        return _REFUSED
+
+
+def _refuse(frames: Any, context: grpc.ServicerContext) -> Iterator[bytes]:
+    context.abort(grpc.StatusCode.UNAUTHENTICATED, "the agent's token is missing or wrong")
+    yield b""  # a stream's handler answers without reading what is sent
+
+
+_REFUSED = grpc.stream_stream_rpc_method_handler(_refuse)
+
+
+class _Call:
+    """What a call tells of its caller (:class:`harness_remote.agent.calls.Call`)."""
+
+    def __init__(self, context: grpc.ServicerContext) -> None:
+        self._context = context
+        self._told = _texts(context.invocation_metadata())
+
+    def lease(self) -> str:
+        return self._told.get(LEASE, "")
+
+    def on_end(self, then: Callable[[], None]) -> None:
+        if not self._context.add_callback(then):  # it has ended
+            then()
+
+    def cancel(self) -> None:
+        self._context.cancel()
+
+
+def handlers(calls: Calls, max_streams: int) -> grpc.GenericRpcHandler:
+    """Every method of the service."""
+    free = threading.BoundedSemaphore(max_streams)
+
+    def health(frames: Any, call: _Call) -> Iterator[pb.HealthReply]:
+        yield calls.health(pb.HealthRequest(), call)
+
+    def put(requests: Iterator[Any], call: _Call) -> pb.StatReply:
+        return calls.put(map(_good, requests), call)
+
+    def stream(frames: Iterator[bytes], call: _Call) -> Iterator[bytes]:
+        if not free.acquire(blocking=False):
+            raise TooMuchError(f"{max_streams} data streams are open already")
+        try:
+            yield from _pulled(partial(calls.stream, frames, call))
+        finally:
+            free.release()
+
+    def unary(call: Callable[[Any, _Call], Any], request: Any, reply: Any) -> grpc.RpcMethodHandler:
+        return grpc.unary_unary_rpc_method_handler(_answer(call), _reader(request), reply.SerializeToString)
+
+    return grpc.method_handlers_generic_handler(
+        SERVICE,
+        {
+            # of a stranger: answered without waiting for the request
+            "Health": grpc.stream_stream_rpc_method_handler(
+                _answers(health), None, pb.HealthReply.SerializeToString
+            ),
+            "Describe": unary(calls.describe, pb.DescribeRequest, pb.DescribeReply),
+            "Acquire": unary(calls.acquire, pb.AcquireRequest, pb.Lease),
+            "Renew": unary(calls.renew, pb.RenewRequest, pb.Lease),
+            "Release": unary(calls.release, pb.ReleaseRequest, pb.Done),
+            "Stat": unary(calls.stat, pb.StatRequest, pb.StatReply),
+            "Put": grpc.stream_unary_rpc_method_handler(
+                _answer(put), _reader(pb.PutRequest), pb.StatReply.SerializeToString
+            ),
+            "Open": unary(calls.open, pb.OpenRequest, pb.Done),
+            "Load": unary(calls.load, pb.LoadRequest, pb.LoadReply),
+            "Serve": unary(calls.serve, pb.ServeRequest, pb.ServeReply),
+            "Connect": unary(calls.connect, pb.ConnectRequest, pb.Done),
+            "Measure": unary(calls.measure, pb.MeasureRequest, pb.Job),
+            "Follow": grpc.unary_stream_rpc_method_handler(
+                _answers(calls.follow), _reader(pb.FollowRequest), pb.FollowReply.SerializeToString
+            ),
+            "Cancel": unary(calls.cancel, pb.CancelRequest, pb.Done),
+            "Begin": unary(calls.begin, pb.BeginRequest, pb.Done),
+            "End": unary(calls.end, pb.EndRequest, pb.EndReply),
+            "Stream": grpc.stream_stream_rpc_method_handler(_answers(stream)),
+        },
+    )
+
+
+def _reader(request: Any) -> Callable[[bytes], Any]:
+    """What parses a message; of one that is too long, or none, the error to tell.
+
+    It must not raise: gRPC would then leave the call in its connection for good.
+    """
+
+    def read(data: bytes) -> Any:
+        if len(data) > MAX_CONTROL_BYTES:
+            return TooMuchError(f"a message of {len(data)} bytes; allowed are {MAX_CONTROL_BYTES}")
+        try:
+            return request.FromString(data)
+        except DecodeError:
+            return FrameError(f"{len(data)} bytes that are no {request.DESCRIPTOR.name}")
+
+    return read
+
+
+def _good(request: Any) -> Any:
+    """What :func:`_reader` made of a message; raises what is to be told instead."""
+    if isinstance(request, Exception):
+        raise request
+    return request
+
+
+def _answer(call: Callable[[Any, _Call], Any]) -> Callable[[Any, grpc.ServicerContext], Any]:
+    def answer(request: Any, context: grpc.ServicerContext) -> Any:
+        try:
+            return call(_good(request), _Call(context))
+        except Exception as error:  # noqa: BLE001 - the caller is told
+            return _abort(context, error)
+
+    return answer
+
+
+def _answers(call: Callable[[Any, _Call], Iterator[Any]]) -> Callable[..., Iterator[Any]]:
+    def answers(request: Any, context: grpc.ServicerContext) -> Iterator[Any]:
+        try:
+            yield from call(_good(request), _Call(context))
+        except Exception as error:  # noqa: BLE001 - the caller is told
+            _abort(context, error)
+
+    return answers
+
+
+def _pulled(run: Callable[[Reply, Farewell], None]) -> Iterator[bytes]:
+    """What ``run`` replies from a thread of its own, for gRPC, which asks for it."""
+    answers: queue.Queue[Frame | None] = queue.Queue(AHEAD)
+    left = threading.Event()
+    # not the errors themselves, which would keep their frames, and with them the call
+    why: list[tuple[type[HarnessError], str]] = []
+
+    def put(answer: Frame | None) -> None:
+        while not left.is_set():
+            with suppress(queue.Full):
+                return answers.put(answer, timeout=0.5)
+        raise OSError("nobody takes the answer")
+
+    def end(kind: type[HarnessError] | None = None, told: str = "") -> None:
+        if kind is not None:
+            why.append((kind, told))
+        with suppress(OSError):
+            put(None)
+
+    def work() -> None:
+        try:
+            run(put, partial(end, DeviceError))
+        except HarnessError as error:
+            end(type(error), str(error))
+        except MemoryError:
+            end(TooMuchError, "the board is out of memory")
+        except Exception as error:  # noqa: BLE001 - a cancelled stream's frames end with gRPC's own errors
+            error.__traceback__ = None  # gRPC keeps the error: with its frames it would keep the call
+            end(DeviceError, "the stream was broken off")
+        else:
+            end()
+
+    threading.Thread(target=work, name="frames", daemon=True).start()
+    try:
+        while (answer := answers.get()) is not None:
+            yield b"".join(answer)
+        for kind, told in why:
+            raise kind(told)
+    finally:
+        left.set()
+
+
+def _abort(context: grpc.ServicerContext, error: Exception) -> None:
+    """End a call with what went wrong: one line, and never a traceback."""
+    code = grpc.StatusCode.FAILED_PRECONDITION
+    text = str(error)
+    if isinstance(error, BoardLost):
+        context.set_trailing_metadata(((LOST, quote(error.board)),))
+    elif isinstance(error, LeaseError):
+        code = grpc.StatusCode.PERMISSION_DENIED
+    elif isinstance(error, (TooMuchError, MemoryError)):
+        code, text = grpc.StatusCode.RESOURCE_EXHAUSTED, text or "the board is out of memory"
+    elif isinstance(error, FrameError):
+        code = grpc.StatusCode.INVALID_ARGUMENT
+    elif isinstance(error, grpc.RpcError):  # the caller is gone, in the middle of what it sent
+        error.__traceback__ = None  # gRPC keeps the error: with its frames it would keep the call
+        code = grpc.StatusCode.CANCELLED
+    elif not isinstance(error, HarnessError):
+        code, text = grpc.StatusCode.INTERNAL, f"{type(error).__name__}: {error}"
+        _LOG.warning("a call failed: %s", text, exc_info=error)
+    context.abort(code, " ".join(text.split())[:2000])
+
+
+def _texts(metadata: Any) -> dict[str, str]:
+    return {key: value for key, value in metadata or () if isinstance(value, str)}

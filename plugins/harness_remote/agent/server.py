@@ -1,0 +1,219 @@
+"""The agent: lends this board's worker to one holder at a time. A gRPC server, and a port for other boards' frames."""
+
+from __future__ import annotations
+
+import ctypes
+import fcntl
+import ipaddress
+import logging
+import os
+import signal
+import socket
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import grpc
+
+from harness.errors import DeviceError
+from harness.plugins import load_plugins
+from harness_remote.agent.blobs import Blobs
+from harness_remote.agent.calls import Calls
+from harness_remote.agent.frameport import FramePort
+from harness_remote.wire.framesocket import server_context
+from harness_remote.agent.lease import Leases
+from harness_remote.agent.rpc import Gate, handlers
+from harness_remote.wire.secrets import Identity
+from harness_remote.wire.wire import OPTIONS
+
+__all__ = ["Agent", "AgentSettings", "serve"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class AgentSettings:
+    """Where the agent keeps its files and listens, and how much it takes.
+
+    ``port`` 0: any free one; ``frames_port`` ``None``: the one after ``port``. Without ``identity`` it listens on a
+    loopback address only. ``max_calls`` at once, of which ``max_streams`` data streams; as many boards send frames.
+    """
+
+    folder: Path
+    host: str = "127.0.0.1"
+    port: int = 0
+    frames_port: int | None = None
+    identity: Identity | None = None
+    name: str = ""
+    max_blob_bytes: int = 2**31
+    max_total_bytes: int = 8 * 2**30
+    max_calls: int = 48
+    max_streams: int = 16
+
+
+def serve(settings: AgentSettings, announce: Callable[[str, str], Any] = print) -> None:
+    """Run the agent until SIGTERM or SIGINT; ``announce`` is told both addresses once it listens.
+
+    Raises:
+        DeviceError: it cannot listen there, or another agent uses the folder.
+    """
+    _few_arenas()
+    logging.getLogger("grpc").setLevel(logging.CRITICAL)  # what it logs of a broken message is a traceback
+    ends = {signal.SIGTERM, signal.SIGINT}
+    # by a file: a lock is not told of a signal that comes just before it waits, or to another thread
+    came, coming = socket.socketpair()
+    with came, coming:
+        coming.setblocking(False)
+        before = {one: signal.signal(one, lambda *_: None) for one in ends}
+        file_before = signal.set_wakeup_fd(coming.fileno())
+        try:
+            with Agent(settings) as agent:
+                announce(agent.address, agent.frames_address)
+                while ends.isdisjoint(came.recv(64)):
+                    pass
+        finally:
+            signal.set_wakeup_fd(file_before)
+            for one, handler in before.items():
+                signal.signal(one, handler)
+
+
+def _few_arenas() -> None:
+    """Of glibc's heaps, which keep what long messages left in them: else each thread of a call has its own."""
+    with suppress(AttributeError, OSError):  # another libc
+        ctypes.CDLL(None).mallopt(-8, 2)  # M_ARENA_MAX; of this process, not of its workers
+
+
+class Agent:
+    """A running agent at ``address``, other boards' frames at ``frames_address``. Use as a context manager: leaving it ends worker and server.
+
+    Raises:
+        DeviceError: it cannot listen there, or another agent uses the folder.
+    """
+
+    def __init__(self, settings: AgentSettings) -> None:
+        if settings.identity is None and not _loopback(settings.host):
+            raise DeviceError(
+                f"{settings.host} can be reached from outside: make key, certificate and token with "
+                "`harness agent init`, or listen on 127.0.0.1"
+            )
+        self._locked = _lock(settings.folder)
+        self._calls: Calls | None = None
+        try:
+            blobs = Blobs(settings.folder / "blobs", settings.max_blob_bytes, settings.max_total_bytes)
+            name = settings.name or socket.gethostname()
+            self._calls = Calls(settings.folder, blobs, load_plugins(), name, Leases())
+            self._pool = ThreadPoolExecutor(settings.max_calls, thread_name_prefix="call")
+            self._server = grpc.server(
+                self._pool,
+                interceptors=[Gate(settings.identity)],
+                options=_options(),
+                maximum_concurrent_rpcs=settings.max_calls,
+            )
+            self._server.add_generic_rpc_handlers((handlers(self._calls, settings.max_streams),))
+            port = _bind(self._server, settings)
+            listener = _listen(settings, port)
+            context = None if settings.identity is None else server_context(settings.identity)
+            self._frames = FramePort(listener, context, self._calls, settings.max_streams)
+            frames_port = self._calls.frames_port = listener.getsockname()[1]
+            self._server.start()
+        except BaseException:
+            if self._calls is not None:
+                self._calls.stop()
+            os.close(self._locked)
+            raise
+        self.address = _address(settings.host, port)
+        self.frames_address = _address(settings.host, frames_port)
+
+    def stop(self) -> None:
+        assert self._calls is not None
+        ended = self._server.stop(1.0)  # no new calls; those under way get a second
+        self._calls.stop()
+        self._frames.stop()
+        ended.wait(5)
+        self._pool.shutdown(wait=False, cancel_futures=True)
+        os.close(self._locked)
+
+    def __enter__(self) -> Agent:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+
+def _loopback(host: str) -> bool:
+    """Whether nobody but this machine reaches ``host``."""
+    try:
+        found = socket.getaddrinfo(host.strip("[]"), None)
+    except OSError as error:
+        raise DeviceError(f"cannot listen on {host}: {error.strerror or error}") from None
+    return all(ipaddress.ip_address(str(one[4][0]).partition("%")[0]).is_loopback for one in found)
+
+
+def _lock(folder: Path) -> int:
+    """An open file whose lock says that this folder is in use, also after a kill of its last user."""
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        handle = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise DeviceError(f"cannot use {folder}: {error.strerror}") from None
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(handle)
+        raise DeviceError(f"another agent uses {folder}: stop it, or name another folder") from None
+    return handle
+
+
+def _options() -> tuple[tuple[str, Any], ...]:
+    return (
+        *OPTIONS,
+        ("grpc.so_reuseport", 0),  # else a second agent would share the port in silence
+        ("grpc.max_concurrent_streams", 64),
+        ("grpc.server_handshake_timeout_ms", 10_000),
+        ("grpc.max_connection_idle_ms", 600_000),
+        ("grpc.keepalive_time_ms", 60_000),  # a client that was unplugged holds nothing for long
+        ("grpc.keepalive_timeout_ms", 20_000),
+        ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
+        ("grpc.keepalive_permit_without_calls", 1),
+    )
+
+
+def _bind(server: grpc.Server, settings: AgentSettings) -> int:
+    address = _address(settings.host, settings.port)
+    identity = settings.identity
+    try:
+        if identity is None:
+            port = server.add_insecure_port(address)
+        else:
+            pair = (identity.key_pem, identity.certificate_pem)
+            port = server.add_secure_port(address, grpc.ssl_server_credentials([pair]))
+    except RuntimeError:
+        port = 0
+    if not port:
+        raise DeviceError(f"cannot listen on {address}: another program does, or it is not this machine's")
+    return int(port)
+
+
+def _listen(settings: AgentSettings, port: int) -> socket.socket:
+    wanted = settings.frames_port
+    if wanted is None:
+        wanted = port + 1 if settings.port else 0
+    if wanted > 65535:
+        raise DeviceError("no port comes after 65535 for other boards' frames: name one with --frames-port")
+    host = settings.host.strip("[]")
+    try:
+        if host in ("0.0.0.0", "::") and socket.has_dualstack_ipv6():  # both, as gRPC does
+            with suppress(OSError):
+                return socket.create_server(
+                    ("::", wanted), family=socket.AF_INET6, dualstack_ipv6=True, backlog=64
+                )
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        return socket.create_server((host, wanted), family=family, backlog=64)
+    except OSError as error:
+        address = _address(settings.host, wanted)
+        raise DeviceError(f"cannot listen on {address} for other boards' frames: {error.strerror}") from None
+
+
+def _address(host: str, port: int) -> str:
+    return f"[{host}]:{port}" if ":" in host and not host.startswith("[") else f"{host}:{port}"

@@ -1,0 +1,1 @@
+"""This host's half: devices that are boards, reached over the network."""

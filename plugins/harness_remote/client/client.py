@@ -1,0 +1,392 @@
+"""One board's agent, as this process talks to it: every call has a deadline, every error is one line.
+
+A board that does not answer (any more) raises :class:`~harness.errors.BoardLost`; what it answers with an error,
+:class:`~harness.errors.DeviceError`. While a lease is held a thread renews it, and that is also how a board is
+noticed that went away in silence: every call in progress then ends.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import json
+import os
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+from urllib.parse import unquote
+
+import grpc
+from google.protobuf.message import Message
+from pydantic import TypeAdapter, ValidationError
+
+import harness
+from harness.errors import BoardLost, DeviceError
+from harness.types import Clock
+from harness_remote import agent_pb2 as pb
+from harness_remote.agent.board import PROTOCOL, Board
+from harness_remote.client.channel import open_channel
+from harness_remote.inventory.inventory import Credentials
+from harness_remote.wire.secrets import refusal
+from harness_remote.wire.wire import CHUNK_BYTES, LEASE, LOST, SERVICE, STREAM
+
+__all__ = ["Client", "Timeouts"]
+
+PINGS = 20
+LEASE_S = 60.0
+RENEW_S = 10.0
+RETRY_S = 0.5
+
+
+@dataclass(frozen=True)
+class Timeouts:
+    """Seconds: ``answer`` for a call, ``lost`` without any answer until a board counts as gone, ``lease`` to wait
+    for a board that someone else holds, ``work`` for loading, or for one frame of inference.
+    """
+
+    answer: float = 10.0
+    lost: float = 30.0
+    lease: float = 0.0
+    work: float = 600.0
+
+
+class LeaseLost(BoardLost):
+    """The board answers, and is not held by us any more."""
+
+
+class Client:
+    """A connection to one agent; from any thread."""
+
+    def __init__(self, name: str, credentials: Credentials, timeouts: Timeouts | None = None) -> None:
+        self.name = name
+        self.timeouts = timeouts or Timeouts()
+        self._credentials = credentials
+        self._channel: grpc.Channel | None = None
+        self._lease = ""
+        self._gone = ""
+        self._quiet = threading.Event()  # set while nothing may be sent
+        self._closed = threading.Event()
+        self._lock = threading.Lock()
+        self._renewing = threading.Lock()
+
+    # --- what the agent is ---
+
+    def health(self, timeout_s: float | None = None) -> Any:
+        return self._call("Health", pb.HealthRequest(), pb.HealthReply, timeout_s)
+
+    def describe(self, timeout_s: float | None = None) -> dict[str, Any]:
+        """What the board is (:class:`harness_remote.agent.board.Board` as JSON).
+
+        Raises:
+            DeviceError: the agent speaks another protocol than this harness.
+        """
+        reply = self._call("Describe", pb.DescribeRequest(), pb.DescribeReply, timeout_s)
+        unreadable = f"{self._who()} describes itself in a way that this harness cannot read"
+        try:
+            told = json.loads(reply.board)
+            protocol = told["protocol"]
+        except (ValueError, KeyError, TypeError, RecursionError):
+            raise DeviceError(unreadable) from None
+        if protocol != PROTOCOL:
+            older = "agent" if isinstance(protocol, int) and protocol < PROTOCOL else "harness"
+            raise DeviceError(
+                f"{self._who()} speaks protocol {protocol} (harness {told.get('harness')}), this harness "
+                f"{harness.__version__} protocol {PROTOCOL}: upgrade the {older} "
+                f"(`harness devices setup {self.name}` installs this version there)"
+            )
+        try:
+            return asdict(TypeAdapter(Board).validate_python(told))
+        except ValidationError as error:
+            where = ".".join(map(str, error.errors()[0]["loc"]))
+            raise DeviceError(f"{unreadable}: {where}: {error.errors()[0]['msg']}") from None
+
+    def clock(self) -> Clock:
+        """The board's monotonic clock less ours, by the fastest of some round trips: off by half of one at most.
+
+        Cristian, "Probabilistic clock synchronization", Distributed Computing 3, 1989.
+        """
+        trips = []
+        for _ in range(PINGS):
+            sent = time.monotonic_ns()
+            told = self.health().monotonic_ns
+            got = time.monotonic_ns()
+            trips.append((got - sent, told - (sent + got) // 2))
+        took, offset = min(trips)
+        return Clock(offset_ns=offset, error_ns=took // 2 + 1)
+
+    # --- the lease ---
+
+    def acquire(self) -> None:
+        """Hold the board, for as long as this client is not closed.
+
+        Raises:
+            BoardLost: someone else holds it, for longer than we wait.
+        """
+        holder = f"{socket.gethostname()} (process {os.getpid()})"
+        end = time.monotonic() + self.timeouts.lease
+        while True:
+            try:
+                request = pb.AcquireRequest(holder=holder, seconds=LEASE_S)
+                self._lease = self._call("Acquire", request, pb.Lease).id
+                break
+            except DeviceError as error:
+                if isinstance(error, BoardLost) or "held by" not in str(error):
+                    raise
+                if time.monotonic() >= end:
+                    raise BoardLost(error, board=self.name) from None
+                time.sleep(min(RETRY_S, max(0.0, end - time.monotonic())))
+        threading.Thread(target=self._keep, name=f"lease of {self.name}", daemon=True).start()
+
+    def _keep(self) -> None:
+        """Renew the lease; after ``lost`` seconds without an answer, or without the lease, end all calls."""
+        heard = time.monotonic()
+        while not self._closed.wait(RENEW_S):
+            with self._renewing:
+                try:
+                    if not self._quiet.is_set():
+                        self._call("Renew", pb.RenewRequest(seconds=LEASE_S), pb.Lease)
+                    heard = time.monotonic()
+                except DeviceError as error:
+                    if isinstance(error, LeaseLost) or time.monotonic() - heard > self.timeouts.lost:
+                        self._give_up(str(error))
+                        return
+
+    def _give_up(self, why: str) -> None:
+        with self._lock:
+            self._gone = self._gone or why
+            channel = self._channel
+        if channel is not None:
+            channel.close()
+
+    def detach(self, seconds: float) -> None:
+        """Drop the connection and keep the lease for ``seconds``; :meth:`attach` takes it up again."""
+        with self._renewing:  # a renewal would connect again, or shorten the lease
+            self._call("Renew", pb.RenewRequest(seconds=seconds), pb.Lease)
+            self._quiet.set()
+            self._drop()
+
+    def attach(self) -> None:
+        """Raises ``BoardLost`` where the board does not answer."""
+        self._call("Renew", pb.RenewRequest(seconds=LEASE_S), pb.Lease)
+        self._quiet.clear()
+
+    # --- what is sent ---
+
+    def put_file(self, path: Path) -> str:
+        """Send a file, or the rest of it; its SHA-256."""
+        with path.open("rb") as file:
+            return self._put(file)
+
+    def put(self, data: bytes) -> str:
+        return self._put(io.BytesIO(data))
+
+    def _put(self, file: BinaryIO) -> str:
+        digest, size = hashlib.sha256(), 0
+        while block := file.read(CHUNK_BYTES):
+            digest.update(block)
+            size += len(block)
+        sha256 = digest.hexdigest()
+        held = self._call("Stat", pb.StatRequest(sha256=sha256, size=size), pb.StatReply).held
+        end = time.monotonic() + self.timeouts.lost
+        while held < size:
+            before = held
+            try:
+                held = self._call(
+                    "Put",
+                    self._chunks(file, sha256, size, held),
+                    pb.StatReply,
+                    self.timeouts.work,
+                    "stream_unary",
+                ).held
+            except BoardLost:
+                if time.monotonic() > end:
+                    raise
+                time.sleep(RETRY_S)
+                held = self._call("Stat", pb.StatRequest(sha256=sha256, size=size), pb.StatReply).held
+            if held > before:
+                end = time.monotonic() + self.timeouts.lost
+            elif time.monotonic() > end:
+                raise BoardLost(f"{self._who()} takes no more than {held} of {size} bytes", board=self.name)
+        return sha256
+
+    @staticmethod
+    def _chunks(file: BinaryIO, sha256: str, size: int, offset: int) -> Iterator[Any]:
+        file.seek(offset)
+        first = True
+        while block := file.read(CHUNK_BYTES):
+            told = {"sha256": sha256, "size": size} if first else {}
+            yield pb.PutRequest(offset=offset, data=block, **told)
+            offset += len(block)
+            first = False
+
+    # --- work ---
+
+    def call(self, method: str, request: Message, reply: Any, *, work: bool = False) -> Any:
+        """A control call of the lease's holder; ``work``: one that takes time on the board."""
+        return self._call(method, request, reply, self.timeouts.work if work else None)
+
+    def follow(self, job: str, limit_s: float, waiting: Callable[[], Any] = lambda: None) -> bytes:
+        """The result of a job, fetched on from where a lost connection left it; ``waiting`` is called while it runs.
+
+        Raises:
+            DeviceError: the job failed, or did not end within ``limit_s``.
+        """
+        result, size = bytearray(), None
+        heard = time.monotonic()
+        end = heard + limit_s
+        while size is None or len(result) < size:
+            left = end - time.monotonic()
+            if left <= 0:
+                with contextlib.suppress(DeviceError):
+                    self._call("Cancel", pb.CancelRequest(id=job), pb.Done)
+                raise DeviceError(f"{self._who()}: the measurement did not end within {limit_s:.0f} s")
+            before = heard
+            try:
+                for reply in self._replies(pb.FollowRequest(id=job, offset=len(result)), left):
+                    heard = time.monotonic()
+                    if reply.lost:
+                        raise BoardLost(reply.error, board=reply.lost)
+                    if reply.error:
+                        raise DeviceError(f"{self._who()}: {reply.error}")
+                    if reply.running:
+                        waiting()
+                    else:
+                        size = reply.size
+                        result += reply.data
+            except BoardLost as error:
+                mine = error.board == self.name and not isinstance(error, LeaseLost) and not self._gone
+                if not mine or time.monotonic() - heard > self.timeouts.lost:
+                    raise
+            if heard == before:
+                time.sleep(RETRY_S)
+        return bytes(result)
+
+    def _replies(self, request: Message, limit_s: float) -> Iterator[Any]:
+        with self._closed_means_lost():
+            call = self._method("Follow", pb.FollowReply, "unary_stream")(
+                request, timeout=limit_s, metadata=self._metadata()
+            )
+        try:
+            yield from call
+        except grpc.RpcError as error:
+            if error.code() is not grpc.StatusCode.DEADLINE_EXCEEDED:
+                raise self._failure(error, "Follow") from None
+        finally:
+            call.cancel()
+
+    def stream(self, requests: Iterator[bytes]) -> Any:
+        """The board's frames, both ways: an iterator of answers, which may be cancelled."""
+        with self._closed_means_lost():
+            call = self._open().stream_stream(STREAM, request_serializer=None, response_deserializer=None)
+            return call(requests, metadata=self._metadata())
+
+    def failure(self, error: grpc.RpcError, doing: str) -> DeviceError:
+        """What an error of :meth:`stream` comes to."""
+        return self._failure(error, doing)
+
+    def close(self) -> None:
+        """Give the board back, which ends its worker."""
+        if self._lease and not self._gone and not self._closed.is_set():
+            with contextlib.suppress(DeviceError):
+                self._call("Release", pb.ReleaseRequest(), pb.Done, min(2.0, self.timeouts.answer))
+        self._closed.set()
+        self._drop()
+
+    # --- calls ---
+
+    def _open(self) -> grpc.Channel:
+        with self._lock:
+            if self._gone:
+                raise BoardLost(self._gone, board=self.name)
+            if self._channel is None:
+                self._channel = open_channel(self._credentials.target, self._credentials.certificate)
+            return self._channel
+
+    def _drop(self) -> None:
+        with self._lock:
+            channel, self._channel = self._channel, None
+        if channel is not None:
+            channel.close()
+
+    def _method(self, method: str, reply: Any, kind: str = "unary_unary") -> Callable[..., Any]:
+        make = getattr(self._open(), kind)
+        called: Callable[..., Any] = make(
+            f"/{SERVICE}/{method}", request_serializer=lambda one: one.SerializeToString(),
+            response_deserializer=reply.FromString,
+        )  # fmt: skip
+        return called
+
+    def _call(
+        self, method: str, request: Any, reply: Any, timeout_s: float | None = None, kind: str = "unary_unary"
+    ) -> Any:
+        limit = self.timeouts.answer if timeout_s is None else timeout_s
+        try:
+            with self._closed_means_lost():
+                return self._method(method, reply, kind)(request, timeout=limit, metadata=self._metadata())
+        except grpc.RpcError as error:
+            raise self._failure(error, method, limit) from None
+
+    @contextlib.contextmanager
+    def _closed_means_lost(self) -> Iterator[None]:
+        """Another thread may close the channel between its opening and its use, which gRPC tells by a ``ValueError``."""
+        try:
+            yield
+        except ValueError as error:
+            raise BoardLost(self._gone or f"{self._who()}: {error}", board=self.name) from None
+
+    def _metadata(self) -> tuple[tuple[str, str], ...]:
+        token = (("authorization", f"Bearer {self._credentials.token}"),) if self._credentials.token else ()
+        return (*token, (LEASE, self._lease)) if self._lease else token
+
+    def _failure(self, error: Any, method: str, limit: float | None = None) -> DeviceError:
+        code, details = error.code(), " ".join((error.details() or "").split())
+        if self._gone:
+            return BoardLost(self._gone, board=self.name)
+        if code is grpc.StatusCode.UNAVAILABLE:
+            if refused := refusal(details):
+                return DeviceError(f"{self._who()}: {refused}")
+            return BoardLost(f"{self._who()} does not answer: {_reason(details)}", board=self.name)
+        if code is grpc.StatusCode.DEADLINE_EXCEEDED:
+            within = f" within {limit:g} s" if limit is not None else ""
+            return BoardLost(f"{self._who()} did not answer {method}{within}", board=self.name)
+        if code is grpc.StatusCode.CANCELLED:
+            return BoardLost(f"{self._who()}: the connection was closed", board=self.name)
+        if code is grpc.StatusCode.UNAUTHENTICATED:
+            return DeviceError(f"{self._who()} does not take the token: copy it from the board anew")
+        if code is grpc.StatusCode.PERMISSION_DENIED:
+            told = (
+                f"{self._who()} is not held by us any more: its agent was started anew, or our lease ran out"
+            )
+            return LeaseLost(told, board=self.name)
+        if code is grpc.StatusCode.UNIMPLEMENTED:
+            return DeviceError(
+                f"{self._who()} does not know {method}: it is no agent, or one of another version"
+            )
+        lost = dict(error.trailing_metadata() or ()).get(LOST)
+        if lost:
+            return BoardLost(details, board=unquote(str(lost)))
+        return DeviceError(f"{self._who()}: {details or code.name}")
+
+    def _who(self) -> str:
+        return f"{self.name} ({self._credentials.target})"
+
+
+def _reason(details: str) -> str:
+    """The system's word out of gRPC's, which names every address tried."""
+    for word in (
+        "Connection refused",
+        "No route to host",
+        "Network is unreachable",
+        "Connection reset",
+        "Socket closed",
+    ):
+        if word.lower() in details.lower():
+            return word.lower()
+    if "name resolution" in details.lower() or "dns" in details.lower():
+        return "its host's name cannot be resolved"
+    return details[:200] or "no connection"

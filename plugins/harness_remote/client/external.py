@@ -1,0 +1,84 @@
+"""Meters that watch a board from this workstation, or from another host: read here while the board measures.
+
+The board's spans are put on this machine's clock; by how much that may be off is in every reading's uncertainty.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from harness.machine.energy.reading import needed_time_s
+from harness.machine.sampler import Sampler, interval_s
+from harness.types import Beside, Clock, Load, MeterUse, Monitor
+from harness.worker.window import EDGE_ERROR, IDLE_READINGS, beside
+
+__all__ = ["External"]
+
+
+class External:
+    """The external meters of one board."""
+
+    def __init__(self, meters: tuple[MeterUse, ...]) -> None:
+        self._sampler = Sampler(Monitor(meters=meters)) if meters else None
+        self._began = 0
+        slow = [(max(use.info.period_s, interval_s(use.info)), use.info.averaging_s) for use in meters]
+        self._settle_s = max((2 * period + averaging for period, averaging in slow), default=0.0)
+        self._idle_s = max((IDLE_READINGS * period + averaging for period, averaging in slow), default=0.0)
+
+    def prepared(self, load: Load) -> Load:
+        """The load, with idle time and a window long enough for these meters."""
+        if self._sampler is None:
+            return load
+        error = load.energy_error or EDGE_ERROR
+        needed = max(needed_time_s(use.info, error) for use in self._sampler.meters)
+        return replace(
+            load,
+            min_time_s=min(max(load.min_time_s, needed), load.max_time_s),
+            idle_s=max(load.idle_s, self._idle_s) + self._settle_s if load.idle_s else 0.0,
+            metered_elsewhere=True,
+        )
+
+    def begin(self) -> None:
+        if self._sampler is not None:
+            self._sampler.start()
+            self._began = time.monotonic_ns()
+
+    def end(
+        self,
+        spans: Mapping[str, tuple[int, int]],
+        clock: Clock,
+        images: int,
+        load: Load | None = None,
+        mean_latency_s: float | None = None,
+    ) -> Beside:
+        """What they read; ``spans`` are on the board's clock, and so are the raw samples that are returned.
+
+        Idle begins once these meters have forgotten the load.
+        """
+        if self._sampler is None:
+            return Beside()
+        settle = int(self._settle_s * 1e9)
+        here = {
+            name: (begin - clock.offset_ns + (0 if name == "load" else settle), end - clock.offset_ns)
+            for name, (begin, end) in spans.items()
+            if name == "load" or end - begin > settle
+        }
+        seen = beside(self._sampler, self._began, here, clock.error_ns, images, {}, load, mean_latency_s)
+        return replace(seen, meters=_shifted(seen.meters, clock.offset_ns))
+
+    def close(self) -> None:
+        sampler, self._sampler = self._sampler, None
+        if sampler is not None:
+            sampler.close()
+
+
+def _shifted(meters: Mapping[str, Any], offset_ns: int) -> dict[str, Any]:
+    """Raw samples on the board's clock; its own worker tells the spans."""
+    return {
+        name: values + offset_ns if name.startswith("meter_ns:") else values
+        for name, values in meters.items()
+        if not name.startswith("span_ns:")
+    }

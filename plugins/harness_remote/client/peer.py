@@ -1,0 +1,141 @@
+"""Another board, as the central node's worker reaches it: one connection for frames to its agent, kept open.
+
+Imports nothing of the control plane: it runs beside the load.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from harness.worker.frames import FrameError, header_of, pack, size_of
+from harness.worker.peers import answer_of
+from harness.types import Answer, Answers, Peer
+from harness_remote.wire import framesocket
+from harness_remote.wire.framesocket import FrameSocket
+from harness_remote.wire.secrets import refusal
+from harness_remote.wire.wire import MAX_MESSAGE_BYTES
+
+__all__ = ["FramePeer", "open_peer"]
+
+CONNECT_S = 10.0
+SHORT = 16_384
+"""Bytes of a frame that is sent at once; longer ones go to several boards side by side, in a thread of each."""
+
+
+def open_peer(details: Mapping[str, Any], answers: Answers) -> Peer:
+    """``details``: the ``device``'s name, ``target`` (host:port), ``certificate`` (PEM) and ``ticket`` of its agent.
+
+    Raises:
+        OSError: it cannot be reached.
+    """
+    return FramePeer(details, answers)
+
+
+class FramePeer:
+    """A worker of another board (:class:`harness.types.Peer`)."""
+
+    def __init__(self, details: Mapping[str, Any], answers: Answers) -> None:
+        self.device: str = details["device"]
+        self._answers = answers
+        self._gone = ""
+        self._closed = False
+        self._not_sent = ""
+        self._frames: queue.SimpleQueue[Sequence[bytes | memoryview] | None] = queue.SimpleQueue()
+        self._given = self._written = 0  # frames to and by the writer, which is idle where they are equal
+        try:
+            self._conn = self._open(details)
+        except TimeoutError:
+            raise OSError(f"{details['target']}: no answer within {CONNECT_S:g} s") from None
+        except (OSError, FrameError, ValueError) as error:  # ValueError: what can be no host's name
+            raise OSError(f"{details['target']}: {_reason(error)}") from None
+        for name, run in (("frames to", self._write), ("answers of", self._read)):
+            threading.Thread(target=run, name=f"{name} {self.device}", daemon=True).start()
+
+    @staticmethod
+    def _open(details: Mapping[str, Any]) -> FrameSocket:
+        """A connection that was bidden welcome."""
+        certificate = details["certificate"].encode()
+        conn = framesocket.connect(details["target"], certificate, CONNECT_S, MAX_MESSAGE_BYTES)
+        late = threading.Timer(CONNECT_S, conn.hang_up)
+        late.daemon = True
+        late.start()
+        try:
+            conn.send(pack({"ticket": details["ticket"]}))
+            welcome = conn.receive()
+            conn.settle(MAX_MESSAGE_BYTES)
+        finally:
+            late.cancel()
+        refused = "it closed the connection" if welcome is None else header_of(welcome)[0].get("error")
+        if refused:
+            conn.hang_up()
+            raise OSError(refused)
+        return conn
+
+    def send(self, frame: Sequence[bytes | memoryview]) -> None:
+        """Begin to send; the pieces must not change later. From one thread."""
+        if self._gone:
+            raise OSError(self._gone)
+        if self._given == self._written and size_of(frame) <= SHORT:
+            try:
+                left = self._conn.offer(frame)
+            except OSError as error:  # the reader tells, and may know why
+                self._not_sent = _reason(error)
+                return
+            if left is None:
+                return
+            frame = left
+        self._given += 1
+        self._frames.put(frame)
+
+    def close(self) -> None:
+        self._closed = True
+        self._frames.put(None)
+        self._conn.hang_up()
+
+    def _write(self) -> None:
+        try:
+            while True:
+                try:
+                    frame = self._frames.get(timeout=framesocket.PING_S)
+                except queue.Empty:
+                    self._conn.ping()
+                    continue
+                if frame is None:
+                    return
+                self._conn.send(frame)
+                self._written += 1
+        except OSError as error:  # the reader tells, and may know why
+            self._not_sent = _reason(error)
+        except Exception as error:  # noqa: BLE001 - out of memory, say
+            self._not_sent = _reason(error)
+            self._conn.hang_up()
+
+    def _read(self) -> None:
+        why = ""
+        try:
+            while (frame := self._conn.receive()) is not None:
+                answer = answer_of(self.device, frame)
+                if answer.lost or (answer.query < 0 and answer.error):
+                    why = answer.error
+                    break
+                self._answers(answer)
+        except Exception as error:  # noqa: BLE001 - whatever it was, no more answers come
+            why = _reason(error)
+        self._lost(why or self._not_sent or "it closed the connection")
+
+    def _lost(self, why: str) -> None:
+        """Tell, unless it was closed here."""
+        self._gone = why
+        self._frames.put(None)
+        self._conn.hang_up()
+        if not self._closed:
+            self._answers(Answer(peer=self.device, query=-1, part="", error=self._gone, lost=True))
+
+
+def _reason(error: Exception) -> str:
+    system = getattr(error, "strerror", None)
+    text = system.lower() if system else str(error) or type(error).__name__
+    return refusal(str(error)) or " ".join(text.split())[:300]

@@ -1,0 +1,1 @@
+"""The boards that a user has added, and how they answer."""

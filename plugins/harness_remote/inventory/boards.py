@@ -1,0 +1,288 @@
+"""Boards of the inventory as a suite's devices: what they are, kept for when they are away, and how they open."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field
+
+from harness.errors import BoardLost, DeviceError, HarnessError, SuiteError
+from harness.machine.meters import Meters
+from harness.plugins import load_plugins
+from harness.suite.suite import Duration, Name
+from harness.types import Device, DeviceInfo, DeviceSpec, Params, Unavailable
+from harness.suite.validate import validated
+from harness_remote.inventory.inventory import Board, Credentials, Inventory
+
+__all__ = [
+    "BoardParams",
+    "GpuBoardParams",
+    "backend_of",
+    "describe",
+    "info_of",
+    "open_board",
+    "probe",
+    "told_by",
+]
+
+PROBE_S = 1.0
+REACH_S = 3.0
+DESCRIBE_S = 15.0  # it asks its sensors
+KEPT = (
+    "harness", "soc", "product", "arch", "os", "kernel", "python", "cpu_capability", "governor", "machine_id",
+    "onnxruntime", "jetpack",
+)  # fmt: skip
+"""Facts of a board that go with its records; what changes by itself (temperatures) is not among them."""
+
+_LOG = logging.getLogger(__name__)
+
+
+class BoardParams(Params):
+    """A board of the inventory (devices.yaml; `harness devices add`)."""
+
+    board: Name | None = Field(
+        None, description="its name in the inventory, where the suite calls it otherwise"
+    )
+    detached: bool = Field(
+        False, description="drop the connection while it measures: Wi-Fi is then in no joule"
+    )
+    answer_within: Duration = Field(10.0, gt=0, description="of a call that asks for no work")
+    lost_after: Duration = Field(30.0, gt=0, description="without any answer: the board is lost")
+    lease_wait: Duration = Field(90.0, description="for someone else's lease to end")
+    work_within: Duration = Field(600.0, gt=0, description="loading a part, or one frame of inference")
+
+
+class GpuBoardParams(BoardParams):
+    """A board whose runtime may compute on its GPU."""
+
+    device: Literal["cpu", "cuda", "tensorrt"] = Field(
+        "cpu", description="what ONNX Runtime computes on there"
+    )
+
+
+def probe(backend: str) -> Iterable[DeviceInfo | Unavailable]:
+    """Every board of the inventory of this backend, asked at the same time."""
+    try:
+        inventory = Inventory.load()
+    except SuiteError as error:
+        return [Unavailable(name=backend, reason=str(error))]
+    names = [name for name, board in inventory.boards.items() if board.backend == backend]
+    if not names:
+        return [
+            Unavailable(
+                name=backend, reason=f"no such board in {inventory.path}",
+                fix="`harness devices setup NAME --ssh USER@HOST` installs an agent and adds it",
+            )
+        ]  # fmt: skip
+
+    def ask(name: str) -> DeviceInfo | Unavailable:
+        board = inventory.boards[name]
+        try:
+            told = told_by(name, inventory.credentials(name), PROBE_S)
+            return info_of(name, backend, board, told)
+        except (HarnessError, ValueError) as error:
+            return Unavailable(name=name, reason=str(error), fix=f"`harness devices check {name}` tells more")
+
+    with ThreadPoolExecutor(len(names)) as pool:
+        return list(pool.map(ask, names))
+
+
+def describe(spec: DeviceSpec) -> DeviceInfo | Unavailable:
+    """What a suite's board is: as it says now, else as it said when it was last asked.
+
+    Raises:
+        ValueError: the inventory has no such board, or it is not what the backend is for.
+    """
+    name, board, inventory = _find(spec)
+    kept = inventory.path.parent / ".boards" / f"{name}.json"
+    assert isinstance(spec.params, BoardParams)
+    try:
+        credentials = inventory.credentials(name)
+        told = told_by(name, credentials, min(REACH_S, spec.params.answer_within))
+        _keep(kept, credentials, told)
+    except BoardLost as error:
+        found = _kept(kept, credentials)
+        if found is None:
+            return Unavailable(
+                name=spec.name, reason=str(error), fix=f"`harness devices check {name}` tells more"
+            )
+        told, when = found
+        _LOG.warning("%s; planned as it was on %s, and its cells will be tried", error, when)
+    except (DeviceError, SuiteError) as error:
+        return Unavailable(name=spec.name, reason=str(error))
+    external = _external(inventory, name)
+    return info_of(spec.name, spec.backend, board, told, _computes_on(spec.params), external)
+
+
+def info_of(
+    name: str,
+    backend: str,
+    board: Board,
+    told: Mapping[str, Any],
+    computes_on: str = "cpu",
+    external: Sequence[Mapping[str, Any]] = (),
+) -> DeviceInfo:
+    """A board as the harness knows devices.
+
+    Raises:
+        ValueError: it is not what the backend is for, or has no such runtime.
+    """
+    model = str(told["model"])
+    if not board.emulated and (wrong := _not_of(backend, told)):
+        raise ValueError(f"{name} is {model}: {wrong}")
+    runtime = told["onnxruntime"]
+    if "error" in runtime:
+        raise ValueError(f"{name}: {runtime['error']}: install onnxruntime in its agent's environment")
+    wanted = {"cuda": "CUDAExecutionProvider", "tensorrt": "TensorrtExecutionProvider"}.get(computes_on)
+    if wanted is not None and wanted not in runtime.get("providers", ()):
+        raise ValueError(
+            f"{name}: device: {computes_on}: its ONNX Runtime {runtime.get('version')} has "
+            f"{', '.join(runtime.get('providers', ()))} only; docs/hardware.md says which build has more"
+        )
+    details = {key: told[key] for key in KEPT if told.get(key) not in (None, {}, [], ())}
+    details |= {
+        "meters": list(told["meters"]),
+        "external": list(external),
+        "tells": sorted({signal for state in told["state"].values() for signal in state}),
+        "labels": list(board.labels),
+    }
+    if board.memory_budget_mb is not None:
+        details["memory_budget_bytes"] = int(board.memory_budget_mb * 1e6)
+    if board.link is not None and board.link.rate_mbps is not None:
+        details["link"] = board.link.model_dump(mode="json")
+    return DeviceInfo(
+        name=name, backend=backend, model=model, kind="cpu" if computes_on == "cpu" else "cuda",
+        cores=int(told["cores"] or 0), memory_bytes=int(told["memory_bytes"]), emulated=board.emulated, details=details,
+    )  # fmt: skip
+
+
+def open_board(spec: DeviceSpec) -> Device:
+    """Hold the board and open it.
+
+    Raises:
+        BoardLost: it does not answer, or someone else holds it.
+        DeviceError: it answers, and cannot be used.
+    """
+    from harness_remote.client.client import Timeouts
+    from harness_remote.client.device import Reach, RemoteDevice
+
+    params = spec.params
+    assert isinstance(params, BoardParams)
+    try:
+        name, board, inventory = _find(spec)
+        credentials = inventory.credentials(name)
+        told = told_by(name, credentials, params.answer_within)
+        info = info_of(spec.name, spec.backend, board, told, _computes_on(params))
+    except ValueError as error:
+        raise DeviceError(error) from None
+    computes_on = _computes_on(params)
+    return RemoteDevice(
+        spec,
+        info,
+        Reach(board=name, credentials=credentials, via=board.via, frames_port=board.frames_port),
+        Timeouts(params.answer_within, params.lost_after, params.lease_wait, params.work_within),
+        device="cpu" if computes_on == "cpu" else f"{computes_on}:0",
+        detached=params.detached,
+    )
+
+
+def _find(spec: DeviceSpec) -> tuple[str, Board, Inventory]:
+    params = spec.params
+    assert isinstance(params, BoardParams)
+    name = params.board or spec.name
+    try:
+        inventory = Inventory.load()
+        board = inventory.board(name)
+    except SuiteError as error:
+        raise ValueError(str(error)) from None
+    if board.backend != spec.backend:
+        raise ValueError(
+            f"{inventory.source.where(name, 'backend')}: {board.backend}, and the suite says {spec.backend}"
+        )
+    return name, board, inventory
+
+
+def _external(inventory: Inventory, name: str) -> list[dict[str, Any]]:
+    """The meters that the inventory says watch a board, where they answer (:class:`MeterUse` as JSON).
+
+    Raises:
+        ValueError: one is unknown, or its parameters cannot be right.
+    """
+    refs = inventory.boards[name].meters
+    if not refs:
+        return []
+    plugins = load_plugins()
+    try:
+        chosen = []
+        for index, ref in enumerate(refs):
+            path = (name, "meters", index)
+            found = plugins.meters.get(ref.name, inventory.source.where(*path))
+            chosen.append(
+                (found, validated(found.entry.params, ref.params, inventory.source, (*path, ref.name)))
+            )
+    except SuiteError as error:
+        raise ValueError(str(error)) from None
+    try:
+        uses, absent = Meters(plugins).named(chosen)
+    except ValueError as error:
+        raise ValueError(f"{inventory.source.where(name, 'meters')}: {error}") from None
+    for one in absent:
+        _LOG.warning("%s: %s is not read: %s", name, one.name, one.reason)
+    return [asdict(use) for use in uses]
+
+
+def told_by(name: str, credentials: Credentials, within_s: float = DESCRIBE_S) -> dict[str, Any]:
+    """What the agent says of its board now."""
+    from harness_remote.client.client import Client, Timeouts
+
+    client = Client(name, credentials, Timeouts())
+    try:
+        client.health(within_s)
+        return client.describe(max(DESCRIBE_S, within_s))
+    finally:
+        client.close()
+
+
+def _computes_on(params: BoardParams) -> str:
+    return params.device if isinstance(params, GpuBoardParams) else "cpu"
+
+
+def backend_of(told: Mapping[str, Any]) -> str:
+    """The backend for a board that describes itself so."""
+    if str(told["model"]).startswith("Raspberry Pi"):
+        return "raspberry-pi"
+    return "jetson" if told.get("jetpack") else "agent"
+
+
+def _not_of(backend: str, told: Mapping[str, Any]) -> str:
+    if backend in ("agent", backend_of(told)):
+        return ""
+    return f"backend: {backend} is for others; write {backend_of(told)} in the inventory and in the suite"
+
+
+def _keep(path: Path, credentials: Credentials, told: Mapping[str, Any]) -> None:
+    content = json.dumps(
+        {"target": credentials.target, "when": datetime.now().isoformat(" ", "minutes"), "board": told}
+    )
+    aside = path.with_name(f"{path.name}.{os.getpid()}")
+    with contextlib.suppress(OSError):  # only planning without the board will miss it
+        path.parent.mkdir(parents=True, exist_ok=True)
+        aside.write_text(content)
+        os.replace(aside, path)
+
+
+def _kept(path: Path, credentials: Credentials) -> tuple[dict[str, Any], str] | None:
+    try:
+        kept = json.loads(path.read_text())
+        return (dict(kept["board"]), str(kept["when"])) if kept["target"] == credentials.target else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None

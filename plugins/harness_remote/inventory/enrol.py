@@ -1,0 +1,66 @@
+"""A board that was set up, into the inventory: its certificate and token in files beside it."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from harness.errors import SuiteError
+from harness_remote.inventory.inventory import Board, Inventory
+
+__all__ = ["Enrolment"]
+
+
+@dataclass(frozen=True)
+class Enrolment:
+    """The place of a board in the inventory; ``known``: it is there already, at this address."""
+
+    inventory: Inventory
+    name: str
+    host: str
+    port: int
+    known: bool
+
+    @classmethod
+    def of(cls, name: str, host: str, port: int) -> Enrolment:
+        """Raises ``SuiteError`` where the name is another board's."""
+        inventory = Inventory.load()
+        there = inventory.boards.get(name)
+        if there is not None and (there.host, there.port) != (host, port):
+            raise SuiteError(
+                f"{inventory.path} has a board {name!r} at {there.host}:{there.port}, not {host}:{port}: "
+                f"take another name, or `harness devices remove {name}` first"
+            )
+        if there is not None and not (there.certificate and there.token):
+            raise SuiteError(
+                f"{inventory.path}: {name!r} has no certificate: `harness devices remove {name}` first"
+            )
+        return cls(inventory, name, host, port, there is not None)
+
+    def save(self, backend: str, certificate: str, token: str) -> None:
+        """Raises ``SuiteError`` where a file cannot be written."""
+        folder = self.inventory.path.parent
+        there = self.inventory.boards.get(self.name)
+        files = (there.certificate, there.token) if there else (f"{self.name}.crt", f"{self.name}.token")
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            for file, content in zip(files, (certificate, f"{token}\n"), strict=True):
+                _write(folder / Path(str(file)).expanduser(), content)
+        except OSError as error:
+            raise SuiteError(f"cannot write {error.filename}: {error.strerror}") from None
+        if not self.known:
+            board = Board(
+                backend=backend, host=self.host, port=self.port, certificate=files[0], token=files[1]
+            )
+            self.inventory.add(self.name, board)
+            self.inventory.save()
+
+
+def _write(path: Path, content: str) -> None:
+    new = path.with_name(f".{path.name}.new")
+    new.unlink(missing_ok=True)
+    handle = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(handle, "w") as file:
+        file.write(content)
+    new.replace(path)

@@ -1,0 +1,1 @@
+"""Installing the agent on a board over ssh."""

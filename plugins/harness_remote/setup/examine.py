@@ -1,0 +1,127 @@
+"""What a board is, as far as installing the agent goes; or why it cannot be installed, and what to do."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from harness.errors import DeviceError
+from harness_remote.setup.ssh import Remote
+
+__all__ = ["Facts", "examine"]
+
+LEAST_FREE_MB = 700  # what the agent takes, and as much again while pip unpacks
+OLDEST, NEWEST = (3, 10), (3, 13)  # Pythons for which all of the agent's wheels were found to exist
+
+_EXAMINE = r"""
+echo "machine $(uname -m)"
+echo "glibc $(getconf GNU_LIBC_VERSION 2>/dev/null | sed 's/^glibc //')"
+echo "uid $(id -u)"
+echo "hostname $(hostname 2>/dev/null || uname -n)"
+echo "free_mb $(df -Pm "$HOME" | awk 'NR == 2 { print $4 }')"
+echo "tegra $(head -n 1 /etc/nv_tegra_release 2>/dev/null)"
+echo "model $(tr -d '\0' < /proc/device-tree/model 2>/dev/null)"
+if systemctl $([ "$(id -u)" = 0 ] || echo --user) show --property=Version >/dev/null 2>&1; then echo "systemd yes"; fi
+for python in ${1:-python3 python3.13 python3.12 python3.11 python3.10}; do
+  if version=$("$python" -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null); then
+    echo "python $version $(command -v "$python")"
+    "$python" -c 'import venv, ensurepip' 2>/dev/null && echo "venv $version"
+  fi
+done
+true
+"""
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What the board is, as far as installing goes. ``python`` is (version, path)."""
+
+    machine: str
+    glibc: tuple[int, int]
+    root: bool
+    hostname: str
+    free_mb: int
+    systemd: bool
+    tegra: str
+    model: str
+    python: tuple[tuple[int, int], str]
+    venv: bool
+
+    @property
+    def backend(self) -> str:
+        if self.tegra or "jetson" in self.model.lower():
+            return "jetson"
+        return "raspberry-pi" if "raspberry pi" in self.model.lower() else "agent"
+
+
+def examine(remote: Remote, python: str | None) -> Facts:
+    """Look at the board.
+
+    Raises:
+        DeviceError: the agent cannot be installed there: why, and what to do.
+    """
+    lines = [line.partition(" ") for line in remote.run(_EXAMINE, *([python] if python else [])).splitlines()]
+    told = {key: value.strip() for key, _, value in lines if key not in ("python", "venv")}
+    found = [(_version(value.split()[0]), value.split()[1]) for key, _, value in lines if key == "python"]
+    with_venv = {_version(value.strip()) for key, _, value in lines if key == "venv"}
+    fitting = [one for one in found if OLDEST <= one[0] <= NEWEST] or [
+        one for one in found if one[0] > NEWEST
+    ]
+    if not fitting:
+        raise DeviceError(_no_python(remote.target, python, found, told))
+    chosen = next((one for one in fitting if one[0] in with_venv), fitting[0])
+    facts = Facts(
+        machine=told.get("machine", ""),
+        glibc=_version(told.get("glibc", "")),
+        root=told.get("uid") == "0",
+        hostname=told.get("hostname", ""),
+        free_mb=int(told.get("free_mb") or 0),
+        systemd=told.get("systemd") == "yes",
+        tegra=told.get("tegra", ""),
+        model=told.get("model", ""),
+        python=chosen,
+        venv=chosen[0] in with_venv,
+    )
+    _check(remote.target, facts)
+    return facts
+
+
+def _check(target: str, facts: Facts) -> None:
+    if facts.machine not in ("aarch64", "x86_64"):
+        bits = " It runs a 32-bit system: install the 64-bit one." if facts.machine.startswith("arm") else ""
+        raise DeviceError(f"{target}: no wheels of ONNX Runtime exist for {facts.machine or 'it'}.{bits}")
+    if facts.glibc < (2, 27):
+        raise DeviceError(
+            f"{target}: its C library is glibc {facts.glibc[0]}.{facts.glibc[1]}, 2.27 is needed: a newer system"
+        )
+    if not facts.venv:
+        version = f"{facts.python[0][0]}.{facts.python[0][1]}"
+        raise DeviceError(
+            f"{target}: {facts.python[1]} cannot make environments: sudo apt install python{version}-venv "
+            "(or python3-venv) there"
+        )
+    if facts.free_mb < LEAST_FREE_MB:
+        raise DeviceError(
+            f"{target}: {facts.free_mb} MB are free in the home folder's disk, {LEAST_FREE_MB} are needed: free some"
+        )
+
+
+def _no_python(
+    target: str, asked: str | None, found: list[tuple[tuple[int, int], str]], told: Mapping[str, str]
+) -> str:
+    if asked and not found:
+        return f"{target}: --python {asked}: not found there"
+    have = f"Python there is {found[0][0][0]}.{found[0][0][1]}" if found else "there is no Python there"
+    newer = "`uv python install 3.12` gets one without root; then --python PATH"
+    if release := re.search(r"R(\d+)", told.get("tegra", "")):
+        jetpack = {"32": "JetPack 4", "35": "JetPack 5", "36": "JetPack 6"}.get(
+            release[1], f"L4T {release[1]}"
+        )
+        return f"{target}: {have} ({jetpack}), 3.10 or newer is needed: {newer} (then CPU only, see docs/agent.md)"
+    return f"{target}: {have}, 3.10 or newer is needed: {newer}"
+
+
+def _version(text: str) -> tuple[int, int]:
+    found = re.match(r"(\d+)\.(\d+)", text)
+    return (int(found[1]), int(found[2])) if found else (0, 0)

@@ -1,0 +1,1 @@
+"""What client and agent share: protocol, message codec, credentials, frame socket."""
