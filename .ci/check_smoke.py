@@ -8,8 +8,11 @@ boards = json.loads(Path(sys.argv[1]).read_text())["boards"]
 rows = {
     (row["method"], row["device"], board["key"]["scenario"]): row for board in boards for row in board["rows"]
 }
-here = {method: row for (method, device, scenario), row in rows.items()
-        if device == "here" and scenario == "single-stream"}  # fmt: skip
+here = {
+    method: row
+    for (method, device, scenario), row in rows.items()
+    if device == "here" and scenario == "single-stream"
+}
 pair = {method: row for (method, device, _), row in rows.items() if device == "pair"}
 
 assert set(here) == {
@@ -49,6 +52,9 @@ assert here["edgevit-f2"]["macs_g"] < here["cloudvit"]["macs_g"]
 assert pair["pipeline-2"]["weights_max_device_mb"] < pair["pipeline-2"]["weights_mb"]
 assert pair["pipeline-2"]["nodes"] == 2
 assert pair["pipeline-2"]["feature_bytes"] == 17 * 24 * 4  # class token and 16 patches, 24 channels, float32
-assert all(board["key"]["provenance"] == "emulated" for board in boards
-           if any(row["device"] == "pair" for row in board["rows"]))  # fmt: skip
+assert all(
+    board["key"]["provenance"] == "emulated"
+    for board in boards
+    if any(row["device"] == "pair" for row in board["rows"])
+)
 print(f"smoke: {len(rows)} rows are as they should be")

@@ -27,9 +27,21 @@ def started(folder: Path) -> tuple[float, float, float]:
     ready.unlink(missing_ok=True)
     begin = time.perf_counter()
     agent = subprocess.Popen(
-        [sys.executable, "-m", "harness", "agent", "serve", "--port", "0", "--folder", str(folder),
-         "--ready-file", str(ready)], stdout=subprocess.DEVNULL,
-    )  # fmt: skip
+        [
+            sys.executable,
+            "-m",
+            "harness",
+            "agent",
+            "serve",
+            "--port",
+            "0",
+            "--folder",
+            str(folder),
+            "--ready-file",
+            str(ready),
+        ],
+        stdout=subprocess.DEVNULL,
+    )
     try:
         while not ready.exists():
             if agent.poll() is not None or time.perf_counter() - begin > 60:

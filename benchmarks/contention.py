@@ -23,8 +23,8 @@ BUSY = "while True: pass"
 def flagged(entry, artifact) -> list[str]:  # type: ignore[no-untyped-def]
     import numpy as np
 
+    from harness.measure.flags import flags
     from harness.plugins import load_plugins
-    from harness.machine.state import flags
     from harness.types import DeviceSpec, Load
 
     cpu = load_plugins().backends.get("cpu").entry

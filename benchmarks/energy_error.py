@@ -22,8 +22,16 @@ IDLE_S = 3.0
 MARGIN_S = 1.5
 TRIALS = 40
 LOADS = (
-    "constant", "step", "ramp", "square 30 ms", "square 100 ms", "square 300 ms", "square 1 s", "bursts", "noise",
-)  # fmt: skip
+    "constant",
+    "step",
+    "ramp",
+    "square 30 ms",
+    "square 100 ms",
+    "square 300 ms",
+    "square 1 s",
+    "bursts",
+    "noise",
+)
 
 
 @dataclass(frozen=True)
@@ -124,10 +132,15 @@ def poll(truth: Truth, sensor: Sensor, rng: np.random.Generator) -> Series:
     if sensor.unit:
         value = np.floor(value / sensor.unit) * sensor.unit
     info = MeterInfo(
-        name="synthetic", scope="board", watches="board", provenance="measured",
+        name="synthetic",
+        scope="board",
+        watches="board",
+        provenance="measured",
         quantity="energy" if sensor.quantity == "energy" else "power",
-        period_s=sensor.period_s or 1e-3, averaging_s=sensor.averaging_s, calibration=sensor.calibration,
-    )  # fmt: skip
+        period_s=sensor.period_s or 1e-3,
+        averaging_s=sensor.averaging_s,
+        calibration=sensor.calibration,
+    )
     return Series(info=info, ns=np.round(t * 1e9).astype(np.int64), value=value)
 
 

@@ -29,9 +29,9 @@ import numpy as np
 import psutil
 
 from harness.errors import HarnessError
-from harness.worker.loadgen.queries import arrivals
 from harness.plugins import load_plugins
 from harness.types import IMAGE, Artifact, DeviceSpec, Graph, GraphPart, Load, TensorSpec
+from harness.worker.loadgen.queries import arrivals
 
 SHAPE, FEATURES = (3, 64, 64), 16
 BOARDS = ("b1", "b2", "b3")
@@ -95,13 +95,20 @@ class Board:
         if self.agent is None or self.agent.poll() is not None:
             ready = self.folder / "ready"
             words = [
-                "agent", "serve", "--folder", str(self.folder), "--port", str(self.agent_port),
-                "--frames-port", str(self.agent_frames_port),
-            ]  # fmt: skip
+                "agent",
+                "serve",
+                "--folder",
+                str(self.folder),
+                "--port",
+                str(self.agent_port),
+                "--frames-port",
+                str(self.agent_frames_port),
+            ]
             self.agent = subprocess.Popen(
                 [sys.executable, "-m", "harness", *words, "--ready-file", str(ready)],
-                stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-            )  # fmt: skip
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+            )
             end = time.monotonic() + DEPLOY_S
             while not ready.exists() and time.monotonic() < end:
                 time.sleep(0.05)
@@ -166,9 +173,14 @@ class Board:
 
 
 FAULTS = (
-    Board.slow, Board.hung, Board.unplugged, Board.reset, Board.worker_killed, Board.agent_killed,
+    Board.slow,
+    Board.hung,
+    Board.unplugged,
+    Board.reset,
+    Board.worker_killed,
+    Board.agent_killed,
     Board.out_of_memory,
-)  # fmt: skip
+)
 
 
 def onnx_part(folder: Path, name: str, inputs: list[tuple[int, ...]], output: int) -> Artifact:
@@ -185,21 +197,35 @@ def onnx_part(folder: Path, name: str, inputs: list[tuple[int, ...]], output: in
         helper.make_node("MatMul", ["all", "w"], ["out"]),
     ]
     graph = helper.make_graph(
-        nodes, name,
-        [helper.make_tensor_value_info(one, TensorProto.FLOAT, ["n", *shape]) for one, shape in zip(names, inputs, strict=True)],
+        nodes,
+        name,
+        [
+            helper.make_tensor_value_info(one, TensorProto.FLOAT, ["n", *shape])
+            for one, shape in zip(names, inputs, strict=True)
+        ],
         [helper.make_tensor_value_info("out", TensorProto.FLOAT, ["n", output])],
         [numpy_helper.from_array(weight, "w")],
-    )  # fmt: skip
+    )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8)
     onnx.save_model(model, folder / f"{name}.onnx")
     meta = {
-        "file": f"{name}.onnx", "opset": 18, "ir_version": 8, "precision": "float32", "spinning": False,
-        "quantised": 0, "batch_dependent": False,
-    }  # fmt: skip
+        "file": f"{name}.onnx",
+        "opset": 18,
+        "ir_version": 8,
+        "precision": "float32",
+        "spinning": False,
+        "quantised": 0,
+        "batch_dependent": False,
+    }
     return Artifact(
-        path=folder, runtime="onnxruntime", precision="float32", weight_bytes=weight.nbytes, meta=meta,
-        inputs=tuple(TensorSpec(shape=shape) for shape in inputs), output=TensorSpec(shape=(output,)),
-    )  # fmt: skip
+        path=folder,
+        runtime="onnxruntime",
+        precision="float32",
+        weight_bytes=weight.nbytes,
+        meta=meta,
+        inputs=tuple(TensorSpec(shape=shape) for shape in inputs),
+        output=TensorSpec(shape=(output,)),
+    )
 
 
 class Tormentor(threading.Thread):
@@ -258,9 +284,17 @@ def window(
             {name: one.serve(central) for name, one in devices.items()},
         )
         load = Load(
-            scenario="server", target_qps=QPS, seed=seed, min_time_s=WINDOW_S, min_queries=1, max_time_s=WINDOW_S,
-            warmup="one", in_flight=4, deadline_s=DEADLINE_S, on_missing="substitute",
-        )  # fmt: skip
+            scenario="server",
+            target_qps=QPS,
+            seed=seed,
+            min_time_s=WINDOW_S,
+            min_queries=1,
+            max_time_s=WINDOW_S,
+            warmup="one",
+            in_flight=4,
+            deadline_s=DEADLINE_S,
+            on_missing="substitute",
+        )
         tormentor = Tormentor(boards, rng, done)
         tormentor.start()
         try:
@@ -282,10 +316,13 @@ def main() -> None:
         folder = Path(made)
         boards = [Board(name, folder) for name in BOARDS]
         inventory = folder / "devices.yaml"
-        inventory.write_text("".join(
-            f"{one.name}: {{backend: agent, host: 127.0.0.1, port: {one.port}, frames_port: {one.frames_port}, "
-            f"certificate: {one.name}/certificate.pem, token: {one.name}/token}}\n" for one in boards
-        ))  # fmt: skip
+        inventory.write_text(
+            "".join(
+                f"{one.name}: {{backend: agent, host: 127.0.0.1, port: {one.port}, frames_port: {one.frames_port}, "
+                f"certificate: {one.name}/certificate.pem, token: {one.name}/token}}\n"
+                for one in boards
+            )
+        )
         os.environ["HARNESS_DEVICES"] = str(inventory)
         parts = {
             "sub": onnx_part(folder, "sub", [SHAPE], FEATURES),
@@ -317,8 +354,16 @@ def main() -> None:
         finally:
             for board in boards:
                 board.end()
-    for name in ("frames due", "answered whole", "answered with stand-ins", "failed, and said so", "lost",
-                 "answered later than the deadline", "windows", "windows that failed, and said why"):  # fmt: skip
+    for name in (
+        "frames due",
+        "answered whole",
+        "answered with stand-ins",
+        "failed, and said so",
+        "lost",
+        "answered later than the deadline",
+        "windows",
+        "windows that failed, and said why",
+    ):
         print(f"{name:36} {total[name]}")
     print(f"slowest answer {worst:.3f} s, deadline {DEADLINE_S} s")
     print("faults: " + ", ".join(f"{name.replace('_', ' ')} {n}" for name, n in sorted(faults.items())))

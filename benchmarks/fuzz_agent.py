@@ -36,11 +36,10 @@ import onnx
 import psutil
 from onnx import helper
 
-from harness.worker.frames import DTYPES, header_of, pack, unpack
 from harness.types import Artifact, Graph, GraphPart, Load, TensorSpec
+from harness.worker.frames import DTYPES, header_of, pack, unpack
 from harness_remote import agent_pb2 as pb
-from harness_remote.wire import codec
-from harness_remote.wire import secrets
+from harness_remote.wire import codec, secrets
 from harness_remote.wire.framesocket import connect
 from harness_remote.wire.wire import LEASE, MAX_MESSAGE_BYTES, OPTIONS, SERVICE
 
@@ -63,10 +62,34 @@ serve(AgentSettings(folder=folder / "agent", identity=secrets.load(folder / "ide
 NUMBERS = (0, 1, -1, 2, 7, 63, 64, 127, 128, 255, 2**31 - 1, 2**31, -(2**31), 2**32, 2**63 - 1, -(2**63))
 FLOATS = (0.0, -1.0, 1e-9, 0.05, 1e9, 1e308, float("inf"), float("-inf"), float("nan"))
 TEXTS = (
-    "", "a", "model", "image", "onnxruntime", "onnxruntime-int8", "torch", "cpu", "cuda:0", "cuda:99", "../../etc/passwd",
-    "/etc/passwd", "\0", "a" * 64, "f" * 5000, "é\u202e\U0001f600", "{}", "[]", "null", "[" * 2000, "1e999", "NaN",
-    "os:system", "%s%n", "127.0.0.1:1", "unix:/tmp/x", "-1",
-)  # fmt: skip
+    "",
+    "a",
+    "model",
+    "image",
+    "onnxruntime",
+    "onnxruntime-int8",
+    "torch",
+    "cpu",
+    "cuda:0",
+    "cuda:99",
+    "../../etc/passwd",
+    "/etc/passwd",
+    "\0",
+    "a" * 64,
+    "f" * 5000,
+    "é\u202e\U0001f600",
+    "{}",
+    "[]",
+    "null",
+    "[" * 2000,
+    "1e999",
+    "NaN",
+    "os:system",
+    "%s%n",
+    "127.0.0.1:1",
+    "unix:/tmp/x",
+    "-1",
+)
 
 
 # --- what is valid ---------------------------------------------------------------------------------
@@ -78,9 +101,12 @@ IMAGES = np.linspace(-1, 1, 32, dtype=np.float32).reshape(8, 4)
 def model() -> bytes:
     value = helper.make_tensor_value_info
     graph = helper.make_graph(
-        [helper.make_node("MatMul", ["x", "w"], ["z"]), helper.make_node("Relu", ["z"], ["y"])], "g",
-        [value("x", 1, ["n", 4])], [value("y", 1, ["n", 3])], [onnx.numpy_helper.from_array(WEIGHT, "w")],
-    )  # fmt: skip
+        [helper.make_node("MatMul", ["x", "w"], ["z"]), helper.make_node("Relu", ["z"], ["y"])],
+        "g",
+        [value("x", 1, ["n", 4])],
+        [value("y", 1, ["n", 3])],
+        [onnx.numpy_helper.from_array(WEIGHT, "w")],
+    )
     made = helper.make_model(graph, ir_version=8, opset_imports=[helper.make_opsetid("", 18)])
     return bytes(made.SerializeToString())
 
@@ -94,10 +120,15 @@ def image_file() -> bytes:
 MODEL, FILE = model(), image_file()
 ARTIFACT = codec.artifact_to_json(
     Artifact(
-        path=Path(), runtime="", precision="float32", weight_bytes=48, inputs=(TensorSpec(shape=(4,)),),
-        output=TensorSpec(shape=(3,)), meta={"opset": 18, "precision": "float32", "quantised": 0, "spinning": False},
+        path=Path(),
+        runtime="",
+        precision="float32",
+        weight_bytes=48,
+        inputs=(TensorSpec(shape=(4,)),),
+        output=TensorSpec(shape=(3,)),
+        meta={"opset": 18, "precision": "float32", "quantised": 0, "spinning": False},
     )
-)  # fmt: skip
+)
 GRAPH = codec.to_json(
     Graph(parts=(GraphPart(name="model", inputs=("image",), output=TensorSpec(shape=(3,))),))
 )
@@ -111,7 +142,11 @@ VALID: dict[str, Any] = {
     "Put": pb.PutRequest(sha256=hashlib.sha256(MODEL).hexdigest(), size=len(MODEL), data=MODEL),
     "Open": pb.OpenRequest(threads=1),
     "Load": pb.LoadRequest(
-        part="model", runtime="onnxruntime", sha256=hashlib.sha256(MODEL).hexdigest(), artifact=ARTIFACT, device="cpu"
+        part="model",
+        runtime="onnxruntime",
+        sha256=hashlib.sha256(MODEL).hexdigest(),
+        artifact=ARTIFACT,
+        device="cpu",
     ),
     "Serve": pb.ServeRequest(),
     "Connect": pb.ConnectRequest(graph=GRAPH),
@@ -120,7 +155,7 @@ VALID: dict[str, Any] = {
     "Cancel": pb.CancelRequest(id="x"),
     "Begin": pb.BeginRequest(),
     "End": pb.EndRequest(spans='{"load": [1, 2]}', clock_error_ns=1, images=1),
-}  # fmt: skip
+}
 RARE = {"Release", "Acquire", "Open", "Describe", "Measure"}  # they end the session, or take long
 METHODS = [name for name in VALID for _ in range(1 if name in RARE else 12)] + ["Describe", "Nonsense"]
 
@@ -271,8 +306,11 @@ class Target:
         self.identity = secrets.create(folder / "identity")
         self.process = subprocess.Popen(
             [sys.executable, "-c", AGENT, str(folder), str(MEMORY_BYTES)],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=(folder / "log").open("w"), text=True,
-        )  # fmt: skip
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=(folder / "log").open("w"),
+            text=True,
+        )
         assert self.process.stdout is not None
         self.address, _, self.frames = self.process.stdout.readline().strip().partition(" ")
         if not self.address:

@@ -25,8 +25,11 @@ def seconds(measure, vit: VisionTransformer, images: torch.Tensor) -> tuple[floa
 
 
 def agreement(one: Importance, other: Importance) -> float:
-    pairs = [(one.residual, other.residual), *zip(one.attention, other.attention, strict=True),
-             *zip(one.ffn, other.ffn, strict=True)]  # fmt: skip
+    pairs = [
+        (one.residual, other.residual),
+        *zip(one.attention, other.attention, strict=True),
+        *zip(one.ffn, other.ffn, strict=True),
+    ]
     return min(float(spearmanr(a.sum(1), b.sum(1)).statistic) for a, b in pairs)
 
 
@@ -39,8 +42,9 @@ def main(runs: int) -> None:
         for count in (20, 80):
             torch.manual_seed(0)
             dim = 16 * heads
-            vit = VisionTransformer(img_size=32, patch_size=8, in_chans=1, num_classes=10, embed_dim=dim,
-                                    depth=4, num_heads=heads).eval()  # fmt: skip
+            vit = VisionTransformer(
+                img_size=32, patch_size=8, in_chans=1, num_classes=10, embed_dim=dim, depth=4, num_heads=heads
+            ).eval()
             images = torch.randn(count, 1, 32, 32)
             exact, fisher = [], []
             for _ in range(runs):
@@ -50,8 +54,10 @@ def main(runs: int) -> None:
                 fisher.append(spent)
             units = dim + 4 * (dim + 4 * dim)
             ratio = statistics.median(a / b for a, b in zip(exact, fisher, strict=True))
-            print(f"{dim:4} {units:6} {count:6} {statistics.median(exact):8.2f} {statistics.median(fisher):8.3f} "
-                  f"{ratio:6.0f} {agreement(by_kl, by_fisher):16.2f}")  # fmt: skip
+            print(
+                f"{dim:4} {units:6} {count:6} {statistics.median(exact):8.2f} {statistics.median(fisher):8.3f} "
+                f"{ratio:6.0f} {agreement(by_kl, by_fisher):16.2f}"
+            )
 
 
 if __name__ == "__main__":

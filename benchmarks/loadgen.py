@@ -18,8 +18,10 @@ from statistics import median
 import numpy as np
 from worker_overhead import export
 
-from harness.worker.loadgen.queries import Timed, batches, generate, per_query, warm_up, whole
 from harness.types import Load, SessionOptions
+from harness.worker.loadgen.generate import generate
+from harness.worker.loadgen.loop import warm_up
+from harness.worker.loadgen.queries import Timed, batches, per_query, whole
 
 LOADS = {
     "single-stream": Load(min_time_s=0, min_queries=50),

@@ -9,10 +9,10 @@ import tempfile
 import time
 from pathlib import Path
 
-from harness.types.plan import PrepareHost
 from harness.plan.planner import make_plan
 from harness.plugins import load_plugins
-from harness.suite.suite import load_suite
+from harness.suite.loading import load_suite
+from harness.types.plan import PrepareHost
 
 SUITE = """
 suite: large

@@ -159,8 +159,8 @@ def streamed(folder: Path, stack: ExitStack) -> tuple[Trip, Trip]:
     from harness.worker.frames import pack
     from harness_remote import agent_pb2 as pb
     from harness_remote.client.client import Client
-    from harness_remote.inventory.inventory import Credentials
     from harness_remote.client.peer import open_peer
+    from harness_remote.wire.secrets import Credentials
 
     address = json.loads((folder / "ready.json").read_text())["address"]
     files = [folder / "certificate.pem", folder / "token"]
@@ -235,9 +235,24 @@ def _taken(trips: dict[str, Trip], up: int, down: int, rounds: int) -> dict[str,
 def _agent(host: str, folder: Path, within: list[str], stack: ExitStack) -> None:
     ready = folder / "ready.json"
     agent = _start(
-        [*within, sys.executable, "-m", "harness", "agent", "serve", "--host", host, "--port", "0",
-         "--folder", str(folder), "--ready-file", str(ready)], stack,
-    )  # fmt: skip
+        [
+            *within,
+            sys.executable,
+            "-m",
+            "harness",
+            "agent",
+            "serve",
+            "--host",
+            host,
+            "--port",
+            "0",
+            "--folder",
+            str(folder),
+            "--ready-file",
+            str(ready),
+        ],
+        stack,
+    )
     end = time.monotonic() + 60
     while not ready.exists():
         if agent.poll() is not None or time.monotonic() > end:

@@ -47,9 +47,12 @@ def export(folder: Path):  # type: ignore[no-untyped-def]
         factory="timm:create_model", params={"model_name": "vit_tiny_patch16_224", "num_classes": 10}
     )
     part = Part(
-        name="model", module=spec.build(), spec=spec, output=TensorSpec(shape=(10,)),
+        name="model",
+        module=spec.build(),
+        spec=spec,
+        output=TensorSpec(shape=(10,)),
         inputs=(Edge(source=IMAGE, tensor=TensorSpec(shape=(3, 224, 224))),),
-    )  # fmt: skip
+    )
     entry = load_plugins().runtimes.get("onnxruntime").entry
     return entry, entry.export(SimpleNamespace(workdir=folder), part, entry.params())
 

@@ -25,7 +25,7 @@ from harness.types import (
 
 if TYPE_CHECKING:
     from harness.types.plan import Cell, Plan
-    from harness.results.folder import Record
+    from harness.types.record import Record
 
 __all__ = ["COLLECTING", "OBSERVERS", "hookimpl", "hookspec"]
 

@@ -18,7 +18,8 @@ def command() -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def list_(as_json: bool) -> None:
     """Every artifact, newest use first."""
-    from harness.store.artifacts import Store, default_cache
+    from harness.store.artifacts import Store
+    from harness.store.files import default_cache
 
     store = Store(default_cache())
     stored = store.stored()
@@ -37,8 +38,9 @@ def list_(as_json: bool) -> None:
 @click.option("--yes", is_flag=True, help="Do not ask.")
 def clear(keys: tuple[str, ...], yes: bool) -> None:
     """Delete all artifacts, or those whose KEYS (beginnings are enough) are given. Records are not touched."""
-    from harness.store.artifacts import Store, default_cache
     from harness.errors import SuiteError
+    from harness.store.artifacts import Store
+    from harness.store.files import default_cache
 
     store = Store(default_cache())
     known = [item.key for item in store.stored()]

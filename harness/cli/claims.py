@@ -13,7 +13,13 @@ from harness.cli.common import block_option, load, make, warn_problems
 @click.command("claims")
 @click.argument("suite")
 @click.argument("folder", required=False, metavar="[DIR]", type=click.Path(path_type=Path))
-@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change a value of the suite, as for the run that made DIR.")  # fmt: skip
+@click.option(
+    "--set",
+    "overrides",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Change a value of the suite, as for the run that made DIR.",
+)
 @block_option
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def command(
@@ -24,12 +30,12 @@ def command(
     Counts are taken from the modules that the plugins build; accuracies, latencies and which method is
     better from the records in DIR. Exit code 0: no claim is not-reproduced; 1: some is.
     """
+    from harness.plan.resolve import Resolver
+    from harness.render import claims as render
     from harness.results.claims.claims import load_claims
     from harness.results.claims.evidence import Evidence
-    from harness.render import claims as render
-    from harness.plan.resolve import Resolver
-    from harness.suite.suite import find_suite
     from harness.results.claims.verdicts import Judge
+    from harness.suite.shipped import find_suite
 
     plugins = load(block)
     warn_problems(plugins)

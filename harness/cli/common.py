@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from harness.plan.host import _check_accelerate, _training_device
+
 if TYPE_CHECKING:
-    from harness.types.plan import Plan
     from harness.plugins import Plugins
     from harness.suite.suite import Suite
+    from harness.types.plan import Plan
 
 __all__ = ["block_option", "load", "make", "suite_options", "warn_problems"]
 
@@ -29,11 +31,19 @@ def suite_options(function: F) -> F:
     """SUITE and what narrows or changes it."""
     for decorate in (
         click.argument("suite"),
-        click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change a value of the suite, e.g. measure.repeats=3."),
+        click.option(
+            "--set",
+            "overrides",
+            multiple=True,
+            metavar="KEY=VALUE",
+            help="Change a value of the suite, e.g. measure.repeats=3.",
+        ),
         click.option("--only", metavar="PATTERN", help="Only methods that match, e.g. 'edgevit-*'."),
-        click.option("--device", "devices", multiple=True, metavar="NAME", help="Only these devices of the suite."),
+        click.option(
+            "--device", "devices", multiple=True, metavar="NAME", help="Only these devices of the suite."
+        ),
         block_option,
-    ):  # fmt: skip
+    ):
         function = decorate(function)
     return function
 
@@ -66,9 +76,10 @@ def make(
 ) -> tuple[Suite, Plan]:
     """Load a suite and plan it for this machine."""
     from harness.machine import environment
-    from harness.types.plan import PrepareHost
     from harness.plan.planner import make_plan
-    from harness.suite.suite import find_suite, keep_devices, load_suite
+    from harness.suite.loading import keep_devices, load_suite
+    from harness.suite.shipped import find_suite
+    from harness.types.plan import PrepareHost
 
     loaded = keep_devices(load_suite(find_suite(suite), overrides), devices)
     facts = environment.host()
@@ -82,38 +93,3 @@ def make(
         gpu=gpu,
     )
     return loaded, make_plan(loaded, plugins, host, only)
-
-
-def _training_device(suite: Suite, plugins: Plugins) -> tuple[str, str]:
-    """Where models are trained: (torch device, GPU model or "")."""
-    from harness.errors import SuiteError
-    from harness.types import DeviceInfo
-
-    wanted = suite.prepare.device
-    if wanted == "cpu" or "cuda" not in plugins.backends:
-        found = []
-    else:
-        found = [info for info in plugins.backends.get("cuda").entry.probe() if isinstance(info, DeviceInfo)]
-    if wanted == "cpu" or (wanted == "auto" and not found):
-        return "cpu", ""
-    index = int(wanted.partition(":")[2] or 0) if wanted != "auto" else 0
-    if index >= len(found):
-        where = suite.source.where("prepare", "device")
-        raise SuiteError(f"{where}: {wanted}: {len(found)} CUDA devices answer (see `harness devices list`)")
-    if suite.prepare.processes > len(found):
-        where = suite.source.where("prepare", "processes")
-        raise SuiteError(
-            f"{where}: processes: {suite.prepare.processes} take a GPU each, and {len(found)} answer "
-            "(see `harness devices list`); device: cpu trains on the CPU"
-        )
-    return f"cuda:{index}", found[index].model
-
-
-def _check_accelerate(suite: Suite) -> None:
-    from importlib.util import find_spec
-
-    from harness.errors import SuiteError
-
-    if suite.prepare.processes > 1 and find_spec("accelerate") is None:
-        where = suite.source.where("prepare", "processes")
-        raise SuiteError(f"{where}: processes above 1 need accelerate: pip install 'edge-harness[multi-gpu]'")

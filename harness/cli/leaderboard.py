@@ -15,8 +15,18 @@ from harness.render import FORMATS
 @click.option("--sort", metavar="COL", help="Order the rows by this column instead of by rank.")
 @click.option("--columns", metavar="A,B", help="These columns, in this order, or 'all'.")
 @click.option("--within", metavar="A,B", help="Split boards further, e.g. runtime,precision.")
-@click.option("--where", metavar="EXPR", help="Show only rows for which this holds, e.g. 'top1 > 90 and latency_p50_ms < 5'.")  # fmt: skip
-@click.option("--published", "published", multiple=True, metavar="FILE", help="Below them, what a paper printed, e.g. papers/devit (repeatable).")  # fmt: skip
+@click.option(
+    "--where",
+    metavar="EXPR",
+    help="Show only rows for which this holds, e.g. 'top1 > 90 and latency_p50_ms < 5'.",
+)
+@click.option(
+    "--published",
+    "published",
+    multiple=True,
+    metavar="FILE",
+    help="Below them, what a paper printed, e.g. papers/devit (repeatable).",
+)
 @click.option("--all", "everything", is_flag=True, help="Also cells that the folder's last run did not have.")
 def command(
     folders: tuple[Path, ...],
@@ -34,12 +44,13 @@ def command(
     model and provenance. --within splits further; --where and --sort change no figure and no tier.
     Published figures stand on boards of their own and are not ranked.
     """
-    from harness.results.columns import COLUMNS, check_columns
     from harness.errors import SuiteError
+    from harness.render import render
+    from harness.results.folder import Results
     from harness.results.leaderboard.leaderboard import Leaderboard, boards, sorted_by
     from harness.results.leaderboard.published import find_published, published_boards
-    from harness.render import render
-    from harness.results.folder import Record, Results
+    from harness.types.columns import COLUMNS, check_columns
+    from harness.types.record import Record
 
     if sort:
         check_columns([sort], "--sort")

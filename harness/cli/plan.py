@@ -34,11 +34,12 @@ def command(
     as_json: bool,
 ) -> None:
     """Show the steps and cells that running SUITE takes, and which steps are prepared already."""
-    from harness.store.artifacts import Store, default_cache
     from harness.plan.estimate import estimates
+    from harness.plan.resolve import Resolver
     from harness.render.estimate import show_estimates
     from harness.render.plan import show
-    from harness.plan.resolve import Resolver
+    from harness.store.artifacts import Store
+    from harness.store.files import default_cache
 
     if not estimate and (profile or link):
         raise click.UsageError("--profile and --link go with --estimate")
@@ -63,7 +64,8 @@ def _given(profile: str | None, link: str | None) -> Given:
     from pydantic import ValidationError
 
     from harness.plan.estimate import Given
-    from harness.plan.profiles.profile import Link, load_profile
+    from harness.plan.profiles.profile import Link
+    from harness.plan.profiles.stored import load_profile
 
     linked = None
     if link is not None:

@@ -34,10 +34,14 @@ def list_(block: tuple[str, ...], as_json: bool) -> int:
         for item in registry
     ]
     broken = [
-        {"plugin": problem.origin.plugin, "from": f"{problem.origin.distribution} {problem.origin.version}",
-         "hook": problem.hook, "reason": problem.reason}
+        {
+            "plugin": problem.origin.plugin,
+            "from": f"{problem.origin.distribution} {problem.origin.version}",
+            "hook": problem.hook,
+            "reason": problem.reason,
+        }
         for problem in plugins.problems
-    ]  # fmt: skip
+    ]
     if as_json:
         click.echo(json.dumps({"entries": rows, "broken": broken, "blocked": plugins.blocked}, indent=1))
         return 1 if broken else 0

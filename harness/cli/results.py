@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 import click
 
 if TYPE_CHECKING:
-    from harness.results.folder import Record, Results
+    from harness.results.folder import Results
+    from harness.types.record import Record
 
 
 @click.group("results")

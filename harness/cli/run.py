@@ -36,12 +36,14 @@ def command(
     Exit code 0: every cell is measured; 1: some cell failed; 2: wrong input; 130: interrupted. A run that
     was stopped goes on where it stood when the same command is given again.
     """
-    from harness.store.artifacts import Store, default_cache
     from harness.errors import SuiteError
-    from harness.results.leaderboard.leaderboard import boards
     from harness.render import progress, render
     from harness.results.folder import Results
-    from harness.run.runner import Options, job_count, run
+    from harness.results.leaderboard.leaderboard import boards
+    from harness.run.outcome import Options
+    from harness.run.runner import job_count, run
+    from harness.store.artifacts import Store
+    from harness.store.files import default_cache
 
     plugins = load(block)
     warn_problems(plugins)

@@ -17,7 +17,7 @@ def command() -> None:
 @command.command("list")
 def list_() -> None:
     """Names of the shipped suites; `harness run NAME` runs one."""
-    from harness.suite.suite import shipped_suites
+    from harness.suite.shipped import shipped_suites
 
     suites = shipped_suites()
     width = max(map(len, suites), default=0)
@@ -30,7 +30,7 @@ def list_() -> None:
 @click.argument("name")
 def show(name: str) -> None:
     """Print a suite's YAML: the place to start your own from."""
-    from harness.suite.suite import find_suite
+    from harness.suite.shipped import find_suite
 
     click.echo(find_suite(name).read_text(), nl=False)
 

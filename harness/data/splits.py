@@ -13,9 +13,20 @@ from harness.types import Dataset, Split
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    Array = NDArray[np.float32]
     Indices = Sequence[int] | NDArray[np.int64]
 
-__all__ = ["ArraySplit", "ImageSplit", "StoredImages", "normalise", "relabel", "subset"]
+__all__ = [
+    "ArraySplit",
+    "ImageSplit",
+    "PARITY_SAMPLES",
+    "StoredImages",
+    "normalise",
+    "parity_indices",
+    "relabel",
+    "subset",
+    "to_pixels",
+]
 
 KEEP_BYTES = 512 * 2**20
 """Decoded splits up to this size stay in memory."""
@@ -171,3 +182,27 @@ def _view(split: Split, indices: NDArray[np.int64], labels: NDArray[np.int64]) -
     if isinstance(split, ImageSplit):
         return replace(split, _indices=split._indices[indices], labels=labels)
     return _View(split, indices, labels)
+
+
+PARITY_SAMPLES = 256
+
+
+def parity_indices(n: int) -> list[int]:
+    """The fixed samples of the test split on which parity is checked: evenly spread over it."""
+    return spread(n, PARITY_SAMPLES)
+
+
+def spread(n: int, most: int) -> list[int]:
+    """At most ``most`` of the indices below ``n``, evenly spread."""
+    k = min(n, most)
+    return [index * n // k for index in range(k)]
+
+
+def to_pixels(images: Array, mean: Sequence[float], std: Sequence[float]) -> NDArray[np.uint8]:
+    """The uint8 pixels [n, height, width, channels] that preprocessing made ``images`` [n, channels, ...] of."""
+    shape = (1, -1, 1, 1)
+    scaled = images * (255 * np.array(std, np.float32)).reshape(shape)
+    scaled += (255 * np.array(mean, np.float32)).reshape(shape)
+    np.clip(np.rint(scaled, out=scaled), 0, 255, out=scaled)
+    pixels: NDArray[np.uint8] = scaled.astype(np.uint8).transpose(0, 2, 3, 1)
+    return np.ascontiguousarray(pixels)  # else every peer's frame would copy it

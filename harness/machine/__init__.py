@@ -1,2 +1,1 @@
-"""What the harness reads of a machine: kernel files, memory, state, and meters with the process that samples them.
-"""
+"""What the harness reads of a machine: kernel files, memory, state, and meters with the process that samples them."""

@@ -2,24 +2,49 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    pass
+
 import hashlib
 import os
 import platform
 import uuid
 from importlib import metadata
 from pathlib import Path
-from typing import Any
 
-from harness.store.artifacts import default_cache
 from harness.errors import StorageError
 from harness.machine.sysfs import each, text
+from harness.store.files import default_cache
 
-__all__ = ["cpu_capability", "cpu_model", "governor", "host", "machine_id", "virtualised"]
+__all__ = [
+    "cpu_capability",
+    "cpu_model",
+    "governor",
+    "host",
+    "is_board",
+    "machine_id",
+    "machine_of",
+    "virtualised",
+]
 
 PACKAGES = (
-    "edge-harness", "numpy", "torch", "timm", "onnx", "onnxruntime", "onnxruntime-gpu", "onnxscript",
-    "safetensors", "pillow", "pyarrow", "scikit-learn", "nvidia-ml-py",
-)  # fmt: skip
+    "edge-harness",
+    "numpy",
+    "torch",
+    "timm",
+    "onnx",
+    "onnxruntime",
+    "onnxruntime-gpu",
+    "onnxscript",
+    "safetensors",
+    "pillow",
+    "pyarrow",
+    "scikit-learn",
+    "nvidia-ml-py",
+)
 
 ROOT = Path("/")
 
@@ -142,3 +167,14 @@ def _cpuinfo(root: Path) -> dict[str, str]:
         key, _, value = line.partition(":")
         found.setdefault(key.strip(), value.strip())
     return found
+
+
+def machine_of(details: Mapping[str, Any]) -> str:
+    """The machine of a device, by a ``DeviceInfo``'s details; empty for this one."""
+    told = str(details.get("machine_id", ""))
+    return "" if told == machine_id() else told
+
+
+def is_board(details: Mapping[str, Any]) -> bool:
+    """Whether a device is reached through an agent, by a ``DeviceInfo``'s details."""
+    return "machine_id" in details

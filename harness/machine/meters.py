@@ -6,8 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from harness.machine import state
-from harness.plugins import Plugins, Registered
 from harness.machine.sampler import Sampler
+from harness.plugins import Plugins, Registered
 from harness.types import DeviceInfo, MeterEntry, MeterInfo, MeterUse, Monitor, Params, Unavailable, Watch
 
 __all__ = ["Found", "Meters", "answers", "fitting"]
@@ -53,9 +53,10 @@ def _at_its_host(info: MeterInfo, entry: MeterEntry) -> MeterInfo | Unavailable:
     if not problems:
         return info
     return Unavailable(
-        name=info.name, reason=f"at {info.host}: {problems[0]}",
-        fix=f"`ssh {info.host} python3 -m harness.machine.sampler` must start without a password",
-    )  # fmt: skip
+        name=info.name,
+        reason=f"at {info.host}: {problems[0]}",
+        fix=f"`ssh {info.host} python3 -m harness.machine.reader` must start without a password",
+    )
 
 
 class Meters:

@@ -1,6 +1,6 @@
 """Reads meters and the machine's state, in a process of its own, so that no latency waits for a meter.
 
-``python -m harness.machine.sampler`` reads JSON lines from standard input and answers each with one; :class:`Sampler` is
+``python -m harness.machine.reader`` reads JSON lines from standard input and answers each with one; :class:`Sampler` is
 the other end, in the worker. A meter at another host is read by the same program there, over ssh.
 
 Every meter has a thread. Deadlines are absolute, each with up to half an interval of jitter to either side, so
@@ -11,27 +11,22 @@ were taken, on this machine's monotonic clock.
 from __future__ import annotations
 
 import contextlib
-import importlib
 import json
-import os
 import queue
-import random
 import subprocess
 import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import IO, Any
 
-from harness.types import Log, Meter, MeterInfo, MeterUse, Monitor, Watch
+from harness.types import MeterInfo, MeterUse, Monitor
 
-__all__ = ["MeterSamples", "Sampled", "Sampler", "interval_s", "main"]
+__all__ = ["MeterSamples", "Sampled", "Sampler"]
 
-FASTEST_S, SLOWEST_S = 0.01, 0.1
-STATE_S = 0.25
-READY_S, ANSWER_S, CLOSE_S = 30.0, 30.0, 1.0
+READY_S, ANSWER_S = 30.0, 30.0
 PINGS = 8
 
 
@@ -58,154 +53,7 @@ class Sampled:
     problems: tuple[str, ...] = field(default=())
 
 
-def interval_s(info: MeterInfo) -> float:
-    """Seconds between two readings of a meter that is polled, 10 to 100 Hz: its period, of a counter a quarter.
-
-    A counter's change is known to the poll that saw it.
-    """
-    return min(max(info.period_s / (4 if info.quantity == "energy" else 1), FASTEST_S), SLOWEST_S)
-
-
 # --- the process that reads -----------------------------------------------------------------------
-
-
-class _Reader(threading.Thread):
-    """Calls ``read`` at jittered moments while ``on`` is set; a reading that fails ends it."""
-
-    def __init__(self, read: Callable[[], tuple[int, Any]], every_s: float, on: threading.Event) -> None:
-        super().__init__(daemon=True)
-        self.samples: list[tuple[int, Any]] = []
-        self.error = ""
-        self._read, self._every_ns, self._on = read, int(every_s * 1e9), on
-        self.start()
-
-    def run(self) -> None:
-        chance = random.Random()
-        while True:
-            self._on.wait()
-            deadline = time.monotonic_ns()
-            while self._on.is_set():
-                wait = deadline + int(self._every_ns * chance.uniform(-0.5, 0.5)) - time.monotonic_ns()
-                if wait > 0:
-                    time.sleep(wait / 1e9)
-                try:
-                    self.samples.append(self._read())
-                except Exception as error:  # noqa: BLE001 - a meter's library may raise anything
-                    self.error = _line(error)
-                    return
-                missed = (time.monotonic_ns() - deadline) // self._every_ns
-                deadline += self._every_ns * max(1, missed)  # one late reading, no burst after it
-
-
-def main() -> None:
-    """Serve one parent until it closes its end."""
-    answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # a meter's library may print
-    on = threading.Event()
-    meters: dict[str, tuple[Meter | Log, _Reader | None]] = {}
-    watchers: dict[str, _Reader] = {}
-    for line in sys.stdin:
-        asked = json.loads(line)
-        answer: dict[str, Any] = {}
-        match asked["do"]:
-            case "open":
-                answer = {"errors": _open(asked, meters, watchers, on)}
-            case "now":
-                answer = {"now": time.monotonic_ns()}
-            case "start":
-                for reader in (*(reader for _, reader in meters.values() if reader), *watchers.values()):
-                    reader.samples.clear()
-                on.set()
-            case "stop":
-                answer = _stop(asked, meters, watchers, on)
-            case "state":
-                answer = {"states": [s for reader in watchers.values() for _, s in reader.samples[-1:]]}
-        answers.write(json.dumps(answer) + "\n")
-        answers.flush()
-    on.clear()
-    threading.Timer(CLOSE_S, os._exit, (0,)).start()  # a meter's thread may be in a system call
-    for meter, _ in meters.values():
-        with contextlib.suppress(Exception):
-            meter.close()
-    os._exit(0)
-
-
-def _open(
-    asked: Mapping[str, Any],
-    meters: dict[str, tuple[Meter | Log, _Reader | None]],
-    watchers: dict[str, _Reader],
-    on: threading.Event,
-) -> dict[str, str]:
-    """Open every meter and watch; meter -> what went wrong."""
-    errors = {}
-    for item in asked["meters"]:
-        info = MeterInfo(**item["info"])
-        try:
-            meter = _function(item["open"])(info)
-            reader = None
-            if not hasattr(meter, "fetch"):
-                meter.read()
-                reader = _Reader(meter.read, interval_s(info), on)
-            meters[info.name] = meter, reader
-        except Exception as error:  # noqa: BLE001 - it becomes the reason why there is no figure
-            errors[info.name] = _line(error)
-    for name, function in asked["watches"].items():
-        try:
-            watch = _function(function)()
-            if watch is not None:
-                watchers[name] = _Reader(_stamped(watch), STATE_S, on)
-        except Exception as error:  # noqa: BLE001
-            errors[name] = _line(error)
-    return errors
-
-
-def _stop(
-    asked: Mapping[str, Any],
-    meters: Mapping[str, tuple[Meter | Log, _Reader | None]],
-    watchers: Mapping[str, _Reader],
-    on: threading.Event,
-) -> dict[str, Any]:
-    on.clear()
-    found = {}
-    for name, (meter, reader) in meters.items():
-        samples: Sequence[tuple[int, float]] = []
-        error = ""
-        if reader is not None:
-            samples, error = list(reader.samples), reader.error
-        else:
-            begin, end = asked["load"]
-            try:
-                samples = meter.fetch(asked["begin"], asked["end"], (begin, end))  # type: ignore[union-attr]
-            except Exception as problem:  # noqa: BLE001
-                error = _line(problem)
-        found[name] = {
-            "ns": [ns for ns, _ in samples],
-            "value": [value for _, value in samples],
-            "error": error,
-            "clock_error_s": getattr(meter, "clock_error_s", 0.0),
-        }
-    states = [
-        (ns, name, signals) for name, watcher in watchers.items() for ns, signals in list(watcher.samples)
-    ]
-    failed = {name: watcher.error for name, watcher in watchers.items() if watcher.error}
-    return {"meters": found, "states": states, "failed": failed}
-
-
-def _stamped(watch: Watch) -> Callable[[], tuple[int, Mapping[str, Any]]]:
-    def read() -> tuple[int, Mapping[str, Any]]:
-        before = time.monotonic_ns()
-        return before, dict(watch())
-
-    return read
-
-
-def _function(name: str) -> Any:
-    module, _, function = name.partition(":")
-    return getattr(importlib.import_module(module), function)
-
-
-def _line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 # --- the worker's end ---------------------------------------------------------------------------
@@ -277,11 +125,13 @@ class Sampler:
             )
             found.append(
                 MeterSamples(
-                    info=use.info, ns=[end.local(ns) for ns in got["ns"]], value=got["value"],
+                    info=use.info,
+                    ns=[end.local(ns) for ns in got["ns"]],
+                    value=got["value"],
                     error=end.problem or errors.get(use.info.name, "") or got["error"],
                     clock_error_s=end.clock_error_s + got.get("clock_error_s", 0.0),
                 )
-            )  # fmt: skip
+            )
         failed = {name: text for name, text in errors.items() if name in self._monitor.watches}
         failed |= answers[""].get("failed", {})
         problems = [f"{name}: {text}" for name, text in failed.items()]
@@ -302,7 +152,7 @@ class _End:
     """One sampling process and the offset of its clock. What goes wrong is kept in ``problem``, never raised."""
 
     def __init__(self, host: str) -> None:
-        own = [sys.executable, "-m", "harness.machine.sampler"]
+        own = [sys.executable, "-m", "harness.machine.reader"]
         there = [
             "ssh",
             "-o",
@@ -311,7 +161,7 @@ class _End:
             "ConnectTimeout=10",
             "--",
             host,
-            "python3 -m harness.machine.sampler",
+            "python3 -m harness.machine.reader",
         ]
         self.problem = ""
         self.clock_error_s = 0.0
@@ -425,7 +275,3 @@ class _End:
 
     def _at(self) -> str:
         return f" at {self._host}" if self._host else ""
-
-
-if __name__ == "__main__":
-    main()

@@ -10,27 +10,20 @@ from __future__ import annotations
 import os
 import resource
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-import numpy as np
-
 from harness.machine import sysfs
 from harness.machine.environment import governor
-from harness.types import Samples, Watch
+from harness.types import Watch
 
-__all__ = ["FLAGS", "Window", "flags", "over_time", "watch"]
+__all__ = ["Window", "over_time", "watch"]
 
-FLAGS = ("throttled", "contended", "unsteady", "swapped", "short")
 
 TICK = os.sysconf("SC_CLK_TCK")
 
-FOREIGN_SHARE = 0.1
-DELAY_SHARE = 0.05
-FOREIGN_CORES = 0.5
-DRIFT = 0.1
 
 CLOCKS = "sys/devices/system/cpu/cpu[0-9]*/cpufreq/scaling_cur_freq"
 THERMAL_EVENTS = "sys/devices/system/cpu/cpu[0-9]*/thermal_throttle/core_throttle_count"
@@ -205,61 +198,3 @@ class Window:
                 fields = stat.rpartition(")")[2].split()
                 others += (int(fields[11]) + int(fields[12])) / TICK
         return {"busy_s": busy, "elsewhere_s": elsewhere, "steal_s": steal, "others_s": others}
-
-
-def flags(samples: Samples) -> list[str]:
-    """What disturbed a window, in the vocabulary and order of :data:`FLAGS`.
-
-    ``throttled``: the kernel counted thermal throttling, or a watch saw a cause of it in the window.
-    ``contended``: others (foreign processes, the hypervisor) took over 10% of the cores in use *and* this
-    process waited for a core over 5% of the time that it could have run (or the kernel doesn't tell that);
-    or foreign processes kept half a core of the machine busy, waited for or not: they share its caches, its
-    memory bus, its clock and its power.
-    ``unsteady``: warm-up met no steady state, the medians of the window's halves differ by over 10% (of a server,
-    without what queries waited), queries arrived faster than they can be answered, or the temperature that the
-    suite asked for was not reached in time.
-    ``swapped``: the machine read pages from swap while this process waited for pages.
-    ``short``: the maximum time ended the window before both minima were met.
-    """
-    return [name for name, found in zip(FLAGS, _disturbances(samples), strict=True) if found]
-
-
-def _disturbances(samples: Samples) -> Iterable[bool]:
-    seen: Mapping[str, Any] = samples.environment
-    yield bool(seen.get("thermal_events", 0)) or any(_throttled(one) for one in samples.states.values())
-    yield _contended(seen)
-    yield not samples.steady or not samples.cooled or _drifts(_service(samples)) or _overloaded(samples)
-    yield bool(seen.get("swap_in_pages", 0) and seen.get("major_faults", 0))
-    yield not samples.reached
-
-
-def _throttled(state: Mapping[str, Any]) -> bool:
-    return bool(state.get("throttle"))
-
-
-def _contended(seen: Mapping[str, Any]) -> bool:
-    if "foreign_cores" not in seen:
-        return False
-    if seen["foreign_cores"] + seen["elsewhere_cores"] >= FOREIGN_CORES:
-        return True
-    if "delay_s" in seen:
-        waited = seen["delay_s"] + seen["steal_cores"] * seen["wall_s"]
-        if waited <= DELAY_SHARE * (seen["cpu_s"] + waited):
-            return False
-    return bool(seen["foreign_cores"] + seen["steal_cores"] > FOREIGN_SHARE * seen["cores"])
-
-
-def _service(samples: Samples) -> np.ndarray[Any, np.dtype[np.int64]]:
-    return samples.latency_ns if samples.queue_ns is None else samples.latency_ns - samples.queue_ns
-
-
-def _overloaded(samples: Samples) -> bool:
-    return samples.target_qps is not None and samples.target_qps * float(_service(samples).mean()) >= 1e9
-
-
-def _drifts(latency_ns: np.ndarray[Any, np.dtype[np.int64]]) -> bool:
-    if len(latency_ns) < 20:
-        return False
-    half = len(latency_ns) // 2
-    early, late = float(np.median(latency_ns[:half])), float(np.median(latency_ns[-half:]))
-    return abs(late - early) > DRIFT * min(early, late)

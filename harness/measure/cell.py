@@ -11,28 +11,21 @@ from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any
 
-from harness.measure.accuracy import (
-    Evaluations,
-    Infer,
-    check_parity,
-    droppable,
-    evaluate,
-    host,
-    missing_block,
-    without,
-)
-from harness.store.artifacts import Store
-from harness.measure.fields import Measured, content
 from harness.data.choice import normalise
-from harness.measure.deploy import Deployed, deploy, graph_of
+from harness.data.splits import parity_indices, spread
 from harness.errors import BoardLost, CellError, HarnessError
-from harness.worker.loadgen.queries import per_query
+from harness.measure.accuracy import Evaluations, Infer, check_parity, evaluate, host
+from harness.measure.deploy import Deployed, deploy, graph_of
+from harness.measure.fields import Measured, content
 from harness.measure.parity import Parity
-from harness.types.plan import Cell, digest
+from harness.measure.robustness import droppable, missing_block, without
 from harness.plugins import Plugins
-from harness.prepare.nodes import parity_indices, spread
 from harness.stats import EARLY_STOPPING_MIN
+from harness.store.artifacts import Store
+from harness.store.hashing import digest
 from harness.types import IMAGE, Load, RuntimeEntry
+from harness.types.plan import Cell
+from harness.worker.loadgen.queries import per_query
 
 __all__ = ["CellFailure", "CellLost", "Evaluations", "measure_cell"]
 
@@ -113,9 +106,15 @@ def _measure(
     if on == "host":  # the boards are not held meanwhile
         answers = _answers_here(cell, export, images, labels, data, evaluations, store, runtime)
     measured = Measured(
-        samples=samples, beside=beside, no_input=no_input, parity=parity, on=on, answers=answers,
-        missing=_without_parts(cell, export, images, labels, data, evaluations, store, runtime), deployed=deployed,
-    )  # fmt: skip
+        samples=samples,
+        beside=beside,
+        no_input=no_input,
+        parity=parity,
+        on=on,
+        answers=answers,
+        missing=_without_parts(cell, export, images, labels, data, evaluations, store, runtime),
+        deployed=deployed,
+    )
     return content(cell, export, measured, labels, preprocess_ms)
 
 
@@ -124,13 +123,23 @@ def _load(task: Mapping[str, Any], cell: Cell, n: int) -> Load:
     measure = task["measure"]
     cool = measure["cool_down"] or {"below": None, "limit": 0.0}
     load = Load(
-        scenario=measure["scenario"], batch=measure["batch"], streams=measure["streams"],
-        target_qps=measure["target_qps"], seed=1000 * cell.seed + cell.repeat, generator=measure["generator"],
-        min_time_s=measure["min_time"], min_queries=measure["min_queries"], max_time_s=measure["max_time"],
-        warmup=measure["warmup"], sustained_s=measure["sustained"], idle_s=measure["idle_time"],
-        energy_method=measure["preset"], energy_error=measure["energy_error"],
-        cool_below_c=cool["below"], cool_limit_s=cool["limit"],
-    )  # fmt: skip
+        scenario=measure["scenario"],
+        batch=measure["batch"],
+        streams=measure["streams"],
+        target_qps=measure["target_qps"],
+        seed=1000 * cell.seed + cell.repeat,
+        generator=measure["generator"],
+        min_time_s=measure["min_time"],
+        min_queries=measure["min_queries"],
+        max_time_s=measure["max_time"],
+        warmup=measure["warmup"],
+        sustained_s=measure["sustained"],
+        idle_s=measure["idle_time"],
+        energy_method=measure["preset"],
+        energy_error=measure["energy_error"],
+        cool_below_c=cool["below"],
+        cool_limit_s=cool["limit"],
+    )
     if task["fleet"]:
         load = replace(
             load,
@@ -153,11 +162,17 @@ def _sends_images(deployed: Deployed, load: Load) -> bool:
 def _resident(load: Load) -> Load:
     """A shorter window for latency alone, with the images on the devices before it begins."""
     return replace(
-        load, resident=True, min_time_s=load.min_time_s / RESIDENT_SHARE,
+        load,
+        resident=True,
+        min_time_s=load.min_time_s / RESIDENT_SHARE,
         min_queries=max(EARLY_STOPPING_MIN[50], load.min_queries // RESIDENT_SHARE),
-        max_time_s=load.max_time_s / RESIDENT_SHARE, warmup="one", sustained_s=None, idle_s=0.0,
-        energy_error=None, cool_below_c=None,
-    )  # fmt: skip
+        max_time_s=load.max_time_s / RESIDENT_SHARE,
+        warmup="one",
+        sustained_s=None,
+        idle_s=0.0,
+        energy_error=None,
+        cool_below_c=None,
+    )
 
 
 def _answers(
@@ -176,9 +191,10 @@ def _answers(
         ["evaluation", cell.export, cell.data, task["specs"], task["placement"], task["input"], batch]
     )
     return evaluations.once(
-        key, f"{cell.method} seed {cell.seed} on {task['device']}",
+        key,
+        f"{cell.method} seed {cell.seed} on {task['device']}",
         lambda: evaluate(infer, images, labels, data, batch, export["groups"]),
-    )  # fmt: skip
+    )
 
 
 def _answers_here(

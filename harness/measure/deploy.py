@@ -7,11 +7,9 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import Any
 
-from harness.store.artifacts import Store
-from harness.machine.energy.reading import needed_time_s
-from harness.types.plan import Cell
+from harness.machine.energy.durations import interval_s, needed_time_s
 from harness.plugins import Plugins
-from harness.machine.sampler import interval_s
+from harness.store.artifacts import Store
 from harness.types import (
     Artifact,
     Beside,
@@ -27,6 +25,7 @@ from harness.types import (
     Samples,
     TensorSpec,
 )
+from harness.types.plan import Cell
 from harness.worker.window import EDGE_ERROR, IDLE_READINGS
 
 __all__ = ["Deployed", "artifact_of", "deploy", "graph_of", "names_of", "places_of"]
@@ -84,9 +83,11 @@ def _for_meters(load: Load, meters: Sequence[MeterInfo]) -> Load:
     slow = [(max(info.period_s, interval_s(info)), info.averaging_s) for info in meters]
     idle = max((IDLE_READINGS + 2) * period + 2 * averaging for period, averaging in slow)
     return replace(
-        load, metered_elsewhere=True, min_time_s=min(max(load.min_time_s, needed), load.max_time_s),
+        load,
+        metered_elsewhere=True,
+        min_time_s=min(max(load.min_time_s, needed), load.max_time_s),
         idle_s=max(load.idle_s, idle) if load.idle_s else 0.0,
-    )  # fmt: skip
+    )
 
 
 def _carried(
@@ -127,10 +128,13 @@ def deploy(
         backend = plugins.backends.get(spec["backend"]).entry
         device = backend.open(
             DeviceSpec(
-                name=names[index], backend=spec["backend"], params=backend.params(**spec["params"]),
-                threads=spec["threads"], monitor=monitor_of(task["monitors"][index]),
+                name=names[index],
+                backend=spec["backend"],
+                params=backend.params(**spec["params"]),
+                threads=spec["threads"],
+                monitor=monitor_of(task["monitors"][index]),
             )
-        )  # fmt: skip
+        )
         devices[index] = stack.enter_context(device)
     facts = {}
     for part in export["parts"]:
@@ -142,9 +146,13 @@ def deploy(
     central.connect(graph, {name: serving[index] for name, index in places.items() if index in serving})
     monitors = [monitor_of(task["monitors"][index]) for index in used if index != task["central"]]
     return Deployed(
-        devices=devices, central_index=task["central"], graph=graph, places=places, facts=facts,
+        devices=devices,
+        central_index=task["central"],
+        graph=graph,
+        places=places,
+        facts=facts,
         meters=tuple(use.info for monitor in monitors for use in monitor.meters),
-    )  # fmt: skip
+    )
 
 
 def places_of(cell: Cell, export: Mapping[str, Any]) -> dict[str, int]:
@@ -169,11 +177,14 @@ def graph_of(export: Mapping[str, Any], task: Mapping[str, Any]) -> Graph:
     """The graph of an export's parts; ``task`` tells how images are sent."""
     parts = tuple(
         GraphPart(
-            name=part["name"], inputs=tuple(part["inputs"]), output=_tensor(part["output"]),
-            missing={name: tuple(values) for name, values in part["missing"].items()}, wire_dtype=part["wire_dtype"],
+            name=part["name"],
+            inputs=tuple(part["inputs"]),
+            output=_tensor(part["output"]),
+            missing={name: tuple(values) for name, values in part["missing"].items()},
+            wire_dtype=part["wire_dtype"],
         )
         for part in export["parts"]
-    )  # fmt: skip
+    )
     if task["input"] == "raw":
         data = task["data"]
         return Graph(parts=parts, input_wire="uint8", mean=tuple(data["mean"]), std=tuple(data["std"]))
@@ -189,10 +200,14 @@ def artifact_of(part: Mapping[str, Any], store: Store, key: str) -> Artifact:
     """The artifact of an exported part, with its path in the store."""
     stored = part["artifact"]
     return Artifact(
-        path=store.folder(key) / stored["path"], runtime=stored["runtime"], precision=stored["precision"],
-        weight_bytes=stored["weight_bytes"], meta=stored["meta"],
-        inputs=tuple(_tensor(one) for one in stored["inputs"]), output=_tensor(stored["output"]),
-    )  # fmt: skip
+        path=store.folder(key) / stored["path"],
+        runtime=stored["runtime"],
+        precision=stored["precision"],
+        weight_bytes=stored["weight_bytes"],
+        meta=stored["meta"],
+        inputs=tuple(_tensor(one) for one in stored["inputs"]),
+        output=_tensor(stored["output"]),
+    )
 
 
 def _tensor(stored: Mapping[str, Any]) -> TensorSpec:

@@ -6,15 +6,15 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from harness.machine.energy.fleet import readings_of
+from harness.machine.environment import machine_of
 from harness.measure.deploy import Deployed, names_of
-from harness.results.leaderboard.energy_columns import readings_of
-from harness.plan.monitors import machine_of
+from harness.measure.flags import flags
+from harness.measure.latency import latency_summary
 from harness.measure.network import network_of
 from harness.measure.parity import Parity
-from harness.types.plan import Cell
-from harness.results.folder import latency_summary
-from harness.machine.state import flags
 from harness.types import Beside, Provenance, Samples
+from harness.types.plan import Cell
 
 __all__ = ["Measured", "content", "described"]
 
@@ -55,15 +55,23 @@ def content(
     facts, places = deployed.facts, deployed.places
     precisions = sorted({str(fact.get("precision")) for fact in facts.values()})
     extra = {
-        name: values for name in ("lasting_ns", "queue_ns", "late_ns", "outcome")
+        name: values
+        for name in ("lasting_ns", "queue_ns", "late_ns", "outcome")
         if (values := getattr(samples, name)) is not None
-    }  # fmt: skip
+    }
     if measured.no_input is not None:
         extra["no_input_ns"] = measured.no_input.latency_ns
     arrays = {
-        "latency_ns": samples.latency_ns, "warmup_ns": samples.warmup_ns, "first_ns": samples.first_ns,
-        "predictions": predictions, **told, "labels": labels, **samples.timeline, **samples.meters, **extra,
-    }  # fmt: skip
+        "latency_ns": samples.latency_ns,
+        "warmup_ns": samples.warmup_ns,
+        "first_ns": samples.first_ns,
+        "predictions": predictions,
+        **told,
+        "labels": labels,
+        **samples.timeline,
+        **samples.meters,
+        **extra,
+    }
     return {
         **_partial(cell, samples, devices),
         "arrays": arrays,
@@ -73,31 +81,49 @@ def content(
         "data": {**base["data"], "n": n},
         "counts": _counts(export["parts"], places),
         "accuracy": {
-            "top1": float((predictions == labels).mean() * 100), "top5": None if top5 is None else float(top5),
-            **oracle, "n": n, "on": measured.on, "parity": asdict(measured.parity), "missing": measured.missing,
+            "top1": float((predictions == labels).mean() * 100),
+            "top5": None if top5 is None else float(top5),
+            **oracle,
+            "n": n,
+            "on": measured.on,
+            "parity": asdict(measured.parity),
+            "missing": measured.missing,
         },
         "latency": {
-            **latency_summary(samples, preprocess_ms), **_queue(samples),
-            "sustained": dict(samples.sustained), "reference": dict(samples.reference),
+            **latency_summary(samples, preprocess_ms),
+            **_queue(samples),
+            "sustained": dict(samples.sustained),
+            "reference": dict(samples.reference),
         },
         "energy": [dict(reading) for reading in samples.energy],
         "memory": _memory(measured.samples, names[deployed.central_index], beside),
         "network": _network(cell, measured, names),
         "parts": [
-            {"name": part["name"], "device": places[part["name"]], "inputs": part["inputs"], **part["counts"],
-             "weight_bytes": part["artifact"]["weight_bytes"], "output": part["output"]["shape"]}
+            {
+                "name": part["name"],
+                "device": places[part["name"]],
+                "inputs": part["inputs"],
+                **part["counts"],
+                "weight_bytes": part["artifact"]["weight_bytes"],
+                "output": part["output"]["shape"],
+            }
             for part in export["parts"]
         ],
         "state": {
-            "steady": samples.steady, "window_s": samples.window_ns / 1e9, "cooled": samples.cooled,
-            "machine": samples.states, "problems": list(samples.problems), "no_meter": cell.task["no_meter"],
+            "steady": samples.steady,
+            "window_s": samples.window_ns / 1e9,
+            "cooled": samples.cooled,
+            "machine": samples.states,
+            "problems": list(samples.problems),
+            "no_meter": cell.task["no_meter"],
         },
         "flags": flags(samples),
         "lineage": export["lineage"],
         "train": {
-            key: sum(step[key] for step in export["lineage"]) for key in ("train_s", "image_passes", "train_macs")
+            key: sum(step[key] for step in export["lineage"])
+            for key in ("train_s", "image_passes", "train_macs")
         },
-    }  # fmt: skip
+    }
 
 
 def _together(samples: Samples, central: str, beside: Mapping[str, Beside]) -> Samples:
@@ -112,27 +138,38 @@ def _together(samples: Samples, central: str, beside: Mapping[str, Beside]) -> S
         ],
         states={
             **samples.states,
-            **{f"{watch} on {name}": told for name, seen in beside.items() for watch, told in seen.states.items()},
+            **{
+                f"{watch} on {name}": told
+                for name, seen in beside.items()
+                for watch, told in seen.states.items()
+            },
         },
         meters={
             **samples.meters,
-            **{f"{key} on {name}": values for name, seen in beside.items() for key, values in seen.meters.items()},
+            **{
+                f"{key} on {name}": values
+                for name, seen in beside.items()
+                for key, values in seen.meters.items()
+            },
         },
         problems=[
-            *samples.problems, *(f"{name}: {line}" for name, seen in beside.items() for line in seen.problems)
+            *samples.problems,
+            *(f"{name}: {line}" for name, seen in beside.items() for line in seen.problems),
         ],
-    )  # fmt: skip
+    )
 
 
 def _devices(deployed: Deployed, names: list[str]) -> list[dict[str, Any]]:
     """Who took part: name, hardware, machine and parts of each device."""
     return [
         {
-            "name": names[index], "model": device.info.model, "machine": machine_of(device.info.details),
+            "name": names[index],
+            "model": device.info.model,
+            "machine": machine_of(device.info.details),
             "parts": [part for part, place in deployed.places.items() if place == index],
         }
         for index, device in sorted(deployed.devices.items())
-    ]  # fmt: skip
+    ]
 
 
 def _memory(samples: Samples, central: str, beside: Mapping[str, Beside]) -> dict[str, Any]:
@@ -175,9 +212,10 @@ def _queue(samples: Samples) -> dict[str, float]:
     service_s = float((samples.latency_ns - samples.queue_ns).mean()) / 1e9
     return {
         "achieved_qps": len(samples.latency_ns) / (samples.window_ns / 1e9),
-        "queue_mean_ms": float(samples.queue_ns.mean()) / 1e6, "late_max_ms": float(samples.late_ns.max()) / 1e6,
+        "queue_mean_ms": float(samples.queue_ns.mean()) / 1e6,
+        "late_max_ms": float(samples.late_ns.max()) / 1e6,
         "utilisation": service_s * samples.target_qps,
-    }  # fmt: skip
+    }
 
 
 def _partial(cell: Cell, samples: Samples, devices: list[dict[str, Any]]) -> dict[str, str]:
@@ -226,25 +264,39 @@ def described(cell: Cell) -> dict[str, Any]:
     models = sorted({str(info["model"]) for info in infos})
     return {
         "device": {
-            "name": task["device"], "backend": first.get("backend", task["specs"][0]["backend"]),
-            "model": " + ".join(models), "kind": first.get("kind", ""), "nodes": len(task["specs"]),
-            "cores": first.get("cores"), "memory_bytes": first.get("memory_bytes"),
+            "name": task["device"],
+            "backend": first.get("backend", task["specs"][0]["backend"]),
+            "model": " + ".join(models),
+            "kind": first.get("kind", ""),
+            "nodes": len(task["specs"]),
+            "cores": first.get("cores"),
+            "memory_bytes": first.get("memory_bytes"),
             "details": {key: told for key, told in first.get("details", {}).items() if key not in _METERS},
             **({"input": task["input"]} if task["fleet"] else {}),
         },
         "runtime": {**task["runtime"], "precision": None, "facts": {}},
         "scenario": {
-            "name": measure["scenario"], "threads": task["specs"][0]["threads"],
-            **{_IN_SECONDS.get(key, key): value for key, value in measure.items()
-               if key not in ("scenario", "repeats") and (task["fleet"] or key not in _OF_FLEETS)},
+            "name": measure["scenario"],
+            "threads": task["specs"][0]["threads"],
+            **{
+                _IN_SECONDS.get(key, key): value
+                for key, value in measure.items()
+                if key not in ("scenario", "repeats") and (task["fleet"] or key not in _OF_FLEETS)
+            },
         },
         "data": {
-            "name": data["name"], "task": "image-classification", "split": "test", "classes": data["classes"],
-            "shape": data["shape"], "fingerprint": data["fingerprint"], "n": None, "note": data["note"],
+            "name": data["name"],
+            "task": "image-classification",
+            "split": "test",
+            "classes": data["classes"],
+            "shape": data["shape"],
+            "fingerprint": data["fingerprint"],
+            "n": None,
+            "note": data["note"],
             "normalize": data["choice"].get("normalize"),
         },
         "provenance": _provenance(infos),
-    }  # fmt: skip
+    }
 
 
 def _provenance(infos: list[Mapping[str, Any]]) -> Provenance:

@@ -77,9 +77,12 @@ def link_of(part: str, samples: Samples, stated: Mapping[str, Any] | None) -> Li
     if stated and sent is not None and received is not None:
         per_byte = 8e3 / stated["rate_mbps"]
         return Link(
-            latency_ns=stated["rtt_ms"] * 1e6 / 2, up_ns=sent * per_byte, down_ns=received * per_byte,
-            source="stated", shared=stated.get("ports") == "shared",
-        )  # fmt: skip
+            latency_ns=stated["rtt_ms"] * 1e6 / 2,
+            up_ns=sent * per_byte,
+            down_ns=received * per_byte,
+            source="stated",
+            shared=stated.get("ports") == "shared",
+        )
     probed = [samples.links.get(f"{way}:{part}") for way in ("rtt", "up", "down")]
     if None in probed:
         return None
@@ -130,16 +133,17 @@ def _part(name: str, samples: Samples, link: Link | None, compute: float | None)
         return found
     found |= {f"{kind}_ms": _ms(_median(samples, kind, name)) for kind in ("encode", "queue")}
     found["transport_ms"] = _ms(transport)
-    found |= {
-        f"{way}_bytes": samples.network.get(f"{way}_bytes:{name}") for way in ("sent", "received")
-    }  # fmt: skip
+    found |= {f"{way}_bytes": samples.network.get(f"{way}_bytes:{name}") for way in ("sent", "received")}
     if link is not None:
         there, back = link.latency_ns + link.up_ns, link.latency_ns + link.down_ns
         share = there / (there + back) if there + back else 0.5
         found |= {
-            "send_ms": _ms(transport * share), "return_ms": _ms(transport * (1 - share)),
-            "link_there_ms": _ms(there), "link_back_ms": _ms(back), "link": link.source,
-        }  # fmt: skip
+            "send_ms": _ms(transport * share),
+            "return_ms": _ms(transport * (1 - share)),
+            "link_there_ms": _ms(there),
+            "link_back_ms": _ms(back),
+            "link": link.source,
+        }
     return found
 
 
@@ -152,10 +156,12 @@ def _devices(samples: Samples, places: Mapping[str, int], names: Sequence[str]) 
         share = busy / samples.window_ns if samples.window_ns else None
         found.append(
             {
-                "name": names[index], "parts": own, "compute_share": share,
+                "name": names[index],
+                "parts": own,
+                "compute_share": share,
                 "wait_share": None if share is None else 1 - share,
             }
-        )  # fmt: skip
+        )
     return found
 
 

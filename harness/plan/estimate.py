@@ -7,76 +7,24 @@ one device one after the other; every tensor goes by way of the central device, 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
 from typing import TYPE_CHECKING, Any
 
 from harness.errors import CellError
-from harness.plan.profiles.profile import Link, Profile, link_of, names_of, processor_of, profile_of
+from harness.plan.profiles.profile import Link, Profile
+from harness.plan.profiles.schedule import Piece, schedule
+from harness.plan.profiles.stored import link_of, names_of, processor_of, profile_of
 from harness.types import IMAGE
 
 if TYPE_CHECKING:
+    from harness.plan.resolve import Resolver
     from harness.store.artifacts import Store
     from harness.train.counting.footprint import Footprint
     from harness.types.plan import Cell, Plan
-    from harness.plan.resolve import Resolver
 
-__all__ = ["DeviceShare", "Estimate", "Given", "Piece", "estimates", "schedule"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Piece:
-    """A part as far as estimates go: counts for one sample, bytes, and where its inputs come from."""
-
-    name: str
-    inputs: tuple[str, ...]
-    macs: int
-    weight_bytes: int
-    output_bytes: int
-
-
-def schedule(
-    pieces: Sequence[Piece],
-    device_of: Mapping[str, int],
-    central: int,
-    compute: Callable[[Piece], float],
-    links: Mapping[int, Link],
-    image_bytes: float | None,
-    batch: int = 1,
-) -> float:
-    """Seconds from when the central device has the image until it has the answer.
-
-    ``links`` are those between the central device and each other one that has a part; a link sends one tensor
-    after another, each way for itself. ``image_bytes`` ``None``: the image is on all devices already. ``pieces``
-    stand in the order in which a device runs its own.
-    """
-    sizes = {piece.name: float(piece.output_bytes) for piece in pieces} | {IMAGE: image_bytes or 0.0}
-    there: dict[tuple[str, int], float] = {(IMAGE, central): 0.0}
-    home = {IMAGE: central, **device_of}
-    free: dict[tuple[str, int], float] = {}
-
-    def occupy(what: str, device: int, ready: float, spent: float) -> float:
-        free[what, device] = max(ready, free.get((what, device), 0.0)) + spent
-        return free[what, device]
-
-    def arrives(name: str, device: int) -> float:
-        if name == IMAGE and image_bytes is None:
-            return 0.0
-        if (name, device) not in there:
-            way, ready, link = (
-                ("down", there[name, home[name]], links[home[name]]) if device == central
-                else ("up", arrives(name, central), links[device])
-            )  # fmt: skip
-            at = home[name] if device == central else device
-            there[name, device] = occupy(way, at, ready, link.occupied(batch * sizes[name])) + link.latency
-        return there[name, device]
-
-    for piece in pieces:
-        device = device_of[piece.name]
-        ready = max(arrives(name, device) for name in piece.inputs)
-        there[piece.name, device] = occupy("compute", device, ready, compute(piece))
-    return arrives(pieces[-1].name, central)
+__all__ = ["DeviceShare", "Estimate", "Given", "estimates"]
 
 
 # --- cells ----------------------------------------------------------------------------------------
@@ -150,9 +98,11 @@ def _estimate(
 ) -> Estimate:
     task = cell.task
     about: dict[str, Any] = {
-        "method": cell.method, "device": task["device"], "runtime": task["runtime"]["name"],
+        "method": cell.method,
+        "device": task["device"],
+        "runtime": task["runtime"]["name"],
         "batch": task["measure"]["batch"],
-    }  # fmt: skip
+    }
     if cell.impossible is not None:
         return Estimate(**about, reason=cell.impossible)
     try:
@@ -164,8 +114,9 @@ def _estimate(
     runtime = about["runtime"]
     profiles = {
         index: given.profile or profile_of(spec, runtime)
-        for index, spec in enumerate(target.specs) if index in placed.values()
-    }  # fmt: skip
+        for index, spec in enumerate(target.specs)
+        if index in placed.values()
+    }
     shares = tuple(
         _share(target.infos[index], [p for p in pieces if placed[p.name] == index], profile, about["batch"])
         for index, profile in sorted(profiles.items())
@@ -197,10 +148,15 @@ def _estimate(
 
     image = math.prod(task["data"]["shape"]) * (1 if task.get("input") == "raw" else 4)
     return Estimate(
-        **about, latency_s=latency(image, 0), low_s=latency(image, -1), high_s=latency(image, 1),
-        resident_s=latency(None, 0), links=not unknown, devices=shares,
+        **about,
+        latency_s=latency(image, 0),
+        low_s=latency(image, -1),
+        high_s=latency(image, 1),
+        resident_s=latency(None, 0),
+        links=not unknown,
+        devices=shares,
         notes=tuple(dict.fromkeys(_notes(pieces, placed, profiles, target.specs, runtime, batch, unknown))),
-    )  # fmt: skip
+    )
 
 
 def _notes(
@@ -270,11 +226,14 @@ def _pieces(
     if store.has(cell.export):
         return [
             Piece(
-                name=part["name"], inputs=tuple(part["inputs"]), macs=part["counts"]["macs"],
-                weight_bytes=part["artifact"]["weight_bytes"], output_bytes=4 * math.prod(part["output"]["shape"]),
+                name=part["name"],
+                inputs=tuple(part["inputs"]),
+                macs=part["counts"]["macs"],
+                weight_bytes=part["artifact"]["weight_bytes"],
+                output_bytes=4 * math.prod(part["output"]["shape"]),
             )
             for part in store.meta(cell.export)["parts"]
-        ]  # fmt: skip
+        ]
     resolved = resolver.method(cell.method)
     if any(step.each_part for step, _, _ in resolved.links):
         raise ValueError("its parts are compressed: known once they are prepared")
@@ -282,11 +241,14 @@ def _pieces(
         if (sketch := plan.nodes[key].task.get("sketch")) is not None:
             return [
                 Piece(
-                    name=part["name"], inputs=tuple(part["inputs"]), macs=part["macs"],
-                    weight_bytes=part["weight_bytes"], output_bytes=part["output_bytes"],
+                    name=part["name"],
+                    inputs=tuple(part["inputs"]),
+                    macs=part["macs"],
+                    weight_bytes=part["weight_bytes"],
+                    output_bytes=part["output_bytes"],
                 )
                 for part in sketch["parts"]
-            ]  # fmt: skip
+            ]
     if resolved.spec is None:
         raise ValueError("planning does not know what it builds: known once it is prepared")
     return [_whole(resolved.spec, cell.task["data"]["shape"], built)]
@@ -305,6 +267,9 @@ def _whole(spec: Any, shape: Sequence[int], built: dict[str, Footprint]) -> Piec
     assert footprint is not None
     counts = footprint.counts
     return Piece(
-        name="whole", inputs=(IMAGE,), macs=counts.macs, weight_bytes=counts.weight_bytes,
+        name="whole",
+        inputs=(IMAGE,),
+        macs=counts.macs,
+        weight_bytes=counts.weight_bytes,
         output_bytes=4 * math.prod(footprint.output.shape),
-    )  # fmt: skip
+    )

@@ -2,33 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from harness.machine import environment
 from harness.errors import SuiteError
+from harness.machine.environment import machine_of
 from harness.machine.meters import Meters, fitting
 from harness.plugins import Plugins
 from harness.suite.suite import Measure, Suite
-from harness.types import MeterInfo, MeterUse, Monitor
 from harness.suite.validate import validated
+from harness.types import MeterInfo, MeterUse, Monitor
 
 if TYPE_CHECKING:
-    from harness.plan.resolve import Target
+    from harness.plan.targets import Target
 
-__all__ = ["Monitors", "is_board", "machine_of"]
-
-
-def machine_of(details: Mapping[str, Any]) -> str:
-    """The machine of a device, by a ``DeviceInfo``'s details; empty for this one."""
-    told = str(details.get("machine_id", ""))
-    return "" if told == environment.machine_id() else told
-
-
-def is_board(details: Mapping[str, Any]) -> bool:
-    """Whether a device is reached through an agent, by a ``DeviceInfo``'s details."""
-    return "machine_id" in details
+__all__ = ["Monitors"]
 
 
 def _of_fleet(use: MeterUse, fleet: str) -> MeterUse:

@@ -10,38 +10,27 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from harness.worker.loadgen import mlperf as loadgen
-from harness.results.columns import check_rank
 from harness.errors import SuiteError, nearest
-from harness.plan.monitors import is_board
-from harness.types.plan import Cell, Node, Plan, PrepareHost, digest
+from harness.machine.environment import is_board
+from harness.plan.resolve import ChosenData, ResolvedMethod, Resolver
+from harness.plan.targets import Target
 from harness.plugins import Origin, Plugins
-from harness.plan.resolve import (
-    ChosenData,
-    ResolvedMethod,
-    Resolver,
-    Target,
-    core_hash,
-    files_hash,
-    source_hash,
-)
+from harness.store.hashing import core_hash, digest, files_hash, source_hash
 from harness.suite.suite import Measure, Suite
-from harness.types import Params, RuntimeEntry, Sketch
 from harness.suite.validate import validated
+from harness.types import Params, RuntimeEntry, Sketch
+from harness.types.columns import check_rank
+from harness.types.plan import Cell, Node, Plan, PrepareHost
+from harness.worker.loadgen import mlperf as loadgen
 
 __all__ = ["make_plan"]
 
-TRAINING = (
-    "train.py", "recipe.py", "evaluation.py", "features.py", "augment.py", "checkpoint.py", "context.py", "counting.py",
-    "prepare.py", "ranks.py", "saved.py",
-)  # fmt: skip
-"""Files of the core whose code is in trained weights and in what is told of their training."""
-EXPORTING = ("prepare.py", "saved.py", "counting.py")
-"""Those whose code is in what an export holds."""
-MEASURING = (
-    "worker.py", "window.py", "load.py", "energy.py", "collaborate.py", "peers.py", "pipelined.py", "network.py",
-)  # fmt: skip
-"""Those whose code is in what a cell's figures are."""
+TRAINING = ("train", "prepare", "data", "store/saved.py", "types/recipe.py")
+"""Packages and files of the core whose code makes trained weights and the record of their training."""
+EXPORTING = ("prepare", "train/counting", "data", "store/saved.py")
+"""Those whose code makes an export."""
+MEASURING = ("measure", "worker", "machine", "data", "stats.py", "types/record.py")
+"""Those whose code makes a cell's figures."""
 
 
 def make_plan(suite: Suite, plugins: Plugins, host: PrepareHost, only: str | None = None) -> Plan:
@@ -110,10 +99,14 @@ class _Planner:
         """Add the node that decodes a test split; its key."""
         if data.key not in self.nodes:
             self.nodes[data.key] = Node(
-                key=data.key, stage="data", label=f"data {data.entry}", entry=data.entry,
-                plugin=data.origin.plugin, inputs=(),
+                key=data.key,
+                stage="data",
+                label=f"data {data.entry}",
+                entry=data.entry,
+                plugin=data.origin.plugin,
+                inputs=(),
                 task={"entry": data.entry, "params": data.params, "choice": data.choice},
-            )  # fmt: skip
+            )
         return data.key
 
     def links(self, resolved: ResolvedMethod, sketch: Sketch | None) -> list[_Link]:
@@ -151,9 +144,14 @@ class _Planner:
             key = digest([link.fixed, seed, key])
             if key not in self.nodes:
                 self.nodes[key] = Node(
-                    key=key, stage=link.stage, label=f"{name} seed {seed}", entry=link.entry,
-                    plugin=link.plugin, inputs=inputs, task={**link.task, "seed": seed},
-                )  # fmt: skip
+                    key=key,
+                    stage=link.stage,
+                    label=f"{name} seed {seed}",
+                    entry=link.entry,
+                    plugin=link.plugin,
+                    inputs=inputs,
+                    task={**link.task, "seed": seed},
+                )
         self.chains[memo] = key
         return key
 
@@ -177,9 +175,14 @@ class _Planner:
         key = digest([link.fixed, model])
         if key not in self.nodes:
             self.nodes[key] = Node(
-                key=key, stage="export", label=f"{name} seed {seed} for {link.entry}", entry=link.entry,
-                plugin=link.plugin, inputs=(model, link.task["data_key"]), task={**link.task, "seed": seed},
-            )  # fmt: skip
+                key=key,
+                stage="export",
+                label=f"{name} seed {seed} for {link.entry}",
+                entry=link.entry,
+                plugin=link.plugin,
+                inputs=(model, link.task["data_key"]),
+                task={**link.task, "seed": seed},
+            )
         return key
 
     # --- cells ---
@@ -281,16 +284,26 @@ class _Planner:
         config = {
             "method": name,
             "links": [
-                (step.entry.name, step.params.model_dump(mode="json"), data.key, recipe.model_dump(mode="json"))
+                (
+                    step.entry.name,
+                    step.params.model_dump(mode="json"),
+                    data.key,
+                    recipe.model_dump(mode="json"),
+                )
                 for step, data, recipe in resolved.links
             ],
             "runtime": (runtime[0].name, runtime[2].model_dump(mode="json")),
             "threads": threads,
-        }  # fmt: skip
+        }
         base = {
             "device": device,
             "specs": [
-                {"name": s.name, "backend": s.backend, "params": s.params.model_dump(mode="json"), "threads": s.threads}
+                {
+                    "name": s.name,
+                    "backend": s.backend,
+                    "params": s.params.model_dump(mode="json"),
+                    "threads": s.threads,
+                }
                 for s in target.specs
             ],
             "infos": [asdict(info) for info in target.infos],
@@ -312,7 +325,7 @@ class _Planner:
                 "choice": dict(resolved.data.choice),
                 "dataset": {"entry": resolved.data.entry, "params": dict(resolved.data.params)},
             },
-        }  # fmt: skip
+        }
         monitors, no_meter = self.resolver.monitors.of(target, measure)
         method_key = digest(config)
         fixed = digest(
@@ -337,9 +350,16 @@ class _Planner:
             repeats = measure.repeats if seed == self.suite.seeds[0] else 1
             for repeat in range(repeats):
                 yield Cell(
-                    id=digest([fixed, seed, repeat, export]), method=name, method_key=method_key, seed=seed,
-                    repeat=repeat, export=export, data=resolved.data.key, task=base, impossible=impossible,
-                )  # fmt: skip
+                    id=digest([fixed, seed, repeat, export]),
+                    method=name,
+                    method_key=method_key,
+                    seed=seed,
+                    repeat=repeat,
+                    export=export,
+                    data=resolved.data.key,
+                    task=base,
+                    impossible=impossible,
+                )
 
     def _runtime_path(self, name: str, ref: Any, index: int) -> tuple[str | int, ...]:
         if self.suite.run[index].runtimes is not None and ref in (self.suite.run[index].runtimes or ()):

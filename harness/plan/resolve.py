@@ -5,21 +5,20 @@ Errors name file, line, key, what is allowed and the nearest match. Loads no dat
 
 from __future__ import annotations
 
-import hashlib
-import importlib.util
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
-from pathlib import Path
 from typing import Any
 
 from harness.data.choice import DataChoice, effective_info
 from harness.errors import HarnessError, SuiteError, nearest
-from harness.plan.monitors import Monitors, is_board
-from harness.types.plan import digest
+from harness.machine.environment import is_board
+from harness.plan.monitors import Monitors
+from harness.plan.profiles.stored import profiled
+from harness.plan.targets import Target
 from harness.plugins import Origin, Plugins, Registered, Registry
-from harness.plan.profiles.profile import profiled
+from harness.store.hashing import core_hash, digest, source_hash
 from harness.suite.suite import DeviceChoice, Method, Suite
+from harness.suite.validate import validated
 from harness.train.loop import TrainRecipe
 from harness.types import (
     BackendEntry,
@@ -34,17 +33,8 @@ from harness.types import (
     Sketch,
     Unavailable,
 )
-from harness.suite.validate import validated
 
-__all__ = [
-    "ChosenData",
-    "ResolvedMethod",
-    "Resolver",
-    "Step",
-    "Target",
-    "core_hash",
-    "source_hash",
-]
+__all__ = ["ChosenData", "ResolvedMethod", "Resolver", "Step"]
 
 DEFAULT_PLACER = "round-robin"
 
@@ -84,18 +74,6 @@ class ResolvedMethod:
     @property
     def data(self) -> ChosenData:
         return self.links[-1][1]
-
-
-@dataclass(frozen=True)
-class Target:
-    """A device or fleet of the suite, described by its backend."""
-
-    name: str
-    specs: tuple[DeviceSpec, ...]
-    infos: tuple[DeviceInfo, ...]
-    central: int
-    fleet: bool
-    unavailable: str | None
 
 
 class Resolver:
@@ -169,7 +147,7 @@ class Resolver:
             "choice": choice.model_dump(mode="json"),
             "fingerprint": info.fingerprint,
             "source": source_hash(found.origin.module),
-            "core": core_hash("data.py", "splits.py"),
+            "core": core_hash("data"),
         }
         data = ChosenData(name, content["params"], content["choice"], info, found.origin, digest(content))
         self._datasets[memo] = data
@@ -180,8 +158,11 @@ class Resolver:
             choice = self.suite.devices[name]
             members = choice.fleet if choice.fleet is not None else (name,)
             described = {member: self.device(member, threads) for member in dict.fromkeys(members)}
-            problems = [f"{m}: {d.reason}" + (f" ({d.fix})" if d.fix else "")
-                        for m, (_, d) in described.items() if isinstance(d, Unavailable)]  # fmt: skip
+            problems = [
+                f"{m}: {d.reason}" + (f" ({d.fix})" if d.fix else "")
+                for m, (_, d) in described.items()
+                if isinstance(d, Unavailable)
+            ]
             self._check_boards(name, members, described)
             central = choice.central or members[0]
             self._targets[name, threads] = Target(
@@ -384,45 +365,3 @@ class Resolver:
 
 
 # --- source hashes ----------------------------------------------------------------------------------
-
-
-@cache
-def source_hash(module: str) -> str:
-    """Hash of the Python files of the package that ``module`` is in: code that changes, changes keys."""
-    package = module.partition(".")[0]
-    try:
-        found = importlib.util.find_spec(package)
-    except (ImportError, ValueError):
-        found = None
-    if found is None or found.origin is None:
-        return "unknown"
-    origin = Path(found.origin)
-    paths = sorted(origin.parent.rglob("*.py")) if origin.name == "__init__.py" else [origin]
-    return _hash_files(paths)
-
-
-def files_hash(paths: Iterable[Path]) -> str:
-    """Hash of the content of data files; one that is not there has an answer of its own."""
-    return "".join(_file_hash(path, path.stat().st_mtime_ns) if path.is_file() else "-" for path in paths)
-
-
-@cache
-def _file_hash(path: Path, changed: int) -> str:
-    with path.open("rb") as file:
-        whole = hashlib.sha256()
-        while block := file.read(2**20):
-            whole.update(block)
-    return whole.hexdigest()[:32]
-
-
-@cache
-def core_hash(*names: str) -> str:
-    return _hash_files([Path(__file__).parent / name for name in names])
-
-
-def _hash_files(paths: Iterable[Path]) -> str:
-    whole = hashlib.sha256()
-    for path in paths:
-        whole.update(path.name.encode())
-        whole.update(path.read_bytes())
-    return whole.hexdigest()[:32]

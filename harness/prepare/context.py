@@ -7,12 +7,13 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness.store.artifacts import Store
-from harness.data.choice import DataChoice, open_data
-from harness.types.plan import digest
+from harness.data.choice import DataChoice
+from harness.data.opened import open_data
 from harness.plugins import Plugins
-from harness.train.ranks import ALONE, Ranks
+from harness.store.artifacts import Store
+from harness.store.hashing import digest
 from harness.store.saved import load_model, save_model
+from harness.train.ranks import ALONE, Ranks
 from harness.types import Data, Evaluation, FitResult, Model, Split
 
 if TYPE_CHECKING:
@@ -77,9 +78,18 @@ class PrepareContext:
             data = self.data.train
             validation = self.data.validation if validation is None else validation
         return fit(
-            module, recipe, data, validation, loss=loss, seed=self.seed, device=self.device,
-            folder=self.workdir, progress=self.progress, name=name, ranks=self._ranks,
-        )  # fmt: skip
+            module,
+            recipe,
+            data,
+            validation,
+            loss=loss,
+            seed=self.seed,
+            device=self.device,
+            folder=self.workdir,
+            progress=self.progress,
+            name=name,
+            ranks=self._ranks,
+        )
 
     def evaluate(self, module: torch.nn.Module, data: Split | None = None) -> Evaluation:
         from harness.train.loop import evaluate

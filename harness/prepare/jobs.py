@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import multiprocessing
-import signal
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -13,9 +12,10 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any, Protocol
 
+from harness.processes import died
 from harness.types.plan import Node
 
-__all__ = ["Failure", "Jobs", "died"]
+__all__ = ["Failure", "Jobs"]
 
 
 @dataclass(frozen=True)
@@ -117,16 +117,16 @@ class Jobs:
             self._drop(child)  # the system may have ended it, where memory is short
         if len(self._children) >= self._count:
             return None
-        from harness.prepare import nodes as prepare
-        from harness.worker import worker
+        from harness.prepare import child as preparing
+        from harness.processes import start
 
         ours, theirs = self._context.Pipe()
         process = self._context.Process(
-            target=prepare.main,
+            target=preparing.main,
             args=(theirs, str(self._root), self._block, self._threads, self._processes),
             daemon=True,
         )
-        worker.start(process)
+        start(process)
         theirs.close()
         child = _Child(process, ours)
         self._children.append(child)
@@ -173,12 +173,3 @@ class Jobs:
         child.process.kill()
         child.process.join(2)
         child.conn.close()
-
-
-def died(code: int | None) -> str:
-    """What an exit code says of a process that ended before its answer."""
-    if code is not None and code < 0:
-        name = signal.Signals(-code).name if -code in set(signal.Signals) else str(-code)
-        hint = " (out of memory?)" if name == "SIGKILL" else ""
-        return f"its process was ended by {name}{hint}"
-    return f"its process ended with exit code {code}"

@@ -6,29 +6,23 @@ artifact store.
 
 from __future__ import annotations
 
-import os
-import signal
-import sys
-import threading
 import time
 import traceback
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, replace
-from functools import partial
-from multiprocessing.connection import Connection
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from harness.store.artifacts import Store
-from harness.prepare.context import PrepareContext, open_task_data
 from harness.errors import CellError, HarnessError
-from harness.plugins import Plugins, load_plugins
-from harness.train.ranks import ALONE, Leader, Ranks
-from harness.store.saved import load_any, load_model, load_partition, save_model, save_partition, write_meta
+from harness.plugins import Plugins
+from harness.prepare.context import PrepareContext, open_task_data
+from harness.prepare.export import _export
+from harness.store.artifacts import Store
+from harness.store.saved import load_model, load_partition, save_model, save_partition, write_meta
+from harness.train.ranks import ALONE, Ranks
 from harness.types import (
     IMAGE,
     Context,
-    Data,
     Lineage,
     Model,
     ModuleSpec,
@@ -39,53 +33,7 @@ from harness.types import (
     Sketch,
 )
 
-__all__ = ["PARITY_SAMPLES", "failure", "main", "parity_indices", "run_along", "run_node"]
-
-PARITY_SAMPLES = 256
-MEAN_SAMPLES = 256
-"""Training images, evenly spread, over which a mean is taken that stands in for a missing part."""
-
-
-def main(conn: Connection, root: str, block: tuple[str, ...], threads: int, processes: int = 1) -> None:
-    """Serve nodes from ``conn`` until it closes. A parent that dies takes this process along.
-
-    With several ``processes`` this is rank 0 of as many, which train together.
-    """
-    from harness.worker.worker import die_with_parent
-
-    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
-    die_with_parent()
-    import torch
-
-    torch.set_num_threads(threads)
-    plugins = load_plugins(block)
-    store = Store(Path(root))
-    speaking = threading.Lock()
-
-    def say(*message: Any) -> None:
-        with speaking:
-            conn.send(message)
-
-    def give_up(*message: Any) -> None:
-        with speaking:
-            conn.send(message)
-            os._exit(1)
-
-    leader = Leader(processes, Path(root), block, threads, give_up) if processes > 1 else None
-    while True:
-        try:
-            node: Mapping[str, Any] = conn.recv()
-        except EOFError:
-            return
-        started = time.monotonic()
-        try:
-            tell = partial(say, "progress", node["key"])
-            answer = run_node(node, plugins, store, tell, leader or ALONE)
-        except Exception as error:  # noqa: BLE001 - a plugin may raise anything; the run goes on
-            message = failure(node, error)
-            say(*(message if leader is None else leader.cause(message)))
-        else:
-            say("done", node["key"], time.monotonic() - started, answer)
+__all__ = ["failure", "run_along", "run_node"]
 
 
 def failure(node: Mapping[str, Any], error: Exception) -> tuple[Any, ...]:
@@ -185,9 +133,12 @@ def _build(task: Mapping[str, Any], plugins: Plugins, context: PrepareContext) -
         return replace(model, lineage=(*model.lineage, step))
     result = context.fit(model.module, name="train")
     step = replace(
-        step, image_passes=result.image_passes, train_macs=result.train_macs, train_s=result.train_s,
+        step,
+        image_passes=result.image_passes,
+        train_macs=result.train_macs,
+        train_s=result.train_s,
         notes={"epochs": result.epochs, "train": task["train"], "history": list(result.history)},
-    )  # fmt: skip
+    )
     return replace(model, lineage=(*model.lineage, step))
 
 
@@ -215,127 +166,6 @@ def _sketch(task: Mapping[str, Any]) -> Sketch:
         placement=Placement(device_of=placement["device_of"]) if placement else None,
         decisions=task["decisions"],
     )
-
-
-def _export(
-    folder: Path, node: Mapping[str, Any], plugins: Plugins, store: Store, context: PrepareContext, about: Any
-) -> None:
-    import numpy as np
-
-    from harness.train.counting.count import count
-
-    task = node["task"]
-    runtime = plugins.runtimes.get(task["entry"]).entry
-    params = runtime.params(**task["params"])
-    partition = load_any(store.folder(node["inputs"][0]))
-    means = _means(partition, context)
-    parts = []
-    for part in partition.parts:
-        context.progress(f"exporting {part.name}")
-        context.workdir = folder / "parts" / part.name
-        context.workdir.mkdir(parents=True)
-        counts = count(part.module, [edge.tensor for edge in part.inputs])
-        artifact = runtime.export(context, part, params)
-        parts.append(
-            {
-                "name": part.name,
-                "inputs": [edge.source for edge in part.inputs],
-                "missing": {
-                    edge.source: means.get(edge.source, []) if edge.missing == "mean" else []
-                    for edge in part.inputs
-                    if edge.missing is not None
-                },
-                "wire_dtype": _wire_dtype(partition, part),
-                "output": asdict(part.output),
-                "counts": asdict(counts),
-                "artifact": {
-                    **asdict(artifact),
-                    "path": str(artifact.path.relative_to(folder)) if artifact.path != folder else ".",
-                },
-            }
-        )
-    images = np.load(store.folder(node["inputs"][1]) / "images.npy", mmap_mode="r")
-    picked = parity_indices(len(images))
-    reference = _forward(partition, context.data, images[picked])
-    np.save(folder / "reference.npy", reference)
-    write_meta(
-        folder,
-        {
-            "kind": "export",
-            "about": about,
-            "parts": parts,
-            "classes": partition.classes,
-            "groups": partition.groups,
-            "lineage": [asdict(step) for step in partition.lineage],
-        },
-    )
-
-
-def _wire_dtype(partition: Partition, part: Part) -> str:
-    """The element type in which a part's output is sent: one, whoever takes it.
-
-    Raises:
-        ValueError: the edges that take it differ.
-    """
-    found = {edge.wire_dtype for one in partition.parts for edge in one.inputs if edge.source == part.name}
-    if len(found) > 1:
-        raise ValueError(
-            f"part {part.name!r} is sent as {' and as '.join(sorted(found))}: one type is allowed"
-        )
-    return found.pop() if found else part.output.dtype
-
-
-def _means(partition: Partition, context: PrepareContext) -> dict[str, list[float]]:
-    """Of each part for which its mean may stand in: the mean of its output over training images, flat."""
-    import numpy as np
-
-    edges = [edge for part in partition.parts for edge in part.inputs if edge.missing == "mean"]
-    wanted = {edge.source for edge in edges} - {IMAGE}
-    if not wanted:
-        return {}
-    train = context.data.train
-    picked = spread(len(train), MEAN_SAMPLES)
-    sums: dict[str, Any] = {}
-    for start in range(0, len(picked), 64):
-        for name, output in _outputs(partition, train.batch(picked[start : start + 64])).items():
-            if name in wanted:
-                sums[name] = sums.get(name, 0.0) + np.asarray(output, np.float64).sum(axis=0)
-    return {name: (total / len(picked)).astype(np.float32).ravel().tolist() for name, total in sums.items()}
-
-
-def parity_indices(n: int) -> list[int]:
-    """The fixed samples of the test split on which parity is checked: evenly spread over it."""
-    return spread(n, PARITY_SAMPLES)
-
-
-def spread(n: int, most: int) -> list[int]:
-    """At most ``most`` of the indices below ``n``, evenly spread."""
-    k = min(n, most)
-    return [index * n // k for index in range(k)]
-
-
-def _forward(partition: Partition, data: Data, images: Any) -> Any:
-    """Logits of the built modules, float32 [n, classes]: what every export is compared with."""
-    import numpy as np
-
-    from harness.data.choice import normalise
-
-    outputs = []
-    for start in range(0, len(images), 64):
-        batch = normalise(np.asarray(images[start : start + 64]), data.info.mean, data.info.std)
-        outputs.append(_outputs(partition, batch)[partition.parts[-1].name])
-    return np.concatenate(outputs)
-
-
-def _outputs(partition: Partition, batch: Any) -> dict[str, Any]:
-    """Every part's output, float32 [n, ...], for a batch [n, ...] of preprocessed images."""
-    import torch
-
-    with torch.inference_mode():
-        values = {IMAGE: torch.from_numpy(batch)}
-        for part in partition.parts:
-            values[part.name] = part.module.eval()(*(values[edge.source] for edge in part.inputs))
-        return {part.name: values[part.name].float().numpy() for part in partition.parts}
 
 
 def _save_data(folder: Path, data: Any, about: Any) -> None:

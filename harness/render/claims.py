@@ -41,8 +41,15 @@ def show(paper: str, verdicts: Sequence[Verdict], console: Console | None = None
 
 def _table(verdicts: Sequence[Verdict]) -> Table:
     table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 1))
-    for heading, right in (("where", False), ("claim", False), ("paper", True), ("ours", True), ("±", True),
-                           ("unit", False), ("", False)):  # fmt: skip
+    for heading, right in (
+        ("where", False),
+        ("claim", False),
+        ("paper", True),
+        ("ours", True),
+        ("±", True),
+        ("unit", False),
+        ("", False),
+    ):
         shown = any(_cells(verdict)[heading] for verdict in verdicts)
         if shown:
             table.add_column(heading, justify="right" if right else "left", overflow="fold")

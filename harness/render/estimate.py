@@ -23,9 +23,12 @@ def show_estimates(estimates: Sequence[Estimate], console: Console | None = None
     """Print them in the plan's order; they are not ranked."""
     console = console or wide_console()
     table = Table(
-        box=None, pad_edge=False, header_style="dim", title_justify="left",
+        box=None,
+        pad_edge=False,
+        header_style="dim",
+        title_justify="left",
         title="estimates: modelled, not measured, and never ranked with what is",
-    )  # fmt: skip
+    )
     right = ("batch", "latency", "image there")
     for column in ("method", "device", "runtime", *right, "slowest device", "largest device", "note"):
         table.add_column(column, overflow="fold", justify="right" if column in right else "left")
@@ -33,10 +36,16 @@ def show_estimates(estimates: Sequence[Estimate], console: Console | None = None
     for one in estimates:
         marks = [notes.setdefault(note, f"[{len(notes) + 1}]") for note in one.notes]
         table.add_row(
-            one.method, one.device, one.runtime, str(one.batch), _latency(one), _time(one.resident_s),
-            _slowest(one.devices), _largest(one.devices),
+            one.method,
+            one.device,
+            one.runtime,
+            str(one.batch),
+            _latency(one),
+            _time(one.resident_s),
+            _slowest(one.devices),
+            _largest(one.devices),
             f"[yellow]{escape(' '.join([*marks, one.reason]).strip())}[/]",
-        )  # fmt: skip
+        )
     console.print(table)
     for note, mark in notes.items():
         console.print(escape(f"{mark} {note}"), highlight=False)

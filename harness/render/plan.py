@@ -21,8 +21,10 @@ def show(plan: Plan, prepared: set[str], console: Console | None = None) -> None
     console = console or wide_console()
     host = plan.host
     where = host.gpu or f"{host.device}, {host.capability}"
-    console.print(f"[bold]{plan.suite}[/]: {len(plan.nodes)} steps ({len(prepared)} prepared already), "
-                  f"{len(plan.cells)} cells; training on {where}")  # fmt: skip
+    console.print(
+        f"[bold]{plan.suite}[/]: {len(plan.nodes)} steps ({len(prepared)} prepared already), "
+        f"{len(plan.cells)} cells; training on {where}"
+    )
     steps = Table(box=None, pad_edge=False, header_style="dim", title="steps", title_justify="left")
     for column, least in (("", 1), ("stage", 9), ("entry", 16), ("for", 20), ("key", 8)):
         steps.add_column(column, no_wrap=True, min_width=least)

@@ -17,7 +17,7 @@ from rich.text import Text
 if TYPE_CHECKING:
     from harness.prepare.jobs import Failure
     from harness.types.plan import Cell, Node, Plan
-    from harness.results.folder import Record
+    from harness.types.record import Record
 
 __all__ = ["LiveWatcher", "PlainWatcher", "watcher"]
 
@@ -84,8 +84,10 @@ class PlainWatcher:
     def cell_finished(self, cell: Cell, record: Record) -> None:
         self.done += 1
         device = cell.task["device"]
-        self.say(f"[{self.done}/{self.total}] {cell.method} on {device}, seed {cell.seed}, "
-                 f"repeat {cell.repeat}: {_said(record)}")  # fmt: skip
+        self.say(
+            f"[{self.done}/{self.total}] {cell.method} on {device}, seed {cell.seed}, "
+            f"repeat {cell.repeat}: {_said(record)}"
+        )
 
     def cell_delayed(self, cell: Cell, board: str) -> None:
         self.total += 1

@@ -8,7 +8,7 @@ from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from harness import stats
-from harness.results.folder import Record
+from harness.types.record import Record
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -24,10 +24,18 @@ def listing(records: Sequence[Record]) -> str:
     from tabulate import tabulate
 
     rows = [
-        [r.cell_id[:12], r.method, r.seed, r.repeat, r.device.get("name"), r.runtime.get("name"), r.status,
-         ", ".join(r.flags) or r.reason]
+        [
+            r.cell_id[:12],
+            r.method,
+            r.seed,
+            r.repeat,
+            r.device.get("name"),
+            r.runtime.get("name"),
+            r.status,
+            ", ".join(r.flags) or r.reason,
+        ]
         for r in records
-    ]  # fmt: skip
+    ]
     headers = ["cell", "method", "seed", "repeat", "device", "runtime", "status", "flags or reason"]
     return tabulate(rows, headers, tablefmt="plain", disable_numparse=True)
 

@@ -12,8 +12,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from harness.results.leaderboard.leaderboard import Board, Leaderboard
 from harness.render.view import KEEP, MARKS, Shown, columns_of, notes, setting, title
+from harness.results.leaderboard.leaderboard import Board, Leaderboard
 
 __all__ = ["render"]
 

@@ -7,9 +7,9 @@ import io
 import json
 from collections.abc import Sequence
 
-from harness.results.columns import COLUMNS
-from harness.results.leaderboard.leaderboard import Board, Leaderboard
 from harness.render.view import columns_of, notes, setting, title
+from harness.results.leaderboard.leaderboard import Board, Leaderboard
+from harness.types.columns import COLUMNS
 
 __all__ = ["render"]
 

@@ -6,8 +6,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from harness.results.columns import COLUMNS, Row
-from harness.results.leaderboard.leaderboard import ALPHA, Board, not_printed
+from harness.results.leaderboard.leaderboard import Board, not_printed
+from harness.results.leaderboard.tiers import ALPHA
+from harness.types.columns import COLUMNS, Row
 
 __all__ = ["NULL", "Shown", "cell", "columns_of", "name_of", "notes", "setting", "title"]
 

@@ -19,137 +19,21 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from datetime import datetime, timezone
 from pathlib import Path
-from statistics import fmean, stdev
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import ValidationError
 
-from harness import stats
 from harness.errors import StorageError, SuiteError
-from harness.types import Provenance
+from harness.types.record import SCHEMA, Record, _checksum
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from harness.types import Samples
 
-__all__ = ["Record", "Results", "Status", "latency_summary"]
-
-SCHEMA = 1
-Status = Literal["ok", "partial", "failed", "skipped"]
-
-
-class Record(BaseModel):
-    """One attempt of one cell. The mappings hold JSON; docs/results.md lists their keys.
-
-    ``partial``: measured, but something asked for is missing (``reason`` says what). ``method_key``
-    is the hash of the method's configuration without its seed: rows of one method share it. ``stage``
-    and ``plugin`` say where a failure happened. ``started`` is ISO 8601 in UTC. ``rank_by`` and
-    ``baseline`` are the suite's.
-    """
-
-    model_config = ConfigDict(
-        extra="forbid", frozen=True, populate_by_name=True, serialize_by_alias=True, ser_json_inf_nan="null"
-    )
-
-    schema_version: Literal[1] = Field(1, alias="schema")
-    run_id: str
-    machine_id: str
-    cell_id: str
-    attempt: int = Field(ge=1)
-    status: Status
-    reason: str = ""
-    suite: str
-    method: str
-    seed: int
-    repeat: int = Field(0, ge=0)
-    device: dict[str, Any] = Field(default_factory=dict)
-    runtime: dict[str, Any] = Field(default_factory=dict)
-    scenario: dict[str, Any] = Field(default_factory=dict)
-    data: dict[str, Any] = Field(default_factory=dict)
-    counts: dict[str, Any] = Field(default_factory=dict)
-    accuracy: dict[str, Any] = Field(default_factory=dict)
-    latency: dict[str, Any] = Field(default_factory=dict)
-    memory: dict[str, Any] = Field(default_factory=dict)
-    energy: list[dict[str, Any]] = Field(default_factory=list)
-    network: dict[str, Any] = Field(default_factory=dict)
-    parts: list[dict[str, Any]] = Field(default_factory=list)
-    state: dict[str, Any] = Field(default_factory=dict)
-    flags: list[str] = Field(default_factory=list)
-    origins: dict[str, Any] = Field(default_factory=dict)
-    environment: dict[str, Any] = Field(default_factory=dict)
-    samples: dict[str, str] = Field(default_factory=dict)
-    # beyond the contract's keys
-    method_key: str
-    stage: str | None = None
-    plugin: str | None = None
-    provenance: Provenance = "measured"
-    lineage: list[dict[str, Any]] = Field(default_factory=list)
-    train: dict[str, Any] = Field(default_factory=dict)
-    baseline: str | None = None
-    rank_by: str = "top1"
-    started: str = ""
-    checksum: str = ""
-
-    @property
-    def identity(self) -> tuple[str, str, str]:
-        """What one cell is the world over: machine, run, cell."""
-        return self.machine_id, self.run_id, self.cell_id
-
-    @property
-    def good(self) -> bool:
-        """Whether this attempt measured anything."""
-        return self.status in ("ok", "partial")
-
-    def dump(self) -> dict[str, Any]:
-        """The record as JSON values, by the contract's keys; NaN and infinities become null."""
-        return json.loads(self.model_dump_json(by_alias=True))  # type: ignore[no-any-return]
-
-    def sealed(self) -> Record:
-        """The same record with its checksum."""
-        return self.model_copy(update={"checksum": _checksum(self.dump())})
-
-
-def _checksum(content: Mapping[str, Any]) -> str:
-    """sha256 of the canonical JSON (sorted keys, no spaces) of a record without its checksum."""
-    bare = {key: value for key, value in content.items() if key != "checksum"}
-    text = json.dumps(bare, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
-    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+__all__ = ["Results"]
 
 
 # --- raw samples --------------------------------------------------------------------------------
-
-PERCENTILES = {"p50_ms": 50, "p90_ms": 90, "p95_ms": 95, "p97_ms": 97, "p99_ms": 99, "p999_ms": 99.9}
-
-
-def latency_summary(samples: Samples, preprocess_ms: float | None = None) -> dict[str, Any]:
-    """A record's ``latency`` block from raw samples: milliseconds per query, inferences per second.
-
-    A percentile is null where there are fewer queries than LoadGen's early-stopping minimum for it;
-    ``bounds`` holds LoadGen's conservative estimates (confidence 0.99). ``std_ms`` is the sample
-    standard deviation, null for one query. ``throughput_ips`` counts images over the whole window.
-    """
-    latency = sorted(samples.latency_ns.tolist())
-    n = len(latency)
-    empirical = {
-        name: stats.percentile(latency, q) if n >= stats.EARLY_STOPPING_MIN[q] else None
-        for name, q in PERCENTILES.items()
-    }
-    bounds = {name: stats.early_stopping_bound(latency, q) for name, q in PERCENTILES.items()}
-    return {
-        "n": n,
-        **{name: _ms(value) for name, value in empirical.items()},
-        "mean_ms": _ms(fmean(latency)) if n else None,
-        "std_ms": _ms(stdev(latency)) if n > 1 else None,
-        "first_ms": _ms(samples.first_ns),
-        "throughput_ips": n * samples.batch / (samples.window_ns / 1e9) if n and samples.window_ns else None,
-        "preprocess_ms": preprocess_ms,
-        "bounds": {name: _ms(value) for name, value in bounds.items()},
-    }
-
-
-def _ms(nanoseconds: float | None) -> float | None:
-    return None if nanoseconds is None else nanoseconds / 1e6
 
 
 # --- the folder ---------------------------------------------------------------------------------

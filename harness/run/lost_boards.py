@@ -6,12 +6,12 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from harness.measure.deploy import names_of
 from harness.errors import BoardLost, HarnessError
-from harness.plan.monitors import is_board
-from harness.types.plan import Cell
+from harness.machine.environment import is_board
+from harness.measure.deploy import names_of
 from harness.plugins import Plugins
 from harness.types import DeviceSpec
+from harness.types.plan import Cell
 
 __all__ = ["LostBoards"]
 

@@ -11,69 +11,26 @@ import os
 import secrets
 from collections import Counter, deque
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from datetime import datetime, timezone
-from typing import Any, Protocol
+from typing import Any
 
-from harness.machine import environment
-from harness.store.artifacts import Store
-from harness.measure.fields import described
 from harness.errors import StorageError
-from harness.prepare.jobs import Failure, Jobs
-from harness.run.lost_boards import LostBoards
 from harness.measure.cell import CellFailure, CellLost, Evaluations, measure_cell
-from harness.types.plan import Cell, Node, Plan, PrepareHost
 from harness.plugins import Plugins
-from harness.results.folder import Record, Results
+from harness.prepare.jobs import Jobs
+from harness.results.folder import Results
+from harness.run.lost_boards import LostBoards
+from harness.run.outcome import Options, Outcome, Watcher
+from harness.run.recorder import _Recorder
+from harness.store.artifacts import Store
 from harness.suite.suite import Prepare
+from harness.types.plan import Cell, Plan, PrepareHost
+from harness.types.record import Record
 
-__all__ = ["Options", "Outcome", "Watcher", "job_count", "run"]
+__all__ = ["job_count", "run"]
 
 
 ATTEMPTS = 3
 """How often a cell is begun in one run whose board is lost."""
-
-
-class Watcher(Protocol):
-    """Tells a person what happens. Never called while a measuring window is open."""
-
-    def started(self, plan: Plan, nodes: Sequence[Node], cells: Sequence[Cell], kept: int) -> None: ...
-    def node_started(self, node: Node) -> None: ...
-    def node_progress(self, node: Node, text: str, fraction: float | None) -> None: ...
-    def node_finished(self, node: Node, seconds: float) -> None: ...
-    def node_failed(self, node: Node, failure: Failure) -> None: ...
-    def tick(self) -> None: ...
-    def cell_started(self, cell: Cell) -> None: ...
-    def cell_finished(self, cell: Cell, record: Record) -> None: ...
-    def cell_delayed(self, cell: Cell, board: str) -> None: ...
-    def board_awaited(self, board: str, seconds: float) -> None: ...
-    def close(self) -> None: ...
-
-
-@dataclass(frozen=True, kw_only=True)
-class Options:
-    """What of a run is not in its suite."""
-
-    jobs: int = 1
-    threads: int = 1
-    processes: int = 1
-    prepare_only: bool = False
-    fresh: bool = False
-    retry_flagged: bool = False
-
-
-@dataclass
-class Outcome:
-    """What a run did. ``records`` are the latest of every cell of the plan that has one."""
-
-    records: list[Record] = field(default_factory=list)
-    measured: int = 0
-    kept: int = 0
-    failed_nodes: dict[str, Failure] = field(default_factory=dict)
-
-    @property
-    def failed(self) -> list[Record]:
-        return [record for record in self.records if record.status == "failed"]
 
 
 def job_count(prepare: Prepare, host: PrepareHost) -> int:
@@ -86,12 +43,7 @@ def job_count(prepare: Prepare, host: PrepareHost) -> int:
 
 
 def run(
-    plan: Plan,
-    plugins: Plugins,
-    store: Store,
-    results: Results,
-    watcher: Watcher,
-    options: Options,
+    plan: Plan, plugins: Plugins, store: Store, results: Results, watcher: Watcher, options: Options
 ) -> Outcome:
     """Run a plan into a results folder; cells that have a good record there are kept.
 
@@ -216,62 +168,3 @@ def _preprocess_times(
     """Time to preprocess one image, per data set; measured while nothing else runs."""
     keys = dict.fromkeys(cell.data for cell in cells if cell.data not in outcome.failed_nodes)
     return {key: jobs.preprocess_ms(plan.nodes[key]) for key in keys}
-
-
-class _Recorder:
-    """Makes records and puts them on disk, one per attempt."""
-
-    def __init__(
-        self,
-        plan: Plan,
-        plugins: Plugins,
-        results: Results,
-        run_id: str,
-        watcher: Watcher,
-        outcome: Outcome,
-    ) -> None:
-        self.plan, self.plugins, self.results = plan, plugins, results
-        self.run_id, self.watcher, self.outcome = run_id, watcher, outcome
-        self.host = {**environment.host(), "prepared_on": asdict(plan.host)}
-
-    def start(self, cell: Cell) -> None:
-        self.started = datetime.now(timezone.utc).isoformat(timespec="milliseconds")
-        self.watcher.cell_started(cell)
-        self.plugins.notify("harness_cell_started", cell=cell)
-
-    def measured(self, cell: Cell, measured: Mapping[str, Any]) -> None:
-        arrays = measured["arrays"]
-        samples = self.results.store_samples(arrays)
-        content = {key: value for key, value in measured.items() if key != "arrays"}
-        environment = {**self.host, "window": content.pop("window", {})}
-        self._append(cell, {"status": "ok", "samples": samples, **content, "environment": environment})
-
-    def failed(self, cell: Cell, stage: str, plugin: str | None, reason: str) -> None:
-        self._append(cell, {"status": "failed", "stage": stage, "plugin": plugin, "reason": reason,
-                            "environment": self.host})  # fmt: skip
-
-    def skipped(self, cell: Cell) -> None:
-        self._append(cell, {"status": "skipped", "reason": cell.impossible, "environment": self.host})
-
-    def _append(self, cell: Cell, content: Mapping[str, Any]) -> None:
-        machine = str(self.host["machine_id"])
-        record = Record(
-            run_id=self.run_id,
-            machine_id=machine,
-            cell_id=cell.id,
-            attempt=self.results.next_attempt(machine, self.run_id, cell.id),
-            suite=self.plan.suite,
-            method=cell.method,
-            method_key=cell.method_key,
-            seed=cell.seed,
-            repeat=cell.repeat,
-            origins=dict(self.plan.origins),
-            baseline=self.plan.baseline,
-            rank_by=self.plan.rank_by,
-            started=self.started,
-            **{**described(cell), **content},
-        )
-        record = self.results.append(record)
-        self.outcome.measured += 1
-        self.watcher.cell_finished(cell, record)
-        self.plugins.notify("harness_cell_finished", record=record)

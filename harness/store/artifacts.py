@@ -18,16 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import StorageError
+from harness.store.files import _sync
 
-__all__ = ["Stored", "Store", "default_cache"]
-
-
-def default_cache() -> Path:
-    """``$HARNESS_CACHE``, else ``harness`` in the user's cache folder."""
-    own = os.environ.get("HARNESS_CACHE")
-    if own:
-        return Path(own)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "harness"
+__all__ = ["Store", "Stored"]
 
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
@@ -137,12 +130,3 @@ class Store:
             for path in self.workplace.iterdir():
                 shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
         return freed
-
-
-def _sync(folder: Path) -> None:
-    for path in [*folder.rglob("*"), folder]:
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)

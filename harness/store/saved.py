@@ -29,8 +29,14 @@ def _save_weights(module: torch.nn.Module, path: Path) -> None:
 
 def save_model(model: Model, folder: Path, about: Any) -> None:
     _save_weights(model.module, folder / "model.safetensors")
-    meta = {"kind": "model", "about": about, "spec": asdict(model.spec), "input": asdict(model.input),
-            "classes": model.classes, "lineage": [asdict(step) for step in model.lineage]}  # fmt: skip
+    meta = {
+        "kind": "model",
+        "about": about,
+        "spec": asdict(model.spec),
+        "input": asdict(model.input),
+        "classes": model.classes,
+        "lineage": [asdict(step) for step in model.lineage],
+    }
     write_meta(folder, meta)
 
 
@@ -38,11 +44,22 @@ def save_partition(partition: Partition, folder: Path, about: Any) -> None:
     parts = []
     for index, part in enumerate(partition.parts):
         _save_weights(part.module, folder / f"{index}.safetensors")
-        parts.append({"name": part.name, "spec": asdict(part.spec), "output": asdict(part.output),
-                      "inputs": [asdict(edge) for edge in part.inputs]})  # fmt: skip
-    meta = {"kind": "partition", "about": about, "parts": parts, "classes": partition.classes,
-            "groups": partition.groups,
-            "lineage": [asdict(step) for step in partition.lineage]}  # fmt: skip
+        parts.append(
+            {
+                "name": part.name,
+                "spec": asdict(part.spec),
+                "output": asdict(part.output),
+                "inputs": [asdict(edge) for edge in part.inputs],
+            }
+        )
+    meta = {
+        "kind": "partition",
+        "about": about,
+        "parts": parts,
+        "classes": partition.classes,
+        "groups": partition.groups,
+        "lineage": [asdict(step) for step in partition.lineage],
+    }
     write_meta(folder, meta)
 
 
@@ -52,9 +69,12 @@ def load_any(folder: Path) -> Partition:
         return load_partition(folder)
     model = load_model(folder)
     part = Part(
-        name="model", module=model.module, spec=model.spec, output=TensorSpec(shape=(model.classes,)),
+        name="model",
+        module=model.module,
+        spec=model.spec,
+        output=TensorSpec(shape=(model.classes,)),
         inputs=(Edge(source=IMAGE, tensor=model.input),),
-    )  # fmt: skip
+    )
     return Partition(parts=(part,), classes=model.classes, lineage=model.lineage)
 
 
@@ -62,9 +82,12 @@ def load_model(folder: Path) -> Model:
     meta = _read_meta(folder, "model")
     spec = ModuleSpec(**meta["spec"])
     return Model(
-        module=_load_weights(spec, folder / "model.safetensors"), spec=spec, input=_tensor(meta["input"]),
-        classes=meta["classes"], lineage=_lineage(meta["lineage"]),
-    )  # fmt: skip
+        module=_load_weights(spec, folder / "model.safetensors"),
+        spec=spec,
+        input=_tensor(meta["input"]),
+        classes=meta["classes"],
+        lineage=_lineage(meta["lineage"]),
+    )
 
 
 def load_partition(folder: Path) -> Partition:
@@ -78,9 +101,11 @@ def load_partition(folder: Path) -> Partition:
             Part(name=part["name"], module=module, spec=spec, inputs=inputs, output=_tensor(part["output"]))
         )
     return Partition(
-        parts=tuple(parts), classes=meta["classes"], lineage=_lineage(meta["lineage"]),
+        parts=tuple(parts),
+        classes=meta["classes"],
+        lineage=_lineage(meta["lineage"]),
         groups=tuple(tuple(group) for group in meta["groups"]),
-    )  # fmt: skip
+    )
 
 
 def _read_meta(folder: Path, kind: str) -> dict[str, Any]:

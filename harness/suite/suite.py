@@ -7,104 +7,16 @@ them against the plugins.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from importlib.resources import files
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import (
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    ValidationInfo,
-    field_validator,
-    model_validator,
-)
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
-from harness.errors import SuiteError, nearest
-from harness.suite.grids import expand_grids, set_value, split_overrides
+from harness.suite.field_types import Duration, EntryRef, Name, Share, _Named
+from harness.suite.yamlfile import Source
 from harness.types import Params
-from harness.suite.validate import validated
-from harness.suite.yamlfile import Source, read_yaml
 
-__all__ = [
-    "DeviceChoice",
-    "EntryRef",
-    "Measure",
-    "Method",
-    "Prepare",
-    "RunItem",
-    "Suite",
-    "find_suite",
-    "keep_devices",
-    "load_suite",
-    "shipped_files",
-    "shipped_suites",
-]
-
-NAME = r"^[A-Za-z0-9][A-Za-z0-9_-]*$"
-Name = Annotated[str, Field(pattern=NAME, max_length=80)]
-
-
-def _seconds(value: object) -> object:
-    """``1s``, ``500ms``, ``2min`` or a number of seconds -> seconds."""
-    if isinstance(value, str):
-        match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(ms|s|min|h)\s*", value)
-        if not match:
-            raise ValueError(f"{value!r} is no duration; write 500ms, 1s, 2min or 1h")
-        return float(match[1]) * {"ms": 0.001, "s": 1.0, "min": 60.0, "h": 3600.0}[match[2]]
-    return value
-
-
-Duration = Annotated[float, BeforeValidator(_seconds), Field(ge=0, le=86_400)]
-
-
-def _share(value: object) -> object:
-    """``2%`` or 0.02."""
-    if isinstance(value, str):
-        match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*%\s*", value)
-        if not match:
-            raise ValueError(f"{value!r} is no share; write 2% or 0.02")
-        return float(match[1]) / 100
-    return value
-
-
-Share = Annotated[float, BeforeValidator(_share), Field(gt=0, le=1)]
-
-
-@dataclass(frozen=True)
-class _Named:
-    """An entry of a plugin as a suite writes it: ``vit`` or ``{vit: {dim: 96}}``."""
-
-    name: str
-    params: Mapping[str, Any]
-    each_part: bool = False
-
-
-def _entry_ref(value: object) -> object:
-    if isinstance(value, str):
-        return _Named(value, {})
-    if isinstance(value, Mapping):
-        keys = [key for key in value if key != "each_part"]
-        if len(keys) == 1 and isinstance(value[keys[0]], Mapping | None):
-            each_part = value.get("each_part", False)
-            if not isinstance(each_part, bool):
-                raise ValueError("each_part is true or false")
-            return _Named(keys[0], value[keys[0]] or {}, each_part)
-    if isinstance(value, _Named):
-        return value
-    raise ValueError("write NAME or {NAME: {parameter: value}}, one name only")
-
-
-EntryRef = Annotated[
-    Any,
-    BeforeValidator(_entry_ref),
-    Field(
-        description="NAME, or {NAME: {parameter: value}}", json_schema_extra={"type": ["string", "object"]}
-    ),
-]
+__all__ = ["DeviceChoice", "Measure", "Method", "Prepare", "RunItem", "Suite"]
 
 
 class CoolDown(Params):
@@ -174,8 +86,11 @@ class Measure(Params):
         if self.max_time < self.min_time:
             raise ValueError(f"max_time ({self.max_time} s) is below min_time ({self.min_time} s)")
         if (self.scenario == "server") != (self.target_qps is not None):
-            raise ValueError("target_qps belongs to scenario: server" if self.target_qps else
-                             "scenario: server needs target_qps, mean arrivals per second")  # fmt: skip
+            raise ValueError(
+                "target_qps belongs to scenario: server"
+                if self.target_qps
+                else "scenario: server needs target_qps, mean arrivals per second"
+            )
         if self.target_qps and self.target_qps * self.max_time < 10:
             raise ValueError(
                 f"target_qps ({self.target_qps:g}) is below 10 arrivals in max_time ({self.max_time:g} s)"
@@ -322,127 +237,7 @@ class Suite(BaseModel):
         return value
 
 
-def load_suite(path: Path, overrides: Sequence[str] = ()) -> Suite:
-    """Read, expand and check a suite; ``overrides`` are ``key.path=value`` from ``--set``.
-
-    Raises:
-        SuiteError: one line naming file:line, key, what is allowed and the nearest match.
-    """
-    tree, source = read_yaml(path)
-    if not isinstance(tree, dict):
-        raise SuiteError(f"{source.where()}: a suite is a mapping of keys (suite:, data:, methods: ...)")
-    written, expanded = split_overrides(tree, overrides)
-    for override in written:
-        set_value(tree, source, override, Suite.model_fields)
-    expand_grids(tree, source)
-    for override in expanded:
-        set_value(tree, source, override, Suite.model_fields)
-    suite: Suite = validated(Suite, tree, source, ())
-    suite._source = source
-    _check_names(suite)
-    return suite
-
-
 # --- finding ------------------------------------------------------------------------------------
 
 
-def shipped_suites() -> dict[str, Path]:
-    """Name -> file of the suites that come with the harness."""
-    beside = (".claims", ".published")  # what a paper says stands beside its suite
-    found = shipped_files(".yaml")
-    return {
-        name: path for name, path in found.items() if not (name.endswith(beside) or name.startswith("labs/"))
-    }
-
-
-def shipped_files(suffix: str) -> dict[str, Path]:
-    """Name, without ``suffix``, -> file in the suites' folder."""
-    package = Path(str(files("harness")))
-    folder = package / "_suites"
-    if not folder.is_dir():  # an editable install reads the checkout
-        folder = package.parent / "suites"
-    return {
-        path.relative_to(folder).as_posix().removesuffix(suffix): path
-        for path in sorted(folder.rglob(f"*{suffix}"))
-    }
-
-
-def find_suite(name: str) -> Path:
-    """A path, or the name of a shipped suite."""
-    path = Path(name)
-    if path.exists():
-        return path
-    shipped = shipped_suites()
-    if name in shipped:
-        return shipped[name]
-    word = name.removeprefix("suites/").removesuffix(".yml").removesuffix(".yaml")
-    raise SuiteError(f"{name}: no such file or shipped suite; {nearest(word, shipped)}")
-
-
-def keep_devices(suite: Suite, names: Sequence[str]) -> Suite:
-    """The suite with only the cells on the devices ``names`` (all if there are none)."""
-    for name in names:
-        if name not in suite.devices:
-            raise SuiteError(f"--device {name}: no such device; {nearest(name, suite.devices)}")
-    if not names:
-        return suite
-    run = []
-    for item in suite.run:
-        devices = tuple(device for device in item.devices if device in names)
-        if devices:
-            run.append(item.model_copy(update={"devices": devices}))
-    if not run:
-        raise SuiteError(f"--device {', '.join(names)}: no run: block uses it")
-    kept = suite.model_copy(update={"run": tuple(run)})
-    kept._source = suite.source
-    return kept
-
-
 # --- checking -------------------------------------------------------------------------------------
-
-
-def _check_names(suite: Suite) -> None:
-    """References inside the suite: from, fleets, run items, baseline."""
-    source = suite.source
-    for name, method in suite.methods.items():
-        if method.from_ is not None and method.from_ not in suite.methods:
-            raise SuiteError(
-                f"{source.where('methods', name, 'from')}: no method {method.from_!r}; "
-                f"{nearest(method.from_, suite.methods)}"
-            )
-    _check_cycles(suite)
-    for name, device in suite.devices.items():
-        for index, member in enumerate(device.fleet or ()):
-            where = source.where("devices", name, "fleet", index)
-            if member not in suite.devices:
-                raise SuiteError(f"{where}: no device {member!r}; {nearest(member, suite.devices)}")
-            if suite.devices[member].fleet is not None:
-                raise SuiteError(f"{where}: {member!r} is a fleet itself")
-        if device.central is not None and device.central not in (device.fleet or ()):
-            raise SuiteError(
-                f"{source.where('devices', name, 'central')}: {device.central!r} is not in the fleet; "
-                f"{nearest(device.central, device.fleet or ())}"
-            )
-    for index, item in enumerate(suite.run):
-        for position, device_name in enumerate(item.devices):
-            if device_name not in suite.devices:
-                raise SuiteError(
-                    f"{source.where('run', index, 'devices', position)}: no device {device_name!r}; "
-                    f"{nearest(device_name, suite.devices)}"
-                )
-    if suite.baseline is not None and suite.baseline not in suite.methods:
-        raise SuiteError(
-            f"{source.where('baseline')}: no method {suite.baseline!r}; {nearest(suite.baseline, suite.methods)}"
-        )
-
-
-def _check_cycles(suite: Suite) -> None:
-    for start in suite.methods:
-        chain = [start]
-        while (parent := suite.methods[chain[-1]].from_) is not None:
-            if parent in chain:
-                loop = [*chain[chain.index(parent) :], parent]
-                raise SuiteError(
-                    f"{suite.source.where('methods', chain[-1], 'from')}: goes in a circle: {' -> '.join(loop)}"
-                )
-            chain.append(parent)

@@ -1,9 +1,4 @@
-"""For plugin authors: a context over small synthetic data, and checks of the contracts in ``harness.types``.
-
-Each ``check_*`` raises ``AssertionError`` with one line: which entry, what is wrong, and which contract says
-so. What planning calls is called in a new process too, so it must stand at the top level of a module.
-``data`` are keywords of :func:`make_context`.
-"""
+"""Checks of the contracts in ``harness.types``, for plugin authors."""
 
 from __future__ import annotations
 
@@ -11,40 +6,32 @@ import contextlib
 import copy
 import importlib
 import json
-import pickle
 import re
-import subprocess
-import sys
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import asdict, replace
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict
 from importlib.metadata import entry_points
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from pydantic import ValidationError
-
-from harness.store.artifacts import Store
-from harness.prepare.context import PrepareContext
-from harness.hookspecs import COLLECTING, OBSERVERS, hookimpl
+from harness.hookspecs import OBSERVERS
 from harness.measure.parity import compare
 from harness.plugins import GROUP, load_plugins
 from harness.store.saved import load_any, save_partition
-from harness.suite.suite import NAME
+from harness.suite.field_types import NAME
+from harness.testing.context import ParamsLike, _params, _seeded, make_context, make_model
+from harness.testing.isolated import Need, _call_hooks, _in_new_process
 from harness.types import (
     IMAGE,
     CompressorEntry,
     Context,
-    DataInfo,
     DatasetEntry,
     DeviceInfo,
     Edge,
     Fleet,
-    Lineage,
     Model,
     ModelEntry,
-    Params,
     Part,
     Partition,
     PartitionerEntry,
@@ -54,9 +41,7 @@ from harness.types import (
 )
 
 if TYPE_CHECKING:
-    import numpy as np
     import torch
-    from numpy.typing import NDArray
 
 __all__ = [
     "check_compressor",
@@ -65,116 +50,10 @@ __all__ = [
     "check_partitioner",
     "check_plugin",
     "check_runtime",
-    "make_context",
-    "make_model",
 ]
-
-HEAVY = ("torch", "timm", "onnx", "onnxruntime")
-"""What a plugin's module and its planning functions must not import."""
-
-RECIPE = {"epochs": 1, "batch_size": 16, "schedule": "none"}
-TINY_VIT = {"patch_size": 4, "dim": 24, "depth": 3, "heads": 3}
-
-ParamsLike = Params | Mapping[str, Any] | None
-Need = Callable[[bool, str, str], None]
 
 
 # --- a context ------------------------------------------------------------------------------------
-
-
-class _Blobs:
-    """Images of one split: a pattern per class, plus noise."""
-
-    def __init__(self, info: DataInfo, n: int, seed: int) -> None:
-        import numpy as np
-
-        channels, height, width = info.shape
-        size = (height, width, channels)
-        patterns = np.random.RandomState(0).uniform(64, 192, (info.classes, *size))
-        noise = np.random.RandomState(seed).normal(0, 16, (n, *size))
-        self.labels = np.arange(n, dtype=np.int64) % info.classes
-        self._images = np.clip(patterns[self.labels] + noise, 0, 255).astype(np.uint8)
-
-    def image(self, index: int) -> NDArray[np.uint8]:
-        return self._images[index]  # type: ignore[no-any-return]
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-
-class _BlobsPlugin:
-    """The synthetic data set as a plugin, so that a context reads it by the usual road."""
-
-    def __init__(self, info: DataInfo) -> None:
-        self.info = info
-
-    @hookimpl  # type: ignore[untyped-decorator]
-    def harness_datasets(self) -> Iterable[DatasetEntry]:
-        yield DatasetEntry(
-            name=self.info.name,
-            summary="a pattern per class, plus noise",
-            describe=lambda params: self.info,
-            load=lambda params, split: _Blobs(self.info, self.info.sizes[split], seed=1 + (split == "test")),
-        )
-
-
-def make_context(
-    tmp_path: Path,
-    *,
-    classes: int = 3,
-    shape: tuple[int, int, int] = (1, 16, 16),
-    train: int = 64,
-    test: int = 32,
-    seed: int = 0,
-    recipe: Mapping[str, Any] | None = None,
-) -> Context:
-    """What a builder, compressor or partitioner gets, over ``train`` and ``test`` images [channels, height,
-    width] whose classes are easily told apart; an eighth of ``train`` is for validation.
-
-    ``recipe`` replaces keys of the training recipe (one epoch, batches of 16, constant learning rate).
-    Everything is on the CPU and below ``tmp_path``; ``seed`` is the training seed.
-    """
-    info = DataInfo(
-        name="blobs",
-        shape=shape,
-        class_names=tuple(f"class {i}" for i in range(classes)),
-        sizes={"train": train, "test": test},
-        mean=(0.5,) * shape[0],
-        std=(0.25,) * shape[0],
-        fingerprint=f"blobs {classes} {shape} {train} {test}",
-    )
-    installed = {point.name for point in entry_points(group=GROUP)}
-    plugins = load_plugins(block=installed, extra={"testing": _BlobsPlugin(info)})
-    task = {
-        "data": {"entry": "blobs", "params": {}, "choice": {"name": "blobs", "validation": 0.125}},
-        "data_key": info.fingerprint,
-        "train": {**RECIPE, **(recipe or {})},
-        "seed": seed,
-        "threads": 1,
-        "processes": 1,
-        "device": "cpu",
-        "made_with": "",
-    }
-    workdir = tmp_path / "work"
-    workdir.mkdir(parents=True, exist_ok=True)
-    store = Store(tmp_path / "cache")
-    return PrepareContext(task, plugins, store, workdir, lambda text, fraction: None, "testing")
-
-
-def make_model(ctx: Context, build: str | ModelEntry = "vit", params: ParamsLike = None) -> Model:
-    """Build and train with the context's recipe: a model to compress, split or export.
-
-    ``build`` is an entry, or the name of an installed one; without ``params``, ``vit`` is a tiny one.
-    """
-    if isinstance(build, str):
-        params = TINY_VIT if build == "vit" and params is None else params
-        build = load_plugins().models.get(build).entry
-    given = _params(build, params)
-    model: Model = _seeded(ctx, build.build, given)
-    fit = ctx.fit(model.module, name="train")
-    step = Lineage(stage="build", entry=build.name, params=given.model_dump(mode="json"),
-                   image_passes=fit.image_passes, train_macs=fit.train_macs, train_s=fit.train_s)  # fmt: skip
-    return replace(model, lineage=(*model.lineage, step))
 
 
 # --- checks ---------------------------------------------------------------------------------------
@@ -262,8 +141,11 @@ def check_dataset(entry: DatasetEntry, params: ParamsLike = None, *, images: int
     given = _params(entry, params)
     info = entry.describe(given)
     need(info.missing is None, f"cannot be read here: {info.missing}", "DataInfo.missing")
-    need(_in_new_process(need, entry.describe, given, light=False) == info,
-         "describes itself differently in another process", "DataInfo.fingerprint")  # fmt: skip
+    need(
+        _in_new_process(need, entry.describe, given, light=False) == info,
+        "describes itself differently in another process",
+        "DataInfo.fingerprint",
+    )
     need(bool(info.fingerprint), "has no fingerprint", "DataInfo.fingerprint")
     channels = info.shape[0]
     need(len(info.mean) == len(info.std) == channels, f"mean or std is not of {channels}", "DataInfo.mean")
@@ -363,17 +245,6 @@ def _needing(who: str) -> Need:
     return need
 
 
-def _params(entry: Any, params: ParamsLike) -> Params:
-    if isinstance(params, Params):
-        return params
-    try:
-        return entry.params(**(params or {}))  # type: ignore[no-any-return]
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"])) or "params"
-        raise AssertionError(f"{entry.name!r}: {where}: {first['msg']}") from None
-
-
 @contextlib.contextmanager
 def _contexts(data: Mapping[str, Any]) -> Iterator[Callable[[], Context]]:
     """Gives new contexts, each in a folder of its own, so that none finds another's checkpoints."""
@@ -381,18 +252,15 @@ def _contexts(data: Mapping[str, Any]) -> Iterator[Callable[[], Context]]:
         yield lambda: make_context(Path(tempfile.mkdtemp(dir=folder)), **data)
 
 
-def _seeded(ctx: Context, function: Callable[..., Any], *arguments: Any) -> Any:
-    """Call a plugin's function as the harness does: with torch seeded."""
-    import torch
-
-    torch.manual_seed(ctx.seed)
-    return function(ctx, *arguments)
-
-
 def _whole(model: Model) -> Partition:
     edge = Edge(source=IMAGE, tensor=model.input)
-    part = Part(name="model", module=model.module, spec=model.spec, inputs=(edge,),
-                output=TensorSpec(shape=(model.classes,)))  # fmt: skip
+    part = Part(
+        name="model",
+        module=model.module,
+        spec=model.spec,
+        inputs=(edge,),
+        output=TensorSpec(shape=(model.classes,)),
+    )
     return Partition(parts=(part,), classes=model.classes, lineage=model.lineage)
 
 
@@ -462,36 +330,3 @@ def _forward(need: Need, partition: Partition, images: torch.Tensor) -> dict[str
     logits = tuple(values[partition.parts[-1].name].shape[1:])
     need(logits == (partition.classes,), f"the answer has shape {logits}", "Partition.classes")
     return values
-
-
-def _in_new_process(need: Need, function: Callable[..., Any], *arguments: Any, light: bool = True) -> Any:
-    """``function(*arguments)`` in a new interpreter; if ``light``, it must not import torch there."""
-    name = getattr(function, "__qualname__", function)
-    where = "where it, and all it is given, must be importable by name"
-    with tempfile.NamedTemporaryFile() as answer:
-        code = "import pickle, sys; sys.path[:] = pickle.load(sys.stdin.buffer)\n"
-        code += "from harness.testing.isolated import _serve; _serve(sys.argv[1])"
-        try:
-            given = pickle.dumps(sys.path) + pickle.dumps((function, arguments))
-        except (pickle.PicklingError, AttributeError, TypeError) as error:
-            raise AssertionError(f"{name} cannot be called in a new process, {where}: {error}") from None
-        child = subprocess.run(
-            [sys.executable, "-c", code, answer.name], input=given, capture_output=True, check=False
-        )
-        last = (child.stderr.decode(errors="replace").strip().splitlines() or ["no output"])[-1]
-        need(child.returncode == 0, f"{name} fails in a new process, {where}: {last}", "hookspecs")
-        result, heavy = pickle.load(answer)
-    need(not (light and heavy), f"{name} imports {', '.join(heavy)} at planning time", "hookspecs")
-    return result
-
-
-def _serve(answer: str) -> None:
-    function, arguments = pickle.load(sys.stdin.buffer)
-    result = function(*arguments), [name for name in HEAVY if name in sys.modules]
-    Path(answer).write_bytes(pickle.dumps(result))
-
-
-def _call_hooks(module: str) -> None:
-    plugin = importlib.import_module(module)
-    for hook in COLLECTING:
-        list(getattr(plugin, hook, tuple)())

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from harness.train.evaluation import Batch, Samples, evaluating
-from harness.train.optim import TrainRecipe
 from harness.data.splits import ImageSplit
+from harness.train.counting.modes import evaluating
+from harness.train.evaluation import Batch, Samples
 from harness.types import Split
+from harness.types.recipe import TrainRecipe
 
 if TYPE_CHECKING:
     import torch

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from harness.train.counting.modes import evaluating, on_device
 from harness.types import Evaluation, Split
 
 if TYPE_CHECKING:
@@ -14,7 +13,7 @@ if TYPE_CHECKING:
     import torch
     from numpy.typing import NDArray
 
-__all__ = ["Batch", "Samples", "evaluate", "evaluating", "logits_of", "on_device"]
+__all__ = ["Batch", "Samples", "evaluate", "logits_of"]
 
 _KEEP_BYTES = 1 << 30  # a split up to this size is kept on the device whole (CIFAR-10's training part fits)
 
@@ -112,26 +111,3 @@ def logits_of(module: torch.nn.Module, samples: Samples, batch_size: int) -> tor
                 raise ValueError(f"evaluating needs logits [{len(rows)}, classes]; the module gave {shape}")
             parts.append(logits.float())
         return torch.cat(parts)
-
-
-@contextmanager
-def on_device(module: torch.nn.Module, device: torch.device) -> Iterator[None]:
-    """The module on a device; afterwards where it was."""
-    home = next((parameter.device for parameter in module.parameters()), device)
-    module.to(device)
-    try:
-        yield
-    finally:
-        module.to(home)
-
-
-@contextmanager
-def evaluating(module: torch.nn.Module) -> Iterator[None]:
-    """Evaluation mode; afterwards every submodule is in the mode it was in."""
-    modes = {part: part.training for part in module.modules()}
-    module.eval()
-    try:
-        yield
-    finally:
-        for part, training in modes.items():
-            part.training = training

@@ -8,9 +8,10 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from harness.data.choice import ArraySplit
-from harness.train.evaluation import Samples, evaluating, on_device
-from harness.train.optim import NO_AUGMENTATION
+from harness.train.counting.modes import evaluating, on_device
+from harness.train.evaluation import Samples
 from harness.types import Context, FitResult, Split
+from harness.types.recipe import NO_AUGMENTATION
 
 if TYPE_CHECKING:
     import numpy as np

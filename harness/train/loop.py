@@ -16,14 +16,16 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from harness.errors import CellError
 from harness.train import checkpoint
 from harness.train.augment import Augmented
 from harness.train.counting.count import count
-from harness.errors import CellError
-from harness.train.evaluation import Batch, Samples, evaluate, logits_of, on_device
+from harness.train.counting.modes import on_device
+from harness.train.evaluation import Batch, Samples, evaluate, logits_of
+from harness.train.optim import make_optimizer, make_scheduler
 from harness.train.ranks import ALONE, Ranks
-from harness.train.optim import TrainRecipe, make_optimizer, make_scheduler
 from harness.types import FitResult, Split, TensorSpec
+from harness.types.recipe import TrainRecipe
 
 if TYPE_CHECKING:
     import torch

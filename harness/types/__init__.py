@@ -5,19 +5,7 @@ Importing this package never imports torch. Shapes never count the batch dimensi
 
 from harness.types.context import Context, Evaluation, FitResult
 from harness.types.data import Data, DataInfo, Dataset, Split
-from harness.types.devices import (
-    Artifact,
-    Device,
-    DeviceInfo,
-    DeviceSpec,
-    Fleet,
-    Load,
-    Samples,
-    Scenario,
-    Session,
-    SessionOptions,
-    Unavailable,
-)
+from harness.types.devices import Device, DeviceInfo, DeviceSpec, Fleet, Unavailable
 from harness.types.entries import (
     BackendEntry,
     CompressorEntry,
@@ -26,20 +14,10 @@ from harness.types.entries import (
     ModelEntry,
     PartitionerEntry,
     PlacerEntry,
-    RuntimeEntry,
 )
-from harness.types.fleet import Answer, Answers, Beside, Clock, Graph, GraphPart, Peer, PeerAddress
-from harness.types.meters import (
-    SCOPES,
-    Log,
-    Meter,
-    MeterInfo,
-    MeterUse,
-    Monitor,
-    Provenance,
-    Scope,
-    Watch,
-)
+from harness.types.fleet import Answer, Answers, Graph, GraphPart, Peer, PeerAddress
+from harness.types.measuring import Beside, Clock, Load, Samples, Scenario
+from harness.types.meters import SCOPES, Log, Meter, MeterInfo, MeterUse, Monitor, Provenance, Scope, Watch
 from harness.types.models import (
     IMAGE,
     Counts,
@@ -55,6 +33,7 @@ from harness.types.models import (
     TensorSpec,
 )
 from harness.types.params import Params
+from harness.types.runtimes import Artifact, RuntimeEntry, Session, SessionOptions
 
 __all__ = [
     "PeerAddress",

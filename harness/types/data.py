@@ -11,12 +11,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
-__all__ = [
-    "Data",
-    "DataInfo",
-    "Dataset",
-    "Split",
-]
+__all__ = ["Data", "DataInfo", "Dataset", "Split"]
 
 
 @dataclass(frozen=True, kw_only=True)

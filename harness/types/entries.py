@@ -9,19 +9,10 @@ from typing import Any
 
 from harness.types.context import Context
 from harness.types.data import DataInfo, Dataset
-from harness.types.devices import (
-    Artifact,
-    Device,
-    DeviceInfo,
-    DeviceSpec,
-    Fleet,
-    Session,
-    SessionOptions,
-    Unavailable,
-)
+from harness.types.devices import Device, DeviceInfo, DeviceSpec, Fleet, Unavailable
 from harness.types.meters import Log, Meter, MeterInfo, Watch
-from harness.types.models import Model, ModuleSpec, Part, Partition, Placement, Sketch
-from harness.types.params import Params
+from harness.types.models import Model, ModuleSpec, Partition, Placement, Sketch
+from harness.types.params import _Entry
 
 __all__ = [
     "BackendEntry",
@@ -31,19 +22,7 @@ __all__ = [
     "ModelEntry",
     "PartitionerEntry",
     "PlacerEntry",
-    "RuntimeEntry",
 ]
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Entry:
-    """``requires`` names modules that must be importable, ``extra`` the extra that brings them."""
-
-    name: str
-    summary: str
-    params: type[Params] = Params
-    requires: tuple[str, ...] = ()
-    extra: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,25 +95,6 @@ class BackendEntry(_Entry):
     probe: Callable[[], Iterable[DeviceInfo | Unavailable]]
     describe: Callable[[DeviceSpec], DeviceInfo | Unavailable]
     open: Callable[[DeviceSpec], Device]
-
-
-@dataclass(frozen=True, kw_only=True)
-class RuntimeEntry(_Entry):
-    """A runtime. ``export(ctx, part, params)`` runs where torch is and writes into ``ctx.workdir``;
-    ``load(artifact, options)`` runs in the worker.
-
-    ``precision(params)`` names the element type asked for. ``tolerance(params)`` is the greatest
-    difference to the built module that parity admits: max |a - b| over max |b|, on the logits of
-    256 fixed samples. ``devices`` are the kinds it runs on; ``preload`` the modules that a
-    forkserver imports once, so that workers start fast (imports only).
-    """
-
-    export: Callable[[Context, Part, Any], Artifact]
-    load: Callable[[Artifact, SessionOptions], Session]
-    precision: Callable[[Any], str]
-    tolerance: Callable[[Any], float]
-    devices: frozenset[str] = frozenset({"cpu"})
-    preload: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-__all__ = ["Answer", "Answers", "Beside", "Clock", "Graph", "GraphPart", "Peer", "PeerAddress"]
+__all__ = ["Answer", "Answers", "Graph", "GraphPart", "Peer", "PeerAddress"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,24 +91,3 @@ class Peer(Protocol):
         ...
 
     def close(self) -> None: ...
-
-
-@dataclass(frozen=True, kw_only=True)
-class Clock:
-    """A device's monotonic clock less this process's, within ``error_ns``."""
-
-    offset_ns: int = 0
-    error_ns: int = 0
-
-
-@dataclass(frozen=True, kw_only=True)
-class Beside:
-    """What a device that is not the central one saw of a window: ``memory`` in bytes, ``energy`` readings,
-    ``meters`` raw samples, ``states`` and ``problems`` as in :class:`~harness.types.Samples`.
-    """
-
-    memory: Mapping[str, int] = field(default_factory=dict)
-    energy: Sequence[Mapping[str, Any]] = ()
-    meters: Mapping[str, NDArray[Any]] = field(default_factory=dict)
-    states: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    problems: Sequence[str] = ()

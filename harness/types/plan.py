@@ -5,13 +5,11 @@ A node or cell is plain JSON: another process or machine can run it.
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-__all__ = ["Cell", "Node", "Plan", "PrepareHost", "digest"]
+__all__ = ["Cell", "Node", "Plan", "PrepareHost"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,9 +93,3 @@ class Plan:
             "cells": [asdict(cell) for cell in self.cells],
             "warnings": list(self.warnings),
         }
-
-
-def digest(value: Any) -> str:
-    """Key of a JSON value: the first 32 hex digits of the SHA-256 of its canonical text."""
-    text = json.dumps(value, sort_keys=True, separators=(",", ":"), default=str)
-    return hashlib.sha256(text.encode()).hexdigest()[:32]

@@ -19,11 +19,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from harness.data.splits import to_pixels
 from harness.errors import BoardLost, HarnessError
-from harness.worker.frames import pack, size_of
 from harness.types import IMAGE, Answer, Graph, GraphPart, Load, Peer, PeerAddress, Session
+from harness.worker.frames import pack, size_of
 
-__all__ = ["Collaboration", "Frame", "to_pixels"]
+__all__ = ["Collaboration", "Frame"]
 
 Array = NDArray[np.float32]
 
@@ -162,9 +163,14 @@ class Collaboration:
         now = time.perf_counter_ns()
         self._number += 1
         frame = Frame(
-            number=self._number, images=images, due_ns=due_ns or now, begin_ns=now, slot=slot,
-            waiting=dict(self._by_name), values={IMAGE: images},
-        )  # fmt: skip
+            number=self._number,
+            images=images,
+            due_ns=due_ns or now,
+            begin_ns=now,
+            slot=slot,
+            waiting=dict(self._by_name),
+            values={IMAGE: images},
+        )
         self._frames[frame.number] = frame
         for part in missing:
             self._stand_in(frame, part)
@@ -458,13 +464,3 @@ class Collaboration:
 
 def _name(key: str) -> str:
     return key.rpartition("#")[0]
-
-
-def to_pixels(images: Array, mean: Sequence[float], std: Sequence[float]) -> NDArray[np.uint8]:
-    """The uint8 pixels [n, height, width, channels] that preprocessing made ``images`` [n, channels, ...] of."""
-    shape = (1, -1, 1, 1)
-    scaled = images * (255 * np.array(std, np.float32)).reshape(shape)
-    scaled += (255 * np.array(mean, np.float32)).reshape(shape)
-    np.clip(np.rint(scaled, out=scaled), 0, 255, out=scaled)
-    pixels: NDArray[np.uint8] = scaled.astype(np.uint8).transpose(0, 2, 3, 1)
-    return np.ascontiguousarray(pixels)  # else every peer's frame would copy it

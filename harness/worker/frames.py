@@ -27,9 +27,7 @@ MAX_HEADER = 65_536
 MAX_TENSORS = 256
 MAX_DIMS = 8
 MAX_ELEMENTS = 2**40
-_NAMES = {
-    "<f4": "float32", "<f2": "float16", "|u1": "uint8", "|i1": "int8", "<i8": "int64", "<f8": "float64",
-}  # fmt: skip
+_NAMES = {"<f4": "float32", "<f2": "float16", "|u1": "uint8", "|i1": "int8", "<i8": "int64", "<f8": "float64"}
 DTYPES = tuple(_NAMES.values())
 _encode = json.JSONEncoder(separators=(",", ":")).encode
 _decode = json.JSONDecoder().decode

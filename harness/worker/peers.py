@@ -13,8 +13,8 @@ from multiprocessing.connection import Client, Connection, Listener, answer_chal
 from typing import Any
 
 from harness.errors import BoardLost, HarnessError
-from harness.worker.frames import FrameError, pack, size_of, unpack
 from harness.types import Answer, Answers, Peer
+from harness.worker.frames import FrameError, pack, size_of, unpack
 
 __all__ = ["LOCAL", "MAX_KEPT_BYTES", "MAX_SLOTS", "LocalPeer", "Server", "answer_of", "open_local"]
 

@@ -12,9 +12,10 @@ from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from typing import Any
 
-from harness.worker import worker
 from harness.errors import BoardLost, DeviceError
+from harness.processes import start
 from harness.types import Monitor
+from harness.worker import worker
 
 __all__ = ["WorkerProcess"]
 
@@ -39,7 +40,7 @@ class WorkerProcess:
             context = multiprocessing.get_context("spawn")
         ours, theirs = context.Pipe()
         self._process: BaseProcess = context.Process(target=worker.main, args=(theirs,), daemon=True)
-        worker.start(self._process)
+        start(self._process)
         theirs.close()
         self._conn: Connection | None = ours
         assert self._process.pid is not None

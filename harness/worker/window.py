@@ -15,11 +15,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harness.machine import memory
-from harness.machine.energy.reading import Reading, Series, Span, cross_check, needed_time_s, read_window
-from harness.worker.loadgen.queries import Query, Timed, WarmUp, first_query, generate, per_query, warm_up
-from harness.machine.sampler import Sampled, Sampler, interval_s
+from harness.machine.energy.durations import interval_s, needed_time_s
+from harness.machine.energy.reading import Reading, Series, Span, cross_check, read_window
+from harness.machine.sampler import Sampled, Sampler
 from harness.machine.state import Window, over_time
 from harness.types import Beside, Load
+from harness.worker.loadgen.generate import generate
+from harness.worker.loadgen.loop import first_query, warm_up
+from harness.worker.loadgen.queries import Query, Timed, WarmUp, per_query
 
 __all__ = ["Observed", "beside", "observe"]
 
@@ -81,11 +84,14 @@ class Observed:
         power = [read_window(one, self.spans["tail"], None, None, images) for one in _series(self.sampled)]
         burst, lasting = (float(np.median(one.latency_ns)) / 1e6 for one in (self.timed, self.tail))
         return {
-            "seconds": (self.lasting.window_ns + self.tail.window_ns) / 1e9, "tail_s": self.tail.window_ns / 1e9,
-            "burst_p50_ms": burst, "p50_ms": lasting, "slowdown": lasting / burst,
+            "seconds": (self.lasting.window_ns + self.tail.window_ns) / 1e9,
+            "tail_s": self.tail.window_ns / 1e9,
+            "burst_p50_ms": burst,
+            "p50_ms": lasting,
+            "slowdown": lasting / burst,
             "throughput_ips": images / (self.tail.window_ns / 1e9),
             "power_gross_w": {one.meter: one.power_gross_w for one in power},
-        }  # fmt: skip
+        }
 
 
 def observe(
@@ -152,9 +158,17 @@ def _once(
         loaded = spans["load"].begin_ns, spans.get("tail", spans["load"]).end_ns
         sampled = sampler.stop(begin, time.monotonic_ns(), loaded)
     return Observed(
-        first_ns=first_ns, warm=warm, timed=timed, signals=dict(window.signals), peak=peak, cooled=cooled,
-        spans=spans, sampled=sampled, lasting=lasting, tail=tail,
-    )  # fmt: skip
+        first_ns=first_ns,
+        warm=warm,
+        timed=timed,
+        signals=dict(window.signals),
+        peak=peak,
+        cooled=cooled,
+        spans=spans,
+        sampled=sampled,
+        lasting=lasting,
+        tail=tail,
+    )
 
 
 def _timed(query: Query, inputs: list[NDArray[np.float32]], load: Load) -> tuple[Span, Timed]:
@@ -203,23 +217,31 @@ def _readings(seen: Observed, load: Load) -> tuple[Reading, ...]:
     latency = seen.timed.latency_ns
     found = [
         read_window(
-            one, seen.spans["load"], seen.spans.get("before"), seen.spans.get("after"), len(latency) * per_query(load),
-            method=load.energy_method, mean_latency_s=float(latency.mean()) / per_query(load) / 1e9,
+            one,
+            seen.spans["load"],
+            seen.spans.get("before"),
+            seen.spans.get("after"),
+            len(latency) * per_query(load),
+            method=load.energy_method,
+            mean_latency_s=float(latency.mean()) / per_query(load) / 1e9,
             error=load.energy_error,
         )
         for one in _series(seen.sampled)
-    ]  # fmt: skip
+    ]
     return tuple(cross_check(found))
 
 
 def _series(sampled: Sampled) -> list[Series]:
     return [
         Series(
-            info=one.info, ns=np.array(one.ns, np.int64), value=np.array(one.value, np.float64), error=one.error,
+            info=one.info,
+            ns=np.array(one.ns, np.int64),
+            value=np.array(one.value, np.float64),
+            error=one.error,
             clock_error_s=one.clock_error_s,
         )
         for one in sampled.meters
-    ]  # fmt: skip
+    ]
 
 
 def _growth(readings: Sequence[Reading], error: float | None) -> float:
@@ -263,18 +285,26 @@ def beside(
     ]
     readings = [
         read_window(
-            one, known["load"], known.get("before"), known.get("after"), images,
-            method=load.energy_method if load else "default", mean_latency_s=mean_latency_s,
+            one,
+            known["load"],
+            known.get("before"),
+            known.get("after"),
+            images,
+            method=load.energy_method if load else "default",
+            mean_latency_s=mean_latency_s,
             error=load.energy_error if load else None,
         )
         for one in series
-    ]  # fmt: skip
+    ]
     raw: dict[str, NDArray[Any]] = {
         f"span_ns:{name}": np.array(span, np.int64) for name, span in spans.items() if series
     }
     for one in series:
         raw |= {f"meter_ns:{one.info.name}": one.ns, f"meter_value:{one.info.name}": one.value}
     return Beside(
-        memory=used, energy=[one.to_json() for one in cross_check(readings)], meters=raw,
-        states=over_time(sampled.states, *spans["load"]), problems=sampled.problems,
-    )  # fmt: skip
+        memory=used,
+        energy=[one.to_json() for one in cross_check(readings)],
+        meters=raw,
+        states=over_time(sampled.states, *spans["load"]),
+        problems=sampled.problems,
+    )

@@ -7,9 +7,7 @@ come as tuples over a connection; each is answered by ("ok", value) or ("error",
 from __future__ import annotations
 
 import importlib
-import multiprocessing
 import os
-import signal
 import sys
 import threading
 import time
@@ -17,20 +15,14 @@ import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
-from multiprocessing.process import BaseProcess
 from typing import TYPE_CHECKING, Any
 
-from harness.machine import memory
-from harness.worker.collaborate import Collaboration, Frame
-from harness.errors import BoardLost, HarnessError
-from harness.worker.frames import DTYPES, FrameError
-from harness.worker.loadgen.queries import batches, per_query, whole
-from harness.worker.peers import LOCAL, MAX_KEPT_BYTES, MAX_SLOTS, Server
-from harness.worker.replay import replayed, replaying
-from harness.machine.sampler import Sampler
 from harness.data.splits import normalise
+from harness.errors import BoardLost, HarnessError
+from harness.machine import memory
+from harness.machine.sampler import Sampler
+from harness.processes import die_with_parent
 from harness.types import (
     IMAGE,
     Artifact,
@@ -43,6 +35,11 @@ from harness.types import (
     Session,
     SessionOptions,
 )
+from harness.worker.collaborate import Collaboration, Frame
+from harness.worker.frames import DTYPES, FrameError
+from harness.worker.loadgen.queries import batches, per_query, whole
+from harness.worker.peers import LOCAL, MAX_KEPT_BYTES, MAX_SLOTS, Server
+from harness.worker.replay import replayed, replaying
 from harness.worker.window import Observed, beside, observe
 
 if TYPE_CHECKING:
@@ -51,29 +48,7 @@ if TYPE_CHECKING:
 
     Array = NDArray[np.float32]
 
-__all__ = ["die_with_parent", "main", "start"]
-
-
-def die_with_parent() -> None:
-    """End with the parent, however it ends: nothing is left behind by ``kill -9``. Costs a sleeping thread."""
-    parent = multiprocessing.parent_process()
-
-    def watch() -> None:
-        if parent is not None:
-            parent.join()
-            os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
-
-
-def start(process: BaseProcess) -> None:
-    """Start a child that Ctrl-C never reaches, not even while it imports: it inherits the blocked signal."""
-    resource_tracker.ensure_running()  # starting it later would let the signal through
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        process.start()
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+__all__ = ["main"]
 
 
 def main(conn: Connection) -> None:
@@ -231,23 +206,44 @@ class Worker:
             if load.resident:
                 query = _Resident(together, inputs)
         seen = observe(
-            whole(query, load), inputs, load, self.sampler,
-            first_ns=self.first_ns, peers=self.peer_ids, held=images.nbytes + copied,
-        )  # fmt: skip
+            whole(query, load),
+            inputs,
+            load,
+            self.sampler,
+            first_ns=self.first_ns,
+            peers=self.peer_ids,
+            held=images.nbytes + copied,
+        )
         self.first_ns = seen.first_ns
         timeline = {} if together is None else {**together.timeline, "outcome": together.outcomes}
         arrays = _last(timeline, seen, load)
         return Samples(
-            latency_ns=seen.timed.latency_ns, warmup_ns=seen.warm.latency_ns, first_ns=seen.first_ns,
-            window_ns=seen.timed.window_ns, batch=per_query(load), steady=seen.warm.steady,
-            reached=seen.timed.reached, cooled=seen.cooled, outcome=arrays.pop("outcome", None), timeline=arrays,
-            memory=self._memory(seen.peak), environment=seen.signals, states=seen.states(),
-            problems=[*seen.sampled.problems, *self._computed()], energy=[one.to_json() for one in seen.readings],
-            meters=seen.raw_meters(), sustained=seen.sustained(load), lasting_ns=seen.lasting_ns(),
-            queue_ns=seen.timed.queue_ns, late_ns=seen.timed.late_ns, target_qps=load.target_qps, reference=seen.timed.reference,
+            latency_ns=seen.timed.latency_ns,
+            warmup_ns=seen.warm.latency_ns,
+            first_ns=seen.first_ns,
+            window_ns=seen.timed.window_ns,
+            batch=per_query(load),
+            steady=seen.warm.steady,
+            reached=seen.timed.reached,
+            cooled=seen.cooled,
+            outcome=arrays.pop("outcome", None),
+            timeline=arrays,
+            memory=self._memory(seen.peak),
+            environment=seen.signals,
+            states=seen.states(),
+            problems=[*seen.sampled.problems, *self._computed()],
+            energy=[one.to_json() for one in seen.readings],
+            meters=seen.raw_meters(),
+            sustained=seen.sustained(load),
+            lasting_ns=seen.lasting_ns(),
+            queue_ns=seen.timed.queue_ns,
+            late_ns=seen.timed.late_ns,
+            target_qps=load.target_qps,
+            reference=seen.timed.reference,
             spans={name: (span.begin_ns, span.end_ns) for name, span in seen.spans.items()},
-            missed={} if together is None else dict(together.missed), **self._network(inputs[0][: load.batch]),
-        )  # fmt: skip
+            missed={} if together is None else dict(together.missed),
+            **self._network(inputs[0][: load.batch]),
+        )
 
     def _rehearse(self, inputs: Sequence[Array]) -> None:
         """Every part once on every input of the window."""

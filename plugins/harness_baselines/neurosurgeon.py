@@ -14,7 +14,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from harness.plan.profiles.profile import Link, link_of
+from harness.plan.profiles.profile import Link
+from harness.plan.profiles.stored import link_of
 from harness.types import IMAGE, DeviceInfo, Fleet, ModuleSpec, PartSketch, Placement, Sketch
 from harness_baselines.shapes import MEAN, known_shape, slice_spec
 from harness_timm.vit import ViTShape

@@ -23,20 +23,10 @@ from torch import nn
 from torch.nn import functional
 
 from harness.data.choice import relabel, subset
-from harness.train.evaluation import Samples, evaluating, on_device
+from harness.train.counting.modes import evaluating, on_device
+from harness.train.evaluation import Samples
 from harness.train.features import fit_on_features
-from harness.types import (
-    IMAGE,
-    Context,
-    Edge,
-    FitResult,
-    Lineage,
-    Model,
-    Part,
-    Partition,
-    Split,
-    TensorSpec,
-)
+from harness.types import IMAGE, Context, Edge, FitResult, Lineage, Model, Part, Partition, Split, TensorSpec
 from harness_baselines.class_split import class_groups
 from harness_baselines.params import NNFacetParams
 from harness_baselines.splitting import perceptron_spec
@@ -81,9 +71,15 @@ def nnfacet(ctx: Context, model: Model, params: NNFacetParams) -> Partition:
 
     feature = TensorSpec(shape=(bare.dim,))
     parts = [
-        Part(name=f"sub{i}", module=sub, spec=bare.spec(), inputs=(Edge(source=IMAGE, tensor=model.input),), output=feature)
+        Part(
+            name=f"sub{i}",
+            module=sub,
+            spec=bare.spec(),
+            inputs=(Edge(source=IMAGE, tensor=model.input),),
+            output=feature,
+        )
         for i, sub in enumerate(subs, 1)
-    ]  # fmt: skip
+    ]
     edges = tuple(Edge(source=part.name, tensor=feature, missing="zeros") for part in parts)
     answer = TensorSpec(shape=(model.classes,))
     parts.append(Part(name="fusion", module=fusion, spec=spec, inputs=edges, output=answer))

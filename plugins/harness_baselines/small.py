@@ -13,18 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from harness.types import (
-    IMAGE,
-    Context,
-    Edge,
-    FitResult,
-    Lineage,
-    Model,
-    Part,
-    Partition,
-    Split,
-    TensorSpec,
-)
+from harness.types import IMAGE, Context, Edge, FitResult, Lineage, Model, Part, Partition, Split, TensorSpec
 from harness_baselines.params import EnsembleParams, SmallModelParams
 from harness_baselines.shapes import MEAN, small_shape
 from harness_timm.models import seeded

@@ -63,10 +63,7 @@ def _facts(params: ImageFolderParams, folder: Path) -> DataInfo:
         where=str(folder),
         shape=(channels, *VARYING[1:]),
         class_names=names,
-        sizes={
-            "train": sum(map(len, train.values())),
-            "test": sum(map(len, test.values())),
-        },
+        sizes={"train": sum(map(len, train.values())), "test": sum(map(len, test.values()))},
         fingerprint=hashlib.sha256(f"{names} {listing_hash(folder, paths)}".encode()).hexdigest(),
     )
 

@@ -16,15 +16,7 @@ from pydantic import Field
 
 from harness.errors import SuiteError
 from harness.types import DataInfo
-from harness_data.pictures import (
-    absent,
-    codec,
-    decode,
-    facts,
-    file_hash,
-    looking_at,
-    planned,
-)
+from harness_data.pictures import absent, codec, decode, facts, file_hash, looking_at, planned
 from harness_data.tables import ColumnParams, classes_of, labels_of, layout_of, numbers_of, opened
 
 if TYPE_CHECKING:

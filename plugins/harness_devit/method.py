@@ -31,20 +31,9 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 from torch.nn import functional
 
-from harness.train.counting.count import count
 from harness.data.choice import relabel, subset
-from harness.types import (
-    IMAGE,
-    Context,
-    Edge,
-    FitResult,
-    Lineage,
-    Model,
-    Part,
-    Partition,
-    Split,
-    TensorSpec,
-)  # fmt: skip
+from harness.train.counting.count import count
+from harness.types import IMAGE, Context, Edge, FitResult, Lineage, Model, Part, Partition, Split, TensorSpec
 from harness_devit.distillation import FeatureLoss, Loss, prediction_loss, sub_task_loss
 from harness_devit.fusion import Fusion
 from harness_devit.hsic import hsic_importance
@@ -107,9 +96,15 @@ def dekd(ctx: Context, large: Model, params: DeViTParams) -> Partition:
     image, answer = TensorSpec(shape=large.input.shape), TensorSpec(shape=(large.classes,))
     feature = TensorSpec(shape=(bare.dim,) if bare.read == 1 else (bare.read, bare.dim))
     parts = [
-        Part(name=task.name, module=sub, spec=bare.spec(), inputs=(Edge(source=IMAGE, tensor=image),), output=feature)
+        Part(
+            name=task.name,
+            module=sub,
+            spec=bare.spec(),
+            inputs=(Edge(source=IMAGE, tensor=image),),
+            output=feature,
+        )
         for task, sub in zip(tasks, subs, strict=True)
-    ]  # fmt: skip
+    ]
     edges = tuple(Edge(source=part.name, tensor=feature, missing=params.missing) for part in parts)
     parts.append(Part(name="fusion", module=fusion, spec=fused.spec(), inputs=edges, output=answer))
 

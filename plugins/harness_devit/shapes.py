@@ -97,20 +97,16 @@ class FusionShape:
 
     def params(self) -> int:
         n, d, nd = self.parts, self.dim, self.parts * self.dim
-        aggregate = {
-            "concat": 0,
-            "attention": d + 2 * d * (d + 1),
-            "senet": 2 * n * (n + 1),
-        }.get(self.kind, (nd + 1) * self.width + (0 if self.fa == "code" else (self.width + 1) * nd))
+        aggregate = {"concat": 0, "attention": d + 2 * d * (d + 1), "senet": 2 * n * (n + 1)}.get(
+            self.kind, (nd + 1) * self.width + (0 if self.fa == "code" else (self.width + 1) * nd)
+        )
         return self.tokens * (aggregate + (self.fused + 1) * self.classes)
 
     def macs(self) -> int:
         n, d, nd = self.parts, self.dim, self.parts * self.dim
-        aggregate = {
-            "concat": 0,
-            "attention": 2 * nd * d + 2 * nd,
-            "senet": 2 * n * n + nd,
-        }.get(self.kind, nd * self.width * (1 if self.fa == "code" else 2))
+        aggregate = {"concat": 0, "attention": 2 * nd * d + 2 * nd, "senet": 2 * n * n + nd}.get(
+            self.kind, nd * self.width * (1 if self.fa == "code" else 2)
+        )
         return self.tokens * (aggregate + self.fused * self.classes)
 
     def spec(self) -> ModuleSpec:

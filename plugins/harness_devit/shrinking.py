@@ -23,7 +23,8 @@ import torch
 from timm.models.vision_transformer import VisionTransformer
 from torch.nn import functional
 
-from harness.train.evaluation import Samples, evaluating
+from harness.train.counting.modes import evaluating
+from harness.train.evaluation import Samples
 from harness.types import Split
 from harness_devit.shapes import Shape
 from harness_devit.submodel import block_taps, embedding_axis

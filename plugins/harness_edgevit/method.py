@@ -29,11 +29,11 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
-from harness.train.counting.count import count
 from harness.data.choice import ArraySplit
+from harness.train.counting.count import count
 from harness.train.features import computed
-from harness.train.optim import NO_AUGMENTATION
 from harness.types import Context, FitResult, Lineage, Model, Split, TensorSpec
+from harness.types.recipe import NO_AUGMENTATION
 from harness_edgevit.params import EdgeViTParams
 from harness_edgevit.shape import check_images
 from harness_timm.models import seeded

@@ -32,9 +32,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from harness.train.counting.count import count
 from harness.data.choice import relabel, subset
-from harness.train.evaluation import evaluating, on_device
+from harness.train.counting.count import count
+from harness.train.counting.modes import evaluating, on_device
 from harness.train.features import fit_on_features
 from harness.types import (
     IMAGE,
@@ -79,8 +79,15 @@ def edvit(ctx: Context, model: Model, params: EDViTParams, sketch: Sketch) -> Pa
 
     subs = []
     for i, (own, kept) in enumerate(zip(owned, heads, strict=True), start=1):
-        made = _once(ctx, model, params, f"sub{i}", own, kept, lambda i=i, own=own, kept=kept: prune(
-            ctx, model, params, f"sub{i}", own, kept, importance))  # fmt: skip
+        made = _once(
+            ctx,
+            model,
+            params,
+            f"sub{i}",
+            own,
+            kept,
+            lambda i=i, own=own, kept=kept: prune(ctx, model, params, f"sub{i}", own, kept, importance),
+        )
         subs.append(made)
     steps = [step for sub in subs for step in sub.lineage]
 
@@ -226,17 +233,28 @@ def _importance(ctx: Context, vit: nn.Module, params: EDViTParams) -> tuple[Impo
 
 
 def _once(
-    ctx: Context, model: Model, params: EDViTParams, name: str, own: Sequence[int], heads: int,
+    ctx: Context,
+    model: Model,
+    params: EDViTParams,
+    name: str,
+    own: Sequence[int],
+    heads: int,
     make: Callable[[], Model],
-) -> Model:  # fmt: skip
+) -> Model:
     """The sub-model; made once for all fusions of Table 3."""
     weights = hashlib.sha256()
     for tensor in model.module.state_dict().values():
         weights.update(tensor.detach().cpu().contiguous().numpy().tobytes())
-    about: dict[str, Any] = params.model_dump(exclude={"parts", "memory_budget_mb", "policy", "fusion",
-                                                       "shrinking", "fusion_epochs", "missing"})  # fmt: skip
-    about |= {"name": name, "own": list(own), "heads": heads, "source": weights.hexdigest(),
-              "spec": [model.spec.factory, dict(model.spec.params)]}  # fmt: skip
+    about: dict[str, Any] = params.model_dump(
+        exclude={"parts", "memory_budget_mb", "policy", "fusion", "shrinking", "fusion_epochs", "missing"}
+    )
+    about |= {
+        "name": name,
+        "own": list(own),
+        "heads": heads,
+        "source": weights.hexdigest(),
+        "spec": [model.spec.factory, dict(model.spec.params)],
+    }
     return ctx.once(json.dumps(about, sort_keys=True), make)
 
 

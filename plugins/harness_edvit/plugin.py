@@ -5,14 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from harness.hookspecs import hookimpl
-from harness.types import (
-    Context,
-    Model,
-    Partition,
-    PartitionerEntry,
-    PlacerEntry,
-    Sketch,
-)
+from harness.types import Context, Model, Partition, PartitionerEntry, PlacerEntry, Sketch
 from harness_edvit.params import EDViTParams, PlaceParams
 from harness_edvit.placement import exact, greedy, greedy_as_printed
 from harness_edvit.splitting import edvit_sketch

@@ -7,8 +7,6 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from harness.errors import DeviceError
-from harness.worker.peers import LOCAL
-from harness.worker.process import WorkerProcess
 from harness.types import (
     Artifact,
     Beside,
@@ -23,6 +21,8 @@ from harness.types import (
     Samples,
     SessionOptions,
 )
+from harness.worker.peers import LOCAL
+from harness.worker.process import WorkerProcess
 
 if TYPE_CHECKING:
     import numpy as np

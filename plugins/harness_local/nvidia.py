@@ -16,13 +16,21 @@ def gpus(name: str = "cuda") -> list[DeviceInfo | Unavailable]:
     try:
         import pynvml
     except ImportError:
-        return [Unavailable(name=name, reason="nvidia-ml-py is not installed",
-                            fix="pip install 'edge-harness[nvidia]'")]  # fmt: skip
+        return [
+            Unavailable(
+                name=name, reason="nvidia-ml-py is not installed", fix="pip install 'edge-harness[nvidia]'"
+            )
+        ]
     try:
         pynvml.nvmlInit()
     except pynvml.NVMLError as error:
-        return [Unavailable(name=name, reason=f"no NVIDIA driver answers ({type(error).__name__[10:]})",
-                            fix="needs an NVIDIA GPU and its driver; `nvidia-smi` shows whether they work")]  # fmt: skip
+        return [
+            Unavailable(
+                name=name,
+                reason=f"no NVIDIA driver answers ({type(error).__name__[10:]})",
+                fix="needs an NVIDIA GPU and its driver; `nvidia-smi` shows whether they work",
+            )
+        ]
     try:
         found: list[DeviceInfo | Unavailable] = [
             _gpu(pynvml, name, index) for index in range(pynvml.nvmlDeviceGetCount())
@@ -45,9 +53,14 @@ def _gpu(pynvml: Any, name: str, index: int) -> DeviceInfo:
         memory = psutil.virtual_memory().total
         details["shared_memory"] = True
     return DeviceInfo(
-        name=name, backend="cuda", model=_text(pynvml.nvmlDeviceGetName(handle)), kind="cuda",
-        cores=0, memory_bytes=memory, details=details,
-    )  # fmt: skip
+        name=name,
+        backend="cuda",
+        model=_text(pynvml.nvmlDeviceGetName(handle)),
+        kind="cuda",
+        cores=0,
+        memory_bytes=memory,
+        details=details,
+    )
 
 
 def _text(value: str | bytes) -> str:

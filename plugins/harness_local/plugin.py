@@ -56,10 +56,14 @@ def _cpu(name: str, affinity: tuple[int, ...] | None) -> DeviceInfo:
     from harness.machine.environment import cpu_model
 
     return DeviceInfo(
-        name=name, backend="cpu", model=cpu_model(), kind="cpu",
-        cores=len(affinity or os.sched_getaffinity(0)), memory_bytes=psutil.virtual_memory().total,
+        name=name,
+        backend="cpu",
+        model=cpu_model(),
+        kind="cpu",
+        cores=len(affinity or os.sched_getaffinity(0)),
+        memory_bytes=psutil.virtual_memory().total,
         details={"affinity": list(affinity)} if affinity else {},
-    )  # fmt: skip
+    )
 
 
 def probe_cuda() -> Iterable[DeviceInfo | Unavailable]:
@@ -95,10 +99,18 @@ def open_cuda(spec: DeviceSpec) -> Device:
 @hookimpl
 def harness_backends() -> Iterable[BackendEntry]:
     yield BackendEntry(
-        name="cpu", summary="this machine's CPU", params=CpuParams,
-        probe=probe_cpu, describe=describe_cpu, open=open_cpu,
-    )  # fmt: skip
+        name="cpu",
+        summary="this machine's CPU",
+        params=CpuParams,
+        probe=probe_cpu,
+        describe=describe_cpu,
+        open=open_cpu,
+    )
     yield BackendEntry(
-        name="cuda", summary="an NVIDIA GPU of this machine", params=CudaParams,
-        probe=probe_cuda, describe=describe_cuda, open=open_cuda,
-    )  # fmt: skip
+        name="cuda",
+        summary="an NVIDIA GPU of this machine",
+        params=CudaParams,
+        probe=probe_cuda,
+        describe=describe_cuda,
+        open=open_cuda,
+    )

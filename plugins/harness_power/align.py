@@ -114,10 +114,14 @@ def _fits(
     edge = {
         name: np.searchsorted(t, moment - offsets)
         for name, moment in (
-            ("begin", window[0] + averaging), ("up", load[0]), ("full", load[0] + averaging),
-            ("down", load[1]), ("gone", load[1] + averaging), ("end", window[1]),
+            ("begin", window[0] + averaging),
+            ("up", load[0]),
+            ("full", load[0] + averaging),
+            ("down", load[1]),
+            ("gone", load[1] + averaging),
+            ("end", window[1]),
         )
-    }  # fmt: skip
+    }
     first, second = (np.r_[0.0, np.cumsum(values)] for values in (w, w * w))
 
     def total(running: Array, low: str, high: str) -> Array:

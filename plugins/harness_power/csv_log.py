@@ -89,10 +89,17 @@ def describe(params: CsvParams) -> Iterable[MeterInfo | Unavailable]:
     name = f"csv:{Path(params.path).name}:{'*'.join(str(column) for column in params.power)}"
     path = Path(params.path) if params.host else Path(params.path).expanduser().absolute()
     info = MeterInfo(
-        name=name, scope=params.scope, watches=params.watches, provenance="measured", quantity="power",
-        period_s=params.period, averaging_s=params.averaging, calibration=params.calibration, host=params.host,
+        name=name,
+        scope=params.scope,
+        watches=params.watches,
+        provenance="measured",
+        quantity="power",
+        period_s=params.period,
+        averaging_s=params.averaging,
+        calibration=params.calibration,
+        host=params.host,
         details=params.model_copy(update={"path": str(path)}).model_dump(mode="json", exclude_unset=True),
-    )  # fmt: skip
+    )
     if params.host:
         return (info,)
     start = "start the program that writes it before the run"

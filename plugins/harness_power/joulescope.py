@@ -82,10 +82,16 @@ def _closed(device: UsbDevice) -> Unavailable | None:
 
 def _info(params: JoulescopeParams, serial: str, name: str, hertz: int) -> MeterInfo:
     return MeterInfo(
-        name=name, scope="board", watches=params.watches, provenance="measured", quantity="energy",
-        period_s=1 / hertz, calibration=params.calibration, host=params.host,
+        name=name,
+        scope="board",
+        watches=params.watches,
+        provenance="measured",
+        quantity="energy",
+        period_s=1 / hertz,
+        calibration=params.calibration,
+        host=params.host,
         details={"serial": serial, "hertz": hertz},
-    )  # fmt: skip
+    )
 
 
 def open_meter(info: MeterInfo) -> JoulescopeLog:

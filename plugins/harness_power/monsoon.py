@@ -82,10 +82,16 @@ def _closed(device: UsbDevice) -> Unavailable | None:
 
 def _info(params: MonsoonParams, serial: str, name: str) -> MeterInfo:
     return MeterInfo(
-        name=name, scope="board", watches=params.watches, provenance="measured", quantity="power",
-        period_s=PERIOD_S, calibration=params.calibration, host=params.host,
+        name=name,
+        scope="board",
+        watches=params.watches,
+        provenance="measured",
+        quantity="power",
+        period_s=PERIOD_S,
+        calibration=params.calibration,
+        host=params.host,
         details={"serial": serial, "vout": params.vout, "channel": "main"},
-    )  # fmt: skip
+    )
 
 
 def open_meter(info: MeterInfo) -> HvpmLog:

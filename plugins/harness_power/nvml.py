@@ -53,14 +53,18 @@ def probe() -> Iterator[MeterInfo | Unavailable]:
     try:
         import pynvml
     except ImportError:
-        yield Unavailable(name="nvml", reason="nvidia-ml-py is not installed",
-                          fix="pip install 'edge-harness[nvidia]'")  # fmt: skip
+        yield Unavailable(
+            name="nvml", reason="nvidia-ml-py is not installed", fix="pip install 'edge-harness[nvidia]'"
+        )
         return
     try:
         pynvml.nvmlInit()
     except pynvml.NVMLError as error:
-        yield Unavailable(name="nvml", reason=f"no NVIDIA driver answers ({_name(error)})",
-                          fix="needs an NVIDIA GPU and its driver; `nvidia-smi` shows whether they work")  # fmt: skip
+        yield Unavailable(
+            name="nvml",
+            reason=f"no NVIDIA driver answers ({_name(error)})",
+            fix="needs an NVIDIA GPU and its driver; `nvidia-smi` shows whether they work",
+        )
         return
     try:
         count = pynvml.nvmlDeviceGetCount()
@@ -68,8 +72,11 @@ def probe() -> Iterator[MeterInfo | Unavailable]:
             try:
                 yield from _probe_gpu(pynvml, index)
             except pynvml.NVMLError as error:
-                yield Unavailable(name=f"nvml:{index}", reason=f"the driver answers {_name(error)}",
-                                  fix="`nvidia-smi` shows whether this GPU works")  # fmt: skip
+                yield Unavailable(
+                    name=f"nvml:{index}",
+                    reason=f"the driver answers {_name(error)}",
+                    fix="`nvidia-smi` shows whether this GPU works",
+                )
         if not count:
             yield Unavailable(name="nvml", reason="the NVIDIA driver lists no GPU")
     except pynvml.NVMLError as error:
@@ -104,21 +111,25 @@ def _probe_gpu(pynvml: Any, index: int) -> Iterator[MeterInfo | Unavailable]:
     for why, names in failed.items():
         if names:
             yield Unavailable(
-                name=f"nvml:{index}", reason=f"{about['model']}: {why} for {', '.join(names)}",
+                name=f"nvml:{index}",
+                reason=f"{about['model']}: {why} for {', '.join(names)}",
                 fix=_fix(why, about["driver"], nothing=not found),
-            )  # fmt: skip
+            )
 
 
 def _info(name: str, query: _Query, about: dict[str, Any], capability: tuple[int, int] | None) -> MeterInfo:
     uuid = about["uuid"]
     more = {"part_of": uuid} if query.of == "memory" else {}
     return MeterInfo(
-        name=f"nvml:{about['index']}:{name}", scope=_SCOPES[query.of], provenance="measured",
+        name=f"nvml:{about['index']}:{name}",
+        scope=_SCOPES[query.of],
+        provenance="measured",
         watches=f"{uuid}/memory" if query.of == "memory" else uuid,
         quantity="energy" if query.what == "energy" else "power",
-        period_s=_PERIOD_S, averaging_s=_averaging(query, capability),
+        period_s=_PERIOD_S,
+        averaging_s=_averaging(query, capability),
         details={**about, "query": query.what, "of": query.of, **more},
-    )  # fmt: skip
+    )
 
 
 def _averaging(query: _Query, capability: tuple[int, int] | None) -> float:

@@ -34,10 +34,7 @@ from pydantic import Field
 from harness.machine import sysfs
 from harness.types import MeterEntry, MeterInfo, Params, Provenance, Scope, Unavailable
 
-__all__ = [
-    "ENTRY", "FIX", "PowercapParams", "Unwrapped",
-    "absent", "energy_range", "provenance", "zones",
-]  # fmt: skip
+__all__ = ["ENTRY", "FIX", "PowercapParams", "Unwrapped", "absent", "energy_range", "provenance", "zones"]
 
 PERIOD_S = 0.001  # Intel SDM vol. 3B, RAPL: energy status changes about every millisecond
 MOST_W = 10_000.0
@@ -152,8 +149,13 @@ def _meters(root: Path) -> Iterator[MeterInfo | Unavailable]:
         _meter("package", "package", "cpu", {place: found[place][0] for place in packages}, notes)
     ]
     if drams and len(drams) < len(packages):
-        answers.append(Unavailable(name="powercap:dram", fix="the package meter does not need it",
-                                   reason=f"only {', '.join(drams)} of {len(packages)} packages"))  # fmt: skip
+        answers.append(
+            Unavailable(
+                name="powercap:dram",
+                fix="the package meter does not need it",
+                reason=f"only {', '.join(drams)} of {len(packages)} packages",
+            )
+        )
     elif drams:
         answers.append(_meter("dram", "rails", "dram", {place: found[place][0] for place in drams}, {}))
     answers += [
@@ -186,9 +188,14 @@ def _meter(
     except OSError as error:
         return Unavailable(name=name, reason=str(error), fix="")
     return MeterInfo(
-        name=name, scope=scope, watches=watches, provenance=provenance(), quantity="energy",
-        period_s=PERIOD_S, details={"zones": read, **notes},
-    )  # fmt: skip
+        name=name,
+        scope=scope,
+        watches=watches,
+        provenance=provenance(),
+        quantity="energy",
+        period_s=PERIOD_S,
+        details={"zones": read, **notes},
+    )
 
 
 def _order(folder: str) -> tuple[str, list[int]]:
@@ -276,6 +283,10 @@ class Counters:
 
 
 ENTRY = MeterEntry(
-    name="powercap", summary="RAPL counters of x86 processors, memory and platform, by the kernel's powercap",
-    params=PowercapParams, probe=probe, describe=describe, open=open_meter,
-)  # fmt: skip
+    name="powercap",
+    summary="RAPL counters of x86 processors, memory and platform, by the kernel's powercap",
+    params=PowercapParams,
+    probe=probe,
+    describe=describe,
+    open=open_meter,
+)

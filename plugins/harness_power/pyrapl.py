@@ -104,9 +104,14 @@ def _describe(device: str, found: dict[str, list[Path]]) -> MeterInfo:
             raise OSError(MISMATCH)
         ranges[str(socket)] = powercap.energy_range(folders[0])
     return MeterInfo(
-        name=name, scope=scope, watches=watches, provenance=powercap.provenance(), quantity="energy",
-        period_s=powercap.PERIOD_S, details={"device": device, "range_uj": ranges},
-    )  # fmt: skip
+        name=name,
+        scope=scope,
+        watches=watches,
+        provenance=powercap.provenance(),
+        quantity="energy",
+        period_s=powercap.PERIOD_S,
+        details={"device": device, "range_uj": ranges},
+    )
 
 
 def _values(sensor: Any, device: str) -> dict[int, int]:
@@ -172,6 +177,10 @@ def _below(api: Any, root: Path) -> Iterator[None]:
 
 
 ENTRY = MeterEntry(
-    name="pyrapl", summary="RAPL counters of x86 processors and memory through pyRAPL",
-    probe=probe, open=open_meter, requires=("pyRAPL",), extra="rapl",
-)  # fmt: skip
+    name="pyrapl",
+    summary="RAPL counters of x86 processors and memory through pyRAPL",
+    probe=probe,
+    open=open_meter,
+    requires=("pyRAPL",),
+    extra="rapl",
+)

@@ -49,9 +49,10 @@ def probe() -> Iterable[MeterInfo | Unavailable]:
         return
     if not _has_pmic(model):
         yield Unavailable(
-            name="raspberry-pi", reason=f"{model}: no current sensing",
+            name="raspberry-pi",
+            reason=f"{model}: no current sensing",
             fix="use an external meter, read from another host (INA226, Joulescope, Monsoon, csv)",
-        )  # fmt: skip
+        )
         return
     try:
         rails = sorted(_rails(_vcgencmd("pmic_read_adc")))
@@ -60,13 +61,23 @@ def probe() -> Iterable[MeterInfo | Unavailable]:
         return
     facts = {"model": model, "rails": rails, "calibrated": False}
     yield MeterInfo(
-        name="raspberry-pi:rails", scope="rails", watches="board", provenance="measured", quantity="power",
-        period_s=PERIOD_S, details={**facts, "slope": 1.0, "intercept_w": 0.0},
-    )  # fmt: skip
+        name="raspberry-pi:rails",
+        scope="rails",
+        watches="board",
+        provenance="measured",
+        quantity="power",
+        period_s=PERIOD_S,
+        details={**facts, "slope": 1.0, "intercept_w": 0.0},
+    )
     yield MeterInfo(
-        name="raspberry-pi:input-fit", scope="board", watches="board", provenance="fitted", quantity="power",
-        period_s=PERIOD_S, details={**facts, "slope": SLOPE, "intercept_w": INTERCEPT_W},
-    )  # fmt: skip
+        name="raspberry-pi:input-fit",
+        scope="board",
+        watches="board",
+        provenance="fitted",
+        quantity="power",
+        period_s=PERIOD_S,
+        details={**facts, "slope": SLOPE, "intercept_w": INTERCEPT_W},
+    )
 
 
 def open_meter(info: MeterInfo) -> Rails:
@@ -239,6 +250,9 @@ def _fix(error: str) -> str:
 
 
 ENTRY = MeterEntry(
-    name="raspberry-pi", summary="the rails of a Raspberry Pi 5; throttling, heat and clock of a 4 or 5",
-    probe=probe, open=open_meter, watch=watch,
-)  # fmt: skip
+    name="raspberry-pi",
+    summary="the rails of a Raspberry Pi 5; throttling, heat and clock of a 4 or 5",
+    probe=probe,
+    open=open_meter,
+    watch=watch,
+)

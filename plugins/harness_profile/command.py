@@ -12,8 +12,8 @@ import click
 from harness.cli.common import block_option, load, warn_problems
 
 if TYPE_CHECKING:
-    from harness.plugins import Plugins
     from harness.plan.profiles.profile import Profile
+    from harness.plugins import Plugins
     from harness.types import BackendEntry, DeviceSpec
 
 __all__ = ["command"]
@@ -51,8 +51,9 @@ def command(
     Small models and single operations are exported here, which needs torch, and timed there one by one. It is
     kept by name, runtime and threads in $HARNESS_PROFILES, else harness/profiles in the user's data folder.
     """
-    from harness.store.artifacts import Store, default_cache
-    from harness.plan.profiles.profile import write_profile
+    from harness.plan.profiles.stored import write_profile
+    from harness.store.artifacts import Store
+    from harness.store.files import default_cache
     from harness.types import DeviceSpec
     from harness_profile.timing import measure_profile
 
@@ -85,9 +86,9 @@ def _device(
     name: str, threads: int, chosen: Sequence[str], plugins: Plugins
 ) -> tuple[BackendEntry, DeviceSpec]:
     from harness.errors import DeviceError, nearest
-    from harness.types import DeviceSpec
     from harness.suite.validate import validated
     from harness.suite.yamlfile import Source, parse_value
+    from harness.types import DeviceSpec
     from harness_remote.inventory.inventory import Inventory
 
     boards = Inventory.load().boards

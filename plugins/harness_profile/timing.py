@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any, cast
 
 import harness
 from harness.errors import DeviceError
-from harness.plan.profiles.profile import Kind, Link, Point, Profile, processor_of
+from harness.plan.profiles.profile import Kind, Link, Point, Profile
+from harness.plan.profiles.stored import processor_of
 from harness.types import (
     IMAGE,
     Artifact,
@@ -33,8 +34,8 @@ from harness.types import (
 )
 
 if TYPE_CHECKING:
-    from harness.store.artifacts import Store
     from harness.plugins import Registered
+    from harness.store.artifacts import Store
     from harness.types import BackendEntry, Counts, RuntimeEntry, Samples
 
 __all__ = ["PROBES", "Probe", "measure_profile"]
@@ -66,22 +67,48 @@ def _op(kind: Kind, what: str, shape: tuple[int, ...], **params: int) -> Probe:
 
 def _vit(side: int, patch: int, dim: int, depth: int, heads: int) -> Probe:
     params = {
-        "image_size": [side, side], "patch_size": patch, "channels": 3, "classes": 10, "dim": dim,
-        "depth": depth, "heads": heads,
-    }  # fmt: skip
+        "image_size": [side, side],
+        "patch_size": patch,
+        "channels": 3,
+        "classes": 10,
+        "dim": dim,
+        "depth": depth,
+        "heads": heads,
+    }
     return Probe(
-        what=f"ViT, {side} px, patch {patch}, dim {dim}, depth {depth}", kind="model",
-        spec=ModuleSpec(factory="harness_timm.models:vit", params=params), shape=(3, side, side),
-    )  # fmt: skip
+        what=f"ViT, {side} px, patch {patch}, dim {dim}, depth {depth}",
+        kind="model",
+        spec=ModuleSpec(factory="harness_timm.models:vit", params=params),
+        shape=(3, side, side),
+    )
 
 
 PROBES: tuple[Probe, ...] = (
-    *(_op("matmul", f"{t} x {d} times {d} x {d}", (t, d), dim=d, out=d) for t, d in ((65, 96), (197, 192), (197, 384))),
-    *(_op("attention", f"attention, {t} tokens, dim {d}", (t, d), dim=d, heads=d // 32) for t, d in ((65, 96), (197, 192), (197, 384))),
-    *(_op("mlp", f"MLP, {t} tokens, dim {d}", (t, d), dim=d, hidden=4 * d) for t, d in ((65, 96), (197, 192), (197, 384))),
+    *(
+        _op("matmul", f"{t} x {d} times {d} x {d}", (t, d), dim=d, out=d)
+        for t, d in ((65, 96), (197, 192), (197, 384))
+    ),
+    *(
+        _op("attention", f"attention, {t} tokens, dim {d}", (t, d), dim=d, heads=d // 32)
+        for t, d in ((65, 96), (197, 192), (197, 384))
+    ),
+    *(
+        _op("mlp", f"MLP, {t} tokens, dim {d}", (t, d), dim=d, hidden=4 * d)
+        for t, d in ((65, 96), (197, 192), (197, 384))
+    ),
     _op("conv", "patches of 4 at 32 px, 96 filters", (3, 32, 32), channels=3, filters=96, kernel=4, stride=4),
-    _op("conv", "patches of 16 at 224 px, 192 filters", (3, 224, 224), channels=3, filters=192, kernel=16, stride=16),
-    _op("conv", "3 x 3, 64 to 64 channels at 56 px", (64, 56, 56), channels=64, filters=64, kernel=3, stride=1),
+    _op(
+        "conv",
+        "patches of 16 at 224 px, 192 filters",
+        (3, 224, 224),
+        channels=3,
+        filters=192,
+        kernel=16,
+        stride=16,
+    ),
+    _op(
+        "conv", "3 x 3, 64 to 64 channels at 56 px", (64, 56, 56), channels=64, filters=64, kernel=3, stride=1
+    ),
     _vit(32, 4, 48, 4, 3),
     _vit(32, 4, 96, 6, 3),
     _vit(32, 4, 192, 6, 3),
@@ -90,7 +117,7 @@ PROBES: tuple[Probe, ...] = (
     _vit(224, 16, 192, 6, 3),
     _vit(224, 16, 192, 12, 3),
     _vit(224, 16, 256, 12, 4),
-)  # fmt: skip
+)
 
 
 @dataclass
@@ -144,11 +171,18 @@ def measure_profile(
     version = " ".join(str(facts.get(key, "")) for key in ("version", "provider")).strip()
     made = datetime.now(timezone.utc).isoformat(timespec="seconds")
     profile = Profile(
-        name=spec.name, device_model=info.model, provenance="emulated" if info.emulated else "measured",
-        origin=f"harness {harness.__version__}, {runtime.entry.name} {version}: medians at batch 1", made=made,
-        processor=processor_of(spec), runtime=runtime.entry.name, precision=str(facts["precision"]) if "precision" in facts else None,
-        threads=spec.threads, link=link, points=tuple(points),
-    )  # fmt: skip
+        name=spec.name,
+        device_model=info.model,
+        provenance="emulated" if info.emulated else "measured",
+        origin=f"harness {harness.__version__}, {runtime.entry.name} {version}: medians at batch 1",
+        made=made,
+        processor=processor_of(spec),
+        runtime=runtime.entry.name,
+        precision=str(facts["precision"]) if "precision" in facts else None,
+        threads=spec.threads,
+        link=link,
+        points=tuple(points),
+    )
     _ = profile.line
     return profile
 
@@ -158,9 +192,9 @@ def _prepared(probe: Probe, runtime: Registered[RuntimeEntry], store: Store) -> 
     import torch
 
     from harness.plan import resolve
-    from harness.train.counting.count import count
-    from harness.types.plan import digest
+    from harness.store.hashing import digest
     from harness.store.saved import write_meta
+    from harness.train.counting.count import count
 
     found = find_spec(probe.spec.factory.partition(":")[0])
     assert found is not None
@@ -237,18 +271,25 @@ def _link(
     rtt, up = (samples.links[f"{key}:whole"] for key in ("rtt", "up"))
     bits = 8 * samples.network["sent_bytes:whole"]
     return Link(
-        rate_mbps=1e3 * bits / (up - rtt) if up > rtt else None, rtt_ms=rtt / 1e6,
+        rate_mbps=1e3 * bits / (up - rtt) if up > rtt else None,
+        rtt_ms=rtt / 1e6,
         origin=f"measured between the workstation and the board, {bits // 8:,} bytes one way",
-    )  # fmt: skip
+    )
 
 
 def _point(probe: Probe, artifact: Artifact, counts: Counts, samples: Samples) -> Point:
-    from harness.machine.state import flags
+    from harness.measure.flags import flags
 
     moved = artifact.weight_bytes + 4 * (math.prod(probe.shape) + math.prod(artifact.output.shape))
     return Point(
-        what=probe.what, kind=probe.kind, macs=counts.macs, macs_linear=counts.macs_linear, bytes=moved,
-        seconds=median(samples.latency_ns.tolist()) / 1e9, weight_bytes=artifact.weight_bytes,
-        memory_bytes=samples.memory.get("process_peak_bytes"), queries=len(samples.latency_ns),
+        what=probe.what,
+        kind=probe.kind,
+        macs=counts.macs,
+        macs_linear=counts.macs_linear,
+        bytes=moved,
+        seconds=median(samples.latency_ns.tolist()) / 1e9,
+        weight_bytes=artifact.weight_bytes,
+        memory_bytes=samples.memory.get("process_peak_bytes"),
+        queries=len(samples.latency_ns),
         flags=tuple(flags(samples)),
-    )  # fmt: skip
+    )

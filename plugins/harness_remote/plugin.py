@@ -22,6 +22,12 @@ _BACKENDS = {
 def harness_backends() -> Iterable[BackendEntry]:
     for name, (summary, params) in _BACKENDS.items():
         yield BackendEntry(
-            name=name, summary=summary, params=params, requires=("grpc",), extra="agent",
-            probe=partial(probe, name), describe=describe, open=open_board,
-        )  # fmt: skip
+            name=name,
+            summary=summary,
+            params=params,
+            requires=("grpc",),
+            extra="agent",
+            probe=partial(probe, name),
+            describe=describe,
+            open=open_board,
+        )

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import onnxruntime as ort
 
-from harness.machine import memory
 from harness.errors import DeviceError
+from harness.machine import memory
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

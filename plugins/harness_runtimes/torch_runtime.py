@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from safetensors.torch import load_model, save_model
 
-from harness.machine import memory
 from harness.errors import DeviceError
+from harness.machine import memory
 from harness.types import Artifact, ModuleSpec
 from harness_runtimes.rebuild import file_name, rebuild
 

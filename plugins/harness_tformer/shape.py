@@ -63,8 +63,10 @@ class TFormerShape:
                 raise ValueError(f"dims: {dim} channels are too few for {branches} pooling branches")
             if self.ffn == "pcs" and dim % self.groups:
                 raise ValueError(f"dims: {dim} is not a multiple of groups: {self.groups}")
-        for name, kernel, stride in (("stem", self.stem_kernel, self.stem_stride),
-                                     ("down", self.down_kernel, self.down_stride)):  # fmt: skip
+        for name, kernel, stride in (
+            ("stem", self.stem_kernel, self.stem_stride),
+            ("down", self.down_kernel, self.down_stride),
+        ):
             if kernel < stride:
                 raise ValueError(f"{name}_kernel: {kernel} is below {name}_stride: {stride}; pixels get lost")
         if min(self.image_size) < self.reduction:

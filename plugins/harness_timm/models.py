@@ -99,8 +99,10 @@ def pretrained_model(spec: ModuleSpec, weights: Path | None) -> nn.Module:
         source_classes = _classes_in(weights, heads)
         # read from this file and nowhere else; channels, unlike classes, are always timm's to adapt
         arguments["pretrained_cfg_overlay"] = {
-            "file": str(weights), "num_classes": source_classes, "custom_load": False,
-        }  # fmt: skip
+            "file": str(weights),
+            "num_classes": source_classes,
+            "custom_load": False,
+        }
     # built with the source's own head, so that timm loads strictly
     model = _create(name, given["image_size"], {**arguments, "num_classes": source_classes})
     if source_classes != classes:

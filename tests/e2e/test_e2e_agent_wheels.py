@@ -8,8 +8,7 @@ import sys
 
 import pytest
 
-from harness_remote.setup import provision
-from harness_remote.setup import wheel
+from harness_remote.setup import provision, wheel
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 
@@ -28,10 +27,25 @@ pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 def test_aarch64_has_wheels_of_all_that_the_agent_needs(tmp_path, glibc, python):
     report = tmp_path / "report.json"
     done = subprocess.run(
-        [sys.executable, "-m", "pip", "install", "--quiet", "--dry-run", "--report", str(report), "--target",
-         str(tmp_path / "T"), *provision.target_options("aarch64", glibc, python), f"{wheel.make(tmp_path)}[agent]"],
-        capture_output=True, text=True, timeout=300, check=False,
-    )  # fmt: skip
+        [
+            sys.executable,
+            "-m",
+            "pip",
+            "install",
+            "--quiet",
+            "--dry-run",
+            "--report",
+            str(report),
+            "--target",
+            str(tmp_path / "T"),
+            *provision.target_options("aarch64", glibc, python),
+            f"{wheel.make(tmp_path)}[agent]",
+        ],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr
     resolved = json.loads(report.read_text())["install"]
     names = {one["metadata"]["name"].lower().replace("_", "-") for one in resolved}

@@ -20,9 +20,14 @@ def sh(
     *command: str | Path, cwd: Path, timeout: float = 300, **environment: str
 ) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [str(part) for part in command], cwd=cwd, capture_output=True, text=True, timeout=timeout, check=False,
+        [str(part) for part in command],
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        check=False,
         env={**os.environ, **environment},
-    )  # fmt: skip
+    )
 
 
 def build(source: Path, into: Path) -> Path:
@@ -57,19 +62,40 @@ def wheel(tmp_path_factory):
 def test_the_wheel_runs_a_shipped_suite_without_the_checkout(wheel, tmp_path):
     site = unpack(wheel, tmp_path / "site")
     environment = {"PYTHONPATH": str(site), "HARNESS_CACHE": str(tmp_path / "cache")}
-    where = sh(sys.executable, "-c", "import harness, harness_timm; print(harness.__file__, harness_timm.__file__)",
-               cwd=tmp_path, **environment)  # fmt: skip
+    where = sh(
+        sys.executable,
+        "-c",
+        "import harness, harness_timm; print(harness.__file__, harness_timm.__file__)",
+        cwd=tmp_path,
+        **environment,
+    )
     assert where.stdout.count(str(site)) == 2, where.stdout
 
     assert (site / "harness" / "_suites" / "papers" / "edvit.claims.yaml").is_file()
     listed = sh(sys.executable, "-m", "harness", "suites", "list", cwd=tmp_path, **environment)
     assert {"edge", "smoke", "cifar10", "latency"} <= set(listed.stdout.split())
     ran = sh(
-        sys.executable, "-m", "harness", "run", "smoke", "--only", "cloudvit", "--set", "seeds=[0]",
-        "--set", "defaults.train.epochs=1", "--set", "measure.repeats=1",
-        "--set", "methods.cloudvit.build.vit.depth=2", "--set", "prepare.jobs=1", "-q",
-        cwd=tmp_path, **environment,
-    )  # fmt: skip
+        sys.executable,
+        "-m",
+        "harness",
+        "run",
+        "smoke",
+        "--only",
+        "cloudvit",
+        "--set",
+        "seeds=[0]",
+        "--set",
+        "defaults.train.epochs=1",
+        "--set",
+        "measure.repeats=1",
+        "--set",
+        "methods.cloudvit.build.vit.depth=2",
+        "--set",
+        "prepare.jobs=1",
+        "-q",
+        cwd=tmp_path,
+        **environment,
+    )
     assert ran.returncode == 0, ran.stdout + ran.stderr
     assert (tmp_path / "results" / "local" / "smoke" / "records.jsonl").exists()
 
@@ -103,17 +129,45 @@ def test_a_distribution_of_others_is_found_and_runs(printed_plugin, tmp_path):
 
     suite = printed_plugin / "example.yaml"
     ran = sh(
-        sys.executable, "-m", "harness", "run", suite, "--json", "--only", "mixer*", "--set", "seeds=[0]",
-        "--set", "measure.repeats=1", "--set", "measure.min_queries=100", "--set", "defaults.train.epochs=6",
-        "--set", "methods.mixer.build.mixer.depth=1", "--set", "prepare.jobs=1", cwd=tmp_path, **environment,
-    )  # fmt: skip
+        sys.executable,
+        "-m",
+        "harness",
+        "run",
+        suite,
+        "--json",
+        "--only",
+        "mixer*",
+        "--set",
+        "seeds=[0]",
+        "--set",
+        "measure.repeats=1",
+        "--set",
+        "measure.min_queries=100",
+        "--set",
+        "defaults.train.epochs=6",
+        "--set",
+        "methods.mixer.build.mixer.depth=1",
+        "--set",
+        "prepare.jobs=1",
+        cwd=tmp_path,
+        **environment,
+    )
     assert ran.returncode == 0, ran.stderr
     rows = [row for board in json.loads(ran.stdout)["boards"] for row in board["rows"]]
     assert {row["method"] for row in rows} == {"mixer", "mixer-r4", "mixer-r8"}
     assert all(row["status"] == "ok" and row["top1"] > 20 for row in rows), rows
 
-    blocked = sh(sys.executable, "-m", "harness", "run", suite, "--block", theirs[0]["plugin"],
-                 cwd=tmp_path, **environment)  # fmt: skip
+    blocked = sh(
+        sys.executable,
+        "-m",
+        "harness",
+        "run",
+        suite,
+        "--block",
+        theirs[0]["plugin"],
+        cwd=tmp_path,
+        **environment,
+    )
     assert blocked.returncode == 2
     assert theirs[0]["name"] in blocked.stderr or theirs[1]["name"] in blocked.stderr
 
@@ -131,8 +185,16 @@ def test_a_broken_distribution_is_named_and_the_rest_works(tmp_path):
     assert listed.returncode == 1
     assert "broken-thing 1.2" in text
     assert "a_module_that_is_not_there" in text
-    planned = sh(sys.executable, "-m", "harness", "plan", "smoke", cwd=tmp_path, **environment,
-                 HARNESS_CACHE=str(tmp_path / "cache"))  # fmt: skip
+    planned = sh(
+        sys.executable,
+        "-m",
+        "harness",
+        "plan",
+        "smoke",
+        cwd=tmp_path,
+        **environment,
+        HARNESS_CACHE=str(tmp_path / "cache"),
+    )
     assert planned.returncode == 0, planned.stderr
     assert "broken-thing 1.2" in planned.stderr
     quiet = sh(

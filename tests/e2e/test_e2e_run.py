@@ -84,16 +84,26 @@ def environment(place: Path) -> dict[str, str]:
 
 def run(place: Path, *arguments: str, timeout: float = 240) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        command(place, *arguments), cwd=place, env=environment(place), capture_output=True, text=True,
-        timeout=timeout, check=False,
-    )  # fmt: skip
+        command(place, *arguments),
+        cwd=place,
+        env=environment(place),
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        check=False,
+    )
 
 
 def start(place: Path, *arguments: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        command(place, *arguments), cwd=place, env=environment(place), stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT, text=True, start_new_session=True,
-    )  # fmt: skip
+        command(place, *arguments),
+        cwd=place,
+        env=environment(place),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
 
 
 def records(place: Path) -> list[dict]:
@@ -295,9 +305,14 @@ def killed_runs(place: Path, kills: int, seed: int, longest: float) -> None:
     assert last.returncode == 0, last.stdout + last.stderr
     assert sorted(good(place).values()) == [1] * CELLS
     check = subprocess.run(
-        [sys.executable, "-m", "harness", "results", "show", "out", "--json"], cwd=place, check=False,
-        env=environment(place), capture_output=True, text=True, timeout=60,
-    )  # fmt: skip
+        [sys.executable, "-m", "harness", "results", "show", "out", "--json"],
+        cwd=place,
+        check=False,
+        env=environment(place),
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
     assert check.returncode == 0, check.stderr
 
 

@@ -73,10 +73,13 @@ class Board:
         self.home.mkdir()
         self.programs.mkdir()
         self.variables = {
-            **os.environ, "PATH": f"{DATA}:{os.environ['PATH']}", "FAKE_SSH_HOME": str(self.home),
-            "FAKE_SSH_BIN": str(self.programs), "FAKE_SSH_HOSTNAME": "127.0.0.1",
+            **os.environ,
+            "PATH": f"{DATA}:{os.environ['PATH']}",
+            "FAKE_SSH_HOME": str(self.home),
+            "FAKE_SSH_BIN": str(self.programs),
+            "FAKE_SSH_HOSTNAME": "127.0.0.1",
             "HARNESS_DEVICES": str(folder / "mine" / "devices.yaml"),
-        }  # fmt: skip
+        }
 
     def program(self, name: str, text: str) -> None:
         (self.programs / name).write_text(text)
@@ -84,9 +87,14 @@ class Board:
 
     def harness(self, *words: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            [sys.executable, "-m", "harness", *words], capture_output=True, text=True, timeout=400, check=False,
-            env=self.variables, stdin=subprocess.DEVNULL,
-        )  # fmt: skip
+            [sys.executable, "-m", "harness", *words],
+            capture_output=True,
+            text=True,
+            timeout=400,
+            check=False,
+            env=self.variables,
+            stdin=subprocess.DEVNULL,
+        )
 
     def setup(self, *words: str) -> str:
         done = self.harness("devices", "setup", "pi1", "--ssh", "me@pi1", "--port", str(self.port), *words)
@@ -146,9 +154,13 @@ def test_a_board_is_set_up_upgraded_and_becomes_a_service(board):
     assert "does not come back after a reboot" in board.setup()
     code = "import harness, harness_remote; print(harness.__file__, harness_remote.__file__)"
     where = subprocess.run(
-        [board.installed / "venv/bin/python", "-c", code], capture_output=True, text=True, check=True, cwd=board.home,
+        [board.installed / "venv/bin/python", "-c", code],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=board.home,
         env={"HOME": str(board.home)},
-    )  # fmt: skip
+    )
     assert where.stdout.count(str(board.installed / "venv")) == 2, where.stdout
     first, certificate = board.pid(), (board.installed / "certificate.pem").read_text()
     assert (board.folder / "mine" / "pi1.crt").read_text() == certificate

@@ -12,19 +12,28 @@ from pydantic import ValidationError
 
 from harness.plugins import load_plugins
 from harness.results.leaderboard.published import find_published, published_boards
-from harness.types import DataInfo, DeviceInfo, Fleet
 from harness.suite.yamlfile import parse_value
+from harness.types import DataInfo, DeviceInfo, Fleet
 from harness_timm.vit import ViTShape
 
 TEXT = (Path(__file__).parents[2] / "docs" / "baselines.md").read_text()
 ROWS = [[cell.strip() for cell in row.split("|")[1:-1]] for row in TEXT.splitlines() if row.startswith("| ")]
 LINES = sorted(set(re.findall(r"`(\{[^`]+\})`", TEXT)))
-COUNTED = [(re.findall(r"`(\{[^`]+\})`", row[2])[0], row[0], float(row[3])) for row in ROWS if re.fullmatch(r"\d+\.\d+", row[-1])]  # fmt: skip
+COUNTED = [
+    (re.findall(r"`(\{[^`]+\})`", row[2])[0], row[0], float(row[3]))
+    for row in ROWS
+    if re.fullmatch(r"\d+\.\d+", row[-1])
+]
 
 PROFILED = DeviceInfo(
-    name="d", backend="cpu", model="m", kind="cpu", cores=1, memory_bytes=1,
+    name="d",
+    backend="cpu",
+    model="m",
+    kind="cpu",
+    cores=1,
+    memory_bytes=1,
     details={"profile": {"fixed_s": 0.001, "s_per_gmac": 0.05}, "link": {"rate_mbps": 16, "rtt_ms": 1}},
-)  # fmt: skip
+)
 
 
 def entry_of(line: str) -> tuple[Any, Any]:

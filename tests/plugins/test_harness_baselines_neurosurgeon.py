@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from harness.plan.estimate import Piece, schedule
 from harness.plan.profiles.profile import Link
+from harness.plan.profiles.schedule import Piece, schedule
 from harness.testing import check_partitioner
 from harness.types import DeviceInfo, Fleet, Sketch
 from harness_baselines import plugin
@@ -95,9 +95,15 @@ def test_an_estimate_of_its_parts_says_what_it_predicts(
     assert made.placement is not None
     places = made.placement.device_of
     pieces = [
-        Piece(name=p.name, inputs=p.inputs, macs=p.macs, weight_bytes=p.weight_bytes, output_bytes=p.output_bytes)
+        Piece(
+            name=p.name,
+            inputs=p.inputs,
+            macs=p.macs,
+            weight_bytes=p.weight_bytes,
+            output_bytes=p.output_bytes,
+        )
         for p in made.parts
-    ]  # fmt: skip
+    ]
 
     def compute(piece: Piece) -> float:
         fixed, slope = lines[places[piece.name]]

@@ -17,7 +17,8 @@ from pydantic import ValidationError
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from harness.data.choice import DataChoice, open_data, subset
+from harness.data.choice import DataChoice, subset
+from harness.data.opened import open_data
 from harness.plugins import load_plugins
 from harness.store.saved import load_partition
 from harness.testing import check_partitioner, make_context, make_model

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from pydantic import ValidationError
 
-from harness.data.choice import DataChoice, effective_info, open_data
+from harness.data.choice import DataChoice, effective_info
+from harness.data.opened import open_data
 from harness.errors import SuiteError
 from harness.testing import check_dataset
 from harness.types import DataInfo, DatasetEntry
@@ -81,8 +82,17 @@ def test_cifar10_is_what_it_is(real_data: Path) -> None:
     assert (info.name, info.shape) == ("cifar10", (3, 32, 32))
     assert info.sizes == {"train": 50_000, "test": 10_000}
     assert info.class_names == (
-        "airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck",
-    )  # fmt: skip
+        "airplane",
+        "automobile",
+        "bird",
+        "cat",
+        "deer",
+        "dog",
+        "frog",
+        "horse",
+        "ship",
+        "truck",
+    )
     assert "JPEG re-encoding, quality 75; images stored as JPEG" in info.note
 
 
@@ -299,11 +309,26 @@ def read_all(folder: Path) -> None:
 @pytest.mark.parametrize(
     "spoil",
     [
-        junk, truncated, damaged_inside, empty_file, no_rows, not_there, no_image_column, no_label_column,
-        label_missing, label_outside, label_of_another_kind, label_no_class, one_class, image_no_bytes,
-        image_missing, image_undecodable, image_cut_short, image_too_deep,
+        junk,
+        truncated,
+        damaged_inside,
+        empty_file,
+        no_rows,
+        not_there,
+        no_image_column,
+        no_label_column,
+        label_missing,
+        label_outside,
+        label_of_another_kind,
+        label_no_class,
+        one_class,
+        image_no_bytes,
+        image_missing,
+        image_undecodable,
+        image_cut_short,
+        image_too_deep,
     ],
-)  # fmt: skip
+)
 def test_bad_files_give_one_line_that_names_them(folder: Path, spoil: Any) -> None:
     message = spoil(folder)
     with pytest.raises(SuiteError, match=message) as caught:
@@ -347,10 +372,17 @@ def test_a_path_that_cannot_be_looked_at_is_refused(name: str, path: str, messag
 @pytest.mark.parametrize(
     "params",
     [
-        {"path": ""}, {"mean": (0.5,)}, {"mean": (5.0,), "std": (1.0,)}, {"mean": (0.5,), "std": (0.0,)},
-        {"num_classes": 1}, {"shape": (4, 8, 8)}, {"shape": (3, 0, 8)}, {"crop": "left"}, {"folder": "x"},
+        {"path": ""},
+        {"mean": (0.5,)},
+        {"mean": (5.0,), "std": (1.0,)},
+        {"mean": (0.5,), "std": (0.0,)},
+        {"num_classes": 1},
+        {"shape": (4, 8, 8)},
+        {"shape": (3, 0, 8)},
+        {"crop": "left"},
+        {"folder": "x"},
     ],
-)  # fmt: skip
+)
 def test_impossible_params_are_refused(params: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):
         ENTRIES["parquet"].params(**{"path": "somewhere", **params})

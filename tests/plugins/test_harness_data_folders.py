@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from harness.data.choice import DataChoice, effective_info, open_data
+from harness.data.choice import DataChoice, effective_info
+from harness.data.opened import open_data
 from harness.errors import SuiteError
 from harness.testing import check_dataset
 from harness.types import DataInfo, DatasetEntry
@@ -79,8 +80,10 @@ def test_synthetic_images_are_what_was_asked_for_and_tell_classes_apart() -> Non
     check_dataset(ENTRIES["synthetic"], params)
     assert describe("synthetic", **params).shape == (1, 24, 24)
     train, test = (load("synthetic", split, **params) for split in ("train", "test"))
-    images = {split: np.stack([s.image(i) for i in range(len(s))]).astype(float)
-              for split, s in (("train", train), ("test", test))}  # fmt: skip
+    images = {
+        split: np.stack([s.image(i) for i in range(len(s))]).astype(float)
+        for split, s in (("train", train), ("test", test))
+    }
     centres = np.stack([images["train"][train.labels == label].mean(axis=0) for label in range(7)])
     nearest = ((images["test"][:, None] - centres) ** 2).sum(axis=(2, 3, 4)).argmin(axis=1)
     assert (nearest == test.labels).all()
@@ -101,9 +104,12 @@ def test_synthetic_data_may_have_nothing_to_train_on() -> None:
 @pytest.fixture
 def pictures_in_folders(tmp_path: Path) -> Path:
     for split, name, number, size in (
-        ("train", "dog", 1, (6, 9)), ("train", "ant", 1, (8, 5)), ("train", "dog", 0, (7, 7)), ("val", "ant", 0, (6, 6)),
+        ("train", "dog", 1, (6, 9)),
+        ("train", "ant", 1, (8, 5)),
+        ("train", "dog", 0, (7, 7)),
+        ("val", "ant", 0, (6, 6)),
         ("val", "dog", 0, (6, 6)),
-    ):  # fmt: skip
+    ):
         path = tmp_path / split / name / f"{number}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         fill(path, len(name) * 10 + number, *size)

@@ -43,9 +43,12 @@ def vit(heads: int = 3) -> Any:
 
 def gaussian(x: np.ndarray) -> np.ndarray:
     """[n, T] -> [n, n]."""
-    return np.array([
-        [np.mean([np.exp(-((a - b) ** 2).sum() / (2 * s**2)) for s in (1, 2, 4, 8, 16)]) for b in x] for a in x
-    ])  # fmt: skip
+    return np.array(
+        [
+            [np.mean([np.exp(-((a - b) ** 2).sum() / (2 * s**2)) for s in (1, 2, 4, 8, 16)]) for b in x]
+            for a in x
+        ]
+    )
 
 
 def hsic(k: np.ndarray, kernel: np.ndarray) -> float:

@@ -71,9 +71,14 @@ class Lab:
         self.asked: list[Mapping[str, Any]] = []
 
     def fit(
-        self, module: nn.Module, *, data: Split | None = None, validation: Split | None = None,
-        name: str = "fit", **overrides: Any,
-    ) -> FitResult:  # fmt: skip
+        self,
+        module: nn.Module,
+        *,
+        data: Split | None = None,
+        validation: Split | None = None,
+        name: str = "fit",
+        **overrides: Any,
+    ) -> FitResult:
         trainable = {key.removeprefix("vit.") for key, p in module.named_parameters() if p.requires_grad}
         self.asked.append(
             {"name": name, "trainable": trainable, "data": data, "validation": validation, **overrides}

@@ -32,15 +32,26 @@ def model(name: str = "token", seed: int = 0) -> VisionTransformer:
     torch.manual_seed(seed)
     if name == "distilled":
         vit = timm.create_model(
-            "deit_tiny_distilled_patch16_224", img_size=16, patch_size=8, embed_dim=12, depth=2, num_heads=3,
+            "deit_tiny_distilled_patch16_224",
+            img_size=16,
+            patch_size=8,
+            embed_dim=12,
+            depth=2,
+            num_heads=3,
             num_classes=5,
-        )  # fmt: skip
+        )
     else:
         more = {"avg": {"class_token": False}, "clip": {"pre_norm": True, "init_values": 0.5}}.get(name, {})
         vit = VisionTransformer(
-            img_size=16, patch_size=8, num_classes=5, embed_dim=12, depth=2, num_heads=3,
-            global_pool="avg" if name == "avg" else "token", **more,
-        )  # fmt: skip
+            img_size=16,
+            patch_size=8,
+            num_classes=5,
+            embed_dim=12,
+            depth=2,
+            num_heads=3,
+            global_pool="avg" if name == "avg" else "token",
+            **more,
+        )
     for weights in vit.parameters():  # far from the initial values, which hide errors
         weights.data.add_(0.3 * torch.randn_like(weights))
     return vit.eval()
@@ -130,10 +141,17 @@ def test_after_three_stages_the_weights_fit_a_stock_vit(kind: str) -> None:
         keep_attention(block.attn, torch.arange(3, 11))
         keep_ffn(block.mlp, torch.arange(32))
     made = type(vit)(
-        img_size=16, patch_size=8, num_classes=3, embed_dim=8, depth=2, num_heads=2,
-        **{"avg": {"global_pool": "avg", "class_token": False},
-           "clip": {"pre_norm": True, "init_values": 0.5}}.get(kind, {}),
-    ).eval()  # fmt: skip
+        img_size=16,
+        patch_size=8,
+        num_classes=3,
+        embed_dim=8,
+        depth=2,
+        num_heads=2,
+        **{
+            "avg": {"global_pool": "avg", "class_token": False},
+            "clip": {"pre_norm": True, "init_values": 0.5},
+        }.get(kind, {}),
+    ).eval()
     made.load_state_dict(vit.state_dict())
     torch.testing.assert_close(made(IMAGES), vit(IMAGES))
 
@@ -201,10 +219,15 @@ def test_fisher_ranks_units_as_the_exact_kl_does() -> None:
 @pytest.mark.parametrize(
     ("heads", "classes", "channels", "published"),
     [
-        ([12], 10, 3, 327.38), ([12], 10, 1, 325.88), ([6], 10, 3, 82.71), ([4], 10, 3, 37.16),
-        ([3], 10, 3, 21.13), ([2], 2, 3, 9.60), ([4, 4, 3], 10, 3, 95.45),
+        ([12], 10, 3, 327.38),
+        ([12], 10, 1, 325.88),
+        ([6], 10, 3, 82.71),
+        ([4], 10, 3, 37.16),
+        ([3], 10, 3, 21.13),
+        ([2], 2, 3, 9.60),
+        ([4, 4, 3], 10, 3, 95.45),
     ],
-)  # fmt: skip
+)
 def test_published_sizes_in_mib_come_from_the_built_module(
     heads: list[int], classes: int, channels: int, published: float
 ) -> None:
@@ -238,8 +261,12 @@ def test_resampling_labels_own_classes_from_1_and_the_others_0() -> None:
     assert counts.tolist() == [2, 40, 2, 40, 2]  # 200 / (10 * 5) - 2
     truth = made.batch(range(len(made)))[:, 0]
     assert {(int(c), int(y)) for c, y in zip(truth, made.labels, strict=True)} == {
-        (0, 0), (1, 1), (2, 0), (3, 2), (4, 0),
-    }  # fmt: skip
+        (0, 0),
+        (1, 1),
+        (2, 0),
+        (3, 2),
+        (4, 0),
+    }
     assert resampled(data, [1, 3], 5, 7, seed=0)[1].tolist() == [7, 40, 7, 40, 7]
 
 
@@ -324,10 +351,15 @@ def test_timm_models_are_narrowed_by_timms_own_arguments() -> None:
     spec = ModuleSpec(
         factory=TIMM_FACTORY,
         params={
-            "name": "deit_tiny_patch16_224", "classes": 5, "channels": 3, "image_size": [32, 32], "args": {},
-            "drop_rate": None, "drop_path_rate": None,
+            "name": "deit_tiny_patch16_224",
+            "classes": 5,
+            "channels": 3,
+            "image_size": [32, 32],
+            "args": {},
+            "drop_rate": None,
+            "drop_path_rate": None,
         },
-    )  # fmt: skip
+    )
     narrow = sub_spec(spec, 64, 1, 3).build()
     assert (narrow.embed_dim, narrow.blocks[0].attn.num_heads, narrow.num_classes) == (64, 1, 3)
 

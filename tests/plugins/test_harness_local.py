@@ -42,9 +42,14 @@ def runtime(monkeypatch):
 
     def make(preload=()):
         return RuntimeEntry(
-            name="fake", summary="for tests", export=None, load=fake_runtime.load, preload=preload,
-            precision=lambda params: "float32", tolerance=lambda params: 0.0,
-        )  # fmt: skip
+            name="fake",
+            summary="for tests",
+            export=None,
+            load=fake_runtime.load,
+            preload=preload,
+            precision=lambda params: "float32",
+            tolerance=lambda params: 0.0,
+        )
 
     yield make
     sys.modules.pop("fake_runtime", None)
@@ -81,10 +86,12 @@ def whole(device, runtime, **what):
 
 def graph(missing=None, **parts):
     spec = TensorSpec(shape=(2,))
-    return Graph(parts=tuple(
-        GraphPart(name=name, inputs=inputs, output=spec, missing=(missing or {}).get(name, {}))
-        for name, inputs in parts.items()
-    ))  # fmt: skip
+    return Graph(
+        parts=tuple(
+            GraphPart(name=name, inputs=inputs, output=spec, missing=(missing or {}).get(name, {}))
+            for name, inputs in parts.items()
+        )
+    )
 
 
 def joined(central, parts, peers, **options):
@@ -188,9 +195,14 @@ def test_parts_run_on_their_devices_and_are_joined(opened, runtime):
     np.testing.assert_array_equal(central.infer(IMAGES, len(IMAGES)), IMAGES * 50)
     samples = central.measure(SHORT, IMAGES)
     assert set(samples.timeline) == {
-        *(f"{kind}:{part}" for kind in ("encode", "transport", "queue", "compute") for part in ("left", "right")),
-        "compute:sum", "compute:last",
-    }  # fmt: skip
+        *(
+            f"{kind}:{part}"
+            for kind in ("encode", "transport", "queue", "compute")
+            for part in ("left", "right")
+        ),
+        "compute:sum",
+        "compute:last",
+    }
     assert all(len(values) == len(samples.latency_ns) for values in samples.timeline.values())
     assert np.median(samples.timeline["compute:left"]) >= 10_000_000
     assert samples.latency_ns.min() < 20_000_000  # one after the other, two parts of 10 ms never are

@@ -32,9 +32,16 @@ def trial(rng, *, averaged):
     guess = offset + float(rng.uniform(-2, 2))
     averaging = period * float(rng.uniform(0.5, 4)) if averaged else 0.0
     times, watts = log(
-        rng, rate=rate, idle=idle, busy=idle + step, noise=step * float(rng.uniform(0, 0.4)), load=load,
-        window=window, offset=offset, averaging=averaging,
-    )  # fmt: skip
+        rng,
+        rate=rate,
+        idle=idle,
+        busy=idle + step,
+        noise=step * float(rng.uniform(0, 0.4)),
+        load=load,
+        window=window,
+        offset=offset,
+        averaging=averaging,
+    )
     return times, watts, load, window, offset, (guess - 2.5, guess + 2.5), period, averaging
 
 
@@ -61,9 +68,16 @@ def test_averaged_readings_give_more_than_the_period():
         begin, load = 500.0, (502.0, 505.3)
         averaging = float(rng.uniform(0.1, 0.3))
         times, watts = log(
-            rng, rate=10, idle=3, busy=9, noise=0.05, load=load, window=(begin, 508.0), offset=77.0,
+            rng,
+            rate=10,
+            idle=3,
+            busy=9,
+            noise=0.05,
+            load=load,
+            window=(begin, 508.0),
+            offset=77.0,
             averaging=averaging,
-        )  # fmt: skip
+        )
         found = align_step(times, watts, load, (begin, 508.0), (73.0, 80.0), averaging=averaging)
         errors.append(abs(found.offset_s - 77.0))
         assert found.idle_w == pytest.approx(3, abs=0.1)

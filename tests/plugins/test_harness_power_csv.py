@@ -212,7 +212,10 @@ def test_iso_log_without_zone_is_of_this_machine(tmp_path):
 def test_waits_for_the_last_line_and_takes_no_half_line(tmp_path, monkeypatch):
     path = tmp_path / "log.csv"
     seconds = past(400, ago=-0.9)  # the last lines are still to come
-    whole, rest = (part.tobytes() for part in np.split(np.frombuffer(lines(seconds, np.full(400, 3.0)).encode(), "u1"), [3000]))  # fmt: skip
+    whole, rest = (
+        part.tobytes()
+        for part in np.split(np.frombuffer(lines(seconds, np.full(400, 3.0)).encode(), "u1"), [3000])
+    )
     path.write_bytes(whole)
 
     def later(_):

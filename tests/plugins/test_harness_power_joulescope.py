@@ -108,7 +108,13 @@ def plugged(monkeypatch, tmp_path):
             device = tmp_path / f"sys/bus/usb/devices/1-{number}"
             device.mkdir(parents=True)
             product = {"js220": "10ba", "js110": "0e88"}[model]
-            for name, text in {"idVendor": "16d0", "idProduct": product, "busnum": "1", "devnum": str(number), "serial": serial}.items():  # fmt: skip
+            for name, text in {
+                "idVendor": "16d0",
+                "idProduct": product,
+                "busnum": "1",
+                "devnum": str(number),
+                "serial": serial,
+            }.items():
                 (device / name).write_text(text + "\n")
             node = tmp_path / f"dev/bus/usb/001/00{number}"
             node.parent.mkdir(parents=True, exist_ok=True)

@@ -72,10 +72,7 @@ def rail(milliwatts: int, kind: str = "INA3221", **more: object) -> dict[str, ob
     return {"power": milliwatts, "avg": milliwatts, "type": kind, "online": True, **more}
 
 
-ORIN_NX = {
-    "rail": {"VDD_CPU_GPU_CV": rail(757), "VDD_SOC": rail(1433)},
-    "tot": rail(4984, name="VDD_IN"),
-}
+ORIN_NX = {"rail": {"VDD_CPU_GPU_CV": rail(757), "VDD_SOC": rail(1433)}, "tot": rail(4984, name="VDD_IN")}
 AGX_ORIN = {
     "rail": {
         "VDD_GPU_SOC": rail(3186),

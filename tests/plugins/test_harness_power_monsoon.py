@@ -53,30 +53,68 @@ class Backend(usb_backend.IBackend):
 
     def get_device_descriptor(self, _):
         return SimpleNamespace(
-            bLength=18, bDescriptorType=1, bcdUSB=0x200, bDeviceClass=0, bDeviceSubClass=0, bDeviceProtocol=0,
-            bMaxPacketSize0=64, idVendor=0x2AB9, idProduct=1, bcdDevice=0, iManufacturer=0, iProduct=0,
-            iSerialNumber=3, bNumConfigurations=1, address=5, bus=1, port_number=1, port_numbers=(1,), speed=2,
-        )  # fmt: skip
+            bLength=18,
+            bDescriptorType=1,
+            bcdUSB=0x200,
+            bDeviceClass=0,
+            bDeviceSubClass=0,
+            bDeviceProtocol=0,
+            bMaxPacketSize0=64,
+            idVendor=0x2AB9,
+            idProduct=1,
+            bcdDevice=0,
+            iManufacturer=0,
+            iProduct=0,
+            iSerialNumber=3,
+            bNumConfigurations=1,
+            address=5,
+            bus=1,
+            port_number=1,
+            port_numbers=(1,),
+            speed=2,
+        )
 
     def get_configuration_descriptor(self, *_):
         return SimpleNamespace(
-            bLength=9, bDescriptorType=2, wTotalLength=32, bNumInterfaces=1, bConfigurationValue=1,
-            iConfiguration=0, bmAttributes=0x80, bMaxPower=50, extra_descriptors=[],
-        )  # fmt: skip
+            bLength=9,
+            bDescriptorType=2,
+            wTotalLength=32,
+            bNumInterfaces=1,
+            bConfigurationValue=1,
+            iConfiguration=0,
+            bmAttributes=0x80,
+            bMaxPower=50,
+            extra_descriptors=[],
+        )
 
     def get_interface_descriptor(self, _, interface, alternate, __):
         if interface or alternate:
             raise IndexError
         return SimpleNamespace(
-            bLength=9, bDescriptorType=4, bInterfaceNumber=0, bAlternateSetting=0, bNumEndpoints=2,
-            bInterfaceClass=255, bInterfaceSubClass=0, bInterfaceProtocol=0, iInterface=0, extra_descriptors=[],
-        )  # fmt: skip
+            bLength=9,
+            bDescriptorType=4,
+            bInterfaceNumber=0,
+            bAlternateSetting=0,
+            bNumEndpoints=2,
+            bInterfaceClass=255,
+            bInterfaceSubClass=0,
+            bInterfaceProtocol=0,
+            iInterface=0,
+            extra_descriptors=[],
+        )
 
     def get_endpoint_descriptor(self, _, endpoint, *__):
         return SimpleNamespace(
-            bLength=7, bDescriptorType=5, bEndpointAddress=(0x81, 0x02)[endpoint], bmAttributes=2,
-            wMaxPacketSize=64, bInterval=0, bRefresh=0, bSynchAddress=0, extra_descriptors=[],
-        )  # fmt: skip
+            bLength=7,
+            bDescriptorType=5,
+            bEndpointAddress=(0x81, 0x02)[endpoint],
+            bmAttributes=2,
+            wMaxPacketSize=64,
+            bInterval=0,
+            bRefresh=0,
+            bSynchAddress=0,
+            extra_descriptors=[],
+        )
 
     def open_device(self, device):
         return device
@@ -102,8 +140,16 @@ class Backend(usb_backend.IBackend):
             return self._answer(bytes([len(text) + 2, 3]) + text, data)
         if kind == 0xC0:
             code = index & 0xFF
-            values = {SERIAL: 12345, MODEL: self.model, FIRMWARE: 32, STATUS: 0x80 * self.sampling, 0x1B: ONE_MILLIAMPERE,
-                      0x1A: 36500, 0x88: 0xE000, 0x89: 0xC800}  # fmt: skip
+            values = {
+                SERIAL: 12345,
+                MODEL: self.model,
+                FIRMWARE: 32,
+                STATUS: 0x80 * self.sampling,
+                0x1B: ONE_MILLIAMPERE,
+                0x1A: 36500,
+                0x88: 0xE000,
+                0x89: 0xC800,
+            }
             return self._answer(struct.pack("<I", values.get(code, 0)), data)
         if request == 0x02:
             self.sampling, self.sent, self.began = True, 0, self.now
@@ -155,15 +201,20 @@ def plugged(monkeypatch, tmp_path):
         backend = Backend(milliamperes, **more)
         device = tmp_path / "sys/bus/usb/devices/1-1"
         device.mkdir(parents=True)
-        for name, text in {"idVendor": "2ab9", "idProduct": "0001", "busnum": "1", "devnum": "5", "serial": "12345"}.items():  # fmt: skip
+        for name, text in {
+            "idVendor": "2ab9",
+            "idProduct": "0001",
+            "busnum": "1",
+            "devnum": "5",
+            "serial": "12345",
+        }.items():
             (device / name).write_text(text + "\n")
         node = tmp_path / "dev/bus/usb/001/005"
         node.parent.mkdir(parents=True)
         node.touch()
         monkeypatch.setenv("HARNESS_SYSROOT", str(tmp_path))
         clock = SimpleNamespace(
-            time=lambda: 1.7e9 + backend.now + backend.late(),
-            monotonic_ns=lambda: round(backend.now * 1e9),
+            time=lambda: 1.7e9 + backend.now + backend.late(), monotonic_ns=lambda: round(backend.now * 1e9)
         )
         monkeypatch.setattr("harness_power.monsoon.time", clock)
         monkeypatch.setattr("Monsoon.sampleEngine.time", clock)

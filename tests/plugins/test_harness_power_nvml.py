@@ -17,13 +17,23 @@ pytest.importorskip("pynvml", reason="nvidia-ml-py is not installed")
 
 STUB = Path(__file__).parents[1] / "data" / "nvml_stub.c"
 H100 = {
-    "init": 0, "count": 1, "driver": "570.86",
-    "0.name": "NVIDIA H100", "0.uuid": "GPU-a", "0.capability": "9 0", "0.memory": "80000 79000 1000",
-    "0.energy": 5_000_000, "0.usage": 349_000,
+    "init": 0,
+    "count": 1,
+    "driver": "570.86",
+    "0.name": "NVIDIA H100",
+    "0.uuid": "GPU-a",
+    "0.capability": "9 0",
+    "0.memory": "80000 79000 1000",
+    "0.energy": 5_000_000,
+    "0.usage": 349_000,
     **{f"0.field.{field}.{scope}": 1000 * field + scope for field in (185, 186) for scope in (0, 1, 2)},
-    "0.temperature": 61, "0.clock.1": 1755, "0.clock.2": 2619, "0.reasons": 0, "0.limit": 700_000,
+    "0.temperature": 61,
+    "0.clock.1": 1755,
+    "0.clock.2": 2619,
+    "0.reasons": 0,
+    "0.limit": 700_000,
     "0.processes": "",
-}  # fmt: skip
+}
 ABOUT = ("init", "count", "driver", "0.name", "0.uuid", "0.capability")
 ORIN = {key: H100[key] for key in ABOUT} | {
     "0.name": "Orin (nvgpu)",
@@ -90,9 +100,11 @@ def build(folder: Path, *flags: str) -> Path:
 def python(code: str, folder: Path) -> Iterator[subprocess.Popen[str]]:
     """A process that finds NVML's library in ``folder``."""
     env = {
-        **os.environ, "LD_LIBRARY_PATH": str(folder), "NVML_STUB": str(folder / "answers"),
+        **os.environ,
+        "LD_LIBRARY_PATH": str(folder),
+        "NVML_STUB": str(folder / "answers"),
         "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
-    }  # fmt: skip
+    }
     pipe = subprocess.PIPE
     with subprocess.Popen([sys.executable, "-c", code], env=env, text=True, stdin=pipe, stdout=pipe) as child:
         yield child
@@ -160,9 +172,14 @@ out({name: opened(f"nvml:0:{name}").read()[1] for name in
      ("energy", "power", "average", "module", "module-average", "memory", "memory-average")})"""
     )
     assert ask(current, script, H100) == {
-        "energy": 5000.0, "power": 186.0, "average": 185.0, "module": 186.001, "module-average": 185.001,
-        "memory": 186.002, "memory-average": 185.002,
-    }  # fmt: skip
+        "energy": 5000.0,
+        "power": 186.0,
+        "average": 185.0,
+        "module": 186.001,
+        "module-average": 185.001,
+        "memory": 186.002,
+        "memory-average": 185.002,
+    }
 
 
 def test_the_counter_advances_with_the_time_of_reading(current):
@@ -320,8 +337,12 @@ def test_importing_the_meter_imports_no_optional_package(tmp_path):
 def test_the_state_of_a_gpu(library, request):
     found = ask(request.getfixturevalue(library), WATCH, H100)
     assert {key: value for key, value in found.items() if key != "gpus"} == {
-        "temperature_c": 61, "mhz": 1755, "throttle": [], "power_cap": False, "power_mode": "700 W"
-    }  # fmt: skip
+        "temperature_c": 61,
+        "mhz": 1755,
+        "throttle": [],
+        "power_cap": False,
+        "power_mode": "700 W",
+    }
     assert found["gpus"]["GPU-a"]["memory_used_bytes"] == 1000
     assert found["gpus"]["GPU-a"]["memory_mhz"] == 2619
 
@@ -344,9 +365,7 @@ def test_why_a_clock_is_held_back(current, bits, throttle, power_cap):
 
 def test_the_state_of_two_gpus_is_the_worst(current):
     two = H100 | {"count": 2, "0.reasons": 32}
-    two |= {
-        "1.uuid": "GPU-b", "1.reasons": 1, "1.clock.1": 210, "1.temperature": 80, "1.limit": 300_000
-    }  # fmt: skip
+    two |= {"1.uuid": "GPU-b", "1.reasons": 1, "1.clock.1": 210, "1.temperature": 80, "1.limit": 300_000}
     found = ask(current, WATCH, two)
     assert found["temperature_c"] == 80
     assert found["mhz"] == 1755  # the idle one's low clock is no news

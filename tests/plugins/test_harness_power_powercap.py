@@ -90,12 +90,14 @@ def test_the_joules_are_those_since_the_first_reading_of_that_zone_alone(tree):
 
 
 def test_two_packages_are_summed_and_wrap_independently(tree):
-    top = tree({
-        "intel-rapl:0": ("package-0", 65_532_000_000, 65_532_610_987),
-        "intel-rapl:0:0": ("dram", 10, 65_712_999_613),
-        "intel-rapl:1": ("package-1", 100, 262_143_328_850),
-        "intel-rapl:1:0": ("dram", 20, 65_712_999_613),
-    })  # fmt: skip
+    top = tree(
+        {
+            "intel-rapl:0": ("package-0", 65_532_000_000, 65_532_610_987),
+            "intel-rapl:0:0": ("dram", 10, 65_712_999_613),
+            "intel-rapl:1": ("package-1", 100, 262_143_328_850),
+            "intel-rapl:1:0": ("dram", 20, 65_712_999_613),
+        }
+    )
     package, dram = (opened(found()[name]) for name in ("powercap:package", "powercap:dram"))
     start = package.read()[1], dram.read()[1]
     put(top, "intel-rapl:0", 389_013)  # 610987 to the end of the range, then 389013
@@ -134,11 +136,7 @@ def test_a_counter_that_holds_no_number_is_an_error_of_one_line(tree, content):
 
 
 def test_memory_of_some_packages_only_is_no_sum(tree):
-    tree({
-        "intel-rapl:0": ("package-0", 1),
-        "intel-rapl:0:0": ("dram", 1),
-        "intel-rapl:1": ("package-1", 1),
-    })  # fmt: skip
+    tree({"intel-rapl:0": ("package-0", 1), "intel-rapl:0:0": ("dram", 1), "intel-rapl:1": ("package-1", 1)})
     answer = found()["powercap:dram"]
     assert isinstance(answer, Unavailable)
     assert answer.reason == "only package-0/dram of 2 packages"

@@ -278,8 +278,15 @@ def test_both_agree_within_the_tick_while_the_counters_run_and_wrap(tree):
 
 def _namespaces() -> bool:
     try:
-        return subprocess.run(["unshare", "-Urnm", "mount", "-t", "tmpfs", "none", "/sys/class"],
-                              capture_output=True, timeout=10, check=False).returncode == 0  # fmt: skip
+        return (
+            subprocess.run(
+                ["unshare", "-Urnm", "mount", "-t", "tmpfs", "none", "/sys/class"],
+                capture_output=True,
+                timeout=10,
+                check=False,
+            ).returncode
+            == 0
+        )
     except (OSError, subprocess.TimeoutExpired):
         return False
 
@@ -308,9 +315,12 @@ def test_pyrapl_reads_a_tree_that_stands_where_the_kernel_puts_it():
     command = 'mount -t tmpfs none /sys/class && exec "$0" -c "$1" "$2"'
     done = subprocess.run(
         ["unshare", "-Urnm", "sh", "-c", command, sys.executable, SCRIPT, str(DATA)],
-        capture_output=True, text=True, timeout=60, check=False,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
         env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "HARNESS_SYSROOT": "/"},
-    )  # fmt: skip
+    )
     assert done.returncode == 0, done.stderr
     sockets, joules = json.loads(done.stdout)
     assert joules == pytest.approx([0.005 * sockets] * 2)

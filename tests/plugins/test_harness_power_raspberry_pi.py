@@ -252,9 +252,14 @@ def test_the_state_of_a_quiet_board(board, kind):
     board(*kind)
     state = ENTRY.watch()()
     assert json.loads(json.dumps(state)) == {
-        "model": kind[0], "governor": "ondemand", "temperature_c": 61.322, "mhz": pytest.approx(1800.404352),
-        "throttle": [], "throttle_hidden": [], "get_throttled": "0x0",
-    }  # fmt: skip
+        "model": kind[0],
+        "governor": "ondemand",
+        "temperature_c": 61.322,
+        "mhz": pytest.approx(1800.404352),
+        "throttle": [],
+        "throttle_hidden": [],
+        "get_throttled": "0x0",
+    }
 
 
 @pytest.mark.parametrize(

@@ -13,8 +13,8 @@ import time
 import pytest
 
 from harness.cli import main
-from harness_remote.wire import secrets
 from harness_remote.setup import service
+from harness_remote.wire import secrets
 
 
 @pytest.fixture
@@ -68,10 +68,23 @@ def test_serve_says_when_it_is_ready_and_ends_with_a_signal(tmp_path):
         manager.bind(str(tmp_path / "notify"))
         manager.settimeout(60)
         process = subprocess.Popen(
-            [sys.executable, "-m", "harness", "agent", "serve", "--port", "0", "--folder", tmp_path / "agent",
-             "--ready-file", tmp_path / "ready"],
-            stdout=subprocess.PIPE, text=True, env={**os.environ, "NOTIFY_SOCKET": str(tmp_path / "notify")},
-        )  # fmt: skip
+            [
+                sys.executable,
+                "-m",
+                "harness",
+                "agent",
+                "serve",
+                "--port",
+                "0",
+                "--folder",
+                tmp_path / "agent",
+                "--ready-file",
+                tmp_path / "ready",
+            ],
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "NOTIFY_SOCKET": str(tmp_path / "notify")},
+        )
         try:
             assert manager.recv(100) == b"READY=1"
             line = process.stdout.readline()
@@ -125,8 +138,12 @@ def test_a_signal_ends_it_at_whichever_line_it_comes(tmp_path):
     """A handler runs between any two lines of the main thread, also inside what it waits with."""
     done = subprocess.run(
         [sys.executable, "-c", _SIGNAL_AT_EACH_LINE],
-        cwd=tmp_path, check=False, capture_output=True, text=True, timeout=120,
-    )  # fmt: skip
+        cwd=tmp_path,
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
     assert done.stdout.split() == [str(line) for line in range(1, 9)]
 
 

@@ -11,7 +11,8 @@ from harness.machine.meters import Meters
 from harness.plugins import load_plugins
 from harness.types import MeterEntry, MeterInfo, Params
 from harness_remote.agent import board
-from harness_remote.agent.board import Board, describe
+from harness_remote.agent.board import describe
+from harness_remote.wire.board import Board
 
 CPUINFO = "processor\t: 0\nBogoMIPS\t: 108.00\nFeatures\t: fp asimd evtstrm crc32 cpuid\n"
 PI = {

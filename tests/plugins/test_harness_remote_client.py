@@ -23,7 +23,6 @@ import pytest
 from click.testing import CliRunner
 
 from harness.errors import BoardLost, DeviceError
-from harness.worker.frames import pack
 from harness.plugins import load_plugins
 from harness.types import (
     Answer,
@@ -41,20 +40,21 @@ from harness.types import (
     TensorSpec,
     Unavailable,
 )
+from harness.worker.frames import pack
 
 pytest.importorskip("grpc")
 
-from harness_remote.agent import board
-from harness_remote.inventory import boards
-from harness_remote.agent import calls
+from harness_remote.agent import board, calls
+from harness_remote.agent.server import Agent, AgentSettings
 from harness_remote.client import client
-from harness_remote.wire import secrets
 from harness_remote.client.client import Client, Timeouts
 from harness_remote.client.device import longest_s
 from harness_remote.client.external import External
-from harness_remote.inventory.inventory import Board, Credentials, Inventory
 from harness_remote.client.peer import open_peer
-from harness_remote.agent.server import Agent, AgentSettings
+from harness_remote.inventory import boards
+from harness_remote.inventory.inventory import Board, Inventory
+from harness_remote.wire import secrets
+from harness_remote.wire.secrets import Credentials
 
 SHAPE = (3, 8, 8)
 CLASSES = 5
@@ -89,13 +89,22 @@ def onnx_file(folder: Path, seed: int = 0, part: str = "whole", shape: tuple[int
     folder.mkdir(parents=True, exist_ok=True)
     onnx.save_model(model, folder / f"{part}.onnx")
     return Artifact(
-        path=folder, runtime="onnxruntime", precision="float32", weight_bytes=weight.nbytes,
-        inputs=(TensorSpec(shape=shape),), output=TensorSpec(shape=(CLASSES,)),
+        path=folder,
+        runtime="onnxruntime",
+        precision="float32",
+        weight_bytes=weight.nbytes,
+        inputs=(TensorSpec(shape=shape),),
+        output=TensorSpec(shape=(CLASSES,)),
         meta={
-            "file": f"{part}.onnx", "opset": 18, "ir_version": 8, "precision": "float32", "spinning": False,
-            "quantised": 0, "batch_dependent": False,
+            "file": f"{part}.onnx",
+            "opset": 18,
+            "ir_version": 8,
+            "precision": "float32",
+            "spinning": False,
+            "quantised": 0,
+            "batch_dependent": False,
         },
-    )  # fmt: skip
+    )
 
 
 @pytest.fixture(scope="module")
@@ -215,9 +224,12 @@ class Boards:
         self.ports[name], self.relays[name] = port, Relay(port)
         inventory = Inventory.load(self.path)
         board = Board(
-            backend="agent", host="127.0.0.1", port=self.relays[name].port,
-            certificate=f"{name}/identity/certificate.pem", token=f"{name}/identity/token",
-        )  # fmt: skip
+            backend="agent",
+            host="127.0.0.1",
+            port=self.relays[name].port,
+            certificate=f"{name}/identity/certificate.pem",
+            token=f"{name}/identity/token",
+        )
         inventory.add(name, board)
         inventory.save()
 
@@ -464,10 +476,21 @@ def test_a_board_that_is_killed_is_lost(lab: Boards, plugins: Any, artifact: Art
     folder = lab.folder / "pi3"
     secrets.create(folder / "identity")
     process = subprocess.Popen(
-        [sys.executable, "-m", "harness", "agent", "serve", "--port", "0", "--folder", folder / "identity",
-         "--ready-file", folder / "ready"],
+        [
+            sys.executable,
+            "-m",
+            "harness",
+            "agent",
+            "serve",
+            "--port",
+            "0",
+            "--folder",
+            folder / "identity",
+            "--ready-file",
+            folder / "ready",
+        ],
         stdout=subprocess.DEVNULL,
-    )  # fmt: skip
+    )
     try:
         assert until((folder / "ready").exists)
         lab.enter("pi3", int(json.loads((folder / "ready").read_text())["address"].rpartition(":")[2]))

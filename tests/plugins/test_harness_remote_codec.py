@@ -67,9 +67,14 @@ def test_json_gives_the_same_value(value: Any) -> None:
 def test_an_artifact_keeps_all_but_its_place() -> None:
     spec = TensorSpec(shape=(3, 8, 8))
     artifact = Artifact(
-        path=Path("/a"), runtime="r", precision="int8", weight_bytes=5, inputs=(spec,),
-        output=TensorSpec(shape=(2,)), meta={"opset": 18, "nested": {"x": [1]}},
-    )  # fmt: skip
+        path=Path("/a"),
+        runtime="r",
+        precision="int8",
+        weight_bytes=5,
+        inputs=(spec,),
+        output=TensorSpec(shape=(2,)),
+        meta={"opset": 18, "nested": {"x": [1]}},
+    )
     back = codec.artifact_from_json(codec.artifact_to_json(artifact), Path("/b"), "other")
     assert back == dataclasses.replace(artifact, path=Path("/b"), runtime="other")
 
@@ -86,10 +91,14 @@ def test_an_artifact_keeps_all_but_its_place() -> None:
         (Load, '{"scenario": "none"}', "scenario"),
         (Load, '{"min_time_s": NaN}', "not JSON compliant"),
         (Load, '{"min_time_s": 1e999}', "not JSON compliant"),
-        (Graph, '{"parts": [{"name": "a", "inputs": [], "output": {"shape": [1], "x": 0}}]}', "parts.output.x"),
+        (
+            Graph,
+            '{"parts": [{"name": "a", "inputs": [], "output": {"shape": [1], "x": 0}}]}',
+            "parts.output.x",
+        ),
         (dict[str, tuple[int, int]], '{"load": [1]}', "load.1"),
     ],
-)  # fmt: skip
+)
 def test_json_that_is_none_is_refused(kind: Any, text: str, why: str) -> None:
     with pytest.raises(DeviceError, match=why) as error:
         codec.from_json(kind, text)

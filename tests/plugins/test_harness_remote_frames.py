@@ -19,22 +19,20 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harness.worker.frames import FrameError, pack, unpack
 from harness.types import Answer, Artifact, TensorSpec
+from harness.worker.frames import FrameError, pack, unpack
 
 pytest.importorskip("grpc")
 pytest.importorskip("onnxruntime")
 
 from harness_remote import agent_pb2 as pb
-from harness_remote.wire import codec
 from harness_remote.agent import frameport
-from harness_remote.wire import framesocket
-from harness_remote.wire import secrets
-from harness_remote.client.client import Client
-from harness_remote.wire.framesocket import FrameSocket
-from harness_remote.inventory.inventory import Credentials
-from harness_remote.client.peer import open_peer
 from harness_remote.agent.server import Agent, AgentSettings
+from harness_remote.client.client import Client
+from harness_remote.client.peer import open_peer
+from harness_remote.wire import codec, framesocket, secrets
+from harness_remote.wire.framesocket import FrameSocket
+from harness_remote.wire.secrets import Credentials
 
 MOST = 2**20
 WAIT_S = 10.0
@@ -89,9 +87,10 @@ def lasting(identity: secrets.Identity) -> tuple[FrameSocket, FrameSocket]:
 @given(
     pieces=st.lists(
         st.binary(max_size=20) | st.integers(1, 200_000).map(lambda size: bytes([size % 251]) * size),
-        min_size=1, max_size=4,
+        min_size=1,
+        max_size=4,
     ).filter(any)
-)  # fmt: skip
+)
 def test_what_is_sent_in_pieces_arrives_as_one_frame(lasting: Any, pieces: list[bytes]) -> None:
     near, far = lasting
     sender = threading.Thread(target=near.send, args=(pieces,))
@@ -304,9 +303,11 @@ def test_opening_a_peer_ends_in_time_though_it_pings(
         thread = threading.Thread(target=serve)
         thread.start()
         details = {
-            "device": "b", "target": f"127.0.0.1:{listener.getsockname()[1]}", "ticket": "x",
+            "device": "b",
+            "target": f"127.0.0.1:{listener.getsockname()[1]}",
+            "ticket": "x",
             "certificate": identity.certificate_pem.decode(),
-        }  # fmt: skip
+        }
         began = time.monotonic()
         with pytest.raises(OSError, match=r"closed the connection|no answer within"):
             open_peer(details, lambda answer: None)
@@ -318,8 +319,11 @@ def test_opening_a_peer_ends_in_time_though_it_pings(
 @pytest.mark.parametrize("host", ["a..b", "x" * 70, "nowhere.invalid"])
 def test_what_is_no_host_is_named(identity: secrets.Identity, host: str) -> None:
     details = {
-        "device": "b", "target": f"{host}:5", "ticket": "x", "certificate": identity.certificate_pem.decode()
-    }  # fmt: skip
+        "device": "b",
+        "target": f"{host}:5",
+        "ticket": "x",
+        "certificate": identity.certificate_pem.decode(),
+    }
     with pytest.raises(OSError, match=f"^{host}:5: "):
         open_peer(details, lambda answer: None)
 
@@ -341,9 +345,11 @@ def test_another_certificate_is_not_talked_to(identity: secrets.Identity, tmp_pa
             thread.start()
             target = f"127.0.0.1:{listener.getsockname()[1]}"
             details = {
-                "device": "b", "target": target, "ticket": "x",
+                "device": "b",
+                "target": target,
+                "ticket": "x",
                 "certificate": (identity if "anew" in why else shown).certificate_pem.decode(),
-            }  # fmt: skip
+            }
             with pytest.raises(OSError, match=why):
                 open_peer(details, lambda answer: None)
             thread.join(WAIT_S)
@@ -383,14 +389,21 @@ class Central:
         self.client.acquire()
         self.client.call("Open", pb.OpenRequest(threads=1), pb.Done, work=True)
         artifact = Artifact(
-            path=Path(), runtime="", precision="float32", weight_bytes=48, inputs=(TensorSpec(shape=(4,)),),
+            path=Path(),
+            runtime="",
+            precision="float32",
+            weight_bytes=48,
+            inputs=(TensorSpec(shape=(4,)),),
             output=TensorSpec(shape=(3,)),
             meta={"file": "x", "opset": 18, "precision": "float32", "quantised": 0, "spinning": False},
-        )  # fmt: skip
+        )
         request = pb.LoadRequest(
-            part="model", runtime="onnxruntime", device="cpu", sha256=self.client.put(matmul(WEIGHT)),
+            part="model",
+            runtime="onnxruntime",
+            device="cpu",
+            sha256=self.client.put(matmul(WEIGHT)),
             artifact=codec.artifact_to_json(artifact),
-        )  # fmt: skip
+        )
         self.client.call("Load", request, pb.LoadReply, work=True)
         self.serve()
         return self
@@ -403,10 +416,11 @@ class Central:
     def peer(self, ticket: str | None = None, port: int | None = None) -> Any:
         target = self.agent.frames_address if port is None else f"127.0.0.1:{port}"
         details = {
-            "device": "board", "target": target,
+            "device": "board",
+            "target": target,
             "certificate": self.identity.certificate_pem.decode(),
             "ticket": self.ticket if ticket is None else ticket,
-        }  # fmt: skip
+        }
         return open_peer(details, self.answers.put)
 
     def answer(self) -> Answer:
@@ -457,9 +471,11 @@ def test_a_ticket_lets_the_central_node_run_parts_and_nothing_else(central: Cent
         peer.send(frame)
     answers = {answer.query: answer for answer in (central.answer() for _ in asked)}
     assert {number: answer.error.split(":")[0] for number, answer in answers.items() if answer.error} == {
-        2: "no part 'stranger' is loaded", 3: "no request 'infer' on this stream", 5: "reply_bytes",
+        2: "no part 'stranger' is loaded",
+        3: "no request 'infer' on this stream",
+        5: "reply_bytes",
         6: "no request 'exec' on this stream",
-    }  # fmt: skip
+    }
     np.testing.assert_allclose(answers[1].output, IMAGES @ WEIGHT, rtol=1e-6)
     np.testing.assert_allclose(answers[7].output, IMAGES[:1] @ WEIGHT, rtol=1e-6)
     assert answers[1].compute_ns > 0
@@ -476,8 +492,7 @@ def test_a_ticket_lets_the_central_node_run_parts_and_nothing_else(central: Cent
 
 
 @pytest.mark.parametrize(
-    "greeting",
-    [b"x", b"\0" * 8, b"".join(pack({"op": "echo"})), b"".join(pack({"ticket": 5})), bytes(5000)],
+    "greeting", [b"x", b"\0" * 8, b"".join(pack({"op": "echo"})), b"".join(pack({"ticket": 5})), bytes(5000)]
 )
 def test_a_stranger_is_told_nothing(central: Central, greeting: bytes) -> None:
     conn = raw(central)

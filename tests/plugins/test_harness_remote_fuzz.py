@@ -18,13 +18,13 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from harness.errors import DeviceError
+from harness.types import Artifact, Beside, Graph, GraphPart, Load, Samples, TensorSpec
 from harness.worker.frames import DTYPES, MAX_HEADER, FrameError, header_of, pack, unpack, with_header
 from harness.worker.peers import Server, answer_of
-from harness.types import Artifact, Beside, Graph, GraphPart, Load, Samples, TensorSpec
 from harness.worker.worker import Worker
 from harness_remote import agent_pb2 as pb
-from harness_remote.wire import codec
 from harness_remote.agent.server import Agent, AgentSettings
+from harness_remote.wire import codec
 from harness_remote.wire.wire import SERVICE
 
 JSON = st.recursive(
@@ -105,9 +105,14 @@ GRAPH = Graph(
     )
 )
 ARTIFACT = Artifact(
-    path=Path(), runtime="", precision="float32", weight_bytes=8, inputs=(TensorSpec(shape=(4,)),),
-    output=TensorSpec(shape=(3,)), meta={"file": "m.onnx", "opset": 18},
-)  # fmt: skip
+    path=Path(),
+    runtime="",
+    precision="float32",
+    weight_bytes=8,
+    inputs=(TensorSpec(shape=(4,)),),
+    output=TensorSpec(shape=(3,)),
+    meta={"file": "m.onnx", "opset": 18},
+)
 TEXTS = {
     Load: codec.to_json(Load()),
     Graph: codec.to_json(GRAPH),
@@ -116,10 +121,18 @@ TEXTS = {
 }
 SAMPLES = codec.pack_samples(
     Samples(
-        latency_ns=np.arange(5), warmup_ns=np.arange(2), first_ns=1, window_ns=9, batch=1, steady=True, reached=True,
-        timeline={"compute:a": np.arange(5)}, memory={"baseline_bytes": 1}, outcome=np.zeros(5, np.int8),
+        latency_ns=np.arange(5),
+        warmup_ns=np.arange(2),
+        first_ns=1,
+        window_ns=9,
+        batch=1,
+        steady=True,
+        reached=True,
+        timeline={"compute:a": np.arange(5)},
+        memory={"baseline_bytes": 1},
+        outcome=np.zeros(5, np.int8),
     )
-)  # fmt: skip
+)
 BESIDE = codec.pack_beside(Beside(memory={"a": 1}, meters={"m": np.ones((2, 2))}, problems=("x",)))
 
 
@@ -343,8 +356,9 @@ class TestAgent:
         if not board.has_worker:
             board.acquire()
             board.has_worker = board.call("Open", pb.OpenRequest(threads=1).SerializeToString()) == (
-                grpc.StatusCode.OK, [b""]
-            )  # fmt: skip
+                grpc.StatusCode.OK,
+                [b""],
+            )
             assert board.has_worker
         code, told = board.call("Stream", *frames)
         assert code not in {*OWN_FAULTS, grpc.StatusCode.DEADLINE_EXCEEDED}, told

@@ -15,8 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from harness.errors import DeviceError
-from harness_remote.wire import secrets
 from harness_remote.agent.lease import LEAST_S, MOST_S, Leases
+from harness_remote.wire import secrets
 
 
 class TestIdentity:

@@ -12,7 +12,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from harness.errors import SuiteError
-from harness_remote.inventory.inventory import Board, Credentials, Inventory, default_path, is_loopback, target
+from harness_remote.inventory.inventory import Board, Inventory, default_path, is_loopback, target
+from harness_remote.wire.secrets import Credentials
 
 CERTIFICATE = "-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----\n"
 WRITTEN = """\
@@ -71,16 +72,34 @@ BAD = [
     ("a b: {}", ":1: a b: a name is letters"),
     ("a:\n  bakend: agent", ":2: a.bakend: unknown key; did you mean 'backend'? allowed: backend, "),
     ("a:\n  host: localhost", ":1: a.backend: missing"),
-    ("a:\n  backend: agent\n  host: localhost\n  port: 0", ":4: a.port: input should be greater than or equal to 1"),
-    ("a:\n  backend: pi\n  host: localhost", ":2: a.backend: input should be 'raspberry-pi', 'jetson' or 'agent', not 'pi'"),
-    ("a:\n  backend: agent\n  host: localhost\n  via: {b: 'x:1'}", ":4: a.via.b: no other board of that name"),
-    ("a:\n  backend: agent\n  host: localhost\n  via: {a: 'x:1'}", ":4: a.via.a: no other board of that name"),
-    ("a:\n  backend: agent\n  host: 10.0.0.1", ":1: a: 10.0.0.1 is another machine, which needs certificate and token"),
+    (
+        "a:\n  backend: agent\n  host: localhost\n  port: 0",
+        ":4: a.port: input should be greater than or equal to 1",
+    ),
+    (
+        "a:\n  backend: pi\n  host: localhost",
+        ":2: a.backend: input should be 'raspberry-pi', 'jetson' or 'agent', not 'pi'",
+    ),
+    (
+        "a:\n  backend: agent\n  host: localhost\n  via: {b: 'x:1'}",
+        ":4: a.via.b: no other board of that name",
+    ),
+    (
+        "a:\n  backend: agent\n  host: localhost\n  via: {a: 'x:1'}",
+        ":4: a.via.a: no other board of that name",
+    ),
+    (
+        "a:\n  backend: agent\n  host: 10.0.0.1",
+        ":1: a: 10.0.0.1 is another machine, which needs certificate and token",
+    ),
     ("a:\n  backend: agent\n  host: 10.0.0.1\n  token: t", ":1: a: certificate and token go together"),
-    ("a:\n  backend: agent\n  host: localhost\n  link: {rtt_ms: 1}", ":1: a: link belongs to an emulated board"),
+    (
+        "a:\n  backend: agent\n  host: localhost\n  link: {rtt_ms: 1}",
+        ":1: a: link belongs to an emulated board",
+    ),
     ("a:\n  backend: agent\n  host: localhost\na: {}", ":4: a: written twice"),
     ("a: *b", ":1: not valid YAML"),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(("text", "told"), BAD)
@@ -202,9 +221,17 @@ def test_saving_keeps_mode_and_follows_a_link(file: Path, tmp_path: Path) -> Non
 
 @pytest.mark.parametrize(
     ("host", "is_one"),
-    [("localhost", True), ("127.0.0.1", True), ("127.9.9.9", True), ("::1", True), ("0.0.0.0", False),
-     ("pi.local", False), ("10.0.0.1", False), ("localhost.evil.org", False)],
-)  # fmt: skip
+    [
+        ("localhost", True),
+        ("127.0.0.1", True),
+        ("127.9.9.9", True),
+        ("::1", True),
+        ("0.0.0.0", False),
+        ("pi.local", False),
+        ("10.0.0.1", False),
+        ("localhost.evil.org", False),
+    ],
+)
 def test_loopback(host: str, is_one: bool) -> None:
     assert is_loopback(host) is is_one
 

@@ -178,8 +178,10 @@ def relayed() -> Iterator[Connect]:
             listener = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
             relay = subprocess.Popen(
                 [sys.executable, "-m", "harness_remote.lab.relay"],
-                stdin=subprocess.PIPE, text=True, pass_fds=[listener.fileno()],
-            )  # fmt: skip
+                stdin=subprocess.PIPE,
+                text=True,
+                pass_fds=[listener.fileno()],
+            )
             stack.callback(relay.wait, 5)
             stack.callback(relay.kill)
             assert relay.stdin is not None

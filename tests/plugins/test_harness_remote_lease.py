@@ -18,11 +18,11 @@ from harness.types import Load
 grpc = pytest.importorskip("grpc")
 
 from harness_remote import agent_pb2 as pb  # noqa: E402
-from harness_remote.client.client import Client  # noqa: E402
-from harness_remote.client.external import External  # noqa: E402
-from harness_remote.inventory.inventory import Credentials  # noqa: E402
 from harness_remote.agent.server import Agent, AgentSettings  # noqa: E402
 from harness_remote.agent.session import Session  # noqa: E402
+from harness_remote.client.client import Client  # noqa: E402
+from harness_remote.client.external import External  # noqa: E402
+from harness_remote.wire.secrets import Credentials  # noqa: E402
 
 WAIT_S = 60
 

@@ -73,11 +73,7 @@ def told(tmp_path):
 class TestTaken:
     def test_what_it_tells(self, told):
         made = model(opsets=[("", 18), ("com.microsoft", 1)], producer_version="2.1")
-        assert told(made) == {
-            "ir_version": 8,
-            "opsets": {"": 18, "com.microsoft": 1},
-            "producer": "me 2.1",
-        }
+        assert told(made) == {"ir_version": 8, "opsets": {"": 18, "com.microsoft": 1}, "producer": "me 2.1"}
 
     def test_onnx_goes_by_two_names(self, told):
         assert told(model(opsets=[("ai.onnx", 17)]))["opsets"] == {"": 17}

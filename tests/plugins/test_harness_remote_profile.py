@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from harness.store.artifacts import Store
 from harness.cli import cli
 from harness.errors import DeviceError
+from harness.plan.profiles.stored import load_profile
 from harness.plugins import load_plugins
-from harness.plan.profiles.profile import load_profile
+from harness.store.artifacts import Store
 from harness.types import (
     Artifact,
     BackendEntry,
@@ -65,18 +65,27 @@ class Board:
         disturbed = self.flagged is not None and next(self.flagged, False)
         seconds = (FIXED + SLOPE * macs / 1e9) * (3 if disturbed else 1)
         return Samples(
-            latency_ns=np.full(11, round(seconds * 1e9)), warmup_ns=np.zeros(0, np.int64), first_ns=1,
-            window_ns=10**9, batch=1, steady=not disturbed, reached=True,
+            latency_ns=np.full(11, round(seconds * 1e9)),
+            warmup_ns=np.zeros(0, np.int64),
+            first_ns=1,
+            window_ns=10**9,
+            batch=1,
+            steady=not disturbed,
+            reached=True,
             memory={"process_peak_bytes": 60 * 2**20},
-            network={"sent_bytes:whole": 1_000_000}, links={"rtt:whole": 2_000_000, "up:whole": 502_000_000},
-        )  # fmt: skip
+            network={"sent_bytes:whole": 1_000_000},
+            links={"rtt:whole": 2_000_000, "up:whole": 502_000_000},
+        )
 
 
 def backend(seen: list[Any], **more: Any) -> BackendEntry:
     return BackendEntry(
-        name="fake", summary="a board of known speed", probe=lambda: [INFO], describe=lambda spec: INFO,
+        name="fake",
+        summary="a board of known speed",
+        probe=lambda: [INFO],
+        describe=lambda spec: INFO,
         open=lambda spec: Board(seen, **more),
-    )  # fmt: skip
+    )
 
 
 @pytest.fixture
@@ -90,9 +99,14 @@ def runtime() -> Any:
         inputs = tuple(edge.tensor for edge in part.inputs)
         counts = count(part.module, inputs)
         return Artifact(
-            path=ctx.workdir, runtime="onnxruntime", precision="float32", weight_bytes=counts.weight_bytes,
-            inputs=inputs, output=part.output, meta={"macs": counts.macs},
-        )  # fmt: skip
+            path=ctx.workdir,
+            runtime="onnxruntime",
+            precision="float32",
+            weight_bytes=counts.weight_bytes,
+            inputs=inputs,
+            output=part.output,
+            meta={"macs": counts.macs},
+        )
 
     return replace(found, entry=replace(found.entry, export=export))
 

@@ -22,18 +22,25 @@ import numpy as np
 import pytest
 
 from harness.errors import DeviceError
-from harness.worker.frames import pack, unpack
 from harness.types import Artifact, Graph, GraphPart, Load, TensorSpec
+from harness.worker.frames import pack, unpack
 
 grpc = pytest.importorskip("grpc")
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
 
 from harness_remote import agent_pb2 as pb  # noqa: E402
-from harness_remote.wire import codec
-from harness_remote.wire import secrets# noqa: E402
 from harness_remote.agent.server import Agent, AgentSettings  # noqa: E402
-from harness_remote.wire.wire import LEASE, LOST, MAX_CONTROL_BYTES, MAX_MESSAGE_BYTES, OPTIONS, SERVICE, STREAM  # noqa: E402
+from harness_remote.wire import codec, secrets  # noqa: E402
+from harness_remote.wire.wire import (  # noqa: E402
+    LEASE,
+    LOST,
+    MAX_CONTROL_BYTES,
+    MAX_MESSAGE_BYTES,
+    OPTIONS,
+    SERVICE,
+    STREAM,
+)
 
 Code = grpc.StatusCode
 WEIGHT = np.arange(12, dtype=np.float32).reshape(4, 3)
@@ -122,21 +129,32 @@ class Client:
 
 ARTIFACT = codec.artifact_to_json(
     Artifact(
-        path=Path(), runtime="", precision="float32", weight_bytes=48, inputs=(TensorSpec(shape=(4,)),),
-        output=TensorSpec(shape=(3,)), meta={
-            "file": "../../etc/passwd", "opset": 18, "precision": "float32", "quantised": 0, "spinning": False
+        path=Path(),
+        runtime="",
+        precision="float32",
+        weight_bytes=48,
+        inputs=(TensorSpec(shape=(4,)),),
+        output=TensorSpec(shape=(3,)),
+        meta={
+            "file": "../../etc/passwd",
+            "opset": 18,
+            "precision": "float32",
+            "quantised": 0,
+            "spinning": False,
         },
     )
-)  # fmt: skip
+)
 
 
 def matmul(weight: np.ndarray) -> bytes:
     helper, tensor = onnx.helper, onnx.helper.make_tensor_value_info
     graph = helper.make_graph(
-        [helper.make_node("MatMul", ["x", "w"], ["y"])], "g",
-        [tensor("x", 1, ["n", weight.shape[0]])], [tensor("y", 1, ["n", weight.shape[1]])],
+        [helper.make_node("MatMul", ["x", "w"], ["y"])],
+        "g",
+        [tensor("x", 1, ["n", weight.shape[0]])],
+        [tensor("y", 1, ["n", weight.shape[1]])],
         [onnx.numpy_helper.from_array(weight, "w")],
-    )  # fmt: skip
+    )
     model = helper.make_model(graph, ir_version=8, opset_imports=[helper.make_opsetid("", 18)])
     return bytes(model.SerializeToString())
 
@@ -369,9 +387,12 @@ def test_two_boards_answer_together_until_one_is_gone(tmp_path: Path, identity: 
         )
         there.load(there.put(matmul(WEIGHT)), part="first")
         peer = pb.Peer(
-            parts=["first"], device="far", target=far.frames_address, certificate=identity.certificate_pem.decode(),
+            parts=["first"],
+            device="far",
+            target=far.frames_address,
+            certificate=identity.certificate_pem.decode(),
             ticket=there("Serve", pb.ServeRequest(), pb.ServeReply).ticket,
-        )  # fmt: skip
+        )
         connect = pb.ConnectRequest(graph=codec.to_json(graph), peers=[peer])
         client("Connect", connect, pb.Done)
         (answer,) = client.stream(frame("infer", IMAGES, batch=4))

@@ -15,9 +15,7 @@ from pathlib import Path
 import pytest
 
 from harness.cli import main
-from harness_remote.setup import provision
-from harness_remote.setup import service
-from harness_remote.setup import wheel
+from harness_remote.setup import provision, service, wheel
 from harness_remote.setup.examine import Facts
 
 ROOT = Path(__file__).parents[2]
@@ -72,13 +70,16 @@ def error(done: tuple[int, str, str]) -> str:
     [
         ("me@pi1: Permission denied (publickey,password).", "ssh-copy-id me@pi1"),
         ("Host key verification failed.", "accept it"),
-        ("@ WARNING: REMOTE HOST IDENTIFICATION HAS CHANGED! @\nHost key verification failed.", "ssh-keygen -R pi1"),
+        (
+            "@ WARNING: REMOTE HOST IDENTIFICATION HAS CHANGED! @\nHost key verification failed.",
+            "ssh-keygen -R pi1",
+        ),
         ("ssh: Could not resolve hostname pi1: Name or service not known", "no such host 'pi1'"),
         ("ssh: connect to host pi1 port 22: Connection refused", "no ssh server"),
         ("ssh: connect to host pi1 port 22: Connection timed out", "is it on"),
         ("kex_exchange_identification: read: odd", "ssh failed: kex_exchange_identification: read: odd"),
     ],
-)  # fmt: skip
+)
 def test_no_connection_says_why_and_what_to_do(board, setup, monkeypatch, says, told):
     monkeypatch.setenv("FAKE_SSH_SAYS", says)
     assert told in error(setup())
@@ -99,15 +100,23 @@ def test_a_target_is_no_option(board, setup, target):
 @pytest.mark.parametrize(
     ("programs", "words", "told"),
     [
-        ({"python3": 'echo 3.8'}, (), "Python there is 3.8, 3.10 or newer is needed: `uv python install 3.12`"),
+        (
+            {"python3": "echo 3.8"},
+            (),
+            "Python there is 3.8, 3.10 or newer is needed: `uv python install 3.12`",
+        ),
         ({}, ("--python", "python2.7"), "--python python2.7: not found there"),
         ({"uname": "echo armv7l"}, (), "32-bit system: install the 64-bit one"),
         ({"uname": "echo riscv64"}, (), "no wheels of ONNX Runtime exist for riscv64"),
         ({"df": "echo x; echo / 1000 990 10 99% /"}, (), "10 MB are free"),
         ({"getconf": "echo glibc 2.24"}, (), "2.27 is needed"),
-        ({"python3": 'case "$2" in *ensurepip*) exit 1;; esac; echo 3.11'}, (), "apt install python3.11-venv"),
+        (
+            {"python3": 'case "$2" in *ensurepip*) exit 1;; esac; echo 3.11'},
+            (),
+            "apt install python3.11-venv",
+        ),
     ],
-)  # fmt: skip
+)
 def test_a_board_that_does_not_fit_says_why_and_what_to_do(board, setup, tmp_path, programs, words, told):
     for name, script in programs.items():
         program(tmp_path / "bin", name, script)
@@ -120,11 +129,17 @@ def test_a_board_that_does_not_fit_says_why_and_what_to_do(board, setup, tmp_pat
 @pytest.mark.parametrize(
     ("pip_says", "told"),
     [
-        ("ERROR: Could not install packages due to an OSError: [Errno 28] No space left on device", "disk is full"),
-        ("WARNING: NewConnectionError: Failed to establish: Temporary failure in name resolution", "try --offline"),
+        (
+            "ERROR: Could not install packages due to an OSError: [Errno 28] No space left on device",
+            "disk is full",
+        ),
+        (
+            "WARNING: NewConnectionError: Failed to establish: Temporary failure in name resolution",
+            "try --offline",
+        ),
         ("ERROR: something else", "ERROR: something else"),
     ],
-)  # fmt: skip
+)
 def test_what_pip_says_becomes_what_to_do(board, setup, monkeypatch, tmp_path, pip_says, told):
     made = tmp_path / "edge_harness-0-py3-none-any.whl"
     made.write_bytes(b"")
@@ -170,8 +185,18 @@ def test_a_name_that_is_another_boards_is_refused_before_anything_is_done(board,
 
 def test_the_examination_knows_a_jetson_and_a_pi():
     def facts(**changes):
-        plain = {"machine": "aarch64", "glibc": (2, 36), "root": False, "hostname": "b", "free_mb": 9999,
-                 "systemd": True, "tegra": "", "model": "", "python": ((3, 11), "python3"), "venv": True}  # fmt: skip
+        plain = {
+            "machine": "aarch64",
+            "glibc": (2, 36),
+            "root": False,
+            "hostname": "b",
+            "free_mb": 9999,
+            "systemd": True,
+            "tegra": "",
+            "model": "",
+            "python": ((3, 11), "python3"),
+            "venv": True,
+        }
         return Facts(**{**plain, **changes})
 
     assert facts(tegra="# R36 (release), REVISION: 3.0").backend == "jetson"
@@ -192,8 +217,12 @@ def test_systemd_accepts_the_unit(tmp_path, user):
     manager = ["--user"] if user is None else ["--system"]
     done = subprocess.run(
         ["systemd-analyze", *manager, "verify", "--recursive-errors=no", str(tmp_path / service.NAME)],
-        capture_output=True, text=True, timeout=60, check=False, env={**os.environ, "XDG_RUNTIME_DIR": str(tmp_path)},
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        env={**os.environ, "XDG_RUNTIME_DIR": str(tmp_path)},
+    )
     assert (done.returncode, done.stdout + done.stderr) == (0, "")
 
 
@@ -222,16 +251,22 @@ def test_the_wheel_of_an_installed_wheel_is_that_wheel(tmp_path, monkeypatch):
     site = tmp_path / "site"
     subprocess.run(
         [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(site), str(built)],
-        check=True, timeout=120,
-    )  # fmt: skip
+        check=True,
+        timeout=120,
+    )
     code = "import sys; from pathlib import Path; from harness_remote import wheel; print(wheel.make(Path(sys.argv[1])))"
     packed = []
     for again in ("first", "second"):
         (tmp_path / again).mkdir()
         done = subprocess.run(
-            [sys.executable, "-c", code, str(tmp_path / again)], cwd=tmp_path, check=True, text=True, timeout=120,
-            capture_output=True, env={**os.environ, "PYTHONPATH": str(site)},
-        )  # fmt: skip
+            [sys.executable, "-c", code, str(tmp_path / again)],
+            cwd=tmp_path,
+            check=True,
+            text=True,
+            timeout=120,
+            capture_output=True,
+            env={**os.environ, "PYTHONPATH": str(site)},
+        )
         packed.append(Path(done.stdout.strip()))
     assert contents(packed[0]) == contents(built)
     assert packed[0].read_bytes() == packed[1].read_bytes()

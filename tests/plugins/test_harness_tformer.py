@@ -53,7 +53,7 @@ def built(size: int = 32, classes: int = 7, **params: object) -> TFormer:
         ({"size": "S", "ffn": "ghost", "ghost_ratio": 2}, 8.471, 1.243, ("8.5", "1.2")),
     ],
     ids=str,
-)  # fmt: skip
+)
 def test_counts_are_the_papers(
     params: dict[str, object], millions: float, giga_macs: float, printed: tuple[str, str] | None
 ) -> None:
@@ -113,16 +113,20 @@ def test_the_pcs_ffn_connects_groups_and_shuffles(dim: int, expansion: int, grou
     x = torch.randn(dim)
     first, second = layer.fc1, layer.fc2
     inside, size = expansion * dim, expansion * dim // groups
-    hidden = torch.stack([
-        first.weight[o, :, 0, 0] @ x[o // size * (dim // groups) :][: dim // groups] + first.bias[o]
-        for o in range(inside)
-    ])  # fmt: skip
+    hidden = torch.stack(
+        [
+            first.weight[o, :, 0, 0] @ x[o // size * (dim // groups) :][: dim // groups] + first.bias[o]
+            for o in range(inside)
+        ]
+    )
     hidden = torch.nn.functional.gelu(hidden)
     shuffled = torch.stack([hidden[c % groups * size + c // groups] for c in range(inside)])
-    expected = torch.stack([
-        second.weight[o, :, 0, 0] @ shuffled[o // (dim // groups) * size :][:size] + second.bias[o]
-        for o in range(dim)
-    ])  # fmt: skip
+    expected = torch.stack(
+        [
+            second.weight[o, :, 0, 0] @ shuffled[o // (dim // groups) * size :][:size] + second.bias[o]
+            for o in range(dim)
+        ]
+    )
     torch.testing.assert_close(layer(x[None, :, None, None])[0, :, 0, 0], expected)
     weights = first.weight.numel() + second.weight.numel()
     assert weights == 2 * expansion * dim**2 // groups
@@ -173,9 +177,12 @@ def test_stochastic_depth_rises_to_the_last_block_and_rests_in_evaluation() -> N
 def test_an_export_answers_as_built_at_any_batch(ffn: str, tmp_path: Path) -> None:
     model = built(ffn=ffn, layer_scale=1.0)
     part = Part(
-        name="model", module=model, spec=describe(TFormerParams(**TINY, ffn=ffn, layer_scale=1.0), data(32, 7)),
-        inputs=(Edge(source="image", tensor=TensorSpec(shape=(3, 32, 32))),), output=TensorSpec(shape=(7,)),
-    )  # fmt: skip
+        name="model",
+        module=model,
+        spec=describe(TFormerParams(**TINY, ffn=ffn, layer_scale=1.0), data(32, 7)),
+        inputs=(Edge(source="image", tensor=TensorSpec(shape=(3, 32, 32))),),
+        output=TensorSpec(shape=(7,)),
+    )
     artifact = export_onnx(SimpleNamespace(workdir=tmp_path), part, OnnxParams())
     session = load_onnx(artifact, SessionOptions())
     for n in (1, 3):
@@ -190,13 +197,18 @@ def test_an_export_answers_as_built_at_any_batch(ffn: str, tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("params", "told"),
     [
-        ({}, "give size"), ({"size": "S", "dims": [64]}, "give size"), ({"dims": [64]}, "give size"),
-        ({"dims": [64], "depths": []}, "depths"), ({"dims": [0], "depths": [1]}, "dims"),
-        ({"size": "XL"}, "size"), ({"size": "S", "operators": ["min"]}, "operators"),
-        ({"size": "S", "ffn": "shuffled"}, "ffn"), ({"size": "S", "heads": 3}, "heads"),
+        ({}, "give size"),
+        ({"size": "S", "dims": [64]}, "give size"),
+        ({"dims": [64]}, "give size"),
+        ({"dims": [64], "depths": []}, "depths"),
+        ({"dims": [0], "depths": [1]}, "dims"),
+        ({"size": "XL"}, "size"),
+        ({"size": "S", "operators": ["min"]}, "operators"),
+        ({"size": "S", "ffn": "shuffled"}, "ffn"),
+        ({"size": "S", "heads": 3}, "heads"),
     ],
     ids=str,
-)  # fmt: skip
+)
 def test_ill_typed_parameters_are_refused(params: dict[str, object], told: str) -> None:
     with pytest.raises(ValidationError, match=told):
         TFormerParams(**params)
@@ -214,7 +226,7 @@ def test_ill_typed_parameters_are_refused(params: dict[str, object], told: str) 
         ({"size": "S", "stem_stride": 5}, "an image of 32 x 32 pixels is smaller than .* 40"),
     ],
     ids=str,
-)  # fmt: skip
+)
 def test_what_cannot_be_built_is_refused_before_it_is(params: dict[str, object], told: str) -> None:
     with pytest.raises(ValueError, match=told) as caught:
         describe(TFormerParams(**params), data(32))
@@ -223,16 +235,28 @@ def test_what_cannot_be_built_is_refused_before_it_is(params: dict[str, object],
 
 @settings(max_examples=25, deadline=None)
 @given(
-    st.lists(st.integers(1, 24), min_size=1, max_size=3), st.integers(1, 3), st.integers(1, 3), st.integers(1, 5),
-    st.integers(1, 3), st.sampled_from(["pcs", "standard", "ghost"]), st.integers(4, 20),
-)  # fmt: skip
+    st.lists(st.integers(1, 24), min_size=1, max_size=3),
+    st.integers(1, 3),
+    st.integers(1, 3),
+    st.integers(1, 5),
+    st.integers(1, 3),
+    st.sampled_from(["pcs", "standard", "ghost"]),
+    st.integers(4, 20),
+)
 def test_what_is_described_can_be_built(
     dims: list[int], groups: int, stem_stride: int, stem_kernel: int, down_stride: int, ffn: str, size: int
 ) -> None:
     params = TFormerParams(
-        dims=tuple(dims), depths=(1,) * len(dims), groups=groups, kernels=(3, 5), ffn=ffn, expansion=2,
-        stem_kernel=stem_kernel, stem_stride=stem_stride, down_stride=down_stride,
-    )  # fmt: skip
+        dims=tuple(dims),
+        depths=(1,) * len(dims),
+        groups=groups,
+        kernels=(3, 5),
+        ffn=ffn,
+        expansion=2,
+        stem_kernel=stem_kernel,
+        stem_stride=stem_stride,
+        down_stride=down_stride,
+    )
     try:
         spec = describe(params, data(size, 3))
     except ValueError:

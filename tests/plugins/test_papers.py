@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import pytest
 
+from harness.plan.planner import make_plan
+from harness.plan.resolve import Resolver
+from harness.plugins import load_plugins
 from harness.results.claims.claims import Number, load_claims
+from harness.results.claims.verdicts import Judge
+from harness.suite.loading import load_suite
+from harness.suite.shipped import find_suite
 from harness.train.counting.footprint import STATIC
 from harness.types.plan import PrepareHost
-from harness.plan.planner import make_plan
-from harness.plugins import load_plugins
-from harness.plan.resolve import Resolver
-from harness.suite.suite import find_suite, load_suite
-from harness.results.claims.verdicts import Judge
 
 PAPERS = ("edgevit", "tformer", "devit", "edvit")
 
@@ -92,21 +93,38 @@ def test_every_count_of_a_paper_is_reproduced_but_those_known_not_to_be(verdicts
 @pytest.mark.parametrize(
     ("paper", "name", "ours"),
     [
-        ("edgevit", "t5-f4-params", 29.12), ("edgevit", "t5-f6-params", 43.30), ("edgevit", "t5-f8-params", 57.48),
-        ("edgevit", "t5-vitbase-flops", 16.864), ("edgevit", "t5-f4-flops", 5.698),
-        ("edgevit", "t5-f6-flops", 8.490), ("edgevit", "t5-f8-flops", 11.281),
-        ("tformer", "t1-S-params", 8.380), ("tformer", "t1-M-params", 14.318), ("tformer", "t1-L-params", 20.256),
-        ("tformer", "t1-S-madds", 1.220), ("tformer", "t3-std-r1-params", 6.010), ("tformer", "t3-pcs-g4-params", 6.020),
-        ("tformer", "t3-ghost-r4-params", 6.149), ("tformer", "t3-ghost-r2-params", 8.471),
+        ("edgevit", "t5-f4-params", 29.12),
+        ("edgevit", "t5-f6-params", 43.30),
+        ("edgevit", "t5-f8-params", 57.48),
+        ("edgevit", "t5-vitbase-flops", 16.864),
+        ("edgevit", "t5-f4-flops", 5.698),
+        ("edgevit", "t5-f6-flops", 8.490),
+        ("edgevit", "t5-f8-flops", 11.281),
+        ("tformer", "t1-S-params", 8.380),
+        ("tformer", "t1-M-params", 14.318),
+        ("tformer", "t1-L-params", 20.256),
+        ("tformer", "t1-S-madds", 1.220),
+        ("tformer", "t3-std-r1-params", 6.010),
+        ("tformer", "t3-pcs-g4-params", 6.020),
+        ("tformer", "t3-ghost-r4-params", 6.149),
+        ("tformer", "t3-ghost-r2-params", 8.471),
         ("tformer", "t3-std-r4-params", 13.098),
-        ("devit", "t3-devits-params", 22.988), ("devit", "t3-dedeits-params", 23.879),
+        ("devit", "t3-devits-params", 22.988),
+        ("devit", "t3-dedeits-params", 23.879),
         ("devit", "t3-deccts-params", 18.293),
-        ("edvit", "s52-vit-b-size", 327.38), ("edvit", "s53-gtzan-size", 325.88), ("edvit", "s54-vit-s-size", 82.72),
-        ("edvit", "f3-n3-size", 37.152), ("edvit", "f3-n5-size", 21.127), ("edvit", "e2-total-size", 95.430),
-        ("edvit", "s54-n10-vit-s-size", 2.578), ("edvit", "s54-n10-vit-l-size", 18.730),
-        ("edvit", "t4-n1-cifar", 4.249), ("edvit", "t4-n3-cifar", 1.903), ("edvit", "t4-n5-gtzan", 1.060),
+        ("edvit", "s52-vit-b-size", 327.38),
+        ("edvit", "s53-gtzan-size", 325.88),
+        ("edvit", "s54-vit-s-size", 82.72),
+        ("edvit", "f3-n3-size", 37.152),
+        ("edvit", "f3-n5-size", 21.127),
+        ("edvit", "e2-total-size", 95.430),
+        ("edvit", "s54-n10-vit-s-size", 2.578),
+        ("edvit", "s54-n10-vit-l-size", 18.730),
+        ("edvit", "t4-n1-cifar", 4.249),
+        ("edvit", "t4-n3-cifar", 1.903),
+        ("edvit", "t4-n5-gtzan", 1.060),
     ],
-)  # fmt: skip
+)
 def test_the_figure_is_the_one_worked_out_by_other_tools(verdicts, paper, name, ours):
     """Counted from timm's models by their parameters, hooks and files, apart from the plugins."""
     verdict = verdicts[paper][2][name]

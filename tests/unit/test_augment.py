@@ -14,17 +14,17 @@ from timm.data.mixup import Mixup
 from timm.loss import SoftTargetCrossEntropy
 from torch import nn
 
-from harness.train import evaluation
-from harness.train.augment import Augmented, RandomImages, drawn_from, mix
 from harness.data.choice import subset
+from harness.data.splits import ArraySplit, ImageSplit, StoredImages
 from harness.errors import SuiteError
-from harness.types.plan import PrepareHost
 from harness.plan.planner import make_plan
 from harness.plugins import load_plugins
-from harness.train.optim import NO_AUGMENTATION
-from harness.data.splits import ArraySplit, ImageSplit, StoredImages
-from harness.suite.suite import load_suite
+from harness.suite.loading import load_suite
+from harness.train import evaluation
+from harness.train.augment import Augmented, RandomImages, drawn_from, mix
 from harness.train.loop import TrainRecipe, fit
+from harness.types.plan import PrepareHost
+from harness.types.recipe import NO_AUGMENTATION
 
 CLASSES = 3
 FULL = {

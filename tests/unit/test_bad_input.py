@@ -87,9 +87,19 @@ def test_the_suite_that_the_mistakes_are_made_in_is_good(harness):
         ("min_time: 1s", "scenario: server, target_qps: 0.1", 6, ["below 10 arrivals in max_time"]),
         ("min_time: 1s", "scenario: server, target_qps: 9, preset: devit", 6, ["preset: devit"]),
         ("min_time: 1s", "target_qps: 5", 6, ["target_qps belongs to scenario: server"]),
-        ("min_time: 1s", "scenario: servr", 6, ["'single-stream', 'offline', 'multi-stream' or 'server'", "servr"]),
+        (
+            "min_time: 1s",
+            "scenario: servr",
+            6,
+            ["'single-stream', 'offline', 'multi-stream' or 'server'", "servr"],
+        ),
         ("min_time: 1s", "in_flight: 0", 6, ["greater than or equal to 1"]),
-        ("min_time: 1s", "scenario: multi-stream, in_flight: 2", 6, ["in_flight (2) has no effect with scenario"]),
+        (
+            "min_time: 1s",
+            "scenario: multi-stream, in_flight: 2",
+            6,
+            ["in_flight (2) has no effect with scenario"],
+        ),
         ("min_time: 1s", "deadline: 5 minutes", 6, ["is no duration; write 500ms"]),
         ("min_time: 1s", "deadline: 0", 6, ["deadline is a time above 0"]),
         ("min_time: 1s", "on_missing: guess", 6, ["'fail' or 'substitute'"]),
@@ -114,18 +124,43 @@ def test_the_suite_that_the_mistakes_are_made_in_is_good(harness):
         ("dim: 24", "dim: many", 8, ["dim", "many"]),
         ("dim: 24, ", "", 8, ["dim", "missing"]),
         ("patch_size: 4", "patch_size: 5", 8, ["patch", "5", "16"]),
-        ("from: cloud\n    compress", "from: clod\n    compress", 10, ["no method 'clod'", "did you mean 'cloud'?"]),
+        (
+            "from: cloud\n    compress",
+            "from: clod\n    compress",
+            10,
+            ["no method 'clod'", "did you mean 'cloud'?"],
+        ),
         ("from: cloud\n    compress", "from: edge\n    compress", 10, ["circle", "edge -> edge"]),
-        ("edgevit: {blocks: 2}", "edgevitt: {blocks: 2}", 11, ["unknown compressor", "did you mean 'edgevit'?"]),
+        (
+            "edgevit: {blocks: 2}",
+            "edgevitt: {blocks: 2}",
+            11,
+            ["unknown compressor", "did you mean 'edgevit'?"],
+        ),
         ("edgevit: {blocks: 2}", "edgevit: {blocks: 9}", 11, ["blocks", "9", "depth of 3"]),
         ("edgevit: {blocks: 2}", "edgevit: {block: 2}", 11, ["block", "did you mean 'blocks'?"]),
         ("edgevit: {blocks: 2}", "edgevit: {blocks: 2, train: none}", 11, ["train", "head"]),
-        ("compress: [{edgevit: {blocks: 2}}]", "compress: {edgevit: {blocks: 2}}", 11, ["compress", "expected a list"]),
+        (
+            "compress: [{edgevit: {blocks: 2}}]",
+            "compress: {edgevit: {blocks: 2}}",
+            11,
+            ["compress", "expected a list"],
+        ),
         ("compress: [{edgevit: {blocks: 2}}]", "train: {epochs: 2}", 11, ["has no effect"]),
         ("compress: [{edgevit: {blocks: 2}}]", "place: round-robin", 11, ["only a split model"]),
-        ("compress: [{edgevit: {blocks: 2}}]", "runtime: onnxruntim", 11, ["unknown runtime", "did you mean"]),
+        (
+            "compress: [{edgevit: {blocks: 2}}]",
+            "runtime: onnxruntim",
+            11,
+            ["unknown runtime", "did you mean"],
+        ),
         ("pipeline: {after: 1}", "pipeline: {after: 3}", 14, ["after", "3"]),
-        ("pipeline: {after: 1}", "pipelin: {after: 1}", 14, ["unknown partitioner", "did you mean 'pipeline'?"]),
+        (
+            "pipeline: {after: 1}",
+            "pipelin: {after: 1}",
+            14,
+            ["unknown partitioner", "did you mean 'pipeline'?"],
+        ),
         ("backend: cpu", "backend: cpus", 16, ["unknown backend", "did you mean 'cpu'?"]),
         ("backend: cpu", "backend: cpu, affinity: [4096]", 16, ["affinity", "4096", "allowed"]),
         ("backend: cpu", "backend: cpu, afinity: [0]", 16, ["afinity", "did you mean 'affinity'?"]),
@@ -140,13 +175,23 @@ def test_the_suite_that_the_mistakes_are_made_in_is_good(harness):
         ("suite: mine", "suite: mine\nprepare: {device: 'cuda:7'}", 2, ["cuda:7"]),
         ("suite: mine", "suite: mine\nprepare: {processes: 0}", 2, ["prepare.processes", "1, not 0"]),
         ("suite: mine", "suite: mine\nprepare: {processes: two}", 2, ["prepare.processes", "'two'"]),
-        ("suite: mine", "suite: mine\nprepare: {processes: 2, device: 'cuda:0'}", 2, ["cuda:0", "write cuda"]),
+        (
+            "suite: mine",
+            "suite: mine\nprepare: {processes: 2, device: 'cuda:0'}",
+            2,
+            ["cuda:0", "write cuda"],
+        ),
         ("cut:", "cut-${after}:", 12, ["grid"]),
-        ("  cut:\n", "  edge-${k}:\n    grid: {k: [1]}\n    from: cloud\n    compress: [{edgevit: {blocks: '${j}'}}]\n  cut:\n", 12, ["${j}", "k"]),
+        (
+            "  cut:\n",
+            "  edge-${k}:\n    grid: {k: [1]}\n    from: cloud\n    compress: [{edgevit: {blocks: '${j}'}}]\n  cut:\n",
+            12,
+            ["${j}", "k"],
+        ),
         ("{after: 1}", "{after: !!python/object 1}", 14, ["tag"]),
         ("{after: 1}", "{after: [1}", 14, ["not valid YAML"]),
     ],
-)  # fmt: skip
+)
 def test_a_mistake_in_a_suite(harness, old, new, line, words):
     assert old in GOOD
     Path("mine.yaml").write_text(GOOD.replace(old, new, 1))
@@ -166,12 +211,17 @@ def test_a_mistake_in_a_suite(harness, old, new, line, words):
         (b"- 1\n- 2\n", ["mapping"]),
         (b"just words", ["mapping"]),
         (b"a: " + b"x" * 300_000, ["at most 262,144"]),
-        (b"a: &a [x]\nb: &b [*a, *a, *a, *a, *a, *a, *a, *a, *a]\n" + b"".join(
-            b"%c: &%c [%s]\n" % (c, c, b", ".join([b"*%c" % (c - 1)] * 9)) for c in range(ord("c"), ord("k"))
-        ), ["aliases"]),
+        (
+            b"a: &a [x]\nb: &b [*a, *a, *a, *a, *a, *a, *a, *a, *a]\n"
+            + b"".join(
+                b"%c: &%c [%s]\n" % (c, c, b", ".join([b"*%c" % (c - 1)] * 9))
+                for c in range(ord("c"), ord("k"))
+            ),
+            ["aliases"],
+        ),
         (b"suite: &a {x: *a}\n", ["itself"]),
     ],
-)  # fmt: skip
+)
 def test_a_file_that_is_no_suite(harness, content, words):
     Path("mine.yaml").write_bytes(content)
     text = refused(harness("plan", "mine.yaml"))

@@ -21,9 +21,10 @@ from timm.models.vision_transformer import VisionTransformer
 
 from harness import cli
 from harness.results.claims.claims import Tolerance
+from harness.results.folder import Results
 from harness.train.counting.count import count
-from harness.results.folder import Record, Results
 from harness.types import TensorSpec
+from harness.types.record import Record
 
 SUITE = """\
 suite: mine
@@ -58,8 +59,9 @@ claims:
 
 
 def whole(blocks: int = 3) -> torch.nn.Module:
-    return VisionTransformer(img_size=16, patch_size=4, in_chans=1, num_classes=10, embed_dim=24, depth=blocks,
-                             num_heads=3)  # fmt: skip
+    return VisionTransformer(
+        img_size=16, patch_size=4, in_chans=1, num_classes=10, embed_dim=24, depth=blocks, num_heads=3
+    )
 
 
 PARAMS = sum(parameter.numel() for parameter in whole().parameters()) / 1e6
@@ -136,10 +138,10 @@ def test_the_claims_that_the_mistakes_are_made_in_are_good(harness):
         ("fleet: trio", "fleet: here", 6, ["no fleet 'here'", "allowed: trio"]),
         ("method: split", "method: cloud", 6, ["cloud is one whole model"]),
         ("placed: [2, 0]", "placed: [-2]", 6, ["claims.where.placed"]),
-        (', contradicted_by: Table 1', "", 7, ["needs one of needs: or contradicted_by:"]),
+        (", contradicted_by: Table 1", "", 7, ["needs one of needs: or contradicted_by:"]),
         ('says: "it is good", ', "", 7, ["claims.words.says", "missing"]),
     ],
-)  # fmt: skip
+)
 def test_a_mistake_is_one_line_with_its_place(harness, old, new, line, words):
     assert old in CLAIMS
     Path("mine.claims.yaml").write_text(CLAIMS.replace(old, new, 1))
@@ -165,9 +167,7 @@ def test_a_suite_without_claims_and_a_folder_without_records_are_refused(harness
 
 
 def test_reading_and_judging_need_no_torch_to_be_imported():
-    code = (
-        "import harness.cli.claims, harness.results.claims.claims, harness.results.claims.verdicts, sys; sys.exit('torch' in sys.modules)"
-    )
+    code = "import harness.cli.claims, harness.results.claims.claims, harness.results.claims.verdicts, sys; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
@@ -276,8 +276,7 @@ def test_orderings_of_counts_need_no_records(judged):
 def test_a_placement_is_judged_up_to_the_order_of_devices(judged):
     """Sub-models of 8 channels do some 0.2 M linear MACs: the second device has energy for few, the first for all."""
     code, verdicts = judged(
-        "method: split, fleet: trio, placed: [0, 2]",
-        "method: split, fleet: trio, placed: [1, 1]",
+        "method: split, fleet: trio, placed: [0, 2]", "method: split, fleet: trio, placed: [1, 1]"
     )
     assert [v["status"] for v in verdicts] == ["reproduced", "not-reproduced"]
     assert verdicts[1]["ours"] == [2, 0]
@@ -327,15 +326,25 @@ def records(harness) -> Callable[..., None]:
                 labels = np.zeros(N, dtype=np.int64)
                 wrong = np.arange(N) >= top1 * N / 100
                 values: dict[str, Any] = {
-                    "run_id": "r", "machine_id": "m", "suite": "mine", "method": method, "seed": seed,
-                    "method_key": cells[method]["method_key"], "cell_id": f"{method}{seed}{changes}", "attempt": 1,
-                    "status": "ok", "device": {"name": "here", "model": CPU, "kind": "cpu", "nodes": 1},
+                    "run_id": "r",
+                    "machine_id": "m",
+                    "suite": "mine",
+                    "method": method,
+                    "seed": seed,
+                    "method_key": cells[method]["method_key"],
+                    "cell_id": f"{method}{seed}{changes}",
+                    "attempt": 1,
+                    "status": "ok",
+                    "device": {"name": "here", "model": CPU, "kind": "cpu", "nodes": 1},
                     "runtime": {"name": "onnxruntime", "params": {}},
                     "scenario": {"name": "single-stream", "batch": 1, "threads": 1},
                     "data": {"name": "digits", "classes": 10},
-                    "accuracy": {"top1": top1, "n": N}, "latency": {"n": 662, "p50_ms": 4.0, "mean_ms": 4.0, "std_ms": 1.0},
-                    "samples": results.store_samples({"predictions": wrong.astype(np.int64), "labels": labels}),
-                }  # fmt: skip
+                    "accuracy": {"top1": top1, "n": N},
+                    "latency": {"n": 662, "p50_ms": 4.0, "mean_ms": 4.0, "std_ms": 1.0},
+                    "samples": results.store_samples(
+                        {"predictions": wrong.astype(np.int64), "labels": labels}
+                    ),
+                }
                 results.append(Record(**{**values, **changes}))
 
     return write
@@ -353,8 +362,11 @@ def test_without_records_the_reason_says_what_is_lacking(judged):
 
 
 def test_a_measured_number_is_compared_where_method_data_and_hardware_are_the_claims(judged, records):
-    records(("cloud", [90, 92], {}), ("edge", [80], {"method_key": "another"}),
-            ("cut", [90], {"data": {"name": "mnist"}}))  # fmt: skip
+    records(
+        ("cloud", [90, 92], {}),
+        ("edge", [80], {"method_key": "another"}),
+        ("cut", [90], {"data": {"name": "mnist"}}),
+    )
     code, verdicts = judged(
         "method: cloud, quantity: top1, value: 91.5, tolerance: 1",
         "method: cloud, quantity: top1, value: 93, tolerance: 1",
@@ -370,9 +382,13 @@ def test_a_measured_number_is_compared_where_method_data_and_hardware_are_the_cl
     assert statuses[:3] == ["reproduced", "not-reproduced", "reproduced"]
     assert set(statuses[3:]) == {"not-checkable-here"}
     assert verdicts[1]["ours"] == 91
-    reasons = ["needs Jetson; its records are of a board", "the authors' training was not run",
-               "its records are of mnist, the claim of digits", "no good record of split",
-               "have no latency_p99_ms"]  # fmt: skip
+    reasons = [
+        "needs Jetson; its records are of a board",
+        "the authors' training was not run",
+        "its records are of mnist, the claim of digits",
+        "no good record of split",
+        "have no latency_p99_ms",
+    ]
     for verdict, reason in zip(verdicts[3:], reasons, strict=True):
         assert reason in verdict["why"]
     assert code == 1
@@ -388,8 +404,13 @@ def test_an_ordering_holds_only_where_a_paired_test_tells_the_two_apart(judged, 
         "better: cut, than: edge",
         folder="out",
     )
-    assert [v["status"] for v in verdicts] == ["reproduced", "not-reproduced", "not-reproduced",
-                                               "not-checkable-here", "not-checkable-here"]  # fmt: skip
+    assert [v["status"] for v in verdicts] == [
+        "reproduced",
+        "not-reproduced",
+        "not-reproduced",
+        "not-checkable-here",
+        "not-checkable-here",
+    ]
     assert [v["ours"] for v in verdicts] == [19.5, -19.5, 19.5, 0.25, -0.25]
     assert verdicts[2]["published"] == 25
     assert "cannot be told apart" in verdicts[3]["why"]
@@ -458,5 +479,9 @@ def test_the_json_has_the_same_and_sums_up(harness):
     assert code == 0
     assert (told["suite"], told["paper"]) == ("mine", "A paper")
     assert [claim["claim"] for claim in told["claims"]] == ["size", "faster", "where", "words"]
-    assert told["summary"] == {"reproduced": 3, "not-reproduced": 0, "not-checkable-here": 0,
-                               "paper-contradicts-itself": 1}  # fmt: skip
+    assert told["summary"] == {
+        "reproduced": 3,
+        "not-reproduced": 0,
+        "not-checkable-here": 0,
+        "paper-contradicts-itself": 1,
+    }

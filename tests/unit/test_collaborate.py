@@ -14,14 +14,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from harness.worker.collaborate import Collaboration, to_pixels
+from harness.data.splits import normalise, to_pixels
 from harness.errors import BoardLost, HarnessError
-from harness.worker.frames import DTYPES, FrameError, pack, size_of, unpack
-from harness.worker.peers import answer_of
-from harness.worker.loadgen.pipelined import generate_pipelined
-from harness.worker.replay import VARIABLE, replayed
-from harness.data.splits import normalise
 from harness.types import Answer, Graph, GraphPart, Load, PeerAddress, TensorSpec
+from harness.worker.collaborate import Collaboration
+from harness.worker.frames import DTYPES, FrameError, pack, size_of, unpack
+from harness.worker.loadgen.pipelined import generate_pipelined
+from harness.worker.peers import answer_of
+from harness.worker.replay import VARIABLE, replayed
 from harness.worker.worker import Worker
 
 SPEC = TensorSpec(shape=(2,))
@@ -123,9 +123,13 @@ def test_parts_elsewhere_run_at_the_same_time_and_every_part_is_timed():
     np.testing.assert_array_equal(together(IMAGES), 5 * IMAGES)
     assert together.timeline["compute:left"][0] >= 50e6
     assert set(together.timeline) == {
-        *(f"{kind}:{part}" for kind in ("encode", "transport", "queue", "compute") for part in ("left", "right")),
+        *(
+            f"{kind}:{part}"
+            for kind in ("encode", "transport", "queue", "compute")
+            for part in ("left", "right")
+        ),
         "compute:sum",
-    }  # fmt: skip
+    }
 
 
 def test_what_is_late_is_stood_in_for_and_counted(held):

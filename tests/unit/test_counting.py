@@ -11,8 +11,8 @@ import torch
 from timm.layers import set_fused_attn, use_fused_attn
 from torch import nn
 
-from harness.train.counting.count import count
 from harness.errors import CellError
+from harness.train.counting.count import count
 from harness.types import TensorSpec
 
 IMAGE = [TensorSpec(shape=(3, 224, 224))]

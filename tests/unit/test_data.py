@@ -17,17 +17,8 @@ from PIL import Image
 from pydantic import ValidationError
 
 from harness.data import splits
-from harness.data.choice import (
-    ArraySplit,
-    DataChoice,
-    ImageSplit,
-    effective_info,
-    normalise,
-    open_data,
-    pick_train,
-    relabel,
-    subset,
-)
+from harness.data.choice import ArraySplit, DataChoice, ImageSplit, effective_info, normalise, relabel, subset
+from harness.data.opened import open_data, pick_train
 from harness.errors import SuiteError
 from harness.types import Data, DataInfo, DatasetEntry, Params
 
@@ -180,10 +171,16 @@ def test_a_choice_that_contradicts_the_data_is_refused_without_loading(
 @pytest.mark.parametrize(
     "keys",
     [
-        {"validation": 1.0}, {"validation": -0.1}, {"shots": 0}, {"image_size": 0}, {"classes": 10},
-        {"interpolation": "cubic"}, {"normalize": "none"}, {"colour": "red"},
+        {"validation": 1.0},
+        {"validation": -0.1},
+        {"shots": 0},
+        {"image_size": 0},
+        {"classes": 10},
+        {"interpolation": "cubic"},
+        {"normalize": "none"},
+        {"colour": "red"},
     ],
-)  # fmt: skip
+)
 def test_impossible_values_are_refused(keys: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):
         choice(**keys)
@@ -310,7 +307,8 @@ def test_opening_again_loads_nothing_again() -> None:
 
 DIGEST = """
 import hashlib
-from harness.data.choice import DataChoice, open_data
+from harness.data.choice import DataChoice
+from harness.data.opened import open_data
 from harness_data.plugin import harness_datasets
 entry = next(entry for entry in harness_datasets() if entry.name == "synthetic")
 data = open_data(entry, entry.params(train=30, test=5), DataChoice(name="synthetic", image_size=20))

@@ -16,35 +16,26 @@ import click
 import pytest
 
 from harness import hookspecs, stats
-from harness.machine.energy import reading as energy
-from harness.results.leaderboard import energy_columns
-from harness.machine.energy import integrate
-from harness.worker.loadgen import queries as load
-from harness.plan import planner
-from harness.machine import sampler
-from harness.machine import state
-from harness.worker import window
-from harness.results.claims.claims import Number, Ordering, Placed, Statement, load_claims
 from harness.cli import cli
-from harness.results.columns import COLUMNS
 from harness.data.choice import DataChoice
-from harness.train.counting.footprint import STATIC
-from harness.types.plan import PrepareHost
+from harness.machine import state
+from harness.machine.energy import durations, integrate
+from harness.machine.energy import reading as energy
+from harness.plan import planner
 from harness.plugins import load_plugins
-from harness.results.folder import Record
-from harness.suite.suite import (
-    Defaults,
-    DeviceChoice,
-    Measure,
-    Method,
-    Prepare,
-    RunItem,
-    Suite,
-    load_suite,
-    shipped_suites,
-)
-from harness.train.loop import TrainRecipe
+from harness.results.claims.claims import Number, Ordering, Placed, Statement, load_claims
 from harness.results.claims.verdicts import STATUSES
+from harness.results.leaderboard import energy_columns
+from harness.suite.loading import load_suite
+from harness.suite.shipped import shipped_suites
+from harness.suite.suite import Defaults, DeviceChoice, Measure, Method, Prepare, RunItem, Suite
+from harness.train.counting.footprint import STATIC
+from harness.train.loop import TrainRecipe
+from harness.types.columns import COLUMNS
+from harness.types.plan import PrepareHost
+from harness.types.record import Record
+from harness.worker import window
+from harness.worker.loadgen import queries as load
 
 ROOT = Path(__file__).parents[2]
 PAGES = {
@@ -113,10 +104,18 @@ def test_every_field_of_an_entry_is_told(hook, entry):
 
 @pytest.mark.parametrize(
     ("heading", "model"),
-    [("Top level", Suite), ("data", DataChoice), ("defaults", Defaults), ("train", TrainRecipe),
-     ("prepare", Prepare), ("measure", Measure), ("methods", Method), ("devices", DeviceChoice),
-     ("run", RunItem)],
-)  # fmt: skip
+    [
+        ("Top level", Suite),
+        ("data", DataChoice),
+        ("defaults", Defaults),
+        ("train", TrainRecipe),
+        ("prepare", Prepare),
+        ("measure", Measure),
+        ("methods", Method),
+        ("devices", DeviceChoice),
+        ("run", RunItem),
+    ],
+)
 def test_every_key_of_a_suite_is_told_with_its_default(heading, model):
     told = rows(section("docs/suite.md", heading))
     fields = {field.alias or name: field for name, field in model.model_fields.items()}
@@ -188,7 +187,9 @@ def test_the_limits_of_energy_are_told():
     text = " ".join(PAGES["docs/measuring.md"].split())
     assert state.FOREIGN_CORES == 0.5
     assert "kept half a core of the whole machine busy" in text
-    assert f"at most {1 / sampler.FASTEST_S:g} and at least {1 / sampler.SLOWEST_S:g} times a second" in text
+    assert (
+        f"at most {1 / durations.FASTEST_S:g} and at least {1 / durations.SLOWEST_S:g} times a second" in text
+    )
     assert f"cost at most {window.EDGE_ERROR:.0%} of it" in text
     assert f"at least {2 / window.EDGE_ERROR:g} periods of the slowest" in text
     assert f"up to {window.LONGEST_IDLE_S:g} s), up to {window.ROUNDS} times in all" in text

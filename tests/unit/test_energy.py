@@ -15,8 +15,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harness.machine.energy.reading import Reading, Series, Span, cross_check, needed_time_s, read_window
+from harness.machine.energy.durations import needed_time_s
 from harness.machine.energy.integrate import Track
+from harness.machine.energy.reading import Reading, Series, Span, cross_check, read_window
 from harness.types.meters import MeterInfo
 
 S = 1_000_000_000
@@ -39,9 +40,14 @@ made = _benchmark()
 
 def info(quantity: str = "power", **changes: Any) -> MeterInfo:
     known: dict[str, Any] = {
-        "name": "m", "scope": "board", "watches": "board", "provenance": "measured", "quantity": quantity,
-        "period_s": 0.01, "calibration": 0.0,
-    }  # fmt: skip
+        "name": "m",
+        "scope": "board",
+        "watches": "board",
+        "provenance": "measured",
+        "quantity": quantity,
+        "period_s": 0.01,
+        "calibration": 0.0,
+    }
     return MeterInfo(**(known | changes))
 
 

@@ -7,31 +7,53 @@ from typing import Any
 import pytest
 
 from harness import stats
-from harness.results.leaderboard.leaderboard import boards
 from harness.render import render
-from harness.results.folder import Record
+from harness.results.leaderboard.leaderboard import boards
+from harness.types.record import Record
 
 ENERGY = ("energy_gross_mj", "energy_net_mj", "energy_u_mj", "power_gross_w", "idle_w", "energy_scope")
 
 
 def reading(meter: str = "rapl", **more: Any) -> dict[str, Any]:
     return {
-        "meter": meter, "scope": "package", "watches": "cpu", "provenance": "measured", "quantity": "energy",
-        "method": "default", "energy_gross_mj": 30.0, "energy_net_mj": 20.0, "energy_u_mj": 2.0,
-        "power_gross_w": 15.0, "idle_w": 5.0, "withheld": {}, **more,
-    }  # fmt: skip
+        "meter": meter,
+        "scope": "package",
+        "watches": "cpu",
+        "provenance": "measured",
+        "quantity": "energy",
+        "method": "default",
+        "energy_gross_mj": 30.0,
+        "energy_net_mj": 20.0,
+        "energy_u_mj": 2.0,
+        "power_gross_w": 15.0,
+        "idle_w": 5.0,
+        "withheld": {},
+        **more,
+    }
 
 
 def record(
     method: str = "vit", repeat: int = 0, energy: tuple[dict[str, Any], ...] = (), **more: Any
 ) -> Record:
     values: dict[str, Any] = {
-        "run_id": "r", "machine_id": "m", "suite": "s", "method": method, "method_key": method, "seed": 0,
-        "repeat": repeat, "cell_id": f"{method}{repeat}", "attempt": 1, "status": "ok", "energy": list(energy),
-        "device": {"name": "here", "model": "CPU", "kind": "cpu", "nodes": 1}, "runtime": {"name": "onnxruntime"},
-        "scenario": {"name": "single-stream", "batch": 1, "threads": 1}, "accuracy": {"top1": 90.0},
-        "data": {"task": "image-classification", "name": "digits", "split": "test", "classes": 10}, **more,
-    }  # fmt: skip
+        "run_id": "r",
+        "machine_id": "m",
+        "suite": "s",
+        "method": method,
+        "method_key": method,
+        "seed": 0,
+        "repeat": repeat,
+        "cell_id": f"{method}{repeat}",
+        "attempt": 1,
+        "status": "ok",
+        "energy": list(energy),
+        "device": {"name": "here", "model": "CPU", "kind": "cpu", "nodes": 1},
+        "runtime": {"name": "onnxruntime"},
+        "scenario": {"name": "single-stream", "batch": 1, "threads": 1},
+        "accuracy": {"top1": 90.0},
+        "data": {"task": "image-classification", "name": "digits", "split": "test", "classes": 10},
+        **more,
+    }
     return Record(**values)
 
 
@@ -94,8 +116,14 @@ def test_every_null_has_its_reason():
     row = rows(record(state={"no_meter": "no meter answers (nvml: no driver)"}))["vit"]
     assert all(row[name] is None for name in ENERGY)
     assert all(row["why"][name] == "no meter answers (nvml: no driver)" for name in ENERGY)
-    dead = reading(energy_gross_mj=None, energy_net_mj=None, energy_u_mj=None, power_gross_w=None, idle_w=None,
-                   withheld={"gross": "cable pulled", "net": "no gross energy"})  # fmt: skip
+    dead = reading(
+        energy_gross_mj=None,
+        energy_net_mj=None,
+        energy_u_mj=None,
+        power_gross_w=None,
+        idle_w=None,
+        withheld={"gross": "cable pulled", "net": "no gross energy"},
+    )
     row = rows(record(energy=(dead,)))["vit"]
     assert row["energy_gross_mj"] is None
     assert row["why"]["energy_gross_mj"] == "rapl: cable pulled; rapl: no gross energy"
@@ -152,9 +180,7 @@ def test_without_a_reading_of_one_machine_there_is_no_sum():
 
 
 def test_a_scope_that_all_machines_have_is_shown():
-    readings = [
-        reading("wall", scope="wall", device="b1"), reading(device="b1"), reading(device="b2"),
-    ]  # fmt: skip
+    readings = [reading("wall", scope="wall", device="b1"), reading(device="b1"), reading(device="b2")]
     row = rows(fleet(*readings))["vit"]
     assert (row["energy_scope"], row["energy_gross_mj"]) == ("package", 60.0)
 

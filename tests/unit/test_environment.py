@@ -5,14 +5,7 @@ import re
 
 import pytest
 
-from harness.machine.environment import (
-    cpu_capability,
-    cpu_model,
-    governor,
-    host,
-    machine_id,
-    virtualised,
-)
+from harness.machine.environment import cpu_capability, cpu_model, governor, host, machine_id, virtualised
 
 
 def write(root, path, text):

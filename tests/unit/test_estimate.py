@@ -12,8 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from harness.cli import cli
-from harness.plan.estimate import Piece, schedule
-from harness.plan.profiles.profile import Link, Point, Profile, write_profile
+from harness.plan.profiles.profile import Link, Point, Profile
+from harness.plan.profiles.schedule import Piece, schedule
+from harness.plan.profiles.stored import write_profile
 
 SUITE = """\
 suite: mine
@@ -41,15 +42,25 @@ CLOUD = 3 * (17 * 12 * 24**2 + 2 * 17**2 * 24) + 16 * 16 * 24 + 24 * 10
 def profile(fixed: float = 0.001, slope: float = 2.0, off: float = 0.0, **more: Any) -> Profile:
     points = [
         Point(
-            what="m", kind="model", macs=round(g * 1e9), macs_linear=1, bytes=1, weight_bytes=round(g * 1e9),
-            memory_bytes=round(50 * 2**20 + 2 * g * 1e9), seconds=(fixed + slope * g) * (1 + sign * off),
+            what="m",
+            kind="model",
+            macs=round(g * 1e9),
+            macs_linear=1,
+            bytes=1,
+            weight_bytes=round(g * 1e9),
+            memory_bytes=round(50 * 2**20 + 2 * g * 1e9),
+            seconds=(fixed + slope * g) * (1 + sign * off),
         )
         for g, sign in ((0.0001, 1), (0.001, -1), (0.01, 1), (0.1, -1))
-    ]  # fmt: skip
+    ]
     fields: dict[str, Any] = {
-        "name": "cpu", "device_model": "this machine", "provenance": "measured", "origin": "a test",
-        "runtime": "onnxruntime", "threads": 1,
-    }  # fmt: skip
+        "name": "cpu",
+        "device_model": "this machine",
+        "provenance": "measured",
+        "origin": "a test",
+        "runtime": "onnxruntime",
+        "threads": 1,
+    }
     return Profile(points=tuple(points), **{**fields, **more})
 
 
@@ -91,8 +102,12 @@ def seconds(piece: Piece) -> float:
 
 
 def test_parts_beside_each_other_take_as_long_as_the_slowest_of_them() -> None:
-    parts = [piece("a", macs=1, sends=1000), piece("b", macs=3, sends=1000), piece("c", macs=2, sends=1000),
-             piece("fuse", "a", "b", "c", macs=1)]  # fmt: skip
+    parts = [
+        piece("a", macs=1, sends=1000),
+        piece("b", macs=3, sends=1000),
+        piece("c", macs=2, sends=1000),
+        piece("fuse", "a", "b", "c", macs=1),
+    ]
     places = {"a": 0, "b": 1, "c": 2, "fuse": 0}
     links = {1: LINK, 2: LINK}
     # to b: 0.1 + 0.01, three seconds, back: 0.001 + 0.01, and fusion
@@ -270,9 +285,13 @@ def test_a_table_for_people_says_modelled_and_whose_profile(tmp_path: Path) -> N
 
 @pytest.mark.parametrize(
     ("arguments", "why"),
-    [(["--profile", "cpu"], "go with --estimate"), (["--estimate", "--link", "16"], "write MBPS,MS"),
-     (["--estimate", "--link", "0,1"], "write MBPS,MS"), (["--estimate", "--link", "x,1"], "write MBPS,MS")],
-)  # fmt: skip
+    [
+        (["--profile", "cpu"], "go with --estimate"),
+        (["--estimate", "--link", "16"], "write MBPS,MS"),
+        (["--estimate", "--link", "0,1"], "write MBPS,MS"),
+        (["--estimate", "--link", "x,1"], "write MBPS,MS"),
+    ],
+)
 def test_wrong_options_are_one_line(tmp_path: Path, arguments: list[str], why: str) -> None:
     path = tmp_path / "mine.yaml"
     path.write_text(SUITE)

@@ -28,9 +28,17 @@ def page():
 def checked():
     """What `harness devices check --json` says of this machine."""
     return {
-        **describe(), "name": "my-secret-name", "target": "10.1.2.3:50151", "backend": "agent", "emulated": False,
-        "checked": "2026-01-02", "harness": "0.1.0", "version": "0.1.0", "usable": True, "problem": "",
-    }  # fmt: skip
+        **describe(),
+        "name": "my-secret-name",
+        "target": "10.1.2.3:50151",
+        "backend": "agent",
+        "emulated": False,
+        "checked": "2026-01-02",
+        "harness": "0.1.0",
+        "version": "0.1.0",
+        "usable": True,
+        "problem": "",
+    }
 
 
 def test_a_row_says_what_the_board_is_and_not_whose(page, checked):
@@ -50,13 +58,26 @@ def test_a_row_says_what_the_board_is_and_not_whose(page, checked):
 
 def test_a_jetson_its_providers_and_its_release_are_told(page, checked):
     jetson = {
-        **checked, "model": "NVIDIA Jetson Orin Nano", "soc": "tegra234", "jetpack": {"l4t": "36.4", "release": "6.2"},
-        "onnxruntime": {"version": "1.23.0", "providers": ["TensorrtExecutionProvider", "CPUExecutionProvider"]},
-        "meters": [{"name": "ina3221:b"}, {"name": "ina3221:a"}], "usable": False, "virtualised": None,
-    }  # fmt: skip
+        **checked,
+        "model": "NVIDIA Jetson Orin Nano",
+        "soc": "tegra234",
+        "jetpack": {"l4t": "36.4", "release": "6.2"},
+        "onnxruntime": {
+            "version": "1.23.0",
+            "providers": ["TensorrtExecutionProvider", "CPUExecutionProvider"],
+        },
+        "meters": [{"name": "ina3221:b"}, {"name": "ina3221:a"}],
+        "usable": False,
+        "virtualised": None,
+    }
     (told,) = page.table([jetson]).splitlines()[2:]
-    for words in ("NVIDIA Jetson Orin Nano (tegra234)", "JetPack 6.2", "1.23.0 (Tensorrt, CPU)",
-                  "ina3221:a, ina3221:b", "not usable"):  # fmt: skip
+    for words in (
+        "NVIDIA Jetson Orin Nano (tegra234)",
+        "JetPack 6.2",
+        "1.23.0 (Tensorrt, CPU)",
+        "ina3221:a, ina3221:b",
+        "not usable",
+    ):
         assert words in told
 
 

@@ -10,12 +10,12 @@ from pathlib import Path
 import psutil
 import pytest
 
-from harness.store.artifacts import Store
-from harness.prepare.jobs import Jobs
-from harness.types.plan import Node, PrepareHost
 from harness.plan.planner import make_plan
 from harness.plugins import load_plugins
-from harness.suite.suite import load_suite
+from harness.prepare.jobs import Jobs
+from harness.store.artifacts import Store
+from harness.suite.loading import load_suite
+from harness.types.plan import Node, PrepareHost
 
 SUITE = """
 suite: jobs

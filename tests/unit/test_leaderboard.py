@@ -10,10 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness.results.columns import COLUMNS, parse_where
 from harness.errors import SuiteError
+from harness.results.leaderboard.filters import parse_where
 from harness.results.leaderboard.leaderboard import boards, sorted_by
-from harness.results.folder import Record
+from harness.types.columns import COLUMNS
+from harness.types.record import Record
 
 N = 400
 
@@ -21,18 +22,33 @@ N = 400
 def record(method: str = "vit", seed: int = 0, repeat: int = 0, **more: Any) -> Record:
     """A measured cell; ``more`` replaces blocks, a dict is merged into its block."""
     values: dict[str, Any] = {
-        "run_id": "r", "machine_id": "m", "suite": "s", "method": method, "method_key": f"key of {method}",
-        "seed": seed, "repeat": repeat, "cell_id": f"{method}{seed}{repeat}{sorted(map(str, more.items()))}",
-        "attempt": 1, "status": "ok", "baseline": "vit", "rank_by": "top1",
+        "run_id": "r",
+        "machine_id": "m",
+        "suite": "s",
+        "method": method,
+        "method_key": f"key of {method}",
+        "seed": seed,
+        "repeat": repeat,
+        "cell_id": f"{method}{seed}{repeat}{sorted(map(str, more.items()))}",
+        "attempt": 1,
+        "status": "ok",
+        "baseline": "vit",
+        "rank_by": "top1",
         "device": {"name": "here", "model": "CPU 1", "kind": "cpu", "nodes": 1},
         "runtime": {"name": "onnxruntime", "params": {}, "precision": "float32"},
         "scenario": {"name": "single-stream", "batch": 1, "threads": 1},
-        "data": {"task": "image-classification", "name": "digits", "split": "test", "classes": 10,
-                 "shape": [1, 8, 8], "fingerprint": "f"},
+        "data": {
+            "task": "image-classification",
+            "name": "digits",
+            "split": "test",
+            "classes": 10,
+            "shape": [1, 8, 8],
+            "fingerprint": "f",
+        },
         "counts": {"params": 2_000_000, "macs": 3_000_000_000, "weight_bytes": 8_000_000},
         "accuracy": {"top1": 90.0, "top5": 99.0, "n": N, "on": "device"},
         "latency": {"n": 662, "p50_ms": 4.0, "p90_ms": 5.0, "p99_ms": 6.0, "mean_ms": 4.0, "std_ms": 1.0},
-    }  # fmt: skip
+    }
     for name, value in more.items():
         values[name] = {**values[name], **value} if isinstance(value, dict) and name in values else value
     return Record(**values)
@@ -55,11 +71,15 @@ def rows(records: list[Record], **options: Any) -> list[dict[str, Any]]:
 @pytest.mark.parametrize(
     "other",
     [
-        {"data": {"name": "cifar"}}, {"data": {"fingerprint": "g"}}, {"data": {"split": "validation"}},
-        {"scenario": {"name": "offline"}}, {"device": {"model": "CPU 2"}}, {"provenance": "emulated"},
+        {"data": {"name": "cifar"}},
+        {"data": {"fingerprint": "g"}},
+        {"data": {"split": "validation"}},
+        {"scenario": {"name": "offline"}},
+        {"device": {"model": "CPU 2"}},
+        {"provenance": "emulated"},
     ],
     ids=str,
-)  # fmt: skip
+)
 def test_what_cannot_be_compared_is_on_another_board(other: dict[str, Any]) -> None:
     assert len(boards([record(), record("small", **other)]).boards) == 2
 
@@ -67,11 +87,15 @@ def test_what_cannot_be_compared_is_on_another_board(other: dict[str, Any]) -> N
 @pytest.mark.parametrize(
     "other",
     [
-        {"runtime": {"name": "torch"}}, {"scenario": {"batch": 8}}, {"scenario": {"threads": 2}},
-        {"device": {"name": "pair", "nodes": 2}}, {"machine_id": "m2"}, {"method_key": "changed"},
+        {"runtime": {"name": "torch"}},
+        {"scenario": {"batch": 8}},
+        {"scenario": {"threads": 2}},
+        {"device": {"name": "pair", "nodes": 2}},
+        {"machine_id": "m2"},
+        {"method_key": "changed"},
     ],
     ids=str,
-)  # fmt: skip
+)
 def test_another_setting_is_another_row_of_the_same_board(other: dict[str, Any]) -> None:
     assert len(rows([record(), record(**other)])) == 2
 
@@ -103,9 +127,13 @@ def test_accuracy_is_the_mean_over_seeds_however_often_a_seed_was_measured() -> 
 
 def test_latency_is_the_median_of_cells_and_memory_the_worst() -> None:
     given = [
-        record(repeat=i, latency={"p50_ms": p50}, memory={"process_peak_bytes": peak, "baseline_bytes": peak - 1e6})
+        record(
+            repeat=i,
+            latency={"p50_ms": p50},
+            memory={"process_peak_bytes": peak, "baseline_bytes": peak - 1e6},
+        )
         for i, (p50, peak) in enumerate([(4.0, 50e6), (9.0, 90e6), (5.0, 70e6)])
-    ]  # fmt: skip
+    ]
     (row,) = rows(given)
     assert row["latency_p50_ms"] == 5.0
     assert (row["process_peak_mb"], row["baseline_mb"]) == (90.0, 89.0)
@@ -194,12 +222,17 @@ def test_the_baseline_is_the_reference_even_where_a_filter_hides_it() -> None:
 @pytest.mark.parametrize(
     ("where", "kept"),
     [
-        ("top1 > 90 and latency_p50_ms < 5", ["b"]), ("not top1 > 90", ["a", "broken"]),
-        ("top1 == None", ["broken"]), ("method in ('a', 'broken')", ["a", "broken"]),
-        ("80 < top1 <= 90 or status == 'failed'", ["a", "broken"]), ("top1 > -1", ["b", "a"]),
-        ("-top1 < -90", ["b"]), ("not -top1 < 0", ["broken"]), (r"'\d' != method", ["b", "a", "broken"]),
+        ("top1 > 90 and latency_p50_ms < 5", ["b"]),
+        ("not top1 > 90", ["a", "broken"]),
+        ("top1 == None", ["broken"]),
+        ("method in ('a', 'broken')", ["a", "broken"]),
+        ("80 < top1 <= 90 or status == 'failed'", ["a", "broken"]),
+        ("top1 > -1", ["b", "a"]),
+        ("-top1 < -90", ["b"]),
+        ("not -top1 < 0", ["broken"]),
+        (r"'\d' != method", ["b", "a", "broken"]),
     ],
-)  # fmt: skip
+)
 def test_filters(where: str, kept: list[str]) -> None:
     given = [record("a"), record("b", accuracy={"top1": 95.0}), failed("broken")]
     assert [row["method"] for row in rows(given, where=where)] == kept
@@ -208,10 +241,14 @@ def test_filters(where: str, kept: list[str]) -> None:
 @pytest.mark.parametrize(
     ("where", "told"),
     [
-        ("top_1 > 3", "no column 'top_1'.*top1"), ("top1 >", "invalid syntax"), ("method > 3", "not supported"),
-        ("__import__('os')", "is not allowed"), ("top1.real > 3", "is not allowed"), ("(" * 2000, "1000 characters"),
+        ("top_1 > 3", "no column 'top_1'.*top1"),
+        ("top1 >", "invalid syntax"),
+        ("method > 3", "not supported"),
+        ("__import__('os')", "is not allowed"),
+        ("top1.real > 3", "is not allowed"),
+        ("(" * 2000, "1000 characters"),
     ],
-)  # fmt: skip
+)
 def test_a_bad_filter_is_one_line(where: str, told: str) -> None:
     with pytest.raises(SuiteError, match=told) as caught:
         rows([record()], where=where)

@@ -11,8 +11,10 @@ from hypothesis import strategies as st
 from scipy import stats
 
 import harness.worker.loadgen.queries
-from harness.worker.loadgen.queries import arrivals, batches, first_query, generate, per_query, warm_up, whole
 from harness.types import Load
+from harness.worker.loadgen.generate import generate
+from harness.worker.loadgen.loop import first_query, warm_up
+from harness.worker.loadgen.queries import arrivals, batches, per_query, whole
 
 IMAGES = np.arange(24, dtype=np.float32).reshape(6, 4)
 

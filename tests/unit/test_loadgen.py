@@ -10,18 +10,21 @@ import numpy as np
 import pytest
 
 import harness.worker.loadgen.mlperf
-from harness.worker.loadgen.queries import batches, generate, per_query, whole
-from harness.worker.loadgen.mlperf import generate_with_loadgen, missing
 from harness.types import Load
+from harness.worker.loadgen.generate import generate
+from harness.worker.loadgen.mlperf import generate_with_loadgen, missing
+from harness.worker.loadgen.queries import batches, per_query, whole
 
 pytestmark = pytest.mark.clock
 pytest.importorskip("mlperf_loadgen", reason="LoadGen is not installed: pip install 'edge-harness[loadgen]'")
 
 IMAGES = np.arange(24, dtype=np.float32).reshape(6, 4)
 SCENARIOS = {
-    "single-stream": {}, "multi-stream": {"streams": 4, "batch": 2}, "offline": {"batch": 3},
+    "single-stream": {},
+    "multi-stream": {"streams": 4, "batch": 2},
+    "offline": {"batch": 3},
     "server": {"target_qps": 150.0},
-}  # fmt: skip
+}
 
 
 def load_of(scenario: str, **changes: object) -> Load:

@@ -7,17 +7,17 @@ from dataclasses import asdict
 
 import pytest
 
-from harness.run import lost_boards as lost
-from harness.run import runner
-from harness.store.artifacts import Store
-from harness.run.lost_boards import LostBoards
-from harness.types.plan import PrepareHost
 from harness.plan.planner import make_plan
 from harness.plugins import load_plugins
 from harness.prepare.nodes import run_node
 from harness.render.progress import PlainWatcher
 from harness.results.folder import Results
-from harness.suite.suite import load_suite
+from harness.run import lost_boards as lost
+from harness.run import runner
+from harness.run.lost_boards import LostBoards
+from harness.store.artifacts import Store
+from harness.suite.loading import load_suite
+from harness.types.plan import PrepareHost
 
 SUITE = """\
 suite: toys

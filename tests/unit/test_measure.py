@@ -9,17 +9,17 @@ from functools import cache
 import numpy as np
 import pytest
 
-from harness.measure import accuracy
-from harness.store.artifacts import Store
-from harness.results.leaderboard.energy_columns import readings_of
 from harness.errors import SuiteError
+from harness.machine.energy.fleet import readings_of
+from harness.measure import accuracy
 from harness.measure.cell import CellLost, Evaluations, measure_cell
-from harness.types.plan import PrepareHost
 from harness.plan.planner import make_plan
 from harness.plugins import load_plugins
 from harness.prepare.nodes import run_node
+from harness.store.artifacts import Store
 from harness.store.saved import load_any
-from harness.suite.suite import load_suite
+from harness.suite.loading import load_suite
+from harness.types.plan import PrepareHost
 
 SUITE = """\
 suite: toys
@@ -117,8 +117,11 @@ def test_workers_of_one_machine(measured):
     image, feature = 64 * 4, 4 * 4
     assert (network["input_bytes"], network["feature_bytes"]) == (3 * image, 3 * feature)
     assert {name: part["device"] for name, part in network["parts"].items()} == {
-        "sub1": "here-2", "sub2": "here-3", "sub3": "here-2", "fusion": "here",
-    }  # fmt: skip
+        "sub1": "here-2",
+        "sub2": "here-3",
+        "sub3": "here-2",
+        "fusion": "here",
+    }
     assert "over_bound" not in network  # three in flight wait for one another
     assert network["critical_path_ms"] > 0
     assert network["no_input"]["n"] >= 11
@@ -128,8 +131,11 @@ def test_workers_of_one_machine(measured):
         one["process_peak_bytes"] for one in found["memory"]["devices"].values()
     )
     assert found["device"]["devices"][1] == {
-        "name": "here-2", "model": found["device"]["model"], "machine": "", "parts": ["sub1", "sub3"],
-    }  # fmt: skip
+        "name": "here-2",
+        "model": found["device"]["model"],
+        "machine": "",
+        "parts": ["sub1", "sub3"],
+    }
 
 
 def test_several_images_at_once_over_workers(measured):
@@ -165,9 +171,19 @@ def test_what_stands_for_boards_is_told(planned):
     cells = planned[0]
     said = {device: described(cell)["provenance"] for (_, device), cell in cells.items()}
     assert said == {
-        "here": "measured", "b1": "measured", "boards": "measured", "raw": "measured", "mixed": "measured",
-        "lost": "measured", "local": "emulated", "pair": "emulated", "shared": "emulated", "lab": "emulated", "metered": "measured", "dark": "measured",
-    }  # fmt: skip
+        "here": "measured",
+        "b1": "measured",
+        "boards": "measured",
+        "raw": "measured",
+        "mixed": "measured",
+        "lost": "measured",
+        "local": "emulated",
+        "pair": "emulated",
+        "shared": "emulated",
+        "lab": "emulated",
+        "metered": "measured",
+        "dark": "measured",
+    }
     assert described(cells["split", "raw"])["device"]["input"] == "raw"
     assert "in_flight" not in described(cells["split", "here"])["scenario"]
 
@@ -220,8 +236,8 @@ def logits(partition, images, absent=(), stands_in=None):
 @pytest.fixture
 def references(planned):
     """(partition, test images, labels, training images) of a method."""
-    from harness.prepare.context import open_task_data
     from harness.data.choice import normalise
+    from harness.prepare.context import open_task_data
 
     cells, plugins, store = planned
 

@@ -25,9 +25,17 @@ def link(latency: float, up: float, down: float) -> Link:
 
 def samples(**more: Any) -> Samples:
     return Samples(
-        **{"latency_ns": np.full(20, 50 * MS), "warmup_ns": np.zeros(0, np.int64), "first_ns": 1,
-           "window_ns": 1000 * MS, "batch": 1, "steady": True, "reached": True, **more}
-    )  # fmt: skip
+        **{
+            "latency_ns": np.full(20, 50 * MS),
+            "warmup_ns": np.zeros(0, np.int64),
+            "first_ns": 1,
+            "window_ns": 1000 * MS,
+            "batch": 1,
+            "steady": True,
+            "reached": True,
+            **more,
+        }
+    )
 
 
 def bound(parts: Graph, places: dict, compute: dict, links: dict) -> float:
@@ -96,15 +104,20 @@ def test_a_link_is_as_its_device_states_else_as_the_probe_found():
 
 def test_a_records_network():
     seen = {
-        "encode:a": [1, 1, 1], "transport:a": [12, 12, 12], "queue:a": [2, 2, 2], "compute:a": [5, -1, 9],
+        "encode:a": [1, 1, 1],
+        "transport:a": [12, 12, 12],
+        "queue:a": [2, 2, 2],
+        "compute:a": [5, -1, 9],
         "compute:f": [3, 3, 3],
-    }  # fmt: skip
+    }
     given = samples(
         timeline={name: np.where(np.array(ns) < 0, -1, np.array(ns) * MS) for name, ns in seen.items()},
         network={"input_bytes": 100, "feature_bytes": 8, "sent_bytes:a": 100, "received_bytes:a": 8},
         links={"rtt:a": 2 * MS, "up:a": 10 * MS, "down:a": 4 * MS},
-        outcome=np.array([0, 1, 0], np.int8), missed={"a": 1}, window_ns=100 * MS,
-    )  # fmt: skip
+        outcome=np.array([0, 1, 0], np.int8),
+        missed={"a": 1},
+        window_ns=100 * MS,
+    )
     parts = graph(("a", ("image",)), ("f", ("a",)))
     found = network_of(given, parts, {"a": 1, "f": 0}, 0, ["here", "there"], {})
     a = found["parts"]["a"]

@@ -10,9 +10,7 @@ from harness.measure.parity import compare
 from harness.stats import wilson
 
 LOGITS = arrays(
-    np.float32,
-    st.tuples(st.integers(1, 12), st.integers(1, 6)),
-    elements=st.floats(-100, 100, width=32),
+    np.float32, st.tuples(st.integers(1, 12), st.integers(1, 6)), elements=st.floats(-100, 100, width=32)
 ).filter(lambda logits: np.abs(logits).max() > 1e-3)
 
 

@@ -10,10 +10,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from harness.errors import SuiteError
-from harness.types.plan import PrepareHost
 from harness.plan.planner import make_plan
 from harness.plugins import load_plugins
-from harness.suite.suite import Suite, load_suite, shipped_suites
+from harness.suite.loading import load_suite
+from harness.suite.shipped import shipped_suites
+from harness.suite.suite import Suite
+from harness.types.plan import PrepareHost
 
 SUITE = """\
 suite: mine
@@ -126,10 +128,12 @@ def test_keys_follow_the_machine(plan):
     keys = [
         frozenset(node.key for node in stages(plan(host=host), "build"))
         for host in (
-            PrepareHost(torch="1"), PrepareHost(torch="2"), PrepareHost(torch="1", capability="avx2"),
+            PrepareHost(torch="1"),
+            PrepareHost(torch="2"),
+            PrepareHost(torch="1", capability="avx2"),
             PrepareHost(torch="1", device="cuda:0", gpu="X"),
         )
-    ]  # fmt: skip
+    ]
     assert len(set(keys)) == 4
 
 

@@ -14,16 +14,15 @@ from pathlib import Path
 
 import pytest
 
-from harness.plan import planner
-from harness.store.artifacts import Store
 from harness.errors import StorageError
 from harness.hookspecs import hookimpl
-from harness.types.plan import PrepareHost
+from harness.plan import planner
 from harness.plan.planner import make_plan
 from harness.plugins import load_plugins
 from harness.prepare.nodes import run_node
+from harness.store.artifacts import Store
 from harness.store.saved import load_any
-from harness.suite.suite import load_suite
+from harness.suite.loading import load_suite
 from harness.types import (
     IMAGE,
     CompressorEntry,
@@ -39,6 +38,7 @@ from harness.types import (
     Sketch,
     TensorSpec,
 )
+from harness.types.plan import PrepareHost
 
 SUITE = """\
 suite: mine

@@ -10,8 +10,8 @@ import time
 import pytest
 
 from harness.errors import DeviceError
-from harness.worker.process import WorkerProcess
 from harness.types import Monitor
+from harness.worker.process import WorkerProcess
 
 
 def test_every_thread_is_told_how_a_worker_ended(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,12 +13,9 @@ from hypothesis import strategies as st
 from scipy.optimize import nnls
 
 from harness.errors import StorageError
-from harness.plan.profiles.profile import (
-    Link,
-    Point,
-    Profile,
-    ProfileError,
-    fit,
+from harness.plan.profiles.line import fit
+from harness.plan.profiles.profile import Link, Point, Profile, ProfileError
+from harness.plan.profiles.stored import (
     link_of,
     load_profile,
     profiled,
@@ -35,11 +32,15 @@ POINTS = st.lists(st.tuples(SIZES, SIZES), min_size=3, max_size=12, unique_by=la
 def made(seconds: Any = lambda gmacs: 0.002 + 0.05 * gmacs, name: str = "cpu", **more: Any) -> Profile:
     points = tuple(
         Point(
-            what=f"model {gmacs}", kind="model", macs=round(gmacs * 1e9), macs_linear=1, bytes=1,
+            what=f"model {gmacs}",
+            kind="model",
+            macs=round(gmacs * 1e9),
+            macs_linear=1,
+            bytes=1,
             seconds=seconds(gmacs),
         )
         for gmacs in (0.01, 0.1, 1.0, 2.0)
-    )  # fmt: skip
+    )
     fields = {
         "device_model": "a machine",
         "provenance": "measured",
@@ -120,10 +121,15 @@ def test_units_and_order_change_nothing(points: Any, x: float, y: float, shuffle
 
 @pytest.mark.parametrize(
     ("xs", "ys", "why"),
-    [([1, 2], [1, 2], "needs 3 points"), ([1, 1, 2], [1, 1, 2], "not 2"), ([1, 2, 3], [3, 2, 1], "no longer"),
-     ([1, 2, 0], [1, 2, 3], "positive"), ([1, 2, 3], [1, float("nan"), 3], "positive"),
-     ([1, 2, 3], [1, 2], "positive")],
-)  # fmt: skip
+    [
+        ([1, 2], [1, 2], "needs 3 points"),
+        ([1, 1, 2], [1, 1, 2], "not 2"),
+        ([1, 2, 3], [3, 2, 1], "no longer"),
+        ([1, 2, 0], [1, 2, 3], "positive"),
+        ([1, 2, 3], [1, float("nan"), 3], "positive"),
+        ([1, 2, 3], [1, 2], "positive"),
+    ],
+)
 def test_what_makes_no_line_is_refused(xs: list[float], ys: list[float], why: str) -> None:
     with pytest.raises(ValueError, match=why):
         fit(xs, ys)
@@ -163,10 +169,16 @@ def test_threads_and_runtime_choose_among_the_profiles_of_a_device() -> None:
 
 @pytest.mark.parametrize(
     ("change", "why"),
-    [({"points": []}, "points"), ({"version": 2}, "version"), ({"speed": 3}, "speed"),
-     ({"name": "../x"}, "name"), ({"provenance": "modelled"}, "provenance"), ({"points": "half"}, "3 points"),
-     ({"points": "falling"}, "no longer")],
-)  # fmt: skip
+    [
+        ({"points": []}, "points"),
+        ({"version": 2}, "version"),
+        ({"speed": 3}, "speed"),
+        ({"name": "../x"}, "name"),
+        ({"provenance": "modelled"}, "provenance"),
+        ({"points": "half"}, "3 points"),
+        ({"points": "falling"}, "no longer"),
+    ],
+)
 def test_a_file_that_is_no_profile_is_one_line(tmp_path: Path, change: dict[str, Any], why: str) -> None:
     tree = made().to_json()
     if change.get("points") == "half":
@@ -228,8 +240,12 @@ def test_devices_get_their_profile_and_link_and_others_stay_as_they_are() -> Non
     write_profile(made(link=Link(rate_mbps=16, rtt_ms=1)))
     write_profile(made(lambda gmacs: 3 * gmacs, name="pi1"))
     told = {"rate_mbps": 8.0, "rtt_ms": 2.0}
-    pairs = [device("here", "cpu"), device("pi1", "agent", link=told), device("pi2", "agent", serial="7"),
-             device("lab", "cpu", link=told)]  # fmt: skip
+    pairs = [
+        device("here", "cpu"),
+        device("pi1", "agent", link=told),
+        device("pi2", "agent", serial="7"),
+        device("lab", "cpu", link=told),
+    ]
     here, pi1, pi2, lab = profiled(*zip(*pairs, strict=True))
     assert here.details["profile"]["s_per_gmac"] == pytest.approx(0.05)
     assert link_of(here) == Link(rate_mbps=16, rtt_ms=1)

@@ -10,13 +10,14 @@ import pytest
 from click.testing import CliRunner
 
 from harness.cli import cli
-from harness.results.columns import COLUMNS
 from harness.errors import SuiteError
+from harness.render import FORMATS, render
+from harness.results.folder import Results
 from harness.results.leaderboard.leaderboard import Leaderboard
 from harness.results.leaderboard.published import PRINTED, find_published, published_boards, shipped_published
-from harness.render import FORMATS, render
-from harness.results.folder import Record, Results
-from harness.suite.suite import shipped_suites
+from harness.suite.shipped import shipped_suites
+from harness.types.columns import COLUMNS
+from harness.types.record import Record
 
 GIVEN = """\
 paper: Small ViTs (Doe, 2020)
@@ -43,13 +44,23 @@ def file(tmp_path: Path) -> Path:
 def results(tmp_path: Path) -> Path:
     """A folder with one measured row on the very data set and device of Table 1."""
     values: dict[str, Any] = {
-        "run_id": "r", "machine_id": "m", "suite": "s", "method": "vit", "method_key": "k", "seed": 0,
-        "cell_id": "c", "attempt": 1, "status": "ok",
-        "device": {"name": "here", "model": "CPU 1", "nodes": 1}, "runtime": {"name": "onnxruntime"},
+        "run_id": "r",
+        "machine_id": "m",
+        "suite": "s",
+        "method": "vit",
+        "method_key": "k",
+        "seed": 0,
+        "cell_id": "c",
+        "attempt": 1,
+        "status": "ok",
+        "device": {"name": "here", "model": "CPU 1", "nodes": 1},
+        "runtime": {"name": "onnxruntime"},
         "scenario": {"name": "single-stream", "batch": 1, "threads": 1},
         "data": {"task": "image-classification", "name": "digits", "split": "test", "classes": 10},
-        "counts": {"params": 1_000_000}, "accuracy": {"top1": 90.0, "n": 10}, "latency": {},
-    }  # fmt: skip
+        "counts": {"params": 1_000_000},
+        "accuracy": {"top1": 90.0, "n": 10},
+        "latency": {},
+    }
     folder = tmp_path / "results"
     Results(folder, create=True).append(Record(**values))
     return folder
@@ -161,9 +172,17 @@ def test_the_models_that_are_not_built_here_are_there() -> None:
 @pytest.mark.parametrize(
     ("old", "new", "told"),
     [
-        ("top1: 81.70", "topp1: 81.70", ":8: tables.0.rows.0.topp1: no published column; did you mean 'top1'?"),
+        (
+            "top1: 81.70",
+            "topp1: 81.70",
+            ":8: tables.0.rows.0.topp1: no published column; did you mean 'top1'?",
+        ),
         ("top1: 81.70", "tier: 1", ":8: tables.0.rows.0.tier: no published column"),
-        ("top1: 81.70", "top1: high", ":8: tables.0.rows.0.top1: expected a number of at least 0, in %, not 'high'"),
+        (
+            "top1: 81.70",
+            "top1: high",
+            ":8: tables.0.rows.0.top1: expected a number of at least 0, in %, not 'high'",
+        ),
         ("top1: 81.70", "top1: 817", ":8: tables.0.rows.0.top1: expected at most 100 %"),
         ("top1: 81.70", "top1: -1", "expected a number of at least 0"),
         ("top1: 81.70", "top1: .nan", "expected a number of at least 0"),
@@ -176,7 +195,7 @@ def test_the_models_that_are_not_built_here_are_there() -> None:
         ("paper:", "papers:", ":1: papers: unknown key; did you mean 'paper'?"),
         ("energy_scope: board", "energy_scope: 3", ":10: tables.1.rows.0.energy_scope: expected a text"),
     ],
-)  # fmt: skip
+)
 def test_a_mistake_is_one_line_with_its_place(old: str, new: str, told: str, file: Path) -> None:
     assert old in GIVEN
     file.write_text(GIVEN.replace(old, new, 1))

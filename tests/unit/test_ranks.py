@@ -17,18 +17,19 @@ import psutil
 import pytest
 import torch
 
-from harness.store.artifacts import Store
-from harness.cli.common import _check_accelerate, _training_device
+from harness.data.splits import subset
 from harness.errors import CellError, SuiteError
-from harness.prepare.jobs import Jobs
-from harness.types.plan import PrepareHost
+from harness.plan.host import _check_accelerate, _training_device
 from harness.plan.planner import make_plan
 from harness.plugins import load_plugins
-from harness.train.ranks import ALONE, Follower, Leader
-from harness.data.splits import subset
-from harness.suite.suite import load_suite
+from harness.prepare.jobs import Jobs
+from harness.prepare.team import Follower, Leader
+from harness.store.artifacts import Store
+from harness.suite.loading import load_suite
 from harness.train.loop import TrainRecipe, fit
+from harness.train.ranks import ALONE
 from harness.types import DeviceInfo
+from harness.types.plan import PrepareHost
 
 pytest.importorskip("accelerate")
 pytestmark = pytest.mark.timeout(900)  # a dozen processes load torch before the first test
@@ -193,7 +194,7 @@ def test_shares_are_the_batch(n, count):
 
 
 def test_a_rank_that_hangs_up_and_lives_fails_the_node(place, monkeypatch):
-    monkeypatch.setattr("harness.train.ranks.follow", importlib.import_module("harness_ranked").hangs_up)
+    monkeypatch.setattr("harness.prepare.team.follow", importlib.import_module("harness_ranked").hangs_up)
     monkeypatch.setattr("harness.train.ranks._PATIENCE_S", 0.0)
     monkeypatch.setattr(Leader, "join", lambda self, port, device, threads, listening: os.close(listening))
     told = Queue()
@@ -265,6 +266,13 @@ def test_a_batch_has_a_sample_for_each_rank():
     for recipe, samples in ((TrainRecipe(batch_size=2), data), (TrainRecipe(), subset(points, np.arange(2)))):
         with pytest.raises(ValueError, match="3 processes need batches of 3 samples or more, not 2 "):
             fit(
-                torch.nn.Linear(4, 2), recipe, samples, None, seed=0, device="cpu", folder=Path(),
-                progress=print, ranks=Follower(1, 3, None),
-            )  # fmt: skip
+                torch.nn.Linear(4, 2),
+                recipe,
+                samples,
+                None,
+                seed=0,
+                device="cpu",
+                folder=Path(),
+                progress=print,
+                ranks=Follower(1, 3, None),
+            )

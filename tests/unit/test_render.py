@@ -13,17 +13,26 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness.results.columns import COLUMNS
-from harness.results.leaderboard.leaderboard import Leaderboard, boards
 from harness.render import FORMATS, render
 from harness.render.record import tell
-from harness.results.folder import Record
+from harness.results.leaderboard.leaderboard import Leaderboard, boards
+from harness.types.columns import COLUMNS
+from harness.types.record import Record
 
 
 def record(method: str = "vit", **more: Any) -> Record:
     values: dict[str, Any] = {
-        "run_id": "r", "machine_id": "m", "suite": "s", "method": method, "method_key": f"key of {method}",
-        "seed": 0, "cell_id": method, "attempt": 1, "status": "ok", "baseline": "vit", "rank_by": "top1",
+        "run_id": "r",
+        "machine_id": "m",
+        "suite": "s",
+        "method": method,
+        "method_key": f"key of {method}",
+        "seed": 0,
+        "cell_id": method,
+        "attempt": 1,
+        "status": "ok",
+        "baseline": "vit",
+        "rank_by": "top1",
         "device": {"name": "here", "model": "CPU 1", "kind": "cpu", "nodes": 1},
         "runtime": {"name": "onnxruntime", "params": {}, "precision": "float32"},
         "scenario": {"name": "single-stream", "batch": 1, "threads": 1},
@@ -32,17 +41,28 @@ def record(method: str = "vit", **more: Any) -> Record:
         "accuracy": {"top1": 90.0, "top5": 99.0, "n": 400, "on": "device"},
         "latency": {"n": 662, "p50_ms": 4.0, "p90_ms": 5.0, "p99_ms": 6.0, "mean_ms": 4.0, "std_ms": 1.0},
         "memory": {"process_peak_bytes": 50_000_000, "baseline_bytes": 1_000_000},
-    }  # fmt: skip
+    }
     return Record(**{**values, **more})
 
 
 def board() -> Leaderboard:
     """The baseline, a method that is better and faster, one that failed."""
-    broken = record("broken", status="failed", stage="train", reason="out of memory",
-                    counts={}, accuracy={}, latency={}, memory={})  # fmt: skip
-    better = record("better", accuracy={"top1": 92.5, "n": 400},
-                    latency={"n": 662, "p50_ms": 2.0, "p99_ms": 3.0, "mean_ms": 2.0, "std_ms": 0.1},
-                    flags=["contended"])  # fmt: skip
+    broken = record(
+        "broken",
+        status="failed",
+        stage="train",
+        reason="out of memory",
+        counts={},
+        accuracy={},
+        latency={},
+        memory={},
+    )
+    better = record(
+        "better",
+        accuracy={"top1": 92.5, "n": 400},
+        latency={"n": 662, "p50_ms": 2.0, "p99_ms": 3.0, "mean_ms": 2.0, "std_ms": 0.1},
+        flags=["contended"],
+    )
     return boards([record(), better, broken])
 
 
@@ -162,9 +182,20 @@ def test_names_and_reasons_of_others_are_text_and_nothing_else(format: str, name
 def test_a_record_s_story_has_the_last_epoch_of_each_training_and_every_part() -> None:
     history = [{"loss": 2.0, "top1": 30.0}, {"loss": 0.5, "top1": 93.25}]
     lineage = [
-        {"stage": "build", "entry": "vit", "params": {"dim": 48}, "train_s": 12.34, "notes": {"history": history}},
-        {"stage": "partition", "entry": "devit", "params": {}, "notes": {"parts": [{"classes": [0, 1]}, {"classes": [2]}]}},
-    ]  # fmt: skip
+        {
+            "stage": "build",
+            "entry": "vit",
+            "params": {"dim": 48},
+            "train_s": 12.34,
+            "notes": {"history": history},
+        },
+        {
+            "stage": "partition",
+            "entry": "devit",
+            "params": {},
+            "notes": {"parts": [{"classes": [0, 1]}, {"classes": [2]}]},
+        },
+    ]
     story = tell(record(lineage=lineage), {"latency_ns": np.array([4_000_000, 5_000_000])})
     assert "1. build vit (dim 48), 12.3 s of training: last_epoch.loss 0.5, last_epoch.top1 93.25" in story
     assert "2. partition devit (): parts (classes 0 1) (classes 2)" in story
@@ -174,20 +205,45 @@ def test_a_record_s_story_has_the_last_epoch_of_each_training_and_every_part() -
 
 def of_fleet(method: str = "split", seed: int = 0, **more: Any) -> Record:
     levels = [
-        {"missing": 1, "sets": 2, "of": 2, "mean": 70.0 + seed, "min": 60.0, "max": 80.0, "worst": ["sub2"],
-         "top1": {"sub1": 80.0, "sub2": 60.0}},
-        {"missing": 2, "sets": 20, "of": 45, "mean": 30.0, "min": 10.0, "max": 50.0, "worst": ["sub1", "sub2"], "top1": {}},
-    ]  # fmt: skip
+        {
+            "missing": 1,
+            "sets": 2,
+            "of": 2,
+            "mean": 70.0 + seed,
+            "min": 60.0,
+            "max": 80.0,
+            "worst": ["sub2"],
+            "top1": {"sub1": 80.0, "sub2": 60.0},
+        },
+        {
+            "missing": 2,
+            "sets": 20,
+            "of": 45,
+            "mean": 30.0,
+            "min": 10.0,
+            "max": 50.0,
+            "worst": ["sub1", "sub2"],
+            "top1": {},
+        },
+    ]
     network = {
-        "input_bytes": 100, "feature_bytes": 8, "critical_path_ms": 3.2, "over_bound": 1.25, "fuse_ms": 0.5,
-        "no_input": {"n": 100, "p50_ms": 2.5}, "parts": {"sub1": {"compute_ms": 1.5, "device": "b2"}},
+        "input_bytes": 100,
+        "feature_bytes": 8,
+        "critical_path_ms": 3.2,
+        "over_bound": 1.25,
+        "fuse_ms": 0.5,
+        "no_input": {"n": 100, "p50_ms": 2.5},
+        "parts": {"sub1": {"compute_ms": 1.5, "device": "b2"}},
         "devices": [{"name": "b2", "parts": ["sub1"], "compute_share": 0.4}],
-    }  # fmt: skip
+    }
     return record(
-        method, seed=seed, network=network, **{"cell_id": f"{method}{seed}", **more},
+        method,
+        seed=seed,
+        network=network,
+        **{"cell_id": f"{method}{seed}", **more},
         device={"name": "pair", "model": "CPU 1", "kind": "cpu", "nodes": 2},
         accuracy={"top1": 90.0, "n": 400, "on": "host", "missing": {"levels": levels}},
-    )  # fmt: skip
+    )
 
 
 def test_a_fleets_columns_are_there_where_there_is_something_to_say() -> None:

@@ -15,8 +15,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from harness.errors import StorageError, SuiteError
-from harness.results.folder import Record, Results, latency_summary
+from harness.measure.latency import latency_summary
+from harness.results.folder import Results
 from harness.types import Samples
+from harness.types.record import Record
 
 CONTRACT = [
     "schema",
@@ -90,9 +92,14 @@ def test_an_unknown_key_is_refused() -> None:
 
 def test_the_view_takes_the_latest_good_attempt_else_the_latest(results: Results) -> None:
     for cell, attempt, status in [
-        ("a", 1, "failed"), ("b", 1, "failed"), ("a", 2, "ok"), ("a", 3, "failed"), ("b", 2, "failed"),
-        ("c", 1, "ok"), ("c", 2, "partial"),
-    ]:  # fmt: skip
+        ("a", 1, "failed"),
+        ("b", 1, "failed"),
+        ("a", 2, "ok"),
+        ("a", 3, "failed"),
+        ("b", 2, "failed"),
+        ("c", 1, "ok"),
+        ("c", 2, "partial"),
+    ]:
         results.append(record(cell, attempt, status))
     view = [(r.cell_id, r.attempt, r.status) for r in results.latest()]
     assert view == [("a", 2, "ok"), ("b", 2, "failed"), ("c", 2, "partial")]
@@ -265,8 +272,10 @@ def test_samples_come_back_and_equal_content_is_one_file(results: Results) -> No
     assert samples == results.store_samples(arrays)
     loaded = results.load_samples(results.append(record(samples=samples)))
     assert {name: array.tolist() for name, array in loaded.items()} == {
-        "latency_ns": [0, 1, 2, 3, 4], "compute:front": [0, 1, 2], "first_ns": 7,
-    }  # fmt: skip
+        "latency_ns": [0, 1, 2, 3, 4],
+        "compute:front": [0, 1, 2],
+        "first_ns": 7,
+    }
     assert len(list(results.folder.glob("samples/*/*"))) == 1
     assert results.load_samples(record()) == {}
 
@@ -304,9 +313,14 @@ def test_samples_that_cannot_be_written_are_one_line(results: Results) -> None:
 def samples_of(n: int, batch: int = 1) -> Samples:
     latency = np.random.default_rng(0).permutation(np.arange(1, n + 1) * 1_000_000)
     return Samples(
-        latency_ns=latency, warmup_ns=latency[:0], first_ns=9_000_000, window_ns=2_000_000_000, batch=batch,
-        steady=True, reached=True,
-    )  # fmt: skip
+        latency_ns=latency,
+        warmup_ns=latency[:0],
+        first_ns=9_000_000,
+        window_ns=2_000_000_000,
+        batch=batch,
+        steady=True,
+        reached=True,
+    )
 
 
 def test_latency_is_derived_from_raw_samples() -> None:

@@ -11,7 +11,8 @@ import time
 import psutil
 import pytest
 
-from harness.machine.sampler import Sampler, interval_s
+from harness.machine.energy.durations import interval_s
+from harness.machine.sampler import Sampler
 from harness.types import MeterInfo, MeterUse, Monitor
 
 pytestmark = pytest.mark.clock
@@ -216,7 +217,7 @@ import os, sys
 assert sys.argv[1:6] == ["-o", "BatchMode=yes", "-o", "ConnectTimeout=10", "--"], sys.argv
 if sys.argv[6] != "bench":
     sys.exit("ssh: Could not resolve hostname " + sys.argv[6])
-assert sys.argv[7] == "python3 -m harness.machine.sampler"
+assert sys.argv[7] == "python3 -m harness.machine.reader"
 code = '''
 import time
 true = time.monotonic_ns

@@ -3,15 +3,23 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from harness.machine.state import FLAGS, Window, flags, over_time, watch
+from harness.machine.state import Window, over_time, watch
+from harness.measure.flags import FLAGS, flags
 from harness.types import Samples
 
 
 def samples(environment=None, **changes):
     given = {
-        "latency_ns": np.full(100, 1_000_000), "warmup_ns": np.zeros(0, np.int64), "first_ns": 1, "window_ns": 1,
-        "batch": 1, "steady": True, "reached": True, "environment": environment or {}, **changes,
-    }  # fmt: skip
+        "latency_ns": np.full(100, 1_000_000),
+        "warmup_ns": np.zeros(0, np.int64),
+        "first_ns": 1,
+        "window_ns": 1,
+        "batch": 1,
+        "steady": True,
+        "reached": True,
+        "environment": environment or {},
+        **changes,
+    }
     return Samples(**given)
 
 
@@ -104,8 +112,12 @@ def board(tmp_path, monkeypatch):
 def test_a_board_is_watched(board):
     read = watch()
     assert read() == {
-        "temperature_c": 52.5, "mhz": 1050.0, "mhz_slowest": 600.0, "governor": "ondemand", "throttle": [],
-    }  # fmt: skip
+        "temperature_c": 52.5,
+        "mhz": 1050.0,
+        "mhz_slowest": 600.0,
+        "governor": "ondemand",
+        "throttle": [],
+    }
     write(board, "sys/class/thermal/cooling_device0/cur_state", "2\n")
     assert read()["throttle"] == ["cooling device"]
 
@@ -127,10 +139,12 @@ def test_states_are_before_after_and_at_the_worst():
     assert over_time(states, 15, 35) == {
         "linux": {
             "temperature_c": {"before": 41.0, "after": 45.0, "least": 50.0, "most": 60.0},
-            "throttle": ["thermal"], "power_cap_share": 1.0, "governor": "b",
+            "throttle": ["thermal"],
+            "power_cap_share": 1.0,
+            "governor": "b",
         },
         "gpu": {"mhz": {"before": 900, "after": 900, "least": 900, "most": 900}},
-    }  # fmt: skip
+    }
 
 
 def test_a_short_window_is_seen_by_its_neighbours():

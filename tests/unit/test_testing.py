@@ -381,9 +381,14 @@ class Moody(Digits):
 
 
 INFO = DataInfo(
-    name="two", shape=(1, 4, 4), class_names=("a", "b"), sizes={"train": 2, "test": 2}, mean=(0.5,), std=(0.5,),
+    name="two",
+    shape=(1, 4, 4),
+    class_names=("a", "b"),
+    sizes={"train": 2, "test": 2},
+    mean=(0.5,),
+    std=(0.5,),
     fingerprint="two",
-)  # fmt: skip
+)
 
 
 @pytest.mark.parametrize(

@@ -23,11 +23,10 @@ import torch
 from pydantic import ValidationError
 from torch import nn
 
-from harness.train import checkpoint
-from harness.train import evaluation
-from harness.train.augment import CropFlip
-from harness.errors import CellError, StorageError
 from harness.data.splits import ImageSplit, StoredImages
+from harness.errors import CellError, StorageError
+from harness.train import checkpoint, evaluation
+from harness.train.augment import CropFlip
 from harness.train.loop import Batch, TrainRecipe, evaluate, fit
 
 CLASSES = 3

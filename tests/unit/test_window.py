@@ -11,9 +11,9 @@ import time
 import numpy as np
 import pytest
 
-from harness.worker.loadgen.queries import batches
 from harness.machine.sampler import Sampler
 from harness.types import Load, MeterInfo, MeterUse, Monitor
+from harness.worker.loadgen.queries import batches
 from harness.worker.window import observe
 
 METER = """
@@ -71,9 +71,14 @@ def sampler(tmp_path, monkeypatch):
 
     def make(*functions, watches=None, **changes):
         given = {
-            "scope": "package", "watches": "cpu", "provenance": "measured", "quantity": "energy", "period_s": 0.01,
-            "calibration": 0.0, **changes,
-        }  # fmt: skip
+            "scope": "package",
+            "watches": "cpu",
+            "provenance": "measured",
+            "quantity": "energy",
+            "period_s": 0.01,
+            "calibration": 0.0,
+            **changes,
+        }
         meters = [MeterUse(info=MeterInfo(name=one, **given), open=f"fake_meter:{one}") for one in functions]
         opened.append(Sampler(Monitor(meters=tuple(meters), watches=watches or {})))
         return opened[-1]
@@ -139,9 +144,11 @@ def test_the_window_grows_to_the_error_asked_for(sampler):
 
 def test_the_window_grows_for_noise_as_well(sampler):
     seen = measured(
-        busy, batches(IMAGES, 1), load(min_time_s=0.2, energy_error=0.1, max_time_s=8.0, idle_s=0.1),
+        busy,
+        batches(IMAGES, 1),
+        load(min_time_s=0.2, energy_error=0.1, max_time_s=8.0, idle_s=0.1),
         sampler("Noisy", quantity="power"),
-    )  # fmt: skip
+    )
     (reading,) = seen.readings
     edges = 2 * 0.01 / 0.1
     assert reading.window_s > 2 * edges

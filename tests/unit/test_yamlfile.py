@@ -43,16 +43,44 @@ def refusal(tmp_path: Path) -> Any:
 @pytest.mark.parametrize(
     ("text", "meant"),
     [
-        ("7", 7), ("-7", -7), ("1_000", 1000), ("010", 10), ("0x1F", 31), ("-0x1F", -31), ("0o17", 15), ("0b101", 5),
-        ("1.5", 1.5), ("1e-3", 0.001), ("1.0e-3", 0.001), ("1_0.5", 10.5), (".inf", math.inf), ("-.Inf", -math.inf),
-        ("true", True), ("FALSE", False), ("null", None), ("~", None), ("", None),
-        ("yes", "yes"), ("no", "no"), ("on", "on"), ("1:30", "1:30"), ("1s", "1s"), ("2026-01-01", "2026-01-01"),
-        ('"7"', "7"), ("'true'", "true"), ("!!str 7", "7"), ("=", "="), ("|\n a\n b\n", "a\nb\n"),
-        ("[1, [a, {b: c}]]", [1, ["a", {"b": "c"}]]), ("{1: a, true: b}", {"1": "a", "true": "b"}),
-        ("{a: &x [1], b: *x}", {"a": [1], "b": [1]}), ("\ufeffa: 1", {"a": 1}), ("a: 1\r\nb: 2\r\n", {"a": 1, "b": 2}),
+        ("7", 7),
+        ("-7", -7),
+        ("1_000", 1000),
+        ("010", 10),
+        ("0x1F", 31),
+        ("-0x1F", -31),
+        ("0o17", 15),
+        ("0b101", 5),
+        ("1.5", 1.5),
+        ("1e-3", 0.001),
+        ("1.0e-3", 0.001),
+        ("1_0.5", 10.5),
+        (".inf", math.inf),
+        ("-.Inf", -math.inf),
+        ("true", True),
+        ("FALSE", False),
+        ("null", None),
+        ("~", None),
+        ("", None),
+        ("yes", "yes"),
+        ("no", "no"),
+        ("on", "on"),
+        ("1:30", "1:30"),
+        ("1s", "1s"),
+        ("2026-01-01", "2026-01-01"),
+        ('"7"', "7"),
+        ("'true'", "true"),
+        ("!!str 7", "7"),
+        ("=", "="),
+        ("|\n a\n b\n", "a\nb\n"),
+        ("[1, [a, {b: c}]]", [1, ["a", {"b": "c"}]]),
+        ("{1: a, true: b}", {"1": "a", "true": "b"}),
+        ("{a: &x [1], b: *x}", {"a": [1], "b": [1]}),
+        ("\ufeffa: 1", {"a": 1}),
+        ("a: 1\r\nb: 2\r\n", {"a": 1, "b": 2}),
         ("模型: né", {"模型": "né"}),
     ],
-)  # fmt: skip
+)
 def test_what_yaml_means_by_it(text: str, meant: Any) -> None:
     found = value(text)
     assert (type(found), found) == (type(meant), meant)
@@ -67,11 +95,14 @@ letters = st.text(
     st.characters(exclude_categories=("Cs", "Cc", "Cn", "Zl", "Zp"), exclude_characters="\ufeff")
 )
 plain = st.recursive(
-    st.none() | st.booleans() | st.integers(-(2**63), 2**63 - 1) | letters
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**63), 2**63 - 1)
+    | letters
     | st.floats(allow_nan=False, allow_infinity=False),
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(letters, inner, max_size=4),
     max_leaves=12,
-)  # fmt: skip
+)
 
 
 @given(plain)
@@ -145,14 +176,18 @@ def test_a_mistake_is_told_with_its_line(refusal: Any, text: str, told: str) -> 
 @pytest.mark.parametrize(
     ("content", "told"),
     [
-        (b"", ": is empty"), (b"# a\n", ": is empty"), (b"---\n...\n", ": is empty"), (b"null", ": is empty"),
-        (b"a\x80\x81", ": not a text file (byte 1 is no UTF-8)"), ("a: b".encode("utf-16"), ": not a text file"),
+        (b"", ": is empty"),
+        (b"# a\n", ": is empty"),
+        (b"---\n...\n", ": is empty"),
+        (b"null", ": is empty"),
+        (b"a\x80\x81", ": not a text file (byte 1 is no UTF-8)"),
+        ("a: b".encode("utf-16"), ": not a text file"),
         (b"\x7fELF\x02\x01\x01\0\0", ": not valid YAML: unacceptable character"),
         (b"PK\x03\x04\x14\0\0\0", ": not valid YAML: unacceptable character"),
         (b"x" * 262_145, ": larger than a suite may be: at most 262,144 bytes"),
     ],
     ids=lambda content: str(content)[:30],
-)  # fmt: skip
+)
 def test_a_file_that_is_no_suite(refusal: Any, content: bytes, told: str) -> None:
     assert refusal(content).startswith(told)
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from math import hypot
+from statistics import fmean
 from typing import Any, get_args
 
 from harness.types import SCOPES, Provenance
 
-__all__ = ["fleet_readings"]
+__all__ = ["fleet_readings", "readings_of"]
 
 Reading = Mapping[str, Any]
 Choose = Callable[[Sequence[Reading]], str]
@@ -51,10 +53,14 @@ def _sum(scope: str, each: Mapping[str, Reading | None]) -> Reading:
     meters = " + ".join(sorted({str(one["meter"]) for one in given}))
     methods = sorted({str(one["method"]) for one in given})
     total: dict[str, Any] = {
-        "meter": meters, "scope": scope, "watches": "fleet", "method": methods[0], "withheld": {},
+        "meter": meters,
+        "scope": scope,
+        "watches": "fleet",
+        "method": methods[0],
+        "withheld": {},
         "quantity": "energy" if all(one["quantity"] == "energy" for one in given) else "power",
         "provenance": max((str(one["provenance"]) for one in given), key=get_args(Provenance).index),
-    }  # fmt: skip
+    }
     for name in FIGURES:
         values = [None if one is None else one.get(name) for one in each.values()]
         known = [float(value) for value in values if value is not None]
@@ -80,3 +86,36 @@ def _why(
         why = "not read" if one is None else (one.get("withheld") or {}).get(kind) or "not read"
         said.append(f"{device}: {why}")
     return f"no sum over the fleet's {scope}: {'; '.join(said)}"
+
+
+def _meter(readings: Sequence[Reading]) -> str:
+    count = Counter(one["meter"] for one in readings if _figures(one))
+    counters = {one["meter"] for one in readings if one["quantity"] == "energy"}
+    measured = {one["meter"] for one in readings if one["provenance"] == "measured"}
+    names: list[str] = sorted({one["meter"] for one in readings})
+
+    def worth(name: str) -> tuple[bool, bool, bool, int, float]:
+        return count[name] > 0, name in measured, name in counters, count[name], -_error(readings, name)
+
+    return max(names, key=worth)
+
+
+def _error(readings: Sequence[Reading], meter: str) -> float:
+    own = [
+        one["energy_u_mj"] for one in readings if one["meter"] == meter and one.get("energy_u_mj") is not None
+    ]
+    return fmean(own) if own else float("inf")
+
+
+def readings_of(energy: Sequence[Reading], devices: Sequence[Mapping[str, Any]]) -> list[Reading]:
+    """Readings of one window; of a fleet of several machines, their sums. ``devices`` as a record has them."""
+    return fleet_readings(devices, _whole(energy), _meter)
+
+
+def _whole(readings: Sequence[Reading]) -> list[Reading]:
+    """Those of a whole thing: THING/part stands for no more than the part."""
+    return [one for one in readings if "/" not in one["watches"]]
+
+
+def _figures(one: Reading) -> bool:
+    return one.get("energy_gross_mj") is not None or one.get("energy_net_mj") is not None

@@ -20,13 +20,11 @@ from typing import Any, Literal
 import numpy as np
 
 from harness.machine.energy.integrate import UNIFORM, Series, Span, Track, WithheldError, integral, mean_power
-from harness.types.meters import MeterInfo
 
-__all__ = ["Method", "Reading", "Series", "Span", "cross_check", "needed_time_s", "read_window"]
+__all__ = ["Method", "Reading", "Series", "Span", "cross_check", "read_window"]
 
 Method = Literal["default", "devit", "mlperf"]
 
-FASTEST_POLL_S = 0.01
 DRIFT = 0.05
 DISAGREEMENT = 0.10
 MLPERF_METER = 0.01
@@ -110,11 +108,22 @@ def read_window(
     last = int(np.searchsorted(series.ns, load.end_ns, "right"))
     gaps = np.diff(series.ns[max(first - 1, 0) : last + 1])
     reading = Reading(
-        meter=info.name, scope=info.scope, watches=info.watches, provenance=info.provenance,
-        quantity=info.quantity, host=info.host, method=method, window_s=seconds, inferences=inferences,
-        samples=last - first, greatest_gap_s=float(gaps.max()) / 1e9 if len(gaps) else None,
-        period_s=info.period_s, averaging_s=info.averaging_s, calibration=info.calibration, details=dict(info.details),
-    )  # fmt: skip
+        meter=info.name,
+        scope=info.scope,
+        watches=info.watches,
+        provenance=info.provenance,
+        quantity=info.quantity,
+        host=info.host,
+        method=method,
+        window_s=seconds,
+        inferences=inferences,
+        samples=last - first,
+        greatest_gap_s=float(gaps.max()) / 1e9 if len(gaps) else None,
+        period_s=info.period_s,
+        averaging_s=info.averaging_s,
+        calibration=info.calibration,
+        details=dict(info.details),
+    )
     try:
         track = Track(series, load.begin_ns)
         if method == "mlperf":
@@ -152,9 +161,15 @@ def read_window(
 
 
 def _net(
-    reading: Reading, track: Track, energy: float, u_gross: float, origin: int,
-    before: Span | None, after: Span | None, error: float | None,
-) -> Reading:  # fmt: skip
+    reading: Reading,
+    track: Track,
+    energy: float,
+    u_gross: float,
+    origin: int,
+    before: Span | None,
+    after: Span | None,
+    error: float | None,
+) -> Reading:
     """``reading`` with idle subtracted; what idle did beyond the mean of both ends is uncertainty."""
     try:
         first, u_first = _idle(track, before, origin, "before")
@@ -171,9 +186,14 @@ def _net(
     if abs(net) <= u_net:
         notes.append("net energy cannot be told from zero")
     reading = replace(
-        reading, idle_after_w=last, idle_w=mean, idle_drift=drift, u_net_j=u_net,
-        uncertainty=reading.uncertainty | {"idle_j": u_idle}, notes=notes,
-    )  # fmt: skip
+        reading,
+        idle_after_w=last,
+        idle_w=mean,
+        idle_drift=drift,
+        u_net_j=u_net,
+        uncertainty=reading.uncertainty | {"idle_j": u_idle},
+        notes=notes,
+    )
     try:
         _within(u_net, net, error, "net")
     except WithheldError as reason:
@@ -244,12 +264,3 @@ def cross_check(readings: Sequence[Reading]) -> list[Reading]:
                 )
         checked.append(replace(this, disagreement=found, notes=notes))
     return checked
-
-
-def needed_time_s(info: MeterInfo, error: float, clock_error_s: float = 0.0) -> float:
-    """Length of a window for which the error of its two edges is within ``error`` of the energy.
-
-    Each edge is known to one reading, of a meter that is polled 100 times a second at most, and to the clock's
-    error.
-    """
-    return 2 * (max(info.period_s, FASTEST_POLL_S) + clock_error_s) / error

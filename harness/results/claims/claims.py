@@ -14,13 +14,14 @@ from typing import Annotated, Any, TypeAlias
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from harness.results.columns import COLUMNS
 from harness.errors import SuiteError, nearest
-from harness.train.counting.footprint import STATIC
-from harness.suite.suite import NAME, Suite
-from harness.types import Params
+from harness.suite.field_types import NAME
+from harness.suite.suite import Suite
 from harness.suite.validate import validated
 from harness.suite.yamlfile import Source, read_yaml
+from harness.train.counting.footprint import STATIC
+from harness.types import Params
+from harness.types.columns import COLUMNS
 
 __all__ = [
     "ALL",

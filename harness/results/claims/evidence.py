@@ -9,10 +9,11 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from harness import stats
-from harness.results.columns import COLUMNS
-from harness.results.leaderboard.leaderboard import ALPHA, answers, grouped, paired_tables
 from harness.results.folder import Results
+from harness.results.leaderboard.leaderboard import grouped
 from harness.results.leaderboard.rows import Group
+from harness.results.leaderboard.tiers import ALPHA, answers, paired_tables
+from harness.types.columns import COLUMNS
 
 if TYPE_CHECKING:
     from harness.results.claims.claims import Number, Ordering

@@ -9,14 +9,15 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, TypeVar
 
-from harness.results.claims.claims import ALL, BUT_FUSION, Claim, Claims, Number, Ordering, Placed
-from harness.results.columns import COLUMNS
 from harness.errors import CellError, SuiteError, nearest
+from harness.plan.resolve import ResolvedMethod, Resolver
+from harness.plan.targets import Target
+from harness.results.claims.claims import ALL, BUT_FUSION, Claim, Claims, Number, Ordering, Placed
 from harness.results.claims.evidence import Difference, Evidence, Unchecked
 from harness.train.counting.footprint import STATIC, Footprint, Modules
-from harness.types.plan import Plan
-from harness.plan.resolve import ResolvedMethod, Resolver, Target
 from harness.types import IMAGE, ModuleSpec, Sketch, TensorSpec
+from harness.types.columns import COLUMNS
+from harness.types.plan import Plan
 
 __all__ = ["STATUSES", "Judge", "Status", "Verdict"]
 

@@ -4,20 +4,27 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from statistics import fmean, median
+from statistics import median
 from typing import Any
 
 from harness import stats
-from harness.machine.energy.fleet import fleet_readings
-from harness.results.folder import Record
+from harness.machine.energy.fleet import _figures, _meter, readings_of
 from harness.types import SCOPES
+from harness.types.record import Record
 
-__all__ = ["board_scope", "energy_columns", "readings_of", "scopes_of"]
+__all__ = ["board_scope", "energy_columns", "scopes_of"]
 
 NAMES = (
-    "energy_gross_mj", "energy_net_mj", "energy_u_mj", "power_gross_w", "idle_w",
-    "energy_scope", "energy_provenance", "energy_meter", "energy_method",
-)  # fmt: skip
+    "energy_gross_mj",
+    "energy_net_mj",
+    "energy_u_mj",
+    "power_gross_w",
+    "idle_w",
+    "energy_scope",
+    "energy_provenance",
+    "energy_meter",
+    "energy_method",
+)
 REPEATS = 5
 
 Reading = Mapping[str, Any]
@@ -58,9 +65,11 @@ def energy_columns(records: Sequence[Record], scope: str | None) -> dict[str, An
     meter = _meter(fitting)
     mine = [one for one in fitting if one["meter"] == meter]
     found: dict[str, Any] = {
-        "energy_scope": scope, "energy_meter": meter, "energy_provenance": _same(mine, "provenance"),
+        "energy_scope": scope,
+        "energy_meter": meter,
+        "energy_provenance": _same(mine, "provenance"),
         "energy_method": _same(mine, "method"),
-    }  # fmt: skip
+    }
     for name, withheld in (
         ("energy_gross_mj", "gross"),
         ("energy_net_mj", "net"),
@@ -85,41 +94,8 @@ def _uncertainty(mine: Sequence[Reading]) -> Any:
     return (median(own) ** 2 + spread**2) ** 0.5
 
 
-def _meter(readings: Sequence[Reading]) -> str:
-    count = Counter(one["meter"] for one in readings if _figures(one))
-    counters = {one["meter"] for one in readings if one["quantity"] == "energy"}
-    measured = {one["meter"] for one in readings if one["provenance"] == "measured"}
-    names: list[str] = sorted({one["meter"] for one in readings})
-
-    def worth(name: str) -> tuple[bool, bool, bool, int, float]:
-        return count[name] > 0, name in measured, name in counters, count[name], -_error(readings, name)
-
-    return max(names, key=worth)
-
-
-def _error(readings: Sequence[Reading], meter: str) -> float:
-    own = [
-        one["energy_u_mj"] for one in readings if one["meter"] == meter and one.get("energy_u_mj") is not None
-    ]
-    return fmean(own) if own else float("inf")
-
-
-def readings_of(energy: Sequence[Reading], devices: Sequence[Mapping[str, Any]]) -> list[Reading]:
-    """Readings of one window; of a fleet of several machines, their sums. ``devices`` as a record has them."""
-    return fleet_readings(devices, _whole(energy), _meter)
-
-
 def _readings(record: Record) -> list[Reading]:
     return readings_of(record.energy, record.device.get("devices") or ())
-
-
-def _whole(readings: Sequence[Reading]) -> list[Reading]:
-    """Those of a whole thing: THING/part stands for no more than the part."""
-    return [one for one in readings if "/" not in one["watches"]]
-
-
-def _figures(one: Reading) -> bool:
-    return one.get("energy_gross_mj") is not None or one.get("energy_net_mj") is not None
 
 
 def _same(readings: Sequence[Reading], key: str) -> Any:

@@ -22,13 +22,14 @@ from typing import Any
 
 from pydantic import Field
 
-from harness.results.columns import COLUMNS, parse_where
 from harness.errors import SuiteError, nearest
+from harness.results.leaderboard.filters import parse_where
 from harness.results.leaderboard.leaderboard import Board, not_printed
-from harness.suite.suite import shipped_files
-from harness.types import Params
+from harness.suite.shipped import shipped_files
 from harness.suite.validate import validated
 from harness.suite.yamlfile import Source, read_yaml
+from harness.types import Params
+from harness.types.columns import COLUMNS
 
 __all__ = ["PRINTED", "find_published", "published_boards", "shipped_published"]
 
@@ -106,9 +107,15 @@ def published_boards(path: Path, where: str | None = None) -> tuple[Board, ...]:
 
 def _board(table: Table, origin: str, rows: list[dict[str, Any]]) -> Board:
     key = {
-        "task": "image-classification", "data": table.data, "split": table.split, "fingerprint": None,
-        "scenario": None, "device_model": table.device_model, "provenance": "published", "source": origin,
-    }  # fmt: skip
+        "task": "image-classification",
+        "data": table.data,
+        "split": table.split,
+        "fingerprint": None,
+        "scenario": None,
+        "device_model": table.device_model,
+        "provenance": "published",
+        "source": origin,
+    }
     why = dict.fromkeys(("rank_by", "baseline", "detectable_top1"), NOT_RANKED)
     return Board(key=key, rows=tuple(rows), rank_by=None, why=why, note=table.note)
 
@@ -133,9 +140,12 @@ def _row(
     if both:
         raise SuiteError(f"{source.where(*path, 'why', both[0])}: the row gives that figure")
     values = {
-        "method": given["method"], "data": table.data, "device_model": table.device_model,
-        "energy_provenance": "published" if "energy_scope" in printed else None, **printed,
-    }  # fmt: skip
+        "method": given["method"],
+        "data": table.data,
+        "device_model": table.device_model,
+        "energy_provenance": "published" if "energy_scope" in printed else None,
+        **printed,
+    }
     row: dict[str, Any] = {name: values.get(name) for name in COLUMNS}
     absent = {name: not_printed(origin) for name, value in row.items() if value is None}
     ranking = dict.fromkeys(("status", "tier", "flags"), NOT_RANKED)

@@ -8,9 +8,9 @@ from statistics import fmean, median
 from typing import Any
 
 from harness import stats
-from harness.results.columns import COLUMNS
 from harness.results.leaderboard.energy_columns import energy_columns, scopes_of
-from harness.results.folder import Record
+from harness.types.columns import COLUMNS
+from harness.types.record import Record
 
 __all__ = ["Group", "Why"]
 

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from harness.errors import CellError
-from harness.train.evaluation import evaluating
+from harness.train.counting.modes import evaluating
 from harness.types import Counts, TensorSpec
 
 if TYPE_CHECKING:

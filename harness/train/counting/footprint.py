@@ -48,7 +48,7 @@ class Footprint:
     def output(self) -> TensorSpec:
         import torch
 
-        from harness.train.evaluation import evaluating
+        from harness.train.counting.modes import evaluating
 
         tensors = [
             torch.zeros(1, *spec.shape, dtype=getattr(torch, spec.dtype), device="meta")

@@ -26,8 +26,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.worker.loadgen.queries import Query, Timed, no_collection, queued
 from harness.types import Load
+from harness.worker.loadgen.queries import Query, Timed, no_collection, queued
 
 __all__ = ["generate_with_loadgen", "missing"]
 
@@ -53,7 +53,7 @@ def missing() -> str | None:
 
 
 def generate_with_loadgen(query: Query, inputs: list[NDArray[np.float32]], load: Load) -> Timed:
-    """Let LoadGen generate ``load`` in performance mode; latencies as :func:`harness.worker.loadgen.queries.generate` has them.
+    """Let LoadGen generate ``load`` in performance mode; latencies as :func:`harness.worker.loadgen.generate.generate` has them.
 
     ``reference`` holds ``loadgen``, its version, and of its summary ``p50_ms``, ``p90_ms``, ``p99_ms`` and ``qps``
     (single-stream: its own time between queries included; server: completed; multi-stream has none), or
@@ -167,9 +167,11 @@ def _settings(lg: Any, load: Load, pace_ns: int) -> Any:
     min_time_s = load.min_time_s
     settings = lg.TestSettings()
     settings.scenario = {
-        "single-stream": lg.TestScenario.SingleStream, "multi-stream": lg.TestScenario.MultiStream,
-        "server": lg.TestScenario.Server, "offline": lg.TestScenario.Offline,
-    }[load.scenario]  # fmt: skip
+        "single-stream": lg.TestScenario.SingleStream,
+        "multi-stream": lg.TestScenario.MultiStream,
+        "server": lg.TestScenario.Server,
+        "offline": lg.TestScenario.Offline,
+    }[load.scenario]
     settings.mode = lg.TestMode.PerformanceOnly
     settings.max_duration_ms = max(1, int(load.max_time_s * 1000))  # 0 is no limit
     settings.min_query_count = load.min_queries

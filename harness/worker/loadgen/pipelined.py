@@ -15,9 +15,9 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from harness.types import Load
 from harness.worker.collaborate import Frame
 from harness.worker.loadgen.queries import Timed, arrivals, no_collection
-from harness.types import Load
 
 __all__ = ["Stream", "generate_pipelined"]
 
@@ -33,7 +33,7 @@ class Stream(Protocol):
 
 
 def generate_pipelined(stream: Stream, inputs: list[Array], load: Load) -> Timed:
-    """As :func:`harness.worker.loadgen.queries.generate`, with ``load.in_flight`` frames at once.
+    """As :func:`harness.worker.loadgen.generate.generate`, with ``load.in_flight`` frames at once.
 
     ``single-stream``: a frame is due when one is answered; ``server``: as its Poisson process says. All that was
     begun is answered, and counted; with a deadline, so is all that was due. Latencies are in the order of the answers.

@@ -8,23 +8,21 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from dataclasses import asdict
+from typing import Any
 
 import harness
-from harness.machine import environment
-from harness.machine import sysfs
 from harness.errors import DeviceError
+from harness.machine import environment, sysfs
 from harness.machine.meters import Meters
 from harness.plugins import Plugins, load_plugins
 from harness.types import Unavailable
 from harness_power.jetson import is_jetson
 from harness_remote.agent.onnx_check import supported
+from harness_remote.wire.board import PROTOCOL, Board
 
-__all__ = ["PROTOCOL", "Board", "describe"]
+__all__ = ["describe"]
 
-PROTOCOL = 2  # raised with every change of agent.proto that an older client or agent would not understand
 ORT_S = 60.0
 AGAIN_S = 300.0
 
@@ -32,42 +30,6 @@ _GPU_PROVIDERS = {"CUDAExecutionProvider", "TensorrtExecutionProvider"}
 _asking = threading.Lock()
 _told: list[tuple[float, dict[str, Any]]] = []  # when, and what
 _JETPACK = {32: "4", 34: "5", 35: "5", 36: "6", 38: "7"}  # by L4T's major version, developer.nvidia.com
-
-
-@dataclass(frozen=True, kw_only=True)
-class Board:
-    """A board as its agent describes it; what cannot be read is ``None`` or empty.
-
-    ``model`` is the board's name in its device tree, else the processor's; ``product`` what its firmware (DMI)
-    calls the machine. ``onnxruntime``: ``version``, ``providers``, highest ``opset`` and ``ir_version``, or the
-    ``error`` for which it does not start. ``jetpack``: ``l4t`` and ``release``. ``meters`` are those that answer,
-    ``absent`` the others with reason and fix; ``state`` is what each of ``watches`` told when it was looked up.
-    """
-
-    protocol: int
-    harness: str
-    model: str
-    soc: str | None
-    product: str | None
-    kind: Literal["cpu", "cuda"]
-    cores: int | None
-    memory_bytes: int
-    arch: str
-    os: str
-    kernel: str
-    python: str
-    cpu_capability: str
-    governor: str | None
-    virtualised: bool | None
-    machine_id: str
-    boot_id: str | None
-    versions: Mapping[str, str]
-    onnxruntime: Mapping[str, Any]
-    jetpack: Mapping[str, str | None] = field(default_factory=dict)
-    meters: Sequence[Mapping[str, Any]] = ()
-    absent: Sequence[Mapping[str, Any]] = ()
-    watches: Sequence[str] = ()
-    state: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
 def describe(plugins: Plugins | None = None, meters: Meters | None = None) -> dict[str, Any]:

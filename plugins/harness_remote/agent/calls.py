@@ -15,11 +15,11 @@ from harness.plugins import Plugins
 from harness.types import Graph, Load
 from harness_remote import agent_pb2 as pb
 from harness_remote.agent import board
-from harness_remote.wire import codec
 from harness_remote.agent.blobs import Blobs
 from harness_remote.agent.lease import Leases
 from harness_remote.agent.session import Job, Neighbour, Session
 from harness_remote.agent.stream import Buffer, Frame, Relay
+from harness_remote.wire import codec
 from harness_remote.wire.wire import CHUNK_BYTES, MAX_CONTROL_BYTES, MAX_MESSAGE_BYTES
 
 __all__ = ["Call", "Calls", "Connected", "LeaseError", "TooMuchError"]
@@ -169,12 +169,15 @@ class Calls:
             graph,
             [
                 Neighbour(
-                    device=one.device, parts=tuple(one.parts), target=one.target,
-                    certificate=one.certificate, ticket=one.ticket,
+                    device=one.device,
+                    parts=tuple(one.parts),
+                    target=one.target,
+                    certificate=one.certificate,
+                    ticket=one.ticket,
                 )
                 for one in request.peers
             ],
-        )  # fmt: skip
+        )
         return pb.Done()
 
     def measure(self, request: pb.MeasureRequest, call: Call) -> pb.Job:

@@ -17,10 +17,10 @@ from contextlib import suppress
 
 from harness.errors import DeviceError, HarnessError
 from harness.worker.frames import FrameError, header_of, pack
-from harness_remote.wire import framesocket
 from harness_remote.agent.calls import Calls, TooMuchError
-from harness_remote.wire.framesocket import PING_S, FrameSocket, Pieces
 from harness_remote.agent.session import Session
+from harness_remote.wire import framesocket
+from harness_remote.wire.framesocket import PING_S, FrameSocket, Pieces
 from harness_remote.wire.wire import MAX_GREETING_BYTES, MAX_MESSAGE_BYTES
 
 __all__ = ["FramePort"]

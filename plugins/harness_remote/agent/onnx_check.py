@@ -25,10 +25,20 @@ _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 
 # onnxruntime.ai/docs/reference/compatibility.html: version -> ONNX opset, IR version
 _SUPPORTED = {
-    (1, 10): (15, 8), (1, 11): (16, 8), (1, 12): (17, 8), (1, 13): (17, 8), (1, 14): (18, 8), (1, 15): (19, 8),
-    (1, 16): (19, 9), (1, 17): (20, 9), (1, 18): (21, 10), (1, 19): (21, 10), (1, 20): (21, 10),
-    (1, 21): (22, 10), (1, 22): (23, 11),
-}  # fmt: skip
+    (1, 10): (15, 8),
+    (1, 11): (16, 8),
+    (1, 12): (17, 8),
+    (1, 13): (17, 8),
+    (1, 14): (18, 8),
+    (1, 15): (19, 8),
+    (1, 16): (19, 9),
+    (1, 17): (20, 9),
+    (1, 18): (21, 10),
+    (1, 19): (21, 10),
+    (1, 20): (21, 10),
+    (1, 21): (22, 10),
+    (1, 22): (23, 11),
+}
 
 
 def supported(onnxruntime_version: str) -> tuple[int, int]:
@@ -131,8 +141,13 @@ class _Model:
 
     def _attribute(self, begin: int, end: int, depth: int) -> None:
         inside = {
-            5: self._tensor, 10: self._tensor, 6: self._graph, 11: self._graph, 22: self._sparse, 23: self._sparse
-        }  # fmt: skip
+            5: self._tensor,
+            10: self._tensor,
+            6: self._graph,
+            11: self._graph,
+            22: self._sparse,
+            23: self._sparse,
+        }
         for number, kind, value in self._fields(begin, end):
             if number in inside:
                 self._message(inside[number], kind, value, depth)

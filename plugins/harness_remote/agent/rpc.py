@@ -22,8 +22,8 @@ from harness.errors import BoardLost, DeviceError, HarnessError
 from harness.worker.frames import FrameError
 from harness_remote import agent_pb2 as pb
 from harness_remote.agent.calls import Calls, Farewell, LeaseError, Reply, TooMuchError
-from harness_remote.wire.secrets import Identity
 from harness_remote.agent.stream import Frame
+from harness_remote.wire.secrets import Identity
 from harness_remote.wire.wire import LEASE, LOST, MAX_CONTROL_BYTES, SERVICE
 
 __all__ = ["Gate", "handlers"]

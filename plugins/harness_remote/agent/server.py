@@ -23,9 +23,9 @@ from harness.plugins import load_plugins
 from harness_remote.agent.blobs import Blobs
 from harness_remote.agent.calls import Calls
 from harness_remote.agent.frameport import FramePort
-from harness_remote.wire.framesocket import server_context
 from harness_remote.agent.lease import Leases
 from harness_remote.agent.rpc import Gate, handlers
+from harness_remote.wire.framesocket import server_context
 from harness_remote.wire.secrets import Identity
 from harness_remote.wire.wire import OPTIONS
 

@@ -21,11 +21,11 @@ from typing import TYPE_CHECKING, Any
 from harness.errors import DeviceError, HarnessError, nearest
 from harness.machine.meters import Meters
 from harness.plugins import Plugins
-from harness.worker.process import WorkerProcess
 from harness.types import Beside, Graph, Load, Monitor, PeerAddress, SessionOptions
-from harness_remote.wire import codec
+from harness.worker.process import WorkerProcess
 from harness_remote.agent import onnx_check
 from harness_remote.agent.blobs import Blobs
+from harness_remote.wire import codec
 
 if TYPE_CHECKING:
     import numpy as np

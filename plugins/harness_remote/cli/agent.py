@@ -24,17 +24,33 @@ def _default_folder() -> Path:
 
 def _folder_option(function: Callable[..., Any]) -> Callable[..., Any]:
     return click.option(
-        "--folder", type=click.Path(path_type=Path, file_okay=False), default=_default_folder, metavar="DIR",
+        "--folder",
+        type=click.Path(path_type=Path, file_okay=False),
+        default=_default_folder,
+        metavar="DIR",
         help="Where the agent keeps key, certificate, token and files.  [default: ~/.local/share/harness-agent]",
-    )(function)  # fmt: skip
+    )(function)
 
 
 def _address_options(function: Callable[..., Any]) -> Callable[..., Any]:
     for decorate in (
-        click.option("--frames-port", type=click.IntRange(0, 65535), metavar="PORT", help="Where other boards send frames.  [default: the port after]"),
-        click.option("--port", type=click.IntRange(0, 65535), default=PORT, show_default=True, help="0: any free one."),
-        click.option("--host", default="127.0.0.1", show_default=True, metavar="ADDRESS", help="Address to listen at; 0.0.0.0 is all of them."),
-    ):  # fmt: skip
+        click.option(
+            "--frames-port",
+            type=click.IntRange(0, 65535),
+            metavar="PORT",
+            help="Where other boards send frames.  [default: the port after]",
+        ),
+        click.option(
+            "--port", type=click.IntRange(0, 65535), default=PORT, show_default=True, help="0: any free one."
+        ),
+        click.option(
+            "--host",
+            default="127.0.0.1",
+            show_default=True,
+            metavar="ADDRESS",
+            help="Address to listen at; 0.0.0.0 is all of them.",
+        ),
+    ):
         function = decorate(function)
     return function
 
@@ -46,8 +62,20 @@ def command() -> None:
 
 @command.command("init")
 @_folder_option
-@click.option("--name", "names", multiple=True, metavar="HOSTNAME", help="A name or address for the certificate (repeatable).")  # fmt: skip
-@click.option("--days", type=click.IntRange(1, 36_500), default=3650, show_default=True, help="How long the certificate is valid.")  # fmt: skip
+@click.option(
+    "--name",
+    "names",
+    multiple=True,
+    metavar="HOSTNAME",
+    help="A name or address for the certificate (repeatable).",
+)
+@click.option(
+    "--days",
+    type=click.IntRange(1, 36_500),
+    default=3650,
+    show_default=True,
+    help="How long the certificate is valid.",
+)
 @click.option("--replace", is_flag=True, help="Make them anew: those who have the old ones are shut out.")
 def init(folder: Path, names: tuple[str, ...], days: int, replace: bool) -> None:
     """Make key, certificate and token: with them the agent may listen at other addresses than this machine's own.
@@ -65,16 +93,21 @@ def init(folder: Path, names: tuple[str, ...], days: int, replace: bool) -> None
 @command.command("serve")
 @_address_options
 @_folder_option
-@click.option("--ready-file", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE", help="Write addresses, fingerprint and process id there, as JSON, when ready.")  # fmt: skip
+@click.option(
+    "--ready-file",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE",
+    help="Write addresses, fingerprint and process id there, as JSON, when ready.",
+)
 def serve(host: str, port: int, frames_port: int | None, folder: Path, ready_file: Path | None) -> None:
     """Serve until a signal ends it. Prints one line when ready.
 
     At this machine's own addresses it needs nothing; at others the certificate and token of `harness agent init`.
     """
-    from harness_remote.wire import secrets
-    from harness_remote.setup import service
     from harness_remote.agent.server import AgentSettings
     from harness_remote.agent.server import serve as serve_until_signal
+    from harness_remote.setup import service
+    from harness_remote.wire import secrets
 
     identity = _identity(host, folder)
     fingerprint = secrets.fingerprint(identity.certificate_pem) if identity else None

@@ -18,10 +18,24 @@ __all__ = ["add", "check", "remove"]
 @click.argument("name")
 @click.option("--host", required=True, metavar="HOST", help="Name or address of the board.")
 @click.option("--port", type=click.IntRange(1, 65535), default=PORT, show_default=True)
-@click.option("--certificate", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE", help="The agent's certificate, from `harness agent init`.")  # fmt: skip
-@click.option("--token", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE", help="The agent's token; readable by you only.")  # fmt: skip
+@click.option(
+    "--certificate",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE",
+    help="The agent's certificate, from `harness agent init`.",
+)
+@click.option(
+    "--token",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE",
+    help="The agent's token; readable by you only.",
+)
 @click.option("--label", "labels", multiple=True, metavar="WORD", help="A label (repeatable).")
-@click.option("--backend", type=click.Choice(["raspberry-pi", "jetson", "agent"]), help="What it is.  [default: what it says]")  # fmt: skip
+@click.option(
+    "--backend",
+    type=click.Choice(["raspberry-pi", "jetson", "agent"]),
+    help="What it is.  [default: what it says]",
+)
 def add(
     name: str,
     host: str,
@@ -39,9 +53,13 @@ def add(
 
     inventory = Inventory.load()
     written = {
-        "backend": backend or "agent", "host": host, "port": port, "labels": list(labels),
-        "certificate": _from(inventory.path.parent, certificate), "token": _from(inventory.path.parent, token),
-    }  # fmt: skip
+        "backend": backend or "agent",
+        "host": host,
+        "port": port,
+        "labels": list(labels),
+        "certificate": _from(inventory.path.parent, certificate),
+        "token": _from(inventory.path.parent, token),
+    }
     board = validated(Board, written, Source(f"harness devices add {name}"), ())
     inventory.add(name, board)
     credentials = inventory.credentials(name)

@@ -26,7 +26,12 @@ __all__ = ["command"]
     "--python", metavar="PYTHON", help="The board's Python, 3.10 or newer, e.g. python3.12 or a path."
 )
 @click.option("--offline", is_flag=True, help="Download what it needs here: the board has no network.")
-@click.option("--onnxruntime", type=click.Path(path_type=Path, dir_okay=False), metavar="WHEEL", help="A build of ONNX Runtime to take there instead of PyPI's, e.g. one with CUDA; upgrades keep it.")  # fmt: skip
+@click.option(
+    "--onnxruntime",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="WHEEL",
+    help="A build of ONNX Runtime to take there instead of PyPI's, e.g. one with CUDA; upgrades keep it.",
+)
 @click.option("--no-service", is_flag=True, help="Start the agent without systemd.")
 def command(
     name: str,
@@ -47,10 +52,8 @@ def command(
     from importlib.util import find_spec
 
     from harness.errors import DeviceError
-    from harness_remote.setup import examine
-    from harness_remote.setup import provision
-    from harness_remote.setup import ssh
     from harness_remote.inventory.enrol import Enrolment
+    from harness_remote.setup import examine, provision, ssh
 
     def say(step: str) -> None:
         click.echo(f"{name}: {step}", err=True)
@@ -70,9 +73,15 @@ def command(
         version = f"{facts.python[0][0]}.{facts.python[0][1]}"
         say(f"{facts.model or facts.hostname}: {facts.machine}, Python {version}, {facts.free_mb} MB free")
         installed = provision.provision(
-            remote, facts, port=port, offline=offline, service=not no_service, onnxruntime=onnxruntime,
-            workdir=Path(work), say=say,
-        )  # fmt: skip
+            remote,
+            facts,
+            port=port,
+            offline=offline,
+            service=not no_service,
+            onnxruntime=onnxruntime,
+            workdir=Path(work),
+            say=say,
+        )
     enrolment.save(facts.backend, installed.certificate, installed.token)
     say(f"in {enrolment.inventory.path}")
     for note in installed.notes:

@@ -29,10 +29,9 @@ import harness
 from harness.errors import BoardLost, DeviceError
 from harness.types import Clock
 from harness_remote import agent_pb2 as pb
-from harness_remote.agent.board import PROTOCOL, Board
 from harness_remote.client.channel import open_channel
-from harness_remote.inventory.inventory import Credentials
-from harness_remote.wire.secrets import refusal
+from harness_remote.wire.board import PROTOCOL, Board
+from harness_remote.wire.secrets import Credentials, refusal
 from harness_remote.wire.wire import CHUNK_BYTES, LEASE, LOST, SERVICE, STREAM
 
 __all__ = ["Client", "Timeouts"]
@@ -80,7 +79,7 @@ class Client:
         return self._call("Health", pb.HealthRequest(), pb.HealthReply, timeout_s)
 
     def describe(self, timeout_s: float | None = None) -> dict[str, Any]:
-        """What the board is (:class:`harness_remote.agent.board.Board` as JSON).
+        """What the board is (:class:`harness_remote.wire.board.Board` as JSON).
 
         Raises:
             DeviceError: the agent speaks another protocol than this harness.
@@ -316,9 +315,10 @@ class Client:
     def _method(self, method: str, reply: Any, kind: str = "unary_unary") -> Callable[..., Any]:
         make = getattr(self._open(), kind)
         called: Callable[..., Any] = make(
-            f"/{SERVICE}/{method}", request_serializer=lambda one: one.SerializeToString(),
+            f"/{SERVICE}/{method}",
+            request_serializer=lambda one: one.SerializeToString(),
             response_deserializer=reply.FromString,
-        )  # fmt: skip
+        )
         return called
 
     def _call(

@@ -26,11 +26,11 @@ from harness.types import (
 )
 from harness.worker.window import LONGEST_IDLE_S, ROUNDS, SETTLE_S
 from harness_remote import agent_pb2 as pb
-from harness_remote.wire import codec
 from harness_remote.client.client import Client, Timeouts
 from harness_remote.client.external import External
 from harness_remote.client.framestream import FrameStream
-from harness_remote.inventory.inventory import Credentials
+from harness_remote.wire import codec
+from harness_remote.wire.secrets import Credentials
 
 if TYPE_CHECKING:
     import numpy as np
@@ -112,9 +112,12 @@ class RemoteDevice:
             self._client.call("Open", request, pb.Done, work=True)
             self._opened = True
         request = pb.LoadRequest(
-            part=name, runtime=runtime.name, sha256=self._client.put_file(file),
-            artifact=codec.artifact_to_json(artifact), device=self._device,
-        )  # fmt: skip
+            part=name,
+            runtime=runtime.name,
+            sha256=self._client.put_file(file),
+            artifact=codec.artifact_to_json(artifact),
+            device=self._device,
+        )
         facts: dict[str, Any] = codec.from_json(
             dict, self._client.call("Load", request, pb.LoadReply, work=True).facts
         )
@@ -175,9 +178,11 @@ class RemoteDevice:
         clock = self._drifted(self._clock)
         outside = self._external.end(spans, replace(clock, error_ns=clock.error_ns + clock_error_ns), images)
         return replace(
-            seen, energy=[*seen.energy, *outside.energy], meters={**seen.meters, **outside.meters},
+            seen,
+            energy=[*seen.energy, *outside.energy],
+            meters={**seen.meters, **outside.meters},
             problems=[*seen.problems, *outside.problems],
-        )  # fmt: skip
+        )
 
     # --- work ---
 
@@ -215,18 +220,23 @@ class RemoteDevice:
         samples = codec.unpack_samples(result)
         latency = samples.latency_ns
         outside = self._external.end(
-            samples.spans, self._drifted(before), len(latency) * samples.batch, load,
+            samples.spans,
+            self._drifted(before),
+            len(latency) * samples.batch,
+            load,
             float(latency.mean()) / samples.batch / 1e9 if len(latency) else None,
-        )  # fmt: skip
+        )
         late = (
             ["detached: it measured for longer than expected, and was connected at the end"]
             if any(early)
             else []
         )
         return replace(
-            samples, energy=[*samples.energy, *outside.energy], meters={**samples.meters, **outside.meters},
+            samples,
+            energy=[*samples.energy, *outside.energy],
+            meters={**samples.meters, **outside.meters},
             problems=[*samples.problems, *outside.problems, *late],
-        )  # fmt: skip
+        )
 
     def _leave(self, seconds: float) -> None:
         """No connection while the board measures; then back, which may take some attempts."""

@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from harness.machine.energy.reading import needed_time_s
-from harness.machine.sampler import Sampler, interval_s
+from harness.machine.energy.durations import interval_s, needed_time_s
+from harness.machine.sampler import Sampler
 from harness.types import Beside, Clock, Load, MeterUse, Monitor
 from harness.worker.window import EDGE_ERROR, IDLE_READINGS, beside
 

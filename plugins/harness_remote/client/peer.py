@@ -10,9 +10,9 @@ import threading
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from harness.types import Answer, Answers, Peer
 from harness.worker.frames import FrameError, header_of, pack, size_of
 from harness.worker.peers import answer_of
-from harness.types import Answer, Answers, Peer
 from harness_remote.wire import framesocket
 from harness_remote.wire.framesocket import FrameSocket
 from harness_remote.wire.secrets import refusal

@@ -18,10 +18,11 @@ from pydantic import Field
 from harness.errors import BoardLost, DeviceError, HarnessError, SuiteError
 from harness.machine.meters import Meters
 from harness.plugins import load_plugins
-from harness.suite.suite import Duration, Name
-from harness.types import Device, DeviceInfo, DeviceSpec, Params, Unavailable
+from harness.suite.field_types import Duration, Name
 from harness.suite.validate import validated
-from harness_remote.inventory.inventory import Board, Credentials, Inventory
+from harness.types import Device, DeviceInfo, DeviceSpec, Params, Unavailable
+from harness_remote.inventory.inventory import Board, Inventory
+from harness_remote.wire.secrets import Credentials
 
 __all__ = [
     "BoardParams",
@@ -38,9 +39,19 @@ PROBE_S = 1.0
 REACH_S = 3.0
 DESCRIBE_S = 15.0  # it asks its sensors
 KEPT = (
-    "harness", "soc", "product", "arch", "os", "kernel", "python", "cpu_capability", "governor", "machine_id",
-    "onnxruntime", "jetpack",
-)  # fmt: skip
+    "harness",
+    "soc",
+    "product",
+    "arch",
+    "os",
+    "kernel",
+    "python",
+    "cpu_capability",
+    "governor",
+    "machine_id",
+    "onnxruntime",
+    "jetpack",
+)
 """Facts of a board that go with its records; what changes by itself (temperatures) is not among them."""
 
 _LOG = logging.getLogger(__name__)
@@ -79,10 +90,11 @@ def probe(backend: str) -> Iterable[DeviceInfo | Unavailable]:
     if not names:
         return [
             Unavailable(
-                name=backend, reason=f"no such board in {inventory.path}",
+                name=backend,
+                reason=f"no such board in {inventory.path}",
                 fix="`harness devices setup NAME --ssh USER@HOST` installs an agent and adds it",
             )
-        ]  # fmt: skip
+        ]
 
     def ask(name: str) -> DeviceInfo | Unavailable:
         board = inventory.boards[name]
@@ -160,9 +172,15 @@ def info_of(
     if board.link is not None and board.link.rate_mbps is not None:
         details["link"] = board.link.model_dump(mode="json")
     return DeviceInfo(
-        name=name, backend=backend, model=model, kind="cpu" if computes_on == "cpu" else "cuda",
-        cores=int(told["cores"] or 0), memory_bytes=int(told["memory_bytes"]), emulated=board.emulated, details=details,
-    )  # fmt: skip
+        name=name,
+        backend=backend,
+        model=model,
+        kind="cpu" if computes_on == "cpu" else "cuda",
+        cores=int(told["cores"] or 0),
+        memory_bytes=int(told["memory_bytes"]),
+        emulated=board.emulated,
+        details=details,
+    )
 
 
 def open_board(spec: DeviceSpec) -> Device:

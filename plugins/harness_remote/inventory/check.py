@@ -8,12 +8,12 @@ from typing import Any
 import harness
 from harness.errors import BoardLost, HarnessError
 from harness_remote import agent_pb2 as pb
-from harness_remote.inventory.boards import info_of
 from harness_remote.client.client import Client, Timeouts
 from harness_remote.client.device import Reach
 from harness_remote.client.framestream import probe_link
-from harness_remote.inventory.inventory import Inventory, target
 from harness_remote.client.peer import open_peer
+from harness_remote.inventory.boards import info_of
+from harness_remote.inventory.inventory import Inventory, target
 
 __all__ = ["check_board"]
 
@@ -28,9 +28,15 @@ def check_board(inventory: Inventory, name: str) -> dict[str, Any]:
     """
     board = inventory.boards[name]
     found: dict[str, Any] = {
-        "name": name, "target": target(board.host, board.port), "backend": board.backend, "emulated": board.emulated,
-        "checked": date.today().isoformat(), "harness": harness.__version__, "usable": False, "problem": "",
-    }  # fmt: skip
+        "name": name,
+        "target": target(board.host, board.port),
+        "backend": board.backend,
+        "emulated": board.emulated,
+        "checked": date.today().isoformat(),
+        "harness": harness.__version__,
+        "usable": False,
+        "problem": "",
+    }
     try:
         credentials = inventory.credentials(name)
         reach = Reach(board=name, credentials=credentials, via={}, frames_port=board.frames_port)

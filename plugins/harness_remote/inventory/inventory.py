@@ -27,22 +27,14 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from harness.errors import SuiteError, nearest
-from harness.suite.suite import NAME, EntryRef, Name
-from harness.types import Params
+from harness.suite.field_types import NAME, EntryRef, Name
 from harness.suite.validate import validated
 from harness.suite.yamlfile import Source, parse_yaml, read_text
+from harness.types import Params
 from harness_remote import PORT
+from harness_remote.wire.secrets import Credentials
 
-__all__ = [
-    "BACKENDS",
-    "Board",
-    "Credentials",
-    "Inventory",
-    "Link",
-    "default_path",
-    "is_loopback",
-    "target",
-]
+__all__ = ["BACKENDS", "Board", "Inventory", "Link", "default_path", "is_loopback", "target"]
 
 BACKENDS = ("raspberry-pi", "jetson", "agent")
 MAX_SECRET = 64 * 1024
@@ -99,15 +91,6 @@ class Board(Params):
         if self.link is not None and not self.emulated:
             raise ValueError("link belongs to an emulated board")
         return self
-
-
-@dataclass(frozen=True)
-class Credentials:
-    """How a board's agent is reached: ``host:port``, the certificate that it must show, the token."""
-
-    target: str
-    certificate: bytes = b""
-    token: str = ""
 
 
 @dataclass

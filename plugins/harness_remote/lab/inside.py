@@ -83,10 +83,17 @@ class Inside:
                 group = None
             self._ready(board).unlink(missing_ok=True)
             command = [
-                *in_namespace(board, self.settings.mode), *self.settings.serve,
-                "--host", host, "--port", str(PORT if spaces else 0),
-                "--folder", str(folder / "boards" / board), "--ready-file", str(self._ready(board)),
-            ]  # fmt: skip
+                *in_namespace(board, self.settings.mode),
+                *self.settings.serve,
+                "--host",
+                host,
+                "--port",
+                str(PORT if spaces else 0),
+                "--folder",
+                str(folder / "boards" / board),
+                "--ready-file",
+                str(self._ready(board)),
+            ]
             log = (folder / "boards" / board / "agent.log").open("ab")
             self.agents[board] = Running(board, command, cores, group, log)
             self._start(self.agents[board])
@@ -144,9 +151,13 @@ class Inside:
                 limits.join(agent.group)
 
         agent.process = subprocess.Popen(
-            agent.command, stdin=subprocess.DEVNULL, stdout=agent.log, stderr=agent.log, env=env,
+            agent.command,
+            stdin=subprocess.DEVNULL,
+            stdout=agent.log,
+            stderr=agent.log,
+            env=env,
             preexec_fn=confine,  # noqa: PLW1509 - there are no threads here
-        )  # fmt: skip
+        )
 
     def _ready(self, board: str) -> Path:
         return self.settings.folder / "boards" / board / "ready.json"
@@ -192,9 +203,12 @@ class Inside:
             None if free else lab.link.rate, 0.0 if free else lab.link.rtt, lab.link.ports == "shared"
         )
         self.relay = subprocess.Popen(
-            [sys.executable, "-m", "harness_remote.lab.relay"], stdin=subprocess.PIPE, text=True,
-            pass_fds=[route.fd for route in routes], preexec_fn=_die_with_parent,  # noqa: PLW1509
-        )  # fmt: skip
+            [sys.executable, "-m", "harness_remote.lab.relay"],
+            stdin=subprocess.PIPE,
+            text=True,
+            pass_fds=[route.fd for route in routes],
+            preexec_fn=_die_with_parent,  # noqa: PLW1509
+        )
         assert self.relay.stdin is not None
         with self.relay.stdin:
             self.relay.stdin.write(relay.config(model, routes))
@@ -215,13 +229,20 @@ class Inside:
         link = Link(rate_mbps=lab.link.rate / 1e6, rtt_ms=lab.link.rtt * 1e3, ports=lab.link.ports)
         boards = {
             name: Board(
-                backend=lab.backend, host="127.0.0.1", emulated=True, link=link, labels=("lab",),
-                port=self.doors[name][0][1], frames_port=self.doors[name][1][1],
-                certificate=f"boards/{name}/{CERTIFICATE}", token=f"boards/{name}/{TOKEN}",
-                memory_budget_mb=lab.memory_mb, via=vias[name],
+                backend=lab.backend,
+                host="127.0.0.1",
+                emulated=True,
+                link=link,
+                labels=("lab",),
+                port=self.doors[name][0][1],
+                frames_port=self.doors[name][1][1],
+                certificate=f"boards/{name}/{CERTIFICATE}",
+                token=f"boards/{name}/{TOKEN}",
+                memory_budget_mb=lab.memory_mb,
+                via=vias[name],
             ).model_dump(mode="json", exclude_defaults=True)
             for name in lab.boards
-        }  # fmt: skip
+        }
         path = self.settings.folder / INVENTORY
         with path.open("w") as file:
             YAML().dump(boards, file)

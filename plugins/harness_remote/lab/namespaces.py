@@ -68,9 +68,13 @@ def probe() -> Ability:
     for mode in modes:
         try:
             done = subprocess.run(
-                [*enter(mode), "sh", "-c", _SCRIPT], capture_output=True, text=True, timeout=STEP_S,
-                stdin=subprocess.DEVNULL, check=False,
-            )  # fmt: skip
+                [*enter(mode), "sh", "-c", _SCRIPT],
+                capture_output=True,
+                text=True,
+                timeout=STEP_S,
+                stdin=subprocess.DEVNULL,
+                check=False,
+            )
         except subprocess.TimeoutExpired:
             told = f"no answer within {STEP_S:g} s"
             continue

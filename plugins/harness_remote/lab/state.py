@@ -32,9 +32,11 @@ class Settings:
     def parse(cls, text: str) -> Settings:
         told = json.loads(text)
         return cls(
-            folder=Path(told["folder"]), lab=Lab.model_validate_json(told["lab"]),
-            mode=told["mode"], serve=tuple(told["serve"]),
-        )  # fmt: skip
+            folder=Path(told["folder"]),
+            lab=Lab.model_validate_json(told["lab"]),
+            mode=told["mode"],
+            serve=tuple(told["serve"]),
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -21,11 +21,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from harness.errors import DeviceError, StorageError
-from harness_remote.wire import secrets
 from harness_remote.lab import limits
 from harness_remote.lab.labfile import Lab
 from harness_remote.lab.namespaces import enter, probe, without
 from harness_remote.lab.state import INVENTORY, LOG, Settings, State, folder_of, started_at
+from harness_remote.wire import secrets
 
 __all__ = ["down", "main", "up"]
 
@@ -85,11 +85,19 @@ def _up(lab: Lab, folder: Path, serve: tuple[str, ...], tied: bool) -> State:
     tie, tied_to = os.pipe()
     with log:
         keeper = subprocess.Popen(
-            [sys.executable, "-m", "harness_remote.lab.supervisor", settings.dump(),
-             json.dumps({"report": reporting, "tie": tie if tied else None})],
-            pass_fds=[reporting, tie] if tied else [reporting], start_new_session=True,
-            stdin=subprocess.DEVNULL, stdout=log, stderr=log,
-        )  # fmt: skip
+            [
+                sys.executable,
+                "-m",
+                "harness_remote.lab.supervisor",
+                settings.dump(),
+                json.dumps({"report": reporting, "tie": tie if tied else None}),
+            ],
+            pass_fds=[reporting, tie] if tied else [reporting],
+            start_new_session=True,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+        )
     os.close(reporting)
     os.close(tie)
     if not tied:
@@ -107,9 +115,13 @@ def _up(lab: Lab, folder: Path, serve: tuple[str, ...], tied: bool) -> State:
         keeper.wait(DOWN_S)
         raise DeviceError(str(told.get("error", f"lab {lab.lab} ended at once; see {folder / LOG}")))
     state = State(
-        lab=lab.lab, pid=keeper.pid, started=started, mode=able.mode, boards=lab.boards,
+        lab=lab.lab,
+        pid=keeper.pid,
+        started=started,
+        mode=able.mode,
+        boards=lab.boards,
         notes=(*able.missing, *told["notes"], *_crowded(lab)),
-    )  # fmt: skip
+    )
     state.save(folder)
     return state
 
@@ -184,10 +196,17 @@ def main() -> None:
         "report": told["report"],
     }
     inside = subprocess.Popen(
-        [*enter(settings.mode), sys.executable, "-m", "harness_remote.lab.inside", sys.argv[1], json.dumps(described)],
+        [
+            *enter(settings.mode),
+            sys.executable,
+            "-m",
+            "harness_remote.lab.inside",
+            sys.argv[1],
+            json.dumps(described),
+        ],
         pass_fds=[lifeline, told["report"], *fds],
         stdin=subprocess.DEVNULL,
-    )  # fmt: skip
+    )
     for fd in (lifeline, told["report"]):
         os.close(fd)
     for pair in doors.values():

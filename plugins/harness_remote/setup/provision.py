@@ -186,9 +186,17 @@ def target_options(machine: str, glibc: tuple[int, int], python: tuple[int, int]
     # the newest first; 2014 is 2.17
     platforms = [f"manylinux_{glibc[0]}_{level}_{machine}" for level in range(glibc[1], 16, -1)]
     return [
-        "--only-binary=:all:", "--python-version", f"{python[0]}.{python[1]}", "--implementation", "cp",
-        *(word for one in [*platforms, f"manylinux2014_{machine}", f"linux_{machine}"] for word in ("--platform", one)),
-    ]  # fmt: skip
+        "--only-binary=:all:",
+        "--python-version",
+        f"{python[0]}.{python[1]}",
+        "--implementation",
+        "cp",
+        *(
+            word
+            for one in [*platforms, f"manylinux2014_{machine}", f"linux_{machine}"]
+            for word in ("--platform", one)
+        ),
+    ]
 
 
 def download(made: Path, into: Path, options: Sequence[str], also: Path | None = None) -> list[Path]:
@@ -198,9 +206,19 @@ def download(made: Path, into: Path, options: Sequence[str], also: Path | None =
         DeviceError: no network here, or no such wheels.
     """
     command = [
-        sys.executable, "-m", "pip", "--disable-pip-version-check", "--no-input", "download", "--quiet",
-        "--dest", str(into), *options, f"{made}[agent]", *([str(also)] if also else []),
-    ]  # fmt: skip
+        sys.executable,
+        "-m",
+        "pip",
+        "--disable-pip-version-check",
+        "--no-input",
+        "download",
+        "--quiet",
+        "--dest",
+        str(into),
+        *options,
+        f"{made}[agent]",
+        *([str(also)] if also else []),
+    ]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=_DOWNLOAD_S, check=False)
     except subprocess.TimeoutExpired:
@@ -231,12 +249,20 @@ def _explained(step: Callable[[], object], facts: Facts, *, offline: bool = Fals
     except RemoteError as error:
         for pattern, fix in (
             (r"No space left|Errno 28|Disk quota", "its disk is full: free some space there"),
-            (r"ensurepip is not available|No module named (venv|ensurepip)", "sudo apt install python3-venv there"),
-            (r"CERTIFICATE_VERIFY_FAILED", "its clock or its certificates are wrong: `date` there; or try --offline"),
-            (r"name resolution|unreachable|timed out|Failed to establish|ConnectionError|refused|Max retries|No matching distribution.*from versions: none",
-             "a wheel is missing" if offline else "it does not reach PyPI: try --offline"),
+            (
+                r"ensurepip is not available|No module named (venv|ensurepip)",
+                "sudo apt install python3-venv there",
+            ),
+            (
+                r"CERTIFICATE_VERIFY_FAILED",
+                "its clock or its certificates are wrong: `date` there; or try --offline",
+            ),
+            (
+                r"name resolution|unreachable|timed out|Failed to establish|ConnectionError|refused|Max retries|No matching distribution.*from versions: none",
+                "a wheel is missing" if offline else "it does not reach PyPI: try --offline",
+            ),
             (r"MemoryError|Killed", "it ran out of memory"),
-        ):  # fmt: skip
+        ):
             if re.search(pattern, error.output):
                 raise DeviceError(f"{fix} ({_error_line(error.output)})") from None
         raise DeviceError(_error_line(error.output) if error.output else error) from None

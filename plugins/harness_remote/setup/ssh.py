@@ -102,9 +102,17 @@ def connected(target: str, port: int | None) -> Iterator[Remote]:
     with tempfile.TemporaryDirectory(prefix="harness-ssh-") as folder:
         asks = sys.stdin.isatty() and sys.stderr.isatty()
         options = [
-            "-o", f"ConnectTimeout={_CONNECT_S}", "-o", "ServerAliveInterval=15", "-o", "ServerAliveCountMax=4",
-            "-o", f"ControlPath={folder}/c", "-o", f"BatchMode={'no' if asks else 'yes'}",
-        ]  # fmt: skip
+            "-o",
+            f"ConnectTimeout={_CONNECT_S}",
+            "-o",
+            "ServerAliveInterval=15",
+            "-o",
+            "ServerAliveCountMax=4",
+            "-o",
+            f"ControlPath={folder}/c",
+            "-o",
+            f"BatchMode={'no' if asks else 'yes'}",
+        ]
         remote = Remote(target, port, tuple(options))
         master = Remote(target, port, (*options, "-o", "ControlMaster=yes", "-o", "ControlPersist=600"))
         try:
@@ -122,14 +130,29 @@ def _connection_error(target: str, said: str) -> DeviceError:
     """What ssh or scp said, and what to do about it."""
     host = target.rpartition("@")[2]
     for pattern, fix in (
-        (r"IDENTIFICATION HAS CHANGED", f"its host key is another than before; if you know why: ssh-keygen -R {host}"),
-        (r"Host key verification failed", f"its host key is not known yet: `ssh {target}` once, and accept it"),
+        (
+            r"IDENTIFICATION HAS CHANGED",
+            f"its host key is another than before; if you know why: ssh-keygen -R {host}",
+        ),
+        (
+            r"Host key verification failed",
+            f"its host key is not known yet: `ssh {target}` once, and accept it",
+        ),
         (r"Permission denied|Too many authentication", f"no key or password fits: ssh-copy-id {target}"),
-        (r"Could not resolve|Name or service not known", f"no such host {host!r}: is it misspelt, or try its address"),
-        (r"Connection refused", "no ssh server listens there: `sudo raspi-config` or `sudo systemctl enable --now ssh` on the board"),
-        (r"timed out|No route to host|Network is unreachable", "it does not answer: is it on, and in this network?"),
+        (
+            r"Could not resolve|Name or service not known",
+            f"no such host {host!r}: is it misspelt, or try its address",
+        ),
+        (
+            r"Connection refused",
+            "no ssh server listens there: `sudo raspi-config` or `sudo systemctl enable --now ssh` on the board",
+        ),
+        (
+            r"timed out|No route to host|Network is unreachable",
+            "it does not answer: is it on, and in this network?",
+        ),
         (r"No space left on device|disk quota", "its disk is full: free some space there"),
-    ):  # fmt: skip
+    ):
         if re.search(pattern, said, re.IGNORECASE):
             return DeviceError(f"{target}: {fix} ({_last(said)})")
     return DeviceError(f"{target}: ssh failed: {_last(said) or 'it said nothing'}")

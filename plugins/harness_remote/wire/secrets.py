@@ -23,7 +23,18 @@ from harness.errors import DeviceError
 if TYPE_CHECKING:
     from cryptography import x509
 
-__all__ = ["CERTIFICATE", "KEY", "NAME", "TOKEN", "Identity", "create", "fingerprint", "load", "refusal"]
+__all__ = [
+    "CERTIFICATE",
+    "Credentials",
+    "Identity",
+    "KEY",
+    "NAME",
+    "TOKEN",
+    "create",
+    "fingerprint",
+    "load",
+    "refusal",
+]
 
 KEY, CERTIFICATE, TOKEN = "key.pem", "certificate.pem", "token"
 NAME = (
@@ -200,3 +211,12 @@ def _read(path: Path, *, private: bool = False) -> bytes:
         raise DeviceError(f"{path} is missing: {_ANEW}") from None
     except OSError as error:
         raise DeviceError(f"cannot read {path}: {error.strerror or error}") from None
+
+
+@dataclass(frozen=True)
+class Credentials:
+    """How a board's agent is reached: ``host:port``, the certificate that it must show, the token."""
+
+    target: str
+    certificate: bytes = b""
+    token: str = ""

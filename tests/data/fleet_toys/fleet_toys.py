@@ -82,9 +82,13 @@ def export(ctx, part, params):
     arrays = {name: getattr(linear, name).detach().numpy() for name in ("weight", "bias")}
     np.savez(ctx.workdir / "weights.npz", **arrays)
     return Artifact(
-        path=ctx.workdir, runtime="plain", precision="float32", weight_bytes=sum(a.nbytes for a in arrays.values()),
-        inputs=tuple(edge.tensor for edge in part.inputs), output=part.output,
-    )  # fmt: skip
+        path=ctx.workdir,
+        runtime="plain",
+        precision="float32",
+        weight_bytes=sum(a.nbytes for a in arrays.values()),
+        inputs=tuple(edge.tensor for edge in part.inputs),
+        output=part.output,
+    )
 
 
 class SplitParams(Params):
@@ -204,14 +208,26 @@ def describe(spec):
         details["link"] = spec.params.link
     if spec.params.watts is not None:
         info = MeterInfo(
-            name="toy:board", scope="board", watches="board", provenance="measured", quantity="power",
-            period_s=0.05, calibration=0.01, details={"watts": spec.params.watts},
-        )  # fmt: skip
+            name="toy:board",
+            scope="board",
+            watches="board",
+            provenance="measured",
+            quantity="power",
+            period_s=0.05,
+            calibration=0.01,
+            details={"watts": spec.params.watts},
+        )
         details["meters"] = [asdict(info)]
     return DeviceInfo(
-        name=spec.name, backend="board", model="Toy board", kind="cpu", cores=1, memory_bytes=1,
-        emulated=spec.params.emulated, details=details,
-    )  # fmt: skip
+        name=spec.name,
+        backend="board",
+        model="Toy board",
+        kind="cpu",
+        cores=1,
+        memory_bytes=1,
+        emulated=spec.params.emulated,
+        details=details,
+    )
 
 
 def open_board(spec):
@@ -236,9 +252,14 @@ def harness_partitioners():
 @hookimpl
 def harness_runtimes():
     yield RuntimeEntry(
-        name="plain", summary="", export=export, load=load, precision=lambda params: "float32",
-        tolerance=lambda params: 1e-4, requires=("onnx",),  # boards take no other
-    )  # fmt: skip
+        name="plain",
+        summary="",
+        export=export,
+        load=load,
+        precision=lambda params: "float32",
+        tolerance=lambda params: 1e-4,
+        requires=("onnx",),  # boards take no other
+    )
 
 
 @hookimpl

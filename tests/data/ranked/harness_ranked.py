@@ -32,8 +32,8 @@ def build(ctx, params):
     import torch
     from torch import nn
 
-    from harness.train import ranks
     from harness.data.splits import subset
+    from harness.train import ranks
 
     rank, count = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
     folder = Path(params.out) / f"{params.how}-{count}"

@@ -1,0 +1,126 @@
+"""Opening a chosen data set: its train, validation and test splits."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from harness.data.choice import SPLIT_SEED, DataChoice, effective_info
+from harness.data.splits import ImageSplit, StoredImages
+from harness.errors import SuiteError
+from harness.types import Data, DataInfo, DatasetEntry, Params, Split
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+__all__ = ["REMEMBER", "open_data", "pick_train"]
+
+
+@dataclass
+class _Opened:
+    info: DataInfo
+    train: Split
+    validation: Split
+    test: Split
+
+
+def open_data(entry: DatasetEntry, params: Params, choice: DataChoice) -> Data:
+    """Load a data set and make its splits; ``info.sizes`` counts all three.
+
+    Raises:
+        SuiteError: the data is not here, or cannot be read.
+        ValueError: the choice contradicts the data.
+    """
+    stored = entry.describe(params)
+    if stored.missing:
+        raise SuiteError(stored.missing)
+    info = effective_info(stored, choice)
+    classes = choice.classes if choice.classes is not None else tuple(range(stored.classes))
+    new_label = np.full(stored.classes, -1, np.int64)
+    new_label[list(classes)] = np.arange(len(classes))
+
+    images = {split: _images(entry, params, split, stored, info.shape, choice) for split in ("train", "test")}
+    train, validation = pick_train(
+        images["train"].labels, classes, choice.validation, choice.shots, stored.class_names
+    )
+    test = np.flatnonzero(np.isin(images["test"].labels, classes))
+
+    def made(split: str, indices: NDArray[np.int64]) -> ImageSplit:
+        labels = new_label[images[split].labels[indices]]
+        return ImageSplit(images[split], indices, labels, info.mean, info.std)
+
+    sizes = {"train": len(train), "validation": len(validation), "test": len(test)}
+    return _Opened(
+        info=replace(info, sizes=sizes),
+        train=made("train", train),
+        validation=made("train", validation),
+        test=made("test", test),
+    )
+
+
+_remembered: dict[Hashable, StoredImages] = {}
+
+
+REMEMBER = 4
+"""Stored splits that a process keeps, so that the nodes it prepares load and decode each image once."""
+
+
+def _images(
+    entry: DatasetEntry,
+    params: Params,
+    split: str,
+    stored: DataInfo,
+    shape: tuple[int, int, int],
+    choice: DataChoice,
+) -> StoredImages:
+    interpolation = choice.interpolation if choice.image_size is not None else None
+    key = (entry, params.model_dump_json(), stored.fingerprint, split, shape, interpolation)
+    found = _remembered.pop(key, None)
+    if found is None:
+        dataset = entry.load(params, split)
+        labels = dataset.labels
+        wrong = np.flatnonzero((labels < 0) | (labels >= stored.classes))
+        if len(wrong):
+            raise ValueError(
+                f"{stored.name} {split}: image {wrong[0]} has label {labels[wrong[0]]}; "
+                f"allowed: 0 to {stored.classes - 1}"
+            )
+        found = StoredImages(dataset, f"{stored.name} {split}", shape, interpolation)
+    _remembered[key] = found
+    for oldest in list(_remembered)[:-REMEMBER]:
+        del _remembered[oldest]
+    return found
+
+
+def pick_train(
+    labels: NDArray[np.int64],
+    classes: Sequence[int],
+    validation: float,
+    shots: int | None = None,
+    class_names: Sequence[str] = (),
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Indices for training and for validation, both ascending.
+
+    Each class is shuffled with a fixed seed of its own; its first ``validation`` share (rounded, and
+    never all of it) is for validation, the next ``shots`` for training. So fewer shots are a subset of
+    more, validation does not depend on shots, and no class depends on which others are chosen.
+
+    Raises:
+        ValueError: a class has fewer than ``shots`` images left.
+    """
+    train, held_out = [], []
+    for label in classes:
+        members = np.flatnonzero(labels == label)
+        # RandomState's stream is frozen for good; that of default_rng may change with numpy (NEP 19)
+        order = np.random.RandomState([SPLIT_SEED, label]).permutation(members)
+        held = max(0, min(int(validation * len(order) + 0.5), len(order) - 1))
+        rest = order[held:]
+        if shots is not None and len(rest) < shots:
+            name = repr(class_names[label]) if class_names else str(label)
+            raise ValueError(f"shots: {shots} asked for, but class {name} has {len(rest)} training images")
+        train.append(rest[:shots])
+        held_out.append(order[:held])
+    return np.sort(np.concatenate(train)), np.sort(np.concatenate(held_out))

@@ -1,0 +1,166 @@
+"""The process that reads meters and states: ``python -m harness.machine.reader``."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import json
+import os
+import random
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from harness.machine.energy.durations import interval_s
+from harness.types import Log, Meter, MeterInfo, Watch
+
+__all__ = ["STATE_S", "main"]
+
+
+CLOSE_S = 1.0
+STATE_S = 0.25
+
+
+class _Reader(threading.Thread):
+    """Calls ``read`` at jittered moments while ``on`` is set; a reading that fails ends it."""
+
+    def __init__(self, read: Callable[[], tuple[int, Any]], every_s: float, on: threading.Event) -> None:
+        super().__init__(daemon=True)
+        self.samples: list[tuple[int, Any]] = []
+        self.error = ""
+        self._read, self._every_ns, self._on = read, int(every_s * 1e9), on
+        self.start()
+
+    def run(self) -> None:
+        chance = random.Random()
+        while True:
+            self._on.wait()
+            deadline = time.monotonic_ns()
+            while self._on.is_set():
+                wait = deadline + int(self._every_ns * chance.uniform(-0.5, 0.5)) - time.monotonic_ns()
+                if wait > 0:
+                    time.sleep(wait / 1e9)
+                try:
+                    self.samples.append(self._read())
+                except Exception as error:  # noqa: BLE001 - a meter's library may raise anything
+                    self.error = _line(error)
+                    return
+                missed = (time.monotonic_ns() - deadline) // self._every_ns
+                deadline += self._every_ns * max(1, missed)  # one late reading, no burst after it
+
+
+def main() -> None:
+    """Serve one parent until it closes its end."""
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # a meter's library may print
+    on = threading.Event()
+    meters: dict[str, tuple[Meter | Log, _Reader | None]] = {}
+    watchers: dict[str, _Reader] = {}
+    for line in sys.stdin:
+        asked = json.loads(line)
+        answer: dict[str, Any] = {}
+        match asked["do"]:
+            case "open":
+                answer = {"errors": _open(asked, meters, watchers, on)}
+            case "now":
+                answer = {"now": time.monotonic_ns()}
+            case "start":
+                for reader in (*(reader for _, reader in meters.values() if reader), *watchers.values()):
+                    reader.samples.clear()
+                on.set()
+            case "stop":
+                answer = _stop(asked, meters, watchers, on)
+            case "state":
+                answer = {"states": [s for reader in watchers.values() for _, s in reader.samples[-1:]]}
+        answers.write(json.dumps(answer) + "\n")
+        answers.flush()
+    on.clear()
+    threading.Timer(CLOSE_S, os._exit, (0,)).start()  # a meter's thread may be in a system call
+    for meter, _ in meters.values():
+        with contextlib.suppress(Exception):
+            meter.close()
+    os._exit(0)
+
+
+def _open(
+    asked: Mapping[str, Any],
+    meters: dict[str, tuple[Meter | Log, _Reader | None]],
+    watchers: dict[str, _Reader],
+    on: threading.Event,
+) -> dict[str, str]:
+    """Open every meter and watch; meter -> what went wrong."""
+    errors = {}
+    for item in asked["meters"]:
+        info = MeterInfo(**item["info"])
+        try:
+            meter = _function(item["open"])(info)
+            reader = None
+            if not hasattr(meter, "fetch"):
+                meter.read()
+                reader = _Reader(meter.read, interval_s(info), on)
+            meters[info.name] = meter, reader
+        except Exception as error:  # noqa: BLE001 - it becomes the reason why there is no figure
+            errors[info.name] = _line(error)
+    for name, function in asked["watches"].items():
+        try:
+            watch = _function(function)()
+            if watch is not None:
+                watchers[name] = _Reader(_stamped(watch), STATE_S, on)
+        except Exception as error:  # noqa: BLE001
+            errors[name] = _line(error)
+    return errors
+
+
+def _stop(
+    asked: Mapping[str, Any],
+    meters: Mapping[str, tuple[Meter | Log, _Reader | None]],
+    watchers: Mapping[str, _Reader],
+    on: threading.Event,
+) -> dict[str, Any]:
+    on.clear()
+    found = {}
+    for name, (meter, reader) in meters.items():
+        samples: Sequence[tuple[int, float]] = []
+        error = ""
+        if reader is not None:
+            samples, error = list(reader.samples), reader.error
+        else:
+            begin, end = asked["load"]
+            try:
+                samples = meter.fetch(asked["begin"], asked["end"], (begin, end))  # type: ignore[union-attr]
+            except Exception as problem:  # noqa: BLE001
+                error = _line(problem)
+        found[name] = {
+            "ns": [ns for ns, _ in samples],
+            "value": [value for _, value in samples],
+            "error": error,
+            "clock_error_s": getattr(meter, "clock_error_s", 0.0),
+        }
+    states = [
+        (ns, name, signals) for name, watcher in watchers.items() for ns, signals in list(watcher.samples)
+    ]
+    failed = {name: watcher.error for name, watcher in watchers.items() if watcher.error}
+    return {"meters": found, "states": states, "failed": failed}
+
+
+def _stamped(watch: Watch) -> Callable[[], tuple[int, Mapping[str, Any]]]:
+    def read() -> tuple[int, Mapping[str, Any]]:
+        before = time.monotonic_ns()
+        return before, dict(watch())
+
+    return read
+
+
+def _function(name: str) -> Any:
+    module, _, function = name.partition(":")
+    return getattr(importlib.import_module(module), function)
+
+
+def _line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+if __name__ == "__main__":
+    main()

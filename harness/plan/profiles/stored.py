@@ -1,0 +1,202 @@
+"""Profiles as files: where they lie, which one fits a device."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from collections.abc import Iterable, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pydantic import ValidationError
+
+from harness.errors import StorageError, nearest
+from harness.plan.profiles.profile import Link, Profile, ProfileError
+from harness.suite.shipped import shipped_files
+
+if TYPE_CHECKING:
+    from harness.types import DeviceInfo, DeviceSpec
+
+__all__ = [
+    "MAX_BYTES",
+    "SUFFIX",
+    "link_of",
+    "load_profile",
+    "names_of",
+    "processor_of",
+    "profile_of",
+    "profiled",
+    "profiles_folder",
+    "read_profile",
+    "stored_profile",
+    "write_profile",
+]
+
+
+SUFFIX = ".profile.json"
+
+
+MAX_BYTES = 2**20
+
+
+def profiles_folder() -> Path:
+    """``$HARNESS_PROFILES``, else ``harness/profiles`` in the user's data folder."""
+    own = os.environ.get("HARNESS_PROFILES")
+    if own:
+        return Path(own)
+    return Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local/share") / "harness" / "profiles"
+
+
+def read_profile(path: Path) -> Profile:
+    """Read one file.
+
+    Raises:
+        ProfileError: it is no profile; one line.
+    """
+    try:
+        with path.open("rb") as file:
+            data = file.read(MAX_BYTES + 1)
+    except OSError as error:
+        raise ProfileError(f"{path}: {error.strerror or error}") from None
+    if len(data) > MAX_BYTES:
+        raise ProfileError(f"{path}: larger than a profile may be: at most {MAX_BYTES:,} bytes")
+    try:
+        tree = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise ProfileError(f"{path}: not JSON: {error}") from None
+    if not isinstance(tree, dict):
+        raise ProfileError(f"{path}: no profile: expected an object")
+    tree.pop("lines", None)
+    try:
+        profile = Profile.model_validate(tree)
+    except ValidationError as error:
+        problem = error.errors(include_url=False)[0]
+        where = ".".join(map(str, problem["loc"]))
+        raise ProfileError(f"{path}: {where}: {problem['msg'].removeprefix('Value error, ')}") from None
+    _ = profile.line  # refused here, not in the middle of a plan
+    return profile
+
+
+def write_profile(profile: Profile, path: Path | None = None) -> Path:
+    """Keep a profile where plans look for it, or in ``path``; whole or not at all.
+
+    Raises:
+        StorageError: it cannot be written.
+    """
+    about = (profile.name, profile.processor, profile.runtime or "any", f"{profile.threads or 'any'}.json")
+    path = path or profiles_folder() / ".".join(filter(None, about))
+    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        aside.write_text(json.dumps(profile.to_json(), indent=1) + "\n")
+        aside.replace(path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            aside.unlink()
+        raise StorageError(f"cannot write {path}: {error.strerror or error}") from None
+    return path
+
+
+def load_profile(name: str, threads: int | None = None, runtime: str | None = None) -> Profile:
+    """A file, or the name of a profile that was measured here or is shipped; ``threads`` and ``runtime`` choose
+    among several of one device.
+
+    Raises:
+        ProfileError: there is none, or it cannot be read.
+    """
+    path = Path(name)
+    if path.is_file():
+        return read_profile(path)
+    found = stored_profile((name,), threads, runtime) or stored_profile((name,), None, None)
+    if found is not None:
+        return found
+    shipped = {key.rpartition("/")[2]: path for key, path in shipped_files(SUFFIX).items()}
+    if name in shipped:
+        return read_profile(shipped[name])
+    known = {*shipped, *(path.name.partition(".")[0] for path in _stored())}
+    raise ProfileError(f"profile {name}: no such file or profile; {nearest(name, known)}")
+
+
+def stored_profile(
+    names: Iterable[str], threads: int | None, runtime: str | None, processor: str | None = None
+) -> Profile | None:
+    """The first of ``names`` that was measured so; ``None`` stands for any, the CPU and ONNX Runtime before others.
+
+    Raises:
+        ProfileError: its file cannot be read.
+    """
+    asked = {"threads": threads, "runtime": runtime, "processor": processor}
+    for name in names:
+        found = [
+            _kept(path, path.stat().st_mtime_ns) for path in _stored() if path.name.partition(".")[0] == name
+        ]
+        matches = [
+            profile
+            for profile in found
+            if all(value in (None, getattr(profile, key)) for key, value in asked.items())
+        ]
+        if matches:
+            return min(
+                matches, key=lambda one: (one.processor, one.runtime != "onnxruntime", one.threads or 0)
+            )
+    return None
+
+
+def profile_of(spec: DeviceSpec, runtime: str | None = None) -> Profile | None:
+    """What was measured of a suite's device, for its threads.
+
+    Raises:
+        ProfileError: its file cannot be read.
+    """
+    return stored_profile(names_of(spec), spec.threads, runtime, processor_of(spec))
+
+
+def processor_of(spec: DeviceSpec) -> str:
+    """What of a board computes (``device``, a parameter of boards with several processors); empty for its CPU."""
+    return str(getattr(spec.params, "device", "cpu")).removeprefix("cpu")
+
+
+def names_of(spec: DeviceSpec) -> tuple[str, ...]:
+    """Under which names a device's profile may stand: the board's, the suite's, the backend's."""
+    board = getattr(spec.params, "board", None)
+    return tuple(dict.fromkeys(name for name in (board, spec.name, spec.backend) if name))
+
+
+def profiled(specs: Sequence[DeviceSpec], infos: Sequence[DeviceInfo]) -> tuple[DeviceInfo, ...]:
+    """``infos`` with ``profile`` and ``link`` in their details where a profile was measured: for placers and
+    sketches alone, so that no cell's identity or record depends on it.
+
+    Raises:
+        ProfileError: a profile cannot be read.
+    """
+    from dataclasses import replace
+
+    found = []
+    for spec, info in zip(specs, infos, strict=True):
+        profile = profile_of(spec)
+        if profile is not None:
+            details = {**info.details, "profile": profile.summary()}
+            if profile.link is not None:
+                details.setdefault("link", profile.link.model_dump())
+            info = replace(info, details=details)
+        found.append(info)
+    return tuple(found)
+
+
+def link_of(info: DeviceInfo) -> Link | None:
+    """A device's link to the others, from its details."""
+    told = info.details.get("link")
+    if told is None:
+        return None
+    return Link(**{key: told[key] for key in Link.model_fields if key in told})
+
+
+@lru_cache(maxsize=256)
+def _kept(path: Path, changed_ns: int) -> Profile:
+    return read_profile(path)
+
+
+def _stored() -> list[Path]:
+    return sorted(profiles_folder().glob("*.json"))

@@ -1,0 +1,101 @@
+"""Loading a suite file, and the checks that need all of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from harness.errors import SuiteError, nearest
+from harness.suite.grids import expand_grids, set_value, split_overrides
+from harness.suite.suite import Suite
+from harness.suite.validate import validated
+from harness.suite.yamlfile import read_yaml
+
+__all__ = ["keep_devices", "load_suite"]
+
+
+def load_suite(path: Path, overrides: Sequence[str] = ()) -> Suite:
+    """Read, expand and check a suite; ``overrides`` are ``key.path=value`` from ``--set``.
+
+    Raises:
+        SuiteError: one line naming file:line, key, what is allowed and the nearest match.
+    """
+    tree, source = read_yaml(path)
+    if not isinstance(tree, dict):
+        raise SuiteError(f"{source.where()}: a suite is a mapping of keys (suite:, data:, methods: ...)")
+    written, expanded = split_overrides(tree, overrides)
+    for override in written:
+        set_value(tree, source, override, Suite.model_fields)
+    expand_grids(tree, source)
+    for override in expanded:
+        set_value(tree, source, override, Suite.model_fields)
+    suite: Suite = validated(Suite, tree, source, ())
+    suite._source = source
+    _check_names(suite)
+    return suite
+
+
+def keep_devices(suite: Suite, names: Sequence[str]) -> Suite:
+    """The suite with only the cells on the devices ``names`` (all if there are none)."""
+    for name in names:
+        if name not in suite.devices:
+            raise SuiteError(f"--device {name}: no such device; {nearest(name, suite.devices)}")
+    if not names:
+        return suite
+    run = []
+    for item in suite.run:
+        devices = tuple(device for device in item.devices if device in names)
+        if devices:
+            run.append(item.model_copy(update={"devices": devices}))
+    if not run:
+        raise SuiteError(f"--device {', '.join(names)}: no run: block uses it")
+    kept = suite.model_copy(update={"run": tuple(run)})
+    kept._source = suite.source
+    return kept
+
+
+def _check_names(suite: Suite) -> None:
+    """References inside the suite: from, fleets, run items, baseline."""
+    source = suite.source
+    for name, method in suite.methods.items():
+        if method.from_ is not None and method.from_ not in suite.methods:
+            raise SuiteError(
+                f"{source.where('methods', name, 'from')}: no method {method.from_!r}; "
+                f"{nearest(method.from_, suite.methods)}"
+            )
+    _check_cycles(suite)
+    for name, device in suite.devices.items():
+        for index, member in enumerate(device.fleet or ()):
+            where = source.where("devices", name, "fleet", index)
+            if member not in suite.devices:
+                raise SuiteError(f"{where}: no device {member!r}; {nearest(member, suite.devices)}")
+            if suite.devices[member].fleet is not None:
+                raise SuiteError(f"{where}: {member!r} is a fleet itself")
+        if device.central is not None and device.central not in (device.fleet or ()):
+            raise SuiteError(
+                f"{source.where('devices', name, 'central')}: {device.central!r} is not in the fleet; "
+                f"{nearest(device.central, device.fleet or ())}"
+            )
+    for index, item in enumerate(suite.run):
+        for position, device_name in enumerate(item.devices):
+            if device_name not in suite.devices:
+                raise SuiteError(
+                    f"{source.where('run', index, 'devices', position)}: no device {device_name!r}; "
+                    f"{nearest(device_name, suite.devices)}"
+                )
+    if suite.baseline is not None and suite.baseline not in suite.methods:
+        raise SuiteError(
+            f"{source.where('baseline')}: no method {suite.baseline!r}; {nearest(suite.baseline, suite.methods)}"
+        )
+
+
+def _check_cycles(suite: Suite) -> None:
+    for start in suite.methods:
+        chain = [start]
+        while (parent := suite.methods[chain[-1]].from_) is not None:
+            if parent in chain:
+                loop = [*chain[chain.index(parent) :], parent]
+                raise SuiteError(
+                    f"{suite.source.where('methods', chain[-1], 'from')}: goes in a circle: {' -> '.join(loop)}"
+                )
+            chain.append(parent)

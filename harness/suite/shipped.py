@@ -1,0 +1,43 @@
+"""The suites that ship with the harness."""
+
+from __future__ import annotations
+
+from importlib.resources import files
+from pathlib import Path
+
+from harness.errors import SuiteError, nearest
+
+__all__ = ["find_suite", "shipped_files", "shipped_suites"]
+
+
+def shipped_suites() -> dict[str, Path]:
+    """Name -> file of the suites that come with the harness."""
+    beside = (".claims", ".published")  # what a paper says stands beside its suite
+    found = shipped_files(".yaml")
+    return {
+        name: path for name, path in found.items() if not (name.endswith(beside) or name.startswith("labs/"))
+    }
+
+
+def shipped_files(suffix: str) -> dict[str, Path]:
+    """Name, without ``suffix``, -> file in the suites' folder."""
+    package = Path(str(files("harness")))
+    folder = package / "_suites"
+    if not folder.is_dir():  # an editable install reads the checkout
+        folder = package.parent / "suites"
+    return {
+        path.relative_to(folder).as_posix().removesuffix(suffix): path
+        for path in sorted(folder.rglob(f"*{suffix}"))
+    }
+
+
+def find_suite(name: str) -> Path:
+    """A path, or the name of a shipped suite."""
+    path = Path(name)
+    if path.exists():
+        return path
+    shipped = shipped_suites()
+    if name in shipped:
+        return shipped[name]
+    word = name.removeprefix("suites/").removesuffix(".yml").removesuffix(".yaml")
+    raise SuiteError(f"{name}: no such file or shipped suite; {nearest(word, shipped)}")

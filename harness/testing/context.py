@@ -1,0 +1,152 @@
+"""A context over small synthetic data, for tests of plugins."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import ValidationError
+
+from harness.hookspecs import hookimpl
+from harness.plugins import GROUP, load_plugins
+from harness.prepare.context import PrepareContext
+from harness.store.artifacts import Store
+from harness.types import Context, DataInfo, DatasetEntry, Lineage, Model, ModelEntry, Params
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+__all__ = ["ParamsLike", "RECIPE", "TINY_VIT", "make_context", "make_model"]
+
+
+RECIPE = {"epochs": 1, "batch_size": 16, "schedule": "none"}
+
+
+TINY_VIT = {"patch_size": 4, "dim": 24, "depth": 3, "heads": 3}
+
+
+ParamsLike = Params | Mapping[str, Any] | None
+
+
+class _Blobs:
+    """Images of one split: a pattern per class, plus noise."""
+
+    def __init__(self, info: DataInfo, n: int, seed: int) -> None:
+        import numpy as np
+
+        channels, height, width = info.shape
+        size = (height, width, channels)
+        patterns = np.random.RandomState(0).uniform(64, 192, (info.classes, *size))
+        noise = np.random.RandomState(seed).normal(0, 16, (n, *size))
+        self.labels = np.arange(n, dtype=np.int64) % info.classes
+        self._images = np.clip(patterns[self.labels] + noise, 0, 255).astype(np.uint8)
+
+    def image(self, index: int) -> NDArray[np.uint8]:
+        return self._images[index]  # type: ignore[no-any-return]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+class _BlobsPlugin:
+    """The synthetic data set as a plugin, so that a context reads it by the usual road."""
+
+    def __init__(self, info: DataInfo) -> None:
+        self.info = info
+
+    @hookimpl  # type: ignore[untyped-decorator]
+    def harness_datasets(self) -> Iterable[DatasetEntry]:
+        yield DatasetEntry(
+            name=self.info.name,
+            summary="a pattern per class, plus noise",
+            describe=lambda params: self.info,
+            load=lambda params, split: _Blobs(self.info, self.info.sizes[split], seed=1 + (split == "test")),
+        )
+
+
+def make_context(
+    tmp_path: Path,
+    *,
+    classes: int = 3,
+    shape: tuple[int, int, int] = (1, 16, 16),
+    train: int = 64,
+    test: int = 32,
+    seed: int = 0,
+    recipe: Mapping[str, Any] | None = None,
+) -> Context:
+    """What a builder, compressor or partitioner gets, over ``train`` and ``test`` images [channels, height,
+    width] whose classes are easily told apart; an eighth of ``train`` is for validation.
+
+    ``recipe`` replaces keys of the training recipe (one epoch, batches of 16, constant learning rate).
+    Everything is on the CPU and below ``tmp_path``; ``seed`` is the training seed.
+    """
+    info = DataInfo(
+        name="blobs",
+        shape=shape,
+        class_names=tuple(f"class {i}" for i in range(classes)),
+        sizes={"train": train, "test": test},
+        mean=(0.5,) * shape[0],
+        std=(0.25,) * shape[0],
+        fingerprint=f"blobs {classes} {shape} {train} {test}",
+    )
+    installed = {point.name for point in entry_points(group=GROUP)}
+    plugins = load_plugins(block=installed, extra={"testing": _BlobsPlugin(info)})
+    task = {
+        "data": {"entry": "blobs", "params": {}, "choice": {"name": "blobs", "validation": 0.125}},
+        "data_key": info.fingerprint,
+        "train": {**RECIPE, **(recipe or {})},
+        "seed": seed,
+        "threads": 1,
+        "processes": 1,
+        "device": "cpu",
+        "made_with": "",
+    }
+    workdir = tmp_path / "work"
+    workdir.mkdir(parents=True, exist_ok=True)
+    store = Store(tmp_path / "cache")
+    return PrepareContext(task, plugins, store, workdir, lambda text, fraction: None, "testing")
+
+
+def make_model(ctx: Context, build: str | ModelEntry = "vit", params: ParamsLike = None) -> Model:
+    """Build and train with the context's recipe: a model to compress, split or export.
+
+    ``build`` is an entry, or the name of an installed one; without ``params``, ``vit`` is a tiny one.
+    """
+    if isinstance(build, str):
+        params = TINY_VIT if build == "vit" and params is None else params
+        build = load_plugins().models.get(build).entry
+    given = _params(build, params)
+    model: Model = _seeded(ctx, build.build, given)
+    fit = ctx.fit(model.module, name="train")
+    step = Lineage(
+        stage="build",
+        entry=build.name,
+        params=given.model_dump(mode="json"),
+        image_passes=fit.image_passes,
+        train_macs=fit.train_macs,
+        train_s=fit.train_s,
+    )
+    return replace(model, lineage=(*model.lineage, step))
+
+
+def _params(entry: Any, params: ParamsLike) -> Params:
+    if isinstance(params, Params):
+        return params
+    try:
+        return entry.params(**(params or {}))  # type: ignore[no-any-return]
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"])) or "params"
+        raise AssertionError(f"{entry.name!r}: {where}: {first['msg']}") from None
+
+
+def _seeded(ctx: Context, function: Callable[..., Any], *arguments: Any) -> Any:
+    """Call a plugin's function as the harness does: with torch seeded."""
+    import torch
+
+    torch.manual_seed(ctx.seed)
+    return function(ctx, *arguments)

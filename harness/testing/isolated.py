@@ -1,0 +1,59 @@
+"""Calling a plugin's hooks and planning functions in a new process."""
+
+from __future__ import annotations
+
+import importlib
+import pickle
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from harness.hookspecs import COLLECTING
+
+if TYPE_CHECKING:
+    pass
+
+__all__ = ["HEAVY", "Need"]
+
+
+HEAVY = ("torch", "timm", "onnx", "onnxruntime")
+"""What a plugin's module and its planning functions must not import."""
+
+
+Need = Callable[[bool, str, str], None]
+
+
+def _in_new_process(need: Need, function: Callable[..., Any], *arguments: Any, light: bool = True) -> Any:
+    """``function(*arguments)`` in a new interpreter; if ``light``, it must not import torch there."""
+    name = getattr(function, "__qualname__", function)
+    where = "where it, and all it is given, must be importable by name"
+    with tempfile.NamedTemporaryFile() as answer:
+        code = "import pickle, sys; sys.path[:] = pickle.load(sys.stdin.buffer)\n"
+        code += "from harness.testing.isolated import _serve; _serve(sys.argv[1])"
+        try:
+            given = pickle.dumps(sys.path) + pickle.dumps((function, arguments))
+        except (pickle.PicklingError, AttributeError, TypeError) as error:
+            raise AssertionError(f"{name} cannot be called in a new process, {where}: {error}") from None
+        child = subprocess.run(
+            [sys.executable, "-c", code, answer.name], input=given, capture_output=True, check=False
+        )
+        last = (child.stderr.decode(errors="replace").strip().splitlines() or ["no output"])[-1]
+        need(child.returncode == 0, f"{name} fails in a new process, {where}: {last}", "hookspecs")
+        result, heavy = pickle.load(answer)
+    need(not (light and heavy), f"{name} imports {', '.join(heavy)} at planning time", "hookspecs")
+    return result
+
+
+def _serve(answer: str) -> None:
+    function, arguments = pickle.load(sys.stdin.buffer)
+    result = function(*arguments), [name for name in HEAVY if name in sys.modules]
+    Path(answer).write_bytes(pickle.dumps(result))
+
+
+def _call_hooks(module: str) -> None:
+    plugin = importlib.import_module(module)
+    for hook in COLLECTING:
+        list(getattr(plugin, hook, tuple)())

@@ -1,0 +1,35 @@
+"""A module's mode and device while something runs it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["evaluating", "on_device"]
+
+
+@contextmanager
+def on_device(module: torch.nn.Module, device: torch.device) -> Iterator[None]:
+    """The module on a device; afterwards where it was."""
+    home = next((parameter.device for parameter in module.parameters()), device)
+    module.to(device)
+    try:
+        yield
+    finally:
+        module.to(home)
+
+
+@contextmanager
+def evaluating(module: torch.nn.Module) -> Iterator[None]:
+    """Evaluation mode; afterwards every submodule is in the mode it was in."""
+    modes = {part: part.training for part in module.modules()}
+    module.eval()
+    try:
+        yield
+    finally:
+        for part, training in modes.items():
+            part.training = training

@@ -1,0 +1,104 @@
+"""A training recipe: epochs, optimizer, schedule, augmentation."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import Field, ValidationInfo, field_validator
+
+from harness.types import Params
+
+if TYPE_CHECKING:
+    pass
+
+__all__ = ["NO_AUGMENTATION", "NotNegative", "Positive", "TrainRecipe"]
+
+
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+
+NO_AUGMENTATION: Mapping[str, Any] = MappingProxyType(
+    {"augment": "none", "rand_augment": "none", "random_erasing": 0.0, "mixup": 0.0, "cutmix": 0.0}
+)
+"""For a method's ``ctx.fit(..., **NO_AUGMENTATION)``: its samples may not change between epochs."""
+
+
+# timm's own reader passes over what it does not know, and it would be imported to plan
+_RAND_AUGMENT = re.compile(
+    r"rand(-(m\d{1,2}|n[1-9]|p(0(\.\d+)?|1(\.0+)?)|mstd\d{1,3}(\.\d+)?|mmax[1-9]\d?|inc[01]|t(weights|3aw?)))*"
+)
+
+
+class TrainRecipe(Params):
+    """How a module is trained: the keys of a suite's ``train`` block."""
+
+    epochs: int = Field(40, ge=0, description="passes over the training part; 0 trains nothing")
+    optimizer: str = Field(
+        "adamw",
+        min_length=1,
+        description="a timm optimizer: adamw, sgd (Nesterov), momentum (plain), lamb ...",
+    )
+    lr: Positive = Field(1e-3, description="greatest learning rate")
+    weight_decay: NotNegative = Field(0.05, description="not applied to biases and norms")
+    momentum: float = Field(0.9, ge=0, lt=1, description="for optimizers that have one")
+    batch_size: int = Field(64, ge=1, description="samples per update; an epoch's last batch may be smaller")
+    schedule: Literal["cosine", "tanh", "poly", "step", "none"] = Field(
+        "cosine", description="of the learning rate, updated every batch; none: constant after the warm-up"
+    )
+    decay_epochs: Positive = Field(30, description="step: epochs between decays")
+    decay_rate: Positive = Field(0.1, description="step: factor of each decay; poly: the power")
+    warmup_epochs: int = Field(0, ge=0, description="linear warm-up, within the epochs")
+    warmup_lr: NotNegative = Field(1e-6, description="learning rate at the start of the warm-up")
+    min_lr: NotNegative = Field(
+        1e-5, validate_default=True, description="cosine, tanh, poly: learning rate at the end"
+    )
+    label_smoothing: float = Field(0.0, ge=0, lt=1, description="of the default loss, cross-entropy")
+    clip_grad: Positive | None = Field(None, description="greatest norm of all gradients together")
+    amp: Literal["none", "bf16", "fp16"] = Field("none", description="mixed precision; fp16 on CUDA only")
+    augment: Literal["none", "crop-flip", "resized-crop-flip"] = Field(
+        "none",
+        description="crop-flip: random crop after mirroring 4 pixels, and horizontal flip; "
+        "resized-crop-flip: a random 8 to 100% of the image, resized, and horizontal flip (ImageNet's usual)",
+    )
+    rand_augment: str = Field(
+        "none", description="RandAugment: timm's policy string, like rand-m9-mstd0.5-inc1 (DeiT)"
+    )
+    random_erasing: float = Field(
+        0.0, ge=0, le=1, description="share of images with a rectangle of noise (DeiT: 0.25); 0: off"
+    )
+    mixup: NotNegative = Field(0.0, description="Mixup's alpha (DeiT: 0.8); 0: off")
+    cutmix: NotNegative = Field(
+        0.0, description="CutMix's alpha (DeiT: 1.0); 0: off; with mixup each batch has one of the two"
+    )
+    early_stop: Annotated[int, Field(ge=1)] | None = Field(
+        None, description="stop after so many epochs without a better validation top-1; the best weights stay"
+    )
+    ema: Annotated[float, Field(gt=0, lt=1)] | None = Field(
+        None,
+        description="decay per update of averaged weights, which are validated and kept; none: no average",
+    )
+    compile: bool = Field(False, description="torch.compile the training forward")
+
+    @field_validator("rand_augment", mode="before")
+    @classmethod
+    def _policy(cls, policy: Any) -> Any:
+        if policy != "none" and not (isinstance(policy, str) and _RAND_AUGMENT.fullmatch(policy)):
+            raise ValueError(
+                f"{policy!r} is no RandAugment policy; allowed: none, or rand and any of -m9 (magnitude), "
+                "-mstd0.5, -mmax10, -n2 (operations), -p0.5, -inc1, -tweights, like rand-m9-mstd0.5-inc1"
+            )
+        return policy
+
+    @field_validator("min_lr")
+    @classmethod
+    def _falls(cls, min_lr: float, info: ValidationInfo) -> float:
+        lr, schedule = info.data.get("lr"), info.data.get("schedule")
+        if lr is not None and schedule in ("cosine", "tanh", "poly") and min_lr > lr:
+            raise ValueError(f"must be at most lr ({lr:g})")
+        return min_lr

@@ -1,0 +1,77 @@
+"""What a runtime is, what it exports and what it loads."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from harness.types.context import Context
+from harness.types.models import Part, TensorSpec
+from harness.types.params import _Entry
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+
+__all__ = ["Artifact", "RuntimeEntry", "Session", "SessionOptions"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Artifact:
+    """An exported part in a folder: what a worker loads. ``meta`` is JSON.
+
+    ``precision`` is the one asked for; a session tells the one that really runs.
+    """
+
+    path: Path
+    runtime: str
+    precision: str
+    weight_bytes: int
+    inputs: tuple[TensorSpec, ...]
+    output: TensorSpec
+    meta: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SessionOptions:
+    """How a worker loads an artifact. ``device`` is ``"cpu"``, ``"cuda:N"`` or ``"tensorrt:N"``."""
+
+    threads: int = 1
+    device: str = "cpu"
+
+
+class Session(Protocol):
+    """A loaded artifact. ``facts`` tells what really runs: precision, provider, version, threads."""
+
+    facts: Mapping[str, Any]
+
+    def run(self, inputs: Sequence[NDArray[Any]]) -> NDArray[np.float32]:
+        """One synchronous forward pass: inputs [n, ...] in the part's edge order -> output [n, ...].
+
+        Returns only when the result is in host memory.
+        """
+        ...
+
+    def close(self) -> None: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class RuntimeEntry(_Entry):
+    """A runtime. ``export(ctx, part, params)`` runs where torch is and writes into ``ctx.workdir``;
+    ``load(artifact, options)`` runs in the worker.
+
+    ``precision(params)`` names the element type asked for. ``tolerance(params)`` is the greatest
+    difference to the built module that parity admits: max |a - b| over max |b|, on the logits of
+    256 fixed samples. ``devices`` are the kinds it runs on; ``preload`` the modules that a
+    forkserver imports once, so that workers start fast (imports only).
+    """
+
+    export: Callable[[Context, Part, Any], Artifact]
+    load: Callable[[Artifact, SessionOptions], Session]
+    precision: Callable[[Any], str]
+    tolerance: Callable[[Any], float]
+    devices: frozenset[str] = frozenset({"cpu"})
+    preload: tuple[str, ...] = ()

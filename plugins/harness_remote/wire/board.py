@@ -1,0 +1,48 @@
+"""A board's description, and the version of the protocol."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+__all__ = ["Board", "PROTOCOL"]
+
+
+PROTOCOL = 2  # raised with every change of agent.proto that an older client or agent would not understand
+
+
+@dataclass(frozen=True, kw_only=True)
+class Board:
+    """A board as its agent describes it; what cannot be read is ``None`` or empty.
+
+    ``model`` is the board's name in its device tree, else the processor's; ``product`` what its firmware (DMI)
+    calls the machine. ``onnxruntime``: ``version``, ``providers``, highest ``opset`` and ``ir_version``, or the
+    ``error`` for which it does not start. ``jetpack``: ``l4t`` and ``release``. ``meters`` are those that answer,
+    ``absent`` the others with reason and fix; ``state`` is what each of ``watches`` told when it was looked up.
+    """
+
+    protocol: int
+    harness: str
+    model: str
+    soc: str | None
+    product: str | None
+    kind: Literal["cpu", "cuda"]
+    cores: int | None
+    memory_bytes: int
+    arch: str
+    os: str
+    kernel: str
+    python: str
+    cpu_capability: str
+    governor: str | None
+    virtualised: bool | None
+    machine_id: str
+    boot_id: str | None
+    versions: Mapping[str, str]
+    onnxruntime: Mapping[str, Any]
+    jetpack: Mapping[str, str | None] = field(default_factory=dict)
+    meters: Sequence[Mapping[str, Any]] = ()
+    absent: Sequence[Mapping[str, Any]] = ()
+    watches: Sequence[str] = ()
+    state: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
