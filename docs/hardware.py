@@ -1,6 +1,8 @@
-"""Rows of docs/hardware.md from what owners' boards say.
+"""Print rows for the table of docs/hardware.md.
 
-harness devices check --json > mine.json; python docs/hardware.py mine.json
+The input is the JSON that owners of boards make with ``harness devices check --json``:
+
+    harness devices check --json > mine.json; python docs/hardware.py mine.json
 """
 
 from __future__ import annotations
@@ -15,13 +17,13 @@ HEADER = ("Board", "System", "ONNX Runtime", "Meters that answer", "Harness", "C
 
 
 def row(board: Mapping[str, Any]) -> tuple[str, ...]:
-    """One board's line. Names, addresses and serial numbers stay with their owner."""
+    """Return the cells of one board's row. They contain no name, address or serial number."""
     memory = f"{board['memory_bytes'] / 2**30:.1f} GiB"
     model = f"{board['model']} ({board['soc']})" if board["soc"] else board["model"]
     kind = "emulated: " if board["emulated"] else "virtual machine: " if board["virtualised"] else ""
     jetpack = f", JetPack {board['jetpack']['release']}" if board["jetpack"] else ""
     runtime = board["onnxruntime"]
-    providers = (one.removesuffix("ExecutionProvider") for one in runtime.get("providers", ()))
+    providers = (provider.removesuffix("ExecutionProvider") for provider in runtime.get("providers", ()))
     return (
         f"{kind}{model}, {board['cores']} cores, {memory}",
         f"{board['os']}{jetpack}, Python {board['python']}",
@@ -33,7 +35,7 @@ def row(board: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def table(boards: Iterable[Mapping[str, Any]]) -> str:
-    """Markdown; boards that could not be reached tell nothing, and have no row."""
+    """Return a Markdown table with one row for each board that was reached."""
     rows = sorted({row(board) for board in boards if "model" in board})
     lines = [HEADER, ("---",) * len(HEADER), *rows]
     return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)

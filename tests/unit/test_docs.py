@@ -208,7 +208,7 @@ def test_every_key_of_a_reading_is_told():
 
 
 def test_every_meter_is_told_with_its_extra_and_parameters():
-    told = rows(section("docs/meters.md", "Which there are"))
+    told = rows(section("docs/meters.md", "The kinds of meter"))
     assert set(told) == {meter.entry.name for meter in load_plugins().meters}
     for meter in load_plugins().meters:
         assert not meter.entry.extra or f"`[{meter.entry.extra}]`" in told[meter.entry.name][2]
