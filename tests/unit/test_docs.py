@@ -18,9 +18,9 @@ import pytest
 from harness import hookspecs, stats
 from harness.cli import cli
 from harness.data.choice import DataChoice
-from harness.machine import state
 from harness.machine.energy import durations, integrate
 from harness.machine.energy import reading as energy
+from harness.measure import flags
 from harness.plan import planner
 from harness.plugins import load_plugins
 from harness.results.claims.claims import Number, Ordering, Placed, Statement, load_claims
@@ -35,7 +35,7 @@ from harness.types.columns import COLUMNS
 from harness.types.plan import PrepareHost
 from harness.types.record import Record
 from harness.worker import window
-from harness.worker.loadgen import queries as load
+from harness.worker.loadgen import loop
 
 ROOT = Path(__file__).parents[2]
 PAGES = {
@@ -154,7 +154,7 @@ def test_the_claims_of_the_docs_can_be_read(tmp_path):
 
 def test_every_column_and_flag_is_told():
     assert set(COLUMNS) <= set(inline(PAGES["docs/measuring.md"]))
-    assert list(rows(section("docs/measuring.md", "Flags"))) == list(state.FLAGS)
+    assert list(rows(section("docs/measuring.md", "Flags"))) == list(flags.FLAGS)
 
 
 def test_the_percentiles_minima_are_told():
@@ -176,16 +176,16 @@ def test_the_tolerances_are_told():
 
 def test_the_limits_of_steadiness_are_told():
     text = " ".join(PAGES["docs/measuring.md"].split())
-    assert f"at least {load.WINDOW_QUERIES} queries and {load.WINDOW_NS // 10**6} ms each" in text
-    assert f"at most {load.STEADY:.0%}" in text
-    assert f"over {state.FOREIGN_SHARE:.0%} of the cores" in text
-    assert f"over {state.DELAY_SHARE:.0%} of the time" in text
-    assert f"differ by over {state.DRIFT:.0%}" in text
+    assert f"at least {loop.WINDOW_QUERIES} queries and {loop.WINDOW_NS // 10**6} ms each" in text
+    assert f"at most {loop.STEADY:.0%}" in text
+    assert f"over {flags.FOREIGN_SHARE:.0%} of the cores" in text
+    assert f"over {flags.DELAY_SHARE:.0%} of the time" in text
+    assert f"differ by over {flags.DRIFT:.0%}" in text
 
 
 def test_the_limits_of_energy_are_told():
     text = " ".join(PAGES["docs/measuring.md"].split())
-    assert state.FOREIGN_CORES == 0.5
+    assert flags.FOREIGN_CORES == 0.5
     assert "kept half a core of the whole machine busy" in text
     assert (
         f"at most {1 / durations.FASTEST_S:g} and at least {1 / durations.SLOWEST_S:g} times a second" in text
