@@ -30,7 +30,7 @@ import psutil
 
 from harness.errors import HarnessError
 from harness.plugins import load_plugins
-from harness.types import IMAGE, Artifact, DeviceSpec, Graph, GraphPart, Load, TensorSpec
+from harness.types import IMAGE, Artifact, DeviceSpec, Graph, GraphPart, TensorSpec, Workload
 from harness.worker.loadgen.queries import arrivals
 
 SHAPE, FEATURES = (3, 64, 64), 16
@@ -283,7 +283,7 @@ def window(
             Graph(parts=(*features.values(), fusion)),
             {name: one.serve(central) for name, one in devices.items()},
         )
-        load = Load(
+        load = Workload(
             scenario="server",
             target_qps=QPS,
             seed=seed,

@@ -36,7 +36,7 @@ import onnx
 import psutil
 from onnx import helper
 
-from harness.types import Artifact, Graph, GraphPart, Load, TensorSpec
+from harness.types import Artifact, Graph, GraphPart, TensorSpec, Workload
 from harness.worker.frames import DTYPES, header_of, pack, unpack
 from harness_remote import agent_pb2 as pb
 from harness_remote.wire import codec, secrets
@@ -132,7 +132,7 @@ ARTIFACT = codec.artifact_to_json(
 GRAPH = codec.to_json(
     Graph(parts=(GraphPart(name="model", inputs=("image",), output=TensorSpec(shape=(3,))),))
 )
-LOAD = codec.to_json(Load(min_time_s=0.01, min_queries=2, max_time_s=0.05, warmup="one", idle_s=0.0))
+LOAD = codec.to_json(Workload(min_time_s=0.01, min_queries=2, max_time_s=0.05, warmup="one", idle_s=0.0))
 VALID: dict[str, Any] = {
     "Health": pb.HealthRequest(),
     "Acquire": pb.AcquireRequest(holder="me", seconds=60),

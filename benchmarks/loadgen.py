@@ -18,27 +18,27 @@ from statistics import median
 import numpy as np
 from worker_overhead import export
 
-from harness.types import Load, SessionOptions
+from harness.types import SessionOptions, Workload
 from harness.worker.loadgen.generate import generate
 from harness.worker.loadgen.loop import warm_up
 from harness.worker.loadgen.queries import Timed, batches, per_query, whole
 
 LOADS = {
-    "single-stream": Load(min_time_s=0, min_queries=50),
-    "multi-stream": Load(scenario="multi-stream", streams=4, batch=4, min_time_s=0, min_queries=10),
-    "offline": Load(scenario="offline", batch=4, min_time_s=0, min_queries=10),
-    "server": Load(scenario="server", min_time_s=0, min_queries=50),
+    "single-stream": Workload(min_time_s=0, min_queries=50),
+    "multi-stream": Workload(scenario="multi-stream", streams=4, batch=4, min_time_s=0, min_queries=10),
+    "offline": Workload(scenario="offline", batch=4, min_time_s=0, min_queries=10),
+    "server": Workload(scenario="server", min_time_s=0, min_queries=50),
 }
 
 
-def figure(timed: Timed, load: Load) -> float:
+def figure(timed: Timed, load: Workload) -> float:
     """p50 in ms, the upper of two middles as LoadGen has it; offline ms per image."""
     if load.scenario == "offline":
         return timed.window_ns / 1e6 / (len(timed.latency_ns) * load.batch)
     return float(np.sort(timed.latency_ns)[len(timed.latency_ns) // 2]) / 1e6
 
 
-def said(timed: Timed, load: Load) -> float:
+def said(timed: Timed, load: Workload) -> float:
     return 1e3 / timed.reference["samples_per_s"] if load.scenario == "offline" else timed.reference["p50_ms"]  # type: ignore[return-value,operator]
 
 

@@ -23,7 +23,7 @@ from harness.plugins import Plugins
 from harness.stats import EARLY_STOPPING_MIN
 from harness.store.artifacts import Store
 from harness.store.hashing import digest
-from harness.types import IMAGE, Load, RuntimeEntry
+from harness.types import IMAGE, RuntimeEntry, Workload
 from harness.types.plan import Cell
 from harness.worker.loadgen.queries import per_query
 
@@ -118,11 +118,11 @@ def _measure(
     return content(cell, export, measured, labels, preprocess_ms)
 
 
-def _load(task: Mapping[str, Any], cell: Cell, n: int) -> Load:
+def _load(task: Mapping[str, Any], cell: Cell, n: int) -> Workload:
     """The load of a cell; ``n`` images are in the test split."""
     measure = task["measure"]
     cool = measure["cool_down"] or {"below": None, "limit": 0.0}
-    load = Load(
+    load = Workload(
         scenario=measure["scenario"],
         batch=measure["batch"],
         streams=measure["streams"],
@@ -152,14 +152,14 @@ def _load(task: Mapping[str, Any], cell: Cell, n: int) -> Load:
     return load
 
 
-def _sends_images(deployed: Deployed, load: Load) -> bool:
+def _sends_images(deployed: Deployed, load: Workload) -> bool:
     """Whether a window without the input's transfer says something: a closed loop whose images are sent."""
     takers = [part.name for part in deployed.graph.parts if IMAGE in part.inputs]
     sent = any(deployed.places[name] != deployed.central_index for name in takers)
     return sent and load.scenario == "single-stream" and load.generator == "harness"
 
 
-def _resident(load: Load) -> Load:
+def _resident(load: Workload) -> Workload:
     """A shorter window for latency alone, with the images on the devices before it begins."""
     return replace(
         load,

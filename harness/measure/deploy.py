@@ -12,18 +12,18 @@ from harness.plugins import Plugins
 from harness.store.artifacts import Store
 from harness.types import (
     Artifact,
-    Beside,
     Clock,
     Device,
+    DeviceReport,
     DeviceSpec,
     Graph,
     GraphPart,
-    Load,
     MeterInfo,
     MeterUse,
     Monitor,
     Samples,
     TensorSpec,
+    Workload,
 )
 from harness.types.plan import Cell
 from harness.worker.window import EDGE_ERROR, IDLE_READINGS
@@ -58,7 +58,7 @@ class Deployed:
     def peers(self) -> dict[int, Device]:
         return {index: one for index, one in self.devices.items() if index != self.central_index}
 
-    def measure(self, load: Load, images: Any) -> tuple[Samples, dict[int, Beside]]:
+    def measure(self, load: Workload, images: Any) -> tuple[Samples, dict[int, DeviceReport]]:
         """The load at the central node, and what every other device saw of its window.
 
         The window's edges are carried from the central clock to each other one through this machine's.
@@ -75,7 +75,7 @@ class Deployed:
         return samples, beside
 
 
-def _for_meters(load: Load, meters: Sequence[MeterInfo]) -> Load:
+def _for_meters(load: Workload, meters: Sequence[MeterInfo]) -> Workload:
     """The load, with a window and idle time long enough for meters at other devices."""
     if not meters:
         return load

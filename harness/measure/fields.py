@@ -13,7 +13,7 @@ from harness.measure.flags import flags
 from harness.measure.latency import latency_summary
 from harness.measure.network import network_of
 from harness.measure.parity import Parity
-from harness.types import Beside, Provenance, Samples
+from harness.types import DeviceReport, Provenance, Samples
 from harness.types.plan import Cell
 
 __all__ = ["Measured", "content", "described"]
@@ -28,7 +28,7 @@ class Measured:
     """
 
     samples: Samples
-    beside: Mapping[int, Beside]
+    beside: Mapping[int, DeviceReport]
     no_input: Samples | None
     parity: Parity
     on: str
@@ -126,7 +126,7 @@ def content(
     }
 
 
-def _together(samples: Samples, central: str, beside: Mapping[str, Beside]) -> Samples:
+def _together(samples: Samples, central: str, beside: Mapping[str, DeviceReport]) -> Samples:
     """The central node's samples with what the other devices saw of the window, by device."""
     if not beside:
         return samples
@@ -172,7 +172,7 @@ def _devices(deployed: Deployed, names: list[str]) -> list[dict[str, Any]]:
     ]
 
 
-def _memory(samples: Samples, central: str, beside: Mapping[str, Beside]) -> dict[str, Any]:
+def _memory(samples: Samples, central: str, beside: Mapping[str, DeviceReport]) -> dict[str, Any]:
     """The fullest worker's memory; of a fleet also every worker's."""
     if not beside:
         return dict(samples.memory)

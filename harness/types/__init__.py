@@ -16,7 +16,7 @@ from harness.types.entries import (
     PlacerEntry,
 )
 from harness.types.fleet import Answer, Answers, Graph, GraphPart, Peer, PeerAddress
-from harness.types.measuring import Beside, Clock, Load, Samples, Scenario
+from harness.types.measuring import Clock, DeviceReport, Samples, Scenario, Workload
 from harness.types.meters import SCOPES, Log, Meter, MeterInfo, MeterUse, Monitor, Provenance, Scope, Watch
 from harness.types.models import (
     IMAGE,
@@ -41,7 +41,7 @@ __all__ = [
     "GraphPart",
     "Graph",
     "Clock",
-    "Beside",
+    "DeviceReport",
     "Answers",
     "Answer",
     "IMAGE",
@@ -63,7 +63,7 @@ __all__ = [
     "FitResult",
     "Fleet",
     "Lineage",
-    "Load",
+    "Workload",
     "Log",
     "Meter",
     "MeterEntry",

@@ -8,7 +8,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from harness.types.fleet import Graph, PeerAddress
-from harness.types.measuring import Beside, Clock, Load, Samples
+from harness.types.measuring import Clock, DeviceReport, Samples, Workload
 from harness.types.meters import Monitor
 from harness.types.params import Params
 from harness.types.runtimes import Artifact
@@ -102,7 +102,7 @@ class Device(Protocol):
         """A window of the central node begins: read memory, meters and state from now on."""
         ...
 
-    def end(self, spans: Mapping[str, tuple[int, int]], clock_error_ns: int, images: int) -> Beside:
+    def end(self, spans: Mapping[str, tuple[int, int]], clock_error_ns: int, images: int) -> DeviceReport:
         """It has ended. ``spans`` (``before``, ``load``, ``after``) are on this device's clock, in nanoseconds."""
         ...
 
@@ -114,7 +114,7 @@ class Device(Protocol):
         """
         ...
 
-    def measure(self, load: Load, images: NDArray[np.float32]) -> Samples:
+    def measure(self, load: Workload, images: NDArray[np.float32]) -> Samples:
         """Generate the load over ``images`` [m, ...] (cycled) next to the sessions; raw samples."""
         ...
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["Beside", "Clock", "Load", "Samples", "Scenario"]
+__all__ = ["DeviceReport", "Clock", "Workload", "Samples", "Scenario"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,7 +28,7 @@ class Clock:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Beside:
+class DeviceReport:
     """What a device that is not the central one saw of a window: ``memory`` in bytes, ``energy`` readings,
     ``meters`` raw samples, ``states`` and ``problems`` as in :class:`~harness.types.Samples`.
     """
@@ -44,7 +44,7 @@ Scenario = Literal["single-stream", "offline", "multi-stream", "server"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Load:
+class Workload:
     """What load to generate, when to stop (both minima met, or the maximum time), and what to read beside it.
 
     ``streams``: samples of a multi-stream query. ``target_qps``: mean arrivals per second of the server

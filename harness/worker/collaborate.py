@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from harness.data.splits import to_pixels
 from harness.errors import BoardLost, HarnessError
-from harness.types import IMAGE, Answer, Graph, GraphPart, Load, Peer, PeerAddress, Session
+from harness.types import IMAGE, Answer, Graph, GraphPart, Peer, PeerAddress, Session, Workload
 from harness.worker.frames import pack, size_of
 
 __all__ = ["Collaboration", "Frame"]
@@ -94,7 +94,7 @@ class Collaboration:
         self._fusing_ns = 0
         self._reopening: dict[str, threading.Thread] = {}
         self._rehearsing = False
-        self.follow(Load())
+        self.follow(Workload())
         for key in dict.fromkeys(self._keys.values()):
             self._open(key)
 
@@ -357,7 +357,7 @@ class Collaboration:
 
     # --- before a window ---
 
-    def follow(self, load: Load) -> None:
+    def follow(self, load: Workload) -> None:
         """Forget earlier queries; deadlines and stand-ins as the load says.
 
         ``timeline`` then holds, for each query that ends, nanoseconds by ``KIND:PART``; -1 where it did not get there.
@@ -373,7 +373,7 @@ class Collaboration:
 
     def rehearse(self, inputs: Sequence[Array]) -> None:
         """Have every part rehearsed on these (:mod:`harness.worker.replay`), here and elsewhere."""
-        self.follow(Load())
+        self.follow(Workload())
         self._rehearsing = True
         try:
             for images in inputs:

@@ -19,7 +19,7 @@ from harness.machine.energy.durations import interval_s, needed_time_s
 from harness.machine.energy.reading import Reading, Series, Span, cross_check, read_window
 from harness.machine.sampler import Sampled, Sampler
 from harness.machine.state import Window, over_time
-from harness.types import Beside, Load
+from harness.types import DeviceReport, Workload
 from harness.worker.loadgen.generate import generate
 from harness.worker.loadgen.loop import first_query, warm_up
 from harness.worker.loadgen.queries import Query, Timed, WarmUp, per_query
@@ -76,7 +76,7 @@ class Observed:
             return None
         return np.concatenate((self.lasting.latency_ns, self.tail.latency_ns))
 
-    def sustained(self, load: Load) -> dict[str, Any]:
+    def sustained(self, load: Workload) -> dict[str, Any]:
         """Burst (the window) against sustained (the last quarter of the load that went on): ms, images/s, W."""
         if self.lasting is None or self.tail is None:
             return {}
@@ -97,7 +97,7 @@ class Observed:
 def observe(
     query: Query,
     inputs: list[NDArray[np.float32]],
-    load: Load,
+    load: Workload,
     sampler: Sampler | None,
     *,
     first_ns: int = 0,
@@ -127,7 +127,7 @@ def observe(
 def _once(
     query: Query,
     inputs: list[NDArray[np.float32]],
-    load: Load,
+    load: Workload,
     sampler: Sampler | None,
     first_ns: int,
     peers: Sequence[int],
@@ -171,17 +171,17 @@ def _once(
     )
 
 
-def _timed(query: Query, inputs: list[NDArray[np.float32]], load: Load) -> tuple[Span, Timed]:
+def _timed(query: Query, inputs: list[NDArray[np.float32]], load: Workload) -> tuple[Span, Timed]:
     begin = time.monotonic_ns()
     timed = generate(query, inputs, load)
     return Span(begin, time.monotonic_ns()), timed
 
 
-def _for(load: Load, seconds: float) -> Load:
+def _for(load: Workload, seconds: float) -> Workload:
     return replace(load, min_time_s=seconds, max_time_s=seconds, min_queries=1)
 
 
-def _cool_down(sampler: Sampler | None, load: Load) -> bool:
+def _cool_down(sampler: Sampler | None, load: Workload) -> bool:
     """Wait until the hottest sensor is below ``load.cool_below_c``; whether it is, within the limit."""
     if load.cool_below_c is None or sampler is None:
         return load.cool_below_c is None
@@ -195,7 +195,7 @@ def _cool_down(sampler: Sampler | None, load: Load) -> bool:
         time.sleep(COOL_EVERY_S)
 
 
-def _idle(sampler: Sampler | None, load: Load) -> Span | None:
+def _idle(sampler: Sampler | None, load: Workload) -> Span | None:
     """Do nothing for ``load.idle_s``, once readings have forgotten the load; ``None`` where no meter reads.
 
     Longer where a meter is so slow that too few readings would fall inside.
@@ -213,7 +213,7 @@ def _idle(sampler: Sampler | None, load: Load) -> Span | None:
     return Span(begin, time.monotonic_ns())
 
 
-def _readings(seen: Observed, load: Load) -> tuple[Reading, ...]:
+def _readings(seen: Observed, load: Workload) -> tuple[Reading, ...]:
     latency = seen.timed.latency_ns
     found = [
         read_window(
@@ -267,9 +267,9 @@ def beside(
     clock_error_ns: int,
     images: int,
     used: Mapping[str, int],
-    load: Load | None = None,
+    load: Workload | None = None,
     mean_latency_s: float | None = None,
-) -> Beside:
+) -> DeviceReport:
     """What this machine's meters and watches saw of another's window since ``began``.
 
     ``spans`` (``before``, ``load``, ``after``) are on this machine's clock, within ``clock_error_ns``; the readings'
@@ -277,7 +277,7 @@ def beside(
     how the readings are to be taken.
     """
     if sampler is None:
-        return Beside(memory=used)
+        return DeviceReport(memory=used)
     sampled = sampler.stop(began, time.monotonic_ns(), spans["load"])
     known = {name: Span(*span) for name, span in spans.items()}
     series = [
@@ -301,7 +301,7 @@ def beside(
     }
     for one in series:
         raw |= {f"meter_ns:{one.info.name}": one.ns, f"meter_value:{one.info.name}": one.value}
-    return Beside(
+    return DeviceReport(
         memory=used,
         energy=[one.to_json() for one in cross_check(readings)],
         meters=raw,

@@ -26,14 +26,14 @@ from harness.processes import die_with_parent
 from harness.types import (
     IMAGE,
     Artifact,
-    Beside,
+    DeviceReport,
     Graph,
-    Load,
     Monitor,
     PeerAddress,
     Samples,
     Session,
     SessionOptions,
+    Workload,
 )
 from harness.worker.collaborate import Collaboration, Frame
 from harness.worker.frames import DTYPES, FrameError
@@ -174,7 +174,7 @@ class Worker:
                 raise HarnessError(f"{', '.join(missing)}: this is one part")
             query = partial(self.collaboration, missing=missing)
         if self.collaboration is not None:
-            self.collaboration.follow(Load())
+            self.collaboration.follow(Workload())
         answers = []
         for offset in range(0, len(images), batch):
             start = time.perf_counter_ns()
@@ -187,12 +187,12 @@ class Worker:
         if monitor.meters or monitor.watches:
             self.sampler = Sampler(monitor)
 
-    def measure(self, load: Load, images: Array) -> Samples:
+    def measure(self, load: Workload, images: Array) -> Samples:
         """First inference, warm-up, then the window, whose memory, signals and energy these are."""
         with self.busy:
             return self._measure(load, images)
 
-    def _measure(self, load: Load, images: Array) -> Samples:
+    def _measure(self, load: Workload, images: Array) -> Samples:
         import numpy as np
 
         inputs = batches(images, per_query(load))
@@ -268,7 +268,7 @@ class Worker:
             self.sampler.start()
         self.began = time.monotonic_ns()
 
-    def end(self, spans: Mapping[str, tuple[int, int]], clock_error_ns: int, images: int) -> Beside:
+    def end(self, spans: Mapping[str, tuple[int, int]], clock_error_ns: int, images: int) -> DeviceReport:
         """That window has ended; ``spans`` of it on this machine's clock."""
         used = self._memory(memory.peak(0))
         seen = beside(self.sampler, self.began, spans, clock_error_ns, images, used)
@@ -337,7 +337,7 @@ def _pixels(one: NDArray[Any], header: Mapping[str, Any]) -> Array:
     return normalise(one, told["mean"], told["std"])
 
 
-def _last(timeline: Mapping[str, Sequence[int]], seen: Observed, load: Load) -> dict[str, Any]:
+def _last(timeline: Mapping[str, Sequence[int]], seen: Observed, load: Workload) -> dict[str, Any]:
     """Of each query's times those of the window: the newest, before what lasted longer."""
     import numpy as np
 

@@ -9,17 +9,17 @@ from typing import TYPE_CHECKING, Any
 from harness.errors import DeviceError
 from harness.types import (
     Artifact,
-    Beside,
     Clock,
     Device,
     DeviceInfo,
+    DeviceReport,
     DeviceSpec,
     Graph,
-    Load,
     PeerAddress,
     RuntimeEntry,
     Samples,
     SessionOptions,
+    Workload,
 )
 from harness.worker.peers import LOCAL
 from harness.worker.process import WorkerProcess
@@ -77,8 +77,8 @@ class LocalDevice:
     def begin(self) -> None:
         self._ask("begin")
 
-    def end(self, spans: Mapping[str, tuple[int, int]], clock_error_ns: int, images: int) -> Beside:
-        seen: Beside = self._ask("end", dict(spans), clock_error_ns, images)
+    def end(self, spans: Mapping[str, tuple[int, int]], clock_error_ns: int, images: int) -> DeviceReport:
+        seen: DeviceReport = self._ask("end", dict(spans), clock_error_ns, images)
         return seen
 
     def infer(
@@ -88,7 +88,7 @@ class LocalDevice:
         output: NDArray[np.float32] = self._ask("infer", images, batch, tuple(missing))
         return output
 
-    def measure(self, load: Load, images: NDArray[np.float32]) -> Samples:
+    def measure(self, load: Workload, images: NDArray[np.float32]) -> Samples:
         self._own()
         samples: Samples = self._ask("measure", load, images)
         return samples

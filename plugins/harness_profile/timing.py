@@ -26,11 +26,11 @@ from harness.types import (
     Edge,
     Graph,
     GraphPart,
-    Load,
     ModuleSpec,
     Part,
     TensorSpec,
     Unavailable,
+    Workload,
 )
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
 __all__ = ["PROBES", "Probe", "measure_profile"]
 
-LOAD = Load(min_time_s=0.5, min_queries=11, max_time_s=60.0, warmup_max_s=3.0, idle_s=0.0)
+LOAD = Workload(min_time_s=0.5, min_queries=11, max_time_s=60.0, warmup_max_s=3.0, idle_s=0.0)
 """Eleven queries are the least from which a median is told with confidence (harness.stats)."""
 
 TRIES = 2

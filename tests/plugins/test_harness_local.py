@@ -19,15 +19,15 @@ from harness.types import (
     DeviceSpec,
     Graph,
     GraphPart,
-    Load,
     RuntimeEntry,
     TensorSpec,
     Unavailable,
+    Workload,
 )
 
 FAKE = Path(__file__).parents[1] / "data" / "fake_runtime"
 IMAGES = np.arange(12, dtype=np.float32).reshape(6, 2)
-SHORT = Load(min_time_s=0.05, min_queries=20, max_time_s=5, warmup_max_s=0.2)
+SHORT = Workload(min_time_s=0.05, min_queries=20, max_time_s=5, warmup_max_s=0.2)
 
 
 @pytest.fixture(scope="module")
@@ -137,7 +137,7 @@ def test_the_images_of_the_load_are_not_the_model_s_memory(opened, runtime, coun
     device = opened()
     whole(device, runtime())
     images = np.ones((count, 1), np.float32) * np.ones(25_000, np.float32)  # 0.1 MB each
-    load = Load(batch=batch, min_time_s=0.05, min_queries=1, max_time_s=5, warmup_max_s=0.2)
+    load = Workload(batch=batch, min_time_s=0.05, min_queries=1, max_time_s=5, warmup_max_s=0.2)
     memory = device.measure(load, images).memory
     output = batch * 0.1e6
     assert memory["process_peak_bytes"] - memory["baseline_bytes"] < 2 * output + 15e6
@@ -295,7 +295,7 @@ if __name__ == "__main__":
     print(device.load("model", artifact, runtime)["pid"], flush=True)
     part = GraphPart(name="model", inputs=("image",), output=spec)
     device.connect(Graph(parts=(part,)), {})
-    device.measure(Load(min_time_s=120, max_time_s=120), np.ones((4, 2), np.float32))
+    device.measure(Workload(min_time_s=120, max_time_s=120), np.ones((4, 2), np.float32))
 """
 
 

@@ -32,13 +32,13 @@ from harness.types import (
     DeviceSpec,
     Graph,
     GraphPart,
-    Load,
     MeterInfo,
     MeterUse,
     Monitor,
     Params,
     TensorSpec,
     Unavailable,
+    Workload,
 )
 from harness.worker.frames import pack
 
@@ -113,7 +113,7 @@ def artifact(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
 
 
 GRAPH = Graph(parts=(GraphPart(name="whole", inputs=("image",), output=TensorSpec(shape=(CLASSES,))),))
-QUICK = Load(min_time_s=0.05, min_queries=10, max_time_s=0.3, warmup="one", warmup_max_s=0.2, idle_s=0.0)
+QUICK = Workload(min_time_s=0.05, min_queries=10, max_time_s=0.3, warmup="one", warmup_max_s=0.2, idle_s=0.0)
 
 
 def until(condition: Callable[[], object]) -> bool:

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from harness.errors import DeviceError
-from harness.types import Artifact, Beside, Graph, GraphPart, Load, Samples, TensorSpec
+from harness.types import Artifact, DeviceReport, Graph, GraphPart, Samples, TensorSpec, Workload
 
 pytest.importorskip("google.protobuf")
 
@@ -59,7 +59,9 @@ def same(one: Any, other: Any) -> bool:
     return bool(one == other) or repr(one) == repr(other) == "nan"
 
 
-@pytest.mark.parametrize("value", [GRAPH, Load(), Load(target_qps=2.0, deadline_s=0.5), TensorSpec(shape=())])
+@pytest.mark.parametrize(
+    "value", [GRAPH, Workload(), Workload(target_qps=2.0, deadline_s=0.5), TensorSpec(shape=())]
+)
 def test_json_gives_the_same_value(value: Any) -> None:
     assert codec.from_json(type(value), codec.to_json(value)) == value
 
@@ -82,15 +84,15 @@ def test_an_artifact_keeps_all_but_its_place() -> None:
 @pytest.mark.parametrize(
     ("kind", "text", "why"),
     [
-        (Load, "", "Invalid JSON"),
-        (Load, "[" * 100_000, "recursion"),
-        (Load, "[]", "Load"),
-        (Load, '{"btach": 1}', "unknown key 'btach'"),
-        (Load, '{"batch": "1"}', "batch: Input should be a valid integer"),
-        (Load, '{"batch": true}', "batch"),
-        (Load, '{"scenario": "none"}', "scenario"),
-        (Load, '{"min_time_s": NaN}', "not JSON compliant"),
-        (Load, '{"min_time_s": 1e999}', "not JSON compliant"),
+        (Workload, "", "Invalid JSON"),
+        (Workload, "[" * 100_000, "recursion"),
+        (Workload, "[]", "Load"),
+        (Workload, '{"btach": 1}', "unknown key 'btach'"),
+        (Workload, '{"batch": "1"}', "batch: Input should be a valid integer"),
+        (Workload, '{"batch": true}', "batch"),
+        (Workload, '{"scenario": "none"}', "scenario"),
+        (Workload, '{"min_time_s": NaN}', "not JSON compliant"),
+        (Workload, '{"min_time_s": 1e999}', "not JSON compliant"),
         (
             Graph,
             '{"parts": [{"name": "a", "inputs": [], "output": {"shape": [1], "x": 0}}]}',
@@ -109,7 +111,7 @@ def test_samples_and_beside_come_back() -> None:
     back = codec.unpack_samples(codec.pack_samples(SAMPLES))
     for field in dataclasses.fields(Samples):
         assert same(getattr(SAMPLES, field.name), getattr(back, field.name)), field.name
-    beside = Beside(memory={"peak": 3}, meters={"m": np.ones((2, 2))}, energy=[{"joules": 1.0}])
+    beside = DeviceReport(memory={"peak": 3}, meters={"m": np.ones((2, 2))}, energy=[{"joules": 1.0}])
     seen = codec.unpack_beside(codec.pack_beside(beside))
     assert same(beside.meters, seen.meters)
     assert (seen.memory, seen.energy) == (beside.memory, beside.energy)

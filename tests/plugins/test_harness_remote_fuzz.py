@@ -18,7 +18,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from harness.errors import DeviceError
-from harness.types import Artifact, Beside, Graph, GraphPart, Load, Samples, TensorSpec
+from harness.types import Artifact, DeviceReport, Graph, GraphPart, Samples, TensorSpec, Workload
 from harness.worker.frames import DTYPES, MAX_HEADER, FrameError, header_of, pack, unpack, with_header
 from harness.worker.peers import Server, answer_of
 from harness.worker.worker import Worker
@@ -114,7 +114,7 @@ ARTIFACT = Artifact(
     meta={"file": "m.onnx", "opset": 18},
 )
 TEXTS = {
-    Load: codec.to_json(Load()),
+    Workload: codec.to_json(Workload()),
     Graph: codec.to_json(GRAPH),
     Artifact: codec.artifact_to_json(ARTIFACT),
     dict[str, tuple[int, int]]: '{"load": [1, 2]}',
@@ -133,7 +133,7 @@ SAMPLES = codec.pack_samples(
         outcome=np.zeros(5, np.int8),
     )
 )
-BESIDE = codec.pack_beside(Beside(memory={"a": 1}, meters={"m": np.ones((2, 2))}, problems=("x",)))
+BESIDE = codec.pack_beside(DeviceReport(memory={"a": 1}, meters={"m": np.ones((2, 2))}, problems=("x",)))
 
 
 @st.composite
@@ -171,7 +171,7 @@ class TestCodec:
             told = str(error)
             assert len(told) < 500, told
 
-    @pytest.mark.parametrize("kind", [Load, Graph])
+    @pytest.mark.parametrize("kind", [Workload, Graph])
     @pytest.mark.parametrize(
         "text", ["", "[" * 100_000, '{"a":' * 50_000, "nul", "1" * 5000, '"\\ud800"', "NaN"]
     )
@@ -403,4 +403,4 @@ def measure_of(board, images):
     """A request to measure over a file, which is sent first."""
     name = hashlib.sha256(images).hexdigest()
     board.call("Put", pb.PutRequest(sha256=name, size=len(images), data=images).SerializeToString())
-    return pb.MeasureRequest(load=codec.to_json(Load()), sha256=name).SerializeToString()
+    return pb.MeasureRequest(load=codec.to_json(Workload()), sha256=name).SerializeToString()

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from harness.errors import BoardLost, DeviceError
-from harness.types import Load
+from harness.types import Workload
 
 grpc = pytest.importorskip("grpc")
 
@@ -188,7 +188,7 @@ def test_a_measurement_that_gets_no_thread_is_told_and_the_next_is_made(
 
         patch.setattr("threading.Thread.start", none_left)
         with pytest.raises(DeviceError, match="measure on board: can't start new thread"):
-            session.measure(Load(), "sha")
+            session.measure(Workload(), "sha")
     assert not session.measuring
-    assert session.job(session.measure(Load(), "sha")).done.wait(WAIT_S)
+    assert session.job(session.measure(Workload(), "sha")).done.wait(WAIT_S)
     session.close()

@@ -22,7 +22,7 @@ import numpy as np
 import pytest
 
 from harness.errors import DeviceError
-from harness.types import Artifact, Graph, GraphPart, Load, TensorSpec
+from harness.types import Artifact, Graph, GraphPart, TensorSpec, Workload
 from harness.worker.frames import pack, unpack
 
 grpc = pytest.importorskip("grpc")
@@ -110,7 +110,7 @@ class Client:
     def measure(self, **load: Any) -> str:
         stream = io.BytesIO()
         np.save(stream, IMAGES)
-        asked = codec.to_json(Load(**{"min_time_s": 0.05, "min_queries": 5, "warmup": "one", **load}))
+        asked = codec.to_json(Workload(**{"min_time_s": 0.05, "min_queries": 5, "warmup": "one", **load}))
         return str(
             self("Measure", pb.MeasureRequest(load=asked, sha256=self.put(stream.getvalue())), pb.Job).id
         )

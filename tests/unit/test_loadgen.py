@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import harness.worker.loadgen.mlperf
-from harness.types import Load
+from harness.types import Workload
 from harness.worker.loadgen.generate import generate
 from harness.worker.loadgen.mlperf import generate_with_loadgen, missing
 from harness.worker.loadgen.queries import batches, per_query, whole
@@ -27,7 +27,7 @@ SCENARIOS = {
 }
 
 
-def load_of(scenario: str, **changes: object) -> Load:
+def load_of(scenario: str, **changes: object) -> Workload:
     given = {
         "scenario": scenario,
         "generator": "loadgen",
@@ -35,10 +35,10 @@ def load_of(scenario: str, **changes: object) -> Load:
         "min_queries": 20,
         "max_time_s": 5.0,
     }
-    return Load(**{**given, **SCENARIOS[scenario], **changes})
+    return Workload(**{**given, **SCENARIOS[scenario], **changes})
 
 
-def run(load: Load, query):
+def run(load: Workload, query):
     return generate(whole(query, load), batches(IMAGES, per_query(load)), load)
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from harness.machine.sampler import Sampler
-from harness.types import Load, MeterInfo, MeterUse, Monitor
+from harness.types import MeterInfo, MeterUse, Monitor, Workload
 from harness.worker.loadgen.queries import batches
 from harness.worker.window import observe
 
@@ -101,7 +101,7 @@ def measured(*arguments):
 
 def load(**changes):
     given = {"min_time_s": 0.5, "min_queries": 10, "max_time_s": 4.0, "idle_s": 0.5, "warmup_max_s": 0.5}
-    return Load(**{**given, **changes})
+    return Workload(**{**given, **changes})
 
 
 def test_energy_is_what_the_process_spent(sampler):

@@ -7,14 +7,14 @@ import itertools
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.types import Load
+from harness.types import Workload
 from harness.worker.loadgen.loop import _served, _timed
 from harness.worker.loadgen.queries import Query, Timed
 
 __all__ = ["generate"]
 
 
-def generate(query: Query, inputs: list[NDArray[np.float32]], load: Load) -> Timed:
+def generate(query: Query, inputs: list[NDArray[np.float32]], load: Workload) -> Timed:
     """Query until minimum time and minimum count are both met, or the maximum time is: without pause, or as due.
 
     The timed region holds the call and nothing else; the garbage collector rests.

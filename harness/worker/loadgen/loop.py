@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.types import Load
+from harness.types import Workload
 from harness.worker.loadgen.queries import Query, Timed, WarmUp, arrivals, no_collection, queued
 
 __all__ = ["SPIN_NS", "STEADY", "WINDOW_NS", "WINDOW_QUERIES", "first_query", "warm_up"]
@@ -34,7 +34,7 @@ def first_query(query: Query, batch: NDArray[np.float32]) -> int:
     return int(latency[0])
 
 
-def warm_up(query: Query, inputs: list[NDArray[np.float32]], load: Load) -> WarmUp:
+def warm_up(query: Query, inputs: list[NDArray[np.float32]], load: Workload) -> WarmUp:
     """Query once where ``load.warmup`` says so, else until the latency is steady: the medians of two successive windows differ by at most 2%.
 
     A window is at least 10 queries and 50 ms, or a quarter of ``load.warmup_max_s``, whichever comes first; no more
@@ -68,7 +68,7 @@ def warm_up(query: Query, inputs: list[NDArray[np.float32]], load: Load) -> Warm
         last = median
 
 
-def _served(query: Query, source: Iterator[NDArray[np.float32]], load: Load) -> Timed:
+def _served(query: Query, source: Iterator[NDArray[np.float32]], load: Workload) -> Timed:
     """Queries as they are due, one at a time; latency counts from then, not from when a query could be taken up.
 
     Otherwise a query that stalls would hide what those had to wait that came meanwhile ("coordinated omission",

@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.types import Load
+from harness.types import Workload
 from harness.worker.loadgen.queries import Query, Timed, no_collection, queued
 
 __all__ = ["generate_with_loadgen", "missing"]
@@ -52,7 +52,7 @@ def missing() -> str | None:
     return "generator: loadgen needs MLCommons LoadGen; pip install 'edge-harness[loadgen]'"
 
 
-def generate_with_loadgen(query: Query, inputs: list[NDArray[np.float32]], load: Load) -> Timed:
+def generate_with_loadgen(query: Query, inputs: list[NDArray[np.float32]], load: Workload) -> Timed:
     """Let LoadGen generate ``load`` in performance mode; latencies as :func:`harness.worker.loadgen.generate.generate` has them.
 
     ``reference`` holds ``loadgen``, its version, and of its summary ``p50_ms``, ``p90_ms``, ``p99_ms`` and ``qps``
@@ -102,7 +102,7 @@ class _Sut:
         self,
         query: Query,
         inputs: list[NDArray[np.float32]],
-        load: Load,
+        load: Workload,
         complete: Callable[[Sequence[int]], None],
     ) -> None:
         self.query, self.inputs, self.load, self.complete = query, inputs, load, complete
@@ -157,7 +157,7 @@ class _Sut:
         return Timed(latency, window, reached, queue_ns=queue, late_ns=late, reference=reference)
 
 
-def _settings(lg: Any, load: Load, pace_ns: int) -> Any:
+def _settings(lg: Any, load: Workload, pace_ns: int) -> Any:
     """TestSettings that end within the maximum time; ``pace_ns`` is what a query takes.
 
     LoadGen makes its queries beforehand: twice as many as the expected latency asks for, or all of the schedule.

@@ -15,7 +15,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.types import Load
+from harness.types import Workload
 from harness.worker.collaborate import Frame
 from harness.worker.loadgen.queries import Timed, arrivals, no_collection
 
@@ -32,7 +32,7 @@ class Stream(Protocol):
     def step(self, until_ns: int | None = None) -> None: ...
 
 
-def generate_pipelined(stream: Stream, inputs: list[Array], load: Load) -> Timed:
+def generate_pipelined(stream: Stream, inputs: list[Array], load: Workload) -> Timed:
     """As :func:`harness.worker.loadgen.generate.generate`, with ``load.in_flight`` frames at once.
 
     ``single-stream``: a frame is due when one is answered; ``server``: as its Poisson process says. All that was
@@ -83,7 +83,7 @@ def generate_pipelined(stream: Stream, inputs: list[Array], load: Load) -> Timed
     return Timed(taken, elapsed, reached, queue_ns=waited, late_ns=own)
 
 
-def _schedule(load: Load, begin: int, max_ns: int) -> Iterator[int] | None:
+def _schedule(load: Workload, begin: int, max_ns: int) -> Iterator[int] | None:
     """When frames are due, on the clock that ``begin`` was read from; ``None``: when there is room."""
     if load.scenario != "server":
         return None

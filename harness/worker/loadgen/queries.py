@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.types import Load
+from harness.types import Workload
 
 __all__ = ["Query", "Timed", "WarmUp", "arrivals", "batches", "no_collection", "per_query", "queued", "whole"]
 
@@ -68,12 +68,12 @@ def batches(images: NDArray[np.float32], batch: int) -> list[NDArray[np.float32]
     return [images[start : start + batch] for start in range(0, len(images) - batch + 1, batch)]
 
 
-def per_query(load: Load) -> int:
+def per_query(load: Workload) -> int:
     """Images in one query."""
     return load.streams if load.scenario == "multi-stream" else load.batch
 
 
-def whole(query: Query, load: Load) -> Query:
+def whole(query: Query, load: Workload) -> Query:
     """``query``, made to take all images of one query: a multi-stream one is worked off in batches."""
     if load.scenario != "multi-stream" or load.streams == load.batch:
         return query

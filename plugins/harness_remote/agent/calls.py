@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import harness
 from harness.errors import BoardLost, DeviceError
 from harness.plugins import Plugins
-from harness.types import Graph, Load
+from harness.types import Graph, Workload
 from harness_remote import agent_pb2 as pb
 from harness_remote.agent import board
 from harness_remote.agent.blobs import Blobs
@@ -182,7 +182,7 @@ class Calls:
 
     def measure(self, request: pb.MeasureRequest, call: Call) -> pb.Job:
         session = self._held(call)
-        return pb.Job(id=session.measure(codec.from_json(Load, request.load), request.sha256))
+        return pb.Job(id=session.measure(codec.from_json(Workload, request.load), request.sha256))
 
     def follow(self, request: pb.FollowRequest, call: Call) -> Iterator[pb.FollowReply]:
         job = self._held(call).job(request.id)

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from harness.errors import DeviceError, HarnessError, nearest
 from harness.machine.meters import Meters
 from harness.plugins import Plugins
-from harness.types import Beside, Graph, Load, Monitor, PeerAddress, SessionOptions
+from harness.types import DeviceReport, Graph, Monitor, PeerAddress, SessionOptions, Workload
 from harness.worker.process import WorkerProcess
 from harness_remote.agent import onnx_check
 from harness_remote.agent.blobs import Blobs
@@ -176,13 +176,13 @@ class Session:
             self._in_window = True
             worker().ask("begin")
 
-    def end(self, spans: Mapping[str, tuple[int, int]], clock_error_ns: int, images: int) -> Beside:
+    def end(self, spans: Mapping[str, tuple[int, int]], clock_error_ns: int, images: int) -> DeviceReport:
         with self._turn("end") as worker:
             self._in_window = False
-            seen: Beside = worker().ask("end", dict(spans), clock_error_ns, images)
+            seen: DeviceReport = worker().ask("end", dict(spans), clock_error_ns, images)
             return seen
 
-    def measure(self, load: Load, sha256: str) -> str:
+    def measure(self, load: Workload, sha256: str) -> str:
         """Start measuring over images that are here already; the job's id."""
         images = _images(self._blobs.path(sha256))
         with self._turn("measure") as worker:
@@ -267,7 +267,7 @@ class Session:
             meters=tuple(found[name] for name in dict.fromkeys(names)), watches=dict(meters.watches())
         )
 
-    def _measure(self, job: Job, worker: WorkerProcess, load: Load, images: NDArray[np.float32]) -> None:
+    def _measure(self, job: Job, worker: WorkerProcess, load: Workload, images: NDArray[np.float32]) -> None:
         path = self._folder / f"{job.id}.npz"
         try:
             path.write_bytes(codec.pack_samples(worker.ask("measure", load, images)))

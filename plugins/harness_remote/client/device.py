@@ -13,16 +13,16 @@ from typing import TYPE_CHECKING, Any
 from harness.errors import BoardLost, DeviceError
 from harness.types import (
     Artifact,
-    Beside,
     Clock,
     Device,
     DeviceInfo,
+    DeviceReport,
     DeviceSpec,
     Graph,
-    Load,
     PeerAddress,
     RuntimeEntry,
     Samples,
+    Workload,
 )
 from harness.worker.window import LONGEST_IDLE_S, ROUNDS, SETTLE_S
 from harness_remote import agent_pb2 as pb
@@ -170,7 +170,7 @@ class RemoteDevice:
         self._external.begin()
         self._client.call("Begin", pb.BeginRequest(), pb.Done, work=True)
 
-    def end(self, spans: Mapping[str, tuple[int, int]], clock_error_ns: int, images: int) -> Beside:
+    def end(self, spans: Mapping[str, tuple[int, int]], clock_error_ns: int, images: int) -> DeviceReport:
         request = pb.EndRequest(
             spans=codec.to_json(dict(spans)), clock_error_ns=clock_error_ns, images=images
         )
@@ -206,7 +206,7 @@ class RemoteDevice:
             self._frames.close()
             self._frames = None
 
-    def measure(self, load: Load, images: NDArray[np.float32]) -> Samples:
+    def measure(self, load: Workload, images: NDArray[np.float32]) -> Samples:
         sha256 = self._client.put(_npy(images))
         load = self._external.prepared(load)
         before = self._client.clock()
@@ -279,7 +279,7 @@ class RemoteDevice:
         self.close()
 
 
-def longest_s(load: Load) -> float:
+def longest_s(load: Workload) -> float:
     """No load takes longer, unless one query does: idle, warm-up and window, as often as a window is lengthened."""
     rounds = ROUNDS if load.energy_error is not None else 1
     idle = 2 * (SETTLE_S + max(load.idle_s, LONGEST_IDLE_S if rounds > 1 else load.idle_s))

@@ -12,7 +12,7 @@ from typing import Any
 
 from harness.machine.energy.durations import interval_s, needed_time_s
 from harness.machine.sampler import Sampler
-from harness.types import Beside, Clock, Load, MeterUse, Monitor
+from harness.types import Clock, DeviceReport, MeterUse, Monitor, Workload
 from harness.worker.window import EDGE_ERROR, IDLE_READINGS, beside
 
 __all__ = ["External"]
@@ -28,7 +28,7 @@ class External:
         self._settle_s = max((2 * period + averaging for period, averaging in slow), default=0.0)
         self._idle_s = max((IDLE_READINGS * period + averaging for period, averaging in slow), default=0.0)
 
-    def prepared(self, load: Load) -> Load:
+    def prepared(self, load: Workload) -> Workload:
         """The load, with idle time and a window long enough for these meters."""
         if self._sampler is None:
             return load
@@ -51,15 +51,15 @@ class External:
         spans: Mapping[str, tuple[int, int]],
         clock: Clock,
         images: int,
-        load: Load | None = None,
+        load: Workload | None = None,
         mean_latency_s: float | None = None,
-    ) -> Beside:
+    ) -> DeviceReport:
         """What they read; ``spans`` are on the board's clock, and so are the raw samples that are returned.
 
         Idle begins once these meters have forgotten the load.
         """
         if self._sampler is None:
-            return Beside()
+            return DeviceReport()
         settle = int(self._settle_s * 1e9)
         here = {
             name: (begin - clock.offset_ns + (0 if name == "load" else settle), end - clock.offset_ns)

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, get_type_hints
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from harness.errors import DeviceError
-from harness.types import Artifact, Beside, Samples, TensorSpec
+from harness.types import Artifact, DeviceReport, Samples, TensorSpec
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -51,7 +51,7 @@ class _Shipped:
 
 
 def to_json(value: object) -> str:
-    """A value type (``Load``, ``Graph`` ...), or plain JSON, as text.
+    """A value type (``Workload``, ``Graph`` ...), or plain JSON, as text.
 
     Raises:
         ValueError: it holds a number that JSON does not have.
@@ -99,16 +99,16 @@ def unpack_samples(data: bytes) -> Samples:
     return _unpack(Samples, data)
 
 
-def pack_beside(beside: Beside) -> bytes:
+def pack_beside(beside: DeviceReport) -> bytes:
     return _pack(beside)
 
 
-def unpack_beside(data: bytes) -> Beside:
+def unpack_beside(data: bytes) -> DeviceReport:
     """Raises ``DeviceError`` for bytes that are none."""
-    return _unpack(Beside, data)
+    return _unpack(DeviceReport, data)
 
 
-def _pack(value: Samples | Beside) -> bytes:
+def _pack(value: Samples | DeviceReport) -> bytes:
     """An .npz, uncompressed: arrays as FIELD or FIELD:KEY, the rest as JSON in one more."""
     import numpy as np
 
