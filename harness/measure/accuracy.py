@@ -106,6 +106,7 @@ def host(
     export: Mapping[str, Any], key: str, store: Store, runtime: RuntimeEntry, threads: int
 ) -> Iterator[WorkerProcess]:
     """A worker on this host's CPU in which all parts of an export are loaded."""
+    from harness.worker import commands
     from harness.worker.process import WorkerProcess
 
     process = WorkerProcess("the host", Monitor(), preload=runtime.preload)
@@ -113,7 +114,7 @@ def host(
         loader = f"{runtime.load.__module__}:{runtime.load.__qualname__}"
         options = SessionOptions(threads=threads, device="cpu")
         for part in export["parts"]:
-            process.ask("load", part["name"], artifact_of(part, store, key), loader, options)
+            process.ask(commands.Load(part["name"], artifact_of(part, store, key), loader, options))
         yield process
     finally:
         process.close()

@@ -25,6 +25,7 @@ from harness.store.artifacts import Store
 from harness.store.hashing import digest
 from harness.types import IMAGE, RuntimeEntry, Workload
 from harness.types.plan import Cell
+from harness.worker import commands
 from harness.worker.loadgen.queries import per_query
 
 __all__ = ["CellFailure", "CellLost", "Evaluations", "measure_cell"]
@@ -213,8 +214,8 @@ def _answers_here(
 
     def answers() -> Mapping[str, Any]:
         with host(export, cell.export, store, runtime, threads) as process:
-            process.ask("connect", graph_of(export, {**cell.task, "input": "tensor"}), {})
-            infer = Infer(lambda some, size: process.ask("infer", some, size, ()), batch)
+            process.ask(commands.Connect(graph_of(export, {**cell.task, "input": "tensor"}), {}))
+            infer = Infer(lambda some, size: process.ask(commands.Infer(some, size)), batch)
             return evaluate(infer, images, labels, data, batch, export["groups"])
 
     return evaluations.once(key, f"{cell.method} seed {cell.seed} on the host", answers)

@@ -142,8 +142,10 @@ class _Parts:
     def __init__(self, process: WorkerProcess) -> None:
         from multiprocessing.connection import Client
 
-        at = process.ask("listen")
-        self._conn = Client(at["address"], authkey=bytes.fromhex(at["key"]))
+        from harness.worker.commands import Listen
+
+        listening = process.ask(Listen())
+        self._conn = Client(listening.address, authkey=bytes.fromhex(listening.key))
 
     def __enter__(self) -> _Parts:
         return self

@@ -10,14 +10,17 @@ import time
 from collections.abc import Sequence
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
-from typing import Any
+from typing import Any, TypeVar
 
 from harness.errors import BoardLost, DeviceError
 from harness.processes import start
 from harness.types import Monitor
 from harness.worker import worker
+from harness.worker.commands import Command, Failed, Lost, Observe, Reply
 
 __all__ = ["WorkerProcess"]
+
+A = TypeVar("A")
 
 
 class WorkerProcess:
@@ -45,30 +48,32 @@ class WorkerProcess:
         self._conn: Connection | None = ours
         assert self._process.pid is not None
         self.pid: int = self._process.pid
-        self.ask("watch", monitor)
+        self.ask(Observe(monitor))
         if affinity:
             os.sched_setaffinity(self.pid, affinity)
 
-    def ask(self, command: str, *arguments: Any) -> Any:
-        """The answer to a command; one at a time, whichever thread asks.
+    def ask(self, command: Command[A]) -> A:
+        """Return the answer to a command. One command at a time, whichever thread asks.
 
         Raises:
             DeviceError: the worker answers with an error, died, or is closed.
-            BoardLost: another board, which it needs, does not answer.
+            BoardLost: another board, which the command needs, does not answer.
         """
         with self._lock:
             if self._conn is None:
                 raise DeviceError(f"{self.name} is closed")
             try:
-                self._conn.send((command, *arguments))
-                answer = self._conn.recv()
+                self._conn.send(command)
+                reply: Reply = self._conn.recv()
             except (EOFError, OSError):
                 raise DeviceError(self._death()) from None
-        if answer[0] == "lost":
-            raise BoardLost(answer[2], board=answer[1])
-        if answer[0] == "error":
-            raise DeviceError(f"{command} on {self.name}: {answer[2]}")
-        return answer[1]
+        match reply:
+            case Lost(board, message):
+                raise BoardLost(message, board=board)
+            case Failed(message):
+                raise DeviceError(f"{command.name} on {self.name}: {message}")
+        answer: A = reply.answer
+        return answer
 
     def death(self) -> str | None:
         """How it ended, of one whose socket is closed; ``None`` if it still runs a second later."""
@@ -96,7 +101,7 @@ class WorkerProcess:
             return
         if self._lock.acquire(blocking=False):  # else it is at work for another thread
             try:
-                conn.send(("close",))
+                conn.send(None)
                 self._wait(0.2)
             except OSError:
                 pass

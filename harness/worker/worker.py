@@ -1,17 +1,16 @@
 """The worker: loads exported artifacts, generates load next to them, and sends raw samples back.
 
 Torch-free. The same code runs as a child process on this machine and, over the network, on a board. Commands
-come as tuples over a connection; each is answered by ("ok", value) or ("error", kind, message, traceback).
+(:mod:`harness.worker.commands`) come over a connection, and each gets one reply.
 """
 
 from __future__ import annotations
 
-import importlib
 import os
+import pkgutil
 import sys
 import threading
 import time
-import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -36,11 +35,28 @@ from harness.types import (
     Workload,
 )
 from harness.worker.collaborate import Collaboration, Frame
+from harness.worker.commands import (
+    Begin,
+    Command,
+    Connect,
+    Done,
+    End,
+    Failed,
+    Infer,
+    Listen,
+    Listening,
+    Load,
+    Lost,
+    Measure,
+    Observe,
+    Reply,
+)
 from harness.worker.frames import DTYPES, FrameError
 from harness.worker.loadgen.queries import batches, per_query, whole
 from harness.worker.peers import LOCAL, MAX_KEPT_BYTES, MAX_SLOTS, Server
 from harness.worker.replay import replayed, replaying
-from harness.worker.window import Observed, beside, observe
+from harness.worker.window import Observed, beside
+from harness.worker.window import observe as observe_window
 
 if TYPE_CHECKING:
     import numpy as np
@@ -52,33 +68,34 @@ __all__ = ["main"]
 
 
 def main(conn: Connection) -> None:
-    """Serve one parent until it says "close" or goes away."""
+    """Answer one parent's commands until its end of the connection is closed."""
     os.dup2(2, 1)  # the parent's standard output is for its answer; a runtime may print
     die_with_parent()
     worker = Worker()
     while True:
         try:
-            name, *arguments = conn.recv()
+            command = conn.recv()
         except (EOFError, OSError):
             break
-        if name == "close":
+        if command is None:
             break
-        try:
-            answer = getattr(worker, name)(*arguments)
-        except BoardLost as error:
-            conn.send(("lost", error.board, str(error)))
-        except HarnessError as error:
-            conn.send(("error", type(error).__name__, str(error), ""))
-        except MemoryError:
-            conn.send(("error", "MemoryError", "out of memory", ""))
-        except Exception as error:  # noqa: BLE001 - a runtime may raise anything; the parent decides
-            text = (f"{type(error).__name__}: {error}").strip().splitlines()[0]
-            conn.send(("error", type(error).__name__, text, traceback.format_exc()))
-        else:
-            conn.send(("ok", answer))
+        conn.send(_reply(worker, command))
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(0)  # unloading a framework takes longer than a cell
+
+
+def _reply(worker: Worker, command: Command[Any]) -> Reply:
+    try:
+        return Done(worker.handle(command))
+    except BoardLost as error:
+        return Lost(error.board, str(error))
+    except HarnessError as error:
+        return Failed(str(error))
+    except MemoryError:
+        return Failed("out of memory")
+    except Exception as error:  # noqa: BLE001 - a runtime may raise anything; the parent decides
+        return Failed(f"{type(error).__name__}: {error}".strip().splitlines()[0])
 
 
 @dataclass
@@ -95,28 +112,53 @@ class Worker:
     first_ns: int = 0
     sampler: Sampler | None = None
 
+    def handle(self, command: Command[Any]) -> Any:
+        """Carry out a command; the answer is of the type that the command names.
+
+        Raises:
+            BoardLost: another board, which the command needs, does not answer.
+            HarnessError: the command cannot be carried out. A runtime may raise anything else.
+        """
+        match command:
+            case Observe(monitor):
+                return self.observe(monitor)
+            case Load(part, artifact, loader, options):
+                return self.load(part, artifact, loader, options)
+            case Listen():
+                return self.listen()
+            case Connect(graph, peers):
+                return self.connect(graph, peers)
+            case Infer(images, batch, absent):
+                return self.infer(images, batch, absent)
+            case Measure(workload, images):
+                return self.measure(workload, images)
+            case Begin():
+                return self.begin()
+            case End(spans, clock_error_ns, images_answered):
+                return self.end(spans, clock_error_ns, images_answered)
+        raise TypeError(f"{command!r} is not a command of a worker")
+
     def load(self, name: str, artifact: Artifact, loader: str, options: SessionOptions) -> Mapping[str, Any]:
         """Load an artifact with the runtime's function ``loader`` ("module:function")."""
-        module, _, function = loader.partition(":")
-        load = getattr(importlib.import_module(module), function)
+        load = pkgutil.resolve_name(loader)
         memory.mark_baseline()
         self.sessions[name] = replayed(load(artifact, options))
         memory.model_loaded()
         return dict(self.sessions[name].facts)
 
-    def listen(self) -> dict[str, Any]:
-        """Answer frames on a private socket from now on; how that is reached."""
-        self.server = self.server or Server(self.handle)
-        return {"address": self.server.address, "key": self.server.key.hex(), "pid": os.getpid()}
+    def listen(self) -> Listening:
+        """Answer frames on a private socket from now on; return how it is reached."""
+        self.server = self.server or Server(self.answer)
+        return Listening(self.server.address, self.server.key.hex(), os.getpid())
 
-    def handle(
+    def answer(
         self, header: Mapping[str, Any], tensors: Sequence[Array]
     ) -> tuple[dict[str, Any], Sequence[Array]]:
         """Answer one frame (:mod:`harness.worker.frames`), when nothing else is at work."""
         with self.busy:
-            return self._handle(header, tensors)
+            return self._answer(header, tensors)
 
-    def _handle(
+    def _answer(
         self, header: Mapping[str, Any], tensors: Sequence[Array]
     ) -> tuple[dict[str, Any], Sequence[Array]]:
         import numpy as np
@@ -182,7 +224,7 @@ class Worker:
             self.first_ns = self.first_ns or time.perf_counter_ns() - start
         return np.concatenate(answers)
 
-    def watch(self, monitor: Monitor) -> None:
+    def observe(self, monitor: Monitor) -> None:
         """Start the process that reads meters and the machine's state; it is up by the time that it is needed."""
         if monitor.meters or monitor.watches:
             self.sampler = Sampler(monitor)
@@ -205,7 +247,7 @@ class Worker:
             together.follow(load)
             if load.resident:
                 query = _Resident(together, inputs)
-        seen = observe(
+        seen = observe_window(
             whole(query, load),
             inputs,
             load,

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from harness.errors import DeviceError
 from harness.types import (
@@ -21,6 +22,7 @@ from harness.types import (
     SessionOptions,
     Workload,
 )
+from harness.worker import commands
 from harness.worker.peers import LOCAL
 from harness.worker.process import WorkerProcess
 
@@ -29,6 +31,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 __all__ = ["LocalDevice"]
+
+A = TypeVar("A")
 
 
 class LocalDevice:
@@ -57,7 +61,7 @@ class LocalDevice:
                 self.info.name, self._monitor, preload=preload, affinity=self._affinity
             )
         loader = f"{runtime.load.__module__}:{runtime.load.__qualname__}"
-        facts: Mapping[str, Any] = self._ask("load", name, artifact, loader, self._options)
+        facts: Mapping[str, Any] = self._ask(commands.Load(name, artifact, loader, self._options))
         return facts
 
     def serve(self, central: Device) -> PeerAddress:
@@ -66,32 +70,29 @@ class LocalDevice:
                 f"{self.info.name} is a worker of this machine, which {central.info.name} cannot reach"
             )
         self._serves = central.info.name
-        return PeerAddress(device=self.info.name, open=LOCAL, details=self._ask("listen"))
+        return PeerAddress(device=self.info.name, open=LOCAL, details=asdict(self._ask(commands.Listen())))
 
     def connect(self, graph: Graph, peers: Mapping[str, PeerAddress]) -> None:
-        self._ask("connect", graph, dict(peers))
+        self._ask(commands.Connect(graph, dict(peers)))
 
     def clock(self) -> Clock:
         return Clock()
 
     def begin(self) -> None:
-        self._ask("begin")
+        self._ask(commands.Begin())
 
     def end(self, spans: Mapping[str, tuple[int, int]], clock_error_ns: int, images: int) -> DeviceReport:
-        seen: DeviceReport = self._ask("end", dict(spans), clock_error_ns, images)
-        return seen
+        return self._ask(commands.End(dict(spans), clock_error_ns, images))
 
     def infer(
         self, images: NDArray[np.float32], batch: int, missing: Sequence[str] = ()
     ) -> NDArray[np.float32]:
         self._own()
-        output: NDArray[np.float32] = self._ask("infer", images, batch, tuple(missing))
-        return output
+        return self._ask(commands.Infer(images, batch, tuple(missing)))
 
     def measure(self, load: Workload, images: NDArray[np.float32]) -> Samples:
         self._own()
-        samples: Samples = self._ask("measure", load, images)
-        return samples
+        return self._ask(commands.Measure(load, images))
 
     def close(self) -> None:
         if self._worker is not None:
@@ -109,7 +110,7 @@ class LocalDevice:
         if self._serves is not None:
             raise DeviceError(f"{self.info.name} answers to {self._serves} until it is closed")
 
-    def _ask(self, *message: Any) -> Any:
+    def _ask(self, command: commands.Command[A]) -> A:
         if self._worker is None:
             raise DeviceError(f"{self.info.name} has no part to run")
-        return self._worker.ask(*message)
+        return self._worker.ask(command)

@@ -86,7 +86,7 @@ def test_an_artifact_keeps_all_but_its_place() -> None:
     [
         (Workload, "", "Invalid JSON"),
         (Workload, "[" * 100_000, "recursion"),
-        (Workload, "[]", "Load"),
+        (Workload, "[]", "Workload"),
         (Workload, '{"btach": 1}', "unknown key 'btach'"),
         (Workload, '{"batch": "1"}', "batch: Input should be a valid integer"),
         (Workload, '{"batch": true}', "batch"),

@@ -197,7 +197,7 @@ class Double:
 @pytest.fixture(scope="module")
 def worker():
     """A worker's socket, with a part ``a`` behind it; asks and waits for the answer."""
-    server = Server(Worker(sessions={"a": Double()}).handle)
+    server = Server(Worker(sessions={"a": Double()}).answer)
     conn = Client(server.address, "AF_UNIX", authkey=server.key)
 
     def ask(frame):

@@ -66,7 +66,7 @@ class ThreadPeer:
             if header["op"] == "echo":
                 told, out = {}, [np.zeros(header["reply_bytes"], np.uint8)]
             else:
-                told, out = self.worker.handle(header, tensors)
+                told, out = self.worker.answer(header, tensors)
         except Exception as error:  # noqa: BLE001 - as a worker does
             told, out = {"error": str(error)}, ()
         self.answers(

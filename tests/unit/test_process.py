@@ -11,6 +11,7 @@ import pytest
 
 from harness.errors import DeviceError
 from harness.types import Monitor
+from harness.worker.commands import Listen
 from harness.worker.process import WorkerProcess
 
 
@@ -30,11 +31,11 @@ def test_every_thread_is_told_how_a_worker_ended(monkeypatch: pytest.MonkeyPatch
 
     def ask() -> None:
         with pytest.raises(DeviceError) as error:
-            worker.ask("listen")
+            worker.ask(Listen())
         told.append(str(error.value))
 
     try:
-        worker.ask("listen")
+        worker.ask(Listen())
         monkeypatch.setattr(os, "waitpid", slowly)
         os.kill(worker.pid, signal.SIGKILL)
         threads = [threading.Thread(target=lambda: told.append(worker.death())) for _ in range(4)]

@@ -22,6 +22,7 @@ from harness.errors import DeviceError, HarnessError, nearest
 from harness.machine.meters import Meters
 from harness.plugins import Plugins
 from harness.types import DeviceReport, Graph, Monitor, PeerAddress, SessionOptions, Workload
+from harness.worker import commands
 from harness.worker.process import WorkerProcess
 from harness_remote.agent import onnx_check
 from harness_remote.agent.blobs import Blobs
@@ -121,14 +122,14 @@ class Session:
             shipped = replace(told, meta={**told.meta, "file": file.name})
             loader = f"{entry.load.__module__}:{entry.load.__qualname__}"
             options = SessionOptions(threads=self._threads, device=device)
-            facts: Mapping[str, Any] = worker().ask("load", part, shipped, loader, options)
+            facts: Mapping[str, Any] = worker().ask(commands.Load(part, shipped, loader, options))
             self._parts.add(part)
             return facts
 
     def serve(self) -> str:
         """Answer the central node's queries from now on: the ticket that it shows."""
         with self._turn("serve") as worker:
-            worker().ask("listen")
+            worker().ask(commands.Listen())
             self._ticket = self._ticket or token_urlsafe(32)
             return self._ticket
 
@@ -140,8 +141,8 @@ class Session:
     def listening(self) -> tuple[str, str]:
         """Address and key of the socket at which the worker answers frames."""
         with self._turn("listen") as worker:
-            told = worker().ask("listen")
-            return told["address"], told["key"]
+            listening = worker().ask(commands.Listen())
+            return listening.address, listening.key
 
     def connect(self, graph: Graph, neighbours: Sequence[Neighbour]) -> None:
         """Become the central node of a partition, with parts on other boards."""
@@ -161,7 +162,7 @@ class Session:
         with self._turn("connect") as worker:
             if missing := sorted(names - set(peers) - self._parts):
                 raise DeviceError(f"part {missing[0]!r} is neither loaded here nor on another board")
-            worker().ask("connect", graph, peers)
+            worker().ask(commands.Connect(graph, peers))
 
     def death(self) -> str | None:
         """Why the worker answers no more, if it does not."""
@@ -174,12 +175,12 @@ class Session:
     def begin(self) -> None:
         with self._turn("begin") as worker:
             self._in_window = True
-            worker().ask("begin")
+            worker().ask(commands.Begin())
 
     def end(self, spans: Mapping[str, tuple[int, int]], clock_error_ns: int, images: int) -> DeviceReport:
         with self._turn("end") as worker:
             self._in_window = False
-            seen: DeviceReport = worker().ask("end", dict(spans), clock_error_ns, images)
+            seen: DeviceReport = worker().ask(commands.End(dict(spans), clock_error_ns, images))
             return seen
 
     def measure(self, load: Workload, sha256: str) -> str:
@@ -270,7 +271,7 @@ class Session:
     def _measure(self, job: Job, worker: WorkerProcess, load: Workload, images: NDArray[np.float32]) -> None:
         path = self._folder / f"{job.id}.npz"
         try:
-            path.write_bytes(codec.pack_samples(worker.ask("measure", load, images)))
+            path.write_bytes(codec.pack_samples(worker.ask(commands.Measure(load, images))))
             job.result = path
         except HarnessError as error:
             job.error = error
