@@ -13,6 +13,7 @@ __all__ = [
     "PluginError",
     "StorageError",
     "SuiteError",
+    "first_line",
     "nearest",
 ]
 
@@ -67,3 +68,15 @@ def nearest(word: str, allowed: Iterable[str]) -> str:
     match = difflib.get_close_matches(word, names, n=1, cutoff=0.6)
     guess = f"did you mean {match[0]!r}? " if match else ""
     return f"{guess}allowed: {', '.join(names) or 'none'}"
+
+
+def first_line(error: BaseException, *, kind: bool = False) -> str:
+    """The first line of an error's message; the name of its type where the message is empty.
+
+    With ``kind`` the name of its type precedes the line: ``ValueError: no such layer``.
+    """
+    lines = str(error).strip().splitlines()
+    name = type(error).__name__
+    if not lines:
+        return name
+    return f"{name}: {lines[0]}" if kind else lines[0]

@@ -13,7 +13,7 @@ from typing import Any, Generic, TypeVar
 import pluggy
 
 from harness import hookspecs
-from harness.errors import PluginError, SuiteError, nearest
+from harness.errors import PluginError, SuiteError, first_line, nearest
 from harness.types import (
     BackendEntry,
     CompressorEntry,
@@ -168,7 +168,11 @@ class Plugins:
             except Exception as error:  # noqa: BLE001 - any plugin may raise anything
                 origin = next((o for o in self.origins if o.plugin == implementation.plugin_name), None)
                 self.observed.append(
-                    Problem(origin or Origin(implementation.plugin_name, "?", "?", "?"), hook, _say(error))
+                    Problem(
+                        origin or Origin(implementation.plugin_name, "?", "?", "?"),
+                        hook,
+                        first_line(error, kind=True),
+                    )
                 )
 
 
@@ -206,7 +210,7 @@ def load_plugins(
         except Exception as error:  # noqa: BLE001 - any plugin may raise anything
             if manager.has_plugin(name):
                 manager.unregister(name=name)
-            problems.append(Problem(origin, "import", _say(error)))
+            problems.append(Problem(origin, "import", first_line(error, kind=True)))
             continue
         origins.append(origin)
 
@@ -272,15 +276,10 @@ def _collect(
                 if not (isinstance(params, type) and issubclass(params, Params)):
                     raise TypeError(f"params of {name!r} must be a subclass of harness.types.Params")
         except Exception as error:  # noqa: BLE001 - any plugin may raise anything
-            problems.append(Problem(origin, hook, _say(error)))
+            problems.append(Problem(origin, hook, first_line(error, kind=True)))
             continue
         found += [Registered(entry, origin) for entry in entries]
     return found
-
-
-def _say(error: BaseException) -> str:
-    text = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {text[0]}" if text else type(error).__name__
 
 
 @cache

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from harness.errors import first_line
 from harness.machine.energy.durations import interval_s
 from harness.types import Log, Meter, MeterInfo, Watch
 
@@ -45,7 +46,7 @@ class _Reader(threading.Thread):
                 try:
                     self.samples.append(self._read())
                 except Exception as error:  # noqa: BLE001 - a meter's library may raise anything
-                    self.error = _line(error)
+                    self.error = first_line(error)
                     return
                 missed = (time.monotonic_ns() - deadline) // self._every_ns
                 deadline += self._every_ns * max(1, missed)  # one late reading, no burst after it
@@ -102,14 +103,14 @@ def _open(
                 reader = _Reader(meter.read, interval_s(info), on)
             meters[info.name] = meter, reader
         except Exception as error:  # noqa: BLE001 - it becomes the reason why there is no figure
-            errors[info.name] = _line(error)
+            errors[info.name] = first_line(error)
     for name, function in asked["watches"].items():
         try:
             watch = _function(function)()
             if watch is not None:
                 watchers[name] = _Reader(_stamped(watch), STATE_S, on)
         except Exception as error:  # noqa: BLE001
-            errors[name] = _line(error)
+            errors[name] = first_line(error)
     return errors
 
 
@@ -131,7 +132,7 @@ def _stop(
             try:
                 samples = meter.fetch(asked["begin"], asked["end"], (begin, end))  # type: ignore[union-attr]
             except Exception as problem:  # noqa: BLE001
-                error = _line(problem)
+                error = first_line(problem)
         found[name] = {
             "ns": [ns for ns, _ in samples],
             "value": [value for _, value in samples],
@@ -156,10 +157,6 @@ def _stamped(watch: Watch) -> Callable[[], tuple[int, Mapping[str, Any]]]:
 def _function(name: str) -> Any:
     module, _, function = name.partition(":")
     return getattr(importlib.import_module(module), function)
-
-
-def _line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 if __name__ == "__main__":

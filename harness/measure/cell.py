@@ -13,7 +13,7 @@ from typing import Any
 
 from harness.data.choice import normalise
 from harness.data.splits import parity_indices, spread
-from harness.errors import BoardLost, CellError, HarnessError
+from harness.errors import BoardLost, CellError, HarnessError, first_line
 from harness.measure.accuracy import Evaluations, Infer, check_parity, evaluate, host
 from harness.measure.deploy import Deployed, deploy, graph_of
 from harness.measure.fields import Measured, content
@@ -72,8 +72,7 @@ def measure_cell(
     except MemoryError:
         raise CellFailure("out of memory", stage="measure") from None
     except Exception as error:
-        text = f"{type(error).__name__}: {error}".strip().splitlines()[0]
-        raise CellFailure(text, stage="measure") from error
+        raise CellFailure(first_line(error, kind=True), stage="measure") from error
 
 
 def _measure(

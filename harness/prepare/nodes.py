@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from harness.errors import CellError, HarnessError
+from harness.errors import CellError, HarnessError, first_line
 from harness.plugins import Plugins
 from harness.prepare.context import PrepareContext, open_task_data
 from harness.prepare.export import _export
@@ -44,7 +44,7 @@ def failure(node: Mapping[str, Any], error: Exception) -> tuple[Any, ...]:
     elif isinstance(error, MemoryError):
         text = "out of memory"
     elif not isinstance(error, HarnessError):
-        text, trace = f"{type(error).__name__}: {error}".strip().splitlines()[0], traceback.format_exc()
+        text, trace = first_line(error, kind=True), traceback.format_exc()
     return ("failed", node["key"], stage, node["plugin"], text, trace)
 
 

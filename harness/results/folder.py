@@ -15,7 +15,6 @@ import json
 import os
 import re
 import socket
-import tempfile
 from collections.abc import Iterator, Mapping
 from datetime import datetime, timezone
 from pathlib import Path
@@ -24,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 
 from harness.errors import StorageError, SuiteError
+from harness.store.files import sync_folder, write_atomically
 from harness.types.record import SCHEMA, Record, _checksum
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ class Results:
                 self.folder.mkdir(parents=True, exist_ok=True)
                 if not self._file.exists():
                     self._file.touch()
-                    _sync(self.folder)
+                    sync_folder(self.folder)
         elif not self._file.is_file():
             raise SuiteError(f"{self.folder}: {self._lack()}; give a folder that `harness run --out` wrote")
 
@@ -112,18 +112,7 @@ class Results:
         with _storage(target):
             if not target.exists() or target.stat().st_size != len(content):
                 target.parent.mkdir(parents=True, exist_ok=True)
-                descriptor, name = tempfile.mkstemp(dir=target.parent, prefix=".tmp-")
-                try:
-                    with os.fdopen(descriptor, "wb") as file:
-                        file.write(content)
-                        file.flush()
-                        os.fsync(file.fileno())
-                    Path(name).chmod(0o644)
-                    Path(name).replace(target)
-                except BaseException:
-                    Path(name).unlink(missing_ok=True)
-                    raise
-                _sync(target.parent)
+                write_atomically(target, content, 0o644, sync=True)
         return {"file": _sample_path(digest), "sha256": digest}
 
     @contextlib.contextmanager
@@ -168,7 +157,7 @@ class Results:
                 aside = self.folder / f"records-{name}-{count}.jsonl"
             self._file.rename(aside)
             self._file.touch()
-            _sync(self.folder)
+            sync_folder(self.folder)
         self._attempts = None
 
     # --- reading
@@ -301,15 +290,6 @@ def _parse(line: bytes) -> tuple[Record | None, str]:
 
 def _sample_path(digest: str) -> str:
     return f"samples/{digest[:2]}/{digest}.npz"
-
-
-def _sync(folder: Path) -> None:
-    """Make a folder's new entries survive a power cut."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 @contextlib.contextmanager

@@ -22,6 +22,7 @@ from harness.run.lost_boards import LostBoards
 from harness.run.outcome import Options, Outcome, Watcher
 from harness.run.recorder import _Recorder
 from harness.store.artifacts import Store
+from harness.store.files import write_atomically
 from harness.suite.suite import Prepare
 from harness.types.plan import Cell, Plan, PrepareHost
 from harness.types.record import Record
@@ -154,9 +155,7 @@ def _begin(plan: Plan, results: Results, fresh: bool) -> str:
     run_id = str(earlier["run_id"]) if "run_id" in earlier and not fresh else secrets.token_hex(8)
     text = json.dumps({"run_id": run_id, "suite": plan.suite, "cells": [cell.id for cell in plan.cells]})
     try:
-        aside = path.with_suffix(".tmp")
-        aside.write_text(text)
-        os.replace(aside, path)
+        write_atomically(path, text)
     except OSError as error:
         raise StorageError(f"cannot write {path}: {error.strerror or error}") from None
     return run_id

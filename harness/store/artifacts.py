@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import StorageError
-from harness.store.files import _sync
+from harness.store.files import sync_tree
 
 __all__ = ["Store", "Stored"]
 
@@ -92,7 +92,7 @@ class Store:
             try:
                 yield aside
                 filled = True
-                _sync(aside)
+                sync_tree(aside)
                 shutil.rmtree(self.artifacts / key, ignore_errors=True)  # a folder without meta.json
                 aside.rename(self.artifacts / key)
             except OSError as error:

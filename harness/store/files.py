@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import secrets
 from pathlib import Path
 
-__all__ = ["default_cache"]
+__all__ = ["default_cache", "sync_folder", "sync_tree", "write_atomically"]
 
 
 def default_cache() -> Path:
@@ -16,7 +18,68 @@ def default_cache() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "harness"
 
 
-def _sync(folder: Path) -> None:
+def write_atomically(
+    path: Path, data: str | bytes | memoryview, mode: int | None = None, *, sync: bool = False
+) -> None:
+    """Write a file in one step: a reader finds the old content or the new, never a part of one.
+
+    The data goes into a file beside ``path``, which then takes its name. A failure leaves the old file as it
+    was, and nothing beside it.
+
+    Args:
+        path: the file; its folder must exist.
+        data: its content; text is encoded as UTF-8.
+        mode: its permissions, exactly; ``None``: those of any new file, less the process's umask.
+        sync: whether the content and the name are on the disk when this returns, so that they survive a power
+            cut.
+
+    Raises:
+        OSError: the folder is missing or cannot be written, or the disk is full.
+    """
+    content = data.encode() if isinstance(data, str) else data
+    aside = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+    try:
+        # created for its owner alone where a mode is given: a secret is never open to others
+        descriptor = os.open(
+            aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600 if mode else 0o666
+        )
+        with os.fdopen(descriptor, "wb") as file:
+            if mode:
+                os.fchmod(file.fileno(), mode)
+            file.write(content)
+            if sync:
+                file.flush()
+                os.fsync(file.fileno())
+        os.replace(aside, path)
+    except BaseException as error:
+        with contextlib.suppress(OSError):
+            aside.unlink()
+        if isinstance(error, OSError):
+            error.filename, error.filename2 = str(path), None  # the file that the caller knows
+        raise
+    if sync:
+        sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Put a folder's entries (the names of its files) on the disk, so that they survive a power cut.
+
+    Raises:
+        OSError: it cannot be opened.
+    """
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def sync_tree(folder: Path) -> None:
+    """Put all files and folders below ``folder``, and itself, on the disk.
+
+    Raises:
+        OSError: one cannot be opened.
+    """
     for path in [*folder.rglob("*"), folder]:
         descriptor = os.open(path, os.O_RDONLY)
         try:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from harness.errors import SuiteError
+from harness.errors import SuiteError, first_line
 
 __all__ = ["KeyPath", "Source", "parse_value", "parse_yaml", "read_text", "read_yaml"]
 
@@ -98,8 +98,7 @@ def _parse(text: str, source: Source, *, line_numbers: bool = True) -> Any:
         line = f":{mark.line + 1}" if mark is not None and line_numbers else ""
         raise SuiteError(f"{source.name}{line}: not valid YAML: {error.problem or error.context}") from None
     except YAMLError as error:
-        reason = str(error).strip().splitlines()
-        raise SuiteError(f"{source.name}: not valid YAML: {reason[0] if reason else error}") from None
+        raise SuiteError(f"{source.name}: not valid YAML: {first_line(error)}") from None
     except RecursionError:
         raise SuiteError(f"{source.name}: nested too deeply") from None
     except (ValueError, OverflowError) as error:  # "\\UFFFFFFFF"

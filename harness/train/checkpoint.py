@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import io
 import json
-import os
 import pickle
 import zipfile
 from collections.abc import Mapping
@@ -14,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness.errors import StorageError
+from harness.store.files import write_atomically
 
 if TYPE_CHECKING:
     import torch
@@ -47,17 +46,10 @@ def save(path: Path, state: Mapping[str, Any]) -> None:
 
     buffer = io.BytesIO()  # so that a full disk is an OSError, not an error inside torch's writer
     torch.save(dict(state), buffer)
-    fresh = path.with_name(path.name + ".tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with open(fresh, "wb") as file:
-            file.write(buffer.getbuffer())
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(fresh, path)
+        write_atomically(path, buffer.getbuffer(), sync=True)
     except OSError as error:
-        with contextlib.suppress(OSError):
-            fresh.unlink(missing_ok=True)
         raise StorageError(f"{path}: cannot write the checkpoint: {error.strerror}") from error
 
 

@@ -12,7 +12,7 @@ from multiprocessing import AuthenticationError
 from multiprocessing.connection import Client, Connection, Listener, answer_challenge, deliver_challenge
 from typing import Any
 
-from harness.errors import BoardLost, HarnessError
+from harness.errors import BoardLost, HarnessError, first_line
 from harness.types import Answer, Answers, Peer
 from harness.worker.frames import FrameError, pack, size_of, unpack
 
@@ -107,9 +107,7 @@ def _number(id: Any) -> int | None:
 
 
 def _line(error: BaseException) -> str:
-    text = str(error).strip().splitlines()[:1]
-    kind = [] if isinstance(error, HarnessError) and text else [type(error).__name__]
-    return ": ".join([*kind, *text])[:2000]
+    return first_line(error, kind=not isinstance(error, HarnessError))[:2000]
 
 
 def _echo(header: Mapping[str, Any]) -> tuple[dict[str, Any], Sequence[Any]]:

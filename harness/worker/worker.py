@@ -18,7 +18,7 @@ from multiprocessing.connection import Connection
 from typing import TYPE_CHECKING, Any
 
 from harness.data.splits import normalise
-from harness.errors import BoardLost, HarnessError
+from harness.errors import BoardLost, HarnessError, first_line
 from harness.machine import memory
 from harness.machine.sampler import Sampler
 from harness.processes import die_with_parent
@@ -95,7 +95,7 @@ def _reply(worker: Worker, command: Command[Any]) -> Reply:
     except MemoryError:
         return Failed("out of memory")
     except Exception as error:  # noqa: BLE001 - a runtime may raise anything; the parent decides
-        return Failed(f"{type(error).__name__}: {error}".strip().splitlines()[0])
+        return Failed(first_line(error, kind=True))
 
 
 @dataclass

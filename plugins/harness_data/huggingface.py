@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from pydantic import Field
 
-from harness.errors import SuiteError
+from harness.errors import SuiteError, first_line
 from harness.types import DataInfo, Dataset
 from harness_data import parquet
-from harness_data.pictures import absent, codec, decode, facts, listing_hash, looking_at, planned, reason_of
+from harness_data.pictures import absent, codec, decode, facts, listing_hash, looking_at, planned
 from harness_data.tables import IMAGE_COLUMNS, LABEL_COLUMNS, ColumnParams, column_of, numbers_of
 
 if TYPE_CHECKING:
@@ -117,7 +117,7 @@ def _snapshot(repo: str, revision: str | None) -> Path:
         fetch = f"hf download --repo-type dataset {repo}" + (f" --revision {revision}" if revision else "")
         raise _Missing(f"{repo}: not in the Hugging Face cache; download it once with: {fetch}") from None
     except HFValidationError as error:
-        reason = reason_of(error)
+        reason = first_line(error)
         raise SuiteError(f"repo: {repo!r} is no folder here and no name on the hub: {reason}") from None
 
 
@@ -195,7 +195,7 @@ class _Table:
         try:
             return Path(stored["path"]).read_bytes()
         except OSError as error:
-            raise SuiteError(f"{self.where(row)}: {reason_of(error)}") from None
+            raise SuiteError(f"{self.where(row)}: {first_line(error)}") from None
 
     def where(self, row: int) -> str:
         return f"{self.name} row {row}"
@@ -217,7 +217,7 @@ def _read(params: HuggingFaceParams, folder: Path, split: str) -> Any:
             download_config=datasets.DownloadConfig(local_files_only=True),
         )
     except Exception as error:  # noqa: BLE001 - the library lets through whatever its readers raise
-        reason = reason_of(error.__cause__ or error)
+        reason = first_line(error.__cause__ or error)
         raise SuiteError(f"{params.repo}: split {split!r} cannot be read: {reason}") from None
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, model_validator
 
-from harness.errors import SuiteError
+from harness.errors import SuiteError, first_line
 from harness.types import DataInfo, Params
 
 if TYPE_CHECKING:
@@ -29,7 +29,6 @@ __all__ = [
     "listing_hash",
     "looking_at",
     "planned",
-    "reason_of",
 ]
 
 VARYING = (3, 0, 0)
@@ -72,18 +71,13 @@ def absent(*modules: str) -> str | None:
     return f"needs {', '.join(missing)}: pip install 'edge-harness[{extra}]'" if missing else None
 
 
-def reason_of(error: BaseException) -> str:
-    """The first line of an error's text."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
-
-
 @contextmanager
 def looking_at(path: str) -> Iterator[Path]:
     """``path`` as a :class:`Path`; what the system says against it becomes one :class:`SuiteError`."""
     try:
         yield Path(path).expanduser()
     except (OSError, RuntimeError) as error:  # expanduser raises RuntimeError
-        reason = getattr(error, "strerror", None) or reason_of(error)
+        reason = getattr(error, "strerror", None) or first_line(error)
         shown = path if len(path) <= 200 else f"{path[:200]}..."
         raise SuiteError(f"{shown}: {reason}") from None
 
@@ -164,7 +158,7 @@ def decode(data: bytes | Path, channels: int | None, crop: str, where: str) -> N
             grey = channels == 1 or (channels is None and picture.mode in ("1", "L", "LA"))
             pixels = np.asarray(picture.convert("L" if grey else "RGB"))
     except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
-        raise SuiteError(f"{where}: not an image that can be decoded: {reason_of(error)}") from None
+        raise SuiteError(f"{where}: not an image that can be decoded: {first_line(error)}") from None
     pixels = pixels.reshape(*pixels.shape[:2], 1 if grey else 3)
     if crop == "center" and pixels.shape[0] != pixels.shape[1]:
         side = min(pixels.shape[:2])

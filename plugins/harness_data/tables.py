@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from pydantic import Field
 
-from harness.errors import SuiteError, nearest
-from harness_data.pictures import PictureParams, reason_of
+from harness.errors import SuiteError, first_line, nearest
+from harness_data.pictures import PictureParams
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -63,7 +63,7 @@ def opened(path: Path) -> Iterator[Any]:
         with pyarrow.parquet.ParquetFile(path) as file:
             yield file
     except (pyarrow.ArrowException, OSError) as error:
-        raise SuiteError(f"{path}: cannot be read as Parquet: {reason_of(error)}") from None
+        raise SuiteError(f"{path}: cannot be read as Parquet: {first_line(error)}") from None
 
 
 def layout_of(file: Any, params: ColumnParams, path: Path) -> Layout:

@@ -13,6 +13,7 @@ import warnings
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from harness.errors import first_line
 from harness.types import Artifact
 from harness_runtimes.onnx_graph import Graphs
 from harness_runtimes.rebuild import file_name, rebuild
@@ -116,7 +117,7 @@ def _convert(module: nn.Module, part: Part) -> onnx.ModelProto:
             )
     except torch.onnx.OnnxExporterError as error:
         cause = error.__cause__ or error
-        raise ValueError(f"part {part.name!r}: no ONNX export: {_first_line(cause)}") from error
+        raise ValueError(f"part {part.name!r}: no ONNX export: {first_line(cause)}") from error
     assert program is not None
     model = program.model_proto
     # The exporter ignores the requested opset in silence where it cannot convert to it.
@@ -202,11 +203,6 @@ def _batch_first(module: nn.Module, count: int, batch: Any) -> tuple[Any, ...]:
     each = tuple({0: batch} for _ in range(count))
     kinds = [parameter.kind for parameter in inspect.signature(module.forward).parameters.values()]
     return (each,) if kinds == [inspect.Parameter.VAR_POSITIONAL] else each
-
-
-def _first_line(error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0] if lines else type(error).__name__
 
 
 @contextmanager

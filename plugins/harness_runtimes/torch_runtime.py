@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from safetensors.torch import load_model, save_model
 
-from harness.errors import DeviceError
+from harness.errors import DeviceError, first_line
 from harness.machine import memory
 from harness.types import Artifact, ModuleSpec
 from harness_runtimes.rebuild import file_name, rebuild
@@ -108,8 +108,7 @@ class TorchSession:
                 torch.cuda.synchronize(self._device)
         except RuntimeError as error:  # an operation that this device lacks in this precision, or no memory
             what = f"{self.facts['runtime']}, {self.facts['precision']} on {self._device}"
-            why = str(error).strip().partition("\n")[0]
-            raise DeviceError(f"{what}: {why}") from error
+            raise DeviceError(f"{what}: {first_line(error)}") from error
         return output.numpy()  # type: ignore[no-any-return]
 
     def device_memory(self) -> dict[str, int]:

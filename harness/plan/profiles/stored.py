@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 from collections.abc import Iterable, Sequence
@@ -14,6 +13,7 @@ from pydantic import ValidationError
 
 from harness.errors import StorageError, nearest
 from harness.plan.profiles.profile import Link, Profile, ProfileError
+from harness.store.files import write_atomically
 from harness.suite.shipped import shipped_files
 
 if TYPE_CHECKING:
@@ -87,14 +87,10 @@ def write_profile(profile: Profile, path: Path | None = None) -> Path:
     """
     about = (profile.name, profile.processor, profile.runtime or "any", f"{profile.threads or 'any'}.json")
     path = path or profiles_folder() / ".".join(filter(None, about))
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        aside.write_text(json.dumps(profile.to_json(), indent=1) + "\n")
-        aside.replace(path)
+        write_atomically(path, json.dumps(profile.to_json(), indent=1) + "\n")
     except OSError as error:
-        with contextlib.suppress(OSError):
-            aside.unlink()
         raise StorageError(f"cannot write {path}: {error.strerror or error}") from None
     return path
 

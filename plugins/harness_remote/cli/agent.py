@@ -181,12 +181,11 @@ def _identity(host: str, folder: Path) -> Any:
 
 
 def _write_whole(path: Path, content: dict[str, Any]) -> None:
-    """Who waits for the file never finds half of it."""
+    """Write a file for which another process waits: it never finds half of it."""
     from harness.errors import DeviceError
+    from harness.store.files import write_atomically
 
-    new = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        new.write_text(json.dumps(content) + "\n")
-        new.replace(path)
+        write_atomically(path, json.dumps(content) + "\n")
     except OSError as error:
         raise DeviceError(f"cannot write {path}: {error.strerror or error}") from None

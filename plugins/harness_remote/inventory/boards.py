@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
@@ -18,6 +17,7 @@ from pydantic import Field
 from harness.errors import BoardLost, DeviceError, HarnessError, SuiteError
 from harness.machine.meters import Meters
 from harness.plugins import load_plugins
+from harness.store.files import write_atomically
 from harness.suite.field_types import Duration, Name
 from harness.suite.validate import validated
 from harness.types import Device, DeviceInfo, DeviceSpec, Params, Unavailable
@@ -291,11 +291,9 @@ def _keep(path: Path, credentials: Credentials, told: Mapping[str, Any]) -> None
     content = json.dumps(
         {"target": credentials.target, "when": datetime.now().isoformat(" ", "minutes"), "board": told}
     )
-    aside = path.with_name(f"{path.name}.{os.getpid()}")
     with contextlib.suppress(OSError):  # only planning without the board will miss it
         path.parent.mkdir(parents=True, exist_ok=True)
-        aside.write_text(content)
-        os.replace(aside, path)
+        write_atomically(path, content)
 
 
 def _kept(path: Path, credentials: Credentials) -> tuple[dict[str, Any], str] | None:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
 from harness.errors import SuiteError
+from harness.store.files import write_atomically
 from harness_remote.inventory.inventory import Board, Inventory
 
 __all__ = ["Enrolment"]
@@ -46,7 +46,7 @@ class Enrolment:
         try:
             folder.mkdir(parents=True, exist_ok=True)
             for file, content in zip(files, (certificate, f"{token}\n"), strict=True):
-                _write(folder / Path(str(file)).expanduser(), content)
+                write_atomically(folder / Path(str(file)).expanduser(), content, 0o600)
         except OSError as error:
             raise SuiteError(f"cannot write {error.filename}: {error.strerror}") from None
         if not self.known:
@@ -55,12 +55,3 @@ class Enrolment:
             )
             self.inventory.add(self.name, board)
             self.inventory.save()
-
-
-def _write(path: Path, content: str) -> None:
-    new = path.with_name(f".{path.name}.new")
-    new.unlink(missing_ok=True)
-    handle = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(handle, "w") as file:
-        file.write(content)
-    new.replace(path)

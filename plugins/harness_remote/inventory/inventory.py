@@ -27,6 +27,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from harness.errors import SuiteError, nearest
+from harness.store.files import write_atomically
 from harness.suite.field_types import NAME, EntryRef, Name
 from harness.suite.validate import validated
 from harness.suite.yamlfile import Source, parse_yaml, read_text
@@ -165,21 +166,13 @@ class Inventory:
             SuiteError: it cannot be written, or has changed since it was read.
         """
         path = self.path.resolve()
-        aside = path.with_name(f".{path.name}.{os.getpid()}")
         try:
             now = path.read_text() if path.exists() else None
             if now != self._saved:
                 raise SuiteError(f"{self.path}: has changed meanwhile; try again")
             path.parent.mkdir(parents=True, exist_ok=True)
-            try:
-                with aside.open("w") as file:
-                    os.fchmod(file.fileno(), stat.S_IMODE(path.stat().st_mode) if now is not None else 0o644)
-                    file.write(self._text)
-                    file.flush()
-                    os.fsync(file.fileno())
-                os.replace(aside, path)
-            finally:
-                aside.unlink(missing_ok=True)
+            mode = stat.S_IMODE(path.stat().st_mode) if now is not None else 0o644
+            write_atomically(path, self._text, mode, sync=True)
         except OSError as error:
             raise SuiteError(f"cannot write {self.path}: {error.strerror or error}") from None
         self._saved = self._text

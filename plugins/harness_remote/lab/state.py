@@ -7,6 +7,7 @@ import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from harness.store.files import write_atomically
 from harness_remote.lab.labfile import Lab
 from harness_remote.lab.namespaces import Mode
 
@@ -51,9 +52,7 @@ class State:
     notes: tuple[str, ...] = ()
 
     def save(self, folder: Path) -> None:
-        aside = folder / f".{STATE}"
-        aside.write_text(json.dumps(asdict(self), indent=1))
-        aside.replace(folder / STATE)
+        write_atomically(folder / STATE, json.dumps(asdict(self), indent=1))
 
     @classmethod
     def load(cls, folder: Path) -> State | None:

@@ -19,6 +19,7 @@ from secrets import token_urlsafe
 from typing import TYPE_CHECKING
 
 from harness.errors import DeviceError
+from harness.store.files import write_atomically
 
 if TYPE_CHECKING:
     from cryptography import x509
@@ -101,9 +102,9 @@ def create(
     )
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        _write(folder / KEY, made.key_pem)
-        _write(folder / CERTIFICATE, made.certificate_pem)
-        _write(folder / TOKEN, f"{made.token}\n".encode())
+        write_atomically(folder / KEY, made.key_pem, 0o600, sync=True)
+        write_atomically(folder / CERTIFICATE, made.certificate_pem, 0o600, sync=True)
+        write_atomically(folder / TOKEN, f"{made.token}\n", 0o600, sync=True)
     except OSError as error:
         raise DeviceError(f"cannot write {folder}: {error.strerror or error}") from None
     return made
@@ -188,17 +189,6 @@ def _check_dates(certificate: x509.Certificate, path: Path) -> None:
             f"{path} expired on {end:%Y-%m-%d} (this machine's clock says {now:%Y-%m-%d}): {_ANEW}, and give "
             "clients the new certificate and token"
         )
-
-
-def _write(path: Path, content: bytes) -> None:
-    new = path.with_name(f"{path.name}.new")
-    new.unlink(missing_ok=True)
-    handle = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(handle, "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    new.replace(path)
 
 
 def _read(path: Path, *, private: bool = False) -> bytes:

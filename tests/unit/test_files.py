@@ -1,0 +1,68 @@
+"""Writing in one step, and the first line of an error."""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+
+import pytest
+
+from harness.errors import first_line
+from harness.store.files import write_atomically
+
+
+def mode_of(path: Path) -> int:
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+@pytest.mark.parametrize("sync", [False, True])
+def test_a_file_is_replaced_by_its_new_content(tmp_path, sync):
+    path = tmp_path / "file"
+    write_atomically(path, "first ü", sync=sync)
+    write_atomically(path, memoryview(b"second"), sync=sync)
+    assert path.read_bytes() == b"second"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_permissions_are_those_asked_for_or_of_any_new_file(tmp_path):
+    plain = tmp_path / "plain"
+    plain.touch()
+    write_atomically(tmp_path / "secret", b"x", 0o600)
+    write_atomically(tmp_path / "shared", b"x", 0o664)
+    write_atomically(tmp_path / "default", b"x")
+    modes = [mode_of(tmp_path / name) for name in ("secret", "shared", "default")]
+    assert modes == [0o600, 0o664, mode_of(plain)]
+
+
+def test_a_failure_keeps_the_old_file_and_leaves_nothing_beside_it(tmp_path, monkeypatch):
+    path = tmp_path / "file"
+    path.write_text("old")
+
+    def full(descriptor):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        write_atomically(path, "new", sync=True)
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_an_error_names_the_file_that_was_to_be_written(tmp_path):
+    path = tmp_path / "no folder" / "file"
+    with pytest.raises(FileNotFoundError) as caught:
+        write_atomically(path, "new")
+    assert caught.value.filename == str(path)
+
+
+@pytest.mark.parametrize(
+    ("error", "plain", "with_kind"),
+    [
+        (ValueError("one\ntwo"), "one", "ValueError: one"),
+        (ValueError("\n  one"), "one", "ValueError: one"),
+        (ValueError(), "ValueError", "ValueError"),
+    ],
+)
+def test_first_line_of_an_error(error, plain, with_kind):
+    assert (first_line(error), first_line(error, kind=True)) == (plain, with_kind)
