@@ -191,19 +191,14 @@ def _prepared(probe: Probe, runtime: Registered[RuntimeEntry], store: Store) -> 
     """The export, made once for all devices."""
     import torch
 
-    from harness.plan import resolve
-    from harness.store.hashing import digest
+    from harness.store.hashing import digest, files_hash, source_hash
     from harness.store.saved import write_meta
     from harness.train.counting.count import count
 
     found = find_spec(probe.spec.factory.partition(":")[0])
     assert found is not None
     assert found.origin is not None
-    made_with = [
-        resolve.files_hash([Path(found.origin)]),
-        resolve.source_hash(runtime.origin.module),
-        torch.__version__,
-    ]
+    made_with = [files_hash([Path(found.origin)]), source_hash(runtime.origin.module), torch.__version__]
     key = digest(["profile", asdict(probe.spec), probe.shape, runtime.entry.name, *made_with])
     with store.making(key) as folder:
         if folder is not None:

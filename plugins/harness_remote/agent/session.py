@@ -27,19 +27,18 @@ from harness.worker.process import WorkerProcess
 from harness_remote.agent import onnx_check
 from harness_remote.agent.blobs import Blobs
 from harness_remote.wire import codec
+from harness_remote.wire.wire import PEER
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-__all__ = ["PEER", "Job", "Neighbour", "Session"]
+__all__ = ["Job", "Neighbour", "Session"]
 
 MAX_PARTS = 64
 MAX_RESULTS = 16
 MAX_IMAGES_BYTES = 256 * 2**20  # they stand in the agent's memory and in the worker's
 TURN_S = 30.0
-PEER = "harness_remote.client.peer:open_peer"
-"""What a worker opens another board with; never told from outside."""
 
 
 @dataclass

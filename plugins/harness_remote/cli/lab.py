@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -43,10 +42,10 @@ def run(lab: str, suite: str | None, out: Path | None, fresh: bool, quiet: bool)
 
     The exit code is that of `harness run`.
     """
-    from harness.cli.run import command as harness_run
     from harness.errors import SuiteError
     from harness_remote.lab import supervisor
     from harness_remote.lab.labfile import find_lab, load_lab
+    from harness_remote.lab.run import run_suite
     from harness_remote.lab.state import INVENTORY, State, folder_of
 
     path = find_lab(lab)
@@ -58,15 +57,13 @@ def run(lab: str, suite: str | None, out: Path | None, fresh: bool, quiet: bool)
     if state is None or ours:
         state = supervisor.up(loaded, tied=True)
         _tell(state, to_stderr=True)
-    os.environ["HARNESS_DEVICES"] = str(folder_of(loaded.lab) / INVENTORY)
-    given = [
+    options = [
         *(["--out", str(out)] if out else []),
         *(["--fresh"] if fresh else []),
         *(["-q"] if quiet else []),
     ]
     try:
-        with harness_run.make_context("harness run", [suite, *given]) as context:
-            return int(harness_run.invoke(context) or 0)
+        return run_suite([suite, *options], folder_of(loaded.lab) / INVENTORY)
     finally:
         if ours:
             supervisor.down(state)

@@ -31,14 +31,14 @@ from harness_remote.client.external import External
 from harness_remote.client.framestream import FrameStream
 from harness_remote.wire import codec
 from harness_remote.wire.secrets import Credentials
+from harness_remote.wire.wire import PEER
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-__all__ = ["PEER", "Reach", "RemoteDevice", "longest_s"]
+__all__ = ["Reach", "RemoteDevice", "longest_s"]
 
-PEER = "harness_remote.client.peer:open_peer"
 FRAME_BYTES = 4 * 2**20
 AHEAD = 2
 SLACK_S = 300.0

@@ -5,7 +5,6 @@ It lives as long as the lifeline that its keeper holds; in namespaces, nothing t
 
 from __future__ import annotations
 
-import ctypes
 import itertools
 import json
 import os
@@ -27,6 +26,7 @@ from harness_remote.inventory.inventory import Board, Inventory, Link
 from harness_remote.lab import limits, relay
 from harness_remote.lab.labfile import WORKSTATION
 from harness_remote.lab.namespaces import SWITCH, build, in_namespace
+from harness_remote.lab.run import die_with_parent
 from harness_remote.lab.state import INVENTORY, Settings
 from harness_remote.wire.secrets import CERTIFICATE, TOKEN
 
@@ -35,7 +35,6 @@ __all__ = ["main"]
 READY_S = 60.0
 TICK_S = 0.2
 RESTART_S = 1.0
-PR_SET_PDEATHSIG = 1
 
 
 class Listening(NamedTuple):
@@ -145,7 +144,7 @@ class Inside:
             env["HARNESS_REPLAY"] = str(self.settings.folder / "replay.lock")
 
         def confine() -> None:
-            _die_with_parent()
+            die_with_parent()
             os.sched_setaffinity(0, agent.cores)
             if agent.group is not None:
                 limits.join(agent.group)
@@ -207,7 +206,7 @@ class Inside:
             stdin=subprocess.PIPE,
             text=True,
             pass_fds=[route.fd for route in routes],
-            preexec_fn=_die_with_parent,  # noqa: PLW1509
+            preexec_fn=die_with_parent,  # noqa: PLW1509
         )
         assert self.relay.stdin is not None
         with self.relay.stdin:
@@ -274,13 +273,6 @@ def main() -> None:
 def _tell(report: int, what: Mapping[str, object]) -> None:
     os.write(report, f"{json.dumps(what)}\n".encode())
     os.close(report)
-
-
-_LIBC = ctypes.CDLL(None)
-
-
-def _die_with_parent() -> None:
-    _LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def _reap(own: set[int]) -> None:

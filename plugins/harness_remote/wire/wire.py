@@ -12,6 +12,7 @@ __all__ = [
     "MAX_GREETING_BYTES",
     "MAX_MESSAGE_BYTES",
     "OPTIONS",
+    "PEER",
     "SERVICE",
     "STREAM",
 ]
@@ -19,6 +20,9 @@ __all__ = [
 SERVICE = "harness.agent.v1.Agent"
 STREAM = f"/{SERVICE}/Stream"
 LEASE, LOST = "harness-lease", "harness-lost"
+
+PEER = "harness_remote.client.peer:open_peer"
+"""What a worker opens another board's frame port with; it never comes over the network."""
 
 MAX_MESSAGE_BYTES = 64 * 2**20
 """Of one frame."""
