@@ -273,7 +273,7 @@ def _collect(
                 if not isinstance(entry, wanted):
                     raise TypeError(f"gave {given}, not {wanted.__name__}")
                 params, name = getattr(entry, "params", None), getattr(entry, "name", "?")
-                if not (isinstance(params, type) and issubclass(params, Params)):
+                if not (isinstance(params, type(Params)) and issubclass(params, Params)):
                     raise TypeError(f"params of {name!r} must be a subclass of harness.types.Params")
         except Exception as error:  # noqa: BLE001 - any plugin may raise anything
             problems.append(Problem(origin, hook, first_line(error, kind=True)))

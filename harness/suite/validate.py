@@ -72,7 +72,7 @@ def _fields_at(model: type[BaseModel], loc: Sequence[str | int]) -> list[str]:
             continue
         field = next((f for name, f in current.model_fields.items() if part in (name, f.alias)), None)
         annotations = _flatten(field.annotation) if field else []
-        models = [a for a in annotations if isinstance(a, type) and issubclass(a, BaseModel)]
+        models = [a for a in annotations if isinstance(a, type(BaseModel))]
         if not models:
             return []
         inside = models[0] is not annotations[0]
