@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
+import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cache
-from importlib.metadata import EntryPoint, entry_points
-from types import ModuleType
+from importlib.metadata import Distribution, EntryPoint, entry_points
+from pathlib import Path
+from types import ModuleType, TracebackType
 from typing import Any, Generic, TypeVar
 
 import pluggy
 
 from harness import hookspecs
 from harness.errors import PluginError, SuiteError, first_line, nearest
+from harness.store.sources import distribution_files, module_files, package_files, source_hash, versions_of
 from harness.types import (
     BackendEntry,
     CompressorEntry,
@@ -25,10 +29,14 @@ from harness.types import (
     PlacerEntry,
     RuntimeEntry,
 )
+from harness.types.origin import EntryOrigin
 
 __all__ = ["GROUP", "Origin", "Plugins", "Problem", "Registered", "Registry", "load_plugins"]
 
 GROUP = "harness"
+SHIPPED = "edge-harness"
+"""The distribution that ships the harness: each of its plugins is a package of its own."""
+
 E_co = TypeVar("E_co", covariant=True)
 
 _KINDS = {
@@ -147,6 +155,9 @@ class Plugins:
     problems: tuple[Problem, ...] = ()
     blocked: tuple[str, ...] = ()
     observed: list[Problem] = field(default_factory=list)
+    distributions: Mapping[str, Distribution] = field(default_factory=dict)
+    _files: dict[str, dict[str, Path]] = field(default_factory=dict)
+    _hashes: dict[str, str] = field(default_factory=dict)
 
     def registries(self) -> tuple[Registry[Any], ...]:
         return (
@@ -159,6 +170,96 @@ class Plugins:
             self.runtimes,
             self.meters,
         )
+
+    def origin_of(self, kind: str, registered: Registered[Any]) -> EntryOrigin:
+        """Return where an entry comes from, with the hash of its plugin's source.
+
+        Raises:
+            PluginError: the plugin's source cannot be hashed.
+        """
+        origin = registered.origin
+        return EntryOrigin(
+            kind=kind,
+            name=registered.entry.name,
+            plugin=origin.plugin,
+            distribution=origin.distribution,
+            version=origin.version,
+            source=self.source_of(origin),
+            requires=versions_of(registered.entry.requires),
+        )
+
+    def code_of(self, entry: Any, origin: Origin) -> str:
+        """Return what identifies the code of an entry: its plugin's source and the versions that it requires.
+
+        Raises:
+            PluginError: the plugin's source cannot be hashed.
+        """
+        return " ".join(
+            [self.source_of(origin), *(f"{n}=={v}" for n, v in versions_of(entry.requires).items())]
+        )
+
+    def source_of(self, origin: Origin) -> str:
+        """Return the hash of a plugin's source, 32 hex digits; computed once.
+
+        Raises:
+            PluginError: its files cannot be listed or read.
+        """
+        if origin.plugin not in self._hashes:
+            try:
+                self._hashes[origin.plugin] = source_hash(self.files_of(origin))
+            except PluginError as error:
+                raise PluginError(
+                    f"plugin {origin}: its source cannot be hashed, so its results could not be told from those "
+                    f"of other code: {error}"
+                ) from None
+        return self._hashes[origin.plugin]
+
+    def blame(self, error: BaseException) -> str | None:
+        """Return the plugin whose code raised ``error``: the innermost frame that is a plugin's, else ``None``."""
+        owners = {path: name for name, files in self._owned_files().items() for path in files}
+        blamed = None
+        traceback: TracebackType | None = error.__traceback__
+        while traceback is not None:
+            blamed = owners.get(traceback.tb_frame.f_code.co_filename, blamed)
+            traceback = traceback.tb_next
+        return blamed
+
+    def _owned_files(self) -> dict[str, set[str]]:
+        """The files of each plugin itself, without those of other plugins that it imports."""
+        owned = {}
+        for origin in self.origins:
+            try:
+                files = None if origin.distribution == SHIPPED else self.files_of(origin)
+            except PluginError:  # it has no hash; its module is still its own
+                files = None
+            owned[origin.plugin] = {str(path) for path in (files or module_files(origin.module)).values()}
+        return owned
+
+    def files_of(self, origin: Origin) -> Mapping[str, Path]:
+        """Return the files of a plugin's source by name, those of shipped plugins that it imports too.
+
+        Raises:
+            PluginError: they cannot be listed.
+        """
+        if origin.plugin not in self._files:
+            self._files[origin.plugin] = self._find_files(origin)
+        return self._files[origin.plugin]
+
+    def _find_files(self, origin: Origin) -> dict[str, Path]:
+        if origin.distribution == SHIPPED:
+            packages = {o.module.partition(".")[0] for o in self.origins if o.distribution == SHIPPED}
+            return package_files(origin.module, packages)
+        distribution = self.distributions.get(origin.plugin)
+        if distribution is None:
+            return _object_files(self.manager.get_plugin(origin.plugin)) or module_files(origin.module)
+        files = distribution_files(distribution)
+        listed = {path.resolve() for path in files.values()}
+        own = inspect.getsourcefile(importlib.import_module(origin.module))
+        if own is None or Path(own).resolve() not in listed:
+            raise PluginError(
+                f"{origin.distribution} does not list the file of its module {origin.module}: install it with pip"
+            )
+        return files
 
     def notify(self, hook: str, **arguments: Any) -> None:
         """Call an observer hook; one that raises is noted in ``observed`` and stops nobody."""
@@ -218,6 +319,7 @@ def load_plugins(
     registries = {kind + "s": Registry(kind, collected[hook], problems) for hook, kind in _KINDS.items()}
     return Plugins(
         manager=manager,
+        distributions={point.name: point.dist for point in entry_points(group=GROUP) if point.dist},
         origins=tuple(origins),
         problems=tuple(problems),
         blocked=blocked,
@@ -280,6 +382,15 @@ def _collect(
             continue
         found += [Registered(entry, origin) for entry in entries]
     return found
+
+
+def _object_files(plugin: object) -> dict[str, Path]:
+    """The file of a plugin that is not installed: a module, or an object of a class."""
+    try:
+        file = inspect.getsourcefile(plugin if inspect.ismodule(plugin) else type(plugin))
+    except TypeError:
+        file = None
+    return {Path(file).name: Path(file)} if file else {}
 
 
 @cache

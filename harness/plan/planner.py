@@ -15,7 +15,7 @@ from harness.machine.environment import is_board
 from harness.plan.resolve import ChosenData, ResolvedMethod, Resolver
 from harness.plan.targets import Target
 from harness.plugins import Origin, Plugins
-from harness.store.hashing import core_hash, digest, files_hash, source_hash
+from harness.store.hashing import core_hash, digest, files_hash
 from harness.suite.suite import Measure, Suite
 from harness.suite.validate import validated
 from harness.types import Params, RuntimeEntry, Sketch
@@ -113,7 +113,11 @@ class _Planner:
         """A method's steps with all of their keys that no seed changes."""
         links = []
         for step, data, recipe in resolved.links:
-            made_with = [asdict(self.host), source_hash(step.origin.module), core_hash(*TRAINING)]
+            made_with = [
+                asdict(self.host),
+                self.plugins.code_of(step.entry, step.origin),
+                core_hash(*TRAINING),
+            ]
             if step.entry.files is not None:
                 made_with.append(files_hash(step.entry.files(step.params)))
             task = {
@@ -167,7 +171,7 @@ class _Planner:
             "threads": self.suite.prepare.threads,
             "device": "cpu",
         }
-        content = [task, source_hash(origin.module), core_hash(*EXPORTING), self.host.torch]
+        content = [task, self.plugins.code_of(entry, origin), core_hash(*EXPORTING), self.host.torch]
         return _Link("export", entry.name, origin.plugin, task, digest(content))
 
     def export(self, link: _Link, name: str, seed: int, model: str) -> str:
@@ -329,7 +333,7 @@ class _Planner:
         monitors, no_meter = self.resolver.monitors.of(target, measure)
         method_key = digest(config)
         fixed = digest(
-            {"task": base, "method_key": method_key, "runtime": source_hash(runtime[1].module)}
+            {"task": base, "method_key": method_key, "runtime": self.plugins.code_of(runtime[0], runtime[1])}
             | {"meters": sorted(use.info.name for monitor in monitors for use in monitor.meters)}
             | {"core": core_hash(*MEASURING)}
         )

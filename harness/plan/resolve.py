@@ -16,7 +16,7 @@ from harness.plan.monitors import Monitors
 from harness.plan.profiles.stored import profiled
 from harness.plan.targets import Target
 from harness.plugins import Origin, Plugins, Registered, Registry
-from harness.store.hashing import core_hash, digest, source_hash
+from harness.store.hashing import core_hash, digest
 from harness.suite.suite import DeviceChoice, Method, Suite
 from harness.suite.validate import validated
 from harness.train.loop import TrainRecipe
@@ -146,7 +146,7 @@ class Resolver:
             "params": params.model_dump(mode="json"),
             "choice": choice.model_dump(mode="json"),
             "fingerprint": info.fingerprint,
-            "source": source_hash(found.origin.module),
+            "source": self.plugins.code_of(found.entry, found.origin),
             "core": core_hash("data"),
         }
         data = ChosenData(name, content["params"], content["choice"], info, found.origin, digest(content))

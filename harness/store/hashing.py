@@ -3,33 +3,17 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-__all__ = ["core_hash", "digest", "files_hash", "source_hash"]
-
-
-@cache
-def source_hash(module: str) -> str:
-    """Hash of the Python files of the package that ``module`` is in: code that changes, changes keys."""
-    package = module.partition(".")[0]
-    try:
-        found = importlib.util.find_spec(package)
-    except (ImportError, ValueError):
-        found = None
-    if found is None or found.origin is None:
-        return "unknown"
-    origin = Path(found.origin)
-    paths = sorted(origin.parent.rglob("*.py")) if origin.name == "__init__.py" else [origin]
-    return _hash_files(paths)
+__all__ = ["core_hash", "digest", "files_hash", "hash_files"]
 
 
 def files_hash(paths: Iterable[Path]) -> str:
-    """Hash of the content of data files; one that is not there has an answer of its own."""
+    """Return the hashes of the contents of data files; a missing file counts as ``-``."""
     return "".join(_file_hash(path, path.stat().st_mtime_ns) if path.is_file() else "-" for path in paths)
 
 
@@ -50,18 +34,20 @@ def core_hash(*names: str) -> str:
     for name in names:
         path = root / name
         files |= set(path.rglob("*.py")) if path.is_dir() else {path}
-    return _hash_files(sorted(files))
+    return hash_files({path.relative_to(root).as_posix(): path for path in files})
 
 
-def _hash_files(paths: Iterable[Path]) -> str:
+def hash_files(files: Mapping[str, Path]) -> str:
+    """Return the hash of files by name: of each name, size and content, 32 hex digits."""
     whole = hashlib.sha256()
-    for path in paths:
-        whole.update(path.name.encode())
-        whole.update(path.read_bytes())
+    for name in sorted(files):
+        content = files[name].read_bytes()
+        whole.update(f"{name}\0{len(content)}\0".encode())
+        whole.update(content)
     return whole.hexdigest()[:32]
 
 
 def digest(value: Any) -> str:
-    """Key of a JSON value: the first 32 hex digits of the SHA-256 of its canonical text."""
+    """Return the key of a JSON value: the first 32 hex digits of the SHA-256 of its canonical text."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:32]

@@ -66,7 +66,8 @@ def command(
     central = (
         (here, DeviceSpec(name="cpu", backend="cpu", params=here.params())) if here is not None else None
     )
-    profile = measure_profile(backend, spec, entry, Store(default_cache()), say, central=central)
+    code = plugins.code_of(entry.entry, entry.origin)
+    profile = measure_profile(backend, spec, entry, Store(default_cache()), say, code=code, central=central)
     path = write_profile(profile, out)
     if as_json:
         click.echo(json.dumps(profile.to_json(), indent=1))

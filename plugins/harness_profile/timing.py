@@ -136,10 +136,13 @@ def measure_profile(
     store: Store,
     say: Callable[[str], None],
     *,
+    code: str,
     central: tuple[BackendEntry, DeviceSpec] | None = None,
     probes: Sequence[Probe] = PROBES,
 ) -> Profile:
     """Time every probe on the device; ``central``, on this machine, for the link to a device that is elsewhere.
+
+    ``code`` identifies the runtime's code (:meth:`harness.plugins.Plugins.code_of`).
 
     Raises:
         DeviceError: the device or its worker could not be used.
@@ -153,7 +156,7 @@ def measure_profile(
     prepared = []
     for number, probe in enumerate(probes, 1):
         say(f"preparing {number}/{len(probes)}: {probe.what}")
-        prepared.append((probe, *_prepared(probe, runtime, store)))
+        prepared.append((probe, *_prepared(probe, runtime, store, code)))
     points, facts = [], {}
     for number, (probe, artifact, counts) in enumerate(prepared, 1):
         say(f"timing {number}/{len(probes)}: {probe.what}")
@@ -187,18 +190,20 @@ def measure_profile(
     return profile
 
 
-def _prepared(probe: Probe, runtime: Registered[RuntimeEntry], store: Store) -> tuple[Artifact, Counts]:
+def _prepared(
+    probe: Probe, runtime: Registered[RuntimeEntry], store: Store, code: str
+) -> tuple[Artifact, Counts]:
     """The export, made once for all devices."""
     import torch
 
-    from harness.store.hashing import digest, files_hash, source_hash
+    from harness.store.hashing import digest, files_hash
     from harness.store.saved import write_meta
     from harness.train.counting.count import count
 
     found = find_spec(probe.spec.factory.partition(":")[0])
     assert found is not None
     assert found.origin is not None
-    made_with = [files_hash([Path(found.origin)]), source_hash(runtime.origin.module), torch.__version__]
+    made_with = [files_hash([Path(found.origin)]), code, torch.__version__]
     key = digest(["profile", asdict(probe.spec), probe.shape, runtime.entry.name, *made_with])
     with store.making(key) as folder:
         if folder is not None:

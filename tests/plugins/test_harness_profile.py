@@ -115,7 +115,9 @@ def runtime() -> Any:
 def measured(tmp_path: Path, runtime: Any) -> Any:
     def run(entry: BackendEntry, **more: Any) -> Any:
         spec = DeviceSpec(name="board", backend="fake", params=Params(), threads=2)
-        return measure_profile(entry, spec, runtime, Store(tmp_path), lambda text: None, probes=TINY, **more)
+        return measure_profile(
+            entry, spec, runtime, Store(tmp_path), lambda text: None, code="1", probes=TINY, **more
+        )
 
     return run
 

@@ -18,7 +18,7 @@ from harness.errors import StorageError
 from harness.hookspecs import hookimpl
 from harness.plan import planner
 from harness.plan.planner import make_plan
-from harness.plugins import load_plugins
+from harness.plugins import Plugins, load_plugins
 from harness.prepare.nodes import run_node
 from harness.store.artifacts import Store
 from harness.store.saved import load_any
@@ -119,11 +119,11 @@ def prepared(tmp_path):
     return prepare
 
 
-@pytest.mark.parametrize("source", ["source_hash", "core_hash"])
-def test_what_is_shared_is_made_anew_when_its_code_changes(prepared, monkeypatch, source):
+@pytest.mark.parametrize(("owner", "source"), [(Plugins, "source_of"), (planner, "core_hash")])
+def test_what_is_shared_is_made_again_when_its_code_changes(prepared, monkeypatch, owner, source):
     assert prepared()[0].taught == 1
     assert prepared()[0].taught == 1
-    monkeypatch.setattr(planner, source, lambda *names: "changed")
+    monkeypatch.setattr(owner, source, lambda *names: "changed")
     assert prepared()[0].taught == 2
 
 

@@ -1,0 +1,204 @@
+"""The source of a plugin: the files whose code and data make its results, and one hash of them.
+
+A third party's plugin is its whole distribution: the files of its RECORD (PEP 376), or the tree of an editable
+install (PEP 610). The distribution that ships the harness holds many plugins: there a plugin is its own package,
+with the shipped packages that it imports. What cannot be listed or read is refused, since results of unknown code
+cannot be told apart.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import re
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from functools import cache
+from importlib import metadata
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+from harness.errors import PluginError
+from harness.store.hashing import hash_files
+
+__all__ = ["distribution_files", "module_files", "package_files", "source_hash", "versions_of"]
+
+MAX_FILES = 20_000
+MAX_BYTES = 2**31
+
+LEFT_OUT = frozenset(
+    [
+        "benchmarks",
+        "build",
+        "dist",
+        "docs",
+        "examples",
+        "node_modules",
+        "results",
+        "site-packages",
+        "test",
+        "tests",
+        "venv",
+    ]
+)
+"""Folders of an editable install's tree that are no part of what would be installed, or hold results."""
+
+_IMPORT = re.compile(r"^\s*(?:from|import)\s+(\w+)", re.MULTILINE)
+
+
+def source_hash(files: Mapping[str, Path]) -> str:
+    """Return the hash of ``files`` (name -> path): of their names and contents, 32 hex digits.
+
+    Raises:
+        PluginError: there are none, too many or too large ones, or one cannot be read.
+    """
+    if not files:
+        raise PluginError("no source file was found")
+    if len(files) > MAX_FILES:
+        raise PluginError(f"{len(files)} source files; at most {MAX_FILES} are hashed")
+    try:
+        size = sum(path.stat().st_size for path in files.values())
+        if size > MAX_BYTES:
+            raise PluginError(f"{size} bytes of source files; at most {MAX_BYTES} are hashed")
+        return hash_files(files)
+    except OSError as error:
+        raise PluginError(f"{error.filename}: {error.strerror or error}") from None
+
+
+def package_files(module: str, shipped: Collection[str]) -> dict[str, Path]:
+    """Return the files of the top-level package of ``module``, and of those of ``shipped`` that it imports.
+
+    ``shipped`` are names of top-level packages of the same distribution. Imports are followed through every file,
+    those inside functions too.
+    """
+    files: dict[str, Path] = {}
+    waiting, seen = [module.partition(".")[0]], set()
+    while waiting:
+        package = waiting.pop()
+        if package in seen:
+            continue
+        seen.add(package)
+        own = module_files(package)
+        files |= own
+        for path in own.values():
+            if path.suffix == ".py":
+                waiting += set(_IMPORT.findall(path.read_text("utf-8", "replace"))) & set(shipped)
+    return files
+
+
+def module_files(module: str) -> dict[str, Path]:
+    """Return the files of the top-level module or package of ``module``; a package may lack ``__init__.py``."""
+    package = module.partition(".")[0]
+    try:
+        spec = importlib.util.find_spec(package)
+    except (ImportError, ValueError):
+        spec = None
+    if spec is None:
+        return {}
+    if spec.submodule_search_locations is not None:
+        roots = [Path(location) for location in spec.submodule_search_locations]
+        return {f"{package}/{name}": path for root in roots for name, path in _walk(root)}
+    if spec.origin is None or not Path(spec.origin).is_file():
+        return {}
+    return {Path(spec.origin).name: Path(spec.origin)}
+
+
+def distribution_files(distribution: metadata.Distribution) -> dict[str, Path]:
+    """Return the files that an installed distribution consists of, without its metadata and byte code.
+
+    Raises:
+        PluginError: its files are not listed.
+    """
+    name = distribution.metadata["Name"]
+    if (tree := _editable_tree(distribution)) is not None:
+        return _tree_files(tree)
+    if distribution.files is None:
+        raise PluginError(f"{name} lists no files (no RECORD): install it with pip")
+    files = {}
+    for listed in distribution.files:
+        if ".dist-info" in listed.parts[0] or ".egg-info" in listed.parts[0] or _is_byte_code(listed.parts):
+            continue
+        if listed.parts[0] == "..":  # scripts, which only call the package
+            continue
+        files[listed.as_posix()] = Path(str(listed.locate()))
+    return files
+
+
+def versions_of(modules: Iterable[str]) -> dict[str, str]:
+    """Return the version of each distribution that provides one of ``modules``; of none that is not installed."""
+    versions = {}
+    for module in modules:
+        for name in _providers(module.partition(".")[0]):
+            versions[name] = metadata.version(name)
+    return dict(sorted(versions.items()))
+
+
+def _providers(module: str) -> tuple[str, ...]:
+    """Distributions that provide a top-level module. A look at one name is cheap, a look through all is not."""
+    try:
+        distribution = metadata.distribution(module)
+    except metadata.PackageNotFoundError:
+        pass
+    else:
+        if Path(str(distribution.locate_file(module))).is_dir():
+            return (str(distribution.metadata["Name"]),)
+    return tuple(sorted(set(_all_providers().get(module, ()))))
+
+
+@cache
+def _all_providers() -> Mapping[str, list[str]]:
+    return metadata.packages_distributions()
+
+
+def _editable_tree(distribution: metadata.Distribution) -> Path | None:
+    """The project folder of an editable install (PEP 610's ``direct_url.json``), else ``None``."""
+    try:
+        told = json.loads(distribution.read_text("direct_url.json") or "{}")
+        if not told.get("dir_info", {}).get("editable"):
+            return None
+        return Path(unquote(urlsplit(told["url"]).path))
+    except (ValueError, KeyError, AttributeError):
+        return None
+
+
+def _tree_files(tree: Path) -> dict[str, Path]:
+    """Files of a project's tree that an install would bring: modules, and all that lies beside or below one.
+
+    At the top of the tree only modules and ``pyproject.toml`` count: a run may write its results there.
+    """
+    files: dict[str, Path] = {}
+    for entry in sorted(tree.iterdir()):
+        if entry.is_file():
+            if entry.suffix == ".py" or entry.name == "pyproject.toml":
+                files[entry.name] = entry
+        elif not _is_left_out(entry) and entry.name not in LEFT_OUT:
+            below = dict(_walk(entry))
+            if any(path.suffix == ".py" for path in below.values()):
+                files |= {f"{entry.name}/{name}": path for name, path in below.items()}
+    return files
+
+
+def _walk(root: Path) -> Iterator[tuple[str, Path]]:
+    """Every file below ``root`` with its name relative to it, sorted; no byte code, hidden folder or venv."""
+    for folder, folders, names in os.walk(root):
+        here = Path(folder)
+        folders[:] = sorted(name for name in folders if not _is_left_out(here / name))
+        for name in sorted(names):
+            path = here / name
+            relative = path.relative_to(root)
+            if not _is_byte_code(relative.parts) and path.is_file():
+                yield relative.as_posix(), path
+
+
+def _is_left_out(folder: Path) -> bool:
+    name = folder.name
+    return (
+        name.startswith(".")
+        or name == "__pycache__"
+        or name.endswith((".egg-info", ".dist-info"))
+        or (folder / "pyvenv.cfg").exists()
+    )
+
+
+def _is_byte_code(parts: tuple[str, ...]) -> bool:
+    return "__pycache__" in parts or parts[-1].endswith((".pyc", ".pyo"))
