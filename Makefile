@@ -9,7 +9,7 @@ SIDE_BY_SIDE = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --maxprocess
 LONG = benchmarks/faults.py benchmarks/fuzz_agent.py
 ALONE = $(BIN)/python -m pytest $$(grep -rlE --include='*.py' "pytest.mark.(lab|clock)" tests)
 
-.PHONY: help edge test lint unit soak bench reproduction proto clean
+.PHONY: help edge test lint unit soak bench capture compare reproduction proto clean
 
 help:
 	@echo "make edge   install and run $(SUITE)"
@@ -18,6 +18,8 @@ help:
 	@echo "make unit   the fast tests alone"
 	@echo "make soak   what takes longer than CI has: sixty random kills, boards that fail at random, fuzz"
 	@echo "make bench  the speed claims, as ratios taken in one run"
+	@echo "make capture OUT=DIR  keep what this version prints and records (runs smoke, edge and more: half an hour)"
+	@echo "make compare BEFORE=DIR AFTER=DIR  the differences between two captures"
 	@echo "make proto  plugins/harness_remote/agent_pb2.py from agent.proto"
 	@echo "make reproduction  run papers/on-digits and the labs, write docs/reproduction.md"
 
@@ -43,6 +45,12 @@ soak: $(VENV)/.test
 
 bench: $(VENV)/.test
 	for file in $(filter-out $(LONG), $(wildcard benchmarks/*.py)); do $(BIN)/python $$file || exit 1; done
+
+capture: $(VENV)/.test
+	$(BIN)/python tests/regression/capture.py $(OUT) $(addprefix --reference ,$(REFERENCE)) $(addprefix --only ,$(ONLY))
+
+compare: $(VENV)/.test
+	$(BIN)/python tests/regression/compare.py $(BEFORE) $(AFTER)
 
 reproduction: $(VENV)/.bench
 	$(BIN)/harness run papers/on-digits

@@ -1,0 +1,175 @@
+"""Print the differences between two captures, one line each. The exit code is 1 if one of them is not allowed.
+
+    python compare.py BEFORE AFTER [--allow FILE] [--only PATTERN] [--all]
+
+Predictions, training losses, counts, accuracies, plans, claims, and what is printed of existing records must be equal
+bit for bit. Values that volatile.txt names must be present. Latency is reported as a ratio.
+
+A difference is ``lost`` (a path is missing after), ``changed``, or ``added``. Added paths are allowed. Each line of FILE
+(default: allowed.txt in this folder) is a pattern of differences to allow: ``document:path``, where ``*`` is any text.
+Two spaces and ``#`` start a comment.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from documents import LIST, OBJECT, Document, documents
+
+HERE = Path(__file__).resolve().parent
+ALLOWED, VOLATILE = HERE / "allowed.txt", HERE / "volatile.txt"
+
+
+@dataclass(frozen=True)
+class Difference:
+    """One path of one document. ``kind`` is lost, changed or added."""
+
+    kind: str
+    document: str
+    path: str
+    detail: str
+
+    @property
+    def place(self) -> str:
+        return f"{self.document}:{self.path}"
+
+    @property
+    def run(self) -> str:
+        """The run to which the document belongs, or else the document itself."""
+        words = self.document.split("/")
+        return "/".join(words[:2]) if words[0] in ("record", "arrays") else self.document
+
+
+def differences(
+    before: Mapping[str, Document], after: Mapping[str, Document], volatile: re.Pattern[str]
+) -> Iterator[Difference]:
+    """The differences between two captures. ``volatile`` matches the places whose values may change."""
+    for name in sorted(before.keys() | after.keys()):
+        if name not in after:
+            yield Difference("lost", name, "", "the document")
+        elif name not in before:
+            yield Difference("added", name, "", "the document")
+        else:
+            yield from _within(name, before[name], after[name], volatile)
+
+
+def _within(name: str, old: Document, new: Document, volatile: re.Pattern[str]) -> Iterator[Difference]:
+    for kind, present, absent in (("lost", old, new), ("added", new, old)):
+        paths = [path for path in present if path not in absent]
+        for path in paths:
+            if not _ancestors(path) & set(paths):
+                yield Difference(kind, name, path, _short(present[path]))
+    for path, value in old.items():
+        if path in new and not _same(value, new[path]) and not volatile.fullmatch(f"{name}:{path}"):
+            yield Difference("changed", name, path, _change(value, new[path]))
+
+
+def _ancestors(path: str) -> set[str]:
+    return {path[: separator.start()] for separator in re.finditer(r"[.\[]", path)}
+
+
+def _same(old: Any, new: Any) -> bool:
+    return type(old) is type(new) and bool(old == new)
+
+
+def _change(old: Any, new: Any) -> str:
+    if not (isinstance(old, list) and isinstance(new, list)):
+        return f"{_short(old)} -> {_short(new)}"
+    different = [index for index, pair in enumerate(zip(old, new, strict=False)) if not _same(*pair)]
+    first = different[0] if different else min(len(old), len(new))
+    left, right = (_short(items[first]) if first < len(items) else "nothing" for items in (old, new))
+    size = f"{len(old)} items" if len(old) == len(new) else f"{len(old)} and {len(new)} items"
+    return f"{len(different)} of {size}; [{first}]: {left} -> {right}"
+
+
+def _short(value: Any) -> str:
+    text = value if value in (OBJECT, LIST) else repr(value)
+    return text if len(text) <= 120 else f"{text[:117]}..."
+
+
+# --- patterns -----------------------------------------------------------------------------------
+
+
+def _compiled(patterns: Iterable[str]) -> re.Pattern[str]:
+    """A regular expression for any of ``patterns``, in which ``*`` is any text."""
+    return re.compile("|".join(re.escape(pattern).replace(r"\*", ".*") for pattern in patterns) or "(?!)")
+
+
+def read_patterns(path: Path) -> list[str]:
+    """The patterns in a file, without its comments."""
+    lines = [line.partition("  #")[0].strip() for line in path.read_text().splitlines()]
+    return [line for line in lines if line and not line.startswith("#")]
+
+
+# --- report -------------------------------------------------------------------------------------
+
+
+def latency_ratios(before: Mapping[str, Document], after: Mapping[str, Document]) -> Iterator[str]:
+    """One line per run: the ratio of p50 after to p50 before, over the cells."""
+    ratios: dict[str, list[float]] = {}
+    for name, old in before.items():
+        p50, p50_after = old.get("latency.p50_ms"), after.get(name, {}).get("latency.p50_ms")
+        if name.startswith("record/") and p50 and p50_after:
+            ratios.setdefault(name.split("/")[1], []).append(p50_after / p50)
+    for run, values in sorted(ratios.items()):
+        yield (
+            f"latency {run}: p50 after / before: median {median(values):.3f}, "
+            f"{min(values):.3f} to {max(values):.3f}, {len(values)} cells"
+        )
+
+
+def report(items: Sequence[Difference], *, every: bool) -> Iterator[str]:
+    """The lines for ``items``. Unless ``every``, one line stands for a difference in many records of one run."""
+    groups: dict[tuple[str, str, str], list[Difference]] = {}
+    for item in items:
+        groups.setdefault((item.document if every else item.run, item.path, item.kind), []).append(item)
+    for group in groups.values():
+        more = f"  (and in {len(group) - 1} more)" if len(group) > 1 else ""
+        yield f"{group[0].kind:<8}{group[0].place}  {group[0].detail}{more}"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("before", type=Path)
+    parser.add_argument("after", type=Path)
+    parser.add_argument(
+        "--allow", type=Path, default=ALLOWED, help="a file of patterns of expected differences"
+    )
+    parser.add_argument("--only", default="*", metavar="PATTERN", help="these documents, e.g. 'plan/*'")
+    parser.add_argument("--all", action="store_true", help="print one line for each record, not for each run")
+    options = parser.parse_args()
+    chosen = _compiled([options.only])
+    before, after = (
+        {name: document for name, document in documents(capture) if chosen.fullmatch(name)}
+        for capture in (options.before, options.after)
+    )
+    if not before:
+        print(f"{options.before}: no documents {options.only}")
+        return 1
+    patterns = read_patterns(options.allow)
+    allowed = _compiled(patterns)
+    items = list(differences(before, after, _compiled(read_patterns(VOLATILE))))
+    added = [item for item in items if item.kind == "added"]
+    failures = [item for item in items if item.kind != "added" and not allowed.fullmatch(item.place)]
+    unused = [text for text in patterns if not any(_compiled([text]).fullmatch(item.place) for item in items)]
+    for line in (
+        *report(added, every=options.all),
+        *report(failures, every=options.all),
+        *latency_ratios(before, after),
+        *(f"allowed, but no such difference: {text}" for text in unused),
+    ):
+        print(line)
+    count = len(items) - len(failures) - len(added)
+    print(f"{len(before)} documents: {len(failures)} differences, {count} allowed, {len(added)} added")
+    return 1 if failures else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
