@@ -1,0 +1,72 @@
+"""Records written by version 0.1.0 are still valid, readable, and give the same leaderboard."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+from harness.cli import cli
+from harness.results import Results
+
+FOLDER = Path(__file__).parents[1] / "data" / "records_0_1_0"
+
+
+@pytest.fixture(scope="module")
+def results() -> Results:
+    return Results(FOLDER)
+
+
+def test_every_record_and_sample_file_is_valid(results: Results) -> None:
+    assert results.validate() == []
+    lines = (FOLDER / "records.jsonl").read_text().splitlines()
+    assert [record.dump() for record in results.records()] == [json.loads(line) for line in lines]
+
+
+def test_the_folder_holds_every_kind_of_record(results: Results) -> None:
+    records = results.latest()
+    assert Counter(record.status for record in records) == {"ok": 13, "partial": 1, "skipped": 2, "failed": 1}
+    assert {record.scenario["name"] for record in records} == {
+        "single-stream",
+        "multi-stream",
+        "server",
+        "offline",
+    }
+    assert {record.provenance for record in records} == {"measured", "emulated"}
+    assert sum(bool(record.energy) for record in records) == 3
+    assert sum(bool(record.network) for record in records) == 4
+
+
+def test_raw_samples_agree_with_the_record(results: Results) -> None:
+    for record in results.latest():
+        arrays = results.load_samples(record)
+        assert bool(arrays) == record.good
+        if record.good:
+            correct = arrays["predictions"] == arrays["labels"]
+            assert record.accuracy["top1"] == pytest.approx(100 * correct.mean())
+            assert len(arrays["latency_ns"]) >= record.latency["n"] > 0
+
+
+def test_the_leaderboard_is_the_one_that_version_0_1_0_printed() -> None:
+    answer = CliRunner().invoke(cli, ["leaderboard", str(FOLDER), "--format", "json"], catch_exceptions=False)
+    assert answer.exit_code == 0
+    assert _figures(json.loads(answer.stdout)) == _figures(json.loads((FOLDER / "boards.json").read_text()))
+
+
+def _figures(value: Any) -> Any:
+    """``value`` without the words of its reasons, which may be worded better; which figures have one is kept."""
+    if isinstance(value, dict):
+        return {key: sorted(item) if key == "why" else _figures(item) for key, item in value.items()}
+    return [_figures(item) for item in value] if isinstance(value, list) else value
+
+
+@pytest.mark.parametrize("form", ["table", "github", "latex", "csv"])
+def test_every_format_has_every_method(form: str) -> None:
+    answer = CliRunner().invoke(cli, ["leaderboard", str(FOLDER), "--format", form], catch_exceptions=False)
+    assert answer.exit_code == 0
+    for method in ("cloud", "edge", "cut", "average", "by-class", "devit-2"):
+        assert method in answer.stdout
