@@ -3,20 +3,22 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
+LOWEST = $(VENV)-lowest
 SUITE ?= suites/edge.yaml
 # a thread each; what watches the clock runs alone afterwards
 SIDE_BY_SIDE = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --maxprocesses 4 --dist worksteal
 LONG = benchmarks/faults.py benchmarks/fuzz_agent.py
 ALONE = $(BIN)/python -m pytest $$(grep -rlE --include='*.py' "pytest.mark.(lab|clock)" tests)
 
-.PHONY: help edge test lint unit soak bench capture compare reproduction proto clean
+.PHONY: help edge test test-lowest lint unit soak bench capture compare reproduction proto clean
 
 help:
 	@echo "make edge   install and run $(SUITE)"
 	@echo "make test   install and run all checks and tests"
+	@echo "make test-lowest  the fast tests with the lowest version that pyproject.toml admits of each dependency"
 	@echo "make lint   ruff, mypy, import-linter"
 	@echo "make unit   the fast tests alone"
-	@echo "make soak   what takes longer than CI has: sixty random kills, boards that fail at random, fuzz"
+	@echo "make soak   what takes longer than CI has: test-lowest, sixty random kills, boards that fail at random, fuzz"
 	@echo "make bench  the speed claims, as ratios taken in one run"
 	@echo "make capture OUT=DIR  keep what this version prints and records (runs smoke, edge and more: half an hour)"
 	@echo "make compare BEFORE=DIR AFTER=DIR  the differences between two captures"
@@ -30,6 +32,9 @@ test: lint
 	$(SIDE_BY_SIDE) -m "not soak and not lab and not clock"
 	$(ALONE) -m "(lab or clock) and not soak"
 
+test-lowest: $(LOWEST)/.test
+	$(MAKE) unit VENV=$(LOWEST)
+
 lint: $(VENV)/.test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -39,7 +44,7 @@ lint: $(VENV)/.test
 unit: $(VENV)/.test
 	$(SIDE_BY_SIDE) -m "not soak and not e2e and not lab and not clock"
 
-soak: $(VENV)/.test
+soak: $(VENV)/.test test-lowest
 	$(BIN)/python -m pytest -m soak --timeout 5400
 	for file in $(LONG); do $(BIN)/python $$file || exit 1; done
 
@@ -75,5 +80,12 @@ $(VENV)/.test: $(VENV)/bin/python pyproject.toml
 	$(BIN)/python -m pip install --quiet --editable '.[test,jetson]'
 	@touch $(VENV)/.bench $@
 
+# pip has no option for the lowest versions; uv has
+$(LOWEST)/.test: pyproject.toml
+	$(PYTHON) -m venv --clear $(LOWEST)
+	$(LOWEST)/bin/python -m pip install --quiet --upgrade pip uv
+	$(LOWEST)/bin/uv pip install --quiet --python $(LOWEST)/bin/python --resolution lowest-direct --editable '.[test,jetson]'
+	@touch $@
+
 clean:
-	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) $(LOWEST) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
