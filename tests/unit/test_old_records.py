@@ -11,7 +11,7 @@ import pytest
 from click.testing import CliRunner
 
 from harness.cli import cli
-from harness.results import Results
+from harness.results.folder import Results
 
 FOLDER = Path(__file__).parents[1] / "data" / "records_0_1_0"
 
