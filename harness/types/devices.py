@@ -79,7 +79,7 @@ class Device(Protocol):
     info: DeviceInfo
     remote: bool
 
-    def load(self, name: str, artifact: Artifact, runtime: RuntimeEntry) -> Mapping[str, Any]:
+    def load(self, part: str, artifact: Artifact, runtime: RuntimeEntry) -> Mapping[str, Any]:
         """Load an artifact under a part's name; returns the session's facts."""
         ...
 
@@ -107,14 +107,14 @@ class Device(Protocol):
         ...
 
     def infer(
-        self, images: NDArray[np.float32], batch: int, missing: Sequence[str] = ()
+        self, images: NDArray[np.float32], batch: int, absent: Sequence[str] = ()
     ) -> NDArray[np.float32]:
-        """Answers for ``images`` [n, ...], in queries of ``batch`` (the last one may be smaller), as if the parts
-        ``missing`` did not answer.
+        """Answer ``images`` [n, ...] in queries of ``batch`` (the last one may be smaller), as if the parts
+        ``absent`` did not answer.
         """
         ...
 
-    def measure(self, load: Workload, images: NDArray[np.float32]) -> Samples:
+    def measure(self, workload: Workload, images: NDArray[np.float32]) -> Samples:
         """Generate the load over ``images`` [m, ...] (cycled) next to the sessions; raw samples."""
         ...
 

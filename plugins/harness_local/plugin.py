@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from pydantic import Field
 
 from harness.hookspecs import hookimpl
-from harness.types import BackendEntry, Device, DeviceInfo, DeviceSpec, Params, Unavailable
+from harness.types import BackendEntry, Device, DeviceInfo, DeviceSpec, Params, SessionOptions, Unavailable
 
 __all__ = ["CpuParams", "CudaParams", "harness_backends"]
 
@@ -44,16 +44,23 @@ def describe_cpu(spec: DeviceSpec) -> DeviceInfo:
 
 
 def open_cpu(spec: DeviceSpec) -> Device:
-    from harness_local.device import LocalDevice
-
     assert isinstance(spec.params, CpuParams)
-    return LocalDevice(spec, describe_cpu(spec), device="cpu", affinity=spec.params.affinity or ())
+    return _open(spec, describe_cpu(spec), "cpu", spec.params.affinity or ())
+
+
+def _open(spec: DeviceSpec, info: DeviceInfo, computes_on: str, affinity: tuple[int, ...] = ()) -> Device:
+    """Open a worker of this machine. ``computes_on`` is the device that its sessions run on, like ``cuda:0``."""
+    from harness.devices import LocalTransport, WorkerDevice
+
+    forks = computes_on == "cpu"  # a forked process cannot use CUDA
+    transport = LocalTransport(info.name, spec.monitor, forks=forks, affinity=affinity)
+    return WorkerDevice(info, transport, SessionOptions(threads=spec.threads, device=computes_on))
 
 
 def _cpu(name: str, affinity: tuple[int, ...] | None) -> DeviceInfo:
     import psutil
 
-    from harness.machine.environment import cpu_model
+    from harness.devices import cpu_model
 
     return DeviceInfo(
         name=name,
@@ -87,13 +94,12 @@ def describe_cuda(spec: DeviceSpec) -> DeviceInfo | Unavailable:
 
 def open_cuda(spec: DeviceSpec) -> Device:
     from harness.errors import DeviceError
-    from harness_local.device import LocalDevice
 
     assert isinstance(spec.params, CudaParams)
     info = describe_cuda(spec)
     if isinstance(info, Unavailable):
         raise DeviceError(f"{info.reason}; {info.fix}")
-    return LocalDevice(spec, info, device=f"cuda:{spec.params.index}")
+    return _open(spec, info, f"cuda:{spec.params.index}")
 
 
 @hookimpl

@@ -16,8 +16,8 @@ from typing import Any, Literal
 
 from pydantic import Field
 
+from harness.devices import sysfs
 from harness.errors import HarnessError
-from harness.machine import sysfs
 from harness.types import MeterEntry, MeterInfo, Params, Unavailable
 
 __all__ = ["ENTRY", "Ina2xxParams", "describe", "open_meter", "probe"]

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from harness.machine import sysfs
+from harness.devices import sysfs
 from harness.types import MeterEntry, MeterInfo, Unavailable
 from harness_power.jetson import compose, is_jetson, number, watch
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from harness.machine import sysfs
+from harness.devices import sysfs
 from harness.types import Scope, Watch
 
 __all__ = ["Composition", "compose", "is_jetson", "number", "watch"]

@@ -15,8 +15,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
+from harness.devices import sysfs
 from harness.errors import HarnessError
-from harness.machine import sysfs
 from harness.types import MeterEntry, MeterInfo, Unavailable, Watch
 from harness_power.jetson import Composition, compose, is_jetson
 

@@ -31,7 +31,7 @@ from typing import Any
 
 from pydantic import Field
 
-from harness.machine import sysfs
+from harness.devices import sysfs
 from harness.types import MeterEntry, MeterInfo, Params, Provenance, Scope, Unavailable
 
 __all__ = ["ENTRY", "FIX", "PowercapParams", "Unwrapped", "absent", "energy_range", "provenance", "zones"]
@@ -96,7 +96,7 @@ def zones(root: Path) -> dict[str, list[Path]]:
 
 def absent(root: Path) -> Unavailable:
     """Why there is no zone."""
-    from harness.machine.environment import virtualised
+    from harness.devices import virtualised
 
     vendor = _processor().get("vendor_id")
     if any(path.is_symlink() and not path.exists() for path in root.glob("intel-rapl*")):

@@ -24,7 +24,7 @@ from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
-from harness.machine import sysfs
+from harness.devices import sysfs
 from harness.types import MeterEntry, MeterInfo, Scope, Unavailable
 from harness_power import powercap
 

@@ -30,7 +30,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from harness.machine import sysfs
+from harness.devices import sysfs
 from harness.types import MeterEntry, MeterInfo, Unavailable, Watch
 
 __all__ = ["ENTRY"]
@@ -156,7 +156,7 @@ class State:
             self._throttle()
 
     def __call__(self) -> Mapping[str, Any]:
-        from harness.machine.environment import governor
+        from harness.devices import governor
 
         root = sysfs.root()
         state: dict[str, Any] = {"model": self._model, "governor": governor(root)}

@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from harness.machine import sysfs
+from harness.devices import sysfs
 
 __all__ = ["UsbDevice", "attached", "udev_rule"]
 

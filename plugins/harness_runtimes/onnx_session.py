@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import onnxruntime as ort
 
+from harness.devices import on_gpu
 from harness.errors import DeviceError
-from harness.machine import memory
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -65,8 +65,8 @@ class OnnxSession:
         return self._session.run(self._output, feed)[0]  # type: ignore[no-any-return]
 
     def device_memory(self) -> dict[str, int]:
-        """:func:`harness.machine.memory.on_gpu`, empty on a CPU; ONNX Runtime has no figure of its own."""
-        return {} if self.facts["provider"] == "CPUExecutionProvider" else memory.on_gpu()
+        """:func:`harness.devices.on_gpu`, empty on a CPU; ONNX Runtime has no figure of its own."""
+        return {} if self.facts["provider"] == "CPUExecutionProvider" else on_gpu()
 
     def close(self) -> None:
         self._session = None  # frees the weights

@@ -26,8 +26,8 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
+from harness.devices import mark_baseline
 from harness.hookspecs import hookimpl
-from harness.machine.memory import mark_baseline
 from harness.types import Artifact, Context, Params, Part, RuntimeEntry, Session, SessionOptions
 
 if TYPE_CHECKING:

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from safetensors.torch import load_model, save_model
 
+from harness.devices import on_gpu
 from harness.errors import DeviceError, first_line
-from harness.machine import memory
 from harness.types import Artifact, ModuleSpec
 from harness_runtimes.rebuild import file_name, rebuild
 
@@ -113,13 +113,13 @@ class TorchSession:
 
     def device_memory(self) -> dict[str, int]:
         """GPU bytes of this process: peaks of live tensors and of what the allocator held, and
-        :func:`harness.machine.memory.on_gpu`; empty on a CPU."""
+        :func:`harness.devices.on_gpu`; empty on a CPU."""
         if self._device.type != "cuda":
             return {}
         return {
             "allocated_peak": torch.cuda.max_memory_allocated(self._device),
             "reserved_peak": torch.cuda.max_memory_reserved(self._device),
-            **memory.on_gpu(integrated=bool(torch.cuda.get_device_properties(self._device).is_integrated)),
+            **on_gpu(integrated=bool(torch.cuda.get_device_properties(self._device).is_integrated)),
         }
 
     def close(self) -> None:

@@ -105,14 +105,14 @@ class RemoteDevice:
 
     # --- parts ---
 
-    def load(self, name: str, artifact: Artifact, runtime: RuntimeEntry) -> Mapping[str, Any]:
+    def load(self, part: str, artifact: Artifact, runtime: RuntimeEntry) -> Mapping[str, Any]:
         file = self._onnx(artifact, runtime)
         if not self._opened:
             request = pb.OpenRequest(threads=self._threads, meters=self._own_meters)
             self._client.call("Open", request, pb.Done, work=True)
             self._opened = True
         request = pb.LoadRequest(
-            part=name,
+            part=part,
             runtime=runtime.name,
             sha256=self._client.put_file(file),
             artifact=codec.artifact_to_json(artifact),
@@ -187,13 +187,13 @@ class RemoteDevice:
     # --- work ---
 
     def infer(
-        self, images: NDArray[np.float32], batch: int, missing: Sequence[str] = ()
+        self, images: NDArray[np.float32], batch: int, absent: Sequence[str] = ()
     ) -> NDArray[np.float32]:
         import numpy as np
 
         size = max(batch, FRAME_BYTES // max(1, images[0].nbytes) // batch * batch)
         pieces = [images[start : start + size] for start in range(0, len(images), size)]
-        header = {"op": "infer", "batch": batch, "missing": list(missing)}
+        header = {"op": "infer", "batch": batch, "missing": list(absent)}
         self._frames = self._frames or FrameStream(self._client)
         try:
             return np.concatenate(list(self._frames.ask(header, pieces)))

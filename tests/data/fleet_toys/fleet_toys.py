@@ -5,6 +5,7 @@ from dataclasses import asdict, replace
 
 import numpy as np
 
+from harness.devices import LocalTransport, WorkerDevice
 from harness.errors import BoardLost
 from harness.hookspecs import hookimpl
 from harness.types import (
@@ -26,11 +27,11 @@ from harness.types import (
     PartSketch,
     Placement,
     RuntimeEntry,
+    SessionOptions,
     Sketch,
     TensorSpec,
     Unavailable,
 )
-from harness_local.device import LocalDevice
 
 AWAY: dict[str, int] = {}
 """Boards that do not answer: how many more looks at them find nothing."""
@@ -166,14 +167,14 @@ def open_meter(info):
     return ToyMeter(info)
 
 
-class Board(LocalDevice):
+class Board(WorkerDevice):
     """A process that is told to be another machine, with a clock of its own."""
-
-    remote = True
 
     def __init__(self, spec):
         own = tuple(replace(use, open="fleet_toys:open_meter") for use in spec.monitor.meters)
-        super().__init__(replace(spec, monitor=Monitor(meters=own)), describe(spec), device="cpu")
+        transport = LocalTransport(spec.name, Monitor(meters=own))
+        super().__init__(describe(spec), transport, SessionOptions(threads=spec.threads))
+        self.remote = True
         self.params = spec.params
 
     def serve(self, central):

@@ -1,0 +1,174 @@
+"""A device whose worker takes commands over a transport: a pipe of this machine, or a network."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+
+from harness.errors import DeviceError
+from harness.types import (
+    Artifact,
+    Clock,
+    Device,
+    DeviceInfo,
+    DeviceReport,
+    Graph,
+    Monitor,
+    PeerAddress,
+    RuntimeEntry,
+    Samples,
+    SessionOptions,
+    Workload,
+)
+from harness.worker.commands import Begin, Command, Connect, End, Infer, Listen, Load, Measure
+from harness.worker.peers import LOCAL
+from harness.worker.process import WorkerProcess
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+__all__ = ["LocalTransport", "Transport", "WorkerDevice"]
+
+A = TypeVar("A")
+
+
+class Transport(Protocol):
+    """The way to one worker. Each method raises ``DeviceError`` for what cannot be done."""
+
+    remote: bool
+    """Whether the worker runs on another machine."""
+
+    def start(self, runtime: RuntimeEntry) -> None:
+        """Start the worker for parts of this runtime. Called once, before the first command."""
+        ...
+
+    def ask(self, command: Command[A]) -> A:
+        """Have the worker carry out a command, and return its answer.
+
+        Raises ``BoardLost`` where the worker, or another board that it needs, does not answer.
+        """
+        ...
+
+    def address(self, central: Device) -> PeerAddress:
+        """Let the worker answer the central device's queries, and return how it is reached from there."""
+        ...
+
+    def clock(self) -> Clock:
+        """Return the worker's monotonic clock relative to this process's."""
+        ...
+
+    def close(self) -> None:
+        """End the worker. Closing again does nothing."""
+        ...
+
+
+class WorkerDevice:
+    """A :class:`~harness.types.Device`: one fresh worker, started by the first ``load``."""
+
+    def __init__(self, info: DeviceInfo, transport: Transport, options: SessionOptions) -> None:
+        self.info = info
+        self.transport = transport
+        self.remote = transport.remote
+        self._options = options
+        self._started = False
+        self._central = ""  # the device whose queries this one answers
+
+    def load(self, part: str, artifact: Artifact, runtime: RuntimeEntry) -> Mapping[str, Any]:
+        if not self._started:
+            self.transport.start(runtime)
+            self._started = True
+        loader = f"{runtime.load.__module__}:{runtime.load.__qualname__}"
+        return self._ask(Load(part, artifact, loader, self._options))
+
+    def serve(self, central: Device) -> PeerAddress:
+        address = self.transport.address(central)
+        self._central = central.info.name
+        return address
+
+    def connect(self, graph: Graph, peers: Mapping[str, PeerAddress]) -> None:
+        self._ask(Connect(graph, dict(peers)))
+
+    def clock(self) -> Clock:
+        return self.transport.clock()
+
+    def begin(self) -> None:
+        self._ask(Begin())
+
+    def end(self, spans: Mapping[str, tuple[int, int]], clock_error_ns: int, images: int) -> DeviceReport:
+        return self._ask(End(dict(spans), clock_error_ns, images))
+
+    def infer(
+        self, images: NDArray[np.float32], batch: int, absent: Sequence[str] = ()
+    ) -> NDArray[np.float32]:
+        self._refuse_if_serving()
+        return self._ask(Infer(images, batch, tuple(absent)))
+
+    def measure(self, workload: Workload, images: NDArray[np.float32]) -> Samples:
+        self._refuse_if_serving()
+        return self._ask(Measure(workload, images))
+
+    def close(self) -> None:
+        self.transport.close()
+
+    def __enter__(self) -> WorkerDevice:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _ask(self, command: Command[A]) -> A:
+        if not self._started:
+            raise DeviceError(f"{self.info.name} has no part to run")
+        return self.transport.ask(command)
+
+    def _refuse_if_serving(self) -> None:
+        if self._central:
+            raise DeviceError(f"{self.info.name} answers to {self._central} until it is closed")
+
+
+class LocalTransport:
+    """A worker process of this machine, as its first runtime wants it.
+
+    A runtime without ``preload`` gets a spawned process, free of torch. A runtime with it gets a fork of a server
+    that has only imported those modules, unless ``forks`` is false: a forked process cannot use CUDA.
+    ``affinity``: the cores that the worker may use; empty for all.
+    """
+
+    remote = False
+
+    def __init__(
+        self, name: str, monitor: Monitor, *, forks: bool = True, affinity: tuple[int, ...] = ()
+    ) -> None:
+        self._name = name
+        self._monitor = monitor
+        self._forks = forks
+        self._affinity = affinity
+        self._process: WorkerProcess | None = None
+
+    def start(self, runtime: RuntimeEntry) -> None:
+        preload = runtime.preload if self._forks else ()
+        self._process = WorkerProcess(self._name, self._monitor, preload=preload, affinity=self._affinity)
+
+    def ask(self, command: Command[A]) -> A:
+        if self._process is None:
+            raise DeviceError(f"{self._name} has no worker")
+        return self._process.ask(command)
+
+    def address(self, central: Device) -> PeerAddress:
+        if central.remote:
+            raise DeviceError(
+                f"{self._name} is a worker of this machine, which {central.info.name} cannot reach"
+            )
+        return PeerAddress(device=self._name, open=LOCAL, details=asdict(self.ask(Listen())))
+
+    def clock(self) -> Clock:
+        return Clock()
+
+    def close(self) -> None:
+        if self._process is not None:
+            self._process.close()
