@@ -403,7 +403,9 @@ out(session.device_memory())"""
 
 def test_gpu_memory_is_that_of_all_gpus(current):
     two = H100 | {"count": 2, "0.processes": "self:100", "1.processes": "9:7 self:20"}
-    script = "from harness.machine import memory; out([memory.gpu_process_bytes(), memory.gpu_process_bytes()])"
+    script = (
+        "from harness.machine import memory; out([memory.gpu_process_bytes(), memory.gpu_process_bytes()])"
+    )
     assert ask(current, script, two) == [120, 120]
 
 
