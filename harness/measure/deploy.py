@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
-from harness.machine.energy.durations import interval_s, needed_time_s
+from harness.machine.energy.durations import lengthened
 from harness.plugins import Plugins
 from harness.store.artifacts import Store
 from harness.types import (
@@ -26,7 +26,6 @@ from harness.types import (
     Workload,
 )
 from harness.types.plan import Cell
-from harness.worker.window import EDGE_ERROR, IDLE_READINGS
 
 __all__ = ["Deployed", "artifact_of", "deploy", "graph_of", "names_of", "places_of"]
 
@@ -66,28 +65,13 @@ class Deployed:
         first = {index: device.clock() for index, device in self.devices.items()} if self.peers else {}
         for device in self.peers.values():
             device.begin()
-        samples = self.central.measure(_for_meters(load, self.meters), images)
+        samples = self.central.measure(lengthened(load, self.meters), images)
         last = {index: self.devices[index].clock() for index in first}
         beside = {}
         for index, device in self.peers.items():
             spans, error = _carried(samples.spans, self.central_index, index, first, last)
             beside[index] = device.end(spans, error, len(samples.latency_ns) * samples.batch)
         return samples, beside
-
-
-def _for_meters(load: Workload, meters: Sequence[MeterInfo]) -> Workload:
-    """The load, with a window and idle time long enough for meters at other devices."""
-    if not meters:
-        return load
-    needed = max(needed_time_s(info, load.energy_error or EDGE_ERROR) for info in meters)
-    slow = [(max(info.period_s, interval_s(info)), info.averaging_s) for info in meters]
-    idle = max((IDLE_READINGS + 2) * period + 2 * averaging for period, averaging in slow)
-    return replace(
-        load,
-        metered_elsewhere=True,
-        min_time_s=min(max(load.min_time_s, needed), load.max_time_s),
-        idle_s=max(load.idle_s, idle) if load.idle_s else 0.0,
-    )
 
 
 def _carried(

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harness.machine import memory
-from harness.machine.energy.durations import interval_s, needed_time_s
+from harness.machine.energy.durations import LONGEST_IDLE_S, ROUNDS, Durations
 from harness.machine.energy.reading import Reading, Series, Span, cross_check, read_window
 from harness.machine.sampler import Sampled, Sampler
 from harness.machine.state import Window, over_time
@@ -26,13 +26,8 @@ from harness.worker.loadgen.queries import Query, Timed, WarmUp, per_query
 
 __all__ = ["Observed", "beside", "observe"]
 
-ROUNDS = 3
-IDLE_READINGS = 6
-EDGE_ERROR = 0.1
-LONGEST_IDLE_S = 30.0
 TAIL = 0.25
 COOL_EVERY_S = 1.0
-SETTLE_S = 0.5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,12 +100,11 @@ def observe(
     held: int = 0,
 ) -> Observed:
     """Measure one window. ``held`` bytes of images are not the model's; ``first_ns`` if it was taken before."""
-    infos = [one.info for one in sampler.meters] if sampler else []
-    error = load.energy_error or EDGE_ERROR
-    needed = max((needed_time_s(info, error) for info in infos), default=0.0)
-    load = replace(load, min_time_s=min(max(load.min_time_s, needed), load.max_time_s))
+    infos = [use.info for use in sampler.meters] if sampler else []
+    needed = Durations.of(infos, load.energy_error)
+    load = replace(load, min_time_s=min(max(load.min_time_s, needed.window_s), load.max_time_s))
     for _ in range(ROUNDS):
-        seen = _once(query, inputs, load, sampler, first_ns, peers, held)
+        seen = _once(query, inputs, load, needed, sampler, first_ns, peers, held)
         factor = _growth(_readings(seen, replace(load, energy_error=None)), load.energy_error)
         if factor <= 1 or load.min_time_s >= load.max_time_s or load.sustained_s:
             break
@@ -128,6 +122,7 @@ def _once(
     query: Query,
     inputs: list[NDArray[np.float32]],
     load: Workload,
+    needed: Durations,
     sampler: Sampler | None,
     first_ns: int,
     peers: Sequence[int],
@@ -140,7 +135,7 @@ def _once(
     first_ns = first_ns or first_query(query, inputs[0])
     spans = {}
     begin = time.monotonic_ns()
-    if before := _idle(sampler, load):
+    if before := _idle(sampler, load, needed):
         spans["before"] = before
     warm = warm_up(query, inputs, load)
     with Window(peers, sampler.pids if sampler else ()) as window:
@@ -151,7 +146,7 @@ def _once(
         spans["tail"], tail = _timed(query, inputs, _for(load, TAIL * load.sustained_s))
     # LoadGen makes its queries beforehand: that is not the model's memory
     peak = memory.peak(held) if peak_known and load.generator == "harness" else None
-    if after := _idle(sampler, load):
+    if after := _idle(sampler, load, needed):
         spans["after"] = after
     sampled = Sampled()
     if sampler:
@@ -195,21 +190,18 @@ def _cool_down(sampler: Sampler | None, load: Workload) -> bool:
         time.sleep(COOL_EVERY_S)
 
 
-def _idle(sampler: Sampler | None, load: Workload) -> Span | None:
-    """Do nothing for ``load.idle_s``, once readings have forgotten the load; ``None`` where no meter reads.
+def _idle(sampler: Sampler | None, load: Workload, needed: Durations) -> Span | None:
+    """Do nothing until the readings have settled, and then for ``load.idle_s`` or as long as the meters need.
 
-    Longer where a meter is so slow that too few readings would fall inside.
+    Return the idle time without settling, or ``None`` where no meter reads or no idle time is asked for.
     """
-    meters = sampler.meters if sampler else ()
-    if not meters and not load.metered_elsewhere:
+    if not (sampler and sampler.meters) and not load.metered_elsewhere:
         return None
-    slowest = [(max(one.info.period_s, interval_s(one.info)), one.info.averaging_s) for one in meters]
-    time.sleep(max((2 * period + averaging for period, averaging in slowest), default=SETTLE_S))
+    time.sleep(needed.settle_s)
     if not load.idle_s:
         return None
     begin = time.monotonic_ns()
-    needed = (IDLE_READINGS * period + averaging for period, averaging in slowest)
-    time.sleep(max(load.idle_s, *needed) if meters else load.idle_s)
+    time.sleep(max(load.idle_s, needed.idle_s))
     return Span(begin, time.monotonic_ns())
 
 

@@ -23,6 +23,7 @@ import pytest
 from click.testing import CliRunner
 
 from harness.errors import BoardLost, DeviceError
+from harness.machine.energy.durations import longest_s
 from harness.plugins import load_plugins
 from harness.types import (
     Answer,
@@ -48,7 +49,6 @@ from harness_remote.agent import board, calls
 from harness_remote.agent.server import Agent, AgentSettings
 from harness_remote.client import client
 from harness_remote.client.client import Client, Timeouts
-from harness_remote.client.device import longest_s
 from harness_remote.client.external import External
 from harness_remote.client.peer import open_peer
 from harness_remote.inventory import boards

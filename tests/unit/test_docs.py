@@ -34,7 +34,6 @@ from harness.train.loop import TrainRecipe
 from harness.types.columns import COLUMNS
 from harness.types.plan import PrepareHost
 from harness.types.record import Record
-from harness.worker import window
 from harness.worker.loadgen import loop
 
 ROOT = Path(__file__).parents[2]
@@ -190,10 +189,10 @@ def test_the_limits_of_energy_are_told():
     assert (
         f"at most {1 / durations.FASTEST_S:g} and at least {1 / durations.SLOWEST_S:g} times a second" in text
     )
-    assert f"cost at most {window.EDGE_ERROR:.0%} of it" in text
-    assert f"at least {2 / window.EDGE_ERROR:g} periods of the slowest" in text
-    assert f"up to {window.LONGEST_IDLE_S:g} s), up to {window.ROUNDS} times in all" in text
-    assert f"give fewer than {window.IDLE_READINGS} readings" in text
+    assert f"cost at most {durations.EDGE_ERROR:.0%} of it" in text
+    assert f"at least {2 / durations.EDGE_ERROR:g} periods of the slowest" in text
+    assert f"up to {durations.LONGEST_IDLE_S:g} s), up to {durations.ROUNDS} times in all" in text
+    assert f"give fewer than {durations.IDLE_READINGS} readings" in text
     assert f"fewer than {integrate.MIN_READINGS} in the window" in text
     assert f"a gap of over {integrate.GAP_PERIODS} intervals" in text
     assert f"above {energy.DISAGREEMENT:.0%} a note says so" in text

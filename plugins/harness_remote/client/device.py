@@ -11,6 +11,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from harness.errors import BoardLost, DeviceError
+from harness.machine.energy.durations import longest_s
 from harness.types import (
     Artifact,
     Clock,
@@ -24,7 +25,6 @@ from harness.types import (
     Samples,
     Workload,
 )
-from harness.worker.window import LONGEST_IDLE_S, ROUNDS, SETTLE_S
 from harness_remote import agent_pb2 as pb
 from harness_remote.client.client import Client, Timeouts
 from harness_remote.client.external import External
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-__all__ = ["Reach", "RemoteDevice", "longest_s"]
+__all__ = ["Reach", "RemoteDevice"]
 
 FRAME_BYTES = 4 * 2**20
 AHEAD = 2
@@ -91,7 +91,7 @@ class RemoteDevice:
         self._device = device
         self._detached = detached
         self._threads = spec.threads
-        self._own_meters = [use.info.name for use in spec.monitor.meters if not use.open]
+        self._own_meters = [use.info for use in spec.monitor.meters if not use.open]
         self._opened = False
         self._frames: FrameStream | None = None
         self._clock: Clock | None = None
@@ -108,7 +108,7 @@ class RemoteDevice:
     def load(self, part: str, artifact: Artifact, runtime: RuntimeEntry) -> Mapping[str, Any]:
         file = self._onnx(artifact, runtime)
         if not self._opened:
-            request = pb.OpenRequest(threads=self._threads, meters=self._own_meters)
+            request = pb.OpenRequest(threads=self._threads, meters=[info.name for info in self._own_meters])
             self._client.call("Open", request, pb.Done, work=True)
             self._opened = True
         request = pb.LoadRequest(
@@ -214,9 +214,10 @@ class RemoteDevice:
         request = pb.MeasureRequest(load=codec.to_json(load), sha256=sha256)
         job = self._client.call("Measure", request, pb.Job).id
         early: list[bool] = []
+        longest = longest_s(load, self._own_meters)
         if self._detached:
-            self._leave(longest_s(load))
-        result = self._client.follow(job, longest_s(load) + SLACK_S, lambda: early.append(self._detached))
+            self._leave(longest)
+        result = self._client.follow(job, longest + SLACK_S, lambda: early.append(self._detached))
         samples = codec.unpack_samples(result)
         latency = samples.latency_ns
         outside = self._external.end(
@@ -277,14 +278,6 @@ class RemoteDevice:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-
-def longest_s(load: Workload) -> float:
-    """No load takes longer, unless one query does: idle, warm-up and window, as often as a window is lengthened."""
-    rounds = ROUNDS if load.energy_error is not None else 1
-    idle = 2 * (SETTLE_S + max(load.idle_s, LONGEST_IDLE_S if rounds > 1 else load.idle_s))
-    once = idle + load.warmup_max_s + load.max_time_s + (load.sustained_s or 0.0)
-    return rounds * once + (load.cool_limit_s if load.cool_below_c is not None else 0.0)
 
 
 def _npy(images: NDArray[np.float32]) -> bytes:

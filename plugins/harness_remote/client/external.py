@@ -10,10 +10,10 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from harness.machine.energy.durations import interval_s, needed_time_s
+from harness.machine.energy.durations import Durations, lengthened
 from harness.machine.sampler import Sampler
 from harness.types import Clock, DeviceReport, MeterUse, Monitor, Workload
-from harness.worker.window import EDGE_ERROR, IDLE_READINGS, beside
+from harness.worker.window import beside
 
 __all__ = ["External"]
 
@@ -24,22 +24,12 @@ class External:
     def __init__(self, meters: tuple[MeterUse, ...]) -> None:
         self._sampler = Sampler(Monitor(meters=meters)) if meters else None
         self._began = 0
-        slow = [(max(use.info.period_s, interval_s(use.info)), use.info.averaging_s) for use in meters]
-        self._settle_s = max((2 * period + averaging for period, averaging in slow), default=0.0)
-        self._idle_s = max((IDLE_READINGS * period + averaging for period, averaging in slow), default=0.0)
+        self._infos = tuple(use.info for use in meters)
+        self._settle_s = Durations.of(self._infos).settle_s
 
     def prepared(self, load: Workload) -> Workload:
         """The load, with idle time and a window long enough for these meters."""
-        if self._sampler is None:
-            return load
-        error = load.energy_error or EDGE_ERROR
-        needed = max(needed_time_s(use.info, error) for use in self._sampler.meters)
-        return replace(
-            load,
-            min_time_s=min(max(load.min_time_s, needed), load.max_time_s),
-            idle_s=max(load.idle_s, self._idle_s) + self._settle_s if load.idle_s else 0.0,
-            metered_elsewhere=True,
-        )
+        return lengthened(load, self._infos)
 
     def begin(self) -> None:
         if self._sampler is not None:
