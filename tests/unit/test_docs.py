@@ -299,9 +299,9 @@ def test_what_is_not_built_yet_is_not():
 
 
 def test_every_make_target_is_one():
-    targets = set(re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    targets = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     for page, text in PAGES.items():
-        named = re.findall(r"^make (\w+)", text, re.MULTILINE)
+        named = re.findall(r"^make ([\w-]+)", text, re.MULTILINE)
         named += [code.split()[1] for code in inline(text) if code.startswith("make ")]
         assert set(named) <= targets, page
 
@@ -380,6 +380,8 @@ def example(printed_plugin):
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: harness-example\nVersion: 0.1.0\n")
     (info / "entry_points.txt").write_text(f"[harness]\n{point[1]} = {point[2]}\n")
+    files = sorted(path.relative_to(printed_plugin) for path in printed_plugin.glob("harness_example*/*"))
+    (info / "RECORD").write_text("".join(f"{path},,\n" for path in files))
     return printed_plugin
 
 
