@@ -9,54 +9,15 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Literal
-
-from pydantic import Field, field_validator
 
 from harness.data.splits import ArraySplit, ImageSplit, normalise, relabel, subset
-from harness.types import DataInfo, Params
+from harness.types import DataInfo
+from harness.types.data import DataChoice
 
-if TYPE_CHECKING:
-    pass
-
-__all__ = ["ArraySplit", "DataChoice", "ImageSplit", "effective_info", "normalise", "relabel", "subset"]
+__all__ = ["ArraySplit", "ImageSplit", "effective_info", "normalise", "relabel", "subset"]
 
 SPLIT_SEED = 20240806
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-
-
-class DataChoice(Params):
-    """The keys of a suite's ``data:`` block that every data set has."""
-
-    name: str = Field(min_length=1, description="the data set")
-    image_size: int | None = Field(
-        None, ge=1, description="pixels per side that models see (default: as stored)"
-    )
-    interpolation: Literal["nearest", "bilinear", "bicubic"] = Field(
-        "bilinear", description="how images are resized"
-    )
-    normalize: Literal["dataset", "imagenet", "half"] = Field(
-        "dataset", description="mean and standard deviation: the data set's, ImageNet's, or 0.5 and 0.5"
-    )
-    validation: float = Field(
-        0.1, ge=0, lt=1, description="share of each class's training images set apart for validation"
-    )
-    classes: tuple[int, ...] | None = Field(
-        None, description="class indices to keep; they become 0, 1, ... in this order"
-    )
-    shots: int | None = Field(
-        None, ge=1, description="training images per class, after validation images are set apart"
-    )
-
-    @field_validator("classes", mode="before")
-    @classmethod
-    def _list_of_classes(cls, value: Any) -> Any:
-        if value is not None and not isinstance(value, list | tuple):
-            raise ValueError(
-                f"list the class indices to keep, like [0, 1, 2], not {value!r} "
-                "(how many classes there are is num_classes)"
-            )
-        return value
 
 
 def effective_info(info: DataInfo, choice: DataChoice) -> DataInfo:
@@ -137,6 +98,3 @@ def _fingerprint(info: DataInfo, choice: DataChoice) -> str:
     classes = choice.classes if choice.classes is not None else tuple(range(info.classes))
     content = [info.fingerprint, classes, choice.validation, choice.shots, SPLIT_SEED]
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()
-
-
-# --- opening ------------------------------------------------------------------------------------

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from harness.data.choice import SPLIT_SEED, DataChoice, effective_info
+from harness.data.choice import SPLIT_SEED, effective_info
 from harness.data.splits import ImageSplit, StoredImages
 from harness.errors import SuiteError
 from harness.types import Data, DataInfo, DatasetEntry, Params, Split
+from harness.types.data import DataChoice
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from harness.data.choice import normalise
-from harness.measure.deploy import artifact_of
+from harness.measure.cell_data import CellData
+from harness.measure.deploy import stored_artifact
 from harness.measure.parity import Parity, compare
 from harness.store.artifacts import Store
 from harness.types import Monitor, RuntimeEntry, SessionOptions
@@ -21,7 +21,7 @@ from harness.types import Monitor, RuntimeEntry, SessionOptions
 if TYPE_CHECKING:
     from harness.worker.process import WorkerProcess
 
-__all__ = ["Evaluations", "Infer", "check_parity", "evaluate", "host"]
+__all__ = ["Evaluations", "Infer", "check_parity", "chunk", "evaluate", "host"]
 
 
 @dataclass
@@ -68,19 +68,18 @@ def check_parity(infer: Infer, images: Any, reference: Any, tolerance: float) ->
     return compare(reference, infer(images), tolerance)
 
 
-def evaluate(
-    infer: Infer, images: Any, labels: Any, data: Mapping[str, Any], batch: int, groups: Any
-) -> Mapping[str, Any]:
+def evaluate(infer: Infer, data: CellData) -> Mapping[str, Any]:
     """Class ranks on the whole test split: ``predictions`` int32 [n], ``rank`` of the true class int32 [n].
 
-    With ``groups``, also ``told`` int32 [n]: the prediction among the classes of the true one's group.
+    Where the export has groups, also ``told`` int32 [n]: the prediction among the classes of the true one's group.
     """
+    labels, groups = data.labels, data.export.groups
     predictions, ranks, told = [], [], []
     classes = sum(map(len, groups))
     foreign = np.ones((classes, classes), bool)
     for group in groups:
         foreign[np.ix_(group, group)] = False
-    for start, ready in _ready(images, data, batch):
+    for start, ready in data.preprocessed(chunk(data.images, data.cell.task.measure.batch)):
         logits = infer(ready)
         truth = np.take_along_axis(logits, labels[start : start + len(logits), None], axis=1)
         predictions.append(logits.argmax(axis=1).astype(np.int32))
@@ -92,32 +91,22 @@ def evaluate(
     return {**answers, "told": np.concatenate(told)} if groups else answers
 
 
-def _ready(images: Any, data: Mapping[str, Any], batch: int) -> Iterator[tuple[int, Any]]:
-    size = chunk(images, batch)
-    for start in range(0, len(images), size):
-        yield start, normalise(np.asarray(images[start : start + size]), data["mean"], data["std"])
-
-
 # --- on this host -------------------------------------------------------------------------------
 
 
 @contextmanager
-def host(
-    export: Mapping[str, Any], key: str, store: Store, runtime: RuntimeEntry, threads: int
-) -> Iterator[WorkerProcess]:
-    """A worker on this host's CPU in which all parts of an export are loaded."""
+def host(data: CellData, store: Store, runtime: RuntimeEntry) -> Iterator[WorkerProcess]:
+    """A worker on this host's CPU in which all parts of a cell's export are loaded."""
     from harness.worker import commands
     from harness.worker.process import WorkerProcess
 
     process = WorkerProcess("the host", Monitor(), preload=runtime.preload)
     try:
         loader = f"{runtime.load.__module__}:{runtime.load.__qualname__}"
-        options = SessionOptions(threads=threads, device="cpu")
-        for part in export["parts"]:
-            process.ask(commands.Load(part["name"], artifact_of(part, store, key), loader, options))
+        options = SessionOptions(threads=data.cell.task.threads, device="cpu")
+        for part in data.export.parts:
+            artifact = stored_artifact(part.artifact, store, data.cell.export)
+            process.ask(commands.Load(part.name, artifact, loader, options))
         yield process
     finally:
         process.close()
-
-
-# --- what is left without some parts ------------------------------------------------------------

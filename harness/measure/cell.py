@@ -6,26 +6,23 @@ at the batch size of the scenario: on the device, or on this host where a part r
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any
 
-from harness.data.choice import normalise
-from harness.data.splits import parity_indices, spread
+from harness.data.splits import spread
 from harness.errors import BoardLost, CellError, HarnessError, first_line
-from harness.measure.accuracy import Evaluations, Infer, check_parity, evaluate, host
-from harness.measure.deploy import Deployed, deploy, graph_of
+from harness.measure.accuracy import Evaluations, Infer, check_parity
+from harness.measure.cell_data import open_cell
+from harness.measure.deploy import Deployed, deploy
+from harness.measure.evaluator import Evaluator
 from harness.measure.fields import Measured, content
 from harness.measure.parity import Parity
-from harness.measure.robustness import droppable, missing_block, without
 from harness.plugins import Plugins
 from harness.stats import EARLY_STOPPING_MIN
 from harness.store.artifacts import Store
-from harness.store.hashing import digest
-from harness.types import IMAGE, RuntimeEntry, Workload
+from harness.types import IMAGE, Workload
 from harness.types.plan import Cell
-from harness.worker import commands
 from harness.worker.loadgen.queries import per_query
 
 __all__ = ["CellFailure", "CellLost", "Evaluations", "measure_cell"]
@@ -78,33 +75,29 @@ def measure_cell(
 def _measure(
     cell: Cell, plugins: Plugins, store: Store, evaluations: Evaluations, preprocess_ms: float | None
 ) -> dict[str, Any]:
-    import numpy as np
-
     task = cell.task
-    export, data = store.meta(cell.export), store.meta(cell.data)
-    images = np.load(store.folder(cell.data) / "images.npy", mmap_mode="r")
-    labels = np.load(store.folder(cell.data) / "labels.npy")
-    reference = np.load(store.folder(cell.export) / "reference.npy")
-    picked = normalise(np.asarray(images[parity_indices(len(images))]), data["mean"], data["std"])
-    runtime = plugins.runtimes.get(task["runtime"]["name"]).entry
-    tolerance = runtime.tolerance(runtime.params(**task["runtime"]["params"]))
-    load = _load(task, cell, len(labels))
+    data = open_cell(cell, store)
+    picked = data.parity_images()
+    runtime = plugins.runtimes.get(task.runtime.name).entry
+    tolerance = runtime.tolerance(runtime.params(**task.runtime.params))
+    evaluator = Evaluator(data, evaluations, store, runtime)
+    load = _load(cell, len(data.labels))
     with ExitStack() as stack:
-        deployed = deploy(cell, export, plugins, store, stack)
+        deployed = deploy(cell, data.export, plugins, store, stack)
         loaded = picked[spread(len(picked), REMOTE_SAMPLES)] if deployed.remote else picked
         samples, beside = deployed.measure(load, loaded)
         no_input = (
             deployed.central.measure(_resident(load), loaded) if _sends_images(deployed, load) else None
         )
         infer = Infer(deployed.central.infer, load.batch)
-        parity = check_parity(infer, picked, reference, tolerance)
+        parity = check_parity(infer, picked, data.reference, tolerance)
         if not parity.ok:
             raise CellFailure(_broken(parity, runtime.name), stage="parity")
         on = "host" if deployed.remote and "cpu" in runtime.devices else "device"
         if on == "device":
-            answers = _answers(cell, export, images, labels, data, evaluations, infer)
+            answers = evaluator.on_devices(infer)
     if on == "host":  # the boards are not held meanwhile
-        answers = _answers_here(cell, export, images, labels, data, evaluations, store, runtime)
+        answers = evaluator.on_host()
     measured = Measured(
         samples=samples,
         beside=beside,
@@ -112,43 +105,39 @@ def _measure(
         parity=parity,
         on=on,
         answers=answers,
-        missing=_without_parts(cell, export, images, labels, data, evaluations, store, runtime),
+        missing=evaluator.without_parts(),
         deployed=deployed,
     )
-    return content(cell, export, measured, labels, preprocess_ms)
+    return content(data, measured, preprocess_ms)
 
 
-def _load(task: Mapping[str, Any], cell: Cell, n: int) -> Workload:
-    """The load of a cell; ``n`` images are in the test split."""
-    measure = task["measure"]
-    cool = measure["cool_down"] or {"below": None, "limit": 0.0}
+def _load(cell: Cell, n: int) -> Workload:
+    """Return the load of a cell; ``n`` images are in the test split."""
+    measure = cell.task.measure
     load = Workload(
-        scenario=measure["scenario"],
-        batch=measure["batch"],
-        streams=measure["streams"],
-        target_qps=measure["target_qps"],
+        scenario=measure.scenario,
+        batch=measure.batch,
+        streams=measure.streams,
+        target_qps=measure.target_qps,
         seed=1000 * cell.seed + cell.repeat,
-        generator=measure["generator"],
-        min_time_s=measure["min_time"],
-        min_queries=measure["min_queries"],
-        max_time_s=measure["max_time"],
-        warmup=measure["warmup"],
-        sustained_s=measure["sustained"],
-        idle_s=measure["idle_time"],
-        energy_method=measure["preset"],
-        energy_error=measure["energy_error"],
-        cool_below_c=cool["below"],
-        cool_limit_s=cool["limit"],
+        generator=measure.generator,
+        min_time_s=measure.min_time,
+        min_queries=measure.min_queries,
+        max_time_s=measure.max_time,
+        warmup=measure.warmup,
+        sustained_s=measure.sustained,
+        idle_s=measure.idle_time,
+        energy_method=measure.preset,
+        energy_error=measure.energy_error,
+        cool_below_c=measure.cool_down.below if measure.cool_down else None,
+        cool_limit_s=measure.cool_down.limit if measure.cool_down else 0.0,
     )
-    if task["fleet"]:
+    if cell.task.fleet:
         load = replace(
-            load,
-            in_flight=measure["in_flight"],
-            deadline_s=measure["deadline"],
-            on_missing=measure["on_missing"],
+            load, in_flight=measure.in_flight, deadline_s=measure.deadline, on_missing=measure.on_missing
         )
-    if measure["passes"]:
-        return replace(load, min_queries=measure["passes"] * -(-n // per_query(load)))
+    if measure.passes:
+        return replace(load, min_queries=measure.passes * -(-n // per_query(load)))
     return load
 
 
@@ -173,83 +162,6 @@ def _resident(load: Workload) -> Workload:
         energy_error=None,
         cool_below_c=None,
     )
-
-
-def _answers(
-    cell: Cell,
-    export: Mapping[str, Any],
-    images: Any,
-    labels: Any,
-    data: Mapping[str, Any],
-    evaluations: Evaluations,
-    infer: Infer,
-) -> Mapping[str, Any]:
-    """Answers of the devices on the whole test split, or those that they gave before."""
-    task = cell.task
-    batch = task["measure"]["batch"]
-    key = digest(
-        ["evaluation", cell.export, cell.data, task["specs"], task["placement"], task["input"], batch]
-    )
-    return evaluations.once(
-        key,
-        f"{cell.method} seed {cell.seed} on {task['device']}",
-        lambda: evaluate(infer, images, labels, data, batch, export["groups"]),
-    )
-
-
-def _answers_here(
-    cell: Cell,
-    export: Mapping[str, Any],
-    images: Any,
-    labels: Any,
-    data: Mapping[str, Any],
-    evaluations: Evaluations,
-    store: Store,
-    runtime: RuntimeEntry,
-) -> Mapping[str, Any]:
-    """Answers of a worker on this host's CPU: one evaluation serves all boards and placements."""
-    batch, threads = cell.task["measure"]["batch"], cell.task["threads"]
-    key = digest(["evaluation", "host", cell.export, cell.data, threads, batch])
-
-    def answers() -> Mapping[str, Any]:
-        with host(export, cell.export, store, runtime, threads) as process:
-            process.ask(commands.Connect(graph_of(export, {**cell.task, "input": "tensor"}), {}))
-            infer = Infer(lambda some, size: process.ask(commands.Infer(some, size)), batch)
-            return evaluate(infer, images, labels, data, batch, export["groups"])
-
-    return evaluations.once(key, f"{cell.method} seed {cell.seed} on the host", answers)
-
-
-def _without_parts(
-    cell: Cell,
-    export: Mapping[str, Any],
-    images: Any,
-    labels: Any,
-    data: Mapping[str, Any],
-    evaluations: Evaluations,
-    store: Store,
-    runtime: RuntimeEntry,
-) -> Mapping[str, Any]:
-    """A record's ``accuracy.missing``: accuracy for each number of missing parts, or why there is none."""
-    most = cell.task["measure"]["robustness"]
-    if most is None:
-        return {}
-    graph = graph_of(export, {**cell.task, "input": "tensor"})
-    if len(graph.parts) == 1:
-        return {"why": "one whole model: nothing of it can be missing"}
-    if not droppable(graph):
-        return {"why": "its edges declare nothing that stands in for a missing part"}
-    if "cpu" not in runtime.devices:
-        return {"why": f"runtime {runtime.name} does not run on this host's CPU"}
-    number, seed = int(most.removeprefix("drop-")), cell.seed
-    key = digest(["missing", cell.export, cell.data, number, seed])
-
-    def count() -> Mapping[str, Any]:
-        with host(export, cell.export, store, runtime, cell.task["threads"]) as process:
-            return without(process, graph, images, labels, data, number, seed)
-
-    counted = evaluations.once(key, f"{cell.method} seed {cell.seed} without parts", count)
-    return missing_block(graph, counted, len(labels), number, seed, export)
 
 
 def _broken(parity: Parity, runtime: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from harness.machine.energy.durations import lengthened
@@ -19,15 +19,13 @@ from harness.types import (
     Graph,
     GraphPart,
     MeterInfo,
-    MeterUse,
-    Monitor,
     Samples,
-    TensorSpec,
     Workload,
 )
-from harness.types.plan import Cell
+from harness.types.artifacts import ExportMeta
+from harness.types.plan import Cell, CellTask, DataFacts
 
-__all__ = ["Deployed", "artifact_of", "deploy", "graph_of", "names_of", "places_of"]
+__all__ = ["Deployed", "deploy", "graph_of", "names_of", "places_of", "stored_artifact"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,41 +95,39 @@ def _carried(
     return carried, error
 
 
-def deploy(
-    cell: Cell, export: Mapping[str, Any], plugins: Plugins, store: Store, stack: ExitStack
-) -> Deployed:
+def deploy(cell: Cell, export: ExportMeta, plugins: Plugins, store: Store, stack: ExitStack) -> Deployed:
     """Load every part on its device and join them; ``stack`` closes the devices, the central one first."""
     task = cell.task
-    runtime = plugins.runtimes.get(task["runtime"]["name"]).entry
+    runtime = plugins.runtimes.get(task.runtime.name).entry
     places = places_of(cell, export)
-    used = sorted({task["central"], *places.values()}, key=lambda index: index == task["central"])
+    used = sorted({task.central, *places.values()}, key=lambda index: index == task.central)
     names = names_of(task)
     devices: dict[int, Device] = {}
     for index in used:
-        spec = task["specs"][index]
-        backend = plugins.backends.get(spec["backend"]).entry
+        spec = task.specs[index]
+        backend = plugins.backends.get(spec.backend).entry
         device = backend.open(
             DeviceSpec(
                 name=names[index],
-                backend=spec["backend"],
-                params=backend.params(**spec["params"]),
-                threads=spec["threads"],
-                monitor=monitor_of(task["monitors"][index]),
+                backend=spec.backend,
+                params=backend.params(**spec.params),
+                threads=spec.threads,
+                monitor=task.monitors[index],
             )
         )
         devices[index] = stack.enter_context(device)
     facts = {}
-    for part in export["parts"]:
-        artifact = artifact_of(part, store, cell.export)
-        facts[part["name"]] = dict(devices[places[part["name"]]].load(part["name"], artifact, runtime))
-    central = devices[task["central"]]
-    serving = {index: devices[index].serve(central) for index in used if index != task["central"]}
-    graph = graph_of(export, task)
+    for part in export.parts:
+        artifact = stored_artifact(part.artifact, store, cell.export)
+        facts[part.name] = dict(devices[places[part.name]].load(part.name, artifact, runtime))
+    central = devices[task.central]
+    serving = {index: devices[index].serve(central) for index in used if index != task.central}
+    graph = graph_of(export, task.data if task.input == "raw" else None)
     central.connect(graph, {name: serving[index] for name, index in places.items() if index in serving})
-    monitors = [monitor_of(task["monitors"][index]) for index in used if index != task["central"]]
+    monitors = [task.monitors[index] for index in used if index != task.central]
     return Deployed(
         devices=devices,
-        central_index=task["central"],
+        central_index=task.central,
         graph=graph,
         places=places,
         facts=facts,
@@ -139,60 +135,41 @@ def deploy(
     )
 
 
-def places_of(cell: Cell, export: Mapping[str, Any]) -> dict[str, int]:
+def places_of(cell: Cell, export: ExportMeta) -> dict[str, int]:
     """Part -> index of its device."""
-    placement = cell.task["placement"] or {}
-    return {part["name"]: int(placement.get(part["name"], 0)) for part in export["parts"]}
+    placement = cell.task.placement or {}
+    return {part.name: placement.get(part.name, 0) for part in export.parts}
 
 
-def names_of(task: Mapping[str, Any]) -> list[str]:
+def names_of(task: CellTask) -> list[str]:
     """A name of its own for each device of a fleet: one that stands in it again is numbered, ``here-2``."""
     names: list[str] = []
-    for spec in task["specs"]:
-        count, name = 1, spec["name"]
+    for spec in task.specs:
+        count, name = 1, spec.name
         while name in names:
             count += 1
-            name = f"{spec['name']}-{count}"
+            name = f"{spec.name}-{count}"
         names.append(name)
     return names
 
 
-def graph_of(export: Mapping[str, Any], task: Mapping[str, Any]) -> Graph:
-    """The graph of an export's parts; ``task`` tells how images are sent."""
+def graph_of(export: ExportMeta, raw: DataFacts | None = None) -> Graph:
+    """Return the graph of an export's parts. ``raw``: images are sent as pixels of this data, not as tensors."""
     parts = tuple(
         GraphPart(
-            name=part["name"],
-            inputs=tuple(part["inputs"]),
-            output=_tensor(part["output"]),
-            missing={name: tuple(values) for name, values in part["missing"].items()},
-            wire_dtype=part["wire_dtype"],
+            name=part.name,
+            inputs=part.inputs,
+            output=part.output,
+            missing=part.missing,
+            wire_dtype=part.wire_dtype,
         )
-        for part in export["parts"]
+        for part in export.parts
     )
-    if task["input"] == "raw":
-        data = task["data"]
-        return Graph(parts=parts, input_wire="uint8", mean=tuple(data["mean"]), std=tuple(data["std"]))
+    if raw is not None:
+        return Graph(parts=parts, input_wire="uint8", mean=raw.mean, std=raw.std)
     return Graph(parts=parts)
 
 
-def monitor_of(monitor: Mapping[str, Any]) -> Monitor:
-    uses = (MeterUse(info=MeterInfo(**use["info"]), open=use["open"]) for use in monitor["meters"])
-    return Monitor(meters=tuple(uses), watches=monitor["watches"])
-
-
-def artifact_of(part: Mapping[str, Any], store: Store, key: str) -> Artifact:
-    """The artifact of an exported part, with its path in the store."""
-    stored = part["artifact"]
-    return Artifact(
-        path=store.folder(key) / stored["path"],
-        runtime=stored["runtime"],
-        precision=stored["precision"],
-        weight_bytes=stored["weight_bytes"],
-        meta=stored["meta"],
-        inputs=tuple(_tensor(one) for one in stored["inputs"]),
-        output=_tensor(stored["output"]),
-    )
-
-
-def _tensor(stored: Mapping[str, Any]) -> TensorSpec:
-    return TensorSpec(shape=tuple(stored["shape"]), dtype=stored["dtype"])
+def stored_artifact(artifact: Artifact, store: Store, key: str) -> Artifact:
+    """Return ``artifact``, whose path is relative to the folder of ``key``, with its path in the store."""
+    return replace(artifact, path=store.folder(key) / artifact.path)

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from harness.machine.energy.fleet import readings_of
 from harness.machine.environment import machine_of
+from harness.measure.cell_data import CellData
 from harness.measure.deploy import Deployed, names_of
 from harness.measure.flags import flags
 from harness.measure.latency import latency_summary
 from harness.measure.network import network_of
 from harness.measure.parity import Parity
-from harness.types import DeviceReport, Provenance, Samples
+from harness.types import DeviceInfo, DeviceReport, Provenance, Samples
+from harness.types.artifacts import ExportedPart
+from harness.types.plain import to_json
 from harness.types.plan import Cell
 
 __all__ = ["Measured", "content", "described"]
@@ -37,21 +40,20 @@ class Measured:
     deployed: Deployed
 
 
-def content(
-    cell: Cell, export: Mapping[str, Any], measured: Measured, labels: Any, preprocess_ms: float | None
-) -> dict[str, Any]:
-    """The fields of a cell's record, and ``arrays`` of raw samples. ``labels`` int [n] of the test split."""
+def content(data: CellData, measured: Measured, preprocess_ms: float | None) -> dict[str, Any]:
+    """Return the fields of a cell's record, and ``arrays`` of raw samples."""
+    cell, export, labels = data.cell, data.export, data.labels
     deployed, answers = measured.deployed, measured.answers
     names = names_of(cell.task)
     beside = {names[index]: seen for index, seen in measured.beside.items()}
     samples = _together(measured.samples, names[deployed.central_index], beside)
     predictions = answers["predictions"]
     n = len(labels)
-    top5 = (answers["rank"] < 5).mean() * 100 if export["classes"] > 5 else None
+    top5 = (answers["rank"] < 5).mean() * 100 if export.classes > 5 else None
     told = {"told": answers["told"]} if "told" in answers else {}
     oracle = {"top1_oracle": float((told["told"] == labels).mean() * 100)} if told else {}
     base = described(cell)
-    devices = _devices(deployed, names) if cell.task["fleet"] else []
+    devices = _devices(deployed, names) if cell.task.fleet else []
     facts, places = deployed.facts, deployed.places
     precisions = sorted({str(fact.get("precision")) for fact in facts.values()})
     extra = {
@@ -76,10 +78,10 @@ def content(
         **_partial(cell, samples, devices),
         "arrays": arrays,
         "window": dict(samples.environment),
-        "device": {**base["device"], "devices": devices} if cell.task["fleet"] else base["device"],
+        "device": {**base["device"], "devices": devices} if cell.task.fleet else base["device"],
         "runtime": {**base["runtime"], "precision": "+".join(precisions), "facts": dict(facts)},
         "data": {**base["data"], "n": n},
-        "counts": _counts(export["parts"], places),
+        "counts": _counts(export.parts, places),
         "accuracy": {
             "top1": float((predictions == labels).mean() * 100),
             "top5": None if top5 is None else float(top5),
@@ -100,14 +102,14 @@ def content(
         "network": _network(cell, measured, names),
         "parts": [
             {
-                "name": part["name"],
-                "device": places[part["name"]],
-                "inputs": part["inputs"],
-                **part["counts"],
-                "weight_bytes": part["artifact"]["weight_bytes"],
-                "output": part["output"]["shape"],
+                "name": part.name,
+                "device": places[part.name],
+                "inputs": list(part.inputs),
+                **asdict(part.counts),
+                "weight_bytes": part.artifact.weight_bytes,
+                "output": list(part.output.shape),
             }
-            for part in export["parts"]
+            for part in export.parts
         ],
         "state": {
             "steady": samples.steady,
@@ -115,12 +117,12 @@ def content(
             "cooled": samples.cooled,
             "machine": samples.states,
             "problems": list(samples.problems),
-            "no_meter": cell.task["no_meter"],
+            "no_meter": cell.task.no_meter,
         },
         "flags": flags(samples),
-        "lineage": export["lineage"],
+        "lineage": to_json(export.lineage),
         "train": {
-            key: sum(step[key] for step in export["lineage"])
+            key: sum(getattr(step, key) for step in export.lineage)
             for key in ("train_s", "image_passes", "train_macs")
         },
     }
@@ -199,8 +201,8 @@ def _network(cell: Cell, measured: Measured, names: list[str]) -> dict[str, Any]
             for key in ("n", "p50_ms", "p90_ms", "throughput_ips")
         }
     bound = found["critical_path_ms"]
-    scenario = cell.task["measure"]
-    if bound and summary["p50_ms"] and scenario["scenario"] == "single-stream" and scenario["in_flight"] == 1:
+    measure = cell.task.measure
+    if bound and summary["p50_ms"] and measure.scenario == "single-stream" and measure.in_flight == 1:
         found["over_bound"] = summary["p50_ms"] / bound
     return found
 
@@ -226,7 +228,7 @@ def _partial(cell: Cell, samples: Samples, devices: list[dict[str, Any]]) -> dic
             "status": "partial",
             "reason": f"{lost} of {len(samples.outcome)} queries were not answered in time",
         }
-    if cell.task["measure"]["energy"] != "require":
+    if cell.task.measure.energy != "require":
         return {}
     readings = readings_of(samples.energy, devices)
     if any(one["energy_gross_mj"] is not None or one["energy_net_mj"] is not None for one in readings):
@@ -235,18 +237,20 @@ def _partial(cell: Cell, samples: Samples, devices: list[dict[str, Any]]) -> dic
     return {"status": "partial", "reason": f"no energy, which is required: {', '.join(why)}"}
 
 
-def _counts(parts: list[Mapping[str, Any]], nodes: Mapping[str, int]) -> dict[str, int]:
+def _counts(parts: Sequence[ExportedPart], nodes: Mapping[str, int]) -> dict[str, int]:
     """Totals over the parts, fusion included; ``weight_bytes`` are those of the exported files."""
     per_device: dict[int, int] = {}
     for part in parts:
-        device = nodes[part["name"]]
-        per_device[device] = per_device.get(device, 0) + part["artifact"]["weight_bytes"]
-    totals = {key: sum(part["counts"][key] for part in parts) for key in ("params", "macs", "macs_linear")}
+        device = nodes[part.name]
+        per_device[device] = per_device.get(device, 0) + part.artifact.weight_bytes
+    totals = {
+        key: sum(getattr(part.counts, key) for part in parts) for key in ("params", "macs", "macs_linear")
+    }
     return {
         **totals,
-        "weight_bytes": sum(part["artifact"]["weight_bytes"] for part in parts),
+        "weight_bytes": sum(part.artifact.weight_bytes for part in parts),
         "weight_bytes_max_device": max(per_device.values()),
-        "activation_bytes": max(part["counts"]["activation_bytes"] for part in parts),
+        "activation_bytes": max(part.counts.activation_bytes for part in parts),
     }
 
 
@@ -258,49 +262,49 @@ _IN_SECONDS = {key: f"{key}_s" for key in ("min_time", "max_time", "idle_time", 
 def described(cell: Cell) -> dict[str, Any]:
     """What a cell's record says even if the cell failed: where and how it was to be measured."""
     task = cell.task
-    infos: list[Mapping[str, Any]] = task["infos"]
-    first = infos[task["central"]] if len(infos) > task["central"] else (infos[0] if infos else {})
-    measure, data = task["measure"], task["data"]
-    models = sorted({str(info["model"]) for info in infos})
+    infos, data = task.infos, task.data
+    first = infos[task.central] if len(infos) > task.central else (infos[0] if infos else None)
     return {
         "device": {
-            "name": task["device"],
-            "backend": first.get("backend", task["specs"][0]["backend"]),
-            "model": " + ".join(models),
-            "kind": first.get("kind", ""),
-            "nodes": len(task["specs"]),
-            "cores": first.get("cores"),
-            "memory_bytes": first.get("memory_bytes"),
-            "details": {key: told for key, told in first.get("details", {}).items() if key not in _METERS},
-            **({"input": task["input"]} if task["fleet"] else {}),
+            "name": task.device,
+            "backend": first.backend if first else task.specs[0].backend,
+            "model": " + ".join(sorted({info.model for info in infos})),
+            "kind": first.kind if first else "",
+            "nodes": len(task.specs),
+            "cores": first.cores if first else None,
+            "memory_bytes": first.memory_bytes if first else None,
+            "details": {key: value for key, value in first.details.items() if key not in _METERS}
+            if first
+            else {},
+            **({"input": task.input} if task.fleet else {}),
         },
-        "runtime": {**task["runtime"], "precision": None, "facts": {}},
+        "runtime": {**to_json(task.runtime), "precision": None, "facts": {}},
         "scenario": {
-            "name": measure["scenario"],
-            "threads": task["specs"][0]["threads"],
+            "name": task.measure.scenario,
+            "threads": task.specs[0].threads,
             **{
                 _IN_SECONDS.get(key, key): value
-                for key, value in measure.items()
-                if key not in ("scenario", "repeats") and (task["fleet"] or key not in _OF_FLEETS)
+                for key, value in to_json(task.measure).items()
+                if key not in ("scenario", "repeats") and (task.fleet or key not in _OF_FLEETS)
             },
         },
         "data": {
-            "name": data["name"],
+            "name": data.name,
             "task": "image-classification",
             "split": "test",
-            "classes": data["classes"],
-            "shape": data["shape"],
-            "fingerprint": data["fingerprint"],
+            "classes": data.classes,
+            "shape": list(data.shape),
+            "fingerprint": data.fingerprint,
             "n": None,
-            "note": data["note"],
-            "normalize": data["choice"].get("normalize"),
+            "note": data.note,
+            "normalize": data.choice.normalize,
         },
         "provenance": _provenance(infos),
     }
 
 
-def _provenance(infos: list[Mapping[str, Any]]) -> Provenance:
+def _provenance(infos: Sequence[DeviceInfo]) -> Provenance:
     """Workers of one machine stand in for boards: neither network nor contention are a fleet's."""
-    machines = [machine_of(info["details"]) for info in infos]
+    machines = [machine_of(info.details) for info in infos]
     shared = len(set(machines)) < len(machines)
-    return "emulated" if shared or any(info["emulated"] for info in infos) else "measured"
+    return "emulated" if shared or any(info.emulated for info in infos) else "measured"

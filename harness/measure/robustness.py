@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from harness.errors import DeviceError
-from harness.measure.accuracy import _ready
+from harness.measure.accuracy import chunk
+from harness.measure.cell_data import CellData
 from harness.types import IMAGE, Graph
 
 if TYPE_CHECKING:
@@ -49,27 +50,20 @@ def subsets(names: Sequence[str], size: int, seed: int) -> list[tuple[str, ...]]
     return [tuple(names[index] for index in picked) for picked in sorted(found)]
 
 
-def without(
-    process: WorkerProcess,
-    graph: Graph,
-    images: Any,
-    labels: Any,
-    data: Mapping[str, Any],
-    most: int,
-    seed: int,
-) -> dict[str, Any]:
+def without(process: WorkerProcess, graph: Graph, data: CellData, most: int) -> dict[str, Any]:
     """Right answers on the test split for every set of up to ``most`` missing parts, int64 [sets], by number.
 
     What no missing part changes is computed once: a set costs only the parts that come after it.
     """
     names = droppable(graph)
+    seed = data.cell.seed
     drops = {size: subsets(names, size, seed) for size in range(1, min(most, len(names)) + 1)}
     right = {size: np.zeros(len(sets), np.int64) for size, sets in drops.items()}
     with _Parts(process) as run:
-        for start, ready in _ready(images, data, BATCH):
+        for start, ready in data.preprocessed(chunk(data.images, BATCH)):
             for offset in range(0, len(ready), BATCH):
                 batch = ready[offset : offset + BATCH]
-                truth = labels[start + offset : start + offset + len(batch)]
+                truth = data.labels[start + offset : start + offset + len(batch)]
                 whole = _outputs(graph, run, batch)
                 for size, sets in drops.items():
                     for index, absent in enumerate(sets):
@@ -78,15 +72,13 @@ def without(
     return {f"right:{size}": count for size, count in right.items()}
 
 
-def missing_block(
-    graph: Graph, counted: Mapping[str, Any], n: int, most: int, seed: int, export: Mapping[str, Any]
-) -> dict[str, Any]:
+def missing_block(graph: Graph, counted: Mapping[str, Any], data: CellData, most: int) -> dict[str, Any]:
     """A record's ``accuracy.missing``: top-1 in percent for each number of missing parts."""
-    names = droppable(graph)
+    names, n, seed = droppable(graph), len(data.labels), data.cell.seed
     stands_in = {
         name: "mean" if values else "zeros"
-        for part in export["parts"]
-        for name, values in part["missing"].items()
+        for part in data.export.parts
+        for name, values in part.missing.items()
         if name in names
     }
     levels = []

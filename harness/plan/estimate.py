@@ -17,6 +17,9 @@ from harness.plan.profiles.profile import Link, Profile
 from harness.plan.profiles.schedule import Piece, schedule
 from harness.plan.profiles.stored import link_of, names_of, processor_of, profile_of
 from harness.types import IMAGE
+from harness.types.artifacts import ExportMeta
+from harness.types.plain import from_json
+from harness.types.plan import StepTask
 
 if TYPE_CHECKING:
     from harness.plan.resolve import Resolver
@@ -86,7 +89,7 @@ def estimates(plan: Plan, resolver: Resolver, store: Store, given: Given) -> lis
     first: dict[tuple[str, str, str, int], Cell] = {}
     for cell in plan.cells:
         task = cell.task
-        setting = cell.method, task["device"], task["runtime"]["name"], task["measure"]["batch"]
+        setting = cell.method, task.device, task.runtime.name, task.measure.batch
         if setting not in first or (not store.has(first[setting].export) and store.has(cell.export)):
             first[setting] = cell
     built: dict[str, Footprint] = {}
@@ -99,9 +102,9 @@ def _estimate(
     task = cell.task
     about: dict[str, Any] = {
         "method": cell.method,
-        "device": task["device"],
-        "runtime": task["runtime"]["name"],
-        "batch": task["measure"]["batch"],
+        "device": task.device,
+        "runtime": task.runtime.name,
+        "batch": task.measure.batch,
     }
     if cell.impossible is not None:
         return Estimate(**about, reason=cell.impossible)
@@ -109,8 +112,8 @@ def _estimate(
         pieces = _pieces(cell, plan, resolver, store, built)
     except (ValueError, CellError) as error:
         return Estimate(**about, reason=str(error))
-    placed = {piece.name: int((task["placement"] or {}).get(piece.name, 0)) for piece in pieces}
-    target = resolver.target(task["device"], task["threads"])
+    placed = {piece.name: int((task.placement or {}).get(piece.name, 0)) for piece in pieces}
+    target = resolver.target(task.device, task.threads)
     runtime = about["runtime"]
     profiles = {
         index: given.profile or profile_of(spec, runtime)
@@ -131,8 +134,8 @@ def _estimate(
         reason = f"no profile of {spec.name}: harness devices profile {name} {setting}"
         return Estimate(**about, devices=shares, reason=reason)
     links, unknown = {}, []
-    for index in sorted({*placed.values()} - {task["central"]}):
-        link = _link(index, task["central"], target.infos, profiles, given)
+    for index in sorted({*placed.values()} - {task.central}):
+        link = _link(index, task.central, target.infos, profiles, given)
         links[index] = link or Link()
         if link is None:
             unknown.append(target.specs[index].name)
@@ -144,9 +147,9 @@ def _estimate(
             line = lines[placed[piece.name]]
             return line.at(batch * piece.macs / 1e9) * max(0.0, 1 + error * line.error)
 
-        return schedule(pieces, placed, task["central"], compute, links, image_bytes, batch)
+        return schedule(pieces, placed, task.central, compute, links, image_bytes, batch)
 
-    image = math.prod(task["data"]["shape"]) * (1 if task.get("input") == "raw" else 4)
+    image = math.prod(task.data.shape) * (1 if task.input == "raw" else 4)
     return Estimate(
         **about,
         latency_s=latency(image, 0),
@@ -226,32 +229,33 @@ def _pieces(
     if store.has(cell.export):
         return [
             Piece(
-                name=part["name"],
-                inputs=tuple(part["inputs"]),
-                macs=part["counts"]["macs"],
-                weight_bytes=part["artifact"]["weight_bytes"],
-                output_bytes=4 * math.prod(part["output"]["shape"]),
+                name=part.name,
+                inputs=part.inputs,
+                macs=part.counts.macs,
+                weight_bytes=part.artifact.weight_bytes,
+                output_bytes=4 * math.prod(part.output.shape),
             )
-            for part in store.meta(cell.export)["parts"]
+            for part in from_json(ExportMeta, store.meta(cell.export)).parts
         ]
     resolved = resolver.method(cell.method)
     if any(step.each_part for step, _, _ in resolved.links):
         raise ValueError("its parts are compressed: known once they are prepared")
     for key in plan.needed_by(cell):
-        if (sketch := plan.nodes[key].task.get("sketch")) is not None:
+        task = plan.nodes[key].task
+        if isinstance(task, StepTask) and task.sketch is not None:
             return [
                 Piece(
-                    name=part["name"],
-                    inputs=tuple(part["inputs"]),
-                    macs=part["macs"],
-                    weight_bytes=part["weight_bytes"],
-                    output_bytes=part["output_bytes"],
+                    name=part.name,
+                    inputs=part.inputs,
+                    macs=part.macs,
+                    weight_bytes=part.weight_bytes,
+                    output_bytes=part.output_bytes,
                 )
-                for part in sketch["parts"]
+                for part in task.sketch.parts
             ]
     if resolved.spec is None:
         raise ValueError("planning does not know what it builds: known once it is prepared")
-    return [_whole(resolved.spec, cell.task["data"]["shape"], built)]
+    return [_whole(resolved.spec, cell.task.data.shape, built)]
 
 
 def _whole(spec: Any, shape: Sequence[int], built: dict[str, Footprint]) -> Piece:

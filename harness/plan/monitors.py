@@ -10,9 +10,10 @@ from harness.errors import SuiteError
 from harness.machine.environment import machine_of
 from harness.machine.meters import Meters, fitting
 from harness.plugins import Plugins
-from harness.suite.suite import Measure, Suite
+from harness.suite.suite import Suite
 from harness.suite.validate import validated
 from harness.types import MeterInfo, MeterUse, Monitor
+from harness.types.measure import Measure
 
 if TYPE_CHECKING:
     from harness.plan.targets import Target

@@ -6,31 +6,36 @@ Pure: reads no data and trains nothing. Nodes that several methods share have on
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from harness.errors import SuiteError, nearest
 from harness.machine.environment import is_board
-from harness.plan.resolve import ChosenData, ResolvedMethod, Resolver
+from harness.plan.chains import Chains
+from harness.plan.resolve import ResolvedMethod, Resolver
 from harness.plan.targets import Target
 from harness.plugins import Origin, Plugins
-from harness.store.hashing import core_hash, digest, files_hash
-from harness.suite.suite import Measure, Suite
+from harness.store.hashing import core_hash, digest
+from harness.suite.suite import Suite
 from harness.suite.validate import validated
-from harness.types import Params, RuntimeEntry, Sketch
+from harness.types import Params, RuntimeEntry
 from harness.types.columns import check_rank
-from harness.types.plan import Cell, Node, Plan, PrepareHost
+from harness.types.measure import Measure
+from harness.types.plain import to_json
+from harness.types.plan import Cell, CellTask, DataFacts, DatasetRef, DeviceRef, Plan, PrepareHost, RuntimeRef
 from harness.worker.loadgen import mlperf as loadgen
 
 __all__ = ["make_plan"]
 
-TRAINING = ("train", "prepare", "data", "store/saved.py", "types/recipe.py")
-"""Packages and files of the core whose code makes trained weights and the record of their training."""
-EXPORTING = ("prepare", "train/counting", "data", "store/saved.py")
-"""Those whose code makes an export."""
 MEASURING = ("measure", "worker", "machine", "data", "stats.py", "types/record.py")
-"""Those whose code makes a cell's figures."""
+"""Packages and files of the core whose code makes a cell's figures."""
+
+BESIDE_IDENTITY = ("monitors", "no_meter")
+"""Fields of a cell's task that are not in its identity.
+
+Of ``monitors`` only the meters' names are: a meter's details change with what is found of it, and records of one
+cell would part. ``no_meter`` is a message.
+"""
 
 
 def make_plan(suite: Suite, plugins: Plugins, host: PrepareHost, only: str | None = None) -> Plan:
@@ -42,17 +47,6 @@ def make_plan(suite: Suite, plugins: Plugins, host: PrepareHost, only: str | Non
     return _Planner(suite, plugins, host).plan(only)
 
 
-@dataclass(frozen=True)
-class _Link:
-    """A step and its task but for the seed; ``fixed`` is the digest of what no seed or input changes."""
-
-    stage: str
-    entry: str
-    plugin: str
-    task: Mapping[str, Any]
-    fixed: str
-
-
 class _Planner:
     def __init__(self, suite: Suite, plugins: Plugins, host: PrepareHost) -> None:
         self.suite = suite
@@ -60,8 +54,7 @@ class _Planner:
         self.plugins = plugins
         self.host = host
         self.resolver = Resolver(suite, plugins)
-        self.nodes: dict[str, Node] = {}
-        self.chains: dict[tuple[tuple[str, ...], int], str] = {}
+        self.chains = Chains(suite.prepare, host, plugins)
         self.warnings: list[str] = []
 
     def plan(self, only: str | None) -> Plan:
@@ -73,7 +66,7 @@ class _Planner:
         return Plan(
             suite=self.suite.suite,
             host=self.host,
-            nodes=self._reachable(needed),
+            nodes=self.chains.reachable(needed),
             cells=tuple(cells),
             warnings=tuple(self.warnings),
             missing_data=tuple(self.resolver.missing_data),
@@ -82,112 +75,6 @@ class _Planner:
             rank_by=self.suite.rank_by,
             origins=dict(sorted(self.resolver.origins.items())),
         )
-
-    def _reachable(self, keys: Iterable[str]) -> dict[str, Node]:
-        found: set[str] = set()
-        stack = list(keys)
-        while stack:
-            key = stack.pop()
-            if key not in found:
-                found.add(key)
-                stack += self.nodes[key].inputs
-        return {key: node for key, node in self.nodes.items() if key in found}
-
-    # --- nodes ---
-
-    def data(self, data: ChosenData) -> str:
-        """Add the node that decodes a test split; its key."""
-        if data.key not in self.nodes:
-            self.nodes[data.key] = Node(
-                key=data.key,
-                stage="data",
-                label=f"data {data.entry}",
-                entry=data.entry,
-                plugin=data.origin.plugin,
-                inputs=(),
-                task={"entry": data.entry, "params": data.params, "choice": data.choice},
-            )
-        return data.key
-
-    def links(self, resolved: ResolvedMethod, sketch: Sketch | None) -> list[_Link]:
-        """A method's steps with all of their keys that no seed changes."""
-        links = []
-        for step, data, recipe in resolved.links:
-            made_with = [
-                asdict(self.host),
-                self.plugins.code_of(step.entry, step.origin),
-                core_hash(*TRAINING),
-            ]
-            if step.entry.files is not None:
-                made_with.append(files_hash(step.entry.files(step.params)))
-            task = {
-                "stage": step.stage,
-                "entry": step.entry.name,
-                "params": step.params.model_dump(mode="json"),
-                "each_part": step.each_part,
-                "data": {"entry": data.entry, "params": data.params, "choice": data.choice},
-                "data_key": data.key,
-                "train": recipe.model_dump(mode="json"),
-                "threads": self.suite.prepare.threads,
-                "processes": self.suite.prepare.processes,
-                "device": self.host.device,
-                "sketch": asdict(sketch) if sketch is not None and step.stage == "partition" else None,
-                "made_with": digest(made_with),
-            }
-            links.append(_Link(step.stage, step.entry.name, step.origin.plugin, task, digest(task)))
-        return links
-
-    def chain(self, links: Sequence[_Link], name: str, seed: int) -> str:
-        """Add the nodes of a method's chain for one seed; the key of the last."""
-        memo = (tuple(link.fixed for link in links), seed)
-        if memo in self.chains:
-            return self.chains[memo]
-        key = ""
-        for link in links:
-            inputs = (key,) if key else ()
-            key = digest([link.fixed, seed, key])
-            if key not in self.nodes:
-                self.nodes[key] = Node(
-                    key=key,
-                    stage=link.stage,
-                    label=f"{name} seed {seed}",
-                    entry=link.entry,
-                    plugin=link.plugin,
-                    inputs=inputs,
-                    task={**link.task, "seed": seed},
-                )
-        self.chains[memo] = key
-        return key
-
-    def exporting(self, runtime: tuple[RuntimeEntry, Origin, Params], data: ChosenData) -> _Link:
-        """The export of a model for a runtime, with all of its key that no model changes."""
-        entry, origin, params = runtime
-        task = {
-            "stage": "export",
-            "entry": entry.name,
-            "params": params.model_dump(mode="json"),
-            "data": {"entry": data.entry, "params": data.params, "choice": data.choice},
-            "data_key": self.data(data),
-            "threads": self.suite.prepare.threads,
-            "device": "cpu",
-        }
-        content = [task, self.plugins.code_of(entry, origin), core_hash(*EXPORTING), self.host.torch]
-        return _Link("export", entry.name, origin.plugin, task, digest(content))
-
-    def export(self, link: _Link, name: str, seed: int, model: str) -> str:
-        """Add the node that exports ``model``; its key."""
-        key = digest([link.fixed, model])
-        if key not in self.nodes:
-            self.nodes[key] = Node(
-                key=key,
-                stage="export",
-                label=f"{name} seed {seed} for {link.entry}",
-                entry=link.entry,
-                plugin=link.plugin,
-                inputs=(model, link.task["data_key"]),
-                task={**link.task, "seed": seed},
-            )
-        return key
 
     # --- cells ---
 
@@ -285,72 +172,49 @@ class _Planner:
         if impossible is None and resolved.partition is not None:
             sketch = self.resolver.sketch(name, resolved, target)
             placement = self.resolver.place(name, sketch, target)
-        config = {
-            "method": name,
-            "links": [
-                (
-                    step.entry.name,
-                    step.params.model_dump(mode="json"),
-                    data.key,
-                    recipe.model_dump(mode="json"),
-                )
-                for step, data, recipe in resolved.links
-            ],
-            "runtime": (runtime[0].name, runtime[2].model_dump(mode="json")),
-            "threads": threads,
-        }
-        base = {
-            "device": device,
-            "specs": [
-                {
-                    "name": s.name,
-                    "backend": s.backend,
-                    "params": s.params.model_dump(mode="json"),
-                    "threads": s.threads,
-                }
-                for s in target.specs
-            ],
-            "infos": [asdict(info) for info in target.infos],
-            "central": target.central,
-            "fleet": target.fleet,
-            "input": self.suite.devices[device].input,
-            "placement": dict(placement.device_of) if placement else None,
-            "runtime": {"name": runtime[0].name, "params": runtime[2].model_dump(mode="json")},
-            "measure": measure.model_dump(mode="json"),
-            "threads": threads,
-            "data": {
-                "name": resolved.data.info.name,
-                "classes": resolved.data.info.classes,
-                "shape": list(resolved.data.info.shape),
-                "mean": list(resolved.data.info.mean),
-                "std": list(resolved.data.info.std),
-                "fingerprint": resolved.data.info.fingerprint,
-                "note": resolved.data.info.note,
-                "choice": dict(resolved.data.choice),
-                "dataset": {"entry": resolved.data.entry, "params": dict(resolved.data.params)},
-            },
-        }
         monitors, no_meter = self.resolver.monitors.of(target, measure)
-        method_key = digest(config)
-        fixed = digest(
-            {"task": base, "method_key": method_key, "runtime": self.plugins.code_of(runtime[0], runtime[1])}
-            | {"meters": sorted(use.info.name for monitor in monitors for use in monitor.meters)}
-            | {"core": core_hash(*MEASURING)}
+        data = resolved.data
+        task = CellTask(
+            device=device,
+            specs=tuple(
+                DeviceRef(
+                    name=spec.name,
+                    backend=spec.backend,
+                    params=spec.params.model_dump(mode="json"),
+                    threads=spec.threads,
+                )
+                for spec in target.specs
+            ),
+            infos=target.infos,
+            central=target.central,
+            fleet=target.fleet,
+            input=self.suite.devices[device].input,
+            placement=dict(placement.device_of) if placement else None,
+            runtime=RuntimeRef(name=runtime[0].name, params=runtime[2].model_dump(mode="json")),
+            measure=measure,
+            threads=threads,
+            data=DataFacts(
+                name=data.info.name,
+                classes=data.info.classes,
+                shape=data.info.shape,
+                mean=data.info.mean,
+                std=data.info.std,
+                fingerprint=data.info.fingerprint,
+                note=data.info.note,
+                choice=data.ref.choice,
+                dataset=DatasetRef(entry=data.ref.entry, params=data.ref.params),
+            ),
+            monitors=monitors,
+            no_meter=no_meter,
         )
-        base["monitors"] = [
-            {
-                "meters": [{"info": asdict(use.info), "open": use.open} for use in monitor.meters],
-                "watches": dict(monitor.watches),
-            }
-            for monitor in monitors
-        ]
-        base["no_meter"] = no_meter
-        links = self.links(resolved, sketch)
-        exporting = self.exporting(runtime, resolved.data)
+        method_key = _method_key(name, resolved, runtime, threads)
+        fixed = _identity(task, method_key, self.plugins.code_of(runtime[0], runtime[1]))
+        links = self.chains.links(resolved, sketch)
+        exporting = self.chains.exporting(runtime, data)
         for seed in self.suite.seeds:
             export = ""
             if impossible is None:
-                export = self.export(exporting, name, seed, self.chain(links, name, seed))
+                export = self.chains.export(exporting, name, seed, self.chains.chain(links, name, seed))
             repeats = measure.repeats if seed == self.suite.seeds[0] else 1
             for repeat in range(repeats):
                 yield Cell(
@@ -360,8 +224,8 @@ class _Planner:
                     seed=seed,
                     repeat=repeat,
                     export=export,
-                    data=resolved.data.key,
-                    task=base,
+                    data=data.key,
+                    task=task,
                     impossible=impossible,
                 )
 
@@ -387,3 +251,31 @@ class _Planner:
         if target.fleet and resolved.partition is None:
             return f"{target.name} is a fleet, and this method is one whole model: only a split model uses it"
         return None
+
+
+def _method_key(
+    name: str, resolved: ResolvedMethod, runtime: tuple[RuntimeEntry, Origin, Params], threads: int
+) -> str:
+    """Return the key under which records of one method are compared over seeds and devices."""
+    links = [
+        (step.entry.name, step.params.model_dump(mode="json"), data.key, recipe.model_dump(mode="json"))
+        for step, data, recipe in resolved.links
+    ]
+    entry, _, params = runtime
+    used = (entry.name, params.model_dump(mode="json"))
+    return digest({"method": name, "links": links, "runtime": used, "threads": threads})
+
+
+def _identity(task: CellTask, method_key: str, runtime_code: str) -> str:
+    """Return the digest of all that a cell's figures depend on, but for seed, repeat and export."""
+    content = {name: value for name, value in to_json(task).items() if name not in BESIDE_IDENTITY}
+    meters = sorted(use.info.name for monitor in task.monitors for use in monitor.meters)
+    return digest(
+        {
+            "task": content,
+            "method_key": method_key,
+            "runtime": runtime_code,
+            "meters": meters,
+            "core": core_hash(*MEASURING),
+        }
+    )

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
-from harness.data.choice import DataChoice, effective_info
+from harness.data.choice import effective_info
 from harness.errors import HarnessError, SuiteError, nearest
 from harness.machine.environment import is_board
 from harness.plan.monitors import Monitors
@@ -19,7 +19,6 @@ from harness.plugins import Origin, Plugins, Registered, Registry
 from harness.store.hashing import core_hash, digest
 from harness.suite.suite import DeviceChoice, Method, Suite
 from harness.suite.validate import validated
-from harness.train.loop import TrainRecipe
 from harness.types import (
     BackendEntry,
     DataInfo,
@@ -33,6 +32,10 @@ from harness.types import (
     Sketch,
     Unavailable,
 )
+from harness.types.data import DataChoice
+from harness.types.plain import to_json
+from harness.types.plan import DataRef
+from harness.types.recipe import TrainRecipe
 
 __all__ = ["ChosenData", "ResolvedMethod", "Resolver", "Step"]
 
@@ -43,7 +46,7 @@ DEFAULT_PLACER = "round-robin"
 class Step:
     """A checked step of a method's chain."""
 
-    stage: str
+    stage: Literal["build", "compress", "partition"]
     entry: Any
     origin: Origin
     params: Params
@@ -53,11 +56,9 @@ class Step:
 
 @dataclass(frozen=True)
 class ChosenData:
-    """A checked data set: what loads it, and its effective facts."""
+    """A checked data set: what loads it, and its effective facts. ``key``: of its node."""
 
-    entry: str
-    params: Mapping[str, Any]
-    choice: Mapping[str, Any]
+    ref: DataRef
     info: DataInfo
     origin: Origin
     key: str
@@ -140,16 +141,15 @@ class Resolver:
             raise SuiteError(f"{self.source.where(*where)}: {error}") from None
         if info.missing:
             self.missing_data.setdefault(f"{self.source.where(*where)}: {info.missing}")
+        ref = DataRef(entry=name, params=params.model_dump(mode="json"), choice=choice)
         content = {
             "stage": "data",
-            "entry": name,
-            "params": params.model_dump(mode="json"),
-            "choice": choice.model_dump(mode="json"),
+            **to_json(ref),
             "fingerprint": info.fingerprint,
             "source": self.plugins.code_of(found.entry, found.origin),
             "core": core_hash("data"),
         }
-        data = ChosenData(name, content["params"], content["choice"], info, found.origin, digest(content))
+        data = ChosenData(ref, info, found.origin, digest(content))
         self._datasets[memo] = data
         return data
 
@@ -362,6 +362,3 @@ class Resolver:
         if lost:
             raise SuiteError(f"{self.source.where(*path)}: placer {entry.name!r} left out {', '.join(lost)}")
         return placement
-
-
-# --- source hashes ----------------------------------------------------------------------------------

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from harness.data.choice import DataChoice
 from harness.plugins import Plugins, Registry
 from harness.suite.suite import Suite
 from harness.train.loop import TrainRecipe
+from harness.types.data import DataChoice
 
 __all__ = ["suite_schema"]
 

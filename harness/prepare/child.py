@@ -1,4 +1,4 @@
-"""The preparing child process: nodes in over a pipe, progress and results out."""
+"""The preparing process: orders come in over a pipe, progress and results go out."""
 
 from __future__ import annotations
 
@@ -7,15 +7,14 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Mapping
-from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
 
 from harness.plugins import load_plugins
-from harness.prepare.nodes import failure, run_node
+from harness.prepare.messages import Done, Failure, Make, Message, Progress, TimePreprocessing
+from harness.prepare.nodes import failure, preprocess_ms, run_node
 from harness.prepare.team import Leader
+from harness.processes import die_with_parent
 from harness.store.artifacts import Store
 from harness.train.ranks import ALONE
 
@@ -23,12 +22,10 @@ __all__ = ["main"]
 
 
 def main(conn: Connection, root: str, block: tuple[str, ...], threads: int, processes: int = 1) -> None:
-    """Serve nodes from ``conn`` until it closes. A parent that dies takes this process along.
+    """Carry out orders from ``conn`` until it closes. This process ends when its parent ends.
 
     With several ``processes`` this is rank 0 of as many, which train together.
     """
-    from harness.processes import die_with_parent
-
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     die_with_parent()
     import torch
@@ -36,29 +33,38 @@ def main(conn: Connection, root: str, block: tuple[str, ...], threads: int, proc
     torch.set_num_threads(threads)
     plugins = load_plugins(block)
     store = Store(Path(root))
-    speaking = threading.Lock()
+    sending = threading.Lock()
 
-    def say(*message: Any) -> None:
-        with speaking:
+    def send(message: Message) -> None:
+        with sending:
             conn.send(message)
 
-    def give_up(*message: Any) -> None:
-        with speaking:
+    def give_up(message: Failure) -> None:
+        with sending:
             conn.send(message)
             os._exit(1)
 
     leader = Leader(processes, Path(root), block, threads, give_up) if processes > 1 else None
     while True:
         try:
-            node: Mapping[str, Any] = conn.recv()
+            order: Make | TimePreprocessing = conn.recv()
         except EOFError:
             return
         started = time.monotonic()
+        answer = None
         try:
-            tell = partial(say, "progress", node["key"])
-            answer = run_node(node, plugins, store, tell, leader or ALONE)
-        except Exception as error:  # noqa: BLE001 - a plugin may raise anything; the run goes on
-            message = failure(node, error)
-            say(*(message if leader is None else leader.cause(message)))
+            if isinstance(order, TimePreprocessing):
+                answer = preprocess_ms(order.node, plugins)
+            else:
+                run_node(
+                    order.node,
+                    plugins,
+                    store,
+                    lambda text, fraction: send(Progress(text, fraction)),
+                    leader or ALONE,
+                )
+        except Exception as error:  # noqa: BLE001 - a plugin may raise anything; the run continues
+            message = failure(order.node, error)
+            send(message if leader is None else leader.cause(message))
         else:
-            say("done", node["key"], time.monotonic() - started, answer)
+            send(Done(time.monotonic() - started, answer))

@@ -2,41 +2,44 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness.data.choice import DataChoice
 from harness.data.opened import open_data
+from harness.errors import CellError
 from harness.plugins import Plugins
 from harness.store.artifacts import Store
 from harness.store.hashing import digest
 from harness.store.saved import load_model, save_model
 from harness.train.ranks import ALONE, Ranks
 from harness.types import Data, Evaluation, FitResult, Model, Split
+from harness.types.plain import to_json
+from harness.types.plan import DataRef, ExportTask, StepTask
+from harness.types.recipe import TrainRecipe
 
 if TYPE_CHECKING:
     import torch
 
 __all__ = ["PrepareContext", "open_task_data"]
 
-_SHARED = ("data", "train", "seed", "threads", "processes", "device", "made_with")
-"""What of a task decides what comes out of training."""
 
-
-def open_task_data(task: Mapping[str, Any], plugins: Plugins) -> Data:
-    """The data set that a node's task names."""
-    entry = plugins.datasets.get(task["entry"]).entry
-    return open_data(entry, entry.params(**task["params"]), DataChoice(**task["choice"]))
+def open_task_data(ref: DataRef, plugins: Plugins) -> Data:
+    """Open the data set that a node's task names."""
+    entry = plugins.datasets.get(ref.entry).entry
+    return open_data(entry, entry.params(**ref.params), ref.choice)
 
 
 class PrepareContext:
-    """The :class:`~harness.types.Context` of one node."""
+    """The :class:`~harness.types.Context` of one node.
+
+    ``fit`` and ``once`` are for steps that make a model; an export has neither a recipe nor a shared model.
+    """
 
     def __init__(
         self,
-        task: Mapping[str, Any],
+        task: StepTask | ExportTask,
         plugins: Plugins,
         store: Store,
         workdir: Path,
@@ -44,8 +47,8 @@ class PrepareContext:
         plugin: str,
         ranks: Ranks = ALONE,
     ) -> None:
-        self.seed: int = task["seed"]
-        self.device: str = ranks.device(task["device"])
+        self.seed: int = task.seed
+        self.device: str = ranks.device(task.device)
         self.workdir = workdir
         self._task = task
         self._plugins = plugins
@@ -58,7 +61,7 @@ class PrepareContext:
     @property
     def data(self) -> Data:
         if self._data is None:
-            self._data = open_task_data(self._task["data"], self._plugins)
+            self._data = open_task_data(self._task.data, self._plugins)
         return self._data
 
     def fit(
@@ -71,9 +74,9 @@ class PrepareContext:
         name: str = "fit",
         **overrides: Any,
     ) -> FitResult:
-        from harness.train.loop import TrainRecipe, fit
+        from harness.train.loop import fit
 
-        recipe = TrainRecipe(**{**self._task["train"], **overrides})
+        recipe = TrainRecipe(**{**self._step("fit").train.model_dump(), **overrides})
         if data is None:
             data = self.data.train
             validation = self.data.validation if validation is None else validation
@@ -98,8 +101,7 @@ class PrepareContext:
         return self._ranks.lead("an evaluation", lambda: evaluate(module, split, device=self.device))
 
     def once(self, key: str, fn: Callable[[], Model]) -> Model:
-        shared = {name: self._task[name] for name in _SHARED}
-        full = digest(["once", self._plugin, key, shared, self._task.get("data_key")])
+        full = digest(["once", self._plugin, key, _training(self._step("once"))])
         with self._store.making(full) if self._ranks.rank == 0 else nullcontext() as folder:
             if self._ranks.lead(f"once {full}", lambda: folder is not None):
                 model = fn()
@@ -107,5 +109,26 @@ class PrepareContext:
                     save_model(model, folder, {"stage": "once", "entry": key, "label": self._plugin})
         return load_model(self._ranks.lead(f"made {full}", lambda: self._store.folder(full)))
 
+    def _step(self, used: str) -> StepTask:
+        if not isinstance(self._task, StepTask):
+            raise CellError(f"an export cannot use ctx.{used}: it trains nothing", stage=self._task.stage)
+        return self._task
+
     def progress(self, text: str, fraction: float | None = None) -> None:
         self._progress(text, fraction)
+
+
+def _training(task: StepTask) -> Any:
+    """Return, for a digest, all of a step that decides what its training gives."""
+    return to_json(
+        {
+            "data": task.data,
+            "data_key": task.data_key,
+            "train": task.train,
+            "seed": task.seed,
+            "threads": task.threads,
+            "processes": task.processes,
+            "device": task.device,
+            "made_with": task.made_with,
+        }
+    )

@@ -2,36 +2,45 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from harness.data.splits import parity_indices, spread
 from harness.plugins import Plugins
 from harness.prepare.context import PrepareContext
-from harness.store.artifacts import Store
-from harness.store.saved import load_any, write_meta
+from harness.store.saved import write_meta
 from harness.types import IMAGE, Data, Part, Partition
+from harness.types.artifacts import About, ExportedPart, ExportMeta
+from harness.types.plain import to_json
+from harness.types.plan import ExportTask
 
-__all__ = ["MEAN_SAMPLES"]
+__all__ = ["MEAN_SAMPLES", "export"]
 
 
 MEAN_SAMPLES = 256
 """Training images, evenly spread, over which a mean is taken that stands in for a missing part."""
 
 
-def _export(
-    folder: Path, node: Mapping[str, Any], plugins: Plugins, store: Store, context: PrepareContext, about: Any
+def export(
+    partition: Partition,
+    images: Path,
+    folder: Path,
+    task: ExportTask,
+    plugins: Plugins,
+    context: PrepareContext,
+    about: About,
 ) -> None:
-    import numpy as np
+    """Export every part of ``partition`` for a runtime into ``folder``, with the logits that it must give.
 
+    ``images``: the decoded test split, uint8 [n, height, width, channels].
+    """
     from harness.train.counting.count import count
 
-    task = node["task"]
-    runtime = plugins.runtimes.get(task["entry"]).entry
-    params = runtime.params(**task["params"])
-    partition = load_any(store.folder(node["inputs"][0]))
+    runtime = plugins.runtimes.get(task.entry).entry
+    params = runtime.params(**task.params)
     means = _means(partition, context)
     parts = []
     for part in partition.parts:
@@ -41,38 +50,31 @@ def _export(
         counts = count(part.module, [edge.tensor for edge in part.inputs])
         artifact = runtime.export(context, part, params)
         parts.append(
-            {
-                "name": part.name,
-                "inputs": [edge.source for edge in part.inputs],
-                "missing": {
-                    edge.source: means.get(edge.source, []) if edge.missing == "mean" else []
+            ExportedPart(
+                name=part.name,
+                inputs=tuple(edge.source for edge in part.inputs),
+                missing={
+                    edge.source: means.get(edge.source, ()) if edge.missing == "mean" else ()
                     for edge in part.inputs
                     if edge.missing is not None
                 },
-                "wire_dtype": _wire_dtype(partition, part),
-                "output": asdict(part.output),
-                "counts": asdict(counts),
-                "artifact": {
-                    **asdict(artifact),
-                    "path": str(artifact.path.relative_to(folder)) if artifact.path != folder else ".",
-                },
-            }
+                wire_dtype=_wire_dtype(partition, part),
+                output=part.output,
+                counts=counts,
+                artifact=replace(artifact, path=artifact.path.relative_to(folder)),
+            )
         )
-    images = np.load(store.folder(node["inputs"][1]) / "images.npy", mmap_mode="r")
-    picked = parity_indices(len(images))
-    reference = _forward(partition, context.data, images[picked])
+    decoded = np.load(images, mmap_mode="r")
+    reference = _forward(partition, context.data, decoded[parity_indices(len(decoded))])
     np.save(folder / "reference.npy", reference)
-    write_meta(
-        folder,
-        {
-            "kind": "export",
-            "about": about,
-            "parts": parts,
-            "classes": partition.classes,
-            "groups": partition.groups,
-            "lineage": [asdict(step) for step in partition.lineage],
-        },
+    meta = ExportMeta(
+        about=about,
+        parts=tuple(parts),
+        classes=partition.classes,
+        groups=partition.groups,
+        lineage=partition.lineage,
     )
+    write_meta(folder, to_json(meta))
 
 
 def _wire_dtype(partition: Partition, part: Part) -> str:
@@ -89,10 +91,8 @@ def _wire_dtype(partition: Partition, part: Part) -> str:
     return found.pop() if found else part.output.dtype
 
 
-def _means(partition: Partition, context: PrepareContext) -> dict[str, list[float]]:
+def _means(partition: Partition, context: PrepareContext) -> dict[str, tuple[float, ...]]:
     """Of each part for which its mean may stand in: the mean of its output over training images, flat."""
-    import numpy as np
-
     edges = [edge for part in partition.parts for edge in part.inputs if edge.missing == "mean"]
     wanted = {edge.source for edge in edges} - {IMAGE}
     if not wanted:
@@ -104,13 +104,13 @@ def _means(partition: Partition, context: PrepareContext) -> dict[str, list[floa
         for name, output in _outputs(partition, train.batch(picked[start : start + 64])).items():
             if name in wanted:
                 sums[name] = sums.get(name, 0.0) + np.asarray(output, np.float64).sum(axis=0)
-    return {name: (total / len(picked)).astype(np.float32).ravel().tolist() for name, total in sums.items()}
+    return {
+        name: tuple((total / len(picked)).astype(np.float32).ravel().tolist()) for name, total in sums.items()
+    }
 
 
 def _forward(partition: Partition, data: Data, images: Any) -> Any:
     """Logits of the built modules, float32 [n, classes]: what every export is compared with."""
-    import numpy as np
-
     from harness.data.choice import normalise
 
     outputs = []

@@ -4,28 +4,19 @@ from __future__ import annotations
 
 import multiprocessing
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any, Protocol
 
+from harness.prepare.messages import Done, Failure, Make, Message, Progress, TimePreprocessing
 from harness.processes import died
 from harness.types.plan import Node
 
-__all__ = ["Failure", "Jobs"]
-
-
-@dataclass(frozen=True)
-class Failure:
-    """Why a node failed: the stage and the plugin whose code ran, one line, and the traceback if any."""
-
-    stage: str
-    plugin: str
-    reason: str
-    trace: str = ""
+__all__ = ["Jobs"]
 
 
 class _Watcher(Protocol):
@@ -75,7 +66,7 @@ class Jobs:
                     del waiting[node.key]
                     running.add(node.key)
                     child.node = node
-                    self._send(child, asdict(node))
+                    self._send(child, Make(node))
                     watcher.node_started(node)
             for child in self._news(timeout=0.5):
                 self._listen(child, running, failures, watcher)
@@ -86,7 +77,7 @@ class Jobs:
         """Time to preprocess one test image of a data node; ``None`` if it could not be measured."""
         child = self._idle()
         assert child is not None
-        self._send(child, {"key": node.key, "stage": "preprocess", "plugin": node.plugin, "task": node.task})
+        self._send(child, TimePreprocessing(node))
         deadline = time.monotonic() + 120
         while time.monotonic() < deadline:
             if child.conn.poll(0.5):
@@ -94,9 +85,9 @@ class Jobs:
                     message = child.conn.recv()
                 except (EOFError, OSError):
                     break
-                if message[0] == "done":
-                    return float(message[3])
-                if message[0] == "failed":
+                if isinstance(message, Done):
+                    return message.preprocess_ms
+                if isinstance(message, Failure):
                     return None
         self._drop(child)
         return None
@@ -132,9 +123,9 @@ class Jobs:
         self._children.append(child)
         return child
 
-    def _send(self, child: _Child, node: Mapping[str, Any]) -> None:
+    def _send(self, child: _Child, order: Make | TimePreprocessing) -> None:
         with suppress(ConnectionError):  # it ended just now: who listens to it is told
-            child.conn.send(node)
+            child.conn.send(order)
 
     def _news(self, timeout: float) -> list[_Child]:
         busy = [child for child in self._children if child.node is not None]
@@ -147,21 +138,21 @@ class Jobs:
         node = child.node
         assert node is not None
         try:
-            message = child.conn.recv()
+            message: Message = child.conn.recv()
         except (EOFError, OSError):
             child.process.join(5)
             failure = Failure(node.stage, node.plugin, died(child.process.exitcode))
             self._drop(child)
         else:
-            if message[0] == "progress":
-                watcher.node_progress(node, message[2], message[3])
+            if isinstance(message, Progress):
+                watcher.node_progress(node, message.text, message.fraction)
                 return
             child.node = None
-            if message[0] == "done":
+            if isinstance(message, Done):
                 running.discard(node.key)
-                watcher.node_finished(node, message[2])
+                watcher.node_finished(node, message.seconds)
                 return
-            failure = Failure(*message[2:6])
+            failure = message
             if self._processes > 1:  # the others may wait for ever where this one failed
                 self._drop(child)
         running.discard(node.key)

@@ -1,120 +1,125 @@
-"""Runs preparing nodes in a child process: the only place of the core where torch is at work.
-
-The parent sends nodes over a pipe and gets progress and results back; what a node makes goes into the
-artifact store.
-"""
+"""Preparing nodes: the only place of the core where torch is at work."""
 
 from __future__ import annotations
 
 import time
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from harness.errors import CellError, HarnessError, first_line
 from harness.plugins import Plugins
 from harness.prepare.context import PrepareContext, open_task_data
-from harness.prepare.export import _export
+from harness.prepare.export import export
+from harness.prepare.messages import Failure
 from harness.store.artifacts import Store
-from harness.store.saved import load_model, load_partition, save_model, save_partition, write_meta
+from harness.store.saved import load_any, load_model, load_partition, save_model, save_partition, write_meta
 from harness.train.ranks import ALONE, Ranks
-from harness.types import (
-    IMAGE,
-    Context,
-    Lineage,
-    Model,
-    ModuleSpec,
-    Part,
-    Partition,
-    PartSketch,
-    Placement,
-    Sketch,
-)
+from harness.types import IMAGE, Context, Lineage, Model, Part, Partition
+from harness.types.artifacts import About, DataMeta
+from harness.types.plain import to_json
+from harness.types.plan import DataRef, ExportTask, Node, StepTask
 
-__all__ = ["failure", "run_along", "run_node"]
+__all__ = ["failure", "preprocess_ms", "run_along", "run_node"]
 
 
-def failure(node: Mapping[str, Any], error: Exception) -> tuple[Any, ...]:
-    """The message that ``error`` ended ``node``; called where it is handled."""
-    stage, text, trace = node["stage"], str(error), ""
+def failure(node: Node, error: Exception) -> Failure:
+    """Return why ``error`` ended ``node``. Call it where the error is handled."""
+    stage, text, trace = str(node.stage), str(error), ""
     if isinstance(error, CellError):
         stage = error.stage
     elif isinstance(error, MemoryError):
         text = "out of memory"
     elif not isinstance(error, HarnessError):
         text, trace = first_line(error, kind=True), traceback.format_exc()
-    return ("failed", node["key"], stage, node["plugin"], text, trace)
+    return Failure(stage, node.plugin, text, trace)
 
 
 def run_node(
-    node: Mapping[str, Any],
+    node: Node,
     plugins: Plugins,
     store: Store,
     progress: Callable[[str, float | None], None] = lambda text, fraction: None,
     ranks: Ranks = ALONE,
-) -> Any:
-    """Make one node's artifact, unless it exists. ``node`` is a :class:`~harness.types.plan.Node` as JSON."""
-    task = node["task"]
-    if node["stage"] == "preprocess":
-        return _preprocess_ms(task, plugins)
-    with store.making(node["key"]) as folder:
+) -> None:
+    """Make a node's artifact unless the store has it. Its inputs are in the store."""
+    with store.making(node.key) as folder:
         if folder is None:
-            return None
-        about = {"stage": node["stage"], "entry": node["entry"], "label": node["label"]}
-        if node["stage"] == "data":
+            return
+        about = About(stage=node.stage, entry=node.entry, label=node.label)
+        task = node.task
+        if isinstance(task, DataRef):
             _save_data(folder, open_task_data(task, plugins), about)
-            return None
-        if node["stage"] == "export":
-            context = PrepareContext(task, plugins, store, folder, progress, node["plugin"])
-            _export(folder, node, plugins, store, context, about)
-            return None
-        workdir = store.workdir(node["key"])
-        context = PrepareContext(task, plugins, store, workdir, progress, node["plugin"], ranks)
-        with ranks.together(node):
-            made = _make(node, plugins, store, context)
-        if isinstance(made, Partition):
-            save_partition(made, folder, about)
+        elif isinstance(task, ExportTask):
+            context = PrepareContext(task, plugins, store, folder, progress, node.plugin)
+            model, data = (store.folder(key) for key in node.inputs)
+            export(load_any(model), data / "images.npy", folder, task, plugins, context, about)
         else:
-            save_model(made, folder, about)
-    return None
+            workdir = store.workdir(node.key)
+            context = PrepareContext(task, plugins, store, workdir, progress, node.plugin, ranks)
+            with ranks.together(node):
+                made = _make(task, _source(node, store), plugins, context)
+            if isinstance(made, Partition):
+                save_partition(made, folder, to_json(about))
+            else:
+                save_model(made, folder, to_json(about))
 
 
-def run_along(node: Mapping[str, Any], plugins: Plugins, store: Store, ranks: Ranks) -> None:
-    """Take part in a node that rank 0 makes; what comes out here is the same, and is not kept."""
-    workdir = store.workdir(node["key"]) / f"rank{ranks.rank}"
+def run_along(node: Node, plugins: Plugins, store: Store, ranks: Ranks) -> None:
+    """Take part in a node that rank 0 makes. The result is the same as rank 0's and is not kept."""
+    assert isinstance(node.task, StepTask)
+    workdir = store.workdir(node.key) / f"rank{ranks.rank}"
     workdir.mkdir(exist_ok=True)
 
     def quiet(text: str, fraction: float | None) -> None:
         pass
 
-    context = PrepareContext(node["task"], plugins, store, workdir, quiet, node["plugin"], ranks)
-    _make(node, plugins, store, context)
+    context = PrepareContext(node.task, plugins, store, workdir, quiet, node.plugin, ranks)
+    _make(node.task, _source(node, store), plugins, context)
+
+
+def preprocess_ms(node: Node, plugins: Plugins, samples: int = 64) -> float:
+    """Return the median time to decode, resize and normalise one test image of a data node, in ms."""
+    assert isinstance(node.task, DataRef)
+    data: Any = open_task_data(node.task, plugins)
+    indices = [index * len(data.test) // samples for index in range(min(samples, len(data.test)))]
+    times = []
+    for index in indices:
+        start = time.perf_counter_ns()
+        data.test.prepare(index)
+        times.append(time.perf_counter_ns() - start)
+    return median(times) / 1e6
 
 
 # --- making -----------------------------------------------------------------------------------------
 
 
+def _source(node: Node, store: Store) -> Path | None:
+    """Return the folder of the model that a step starts from. A build has none."""
+    return store.folder(node.inputs[0]) if node.inputs else None
+
+
 def _make(
-    node: Mapping[str, Any], plugins: Plugins, store: Store, context: PrepareContext
+    task: StepTask, source: Path | None, plugins: Plugins, context: PrepareContext
 ) -> Model | Partition:
     import torch
 
-    task = node["task"]
-    torch.manual_seed(task["seed"])
-    if node["stage"] == "build":
+    torch.manual_seed(task.seed)
+    if source is None:
         return _build(task, plugins, context)
-    source = store.folder(node["inputs"][0])
-    if node["stage"] == "partition":
-        partitioner = plugins.partitioners.get(task["entry"]).entry
-        params = partitioner.params(**task["params"])
+    if task.stage == "partition":
+        partitioner = plugins.partitioners.get(task.entry).entry
         before = load_model(source)
-        split = partitioner.partition(context, before, params, _sketch(task["sketch"]))
+        params = partitioner.params(**task.params)
+        assert task.sketch is not None
+        split = partitioner.partition(context, before, params, task.sketch)
         return split if split.lineage else replace(split, lineage=before.lineage)
-    compressor = plugins.compressors.get(task["entry"]).entry
-    params = compressor.params(**task["params"])
-    if not task["each_part"]:
+    compressor = plugins.compressors.get(task.entry).entry
+    params = compressor.params(**task.params)
+    if not task.each_part:
         return compressor.compress(context, load_model(source), params)
     partition = load_partition(source)
     parts, lineage = [], partition.lineage
@@ -125,19 +130,20 @@ def _make(
     return replace(partition, parts=tuple(parts), lineage=lineage)
 
 
-def _build(task: Mapping[str, Any], plugins: Plugins, context: PrepareContext) -> Model:
-    builder = plugins.models.get(task["entry"]).entry
-    model = builder.build(context, builder.params(**task["params"]))
-    step = Lineage(stage="build", entry=task["entry"], params=task["params"])
-    if task["train"]["epochs"] == 0:
+def _build(task: StepTask, plugins: Plugins, context: PrepareContext) -> Model:
+    builder = plugins.models.get(task.entry).entry
+    model = builder.build(context, builder.params(**task.params))
+    step = Lineage(stage="build", entry=task.entry, params=task.params)
+    if task.train.epochs == 0:
         return replace(model, lineage=(*model.lineage, step))
     result = context.fit(model.module, name="train")
+    recipe = task.train.model_dump(mode="json")
     step = replace(
         step,
         image_passes=result.image_passes,
         train_macs=result.train_macs,
         train_s=result.train_s,
-        notes={"epochs": result.epochs, "train": task["train"], "history": list(result.history)},
+        notes={"epochs": result.epochs, "train": recipe, "history": list(result.history)},
     )
     return replace(model, lineage=(*model.lineage, step))
 
@@ -155,21 +161,8 @@ def _compress_part(
     return replace(part, module=smaller.module, spec=smaller.spec), smaller.lineage
 
 
-def _sketch(task: Mapping[str, Any]) -> Sketch:
-    placement = task["placement"]
-    parts = []
-    for part in task["parts"]:
-        spec = ModuleSpec(**part["spec"]) if part["spec"] else None
-        parts.append(PartSketch(**{**part, "inputs": tuple(part["inputs"]), "spec": spec}))
-    return Sketch(
-        parts=tuple(parts),
-        placement=Placement(device_of=placement["device_of"]) if placement else None,
-        decisions=task["decisions"],
-    )
-
-
-def _save_data(folder: Path, data: Any, about: Any) -> None:
-    """The test split, decoded and resized: uint8 [n, height, width, channels], and its labels."""
+def _save_data(folder: Path, data: Any, about: About) -> None:
+    """Write the test split, decoded and resized: uint8 [n, height, width, channels], and its labels."""
     import numpy as np
 
     n = len(data.test)
@@ -183,18 +176,4 @@ def _save_data(folder: Path, data: Any, about: Any) -> None:
     images.flush()
     np.save(folder / "labels.npy", data.test.labels)
     info = data.info
-    write_meta(folder, {"kind": "data", "about": about, "mean": info.mean, "std": info.std, "n": n})
-
-
-def _preprocess_ms(task: Mapping[str, Any], plugins: Plugins, samples: int = 64) -> float:
-    """Median time to decode, resize and normalise one test image, in milliseconds, on this machine."""
-    from statistics import median
-
-    data: Any = open_task_data(task, plugins)
-    indices = [index * len(data.test) // samples for index in range(min(samples, len(data.test)))]
-    times = []
-    for index in indices:
-        start = time.perf_counter_ns()
-        data.test.prepare(index)
-        times.append(time.perf_counter_ns() - start)
-    return median(times) / 1e6
+    write_meta(folder, to_json(DataMeta(about=about, mean=info.mean, std=info.std, n=n)))

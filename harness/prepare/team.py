@@ -7,19 +7,17 @@ import pickle
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 from harness.errors import CellError
+from harness.prepare.messages import Failure
 from harness.processes import start
 from harness.train.ranks import _PATIENCE_S, T, _Team
-
-if TYPE_CHECKING:
-    pass
+from harness.types.plan import Node, StepTask
 
 __all__ = ["Follower", "Leader", "follow"]
 
@@ -32,28 +30,29 @@ class Leader(_Team):
     the process."""
 
     def __init__(
-        self, count: int, root: Path, block: tuple[str, ...], threads: int, give_up: Callable[..., None]
+        self, count: int, root: Path, block: tuple[str, ...], threads: int, give_up: Callable[[Failure], None]
     ) -> None:
         super().__init__(0, count)
         self._root, self._block, self._threads, self._give_up = root, block, threads, give_up
         self._followers: dict[Connection, BaseProcess] = {}
         self._done = threading.Semaphore(0)
         self._asking = threading.Lock()  # of two threads that ask for an exit code at once, one gets none
-        self._node: Mapping[str, Any] = {}
+        self._node: Node | None = None
 
     @contextmanager
-    def together(self, node: Mapping[str, Any]) -> Iterator[None]:
+    def together(self, node: Node) -> Iterator[None]:
+        assert isinstance(node.task, StepTask)
         self._node = node
         if not self._followers:
-            self._start(node["task"]["device"])
+            self._start(node.task.device)
         for conn in self._followers:
-            conn.send(dict(node))
+            conn.send(node)
         yield
         limit = time.monotonic() + _PATIENCE_S
         for _ in self._followers:
             if not self._done.acquire(timeout=max(0.0, limit - time.monotonic())):
                 text = f"another training process is not done {_PATIENCE_S:g} s after the first"
-                raise CellError(text, stage=node["stage"])
+                raise CellError(text, stage=node.stage)
 
     def lead(self, what: str, decide: Callable[[], T]) -> T:
         decided = decide()
@@ -64,7 +63,7 @@ class Leader(_Team):
             conn.send_bytes(data)
         return decided
 
-    def cause(self, failure: tuple[Any, ...]) -> tuple[Any, ...]:
+    def cause(self, failure: Failure) -> Failure:
         """What to tell of a failure: the death of a rank, if that is behind it."""
         from harness.processes import died
 
@@ -75,9 +74,10 @@ class Leader(_Team):
                     return self._failed(rank, died(process.exitcode))
         return failure
 
-    def _failed(self, rank: int, why: str) -> tuple[Any, ...]:
+    def _failed(self, rank: int, why: str) -> Failure:
         text = f"training process {rank + 1} of {self.count}: {why}"
-        return ("failed", self._node["key"], self._node["stage"], self._node["plugin"], text, "")
+        assert self._node is not None
+        return Failure(self._node.stage, self._node.plugin, text)
 
     def _start(self, device: str) -> None:
 
@@ -108,7 +108,7 @@ class Leader(_Team):
                 if failure is None:
                     self._done.release()
                 else:
-                    self._give_up(*self.cause(failure))
+                    self._give_up(self.cause(failure))
 
 
 class Follower(_Team):

@@ -34,7 +34,7 @@ def show(plan: Plan, prepared: set[str], console: Console | None = None) -> None
     console.print(steps)
     groups: dict[tuple[str, str, str], list[Cell]] = {}
     for cell in plan.cells:
-        groups.setdefault((cell.method, cell.task["device"], cell.task["runtime"]["name"]), []).append(cell)
+        groups.setdefault((cell.method, cell.task.device, cell.task.runtime.name), []).append(cell)
     table = Table(box=None, pad_edge=False, header_style="dim", title="cells", title_justify="left")
     for column in ("method", "device", "runtime", "seeds", "cells", "note"):
         table.add_column(column, overflow="fold")
@@ -48,7 +48,7 @@ def show(plan: Plan, prepared: set[str], console: Console | None = None) -> None
 
 
 def _energy(cell: Cell) -> tuple[str, str]:
-    names = [use["info"]["name"] for monitor in cell.task["monitors"] for use in monitor["meters"]]
-    no_meter = cell.task["no_meter"]
+    names = [use.info.name for monitor in cell.task.monitors for use in monitor.meters]
+    no_meter = cell.task.no_meter
     said = [", ".join(names), no_meter if names else no_meter.partition(" (")[0]]
-    return cell.task["device"], "; ".join(filter(None, said))
+    return cell.task.device, "; ".join(filter(None, said))

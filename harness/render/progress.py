@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 if TYPE_CHECKING:
-    from harness.prepare.jobs import Failure
+    from harness.prepare.messages import Failure
     from harness.types.plan import Cell, Node, Plan
     from harness.types.record import Record
 
@@ -83,7 +83,7 @@ class PlainWatcher:
 
     def cell_finished(self, cell: Cell, record: Record) -> None:
         self.done += 1
-        device = cell.task["device"]
+        device = cell.task.device
         self.say(
             f"[{self.done}/{self.total}] {cell.method} on {device}, seed {cell.seed}, "
             f"repeat {cell.repeat}: {_said(record)}"
@@ -91,7 +91,7 @@ class PlainWatcher:
 
     def cell_delayed(self, cell: Cell, board: str) -> None:
         self.total += 1
-        self.say(f"{cell.method} on {cell.task['device']} is tried again when {board} is back")
+        self.say(f"{cell.method} on {cell.task.device} is tried again when {board} is back")
 
     def board_awaited(self, board: str, seconds: float) -> None:
         self.say(f"waiting for {board}, {seconds:.0f} s at most")
@@ -173,7 +173,7 @@ class LiveWatcher:
         self.draw()
 
     def cell_started(self, cell: Cell) -> None:
-        self.measuring = f"{cell.method} on {cell.task['device']}, seed {cell.seed}, repeat {cell.repeat}"
+        self.measuring = f"{cell.method} on {cell.task.device}, seed {cell.seed}, repeat {cell.repeat}"
         self.draw(force=True)
 
     def cell_finished(self, cell: Cell, record: Record) -> None:

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable
 
 from harness.errors import BoardLost, HarnessError
 from harness.machine.environment import is_board
 from harness.measure.deploy import names_of
 from harness.plugins import Plugins
 from harness.types import DeviceSpec
-from harness.types.plan import Cell
+from harness.types.plan import Cell, DeviceRef
 
 __all__ = ["LostBoards"]
 
@@ -32,7 +31,7 @@ class LostBoards:
     ) -> None:
         self._plugins = plugins
         self._clock, self._sleep = clock, sleep
-        self._lost: dict[str, Mapping[str, Any]] = {}
+        self._lost: dict[str, DeviceRef] = {}
         self._left: dict[str, float] = {}
 
     def lose(self, cell: Cell, board: str) -> bool:
@@ -63,12 +62,12 @@ class LostBoards:
         self._left[board] = 0.0
         return False
 
-    def _answers(self, spec: Mapping[str, Any]) -> bool:
-        backend = self._plugins.backends.get(spec["backend"]).entry
-        params = backend.params(**spec["params"])
+    def _answers(self, spec: DeviceRef) -> bool:
+        backend = self._plugins.backends.get(spec.backend).entry
+        params = backend.params(**spec.params)
         try:
             with backend.open(
-                DeviceSpec(name=spec["name"], backend=spec["backend"], params=params, threads=spec["threads"])
+                DeviceSpec(name=spec.name, backend=spec.backend, params=params, threads=spec.threads)
             ):
                 return True
         except BoardLost:
@@ -77,12 +76,10 @@ class LostBoards:
             return True  # it answers; what is wrong, the cell will tell
 
     @staticmethod
-    def _needed(cell: Cell) -> dict[str, Mapping[str, Any]]:
+    def _needed(cell: Cell) -> dict[str, DeviceRef]:
         """A cell's boards by every name under which they may be told: in the suite, and where they are listed."""
-        found: dict[str, Mapping[str, Any]] = {}
-        for name, spec, info in zip(
-            names_of(cell.task), cell.task["specs"], cell.task["infos"], strict=False
-        ):
-            if is_board(info["details"]):
-                found |= {name: spec, spec["params"].get("board") or spec["name"]: spec}
+        found: dict[str, DeviceRef] = {}
+        for name, spec, info in zip(names_of(cell.task), cell.task.specs, cell.task.infos, strict=False):
+            if is_board(info.details):
+                found |= {name: spec, spec.params.get("board") or spec.name: spec}
         return found

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from harness.prepare.jobs import Failure
+from harness.prepare.messages import Failure
 from harness.types.plan import Cell, Node, Plan
 from harness.types.record import Record
 

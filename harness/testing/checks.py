@@ -19,7 +19,6 @@ from harness.hookspecs import OBSERVERS
 from harness.measure.parity import compare
 from harness.plugins import GROUP, load_plugins
 from harness.store.saved import load_any, save_partition
-from harness.suite.field_types import NAME
 from harness.testing.context import ParamsLike, _params, _seeded, make_context, make_model
 from harness.testing.isolated import Need, _call_hooks, _in_new_process
 from harness.types import (
@@ -39,6 +38,7 @@ from harness.types import (
     SessionOptions,
     TensorSpec,
 )
+from harness.types.fields import NAME
 
 if TYPE_CHECKING:
     import torch

@@ -15,6 +15,9 @@ from harness.plugins import GROUP, load_plugins
 from harness.prepare.context import PrepareContext
 from harness.store.artifacts import Store
 from harness.types import Context, DataInfo, DatasetEntry, Lineage, Model, ModelEntry, Params
+from harness.types.data import DataChoice
+from harness.types.plan import DataRef, StepTask
+from harness.types.recipe import TrainRecipe
 
 if TYPE_CHECKING:
     import numpy as np
@@ -95,16 +98,21 @@ def make_context(
     )
     installed = {point.name for point in entry_points(group=GROUP)}
     plugins = load_plugins(block=installed, extra={"testing": _BlobsPlugin(info)})
-    task = {
-        "data": {"entry": "blobs", "params": {}, "choice": {"name": "blobs", "validation": 0.125}},
-        "data_key": info.fingerprint,
-        "train": {**RECIPE, **(recipe or {})},
-        "seed": seed,
-        "threads": 1,
-        "processes": 1,
-        "device": "cpu",
-        "made_with": "",
-    }
+    task = StepTask(
+        stage="build",
+        entry="",
+        params={},
+        each_part=False,
+        data=DataRef(entry="blobs", params={}, choice=DataChoice(name="blobs", validation=0.125)),
+        data_key=info.fingerprint,
+        train=TrainRecipe(**{**RECIPE, **(recipe or {})}),
+        threads=1,
+        processes=1,
+        device="cpu",
+        sketch=None,
+        made_with="",
+        seed=seed,
+    )
     workdir = tmp_path / "work"
     workdir.mkdir(parents=True, exist_ok=True)
     store = Store(tmp_path / "cache")

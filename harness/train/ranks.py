@@ -11,15 +11,17 @@ Rank 0 is the child that :mod:`harness.prepare.jobs` gave the node to; it starts
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
     import numpy as np
     import torch
     from numpy.typing import NDArray
+
+    from harness.types.plan import Node
 
 __all__ = ["ALONE", "Ranks"]
 
@@ -65,7 +67,7 @@ class Ranks:
         return value
 
     @contextmanager
-    def together(self, node: Mapping[str, Any]) -> Iterator[None]:
+    def together(self, node: Node) -> Iterator[None]:
         """Let the other ranks run ``node``, too; ends when they have."""
         yield
 

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+from pydantic import Field, field_validator
+
+from harness.types.params import Params
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
 
-__all__ = ["Data", "DataInfo", "Dataset", "Split"]
+__all__ = ["Data", "DataChoice", "DataInfo", "Dataset", "Split"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +40,40 @@ class DataInfo:
     @property
     def classes(self) -> int:
         return len(self.class_names)
+
+
+class DataChoice(Params):
+    """The keys of a suite's ``data:`` block that every data set has."""
+
+    name: str = Field(min_length=1, description="the data set")
+    image_size: int | None = Field(
+        None, ge=1, description="pixels per side that models see (default: as stored)"
+    )
+    interpolation: Literal["nearest", "bilinear", "bicubic"] = Field(
+        "bilinear", description="how images are resized"
+    )
+    normalize: Literal["dataset", "imagenet", "half"] = Field(
+        "dataset", description="mean and standard deviation: the data set's, ImageNet's, or 0.5 and 0.5"
+    )
+    validation: float = Field(
+        0.1, ge=0, lt=1, description="share of each class's training images set apart for validation"
+    )
+    classes: tuple[int, ...] | None = Field(
+        None, description="class indices to keep; they become 0, 1, ... in this order"
+    )
+    shots: int | None = Field(
+        None, ge=1, description="training images per class, after validation images are set apart"
+    )
+
+    @field_validator("classes", mode="before")
+    @classmethod
+    def _list_of_classes(cls, value: Any) -> Any:
+        if value is not None and not isinstance(value, list | tuple):
+            raise ValueError(
+                f"list the class indices to keep, like [0, 1, 2], not {value!r} "
+                "(how many classes there are is num_classes)"
+            )
+        return value
 
 
 class Dataset(Protocol):

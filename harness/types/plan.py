@@ -1,20 +1,41 @@
-"""What a plan is: preparing nodes and measuring cells, as plain values.
+"""A plan: the nodes that prepare and the cells that measure, as plain values.
 
-A node or cell is plain JSON: another process or machine can run it.
+:func:`~harness.types.plain.to_json` and :func:`~harness.types.plain.from_json` carry a node or cell to another
+process or machine, which can run it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
-__all__ = ["Cell", "Node", "Plan", "PrepareHost"]
+from harness.types.data import DataChoice
+from harness.types.devices import DeviceInfo
+from harness.types.measure import Measure
+from harness.types.meters import Monitor
+from harness.types.models import Sketch
+from harness.types.plain import to_json
+from harness.types.recipe import TrainRecipe
+
+__all__ = [
+    "Cell",
+    "DataFacts",
+    "CellTask",
+    "DataRef",
+    "DeviceRef",
+    "RuntimeRef",
+    "ExportTask",
+    "Node",
+    "Plan",
+    "PrepareHost",
+    "StepTask",
+]
 
 
 @dataclass(frozen=True, kw_only=True)
 class PrepareHost:
-    """What of the preparing machine changes trained weights, and so belongs into every key."""
+    """The facts of the preparing machine that change trained weights. They are part of every key."""
 
     torch: str = ""
     timm: str = ""
@@ -23,27 +44,148 @@ class PrepareHost:
     gpu: str = ""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Node:
-    """One preparing step. ``stage``: data, build, compress, partition, export.
+# --- nodes ----------------------------------------------------------------------------------------
 
-    ``inputs`` are keys of earlier nodes; ``task`` is all that ``harness.prepare.nodes`` needs, as JSON.
+
+@dataclass(frozen=True, kw_only=True)
+class DataRef:
+    """A data set: the entry that loads it, the entry's parameters (JSON), and the part of it that is used."""
+
+    entry: str
+    params: Mapping[str, Any]
+    choice: DataChoice
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepTask:
+    """Building, compressing or partitioning a model with one seed.
+
+    ``params``: parameters of the entry, JSON. ``each_part``: the compressor is applied to every part of a split
+    model. ``data_key``: key of the data node. ``threads``: of each training process. ``device``: torch's name of
+    the training device. ``sketch``: of a partition, as planned. ``made_with``: digest of the code and the
+    machine that make the model.
     """
 
+    stage: Literal["build", "compress", "partition"]
+    entry: str
+    params: Mapping[str, Any]
+    each_part: bool
+    data: DataRef
+    data_key: str
+    train: TrainRecipe
+    threads: int
+    processes: int
+    device: str
+    sketch: Sketch | None
+    made_with: str
+    seed: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportTask:
+    """Exporting a model for the runtime ``entry`` with its ``params`` (JSON). ``data_key``: key of the data node."""
+
+    stage: Literal["export"] = "export"
+    entry: str
+    params: Mapping[str, Any]
+    data: DataRef
+    data_key: str
+    threads: int
+    device: str
+    seed: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Node:
+    """One preparing step. ``inputs`` are keys of earlier nodes. The task of a data node is the data set."""
+
     key: str
-    stage: str
+    stage: Literal["data", "build", "compress", "partition", "export"]
     label: str
     entry: str
     plugin: str
     inputs: tuple[str, ...]
-    task: Mapping[str, Any]
+    task: StepTask | ExportTask | DataRef
+
+
+# --- cells ----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class RuntimeRef:
+    """A runtime and its parameters, JSON."""
+
+    name: str
+    params: Mapping[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeviceRef:
+    """A device as a suite names it: backend, the backend's parameters (JSON), threads of each worker."""
+
+    name: str
+    backend: str
+    params: Mapping[str, Any]
+    threads: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class DatasetRef:
+    """The entry that loads a data set, and its parameters, JSON."""
+
+    entry: str
+    params: Mapping[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataFacts:
+    """Facts of the data on which a cell is measured.
+
+    ``shape``: (channels, height, width). ``mean`` and ``std``: per channel, on a 0..1 scale.
+    """
+
+    name: str
+    classes: int
+    shape: tuple[int, int, int]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    fingerprint: str
+    note: str
+    choice: DataChoice
+    dataset: DatasetRef
+
+
+@dataclass(frozen=True, kw_only=True)
+class CellTask:
+    """All that measuring a cell needs beside its artifacts.
+
+    ``device``: name of the device or fleet. ``specs``, ``infos``, ``monitors``: of each device; there is no info
+    of a device that is not available. ``central``: index of the device that fuses. ``input``: how images are sent
+    to other devices. ``placement``: part -> index of its device; None where the first device holds all parts.
+    ``threads``: of each worker. ``no_meter``: why a meter is not read, or empty.
+    """
+
+    device: str
+    specs: tuple[DeviceRef, ...]
+    infos: tuple[DeviceInfo, ...]
+    central: int
+    fleet: bool
+    input: Literal["tensor", "raw"]
+    placement: Mapping[str, int] | None
+    runtime: RuntimeRef
+    measure: Measure
+    threads: int
+    data: DataFacts
+    monitors: tuple[Monitor, ...]
+    no_meter: str
 
 
 @dataclass(frozen=True, kw_only=True)
 class Cell:
-    """One measurement: a method, trained with one seed, on one device or fleet, in one process set.
+    """One measurement: a method, trained with one seed, on one device or fleet, in one set of processes.
 
-    ``impossible`` says why it cannot be measured here; such a cell is recorded as skipped.
+    ``export`` and ``data`` are keys of nodes. ``impossible`` says why the cell cannot be measured here; it is then
+    recorded as skipped.
     """
 
     id: str
@@ -53,13 +195,19 @@ class Cell:
     repeat: int
     export: str
     data: str
-    task: Mapping[str, Any]
+    task: CellTask
     impossible: str | None = None
+
+
+# --- plans ----------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """Nodes in an order in which each comes after its inputs, and cells in the order of measuring."""
+    """Nodes, each after its inputs, and cells in the order of measuring.
+
+    ``nodes``: by key. ``origins``: entries used -> distribution and version.
+    """
 
     suite: str
     host: PrepareHost
@@ -73,7 +221,7 @@ class Plan:
     origins: Mapping[str, str] = field(default_factory=dict)
 
     def needed_by(self, cell: Cell) -> list[str]:
-        """Keys of all nodes that ``cell`` rests on, inputs first."""
+        """Return the keys of all nodes that ``cell`` rests on, inputs first."""
         order: dict[str, None] = {}
 
         def visit(key: str) -> None:
@@ -86,10 +234,11 @@ class Plan:
         return list(order)
 
     def to_json(self) -> dict[str, Any]:
+        """Return the plan for ``harness plan --json``."""
         return {
             "suite": self.suite,
-            "prepared_on": asdict(self.host),
-            "nodes": [asdict(node) for node in self.nodes.values()],
-            "cells": [asdict(cell) for cell in self.cells],
+            "prepared_on": to_json(self.host),
+            "nodes": [to_json(node) for node in self.nodes.values()],
+            "cells": [to_json(cell) for cell in self.cells],
             "warnings": list(self.warnings),
         }

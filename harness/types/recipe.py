@@ -5,14 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationInfo, field_validator
 
-from harness.types import Params
-
-if TYPE_CHECKING:
-    pass
+from harness.types.params import Params
 
 __all__ = ["NO_AUGMENTATION", "NotNegative", "Positive", "TrainRecipe"]
 

@@ -230,11 +230,13 @@ def _prepared(
 
 
 def _stored(key: str, store: Store) -> tuple[Artifact, Counts]:
-    from harness.measure.deploy import artifact_of
+    from harness.measure.deploy import stored_artifact
     from harness.types import Counts
+    from harness.types.plain import from_json
 
     meta = store.meta(key)
-    return artifact_of(meta, store, key), Counts(**meta["counts"])
+    artifact = from_json(Artifact, meta["artifact"])
+    return stored_artifact(artifact, store, key), from_json(Counts, meta["counts"])
 
 
 def _timed(

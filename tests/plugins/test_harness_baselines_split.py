@@ -17,12 +17,13 @@ from pydantic import ValidationError
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from harness.data.choice import DataChoice, subset
+from harness.data.choice import subset
 from harness.data.opened import open_data
 from harness.plugins import load_plugins
 from harness.store.saved import load_partition
 from harness.testing import check_partitioner, make_context, make_model
 from harness.types import Fleet, Lineage, Model, Partition, TensorSpec
+from harness.types.data import DataChoice
 from harness_baselines.class_split import averaged_softmax, class_groups, own_images, probe
 from harness_baselines.plugin import harness_partitioners
 from harness_timm.vit import ViTShape

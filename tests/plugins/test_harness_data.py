@@ -15,11 +15,12 @@ from numpy.typing import NDArray
 from PIL import Image
 from pydantic import ValidationError
 
-from harness.data.choice import DataChoice, effective_info
+from harness.data.choice import effective_info
 from harness.data.opened import open_data
 from harness.errors import SuiteError
 from harness.testing import check_dataset
 from harness.types import DataInfo, DatasetEntry
+from harness.types.data import DataChoice
 from harness_data import pictures, plugin
 
 ENTRIES: dict[str, DatasetEntry] = {entry.name: entry for entry in plugin.harness_datasets()}

@@ -12,11 +12,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from harness.data.choice import DataChoice, effective_info
+from harness.data.choice import effective_info
 from harness.data.opened import open_data
 from harness.errors import SuiteError
 from harness.testing import check_dataset
 from harness.types import DataInfo, DatasetEntry
+from harness.types.data import DataChoice
 from harness_data import plugin
 
 ENTRIES: dict[str, DatasetEntry] = {entry.name: entry for entry in plugin.harness_datasets()}

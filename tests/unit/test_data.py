@@ -17,10 +17,11 @@ from PIL import Image
 from pydantic import ValidationError
 
 from harness.data import splits
-from harness.data.choice import ArraySplit, DataChoice, ImageSplit, effective_info, normalise, relabel, subset
+from harness.data.choice import ArraySplit, ImageSplit, effective_info, normalise, relabel, subset
 from harness.data.opened import open_data, pick_train
 from harness.errors import SuiteError
 from harness.types import Data, DataInfo, DatasetEntry, Params
+from harness.types.data import DataChoice
 
 INFO = DataInfo(
     name="toy",
@@ -307,7 +308,7 @@ def test_opening_again_loads_nothing_again() -> None:
 
 DIGEST = """
 import hashlib
-from harness.data.choice import DataChoice
+from harness.types.data import DataChoice
 from harness.data.opened import open_data
 from harness_data.plugin import harness_datasets
 entry = next(entry for entry in harness_datasets() if entry.name == "synthetic")

@@ -17,7 +17,6 @@ import pytest
 
 from harness import hookspecs, stats
 from harness.cli import cli
-from harness.data.choice import DataChoice
 from harness.machine.energy import durations, integrate
 from harness.machine.energy import reading as energy
 from harness.measure import flags
@@ -28,10 +27,12 @@ from harness.results.claims.verdicts import STATUSES
 from harness.results.leaderboard import energy_columns
 from harness.suite.loading import load_suite
 from harness.suite.shipped import shipped_suites
-from harness.suite.suite import Defaults, DeviceChoice, Measure, Method, Prepare, RunItem, Suite
+from harness.suite.suite import Defaults, DeviceChoice, Method, Prepare, RunItem, Suite
 from harness.train.counting.footprint import STATIC
 from harness.train.loop import TrainRecipe
 from harness.types.columns import COLUMNS
+from harness.types.data import DataChoice
+from harness.types.measure import Measure
 from harness.types.plan import PrepareHost
 from harness.types.record import Record
 from harness.worker.loadgen import loop

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import asdict
 
 import pytest
 
@@ -41,7 +40,7 @@ def prepared(toys, tmp_path_factory):
     plan = make_plan(load_suite(folder / "toys.yaml"), plugins, PrepareHost())
     store = Store(folder / "cache")
     for node in plan.nodes.values():
-        run_node(asdict(node), plugins, store)
+        run_node(node, plugins, store)
     return plan, plugins, store
 
 
@@ -115,7 +114,7 @@ def test_the_wait_for_a_board_is_bounded_over_all_its_absences(prepared, toys):
         now[0] += seconds
 
     plan, plugins, _ = prepared
-    cell = next(cell for cell in plan.cells if cell.task["device"] == "b1")
+    cell = next(cell for cell in plan.cells if cell.task.device == "b1")
     boards = LostBoards(plugins, clock=lambda: now[0], sleep=sleep)
     assert boards.away(cell) is None
     for away, back, left in ((20, True, 20), (5, True, 10), (100, False, 0)):
@@ -131,5 +130,5 @@ def test_the_wait_for_a_board_is_bounded_over_all_its_absences(prepared, toys):
 
 def test_a_worker_of_this_machine_is_not_waited_for(prepared):
     plan, plugins, _ = prepared
-    cell = next(cell for cell in plan.cells if cell.task["device"] == "here")
+    cell = next(cell for cell in plan.cells if cell.task.device == "here")
     assert not LostBoards(plugins).lose(cell, "here")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from dataclasses import asdict
 from functools import cache
 
 import numpy as np
@@ -11,7 +10,7 @@ import pytest
 
 from harness.errors import SuiteError
 from harness.machine.energy.fleet import readings_of
-from harness.measure import accuracy
+from harness.measure import robustness
 from harness.measure.cell import CellLost, Evaluations, measure_cell
 from harness.plan.planner import make_plan
 from harness.plugins import load_plugins
@@ -19,7 +18,7 @@ from harness.prepare.nodes import run_node
 from harness.store.artifacts import Store
 from harness.store.saved import load_any
 from harness.suite.loading import load_suite
-from harness.types.plan import PrepareHost
+from harness.types.plan import DataRef, PrepareHost
 
 SUITE = """\
 suite: toys
@@ -68,8 +67,8 @@ def planned(toys, tmp_path_factory):
     plan = make_plan(load_suite(folder / "toys.yaml"), plugins, PrepareHost())
     store = Store(folder / "cache")
     for node in plan.nodes.values():
-        run_node(asdict(node), plugins, store)
-    return {(cell.method, cell.task["device"]): cell for cell in plan.cells}, plugins, store
+        run_node(node, plugins, store)
+    return {(cell.method, cell.task.device): cell for cell in plan.cells}, plugins, store
 
 
 @pytest.fixture(scope="module")
@@ -246,8 +245,9 @@ def references(planned):
         meta = store.meta(cell.data)
         images = normalise(np.load(store.folder(cell.data) / "images.npy"), meta["mean"], meta["std"])
         labels = np.load(store.folder(cell.data) / "labels.npy")
-        task = {**cell.task["data"]["dataset"], "choice": cell.task["data"]["choice"]}
-        train = open_task_data(task, plugins).train
+        dataset = cell.task.data.dataset
+        ref = DataRef(entry=dataset.entry, params=dataset.params, choice=cell.task.data.choice)
+        train = open_task_data(ref, plugins).train
         key = next(k for k in store.root.rglob("*.safetensors") if k.parent.name == model_key(cell))
         return load_any(key.parent), images, labels, train.batch(range(len(train)))
 
@@ -304,11 +304,11 @@ def test_where_nothing_can_be_missing_the_record_says_why(measured):
 
 def test_subsets_are_all_where_they_are_few_else_drawn():
     names = [f"p{i}" for i in range(30)]
-    assert accuracy.subsets(names, 1, 0) == [(name,) for name in names]
-    assert len(accuracy.subsets(names[:4], 2, 0)) == 6
-    drawn = accuracy.subsets(names, 3, 0)
-    assert len(set(drawn)) == len(drawn) == accuracy.MAX_SUBSETS
-    assert drawn == accuracy.subsets(names, 3, 0) != accuracy.subsets(names, 3, 1)
+    assert robustness.subsets(names, 1, 0) == [(name,) for name in names]
+    assert len(robustness.subsets(names[:4], 2, 0)) == 6
+    drawn = robustness.subsets(names, 3, 0)
+    assert len(set(drawn)) == len(drawn) == robustness.MAX_SUBSETS
+    assert drawn == robustness.subsets(names, 3, 0) != robustness.subsets(names, 3, 1)
 
 
 def test_a_lost_board_is_named(measured, toys, monkeypatch):

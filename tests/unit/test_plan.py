@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -15,7 +14,8 @@ from harness.plugins import load_plugins
 from harness.suite.loading import load_suite
 from harness.suite.shipped import shipped_suites
 from harness.suite.suite import Suite
-from harness.types.plan import PrepareHost
+from harness.types.plain import from_json
+from harness.types.plan import Cell, Node, PrepareHost
 
 SUITE = """\
 suite: mine
@@ -83,7 +83,7 @@ def test_cells_are_distinct_and_every_method_comes_before_any_comes_again(plan):
 
 
 def test_a_runtime_is_inherited(plan):
-    runtimes = {cell.method: cell.task["runtime"]["name"] for cell in plan().cells}
+    runtimes = {cell.method: cell.task.runtime.name for cell in plan().cells}
     assert runtimes["edge-1"] == "onnxruntime"
     assert runtimes["edge-1-int8"] == runtimes["again"] == "onnxruntime-int8"
 
@@ -95,9 +95,7 @@ def test_what_cannot_be_is_listed_with_its_reason(plan):
 
 
 def test_a_fleet_is_placed_and_one_device_holds_all(plan):
-    placements = {
-        cell.task["device"]: cell.task["placement"] for cell in plan().cells if cell.method == "cut"
-    }
+    placements = {cell.task.device: cell.task.placement for cell in plan().cells if cell.method == "cut"}
     assert placements == {"here": {"front": 0, "back": 0}, "pair": {"front": 1, "back": 0}}
 
 
@@ -157,12 +155,13 @@ def test_seeds_make_keys_and_nothing_else_of_a_method_does(plan):
     assert {n.key for n in one.nodes.values()} < {n.key for n in plan().nodes.values()}
 
 
-def test_nodes_and_cells_are_json(plan):
-    made = plan()
-    text = json.dumps(made.to_json())
-    assert json.loads(text)["cells"][0]["id"] == made.cells[0].id
-    for node in made.nodes.values():
-        assert json.loads(json.dumps(asdict(node)))["task"] == json.loads(json.dumps(dict(node.task)))
+@pytest.mark.parametrize("scenario", ["single-stream", "multi-stream"])
+def test_nodes_and_cells_are_json_and_back(plan, scenario):
+    made = plan(overrides=[f"measure.scenario={scenario}", "measure.sustained=2min"])
+    text = json.loads(json.dumps(made.to_json()))
+    assert text["cells"][0]["id"] == made.cells[0].id
+    assert tuple(from_json(Cell, cell) for cell in text["cells"]) == made.cells
+    assert tuple(from_json(Node, node) for node in text["nodes"]) == tuple(made.nodes.values())
 
 
 def test_only_keeps_what_matches_and_what_it_rests_on(plan):
@@ -178,8 +177,8 @@ def test_another_data_set_needs_a_compressor_that_can(plan):
         '    data: {classes: [1, 2, 3]}\n    compress: [{edgevit: {blocks: "${k}"}}]',
     )
     made = plan(moved)
-    assert {cell.task["data"]["classes"] for cell in made.cells if cell.method == "edge-2"} == {3}
-    assert {cell.task["data"]["classes"] for cell in made.cells if cell.method == "cloud"} == {10}
+    assert {cell.task.data.classes for cell in made.cells if cell.method == "edge-2"} == {3}
+    assert {cell.task.data.classes for cell in made.cells if cell.method == "cloud"} == {10}
     wrong = SUITE.replace(
         "    partition: {pipeline", "    data: {classes: [1, 2, 3]}\n    partition: {pipeline"
     )
@@ -209,7 +208,7 @@ def test_cifar10_takes_a_folder_of_parquet_files(plugins, real_data):
     suite = load_suite(shipped_suites()["cifar10"], [f"data.path={real_data / 'cifar10'}"])
     made = make_plan(suite, plugins, PrepareHost())
     assert made.missing_data == ()
-    assert {cell.task["data"]["classes"] for cell in made.cells} == {10}
+    assert {cell.task.data.classes for cell in made.cells} == {10}
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

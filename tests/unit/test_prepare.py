@@ -9,14 +9,14 @@ import shutil
 import signal
 import subprocess
 import sys
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from harness.errors import StorageError
 from harness.hookspecs import hookimpl
-from harness.plan import planner
+from harness.plan import chains
 from harness.plan.planner import make_plan
 from harness.plugins import Plugins, load_plugins
 from harness.prepare.nodes import run_node
@@ -112,14 +112,14 @@ def prepared(tmp_path):
         plan = make_plan(load_suite(path), plugins, PrepareHost(torch="1"))
         for node in plan.nodes.values():
             if node.stage in ("build", "partition", "compress"):
-                run_node(asdict(node), plugins, store)
+                run_node(node, plugins, store)
         model = {cell.method: plan.nodes[cell.export].inputs[0] for cell in plan.cells}
         return plugin, {method: load_any(store.folder(key)) for method, key in model.items()}
 
     return prepare
 
 
-@pytest.mark.parametrize(("owner", "source"), [(Plugins, "source_of"), (planner, "core_hash")])
+@pytest.mark.parametrize(("owner", "source"), [(Plugins, "source_of"), (chains, "core_hash")])
 def test_what_is_shared_is_made_again_when_its_code_changes(prepared, monkeypatch, owner, source):
     assert prepared()[0].taught == 1
     assert prepared()[0].taught == 1

@@ -23,6 +23,7 @@ from harness.plan.host import _check_accelerate, _training_device
 from harness.plan.planner import make_plan
 from harness.plugins import load_plugins
 from harness.prepare.jobs import Jobs
+from harness.prepare.messages import Failure
 from harness.prepare.team import Follower, Leader
 from harness.store.artifacts import Store
 from harness.suite.loading import load_suite
@@ -75,12 +76,16 @@ def place(tmp_path_factory):
         yield folder
 
 
-def prepare(place, processes, hows):
-    """Build ``hows`` as a run does: failures by name."""
+def plan_of(place, processes, hows):
     methods = "\n".join(f"  {how}: {{build: {{ranked: {{how: {how}, out: '{place}'}}}}}}" for how in hows)
     path = place / "ranked.yaml"
     path.write_text(SUITE.format(processes=processes, methods=methods))
-    plan = make_plan(load_suite(path), load_plugins(), PrepareHost(torch="1"))
+    return make_plan(load_suite(path), load_plugins(), PrepareHost(torch="1"))
+
+
+def prepare(place, processes, hows):
+    """Build ``hows`` as a run does; return the failures by name."""
+    plan = plan_of(place, processes, hows)
     nodes = [node for node in plan.nodes.values() if node.stage == "build"]
     jobs = Jobs(Store(place / "cache").root, (), 1, 1, processes)
     try:
@@ -90,7 +95,7 @@ def prepare(place, processes, hows):
     finally:
         jobs.close()
     assert psutil.wait_procs(children, timeout=60)[1] == []
-    name = {node.key: node.task["params"]["how"] for node in nodes}
+    name = {node.key: node.task.params["how"] for node in nodes}
     return {name[key]: failure for key, failure in failures.items()}
 
 
@@ -199,17 +204,18 @@ def test_a_rank_that_hangs_up_and_lives_fails_the_node(place, monkeypatch):
     monkeypatch.setattr(Leader, "join", lambda self, port, device, threads, listening: os.close(listening))
     told = Queue()
 
-    def give_up(*message):
+    def give_up(message):
         told.put(message)
         threading.Event().wait()  # the process would end here
 
-    node = {"key": "k", "stage": "build", "plugin": "ranked", "task": {"device": "cpu"}}
+    nodes = plan_of(place, 2, ["plain"]).nodes.values()
+    node = next(node for node in nodes if node.stage == "build")
     with pytest.raises(CellError), Leader(2, place, (), 1, give_up).together(node):
         message = told.get(timeout=60)
     for process in multiprocessing.active_children():
         process.kill()
     reason = "training process 2 of 2: its connection ended"
-    assert message == ("failed", "k", "build", "ranked", reason, "")
+    assert message == Failure("build", "ranked", reason)
 
 
 def test_each_rank_has_its_gpu():

@@ -13,8 +13,8 @@ from pydantic import Field, field_validator
 
 from harness.errors import HarnessError
 from harness.plan.profiles.line import LEAST, Line, fit
-from harness.suite.field_types import NAME
 from harness.types import Params
+from harness.types.fields import NAME
 
 if TYPE_CHECKING:
     pass

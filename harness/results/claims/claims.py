@@ -15,13 +15,13 @@ from typing import Annotated, Any, TypeAlias
 from pydantic import BeforeValidator, Field, model_validator
 
 from harness.errors import SuiteError, nearest
-from harness.suite.field_types import NAME
 from harness.suite.suite import Suite
 from harness.suite.validate import validated
 from harness.suite.yamlfile import Source, read_yaml
 from harness.train.counting.footprint import STATIC
 from harness.types import Params
 from harness.types.columns import COLUMNS
+from harness.types.fields import NAME
 
 __all__ = [
     "ALL",

@@ -18,9 +18,9 @@ from harness.errors import BoardLost, DeviceError, HarnessError, SuiteError
 from harness.machine.meters import Meters
 from harness.plugins import load_plugins
 from harness.store.files import write_atomically
-from harness.suite.field_types import Duration, Name
 from harness.suite.validate import validated
 from harness.types import Device, DeviceInfo, DeviceSpec, Params, Unavailable
+from harness.types.fields import Duration, Name
 from harness_remote.inventory.inventory import Board, Inventory
 from harness_remote.wire.secrets import Credentials
 

@@ -28,10 +28,11 @@ from pydantic import Field, model_validator
 
 from harness.errors import SuiteError, nearest
 from harness.store.files import write_atomically
-from harness.suite.field_types import NAME, EntryRef, Name
+from harness.suite.entry_ref import EntryRef
 from harness.suite.validate import validated
 from harness.suite.yamlfile import Source, parse_yaml, read_text
 from harness.types import Params
+from harness.types.fields import NAME, Name
 from harness_remote import PORT
 from harness_remote.wire.secrets import Credentials
 

@@ -9,11 +9,11 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, PlainSerializer, field_validator, model_validator
 
 from harness.errors import SuiteError, nearest
-from harness.suite.field_types import Duration, Name
 from harness.suite.shipped import find_suite, shipped_files
 from harness.suite.validate import validated
 from harness.suite.yamlfile import Source, read_yaml
 from harness.types import Params
+from harness.types.fields import Duration, Name
 
 __all__ = ["WORKSTATION", "Lab", "LinkChoice", "find_lab", "load_lab", "shipped_labs"]
 

@@ -1,0 +1,60 @@
+"""What one cell is measured with, opened once: its export, its test split, the logits that it must give."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from harness.data.splits import normalise, parity_indices
+from harness.store.artifacts import Store
+from harness.types.artifacts import DataMeta, ExportMeta
+from harness.types.plain import from_json
+from harness.types.plan import Cell
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+__all__ = ["CellData", "open_cell"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class CellData:
+    """A cell with its opened artifacts.
+
+    ``images``: uint8 [n, height, width, channels], mapped from disk. ``labels``: int [n]. ``reference``: float32
+    [samples, classes], logits of the built model on the parity samples.
+    """
+
+    cell: Cell
+    export: ExportMeta
+    data: DataMeta
+    images: NDArray[np.uint8]
+    labels: NDArray[np.int64]
+    reference: NDArray[np.float32]
+
+    def parity_images(self) -> NDArray[np.float32]:
+        """Return the preprocessed parity samples, float32 [samples, channels, height, width]."""
+        return self._preprocessed(np.asarray(self.images[parity_indices(len(self.images))]))
+
+    def preprocessed(self, size: int) -> Iterator[tuple[int, NDArray[np.float32]]]:
+        """Yield (index of its first image, float32 [up to size, channels, height, width]) over the test split."""
+        for start in range(0, len(self.images), size):
+            yield start, self._preprocessed(np.asarray(self.images[start : start + size]))
+
+    def _preprocessed(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        return normalise(images, self.data.mean, self.data.std)
+
+
+def open_cell(cell: Cell, store: Store) -> CellData:
+    """Open the artifacts of a cell, which are in the store."""
+    return CellData(
+        cell=cell,
+        export=from_json(ExportMeta, store.meta(cell.export)),
+        data=from_json(DataMeta, store.meta(cell.data)),
+        images=np.load(store.folder(cell.data) / "images.npy", mmap_mode="r"),
+        labels=np.load(store.folder(cell.data) / "labels.npy"),
+        reference=np.load(store.folder(cell.export) / "reference.npy"),
+    )

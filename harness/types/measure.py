@@ -1,0 +1,114 @@
+"""How cells are measured: the keys of a suite's ``measure`` block."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from pydantic import Field, ValidationInfo, field_validator, model_validator
+
+from harness.types.fields import Duration, Share
+from harness.types.params import Params
+from harness.types.plain import COMPLETE
+
+__all__ = ["PRESETS", "CoolDown", "Measure"]
+
+
+class CoolDown(Params):
+    """Waiting for a temperature before a cell."""
+
+    below: float = Field(ge=-40, le=150, description="degrees Celsius of the hottest sensor")
+    limit: Duration = Field(300.0, description="wait no longer than this; the cell is then flagged unsteady")
+
+
+PRESETS: Mapping[str, Mapping[str, Any]] = {
+    "default": {},
+    # DeViT, section V-A: one warm-up run, then 100 runs over the whole test set, without break
+    "devit": {"passes": 100, "warmup": "one", "min_time": 0.0, "max_time": 3600.0},
+    # MLPerf Power: the whole system, nothing subtracted
+    "mlperf": {"idle_time": 0.0},
+}
+"""Ways to measure that papers and bodies laid down: keys of ``measure:`` where a suite says nothing else."""
+
+
+class Measure(Params):
+    """How cells are measured."""
+
+    preset: Literal["default", "devit", "mlperf"] = Field("default", description="whose rules for energy")
+    scenario: Literal["single-stream", "offline", "multi-stream", "server"] = Field(
+        "single-stream", description="which load is generated"
+    )
+    batch: int = Field(1, ge=1, le=4096, description="samples that are inferred at once")
+    streams: int = Field(8, ge=1, le=4096, description="multi-stream: samples that arrive at once")
+    target_qps: float | None = Field(None, gt=0, le=1e6, description="server: mean arrivals per second")
+    generator: Literal["harness", "loadgen"] = Field("harness", description="what generates the load")
+    min_time: Duration = Field(1.0, description="a window lasts at least this long")
+    min_queries: int = Field(662, ge=1, le=10_000_000, description="and at least this many queries")
+    passes: int | None = Field(None, ge=1, le=10_000, description="or passes over the test split, instead")
+    max_time: Duration = Field(60.0, description="and ends here in any case (then flagged short)")
+    warmup: Literal["steady", "one"] = Field("steady", description="until steady, or one query")
+    sustained: Duration | None = Field(None, description="go on for this long, for sustained figures")
+    repeats: int = Field(1, ge=1, le=1000, description="processes measured, on the first seed")
+    energy: Literal["auto", "off", "require"] = Field("auto", description="read meters if any answer")
+    energy_error: Share | None = Field(None, description="lengthen the window until energy is this certain")
+    idle_time: Duration = Field(2.0, description="idle before and after the window, where a meter reads")
+    cool_down: CoolDown | None = Field(None, description="wait for a temperature before each cell")
+    in_flight: int = Field(1, ge=1, le=256, description="fleets: frames that are worked on at once")
+    deadline: Duration | None = Field(None, description="fleets: a query is answered within this time")
+    on_missing: Literal["fail", "substitute"] = Field(
+        "fail", description="fleets: a part that does not answer ends the cell, or something stands in"
+    )
+    robustness: str | None = Field(
+        None, pattern=r"^drop-[1-9]\d?$", description="drop-N: accuracy without 1 to N parts of a split model"
+    )
+
+    @field_validator("robustness", mode="before")
+    @classmethod
+    def _number_of_parts(cls, value: Any) -> Any:
+        if value is not None and not (isinstance(value, str) and re.fullmatch(r"drop-[1-9]\d?", value)):
+            raise ValueError(f"write drop-1, drop-2 ...: without up to how many parts, not {value!r}")
+        return value
+
+    @model_validator(mode="before")
+    @classmethod
+    def _preset(cls, value: Any) -> Any:
+        if not isinstance(value, Mapping) or not isinstance(value.get("preset"), str):
+            return value
+        return {**PRESETS.get(value["preset"], {}), **value}
+
+    @model_validator(mode="after")
+    def _fits(self, info: ValidationInfo) -> Measure:
+        if self.max_time < self.min_time:
+            raise ValueError(f"max_time ({self.max_time} s) is below min_time ({self.min_time} s)")
+        if (self.scenario == "server") != (self.target_qps is not None):
+            raise ValueError(
+                "target_qps belongs to scenario: server"
+                if self.target_qps
+                else "scenario: server needs target_qps, mean arrivals per second"
+            )
+        if self.target_qps and self.target_qps * self.max_time < 10:
+            raise ValueError(
+                f"target_qps ({self.target_qps:g}) is below 10 arrivals in max_time ({self.max_time:g} s)"
+            )
+        if self.scenario == "server" and self.preset == "devit":
+            raise ValueError(
+                "preset: devit takes the mean latency, in which a server's queries wait; leave it out"
+            )
+        written = info.context is not COMPLETE and "streams" in self.model_fields_set
+        if written and self.scenario != "multi-stream":
+            raise ValueError("streams belongs to scenario: multi-stream")
+        if self.scenario == "server" and self.batch != 1:
+            raise ValueError("scenario: server sends one sample a query; batch is 1")
+        if self.scenario == "multi-stream" and self.streams % self.batch:
+            raise ValueError(f"streams ({self.streams}) is no multiple of batch ({self.batch})")
+        if self.in_flight > 1 and (self.scenario == "multi-stream" or self.generator == "loadgen"):
+            other = "generator: loadgen" if self.generator == "loadgen" else "scenario: multi-stream"
+            raise ValueError(f"in_flight ({self.in_flight}) has no effect with {other}; leave it out")
+        if self.deadline == 0:
+            raise ValueError("deadline is a time above 0, like 500ms")
+        if self.on_missing == "substitute" and self.deadline is None:
+            raise ValueError("on_missing: substitute needs deadline, after which something stands in")
+        if self.energy == "off" and self.energy_error is not None:
+            raise ValueError("energy_error has no effect: energy is off")
+        return self

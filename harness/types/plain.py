@@ -1,0 +1,38 @@
+"""Values as JSON and back: for dataclasses and models that hold strings, numbers, mappings and each other."""
+
+from __future__ import annotations
+
+from types import MappingProxyType
+from typing import Any, TypeVar
+
+from pydantic import TypeAdapter
+
+__all__ = ["COMPLETE", "from_json", "to_json"]
+
+T = TypeVar("T")
+
+COMPLETE = MappingProxyType({"complete": True})
+"""Validation context of :func:`from_json`: every key is there, so none tells what a person wrote."""
+
+
+def to_json(value: Any) -> Any:
+    """Return ``value`` in JSON's types: dataclasses and models become objects, tuples lists, paths strings."""
+    return _adapter(type(value)).dump_python(value, mode="json")
+
+
+def from_json(kind: type[T], data: Any) -> T:
+    """Return what :func:`to_json` made ``data`` of.
+
+    Raises:
+        pydantic.ValidationError: ``data`` is no ``kind``.
+    """
+    return _adapter(kind).validate_python(data, context=COMPLETE)
+
+
+_adapters: dict[Any, TypeAdapter[Any]] = {}
+
+
+def _adapter(kind: type[T]) -> TypeAdapter[T]:
+    if kind not in _adapters:
+        _adapters[kind] = TypeAdapter(kind)
+    return _adapters[kind]
