@@ -204,7 +204,7 @@ def test_the_limits_of_energy_are_told():
 
 def test_every_key_of_a_reading_is_told():
     fields = {field.name for field in dataclasses.fields(energy.Reading)}
-    assert fields == set(rows(section("docs/results.md", "A reading of energy")))
+    assert fields == set(rows(section("docs/results.md", "Energy of one meter")))
 
 
 def test_every_meter_is_told_with_its_extra_and_parameters():
