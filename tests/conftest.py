@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 from hypothesis import settings
+from pydantic import BaseModel
 
 # how long an example takes says nothing on a shared machine
 settings.register_profile(
@@ -27,6 +29,27 @@ def real_data() -> Path:
     if not (folder / "cifar10").is_dir():
         pytest.skip("real data not found: set HARNESS_TEST_DATA to a folder with cifar10/train.parquet")
     return folder
+
+
+@pytest.fixture
+def unknown_keys() -> Callable[[BaseModel], list[str]]:
+    """Returns the keys of a record, or of a block of one, that are no named fields."""
+
+    def unknown(value: Any, path: str = "") -> list[str]:
+        if isinstance(value, BaseModel):
+            inner = [
+                key
+                for name in type(value).model_fields
+                for key in unknown(getattr(value, name), f"{path}.{name}")
+            ]
+            return [*(f"{path}.{key}" for key in value.model_extra or {}), *inner]
+        if isinstance(value, list):
+            return [key for item in value for key in unknown(item, f"{path}[]")]
+        if isinstance(value, Mapping):
+            return [key for name, item in value.items() for key in unknown(item, f"{path}.{name}")]
+        return []
+
+    return unknown
 
 
 @pytest.fixture

@@ -47,43 +47,33 @@ def command(
     from harness.errors import SuiteError
     from harness.render import render
     from harness.results.folder import Results
-    from harness.results.leaderboard.leaderboard import Leaderboard, boards, sorted_by
-    from harness.results.leaderboard.published import find_published, published_boards
+    from harness.results.leaderboard.leaderboard import Leaderboard, leaderboard_of, sorted_by
+    from harness.results.leaderboard.published import find_published, published_tables
+    from harness.results.merged import Merged
     from harness.types.columns import COLUMNS, check_columns
-    from harness.types.record import Record
 
     if sort:
         check_columns([sort], "--sort")
     chosen = None
     if columns:
         chosen = list(COLUMNS) if columns == "all" else check_columns(_names(columns), "--columns")
-    owner: dict[tuple[str, str, str], Results] = {}
-    view: dict[tuple[str, str, str], Record] = {}
-    for folder in folders:
-        results = Results(folder)
+    opened = [Results(folder) for folder in folders]
+    for results in opened:
         if problems := results.scan()[1]:
             click.echo(
-                f"warning: {folder}: {len(problems)} bad lines left out; see `harness results validate`",
+                f"warning: {results.folder}: {len(problems)} bad lines left out; see `harness results validate`",
                 err=True,
             )
-        for record in results.latest(current_only=not everything):
-            known = view.get(record.identity)
-            if known is None or (record.good, record.attempt) > (known.good, known.attempt):
-                view[record.identity], owner[record.identity] = record, results
-    if not view:
+    merged = Merged(opened, current_only=not everything)
+    if not merged.records:
         raise SuiteError(f"no records in {', '.join(map(str, folders))}")
-    found = boards(
-        view.values(),
-        lambda record: owner[record.identity].load_samples(record),
-        within=_names(within or ""),
-        where=where,
-    )
-    printed = [board for name in published for board in published_boards(find_published(name), where)]
-    found = Leaderboard((*found.boards, *printed))
-    if not found.boards and format not in ("csv", "json"):
+    measured = leaderboard_of(merged.records, merged.load_samples, within=_names(within or ""), where=where)
+    printed = [table for name in published for table in published_tables(find_published(name), where)]
+    leaderboard = Leaderboard((*measured.tables, *printed))
+    if not leaderboard.tables and format not in ("csv", "json"):
         click.echo(f"no row for which {where}")
         return
-    click.echo(render(sorted_by(found, sort) if sort else found, format, chosen))
+    click.echo(render(sorted_by(leaderboard, sort) if sort else leaderboard, format, chosen))
 
 
 def _names(text: str) -> list[str]:

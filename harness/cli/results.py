@@ -45,27 +45,27 @@ def validate(folders: tuple[Path, ...]) -> int:
 @click.argument("which", required=False, metavar="[CELL|METHOD]")
 @click.option("--json", "as_json", is_flag=True, help="The records themselves.")
 def show(folder: Path, which: str | None, as_json: bool) -> None:
-    """Tell one record's story: raw samples, parity, environment, lineage, flags.
+    """Show one record: raw samples, parity, environment, lineage, flags.
 
     Without CELL (an id, or how it begins) or METHOD: list the records. Of a method with several
-    cells the first is told, and the others are named.
+    cells the first is shown, and the others are named.
     """
     import json
 
-    from harness.render import record as story
+    from harness.render.record import describe, listing
     from harness.results.folder import Results
 
     results = Results(folder)
     records = results.latest()
-    found = records if which is None else _matching(records, which, results)
+    chosen = records if which is None else _matching(records, which, results)
     if as_json:
-        click.echo(json.dumps([record.dump() for record in found], indent=2, ensure_ascii=False))
+        click.echo(json.dumps([record.dump() for record in chosen], indent=2, ensure_ascii=False))
     elif which is None:
-        click.echo(story.listing(found))
+        click.echo(listing(chosen))
     else:
-        click.echo(story.tell(found[0], results.load_samples(found[0])))
-        if len(found) > 1:
-            click.echo("\n" + story.listing(found[1:]))
+        click.echo(describe(chosen[0], results.load_samples(chosen[0])))
+        if len(chosen) > 1:
+            click.echo("\n" + listing(chosen[1:]))
 
 
 def _matching(records: Sequence[Record], which: str, results: Results) -> list[Record]:

@@ -39,7 +39,7 @@ def command(
     from harness.errors import SuiteError
     from harness.render import progress, render
     from harness.results.folder import Results
-    from harness.results.leaderboard.leaderboard import boards
+    from harness.results.leaderboard.leaderboard import leaderboard_of
     from harness.run.outcome import Options
     from harness.run.runner import job_count, run
     from harness.store.artifacts import Store
@@ -82,7 +82,9 @@ def command(
     for problem in plugins.observed:
         click.echo(f"warning: {problem}", err=True)
     if not prepare_only:
-        board = boards(outcome.records, results.load_samples, rank_by=plan.rank_by, baseline=plan.baseline)
+        board = leaderboard_of(
+            outcome.records, results.load_samples, rank_by=plan.rank_by, baseline=plan.baseline
+        )
         click.echo(render(board, "json" if as_json else "table"))
     _say_failures(outcome, folder, as_json)
     return 1 if outcome.failed or outcome.failed_nodes else 0

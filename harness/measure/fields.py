@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from harness.machine.energy.fleet import readings_of
+from harness.machine.energy.fleet import has_figure, readings_of
 from harness.machine.environment import machine_of
 from harness.measure.cell_data import CellData
 from harness.measure.deploy import Deployed, names_of
@@ -16,6 +16,8 @@ from harness.measure.network import network_of
 from harness.measure.parity import Parity
 from harness.types import DeviceInfo, DeviceReport, Provenance, Samples
 from harness.types.artifacts import ExportedPart
+from harness.types.blocks import FleetMember
+from harness.types.figures import EnergyReading
 from harness.types.plain import to_json
 from harness.types.plan import Cell
 
@@ -230,10 +232,13 @@ def _partial(cell: Cell, samples: Samples, devices: list[dict[str, Any]]) -> dic
         }
     if cell.task.measure.energy != "require":
         return {}
-    readings = readings_of(samples.energy, devices)
-    if any(one["energy_gross_mj"] is not None or one["energy_net_mj"] is not None for one in readings):
+    readings = readings_of(
+        [EnergyReading.model_validate(reading) for reading in samples.energy],
+        [FleetMember.model_validate(device) for device in devices],
+    )
+    if any(map(has_figure, readings)):
         return {}
-    why = [f"{one['meter']}: {one['withheld'].get('gross') or one['withheld']['net']}" for one in readings]
+    why = [f"{one.meter}: {one.withheld.get('gross') or one.withheld['net']}" for one in readings]
     return {"status": "partial", "reason": f"no energy, which is required: {', '.join(why)}"}
 
 

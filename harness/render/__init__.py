@@ -1,4 +1,4 @@
-"""A leaderboard for eyes and for machines: a rich table, GitHub, LaTeX, CSV, JSON."""
+"""A leaderboard as text, for people and for machines: a rich table, GitHub, LaTeX, CSV, JSON."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ FORMATS = ("table", "github", "latex", "csv", "json")
 def render(
     leaderboard: Leaderboard, format: str, columns: Sequence[str] | None = None, *, width: int | None = None
 ) -> str:
-    """The leaderboard in one of :data:`FORMATS`, without a last newline.
+    """Return the leaderboard in one of :data:`FORMATS`, without a last newline.
 
-    ``columns`` choose and order the columns; by default people see the most telling ones, machines
-    all (JSON always has all). ``table`` is ``width`` characters wide, by default as the terminal is.
+    ``columns`` choose and order the columns. By default a table for people has the usual ones, CSV has all, and
+    JSON always has all. ``table`` is ``width`` characters wide, by default as wide as the terminal.
     """
     if format == "table":
         from harness.render import terminal

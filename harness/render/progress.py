@@ -38,8 +38,8 @@ def _said(record: Record) -> str:
     """A finished cell in a few words."""
     if record.status in ("failed", "skipped"):
         return f"{record.status}: {record.reason}"
-    latency = record.latency.get("p50_ms")
-    top1 = record.accuracy.get("top1")
+    latency = record.latency.p50_ms
+    top1 = record.accuracy.top1
     words = [f"top1 {top1:.1f} %" if top1 is not None else "", f"p50 {latency:.3g} ms" if latency else ""]
     return "  ".join(word for word in [*words, " ".join(record.flags)] if word)
 

@@ -1,4 +1,4 @@
-"""One record's story as plain text: what was measured, on what, how it came to be."""
+"""One record as plain text: what was measured, on what, how it was prepared."""
 
 from __future__ import annotations
 
@@ -8,19 +8,21 @@ from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from harness import stats
+from harness.types.blocks import Block, LineageStep
+from harness.types.figures import MissingParts
 from harness.types.record import Record
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["listing", "tell"]
+__all__ = ["describe", "listing"]
 
 SLICES = 48
 BARS = "▁▂▃▄▅▆▇█"
 
 
 def listing(records: Sequence[Record]) -> str:
-    """One line per record."""
+    """Return a table with one line per record."""
     from tabulate import tabulate
 
     rows = [
@@ -29,8 +31,8 @@ def listing(records: Sequence[Record]) -> str:
             r.method,
             r.seed,
             r.repeat,
-            r.device.get("name"),
-            r.runtime.get("name"),
+            r.device.name,
+            r.runtime.name,
             r.status,
             ", ".join(r.flags) or r.reason,
         ]
@@ -40,11 +42,11 @@ def listing(records: Sequence[Record]) -> str:
     return tabulate(rows, headers, tablefmt="plain", disable_numparse=True)
 
 
-def tell(record: Record, arrays: Mapping[str, NDArray[Any]]) -> str:
-    """The story of a record and its raw samples, in lines of at most 110 characters where words allow."""
+def describe(record: Record, arrays: Mapping[str, NDArray[Any]]) -> str:
+    """Return a record and its raw samples as text, in lines of at most 110 characters where words allow."""
     lines: list[str] = []
-    for name, story in _chapters(record, arrays):
-        text = [part for line in story for part in textwrap.wrap(line, 97, break_long_words=False)]
+    for name, chapter in _chapters(record, arrays):
+        text = [part for line in chapter for part in textwrap.wrap(line, 97, break_long_words=False)]
         lines += [f"{'' if i else name:<12} {line}" for i, line in enumerate(text)]
     return "\n".join(lines)
 
@@ -63,64 +65,65 @@ def _chapters(record: Record, arrays: Mapping[str, NDArray[Any]]) -> Iterator[tu
             f"started {record.started}" if record.started else "",
         ],
     )
-    for name in ("device", "runtime", "scenario", "data"):
-        yield name.capitalize(), [_facts(getattr(record, name))]
+    yield "Device", [_facts(record.device)]
+    yield "Runtime", [_facts(record.runtime)]
+    yield "Scenario", [_facts(record.scenario)]
+    yield "Data", [_facts(record.data)]
     yield "Accuracy", _accuracy(record, arrays)
     yield "Latency", _latency(record, arrays)
     yield "Network", _network(record)
-    for name in ("memory", "counts", "train", "state"):
-        yield name.capitalize(), [_facts(getattr(record, name))]
+    yield "Memory", [_facts(record.memory)]
+    yield "Counts", [_facts(record.counts)]
+    yield "Train", [_facts(record.train)]
+    yield "State", [_facts(record.state)]
     yield "Energy", [_facts(reading) for reading in record.energy] or ["no meter"]
     yield "Parts", [_facts(part) for part in record.parts]
     yield "Lineage", [_step(number, step) for number, step in enumerate(record.lineage, 1)]
     yield "Origins", [_facts(record.origins)]
     yield "Environment", [_facts(record.environment)]
-    yield "Samples", [record.samples.get("file", "none")]
+    yield "Samples", [record.samples.file or "none"]
 
 
 def _accuracy(record: Record, arrays: Mapping[str, NDArray[Any]]) -> list[str]:
-    lines = [
-        _facts({key: value for key, value in record.accuracy.items() if key not in ("parity", "missing")})
-    ]
+    lines = [_facts(record.accuracy, leave_out=("parity", "missing"))]
     if "predictions" in arrays and "labels" in arrays:
         right, n = int((arrays["predictions"] == arrays["labels"]).sum()), len(arrays["labels"])
         low, high = stats.wilson(right, n)
         lines.append(f"{right} of {n} right; 95% Wilson interval {low:.2%} to {high:.2%}")
-    if parity := record.accuracy.get("parity"):
-        lines.append(f"parity with the built model: {_facts(parity)}")
-    return [*lines, *_without_parts(record.accuracy.get("missing") or {})]
+    if record.accuracy.parity is not None:
+        lines.append(f"parity with the built model: {_facts(record.accuracy.parity)}")
+    return [*lines, *_without_parts(record.accuracy.missing)]
 
 
-def _without_parts(missing: Mapping[str, Any]) -> Iterator[str]:
-    """Accuracy for each number of missing parts, and without each single one."""
-    if "why" in missing:
-        yield f"without parts: {missing['why']}"
-    for level in missing.get("levels", ()):
-        tried = f"{level['sets']} of {level['of']}" if level["sets"] < level["of"] else f"all {level['of']}"
+def _without_parts(missing: MissingParts) -> Iterator[str]:
+    """Yield accuracy for each number of missing parts, and without each single part."""
+    if missing.why is not None:
+        yield f"without parts: {missing.why}"
+    for level in missing.levels:
+        some = level.sets is not None and level.of is not None and level.sets < level.of
+        tried = f"{level.sets} of {level.of}" if some else f"all {level.of}"
         yield (
-            f"without {level['missing']} part{'s' if level['missing'] > 1 else ''} ({tried} sets): top1 mean "
-            f"{_figure(level['mean'])}, {_figure(level['min'])} ({', '.join(level['worst'])}) to {_figure(level['max'])}"
+            f"without {level.missing} part{'s' if level.missing != 1 else ''} ({tried} sets): top1 mean "
+            f"{_figure(level.mean)}, {_figure(level.min)} ({', '.join(level.worst)}) to {_figure(level.max)}"
         )
-        if level["missing"] == 1:
-            yield f"  {_facts({f'without {name}': value for name, value in level['top1'].items()})}"
+        if level.missing == 1:
+            yield f"  {_facts({f'without {name}': value for name, value in level.top1.items()})}"
 
 
 def _network(record: Record) -> list[str]:
-    """What is sent, the bound, and a line per part and device."""
-    network = dict(record.network)
-    parts, devices = network.pop("parts", {}), network.pop("devices", ())
+    """Return what is sent, the bound, and a line per part and device."""
+    network = record.network
     return [
-        _facts(network),
-        *(f"{name}: {_facts(facts)}" for name, facts in parts.items()),
-        *(_facts(device) for device in devices),
+        _facts(network, leave_out=("parts", "devices")),
+        *(f"{name}: {_facts(times)}" for name, times in network.parts.items()),
+        *(_facts(device) for device in network.devices),
     ]
 
 
 def _latency(record: Record, arrays: Mapping[str, NDArray[Any]]) -> list[str]:
-    bounds = record.latency.get("bounds") or {}
-    lines = [_facts({key: value for key, value in record.latency.items() if key != "bounds"})]
-    if any(value is not None for value in bounds.values()):
-        lines.append(f"LoadGen's upper bounds (99% confidence): {_facts(bounds)}")
+    lines = [_facts(record.latency, leave_out=("bounds",))]
+    if bounds := _facts(record.latency.bounds):
+        lines.append(f"LoadGen's upper bounds (99% confidence): {bounds}")
     raw: list[int] = arrays["latency_ns"].tolist() if "latency_ns" in arrays else []
     if raw:
         lines.append(f"raw samples: {_figure(min(raw) / 1e6)} to {_figure(max(raw) / 1e6)} ms")
@@ -131,7 +134,7 @@ def _latency(record: Record, arrays: Mapping[str, NDArray[Any]]) -> list[str]:
 
 
 def _sparkline(values: Sequence[float]) -> str:
-    """Medians of consecutive slices as bars from zero to twice the median, so that noise looks small."""
+    """Return medians of consecutive slices as bars from zero to twice the median, so that noise looks small."""
     count = min(SLICES, len(values))
     slices = [values[i * len(values) // count : (i + 1) * len(values) // count] for i in range(count)]
     full = 2 * median(values) or 1
@@ -139,26 +142,26 @@ def _sparkline(values: Sequence[float]) -> str:
     return "".join(BARS[min(steps, int(median(part) / full * steps))] for part in slices)
 
 
-def _step(number: int, step: Mapping[str, Any]) -> str:
-    cost = f", {step['train_s']:.1f} s of training" if step.get("train_s") else ""
-    notes = dict(step.get("notes") or {})
+def _step(number: int, step: LineageStep) -> str:
+    cost = f", {step.train_s:.1f} s of training" if step.train_s else ""
+    notes = dict(step.notes)
     if history := notes.pop("history", None):
         notes["last_epoch"] = history[-1]
-    told = f": {_facts(notes)}" if notes else ""
-    return (
-        f"{number}. {step.get('stage')} {step.get('entry')} ({_facts(step.get('params') or {})}){cost}{told}"
-    )
+    text = f": {_facts(notes)}" if notes else ""
+    return f"{number}. {step.stage} {step.entry} ({_facts(step.params)}){cost}{text}"
 
 
-def _facts(facts: Mapping[str, Any], prefix: str = "") -> str:
-    """Nested facts in one line: "a 1, b.c 2"; what is null or empty is left out."""
-    found = []
-    for key, value in facts.items():
+def _facts(facts: Block | Mapping[str, Any], prefix: str = "", leave_out: Sequence[str] = ()) -> str:
+    """Return nested facts in one line: "a 1, b.c 2"; what is null or empty is left out."""
+    texts = []
+    for key, value in (facts.model_dump() if isinstance(facts, Block) else facts).items():
+        if key in leave_out:
+            continue
         if isinstance(value, Mapping):
-            found.append(_facts(value, f"{prefix}{key}."))
+            texts.append(_facts(value, f"{prefix}{key}."))
         elif value is not None and value != "":
-            found.append(f"{prefix}{key} {_figure(value)}")
-    return ", ".join(filter(None, found))
+            texts.append(f"{prefix}{key} {_figure(value)}")
+    return ", ".join(filter(None, texts))
 
 
 def _figure(value: Any) -> str:

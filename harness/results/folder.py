@@ -15,7 +15,7 @@ import json
 import os
 import re
 import socket
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,23 +24,18 @@ from pydantic import ValidationError
 
 from harness.errors import StorageError, SuiteError
 from harness.store.files import sync_folder, write_atomically
-from harness.types.record import SCHEMA, Record, _checksum
+from harness.types.blocks import SampleFile
+from harness.types.record import SCHEMA, Record, checksum
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
-__all__ = ["Results"]
-
-
-# --- raw samples --------------------------------------------------------------------------------
-
-
-# --- the folder ---------------------------------------------------------------------------------
+__all__ = ["Results", "latest_of"]
 
 
 class Results:
-    """A results folder. Constructing one reads nothing but checks that it is one.
+    """A results folder. The constructor checks that it is one, and reads nothing else.
 
     Raises:
         SuiteError: ``folder`` is not a results folder, and ``create`` is not set.
@@ -68,9 +63,12 @@ class Results:
     # --- writing
 
     def append(self, record: Record) -> Record:
-        """Seal ``record`` and write it as one whole line; it is on disk when this returns.
+        """Write ``record`` with its checksum as one whole line, which is on disk when this returns.
 
-        A torn last line, left by a crash, is closed first, so that it spoils no other.
+        A last line without an end, left by a crash, is ended first, so that it does not damage this one.
+
+        Returns:
+            The record as written.
 
         Raises:
             StorageError: full disk, read-only folder; earlier records are intact.
@@ -92,8 +90,8 @@ class Results:
             self._attempts[sealed.identity] = max(sealed.attempt, self._attempts.get(sealed.identity, 0))
         return sealed
 
-    def store_samples(self, arrays: Mapping[str, NDArray[Any]]) -> dict[str, str]:
-        """Write raw arrays into a file named by its content; returns a record's ``samples``.
+    def store_samples(self, arrays: Mapping[str, NDArray[Any]]) -> SampleFile:
+        """Write raw arrays into a file named by its content; return what a record says of the file.
 
         Raises:
             StorageError: it cannot be written.
@@ -113,11 +111,11 @@ class Results:
             if not target.exists() or target.stat().st_size != len(content):
                 target.parent.mkdir(parents=True, exist_ok=True)
                 write_atomically(target, content, 0o644, sync=True)
-        return {"file": _sample_path(digest), "sha256": digest}
+        return SampleFile(file=_sample_path(digest), sha256=digest)
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
-        """Hold the folder for one run; the kernel lets go when the process ends, however it ends.
+        """Hold the folder for one run. The kernel releases the lock when the process ends.
 
         Raises:
             StorageError: another process holds it (the message names it), or the folder is read-only.
@@ -144,7 +142,7 @@ class Results:
             os.close(descriptor)
 
     def archive(self, name: str) -> None:
-        """Put all records aside as ``records-NAME.jsonl``, numbered where that exists; start with none.
+        """Rename the file of records to ``records-NAME.jsonl``, with a number where that exists, and start a new one.
 
         Raises:
             StorageError: it cannot be done.
@@ -163,18 +161,18 @@ class Results:
     # --- reading
 
     def records(self) -> list[Record]:
-        """All valid records, in the order written; what is not valid is left to :meth:`validate`."""
+        """Return all valid records, in the order written; :meth:`validate` names the lines that are not valid."""
         return [record for _, record in self.scan()[0]]
 
     def scan(self) -> tuple[list[tuple[int, Record]], list[str]]:
-        """(line number, record) of every valid line, and one sentence for every line that is not.
+        """Return (line number, record) of every valid line, and a sentence for every other line.
 
         Raises:
             StorageError: the file cannot be read.
         """
         with _storage(self._file):
             content = self._file.read_bytes()
-        found: list[tuple[int, Record]] = []
+        valid: list[tuple[int, Record]] = []
         problems: list[str] = []
         lines = content.split(b"\n")
         for number, line in enumerate(lines, 1):
@@ -182,25 +180,19 @@ class Results:
                 continue
             record, problem = _parse(line)
             if record is not None:
-                found.append((number, record))
+                valid.append((number, record))
                 continue
             torn = " (torn: the last write was cut off)" if number == len(lines) else ""
             problems.append(f"{self._file}:{number}: {problem}{torn}")
-        return found, problems
+        return valid, problems
 
     def latest(self, *, current_only: bool = False) -> list[Record]:
-        """The view: for each cell its latest good attempt, or its latest one where none is good.
+        """Return one record per cell, as :func:`latest_of` chooses it.
 
-        In the order in which cells first appear. ``current_only`` keeps the cells that ``plan.json``
-        names, where there is one.
+        ``current_only`` keeps the cells that ``plan.json`` names, where there is one.
         """
-        view: dict[tuple[str, str, str], Record] = {}
-        for record in self.records():
-            known = view.get(record.identity)
-            if known is None or (record.good, record.attempt) >= (known.good, known.attempt):
-                view[record.identity] = record
         cells = self._planned() if current_only else None
-        return [record for record in view.values() if cells is None or record.cell_id in cells]
+        return [record for record in latest_of(self.records()) if cells is None or record.cell_id in cells]
 
     def _planned(self) -> set[str] | None:
         path = self.folder / "plan.json"
@@ -213,7 +205,7 @@ class Results:
                 raise StorageError(f'{path}: not a plan ({{"run_id": ..., "cells": [...]}})') from None
 
     def next_attempt(self, machine_id: str, run_id: str, cell_id: str) -> int:
-        """The number of a cell's next attempt; the first is 1."""
+        """Return the number of a cell's next attempt; the first is 1."""
         if self._attempts is None:
             self._attempts = {}
             for record in self.records():
@@ -221,22 +213,22 @@ class Results:
         return self._attempts.get((machine_id, run_id, cell_id), 0) + 1
 
     def load_samples(self, record: Record) -> dict[str, NDArray[Any]]:
-        """A record's raw arrays; empty where it has none.
+        """Return the raw arrays of a record; empty where it has none.
 
         Raises:
             StorageError: the file is missing, or is not what was measured.
         """
         import numpy as np
 
-        if not record.samples:
+        if record.samples.empty:
             return {}
         content = self._sample_bytes(record)
         with np.load(io.BytesIO(content), allow_pickle=False) as archive:
             return {name: archive[name] for name in archive.files}
 
     def _sample_bytes(self, record: Record) -> bytes:
-        digest = record.samples.get("sha256", "")
-        if not re.fullmatch(r"[0-9a-f]{64}", digest) or record.samples.get("file") != _sample_path(digest):
+        digest = record.samples.sha256 or ""
+        if not re.fullmatch(r"[0-9a-f]{64}", digest) or record.samples.file != _sample_path(digest):
             raise StorageError(
                 f"{self._file}: record of {record.cell_id} names no sample file of this folder"
             )
@@ -248,17 +240,17 @@ class Results:
         return content
 
     def validate(self) -> list[str]:
-        """All that is wrong with the folder, one line each: bad lines, doubled records, sample files."""
-        found, problems = self.scan()
+        """Return what is wrong with the folder, one line each: bad lines, doubled records, sample files."""
+        valid, problems = self.scan()
         first: dict[tuple[tuple[str, str, str], int], int] = {}
-        for number, record in found:
+        for number, record in valid:
             earlier = first.setdefault((record.identity, record.attempt), number)
             if earlier != number:
                 problems.append(
                     f"{self._file}:{number}: attempt {record.attempt} of cell {record.cell_id} "
                     f"stands in line {earlier} already"
                 )
-            if record.samples:
+            if not record.samples.empty:
                 try:
                     self._sample_bytes(record)
                 except StorageError as error:
@@ -266,8 +258,22 @@ class Results:
         return problems
 
 
+def latest_of(records: Iterable[Record]) -> list[Record]:
+    """Return for each cell its latest good attempt, or its latest attempt where none is good.
+
+    Of two records with the same number of attempt the later in ``records`` counts. Cells stay in the order in which
+    they first appear.
+    """
+    latest: dict[tuple[str, str, str], Record] = {}
+    for record in records:
+        earlier = latest.get(record.identity)
+        if earlier is None or (record.good, record.attempt) >= (earlier.good, earlier.attempt):
+            latest[record.identity] = record
+    return list(latest.values())
+
+
 def _parse(line: bytes) -> tuple[Record | None, str]:
-    """The record in a line, or what is wrong with the line."""
+    """Return the record in a line, or None and what is wrong with the line."""
     try:
         content = json.loads(line.decode("utf-8", "surrogatepass"))
     except (ValueError, RecursionError):
@@ -282,7 +288,7 @@ def _parse(line: bytes) -> tuple[Record | None, str]:
         detail = error.errors()[0]
         return None, f"{'.'.join(map(str, detail['loc']))}: {detail['msg']}"
     try:
-        matches = _checksum(content) == record.checksum
+        matches = checksum(content) == record.checksum
     except ValueError:  # NaN is not JSON, though Python reads it
         matches = False
     return (record, "") if matches else (None, "checksum does not match: the line was changed or damaged")

@@ -1,21 +1,22 @@
-"""The columns of a leaderboard: names, units, meanings; filters and orders over them."""
+"""The columns of a leaderboard: names, units, meanings; rows of values under them, and their order."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
-from typing import Any, Literal
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeAlias
 
 from harness.errors import SuiteError, nearest
 
-__all__ = ["COLUMNS", "Column", "Row", "check_columns", "check_rank", "order"]
+__all__ = ["COLUMNS", "Column", "Row", "Value", "check_columns", "check_rank", "order"]
 
-Row = Mapping[str, Any]
+Value: TypeAlias = int | float | str | Sequence[float] | Sequence[str] | None
+"""A value in a row: a number, a text, an interval [low, high], a list of texts, or null."""
 
 
 @dataclass(frozen=True)
 class Column:
-    """One column: ``heading`` is what people read, ``better`` which end of the scale is good."""
+    """One column. ``heading`` is for people; ``better`` names the good end of the scale, where there is one."""
 
     name: str
     heading: str
@@ -136,27 +137,70 @@ COLUMNS: dict[str, Column] = {
         _text("method_key", "Config", "hash of the method's configuration"),
     )
 }
-"""Every column by name; a row of a leaderboard has all of them, null where there is a reason in ``why``."""
+"""Every column by name."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One row of a leaderboard.
+
+    ``values`` has every column of :data:`COLUMNS`. ``why`` gives the reason for each null. ``reason`` says what is
+    wrong with the cells of the row that did not end well.
+    """
+
+    values: Mapping[str, Value]
+    why: Mapping[str, str] = field(default_factory=dict)
+    reason: str = ""
+
+    def __getitem__(self, name: str) -> Value:
+        return self.values[name]
+
+    def number(self, name: str) -> float | None:
+        """Return the value of a column of numbers.
+
+        Raises:
+            TypeError: the value is not a number.
+        """
+        value = self.values[name]
+        if value is not None and not isinstance(value, int | float):
+            raise TypeError(f"{name} is no number: {value!r}")
+        return value
+
+    def numbers(self, name: str) -> Sequence[float]:
+        """Return the values of a column of intervals; empty where it is null."""
+        value = self.values[name]
+        return (
+            [] if value is None or isinstance(value, str | int | float) else [float(item) for item in value]
+        )
+
+    def texts(self, name: str) -> Sequence[str]:
+        """Return the texts of a column of lists; empty where it is null."""
+        value = self.values[name]
+        return [] if value is None or isinstance(value, str | int | float) else [str(item) for item in value]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the row as JSON: its columns, ``why`` and ``reason``."""
+        return {**self.values, "why": dict(self.why), "reason": self.reason}
 
 
 def check_columns(names: Iterable[str], where: str) -> list[str]:
-    """``names``, all known.
+    """Return ``names`` as a list, after checking that each is a column.
 
     Raises:
-        SuiteError: one is not a column; ``where`` begins the message.
+        SuiteError: a name is not a column; ``where`` begins the message.
     """
-    found = list(names)
-    for name in found:
+    checked = list(names)
+    for name in checked:
         if name not in COLUMNS:
             raise SuiteError(f"{where}: no column {name!r}: {nearest(name, COLUMNS)}")
-    return found
+    return checked
 
 
 def check_rank(name: str, where: str) -> None:
-    """``name`` is a column by which rows can be ranked.
+    """Check that rows can be ranked by the column ``name``.
 
     Raises:
-        SuiteError: it is none; ``where`` begins the message.
+        SuiteError: it is not a column, not a number, or has no better end; ``where`` begins the message.
     """
     check_columns([name], where)
     if COLUMNS[name].kind != "number":
@@ -165,17 +209,16 @@ def check_rank(name: str, where: str) -> None:
         raise SuiteError(f"{where}: {name!r} has no better end to rank by")
 
 
-def order(name: str) -> Callable[[Row], tuple[bool, Any]]:
-    """A sort key for one column: the better end first, then nulls."""
+def order(name: str) -> Callable[[Row], tuple[Any, ...]]:
+    """Return a sort key for one column: the better end first, texts and lists in ascending order, nulls last."""
     column = COLUMNS[name]
 
-    def key(row: Row) -> tuple[bool, Any]:
+    def key(row: Row) -> tuple[Any, ...]:
         value = row[name]
         if value is None:
-            return True, 0
-        return False, -value if column.better == "higher" else value
+            return (True,)
+        if isinstance(value, int | float):
+            return False, -value if column.better == "higher" else value
+        return False, value if isinstance(value, str) else list(value)
 
     return key
-
-
-# --- filters ------------------------------------------------------------------------------------

@@ -5,79 +5,89 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from harness.types import Provenance
+from harness.types.blocks import (
+    DataBlock,
+    DeviceBlock,
+    Environment,
+    LineageStep,
+    PartBlock,
+    RuntimeBlock,
+    SampleFile,
+    ScenarioBlock,
+    TrainingCost,
+)
+from harness.types.figures import Accuracy, Counts, EnergyReading, Latency, Memory, Network, State
 
-if TYPE_CHECKING:
-    pass
-
-__all__ = ["Record", "SCHEMA", "Status"]
-
+__all__ = ["SCHEMA", "Record", "Status", "checksum"]
 
 SCHEMA = 1
-
 
 Status = Literal["ok", "partial", "failed", "skipped"]
 
 
 class Record(BaseModel):
-    """One attempt of one cell. The mappings hold JSON; docs/results.md lists their keys.
-
-    ``partial``: measured, but something asked for is missing (``reason`` says what). ``method_key``
-    is the hash of the method's configuration without its seed: rows of one method share it. ``stage``
-    and ``plugin`` say where a failure happened. ``started`` is ISO 8601 in UTC. ``rank_by`` and
-    ``baseline`` are the suite's.
-    """
+    """One attempt of one cell. docs/results.md lists the keys, generated from the descriptions here."""
 
     model_config = ConfigDict(
         extra="forbid", frozen=True, populate_by_name=True, serialize_by_alias=True, ser_json_inf_nan="null"
     )
 
-    schema_version: Literal[1] = Field(1, alias="schema")
-    run_id: str
-    machine_id: str
-    cell_id: str
-    attempt: int = Field(ge=1)
-    status: Status
-    reason: str = ""
-    suite: str
-    method: str
-    seed: int
-    repeat: int = Field(0, ge=0)
-    device: dict[str, Any] = Field(default_factory=dict)
-    runtime: dict[str, Any] = Field(default_factory=dict)
-    scenario: dict[str, Any] = Field(default_factory=dict)
-    data: dict[str, Any] = Field(default_factory=dict)
-    counts: dict[str, Any] = Field(default_factory=dict)
-    accuracy: dict[str, Any] = Field(default_factory=dict)
-    latency: dict[str, Any] = Field(default_factory=dict)
-    memory: dict[str, Any] = Field(default_factory=dict)
-    energy: list[dict[str, Any]] = Field(default_factory=list)
-    network: dict[str, Any] = Field(default_factory=dict)
-    parts: list[dict[str, Any]] = Field(default_factory=list)
-    state: dict[str, Any] = Field(default_factory=dict)
-    flags: list[str] = Field(default_factory=list)
-    origins: dict[str, Any] = Field(default_factory=dict)
-    environment: dict[str, Any] = Field(default_factory=dict)
-    samples: dict[str, str] = Field(default_factory=dict)
+    schema_version: Literal[1] = Field(1, alias="schema", description="version of this format")
+    run_id: str = Field(description="the run that made the record")
+    machine_id: str = Field(description="salted hash of the machine's id")
+    cell_id: str = Field(description="hash of what the cell measures")
+    attempt: int = Field(ge=1, description="number of this attempt of the cell, from 1")
+    status: Status = Field(
+        description="`ok`; `partial`: measured, but something asked for is missing; `failed`; `skipped`: cannot be "
+        "measured here"
+    )
+    reason: str = Field("", description="why it is not ok")
+    suite: str = Field(description="name of the suite")
+    method: str = Field(description="name of the method in the suite")
+    seed: int = Field(description="training seed")
+    repeat: int = Field(0, ge=0, description="number of the process that measured this seed, from 0")
+    device: DeviceBlock = Field(DeviceBlock(), description="where it was measured")
+    runtime: RuntimeBlock = Field(RuntimeBlock(), description="what ran the artifact")
+    scenario: ScenarioBlock = Field(ScenarioBlock(), description="how it was measured")
+    data: DataBlock = Field(DataBlock(), description="the data set")
+    counts: Counts = Field(Counts(), description="totals over all parts")
+    accuracy: Accuracy = Field(Accuracy(), description="accuracy of the exported artifact")
+    latency: Latency = Field(Latency(), description="latency of queries, in milliseconds")
+    memory: Memory = Field(Memory(), description="memory of the measuring process")
+    energy: list[EnergyReading] = Field([], description="one reading for each meter")
+    network: Network = Field(Network(), description="bytes and times of a fleet; else empty")
+    parts: list[PartBlock] = Field([], description="the parts of the model")
+    state: State = Field(State(), description="what the window and the machine looked like")
+    flags: list[str] = Field([], description="what disturbed the window")
+    origins: dict[str, Any] = Field({}, description="entries used -> distribution and version")
+    environment: Environment = Field(Environment(), description="the machine and its software")
+    samples: SampleFile = Field(SampleFile(), description="the raw samples; empty where there are none")
     # beyond the contract's keys
-    method_key: str
-    stage: str | None = None
-    plugin: str | None = None
-    provenance: Provenance = "measured"
-    lineage: list[dict[str, Any]] = Field(default_factory=list)
-    train: dict[str, Any] = Field(default_factory=dict)
-    baseline: str | None = None
-    rank_by: str = "top1"
-    started: str = ""
-    checksum: str = ""
+    method_key: str = Field(description="hash of the method's configuration without its seed")
+    stage: str | None = Field(None, description="the step that failed")
+    plugin: str | None = Field(None, description="the plugin whose code failed")
+    provenance: Provenance = Field(
+        "measured",
+        description="`measured`, or `emulated` for a fleet in which a machine stands twice, or one with a virtual "
+        "board",
+    )
+    lineage: list[LineageStep] = Field([], description="the preparing steps, in order")
+    train: TrainingCost = Field(TrainingCost(), description="sums over the preparing steps")
+    baseline: str | None = Field(None, description="the method that the suite compares others with")
+    rank_by: str = Field("top1", description="the column by which the suite ranks")
+    started: str = Field("", description="ISO 8601, UTC")
+    checksum: str = Field(
+        "", description="SHA-256 of the record's canonical JSON (sorted keys, no spaces) without this key"
+    )
 
     @property
     def identity(self) -> tuple[str, str, str]:
-        """What one cell is the world over: machine, run, cell."""
+        """What names one cell among all results folders: machine, run, cell."""
         return self.machine_id, self.run_id, self.cell_id
 
     @property
@@ -86,16 +96,20 @@ class Record(BaseModel):
         return self.status in ("ok", "partial")
 
     def dump(self) -> dict[str, Any]:
-        """The record as JSON values, by the contract's keys; NaN and infinities become null."""
+        """Return the record as JSON values; NaN and infinities become null."""
         return json.loads(self.model_dump_json(by_alias=True))  # type: ignore[no-any-return]
 
     def sealed(self) -> Record:
-        """The same record with its checksum."""
-        return self.model_copy(update={"checksum": _checksum(self.dump())})
+        """Return the same record with its checksum."""
+        return self.model_copy(update={"checksum": checksum(self.dump())})
 
 
-def _checksum(content: Mapping[str, Any]) -> str:
-    """sha256 of the canonical JSON (sorted keys, no spaces) of a record without its checksum."""
+def checksum(content: Mapping[str, Any]) -> str:
+    """Return the SHA-256 of the canonical JSON (sorted keys, no spaces) of a record without its checksum.
+
+    Raises:
+        ValueError: a value is NaN or infinite, which JSON does not have.
+    """
     bare = {key: value for key, value in content.items() if key != "checksum"}
     text = json.dumps(bare, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()

@@ -8,7 +8,7 @@ import pytest
 
 from harness import stats
 from harness.render import render
-from harness.results.leaderboard.leaderboard import boards
+from harness.results.leaderboard.leaderboard import leaderboard_of
 from harness.types.record import Record
 
 ENERGY = ("energy_gross_mj", "energy_net_mj", "energy_u_mj", "power_gross_w", "idle_w", "energy_scope")
@@ -58,8 +58,8 @@ def record(
 
 
 def rows(*records: Record) -> dict[str, dict[str, Any]]:
-    (board,) = boards(records).boards
-    return {row["method"]: dict(row) for row in board.rows}
+    (board,) = leaderboard_of(records).tables
+    return {row["method"]: row.to_json() for row in board.rows}
 
 
 def test_the_figures_of_one_meter():
@@ -133,10 +133,10 @@ def test_every_null_has_its_reason():
 
 
 def test_a_table_says_which_meter_and_how_certain():
-    text = " ".join(render(boards([record(energy=(reading(),))]), "table", width=200).split())
+    text = " ".join(render(leaderboard_of([record(energy=(reading(),))]), "table", width=200).split())
     assert "20.0 ±2.00" in text
     assert "package by rapl, measured" in text
-    assert "Energy" not in render(boards([record()]), "table", width=200)
+    assert "Energy" not in render(leaderboard_of([record()]), "table", width=200)
 
 
 # --- fleets ---------------------------------------------------------------------------------------

@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 
 from harness.errors import SuiteError
 from harness.results.leaderboard.filters import parse_where
-from harness.results.leaderboard.leaderboard import boards, sorted_by
+from harness.results.leaderboard.leaderboard import leaderboard_of, sorted_by
 from harness.types.columns import COLUMNS
+from harness.types.figures import Accuracy, Counts, Latency
 from harness.types.record import Record
 
 N = 400
@@ -55,14 +56,13 @@ def record(method: str = "vit", seed: int = 0, repeat: int = 0, **more: Any) -> 
 
 
 def failed(method: str = "vit", seed: int = 0, reason: str = "out of memory", **more: Any) -> Record:
-    nothing = {"counts": None, "accuracy": None, "latency": None}
     made = record(method, seed, status="failed", reason=reason, stage="train", **more)
-    return made.model_copy(update={name: {} for name in nothing})
+    return made.model_copy(update={"counts": Counts(), "accuracy": Accuracy(), "latency": Latency()})
 
 
 def rows(records: list[Record], **options: Any) -> list[dict[str, Any]]:
-    (board,) = boards(records, **options).boards
-    return [dict(row) for row in board.rows]
+    (board,) = leaderboard_of(records, **options).tables
+    return [row.to_json() for row in board.rows]
 
 
 # --- what is compared with what -----------------------------------------------------------------
@@ -81,7 +81,7 @@ def rows(records: list[Record], **options: Any) -> list[dict[str, Any]]:
     ids=str,
 )
 def test_what_cannot_be_compared_is_on_another_board(other: dict[str, Any]) -> None:
-    assert len(boards([record(), record("small", **other)]).boards) == 2
+    assert len(leaderboard_of([record(), record("small", **other)]).tables) == 2
 
 
 @pytest.mark.parametrize(
@@ -102,13 +102,13 @@ def test_another_setting_is_another_row_of_the_same_board(other: dict[str, Any])
 
 def test_measured_boards_come_first_and_the_order_of_records_does_not_matter() -> None:
     given = [record(provenance="emulated"), record("b"), record("a", seed=1), record("a")]
-    assert [board.key["provenance"] for board in boards(given).boards] == ["measured", "emulated"]
-    assert boards(given) == boards(given[::-1])
+    assert [board.key.provenance for board in leaderboard_of(given).tables] == ["measured", "emulated"]
+    assert leaderboard_of(given) == leaderboard_of(given[::-1])
 
 
 def test_within_splits_a_board_by_a_column() -> None:
     given = [record(), record(runtime={"name": "torch"})]
-    assert len(boards(given, within=["runtime"]).boards) == 2
+    assert len(leaderboard_of(given, within=["runtime"]).tables) == 2
 
 
 # --- seeds and repeats --------------------------------------------------------------------------
@@ -204,17 +204,17 @@ def test_rank_is_by_the_suites_column_its_better_end_first() -> None:
     ]
     assert [row["method"] for row in rows(given)] == ["slow", "fast"]
     assert [row["method"] for row in rows(given, rank_by="latency_p50_ms")] == ["fast", "slow"]
-    by_name = sorted_by(boards(given), "latency_p50_ms").boards[0]
+    by_name = sorted_by(leaderboard_of(given), "latency_p50_ms").tables[0]
     assert [row["method"] for row in by_name.rows] == ["fast", "slow"]
 
 
 def test_the_baseline_is_the_reference_even_where_a_filter_hides_it() -> None:
     given = [record(), record("small", accuracy={"top1": 95.0})]
-    (board,) = boards(given, where="top1 > 92").boards
+    (board,) = leaderboard_of(given, where="top1 > 92").tables
     assert [row["method"] for row in board.rows] == ["small"]
     assert board.reference is not None
     assert board.reference["method"] == "vit"
-    (board,) = boards(given, baseline="absent").boards
+    (board,) = leaderboard_of(given, baseline="absent").tables
     assert board.reference is None
     assert board.why["baseline"] == "absent has no measured row on this board"
 
@@ -267,7 +267,7 @@ def test_any_text_is_a_filter_or_one_error(text: str) -> None:
 )
 def test_what_cannot_rank_is_refused(rank_by: str, told: str) -> None:
     with pytest.raises(SuiteError, match=told):
-        boards([record()], rank_by=rank_by)
+        leaderboard_of([record()], rank_by=rank_by)
 
 
 # --- tiers --------------------------------------------------------------------------------------

@@ -72,7 +72,7 @@ def ran(prepared, toys, monkeypatch, tmp_path, capsys):
         monkeypatch.setattr(toys, "FALLS", dict(falls))
         results = Results(tmp_path / "out", create=True)
         outcome = runner.run(*prepared, results, PlainWatcher(sys.stdout), runner.Options())
-        attempts = [(record.device["name"], record.status, record.attempt) for record in results.records()]
+        attempts = [(record.device.name, record.status, record.attempt) for record in results.records()]
         return attempts, outcome, capsys.readouterr().out
 
     return run

@@ -18,6 +18,8 @@ from harness.prepare.nodes import run_node
 from harness.store.artifacts import Store
 from harness.store.saved import load_any
 from harness.suite.loading import load_suite
+from harness.types.blocks import FleetMember
+from harness.types.figures import EnergyReading
 from harness.types.plan import DataRef, PrepareHost
 
 SUITE = """\
@@ -197,8 +199,11 @@ def test_every_boards_meter_reads_the_common_window(metered):
     assert all(one["idle_w"] is not None for one in readings.values())
     assert {"meter_value:toy:board", "meter_value:toy:board on m7"} <= set(found["arrays"])
     assert "status" not in found
-    (total,) = readings_of(found["energy"], found["device"]["devices"])
-    assert total["power_gross_w"] == pytest.approx(12)
+    (total,) = readings_of(
+        list(map(EnergyReading.model_validate, found["energy"])),
+        list(map(FleetMember.model_validate, found["device"]["devices"])),
+    )
+    assert total.power_gross_w == pytest.approx(12)
 
 
 @pytest.mark.clock

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from click.testing import CliRunner
+from pydantic import BaseModel
 
 from harness.cli import cli
 from harness.results.folder import Results
@@ -27,10 +29,15 @@ def test_every_record_and_sample_file_is_valid(results: Results) -> None:
     assert [record.dump() for record in results.records()] == [json.loads(line) for line in lines]
 
 
+def test_every_key_is_a_named_field(results: Results, unknown_keys: Callable[[BaseModel], list[str]]) -> None:
+    for record in results.records():
+        assert unknown_keys(record) == []
+
+
 def test_the_folder_holds_every_kind_of_record(results: Results) -> None:
     records = results.latest()
     assert Counter(record.status for record in records) == {"ok": 13, "partial": 1, "skipped": 2, "failed": 1}
-    assert {record.scenario["name"] for record in records} == {
+    assert {record.scenario.name for record in records} == {
         "single-stream",
         "multi-stream",
         "server",
@@ -38,7 +45,7 @@ def test_the_folder_holds_every_kind_of_record(results: Results) -> None:
     }
     assert {record.provenance for record in records} == {"measured", "emulated"}
     assert sum(bool(record.energy) for record in records) == 3
-    assert sum(bool(record.network) for record in records) == 4
+    assert sum(not record.network.empty for record in records) == 4
 
 
 def test_raw_samples_agree_with_the_record(results: Results) -> None:
@@ -47,8 +54,8 @@ def test_raw_samples_agree_with_the_record(results: Results) -> None:
         assert bool(arrays) == record.good
         if record.good:
             correct = arrays["predictions"] == arrays["labels"]
-            assert record.accuracy["top1"] == pytest.approx(100 * correct.mean())
-            assert len(arrays["latency_ns"]) >= record.latency["n"] > 0
+            assert record.accuracy.top1 == pytest.approx(100 * correct.mean())
+            assert len(arrays["latency_ns"]) >= (record.latency.n or 0) > 0
 
 
 def test_the_leaderboard_is_the_one_that_version_0_1_0_printed() -> None:

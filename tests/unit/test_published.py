@@ -14,7 +14,7 @@ from harness.errors import SuiteError
 from harness.render import FORMATS, render
 from harness.results.folder import Results
 from harness.results.leaderboard.leaderboard import Leaderboard
-from harness.results.leaderboard.published import PRINTED, find_published, published_boards, shipped_published
+from harness.results.leaderboard.published import PRINTED, find_published, published_tables, shipped_published
 from harness.suite.shipped import shipped_suites
 from harness.types.columns import COLUMNS
 from harness.types.record import Record
@@ -87,24 +87,24 @@ def test_published_rows_stand_below_on_boards_of_their_own(results: Path, file: 
 
 
 def test_published_rows_keep_the_papers_order_and_have_no_tier(file: Path) -> None:
-    first, second = published_boards(file)
+    first, second = published_tables(file)
     assert [row["method"] for row in first.rows] == ["slow", "best"]
     assert first.rank_by is first.baseline is first.reference is first.detectable_top1 is None
     for row in (*first.rows, *second.rows):
         assert row["tier"] is None
-        assert row["why"]["tier"] == "published figures are not ranked"
+        assert row.why["tier"] == "published figures are not ranked"
 
 
 def test_a_published_row_is_what_is_printed_and_nothing_more(file: Path) -> None:
-    (slow, best), (energy,) = (board.rows for board in published_boards(file))
+    (slow, best), (energy,) = (board.rows for board in published_tables(file))
     given = {"method": "slow", "params_m": 21.5, "flops_g": 12.0, "top1": 81.7, "latency_mean_ms": 9}
     given |= {"data": "digits", "device_model": "CPU 1"}
     assert {name: slow[name] for name in COLUMNS if slow[name] is not None} == given
-    assert slow["why"]["macs_g"] == "not printed in Small ViTs (Doe, 2020), Table 1"
-    assert best["why"]["flops_g"] == "printed twice, differently"
+    assert slow.why["macs_g"] == "not printed in Small ViTs (Doe, 2020), Table 1"
+    assert best.why["flops_g"] == "printed twice, differently"
     assert energy["energy_provenance"] == "published"
     for row in (slow, best, energy):
-        assert all((row[name] is None) == (name in row["why"]) for name in COLUMNS)
+        assert all((row[name] is None) == (name in row.why) for name in COLUMNS)
 
 
 def test_filters_and_orders_are_for_published_rows_too(results: Path, file: Path) -> None:
@@ -120,7 +120,7 @@ def test_filters_and_orders_are_for_published_rows_too(results: Path, file: Path
 
 @pytest.mark.parametrize("format", FORMATS)
 def test_every_format_says_where_the_figures_are_from(format: str, file: Path) -> None:
-    text = render(Leaderboard(published_boards(file)), format, width=200)
+    text = render(Leaderboard(published_tables(file)), format, width=200)
     assert "published" in text
     assert "Table 1" in text
     assert "Table 2" in text
@@ -135,7 +135,7 @@ def test_every_format_says_where_the_figures_are_from(format: str, file: Path) -
 
 @pytest.mark.parametrize("format", FORMATS)
 def test_columns_can_be_chosen(format: str, file: Path) -> None:
-    text = render(Leaderboard(published_boards(file)), format, ["method", "tier", "seeds", "flags", "top1"])
+    text = render(Leaderboard(published_tables(file)), format, ["method", "tier", "seeds", "flags", "top1"])
     assert "99.9" in text
 
 
@@ -146,17 +146,17 @@ def test_what_is_shipped_can_be_read_and_is_no_suite() -> None:
     names = shipped_published()
     assert {"papers/devit", "papers/edvit", "papers/tformer"} <= set(names)
     for name in names:
-        assert published_boards(find_published(name))
+        assert published_tables(find_published(name))
     assert not [name for name in shipped_suites() if "published" in name or "claims" in name]
 
 
 def test_the_models_that_are_not_built_here_are_there() -> None:
     found = {
-        (board.key["source"].split(" ")[0], board.key["data"], row["method"]): row
+        (board.key.source.split(" ")[0], board.key.data, row["method"]): row
         for name in ("papers/tformer", "papers/devit")
-        for board in published_boards(find_published(name))
+        for board in published_tables(find_published(name))
         for row in board.rows
-        if board.key["device_model"] != "NVIDIA Jetson Nano"
+        if board.key.device_model != "NVIDIA Jetson Nano"
     }
     pvt = found["TFormer", "ImageNet-1K", "PVT-Tiny"]
     assert (pvt["params_m"], pvt["macs_g"], pvt["top1"], pvt["top5"]) == (13, 1.9, 75.1, 92.4)
@@ -200,7 +200,7 @@ def test_a_mistake_is_one_line_with_its_place(old: str, new: str, told: str, fil
     assert old in GIVEN
     file.write_text(GIVEN.replace(old, new, 1))
     with pytest.raises(SuiteError) as error:
-        published_boards(file)
+        published_tables(file)
     assert str(file) in str(error.value)
     assert told in str(error.value)
 

@@ -14,8 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from harness.render import FORMATS, render
-from harness.render.record import tell
-from harness.results.leaderboard.leaderboard import Leaderboard, boards
+from harness.render.record import describe
+from harness.results.leaderboard.leaderboard import Leaderboard, leaderboard_of
+from harness.types.blocks import DeviceBlock, ScenarioBlock
 from harness.types.columns import COLUMNS
 from harness.types.record import Record
 
@@ -63,7 +64,7 @@ def board() -> Leaderboard:
         latency={"n": 662, "p50_ms": 2.0, "p99_ms": 3.0, "mean_ms": 2.0, "std_ms": 0.1},
         flags=["contended"],
     )
-    return boards([record(), better, broken])
+    return leaderboard_of([record(), better, broken])
 
 
 def row_of(text: str, method: str) -> str:
@@ -88,7 +89,7 @@ def test_people_see_gain_speed_and_why_a_figure_is_missing(format: str) -> None:
 @pytest.mark.parametrize("width", [40, 60, 80, 100, 120, 200])
 def test_a_narrow_terminal_loses_columns_and_says_which(width: int) -> None:
     text = render(board(), "table", width=width)
-    lost = re.search(r"Not shown for want of width: ([\s\S]*)\Z", text)
+    lost = re.search(r"Not shown, the terminal is too narrow: ([\s\S]*)\Z", text)
     # what is lost is told, what is not lost is there
     lost_words = lost[1] if lost else ""
     for heading in ("Params", "MACs", "Peak", "p99"):
@@ -108,7 +109,7 @@ def test_chosen_columns_are_shown_in_their_order_whatever_the_width() -> None:
 @given(st.floats(1e-6, 1e9, allow_nan=False))
 def test_figures_have_three_digits_and_no_exponent(value: float) -> None:
     one = record(latency={"n": 662, "p50_ms": value, "mean_ms": value, "std_ms": 0.0})
-    text = render(boards([one]), "github", ["method", "latency_p50_ms"])
+    text = render(leaderboard_of([one]), "github", ["method", "latency_p50_ms"])
     shown = row_of(text, "vit").split("|")[2].strip()
     assert re.fullmatch(r"[\d,]+(\.\d+)?", shown)
     assert float(shown.replace(",", "")) == pytest.approx(value, rel=0.006)
@@ -127,7 +128,7 @@ def test_json_has_every_column_and_a_reason_for_every_null() -> None:
 
 
 def test_csv_reads_back_with_one_header_and_empty_nulls() -> None:
-    two = boards(
+    two = leaderboard_of(
         [record(), record("vit", provenance="emulated"), record('a,b"c\n', flags=["short", "unsteady"])]
     )
     rows = list(csv.DictReader(io.StringIO(render(two, "csv"))))
@@ -154,11 +155,10 @@ STRANGE = ["[red]x[/]", "a|b", "**bold**", "<img src=x>", "{}%&_#$\\", "né 模�
 @pytest.mark.parametrize("format", FORMATS)
 @pytest.mark.parametrize("name", STRANGE)
 def test_names_and_reasons_of_others_are_text_and_nothing_else(format: str, name: str) -> None:
-    bad = record("bad", status="failed", reason=name, accuracy={}, latency={}, counts={}, memory={})
+    nothing = {"accuracy": {}, "latency": {}, "counts": {}, "memory": {}}
     device = {"name": name, "model": name, "kind": "cpu", "nodes": 1}
-    given = boards(
-        [record(name, device=device), record(device=device), bad.model_copy(update={"device": device})]
-    )
+    bad = record("bad", status="failed", reason=name, device=device, **nothing)
+    given = leaderboard_of([record(name, device=device), record(device=device), bad])
     text = render(given, format)
     if format == "table" and "\n" not in name:
         assert name in text
@@ -196,7 +196,7 @@ def test_a_record_s_story_has_the_last_epoch_of_each_training_and_every_part() -
             "notes": {"parts": [{"classes": [0, 1]}, {"classes": [2]}]},
         },
     ]
-    story = tell(record(lineage=lineage), {"latency_ns": np.array([4_000_000, 5_000_000])})
+    story = describe(record(lineage=lineage), {"latency_ns": np.array([4_000_000, 5_000_000])})
     assert "1. build vit (dim 48), 12.3 s of training: last_epoch.loss 0.5, last_epoch.top1 93.25" in story
     assert "2. partition devit (): parts (classes 0 1) (classes 2)" in story
     assert "raw samples: 4 to 5 ms" in story
@@ -247,25 +247,27 @@ def of_fleet(method: str = "split", seed: int = 0, **more: Any) -> Record:
 
 
 def test_a_fleets_columns_are_there_where_there_is_something_to_say() -> None:
-    told = boards([of_fleet(), of_fleet(seed=1), record()])
-    rows = {row["method"]: row for row in told.boards[0].rows}
+    told = leaderboard_of([of_fleet(), of_fleet(seed=1), record()])
+    rows = {row["method"]: row for row in told.tables[0].rows}
     names = ("top1_drop1", "latency_no_input_p50_ms", "critical_path_ms", "over_bound", "accuracy_on")
     assert [rows["split"][name] for name in names] == [70.5, 2.5, 3.2, 1.25, "host"]
     assert all(rows["vit"][name] is None for name in names[:-1])
-    assert rows["vit"]["why"]["top1_drop1"] == "the suite does not ask for it (robustness: drop-1)"
-    assert rows["vit"]["why"]["over_bound"] == "one device: nothing is sent"
+    assert rows["vit"].why["top1_drop1"] == "the suite does not ask for it (robustness: drop-1)"
+    assert rows["vit"].why["over_bound"] == "one device: nothing is sent"
     text = render(told, "table")
     assert "Without one" in text
     assert "p50 w/o input" in text
-    assert "Without one" not in render(boards([record()]), "table")
+    assert "Without one" not in render(leaderboard_of([record()]), "table")
 
 
 def test_frames_in_flight_and_raw_input_are_rows_of_their_own() -> None:
     scenario = {"name": "single-stream", "batch": 1, "threads": 1, "in_flight": 4, "deadline_s": 0.5}
     pair = {"name": "pair", "model": "CPU 1", "kind": "cpu", "nodes": 2}
-    given = [of_fleet(), of_fleet(cell_id="b").model_copy(update={"scenario": scenario})]
-    given.append(of_fleet(cell_id="c").model_copy(update={"device": {**pair, "input": "raw"}}))
-    (one,) = boards(given).boards
+    several = ScenarioBlock.model_validate(scenario)
+    raw = DeviceBlock.model_validate({**pair, "input": "raw"})
+    given = [of_fleet(), of_fleet(cell_id="b").model_copy(update={"scenario": several})]
+    given.append(of_fleet(cell_id="c").model_copy(update={"device": raw}))
+    (one,) = leaderboard_of(given).tables
     assert sorted(row["load"] for row in one.rows) == [
         "4 in flight, within 0.5 s",
         "as its scenario",
@@ -274,10 +276,10 @@ def test_frames_in_flight_and_raw_input_are_rows_of_their_own() -> None:
 
 
 def test_the_story_of_a_fleet_tells_each_part_and_what_is_left_without_some() -> None:
-    story = tell(of_fleet(), {})
+    story = describe(of_fleet(), {})
     assert "without 1 part (all 2 sets): top1 mean 70, 60 (sub2) to 80" in story
     assert "without sub1 80, without sub2 60" in story
     assert "without 2 parts (20 of 45 sets): top1 mean 30" in story
     assert "sub1: compute_ms 1.5, device b2" in story
     assert "name b2, parts sub1, compute_share 0.4" in story
-    assert "without parts: why" in tell(record(accuracy={"missing": {"why": "why"}}), {})
+    assert "without parts: why" in describe(record(accuracy={"missing": {"why": "why"}}), {})

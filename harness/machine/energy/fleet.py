@@ -1,121 +1,121 @@
-"""Energy of a fleet: the sum of its machines' readings of one window, or why there is none."""
+"""Energy of a fleet: the sum of the readings of its machines in one window, or the reason why there is none."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from math import hypot
 from statistics import fmean
-from typing import Any, get_args
+from typing import get_args
 
 from harness.types import SCOPES, Provenance
+from harness.types.blocks import FleetMember
+from harness.types.figures import EnergyReading
 
-__all__ = ["fleet_readings", "readings_of"]
+__all__ = ["has_figure", "main_meter", "readings_of"]
 
-Reading = Mapping[str, Any]
-Choose = Callable[[Sequence[Reading]], str]
-
-FIGURES = ("energy_gross_mj", "energy_net_mj", "power_gross_w", "idle_w")
+FIGURES = {"energy_gross_mj": "gross", "energy_net_mj": "net", "power_gross_w": "gross", "idle_w": "net"}
+"""Figures that are added over machines -> the key of ``withheld`` that says why one is null."""
 
 
-def fleet_readings(
-    devices: Sequence[Mapping[str, Any]], whole: Sequence[Reading], choose: Choose
-) -> list[Reading]:
-    """One reading per scope that any machine of a fleet was read in; of a single machine, its own.
+def readings_of(energy: Sequence[EnergyReading], devices: Sequence[FleetMember]) -> list[EnergyReading]:
+    """Return the readings of one window that stand for a whole thing; of several machines, their sums.
 
-    ``devices`` as a record has them, ``whole`` its readings of whole things; ``choose`` names the one meter of a
-    machine that counts. A meter of the whole fleet counts alone.
+    Args:
+        energy: all readings of the window. One that watches THING/part stands for the part only and is left out.
+        devices: the devices of the fleet that took part; empty for a single device.
+
+    Returns:
+        For a fleet of several machines one reading for each scope in which a machine was read. A meter of the
+        whole fleet replaces the sum.
     """
+    whole = [reading for reading in energy if "/" not in (reading.watches or "")]
     machines: dict[str, list[str]] = {}
-    for one in devices:
-        machines.setdefault(one["machine"], []).append(one["name"])
+    for device in devices:
+        machines.setdefault(str(device.machine), []).append(str(device.name))
     if len(machines) < 2:
-        return list(whole)
-    found: list[Reading] = []
-    for scope in (scope for scope in SCOPES if any(one["scope"] == scope for one in whole)):
-        fitting = [one for one in whole if one["scope"] == scope]
-        together = [one for one in fitting if (one.get("details") or {}).get("of_fleet")]
-        if together:
-            found += together
+        return whole
+    sums: list[EnergyReading] = []
+    for scope in (scope for scope in SCOPES if any(reading.scope == scope for reading in whole)):
+        fitting = [reading for reading in whole if reading.scope == scope]
+        of_fleet = [reading for reading in fitting if reading.details.get("of_fleet")]
+        if of_fleet:
+            sums += of_fleet
             continue
-        each: dict[str, Reading | None] = {}
+        each: dict[str, EnergyReading | None] = {}
         for names in machines.values():
-            mine = [one for one in fitting if one.get("device") in names]
-            meter = choose(mine) if mine else None
-            each[names[0]] = next((one for one in mine if one["meter"] == meter), None)
-        found.append(_sum(scope, each))
-    return found
+            own = [reading for reading in fitting if reading.device in names]
+            meter = main_meter(own) if own else None
+            each[names[0]] = next((reading for reading in own if reading.meter == meter), None)
+        sums.append(_sum(scope, each))
+    return sums
 
 
-def _sum(scope: str, each: Mapping[str, Reading | None]) -> Reading:
-    """The machines' readings as one; a figure that one of them lacks, the fleet lacks."""
-    given = [one for one in each.values() if one is not None]
-    meters = " + ".join(sorted({str(one["meter"]) for one in given}))
-    methods = sorted({str(one["method"]) for one in given})
-    total: dict[str, Any] = {
-        "meter": meters,
-        "scope": scope,
-        "watches": "fleet",
-        "method": methods[0],
-        "withheld": {},
-        "quantity": "energy" if all(one["quantity"] == "energy" for one in given) else "power",
-        "provenance": max((str(one["provenance"]) for one in given), key=get_args(Provenance).index),
-    }
-    for name in FIGURES:
-        values = [None if one is None else one.get(name) for one in each.values()]
+def main_meter(readings: Sequence[EnergyReading]) -> str:
+    """Return the name of the meter whose readings count, where several read the same.
+
+    Measured comes before modelled, a counter of energy before integrated power, then the meter with more figures,
+    then the one with the smaller mean uncertainty.
+    """
+    count = Counter(reading.meter for reading in readings if has_figure(reading))
+    counters = {reading.meter for reading in readings if reading.quantity == "energy"}
+    measured = {reading.meter for reading in readings if reading.provenance == "measured"}
+
+    def worth(name: str) -> tuple[bool, bool, bool, int, float]:
+        own = [r.energy_u_mj for r in readings if r.meter == name and r.energy_u_mj is not None]
+        error = fmean(own) if own else float("inf")
+        return count[name] > 0, name in measured, name in counters, count[name], -error
+
+    return max(sorted({str(reading.meter) for reading in readings}), key=worth)
+
+
+def has_figure(reading: EnergyReading) -> bool:
+    """Return whether a reading has an energy of one inference, gross or net."""
+    return reading.energy_gross_mj is not None or reading.energy_net_mj is not None
+
+
+def _sum(scope: str, each: Mapping[str, EnergyReading | None]) -> EnergyReading:
+    """Add the readings of the machines; a figure that one machine lacks is null in the sum."""
+    present = [reading for reading in each.values() if reading is not None]
+    methods = sorted({str(reading.method) for reading in present})
+    withheld: dict[str, str] = {}
+    figures: dict[str, float | None] = {}
+    for name, kind in FIGURES.items():
+        values = [None if reading is None else getattr(reading, name) for reading in each.values()]
         known = [float(value) for value in values if value is not None]
-        total[name] = sum(known) if len(known) == len(values) and len(methods) == 1 else None
-        if total[name] is None:
-            kind = "gross" if name in ("energy_gross_mj", "power_gross_w") else "net"
+        figures[name] = sum(known) if len(known) == len(values) and len(methods) == 1 else None
+        if figures[name] is None:
             lacking = [device for device, value in zip(each, values, strict=True) if value is None]
-            total["withheld"].setdefault(kind, _why(scope, each, lacking, kind, methods))
-    parts = [one.get("energy_u_mj") for one in given]
-    known = [float(part) for part in parts if part is not None]
-    total["energy_u_mj"] = hypot(*known) if known and len(known) == len(each) else None
-    return total
+            withheld.setdefault(kind, _why(scope, each, lacking, kind, methods))
+    known = [float(reading.energy_u_mj) for reading in present if reading.energy_u_mj is not None]
+    return EnergyReading(
+        meter=" + ".join(sorted({str(reading.meter) for reading in present})),
+        scope=scope,
+        watches="fleet",
+        method=methods[0],
+        withheld=withheld,
+        quantity="energy" if all(reading.quantity == "energy" for reading in present) else "power",
+        provenance=max((str(reading.provenance) for reading in present), key=get_args(Provenance).index),
+        energy_gross_mj=figures["energy_gross_mj"],
+        energy_net_mj=figures["energy_net_mj"],
+        power_gross_w=figures["power_gross_w"],
+        idle_w=figures["idle_w"],
+        energy_u_mj=hypot(*known) if known and len(known) == len(each) else None,
+    )
 
 
 def _why(
-    scope: str, each: Mapping[str, Reading | None], lacking: Sequence[str], kind: str, methods: Sequence[str]
+    scope: str,
+    each: Mapping[str, EnergyReading | None],
+    lacking: Sequence[str],
+    kind: str,
+    methods: Sequence[str],
 ) -> str:
     if not lacking:
         return f"the devices' readings follow different rules: {', '.join(methods)}"
-    said = []
+    reasons = []
     for device in lacking:
-        one = each[device]
-        why = "not read" if one is None else (one.get("withheld") or {}).get(kind) or "not read"
-        said.append(f"{device}: {why}")
-    return f"no sum over the fleet's {scope}: {'; '.join(said)}"
-
-
-def _meter(readings: Sequence[Reading]) -> str:
-    count = Counter(one["meter"] for one in readings if _figures(one))
-    counters = {one["meter"] for one in readings if one["quantity"] == "energy"}
-    measured = {one["meter"] for one in readings if one["provenance"] == "measured"}
-    names: list[str] = sorted({one["meter"] for one in readings})
-
-    def worth(name: str) -> tuple[bool, bool, bool, int, float]:
-        return count[name] > 0, name in measured, name in counters, count[name], -_error(readings, name)
-
-    return max(names, key=worth)
-
-
-def _error(readings: Sequence[Reading], meter: str) -> float:
-    own = [
-        one["energy_u_mj"] for one in readings if one["meter"] == meter and one.get("energy_u_mj") is not None
-    ]
-    return fmean(own) if own else float("inf")
-
-
-def readings_of(energy: Sequence[Reading], devices: Sequence[Mapping[str, Any]]) -> list[Reading]:
-    """Readings of one window; of a fleet of several machines, their sums. ``devices`` as a record has them."""
-    return fleet_readings(devices, _whole(energy), _meter)
-
-
-def _whole(readings: Sequence[Reading]) -> list[Reading]:
-    """Those of a whole thing: THING/part stands for no more than the part."""
-    return [one for one in readings if "/" not in one["watches"]]
-
-
-def _figures(one: Reading) -> bool:
-    return one.get("energy_gross_mj") is not None or one.get("energy_net_mj") is not None
+        reading = each[device]
+        why = (reading.withheld.get(kind) if reading is not None else None) or "not read"
+        reasons.append(f"{device}: {why}")
+    return f"no sum over the fleet's {scope}: {'; '.join(reasons)}"

@@ -1,18 +1,20 @@
-"""Energy columns of a row, and which meter a board shows: one scope for all its rows, and it says which."""
+"""Energy columns of a row, and the scope that a table shows: one scope for all its rows."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from statistics import median
-from typing import Any
 
 from harness import stats
-from harness.machine.energy.fleet import _figures, _meter, readings_of
+from harness.machine.energy.fleet import has_figure, main_meter, readings_of
+from harness.results.leaderboard.why import Why
 from harness.types import SCOPES
+from harness.types.columns import Value
+from harness.types.figures import EnergyReading
 from harness.types.record import Record
 
-__all__ = ["board_scope", "energy_columns", "scopes_of"]
+__all__ = ["REPEATS", "energy_columns", "scopes_of", "table_scope"]
 
 NAMES = (
     "energy_gross_mj",
@@ -26,78 +28,86 @@ NAMES = (
     "energy_method",
 )
 REPEATS = 5
-
-Reading = Mapping[str, Any]
+"""From this many processes on, their spread joins the meter's own uncertainty."""
 
 
 def scopes_of(records: Sequence[Record]) -> list[str]:
-    """Scopes in which at least one record has a figure, the widest first; what is not measured only if nothing is."""
-    found = [one for record in records for one in _readings(record) if _figures(one)]
-    measured = [one for one in found if one["provenance"] == "measured"]
-    given = {one["scope"] for one in measured or found}
-    return [scope for scope in SCOPES if scope in given]
+    """Return the scopes in which a record has a figure, the widest first.
+
+    Scopes of readings that are not measured count only where nothing is measured.
+    """
+    readings = [reading for record in records for reading in _readings(record) if has_figure(reading)]
+    measured = [reading for reading in readings if reading.provenance == "measured"]
+    scopes = {reading.scope for reading in measured or readings}
+    return [scope for scope in SCOPES if scope in scopes]
 
 
-def board_scope(rows: Sequence[Sequence[str]]) -> str | None:
-    """The scope that most rows have, the widest of these; ``rows`` are the scopes of each. ``None``: no meter."""
+def table_scope(rows: Sequence[Sequence[str]]) -> str | None:
+    """Return the scope that most rows have, the widest of these; ``None`` where no row has a meter.
+
+    ``rows`` holds the scopes of each row.
+    """
     count = Counter(scope for scopes in rows for scope in scopes)
     return max(SCOPES, key=lambda scope: (count[scope], -SCOPES.index(scope))) if count else None
 
 
-def energy_columns(records: Sequence[Record], scope: str | None) -> dict[str, Any | tuple[str]]:
-    """Column -> value, or a tuple with the reason why there is none. Medians over the cells of a row.
+def energy_columns(records: Sequence[Record], scope: str | None) -> Mapping[str, Value | Why]:
+    """Return the energy columns of a row: medians over its cells, or the reason why there is no value.
 
-    One meter is read off in all cells: measured before modelled, counters before integrated power, then what
-    more cells have. With
-    5 processes or more the spread over them (its 95% t-interval) joins the meter's own uncertainty.
+    All cells are read with the same meter: measured before modelled, counters before integrated power, then the
+    meter that more cells have. With :data:`REPEATS` processes or more their spread (the 95% t-interval) joins the
+    meter's own uncertainty.
     """
-    readings = [one for record in records for one in _readings(record)]
+    readings = [reading for record in records for reading in _readings(record)]
     if not readings:
-        told = {str(record.state.get("no_meter") or "") for record in records} - {""}
-        return dict.fromkeys(NAMES, ("; ".join(sorted(told)) or "no meter",))
-    if not any(map(_figures, readings)):
-        said = (f"{one['meter']}: {reason}" for one in readings for reason in one["withheld"].values())
-        return dict.fromkeys(NAMES, ("; ".join(dict.fromkeys(said)) or "no meter gave a figure",))
-    fitting = [one for one in readings if one["scope"] == scope]
+        reasons = {record.state.no_meter for record in records if record.state.no_meter}
+        return dict.fromkeys(NAMES, Why("; ".join(sorted(reasons)) or "no meter"))
+    if not any(map(has_figure, readings)):
+        lines = (f"{reading.meter}: {why}" for reading in readings for why in reading.withheld.values())
+        return dict.fromkeys(NAMES, Why("; ".join(dict.fromkeys(lines)) or "no meter gave a figure"))
+    fitting = [reading for reading in readings if reading.scope == scope]
     if not fitting:
-        other = ", ".join(dict.fromkeys(one["scope"] for one in readings))
-        return dict.fromkeys(NAMES, (f"measured as {other}; this board shows {scope or 'none'}",))
-    meter = _meter(fitting)
-    mine = [one for one in fitting if one["meter"] == meter]
-    found: dict[str, Any] = {
+        other = ", ".join(dict.fromkeys(str(reading.scope) for reading in readings))
+        return dict.fromkeys(NAMES, Why(f"measured as {other}; this board shows {scope or 'none'}"))
+    meter = main_meter(fitting)
+    own = [reading for reading in fitting if reading.meter == meter]
+    return {
+        "energy_gross_mj": _median(own, [reading.energy_gross_mj for reading in own], "gross"),
+        "energy_net_mj": _median(own, [reading.energy_net_mj for reading in own], "net"),
+        "energy_u_mj": _uncertainty(own),
+        "power_gross_w": _median(own, [reading.power_gross_w for reading in own], "gross"),
+        "idle_w": _median(own, [reading.idle_w for reading in own], "net"),
         "energy_scope": scope,
+        "energy_provenance": _same([str(reading.provenance) for reading in own]),
         "energy_meter": meter,
-        "energy_provenance": _same(mine, "provenance"),
-        "energy_method": _same(mine, "method"),
+        "energy_method": _same([str(reading.method) for reading in own]),
     }
-    for name, withheld in (
-        ("energy_gross_mj", "gross"),
-        ("energy_net_mj", "net"),
-        ("power_gross_w", "gross"),
-        ("idle_w", "net"),
-    ):
-        values = [one[name] for one in mine if one.get(name) is not None]
-        why = dict.fromkeys(str((one.get("withheld") or {}).get(withheld) or "not read") for one in mine)
-        found[name] = median(values) if values else ("; ".join(why),)
-    found["energy_u_mj"] = _uncertainty(mine)
-    return found
 
 
-def _uncertainty(mine: Sequence[Reading]) -> Any:
-    own = [one["energy_u_mj"] for one in mine if one.get("energy_u_mj") is not None]
+def _median(own: Sequence[EnergyReading], values: Sequence[float | None], kind: str) -> float | Why:
+    """Return the median of the values that are known; ``kind`` is the key of ``withheld`` with the reason."""
+    known = [value for value in values if value is not None]
+    if known:
+        return median(known)
+    return Why("; ".join(dict.fromkeys(str(reading.withheld.get(kind) or "not read") for reading in own)))
+
+
+def _uncertainty(readings: Sequence[EnergyReading]) -> float | Why:
+    own = [reading.energy_u_mj for reading in readings if reading.energy_u_mj is not None]
     if not own:
-        return ("no figure to be uncertain of",)
-    key = "energy_net_mj" if any(one.get("energy_net_mj") is not None for one in mine) else "energy_gross_mj"
-    values = [one[key] for one in mine if one.get(key) is not None]
+        return Why("no figure to be uncertain of")
+    net = [reading.energy_net_mj for reading in readings if reading.energy_net_mj is not None]
+    gross = [reading.energy_gross_mj for reading in readings if reading.energy_gross_mj is not None]
+    values = net or gross
     interval = stats.t_interval(values) if len(values) >= REPEATS else None
     spread = (interval[1] - interval[0]) / 2 if interval else 0.0
-    return (median(own) ** 2 + spread**2) ** 0.5
+    return float((median(own) ** 2 + spread**2) ** 0.5)
 
 
-def _readings(record: Record) -> list[Reading]:
-    return readings_of(record.energy, record.device.get("devices") or ())
+def _same(values: Sequence[str]) -> str | Why:
+    different = sorted(set(values))
+    return different[0] if len(different) == 1 else Why(f"differs between cells: {', '.join(different)}")
 
 
-def _same(readings: Sequence[Reading], key: str) -> Any:
-    values = sorted({str(one[key]) for one in readings})
-    return values[0] if len(values) == 1 else (f"differs between cells: {', '.join(values)}",)
+def _readings(record: Record) -> list[EnergyReading]:
+    return readings_of(record.energy, record.device.devices)

@@ -1,4 +1,4 @@
-"""Filters of a board: the expressions of ``--where``."""
+"""Filters of a table: the expressions of ``--where``."""
 
 from __future__ import annotations
 
@@ -30,12 +30,13 @@ _EXAMPLE = "for example: top1 > 90 and latency_p50_ms < 5 and runtime == 'onnxru
 
 
 def parse_where(text: str) -> Callable[[Row], bool]:
-    """A filter over rows from an expression of columns, numbers, texts, lists, comparisons, and/or/not.
+    """Return a filter over rows, from an expression of columns, numbers, texts, lists, comparisons, and/or/not.
 
-    A comparison with a null value, negated or not, is false, except ``== None`` and ``!= None``.
+    A comparison with a null value is false, negated or not, except ``== None`` and ``!= None``.
 
     Raises:
-        SuiteError: the expression is not one of these, here or when a text meets a number later.
+        SuiteError: the expression is not of this form. The filter raises it too, where it compares a text with a
+            number.
     """
     try:
         if len(text) > 1000:
@@ -58,7 +59,7 @@ def parse_where(text: str) -> Callable[[Row], bool]:
 
 
 def _check(node: ast.expr, text: str) -> None:
-    """Refuse all syntax that :func:`_value` does not know."""
+    """Raise SuiteError for syntax that :func:`_value` does not evaluate."""
     children: list[ast.expr]
     match node:
         case ast.Constant(value=int() | float() | str() | None):

@@ -1,88 +1,98 @@
-"""Tiers: which rows are significantly worse than the best."""
+"""Tiers: which rows of a table are significantly worse than the best."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from statistics import fmean, median
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from harness import stats
-from harness.results.leaderboard.rows import Group, Why
+from harness.results.leaderboard.rows import Group
+from harness.results.leaderboard.why import Why
 from harness.types.record import Record
 
 if TYPE_CHECKING:
+    import numpy as np
     from numpy.typing import NDArray
 
-    SamplesOf = Callable[[Record], Mapping[str, NDArray[Any]]]
+    SamplesOf: TypeAlias = Callable[[Record], Mapping[str, NDArray[Any]]]
+    """Reads the raw arrays of a record."""
+    Answers: TypeAlias = Mapping[int, tuple[NDArray[Any], NDArray[np.bool_]]]
+    """Seed -> labels [n] and whether each of the n images was answered right."""
 
-__all__ = ["ALPHA", "answers", "paired_tables"]
-
+__all__ = ["ALPHA", "answers_of", "no_tiers", "paired_tables", "rank_by_tiers"]
 
 ALPHA = 0.05
-"""Family-wise error rate of a board's pairwise comparisons."""
+"""Family-wise error rate of the pairwise comparisons of a table."""
 
 
-def _no_tiers(groups: Iterable[Group], reason: str) -> None:
+def no_tiers(groups: Iterable[Group], reason: str) -> None:
+    """Leave the tier of all rows null, with a reason."""
     for group in groups:
-        group.put("tier", Why(group.row["reason"] if not group.good else reason))
+        group.put("tier", Why(reason if group.good else group.reason))
 
 
-def _rank_by_tiers(groups: list[Group], samples_of: SamplesOf) -> float | None:
-    """Give tiers and sort by them; returns the detectable difference in points.
+def rank_by_tiers(groups: list[Group], samples_of: SamplesOf) -> float | None:
+    """Give each row its tier and sort the rows by it; return the detectable difference in points.
 
-    Every pair of rows is compared per common seed on the same test samples (exact McNemar), the
-    seeds combined, all pairs of the board corrected by Holm. Then tiers peel off: the most accurate
-    row and all that no test tells from it, then again with the rest.
+    Every pair of rows is compared on the same test images, seed by seed (exact McNemar); the seeds are combined,
+    and all pairs of the table are corrected by Holm. The first tier is the most accurate row and all rows that no
+    test tells from it; the next tiers are found in the same way among the rest. ``groups`` are sorted by accuracy.
+
+    Returns:
+        ``None`` where no two rows have a seed and raw predictions in common.
     """
-    given = [answers(group, samples_of) for group in groups]
+    answers = [answers_of(group, samples_of) for group in groups]
     compared: dict[tuple[int, int], list[tuple[int, int]]] = {}
     shares: list[float] = []
     sizes: list[int] = []
     for i in range(len(groups)):
         for j in range(i + 1, len(groups)):
-            tables = paired_tables(given[i], given[j])
+            tables = paired_tables(answers[i], answers[j])
             if tables:
                 compared[i, j] = [(b, c) for b, c, _ in tables]
                 shares.append(fmean((b + c) / n for b, c, n in tables))
                 sizes += [n for _, _, n in tables]
     adjusted = stats.holm([stats.paired_p(tables) for tables in compared.values()])
-    told_apart = {pair for pair, p in zip(compared, adjusted, strict=True) if p <= ALPHA}
+    different = {pair for pair, p in zip(compared, adjusted, strict=True) if p <= ALPHA}
 
-    remaining = [i for i, right in enumerate(given) if right]
+    remaining = [i for i, own in enumerate(answers) if own]
+    tier_of: dict[int, int] = {}
     tier = 0
     while remaining:
         tier += 1
         leader = remaining[0]
         for i in remaining:
-            if (leader, i) not in told_apart:
+            if (leader, i) not in different:
+                tier_of[i] = tier
                 groups[i].put("tier", tier)
-        remaining = [i for i in remaining if (leader, i) in told_apart]
-    _no_tiers((group for group, right in zip(groups, given, strict=True) if not right), "no raw predictions")
-    groups.sort(key=lambda group: (group.row["tier"] is None, group.row["tier"] or 0))
+        remaining = [i for i in remaining if (leader, i) in different]
+    no_tiers((group for group, own in zip(groups, answers, strict=True) if not own), "no raw predictions")
+    last = len(groups) + 1
+    groups[:] = [groups[i] for i in sorted(range(len(groups)), key=lambda i: tier_of.get(i, last))]
     if not shares:
         return None
     return 100 * stats.detectable_difference(min(sizes), median(shares), alpha=ALPHA / len(compared))
 
 
-def answers(group: Group, samples_of: SamplesOf) -> dict[int, tuple[Any, Any]]:
-    """Seed -> (labels, whether each sample was answered right); repeats share their predictions."""
-    found: dict[int, tuple[Any, Any]] = {}
+def answers_of(group: Group, samples_of: SamplesOf) -> Answers:
+    """Return for each seed the labels and whether each image was answered right; repeats share their predictions."""
+    answers: dict[int, tuple[Any, Any]] = {}
     for record in group.good:
-        if record.seed not in found and record.samples:
+        if record.seed not in answers and not record.samples.empty:
             arrays = samples_of(record)
             if "predictions" in arrays and "labels" in arrays:
                 labels = arrays["labels"]
-                found[record.seed] = labels, arrays["predictions"] == labels
-    return found
+                answers[record.seed] = labels, arrays["predictions"] == labels
+    return answers
 
 
-def paired_tables(
-    first: Mapping[int, tuple[Any, Any]], second: Mapping[int, tuple[Any, Any]]
-) -> list[tuple[int, int, int]]:
-    """Per common seed with the same samples: (only the first right, only the second right, samples)."""
+def paired_tables(first: Answers, second: Answers) -> list[tuple[int, int, int]]:
+    """Return for each common seed with the same images: (only the first right, only the second right, images)."""
     tables = []
     for seed in sorted(first.keys() & second.keys()):
-        (labels, right), (others, other) = first[seed], second[seed]
-        if len(labels) == len(others) and (labels == others).all():
-            tables.append((int((right & ~other).sum()), int((other & ~right).sum()), len(labels)))
+        (labels, right), (other_labels, other_right) = first[seed], second[seed]
+        if len(labels) == len(other_labels) and (labels == other_labels).all():
+            only_first, only_second = (right & ~other_right).sum(), (other_right & ~right).sum()
+            tables.append((int(only_first), int(only_second), len(labels)))
     return tables

@@ -1,0 +1,41 @@
+"""Several results folders read as one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+from harness.results.folder import Results, latest_of
+from harness.types.record import Record
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+__all__ = ["Merged"]
+
+
+class Merged:
+    """The latest record of each cell in several folders (:func:`harness.results.folder.latest_of`).
+
+    ``current_only`` keeps of each folder the cells that its ``plan.json`` names.
+
+    Raises:
+        StorageError: a folder cannot be read.
+    """
+
+    def __init__(self, folders: Iterable[Results], *, current_only: bool = False) -> None:
+        every: list[Record] = []
+        self._folder_of: dict[str | None, Results] = {}  # a sample file is named by its content
+        for folder in folders:
+            own = folder.latest(current_only=current_only)
+            every += own
+            self._folder_of |= {record.samples.sha256: folder for record in own}
+        self.records = latest_of(every)
+
+    def load_samples(self, record: Record) -> dict[str, NDArray[Any]]:
+        """Return the raw arrays of one of the records; empty where it has none.
+
+        Raises:
+            StorageError: the file is missing, or is not what was measured.
+        """
+        return self._folder_of[record.samples.sha256].load_samples(record)

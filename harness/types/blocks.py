@@ -1,0 +1,225 @@
+"""The blocks of a record that say what was measured, on what, and how it was prepared. Its figures: figures.py.
+
+A block keeps the difference between a value that is null and one that is absent: a key that was not set does not
+appear in the JSON. It also keeps keys that it does not know, so that a record of another version loses nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, TypeAlias
+
+from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer
+
+__all__ = [
+    "Block",
+    "CoolDownRule",
+    "DataBlock",
+    "DeviceBlock",
+    "Environment",
+    "FleetMember",
+    "LineageStep",
+    "Number",
+    "PartBlock",
+    "PreparedOn",
+    "RuntimeBlock",
+    "SampleFile",
+    "ScenarioBlock",
+    "TrainingCost",
+    "WindowSignals",
+    "known",
+]
+
+Number: TypeAlias = int | float
+"""A number that stays an integer where it was one."""
+
+
+def known(description: str, **options: Any) -> Any:
+    """A key that may be absent. ``description`` goes into docs/results.md."""
+    return Field(None, description=description, **options)
+
+
+class Block(BaseModel):
+    """A group of a record's values. All keys are optional; unknown ones are kept."""
+
+    model_config = ConfigDict(extra="allow", frozen=True, ser_json_inf_nan="null", protected_namespaces=())
+
+    @property
+    def empty(self) -> bool:
+        """Whether no key is set."""
+        return not self.model_fields_set
+
+    @model_serializer(mode="wrap")
+    def _without_absent(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        values: dict[str, Any] = handler(self)
+        return {name: value for name, value in values.items() if name in self.model_fields_set}
+
+
+class FleetMember(Block):
+    """A device that took part in a fleet."""
+
+    name: str | None = known("name, unique in the fleet")
+    model: str | None = known("hardware")
+    machine: str | None = known("id of the machine")
+    parts: list[str] = Field([], description="the parts that it runs")
+
+
+class DeviceBlock(Block):
+    """Where the cell was measured."""
+
+    name: str | None = known("name of the device or fleet in the suite")
+    backend: str | None = known("backend of the device; of a fleet, of its central device")
+    model: str | None = known("hardware; of a fleet, the models of its devices joined by ` + `")
+    kind: str | None = known("`cpu`, `cuda` ...; of a fleet, of its central device")
+    nodes: int | None = known("number of devices")
+    cores: int | None = known("cores; of a fleet, of its central device")
+    memory_bytes: int | None = known("memory; of a fleet, of its central device")
+    details: Mapping[str, Any] = Field({}, description="facts that the backend states, free")
+    input: str | None = known("of a fleet: images are sent as `tensor` or `raw` pixels")
+    devices: list[FleetMember] = Field([], description="of a fleet: the devices that took part")
+
+
+class RuntimeBlock(Block):
+    """What ran the artifact."""
+
+    name: str | None = known("name of the runtime")
+    params: Mapping[str, Any] = Field({}, description="its parameters, free")
+    precision: str | None = known("element type that really ran; several are joined by `+`")
+    facts: Mapping[str, Mapping[str, Any]] = Field({}, description="by part: facts of its session, free")
+
+
+class CoolDownRule(Block):
+    """The temperature that is waited for before a cell."""
+
+    below: Number | None = known("degrees Celsius of the hottest sensor")
+    limit: Number | None = known("seconds after which the cell is measured anyway")
+
+
+class ScenarioBlock(Block):
+    """How the cell was measured: the keys of `measure:`, durations in seconds."""
+
+    name: str | None = known("`single-stream`, `offline`, `multi-stream` or `server`")
+    threads: int | None = known("threads of each worker")
+    preset: str | None = known("whose rules for energy")
+    batch: int | None = known("images that are inferred at once")
+    streams: int | None = known("multi-stream: images of a query")
+    target_qps: Number | None = known("server: mean arrivals per second")
+    generator: str | None = known("`harness` or `loadgen`")
+    min_time_s: Number | None = known("least length of the window")
+    min_queries: int | None = known("least number of queries in the window")
+    passes: int | None = known("passes over the test split, instead of a number of queries")
+    max_time_s: Number | None = known("greatest length of the window")
+    warmup: str | None = known("`steady` or `one`")
+    sustained_s: Number | None = known("length of the load after the window")
+    energy: str | None = known("`auto`, `off` or `require`")
+    energy_error: Number | None = known("relative uncertainty of the energy that was asked for")
+    idle_time_s: Number | None = known("idle time before and after the window")
+    cool_down: CoolDownRule | None = known("the temperature that was waited for")
+    in_flight: int | None = known("of a fleet: queries that are worked on at once")
+    deadline_s: Number | None = known("of a fleet: time within which a query is answered")
+    on_missing: str | None = known("of a fleet: `fail` or `substitute`")
+    robustness: str | None = known("`drop-N`: accuracy without 1 to N parts was asked for")
+
+
+class DataBlock(Block):
+    """The data of the cell."""
+
+    name: str | None = known("name of the data set")
+    task: str | None = known("`image-classification`")
+    split: str | None = known("the split on which accuracy is evaluated")
+    classes: int | None = known("number of classes")
+    shape: list[int] | None = known("channels, height, width of an image")
+    fingerprint: str | None = known("hash of the data")
+    n: int | None = known("images of the split")
+    note: str | None = known("what a reader should know of the data")
+    normalize: str | None = known("whose mean and standard deviation normalise the images")
+
+
+class PartBlock(Block):
+    """One part of the model."""
+
+    name: str | None = known("name of the part")
+    device: int | None = known("index of its device in the fleet")
+    inputs: list[str] = Field([], description="`image` or earlier parts")
+    params: int | None = known("parameters")
+    macs: int | None = known("multiply-accumulates of one image, all operations")
+    macs_linear: int | None = known("the same of linear layers and convolutions alone")
+    weight_bytes: int | None = known("bytes of the weights as exported")
+    activation_bytes: int | None = known("peak of live activations, batch 1")
+    output: list[int] = Field([], description="shape of one image's output")
+
+
+class LineageStep(Block):
+    """One preparing step and its cost."""
+
+    stage: str | None = known("`build`, `compress` or `partition`")
+    entry: str | None = known("the entry that made it")
+    params: Mapping[str, Any] = Field({}, description="its parameters, free")
+    image_passes: int | None = known("images that went through the model in training")
+    train_macs: Number | None = known("multiply-accumulates of the training")
+    train_s: Number | None = known("time of the training")
+    notes: Mapping[str, Any] = Field({}, description="what the entry notes, free")
+
+
+class TrainingCost(Block):
+    """Sums over the preparing steps."""
+
+    train_s: Number | None = known("time of all training")
+    image_passes: int | None = known("images that went through a model in training")
+    train_macs: Number | None = known("multiply-accumulates of all training")
+
+
+class PreparedOn(Block):
+    """The facts of the preparing machine that change trained weights."""
+
+    torch: str | None = known("version of torch")
+    timm: str | None = known("version of timm")
+    capability: str | None = known("vector instructions of the CPU; empty where a GPU trains")
+    device: str | None = known("torch's name of the training device")
+    gpu: str | None = known("model of the GPU")
+
+
+class WindowSignals(Block):
+    """What the kernel counted in the window, of the measuring process and the machine."""
+
+    wall_s: Number | None = known("length of the window")
+    cpu_s: Number | None = known("CPU time of the measuring process")
+    cores: Number | None = known("cores that it may use")
+    voluntary_switches: Number | None = known("context switches while it waited")
+    involuntary_switches: Number | None = known("context switches that took the core away")
+    major_faults: Number | None = known("pages that were read from disk")
+    swap_in_pages: Number | None = known("pages that the machine read from swap")
+    delay_s: Number | None = known("time in which it could have run and waited for a core")
+    foreign_cores: Number | None = known("cores in use that other processes kept busy")
+    elsewhere_cores: Number | None = known("other cores that were busy")
+    steal_cores: Number | None = known("cores that the hypervisor took")
+    thermal_events: Number | None = known("thermal throttling events that the kernel counted")
+
+
+class Environment(Block):
+    """The machine and its software."""
+
+    machine_id: str | None = known("salted hash of the machine's id")
+    os: str | None = known("operating system")
+    kernel: str | None = known("kernel")
+    arch: str | None = known("processor architecture")
+    python: str | None = known("version of Python")
+    cpu: str | None = known("model of the processor")
+    cores_physical: int | None = known("physical cores")
+    cores_logical: int | None = known("logical cores")
+    memory_bytes: int | None = known("memory")
+    cpu_capability: str | None = known("vector instructions that torch uses")
+    governor: str | None = known("frequency governor")
+    virtualised: bool | None = known("whether it is a virtual machine")
+    versions: Mapping[str, str | None] = Field(
+        {}, description="by distribution: its version, null if not installed"
+    )
+    prepared_on: PreparedOn | None = known("the machine on which models were prepared")
+    window: WindowSignals | None = known("signals of the window")
+
+
+class SampleFile(Block):
+    """Where the raw samples are; empty where there are none."""
+
+    file: str | None = known("path of the raw samples in the results folder")
+    sha256: str | None = known("SHA-256 of their content")

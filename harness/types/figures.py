@@ -1,0 +1,284 @@
+"""The blocks of a record that hold its figures: counts, accuracy, latency, memory, energy, network, state."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import Field
+
+from harness.types.blocks import Block, Number, known
+
+__all__ = [
+    "Accuracy",
+    "Bounds",
+    "Counts",
+    "DeviceShares",
+    "EnergyReading",
+    "Latency",
+    "Memory",
+    "MissingLevel",
+    "MissingParts",
+    "Network",
+    "NoInput",
+    "ParityBlock",
+    "PartTimes",
+    "ProcessMemory",
+    "Queries",
+    "State",
+    "Sustained",
+]
+
+
+class Counts(Block):
+    """Totals over all parts, fusion included."""
+
+    params: int | None = known("parameters of all parts")
+    macs: int | None = known("multiply-accumulates of one image, all operations")
+    macs_linear: int | None = known("the same of linear layers and convolutions alone")
+    weight_bytes: int | None = known("bytes of the weights as exported")
+    weight_bytes_max_device: int | None = known("the same on the device that holds most")
+    activation_bytes: int | None = known("peak of live activations of the largest part, batch 1")
+
+
+class ParityBlock(Block):
+    """How the logits of the artifact differ from those of the model."""
+
+    n: int | None = known("images compared")
+    max_abs_diff: Number | None = known("greatest difference of a logit")
+    max_rel: Number | None = known("that difference over the greatest logit of the reference")
+    top1_agreement: Number | None = known("share of images with the same greatest logit")
+    agreement_low: Number | None = known("lower limit of the 95% Wilson interval of that share")
+    tolerance: Number | None = known("greatest `max_rel` that the runtime allows")
+    ok: bool | None = known("whether the artifact answers as the model does")
+    reason: str | None = known("why not")
+
+
+class MissingLevel(Block):
+    """Accuracy with one number of missing parts."""
+
+    missing: int | None = known("number of missing parts")
+    sets: int | None = known("sets of that many parts that were tried")
+    of: int | None = known("all sets of that many parts")
+    mean: Number | None = known("mean top-1 over the sets tried, percent")
+    min: Number | None = known("the least")
+    max: Number | None = known("the greatest")
+    worst: list[str] = Field([], description="the parts of the worst set")
+    top1: Mapping[str, Number] = Field({}, description="by set, names joined by `+`: top-1, percent")
+
+
+class MissingParts(Block):
+    """Accuracy when parts do not answer."""
+
+    why: str | None = known("why there are no figures; then nothing else is set")
+    on: str | None = known("where the answers were computed: `host`")
+    n: int | None = known("images evaluated")
+    stands_in: Mapping[str, str] = Field({}, description="by part: `mean` or `zeros` in place of its output")
+    levels: list[MissingLevel] = Field([], description="one for each number of missing parts")
+
+
+class Accuracy(Block):
+    """Accuracy of the exported artifact on the test split."""
+
+    top1: Number | None = known("share of right answers, percent")
+    top5: Number | None = known("share of images whose class is among the five greatest logits, percent")
+    top1_oracle: Number | None = known(
+        "of a split by classes: top-1 of the oracle predictions, in which the right sub-model answers each image"
+    )
+    n: int | None = known("images evaluated")
+    on: str | None = known("where the exported artifact was evaluated: `host` or `device`")
+    parity: ParityBlock | None = known("the exported artifact compared with the model it was made from")
+    missing: MissingParts = Field(
+        MissingParts(), description="accuracy when parts do not answer; empty unless asked for"
+    )
+
+
+class Bounds(Block):
+    """LoadGen's upper bounds of percentiles, in milliseconds."""
+
+    p50_ms: Number | None = known("of the median")
+    p90_ms: Number | None = known("of the 90th percentile")
+    p95_ms: Number | None = known("of the 95th percentile")
+    p97_ms: Number | None = known("of the 97th percentile")
+    p99_ms: Number | None = known("of the 99th percentile")
+    p999_ms: Number | None = known("of the 99.9th percentile")
+
+
+class Sustained(Block):
+    """The load after the window."""
+
+    seconds: Number | None = known("length of the load after the window")
+    tail_s: Number | None = known("length of its last part, from which these figures are")
+    burst_p50_ms: Number | None = known("median latency of the window")
+    p50_ms: Number | None = known("median latency of the last part")
+    slowdown: Number | None = known("`p50_ms` over `burst_p50_ms`")
+    throughput_ips: Number | None = known("images per second of the last part")
+    power_gross_w: Mapping[str, Number | None] = Field(
+        {}, description="by meter: mean power of the last part"
+    )
+
+
+class Latency(Block):
+    """Latency of queries in the window."""
+
+    n: int | None = known("queries in the window")
+    p50_ms: Number | None = known("median latency of a query")
+    p90_ms: Number | None = known(
+        "90th percentile; null where LoadGen's least number of queries is not reached"
+    )
+    p95_ms: Number | None = known("95th percentile, likewise")
+    p97_ms: Number | None = known("97th percentile, likewise")
+    p99_ms: Number | None = known("99th percentile, likewise")
+    p999_ms: Number | None = known("99.9th percentile, likewise")
+    mean_ms: Number | None = known("mean latency")
+    std_ms: Number | None = known("standard deviation; null for one query")
+    first_ms: Number | None = known("the first inference after loading")
+    throughput_ips: Number | None = known("images per second over the whole window")
+    preprocess_ms: Number | None = known("decoding and preprocessing one image")
+    bounds: Bounds = Field(Bounds(), description="LoadGen's upper bounds of the percentiles, confidence 0.99")
+    achieved_qps: Number | None = known("`server`: queries per second that were answered")
+    queue_mean_ms: Number | None = known("`server`: mean time that a query waited")
+    late_max_ms: Number | None = known("`server`: greatest delay of the generator itself")
+    utilisation: Number | None = known("`server`: arrivals times mean service time; 1 and more is too much")
+    sustained: Sustained = Field(
+        Sustained(), description="figures of the load after the window; empty unless asked for"
+    )
+    reference: Mapping[str, Number | str] = Field(
+        {}, description="what LoadGen's own summary says, where it generates the load"
+    )
+
+
+class ProcessMemory(Block):
+    """Memory of one measuring process, in bytes."""
+
+    process_peak_bytes: int | None = known("greatest memory of the measuring process in the window")
+    baseline_bytes: int | None = known("its memory before the model was loaded")
+    device_process_bytes: int | None = known("GPU memory of the process")
+    device_shared_bytes: int | None = known("GPU memory of the process where it is shared with the host")
+    device_reserved_peak_bytes: int | None = known("greatest GPU memory that the allocator held")
+    device_allocated_peak_bytes: int | None = known("greatest GPU memory of live tensors")
+
+
+class Memory(ProcessMemory):
+    """Memory of the fullest measuring process."""
+
+    devices: Mapping[str, ProcessMemory] = Field(
+        {},
+        description="of a fleet, by device: the same of its worker; the keys above are those of the fullest",
+    )
+
+
+class EnergyReading(Block):
+    """The figures of one meter for one window."""
+
+    meter: str | None = known("name of the meter")
+    scope: str | None = known("what it sees: `wall`, `board`, `rails`, `package` or `gpu`")
+    watches: str | None = known("the thing, or THING/part, that it sees")
+    provenance: str | None = known("`measured`, `fitted`, `modelled`, `emulated`")
+    quantity: str | None = known("`energy` or `power`")
+    host: str | None = known("the machine that reads it")
+    device: str | None = known("of a fleet: the device whose meter it is")
+    method: str | None = known("`default`, or the preset whose rules made the figures")
+    window_s: Number | None = known("length of the window")
+    inferences: int | None = known("images answered in the window")
+    samples: int | None = known("readings inside the window")
+    greatest_gap_s: Number | None = known("longest time without a reading")
+    period_s: Number | None = known("how often a reading changes")
+    averaging_s: Number | None = known("the time over which a reading is a mean")
+    calibration: Number | None = known("relative error that the maker states")
+    energy_gross_j: Number | None = known("energy of the window")
+    energy_net_j: Number | None = known("the same without idle energy")
+    power_gross_w: Number | None = known("mean power in the window")
+    idle_before_w: Number | None = known("idle power before the window")
+    idle_after_w: Number | None = known("idle power after it")
+    idle_w: Number | None = known("the mean of both")
+    idle_drift: Number | None = known("their difference over the mean")
+    u_gross_j: Number | None = known("uncertainty of `energy_gross_j`, expanded to 95%")
+    u_net_j: Number | None = known("uncertainty of `energy_net_j`, expanded to 95%")
+    uncertainty: Mapping[str, Number | None] = Field(
+        {}, description="its parts `calibration_j`, `edge_j`, `gaps_j`, `idle_j`"
+    )
+    energy_gross_mj: Number | None = known("energy of one inference")
+    energy_net_mj: Number | None = known("the same without idle energy")
+    energy_u_mj: Number | None = known("uncertainty of the net energy; of the gross where there is no net")
+    withheld: Mapping[str, str] = Field({}, description="`gross`, `net`: why there is no figure")
+    notes: list[str] = Field([], description="what a reader should know")
+    disagreement: Mapping[str, Number] = Field(
+        {}, description="by other meter of the same thing: difference over the mean of both"
+    )
+    details: Mapping[str, Any] = Field(
+        {}, description="facts that the meter states, free: zones, rails, shunt"
+    )
+
+
+class PartTimes(Block):
+    """Where the time of a part goes, in milliseconds for one query."""
+
+    compute_ms: Number | None = known("median time in which it computes")
+    encode_ms: Number | None = known("median time in which its inputs are encoded for sending")
+    queue_ms: Number | None = known("median time in which a query waits on the device")
+    transport_ms: Number | None = known("median time in which its bytes are on their way")
+    sent_bytes: int | None = known("bytes sent to the device for one query")
+    received_bytes: int | None = known("bytes sent back")
+    send_ms: Number | None = known("the share of `transport_ms` on the way there")
+    return_ms: Number | None = known("the share on the way back")
+    link_there_ms: Number | None = known("the least that the link allows on the way there")
+    link_back_ms: Number | None = known("the same on the way back")
+    link: str | None = known("`stated` by the device, or `probe`")
+    device: str | None = known("the device that runs the part")
+
+
+class DeviceShares(Block):
+    """How busy a device was in the window."""
+
+    name: str | None = known("name of the device")
+    parts: list[str] = Field([], description="the parts that it runs")
+    compute_share: Number | None = known("share of the window in which it computed")
+    wait_share: Number | None = known("the rest of the window")
+
+
+class NoInput(Block):
+    """The window without the input's transfer."""
+
+    n: int | None = known("queries")
+    p50_ms: Number | None = known("median latency")
+    p90_ms: Number | None = known("90th percentile")
+    throughput_ips: Number | None = known("images per second")
+
+
+class Queries(Block):
+    """Numbers of queries by how they ended."""
+
+    whole: int | None = known("answered by all parts")
+    substituted: int | None = known("answered with something in place of a part")
+    unanswered: int | None = known("not answered in time")
+
+
+class Network(Block):
+    """Bytes and times of a fleet; empty where one device has all parts."""
+
+    input_bytes: int | None = known("bytes of images that one query sends")
+    feature_bytes: int | None = known("bytes of features that one query sends")
+    parts: Mapping[str, PartTimes] = Field({}, description="by part: where its time goes")
+    fuse_ms: Number | None = known("median time of the last part")
+    devices: list[DeviceShares] = Field([], description="how busy each device was")
+    critical_path_ms: Number | None = known("least latency that the compute and the links allow")
+    over_bound: Number | None = known(
+        "median latency over that bound; of single streams, one query at a time"
+    )
+    no_input: NoInput | None = known("a window with the images on the devices before it begins")
+    queries: Queries | None = known("queries by how they ended")
+    missed: Mapping[str, int] = Field({}, description="by part: queries that it did not answer in time")
+
+
+class State(Block):
+    """What the window and the machine looked like."""
+
+    steady: bool | None = known("whether warm-up reached a steady state")
+    window_s: Number | None = known("length of the window")
+    cooled: bool | None = known("whether the temperature that was asked for was reached")
+    machine: Mapping[str, Mapping[str, Any]] = Field(
+        {}, description="by watch, free: what it saw before, after, and the least and most of a number"
+    )
+    problems: list[str] = Field([], description="problems of watches and meters, a line each")
+    no_meter: str | None = known("why a meter is not read")
