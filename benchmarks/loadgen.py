@@ -21,7 +21,7 @@ from worker_overhead import export
 from harness.types import SessionOptions, Workload
 from harness.worker.loadgen.generate import generate
 from harness.worker.loadgen.loop import warm_up
-from harness.worker.loadgen.queries import Timed, batches, per_query, whole
+from harness.worker.loadgen.queries import LatencyTrace, batches, per_query, whole
 
 LOADS = {
     "single-stream": Workload(min_time_s=0, min_queries=50),
@@ -31,14 +31,14 @@ LOADS = {
 }
 
 
-def figure(timed: Timed, load: Workload) -> float:
+def figure(timed: LatencyTrace, load: Workload) -> float:
     """p50 in ms, the upper of two middles as LoadGen has it; offline ms per image."""
     if load.scenario == "offline":
         return timed.window_ns / 1e6 / (len(timed.latency_ns) * load.batch)
     return float(np.sort(timed.latency_ns)[len(timed.latency_ns) // 2]) / 1e6
 
 
-def said(timed: Timed, load: Workload) -> float:
+def said(timed: LatencyTrace, load: Workload) -> float:
     return 1e3 / timed.reference["samples_per_s"] if load.scenario == "offline" else timed.reference["p50_ms"]  # type: ignore[return-value,operator]
 
 

@@ -122,7 +122,7 @@ class _Planner:
                 raise SuiteError(f"{where}: require, but on {device} {why}; see `harness devices list`")
 
     def _check_generator(self, measure: Measure, index: int) -> None:
-        if measure.generator == "loadgen" and (lacking := loadgen.missing()) is not None:
+        if measure.generator == "loadgen" and (lacking := loadgen.needs()) is not None:
             raise SuiteError(f"{self._measure_key('generator', index)}: {lacking}")
 
     def _check_cool_down(self, measure: Measure, devices: Sequence[str], index: int) -> None:

@@ -1,15 +1,12 @@
-"""Running a partition from its central node: parts that are elsewhere are asked, own ones run here.
+"""One query's way through a partition: parts that are elsewhere are asked for, the central worker's own run here.
 
-Every part starts as soon as its inputs are there. Peers say how long they computed and how long the query
-waited; the clocks of two hosts are never subtracted: ``transport`` is the round trip less the peer's time.
+Every part starts as soon as its inputs are known. A peer says how long it computed and how long the query
+waited. The clocks of two hosts are never subtracted: ``transport`` is the round trip less the peer's time.
 """
 
 from __future__ import annotations
 
-import contextlib
-import importlib
 import queue
-import threading
 import time
 from array import array
 from collections.abc import Mapping, Sequence
@@ -21,25 +18,26 @@ from numpy.typing import NDArray
 
 from harness.data.splits import to_pixels
 from harness.errors import BoardLost, HarnessError
-from harness.types import IMAGE, Answer, Graph, GraphPart, Peer, PeerAddress, Session, Workload
+from harness.types import IMAGE, Graph, GraphPart, PeerAddress, Session, Workload
 from harness.worker.frames import pack, size_of
+from harness.worker.links import REOPEN_S, Arrival, Links, device_of
 
-__all__ = ["Collaboration", "Frame"]
+__all__ = ["Collaboration", "QueryInFlight"]
 
 Array = NDArray[np.float32]
 
 WHOLE, SUBSTITUTED, UNANSWERED = 0, 1, 2
-HANG_S = 120.0  # whoever takes longer, hangs
-REOPEN_S = 1.0
-KEEP_S = 60.0
-PROBE_S = 1.0
-PROBES = (3, 20)
-SMALL = 16
+HANG_S = 120.0
+"""A peer that takes longer than this hangs."""
 
 
 @dataclass
-class Frame:
-    """A query on its way through the graph. Times in nanoseconds of this process's clock."""
+class QueryInFlight:
+    """A query on its way through the graph. Times in nanoseconds of this process's clock.
+
+    ``waiting``: parts that were not started. ``values``: outputs by part, and the image. ``sent``: for each part
+    that was asked for, when, and the request's bytes. ``spent``: times by ``KIND:PART``.
+    """
 
     number: int
     images: Array
@@ -62,7 +60,10 @@ class Frame:
 
 
 class Collaboration:
-    """The central node's view of a partition. Used from one thread.
+    """The central worker's queries. Used from one thread.
+
+    ``timeline`` holds nanoseconds by ``KIND:PART``, ``outcomes`` how each query ended, ``missed`` how often a part did
+    not answer, ``traffic`` the bytes of the last query by part.
 
     Raises:
         BoardLost: a peer cannot be reached, or (``on_missing: fail``) does not answer any more, or in time.
@@ -70,100 +71,68 @@ class Collaboration:
     """
 
     def __init__(
-        self, graph: Graph, sessions: Mapping[str, Session], peers: Mapping[str, PeerAddress]
+        self,
+        graph: Graph,
+        sessions: Mapping[str, Session],
+        peers: Mapping[str, PeerAddress],
+        reopen_s: float = REOPEN_S,
     ) -> None:
         self.graph = graph
         self.sessions = sessions
+        self.links = Links(peers, reopen_s)
         self.missed: dict[str, int] = {}
         self.traffic: dict[str, int] = {}
         self._last = graph.parts[-1].name
         self._by_name = {part.name: part for part in graph.parts}
-        self._addresses = dict(peers)
-        distinct: list[PeerAddress] = []
-        for address in peers.values():
-            if address not in distinct:
-                distinct.append(address)
-        self._keys = {part: f"{one.device}#{distinct.index(one)}" for part, one in peers.items()}
-        """Of each part elsewhere its worker's: several workers of one machine have one name."""
-        self._peers: dict[str, Peer] = {}
-        self._connections: dict[str, int] = {}  # how many each peer has had
-        self._lost: dict[str, str] = {}
-        self._answers: queue.SimpleQueue[tuple[int, int, Answer]] = queue.SimpleQueue()
-        self._frames: dict[int, Frame] = {}
-        self._number = 0
+        self._remote = frozenset(peers)
+        self._arrivals = self.links.arrivals
+        self._lost = self.links.lost
+        self._queries: dict[int, QueryInFlight] = {}
         self._fusing_ns = 0
-        self._reopening: dict[str, threading.Thread] = {}
         self._rehearsing = False
         self.follow(Workload())
-        for key in dict.fromkeys(self._keys.values()):
-            self._open(key)
-
-    # --- peers ---
-
-    def _open(self, key: str) -> None:
-        address = next(self._addresses[part] for part, one in self._keys.items() if one == key)
-        if key in self._peers:
-            self._peers[key].close()
-        connection = self._connections[key] = self._connections.get(key, 0) + 1
-
-        def take(answer: Answer) -> None:
-            self._answers.put((time.perf_counter_ns(), connection, answer))
-
-        module, _, name = address.open.partition(":")
-        try:
-            opened = getattr(importlib.import_module(module), name)({**address.details, "device": key}, take)
-        except (OSError, EOFError) as error:
-            raise BoardLost(f"{address.device} cannot be reached: {error}", board=address.device) from None
-        self._peers[key] = opened
 
     @property
     def remote(self) -> bool:
         """Whether any part is on another device."""
-        return bool(self._addresses)
+        return bool(self._remote)
 
-    def where(self, part: str) -> str:
-        """The worker that has a part; empty for this one."""
-        return self._keys.get(part, "")
+    def follow(self, workload: Workload) -> None:
+        """Forget earlier queries; take deadlines and stand-ins from the workload.
 
-    def _reopen(self, key: str) -> None:
-        """Try in the background to reach a lost peer again, for later queries."""
-        trying = self._reopening.get(key)
-        if trying is not None and trying.is_alive():
-            return
-
-        def attempt() -> None:
-            time.sleep(REOPEN_S)
-            if key not in self._lost:  # the last attempt had just got through
-                return
-            with contextlib.suppress(HarnessError, RuntimeError, MemoryError):  # no thread is left, say
-                self._open(key)
-                self._lost.pop(key, None)
-
-        trying = self._reopening[key] = threading.Thread(target=attempt, daemon=True)
-        with contextlib.suppress(RuntimeError):
-            trying.start()
-
-    def close(self) -> None:
-        for peer in self._peers.values():
-            peer.close()
+        ``timeline`` then has one entry for each query that ends; -1 where the query did not get to the part.
+        """
+        kinds = {True: ("encode", "transport", "queue", "compute"), False: ("compute",)}
+        self.timeline = {
+            f"{kind}:{name}": array("q") for name in self._by_name for kind in kinds[name in self._remote]
+        }
+        self.outcomes = array("b")
+        self.missed.clear()
+        self.deadline_ns = int((workload.deadline_s or HANG_S) * 1e9)
+        self.substitute = workload.on_missing == "substitute"
 
     # --- one query ---
 
-    def __call__(self, images: Array, missing: Sequence[str] = ()) -> Array | None:
-        """The answer for ``images`` [n, ...]; ``None`` where none came by the deadline (``substitute`` only)."""
-        frame = self.submit(images, missing=missing)
-        while not frame.done:
+    def __call__(self, images: Array, absent: Sequence[str] = ()) -> Array | None:
+        """Answer ``images`` [n, ...]; ``None`` where no answer came by the deadline (``substitute`` only)."""
+        query = self.submit(images, absent=absent)
+        while not query.done:
             self.step()
-        return frame.output
+        return query.output
 
     def submit(
-        self, images: Array, due_ns: int | None = None, slot: int | None = None, missing: Sequence[str] = ()
-    ) -> Frame:
-        """Begin a query: what can be sent, is. ``slot``: the images that the peers keep there."""
+        self, images: Array, due_ns: int | None = None, slot: int | None = None, absent: Sequence[str] = ()
+    ) -> QueryInFlight:
+        """Begin a query and send what can be sent.
+
+        Args:
+            due_ns: when the query was due; now if ``None``.
+            slot: where the peers keep these images.
+            absent: parts that are taken not to answer.
+        """
         now = time.perf_counter_ns()
-        self._number += 1
-        frame = Frame(
-            number=self._number,
+        query = QueryInFlight(
+            number=self.links.next_number(),
             images=images,
             due_ns=due_ns or now,
             begin_ns=now,
@@ -171,208 +140,208 @@ class Collaboration:
             waiting=dict(self._by_name),
             values={IMAGE: images},
         )
-        self._frames[frame.number] = frame
-        for part in missing:
-            self._stand_in(frame, part)
-        self._dispatch(frame)
-        return frame
+        self._queries[query.number] = query
+        for part in absent:
+            self._stand_in(query, part)
+        self._dispatch(query)
+        return query
 
     def step(self, until_ns: int | None = None) -> None:
-        """One thing: a part of our own, or an answer, waited for until ``until_ns`` or a query's deadline."""
-        while not self._answers.empty():
-            self._arrived(*self._answers.get())
-        for frame in list(self._frames.values()):
-            own = self._ready(frame, here=True)
+        """Do one thing: run a part of our own, or wait for an answer until ``until_ns`` or a query's deadline."""
+        while not self._arrivals.empty():
+            self._arrived(self._arrivals.get())
+        for query in list(self._queries.values()):
+            own = self._ready(query, here=True)
             if own is not None:
-                return self._run(frame, own)
+                return self._run(query, own)
         wait_ns = min((d for d in (until_ns, self._next_deadline()) if d is not None), default=None)
-        if not self._frames and until_ns is None:
+        if not self._queries and until_ns is None:
             return None
         try:
             timeout = None if wait_ns is None else max(0.0, (wait_ns - time.perf_counter_ns()) / 1e9)
-            self._arrived(*self._answers.get(timeout=timeout))
+            self._arrived(self._arrivals.get(timeout=timeout))
         except queue.Empty:
             self._expire()
         return None
 
-    def _ready(self, frame: Frame, *, here: bool) -> GraphPart | None:
-        for part in frame.waiting.values():
-            if (part.name not in self._addresses) is here and all(one in frame.values for one in part.inputs):
+    def _ready(self, query: QueryInFlight, *, here: bool) -> GraphPart | None:
+        """Return a part whose inputs are known and that was not started, of this worker or of others."""
+        for part in query.waiting.values():
+            if (part.name not in self._remote) is here and all(name in query.values for name in part.inputs):
                 return part
         return None
 
-    def _dispatch(self, frame: Frame) -> None:
-        """Send every part of other devices whose inputs are there."""
-        while not frame.done and (part := self._ready(frame, here=False)) is not None:
-            del frame.waiting[part.name]
-            device = self.where(part.name)
-            if (why := self._lost.get(device)) is not None:
-                self._reopen(device)
-                self._missing(frame, part.name, device, why)
+    def _dispatch(self, query: QueryInFlight) -> None:
+        """Send every part of other devices whose inputs are known."""
+        while not query.done and (part := self._ready(query, here=False)) is not None:
+            del query.waiting[part.name]
+            key = self.links.where(part.name)
+            if (why := self._lost.get(key)) is not None:
+                self.links.reopen(key)
+                self._give_up(query, part.name, why)
                 continue
             begin = time.perf_counter_ns()
-            request = self._request(frame, part)
+            request = self._request(query, part)
             sent = time.perf_counter_ns()
-            frame.spent[f"encode:{part.name}"] = sent - begin
-            frame.sent[part.name] = (sent, size_of(request))
+            query.spent[f"encode:{part.name}"] = sent - begin
+            query.sent[part.name] = (sent, size_of(request))
             try:
-                self._peers[device].send(request)
+                self.links.send(key, request)
             except (OSError, EOFError) as error:
-                self._gone(device, str(error) or type(error).__name__)
+                self._peer_lost(key, str(error) or type(error).__name__)
 
-    def _request(self, frame: Frame, part: GraphPart) -> list[bytes | memoryview]:
-        header: dict[str, Any] = {"op": "run", "id": frame.number, "part": part.name, "wire": part.wire_dtype}
+    def _request(self, query: QueryInFlight, part: GraphPart) -> list[bytes | memoryview]:
+        """Return the frame that asks for a part."""
+        header: dict[str, Any] = {"op": "run", "id": query.number, "part": part.name, "wire": part.wire_dtype}
         tensors = []
         if self._rehearsing:
             header["rehearse"] = True
-        if frame.slot is not None and IMAGE in part.inputs:
-            header["slot"] = frame.slot
-            header["from"] = ["slot" if one == IMAGE else "tensor" for one in part.inputs]
-        for one in part.inputs:
-            if one == IMAGE and frame.slot is not None:
+        if query.slot is not None and IMAGE in part.inputs:
+            header["slot"] = query.slot
+            header["from"] = ["slot" if name == IMAGE else "tensor" for name in part.inputs]
+        for name in part.inputs:
+            if name == IMAGE and query.slot is not None:
                 continue
-            value = frame.values[one]
-            if one == IMAGE and self.graph.input_wire == "uint8":
-                if frame.pixels is None:
-                    frame.pixels = to_pixels(value, self.graph.mean, self.graph.std)
-                value = frame.pixels  # type: ignore[assignment]
+            value = query.values[name]
+            if name == IMAGE and self.graph.input_wire == "uint8":
+                if query.pixels is None:
+                    query.pixels = to_pixels(value, self.graph.mean, self.graph.std)
+                value = query.pixels  # type: ignore[assignment]
                 header["normalise"] = {"mean": self.graph.mean, "std": self.graph.std}
-            elif one != IMAGE:
-                value = value.astype(self._by_name[one].wire_dtype, copy=False)
+            elif name != IMAGE:
+                value = value.astype(self._by_name[name].wire_dtype, copy=False)
             tensors.append(value)
         return pack(header, tensors)
 
-    def _run(self, frame: Frame, part: GraphPart) -> None:
-        del frame.waiting[part.name]
+    def _run(self, query: QueryInFlight, part: GraphPart) -> None:
+        """Run a part of this worker."""
+        del query.waiting[part.name]
         begin = time.perf_counter_ns()
         session = self.sessions[part.name]
         run = session.rehearse if self._rehearsing else session.run  # type: ignore[attr-defined]
-        frame.values[part.name] = run(tuple(frame.values[one] for one in part.inputs))
-        frame.spent[f"compute:{part.name}"] = spent = time.perf_counter_ns() - begin
+        query.values[part.name] = run(tuple(query.values[name] for name in part.inputs))
+        query.spent[f"compute:{part.name}"] = spent = time.perf_counter_ns() - begin
         if part.name == self._last:
             self._fusing_ns = max(self._fusing_ns, spent)
-        self._after(frame)
+        self._continue(query)
 
-    def _after(self, frame: Frame) -> None:
-        """Something became known: send what it was awaited for, or end the query."""
-        if self._last in frame.values:
-            self._end(frame, SUBSTITUTED if frame.stood_in else WHOLE)
+    def _continue(self, query: QueryInFlight) -> None:
+        """A value became known: send the parts that need it, or end the query."""
+        if self._last in query.values:
+            self._end(query, SUBSTITUTED if query.stood_in else WHOLE)
         else:
-            self._dispatch(frame)
+            self._dispatch(query)
 
-    def _end(self, frame: Frame, outcome: int) -> None:
-        frame.end_ns = time.perf_counter_ns()
-        frame.outcome, frame.output = outcome, frame.values.get(self._last)
-        self._frames.pop(frame.number, None)
+    def _end(self, query: QueryInFlight, outcome: int) -> None:
+        query.end_ns = time.perf_counter_ns()
+        query.outcome, query.output = outcome, query.values.get(self._last)
+        self._queries.pop(query.number, None)
         self.outcomes.append(outcome)
-        for name, taken in self.timeline.items():
-            taken.append(frame.spent.get(name, -1))
+        for name, times in self.timeline.items():
+            times.append(query.spent.get(name, -1))
 
-    def _arrived(self, at_ns: int, connection: int, answer: Answer) -> None:
+    def _arrived(self, arrival: Arrival) -> None:
+        """Take a peer's answer, or the news that the peer is lost."""
+        answer = arrival.answer
         if answer.lost:
-            if connection == self._connections[answer.peer]:  # and not one that was replaced meanwhile
-                self._gone(answer.peer, answer.error)
+            if self.links.is_current(arrival):
+                self._peer_lost(answer.peer, answer.error)
             return None
-        frame = self._frames.get(answer.query)
-        if frame is not None and answer.error and not answer.part:  # of a request that was not understood
-            for part in [name for name in frame.sent if self.where(name) == answer.peer]:
-                frame.sent.pop(part)
-                self._missing(frame, part, answer.peer, answer.error, lost=False)
+        query = self._queries.get(answer.query)
+        if query is not None and answer.error and not answer.part:  # of a request that was not understood
+            for part in [name for name in query.sent if self.links.where(name) == answer.peer]:
+                query.sent.pop(part)
+                self._give_up(query, part, answer.error, lost=False)
             return None
-        if frame is None or answer.part not in frame.sent or answer.part in frame.values:
+        if query is None or answer.part not in query.sent or answer.part in query.values:
             return None  # too late: its query is over
-        sent, request_bytes = frame.sent.pop(answer.part)
+        sent_ns, request_bytes = query.sent.pop(answer.part)
         if answer.output is None:
-            return self._missing(frame, answer.part, answer.peer, answer.error, lost=False)
+            return self._give_up(query, answer.part, answer.error, lost=False)
         device_ns = answer.queue_ns + answer.compute_ns
-        frame.spent[f"compute:{answer.part}"] = answer.compute_ns
-        frame.spent[f"queue:{answer.part}"] = answer.queue_ns
-        frame.spent[f"transport:{answer.part}"] = max(0, at_ns - sent - device_ns)
+        query.spent[f"compute:{answer.part}"] = answer.compute_ns
+        query.spent[f"queue:{answer.part}"] = answer.queue_ns
+        query.spent[f"transport:{answer.part}"] = max(0, arrival.at_ns - sent_ns - device_ns)
         self.traffic[f"sent_bytes:{answer.part}"] = request_bytes
         self.traffic[f"received_bytes:{answer.part}"] = answer.received_bytes
-        frame.values[answer.part] = answer.output.astype(np.float32, copy=False)
-        return self._after(frame)
+        query.values[answer.part] = answer.output.astype(np.float32, copy=False)
+        return self._continue(query)
 
-    # --- what does not answer ---
+    # --- parts that do not answer ---
 
-    def _gone(self, device: str, why: str) -> None:
-        if device in self._lost:
+    def _peer_lost(self, key: str, why: str) -> None:
+        """Give up everything that was asked of a peer; end the measurement unless something may stand in."""
+        if key in self._lost:
             return
-        self._lost[device] = why
-        for frame in list(self._frames.values()):
-            for part in [name for name in frame.sent if self.where(name) == device]:
-                frame.sent.pop(part)
-                self._missing(frame, part, device, why)
+        self._lost[key] = why
+        for query in list(self._queries.values()):
+            for part in [name for name in query.sent if self.links.where(name) == key]:
+                query.sent.pop(part)
+                self._give_up(query, part, why)
         if self.substitute:
-            self._reopen(device)
+            self.links.reopen(key)
         else:
-            raise BoardLost(f"{_name(device)} does not answer any more: {why}", board=_name(device))
+            device = device_of(key)
+            raise BoardLost(f"{device} does not answer any more: {why}", board=device)
 
-    def _missing(self, frame: Frame, part: str, device: str, why: str, lost: bool = True) -> None:
-        """A part will not answer this query: what its edges declare stands in, or the query ends."""
-        if frame.done:
+    def _give_up(self, query: QueryInFlight, part: str, why: str, lost: bool = True) -> None:
+        """Go on without a part: what its edges declare stands in, or the query ends unanswered.
+
+        Raises:
+            BoardLost: nothing may stand in, and the part's peer is ``lost``.
+            HarnessError: nothing may stand in, and the part failed.
+        """
+        if query.done:
             return
         if not self.substitute:
-            self._frames.clear()  # of no use to anyone: the measurement ends here
-            told = f"part {part} on {_name(device)}: {why}"
-            raise BoardLost(told, board=_name(device)) if lost else HarnessError(told)
+            self._queries.clear()  # of no use to anyone: the measurement ends here
+            device = device_of(self.links.where(part))
+            message = f"part {part} on {device}: {why}"
+            raise BoardLost(message, board=device) if lost else HarnessError(message)
         self.missed[part] = self.missed.get(part, 0) + 1
         try:
-            self._stand_in(frame, part)
+            self._stand_in(query, part)
         except HarnessError:
-            self._end(frame, UNANSWERED)
+            self._end(query, UNANSWERED)
         else:
-            self._after(frame)
+            self._continue(query)
 
-    def _stand_in(self, frame: Frame, name: str) -> None:
+    def _stand_in(self, query: QueryInFlight, name: str) -> None:
+        """Take what the part's edges declare for its output. Raises ``HarnessError`` where one declares nothing."""
         part = self._by_name.get(name)
-        users = [one for one in self.graph.parts if name in one.inputs]
-        if part is None or not users or any(name not in one.missing for one in users):
+        users = [user for user in self.graph.parts if name in user.inputs]
+        if part is None or not users or any(name not in user.missing for user in users):
             raise HarnessError(f"nothing stands in for part {name}")
         values = users[0].missing[name]
-        one = np.reshape(values, part.output.shape) if values else np.zeros(part.output.shape)
-        frame.values[name] = np.repeat(one[None].astype(np.float32), len(frame.images), axis=0)
-        frame.waiting.pop(name, None)
-        frame.stood_in.append(name)
+        sample = np.reshape(values, part.output.shape) if values else np.zeros(part.output.shape)
+        query.values[name] = np.repeat(sample[None].astype(np.float32), len(query.images), axis=0)
+        query.waiting.pop(name, None)
+        query.stood_in.append(name)
 
     def _next_deadline(self) -> int | None:
-        """When the oldest query must be ended, so that it is answered in time: its fusion takes a while."""
-        if not self._frames:
+        """Return when the oldest query must be ended to be answered in time: its fusion takes a while."""
+        if not self._queries:
             return None
-        return min(one.due_ns for one in self._frames.values()) + self.deadline_ns - self._fusing_ns
+        return min(query.due_ns for query in self._queries.values()) + self.deadline_ns - self._fusing_ns
 
     def _expire(self) -> None:
+        """Give up the parts of queries whose deadline is over."""
         now = time.perf_counter_ns()
-        for frame in list(self._frames.values()):
-            if now < frame.due_ns + self.deadline_ns - self._fusing_ns:
+        for query in list(self._queries.values()):
+            if now < query.due_ns + self.deadline_ns - self._fusing_ns:
                 continue
-            late = list(frame.sent)
+            late = list(query.sent)
             for part in late:
-                if not frame.done:
-                    frame.sent.pop(part, None)
-                    device = self.where(part)
-                    self._missing(frame, part, device, f"no answer within {self.deadline_ns / 1e9:g} s")
-            if not frame.done and self._ready(frame, here=True) is None and not late:
-                self._end(frame, UNANSWERED)
+                if not query.done:
+                    query.sent.pop(part, None)
+                    self._give_up(query, part, f"no answer within {self.deadline_ns / 1e9:g} s")
+            if not query.done and self._ready(query, here=True) is None and not late:
+                self._end(query, UNANSWERED)
 
     # --- before a window ---
 
-    def follow(self, load: Workload) -> None:
-        """Forget earlier queries; deadlines and stand-ins as the load says.
-
-        ``timeline`` then holds, for each query that ends, nanoseconds by ``KIND:PART``; -1 where it did not get there.
-        """
-        kinds = {True: ("encode", "transport", "queue", "compute"), False: ("compute",)}
-        self.timeline = {
-            f"{kind}:{name}": array("q") for name in self._by_name for kind in kinds[name in self._addresses]
-        }
-        self.outcomes = array("b")
-        self.missed.clear()
-        self.deadline_ns = int((load.deadline_s or HANG_S) * 1e9)
-        self.substitute = load.on_missing == "substitute"
-
     def rehearse(self, inputs: Sequence[Array]) -> None:
-        """Have every part rehearsed on these (:mod:`harness.worker.replay`), here and elsewhere."""
+        """Have every part rehearse these inputs, here and elsewhere. All sessions here have ``rehearse``."""
         self.follow(Workload())
         self._rehearsing = True
         try:
@@ -383,84 +352,31 @@ class Collaboration:
 
     def keep(self, inputs: Sequence[Array]) -> None:
         """Let every peer that takes images keep these, each in a slot of its own."""
-        takers = {
-            self.where(p.name) for p in self.graph.parts if IMAGE in p.inputs and p.name in self._addresses
-        }
-        for device in takers:
-            for slot, images in enumerate(inputs):
-                self._exchange(device, {"op": "keep", "slot": slot}, [images], KEEP_S)
+        takers = (part.name for part in self.graph.parts if IMAGE in part.inputs)
+        remote = [name for name in takers if name in self._remote]
+        self.links.keep(remote, inputs, others_may_be_lost=self.substitute)
 
-    def probe(self, one: Array) -> dict[str, int]:
-        """Each link with the bytes of one query: ``rtt``, ``up`` and ``down`` of every part elsewhere, medians in ns.
+    def probe(self, images: Array) -> dict[str, int]:
+        """Time each link with the bytes of one query (:meth:`harness.worker.links.Links.probe`)."""
+        return self.links.probe(images.nbytes, self.traffic, others_may_be_lost=self.substitute)
 
-        ``up`` sends the query's bytes and gets a few back, ``down`` the reverse, ``rtt`` a few both ways. Where others
-        may stand in for what is missing, links of peers that do not answer are left out.
+    def sent_bytes(self, images: Array) -> dict[str, int]:
+        """Return the bytes that one query sends between devices: ``input_bytes`` and ``feature_bytes``.
+
+        Runs the query once, for the sizes of all outputs.
         """
-        found = {}
-        for name in self._addresses:
-            if self.substitute and self.where(name) in self._lost:
-                continue
-            ways = {
-                "rtt": (SMALL, SMALL),
-                "up": (self.traffic.get(f"sent_bytes:{name}", one.nbytes), SMALL),
-                "down": (SMALL, self.traffic.get(f"received_bytes:{name}", SMALL)),
-            }
-            try:
-                for kind, (up, down) in ways.items():
-                    found[f"{kind}:{name}"] = self._echo(self.where(name), up, down)
-            except HarnessError:
-                if not self.substitute:
-                    raise
-        return found
-
-    def _echo(self, device: str, up: int, down: int) -> int:
-        taken: list[int] = []
-        began = time.perf_counter()
-        least, most = PROBES
-        payload = np.zeros(up, np.uint8)
-        while len(taken) < least or (len(taken) < most and time.perf_counter() - began < PROBE_S):
-            start = time.perf_counter_ns()
-            self._exchange(device, {"op": "echo", "reply_bytes": down}, [payload], KEEP_S)
-            taken.append(time.perf_counter_ns() - start)
-        return int(np.median(taken))
-
-    def _exchange(
-        self, device: str, header: Mapping[str, Any], tensors: Sequence[NDArray[Any]], limit_s: float
-    ) -> Answer:
-        """One frame there and its answer back, between queries."""
-        self._number += 1
-        try:
-            self._peers[device].send(pack({**header, "id": self._number}, tensors))
-            end = time.monotonic() + limit_s
-            while True:
-                _, connection, answer = self._answers.get(timeout=max(0.0, end - time.monotonic()))
-                if answer.lost and connection == self._connections[answer.peer]:
-                    self._lost[answer.peer] = answer.error
-                    if answer.peer == device or not self.substitute:
-                        name = _name(answer.peer)
-                        raise BoardLost(f"{name} does not answer any more: {answer.error}", board=name)
-                if answer.query == self._number:
-                    break
-        except (OSError, EOFError, queue.Empty) as error:
-            why = str(error) or f"no answer within {limit_s:g} s"
-            raise BoardLost(f"{_name(device)} does not answer: {why}", board=_name(device)) from None
-        if answer.error:
-            raise HarnessError(f"{_name(device)}: {answer.error}")
-        return answer
-
-    def output_bytes(self, one: Array) -> dict[str, int]:
-        """Bytes of every part's output for one query, and of the image, as they are sent."""
-        frame = self.submit(one)
-        while not frame.done:
+        query = self.submit(images)
+        while not query.done:
             self.step()
-        pixels = one.size * (1 if self.graph.input_wire == "uint8" else one.itemsize)
         sizes = {
             name: value.size * np.dtype(self._by_name[name].wire_dtype).itemsize
-            for name, value in frame.values.items()
+            for name, value in query.values.items()
             if name != IMAGE
         }
-        return {IMAGE: pixels, **sizes}
-
-
-def _name(key: str) -> str:
-    return key.rpartition("#")[0]
+        sizes[IMAGE] = images.size * (1 if self.graph.input_wire == "uint8" else images.itemsize)
+        sent = {"input_bytes": 0, "feature_bytes": 0}
+        for part in self.graph.parts:
+            for source in part.inputs:
+                if self.links.where(part.name) != self.links.where(source):
+                    sent["input_bytes" if source == IMAGE else "feature_bytes"] += sizes[source]
+        return sent

@@ -22,7 +22,7 @@ from harness.machine.state import Window, over_time
 from harness.types import DeviceReport, Workload
 from harness.worker.loadgen.generate import generate
 from harness.worker.loadgen.loop import first_query, warm_up
-from harness.worker.loadgen.queries import Query, Timed, WarmUp, per_query
+from harness.worker.loadgen.queries import LatencyTrace, Query, WarmUp, per_query
 
 __all__ = ["Observed", "beside", "observe"]
 
@@ -39,15 +39,15 @@ class Observed:
 
     first_ns: int
     warm: WarmUp
-    timed: Timed
+    timed: LatencyTrace
     signals: Mapping[str, float]
     peak: int | None
     cooled: bool
     spans: Mapping[str, Span]
     sampled: Sampled = field(default_factory=Sampled)
     readings: tuple[Reading, ...] = ()
-    lasting: Timed | None = None
-    tail: Timed | None = None
+    lasting: LatencyTrace | None = None
+    tail: LatencyTrace | None = None
 
     def states(self) -> dict[str, dict[str, Any]]:
         """What each watch saw, over all of the load."""
@@ -166,7 +166,7 @@ def _once(
     )
 
 
-def _timed(query: Query, inputs: list[NDArray[np.float32]], load: Workload) -> tuple[Span, Timed]:
+def _timed(query: Query, inputs: list[NDArray[np.float32]], load: Workload) -> tuple[Span, LatencyTrace]:
     begin = time.monotonic_ns()
     timed = generate(query, inputs, load)
     return Span(begin, time.monotonic_ns()), timed

@@ -23,7 +23,6 @@ from harness.machine import memory
 from harness.machine.sampler import Sampler
 from harness.processes import die_with_parent
 from harness.types import (
-    IMAGE,
     Artifact,
     DeviceReport,
     Graph,
@@ -34,7 +33,7 @@ from harness.types import (
     SessionOptions,
     Workload,
 )
-from harness.worker.collaborate import Collaboration, Frame
+from harness.worker.collaborate import Collaboration, QueryInFlight
 from harness.worker.commands import (
     Begin,
     Command,
@@ -166,8 +165,8 @@ class Worker:
         op = header.get("op")
         if op == "infer":
             (images,) = tensors
-            missing = [str(one) for one in header.get("missing", ())]
-            return {}, [self.infer(images, max(1, int(header.get("batch", 1))), missing)]
+            absent = [str(name) for name in header.get("missing", ())]
+            return {}, [self.infer(images, max(1, int(header.get("batch", 1))), absent)]
         if op == "keep":
             slot = header.get("slot")
             if type(slot) is not int or not 0 <= slot < MAX_SLOTS:
@@ -206,15 +205,15 @@ class Worker:
             pids = {one.details["pid"] for one in peers.values() if one.open == LOCAL}
             self.peer_ids = sorted(pids)
 
-    def infer(self, images: Array, batch: int, missing: Sequence[str] = ()) -> Array:
-        """Answers for ``images`` [n, ...], in queries of ``batch``, as if the parts ``missing`` did not answer."""
+    def infer(self, images: Array, batch: int, absent: Sequence[str] = ()) -> Array:
+        """Answer ``images`` [n, ...] in queries of ``batch``, as if the parts ``absent`` did not answer."""
         import numpy as np
 
         query = self._query()
-        if missing:
+        if absent:
             if self.collaboration is None:
-                raise HarnessError(f"{', '.join(missing)}: this is one part")
-            query = partial(self.collaboration, missing=missing)
+                raise HarnessError(f"{', '.join(absent)}: this is one part")
+            query = partial(self.collaboration, absent=absent)
         if self.collaboration is not None:
             self.collaboration.follow(Workload())
         answers = []
@@ -335,13 +334,7 @@ class Worker:
         together = self.collaboration
         if together is None or not together.remote:
             return {}
-        sizes = together.output_bytes(one)
-        sent = {"input_bytes": 0, "feature_bytes": 0}
-        for part in together.graph.parts:
-            for source in part.inputs:
-                if together.where(part.name) != together.where(source):
-                    sent["input_bytes" if source == IMAGE else "feature_bytes"] += sizes[source]
-        return {"network": {**sent, **together.traffic}, "links": together.probe(one)}
+        return {"network": {**together.sent_bytes(one), **together.traffic}, "links": together.probe(one)}
 
     def _query(self) -> Callable[[Array], Any]:
         """One query: image in, the last part's output back."""
@@ -359,7 +352,7 @@ class _Resident:
         self._together = together
         self._slots = {id(one): slot for slot, one in enumerate(inputs)}
 
-    def submit(self, images: Array, due_ns: int | None = None) -> Frame:
+    def submit(self, images: Array, due_ns: int | None = None) -> QueryInFlight:
         return self._together.submit(images, due_ns, slot=self._slots[id(images)])
 
     def step(self, until_ns: int | None = None) -> None:

@@ -242,17 +242,16 @@ class Cable:
 @pytest.mark.parametrize("between", [lambda together: None, lambda together: together.probe(IMAGES)])
 def test_the_loss_of_a_connection_is_not_that_of_the_next(monkeypatch, between):
     """It may be told between two queries, and be read only once the board is back."""
-    monkeypatch.setattr("harness.worker.collaborate.REOPEN_S", 0.01)
     monkeypatch.setattr(Cable, "plugged", plugged := [])
     address = PeerAddress(device="far", open=f"{HERE}:Cable")
     far = GraphPart(name="far", inputs=("image",), output=SPEC)
-    together = Collaboration(Graph(parts=(far,)), {}, {"far": address})
+    together = Collaboration(Graph(parts=(far,)), {}, {"far": address}, reopen_s=0.01)
     together.follow(Workload(on_missing="substitute"))
     np.testing.assert_array_equal(together(IMAGES), 2 * IMAGES)
     plugged[0].pull()
     assert together(IMAGES) is None
     end = time.monotonic() + 60
-    while together._lost:
+    while together.links.lost:
         assert time.monotonic() < end
         time.sleep(0.01)
     between(together)
@@ -262,9 +261,9 @@ def test_the_loss_of_a_connection_is_not_that_of_the_next(monkeypatch, between):
 
 def test_asked_for_without_a_part():
     together = fleet({"left": Times(2), "right": Times(3)}, missing=("zeros", "none"))
-    np.testing.assert_array_equal(together(IMAGES, missing=["left"]), 3 * IMAGES)
+    np.testing.assert_array_equal(together(IMAGES, absent=["left"]), 3 * IMAGES)
     with pytest.raises(HarnessError, match="nothing stands in for part right"):
-        together(IMAGES, missing=["right"])
+        together(IMAGES, absent=["right"])
 
 
 def test_frames_in_flight_raise_the_throughput_not_the_order_of_answers():

@@ -10,7 +10,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-import harness.worker.loadgen.queries
 from harness.types import Workload
 from harness.worker.loadgen.generate import generate
 from harness.worker.loadgen.loop import first_query, warm_up
@@ -50,7 +49,7 @@ def test_a_window_meets_both_minima():
 
 def test_the_maximum_time_ends_a_window_that_is_then_short(clock):
     load = Workload(min_time_s=0.01, min_queries=10_000, max_time_s=0.05)
-    timed = generate(clock.query([0.01]), batches(IMAGES, 1), load)
+    timed = generate(clock.query([0.01]), batches(IMAGES, 1), load, clock)
     assert not timed.reached
     assert len(timed.latency_ns) == 5
     assert 50e6 <= timed.window_ns < 60e6
@@ -100,10 +99,8 @@ class Clock:
 
 
 @pytest.fixture
-def clock(monkeypatch):
-    made = Clock()
-    monkeypatch.setattr(harness.worker.loadgen.queries, "time", made)
-    return made
+def clock():
+    return Clock()
 
 
 @pytest.mark.parametrize(("streams", "batch"), [(4, 4), (4, 2), (6, 1)])
@@ -148,7 +145,7 @@ def test_a_seed_says_when_queries_are_sent(clock):
     load = Workload(scenario="server", target_qps=100, seed=3, min_time_s=2, min_queries=1)
     seen = []
     begin = clock.now
-    timed = generate(lambda batch: seen.append(clock.now), batches(IMAGES, 1), load)
+    timed = generate(lambda batch: seen.append(clock.now), batches(IMAGES, 1), load, clock)
     wanted = list(itertools.islice(arrivals(100, 3), len(seen)))
     assert wanted[-2] < 2e9 <= wanted[-1]  # the first that is due after the minimum is the last
     assert np.abs(np.array(seen) - begin - wanted).max() <= 4 * clock.STEP_NS
@@ -161,7 +158,7 @@ def test_a_seed_says_when_queries_are_sent(clock):
 def test_a_stall_delays_those_that_were_due_meanwhile(clock):
     stall, service = 0.5, 0.0005
     load = Workload(scenario="server", target_qps=100, min_time_s=2, min_queries=1)
-    timed = generate(clock.query([stall, service]), batches(IMAGES, 1), load)
+    timed = generate(clock.query([stall, service]), batches(IMAGES, 1), load, clock)
     offsets = np.array(list(itertools.islice(arrivals(100, load.seed), len(timed.latency_ns)))) / 1e9
     behind = 0.0
     expected = []
@@ -191,7 +188,7 @@ def test_the_mean_wait_is_that_of_theory(clock, load_factor):
         min_queries=20_000,
         max_time_s=1e6,
     )
-    timed = generate(clock.query([service]), batches(IMAGES, 1), load)
+    timed = generate(clock.query([service]), batches(IMAGES, 1), load, clock)
     assert len(timed.latency_ns) == 20_000
     spans = timed.queue_ns.reshape(20, -1).mean(axis=1) / 1e9  # long enough to know nothing of one another
     error = spans.std(ddof=1) / 20**0.5
@@ -204,7 +201,7 @@ def test_the_mean_wait_is_that_of_theory(clock, load_factor):
 
 def test_an_overload_ends_at_the_maximum_time(clock):
     load = Workload(scenario="server", target_qps=100, min_time_s=1, min_queries=1000, max_time_s=3)
-    timed = generate(clock.query([0.02]), batches(IMAGES, 1), load)
+    timed = generate(clock.query([0.02]), batches(IMAGES, 1), load, clock)
     assert 3e9 <= timed.window_ns <= 3.1e9
     assert not timed.reached
     assert len(timed.latency_ns) == pytest.approx(150, abs=2)
@@ -214,7 +211,7 @@ def test_an_overload_ends_at_the_maximum_time(clock):
 
 def test_an_overload_answers_all_that_its_minima_ask_for(clock):
     load = Workload(scenario="server", target_qps=100, min_time_s=1, min_queries=10, max_time_s=60)
-    timed = generate(clock.query([0.02]), batches(IMAGES, 1), load)
+    timed = generate(clock.query([0.02]), batches(IMAGES, 1), load, clock)
     assert timed.reached
     assert len(timed.latency_ns) == pytest.approx(100, abs=30)
     assert timed.window_ns == pytest.approx(len(timed.latency_ns) * 0.02e9, rel=0.05)
@@ -222,7 +219,7 @@ def test_an_overload_answers_all_that_its_minima_ask_for(clock):
 
 def test_a_window_without_further_arrivals_lasts_to_its_end(clock):
     load = Workload(scenario="server", target_qps=2, min_time_s=5, min_queries=1, max_time_s=5)
-    timed = generate(clock.query([0.001]), batches(IMAGES, 1), load)
+    timed = generate(clock.query([0.001]), batches(IMAGES, 1), load, clock)
     assert timed.reached
     assert timed.window_ns == pytest.approx(5e9, abs=1e6)
 
@@ -230,7 +227,7 @@ def test_a_window_without_further_arrivals_lasts_to_its_end(clock):
 def test_no_window_without_a_query(clock):
     load = Workload(scenario="server", target_qps=1e-4, min_time_s=1, max_time_s=1)
     with pytest.raises(ValueError, match="no query was due within max_time"):
-        generate(clock.query([0.001]), batches(IMAGES, 1), load)
+        generate(clock.query([0.001]), batches(IMAGES, 1), load, clock)
 
 
 def test_a_server_needs_a_rate():
@@ -259,7 +256,7 @@ def test_the_garbage_collector_rests_meanwhile_only():
 
 
 def test_warm_up_goes_on_until_the_latency_is_steady(clock):
-    warm = warm_up(clock.query([0.02] * 12 + [0.002]), batches(IMAGES, 1), Workload(warmup_max_s=10.0))
+    warm = warm_up(clock.query([0.02] * 12 + [0.002]), batches(IMAGES, 1), Workload(warmup_max_s=10.0), clock)
     assert warm.steady
     assert warm.latency_ns[:5].mean() > 9 * warm.latency_ns[-10:].mean()
 

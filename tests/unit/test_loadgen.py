@@ -12,7 +12,7 @@ import pytest
 import harness.worker.loadgen.mlperf
 from harness.types import Workload
 from harness.worker.loadgen.generate import generate
-from harness.worker.loadgen.mlperf import generate_with_loadgen, missing
+from harness.worker.loadgen.mlperf import generate_with_loadgen, needs
 from harness.worker.loadgen.queries import batches, per_query, whole
 
 pytestmark = pytest.mark.clock
@@ -210,6 +210,6 @@ def test_a_seed_chooses_the_schedule():
 
 
 def test_it_is_missing_where_its_module_is(monkeypatch):
-    assert missing() is None
+    assert needs() is None
     monkeypatch.setattr(harness.worker.loadgen.mlperf.importlib.util, "find_spec", lambda name: None)
-    assert "pip install 'edge-harness[loadgen]'" in missing()
+    assert "pip install 'edge-harness[loadgen]'" in needs()

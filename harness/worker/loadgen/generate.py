@@ -1,42 +1,45 @@
-"""Load of any scenario: the one place that knows all generators."""
+"""A workload of any scenario: the one file that knows all generators."""
 
 from __future__ import annotations
 
 import itertools
+import time
 
 import numpy as np
 from numpy.typing import NDArray
 
 from harness.types import Workload
-from harness.worker.loadgen.loop import _served, _timed
-from harness.worker.loadgen.queries import Query, Timed
+from harness.worker.loadgen.loop import closed_loop, server_loop
+from harness.worker.loadgen.mlperf import generate_with_loadgen
+from harness.worker.loadgen.pipelined import generate_pipelined
+from harness.worker.loadgen.queries import LatencyTrace, Query, Timer
 
 __all__ = ["generate"]
 
 
-def generate(query: Query, inputs: list[NDArray[np.float32]], load: Workload) -> Timed:
+def generate(
+    query: Query, inputs: list[NDArray[np.float32]], workload: Workload, clock: Timer = time
+) -> LatencyTrace:
     """Query until minimum time and minimum count are both met, or the maximum time is: without pause, or as due.
 
-    The timed region holds the call and nothing else; the garbage collector rests.
+    The timed region holds the call and nothing else; the garbage collector rests. With ``in_flight`` above 1,
+    ``query`` is a :class:`harness.worker.loadgen.queries.QueryStream`.
 
     Raises:
         ValueError: the server scenario without ``target_qps``, or no query was due within the maximum time.
-        ImportError: LoadGen shall generate the load, and is not installed (:func:`harness.worker.loadgen.mlperf.missing`).
+        ImportError: LoadGen is asked for and not installed (:func:`harness.worker.loadgen.mlperf.needs`).
     """
-    if load.generator == "loadgen":
-        from harness.worker.loadgen.mlperf import generate_with_loadgen
+    if workload.generator == "loadgen":
+        return generate_with_loadgen(query, inputs, workload)
+    if workload.in_flight > 1:
+        return generate_pipelined(query, inputs, workload)  # type: ignore[arg-type]
+    if workload.scenario == "server":
+        return server_loop(query, itertools.cycle(inputs), workload, clock)
+    min_ns, max_ns = int(workload.min_time_s * 1e9), int(workload.max_time_s * 1e9)
+    min_n = workload.min_queries
 
-        return generate_with_loadgen(query, inputs, load)
-    if load.in_flight > 1:
-        from harness.worker.loadgen.pipelined import generate_pipelined
+    def enough(n: int, elapsed_ns: int) -> bool:
+        return (elapsed_ns >= min_ns and n >= min_n) or elapsed_ns >= max_ns
 
-        return generate_pipelined(query, inputs, load)  # type: ignore[arg-type]  # the worker's takes frames ahead
-    if load.scenario == "server":
-        return _served(query, itertools.cycle(inputs), load)
-    min_ns, max_ns, min_n = int(load.min_time_s * 1e9), int(load.max_time_s * 1e9), load.min_queries
-
-    def enough(n: int, elapsed: int) -> bool:
-        return (elapsed >= min_ns and n >= min_n) or elapsed >= max_ns
-
-    latency, elapsed = _timed(query, itertools.cycle(inputs), enough)
-    return Timed(latency, elapsed, elapsed >= min_ns and len(latency) >= min_n)
+    latency, elapsed_ns = closed_loop(query, itertools.cycle(inputs), enough, clock)
+    return LatencyTrace(latency, elapsed_ns, elapsed_ns >= min_ns and len(latency) >= min_n)

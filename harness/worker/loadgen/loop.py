@@ -11,130 +11,135 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harness.types import Workload
-from harness.worker.loadgen.queries import Query, Timed, WarmUp, arrivals, no_collection, queued
+from harness.worker.loadgen.queries import LatencyTrace, Query, Timer, WarmUp, arrivals, no_collection, queued
 
-__all__ = ["SPIN_NS", "STEADY", "WINDOW_NS", "WINDOW_QUERIES", "first_query", "warm_up"]
-
-
-WINDOW_NS = 50_000_000
-
-
-WINDOW_QUERIES = 10
-
+__all__ = ["closed_loop", "first_query", "server_loop", "warm_up"]
 
 STEADY = 0.02
+"""Greatest relative difference of the medians of two successive windows of a steady latency."""
+WINDOW_NS = 50_000_000
+WINDOW_QUERIES = 10
+SPIN_NS = 1_000_000
+"""A sleep may last longer than asked for, by the timer's slack and the scheduler's."""
 
 
-SPIN_NS = 1_000_000  # a sleep may last longer than asked for by the timer's slack and the scheduler's
-
-
-def first_query(query: Query, batch: NDArray[np.float32]) -> int:
-    """Nanoseconds of one query; the caller sees to it that none ran before."""
-    latency, _ = _timed(query, iter([batch]), lambda n, elapsed: True)
+def first_query(query: Query, batch: NDArray[np.float32], clock: Timer = time) -> int:
+    """Return the nanoseconds of one query. The caller makes sure that none ran before."""
+    latency, _ = closed_loop(query, iter([batch]), lambda n, elapsed_ns: True, clock)
     return int(latency[0])
 
 
-def warm_up(query: Query, inputs: list[NDArray[np.float32]], load: Workload) -> WarmUp:
-    """Query once where ``load.warmup`` says so, else until the latency is steady: the medians of two successive windows differ by at most 2%.
+def warm_up(
+    query: Query, inputs: list[NDArray[np.float32]], workload: Workload, clock: Timer = time
+) -> WarmUp:
+    """Query once where ``workload.warmup`` is ``one``, else until the latency is steady.
 
-    A window is at least 10 queries and 50 ms, or a quarter of ``load.warmup_max_s``, whichever comes first; no more
-    begins after that time, but two always run (two queries where one takes seconds). The limit is that of
-    Georges et al., "Statistically rigorous Java performance evaluation", OOPSLA 2007, section 4.2
-    (coefficient of variation of 10 iterations below 0.02), put on medians so that a single disturbed query
-    doesn't restart it. It ends effects of first use (caches, allocators, compilation, clocks); a slow drift
-    passes, and is looked for in the window itself (:func:`harness.measure.flags.flags`).
+    It is steady where the medians of two successive windows differ by at most 2%. A window is at least 10 queries
+    and 50 ms, or a quarter of ``warmup_max_s``, whichever comes first. No window begins after ``warmup_max_s``, but
+    two always run (two queries where one takes seconds). The limit is that of Georges et al., "Statistically
+    rigorous Java performance evaluation", OOPSLA 2007, section 4.2 (coefficient of variation of 10 iterations below
+    0.02), applied to medians so that a single disturbed query does not restart it. Warm-up ends effects of first use
+    (caches, allocators, compilation, clocks). A slow drift passes; it is looked for in the window itself
+    (:func:`harness.measure.flags.flags`).
     """
     source = itertools.cycle(inputs)
-    if load.warmup == "one":
-        return WarmUp(_timed(query, source, lambda n, elapsed: True)[0], True)
-    max_s = load.warmup_max_s
-    full_ns = int(max_s * 1e9 / 4)
-    taken: list[NDArray[np.int64]] = []
+    if workload.warmup == "one":
+        return WarmUp(closed_loop(query, source, lambda n, elapsed_ns: True, clock)[0], True)
+    longest_ns = int(workload.warmup_max_s * 1e9 / 4)
+    latencies: list[NDArray[np.int64]] = []
     last: float | None = None
-    spent = 0
+    spent_ns = 0
 
-    def full(n: int, elapsed: int) -> bool:
-        return (n >= WINDOW_QUERIES and elapsed >= WINDOW_NS) or elapsed >= full_ns
+    def full(n: int, elapsed_ns: int) -> bool:
+        return (n >= WINDOW_QUERIES and elapsed_ns >= WINDOW_NS) or elapsed_ns >= longest_ns
 
     while True:
-        latency, elapsed = _timed(query, source, full)
-        taken.append(latency)
-        spent += elapsed
+        latency, elapsed_ns = closed_loop(query, source, full, clock)
+        latencies.append(latency)
+        spent_ns += elapsed_ns
         median = float(np.median(latency))
         if last is not None and abs(median - last) <= STEADY * min(median, last):
-            return WarmUp(np.concatenate(taken), True)
-        if last is not None and spent >= max_s * 1e9:
-            return WarmUp(np.concatenate(taken), False)
+            return WarmUp(np.concatenate(latencies), True)
+        if last is not None and spent_ns >= workload.warmup_max_s * 1e9:
+            return WarmUp(np.concatenate(latencies), False)
         last = median
 
 
-def _served(query: Query, source: Iterator[NDArray[np.float32]], load: Workload) -> Timed:
-    """Queries as they are due, one at a time; latency counts from then, not from when a query could be taken up.
+def server_loop(
+    query: Query, source: Iterator[NDArray[np.float32]], workload: Workload, clock: Timer = time
+) -> LatencyTrace:
+    """Send queries when they are due, one at a time. Latency counts from when a query was due.
 
-    Otherwise a query that stalls would hide what those had to wait that came meanwhile ("coordinated omission",
-    G. Tene, "How NOT to measure latency", 2013). The schedule alone says which query is the last, as LoadGen
-    has it; when more arrive than can be answered, it is the maximum time that ends the window.
+    If latency counted from when a query is taken up, a query that stalls would hide the waiting of those that came
+    meanwhile ("coordinated omission", G. Tene, "How NOT to measure latency", 2013). The schedule alone says which
+    query is the last, as in LoadGen; where more arrive than can be answered, the maximum time ends the window.
+
+    Raises:
+        ValueError: no ``target_qps``, or no query was due within the maximum time.
     """
-    if load.target_qps is None:
+    if workload.target_qps is None:
         raise ValueError("scenario server needs target_qps, mean arrivals per second")
-    clock = time.perf_counter_ns
-    min_ns, max_ns, min_n = int(load.min_time_s * 1e9), int(load.max_time_s * 1e9), load.min_queries
+    now = clock.perf_counter_ns
+    min_ns, max_ns = int(workload.min_time_s * 1e9), int(workload.max_time_s * 1e9)
+    min_n = workload.min_queries
     dues, starts, ends = array("q"), array("q"), array("q")
     with no_collection():
-        begin = clock()
-        for offset in arrivals(load.target_qps, load.seed):
+        begin = now()
+        for offset in arrivals(workload.target_qps, workload.seed):
             if offset >= max_ns:
-                _wait(begin + max_ns)
+                _wait(begin + max_ns, clock)
                 break
             batch = next(source)
             due = begin + offset
-            start = _wait(due)
+            start = _wait(due, clock)
             query(batch)
-            end = clock()
+            end = now()
             dues.append(due)
             starts.append(start)
             ends.append(end)
             if (offset >= min_ns and len(ends) >= min_n) or end - begin >= max_ns:
                 break
-        elapsed = clock() - begin
+        elapsed_ns = now() - begin
     if not ends:
         raise ValueError(
-            f"no query was due within max_time ({load.max_time_s:g} s) at target_qps {load.target_qps:g}"
+            f"no query was due within max_time ({workload.max_time_s:g} s) at target_qps {workload.target_qps:g}"
         )
-    due_ns, start_ns, end_ns = (np.array(one, np.int64) for one in (dues, starts, ends))
+    due_ns, start_ns, end_ns = (np.array(times, np.int64) for times in (dues, starts, ends))
     queue_ns, late_ns = queued(due_ns, start_ns, end_ns)
-    reached = elapsed >= min_ns and len(ends) >= min_n
-    return Timed(end_ns - due_ns, elapsed, reached, queue_ns=queue_ns, late_ns=late_ns)
+    reached = elapsed_ns >= min_ns and len(ends) >= min_n
+    return LatencyTrace(end_ns - due_ns, elapsed_ns, reached, queue_ns=queue_ns, late_ns=late_ns)
 
 
-def _wait(due: int) -> int:
-    """Sleep until shortly before ``due``, spin until it; the time then, which is later if ``due`` was past."""
-    clock = time.perf_counter_ns
-    now = clock()
+def _wait(due: int, clock: Timer) -> int:
+    """Sleep until shortly before ``due`` and spin until it. Return the time then, later if ``due`` was past."""
+    now = clock.perf_counter_ns()
     if due - now > SPIN_NS:
-        time.sleep((due - now - SPIN_NS) / 1e9)
+        clock.sleep((due - now - SPIN_NS) / 1e9)
     while now < due:
-        now = clock()
+        now = clock.perf_counter_ns()
     return now
 
 
-def _timed(
-    query: Query, source: Iterator[NDArray[np.float32]], stop: Callable[[int, int], bool]
+def closed_loop(
+    query: Query, source: Iterator[NDArray[np.float32]], stop: Callable[[int, int], bool], clock: Timer = time
 ) -> tuple[NDArray[np.int64], int]:
-    """Latencies of queries over ``source`` until ``stop(count, elapsed ns)``, and the time that all took."""
-    clock = time.perf_counter_ns
-    taken = np.zeros(4096, np.int64)
+    """Send the next query when the last one is answered, until ``stop(count, elapsed_ns)``.
+
+    Return the latencies (int64 [n], nanoseconds) and the nanoseconds that all took.
+    """
+    now = clock.perf_counter_ns
+    latency = np.zeros(4096, np.int64)
     n = 0
     with no_collection():
-        begin = clock()
+        begin = now()
         while True:
             batch = next(source)
-            start = clock()
+            start = now()
             query(batch)
-            end = clock()
-            if n == len(taken):
-                taken = np.concatenate((taken, np.zeros_like(taken)))
-            taken[n] = end - start
+            end = now()
+            if n == len(latency):
+                latency = np.concatenate((latency, np.zeros_like(latency)))
+            latency[n] = end - start
             n += 1
             if stop(n, end - begin):
-                return taken[:n].copy(), end - begin
+                return latency[:n].copy(), end - begin

@@ -27,9 +27,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harness.types import Workload
-from harness.worker.loadgen.queries import Query, Timed, no_collection, queued
+from harness.worker.loadgen.queries import LatencyTrace, Query, no_collection, queued
 
-__all__ = ["generate_with_loadgen", "missing"]
+__all__ = ["generate_with_loadgen", "needs"]
 
 TRIED = 10
 TRIED_NS = 50_000_000
@@ -45,14 +45,14 @@ _RATE = {
 _QUEUED = re.compile(r'"sample_seq":(\d+),.*"issue_start_ns":(\d+)')
 
 
-def missing() -> str | None:
-    """Why LoadGen cannot generate a load here, and what to do about it; ``None`` if it can."""
+def needs() -> str | None:
+    """Return what must be installed for LoadGen to generate a load here, or ``None`` if nothing."""
     if importlib.util.find_spec("mlperf_loadgen") is not None:
         return None
     return "generator: loadgen needs MLCommons LoadGen; pip install 'edge-harness[loadgen]'"
 
 
-def generate_with_loadgen(query: Query, inputs: list[NDArray[np.float32]], load: Workload) -> Timed:
+def generate_with_loadgen(query: Query, inputs: list[NDArray[np.float32]], load: Workload) -> LatencyTrace:
     """Let LoadGen generate ``load`` in performance mode; latencies as :func:`harness.worker.loadgen.generate.generate` has them.
 
     ``reference`` holds ``loadgen``, its version, and of its summary ``p50_ms``, ``p90_ms``, ``p99_ms`` and ``qps``
@@ -142,7 +142,7 @@ class _Sut:
         self.starts.append(start)
         self.ends.append(end)
 
-    def timed(self, folder: Path) -> Timed:
+    def timed(self, folder: Path) -> LatencyTrace:
         starts, ends = np.array(self.starts, np.int64), np.array(self.ends, np.int64)
         latency, queue, late = ends - starts, None, None
         begin = int(starts[0])
@@ -154,7 +154,7 @@ class _Sut:
         window = int(ends[-1]) - begin
         reached = window >= self.load.min_time_s * 1e9 and len(starts) >= self.load.min_queries
         reference = {} if self.cut else _summary(folder / "mlperf_log_summary.txt", self.load.scenario)
-        return Timed(latency, window, reached, queue_ns=queue, late_ns=late, reference=reference)
+        return LatencyTrace(latency, window, reached, queue_ns=queue, late_ns=late, reference=reference)
 
 
 def _settings(lg: Any, load: Workload, pace_ns: int) -> Any:

@@ -10,29 +10,19 @@ import itertools
 import time
 from array import array
 from collections.abc import Iterator
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from harness.types import Workload
-from harness.worker.collaborate import Frame
-from harness.worker.loadgen.queries import Timed, arrivals, no_collection
+from harness.worker.loadgen.queries import InFlight, LatencyTrace, QueryStream, arrivals, no_collection
 
-__all__ = ["Stream", "generate_pipelined"]
+__all__ = ["generate_pipelined"]
 
 Array = NDArray[np.float32]
 
 
-class Stream(Protocol):
-    """What takes frames before earlier ones are answered."""
-
-    def submit(self, images: Array, due_ns: int | None = None) -> Frame: ...
-
-    def step(self, until_ns: int | None = None) -> None: ...
-
-
-def generate_pipelined(stream: Stream, inputs: list[Array], load: Workload) -> Timed:
+def generate_pipelined(stream: QueryStream, inputs: list[Array], load: Workload) -> LatencyTrace:
     """As :func:`harness.worker.loadgen.generate.generate`, with ``load.in_flight`` frames at once.
 
     ``single-stream``: a frame is due when one is answered; ``server``: as its Poisson process says. All that was
@@ -45,7 +35,7 @@ def generate_pipelined(stream: Stream, inputs: list[Array], load: Workload) -> T
     min_ns, max_ns, min_n = int(load.min_time_s * 1e9), int(load.max_time_s * 1e9), load.min_queries
     source = itertools.cycle(inputs)
     latency, queued, late = array("q"), array("q"), array("q")
-    active: list[tuple[Frame, int]] = []
+    active: list[tuple[InFlight, int]] = []
     with no_collection():
         begin = clock()
         schedule = _schedule(load, begin, max_ns)
@@ -79,8 +69,8 @@ def generate_pipelined(stream: Stream, inputs: list[Array], load: Workload) -> T
     reached = elapsed >= min_ns and len(latency) >= min_n
     taken, waited, own = (np.array(one, np.int64) for one in (latency, queued, late))
     if schedule is None:
-        return Timed(taken, elapsed, reached)
-    return Timed(taken, elapsed, reached, queue_ns=waited, late_ns=own)
+        return LatencyTrace(taken, elapsed, reached)
+    return LatencyTrace(taken, elapsed, reached, queue_ns=waited, late_ns=own)
 
 
 def _schedule(load: Workload, begin: int, max_ns: int) -> Iterator[int] | None:

@@ -13,18 +13,63 @@ import gc
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from harness.types import Workload
 
-__all__ = ["Query", "Timed", "WarmUp", "arrivals", "batches", "no_collection", "per_query", "queued", "whole"]
+__all__ = [
+    "InFlight",
+    "LatencyTrace",
+    "Query",
+    "QueryStream",
+    "Timer",
+    "WarmUp",
+    "arrivals",
+    "batches",
+    "no_collection",
+    "per_query",
+    "queued",
+    "whole",
+]
 
 Query = Callable[[NDArray[np.float32]], Any]
+"""Answers images [n, ...]; returns when the answer is there."""
 
 DRAWN_AT_ONCE = 4096
+
+
+class Timer(Protocol):
+    """What the loops need of the module :mod:`time`."""
+
+    def perf_counter_ns(self) -> int: ...
+
+    def sleep(self, seconds: float, /) -> None: ...
+
+
+class InFlight(Protocol):
+    """A query that was begun. Times in nanoseconds of ``time.perf_counter_ns()``; ``end_ns`` once it is ``done``."""
+
+    due_ns: int
+    begin_ns: int
+    end_ns: int
+
+    @property
+    def done(self) -> bool: ...
+
+
+class QueryStream(Protocol):
+    """Takes queries before earlier ones are answered."""
+
+    def submit(self, images: NDArray[np.float32], due_ns: int | None = None) -> InFlight:
+        """Begin a query that was due at ``due_ns``, or now."""
+        ...
+
+    def step(self, until_ns: int | None = None) -> None:
+        """Do one thing for the queries that were begun; wait until ``until_ns`` at most, if given."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -36,7 +81,7 @@ class WarmUp:
 
 
 @dataclass(frozen=True)
-class Timed:
+class LatencyTrace:
     """One window: latencies, int64 [n]; its length, both in nanoseconds; whether both minima were met.
 
     Of the server scenario also, int64 [n]: ``queue_ns``, from when a query was due until it was taken up, a part
@@ -98,7 +143,7 @@ def arrivals(qps: float, seed: int) -> Iterator[int]:
 def queued(
     due_ns: NDArray[np.int64], start_ns: NDArray[np.int64], end_ns: NDArray[np.int64]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """``queue_ns`` and ``late_ns`` of :class:`Timed`; all int64 [n], on one clock, one query at a time."""
+    """``queue_ns`` and ``late_ns`` of :class:`LatencyTrace`; all int64 [n], on one clock, one query at a time."""
     queue = start_ns - due_ns
     free = np.concatenate((due_ns[:1], end_ns[:-1]))  # since when nothing was being answered
     return queue, np.where(free <= due_ns, queue, 0)
