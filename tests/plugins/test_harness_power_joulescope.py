@@ -1,7 +1,8 @@
 """The Joulescope: the maker's package, unchanged, over a driver that answers as theirs does.
 
 The driver below the package is compiled and speaks to libusb itself; here it is a double of its interface
-(``pyjoulescope_driver.Driver``: paths, open, publish, subscribe).
+(``pyjoulescope_driver.Driver``: paths, open, publish, subscribe). joulescope before 1.6 asks it for the paths;
+later ones watch for devices, and use the contexts that ``open`` and ``subscribe`` return.
 """
 
 from __future__ import annotations
@@ -21,6 +22,9 @@ from harness.types import MeterInfo, Unavailable
 from harness_power.joulescope import ENTRY, Clock, JoulescopeParams, describe, open_meter
 
 backend = pytest.importorskip("joulescope.v1.driver")
+bindings = pytest.importorskip("pyjoulescope_driver")
+DeviceContext = getattr(bindings, "DeviceContext", lambda *_: None)
+SubscribeContext = getattr(bindings, "SubscribeContext", lambda *_: None)
 
 START_S = 1000.0
 ANCIENT_J = 500.0  # the instrument has been adding up since before
@@ -41,9 +45,15 @@ class Driver:
     def device_paths(self):
         return list(self.paths)
 
+    def device_watch(self, on_add, on_remove):
+        for path in self.paths:
+            on_add(bindings.DevicePath(path))
+        return SimpleNamespace(unsubscribe=lambda: None)
+
     def open(self, path, mode=None, timeout=None):
         if self.busy:
             raise RuntimeError("jsdrv_open failed: IN_USE")
+        return DeviceContext(self, path)
 
     def close(self, path, timeout=None):
         self.closed.append(path)
@@ -65,6 +75,7 @@ class Driver:
             thread = threading.Thread(target=self._serve, args=(topic, seconds), daemon=True)
             self.threads.append(thread)
             thread.start()
+        return SubscribeContext(self, [(topic, fn)])
 
     def _serve(self, topic, seconds):
         done, joules = 0, ANCIENT_J
