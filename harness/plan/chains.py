@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
+from harness.plan.identity import EXPORTING, TRAINING
 from harness.plan.resolve import ChosenData, ResolvedMethod
 from harness.plugins import Origin, Plugins
 from harness.store.hashing import core_hash, digest, files_hash
@@ -13,12 +14,7 @@ from harness.types import Params, RuntimeEntry, Sketch
 from harness.types.plain import to_json
 from harness.types.plan import ExportTask, Node, PrepareHost, StepTask
 
-__all__ = ["EXPORTING", "TRAINING", "Chains", "Link"]
-
-TRAINING = ("train", "prepare", "data", "store/saved.py", "types/recipe.py")
-"""Packages and files of the core whose code makes trained weights and the record of their training."""
-EXPORTING = ("prepare", "train/counting", "data", "store/saved.py")
-"""Packages and files of the core whose code makes an export."""
+__all__ = ["Chains", "Link"]
 
 
 @dataclass(frozen=True)

@@ -27,11 +27,11 @@ def _of_fleet(use: MeterUse, fleet: str) -> MeterUse:
 
 
 class Monitors:
-    """The monitors of a suite's targets, looked up once each. ``origins``: entries used -> distribution and version."""
+    """The monitors of a suite's targets, looked up once each."""
 
-    def __init__(self, suite: Suite, plugins: Plugins, origins: dict[str, str]) -> None:
+    def __init__(self, suite: Suite, plugins: Plugins) -> None:
         self.suite, self.source = suite, suite.source
-        self.plugins, self.origins = plugins, origins
+        self.plugins = plugins
         self.meters = Meters(plugins)
         self._known: dict[tuple[str, str], tuple[tuple[Monitor, ...], str]] = {}
 
@@ -93,7 +93,6 @@ class Monitors:
                     continue
                 meter = self.plugins.meters.get(ref.name, self.source.where(*path, index))
                 params = validated(meter.entry.params, ref.params, self.source, (*path, index, ref.name))
-                self.origins[f"meter:{ref.name}"] = f"{meter.origin.distribution} {meter.origin.version}"
                 chosen.append((meter, params))
             try:
                 found, missing = self.meters.named(chosen)

@@ -12,6 +12,8 @@ from typing import Any
 from harness.errors import SuiteError, nearest
 from harness.machine.environment import is_board
 from harness.plan.chains import Chains
+from harness.plan.identity import MEASURING
+from harness.plan.origins import code_that_measures, origins_of
 from harness.plan.resolve import ResolvedMethod, Resolver
 from harness.plan.targets import Target
 from harness.plugins import Origin, Plugins
@@ -21,14 +23,12 @@ from harness.suite.validate import validated
 from harness.types import Params, RuntimeEntry
 from harness.types.columns import check_rank
 from harness.types.measure import Measure
+from harness.types.origin import EntryOrigin
 from harness.types.plain import to_json
 from harness.types.plan import Cell, CellTask, DataFacts, DatasetRef, DeviceRef, Plan, PrepareHost, RuntimeRef
 from harness.worker.loadgen import mlperf as loadgen
 
 __all__ = ["make_plan"]
-
-MEASURING = ("measure", "worker", "machine", "data", "stats.py", "types/record.py")
-"""Packages and files of the core whose code makes a cell's figures."""
 
 BESIDE_IDENTITY = ("monitors", "no_meter")
 """Fields of a cell's task that are not in its identity.
@@ -73,7 +73,6 @@ class _Planner:
             missing_extras=tuple(self.resolver.missing_extras),
             baseline=self.suite.baseline,
             rank_by=self.suite.rank_by,
-            origins=dict(sorted(self.resolver.origins.items())),
         )
 
     # --- cells ---
@@ -208,7 +207,9 @@ class _Planner:
             no_meter=no_meter,
         )
         method_key = _method_key(name, resolved, runtime, threads)
-        fixed = _identity(task, method_key, self.plugins.code_of(runtime[0], runtime[1]))
+        placer = self.resolver.placer(name) if sketch and target.fleet and not sketch.placement else None
+        origins = origins_of(self.plugins, resolved, runtime[0].name, target, monitors, placer)
+        fixed = _identity(task, method_key, origins)
         links = self.chains.links(resolved, sketch)
         exporting = self.chains.exporting(runtime, data)
         for seed in self.suite.seeds:
@@ -227,6 +228,7 @@ class _Planner:
                     data=data.key,
                     task=task,
                     impossible=impossible,
+                    origins=origins,
                 )
 
     def _runtime_path(self, name: str, ref: Any, index: int) -> tuple[str | int, ...]:
@@ -266,7 +268,7 @@ def _method_key(
     return digest({"method": name, "links": links, "runtime": used, "threads": threads})
 
 
-def _identity(task: CellTask, method_key: str, runtime_code: str) -> str:
+def _identity(task: CellTask, method_key: str, origins: Iterable[EntryOrigin]) -> str:
     """Return the digest of all that a cell's figures depend on, but for seed, repeat and export."""
     content = {name: value for name, value in to_json(task).items() if name not in BESIDE_IDENTITY}
     meters = sorted(use.info.name for monitor in task.monitors for use in monitor.meters)
@@ -274,7 +276,7 @@ def _identity(task: CellTask, method_key: str, runtime_code: str) -> str:
         {
             "task": content,
             "method_key": method_key,
-            "runtime": runtime_code,
+            "code": code_that_measures(origins),
             "meters": meters,
             "core": core_hash(*MEASURING),
         }

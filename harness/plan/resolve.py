@@ -12,6 +12,7 @@ from typing import Any, Literal
 from harness.data.choice import effective_info
 from harness.errors import HarnessError, SuiteError, nearest
 from harness.machine.environment import is_board
+from harness.plan.identity import DATA
 from harness.plan.monitors import Monitors
 from harness.plan.profiles.stored import profiled
 from harness.plan.targets import Target
@@ -86,13 +87,12 @@ class Resolver:
         self.plugins = plugins
         self.missing_data: dict[str, None] = {}
         self.missing_extras: dict[str, None] = {}
-        self.origins: dict[str, str] = {}
         self._methods: dict[str, ResolvedMethod] = {}
         self._targets: dict[tuple[str, int], Target] = {}
         self._devices: dict[tuple[str, int], DeviceInfo | Unavailable] = {}
         self._datasets: dict[str, ChosenData] = {}
         self._sketches: dict[tuple[str, str], Sketch] = {}
-        self.monitors = Monitors(suite, plugins, self.origins)
+        self.monitors = Monitors(suite, plugins)
 
     # --- entries, data, devices ---
 
@@ -104,7 +104,6 @@ class Resolver:
         params = validated(found.entry.params, ref.params, self.source, (*path, ref.name))
         if found.missing:
             self.missing_extras.setdefault(found.missing)
-        self.origins[f"{registry.kind}:{ref.name}"] = f"{found.origin.distribution} {found.origin.version}"
         return found.entry, found.origin, params
 
     def dataset(self, own: Mapping[str, Any] | None, path: tuple[str | int, ...]) -> ChosenData:
@@ -134,7 +133,6 @@ class Resolver:
         params = validated(found.entry.params, rest, self.source, where)
         if found.missing:
             self.missing_extras.setdefault(found.missing)
-        self.origins[f"dataset:{name}"] = f"{found.origin.distribution} {found.origin.version}"
         try:
             info = effective_info(found.entry.describe(params), choice)
         except (ValueError, HarnessError) as error:
@@ -147,7 +145,7 @@ class Resolver:
             **to_json(ref),
             "fingerprint": info.fingerprint,
             "source": self.plugins.code_of(found.entry, found.origin),
-            "core": core_hash("data"),
+            "core": core_hash(*DATA),
         }
         data = ChosenData(ref, info, found.origin, digest(content))
         self._datasets[memo] = data
@@ -212,7 +210,6 @@ class Resolver:
                 raise SuiteError(f"{self.source.where(*path, key)}: unknown key; {nearest(key, allowed)}")
         params = validated(found.entry.params, dict(choice.model_extra or {}), self.source, path)
         spec = DeviceSpec(name=name, backend=choice.backend, params=params, threads=choice.threads or threads)
-        self.origins[f"backend:{choice.backend}"] = f"{found.origin.distribution} {found.origin.version}"
         try:
             if (name, spec.threads) not in self._devices:  # a board is asked once, whatever fleets it is in
                 self._devices[name, spec.threads] = found.entry.describe(spec)
@@ -339,6 +336,11 @@ class Resolver:
                 where = self.source.where(*step.path, step.entry.name)
                 raise SuiteError(f"{where}: {error}") from None
         return self._sketches[memo]
+
+    def placer(self, name: str) -> str:
+        """Return the name of the placer of a method whose partitioner does not place its parts."""
+        ref = self.suite.methods[name].place
+        return DEFAULT_PLACER if ref is None else ref.name
 
     def place(self, name: str, sketch: Sketch, target: Target) -> Placement:
         if not target.fleet:

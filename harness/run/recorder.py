@@ -67,13 +67,19 @@ class _Recorder:
             method_key=cell.method_key,
             seed=cell.seed,
             repeat=cell.repeat,
-            origins=dict(self.plan.origins),
+            origins={f"{origin.kind}:{origin.name}": origin.to_json() for origin in cell.origins},
             baseline=self.plan.baseline,
             rank_by=self.plan.rank_by,
             started=self.started,
-            **{**described(cell), **content},
+            **{**described(cell), **content, "environment": _with_versions(content["environment"], cell)},
         )
         record = self.results.append(record)
         self.outcome.measured += 1
         self.watcher.cell_finished(cell, record)
         self.plugins.notify("harness_cell_finished", record=record)
+
+
+def _with_versions(environment: Mapping[str, Any], cell: Cell) -> dict[str, Any]:
+    """Return the environment with the versions of all that the cell's entries require."""
+    required = {name: version for origin in cell.origins for name, version in origin.requires.items()}
+    return {**environment, "versions": {**environment.get("versions", {}), **required}}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 __all__ = ["EntryOrigin"]
 
@@ -23,3 +24,13 @@ class EntryOrigin:
     version: str
     source: str
     requires: Mapping[str, str] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what a record says of it, under the key ``kind:name``."""
+        return {
+            "plugin": self.plugin,
+            "distribution": self.distribution,
+            "version": self.version,
+            "source": self.source,
+            "requires": dict(self.requires),
+        }

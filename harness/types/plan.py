@@ -7,7 +7,7 @@ process or machine, which can run it.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from harness.types.data import DataChoice
@@ -15,6 +15,7 @@ from harness.types.devices import DeviceInfo
 from harness.types.measure import Measure
 from harness.types.meters import Monitor
 from harness.types.models import Sketch
+from harness.types.origin import EntryOrigin
 from harness.types.plain import to_json
 from harness.types.recipe import TrainRecipe
 
@@ -184,7 +185,8 @@ class CellTask:
 class Cell:
     """One measurement: a method, trained with one seed, on one device or fleet, in one set of processes.
 
-    ``export`` and ``data`` are keys of nodes. ``impossible`` says why the cell cannot be measured here; it is then
+    ``export`` and ``data`` are keys of nodes. ``origins``: the entries that it uses, with the code behind each.
+    ``impossible`` says why the cell cannot be measured here; it is then
     recorded as skipped.
     """
 
@@ -197,6 +199,7 @@ class Cell:
     data: str
     task: CellTask
     impossible: str | None = None
+    origins: tuple[EntryOrigin, ...] = ()
 
 
 # --- plans ----------------------------------------------------------------------------------------
@@ -206,7 +209,7 @@ class Cell:
 class Plan:
     """Nodes, each after its inputs, and cells in the order of measuring.
 
-    ``nodes``: by key. ``origins``: entries used -> distribution and version.
+    ``nodes``: by key.
     """
 
     suite: str
@@ -218,7 +221,6 @@ class Plan:
     missing_extras: tuple[str, ...] = ()
     baseline: str | None = None
     rank_by: str = "top1"
-    origins: Mapping[str, str] = field(default_factory=dict)
 
     def needed_by(self, cell: Cell) -> list[str]:
         """Return the keys of all nodes that ``cell`` rests on, inputs first."""

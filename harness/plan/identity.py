@@ -1,0 +1,18 @@
+"""Which code of the core is in which key: a change of it makes what depends on it be made again.
+
+Each name is a package or file below ``harness/``. ``tests/unit/test_identity.py`` walks the imports of training,
+exporting and measuring, and demands that every module found is here, or is an exception with a reason.
+"""
+
+from __future__ import annotations
+
+__all__ = ["DATA", "EXPORTING", "MEASURING", "TRAINING"]
+
+DATA = ("data", "types")
+"""The code that decodes, chooses and resizes images."""
+TRAINING = (*DATA, "prepare", "stats.py", "store/saved.py", "train")
+"""The code that makes trained weights and the record of their training."""
+EXPORTING = (*DATA, "prepare", "store/saved.py", "train")
+"""The code that makes an export and its reference answers."""
+MEASURING = (*DATA, "devices.py", "machine", "measure", "stats.py", "worker")
+"""The code that makes a cell's figures."""

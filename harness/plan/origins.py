@@ -1,0 +1,59 @@
+"""The entries that a cell uses, with the code behind each: what its record and its identity say of code."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from harness.plan.resolve import ResolvedMethod
+from harness.plan.targets import Target
+from harness.plugins import Plugins, Registry
+from harness.types import Monitor
+from harness.types.origin import EntryOrigin
+
+__all__ = ["code_that_measures", "origins_of"]
+
+_MEASURES = ("runtime", "backend", "meter")
+"""The kinds of entries whose code runs while a cell is measured. The code of the others is in the export's key."""
+
+
+def origins_of(
+    plugins: Plugins,
+    resolved: ResolvedMethod,
+    runtime: str,
+    target: Target,
+    monitors: Iterable[Monitor],
+    placer: str | None,
+) -> tuple[EntryOrigin, ...]:
+    """Return where each entry comes from that a cell uses, once each, in the order of the road.
+
+    ``placer``: name of the placer that decided the placement, if one did. A meter that a board reads by itself
+    is not among them: the board's own installation has its code.
+
+    Raises:
+        PluginError: the source of a plugin cannot be hashed.
+    """
+    by_stage: dict[str, Registry[Any]] = {
+        "build": plugins.models,
+        "compress": plugins.compressors,
+        "partition": plugins.partitioners,
+    }
+    used: list[tuple[Registry[Any], str]] = []
+    for step, data, _ in resolved.links:
+        used += [(plugins.datasets, data.ref.entry), (by_stage[step.stage], step.entry.name)]
+    used.append((plugins.datasets, resolved.data.ref.entry))
+    if placer is not None:
+        used.append((plugins.placers, placer))
+    used.append((plugins.runtimes, runtime))
+    used += [(plugins.backends, spec.backend) for spec in target.specs]
+    meters = [use.info.name.partition(":")[0] for one in monitors for use in one.meters if use.open]
+    used += [(plugins.meters, name) for name in meters if name in plugins.meters]
+    found = {
+        (registry.kind, name): plugins.origin_of(registry.kind, registry.get(name)) for registry, name in used
+    }
+    return tuple(found.values())
+
+
+def code_that_measures(origins: Iterable[EntryOrigin]) -> list[tuple[str, str, str, dict[str, str]]]:
+    """Return what identifies the code that runs while a cell is measured: kind, name, source and versions."""
+    return [(o.kind, o.name, o.source, dict(o.requires)) for o in origins if o.kind in _MEASURES]
