@@ -34,7 +34,14 @@ class PluginError(HarnessError):
 
 
 class DeviceError(HarnessError):
-    """A device or its worker could not be used."""
+    """A device or its worker could not be used.
+
+    ``files``: source files of the frames in which a worker's error arose, outermost first; empty if unknown.
+    """
+
+    def __init__(self, message: object, *, files: tuple[str, ...] = ()) -> None:
+        super().__init__(message)
+        self.files = files
 
 
 class BoardLost(DeviceError):

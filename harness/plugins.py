@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 from functools import cache
 from importlib.metadata import Distribution, EntryPoint, entry_points
 from pathlib import Path
-from types import ModuleType, TracebackType
+from traceback import extract_tb
+from types import ModuleType
 from typing import Any, Generic, TypeVar
 
 import pluggy
@@ -215,14 +216,14 @@ class Plugins:
         return self._hashes[origin.plugin]
 
     def blame(self, error: BaseException) -> str | None:
-        """Return the plugin whose code raised ``error``: the innermost frame that is a plugin's, else ``None``."""
+        """Return the plugin whose code raised ``error``: the innermost frame that is a plugin's, else ``None``.
+
+        The frames of an error in a worker are those that it names (:class:`~harness.errors.DeviceError`).
+        """
         owners = {path: name for name, files in self._owned_files().items() for path in files}
-        blamed = None
-        traceback: TracebackType | None = error.__traceback__
-        while traceback is not None:
-            blamed = owners.get(traceback.tb_frame.f_code.co_filename, blamed)
-            traceback = traceback.tb_next
-        return blamed
+        frames = [frame.filename for frame in extract_tb(error.__traceback__)]
+        blamed = [owners[file] for file in (*frames, *getattr(error, "files", ())) if file in owners]
+        return blamed[-1] if blamed else None
 
     def _owned_files(self) -> dict[str, set[str]]:
         """The files of each plugin itself, without those of other plugins that it imports."""

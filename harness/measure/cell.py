@@ -61,15 +61,19 @@ def measure_cell(
     except CellFailure:
         raise
     except CellError as error:
-        raise CellFailure(str(error), stage=error.stage, plugin=error.plugin) from error
+        raise CellFailure(
+            str(error), stage=error.stage, plugin=error.plugin or plugins.blame(error)
+        ) from error
     except BoardLost as error:
         raise CellLost(str(error), board=error.board) from error
     except HarnessError as error:
-        raise CellFailure(str(error), stage="measure") from error
+        raise CellFailure(str(error), stage="measure", plugin=plugins.blame(error)) from error
     except MemoryError:
         raise CellFailure("out of memory", stage="measure") from None
     except Exception as error:
-        raise CellFailure(first_line(error, kind=True), stage="measure") from error
+        raise CellFailure(
+            first_line(error, kind=True), stage="measure", plugin=plugins.blame(error)
+        ) from error
 
 
 def _measure(

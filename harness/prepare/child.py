@@ -64,7 +64,7 @@ def main(conn: Connection, root: str, block: tuple[str, ...], threads: int, proc
                     leader or ALONE,
                 )
         except Exception as error:  # noqa: BLE001 - a plugin may raise anything; the run continues
-            message = failure(order.node, error)
+            message = failure(order.node, error, plugins)
             send(message if leader is None else leader.cause(message))
         else:
             send(Done(time.monotonic() - started, answer))

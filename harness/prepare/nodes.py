@@ -26,8 +26,8 @@ from harness.types.plan import DataRef, ExportTask, Node, StepTask
 __all__ = ["failure", "preprocess_ms", "run_along", "run_node"]
 
 
-def failure(node: Node, error: Exception) -> Failure:
-    """Return why ``error`` ended ``node``. Call it where the error is handled."""
+def failure(node: Node, error: Exception, plugins: Plugins) -> Failure:
+    """Return why ``error`` ended ``node``, and whose code failed. Call it where the error is handled."""
     stage, text, trace = str(node.stage), str(error), ""
     if isinstance(error, CellError):
         stage = error.stage
@@ -35,7 +35,7 @@ def failure(node: Node, error: Exception) -> Failure:
         text = "out of memory"
     elif not isinstance(error, HarnessError):
         text, trace = first_line(error, kind=True), traceback.format_exc()
-    return Failure(stage, node.plugin, text, trace)
+    return Failure(stage, plugins.blame(error) or node.plugin, text, trace)
 
 
 def run_node(

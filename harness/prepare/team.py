@@ -152,6 +152,6 @@ def follow(
         try:
             prepare.run_along(node, plugins, store, ranks)
         except Exception as error:  # noqa: BLE001 - a plugin may raise anything; rank 0 tells
-            conn.send(prepare.failure(node, error))
+            conn.send(prepare.failure(node, error, plugins))
         else:
             conn.send(None)

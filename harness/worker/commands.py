@@ -140,9 +140,10 @@ class Done:
 
 @dataclass(frozen=True)
 class Failed:
-    """A command failed; ``message`` is one line."""
+    """A command failed; ``message`` is one line. ``files``: of the frames in which it failed, outermost first."""
 
     message: str
+    files: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ import pkgutil
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -90,11 +91,16 @@ def _reply(worker: Worker, command: Command[Any]) -> Reply:
     except BoardLost as error:
         return Lost(error.board, str(error))
     except HarnessError as error:
-        return Failed(str(error))
+        return Failed(str(error), _files(error))
     except MemoryError:
         return Failed("out of memory")
     except Exception as error:  # noqa: BLE001 - a runtime may raise anything; the parent decides
-        return Failed(first_line(error, kind=True))
+        return Failed(first_line(error, kind=True), _files(error))
+
+
+def _files(error: BaseException) -> tuple[str, ...]:
+    """Return the source files of the frames in which an error arose, outermost first."""
+    return tuple(frame.filename for frame in traceback.extract_tb(error.__traceback__))
 
 
 @dataclass

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.errors import PluginError
+from harness.errors import DeviceError, PluginError
 from harness.plugins import Plugins, load_plugins
 from harness.store.sources import versions_of
 
@@ -166,6 +166,8 @@ def test_blame_names_the_plugin_whose_code_raised(site):
     with pytest.raises(ValueError, match="no") as caught:
         call()
     assert plugins.blame(caught.value) == "toy"
+    worker = DeviceError("load on here: no", files=(str(site / "harness_toy/plugin.py"), "/usr/lib/torch.py"))
+    assert plugins.blame(worker) == "toy"
     with pytest.raises(ZeroDivisionError) as ours:
         _ = 1 / 0
     assert plugins.blame(ours.value) is None
