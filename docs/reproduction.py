@@ -1,7 +1,9 @@
-"""Writes docs/reproduction.md from the records of papers/on-digits and of the labs; `make reproduction` calls it.
+"""Write docs/reproduction.md from the records of papers/on-digits and of the labs.
 
-python docs/reproduction.py results/local/on-digits results/local/nano4 results/local/nano6 results/local/pi10 \\
-    results/local/pi10-size > docs/reproduction.md
+`make reproduction` calls this script:
+
+    python docs/reproduction.py results/local/on-digits results/local/nano4 results/local/nano6 \\
+        results/local/pi10 results/local/pi10-size > docs/reproduction.md
 """
 
 from __future__ import annotations
@@ -17,50 +19,62 @@ from tabulate import tabulate
 PAPERS = {"edgevit": "EdgeViT", "tformer": "TFormer", "devit": "DeViT", "edvit": "ED-ViT"}
 STATUSES = ("reproduced", "not-reproduced", "paper-contradicts-itself", "not-checkable-here")
 
-INTRODUCTION = """# What of the papers is reproduced
+INTRODUCTION = """# What is reproduced of the papers
 
-`make reproduction` writes this page; nothing on it is written by hand.
+`make reproduction` writes this page. Nothing on it is written by hand.
 
-Two kinds of claims are checked. **Counts** (parameters, operations, sizes) need no data: they are taken from the modules
-that the plugins build, at the papers' own sizes (`harness claims papers/edvit`). **Orderings** ("this is better than
-that") are checked on scikit-learn's digits with models of a few ten thousand parameters, trained from scratch in seconds.
-That is far from the papers' data, and many of their claims need large pretrained weights: an ordering that does not show
-here is not refuted. Accuracies of the papers are not claimed to be reproduced; none of their trainings was run.
+Two kinds of claims are checked:
+
+- **Counts** (parameters, operations, sizes) need no data. They are taken from the modules that the plugins build, at
+  the papers' own sizes (`harness claims papers/edvit`).
+- **Orderings** ("this is better than that") are checked on scikit-learn's digits. The models have a few ten thousand
+  parameters and are trained from scratch in seconds.
+
+The orderings are checked far from the papers' data, and many claims need large pretrained weights. So an ordering
+that does not show here is not refuted. We do not claim to reproduce the accuracies of the papers. None of their
+trainings was run.
 """
 
 ORDERINGS = """## Orderings, on digits
 
-`harness run papers/on-digits`, three seeds. The difference is in points of top-1, first minus second, mean over the
-seeds; *reproduced* and *not-reproduced* (the other way round) are told by a paired test over the seeds at 5 %. The fair
-comparisons, which no paper makes, stand among them.
+The command is `harness run papers/on-digits`, with three seeds. The difference is in points of top-1: the first
+method minus the second, as the mean over the seeds. A paired test over the seeds at 5 % decides between *reproduced*
+and *not-reproduced* (the opposite direction). The table also contains fair comparisons, which no paper makes.
 """
 
 COUNTS = """## Counts, at the papers' sizes
 
-*Paper contradicts itself*: two places of the paper disagree, so one cannot be met. *Not checkable here*: accuracies,
-latencies and energies that need the papers' data, training or hardware.
+*Paper contradicts itself*: two places of the paper disagree, so one of them cannot be reproduced. *Not checkable
+here*: accuracies, latencies and energies that need the papers' data, training or hardware.
 """
 
 ROWS = """## The rows behind the orderings
 
-Oracle: top-1 if each image were answered by the sub-model that owns its class, the ceiling of splitting by classes.
+The oracle is the top-1 if the sub-model that has an image's class answered this image. It is the upper bound of
+splitting by classes.
 """
 
-BOARDS = """## Over boards, emulated
+BOARDS = """## On several boards, emulated
 
-The shape of DeViT's Figure 9 and ED-ViT's Figure 3: what a model split over more boards gains and costs. `harness lab run
-nano4`, `nano6` and `pi10`: virtual boards on this machine, the agents' own TLS streams over emulated links, what a
-part computes *replayed* (its time alone on a core of this machine, slept): so the network and the harness' own costs are
-those of a fleet, and the compute is a Xeon core's, not a Jetson's or a Pi's. One seed; accuracies are of small models, and
-say nothing in nano6 and pi10-size, whose images are synthetic.
+These tables have the form of DeViT's Figure 9 and ED-ViT's Figure 3. They show what a model gains and costs if it is
+split over more boards. The commands are `harness lab run nano4`, `nano6` and `pi10`. They run virtual boards on this
+machine. The agents use their own TLS connections over emulated links. The compute of a part is *replayed*: its time
+alone on a core of this machine is measured, and then slept. So the costs of the network and of the harness are those
+of a fleet. The compute is that of a Xeon core, not of a Jetson or a Pi. There is one seed. The accuracies are those
+of small models. In nano6 and pi10-size they mean nothing, because the images are synthetic.
 
-What shows: with real sizes (pi10-size) splitting pays at first, and then the image's way to ever more boards through one
-port, and the harness' own cost per board on two cores, take it back; resident, as the papers count, it falls up to five
-boards. Weights per board fall as in ED-ViT's Fig. 3. Behind 2 MB/s (nano4, nano6) the image is all of the latency, and each
-board adds one. With models of milliseconds (pi10) there is nothing to gain.
+The results are:
 
-p50: end to end at the central board, the image's transfer included; *resident*: the images were on the boards (what the
-papers report). Bound: slowest part's compute in the query + its bytes over its link + fusion.
+- With real sizes (pi10-size), splitting first reduces the latency. With more boards, two costs cancel the gain: the
+  image must reach every board through one port, and the harness has its own cost per board on two cores.
+- The resident latency, which the papers report, falls up to five boards.
+- The weights per board fall as in ED-ViT's Fig. 3.
+- At 2 MB/s (nano4, nano6), the transfer of the image is all of the latency. Each further board adds one transfer.
+- With models that take milliseconds (pi10), splitting gains nothing.
+
+*p50* is end to end at the central board and includes the transfer of the image. *Resident* means that the images were
+already on the boards, as in the papers. The *bound* is the slowest part's compute in the query + its bytes over its
+link + fusion.
 """
 
 LAB_COLUMNS = {
@@ -80,6 +94,7 @@ LAB_COLUMNS = {
 
 
 def harness(*arguments: str) -> str:
+    """Run a command of the harness and return its output. Exit if the input was wrong."""
     done = subprocess.run(
         [sys.executable, "-m", "harness", *arguments], check=False, capture_output=True, text=True
     )
@@ -89,8 +104,9 @@ def harness(*arguments: str) -> str:
 
 
 def claims(suite: str, *folder: str) -> dict[str, Any]:
-    told: dict[str, Any] = json.loads(harness("claims", f"papers/{suite}", *folder, "--json"))
-    return told
+    """Return the JSON of ``harness claims``: the verdict of each claim of a paper's suite."""
+    verdicts: dict[str, Any] = json.loads(harness("claims", f"papers/{suite}", *folder, "--json"))
+    return verdicts
 
 
 def table(rows: list[list[str]], headers: list[str]) -> str:
@@ -104,21 +120,21 @@ def number(value: object) -> str:
 
 
 def orderings(folder: str) -> str:
-    told = claims("on-digits", folder)["claims"]
+    verdicts = claims("on-digits", folder)["claims"]
     rows = [
         [c["table"], c["says"], "" if c["ours"] is None else f"{c['ours']:+.2f}", c["status"], c["why"]]
-        for c in told
+        for c in verdicts
     ]
     return table(rows, ["where", "claim", "points", "verdict", "test"])
 
 
 def counts() -> str:
-    told = {paper: claims(paper) for paper in PAPERS}
+    verdicts = {paper: claims(paper) for paper in PAPERS}
     summary = [
-        [PAPERS[paper], *(str(found["summary"][status]) for status in STATUSES)]
-        for paper, found in told.items()
+        [PAPERS[paper], *(str(answer["summary"][status]) for status in STATUSES)]
+        for paper, answer in verdicts.items()
     ]
-    missed = [
+    not_reproduced = [
         [
             PAPERS[paper],
             c["table"],
@@ -127,30 +143,30 @@ def counts() -> str:
             number(c["ours"]),
             f"{c['tolerance']} {c['unit']}",
         ]
-        for paper, found in told.items()
-        for c in found["claims"]
+        for paper, answer in verdicts.items()
+        for c in answer["claims"]
         if c["status"] == "not-reproduced"
     ]
-    against = [
+    contradicted = [
         [PAPERS[paper], c["table"], c["says"], number(c["published"]), number(c["ours"]), c["why"]]
-        for paper, found in told.items()
-        for c in found["claims"]
+        for paper, answer in verdicts.items()
+        for c in answer["claims"]
         if c["status"] == "paper-contradicts-itself"
     ]
     return "\n\n".join(
         [
             table(summary, ["paper", *STATUSES]),
-            "What was not met, with both figures:",
-            table(missed, ["paper", "where", "claim", "paper's", "ours", "within"]),
-            "Where the papers contradict themselves:",
-            table(against, ["paper", "where", "claim", "paper's", "ours", ""]),
+            "These counts were not reproduced. The table shows both figures:",
+            table(not_reproduced, ["paper", "where", "claim", "paper's", "ours", "within"]),
+            "In these places the papers contradict themselves:",
+            table(contradicted, ["paper", "where", "claim", "paper's", "ours", ""]),
         ]
     )
 
 
 def boards(folder: str) -> str:
-    told = json.loads(harness("leaderboard", folder, "--format", "json"))["boards"]
-    rows = [row for board in told for row in board["rows"]]
+    tables = json.loads(harness("leaderboard", folder, "--format", "json"))["boards"]
+    rows = [row for board in tables for row in board["rows"]]
     rows.sort(key=lambda row: (row["nodes"] or 0, row["method"]))
     shown = [[number(row[name]) for name in LAB_COLUMNS] for row in rows]
     return f"### {Path(folder).name}\n\n" + table(shown, list(LAB_COLUMNS.values()))
