@@ -1,6 +1,7 @@
-"""What the agent costs a board: memory while it waits, time to start, and disk on aarch64 per Python.
+"""Measure what the agent costs a board: memory while it waits, time to start, disk on aarch64 per Python.
 
-Memory and start-up are of this machine; the disk is the wheels for aarch64 that pip downloads, packed and unpacked.
+Memory and start time are those of this machine. The disk space is that of the aarch64 wheels that pip downloads,
+packed and unpacked.
 
     python benchmarks/agent_footprint.py [RUNS] [--python 3.11]...
 """
@@ -17,12 +18,12 @@ import zipfile
 from pathlib import Path
 from statistics import median
 
-IDLE_S = 2.0  # until what starting left behind is gone
+IDLE_S = 2.0  # the start's temporary memory is released by then
 PYTHONS = ("3.10", "3.11", "3.12", "3.13")
 
 
 def started(folder: Path) -> tuple[float, float, float]:
-    """(seconds from the command until it is ready, MB then resident, MB of them that are no file's pages)."""
+    """Start an agent. Return seconds until it is ready, resident MB, and MB of anonymous memory."""
     ready = folder / "ready"
     ready.unlink(missing_ok=True)
     begin = time.perf_counter()
@@ -58,7 +59,7 @@ def started(folder: Path) -> tuple[float, float, float]:
 
 
 def installed(made: Path, python: str) -> dict[str, float]:
-    """Megabytes of the wheels for aarch64: packed, unpacked, and the three largest."""
+    """Return MB of the aarch64 wheels: packed, unpacked, and the three largest."""
     from harness_remote.setup import provision
 
     major, minor = (int(number) for number in python.split("."))

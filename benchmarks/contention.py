@@ -1,7 +1,7 @@
-"""How often a window under a deliberate foreign load is flagged, and how often a quiet one is.
+"""Measure how often a window is flagged with another process at work, and how often without.
 
-Windows of one second on a small model, quiet and loaded in turn; the load is one process that computes
-without pause. The quiet ones say something of this machine as well: whatever else runs here is foreign too.
+Each window lasts one second on a small model. Quiet and loaded windows take turns. The load is one process that
+computes without a pause. The quiet windows also depend on this machine: any other process on it is foreign too.
 
     python benchmarks/contention.py [ROUNDS]
 """

@@ -1,9 +1,9 @@
-"""Error of the energy of synthetic loads against their true integral, and how often its interval holds it.
+"""Compare the energy of synthetic power curves with their true integral, and count how often the interval holds it.
 
-python benchmarks/energy_error.py
+Each trial draws a new curve (phases, noise, drifting idle power). Power meters are polled at 10, 50 and 100 Hz, at
+even times or with +-50% jitter, and 5% of the polls are lost. Counters are polled at their period.
 
-Each load is drawn anew in each trial (phases, noise, idle that drifts); meters of power are polled at 10, 50 and
-100 Hz at even times or with +-50% jitter, with 5% of the polls lost; counters are polled at their period.
+    python benchmarks/energy_error.py
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ LOADS = (
 
 @dataclass(frozen=True)
 class Truth:
-    """Power of each millisecond from ``start`` on, in watts; its integral is exact. The load is from 0 to T."""
+    """Power of each millisecond from ``start`` on, in watts. Its integral is exact. The workload runs from 0 to T."""
 
     start: float
     watts: NDArray[np.float64]
@@ -45,7 +45,7 @@ class Truth:
 
     @cached_property
     def counted(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Times, and joules since the first."""
+        """Return times, and joules since the first time."""
         edges = self.start + 1e-3 * np.arange(len(self.watts) + 1)
         return edges, np.append(0.0, np.cumsum(self.watts) * 1e-3)
 
@@ -63,7 +63,7 @@ class Truth:
 
 @cache
 def make_load(kind: str, seconds: float, seed: int) -> Truth:
-    """A load of 2 to 20 W more than an idle of 1 to 5 W, which drifts by up to 4%."""
+    """Return a curve with 1 to 5 W of idle power that drifts by up to 4%, and 2 to 20 W more under the workload."""
     rng = np.random.default_rng([*kind.encode(), seed])
     start = -IDLE_S - MARGIN_S
     t = start + 1e-3 * np.arange(round((seconds - 2 * start) * 1e3)) + 5e-4
@@ -79,10 +79,10 @@ def make_load(kind: str, seconds: float, seed: int) -> Truth:
         number, unit = kind.split()[1:]
         period = float(number) * (1e-3 if unit == "ms" else 1.0)
         shape = ((t / period + phase) % 1 < rng.uniform(0.3, 0.7)).astype(float)
-    elif kind == "bursts":  # inferences of 5 to 60 ms, and pauses as long
+    elif kind == "bursts":  # inferences of 5 to 60 ms, and pauses of the same length
         changes = np.cumsum(rng.uniform(0.005, 0.06, size=round(seconds / 0.005) + 2))
         shape = (np.searchsorted(changes, t) % 2).astype(float)
-    elif kind == "noise":  # of 20%, with a memory of 50 ms
+    elif kind == "noise":  # 20%, correlated over 50 ms
         steps = rng.normal(0, 0.2 * np.sqrt(2 / 50), len(t) + 299)
         shape = 1 + np.convolve(steps, np.exp(-np.arange(300) / 50), "valid")
     else:
@@ -95,7 +95,7 @@ def make_load(kind: str, seconds: float, seed: int) -> Truth:
 
 @dataclass(frozen=True, kw_only=True)
 class Sensor:
-    """A synthetic meter: ``period_s`` is how often it changes; 0 for a power that is read at the poll itself."""
+    """A synthetic meter. ``period_s`` is how often its value changes; 0: each poll reads the power at that moment."""
 
     quantity: str
     rate_hz: float
@@ -109,7 +109,7 @@ class Sensor:
 
 
 def poll(truth: Truth, sensor: Sensor, rng: np.random.Generator) -> Series:
-    """What ``sensor`` reads of ``truth``, with an error of calibration drawn from its bound."""
+    """Return the readings of ``truth`` by ``sensor``, with a calibration error drawn within its bound."""
     first, last = -IDLE_S - 0.3, truth.seconds + IDLE_S + 0.3
     n = int((last - first) * sensor.rate_hz)
     offsets = rng.uniform(-0.5, 0.5, n) if sensor.jitter else np.full(n, rng.uniform(-0.5, 0.5))
@@ -153,14 +153,14 @@ def read(truth: Truth, series: Series, method: Method = "default") -> Reading:
 
 
 def trials(kind: str, sensor: Sensor, seconds: float = 5.0) -> NDArray[np.float64]:
-    """[n, 4]: relative error and half-width of the gross energy, and whether gross and net were held."""
+    """Return [n, 4]: relative error and half-width of gross energy; whether the intervals hold gross and net energy."""
     rows = []
     for trial in range(TRIALS):
         truth = make_load(kind, seconds, trial)
         seed = [trial, *kind.encode(), *repr(sensor).encode()]
         found = read(truth, poll(truth, sensor, np.random.default_rng(seed)))
         if found.energy_gross_j is None or found.energy_net_j is None:
-            continue  # too many polls lost in a row
+            continue  # too many consecutive polls are lost
         assert found.u_gross_j is not None
         assert found.u_net_j is not None
         off, off_net = abs(found.energy_gross_j - truth.gross_j), abs(found.energy_net_j - truth.net_j)

@@ -1,8 +1,9 @@
-"""Boards that are slowed, hung, unplugged, reset, killed and starved of memory at random, while frames come in.
+"""Measure what happens to queries when boards fail at random.
 
-Three agents on loopback (TLS and token, each behind a forwarder that is its cable), fusion here. Frames are due by
-a Poisson process; each must be answered by its deadline, with stand-ins for what is missing, or be said to have
-failed. Every window deploys anew, as the suite does for the cells that a lost board left.
+Faults: a board is slowed, hangs, is unplugged, reset, killed, or runs out of memory. Three agents run on loopback with
+TLS and token. Each is behind a forwarder that simulates its cable. The fusion runs here. Queries arrive by a Poisson
+process. Each must be answered by its deadline, with stand-ins for absent parts, or be reported as failed. Every
+window deploys the parts again, as a suite does for the cells of a lost board.
 
     python benchmarks/faults.py [SECONDS=600] [SEED=1]
 """
@@ -70,7 +71,7 @@ def free_port() -> int:
 
 
 class Board:
-    """An agent and its cable, which can be hurt and healed."""
+    """An agent and its cable. Faults can be injected and removed."""
 
     def __init__(self, name: str, folder: Path) -> None:
         self.name, self.folder = name, folder / name
@@ -84,7 +85,7 @@ class Board:
         subprocess.run([sys.executable, "-m", "harness", "agent", *words], check=True, capture_output=True)
 
     def heal(self) -> None:
-        """Continue what was stopped, start what has ended."""
+        """Remove all faults: continue stopped processes and start ended ones."""
         for process in (self.agent, self.cable, *self.workers()):
             with suppress(ProcessLookupError, psutil.NoSuchProcess):
                 if process is not None:
@@ -130,7 +131,7 @@ class Board:
                 process.kill()
                 process.wait(5)
 
-    # --- faults: each returns for how long it lasts ---
+    # --- faults: each returns its duration in seconds ---
 
     def slow(self, rng: random.Random) -> float:
         return self._stop(self.workers(), rng.uniform(0.05, 0.4))
@@ -184,7 +185,7 @@ FAULTS = (
 
 
 def onnx_part(folder: Path, name: str, inputs: list[tuple[int, ...]], output: int) -> Artifact:
-    """Flattened inputs side by side, times a random matrix."""
+    """Write an ONNX part that multiplies its concatenated flat inputs by a random matrix."""
     import onnx
     from onnx import TensorProto, helper, numpy_helper
 
@@ -229,7 +230,7 @@ def onnx_part(folder: Path, name: str, inputs: list[tuple[int, ...]], output: in
 
 
 class Tormentor(threading.Thread):
-    """Hurts one board after another until told to stop; what it did is counted."""
+    """Inject one fault after another into random boards until ``stop``. Count them in ``done``."""
 
     def __init__(self, boards: list[Board], rng: random.Random, done: Counter[str]) -> None:
         super().__init__(daemon=True)
@@ -257,7 +258,7 @@ def window(
     rng: random.Random,
     done: Counter[str],
 ) -> Any:
-    """One window under fire: its samples, and how many frames were due in it."""
+    """Measure one window with faults. Return its samples, and the number of queries that were due in it."""
     runtime = plugins.runtimes.get("onnxruntime").entry
     features = {
         name: GraphPart(name=name, inputs=(IMAGE,), output=TensorSpec(shape=(FEATURES,))) for name in BOARDS

@@ -1,11 +1,16 @@
-"""Random and broken inputs at a running agent: how many it was given, crashes, hangs, and the memory it grew by.
+"""Send random and broken inputs to a running agent. Count inputs, crashes and hangs, and measure its memory growth.
 
-The agent runs in a process of its own, on loopback with TLS and token. Inputs are calls with wrong tokens, leases
-and tickets; messages of random fields and of random bytes; JSON with values changed; frames of the data stream,
-ONNX files and image files with bytes changed; several calls at once, and calls broken off; and plain bytes at its
-port. Every 50 inputs a good query is asked and its answer checked. A crash is an agent that ended or an error of its
-own (INTERNAL, UNKNOWN, UNAVAILABLE); a hang a call that is not answered within 30 seconds. A hostile model may end
-ONNX Runtime, and with it the worker's process, not the agent: that is counted apart.
+The agent runs in its own process, on loopback with TLS and token. The inputs are:
+
+- calls with wrong tokens, leases and tickets;
+- messages of random fields and of random bytes, and JSON with changed values;
+- frames, ONNX files and image files with changed bytes;
+- several calls at once, and calls that are cancelled;
+- plain bytes to its port.
+
+After every 50 inputs, a valid query is sent and its answer is checked. A crash is an agent that ended, or an internal
+error of it (INTERNAL, UNKNOWN, UNAVAILABLE). A hang is a call without an answer for 30 seconds. A hostile model may
+end ONNX Runtime, and with it the worker's process but not the agent. This is counted separately.
 
     python benchmarks/fuzz_agent.py [INPUTS] [SEED] [SECONDS AT MOST]
 """

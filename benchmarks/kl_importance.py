@@ -1,8 +1,9 @@
-"""ED-ViT's importance: exact KL (each unit left out in turn) over its Fisher approximation, in time and in ranking.
+"""Compare ED-ViT's exact KL importance (each unit left out in turn) with its Fisher approximation: time and ranking.
+
+The weights are random, so the agreement of the rankings is that of untrained models. The two take turns in one
+process.
 
     python benchmarks/kl_importance.py [runs]
-
-Weights are random, so the ranking's agreement is that of untrained models. Both are timed in turn, in one process.
 """
 
 from __future__ import annotations

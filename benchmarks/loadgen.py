@@ -1,8 +1,9 @@
-"""Our generator's p50 over that of MLCommons LoadGen, on the same session, in one process.
+"""Measure our generator's p50, divided by that of MLCommons LoadGen, on the same session in one process.
 
-They take turns: ours, LoadGen's, ours. For each scenario: ours over what LoadGen's summary says; ours over itself
-(A/A), what the machine's noise alone does; and our timing of the queries that LoadGen sent over LoadGen's own,
-which is the cost of its calls. Offline compares images per second, the other way round, so that above 1 is slower.
+The generators take turns: ours, LoadGen's, ours. Three ratios are printed for each scenario: ours over the value in
+LoadGen's summary; ours over itself (A/A), which is the noise of the machine; and, for the queries that LoadGen sent,
+our timing over LoadGen's own, which is the cost of its calls. Offline compares images per second inversely, so that a
+value above 1 is slower.
 
     python benchmarks/loadgen.py [ROUNDS]
 """
@@ -32,7 +33,7 @@ LOADS = {
 
 
 def figure(timed: LatencyTrace, load: Workload) -> float:
-    """p50 in ms, the upper of two middles as LoadGen has it; offline ms per image."""
+    """Return p50 in ms (of two middle values the upper one, as in LoadGen); for offline, ms per image."""
     if load.scenario == "offline":
         return timed.window_ns / 1e6 / (len(timed.latency_ns) * load.batch)
     return float(np.sort(timed.latency_ns)[len(timed.latency_ns) // 2]) / 1e6
@@ -52,7 +53,7 @@ def main(rounds: int) -> None:
             return session.run((batch,))
 
         alone = figure(generate(query, batches(images, 1), LOADS["single-stream"]), LOADS["single-stream"])
-        LOADS["server"] = replace(LOADS["server"], target_qps=0.3e3 / alone)  # busy for 30% of the time
+        LOADS["server"] = replace(LOADS["server"], target_qps=0.3e3 / alone)  # a utilisation of 30%
         for scenario, load in LOADS.items():
             inputs, run = batches(images, per_query(load)), whole(query, load)
             warm_up(run, inputs, load)

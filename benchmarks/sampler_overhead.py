@@ -1,8 +1,9 @@
-"""Latency with meters on over latency with meters off, in one process: slices of queries, on, off, off, on ...
+"""Measure latency with meters on, divided by latency with meters off, in one process.
 
-On: four powercap meters (made trees, read as real ones are), each at 100 Hz, and the machine's state. Slices are
-short and follow one another, so that a drift of the machine falls out of their ratio. Off against off (A/A)
-shows what noise alone does; the last line says what effect so many pairs would have shown.
+Slices of queries take turns: on, off, off, on, and so on. On means four powercap meters at 100 Hz each (made-up file
+trees, read like real ones), and the state of the machine. The slices are short and follow each other directly, so
+that a drift of the machine cancels in the ratio. Off against off (A/A) shows the noise alone. The last line says
+which effect this number of pairs would have shown.
 
     python benchmarks/sampler_overhead.py [ROUNDS]
 """
@@ -88,7 +89,7 @@ def main(rounds: int) -> None:
 
         for number in range(rounds + 3):
             first, a, b, last = on(), p50(session, images), p50(session, images), on()
-            if number >= 3:  # caches and clocks are warm
+            if number >= 3:  # caches and clocks are warm by now
                 pairs.append((first + last) / (a + b))
                 same.append(b / a)
         sampler.close()
@@ -103,7 +104,7 @@ def main(rounds: int) -> None:
 
 
 def interval(ratios: list[float]) -> tuple[float, float]:
-    """Of the median, from the binomial distribution of its rank: a stall of the machine is one rank, no more."""
+    """Return the interval of the median from the binomial distribution of its rank. A stall counts as one rank."""
     ordered, n = sorted(ratios), len(ratios)
     off = 1.96 * math.sqrt(n) / 2
     return ordered[max(0, math.floor(n / 2 - off))], ordered[min(n - 1, math.ceil(n / 2 + off))]

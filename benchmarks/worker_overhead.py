@@ -1,7 +1,7 @@
-"""The worker's p50 over that of a hand-written loop, on the same exported model and settings.
+"""Measure the worker's p50, divided by that of a hand-written loop, on the same exported model and settings.
 
-Fresh processes take turns: loop, worker, loop, worker ... The comparison of the loops with each other (A/A)
-shows what the machine's noise alone does.
+Fresh processes take turns: loop, worker, loop, worker, and so on. The comparison of the loops with each other (A/A)
+shows the noise of the machine.
 
     python benchmarks/worker_overhead.py [ROUNDS]
 """
