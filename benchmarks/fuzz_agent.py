@@ -49,8 +49,8 @@ from harness_remote.wire.framesocket import connect
 from harness_remote.wire.wire import LEASE, MAX_MESSAGE_BYTES, OPTIONS, SERVICE
 
 HANG_S = 30.0
-EACH = 50  # inputs between two good queries
-MEMORY_BYTES = 12 * 2**30  # of address space: a model may ask for any amount
+EACH = 50  # inputs between two valid queries
+MEMORY_BYTES = 12 * 2**30  # limit of the address space: a model may ask for any amount
 
 AGENT = """
 import os, resource, sys, threading
@@ -161,7 +161,7 @@ VALID: dict[str, Any] = {
     "Begin": pb.BeginRequest(),
     "End": pb.EndRequest(spans='{"load": [1, 2]}', clock_error_ns=1, images=1),
 }
-RARE = {"Release", "Acquire", "Open", "Describe", "Measure"}  # they end the session, or take long
+RARE = {"Release", "Acquire", "Open", "Describe", "Measure"}  # they end the session or take long
 METHODS = [name for name in VALID for _ in range(1 if name in RARE else 12)] + ["Describe", "Nonsense"]
 
 
@@ -169,7 +169,7 @@ METHODS = [name for name in VALID for _ in range(1 if name in RARE else 12)] + [
 
 
 class Fuzz:
-    """Makes inputs; the same ones for the same seed."""
+    """Makes inputs. The same seed gives the same inputs."""
 
     def __init__(self, seed: int) -> None:
         self.random = random.Random(seed)
@@ -178,7 +178,7 @@ class Fuzz:
         return self.random.randbytes(self.random.randrange(most))
 
     def changed(self, data: bytes) -> bytes:
-        """A few bytes changed, left out, put in, repeated, or cut off."""
+        """Return ``data`` with some bytes changed, removed, inserted or repeated, or with its end cut off."""
         found = bytearray(data)
         for _ in range(self.random.randint(1, 6)):
             at, length = self.random.randint(0, len(found)), self.random.choice((1, 1, 1, 2, 4, 16))
@@ -214,7 +214,7 @@ class Fuzz:
         )
 
     def json(self, value: Any) -> Any:
-        """A JSON value with one of its parts changed."""
+        """Return a JSON value with one part changed."""
         if isinstance(value, dict) and value and self.random.random() < 0.9:
             key = self.random.choice(list(value))
             kind = self.random.random()
@@ -236,7 +236,7 @@ class Fuzz:
         return json.dumps(self.json(json.loads(text)))
 
     def message(self, valid: Any) -> bytes:
-        """A message like ``valid``, some of its fields changed."""
+        """Return a message like ``valid`` with some fields changed."""
         kind = self.random.random()
         if kind < 0.15:
             return self.bytes()
@@ -301,11 +301,11 @@ class Fuzz:
         return frame[:4] + len(text).to_bytes(4, "little") + text + frame[8 + length :]
 
 
-# --- the agent, and what became of it --------------------------------------------------------------
+# --- the agent and its state --------------------------------------------------------------
 
 
 class Target:
-    """A running agent, and one client of it."""
+    """A running agent and a client."""
 
     def __init__(self, folder: Path) -> None:
         self.identity = secrets.create(folder / "identity")
@@ -334,16 +334,16 @@ class Target:
         return [(name, value) for name, value in told.items() if value]
 
     def call(self, name: str, data: bytes | Iterator[bytes], metadata: list[tuple[str, str]]) -> list[bytes]:
-        """The answers to raw messages; everything of this service may be called as a stream."""
+        """Return the answers to raw messages. Every method of this service can be called as a stream."""
         messages = iter([data]) if isinstance(data, bytes) else data
         stream = self.channel.stream_stream(f"/{SERVICE}/{name}")
         answers = list(stream(messages, timeout=HANG_S, metadata=metadata))
-        if name == "Acquire":  # else nobody could give it back
+        if name == "Acquire":  # otherwise nobody could return the lease
             self.lease = pb.Lease.FromString(answers[0]).id
         return answers
 
     def tried(self, what: str, data: bytes, act: Callable[[], Any]) -> None:
-        """Do something, and note what became of it."""
+        """Run ``act`` and count its outcome."""
         try:
             act()
         except grpc.RpcError as error:
@@ -359,7 +359,7 @@ class Target:
             self.became["answered"] += 1
 
     def ready(self) -> None:
-        """From whatever it was left in to a session that answers; the answer is checked."""
+        """Bring the agent from any state to a session that answers a valid query, and check the answer."""
         with_lease = self.metadata
         with suppress(grpc.RpcError):
             self.call("Release", b"", with_lease())
@@ -368,7 +368,7 @@ class Target:
             try:
                 self.call("Acquire", VALID["Acquire"].SerializeToString(), with_lease())
                 break
-            except grpc.RpcError as error:  # someone who was fuzzed holds it, for seconds
+            except grpc.RpcError as error:  # an input holds the lease for some seconds
                 if time.monotonic() > until:
                     raise SystemExit(f"the agent cannot be acquired again: {error.details()}") from None
                 time.sleep(0.2)
@@ -387,7 +387,7 @@ class Target:
             raise SystemExit(f"a good query in a new session: {problem}")
 
     def check(self) -> str:
-        """Why a good query is not answered now; the answer is checked."""
+        """Return why a valid query has no answer, or an empty string. Exit if its answer is wrong."""
         frame = b"".join(pack({"op": "run", "part": "model", "id": 5}, [IMAGES]))
         try:
             (answer,) = self.call("Stream", frame, self.metadata())
@@ -399,11 +399,11 @@ class Target:
         return str(header.get("error", ""))
 
     def size(self) -> tuple[float, int, int]:
-        """Resident MB, threads, open files of the agent."""
+        """Return resident MB, threads and open files of the agent."""
         return self.seen.memory_info().rss / 1e6, self.seen.num_threads(), self.seen.num_fds()
 
     def end(self) -> bool:
-        """Stop it; whether it went by itself."""
+        """Stop the agent with SIGTERM. Return whether it ended with exit code 0."""
         self.channel.close()
         self.process.send_signal(signal.SIGTERM)
         try:
@@ -414,7 +414,7 @@ class Target:
 
 
 def put(target: Target, fuzz: Fuzz, data: bytes) -> str:
-    """Send a file, in one to three pieces."""
+    """Send a file in one to three pieces."""
     name = hashlib.sha256(data).hexdigest()
     cuts = sorted(fuzz.random.randint(0, len(data)) for _ in range(fuzz.random.randrange(3)))
     pieces = [data[a:b] for a, b in zip([0, *cuts], [*cuts, len(data)], strict=True)]
@@ -426,7 +426,7 @@ def put(target: Target, fuzz: Fuzz, data: bytes) -> str:
 
 
 def one(target: Target, fuzz: Fuzz) -> None:
-    """One input; several where they are made at once."""
+    """Send one input, or several at once."""
     kind = fuzz.random.random()
     if kind < 0.4:
         _method(target, fuzz)()
@@ -448,7 +448,7 @@ def one(target: Target, fuzz: Fuzz) -> None:
 
 
 def _method(target: Target, fuzz: Fuzz) -> Callable[[], None]:
-    """A call with a changed message, under any token and lease."""
+    """Send a call with a changed message, with any token and lease."""
     name = fuzz.random.choice(METHODS)
     data = fuzz.message(VALID.get(name, pb.HealthRequest()))
     if fuzz.random.random() < 0.005:
@@ -467,7 +467,7 @@ def _method(target: Target, fuzz: Fuzz) -> Callable[[], None]:
 
 
 def _stream(target: Target, fuzz: Fuzz) -> Callable[[], None]:
-    """Changed frames, under the lease."""
+    """Send changed frames with the lease."""
     frames = [fuzz.frame() for _ in range(fuzz.random.choice((1, 1, 3, 20)))]
     metadata = target.metadata()
     return lambda: target.tried(
@@ -476,7 +476,7 @@ def _stream(target: Target, fuzz: Fuzz) -> Callable[[], None]:
 
 
 def _frames(target: Target, fuzz: Fuzz) -> Callable[[], None]:
-    """What another board might send: changed frames after a ticket; a changed greeting; no TLS."""
+    """Send what another board could send: changed frames after a ticket, a changed greeting, or no TLS."""
     kind = fuzz.random.random()
     frames = [fuzz.frame() for _ in range(fuzz.random.choice((1, 1, 3, 20)))]
     greeting = b"".join(pack({"ticket": target.ticket}))
@@ -516,7 +516,7 @@ def _frames(target: Target, fuzz: Fuzz) -> Callable[[], None]:
         except TimeoutError:
             target.became["hang"] += 1
             target.bad.append(f"frames: hang for {greeting!r} {b'|'.join(frames)[:400]!r}")
-        except OSError:  # it hung up
+        except OSError:  # the agent closed the connection
             target.became["refused"] += 1
         else:
             target.became["answered"] += 1
@@ -530,7 +530,7 @@ def address_of(target: str) -> tuple[str, int]:
 
 
 def _broken_off(target: Target, fuzz: Fuzz) -> Callable[[], None]:
-    """A call that its caller leaves within milliseconds, while it sends."""
+    """Send a call and cancel it within milliseconds, while it is being sent."""
     name = fuzz.random.choice(("Stream", "Stream", "Put", "Follow", "Load", "Serve"))
     data = fuzz.frame() if name == "Stream" else VALID.get(name, pb.HealthRequest()).SerializeToString()
     wait_s, metadata = fuzz.random.random() * 0.01, target.metadata()
@@ -550,7 +550,7 @@ def _broken_off(target: Target, fuzz: Fuzz) -> Callable[[], None]:
 
 
 def _model(target: Target, fuzz: Fuzz) -> None:
-    """An ONNX file with bytes changed: sent, loaded, run."""
+    """Send, load and run an ONNX file with changed bytes."""
     data = fuzz.changed(MODEL) or b"x"
 
     def load() -> None:
@@ -565,7 +565,7 @@ def _model(target: Target, fuzz: Fuzz) -> None:
 
 
 def _measure(target: Target, fuzz: Fuzz) -> None:
-    """Images or the load changed, followed for a moment, and ended."""
+    """Start a measurement with changed images or a changed workload, follow it for a moment, and end it."""
     images = fuzz.changed(FILE) if fuzz.random.random() < 0.5 else FILE
     load = LOAD if images is not FILE else fuzz.json_text(LOAD)
 
@@ -585,7 +585,7 @@ def _measure(target: Target, fuzz: Fuzz) -> None:
 
 
 def _plain(target: Target, fuzz: Fuzz) -> None:
-    """Bytes that are no TLS, or the beginning of it."""
+    """Send bytes that are not TLS, or only the beginning of TLS."""
     data = (
         fuzz.random.choice(
             (b"GET / HTTP/1.1\r\n\r\n", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", b"\x16\x03\x01\x02\0\x01")
@@ -614,7 +614,7 @@ def main(inputs: int, seed: int, seconds: int) -> int:
             if target.became.total() >= inputs or time.monotonic() - began > seconds:
                 break
             if number % EACH == 0:
-                if target.check():  # an input ended the session, as it may
+                if target.check():  # an input may end the session
                     target.ready()
                 sizes.append(target.size())
             one(target, fuzz)
@@ -626,7 +626,7 @@ def main(inputs: int, seed: int, seconds: int) -> int:
         sizes.append(target.size())
         stopped = target.end()
         log = (Path(name) / "log").read_text(errors="replace").splitlines()
-    warm = sizes[len(sizes) // 5]  # pools and caches are filled by then
+    warm = sizes[len(sizes) // 5]  # pools and caches are full by then
     last = sizes[-1]
     for line in target.bad[:20] + (log[-100:] if target.bad else []):
         print(line)

@@ -1,6 +1,6 @@
 """Measure the time of ``harness --help`` as a whole process, divided by that of an empty Python process.
 
-    python benchmarks/help_time.py [RUNS]
+python benchmarks/help_time.py [RUNS]
 """
 
 from __future__ import annotations

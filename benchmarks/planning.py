@@ -1,6 +1,6 @@
 """Measure the time to plan a suite of 10,000 cells, divided by that of a suite of 1,000.
 
-    python benchmarks/planning.py
+python benchmarks/planning.py
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
-"""A query's round trip, 602 KB there and 3 KB back, by what carries it: our stream against raw sockets and gRPC.
+"""Measure the round trip of a query, 602 KB there and 3 KB back: our connection against raw sockets and gRPC.
 
-On loopback, and between two network namespaces over veth, where they can be made: as it is, passing 64 KB at once,
-and in packets of 1500 bytes, as a wire does. The stream has TLS and a ticket,
-and is answered by the agent, or by the worker behind it. "TLS alone" seals and
-opens in memory, without a network: what two ends compute, at best side by side. All take turns in one run, so that what else the machine does falls on all alike; the
-medians are in microseconds.
+The measurement runs on loopback, and over veth between two network namespaces if these can be created. Over veth it
+runs twice: as the kernel sends it, 64 KB at once, and in packets of 1500 bytes, as on a wire. Our connection has TLS
+and a ticket. Either the agent answers it, or the worker behind the agent. "TLS alone" encrypts and decrypts in
+memory, without a network: the compute of both ends, at best in parallel. All take turns in one run, so that other
+work of the machine affects all equally. The medians are in microseconds.
 
     python benchmarks/transport.py [ROUNDS]
 """
@@ -50,7 +50,7 @@ Trip = Callable[[int, int], None]
 
 
 def serve(host: str, folder: Path) -> None:
-    """Raw TCP, raw TLS and gRPC unary, each at a port of its own, which are printed; until killed."""
+    """Serve raw TCP, raw TLS and gRPC unary, each on its own port. Print the ports. Run until killed."""
     import grpc
 
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -155,7 +155,7 @@ def unary(target: str, stack: ExitStack) -> Trip:
 
 
 def streamed(folder: Path, stack: ExitStack) -> tuple[Trip, Trip]:
-    """The agent's data stream as the central node's worker opens it: answered by the agent, and by its worker."""
+    """Open the data connection as the worker of a central device does. Return the trips to the agent and its worker."""
     from harness.worker.frames import pack
     from harness_remote import agent_pb2 as pb
     from harness_remote.client.client import Client
@@ -190,14 +190,16 @@ def streamed(folder: Path, stack: ExitStack) -> tuple[Trip, Trip]:
 
 
 def compare(host: str, folder: Path, within: list[str], rounds: int) -> dict[str, dict[str, float]]:
-    """Medians in microseconds, by size and carrier; ``within``: the command that runs another at the other end."""
+    """Return medians in microseconds by size and carrier. ``within`` is the command that runs a program at the other end."""
     from harness_remote.wire import secrets
 
     secured, bare = folder / "secured", folder / "bare"
     secrets.create(secured)
     bare.mkdir()
     with ExitStack() as stack:
-        for one in [secured] if within else [secured, bare]:  # bare on this machine's own addresses only
+        for one in (
+            [secured] if within else [secured, bare]
+        ):  # without TLS only on this machine's own addresses
             _agent(host, one, within, stack)
         others = _start([*within, sys.executable, __file__, "--serve", host, str(secured)], stack)
         assert others.stdout is not None
@@ -224,7 +226,7 @@ def _taken(trips: dict[str, Trip], up: int, down: int, rounds: int) -> dict[str,
     for _ in range(rounds):
         drawn.shuffle(order)
         for name in order:
-            trips[name](up, down)  # caches and windows are its own again
+            trips[name](up, down)  # fill its caches and windows again
             for _ in range(TURN):
                 start = time.perf_counter_ns()
                 trips[name](up, down)
@@ -272,7 +274,7 @@ def _start(command: list[str], stack: ExitStack) -> subprocess.Popen[str]:
 
 
 def over_veth(folder: Path, rounds: int, where: str) -> dict[str, dict[str, float]] | str:
-    """:func:`compare` between two namespaces; a line where this machine has none."""
+    """Run :func:`compare` between two namespaces. If this machine cannot create them, return one line with the reason."""
     from harness_remote.lab.namespaces import enter, probe
 
     able = probe()
@@ -296,7 +298,7 @@ def inside(mode: Any, folder: Path, rounds: int, where: str) -> None:
     from harness_remote.lab.labfile import Lab
     from harness_remote.lab.namespaces import build, in_namespace
 
-    link = {"rate": "1 Gbit/s", "ports": "per-link"}  # of a relay that is not started
+    link = {"rate": "1 Gbit/s", "ports": "per-link"}  # for a relay that is not started
     hosts = build(Lab.model_validate({"lab": "transport", "boards": [BOARD], "link": link}))
     within = in_namespace(BOARD, mode)
     if where == "veth in packets":
