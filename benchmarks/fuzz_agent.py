@@ -3,8 +3,8 @@
 The agent runs in its own process, on loopback with TLS and token. The inputs are:
 
 - calls with wrong tokens, leases and tickets;
-- messages of random fields and of random bytes, and JSON with changed values;
-- frames, ONNX files and image files with changed bytes;
+- messages of random fields and of random bytes, and commands with changed values;
+- frames of other boards, ONNX files and image files with changed bytes;
 - several calls at once, and calls that are cancelled;
 - plain bytes to its port.
 
@@ -32,6 +32,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -41,10 +42,21 @@ import onnx
 import psutil
 from onnx import helper
 
-from harness.types import Artifact, Graph, GraphPart, TensorSpec, Workload
-from harness.worker.frames import DTYPES, header_of, pack, unpack
+from harness.types import Graph, GraphPart, TensorSpec, Workload
+from harness.worker.commands import Begin, Command, End
+from harness.worker.frames import DTYPES, FrameError, header_of, pack, unpack
 from harness_remote import agent_pb2 as pb
 from harness_remote.wire import codec, secrets
+from harness_remote.wire.commands import (
+    InferFile,
+    Join,
+    LoadFile,
+    MeasureFile,
+    Open,
+    Serve,
+    Served,
+    ShippedArtifact,
+)
 from harness_remote.wire.framesocket import connect
 from harness_remote.wire.wire import LEASE, MAX_MESSAGE_BYTES, OPTIONS, SERVICE
 
@@ -123,21 +135,33 @@ def image_file() -> bytes:
 
 
 MODEL, FILE = model(), image_file()
-ARTIFACT = codec.artifact_to_json(
-    Artifact(
-        path=Path(),
-        runtime="",
-        precision="float32",
-        weight_bytes=48,
-        inputs=(TensorSpec(shape=(4,)),),
-        output=TensorSpec(shape=(3,)),
-        meta={"opset": 18, "precision": "float32", "quantised": 0, "spinning": False},
-    )
+ARTIFACT = ShippedArtifact(
+    precision="float32",
+    weight_bytes=48,
+    inputs=(TensorSpec(shape=(4,)),),
+    output=TensorSpec(shape=(3,)),
+    meta={"opset": 18, "precision": "float32", "quantised": 0, "spinning": False},
 )
-GRAPH = codec.to_json(
-    Graph(parts=(GraphPart(name="model", inputs=("image",), output=TensorSpec(shape=(3,))),))
-)
-LOAD = codec.to_json(Workload(min_time_s=0.01, min_queries=2, max_time_s=0.05, warmup="one", idle_s=0.0))
+GRAPH = Graph(parts=(GraphPart(name="model", inputs=("image",), output=TensorSpec(shape=(3,))),))
+WORKLOAD = Workload(min_time_s=0.01, min_queries=2, max_time_s=0.05, warmup="one", idle_s=0.0)
+MODEL_NAME, FILE_NAME = hashlib.sha256(MODEL).hexdigest(), hashlib.sha256(FILE).hexdigest()
+
+
+def work(command: Command[Any]) -> pb.WorkRequest:
+    return pb.WorkRequest(kind=type(command).__name__, value=codec.to_json(command))
+
+
+LOAD = LoadFile(part="model", runtime="onnxruntime", sha256=MODEL_NAME, artifact=ARTIFACT, device="cpu")
+COMMANDS = {
+    "Open": work(Open(1)),
+    "LoadFile": work(LOAD),
+    "Serve": work(Serve()),
+    "Join": work(Join(GRAPH)),
+    "InferFile": work(InferFile(FILE_NAME, 2)),
+    "MeasureFile": work(MeasureFile(FILE_NAME, WORKLOAD)),
+    "Begin": work(Begin()),
+    "End": work(End({"load": (1, 2)}, 1, 1)),
+}
 VALID: dict[str, Any] = {
     "Health": pb.HealthRequest(),
     "Acquire": pb.AcquireRequest(holder="me", seconds=60),
@@ -145,24 +169,20 @@ VALID: dict[str, Any] = {
     "Release": pb.ReleaseRequest(),
     "Stat": pb.StatRequest(sha256=hashlib.sha256(MODEL).hexdigest(), size=len(MODEL)),
     "Put": pb.PutRequest(sha256=hashlib.sha256(MODEL).hexdigest(), size=len(MODEL), data=MODEL),
-    "Open": pb.OpenRequest(threads=1),
-    "Load": pb.LoadRequest(
-        part="model",
-        runtime="onnxruntime",
-        sha256=hashlib.sha256(MODEL).hexdigest(),
-        artifact=ARTIFACT,
-        device="cpu",
-    ),
-    "Serve": pb.ServeRequest(),
-    "Connect": pb.ConnectRequest(graph=GRAPH),
-    "Measure": pb.MeasureRequest(load=LOAD, sha256=hashlib.sha256(FILE).hexdigest()),
     "Follow": pb.FollowRequest(id="x"),
     "Cancel": pb.CancelRequest(id="x"),
-    "Begin": pb.BeginRequest(),
-    "End": pb.EndRequest(spans='{"load": [1, 2]}', clock_error_ns=1, images=1),
 }
-RARE = {"Release", "Acquire", "Open", "Describe", "Measure"}  # they end the session or take long
-METHODS = [name for name in VALID for _ in range(1 if name in RARE else 12)] + ["Describe", "Nonsense"]
+RARE = {
+    "Release",
+    "Acquire",
+    "Describe",
+    "Open",
+    "InferFile",
+    "MeasureFile",
+}  # they end the session, or take long
+REQUESTS: dict[str, Any] = {**VALID, **COMMANDS}
+METHODS = [name for name in REQUESTS for _ in range(1 if name in RARE else 12)] + ["Describe", "Nonsense"]
+"""Calls, and commands by their kind."""
 
 
 # --- what is not -----------------------------------------------------------------------------------
@@ -379,24 +399,38 @@ class Target:
             if held < len(data):
                 put = pb.PutRequest(sha256=name, size=len(data), offset=held, data=data[held:])
                 self.call("Put", put.SerializeToString(), with_lease())
-        for name in ("Open", "Load", "Connect"):
-            self.call(name, VALID[name].SerializeToString(), with_lease())
-        (told,) = self.call("Serve", b"", with_lease())
-        self.ticket = pb.ServeReply.FromString(told).ticket
+        for name in ("Open", "LoadFile", "Join"):
+            self.call("Work", COMMANDS[name].SerializeToString(), with_lease())
+        (answer,) = self.call("Work", COMMANDS["Serve"].SerializeToString(), with_lease())
+        self.ticket = codec.unpack(Served, pb.WorkReply.FromString(answer).answer).ticket
         if problem := self.check():
             raise SystemExit(f"a good query in a new session: {problem}")
 
     def check(self) -> str:
         """Return why a valid query has no answer, or an empty string. Exit if its answer is wrong."""
-        frame = b"".join(pack({"op": "run", "part": "model", "id": 5}, [IMAGES]))
         try:
-            (answer,) = self.call("Stream", frame, self.metadata())
-        except grpc.RpcError as error:
-            return f"{error.code().name} {error.details()}"
-        header, outputs = unpack(answer)
+            header, outputs = self.asked("model")
+        except OSError as error:
+            return str(error)
         if outputs and not np.allclose(outputs[0], np.maximum(IMAGES @ WEIGHT, 0), atol=1e-5):
             raise SystemExit(f"a good query has the answer {outputs[0].tolist()}")
         return str(header.get("error", ""))
+
+    def asked(self, part: str) -> tuple[dict[str, Any], list[Any]]:
+        """The answer to a good frame for a part, over a connection of its own. Raises ``OSError``."""
+        conn = connect(self.frames, self.identity.certificate_pem, HANG_S, MAX_MESSAGE_BYTES)
+        try:
+            conn.send(pack({"ticket": self.ticket}))
+            welcome = conn.receive()
+            if welcome is None or (why := header_of(welcome)[0].get("error")):
+                raise OSError(why if welcome is not None else "it closed the connection")
+            conn.send(pack({"op": "run", "part": part, "id": 5}, [IMAGES]))
+            answer = conn.receive()
+            if answer is None:
+                raise OSError("it closed the connection")
+            return unpack(answer)
+        finally:
+            conn.hang_up()
 
     def size(self) -> tuple[float, int, int]:
         """Return resident MB, threads and open files of the agent."""
@@ -430,12 +464,10 @@ def one(target: Target, fuzz: Fuzz) -> None:
     kind = fuzz.random.random()
     if kind < 0.4:
         _method(target, fuzz)()
-    elif kind < 0.51:
-        _stream(target, fuzz)()
     elif kind < 0.62:
         _frames(target, fuzz)()
     elif kind < 0.66:
-        made = [fuzz.random.choice((_method, _stream, _frames, _broken_off))(target, fuzz) for _ in range(6)]
+        made = [fuzz.random.choice((_method, _frames, _frames, _broken_off))(target, fuzz) for _ in range(6)]
         list(target.pool.map(lambda act: act(), made))
     elif kind < 0.72:
         _broken_off(target, fuzz)()
@@ -448,9 +480,10 @@ def one(target: Target, fuzz: Fuzz) -> None:
 
 
 def _method(target: Target, fuzz: Fuzz) -> Callable[[], None]:
-    """Send a call with a changed message, with any token and lease."""
-    name = fuzz.random.choice(METHODS)
-    data = fuzz.message(VALID.get(name, pb.HealthRequest()))
+    """A call with a changed message, under any token and lease."""
+    kind = fuzz.random.choice(METHODS)
+    data = fuzz.message(REQUESTS.get(kind, pb.HealthRequest()))
+    name = "Work" if kind in COMMANDS else kind
     if fuzz.random.random() < 0.005:
         data = fuzz.random.randbytes(5_000_000)
     wrong = fuzz.random.random()
@@ -464,15 +497,6 @@ def _method(target: Target, fuzz: Fuzz) -> Callable[[], None]:
     elif wrong < 0.3:
         metadata = [*metadata, ("x-bin", fuzz.bytes()), ("harness-lease", "again")]
     return lambda: target.tried(name, data, lambda: target.call(name, data, metadata))
-
-
-def _stream(target: Target, fuzz: Fuzz) -> Callable[[], None]:
-    """Send changed frames with the lease."""
-    frames = [fuzz.frame() for _ in range(fuzz.random.choice((1, 1, 3, 20)))]
-    metadata = target.metadata()
-    return lambda: target.tried(
-        "Stream", b"|".join(frames), lambda: target.call("Stream", iter(frames), metadata)
-    )
 
 
 def _frames(target: Target, fuzz: Fuzz) -> Callable[[], None]:
@@ -530,9 +554,10 @@ def address_of(target: str) -> tuple[str, int]:
 
 
 def _broken_off(target: Target, fuzz: Fuzz) -> Callable[[], None]:
-    """Send a call and cancel it within milliseconds, while it is being sent."""
-    name = fuzz.random.choice(("Stream", "Stream", "Put", "Follow", "Load", "Serve"))
-    data = fuzz.frame() if name == "Stream" else VALID.get(name, pb.HealthRequest()).SerializeToString()
+    """A call that its caller leaves within milliseconds, while it sends."""
+    kind = fuzz.random.choice(("Put", "Follow", "LoadFile", "Serve", "InferFile"))
+    data = REQUESTS[kind].SerializeToString()
+    name = "Work" if kind in COMMANDS else kind
     wait_s, metadata = fuzz.random.random() * 0.01, target.metadata()
 
     def send() -> Iterator[bytes]:
@@ -554,12 +579,10 @@ def _model(target: Target, fuzz: Fuzz) -> None:
     data = fuzz.changed(MODEL) or b"x"
 
     def load() -> None:
-        request = pb.LoadRequest()
-        request.CopyFrom(VALID["Load"])
-        request.sha256, request.part = put(target, fuzz, data), "fuzzed"
-        target.call("Load", request.SerializeToString(), target.metadata())
-        frame = b"".join(pack({"op": "run", "part": "fuzzed", "id": 5}, [IMAGES]))
-        target.call("Stream", frame, target.metadata())
+        command = replace(LOAD, sha256=put(target, fuzz, data), part="fuzzed")
+        target.call("Work", work(command).SerializeToString(), target.metadata())
+        with suppress(OSError, FrameError):  # the worker may have ended
+            target.asked("fuzzed")
 
     target.tried("ONNX", data, load)
 
@@ -567,12 +590,14 @@ def _model(target: Target, fuzz: Fuzz) -> None:
 def _measure(target: Target, fuzz: Fuzz) -> None:
     """Start a measurement with changed images or a changed workload, follow it for a moment, and end it."""
     images = fuzz.changed(FILE) if fuzz.random.random() < 0.5 else FILE
-    load = LOAD if images is not FILE else fuzz.json_text(LOAD)
+    text = codec.to_json(MeasureFile("NAME", WORKLOAD))
+    value = text if images is not FILE else fuzz.json_text(text)
 
     def measure() -> None:
-        request = pb.MeasureRequest(load=load, sha256=put(target, fuzz, images or b"x"))
-        (told,) = target.call("Measure", request.SerializeToString(), target.metadata())
-        job = pb.Job.FromString(told).id
+        name = put(target, fuzz, images or b"x")
+        request = pb.WorkRequest(kind="MeasureFile", value=value.replace("NAME", name))
+        (answer,) = target.call("Work", request.SerializeToString(), target.metadata())
+        job = pb.WorkReply.FromString(answer).job
         follow = pb.FollowRequest(id=job, offset=fuzz.random.choice((0, 0, 1, -1, 2**40))).SerializeToString()
         stream = target.channel.stream_stream(f"/{SERVICE}/Follow")(
             iter([follow]), timeout=HANG_S, metadata=target.metadata()
@@ -581,7 +606,7 @@ def _measure(target: Target, fuzz: Fuzz) -> None:
             if pb.FollowReply.FromString(answer).running:
                 target.call("Cancel", pb.CancelRequest(id=job).SerializeToString(), target.metadata())
 
-    target.tried("Measure", load.encode() + images, measure)
+    target.tried("Measure", value.encode() + images, measure)
 
 
 def _plain(target: Target, fuzz: Fuzz) -> None:

@@ -157,9 +157,9 @@ def unary(target: str, stack: ExitStack) -> Trip:
 def streamed(folder: Path, stack: ExitStack) -> tuple[Trip, Trip]:
     """Open the data connection as the worker of a central device does. Return the trips to the agent and its worker."""
     from harness.worker.frames import pack
-    from harness_remote import agent_pb2 as pb
     from harness_remote.client.client import Client
     from harness_remote.client.peer import open_peer
+    from harness_remote.wire.commands import Open, Serve
     from harness_remote.wire.secrets import Credentials
 
     address = json.loads((folder / "ready.json").read_text())["address"]
@@ -168,8 +168,8 @@ def streamed(folder: Path, stack: ExitStack) -> tuple[Trip, Trip]:
     client = Client(BOARD, Credentials(address, certificate, token.decode().strip()))
     stack.callback(client.close)
     client.acquire()
-    client.call("Open", pb.OpenRequest(threads=1), pb.Done, work=True)
-    ticket = client.call("Serve", pb.ServeRequest(), pb.ServeReply).ticket
+    client.work(Open(threads=1))
+    ticket = client.work(Serve()).ticket
     frames = json.loads((folder / "ready.json").read_text())["frames"]
     answers: queue.SimpleQueue[Any] = queue.SimpleQueue()
     details = {"device": BOARD, "target": frames, "certificate": certificate.decode(), "ticket": ticket}

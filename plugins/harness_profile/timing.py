@@ -15,9 +15,9 @@ from statistics import median
 from typing import TYPE_CHECKING, Any, cast
 
 import harness
+from harness.devices import Link, processor_of
 from harness.errors import DeviceError
-from harness.plan.profiles.profile import Kind, Link, Point, Profile
-from harness.plan.profiles.stored import processor_of
+from harness.plan.profiles.profile import Kind, Point, Profile
 from harness.types import (
     IMAGE,
     Artifact,
@@ -157,10 +157,11 @@ def measure_profile(
     for number, probe in enumerate(probes, 1):
         say(f"preparing {number}/{len(probes)}: {probe.what}")
         prepared.append((probe, *_prepared(probe, runtime, store, code)))
-    points, facts = [], {}
+    points: list[Point] = []
+    facts: Mapping[str, Any] = {}
     for number, (probe, artifact, counts) in enumerate(prepared, 1):
         say(f"timing {number}/{len(probes)}: {probe.what}")
-        tries = []
+        tries: list[Point] = []
         while len(tries) < TRIES and (not tries or tries[-1].flags):  # disturbed: again, in a fresh worker
             samples, facts, remote = _timed(backend, spec, runtime.entry, probe, artifact)
             tries.append(_point(probe, artifact, counts, samples))

@@ -14,7 +14,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1aharness_remote/agent.proto\x12\x10harness.agent.v1\"\x0f\n\rHealthRequest\"D\n\x0bHealthReply\x12\x14\n\x0cmonotonic_ns\x18\x01 \x01(\x03\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x0e\n\x06leased\x18\x03 \x01(\x08\"\x11\n\x0f\x44\x65scribeRequest\"\x1e\n\rDescribeReply\x12\r\n\x05\x62oard\x18\x01 \x01(\t\"1\n\x0e\x41\x63quireRequest\x12\x0e\n\x06holder\x18\x01 \x01(\t\x12\x0f\n\x07seconds\x18\x02 \x01(\x01\"$\n\x05Lease\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0f\n\x07seconds\x18\x02 \x01(\x01\"\x1f\n\x0cRenewRequest\x12\x0f\n\x07seconds\x18\x01 \x01(\x01\"\x10\n\x0eReleaseRequest\"\x06\n\x04\x44one\"+\n\x0bStatRequest\x12\x0e\n\x06sha256\x18\x01 \x01(\t\x12\x0c\n\x04size\x18\x02 \x01(\x03\"\x19\n\tStatReply\x12\x0c\n\x04held\x18\x01 \x01(\x03\"H\n\nPutRequest\x12\x0e\n\x06sha256\x18\x01 \x01(\t\x12\x0c\n\x04size\x18\x02 \x01(\x03\x12\x0e\n\x06offset\x18\x03 \x01(\x03\x12\x0c\n\x04\x64\x61ta\x18\x04 \x01(\x0c\".\n\x0bOpenRequest\x12\x0f\n\x07threads\x18\x01 \x01(\x05\x12\x0e\n\x06meters\x18\x02 \x03(\t\"^\n\x0bLoadRequest\x12\x0c\n\x04part\x18\x01 \x01(\t\x12\x0f\n\x07runtime\x18\x02 \x01(\t\x12\x0e\n\x06sha256\x18\x03 \x01(\t\x12\x10\n\x08\x61rtifact\x18\x04 \x01(\t\x12\x0e\n\x06\x64\x65vice\x18\x05 \x01(\t\"\x1a\n\tLoadReply\x12\r\n\x05\x66\x61\x63ts\x18\x01 \x01(\t\"\x0e\n\x0cServeRequest\"*\n\nServeReply\x12\x0e\n\x06ticket\x18\x01 \x01(\t\x12\x0c\n\x04port\x18\x02 \x01(\r\"Z\n\x04Peer\x12\r\n\x05parts\x18\x01 \x03(\t\x12\x0e\n\x06\x64\x65vice\x18\x02 \x01(\t\x12\x0e\n\x06target\x18\x03 \x01(\t\x12\x13\n\x0b\x63\x65rtificate\x18\x04 \x01(\t\x12\x0e\n\x06ticket\x18\x05 \x01(\t\"F\n\x0e\x43onnectRequest\x12\r\n\x05graph\x18\x01 \x01(\t\x12%\n\x05peers\x18\x02 \x03(\x0b\x32\x16.harness.agent.v1.Peer\".\n\x0eMeasureRequest\x12\x0c\n\x04load\x18\x01 \x01(\t\x12\x0e\n\x06sha256\x18\x02 \x01(\t\"\x11\n\x03Job\x12\n\n\x02id\x18\x01 \x01(\t\"+\n\rFollowRequest\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0e\n\x06offset\x18\x02 \x01(\x03\"e\n\x0b\x46ollowReply\x12\x0f\n\x07running\x18\x01 \x01(\x08\x12\r\n\x05\x65rror\x18\x02 \x01(\t\x12\x0c\n\x04kind\x18\x03 \x01(\t\x12\x0c\n\x04size\x18\x04 \x01(\x03\x12\x0c\n\x04\x64\x61ta\x18\x05 \x01(\x0c\x12\x0c\n\x04lost\x18\x06 \x01(\t\"\x1b\n\rCancelRequest\x12\n\n\x02id\x18\x01 \x01(\t\"\x0e\n\x0c\x42\x65ginRequest\"C\n\nEndRequest\x12\r\n\x05spans\x18\x01 \x01(\t\x12\x16\n\x0e\x63lock_error_ns\x18\x02 \x01(\x03\x12\x0e\n\x06images\x18\x03 \x01(\x03\"\x1a\n\x08\x45ndReply\x12\x0e\n\x06\x62\x65side\x18\x01 \x01(\x0c\x32\xda\x08\n\x05\x41gent\x12H\n\x06Health\x12\x1f.harness.agent.v1.HealthRequest\x1a\x1d.harness.agent.v1.HealthReply\x12N\n\x08\x44\x65scribe\x12!.harness.agent.v1.DescribeRequest\x1a\x1f.harness.agent.v1.DescribeReply\x12\x44\n\x07\x41\x63quire\x12 .harness.agent.v1.AcquireRequest\x1a\x17.harness.agent.v1.Lease\x12@\n\x05Renew\x12\x1e.harness.agent.v1.RenewRequest\x1a\x17.harness.agent.v1.Lease\x12\x43\n\x07Release\x12 .harness.agent.v1.ReleaseRequest\x1a\x16.harness.agent.v1.Done\x12\x42\n\x04Stat\x12\x1d.harness.agent.v1.StatRequest\x1a\x1b.harness.agent.v1.StatReply\x12\x42\n\x03Put\x12\x1c.harness.agent.v1.PutRequest\x1a\x1b.harness.agent.v1.StatReply(\x01\x12=\n\x04Open\x12\x1d.harness.agent.v1.OpenRequest\x1a\x16.harness.agent.v1.Done\x12\x42\n\x04Load\x12\x1d.harness.agent.v1.LoadRequest\x1a\x1b.harness.agent.v1.LoadReply\x12\x45\n\x05Serve\x12\x1e.harness.agent.v1.ServeRequest\x1a\x1c.harness.agent.v1.ServeReply\x12\x43\n\x07\x43onnect\x12 .harness.agent.v1.ConnectRequest\x1a\x16.harness.agent.v1.Done\x12\x42\n\x07Measure\x12 .harness.agent.v1.MeasureRequest\x1a\x15.harness.agent.v1.Job\x12J\n\x06\x46ollow\x12\x1f.harness.agent.v1.FollowRequest\x1a\x1d.harness.agent.v1.FollowReply0\x01\x12\x41\n\x06\x43\x61ncel\x12\x1f.harness.agent.v1.CancelRequest\x1a\x16.harness.agent.v1.Done\x12?\n\x05\x42\x65gin\x12\x1e.harness.agent.v1.BeginRequest\x1a\x16.harness.agent.v1.Done\x12?\n\x03\x45nd\x12\x1c.harness.agent.v1.EndRequest\x1a\x1a.harness.agent.v1.EndReplyb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1aharness_remote/agent.proto\x12\x10harness.agent.v1\"\x0f\n\rHealthRequest\"D\n\x0bHealthReply\x12\x14\n\x0cmonotonic_ns\x18\x01 \x01(\x03\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x0e\n\x06leased\x18\x03 \x01(\x08\"\x11\n\x0f\x44\x65scribeRequest\"\x1e\n\rDescribeReply\x12\r\n\x05\x62oard\x18\x01 \x01(\t\"1\n\x0e\x41\x63quireRequest\x12\x0e\n\x06holder\x18\x01 \x01(\t\x12\x0f\n\x07seconds\x18\x02 \x01(\x01\"$\n\x05Lease\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0f\n\x07seconds\x18\x02 \x01(\x01\"\x1f\n\x0cRenewRequest\x12\x0f\n\x07seconds\x18\x01 \x01(\x01\"\x10\n\x0eReleaseRequest\"\x06\n\x04\x44one\"+\n\x0bStatRequest\x12\x0e\n\x06sha256\x18\x01 \x01(\t\x12\x0c\n\x04size\x18\x02 \x01(\x03\"\x19\n\tStatReply\x12\x0c\n\x04held\x18\x01 \x01(\x03\"H\n\nPutRequest\x12\x0e\n\x06sha256\x18\x01 \x01(\t\x12\x0c\n\x04size\x18\x02 \x01(\x03\x12\x0e\n\x06offset\x18\x03 \x01(\x03\x12\x0c\n\x04\x64\x61ta\x18\x04 \x01(\x0c\"*\n\x0bWorkRequest\x12\x0c\n\x04kind\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t\"(\n\tWorkReply\x12\x0e\n\x06\x61nswer\x18\x01 \x01(\x0c\x12\x0b\n\x03job\x18\x02 \x01(\t\"+\n\rFollowRequest\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0e\n\x06offset\x18\x02 \x01(\x03\"e\n\x0b\x46ollowReply\x12\x0f\n\x07running\x18\x01 \x01(\x08\x12\r\n\x05\x65rror\x18\x02 \x01(\t\x12\x0c\n\x04kind\x18\x03 \x01(\t\x12\x0c\n\x04size\x18\x04 \x01(\x03\x12\x0c\n\x04\x64\x61ta\x18\x05 \x01(\x0c\x12\x0c\n\x04lost\x18\x06 \x01(\t\"\x1b\n\rCancelRequest\x12\n\n\x02id\x18\x01 \x01(\t2\xc9\x05\n\x05\x41gent\x12H\n\x06Health\x12\x1f.harness.agent.v1.HealthRequest\x1a\x1d.harness.agent.v1.HealthReply\x12N\n\x08\x44\x65scribe\x12!.harness.agent.v1.DescribeRequest\x1a\x1f.harness.agent.v1.DescribeReply\x12\x44\n\x07\x41\x63quire\x12 .harness.agent.v1.AcquireRequest\x1a\x17.harness.agent.v1.Lease\x12@\n\x05Renew\x12\x1e.harness.agent.v1.RenewRequest\x1a\x17.harness.agent.v1.Lease\x12\x43\n\x07Release\x12 .harness.agent.v1.ReleaseRequest\x1a\x16.harness.agent.v1.Done\x12\x42\n\x04Stat\x12\x1d.harness.agent.v1.StatRequest\x1a\x1b.harness.agent.v1.StatReply\x12\x42\n\x03Put\x12\x1c.harness.agent.v1.PutRequest\x1a\x1b.harness.agent.v1.StatReply(\x01\x12\x42\n\x04Work\x12\x1d.harness.agent.v1.WorkRequest\x1a\x1b.harness.agent.v1.WorkReply\x12J\n\x06\x46ollow\x12\x1f.harness.agent.v1.FollowRequest\x1a\x1d.harness.agent.v1.FollowReply0\x01\x12\x41\n\x06\x43\x61ncel\x12\x1f.harness.agent.v1.CancelRequest\x1a\x16.harness.agent.v1.Doneb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -45,36 +45,16 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_STATREPLY']._serialized_end=404
   _globals['_PUTREQUEST']._serialized_start=406
   _globals['_PUTREQUEST']._serialized_end=478
-  _globals['_OPENREQUEST']._serialized_start=480
-  _globals['_OPENREQUEST']._serialized_end=526
-  _globals['_LOADREQUEST']._serialized_start=528
-  _globals['_LOADREQUEST']._serialized_end=622
-  _globals['_LOADREPLY']._serialized_start=624
-  _globals['_LOADREPLY']._serialized_end=650
-  _globals['_SERVEREQUEST']._serialized_start=652
-  _globals['_SERVEREQUEST']._serialized_end=666
-  _globals['_SERVEREPLY']._serialized_start=668
-  _globals['_SERVEREPLY']._serialized_end=710
-  _globals['_PEER']._serialized_start=712
-  _globals['_PEER']._serialized_end=802
-  _globals['_CONNECTREQUEST']._serialized_start=804
-  _globals['_CONNECTREQUEST']._serialized_end=874
-  _globals['_MEASUREREQUEST']._serialized_start=876
-  _globals['_MEASUREREQUEST']._serialized_end=922
-  _globals['_JOB']._serialized_start=924
-  _globals['_JOB']._serialized_end=941
-  _globals['_FOLLOWREQUEST']._serialized_start=943
-  _globals['_FOLLOWREQUEST']._serialized_end=986
-  _globals['_FOLLOWREPLY']._serialized_start=988
-  _globals['_FOLLOWREPLY']._serialized_end=1089
-  _globals['_CANCELREQUEST']._serialized_start=1091
-  _globals['_CANCELREQUEST']._serialized_end=1118
-  _globals['_BEGINREQUEST']._serialized_start=1120
-  _globals['_BEGINREQUEST']._serialized_end=1134
-  _globals['_ENDREQUEST']._serialized_start=1136
-  _globals['_ENDREQUEST']._serialized_end=1203
-  _globals['_ENDREPLY']._serialized_start=1205
-  _globals['_ENDREPLY']._serialized_end=1231
-  _globals['_AGENT']._serialized_start=1234
-  _globals['_AGENT']._serialized_end=2348
+  _globals['_WORKREQUEST']._serialized_start=480
+  _globals['_WORKREQUEST']._serialized_end=522
+  _globals['_WORKREPLY']._serialized_start=524
+  _globals['_WORKREPLY']._serialized_end=564
+  _globals['_FOLLOWREQUEST']._serialized_start=566
+  _globals['_FOLLOWREQUEST']._serialized_end=609
+  _globals['_FOLLOWREPLY']._serialized_start=611
+  _globals['_FOLLOWREPLY']._serialized_end=712
+  _globals['_CANCELREQUEST']._serialized_start=714
+  _globals['_CANCELREQUEST']._serialized_end=741
+  _globals['_AGENT']._serialized_start=744
+  _globals['_AGENT']._serialized_end=1457
 # @@protoc_insertion_point(module_scope)

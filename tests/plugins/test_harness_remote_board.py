@@ -11,8 +11,8 @@ from harness.machine.meters import Meters
 from harness.plugins import load_plugins
 from harness.types import MeterEntry, MeterInfo, Params
 from harness_remote.agent import board
-from harness_remote.agent.board import describe
-from harness_remote.wire.board import Board
+from harness_remote.agent.board import OnnxRuntime
+from harness_remote.wire.board import BoardDescription
 
 CPUINFO = "processor\t: 0\nBogoMIPS\t: 108.00\nFeatures\t: fp asimd evtstrm crc32 cpuid\n"
 PI = {
@@ -49,17 +49,13 @@ def tree(tmp_path, monkeypatch):
     return make
 
 
-@pytest.fixture
-def providers(monkeypatch):
-    def have(*names, version="1.20.0"):
-        told = {"version": version, "providers": list(names)}
-        monkeypatch.setattr(board, "_onnxruntime", lambda: told)
-
-    have("CPUExecutionProvider")
-    return have
+def describe(plugins=None, meters=None, providers=("CPUExecutionProvider",)):
+    """The description of a board whose ONNX Runtime has these providers."""
+    facts = {"version": "1.20.0", "providers": list(providers)}
+    return board.describe(plugins, meters, lambda: facts)
 
 
-def test_a_raspberry_pi(tree, providers):
+def test_a_raspberry_pi(tree):
     tree(PI)
     told = describe()
     assert (told["model"], told["soc"], told["kind"]) == ("Raspberry Pi 4 Model B Rev 1.4", "bcm2711", "cpu")
@@ -70,61 +66,60 @@ def test_a_raspberry_pi(tree, providers):
     assert told["state"]["linux"]["temperature_c"] == 61.322
 
 
-def test_a_jetson_with_a_gpu_build_of_onnxruntime(tree, providers):
+def test_a_jetson_with_a_gpu_build_of_onnxruntime(tree):
     tree(JETSON)
-    providers("TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider")
-    told = describe()
+    told = describe(providers=["TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider"])
     assert (told["soc"], told["kind"]) == ("tegra234", "cuda")
     assert told["jetpack"] == {"l4t": "36.4.3", "release": "6"}
     states = [state for state in told["state"].values() if "power_mode" in state]
     assert [state["power_mode"] for state in states] == ["7W"]
 
 
-def test_a_jetson_without_one_is_a_cpu(tree, providers):
+def test_a_jetson_without_one_is_a_cpu(tree):
     tree(JETSON)
     assert describe()["kind"] == "cpu"
 
 
-def test_a_gpu_build_without_a_gpu_is_a_cpu(tree, providers):
+def test_a_gpu_build_without_a_gpu_is_a_cpu(tree):
     tree(PI)
-    providers("CUDAExecutionProvider", "CPUExecutionProvider")
-    assert describe()["kind"] == "cpu"
+    gpu_build = ("CUDAExecutionProvider", "CPUExecutionProvider")
+    assert describe(providers=gpu_build)["kind"] == "cpu"
     tree({"proc/driver/nvidia/version": "NVRM version: NVIDIA UNIX x86_64\n"})
-    assert describe()["kind"] == "cuda"
+    assert describe(providers=gpu_build)["kind"] == "cuda"
 
 
-def test_jetpack_by_its_package_where_there_is_one(tree, providers):
+def test_jetpack_by_its_package_where_there_is_one(tree):
     other = "Package: nvidia-l4t-core\nStatus: install ok installed\nVersion: 9.9\n\n"
     package = "Package: nvidia-jetpack\nStatus: install ok installed\nPriority: standard\nVersion: 6.2-b77\n"
     tree(JETSON | {"var/lib/dpkg/status": other + package})
     assert describe()["jetpack"] == {"l4t": "36.4.3", "release": "6.2"}
 
 
-def test_an_l4t_of_which_no_jetpack_is_known(tree, providers):
+def test_an_l4t_of_which_no_jetpack_is_known(tree):
     tree(JETSON | {"etc/nv_tegra_release": "# R99 (release), REVISION: 1.0, GCID: 1\n"})
     assert describe()["jetpack"] == {"l4t": "99.1.0", "release": None}
 
 
-def test_it_is_json_and_the_fields_of_a_board(tree, providers):
+def test_it_is_json_and_the_fields_of_a_board(tree):
     tree(JETSON)
     told = describe()
-    known = TypeAdapter(Board)
+    known = TypeAdapter(BoardDescription)
     assert known.validate_json(json.dumps(told)) == known.validate_python(told)
     assert told["protocol"] == board.PROTOCOL
 
 
-def test_what_cannot_be_read_is_none(tree, providers):
+def test_what_cannot_be_read_is_none(tree):
     tree({"etc/machine-id": PI["etc/machine-id"]})
     told = describe()
     assert (told["soc"], told["product"], told["governor"], told["boot_id"]) == (None,) * 4
 
 
-def test_a_machine_by_its_firmware(tree, providers):
+def test_a_machine_by_its_firmware(tree):
     tree({"sys/class/dmi/id/sys_vendor": "ACME\n", "sys/class/dmi/id/product_name": "Edge 1\n"} | PI)
     assert describe()["product"] == "ACME Edge 1"
 
 
-def test_meters_that_answer_are_told_with_all_that_opens_them(tree, providers):
+def test_meters_that_answer_are_told_with_all_that_opens_them(tree):
     tree(PI)
     info = MeterInfo(
         name="mine:a", scope="board", watches="board", provenance="measured", quantity="power", period_s=0.1
@@ -144,7 +139,7 @@ def test_meters_that_answer_are_told_with_all_that_opens_them(tree, providers):
     assert {one["name"] for one in told["absent"]} >= {"raspberry-pi"}
 
 
-def test_a_watch_that_fails_says_why(tree, providers, monkeypatch):
+def test_a_watch_that_fails_says_why(tree, monkeypatch):
     from harness.machine import state
 
     def broken():
@@ -155,7 +150,7 @@ def test_a_watch_that_fails_says_why(tree, providers, monkeypatch):
     assert describe()["state"]["linux"] == {"error": "OSError: no such sensor"}
 
 
-def test_known_meters_are_not_asked_again(tree, providers, monkeypatch):
+def test_known_meters_are_not_asked_again(tree, monkeypatch):
     tree(PI)
     plugins = load_plugins()
     meters = Meters(plugins)
@@ -168,7 +163,7 @@ def test_known_meters_are_not_asked_again(tree, providers, monkeypatch):
 def test_this_onnxruntime():
     import onnxruntime
 
-    told = board._onnxruntime()
+    told = OnnxRuntime().facts()
     assert told["version"] == onnxruntime.__version__
     assert "CPUExecutionProvider" in told["providers"]
     assert told["opset"] >= 18
@@ -176,12 +171,12 @@ def test_this_onnxruntime():
 
 
 def test_an_onnxruntime_that_does_not_start_is_tried_again(monkeypatch, tmp_path):
-    monkeypatch.setattr(board, "_told", [])
+    runtime = OnnxRuntime()
     (tmp_path / "onnxruntime.py").write_text("raise ImportError('libcudnn.so.9: cannot open')")
     with monkeypatch.context() as patch:
         patch.setenv("PYTHONPATH", str(tmp_path))
-        told = board._onnxruntime()
-    assert told == {"error": "onnxruntime does not start: ImportError: libcudnn.so.9: cannot open"}
-    assert board._onnxruntime() == told  # not at every call: one that hangs takes a minute
-    monkeypatch.setattr(board, "AGAIN_S", 0)
-    assert "version" in board._onnxruntime()
+        facts, impatient = runtime.facts(), OnnxRuntime(again_s=0)
+        assert impatient.facts() == facts
+    assert facts == {"error": "onnxruntime does not start: ImportError: libcudnn.so.9: cannot open"}
+    assert runtime.facts() == facts  # not at every call: one that hangs takes a minute
+    assert "version" in impatient.facts()

@@ -15,7 +15,6 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -45,15 +44,17 @@ from harness.worker.frames import pack
 
 pytest.importorskip("grpc")
 
-from harness_remote.agent import board, calls
+from harness_remote.agent import board
 from harness_remote.agent.server import Agent, AgentSettings
-from harness_remote.client import client
 from harness_remote.client.client import Client, Timeouts
+from harness_remote.client.device import hold
 from harness_remote.client.external import External
 from harness_remote.client.peer import open_peer
+from harness_remote.client.transport import Reach
 from harness_remote.inventory import boards
 from harness_remote.inventory.inventory import Board, Inventory
 from harness_remote.wire import secrets
+from harness_remote.wire.board import PROTOCOL
 from harness_remote.wire.secrets import Credentials
 
 SHAPE = (3, 8, 8)
@@ -213,9 +214,11 @@ class Boards:
         self.ports: dict[str, int] = {}
         self.agents: dict[str, Agent] = {}
 
-    def start(self, name: str) -> None:
+    def start(self, name: str, heartbeat_s: float = 2.0) -> None:
         identity = secrets.create(self.folder / name / "identity")
-        settings = AgentSettings(folder=self.folder / name / "agent", identity=identity, name=name)
+        settings = AgentSettings(
+            folder=self.folder / name / "agent", identity=identity, name=name, heartbeat_s=heartbeat_s
+        )
         self.agents[name] = Agent(settings)
         self.enter(name, int(self.agents[name].address.rpartition(":")[2]))
 
@@ -255,11 +258,12 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Boards]:
         made.stop()
 
 
-@pytest.fixture(autouse=True)
-def patient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No test here is of how long a board may take to say what it is."""
-    for name in ("PROBE_S", "REACH_S", "DESCRIBE_S"):
-        monkeypatch.setattr(boards, name, 120.0)
+PATIENT = boards.Patience(probe_s=120.0, reach_s=120.0, describe_s=120.0)
+"""No test here is of how long a board may take to describe itself."""
+
+
+def described(spec: DeviceSpec) -> DeviceInfo | Unavailable:
+    return boards.describe(spec, PATIENT)
 
 
 @pytest.fixture
@@ -285,7 +289,7 @@ def silent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Boards]:
     silent = Boards(tmp_path)
     monkeypatch.setenv("HARNESS_DEVICES", str(silent.path))
     try:
-        silent.start("pi2")
+        silent.start("pi2", heartbeat_s=0.2)
         yield silent
     finally:
         silent.stop()
@@ -357,11 +361,10 @@ def test_wrong_secrets_are_told(lab: Boards) -> None:
         one.close()
 
 
-def test_another_protocol_is_told(lab: Boards, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(client, "PROTOCOL", client.PROTOCOL + 1)
-    one = Client("pi1", lab.credentials("pi1"))
+def test_another_protocol_is_told(lab: Boards) -> None:
+    one = Client("pi1", lab.credentials("pi1"), protocol=PROTOCOL + 1)
     with pytest.raises(
-        DeviceError, match=r"pi1 .* speaks protocol 2 .*: upgrade the agent \(`harness devices setup pi1`"
+        DeviceError, match=r"pi1 .* speaks protocol 3 .*: upgrade the agent \(`harness devices setup pi1`"
     ):
         one.describe()
     one.close()
@@ -407,9 +410,7 @@ def test_an_onnx_file_beyond_the_board_is_not_sent(lab: Boards, plugins: Any, ar
             device.load("whole", replace(artifact, meta={"file": "weights.safetensors"}), runtime)
 
 
-def test_detached_nothing_is_sent_while_it_measures(
-    lab: Boards, plugins: Any, artifact: Artifact, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_detached_nothing_is_sent_while_it_measures(lab: Boards, plugins: Any, artifact: Artifact) -> None:
     relay, seen, away_s, back = lab.relays["pi1"], [], [], threading.Event()
     results = lab.folder / "pi1" / "agent" / "session"
 
@@ -417,8 +418,11 @@ def test_detached_nothing_is_sent_while_it_measures(
         away_s.append(seconds)
         back.wait(60)
 
-    monkeypatch.setattr("harness_remote.client.device.time", SimpleNamespace(sleep=sleep))
-    with opened(plugins, spec_of(plugins, detached=True)) as device:
+    spec = spec_of(plugins, detached=True)
+    info = described(spec)
+    assert isinstance(info, DeviceInfo)
+    reach = Reach(board="pi1", credentials=lab.credentials("pi1"), via={})
+    with hold(spec, info, reach, Timeouts(), detached=True, sleep=sleep) as device:
         device.load("whole", artifact, plugins.runtimes.get("onnxruntime").entry)
         device.connect(GRAPH, {})
         load = replace(QUICK, min_time_s=2.0, max_time_s=6.0)
@@ -426,7 +430,7 @@ def test_detached_nothing_is_sent_while_it_measures(
         measuring.start()
         assert until(lambda: not relay.open)  # it has left
         sent, begin = relay.sent, time.monotonic()
-        assert until(lambda: relay.open or relay.sent != sent or list(results.glob("*.npz")))
+        assert until(lambda: relay.open or relay.sent != sent or list(results.glob("*.answer")))
         assert (relay.open, relay.sent) == (0, sent)
         back.set()
         measuring.join()
@@ -442,21 +446,23 @@ def test_detached_nothing_is_sent_while_it_measures(
 def test_a_board_that_falls_silent_is_lost(
     silent: Boards, plugins: Any, artifact: Artifact, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(client, "RENEW_S", 0.2)
-    monkeypatch.setattr(calls, "HEARTBEAT_S", 0.2)
     relay, follow, frozen = silent.relays["pi2"], Client.follow, []
 
     def freeze(self: Client) -> None:
         """While it measures: what came before may take long, and so may a renewal that is under way."""
         with self._renewing:
-            self.timeouts = Timeouts(answer=0.5, lost=1.0)
+            self.timeouts = Timeouts(answer=0.5, lost=1.0, renew=0.2)
             relay.frozen = True
         frozen.append(time.monotonic())
 
     monkeypatch.setattr(
-        Client, "follow", lambda self, job, limit_s, _: follow(self, job, limit_s, lambda: freeze(self))
+        Client, "follow", lambda self, command, job, s, _: follow(self, command, job, s, lambda: freeze(self))
     )
-    device = opened(plugins, spec_of(plugins, "pi2"))
+    spec = spec_of(plugins, "pi2")
+    info = described(spec)
+    assert isinstance(info, DeviceInfo)
+    reach = Reach(board="pi2", credentials=silent.credentials("pi2"), via={})
+    device = hold(spec, info, reach, Timeouts(renew=0.2))
     try:
         device.load("whole", artifact, plugins.runtimes.get("onnxruntime").entry)
         device.connect(GRAPH, {})
@@ -509,9 +515,7 @@ def test_a_board_that_is_killed_is_lost(lab: Boards, plugins: Any, artifact: Art
     finally:
         process.kill()
         process.wait()
-    found = boards.describe(
-        spec_of(plugins, "pi3")
-    )  # as it was when it was opened: nobody described it before
+    found = described(spec_of(plugins, "pi3"))  # as it was when it was opened: nobody described it before
     assert isinstance(found, Unavailable)
 
 
@@ -671,12 +675,12 @@ def test_a_board_that_is_away_is_planned_as_it_was(
     own: Boards, plugins: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     spec = spec_of(plugins)
-    there = boards.describe(spec)
+    there = described(spec)
     assert isinstance(there, DeviceInfo)
     assert there.details["machine_id"]
     own.relays["pi1"].close()
     assert not caplog.records
-    assert boards.describe(spec) == there
+    assert described(spec) == there
     assert "pi1 (127.0.0.1" in caplog.text
     assert "planned as it was on" in caplog.text
     with pytest.raises(BoardLost, match=r"pi1 .* does not answer"):
@@ -689,11 +693,12 @@ def test_backends_are_for_their_boards(
     with pytest.raises(
         ValueError, match=r"devices.yaml:2: pi1.backend: agent, and the suite says raspberry-pi"
     ):
-        boards.describe(spec_of(plugins, backend="raspberry-pi"))
+        described(spec_of(plugins, backend="raspberry-pi"))
     with pytest.raises(ValueError, match=r"no board 'board7' in .*; allowed: pi1, pi2(, pi3)?"):
-        boards.describe(spec_of(plugins, "board7"))
-    told = boards.told_by("pi1", lab.credentials("pi1"))
-    told["onnxruntime"]["providers"] = ["CPUExecutionProvider"]
+        described(spec_of(plugins, "board7"))
+    answer = boards.ask_board("pi1", lab.credentials("pi1"), patience=PATIENT)
+    cpu_only = {**answer.onnxruntime, "providers": ["CPUExecutionProvider"]}
+    told = replace(answer, onnxruntime=cpu_only)
     with pytest.raises(ValueError, match=r"device: tensorrt: its ONNX Runtime .* has CPU"):
         boards.info_of("pi1", "agent", Inventory.load().boards["pi1"], told, "tensorrt")
     pi = Inventory.load().boards["pi1"].model_copy(update={"backend": "raspberry-pi"})
@@ -701,7 +706,7 @@ def test_backends_are_for_their_boards(
         boards.info_of("pi1", "raspberry-pi", pi, told)
     emulated = boards.info_of("pi1", "raspberry-pi", pi.model_copy(update={"emulated": True}), told)
     assert emulated.emulated
-    real = boards.info_of("pi1", "raspberry-pi", pi, {**told, "model": "Raspberry Pi 4 Model B Rev 1.4"})
+    real = boards.info_of("pi1", "raspberry-pi", pi, replace(told, model="Raspberry Pi 4 Model B Rev 1.4"))
     assert (real.model, real.emulated) == ("Raspberry Pi 4 Model B Rev 1.4", False)
 
 
@@ -713,13 +718,13 @@ def test_meters_of_the_inventory_are_those_that_answer(
         f"{entry}  meters: [{{csv: {{path: {tmp_path}/log.csv, scope: board, period: 0.1}}}}]\n"
     )
     (tmp_path / "log.csv").write_text(f"time,watt\n{time.time()},1\n")
-    info = boards.describe(spec_of(plugins))
+    info = described(spec_of(plugins))
     assert isinstance(info, DeviceInfo)
     (use,) = info.details["external"]
     assert use["info"]["scope"] == "board"
     assert use["open"].startswith("harness_power.")
     (tmp_path / "log.csv").unlink()
-    told = boards.describe(spec_of(plugins))
+    told = described(spec_of(plugins))
     assert isinstance(told, DeviceInfo)
     assert told.details["external"] == []
     assert "is not read" in caplog.text
@@ -727,14 +732,14 @@ def test_meters_of_the_inventory_are_those_that_answer(
     with pytest.raises(
         ValueError, match=r"devices.yaml:7: pi1.meters.0: unknown meter 'cvs': did you mean 'csv'"
     ):
-        boards.describe(spec_of(plugins))
+        described(spec_of(plugins))
     own.relays["pi1"].close()
 
 
 def test_all_boards_are_probed(lab: Boards) -> None:
-    found = {one.name: one for one in boards.probe("agent")}
+    found = {one.name: one for one in boards.probe("agent", PATIENT)}
     assert isinstance(found["pi1"], DeviceInfo)
-    assert [one.reason for one in boards.probe("jetson") if isinstance(one, Unavailable)]
+    assert [one.reason for one in boards.probe("jetson", PATIENT) if isinstance(one, Unavailable)]
 
 
 # --- commands ---

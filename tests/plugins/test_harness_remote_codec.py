@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import io
 import random
-import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +13,25 @@ import pytest
 
 from harness.errors import DeviceError
 from harness.types import Artifact, DeviceReport, Graph, GraphPart, Samples, TensorSpec, Workload
+from harness.worker.commands import Begin, End
+from harness.worker.frames import pack
 
 pytest.importorskip("google.protobuf")
 
 from harness_remote.wire import codec
+from harness_remote.wire.commands import (
+    InferFile,
+    Join,
+    LoadFile,
+    MeasureFile,
+    Neighbour,
+    Open,
+    Serve,
+    Served,
+    ShippedArtifact,
+    answer_of,
+    command_of,
+)
 
 GRAPH = Graph(
     parts=(
@@ -77,8 +90,68 @@ def test_an_artifact_keeps_all_but_its_place() -> None:
         output=TensorSpec(shape=(2,)),
         meta={"opset": 18, "nested": {"x": [1]}},
     )
-    back = codec.artifact_from_json(codec.artifact_to_json(artifact), Path("/b"), "other")
-    assert back == dataclasses.replace(artifact, path=Path("/b"), runtime="other")
+    shipped = codec.from_json(ShippedArtifact, codec.to_json(ShippedArtifact.of(artifact)))
+    meta = {**artifact.meta, "file": "f.onnx"}
+    assert shipped.artifact(Path("/b"), "other", "f.onnx") == dataclasses.replace(
+        artifact, path=Path("/b"), runtime="other", meta=meta
+    )
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        Open(2, ("ina",)),
+        Serve(),
+        Join(GRAPH, (Neighbour(device="b", parts=("fuse",), target="h:1", certificate="", ticket="t"),)),
+        InferFile("a" * 64, 2, ("fuse",)),
+        MeasureFile("a" * 64, Workload()),
+        Begin(),
+        End({"load": (1, 2)}, 3, 4),
+    ],
+)
+def test_commands_come_back(command: Any) -> None:
+    kind = type(command).__name__
+    assert command_of(kind, codec.to_json(command)) == command
+    with pytest.raises(DeviceError, match=f"not a {kind}"):
+        command_of(kind, '{"stranger": 1}')
+
+
+def test_a_command_that_is_not_on_the_list_is_refused() -> None:
+    for kind in ("Load", "Observe", "Listen", "Infer", "", "__class__"):
+        with pytest.raises(DeviceError, match=r"no command .*; allowed: Open, LoadFile"):
+            command_of(kind, "{}")
+
+
+@pytest.mark.parametrize(
+    ("command", "answer"),
+    [
+        (Open(1), None),
+        (Begin(), None),
+        (Serve(), Served(ticket="x", port=5)),
+        (End({}, 1, 1), DeviceReport(energy=[], problems=["a line"])),
+    ],
+)
+def test_answers_come_back(command: Any, answer: Any) -> None:
+    assert answer_of(command, codec.pack(answer)) == answer
+    with pytest.raises(DeviceError, match="not "):
+        answer_of(command, b"stranger")
+
+
+def test_facts_and_outputs_come_back() -> None:
+    load = LoadFile(
+        part="a",
+        runtime="r",
+        sha256="f" * 64,
+        artifact=ShippedArtifact(
+            precision="int8", weight_bytes=1, inputs=(), output=TensorSpec(shape=(2,)), meta={}
+        ),
+        device="cpu",
+    )
+    assert answer_of(load, codec.pack({"provider": "CPU", "threads": 1})) == {"provider": "CPU", "threads": 1}
+    outputs = np.ones((3, 2), np.float32)
+    assert same(answer_of(InferFile("f", 1), codec.pack(outputs)), outputs)
+    with pytest.raises(DeviceError, match="float64"):
+        answer_of(InferFile("f", 1), codec.pack(np.ones(3)))
 
 
 @pytest.mark.parametrize(
@@ -107,67 +180,59 @@ def test_json_that_is_none_is_refused(kind: Any, text: str, why: str) -> None:
     assert len(str(error.value)) < 300
 
 
-def test_samples_and_beside_come_back() -> None:
-    back = codec.unpack_samples(codec.pack_samples(SAMPLES))
+def test_samples_and_reports_come_back() -> None:
+    back = codec.unpack(Samples, codec.pack(SAMPLES))
     for field in dataclasses.fields(Samples):
         assert same(getattr(SAMPLES, field.name), getattr(back, field.name)), field.name
-    beside = DeviceReport(memory={"peak": 3}, meters={"m": np.ones((2, 2))}, energy=[{"joules": 1.0}])
-    seen = codec.unpack_beside(codec.pack_beside(beside))
-    assert same(beside.meters, seen.meters)
-    assert (seen.memory, seen.energy) == (beside.memory, beside.energy)
+    report = DeviceReport(memory={"peak": 3}, meters={"m": np.ones((2, 2))}, energy=[{"joules": 1.0}])
+    seen = codec.unpack(DeviceReport, codec.pack(report))
+    assert same(report.meters, seen.meters)
+    assert (seen.memory, seen.energy) == (report.memory, report.energy)
 
 
-def archive(compression: int = zipfile.ZIP_STORED, **members: bytes) -> bytes:
-    stream = io.BytesIO()
-    with zipfile.ZipFile(stream, "w", compression) as file:
-        for name, data in members.items():
-            file.writestr(f"{name}.npy", data)
-    return stream.getvalue()
-
-
-def npy(array: np.ndarray, allow_pickle: bool = False) -> bytes:
-    stream = io.BytesIO()
-    np.save(stream, array, allow_pickle=allow_pickle)
-    return stream.getvalue()
-
-
-TEXT = npy(np.frombuffer(b"{}", np.uint8))
+def packed(text: bytes, names: Any = (), *arrays: np.ndarray) -> bytes:
+    """A report as bytes; ``text`` is its JSON."""
+    return b"".join(pack({"names": list(names)}, [np.frombuffer(text, np.uint8), *arrays]))
 
 
 @pytest.mark.parametrize(
     ("data", "why"),
     [
-        (b"", "not a zip file"),
-        (archive(json=npy(np.array([{}], object), allow_pickle=True)), "object"),
-        (archive(json=TEXT.replace(b"(2,)", b"(9,)")), "size"),
-        (archive(zipfile.ZIP_DEFLATED, json=TEXT), "compressed"),
-        (archive(zipfile.ZIP_DEFLATED, json=npy(np.zeros(10**6, np.uint8))), "grows"),
-        (archive(json=npy(np.frombuffer(b"[1]", np.uint8))), "keys"),
-        (archive(json=npy(np.frombuffer(b'{"memory": {"a": "b"}}', np.uint8))), "memory"),
-        (archive(json=TEXT, stranger=npy(np.zeros(1))), "stranger"),
-        (archive(json=npy(np.frombuffer(b'{"energy": 1}', np.uint8))), "energy"),
+        (b"", "not a frame"),
+        (b"PK\x03\x04" + bytes(20), "not a frame"),
+        (b"".join(pack({"names": []})), "not enough values"),
+        (b"".join(pack({}, [np.zeros(1)])), "arrays without names"),
+        (b"".join(pack({"names": [1]}, [np.zeros(1)])), "arrays without names"),
+        (packed(b"{}", ["meters:m"]), "shorter"),
+        (packed(b"{}")[:-1], "left"),
+        (packed(b"[1]"), "keys"),
+        (packed(b'{"meters": {}}'), "keys"),
+        (packed(b'{"memory": {"a": "b"}}'), "memory"),
+        (packed(b"{}", ["stranger"], np.zeros(1)), "stranger"),
+        (packed(b'{"energy": 1}'), "energy"),
+        (packed(b"[" * 100_000), "recursion"),
     ],
 )
-def test_archives_that_are_none_are_refused(data: bytes, why: str) -> None:
+def test_bytes_that_are_no_report_are_refused(data: bytes, why: str) -> None:
     with pytest.raises(DeviceError, match=why):
-        codec.unpack_beside(data)
+        codec.unpack(DeviceReport, data)
 
 
 def test_a_latency_of_another_type_is_refused() -> None:
     wrong = dataclasses.replace(SAMPLES, latency_ns=np.zeros(3))  # type: ignore[arg-type]
     with pytest.raises(DeviceError, match="latency_ns is float64"):
-        codec.unpack_samples(codec.pack_samples(wrong))
+        codec.unpack(Samples, codec.pack(wrong))
 
 
 def test_bytes_with_errors_in_them_are_refused_or_read() -> None:
-    draw, data = random.Random(0), codec.pack_samples(SAMPLES)
+    draw, data = random.Random(0), codec.pack(SAMPLES)
     for _ in range(1000):
         broken = bytearray(data)
         for _ in range(draw.randint(1, 4)):
             broken[draw.randrange(len(broken))] = draw.randrange(256)
         end = draw.choice([len(broken), draw.randrange(len(broken))])
         with contextlib.suppress(DeviceError):
-            codec.unpack_samples(bytes(broken[:end]))
+            codec.unpack(Samples, bytes(broken[:end]))
 
 
 def test_the_messages_are_those_of_the_protocol(tmp_path: Path) -> None:

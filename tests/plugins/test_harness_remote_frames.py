@@ -15,23 +15,24 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harness.types import Answer, Artifact, TensorSpec
+from harness.types import Answer, TensorSpec
 from harness.worker.frames import FrameError, pack, unpack
 
 pytest.importorskip("grpc")
 pytest.importorskip("onnxruntime")
 
-from harness_remote import agent_pb2 as pb
-from harness_remote.agent import frameport
+from harness_remote.agent.frameport import FrameLimits
 from harness_remote.agent.server import Agent, AgentSettings
 from harness_remote.client.client import Client
-from harness_remote.client.peer import open_peer
-from harness_remote.wire import codec, framesocket, secrets
-from harness_remote.wire.framesocket import FrameSocket
+from harness_remote.client.peer import FramePeer, open_peer
+from harness_remote.wire import framesocket, secrets
+from harness_remote.wire.commands import LoadFile, Open, Serve, ShippedArtifact
+from harness_remote.wire.framesocket import SILENCE, FrameSocket, Silence
 from harness_remote.wire.secrets import Credentials
 
 MOST = 2**20
@@ -48,19 +49,24 @@ def identity(tmp_path_factory: pytest.TempPathFactory) -> secrets.Identity:
 # --- the connection ---
 
 
-def pair(identity: secrets.Identity | None, context: Any = None) -> tuple[FrameSocket, FrameSocket]:
+def pair(
+    identity: secrets.Identity | None,
+    context: Any = None,
+    silence: Silence = SILENCE,
+    aes: bool | None = None,
+) -> tuple[FrameSocket, FrameSocket]:
     """Both ends of a connection that is set up."""
     if identity is not None and context is None:
         context = framesocket.server_context(identity)
     with socket.create_server(("127.0.0.1", 0)) as listener:
         accepted: queue.SimpleQueue[FrameSocket] = queue.SimpleQueue()
         thread = threading.Thread(
-            target=lambda: accepted.put(framesocket.accept(listener.accept()[0], context, MOST))
+            target=lambda: accepted.put(framesocket.accept(listener.accept()[0], context, MOST, silence))
         )
         thread.start()
         target = f"127.0.0.1:{listener.getsockname()[1]}"
         certificate = identity.certificate_pem if identity else b""
-        near = framesocket.connect(target, certificate, WAIT_S, MOST)
+        near = framesocket.connect(target, certificate, WAIT_S, MOST, silence, aes)
         far = accepted.get(timeout=WAIT_S)
         thread.join()
     near.settle(MOST)
@@ -200,21 +206,13 @@ def test_draining_ends_whatever_comes(ends: tuple[FrameSocket, FrameSocket]) -> 
     ],
 )
 def test_a_processor_without_aes_takes_chacha(
-    identity: secrets.Identity,
-    monkeypatch: pytest.MonkeyPatch,
-    server: bool,
-    client: bool,
-    version: str,
-    cipher: str,
+    identity: secrets.Identity, server: bool, client: bool, version: str, cipher: str
 ) -> None:
-    monkeypatch.setattr(framesocket, "has_aes", lambda: server)
-    context = framesocket.server_context(identity)
-    monkeypatch.setattr(framesocket, "has_aes", lambda: client)
-    near, far = pair(identity, context)
+    near, far = pair(identity, framesocket.server_context(identity, server), aes=client)
     for end in (near, far):
-        assert end._tls is not None
-        assert end._tls._object.version() == version
-        assert cipher in end._tls._object.cipher()[0]  # type: ignore[index]
+        assert end.tls is not None
+        assert end.tls[0] == version
+        assert cipher in end.tls[1]
     sender = threading.Thread(target=near.send, args=([b"head", bytes(MOST - 4)],))
     sender.start()
     assert bytes(far.receive() or b"") == b"head" + bytes(MOST - 4)
@@ -243,12 +241,8 @@ def test_bytes_after_the_end_of_tls_are_none(identity: secrets.Identity) -> None
 
 
 @pytest.mark.clock
-def test_silence_is_a_broken_connection_and_pings_are_no_frames(
-    monkeypatch: pytest.MonkeyPatch, identity: secrets.Identity
-) -> None:
-    monkeypatch.setattr(framesocket, "GONE_S", 4)
-    monkeypatch.setattr(framesocket, "PING_S", 0.1)
-    near, far = pair(identity)
+def test_silence_is_a_broken_connection_and_pings_are_no_frames(identity: secrets.Identity) -> None:
+    near, far = pair(identity, silence=Silence(ping_s=0.1, gone_s=4))
     got: queue.SimpleQueue[Any] = queue.SimpleQueue()
 
     def receive() -> None:
@@ -269,34 +263,29 @@ def test_silence_is_a_broken_connection_and_pings_are_no_frames(
 
 
 @pytest.mark.clock
-def test_both_sides_of_an_idle_connection_ping(central: Central, monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (framesocket, frameport):
-        monkeypatch.setattr(module, "PING_S", 0.2)
-    monkeypatch.setattr(framesocket, "GONE_S", 4)
-    central.agent._frames.stop()  # one that watches this often
-    listener = socket.create_server(("127.0.0.1", 0))
-    context = framesocket.server_context(central.identity)
-    port = frameport.FramePort(listener, context, central.agent._calls, 2)
-    peer = central.peer(port=listener.getsockname()[1])
-    time.sleep(6)
-    assert central.answers.empty()
-    peer.send(pack({"op": "run", "id": 1, "part": "model"}, [IMAGES]))
-    assert central.answer().output.shape == (8, 3)
-    peer.close()
-    port.stop()
+def test_both_sides_of_an_idle_connection_ping(tmp_path: Path, identity: secrets.Identity) -> None:
+    silence = Silence(ping_s=0.2, gone_s=4)
+    central = Central(tmp_path, identity, frames=FrameLimits(silence=silence))
+    try:
+        peer = FramePeer(central.ready().details(), central.answers.put, silence=silence)
+        time.sleep(6)
+        assert central.answers.empty()
+        peer.send(pack({"op": "run", "id": 1, "part": "model"}, [IMAGES]))
+        assert central.answer().output.shape == (8, 3)  # type: ignore[union-attr]
+        peer.close()
+    finally:
+        central.stop()
 
 
 @pytest.mark.clock
-def test_opening_a_peer_ends_in_time_though_it_pings(
-    identity: secrets.Identity, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("harness_remote.client.peer.CONNECT_S", 0.5)
-    monkeypatch.setattr(framesocket, "PING_S", 0.05)
+def test_opening_a_peer_ends_in_time_though_it_pings(identity: secrets.Identity) -> None:
+    silence = Silence(ping_s=0.05)
     stop = threading.Event()
     with socket.create_server(("127.0.0.1", 0)) as listener:
 
         def serve() -> None:
-            conn = framesocket.accept(listener.accept()[0], framesocket.server_context(identity), MOST)
+            context = framesocket.server_context(identity)
+            conn = framesocket.accept(listener.accept()[0], context, MOST, silence)
             while not stop.wait(0.1):
                 conn.ping()
 
@@ -310,7 +299,7 @@ def test_opening_a_peer_ends_in_time_though_it_pings(
         }
         began = time.monotonic()
         with pytest.raises(OSError, match=r"closed the connection|no answer within"):
-            open_peer(details, lambda answer: None)
+            FramePeer(details, lambda answer: None, connect_s=0.5, silence=silence)
         assert time.monotonic() - began < 5
         stop.set()
         thread.join(WAIT_S)
@@ -387,41 +376,41 @@ class Central:
 
     def ready(self) -> Central:
         self.client.acquire()
-        self.client.call("Open", pb.OpenRequest(threads=1), pb.Done, work=True)
-        artifact = Artifact(
-            path=Path(),
-            runtime="",
+        self.client.work(Open(threads=1))
+        artifact = ShippedArtifact(
             precision="float32",
             weight_bytes=48,
             inputs=(TensorSpec(shape=(4,)),),
             output=TensorSpec(shape=(3,)),
             meta={"file": "x", "opset": 18, "precision": "float32", "quantised": 0, "spinning": False},
         )
-        request = pb.LoadRequest(
-            part="model",
-            runtime="onnxruntime",
-            device="cpu",
-            sha256=self.client.put(matmul(WEIGHT)),
-            artifact=codec.artifact_to_json(artifact),
+        self.client.work(
+            LoadFile(
+                part="model",
+                runtime="onnxruntime",
+                device="cpu",
+                sha256=self.client.put(matmul(WEIGHT)),
+                artifact=artifact,
+            )
         )
-        self.client.call("Load", request, pb.LoadReply, work=True)
         self.serve()
         return self
 
     def serve(self) -> None:
-        served = self.client.call("Serve", pb.ServeRequest(), pb.ServeReply)
+        served = self.client.work(Serve())
         assert self.agent.frames_address.endswith(f":{served.port}")
         self.ticket = served.ticket
 
-    def peer(self, ticket: str | None = None, port: int | None = None) -> Any:
-        target = self.agent.frames_address if port is None else f"127.0.0.1:{port}"
-        details = {
+    def details(self, ticket: str | None = None) -> dict[str, Any]:
+        return {
             "device": "board",
-            "target": target,
+            "target": self.agent.frames_address,
             "certificate": self.identity.certificate_pem.decode(),
             "ticket": self.ticket if ticket is None else ticket,
         }
-        return open_peer(details, self.answers.put)
+
+    def peer(self, ticket: str | None = None) -> Any:
+        return open_peer(self.details(ticket), self.answers.put)
 
     def answer(self) -> Answer:
         return self.answers.get(timeout=WAIT_S)
@@ -431,9 +420,12 @@ class Central:
         self.agent.stop()
 
 
+LIMITS = FrameLimits(guests=2, leave_s=0.3)
+
+
 @pytest.fixture
 def central(tmp_path: Path, identity: secrets.Identity) -> Iterator[Central]:
-    made = Central(tmp_path, identity, max_streams=2)
+    made = Central(tmp_path, identity, frames=LIMITS)
     try:
         yield made.ready()
     finally:
@@ -486,7 +478,7 @@ def test_a_ticket_lets_the_central_node_run_parts_and_nothing_else(central: Cent
         with pytest.raises(OSError, match="ticket is wrong, or holds no more"):
             central.peer(wrong)
     old = central.ticket
-    central.client.call("Open", pb.OpenRequest(threads=1), pb.Done, work=True)  # a fresh worker
+    central.client.work(Open(threads=1))  # a fresh worker
     with pytest.raises(OSError, match="ticket is wrong, or holds no more"):
         central.peer(old)
 
@@ -520,9 +512,18 @@ def receive(sock: socket.socket) -> bytes:
         return b""
 
 
-def test_strangers_that_say_nothing_are_shown_out(central: Central, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(frameport, "GREET_S", 2.0)
-    monkeypatch.setattr(frameport, "MAX_STRANGERS", 3)
+@pytest.fixture
+def brisk(tmp_path: Path, identity: secrets.Identity) -> Iterator[Central]:
+    """A board that soon hangs up on strangers."""
+    made = Central(tmp_path, identity, frames=FrameLimits(strangers=3, greet_s=2.0))
+    try:
+        yield made.ready()
+    finally:
+        made.stop()
+
+
+def test_strangers_that_say_nothing_are_shown_out(brisk: Central) -> None:
+    central = brisk
     silent = [socket.create_connection(raw_address(central), WAIT_S) for _ in range(4)]
     assert receive(silent[3]) == b""  # there are three already
     silent[0].sendall(b"\x16")  # a little of a handshake is no more
@@ -532,8 +533,7 @@ def test_strangers_that_say_nothing_are_shown_out(central: Central, monkeypatch:
     central.peer().close()
 
 
-def test_a_wrong_ticket_keeps_no_place_by_dripping(central: Central, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(frameport, "LEAVE_S", 0.3)
+def test_a_wrong_ticket_keeps_no_place_by_dripping(central: Central) -> None:
     conns = []
     for _ in range(5):
         conn = raw(central)
@@ -601,14 +601,20 @@ def test_what_is_no_frame_ends_the_stream_with_a_reason(central: Central) -> Non
         conn.hang_up()
 
 
+def workers() -> list[int]:
+    """The workers of this process's agents."""
+    children = psutil.Process().children()
+    return [child.pid for child in children if any("spawn_main" in word for word in child.cmdline())]
+
+
 @pytest.mark.parametrize("attempt", range(4))
 def test_a_worker_that_is_killed_is_named(central: Central, attempt: int) -> None:
     peer = central.peer()
-    worker = central.agent._calls._session._worker  # type: ignore[union-attr]
+    (worker,) = workers()
     long = np.zeros((50_000, 4), np.float32)
     for number in range(3):
         peer.send(pack({"op": "run", "id": number, "part": "model"}, [long]))
-    os.kill(worker.pid, signal.SIGKILL)
+    os.kill(worker, signal.SIGKILL)
     for number in range(10, 15):
         with contextlib.suppress(OSError):  # it may be known already
             peer.send(pack({"op": "run", "id": number, "part": "model"}, [long if number % 2 else IMAGES]))
@@ -655,10 +661,9 @@ def test_anything_that_comes_is_answered_or_refused(
 
 @pytest.fixture(scope="module")
 def hardened(tmp_path_factory: pytest.TempPathFactory, identity: secrets.Identity) -> Iterator[Central]:
-    made = Central(tmp_path_factory.mktemp("agent"), identity, max_streams=200)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(frameport, "LEAVE_S", WAIT_S)  # however slow this side is
-        try:
-            yield made.ready()
-        finally:
-            made.stop()
+    limits = FrameLimits(guests=200, leave_s=WAIT_S)  # however slow this side is
+    made = Central(tmp_path_factory.mktemp("agent"), identity, frames=limits)
+    try:
+        yield made.ready()
+    finally:
+        made.stop()

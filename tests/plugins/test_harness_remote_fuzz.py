@@ -8,7 +8,6 @@ import json
 import time
 from contextlib import suppress
 from multiprocessing.connection import Client
-from pathlib import Path
 
 import grpc
 import numpy as np
@@ -18,13 +17,26 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from harness.errors import DeviceError
-from harness.types import Artifact, DeviceReport, Graph, GraphPart, Samples, TensorSpec, Workload
+from harness.types import DeviceReport, Graph, GraphPart, Samples, TensorSpec, Workload
+from harness.worker.commands import Begin, End
 from harness.worker.frames import DTYPES, MAX_HEADER, FrameError, header_of, pack, unpack, with_header
 from harness.worker.peers import Server, answer_of
 from harness.worker.worker import Worker
 from harness_remote import agent_pb2 as pb
 from harness_remote.agent.server import Agent, AgentSettings
 from harness_remote.wire import codec
+from harness_remote.wire.commands import (
+    InferFile,
+    Join,
+    LoadFile,
+    MeasureFile,
+    Neighbour,
+    Open,
+    Serve,
+    Served,
+    ShippedArtifact,
+    command_of,
+)
 from harness_remote.wire.wire import SERVICE
 
 JSON = st.recursive(
@@ -104,22 +116,25 @@ GRAPH = Graph(
         GraphPart(name="b", inputs=("a", "image"), output=TensorSpec(shape=(2,))),
     )
 )
-ARTIFACT = Artifact(
-    path=Path(),
-    runtime="",
+ARTIFACT = ShippedArtifact(
     precision="float32",
     weight_bytes=8,
     inputs=(TensorSpec(shape=(4,)),),
     output=TensorSpec(shape=(3,)),
     meta={"file": "m.onnx", "opset": 18},
 )
-TEXTS = {
-    Workload: codec.to_json(Workload()),
-    Graph: codec.to_json(GRAPH),
-    Artifact: codec.artifact_to_json(ARTIFACT),
-    dict[str, tuple[int, int]]: '{"load": [1, 2]}',
-}
-SAMPLES = codec.pack_samples(
+COMMANDS = [
+    Open(1, ("a",)),
+    LoadFile(part="a", runtime="onnxruntime", sha256="f" * 64, artifact=ARTIFACT, device="cpu"),
+    Serve(),
+    Join(GRAPH, (Neighbour(device="b", parts=("b",), target="b:1", certificate="", ticket="t"),)),
+    InferFile("f" * 64, 2, ("a",)),
+    MeasureFile("f" * 64, Workload()),
+    Begin(),
+    End({"load": (1, 2)}, 3, 4),
+]
+TEXTS = {type(command).__name__: codec.to_json(command) for command in COMMANDS}
+SAMPLES = codec.pack(
     Samples(
         latency_ns=np.arange(5),
         warmup_ns=np.arange(2),
@@ -133,7 +148,7 @@ SAMPLES = codec.pack_samples(
         outcome=np.zeros(5, np.int8),
     )
 )
-BESIDE = codec.pack_beside(DeviceReport(memory={"a": 1}, meters={"m": np.ones((2, 2))}, problems=("x",)))
+REPORT = codec.pack(DeviceReport(memory={"a": 1}, meters={"m": np.ones((2, 2))}, problems=("x",)))
 
 
 @st.composite
@@ -163,13 +178,10 @@ class TestCodec:
     def test_json_is_a_value_or_refused_in_one_line(self, data, kind):
         text = json.dumps(data.draw(altered(json.loads(TEXTS[kind]))))
         try:
-            if kind is Artifact:
-                codec.artifact_from_json(text, Path(), "onnxruntime")
-            else:
-                assert codec.to_json(codec.from_json(kind, text))
+            assert codec.to_json(command_of(kind, text))
         except DeviceError as error:
-            told = str(error)
-            assert len(told) < 500, told
+            message = str(error)
+            assert len(message) < 500, message
 
     @pytest.mark.parametrize("kind", [Workload, Graph])
     @pytest.mark.parametrize(
@@ -180,11 +192,11 @@ class TestCodec:
             codec.from_json(kind, text)
 
     @settings(max_examples=120)
-    @given(content=damaged(SAMPLES) | damaged(BESIDE) | st.binary(max_size=80))
+    @given(content=damaged(SAMPLES) | damaged(REPORT) | st.binary(max_size=80))
     def test_bytes_are_a_value_or_refused(self, content):
-        for read in (codec.unpack_samples, codec.unpack_beside):
+        for kind in (Samples, DeviceReport, Served, codec.Tensor, type(None), dict[str, object]):
             with suppress(DeviceError):
-                read(content)
+                codec.unpack(kind, content)
 
 
 class Double:
@@ -283,7 +295,7 @@ def message(kind):
     return st.fixed_dictionaries({}, optional=fields).map(lambda values: kind(**values))
 
 
-CALLS = st.sampled_from([name for name in METHODS if name not in ("Describe", "Stream")]).flatmap(
+CALLS = st.sampled_from([name for name in METHODS if name != "Describe"]).flatmap(
     lambda method: st.tuples(
         st.just(method),
         message(REQUESTS[method]).map(lambda made: made.SerializeToString()) | st.binary(max_size=60),
@@ -300,7 +312,6 @@ class Board:
     def __init__(self, address):
         self.channel = grpc.insecure_channel(address)
         self.lease = ""
-        self.has_worker = False
 
     def call(self, method, *data, **metadata):
         """Status and answers; the call must end in time."""
@@ -324,7 +335,6 @@ class Board:
             assert time.monotonic() < until, got  # a call of before holds it, for seconds
             time.sleep(0.1)
         (told,) = got[1]
-        self.has_worker = False
         self.lease = pb.Lease.FromString(told).id
 
     def lives(self):
@@ -350,18 +360,15 @@ class TestAgent:
             assert code not in {*OWN_FAULTS, grpc.StatusCode.DEADLINE_EXCEEDED}, told
         assert board.lives()
 
-    @settings(max_examples=60)
-    @given(frames=st.lists(FRAMES, min_size=1, max_size=4))
-    def test_a_stream_with_anything_in_it_ends(self, board, frames):
-        if not board.has_worker:
+    @settings(max_examples=100)
+    @given(data=st.data(), kind=st.sampled_from([*TEXTS, "Observe", "Load"]))
+    def test_commands_with_anything_in_them_are_carried_out_or_refused(self, board, data, kind):
+        if not board.lease:
             board.acquire()
-            board.has_worker = board.call("Open", pb.OpenRequest(threads=1).SerializeToString()) == (
-                grpc.StatusCode.OK,
-                [b""],
-            )
-            assert board.has_worker
-        code, told = board.call("Stream", *frames)
-        assert code not in {*OWN_FAULTS, grpc.StatusCode.DEADLINE_EXCEEDED}, told
+        value = json.dumps(data.draw(altered(json.loads(TEXTS.get(kind, "{}")))))
+        request = pb.WorkRequest(kind=kind, value=value).SerializeToString()
+        code, answer = board.call("Work", request)
+        assert code not in {*OWN_FAULTS, grpc.StatusCode.DEADLINE_EXCEEDED}, answer
         assert board.lives()
 
     def test_messages_that_cannot_be_read_leave_the_connection_as_it_was(self, board):
@@ -382,9 +389,9 @@ class TestAgent:
         board.acquire()
         file = io.BytesIO()
         np.save(file, np.ones((2, 4), np.float32))
-        code, told = board.call("Measure", measure_of(board, file.getvalue()))
+        code, told = board.call("Work", measure_of(board, file.getvalue()))
         assert (code, "open one first" in told) == (grpc.StatusCode.FAILED_PRECONDITION, True)
-        assert board.call("Open", pb.OpenRequest(threads=1).SerializeToString())[0] == grpc.StatusCode.OK
+        assert board.call("Work", work(Open(1)))[0] == grpc.StatusCode.OK
 
     @settings(max_examples=40)
     @given(at=st.integers(8, 100), change=st.binary(min_size=1, max_size=4))
@@ -395,7 +402,7 @@ class TestAgent:
         file = io.BytesIO()
         np.save(file, np.ones((2, 4), np.float32))
         content = file.getvalue()[:at] + change + file.getvalue()[at + len(change) :]
-        code, told = board.call("Measure", measure_of(board, content))
+        code, told = board.call("Work", measure_of(board, content))
         assert code in (grpc.StatusCode.FAILED_PRECONDITION, grpc.StatusCode.OK), told
 
 
@@ -403,4 +410,8 @@ def measure_of(board, images):
     """A request to measure over a file, which is sent first."""
     name = hashlib.sha256(images).hexdigest()
     board.call("Put", pb.PutRequest(sha256=name, size=len(images), data=images).SerializeToString())
-    return pb.MeasureRequest(load=codec.to_json(Workload()), sha256=name).SerializeToString()
+    return work(MeasureFile(name, Workload()))
+
+
+def work(command):
+    return pb.WorkRequest(kind=type(command).__name__, value=codec.to_json(command)).SerializeToString()

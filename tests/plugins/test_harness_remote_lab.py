@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from harness.errors import SuiteError
 from harness_remote.lab.labfile import find_lab, load_lab, shipped_labs
-from harness_remote.lab.link import Link, Port
+from harness_remote.lab.link import LinkModel, Port
 from harness_remote.lab.relay import Model, Relay, Route, config
 
 MB = 8e6  # bits
@@ -97,7 +97,7 @@ times = st.lists(st.tuples(st.floats(0, 0.5), st.integers(0, 100_000)), min_size
 def test_no_chunk_is_early_none_overtakes_and_none_waits_for_nothing(
     sent: list[tuple[float, int]], rate: float, delay: float
 ) -> None:
-    link = Link(rate, delay, (Port(), Port()))
+    link = LinkModel(rate, delay, (Port(), Port()))
     now, last, busy = 0.0, 0.0, 0.0
     for pause, size in sent:
         now += pause
@@ -112,7 +112,7 @@ def test_no_chunk_is_early_none_overtakes_and_none_waits_for_nothing(
 
 
 def test_a_small_message_after_idle_takes_its_time() -> None:
-    link = Link(2 * MB, 0.0005, (Port(),))
+    link = LinkModel(2 * MB, 0.0005, (Port(),))
     assert link.due(0.0, 602_000) == pytest.approx(0.3015)
     assert link.due(10.0, 3_000) == pytest.approx(10.002)  # a token bucket would send it at once
 

@@ -53,13 +53,14 @@ def up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Up]:
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     made: list[State] = []
 
-    def bring(mode: Mode | None = None, tied: bool = False, **keys: Any) -> State:
+    def bring(
+        mode: Mode | None = None, tied: bool = False, serve: tuple[str, ...] = FAKE, **keys: Any
+    ) -> State:
         if lacking := LACKING.get(mode or probe().mode):
             pytest.skip(lacking)
-        if mode is not None:
-            monkeypatch.setattr(supervisor, "probe", lambda: Ability(mode, probe().tools))
+        ability = None if mode is None else Ability(mode, probe().tools)
         lab = Lab.model_validate({"lab": f"test{os.getpid()}", "boards": ["a", "b"], "link": LINK, **keys})
-        made.append(supervisor.up(lab, serve=FAKE, tied=tied))
+        made.append(supervisor.up(lab, serve=serve, tied=tied, ability=ability))
         return made[-1]
 
     yield bring
@@ -248,7 +249,6 @@ def test_a_lab_that_ended_is_not_taken_for_another_process(up: Up) -> None:
     assert up().up
 
 
-def test_a_board_that_does_not_start_says_why(up: Up, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys.modules[__name__], "FAKE", (sys.executable, "-c", "raise SystemExit('no port')"))
+def test_a_board_that_does_not_start_says_why(up: Up) -> None:
     with pytest.raises(DeviceError, match="lab: the agent of a ended: no port"):
-        up()
+        up(serve=(sys.executable, "-c", "raise SystemExit('no port')"))

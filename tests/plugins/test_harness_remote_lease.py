@@ -2,26 +2,36 @@
 
 from __future__ import annotations
 
-import io
 import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
 
 from harness.errors import BoardLost, DeviceError
-from harness.types import Workload
+from harness.plugins import load_plugins
+from harness.types import DeviceInfo, SessionOptions, Workload
+from harness.worker.commands import Command, Measure
+from harness.worker.process import WorkerProcess
 
 grpc = pytest.importorskip("grpc")
 
 from harness_remote import agent_pb2 as pb  # noqa: E402
+from harness_remote.agent.blobs import Blobs  # noqa: E402
+from harness_remote.agent.calls import Calls  # noqa: E402
+from harness_remote.agent.jobs import Jobs  # noqa: E402
+from harness_remote.agent.lease import Leases  # noqa: E402
 from harness_remote.agent.server import Agent, AgentSettings  # noqa: E402
-from harness_remote.agent.session import Session  # noqa: E402
-from harness_remote.client.client import Client  # noqa: E402
+from harness_remote.agent.session import LeaseSession  # noqa: E402
+from harness_remote.client.channel import open_channel  # noqa: E402
+from harness_remote.client.client import Client, Timeouts  # noqa: E402
+from harness_remote.client.device import RemoteDevice  # noqa: E402
 from harness_remote.client.external import External  # noqa: E402
+from harness_remote.client.transport import BoardTransport, Reach  # noqa: E402
+from harness_remote.wire.commands import InferFile  # noqa: E402
 from harness_remote.wire.secrets import Credentials  # noqa: E402
 
 WAIT_S = 60
@@ -38,6 +48,19 @@ def client(agent: Agent) -> Iterator[Client]:
     made = Client("board", Credentials(target=agent.address))
     yield made
     made.close()
+
+
+@pytest.fixture
+def leases() -> Leases:
+    return Leases()
+
+
+@pytest.fixture
+def calls(tmp_path: Path, leases: Leases) -> Iterator[Calls]:
+    """The calls of a board, without a network."""
+    made = Calls(tmp_path, Blobs(tmp_path / "blobs", 2**20, 2**20), load_plugins(), "board", leases)
+    yield made
+    made.stop()
 
 
 class Caller:
@@ -60,127 +83,134 @@ class Caller:
     def cancel(self) -> None: ...
 
 
-def acquire(agent: Agent, caller: Caller) -> pb.Lease:
-    assert agent._calls is not None
-    return agent._calls.acquire(pb.AcquireRequest(holder="me", seconds=60), caller)
+def acquire(calls: Calls, caller: Caller, seconds: float = 60) -> pb.Lease:
+    return calls.acquire(pb.AcquireRequest(holder="me", seconds=seconds), caller)
 
 
 @pytest.mark.parametrize("when", ["while another holder's session ends", "while its own begins"])
 def test_who_left_before_it_was_given_holds_nothing(
-    agent: Agent, monkeypatch: pytest.MonkeyPatch, when: str
+    calls: Calls, leases: Leases, monkeypatch: pytest.MonkeyPatch, when: str
 ) -> None:
-    first = acquire(agent, Caller())
+    first = acquire(calls, Caller())
     caller = Caller()
-    slow = Session.close if when.startswith("while another") else Session.__init__
+    slow = LeaseSession.close if when.startswith("while another") else LeaseSession.__init__
 
-    def leave(self: Session, *given: Any) -> None:
+    def leave(self: LeaseSession, *given: Any) -> None:
         caller.leaves()
         slow(self, *given)
 
-    assert agent._calls is not None
-    agent._calls._leases.release(first.id)
+    leases.release(first.id)
     with monkeypatch.context() as patch:
-        patch.setattr(Session, slow.__name__, leave)
+        patch.setattr(LeaseSession, slow.__name__, leave)
         with pytest.raises(DeviceError, match="nobody waits for this lease"):
-            acquire(agent, caller)
-    assert acquire(agent, Caller()).id  # the board is free
+            acquire(calls, caller)
+    assert acquire(calls, Caller()).id  # the board is free
 
 
-def test_who_left_in_the_queue_holds_nothing(agent: Agent) -> None:
+def test_who_left_in_the_queue_holds_nothing(calls: Calls) -> None:
     caller = Caller()
     caller.leaves()
     caller.on_end = lambda then: then()  # type: ignore[method-assign]
     with pytest.raises(DeviceError, match="nobody waits for this lease"):
-        acquire(agent, caller)
-    assert acquire(agent, Caller()).id
+        acquire(calls, caller)
+    assert acquire(calls, Caller()).id
 
 
-def test_a_renewal_that_nobody_waits_for_shortens_no_lease(agent: Agent) -> None:
+def left_s(leases: Leases) -> int:
+    """Seconds that the board is held for still."""
+    with pytest.raises(DeviceError, match="held by") as caught:
+        leases.acquire("another", 1)
+    return int(str(caught.value).partition(" s more")[0].rpartition(" ")[2])
+
+
+def test_a_renewal_that_nobody_waits_for_shortens_no_lease(calls: Calls, leases: Leases) -> None:
     """It may have been waiting for its turn at the agent, while its holder asked for another time."""
-    assert agent._calls is not None
-    caller = Caller(acquire(agent, Caller()).id)
-    agent._calls.renew(pb.RenewRequest(seconds=3600), caller)
+    caller = Caller(acquire(calls, Caller()).id)
+    calls.renew(pb.RenewRequest(seconds=3600), caller)
     caller.on_end = lambda then: then()  # type: ignore[method-assign]
     with pytest.raises(DeviceError, match="nobody waits for this lease"):
-        agent._calls.renew(pb.RenewRequest(seconds=60), caller)
-    lease = agent._calls._leases._lease
-    assert lease is not None
-    assert lease.until - time.monotonic() > 3000
+        calls.renew(pb.RenewRequest(seconds=60), caller)
+    assert left_s(leases) > 3000
 
 
-def test_a_renewal_under_way_does_not_shorten_a_detached_lease(
-    agent: Agent, client: Client, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    assert agent._calls is not None
-    leases = agent._calls._leases
-    renew, kept, detached = leases.renew, threading.Event(), threading.Event()
+class SlowLeases(Leases):
+    """A renewal that keeps the lease takes until the one that detaches comes, or a second."""
 
-    def slow(id: str, seconds: float) -> float:
+    def __init__(self) -> None:
+        super().__init__()
+        self.kept, self.detached = threading.Event(), threading.Event()
+
+    def renew(self, id: str, seconds: float) -> float:
         if seconds > 60:
-            detached.set()
-        else:  # of the one who keeps the lease
-            kept.set()
-            detached.wait(1)
-        return renew(id, seconds)
-
-    monkeypatch.setattr(leases, "renew", slow)
-    monkeypatch.setattr("harness_remote.client.client.RENEW_S", 0.01)
-    client.acquire()
-    assert kept.wait(WAIT_S)
-    client.detach(3600)
-    assert detached.is_set()
-    time.sleep(0.1)  # were one more under way, it would end now
-    assert leases._lease is not None
-    assert leases._lease.until - time.monotonic() > 3000
+            self.detached.set()
+        else:
+            self.kept.set()
+            self.detached.wait(1)
+        return super().renew(id, seconds)
 
 
-def test_a_channel_that_another_thread_closed_just_now_is_a_lost_board(
-    client: Client, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    client.health()
-    channel = client._open()
-    channel.close()
-    monkeypatch.setattr(client, "_open", lambda: channel)
-    for use in (client.health, lambda: client.stream(iter(()))):
-        with pytest.raises(BoardLost):
-            use()
+def test_a_renewal_under_way_does_not_shorten_a_detached_lease(tmp_path: Path) -> None:
+    leases = SlowLeases()
+    with Agent(AgentSettings(folder=tmp_path, name="board"), leases) as agent:
+        client = Client("board", Credentials(target=agent.address), Timeouts(renew=0.01))
+        client.acquire()
+        assert leases.kept.wait(WAIT_S)
+        client.detach(3600)
+        assert leases.detached.is_set()
+        time.sleep(0.1)  # were one more under way, it would end now
+        assert left_s(leases) > 3000
+        client.close()
+
+
+def test_a_channel_that_another_thread_closed_just_now_is_a_lost_board(agent: Agent) -> None:
+    def closed(target: str, certificate: bytes) -> Any:
+        channel = open_channel(target, certificate)
+        channel.close()
+        return channel
+
+    client = Client("board", Credentials(target=agent.address), channel=closed)
+    with pytest.raises(BoardLost):
+        client.health()
     with pytest.raises(DeviceError, match="did not end within"):  # after further trials
-        client.follow("job", 0.1)
+        client.follow(InferFile("", 1), "job", 0.1)
+    client.close()
 
 
-def test_the_board_is_given_back_though_an_own_meter_does_not_end(agent: Agent, tmp_path: Path) -> None:
-    from harness_remote.client.device import RemoteDevice
-
-    device = object.__new__(RemoteDevice)
-    device._client = Client("board", Credentials(target=agent.address))
-    device._external = External.__new__(External)
-    device._client.acquire()
-
-    def stuck() -> None:
+class StuckMeters(External):
+    def close(self) -> None:
         raise OSError("the meter's process does not end")
 
-    device._external.close = stuck  # type: ignore[method-assign]
-    device._hang_up = lambda: None  # type: ignore[method-assign]
-    with pytest.raises(OSError, match="does not end"):
-        device.close()
-    end = time.monotonic() + WAIT_S / 2  # half as long as the lease would hold by itself
-    while agent._calls is not None and agent._calls._leases.held():
-        assert time.monotonic() < end
-        time.sleep(0.05)
+
+def test_the_board_is_given_back_though_an_own_meter_does_not_end(tmp_path: Path, leases: Leases) -> None:
+    info = DeviceInfo(name="board", backend="agent", model="", kind="cpu", cores=1, memory_bytes=1)
+    with Agent(AgentSettings(folder=tmp_path, name="board"), leases) as agent:
+        credentials = Credentials(target=agent.address)
+        client = Client("board", credentials)
+        reach = Reach(board="board", credentials=credentials, via={})
+        transport = BoardTransport(client, reach, info, threads=1, meters=(), device="cpu", detached=False)
+        device = RemoteDevice(info, transport, SessionOptions(), StuckMeters(()))
+        client.acquire()
+        assert leases.held()
+        with pytest.raises(OSError, match="does not end"):
+            device.close()
+        end = time.monotonic() + WAIT_S / 2  # half as long as the lease would hold by itself
+        while leases.held():
+            assert time.monotonic() < end
+            time.sleep(0.05)
+
+
+class Idle:
+    """A worker that answers nothing."""
+
+    def ask(self, command: Command[Any]) -> None: ...
 
 
 def test_a_measurement_that_gets_no_thread_is_told_and_the_next_is_made(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    stream = io.BytesIO()
-    np.save(stream, np.zeros((1, 2), np.float32))
-    (tmp_path / "images").write_bytes(stream.getvalue())
-    worker = type(
-        "Worker", (), {"ask": lambda self, *told: None, "kill": lambda self: None, "close": lambda self: None}
-    )()
-    blobs = type("Blobs", (), {"path": lambda self, sha256: tmp_path / "images"})()
-    session = Session(tmp_path / "session", blobs, None, "board")  # type: ignore[arg-type]
-    session._worker = worker
+    jobs = Jobs(tmp_path, "board")
+    command = Measure(Workload(), np.zeros((1, 2), np.float32))
+    worker = cast(WorkerProcess, Idle())
     with monkeypatch.context() as patch:
 
         def none_left(self: object) -> None:
@@ -188,7 +218,8 @@ def test_a_measurement_that_gets_no_thread_is_told_and_the_next_is_made(
 
         patch.setattr("threading.Thread.start", none_left)
         with pytest.raises(DeviceError, match="measure on board: can't start new thread"):
-            session.measure(Workload(), "sha")
-    assert not session.measuring
-    assert session.job(session.measure(Workload(), "sha")).done.wait(WAIT_S)
-    session.close()
+            jobs.start(command, worker)
+    assert not jobs.running
+    job = jobs.start(command, worker)
+    assert jobs.get(job.id).done.wait(WAIT_S)
+    assert job.result is not None

@@ -1,4 +1,4 @@
-"""What a board is, as its agent announces it."""
+"""A board's description of itself, as its agent gives it."""
 
 from __future__ import annotations
 
@@ -8,35 +8,85 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
 import harness
+from harness.devices import sysfs
 from harness.errors import DeviceError
-from harness.machine import environment, sysfs
+from harness.machine import environment
 from harness.machine.meters import Meters
 from harness.plugins import Plugins, load_plugins
 from harness.types import Unavailable
 from harness_power.jetson import is_jetson
 from harness_remote.agent.onnx_check import supported
-from harness_remote.wire.board import PROTOCOL, Board
+from harness_remote.wire.board import PROTOCOL, BoardDescription
 
-__all__ = ["describe"]
+__all__ = ["OnnxRuntime", "describe"]
 
 ORT_S = 60.0
 AGAIN_S = 300.0
 
 _GPU_PROVIDERS = {"CUDAExecutionProvider", "TensorrtExecutionProvider"}
-_asking = threading.Lock()
-_told: list[tuple[float, dict[str, Any]]] = []  # when, and what
 _JETPACK = {32: "4", 34: "5", 35: "5", 36: "6", 38: "7"}  # by L4T's major version, developer.nvidia.com
 
 
-def describe(plugins: Plugins | None = None, meters: Meters | None = None) -> dict[str, Any]:
-    """The fields of a :class:`Board`, for JSON.
+class OnnxRuntime:
+    """The installed ONNX Runtime. It is asked once; one that does not start is asked again after ``again_s`` seconds."""
 
-    Meters and state are those that ``meters`` knows, looked up anew without: that asks every sensor, which
-    a measurement beside it would feel.
+    def __init__(self, again_s: float = AGAIN_S) -> None:
+        self._again_s = again_s
+        self._asking = threading.Lock()
+        self._answered_at = 0.0
+        self._answer: dict[str, Any] = {}
+
+    def facts(self) -> dict[str, Any]:
+        """Return ``version``, ``providers``, ``opset`` and ``ir_version``, or the ``error`` for which it does not start."""
+        with self._asking:
+            late = time.monotonic() - self._answered_at > self._again_s
+            if not self._answer or ("error" in self._answer and late):
+                self._answer, self._answered_at = self._asked(), time.monotonic()
+            return self._answer
+
+    @staticmethod
+    def _asked() -> dict[str, Any]:
+        """Ask in a process of its own: importing it would cost the agent memory and a thread for good."""
+        ask = "import json, onnxruntime as o; print(json.dumps([o.__version__, o.get_available_providers()]))"
+        try:
+            done = subprocess.run(
+                [sys.executable, "-c", ask],
+                capture_output=True,
+                text=True,
+                timeout=ORT_S,
+                stdin=subprocess.DEVNULL,
+                check=False,
+            )
+        except (OSError, subprocess.TimeoutExpired) as error:
+            return {"error": f"onnxruntime does not start: {error}"}
+        lines = (done.stdout if done.returncode == 0 else done.stderr).strip().splitlines()
+        try:
+            version, providers = json.loads(lines[-1])
+            opset, ir_version = supported(version)
+        except (ValueError, IndexError, TypeError, DeviceError):
+            return {
+                "error": f"onnxruntime does not start: {lines[-1] if lines else f'exit code {done.returncode}'}"
+            }
+        return {"version": version, "providers": providers, "opset": opset, "ir_version": ir_version}
+
+
+ONNX_RUNTIME = OnnxRuntime()
+
+
+def describe(
+    plugins: Plugins | None = None,
+    meters: Meters | None = None,
+    onnxruntime: Callable[[], dict[str, Any]] = ONNX_RUNTIME.facts,
+) -> dict[str, Any]:
+    """Return the fields of a :class:`BoardDescription`, for JSON.
+
+    Meters and state are those that ``meters`` knows. Without it every sensor is asked, which would disturb a
+    measurement.
     """
     plugins = plugins or load_plugins()
     meters = meters or Meters(plugins)
@@ -44,9 +94,9 @@ def describe(plugins: Plugins | None = None, meters: Meters | None = None) -> di
     snapshot = meters.snapshot()
     root = sysfs.root()
     host = environment.host()
-    runtime = _onnxruntime()
+    runtime = onnxruntime()
     return asdict(
-        Board(
+        BoardDescription(
             protocol=PROTOCOL,
             harness=harness.__version__,
             model=environment.cpu_model(root),
@@ -68,27 +118,27 @@ def describe(plugins: Plugins | None = None, meters: Meters | None = None) -> di
             onnxruntime=runtime,
             jetpack=_jetpack(),
             meters=[asdict(use.info) for use in uses],
-            absent=[asdict(one) for one in absent],
+            absent=[asdict(meter) for meter in absent],
             watches=sorted(snapshot),
             state={
-                name: {"error": told.reason} if isinstance(told, Unavailable) else dict(told)
-                for name, told in snapshot.items()
+                name: {"error": state.reason} if isinstance(state, Unavailable) else dict(state)
+                for name, state in snapshot.items()
             },
         )
     )
 
 
 def _soc() -> str | None:
-    """The most general entry of the device tree's ``compatible``, without its vendor: bcm2711, tegra234."""
+    """Return the most general entry of the device tree's ``compatible``, without its vendor: bcm2711, tegra234."""
     names = (sysfs.text(sysfs.root() / "proc/device-tree/compatible") or "").split("\0")
     return names[-1].rpartition(",")[2] or None
 
 
 def _product() -> str | None:
-    told = (
+    words = (
         sysfs.text(sysfs.root() / f"sys/class/dmi/id/{name}") or "" for name in ("sys_vendor", "product_name")
     )
-    return " ".join(filter(None, told)) or None
+    return " ".join(filter(None, words)) or None
 
 
 def _has_gpu() -> bool:
@@ -96,9 +146,9 @@ def _has_gpu() -> bool:
 
 
 def _jetpack() -> dict[str, str | None]:
-    """L4T's release, and JetPack's as its package tells it, else the major version that goes with that L4T."""
-    told = sysfs.text(sysfs.root() / "etc/nv_tegra_release") or ""
-    found = re.search(r"R(\d+) \(release\), REVISION: ([\d.]+)", told)
+    """Return L4T's release, and JetPack's as its package says, else the major version that goes with that L4T."""
+    release_file = sysfs.text(sysfs.root() / "etc/nv_tegra_release") or ""
+    found = re.search(r"R(\d+) \(release\), REVISION: ([\d.]+)", release_file)
     if not found:
         return {}
     package = re.search(
@@ -108,36 +158,3 @@ def _jetpack() -> dict[str, str | None]:
     )
     release = package[1] if package else _JETPACK.get(int(found[1]))
     return {"l4t": f"{found[1]}.{found[2]}", "release": release}
-
-
-def _onnxruntime() -> dict[str, Any]:
-    """Asked for once; of one that does not start, again after a while."""
-    with _asking:
-        if not _told or ("error" in _told[0][1] and time.monotonic() - _told[0][0] > AGAIN_S):
-            _told[:] = [(time.monotonic(), _ask_onnxruntime())]
-        return _told[0][1]
-
-
-def _ask_onnxruntime() -> dict[str, Any]:
-    """By a process of its own, for importing it would take the agent memory and a thread for good."""
-    ask = "import json, onnxruntime as o; print(json.dumps([o.__version__, o.get_available_providers()]))"
-    try:
-        done = subprocess.run(
-            [sys.executable, "-c", ask],
-            capture_output=True,
-            text=True,
-            timeout=ORT_S,
-            stdin=subprocess.DEVNULL,
-            check=False,
-        )
-    except (OSError, subprocess.TimeoutExpired) as error:
-        return {"error": f"onnxruntime does not start: {error}"}
-    lines = (done.stdout if done.returncode == 0 else done.stderr).strip().splitlines()
-    try:
-        version, providers = json.loads(lines[-1])
-        opset, ir_version = supported(version)
-    except (ValueError, IndexError, TypeError, DeviceError):
-        return {
-            "error": f"onnxruntime does not start: {lines[-1] if lines else f'exit code {done.returncode}'}"
-        }
-    return {"version": version, "providers": providers, "opset": opset, "ir_version": ir_version}

@@ -1,4 +1,4 @@
-"""The control plane's calls: what each does, once token and message are found good."""
+"""The control plane's calls: what each does, once its token and message are found good."""
 
 from __future__ import annotations
 
@@ -12,26 +12,21 @@ from typing import Any, Protocol
 import harness
 from harness.errors import BoardLost, DeviceError
 from harness.plugins import Plugins
-from harness.types import Graph, Workload
 from harness_remote import agent_pb2 as pb
 from harness_remote.agent import board
 from harness_remote.agent.blobs import Blobs
+from harness_remote.agent.forward import Buffer, Forwarder, Frame
+from harness_remote.agent.jobs import Job
 from harness_remote.agent.lease import Leases
-from harness_remote.agent.session import Job, Neighbour, Session
-from harness_remote.agent.stream import Buffer, Frame, Relay
+from harness_remote.agent.session import LeaseSession
 from harness_remote.wire import codec
+from harness_remote.wire.commands import command_of
 from harness_remote.wire.wire import CHUNK_BYTES, MAX_CONTROL_BYTES, MAX_MESSAGE_BYTES
 
 __all__ = ["Call", "Calls", "Connected", "LeaseError", "TooMuchError"]
 
-HEARTBEAT_S = 2.0
 LAPSE_S = 0.5
 NOBODY_WAITS = "nobody waits for this lease any more"
-SERVED = frozenset(
-    {"run", "keep", "echo"}
-)  # with a ticket; the lease's holder may ask for the whole graph too
-
-
 Reply = Callable[[Frame], None]
 Farewell = Callable[[str], None]
 
@@ -64,12 +59,20 @@ class Calls:
     Every method raises ``DeviceError`` for what cannot be done, :class:`LeaseError` where the lease does not hold.
     """
 
-    def __init__(self, folder: Path, blobs: Blobs, plugins: Plugins, name: str, leases: Leases) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        blobs: Blobs,
+        plugins: Plugins,
+        name: str,
+        leases: Leases,
+        heartbeat_s: float = 2.0,
+    ) -> None:
         self._folder, self._blobs, self._plugins, self._name = folder, blobs, plugins, name
-        self._leases = leases
+        self._leases, self._heartbeat_s = leases, heartbeat_s
         self.frames_port = 0
         self._changing = threading.Lock()
-        self._session: Session | None = None
+        self._session: LeaseSession | None = None
         self._holder = ""
         self._board: pb.DescribeReply | None = None
         self._open: set[Connected] = set()
@@ -104,7 +107,9 @@ class Calls:
             id, seconds = self._leases.acquire(request.holder, request.seconds)
             self._end_session()  # what the last one left behind
             try:
-                self._session = Session(self._folder / "session", self._blobs, self._plugins, self._name)
+                self._session = LeaseSession(
+                    self._folder / "session", self._blobs, self._plugins, self._name, self.frames_port
+                )
             except OSError as error:
                 self._leases.release(id)
                 raise DeviceError(f"{self._name} cannot write its folder: {error.strerror}") from None
@@ -149,45 +154,19 @@ class Calls:
             at = self._blobs.write(first.sha256, first.size, at, request.data)
         return pb.StatReply(held=at)
 
-    def open(self, request: pb.OpenRequest, call: Call) -> pb.Done:
-        self._held(call).open(request.threads, list(request.meters))
-        return pb.Done()
-
-    def load(self, request: pb.LoadRequest, call: Call) -> pb.LoadReply:
-        facts = self._held(call).load(
-            request.part, request.runtime, request.sha256, request.artifact, request.device
+    def work(self, request: pb.WorkRequest, call: Call) -> pb.WorkReply:
+        """Have the board's worker carry out a command; a command over images is only started."""
+        answer = self._held(call).work(command_of(request.kind, request.value))
+        return (
+            pb.WorkReply(job=answer.id)
+            if isinstance(answer, Job)
+            else pb.WorkReply(answer=codec.pack(answer))
         )
-        return pb.LoadReply(facts=codec.to_json(dict(facts)))
-
-    def serve(self, request: pb.ServeRequest, call: Call) -> pb.ServeReply:
-        return pb.ServeReply(ticket=self._held(call).serve(), port=self.frames_port)
-
-    def connect(self, request: pb.ConnectRequest, call: Call) -> pb.Done:
-        session = self._held(call)
-        graph = codec.from_json(Graph, request.graph)
-        session.connect(
-            graph,
-            [
-                Neighbour(
-                    device=one.device,
-                    parts=tuple(one.parts),
-                    target=one.target,
-                    certificate=one.certificate,
-                    ticket=one.ticket,
-                )
-                for one in request.peers
-            ],
-        )
-        return pb.Done()
-
-    def measure(self, request: pb.MeasureRequest, call: Call) -> pb.Job:
-        session = self._held(call)
-        return pb.Job(id=session.measure(codec.from_json(Workload, request.load), request.sha256))
 
     def follow(self, request: pb.FollowRequest, call: Call) -> Iterator[pb.FollowReply]:
         job = self._held(call).job(request.id)
         gone = _left(call)
-        while not job.done.wait(HEARTBEAT_S):
+        while not job.done.wait(self._heartbeat_s):
             if gone.is_set():
                 return
             yield pb.FollowReply(running=True)
@@ -197,26 +176,10 @@ class Calls:
         self._held(call).cancel(request.id)
         return pb.Done()
 
-    def begin(self, request: pb.BeginRequest, call: Call) -> pb.Done:
-        self._held(call).begin()
-        return pb.Done()
+    # --- frames of other boards ---
 
-    def end(self, request: pb.EndRequest, call: Call) -> pb.EndReply:
-        session = self._held(call)
-        spans = codec.from_json(dict[str, tuple[int, int]], request.spans)
-        seen = session.end(spans, request.clock_error_ns, request.images)
-        return pb.EndReply(beside=codec.pack_beside(seen))
-
-    # --- the data plane ---
-
-    def stream(self, frames: Iterable[Buffer], call: Call, reply: Reply, farewell: Farewell) -> None:
-        """Take the frames of the lease's holder, and answer them all. Answers go to ``reply``; ``farewell`` is told why
-        there will be no more, should the worker end.
-        """
-        self._relayed(self._held(call), SERVED | {"infer"}, frames, call, reply, farewell, Relay.drain)
-
-    def admit(self, ticket: str) -> Session:
-        """The session whose worker another board may ask, by the ticket that it shows instead of the token."""
+    def admit(self, ticket: str) -> LeaseSession:
+        """Return the session whose worker another board may ask, by the ticket that it shows instead of the token."""
         session = self._session
         if session is None or not session.admits(ticket):
             raise LeaseError(
@@ -225,37 +188,33 @@ class Calls:
         return session
 
     def frames(
-        self, session: Session, frames: Iterable[Buffer], guest: Connected, reply: Reply, farewell: Farewell
-    ) -> None:
-        """The same for a board that was admitted; when no more frames come, it is gone."""
-        self._during(guest)
-        self._relayed(session, SERVED, frames, guest, reply, farewell)
-
-    @staticmethod
-    def _relayed(
-        session: Session,
-        allowed: frozenset[str],
+        self,
+        session: LeaseSession,
         frames: Iterable[Buffer],
-        caller: Connected,
+        guest: Connected,
         reply: Reply,
         farewell: Farewell,
-        at_the_end: Callable[[Relay], None] = Relay.end,
     ) -> None:
+        """Take the frames of a board that was admitted, until no more come.
+
+        Answers go to ``reply``. ``farewell`` gets the reason why there will be no more, should the worker end.
+        """
+
         def over(fault: str) -> None:
             if fault:
                 farewell(session.death() or fault)
 
+        self._during(guest)
         try:
-            relay = Relay(*session.listening(), allowed, MAX_MESSAGE_BYTES, reply, over)
+            forwarder = Forwarder(session.listening(), MAX_MESSAGE_BYTES, reply, over)
         except DeviceError as error:
             raise DeviceError(session.death() or error) from None
-        caller.on_end(relay.end)
+        guest.on_end(forwarder.end)
         try:
-            if all(map(relay.feed, frames)):
-                at_the_end(relay)
+            all(map(forwarder.feed, frames))
         finally:
-            relay.end()
-            relay.join()
+            forwarder.end()
+            forwarder.join()
 
     # --- leases end ---
 
@@ -266,7 +225,7 @@ class Calls:
             self._end_session()
         self._watcher.join(5)
 
-    def _held(self, call: Call) -> Session:
+    def _held(self, call: Call) -> LeaseSession:
         session = self._session
         if session is None or self._holder != call.lease() or not self._leases.holds(call.lease()):
             raise LeaseError(f"{self._name} is not held by this lease (any more): acquire it (again)")

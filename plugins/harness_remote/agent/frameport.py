@@ -1,7 +1,7 @@
 """The agent's second port: other boards, with a ticket, send frames to this board's worker.
 
-Beside gRPC, which takes several times as long for a few kilobytes. A thread per board; a stranger holds one for
-:data:`GREET_S` at most.
+It is apart from gRPC, which takes several times as long for a few kilobytes. Each board has a thread. A stranger, who
+has shown no ticket yet, holds one for ``greet_s`` seconds at most.
 """
 
 from __future__ import annotations
@@ -14,36 +14,52 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from dataclasses import dataclass, field
 
 from harness.errors import DeviceError, HarnessError
 from harness.worker.frames import FrameError, header_of, pack
 from harness_remote.agent.calls import Calls, TooMuchError
-from harness_remote.agent.session import Session
+from harness_remote.agent.session import LeaseSession
 from harness_remote.wire import framesocket
-from harness_remote.wire.framesocket import PING_S, FrameSocket, Pieces
+from harness_remote.wire.framesocket import FrameSocket, Pieces, Silence
 from harness_remote.wire.wire import MAX_GREETING_BYTES, MAX_MESSAGE_BYTES
 
-__all__ = ["FramePort"]
+__all__ = ["FrameLimits", "FramePort"]
 
 _LOG = logging.getLogger(__name__)
 
-GREET_S = 10.0
-LEAVE_S = 1.0
-MAX_STRANGERS = 32
+
+@dataclass(frozen=True)
+class FrameLimits:
+    """How many boards may send frames at once (``guests``), and how many more may be without a ticket (``strangers``).
+
+    A stranger must show its ticket within ``greet_s`` seconds. A board that was refused, or whose worker ended, has
+    ``leave_s`` seconds to hang up.
+    """
+
+    guests: int = 16
+    strangers: int = 32
+    greet_s: float = 10.0
+    leave_s: float = 1.0
+    silence: Silence = field(default_factory=Silence)
 
 
 class FramePort:
     """Answers frames at ``listener`` until it is stopped; ``context`` is its side of TLS, if there is one."""
 
     def __init__(
-        self, listener: socket.socket, context: ssl.SSLContext | None, calls: Calls, max_guests: int
+        self,
+        listener: socket.socket,
+        context: ssl.SSLContext | None,
+        calls: Calls,
+        limits: FrameLimits = FrameLimits(),
     ) -> None:
+        self._limits = limits
         self._listener = listener
         self._context = context
         self._calls = calls
-        self._places = threading.BoundedSemaphore(max_guests)
-        self._max_guests = max_guests
-        self._strangers: dict[socket.socket, float] = {}  # and when they came
+        self._places = threading.BoundedSemaphore(limits.guests)
+        self._strangers: dict[socket.socket, float] = {}  # since when
         self._guests: set[_Guest] = set()
         self._stopped = threading.Event()
         threading.Thread(target=self._accept, name="frames: accept", daemon=True).start()
@@ -52,7 +68,7 @@ class FramePort:
     def stop(self) -> None:
         self._stopped.set()
         with suppress(OSError):
-            self._listener.shutdown(socket.SHUT_RDWR)  # whoever accepts is told
+            self._listener.shutdown(socket.SHUT_RDWR)  # wakes the thread that accepts
         self._listener.close()
         for stranger in list(self._strangers):
             _hang_up(stranger)
@@ -66,7 +82,7 @@ class FramePort:
             except OSError:  # no descriptor left; or stopped
                 self._stopped.wait(0.05)
                 continue
-            if len(self._strangers) >= MAX_STRANGERS:
+            if len(self._strangers) >= self._limits.strangers:
                 sock.close()
                 continue
             self._strangers[sock] = time.monotonic()
@@ -77,34 +93,36 @@ class FramePort:
                 sock.close()
 
     def _watch(self) -> None:
-        """Show guests that this side is there; strangers out, and guests that were told to go."""
-        while not self._stopped.wait(PING_S / 5):
+        """Ping guests, and hang up on strangers and guests whose time is over."""
+        while not self._stopped.wait(self._limits.silence.ping_s / 5):
             now = time.monotonic()
             for guest in list(self._guests):
                 guest.see_to(now)
-            for stranger in [one for one, came in list(self._strangers.items()) if came < now - GREET_S]:
+            for stranger in [
+                one for one, came in list(self._strangers.items()) if came < now - self._limits.greet_s
+            ]:
                 _hang_up(stranger)
 
     def _serve(self, sock: socket.socket) -> None:
-        """One connection, from its handshake to its end: a stranger until its ticket is found good."""
+        """Serve one connection from its handshake to its end; it is a stranger until its ticket is found good."""
         guest: _Guest | None = None
         try:
-            conn = framesocket.accept(sock, self._context, MAX_GREETING_BYTES)
+            conn = framesocket.accept(sock, self._context, MAX_GREETING_BYTES, self._limits.silence)
             ticket = _ticket(conn)
             conn.settle(MAX_MESSAGE_BYTES)
             why = ""
             try:
                 session = self._calls.admit(ticket)
                 if not self._places.acquire(blocking=False):
-                    raise TooMuchError(f"{self._max_guests} boards send frames already")
-                guest = _Guest(conn)
+                    raise TooMuchError(f"{self._limits.guests} boards send frames already")
+                guest = _Guest(conn, self._limits.leave_s)
                 self._strangers.pop(sock, None)
                 self._answer(session, guest)
             except HarnessError as error:
                 why = " ".join(str(error).split())[:2000]
-            conn.last(_told(why))
-            conn.drain(LEAVE_S)
-        except (OSError, FrameError):  # gone, or no board: TLS told why, and a stranger is told nothing
+            conn.last(_notice(why))
+            conn.drain(self._limits.leave_s)
+        except (OSError, FrameError):  # gone, or no board: TLS said why, and a stranger gets no answer
             pass
         finally:
             self._strangers.pop(sock, None)
@@ -114,12 +132,12 @@ class FramePort:
                 guest.ended()
                 self._places.release()
 
-    def _answer(self, session: Session, guest: _Guest) -> None:
-        """Every frame, until no more come."""
+    def _answer(self, session: LeaseSession, guest: _Guest) -> None:
+        """Answer every frame, until no more come."""
         conn = guest.conn
 
         def frames() -> Iterator[memoryview]:
-            conn.send(_told(""))  # welcome
+            conn.send(_notice(""))  # welcome
             self._guests.add(guest)
             yield from iter(conn.receive, None)
 
@@ -127,7 +145,7 @@ class FramePort:
             self._calls.frames(session, frames(), guest, conn.send, guest.farewell)
         except (HarnessError, OSError):
             raise
-        except Exception as error:  # noqa: BLE001 - the other board is told
+        except Exception as error:  # noqa: BLE001 - the other board gets the error
             _LOG.warning("a board's frames failed: %s", error, exc_info=error)
             raise DeviceError(f"{type(error).__name__}: {error}") from None
 
@@ -135,8 +153,9 @@ class FramePort:
 class _Guest:
     """A board that was let in (:class:`harness_remote.agent.calls.Connected`)."""
 
-    def __init__(self, conn: FrameSocket) -> None:
+    def __init__(self, conn: FrameSocket, leave_s: float) -> None:
         self.conn = conn
+        self._leave_s = leave_s
         self._leaves = math.inf
         self._lock = threading.Lock()
         self._then: list[Callable[[], None]] | None = []
@@ -158,9 +177,9 @@ class _Guest:
             one()
 
     def farewell(self, why: str) -> None:
-        """Tell it that no more answers come; it has a moment to hang up."""
-        self.conn.last(_told(why))
-        self._leaves = time.monotonic() + LEAVE_S
+        """Send the reason why no more answers come; the board has a moment to hang up."""
+        self.conn.last(_notice(why))
+        self._leaves = time.monotonic() + self._leave_s
 
     def see_to(self, now: float) -> None:
         if now > self._leaves:
@@ -170,17 +189,17 @@ class _Guest:
         return None
 
 
-def _told(error: str) -> Pieces:
-    """A frame that answers none."""
+def _notice(error: str) -> Pieces:
+    """Return a frame that answers no request: a welcome, or an error."""
     return pack({"id": None, "error": error} if error else {"id": None})
 
 
 def _ticket(conn: FrameSocket) -> str:
     frame = conn.receive()
-    told = header_of(frame)[0].get("ticket") if frame is not None else None
-    if not isinstance(told, str):
+    ticket = header_of(frame)[0].get("ticket") if frame is not None else None
+    if not isinstance(ticket, str):
         raise FrameError("no ticket")
-    return told
+    return ticket
 
 
 def _hang_up(sock: socket.socket) -> None:

@@ -169,7 +169,8 @@ class _Model:
             raise _broken()
         if depth >= MAX_DEPTH:
             raise DeviceError(f"refused: the ONNX model is nested more than {MAX_DEPTH} deep")
-        walk(*value, depth + 1)
+        begin, end = value
+        walk(begin, end, depth + 1)
 
     def _domain(self, kind: int, value: Any) -> bytes:
         domain = self._text(kind, value)

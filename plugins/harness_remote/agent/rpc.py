@@ -7,32 +7,23 @@ from __future__ import annotations
 
 import hmac
 import logging
-import queue
-import threading
 from collections.abc import Callable, Iterator
-from contextlib import suppress
-from functools import partial
 from typing import Any
 from urllib.parse import quote
 
 import grpc
 from google.protobuf.message import DecodeError
 
-from harness.errors import BoardLost, DeviceError, HarnessError
+from harness.errors import BoardLost, HarnessError
 from harness.worker.frames import FrameError
 from harness_remote import agent_pb2 as pb
-from harness_remote.agent.calls import Calls, Farewell, LeaseError, Reply, TooMuchError
-from harness_remote.agent.stream import Frame
+from harness_remote.agent.calls import Calls, LeaseError, TooMuchError
 from harness_remote.wire.secrets import Identity
 from harness_remote.wire.wire import LEASE, LOST, MAX_CONTROL_BYTES, SERVICE
 
 __all__ = ["Gate", "handlers"]
 
 _LOG = logging.getLogger(__name__)
-
-
-AHEAD = 4
-"""Answers of a stream that wait for gRPC."""
 
 
 class Gate(grpc.ServerInterceptor):  # type: ignore[misc]
@@ -76,23 +67,14 @@ class _Call:
         self._context.cancel()
 
 
-def handlers(calls: Calls, max_streams: int) -> grpc.GenericRpcHandler:
+def handlers(calls: Calls) -> grpc.GenericRpcHandler:
     """Every method of the service."""
-    free = threading.BoundedSemaphore(max_streams)
 
     def health(frames: Any, call: _Call) -> Iterator[pb.HealthReply]:
         yield calls.health(pb.HealthRequest(), call)
 
     def put(requests: Iterator[Any], call: _Call) -> pb.StatReply:
         return calls.put(map(_good, requests), call)
-
-    def stream(frames: Iterator[bytes], call: _Call) -> Iterator[bytes]:
-        if not free.acquire(blocking=False):
-            raise TooMuchError(f"{max_streams} data streams are open already")
-        try:
-            yield from _pulled(partial(calls.stream, frames, call))
-        finally:
-            free.release()
 
     def unary(call: Callable[[Any, _Call], Any], request: Any, reply: Any) -> grpc.RpcMethodHandler:
         return grpc.unary_unary_rpc_method_handler(_answer(call), _reader(request), reply.SerializeToString)
@@ -112,18 +94,11 @@ def handlers(calls: Calls, max_streams: int) -> grpc.GenericRpcHandler:
             "Put": grpc.stream_unary_rpc_method_handler(
                 _answer(put), _reader(pb.PutRequest), pb.StatReply.SerializeToString
             ),
-            "Open": unary(calls.open, pb.OpenRequest, pb.Done),
-            "Load": unary(calls.load, pb.LoadRequest, pb.LoadReply),
-            "Serve": unary(calls.serve, pb.ServeRequest, pb.ServeReply),
-            "Connect": unary(calls.connect, pb.ConnectRequest, pb.Done),
-            "Measure": unary(calls.measure, pb.MeasureRequest, pb.Job),
+            "Work": unary(calls.work, pb.WorkRequest, pb.WorkReply),
             "Follow": grpc.unary_stream_rpc_method_handler(
                 _answers(calls.follow), _reader(pb.FollowRequest), pb.FollowReply.SerializeToString
             ),
             "Cancel": unary(calls.cancel, pb.CancelRequest, pb.Done),
-            "Begin": unary(calls.begin, pb.BeginRequest, pb.Done),
-            "End": unary(calls.end, pb.EndRequest, pb.EndReply),
-            "Stream": grpc.stream_stream_rpc_method_handler(_answers(stream)),
         },
     )
 
@@ -170,48 +145,6 @@ def _answers(call: Callable[[Any, _Call], Iterator[Any]]) -> Callable[..., Itera
             _abort(context, error)
 
     return answers
-
-
-def _pulled(run: Callable[[Reply, Farewell], None]) -> Iterator[bytes]:
-    """What ``run`` replies from a thread of its own, for gRPC, which asks for it."""
-    answers: queue.Queue[Frame | None] = queue.Queue(AHEAD)
-    left = threading.Event()
-    # not the errors themselves, which would keep their frames, and with them the call
-    why: list[tuple[type[HarnessError], str]] = []
-
-    def put(answer: Frame | None) -> None:
-        while not left.is_set():
-            with suppress(queue.Full):
-                return answers.put(answer, timeout=0.5)
-        raise OSError("nobody takes the answer")
-
-    def end(kind: type[HarnessError] | None = None, told: str = "") -> None:
-        if kind is not None:
-            why.append((kind, told))
-        with suppress(OSError):
-            put(None)
-
-    def work() -> None:
-        try:
-            run(put, partial(end, DeviceError))
-        except HarnessError as error:
-            end(type(error), str(error))
-        except MemoryError:
-            end(TooMuchError, "the board is out of memory")
-        except Exception as error:  # noqa: BLE001 - a cancelled stream's frames end with gRPC's own errors
-            error.__traceback__ = None  # gRPC keeps the error: with its frames it would keep the call
-            end(DeviceError, "the stream was broken off")
-        else:
-            end()
-
-    threading.Thread(target=work, name="frames", daemon=True).start()
-    try:
-        while (answer := answers.get()) is not None:
-            yield b"".join(answer)
-        for kind, told in why:
-            raise kind(told)
-    finally:
-        left.set()
 
 
 def _abort(context: grpc.ServicerContext, error: Exception) -> None:

@@ -12,7 +12,7 @@ import socket
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +22,12 @@ from harness.errors import DeviceError
 from harness.plugins import load_plugins
 from harness_remote.agent.blobs import Blobs
 from harness_remote.agent.calls import Calls
-from harness_remote.agent.frameport import FramePort
+from harness_remote.agent.frameport import FrameLimits, FramePort
 from harness_remote.agent.lease import Leases
 from harness_remote.agent.rpc import Gate, handlers
 from harness_remote.wire.framesocket import server_context
 from harness_remote.wire.secrets import Identity
-from harness_remote.wire.wire import OPTIONS
+from harness_remote.wire.wire import MAX_CONTROL_BYTES, OPTIONS
 
 __all__ = ["Agent", "AgentSettings", "serve"]
 
@@ -36,8 +36,9 @@ __all__ = ["Agent", "AgentSettings", "serve"]
 class AgentSettings:
     """Where the agent keeps its files and listens, and how much it takes.
 
-    ``port`` 0: any free one; ``frames_port`` ``None``: the one after ``port``. Without ``identity`` it listens on a
-    loopback address only. ``max_calls`` at once, of which ``max_streams`` data streams; as many boards send frames.
+    ``port`` 0 is any free port; ``frames_port`` None is the port after ``port``. Without ``identity`` the agent listens
+    on a loopback address only. ``max_calls`` calls are answered at once. A call that follows a job gets a heartbeat
+    every ``heartbeat_s`` seconds.
     """
 
     folder: Path
@@ -49,37 +50,38 @@ class AgentSettings:
     max_blob_bytes: int = 2**31
     max_total_bytes: int = 8 * 2**30
     max_calls: int = 48
-    max_streams: int = 16
+    frames: FrameLimits = field(default_factory=FrameLimits)
+    heartbeat_s: float = 2.0
 
 
 def serve(settings: AgentSettings, announce: Callable[[str, str], Any] = print) -> None:
-    """Run the agent until SIGTERM or SIGINT; ``announce`` is told both addresses once it listens.
+    """Run the agent until SIGTERM or SIGINT; ``announce`` is called with both addresses once it listens.
 
     Raises:
         DeviceError: it cannot listen there, or another agent uses the folder.
     """
     _few_arenas()
-    logging.getLogger("grpc").setLevel(logging.CRITICAL)  # what it logs of a broken message is a traceback
+    logging.getLogger("grpc").setLevel(logging.CRITICAL)  # it logs a traceback for a broken message
     ends = {signal.SIGTERM, signal.SIGINT}
-    # by a file: a lock is not told of a signal that comes just before it waits, or to another thread
-    came, coming = socket.socketpair()
-    with came, coming:
-        coming.setblocking(False)
-        before = {one: signal.signal(one, lambda *_: None) for one in ends}
-        file_before = signal.set_wakeup_fd(coming.fileno())
+    # a socket, since a lock misses a signal that comes just before it waits, or to another thread
+    receiving, sending = socket.socketpair()
+    with receiving, sending:
+        sending.setblocking(False)
+        before = {number: signal.signal(number, lambda *_: None) for number in ends}
+        file_before = signal.set_wakeup_fd(sending.fileno())
         try:
             with Agent(settings) as agent:
                 announce(agent.address, agent.frames_address)
-                while ends.isdisjoint(came.recv(64)):
+                while ends.isdisjoint(receiving.recv(64)):
                     pass
         finally:
             signal.set_wakeup_fd(file_before)
-            for one, handler in before.items():
-                signal.signal(one, handler)
+            for number, handler in before.items():
+                signal.signal(number, handler)
 
 
 def _few_arenas() -> None:
-    """Of glibc's heaps, which keep what long messages left in them: else each thread of a call has its own."""
+    """Have glibc use two heaps: each keeps the memory of long messages, and each thread would have one of its own."""
     with suppress(AttributeError, OSError):  # another libc
         ctypes.CDLL(None).mallopt(-8, 2)  # M_ARENA_MAX; of this process, not of its workers
 
@@ -91,7 +93,7 @@ class Agent:
         DeviceError: it cannot listen there, or another agent uses the folder.
     """
 
-    def __init__(self, settings: AgentSettings) -> None:
+    def __init__(self, settings: AgentSettings, leases: Leases | None = None) -> None:
         if settings.identity is None and not _loopback(settings.host):
             raise DeviceError(
                 f"{settings.host} can be reached from outside: make key, certificate and token with "
@@ -102,7 +104,9 @@ class Agent:
         try:
             blobs = Blobs(settings.folder / "blobs", settings.max_blob_bytes, settings.max_total_bytes)
             name = settings.name or socket.gethostname()
-            self._calls = Calls(settings.folder, blobs, load_plugins(), name, Leases())
+            self._calls = Calls(
+                settings.folder, blobs, load_plugins(), name, leases or Leases(), settings.heartbeat_s
+            )
             self._pool = ThreadPoolExecutor(settings.max_calls, thread_name_prefix="call")
             self._server = grpc.server(
                 self._pool,
@@ -110,11 +114,11 @@ class Agent:
                 options=_options(),
                 maximum_concurrent_rpcs=settings.max_calls,
             )
-            self._server.add_generic_rpc_handlers((handlers(self._calls, settings.max_streams),))
+            self._server.add_generic_rpc_handlers((handlers(self._calls),))
             port = _bind(self._server, settings)
             listener = _listen(settings, port)
             context = None if settings.identity is None else server_context(settings.identity)
-            self._frames = FramePort(listener, context, self._calls, settings.max_streams)
+            self._frames = FramePort(listener, context, self._calls, settings.frames)
             frames_port = self._calls.frames_port = listener.getsockname()[1]
             self._server.start()
         except BaseException:
@@ -142,16 +146,16 @@ class Agent:
 
 
 def _loopback(host: str) -> bool:
-    """Whether nobody but this machine reaches ``host``."""
+    """Return whether only this machine reaches ``host``."""
     try:
-        found = socket.getaddrinfo(host.strip("[]"), None)
+        addresses = socket.getaddrinfo(host.strip("[]"), None)
     except OSError as error:
         raise DeviceError(f"cannot listen on {host}: {error.strerror or error}") from None
-    return all(ipaddress.ip_address(str(one[4][0]).partition("%")[0]).is_loopback for one in found)
+    return all(ipaddress.ip_address(str(info[4][0]).partition("%")[0]).is_loopback for info in addresses)
 
 
 def _lock(folder: Path) -> int:
-    """An open file whose lock says that this folder is in use, also after a kill of its last user."""
+    """Lock the folder and return the lock's open file; the system frees it when this process ends."""
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         handle = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -168,6 +172,7 @@ def _lock(folder: Path) -> int:
 def _options() -> tuple[tuple[str, Any], ...]:
     return (
         *OPTIONS,
+        ("grpc.max_receive_message_length", 2 * MAX_CONTROL_BYTES),  # the calls refuse what is more than half
         ("grpc.so_reuseport", 0),  # else a second agent would share the port in silence
         ("grpc.max_concurrent_streams", 64),
         ("grpc.server_handshake_timeout_ms", 10_000),

@@ -48,7 +48,7 @@ def add(
     """Add a board whose agent runs already to the inventory. (`harness devices setup` also installs the agent.)"""
     from harness.suite.validate import validated
     from harness.suite.yamlfile import Source
-    from harness_remote.inventory.boards import backend_of, told_by
+    from harness_remote.inventory.boards import ask_board, backend_of
     from harness_remote.inventory.inventory import Board, Inventory
 
     inventory = Inventory.load()
@@ -64,9 +64,9 @@ def add(
     inventory.add(name, board)
     credentials = inventory.credentials(name)
     if backend is None:
-        told = told_by(name, credentials)
+        described = ask_board(name, credentials)
         inventory = Inventory.load()
-        inventory.add(name, board.model_copy(update={"backend": backend_of(told)}))
+        inventory.add(name, board.model_copy(update={"backend": backend_of(described)}))
     inventory.save()
     click.echo(
         f"{name}: {inventory.boards[name].backend}, in {inventory.path}; `harness devices check {name}` tells more"

@@ -94,8 +94,8 @@ def command(
         board = client.describe()
     finally:
         client.close()
-    meters = ", ".join(meter["name"] for meter in board["meters"]) or "none"
-    runtime = board["onnxruntime"].get("version") or board["onnxruntime"].get("error")
+    meters = ", ".join(meter["name"] for meter in board.meters) or "none"
+    runtime = board.onnxruntime.get("version") or board.onnxruntime.get("error")
     click.echo(
-        f"{name}: {board['model']}, ONNX Runtime {runtime}, meters: {meters}; `harness devices check {name}` tells more"
+        f"{name}: {board.model}, ONNX Runtime {runtime}, meters: {meters}; `harness devices check {name}` tells more"
     )

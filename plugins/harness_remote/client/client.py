@@ -16,9 +16,9 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeVar
 from urllib.parse import unquote
 
 import grpc
@@ -28,30 +28,38 @@ from pydantic import TypeAdapter, ValidationError
 import harness
 from harness.errors import BoardLost, DeviceError
 from harness.types import Clock
+from harness.worker.commands import Command
 from harness_remote import agent_pb2 as pb
 from harness_remote.client.channel import open_channel
-from harness_remote.wire.board import PROTOCOL, Board
+from harness_remote.wire import codec
+from harness_remote.wire.board import PROTOCOL, BoardDescription
+from harness_remote.wire.commands import answer_of
 from harness_remote.wire.secrets import Credentials, refusal
-from harness_remote.wire.wire import CHUNK_BYTES, LEASE, LOST, SERVICE, STREAM
+from harness_remote.wire.wire import CHUNK_BYTES, LEASE, LOST, SERVICE
 
 __all__ = ["Client", "Timeouts"]
 
 PINGS = 20
 LEASE_S = 60.0
-RENEW_S = 10.0
 RETRY_S = 0.5
+
+A = TypeVar("A")
 
 
 @dataclass(frozen=True)
 class Timeouts:
-    """Seconds: ``answer`` for a call, ``lost`` without any answer until a board counts as gone, ``lease`` to wait
-    for a board that someone else holds, ``work`` for loading, or for one frame of inference.
+    """Time limits in seconds.
+
+    ``answer``: for a call. ``lost``: without any answer, until a board counts as gone. ``lease``: to wait for a board
+    that someone else holds. ``work``: for loading, or for inference on one piece of the images. ``renew``: between
+    two renewals of the lease.
     """
 
     answer: float = 10.0
     lost: float = 30.0
     lease: float = 0.0
     work: float = 600.0
+    renew: float = 10.0
 
 
 class LeaseLost(BoardLost):
@@ -61,10 +69,20 @@ class LeaseLost(BoardLost):
 class Client:
     """A connection to one agent; from any thread."""
 
-    def __init__(self, name: str, credentials: Credentials, timeouts: Timeouts | None = None) -> None:
+    def __init__(
+        self,
+        name: str,
+        credentials: Credentials,
+        timeouts: Timeouts | None = None,
+        *,
+        protocol: int = PROTOCOL,
+        channel: Callable[[str, bytes], grpc.Channel] = open_channel,
+    ) -> None:
         self.name = name
         self.timeouts = timeouts or Timeouts()
         self._credentials = credentials
+        self._protocol = protocol
+        self._open_channel = channel
         self._channel: grpc.Channel | None = None
         self._lease = ""
         self._gone = ""
@@ -78,8 +96,8 @@ class Client:
     def health(self, timeout_s: float | None = None) -> Any:
         return self._call("Health", pb.HealthRequest(), pb.HealthReply, timeout_s)
 
-    def describe(self, timeout_s: float | None = None) -> dict[str, Any]:
-        """What the board is (:class:`harness_remote.wire.board.Board` as JSON).
+    def describe(self, timeout_s: float | None = None) -> BoardDescription:
+        """Return the board's description of itself.
 
         Raises:
             DeviceError: the agent speaks another protocol than this harness.
@@ -87,19 +105,19 @@ class Client:
         reply = self._call("Describe", pb.DescribeRequest(), pb.DescribeReply, timeout_s)
         unreadable = f"{self._who()} describes itself in a way that this harness cannot read"
         try:
-            told = json.loads(reply.board)
-            protocol = told["protocol"]
+            described = json.loads(reply.board)
+            protocol = described["protocol"]
         except (ValueError, KeyError, TypeError, RecursionError):
             raise DeviceError(unreadable) from None
-        if protocol != PROTOCOL:
-            older = "agent" if isinstance(protocol, int) and protocol < PROTOCOL else "harness"
+        if protocol != self._protocol:
+            older = "agent" if isinstance(protocol, int) and protocol < self._protocol else "harness"
             raise DeviceError(
-                f"{self._who()} speaks protocol {protocol} (harness {told.get('harness')}), this harness "
-                f"{harness.__version__} protocol {PROTOCOL}: upgrade the {older} "
+                f"{self._who()} speaks protocol {protocol} (harness {described.get('harness')}), this harness "
+                f"{harness.__version__} protocol {self._protocol}: upgrade the {older} "
                 f"(`harness devices setup {self.name}` installs this version there)"
             )
         try:
-            return asdict(TypeAdapter(Board).validate_python(told))
+            return TypeAdapter(BoardDescription).validate_python(described)
         except ValidationError as error:
             where = ".".join(map(str, error.errors()[0]["loc"]))
             raise DeviceError(f"{unreadable}: {where}: {error.errors()[0]['msg']}") from None
@@ -144,7 +162,7 @@ class Client:
     def _keep(self) -> None:
         """Renew the lease; after ``lost`` seconds without an answer, or without the lease, end all calls."""
         heard = time.monotonic()
-        while not self._closed.wait(RENEW_S):
+        while not self._closed.wait(self.timeouts.renew):
             with self._renewing:
                 try:
                     if not self._quiet.is_set():
@@ -216,25 +234,48 @@ class Client:
     @staticmethod
     def _chunks(file: BinaryIO, sha256: str, size: int, offset: int) -> Iterator[Any]:
         file.seek(offset)
-        first = True
+        first = file.read(CHUNK_BYTES)
+        yield pb.PutRequest(sha256=sha256, size=size, offset=offset, data=first)
+        offset += len(first)
         while block := file.read(CHUNK_BYTES):
-            told = {"sha256": sha256, "size": size} if first else {}
-            yield pb.PutRequest(offset=offset, data=block, **told)
+            yield pb.PutRequest(offset=offset, data=block)
             offset += len(block)
-            first = False
 
     # --- work ---
 
-    def call(self, method: str, request: Message, reply: Any, *, work: bool = False) -> Any:
-        """A control call of the lease's holder; ``work``: one that takes time on the board."""
-        return self._call(method, request, reply, self.timeouts.work if work else None)
+    def work(self, command: Command[A]) -> A:
+        """Have the board's worker carry out a command, and return its answer.
 
-    def follow(self, job: str, limit_s: float, waiting: Callable[[], Any] = lambda: None) -> bytes:
-        """The result of a job, fetched on from where a lost connection left it; ``waiting`` is called while it runs.
+        Raises:
+            DeviceError: the board answers with an error.
+            BoardLost: the board, or another one that the command needs, does not answer.
+        """
+        answer: A = answer_of(command, self._work(command).answer)
+        return answer
+
+    def start(self, command: Command[Any]) -> str:
+        """Have the board's worker start a command over images, and return the job's id."""
+        return str(self._work(command).job)
+
+    def follow(
+        self, command: Command[A], job: str, limit_s: float, waiting: Callable[[], Any] = lambda: None
+    ) -> A:
+        """Return the answer to a command that is a job; ``waiting`` is called now and then while it runs.
+
+        What came before a connection was lost is not fetched again.
 
         Raises:
             DeviceError: the job failed, or did not end within ``limit_s``.
+            BoardLost: the board, or another one that the job needs, does not answer.
         """
+        answer: A = answer_of(command, self._fetch(job, limit_s, waiting))
+        return answer
+
+    def _work(self, command: Command[Any]) -> Any:
+        request = pb.WorkRequest(kind=type(command).__name__, value=codec.to_json(command))
+        return self._call("Work", request, pb.WorkReply, self.timeouts.work)
+
+    def _fetch(self, job: str, limit_s: float, waiting: Callable[[], Any]) -> bytes:
         result, size = bytearray(), None
         heard = time.monotonic()
         end = heard + limit_s
@@ -278,16 +319,6 @@ class Client:
         finally:
             call.cancel()
 
-    def stream(self, requests: Iterator[bytes]) -> Any:
-        """The board's frames, both ways: an iterator of answers, which may be cancelled."""
-        with self._closed_means_lost():
-            call = self._open().stream_stream(STREAM, request_serializer=None, response_deserializer=None)
-            return call(requests, metadata=self._metadata())
-
-    def failure(self, error: grpc.RpcError, doing: str) -> DeviceError:
-        """What an error of :meth:`stream` comes to."""
-        return self._failure(error, doing)
-
     def close(self) -> None:
         """Give the board back, which ends its worker."""
         if self._lease and not self._gone and not self._closed.is_set():
@@ -303,7 +334,7 @@ class Client:
             if self._gone:
                 raise BoardLost(self._gone, board=self.name)
             if self._channel is None:
-                self._channel = open_channel(self._credentials.target, self._credentials.certificate)
+                self._channel = self._open_channel(self._credentials.target, self._credentials.certificate)
             return self._channel
 
     def _drop(self) -> None:

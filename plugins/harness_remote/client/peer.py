@@ -14,7 +14,7 @@ from harness.types import Answer, Answers, Peer
 from harness.worker.frames import FrameError, header_of, pack, size_of
 from harness.worker.peers import answer_of
 from harness_remote.wire import framesocket
-from harness_remote.wire.framesocket import FrameSocket
+from harness_remote.wire.framesocket import SILENCE, FrameSocket, Silence
 from harness_remote.wire.secrets import refusal
 from harness_remote.wire.wire import MAX_MESSAGE_BYTES
 
@@ -37,7 +37,13 @@ def open_peer(details: Mapping[str, Any], answers: Answers) -> Peer:
 class FramePeer:
     """A worker of another board (:class:`harness.types.Peer`)."""
 
-    def __init__(self, details: Mapping[str, Any], answers: Answers) -> None:
+    def __init__(
+        self,
+        details: Mapping[str, Any],
+        answers: Answers,
+        connect_s: float = CONNECT_S,
+        silence: Silence = SILENCE,
+    ) -> None:
         self.device: str = details["device"]
         self._answers = answers
         self._gone = ""
@@ -46,20 +52,20 @@ class FramePeer:
         self._frames: queue.SimpleQueue[Sequence[bytes | memoryview] | None] = queue.SimpleQueue()
         self._given = self._written = 0  # frames to and by the writer, which is idle where they are equal
         try:
-            self._conn = self._open(details)
+            self._conn = self._open(details, connect_s, silence)
         except TimeoutError:
-            raise OSError(f"{details['target']}: no answer within {CONNECT_S:g} s") from None
+            raise OSError(f"{details['target']}: no answer within {connect_s:g} s") from None
         except (OSError, FrameError, ValueError) as error:  # ValueError: what can be no host's name
             raise OSError(f"{details['target']}: {_reason(error)}") from None
         for name, run in (("frames to", self._write), ("answers of", self._read)):
             threading.Thread(target=run, name=f"{name} {self.device}", daemon=True).start()
 
     @staticmethod
-    def _open(details: Mapping[str, Any]) -> FrameSocket:
+    def _open(details: Mapping[str, Any], connect_s: float, silence: Silence) -> FrameSocket:
         """A connection that was bidden welcome."""
         certificate = details["certificate"].encode()
-        conn = framesocket.connect(details["target"], certificate, CONNECT_S, MAX_MESSAGE_BYTES)
-        late = threading.Timer(CONNECT_S, conn.hang_up)
+        conn = framesocket.connect(details["target"], certificate, connect_s, MAX_MESSAGE_BYTES, silence)
+        late = threading.Timer(connect_s, conn.hang_up)
         late.daemon = True
         late.start()
         try:
@@ -99,7 +105,7 @@ class FramePeer:
         try:
             while True:
                 try:
-                    frame = self._frames.get(timeout=framesocket.PING_S)
+                    frame = self._frames.get(timeout=self._conn.silence.ping_s)
                 except queue.Empty:
                     self._conn.ping()
                     continue

@@ -1,4 +1,7 @@
-"""Boards of the inventory as a suite's devices: what they are, kept for when they are away, and how they open."""
+"""Boards of the inventory as a suite's devices: describing, probing and opening them.
+
+A board's description is kept, so that a suite can be planned while the board is away.
+"""
 
 from __future__ import annotations
 
@@ -7,12 +10,12 @@ import json
 import logging
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, TypeAdapter
 
 from harness.errors import BoardLost, DeviceError, HarnessError, SuiteError
 from harness.machine.meters import Meters
@@ -22,22 +25,21 @@ from harness.suite.validate import validated
 from harness.types import Device, DeviceInfo, DeviceSpec, Params, Unavailable
 from harness.types.fields import Duration, Name
 from harness_remote.inventory.inventory import Board, Inventory
+from harness_remote.wire.board import BoardDescription
 from harness_remote.wire.secrets import Credentials
 
 __all__ = [
     "BoardParams",
     "GpuBoardParams",
+    "Patience",
+    "ask_board",
     "backend_of",
     "describe",
     "info_of",
     "open_board",
     "probe",
-    "told_by",
 ]
 
-PROBE_S = 1.0
-REACH_S = 3.0
-DESCRIBE_S = 15.0  # it asks its sensors
 KEPT = (
     "harness",
     "soc",
@@ -55,6 +57,21 @@ KEPT = (
 """Facts of a board that go with its records; what changes by itself (temperatures) is not among them."""
 
 _LOG = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Patience:
+    """Seconds that a board has to be reached, by a probe of all boards or for one, and to describe itself.
+
+    To describe itself it asks its sensors.
+    """
+
+    probe_s: float = 1.0
+    reach_s: float = 3.0
+    describe_s: float = 15.0
+
+
+PATIENCE = Patience()
 
 
 class BoardParams(Params):
@@ -80,8 +97,8 @@ class GpuBoardParams(BoardParams):
     )
 
 
-def probe(backend: str) -> Iterable[DeviceInfo | Unavailable]:
-    """Every board of the inventory of this backend, asked at the same time."""
+def probe(backend: str, patience: Patience = PATIENCE) -> Iterable[DeviceInfo | Unavailable]:
+    """Return every board of the inventory of this backend. All are asked at the same time."""
     try:
         inventory = Inventory.load()
     except SuiteError as error:
@@ -99,8 +116,8 @@ def probe(backend: str) -> Iterable[DeviceInfo | Unavailable]:
     def ask(name: str) -> DeviceInfo | Unavailable:
         board = inventory.boards[name]
         try:
-            told = told_by(name, inventory.credentials(name), PROBE_S)
-            return info_of(name, backend, board, told)
+            described = ask_board(name, inventory.credentials(name), patience.probe_s, patience)
+            return info_of(name, backend, board, described)
         except (HarnessError, ValueError) as error:
             return Unavailable(name=name, reason=str(error), fix=f"`harness devices check {name}` tells more")
 
@@ -108,8 +125,8 @@ def probe(backend: str) -> Iterable[DeviceInfo | Unavailable]:
         return list(pool.map(ask, names))
 
 
-def describe(spec: DeviceSpec) -> DeviceInfo | Unavailable:
-    """What a suite's board is: as it says now, else as it said when it was last asked.
+def describe(spec: DeviceSpec, patience: Patience = PATIENCE) -> DeviceInfo | Unavailable:
+    """Return what a suite's board is: as it says now, else as it said when it was last asked.
 
     Raises:
         ValueError: the inventory has no such board, or it is not what the backend is for.
@@ -119,39 +136,38 @@ def describe(spec: DeviceSpec) -> DeviceInfo | Unavailable:
     assert isinstance(spec.params, BoardParams)
     try:
         credentials = inventory.credentials(name)
-        told = told_by(name, credentials, min(REACH_S, spec.params.answer_within))
-        _keep(kept, credentials, told)
+        described = ask_board(name, credentials, min(patience.reach_s, spec.params.answer_within), patience)
+        _keep(kept, credentials, described)
     except BoardLost as error:
-        found = _kept(kept, credentials)
-        if found is None:
+        known = _kept(kept, credentials)
+        if known is None:
             return Unavailable(
                 name=spec.name, reason=str(error), fix=f"`harness devices check {name}` tells more"
             )
-        told, when = found
+        described, when = known
         _LOG.warning("%s; planned as it was on %s, and its cells will be tried", error, when)
     except (DeviceError, SuiteError) as error:
         return Unavailable(name=spec.name, reason=str(error))
     external = _external(inventory, name)
-    return info_of(spec.name, spec.backend, board, told, _computes_on(spec.params), external)
+    return info_of(spec.name, spec.backend, board, described, _computes_on(spec.params), external)
 
 
 def info_of(
     name: str,
     backend: str,
     board: Board,
-    told: Mapping[str, Any],
+    described: BoardDescription,
     computes_on: str = "cpu",
     external: Sequence[Mapping[str, Any]] = (),
 ) -> DeviceInfo:
-    """A board as the harness knows devices.
+    """Return a board as the harness knows devices.
 
     Raises:
-        ValueError: it is not what the backend is for, or has no such runtime.
+        ValueError: the board is not what the backend is for, or has no such runtime.
     """
-    model = str(told["model"])
-    if not board.emulated and (wrong := _not_of(backend, told)):
-        raise ValueError(f"{name} is {model}: {wrong}")
-    runtime = told["onnxruntime"]
+    if not board.emulated and (wrong := _not_of(backend, described)):
+        raise ValueError(f"{name} is {described.model}: {wrong}")
+    runtime = described.onnxruntime
     if "error" in runtime:
         raise ValueError(f"{name}: {runtime['error']}: install onnxruntime in its agent's environment")
     wanted = {"cuda": "CUDAExecutionProvider", "tensorrt": "TensorrtExecutionProvider"}.get(computes_on)
@@ -160,11 +176,12 @@ def info_of(
             f"{name}: device: {computes_on}: its ONNX Runtime {runtime.get('version')} has "
             f"{', '.join(runtime.get('providers', ()))} only; docs/hardware.md says which build has more"
         )
-    details = {key: told[key] for key in KEPT if told.get(key) not in (None, {}, [], ())}
+    facts = {key: getattr(described, key) for key in KEPT}
+    details = {key: fact for key, fact in facts.items() if fact not in (None, {}, [], ())}
     details |= {
-        "meters": list(told["meters"]),
+        "meters": list(described.meters),
         "external": list(external),
-        "tells": sorted({signal for state in told["state"].values() for signal in state}),
+        "tells": sorted({signal for state in described.state.values() for signal in state}),
         "labels": list(board.labels),
     }
     if board.memory_budget_mb is not None:
@@ -174,10 +191,10 @@ def info_of(
     return DeviceInfo(
         name=name,
         backend=backend,
-        model=model,
+        model=described.model,
         kind="cpu" if computes_on == "cpu" else "cuda",
-        cores=int(told["cores"] or 0),
-        memory_bytes=int(told["memory_bytes"]),
+        cores=described.cores or 0,
+        memory_bytes=described.memory_bytes,
         emulated=board.emulated,
         details=details,
     )
@@ -191,19 +208,20 @@ def open_board(spec: DeviceSpec) -> Device:
         DeviceError: it answers, and cannot be used.
     """
     from harness_remote.client.client import Timeouts
-    from harness_remote.client.device import Reach, RemoteDevice
+    from harness_remote.client.device import hold
+    from harness_remote.client.transport import Reach
 
     params = spec.params
     assert isinstance(params, BoardParams)
     try:
         name, board, inventory = _find(spec)
         credentials = inventory.credentials(name)
-        told = told_by(name, credentials, params.answer_within)
-        info = info_of(spec.name, spec.backend, board, told, _computes_on(params))
+        described = ask_board(name, credentials, params.answer_within)
+        info = info_of(spec.name, spec.backend, board, described, _computes_on(params))
     except ValueError as error:
         raise DeviceError(error) from None
     computes_on = _computes_on(params)
-    return RemoteDevice(
+    return hold(
         spec,
         info,
         Reach(board=name, credentials=credentials, via=board.via, frames_port=board.frames_port),
@@ -230,10 +248,10 @@ def _find(spec: DeviceSpec) -> tuple[str, Board, Inventory]:
 
 
 def _external(inventory: Inventory, name: str) -> list[dict[str, Any]]:
-    """The meters that the inventory says watch a board, where they answer (:class:`MeterUse` as JSON).
+    """Return the meters that the inventory names for a board and that answer (:class:`MeterUse` as JSON).
 
     Raises:
-        ValueError: one is unknown, or its parameters cannot be right.
+        ValueError: a meter is unknown, or its parameters are wrong.
     """
     refs = inventory.boards[name].meters
     if not refs:
@@ -243,29 +261,35 @@ def _external(inventory: Inventory, name: str) -> list[dict[str, Any]]:
         chosen = []
         for index, ref in enumerate(refs):
             path = (name, "meters", index)
-            found = plugins.meters.get(ref.name, inventory.source.where(*path))
-            chosen.append(
-                (found, validated(found.entry.params, ref.params, inventory.source, (*path, ref.name)))
-            )
+            registered = plugins.meters.get(ref.name, inventory.source.where(*path))
+            params = validated(registered.entry.params, ref.params, inventory.source, (*path, ref.name))
+            chosen.append((registered, params))
     except SuiteError as error:
         raise ValueError(str(error)) from None
     try:
         uses, absent = Meters(plugins).named(chosen)
     except ValueError as error:
         raise ValueError(f"{inventory.source.where(name, 'meters')}: {error}") from None
-    for one in absent:
-        _LOG.warning("%s: %s is not read: %s", name, one.name, one.reason)
+    for meter in absent:
+        _LOG.warning("%s: %s is not read: %s", name, meter.name, meter.reason)
     return [asdict(use) for use in uses]
 
 
-def told_by(name: str, credentials: Credentials, within_s: float = DESCRIBE_S) -> dict[str, Any]:
-    """What the agent says of its board now."""
+def ask_board(
+    name: str, credentials: Credentials, reach_s: float | None = None, patience: Patience = PATIENCE
+) -> BoardDescription:
+    """Return the description that the agent gives of its board now.
+
+    Raises:
+        BoardLost: the board does not answer within ``reach_s``, or takes too long to describe itself.
+        DeviceError: the agent answers with an error, or speaks another protocol.
+    """
     from harness_remote.client.client import Client, Timeouts
 
     client = Client(name, credentials, Timeouts())
     try:
-        client.health(within_s)
-        return client.describe(max(DESCRIBE_S, within_s))
+        client.health(patience.describe_s if reach_s is None else reach_s)
+        return client.describe(max(patience.describe_s, reach_s or 0.0))
     finally:
         client.close()
 
@@ -274,31 +298,33 @@ def _computes_on(params: BoardParams) -> str:
     return params.device if isinstance(params, GpuBoardParams) else "cpu"
 
 
-def backend_of(told: Mapping[str, Any]) -> str:
-    """The backend for a board that describes itself so."""
-    if str(told["model"]).startswith("Raspberry Pi"):
+def backend_of(described: BoardDescription) -> str:
+    """Return the backend for a board that describes itself so."""
+    if described.model.startswith("Raspberry Pi"):
         return "raspberry-pi"
-    return "jetson" if told.get("jetpack") else "agent"
+    return "jetson" if described.jetpack else "agent"
 
 
-def _not_of(backend: str, told: Mapping[str, Any]) -> str:
-    if backend in ("agent", backend_of(told)):
+def _not_of(backend: str, described: BoardDescription) -> str:
+    own = backend_of(described)
+    if backend in ("agent", own):
         return ""
-    return f"backend: {backend} is for others; write {backend_of(told)} in the inventory and in the suite"
+    return f"backend: {backend} is for others; write {own} in the inventory and in the suite"
 
 
-def _keep(path: Path, credentials: Credentials, told: Mapping[str, Any]) -> None:
-    content = json.dumps(
-        {"target": credentials.target, "when": datetime.now().isoformat(" ", "minutes"), "board": told}
-    )
+def _keep(path: Path, credentials: Credentials, described: BoardDescription) -> None:
+    when = datetime.now().isoformat(" ", "minutes")
+    content = json.dumps({"target": credentials.target, "when": when, "board": asdict(described)})
     with contextlib.suppress(OSError):  # only planning without the board will miss it
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(path, content)
 
 
-def _kept(path: Path, credentials: Credentials) -> tuple[dict[str, Any], str] | None:
+def _kept(path: Path, credentials: Credentials) -> tuple[BoardDescription, str] | None:
+    """Return the description that was kept of the board at this address, and when it was given."""
     try:
         kept = json.loads(path.read_text())
-        return (dict(kept["board"]), str(kept["when"])) if kept["target"] == credentials.target else None
-    except (OSError, ValueError, KeyError, TypeError):
+        described = TypeAdapter(BoardDescription).validate_python(kept["board"])
+        return (described, str(kept["when"])) if kept["target"] == credentials.target else None
+    except (OSError, ValueError, KeyError, TypeError):  # ValueError: another version kept it
         return None

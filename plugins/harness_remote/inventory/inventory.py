@@ -36,7 +36,7 @@ from harness.types.fields import NAME, Name
 from harness_remote import PORT
 from harness_remote.wire.secrets import Credentials
 
-__all__ = ["BACKENDS", "Board", "Inventory", "Link", "default_path", "is_loopback", "target"]
+__all__ = ["BACKENDS", "Board", "EmulatedLink", "Inventory", "default_path", "is_loopback", "target"]
 
 BACKENDS = ("raspberry-pi", "jetson", "agent")
 MAX_SECRET = 64 * 1024
@@ -44,7 +44,7 @@ HostPort = Annotated[str, Field(pattern=r"^(\[[0-9A-Fa-f:.]+(%\w+)?\]|[^\s:\[\]]
 Host = Annotated[str, Field(pattern=r"^[^\s\[\]/]+$", max_length=253)]
 
 
-class Link(Params):
+class EmulatedLink(Params):
     """The link of an emulated board: half of ``rtt_ms`` one way, and the bytes at ``rate_mbps``."""
 
     rate_mbps: float | None = Field(None, gt=0, le=1e6, description="megabits a second; none: no limit")
@@ -77,7 +77,7 @@ class Board(Params):
         None, ge=1, le=65535, description="where it takes frames, if not at the port that its agent tells"
     )
     emulated: bool = Field(False, description="a virtual board; its rows stand apart from measured ones")
-    link: Link | None = None
+    link: EmulatedLink | None = None
 
     @model_validator(mode="after")
     def _secured(self) -> Board:

@@ -22,7 +22,7 @@ from typing import IO, NamedTuple
 
 from harness.errors import DeviceError, HarnessError
 from harness_remote import PORT
-from harness_remote.inventory.inventory import Board, Inventory, Link
+from harness_remote.inventory.inventory import Board, EmulatedLink, Inventory
 from harness_remote.lab import limits, relay
 from harness_remote.lab.labfile import WORKSTATION
 from harness_remote.lab.namespaces import SWITCH, build, in_namespace
@@ -225,7 +225,7 @@ class Inside:
         from ruamel.yaml import YAML
 
         lab = self.settings.lab
-        link = Link(rate_mbps=lab.link.rate / 1e6, rtt_ms=lab.link.rtt * 1e3, ports=lab.link.ports)
+        link = EmulatedLink(rate_mbps=lab.link.rate / 1e6, rtt_ms=lab.link.rtt * 1e3, ports=lab.link.ports)
         boards = {
             name: Board(
                 backend=lab.backend,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-__all__ = ["Link", "Port"]
+__all__ = ["LinkModel", "Port"]
 
 
 @dataclass
@@ -16,7 +16,7 @@ class Port:
 
 
 @dataclass(frozen=True)
-class Link:
+class LinkModel:
     """The way from one board to another: through ``ports`` of ``rate`` bits a second (``None``: no limit).
 
     A chunk is due ``delay`` + 8 bytes / rate after it was sent, later where a port is still busy: ports pass

@@ -1,4 +1,4 @@
-"""A TCP relay that delays bytes as :class:`~harness_remote.lab.link.Link` says: one process, one listener per route.
+"""A TCP relay that delays bytes as :class:`~harness_remote.lab.link.LinkModel` says: one process, one listener per route.
 
 Started by the supervisor with its routes as JSON on standard input; the listening sockets are inherited.
 """
@@ -17,7 +17,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from harness_remote.lab.link import Link, Port
+from harness_remote.lab.link import LinkModel, Port
 
 __all__ = ["Model", "Relay", "Route", "main"]
 
@@ -61,11 +61,11 @@ class Relay:
         self._ports: dict[tuple[str, str], Port] = {}
         self._joined: set[asyncio.Future[None]] = set()
 
-    def link(self, source: str, target: str) -> Link:
+    def link(self, source: str, target: str) -> LinkModel:
         """The way of bytes from ``source`` to ``target``, whoever opened the connection."""
         names = [(source, "out"), ("in", target)] if self._model.shared else [(source, target)]
         ports = tuple(self._ports.setdefault(name, Port()) for name in names)
-        return Link(self._model.rate, self._model.rtt / 2, ports)
+        return LinkModel(self._model.rate, self._model.rtt / 2, ports)
 
     async def start(self) -> list[asyncio.Server]:
         """Accept connections from now on."""
@@ -116,14 +116,14 @@ _Sent = asyncio.Queue["tuple[float, bytes]"]
 
 
 def _way(
-    reader: asyncio.StreamReader, writer: asyncio.StreamWriter, link: Link
+    reader: asyncio.StreamReader, writer: asyncio.StreamWriter, link: LinkModel
 ) -> tuple[Coroutine[Any, Any, None], Coroutine[Any, Any, None]]:
     """One direction until its end, which is passed on too."""
     sent: _Sent = asyncio.Queue(MAX_CHUNKS)
     return _take(reader, sent, link), _deliver(sent, writer)
 
 
-async def _take(reader: asyncio.StreamReader, sent: _Sent, link: Link) -> None:
+async def _take(reader: asyncio.StreamReader, sent: _Sent, link: LinkModel) -> None:
     clock = asyncio.get_running_loop().time
     size = _chunk(link.rate)
     data = b"."

@@ -18,12 +18,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from harness.errors import DeviceError, StorageError
 from harness_remote.lab import limits
 from harness_remote.lab.labfile import Lab
-from harness_remote.lab.namespaces import enter, probe, without
+from harness_remote.lab.namespaces import Ability, enter, probe, without
 from harness_remote.lab.state import INVENTORY, LOG, Settings, State, folder_of, started_at
 from harness_remote.wire import secrets
 
@@ -35,8 +36,16 @@ DOWN_S = 10.0
 TICK_S = 0.1
 
 
-def up(lab: Lab, *, serve: Sequence[str] = SERVE, tied: bool = False) -> State:
-    """Bring a lab up; ``tied``: it ends with this process. Its inventory is in the lab's folder.
+def up(
+    lab: Lab, *, serve: Sequence[str] = SERVE, tied: bool = False, ability: Ability | None = None
+) -> State:
+    """Bring a lab up. Its inventory is in the lab's folder.
+
+    Args:
+        lab: the lab as written.
+        serve: the command of a board's agent, without its options.
+        tied: whether the lab ends with this process.
+        ability: what this machine can do for a lab; None looks.
 
     Raises:
         DeviceError: it is up already, this machine cannot do it, or a board does not start.
@@ -45,7 +54,7 @@ def up(lab: Lab, *, serve: Sequence[str] = SERVE, tied: bool = False) -> State:
     with _alone(folder.with_suffix(".lock"), lab.lab):
         if (known := State.load(folder)) is not None and known.up:
             raise DeviceError(f"lab {lab.lab} is up already; `harness lab down {lab.lab}` takes it down")
-        return _up(lab, folder, tuple(serve), tied)
+        return _up(lab, folder, tuple(serve), tied, ability or probe())
 
 
 @contextlib.contextmanager
@@ -68,8 +77,7 @@ def _alone(path: Path, lab: str, wait_s: float = 0.0) -> Iterator[None]:
         yield
 
 
-def _up(lab: Lab, folder: Path, serve: tuple[str, ...], tied: bool) -> State:
-    able = probe()
+def _up(lab: Lab, folder: Path, serve: tuple[str, ...], tied: bool, able: Ability) -> State:
     if (reason := without(lab, able)) is not None:
         raise DeviceError(f"lab {lab.lab}: {reason}")
     limits.sweep(lab.lab)
@@ -103,7 +111,7 @@ def _up(lab: Lab, folder: Path, serve: tuple[str, ...], tied: bool) -> State:
     if not tied:
         os.close(tied_to)  # else it stays open as long as this process lives
     try:
-        told = _answer(report, folder / LOG)
+        answer = _answer(report, folder / LOG)
     except BaseException:
         keeper.terminate()
         keeper.wait(DOWN_S)
@@ -111,16 +119,16 @@ def _up(lab: Lab, folder: Path, serve: tuple[str, ...], tied: bool) -> State:
     finally:
         os.close(report)
     started = started_at(keeper.pid)
-    if "error" in told or started is None:
+    if answer.error or started is None:
         keeper.wait(DOWN_S)
-        raise DeviceError(str(told.get("error", f"lab {lab.lab} ended at once; see {folder / LOG}")))
+        raise DeviceError(answer.error or f"lab {lab.lab} ended at once; see {folder / LOG}")
     state = State(
         lab=lab.lab,
         pid=keeper.pid,
         started=started,
         mode=able.mode,
         boards=lab.boards,
-        notes=(*able.missing, *told["notes"], *_crowded(lab)),
+        notes=(*able.missing, *answer.notes, *_crowded(lab)),
     )
     state.save(folder)
     return state
@@ -154,15 +162,28 @@ def _down(state: State, folder: Path) -> None:
     (folder / INVENTORY).unlink(missing_ok=True)
 
 
-def _answer(report: int, log: Path) -> dict[str, object]:
-    """What the inside says when it is ready, or why it is not."""
-    told, end = b"", time.monotonic() + UP_S
+@dataclass(frozen=True)
+class _Report:
+    """What the inside of a lab says once: that it is up, with ``notes``, or the ``error`` for which it is not."""
+
+    notes: tuple[str, ...] = ()
+    error: str = ""
+
+    @classmethod
+    def parse(cls, line: bytes) -> _Report:
+        content = json.loads(line)
+        return cls(tuple(content.get("notes", ())), str(content.get("error", "")))
+
+
+def _answer(report: int, log: Path) -> _Report:
+    """Wait for the report of the inside. Raises ``DeviceError`` if it ends before, or is late."""
+    text, end = b"", time.monotonic() + UP_S
     while select.select([report], [], [], max(0.0, end - time.monotonic()))[0]:
-        told += (data := os.read(report, 65_536))
+        text += (data := os.read(report, 65_536))
         if not data:
             raise DeviceError(f"the lab ended before it was up; see {log}")
-        if told.endswith(b"\n"):  # `unshare` holds the other end too
-            return dict(json.loads(told))
+        if text.endswith(b"\n"):  # `unshare` holds the other end too
+            return _Report.parse(text)
     raise DeviceError(f"the lab is not up after {UP_S:g} s; see {log}")
 
 

@@ -15,7 +15,7 @@ from harness.errors import DeviceError
 __all__ = ["NAME", "install", "notify_ready", "path_of", "unit"]
 
 NAME = "harness-agent.service"
-_COMMAND_S = 120  # more than the unit has for starting
+COMMAND_S = 120.0  # more than the unit has for starting
 
 # Meters and accelerators are files in /dev and /sys, and CUDA writes code: so no PrivateDevices and no
 # MemoryDenyWriteExecute. A worker that the kernel kills for memory must not take the agent with it: OOMPolicy.
@@ -63,7 +63,7 @@ RestrictNamespaces=yes
 
 
 def unit(command: Sequence[str], folder: Path, *, user: str | None) -> str:
-    """The unit's text; ``user`` is whom the system's manager runs it as, ``None`` for a unit of the user's own."""
+    """Return the unit's text. ``user`` is whom the system's manager runs it as; None for a unit of the user's own."""
     return _UNIT.format(
         command=" ".join(_quoted(word) for word in command),
         more="" if user is None else _SYSTEM.format(user=user, folder=_quoted(str(folder))),
@@ -72,13 +72,16 @@ def unit(command: Sequence[str], folder: Path, *, user: str | None) -> str:
 
 
 def path_of(*, user: bool) -> Path:
+    """Return where the unit's file lies."""
     if not user:
         return Path("/etc/systemd/system") / NAME
     return Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "systemd" / "user" / NAME
 
 
-def install(text: str, *, user: bool) -> list[str]:
-    """Write the unit, have it start with the machine, and (re)start it now. Returns what is left to be done by hand.
+def install(text: str, *, user: bool, command_s: float = COMMAND_S) -> list[str]:
+    """Write the unit, have it start with the machine, and (re)start it now. Return what is left to do by hand.
+
+    ``command_s``: the longest wait for one command of systemd.
 
     Raises:
         DeviceError: no systemd, no right to write there, or it does not start.
@@ -90,17 +93,17 @@ def install(text: str, *, user: bool) -> list[str]:
     manager = ["systemctl", "--user"] if user else ["systemctl"]
     path = path_of(user=user)
     # ask first: without a manager nothing is written
-    _command([*manager, "show", "--property=Version"], "systemd does not answer")
+    _command([*manager, "show", "--property=Version"], "systemd does not answer", command_s)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
     except OSError as error:
         hint = "" if user else ": be root, or --user for a unit of your own"
         raise DeviceError(f"cannot write {path}: {error.strerror or error}{hint}") from None
-    _command([*manager, "daemon-reload"], "systemd does not take the unit")
-    _command([*manager, "enable", NAME], "systemd does not enable the unit")
-    _command([*manager, "restart", NAME], "the agent does not start")
-    return _linger() if user else []
+    _command([*manager, "daemon-reload"], "systemd does not take the unit", command_s)
+    _command([*manager, "enable", NAME], "systemd does not enable the unit", command_s)
+    _command([*manager, "restart", NAME], "the agent does not start", command_s)
+    return _linger(command_s) if user else []
 
 
 def notify_ready() -> None:
@@ -114,19 +117,19 @@ def notify_ready() -> None:
         manager.sendto(b"READY=1", address)
 
 
-def _linger() -> list[str]:
-    """A user's units end with the last session unless the user lingers."""
+def _linger(command_s: float) -> list[str]:
+    """Have the user linger, without which a user's units end with the last session."""
     try:
-        _command(["loginctl", "enable-linger"], "no lingering")
+        _command(["loginctl", "enable-linger"], "no lingering", command_s)
     except DeviceError as error:
         return [f"the agent ends with your last session ({error}): sudo loginctl enable-linger $USER"]
     return []
 
 
-def _command(words: Sequence[str], what: str) -> None:
+def _command(words: Sequence[str], what: str, seconds: float) -> None:
     try:
         done = subprocess.run(
-            words, capture_output=True, text=True, timeout=_COMMAND_S, check=False, stdin=subprocess.DEVNULL
+            words, capture_output=True, text=True, timeout=seconds, check=False, stdin=subprocess.DEVNULL
         )
     except (OSError, subprocess.TimeoutExpired) as error:
         raise DeviceError(f"{what}: {' '.join(words)}: {error}") from None
@@ -138,6 +141,6 @@ def _command(words: Sequence[str], what: str) -> None:
 
 
 def _quoted(word: str) -> str:
-    """A word of a unit file: systemd's own quoting, in which % and $ mean something."""
+    """Return a word of a unit file in systemd's own quoting, in which % and $ have a meaning."""
     escaped = word.replace("\\", "\\\\").replace('"', '\\"').replace("%", "%%").replace("$", "$$")
     return f'"{escaped}"' if escaped != word or not word or set(word) & set(" \t'") else word

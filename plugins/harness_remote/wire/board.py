@@ -6,20 +6,21 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-__all__ = ["Board", "PROTOCOL"]
+__all__ = ["PROTOCOL", "BoardDescription"]
 
 
-PROTOCOL = 2  # raised with every change of agent.proto that an older client or agent would not understand
+PROTOCOL = 3
+"""Raised with every change of agent.proto or of the commands that an older client or agent would not understand."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Board:
+class BoardDescription:
     """A board as its agent describes it; what cannot be read is ``None`` or empty.
 
-    ``model`` is the board's name in its device tree, else the processor's; ``product`` what its firmware (DMI)
-    calls the machine. ``onnxruntime``: ``version``, ``providers``, highest ``opset`` and ``ir_version``, or the
-    ``error`` for which it does not start. ``jetpack``: ``l4t`` and ``release``. ``meters`` are those that answer,
-    ``absent`` the others with reason and fix; ``state`` is what each of ``watches`` told when it was looked up.
+    ``model`` is the board's name in its device tree, else the processor's; ``product`` is the machine's name in its
+    firmware (DMI). ``onnxruntime``: ``version``, ``providers``, highest ``opset`` and ``ir_version``, or the ``error``
+    for which it does not start. ``jetpack``: ``l4t`` and ``release``. ``meters`` are those that answer, ``absent`` the
+    others with reason and fix. ``state`` has the values of each of ``watches`` at the time of the description.
     """
 
     protocol: int

@@ -1,246 +1,208 @@
-"""The harness' own values as JSON and bytes: what the agent and its clients send each other in protobuf's fields.
+"""The harness's values as JSON and bytes: what an agent and its clients send each other in protobuf's fields.
 
-What comes in is checked against the value's type, and refused with one line: a key that the type does not have,
-a number where text belongs, arrays that are not what they say. Nothing is unpickled.
+What comes in is checked against the value's type, and refused with one line: a key that the type does not have, a
+number where text belongs, arrays of another element type. Nothing is unpickled.
 """
 
 from __future__ import annotations
 
+import collections.abc
 import dataclasses
-import io
 import json
-import math
-import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable
 from functools import cache
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar, get_type_hints
+from typing import TYPE_CHECKING, Any, NewType, TypeVar, cast, get_args, get_origin, get_type_hints
 
+import numpy as np
+from numpy.typing import NDArray
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from harness.errors import DeviceError
-from harness.types import Artifact, DeviceReport, Samples, TensorSpec
+from harness.worker import frames
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
+    from typing import TypeAlias
 
-__all__ = [
-    "artifact_from_json",
-    "artifact_to_json",
-    "from_json",
-    "pack_beside",
-    "pack_samples",
-    "to_json",
-    "unpack_beside",
-    "unpack_samples",
-]
+__all__ = ["Tensor", "from_json", "pack", "to_json", "unpack"]
 
 T = TypeVar("T")
-_JSON = "json"  # the archive's member that holds everything but the arrays
 
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class _Shipped:
-    """An :class:`~harness.types.Artifact` less what the receiving side decides: its path and runtime."""
-
-    precision: str
-    weight_bytes: int
-    inputs: tuple[TensorSpec, ...]
-    output: TensorSpec
-    meta: Mapping[str, Any]
+Array: TypeAlias = "NDArray[Any]"
+Tensor = NewType("Tensor", Array)
+"""An answer that is one float32 array."""
 
 
 def to_json(value: object) -> str:
-    """A value type (``Workload``, ``Graph`` ...), or plain JSON, as text.
+    """Return a value type (``Workload``, ``Graph`` ...), or plain JSON, as text.
 
     Raises:
-        ValueError: it holds a number that JSON does not have.
+        ValueError: the value holds a number that JSON does not have.
     """
     return json.dumps(_adapter(type(value)).dump_python(value, mode="json"), allow_nan=False)
 
 
 def from_json(kind: type[T], text: str) -> T:
-    """What :func:`to_json` made of a ``kind``.
+    """Return the value of type ``kind`` that :func:`to_json` wrote.
 
     Raises:
-        DeviceError: it is none, and where it is not.
+        DeviceError: the text is no such value; the message says which key is wrong.
     """
     try:
         value: T = _adapter(kind).validate_json(text, strict=True)
-        given, known = json.loads(text), json.loads(to_json(value))
+        read, known = json.loads(text), json.loads(to_json(value))
     except ValidationError as error:
         raise DeviceError(f"not a {_name(kind)}: {_first(error)}") from None
     except (ValueError, RecursionError) as error:
-        raise DeviceError(f"not a {_name(kind)}: {error}") from None
-    if unknown := _unknown(given, known, ""):
+        raise DeviceError(f"not a {_name(kind)}: {str(error)[:200]}") from None
+    if unknown := _unknown(read, known, ""):
         raise DeviceError(f"not a {_name(kind)}: unknown key {unknown[:80]!r}")
     return value
 
 
-def artifact_to_json(artifact: Artifact) -> str:
-    """All but path and runtime."""
-    kept = {field.name: getattr(artifact, field.name) for field in dataclasses.fields(_Shipped)}
-    return to_json(_Shipped(**kept))
+def pack(value: object) -> bytes:
+    """Return an answer as a frame: a dataclass's arrays as tensors, all else as JSON in the first tensor.
 
+    ``None`` is no bytes at all.
 
-def artifact_from_json(text: str, path: Path, runtime: str) -> Artifact:
-    """What :func:`artifact_to_json` made, in the folder ``path`` and for ``runtime``."""
-    told = from_json(_Shipped, text)
-    kept = {field.name: getattr(told, field.name) for field in dataclasses.fields(told)}
-    return Artifact(path=path, runtime=runtime, **kept)
-
-
-def pack_samples(samples: Samples) -> bytes:
-    return _pack(samples)
-
-
-def unpack_samples(data: bytes) -> Samples:
-    """Raises ``DeviceError`` for bytes that are none."""
-    return _unpack(Samples, data)
-
-
-def pack_beside(beside: DeviceReport) -> bytes:
-    return _pack(beside)
-
-
-def unpack_beside(data: bytes) -> DeviceReport:
-    """Raises ``DeviceError`` for bytes that are none."""
-    return _unpack(DeviceReport, data)
-
-
-def _pack(value: Samples | DeviceReport) -> bytes:
-    """An .npz, uncompressed: arrays as FIELD or FIELD:KEY, the rest as JSON in one more."""
-    import numpy as np
-
-    arrays: dict[str, NDArray[Any]] = {}
-    plain: dict[str, Any] = {}
-    for field in dataclasses.fields(value):
-        held = getattr(value, field.name)
-        if not _of_arrays(field):
-            plain[field.name] = held
-        elif isinstance(held, Mapping):
-            arrays |= {f"{field.name}:{key}": one for key, one in held.items()}
-        elif held is not None:
-            arrays[field.name] = held
+    Raises:
+        FrameError: an array has an element type that frames do not have, or there are too many arrays.
+    """
+    if value is None:
+        return b""
+    if isinstance(value, np.ndarray):
+        return b"".join(frames.pack({}, [value]))
+    arrays: dict[str, Array] = {}
+    plain: Any = value
+    if dataclasses.is_dataclass(value):
+        plain = {}
+        for name, field in _fields(type(value)).items():
+            held = getattr(value, name)
+            if field.adapter is not None:
+                plain[name] = held
+            elif field.by_key:
+                arrays |= {f"{name}:{key}": array for key, array in held.items()}
+            elif held is not None:
+                arrays[name] = held
     text = np.frombuffer(json.dumps(plain).encode(), np.uint8)
-    stream = io.BytesIO()
-    with zipfile.ZipFile(stream, "w", zipfile.ZIP_STORED) as archive:
-        for name, array in {_JSON: text, **arrays}.items():
-            member = io.BytesIO()
-            np.lib.format.write_array(member, np.ascontiguousarray(array), (1, 0), allow_pickle=False)
-            archive.writestr(f"{name}.npy", member.getvalue())
-    return stream.getvalue()
+    return b"".join(frames.pack({"names": list(arrays)}, [text, *arrays.values()]))
 
 
-def _unpack(kind: type[T], data: bytes) -> T:
+def unpack(kind: type[T], data: bytes) -> T:
+    """Return the value of type ``kind`` that :func:`pack` wrote.
+
+    Raises:
+        DeviceError: the bytes are no such value; the message says what is wrong.
+    """
     try:
-        arrays = _arrays(data)
-        plain = json.loads(arrays.pop(_JSON).tobytes())
-    except Exception as error:  # noqa: BLE001 - zipfile and numpy raise many kinds on bytes that are no archive
-        raise DeviceError(f"not {_name(kind)}: {type(error).__name__}: {str(error)[:200]}") from None
-    adapters = _fields(kind)
-    values: dict[str, Any] = {}
-    name = ""
-    try:
-        if not isinstance(plain, dict) or not set(plain) <= set(adapters):
-            raise ValueError("keys that it does not have")
-        for name, held in plain.items():
-            values[name] = adapters[name].validate_json(json.dumps(held), strict=True)
-        for field in dataclasses.fields(kind):  # type: ignore[arg-type]
-            if _of_arrays(field):
-                _take(field, arrays, values)
-        if arrays:
-            raise ValueError(f"unknown {next(iter(arrays))[:80]!r}")
-        return kind(**values)
+        if kind is type(None):
+            if data:
+                raise ValueError(f"{len(data)} bytes where nothing belongs")
+            nothing: Any = None
+            return cast(T, nothing)
+        header, tensors = frames.unpack(data)
+        if cast(Any, kind) is Tensor:
+            (tensor,) = tensors
+            if tensor.dtype != np.float32:
+                raise ValueError(f"a tensor of {tensor.dtype.name}")
+            return cast(T, tensor)
+        return _value(kind, header.get("names"), tensors)
     except ValidationError as error:
-        raise DeviceError(f"not {_name(kind)}: {name}: {_first(error)}") from None
-    except (ValueError, TypeError) as error:
-        raise DeviceError(f"not {_name(kind)}: {error}") from None
+        raise DeviceError(f"not {_name(kind)}: {_first(error)}") from None
+    except (frames.FrameError, ValueError, TypeError, RecursionError) as error:
+        raise DeviceError(f"not {_name(kind)}: {str(error)[:200]}") from None
 
 
-def _take(field: dataclasses.Field[Any], arrays: dict[str, NDArray[Any]], values: dict[str, Any]) -> None:
-    """The arrays of one field, out of ``arrays``."""
-    if "Mapping" not in str(field.type):
-        if field.name in arrays:
-            array = arrays.pop(field.name)
-            if array.dtype.name not in str(field.type) or array.ndim != 1:  # as in NDArray[np.int64]
-                raise ValueError(f"{field.name} is {array.dtype.name} {array.shape}")
-            values[field.name] = array
-        return
-    begin = f"{field.name}:"
-    names = [name for name in arrays if name.startswith(begin)]
-    values[field.name] = {name[len(begin) :]: arrays.pop(name) for name in names}
+def _value(kind: type[T], names: Any, tensors: list[Array]) -> T:
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise ValueError("arrays without names")
+    text, *values = tensors
+    arrays = dict(zip(names, values, strict=True))
+    content = text.tobytes()
+    if not dataclasses.is_dataclass(kind):
+        return cast(T, _adapter(kind).validate_json(content, strict=True))
+    plain = json.loads(content)
+    known = _fields(kind)
+    if not isinstance(plain, dict) or not all(name in known and known[name].adapter for name in plain):
+        raise ValueError("keys that it does not have")
+    found: dict[str, Any] = {}
+    for name, field in known.items():
+        if field.adapter is not None:
+            if name in plain:
+                found[name] = field.checked(name, json.dumps(plain[name]))
+        elif field.by_key:
+            begin = f"{name}:"
+            mine = [key for key in arrays if key.startswith(begin)]
+            found[name] = {key[len(begin) :]: field.array(key, arrays.pop(key)) for key in mine}
+        elif name in arrays:
+            found[name] = field.array(name, arrays.pop(name))
+    if arrays:
+        raise ValueError(f"unknown {next(iter(arrays))[:80]!r}")
+    return cast(T, kind(**found))
 
 
-def _arrays(data: bytes) -> dict[str, NDArray[Any]]:
-    """An .npz read with care: no compression, no pickle, no array larger than its bytes."""
-    import numpy as np
+@dataclasses.dataclass(frozen=True)
+class _Field:
+    """How a field travels: as JSON that ``adapter`` checks, as an array, or as a mapping of arrays (``by_key``).
 
-    found: dict[str, NDArray[Any]] = {}
-    with zipfile.ZipFile(io.BytesIO(data)) as archive:
-        members = archive.infolist()
-        if sum(one.file_size for one in members) > len(data):
-            raise ValueError("an archive that grows")
-        for info in members:
-            if info.compress_type != zipfile.ZIP_STORED:
-                raise ValueError("a compressed archive")
-            stream = io.BytesIO(archive.read(info))
-            if np.lib.format.read_magic(stream) != (1, 0):
-                raise ValueError("an array in a format other than 1.0")
-            shape, _, dtype = np.lib.format.read_array_header_1_0(stream)
-            if dtype.kind not in "biuf" or min(shape, default=0) < 0:
-                raise ValueError(f"an array of {dtype}"[:80])
-            raw = stream.read()
-            if len(raw) != math.prod(shape) * dtype.itemsize:
-                raise ValueError("an array whose size is not what it says")
-            found[info.filename.removesuffix(".npy")] = np.frombuffer(raw, dtype).reshape(shape)
-    return found
+    Arrays of a known element type ``dtype`` have one dimension; without one they may be any.
+    """
 
+    adapter: TypeAdapter[Any] | None
+    by_key: bool = False
+    dtype: np.dtype[Any] | None = None
 
-@cache
-def _adapter(kind: Any) -> TypeAdapter[Any]:
-    return TypeAdapter(kind)
+    def checked(self, name: str, text: str) -> Any:
+        assert self.adapter is not None
+        try:
+            return self.adapter.validate_json(text, strict=True)
+        except ValidationError as error:
+            raise ValueError(f"{name}: {_first(error)}") from None
+
+    def array(self, name: str, array: Array) -> Array:
+        if self.dtype is not None and (array.dtype != self.dtype or array.ndim != 1):
+            raise ValueError(f"{name} is {array.dtype.name} {array.shape}")
+        return array
 
 
-@cache
-def _fields(kind: type[Any]) -> dict[str, TypeAdapter[Any]]:
-    """What checks each field that holds no arrays."""
-    import numpy as np
-    from numpy.typing import NDArray
-
+def _fields_of(kind: Any) -> dict[str, _Field]:
     hints = get_type_hints(kind, localns={"np": np, "NDArray": NDArray})
-    relaxed = ConfigDict(arbitrary_types_allowed=True)
-    return {
-        field.name: TypeAdapter(hints[field.name], config=relaxed)
-        for field in dataclasses.fields(kind)
-        if not _of_arrays(field)
-    }
+    return {field.name: _field(hints[field.name]) for field in dataclasses.fields(kind)}
 
 
-def _of_arrays(field: dataclasses.Field[Any]) -> bool:
-    return "NDArray" in str(field.type)
+def _field(hint: Any) -> _Field:
+    inner = next((kind for kind in get_args(hint) if get_origin(kind) is np.ndarray), hint)
+    if get_origin(inner) is not np.ndarray:
+        return _Field(TypeAdapter(hint, config=ConfigDict(arbitrary_types_allowed=True)))
+    (element,) = get_args(get_args(inner)[1])  # NDArray[X] is ndarray[shape, dtype[X]]
+    by_key = get_origin(hint) is collections.abc.Mapping
+    return _Field(None, by_key, None if element is Any else np.dtype(element))
 
 
-def _unknown(given: Any, known: Any, where: str) -> str:
-    """The first key in ``given`` that its type does not have; pydantic passes over those of dataclasses."""
-    if isinstance(given, dict) and isinstance(known, dict):
-        for key, value in given.items():
+_fields: Callable[[Any], dict[str, _Field]] = cache(_fields_of)
+"""Returns how each field of a dataclass travels, by its type."""
+_adapter: Callable[[Any], TypeAdapter[Any]] = cache(TypeAdapter)
+
+
+def _unknown(read: Any, known: Any, where: str) -> str:
+    """Return the first key in ``read`` that its type does not have: pydantic passes over those of dataclasses."""
+    if isinstance(read, dict) and isinstance(known, dict):
+        for key, value in read.items():
             if key not in known:
                 return f"{where}{key}"
-            if found := _unknown(value, known[key], f"{where}{key}."):
-                return found
-    elif isinstance(given, list) and isinstance(known, list):
-        for one, other in zip(given, known, strict=True):
-            if found := _unknown(one, other, where):
-                return found
+            if unknown := _unknown(value, known[key], f"{where}{key}."):
+                return unknown
+    elif isinstance(read, list) and isinstance(known, list):
+        for value, other in zip(read, known, strict=True):
+            if unknown := _unknown(value, other, where):
+                return unknown
     return ""
 
 
 def _name(kind: Any) -> str:
-    return str(getattr(kind, "__name__", kind)).lstrip("_")
+    return str(getattr(kind, "__name__", kind))
 
 
 def _first(error: ValidationError) -> str:
-    one = error.errors(include_url=False, include_input=False)[0]
-    where = ".".join(str(step) for step in one["loc"])
-    return f"{where + ': ' if where else ''}{one['msg']}"[:200]
+    first = error.errors(include_url=False, include_input=False)[0]
+    where = ".".join(str(step) for step in first["loc"])
+    return f"{where + ': ' if where else ''}{first['msg']}"[:200]

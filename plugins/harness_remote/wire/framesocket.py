@@ -1,7 +1,7 @@
-"""Frames over one TCP connection, with TLS where there is a certificate: a length (4 bytes, big-endian), a frame.
+"""Frames over one TCP connection: each is a length (4 bytes, big-endian) and that many bytes. TLS is optional.
 
-TLS is done in memory, beside the socket, so that one thread may receive while others send, which OpenSSL's own
-sockets do not allow. Each side says now and then that it is there: a silent connection is a broken one.
+TLS is done in memory, beside the socket, so that one thread may receive while others send; OpenSSL's own sockets do
+not allow that. Each side sends pings, so a silent connection is a broken one.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +24,7 @@ import numpy as np
 from harness.worker.frames import FrameError
 from harness_remote.wire.secrets import NAME, Identity
 
-__all__ = ["PING_S", "FrameSocket", "Pieces", "accept", "connect", "has_aes", "server_context"]
-
-PING_S = 5.0
-GONE_S = 20
-"""Seconds without a byte after which the other side is gone."""
+__all__ = ["SILENCE", "FrameSocket", "Pieces", "Silence", "accept", "connect", "has_aes", "server_context"]
 
 Pieces = Sequence[bytes | memoryview]
 
@@ -39,6 +36,21 @@ _READ = 2**18
 _TIMEVAL = struct.Struct("ll")
 
 
+@dataclass(frozen=True)
+class Silence:
+    """How silence is told from a broken connection.
+
+    A side that has sent nothing for ``ping_s`` seconds sends a ping. A side that has heard nothing for ``gone_s``
+    seconds takes the other side for gone.
+    """
+
+    ping_s: float = 5.0
+    gone_s: int = 20
+
+
+SILENCE = Silence()
+
+
 class FrameSocket:
     """A connection that is set up. One thread receives; any may send, ping and hang up.
 
@@ -46,8 +58,9 @@ class FrameSocket:
     descriptor is closed with the last reference: another thread may still be in a call.
     """
 
-    def __init__(self, sock: socket.socket, tls: _Tls | None, max_bytes: int) -> None:
+    def __init__(self, sock: socket.socket, tls: _Tls | None, max_bytes: int, silence: Silence) -> None:
         self.max_bytes = max_bytes
+        self.silence = silence
         self._sock = sock
         self._tls = tls
         self._sending = threading.Lock()
@@ -55,12 +68,12 @@ class FrameSocket:
         self._sent_at = time.monotonic()
 
     def send(self, frame: Pieces) -> None:
-        """A frame in pieces."""
+        """Send a frame in pieces."""
         with self._sending:
             self._send([_LENGTH.pack(sum(map(len, frame))), *frame])
 
     def offer(self, frame: Pieces) -> Pieces | None:
-        """Send a short frame without waiting: what is still to be given to :meth:`send`, if anything."""
+        """Send a short frame without waiting. Return what must still go through :meth:`send`, or None."""
         if not self._sending.acquire(blocking=False):
             return frame
         try:
@@ -77,8 +90,8 @@ class FrameSocket:
             self._sending.release()
 
     def ping(self) -> None:
-        """Say that this side is there, unless it was heard lately, or is sending. Waits for nothing."""
-        if time.monotonic() - self._sent_at >= PING_S:
+        """Send a ping, unless something was sent within ``ping_s``. Waits for nothing."""
+        if time.monotonic() - self._sent_at >= self.silence.ping_s:
             self.offer(())
 
     def _send(self, pieces: Pieces) -> None:
@@ -93,7 +106,7 @@ class FrameSocket:
         return [b"".join(pieces)] if self._tls is None else self._tls.seal(pieces)
 
     def receive(self) -> memoryview | None:
-        """The next frame; ``None`` where the other side has closed."""
+        """Return the next frame, or None when the other side has closed."""
         size = 0
         while not size:  # a ping
             head = bytearray(_LENGTH.size)
@@ -106,7 +119,7 @@ class FrameSocket:
         return frame if self._fill(frame) else None
 
     def _fill(self, view: memoryview) -> bool:
-        """False where the connection ends before ``view`` is full."""
+        """Fill ``view``. Return False if the connection ends before."""
         try:
             if self._tls is not None:
                 return self._tls.open(view, self._sock)
@@ -115,28 +128,36 @@ class FrameSocket:
                 if not count:
                     return False
         except BlockingIOError:
-            raise OSError(f"nothing was heard for {GONE_S} s") from None
+            raise OSError(f"nothing was heard for {self.silence.gone_s} s") from None
         return True
 
     def settle(self, max_bytes: int) -> None:
-        """From now on wait for as long as the other side lives, and take frames of up to ``max_bytes``."""
+        """From now on wait for as long as the other side is there, and take frames of up to ``max_bytes``."""
         self.max_bytes = max_bytes
         self._sock.settimeout(None)
-        self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _TIMEVAL.pack(GONE_S, 0))
+        self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _TIMEVAL.pack(self.silence.gone_s, 0))
+
+    @property
+    def tls(self) -> tuple[str, str] | None:
+        """The version and the cipher of TLS, or None for a connection in the clear."""
+        return None if self._tls is None else self._tls.agreed()
 
     def hang_up(self) -> None:
-        """Whoever receives then gets ``None``, and whoever sends an error."""
+        """End the connection. A thread that receives then gets None, a thread that sends an error."""
         with contextlib.suppress(OSError):
             self._sock.shutdown(socket.SHUT_RDWR)
 
     def last(self, frame: Pieces) -> None:
-        """Send a short frame, if the network takes it at once, and no more."""
+        """Send a short frame if the network takes it at once. Nothing can be sent after it."""
         with contextlib.suppress(OSError):
             self.offer(frame)
             self._sock.shutdown(socket.SHUT_WR)
 
     def drain(self, seconds: float) -> None:
-        """Until the other side hangs up: else what it had sent would cost it our last frame. By the receiving thread."""
+        """Read until the other side hangs up, for ``seconds`` at most. By the receiving thread.
+
+        Bytes that were never read would reset the connection, and the other side would lose our last frame.
+        """
         end = time.monotonic() + seconds
         with contextlib.suppress(OSError):
             while (left := end - time.monotonic()) > 0:
@@ -157,6 +178,11 @@ class _Tls:
         self._object = context.wrap_bio(self._in, self._out, server_side=server, server_hostname=name)
         self._lock = threading.Lock()
         self._buffer = memoryview(bytearray(_READ))
+
+    def agreed(self) -> tuple[str, str]:
+        """Return the version and the cipher that both sides agreed on."""
+        cipher = self._object.cipher()
+        return str(self._object.version()), cipher[0] if cipher else ""
 
     def shake(self, sock: socket.socket) -> None:
         while True:
@@ -215,10 +241,11 @@ class _Tls:
         return count > 0
 
 
-def _context(protocol: int) -> ssl.SSLContext:
-    """TLS 1.3, which takes AES; 1.2 with ChaCha20 where one side has no instructions for AES, as a Raspberry Pi 4.
+def _context(protocol: int, aes: bool | None) -> ssl.SSLContext:
+    """Return a context for TLS 1.3 with AES, or for TLS 1.2 with ChaCha20 on a processor without AES instructions.
 
-    There ChaCha20 is about three times as fast (RFC 8439, 1); the order of 1.3's ciphers cannot be set from Python.
+    A Raspberry Pi 4 has none: there ChaCha20 is about three times as fast (RFC 8439, 1), and the order of 1.3's
+    ciphers cannot be set from Python. ``aes`` says whether there are instructions; None looks.
     """
     context = ssl.SSLContext(protocol)
     context.minimum_version = ssl.TLSVersion.TLSv1_3
@@ -226,14 +253,14 @@ def _context(protocol: int) -> ssl.SSLContext:
         context.set_ciphers("ECDHE+CHACHA20")  # 1.2's; 1.3's stay
         context.minimum_version = ssl.TLSVersion.TLSv1_2
         context.options |= ssl.OP_NO_RENEGOTIATION | ssl.OP_NO_TICKET
-        if not has_aes():
+        if not (has_aes() if aes is None else aes):
             context.maximum_version = ssl.TLSVersion.TLSv1_2
     return context
 
 
 @functools.cache
 def has_aes(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
-    """Whether this processor has instructions for AES, as far as its system tells."""
+    """Return whether this processor has instructions for AES; True where the system does not say."""
     try:
         words = cpuinfo.read_text().split()
     except OSError:
@@ -241,10 +268,10 @@ def has_aes(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
     return "aes" in words
 
 
-def server_context(identity: Identity) -> ssl.SSLContext:
-    """What :func:`accept` proves itself with."""
-    context = _context(ssl.PROTOCOL_TLS_SERVER)
-    context.num_tickets = 0  # nobody comes twice
+def server_context(identity: Identity, aes: bool | None = None) -> ssl.SSLContext:
+    """Return the server's side of TLS; ``aes`` as for :func:`connect`."""
+    context = _context(ssl.PROTOCOL_TLS_SERVER, aes)
+    context.num_tickets = 0  # no client resumes a session
     with tempfile.NamedTemporaryFile() as file:  # mode 600; OpenSSL takes no key from memory
         file.write(identity.key_pem + b"\n" + identity.certificate_pem)
         file.flush()
@@ -252,35 +279,51 @@ def server_context(identity: Identity) -> ssl.SSLContext:
     return context
 
 
-def accept(sock: socket.socket, context: ssl.SSLContext | None, max_bytes: int) -> FrameSocket:
-    """The server's side of a connection."""
-    return _set_up(sock, context, max_bytes, server=True)
-
-
-def connect(target: str, certificate: bytes, timeout_s: float, max_bytes: int) -> FrameSocket:
-    """The client's side, to ``host:port``; without ``certificate`` in the clear. The time limit holds until it settles.
+def accept(
+    sock: socket.socket, context: ssl.SSLContext | None, max_bytes: int, silence: Silence = SILENCE
+) -> FrameSocket:
+    """Set up the server's side of a connection.
 
     Raises:
-        OSError: it cannot be reached, or shows another certificate.
+        OSError: the client goes away, or TLS cannot be agreed on.
+    """
+    return _set_up(sock, context, max_bytes, silence, server=True)
+
+
+def connect(
+    target: str,
+    certificate: bytes,
+    timeout_s: float,
+    max_bytes: int,
+    silence: Silence = SILENCE,
+    aes: bool | None = None,
+) -> FrameSocket:
+    """Set up the client's side of a connection to ``host:port``; without ``certificate`` in the clear.
+
+    The time limit holds until :meth:`FrameSocket.settle`. ``aes``: whether the processor has instructions for AES;
+    None looks.
+
+    Raises:
+        OSError: the target cannot be reached, or shows another certificate.
     """
     host, _, port = target.rpartition(":")
     sock = socket.create_connection((host.strip("[]"), int(port)), timeout_s)
     context = None
     if certificate:
-        context = _context(ssl.PROTOCOL_TLS_CLIENT)  # which checks certificate and name
+        context = _context(ssl.PROTOCOL_TLS_CLIENT, aes)  # which checks certificate and name
         context.load_verify_locations(cadata=certificate.decode("ascii"))
-    return _set_up(sock, context, max_bytes, server=False)
+    return _set_up(sock, context, max_bytes, silence, server=False)
 
 
 def _set_up(
-    sock: socket.socket, context: ssl.SSLContext | None, max_bytes: int, *, server: bool
+    sock: socket.socket, context: ssl.SSLContext | None, max_bytes: int, silence: Silence, *, server: bool
 ) -> FrameSocket:
     try:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         tls = None if context is None else _Tls(context, server=server)
         if tls is not None:
             tls.shake(sock)
-        return FrameSocket(sock, tls, max_bytes)
+        return FrameSocket(sock, tls, max_bytes, silence)
     except BaseException:
         sock.close()
         raise

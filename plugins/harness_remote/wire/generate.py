@@ -1,4 +1,4 @@
-"""Makes ``agent_pb2.py`` from ``agent.proto``: ``make proto``. Needs grpcio-tools."""
+"""Makes ``agent_pb2.py`` and its types from ``agent.proto``: ``make proto``. Needs grpcio-tools."""
 
 from __future__ import annotations
 
@@ -12,16 +12,21 @@ __all__ = ["generate"]
 
 
 def generate(folder: Path) -> Path:
-    """Write ``harness_remote/agent_pb2.py`` under ``folder``; returns its path.
+    """Write ``harness_remote/agent_pb2.py`` and ``agent_pb2.pyi`` under ``folder``, and return the former's path.
 
-    Without the check that the protobuf at hand is no older than the one that generated it: a board has the
+    The check that the installed protobuf is no older than the one that generated the file is left out: a board has the
     protobuf that its other packages want. The rest is the same whatever protoc's version.
+
+    Raises:
+        HarnessError: protoc refuses the file.
     """
     from grpc_tools import protoc
 
     sources = Path(__file__).resolve().parents[2]
     name = "harness_remote/agent.proto"
-    if protoc.main(["protoc", f"-I{sources}", f"--python_out={folder}", str(sources / name)]):
+    if protoc.main(
+        ["protoc", f"-I{sources}", f"--python_out={folder}", f"--pyi_out={folder}", str(sources / name)]
+    ):
         raise HarnessError(f"protoc refuses {name}")
     made = folder / "harness_remote" / "agent_pb2.py"
     text = made.read_text()

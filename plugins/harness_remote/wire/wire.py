@@ -14,31 +14,27 @@ __all__ = [
     "OPTIONS",
     "PEER",
     "SERVICE",
-    "STREAM",
 ]
 
 SERVICE = "harness.agent.v1.Agent"
-STREAM = f"/{SERVICE}/Stream"
 LEASE, LOST = "harness-lease", "harness-lost"
 
 PEER = "harness_remote.client.peer:open_peer"
 """What a worker opens another board's frame port with; it never comes over the network."""
 
 MAX_MESSAGE_BYTES = 64 * 2**20
-"""Of one frame."""
+"""The largest frame."""
 
 MAX_GREETING_BYTES = 4096
-"""Of what another board shows before it is let in."""
+"""The largest greeting: what another board shows before it is let in."""
 
 MAX_CONTROL_BYTES = 4 * 2**20
-"""Of one message of the control plane."""
+"""The largest request of the control plane."""
 
 CHUNK_BYTES = 2**20
-"""In which files and results are sent."""
+"""The size of the pieces in which files and answers are sent."""
 
 OPTIONS: tuple[tuple[str, Any], ...] = (
-    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
-    ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
     ("grpc.http2.max_frame_size", 2**20),
     ("grpc.http2.lookahead_bytes", 8 * 2**20),
     ("grpc.http2.bdp_probe", 0),

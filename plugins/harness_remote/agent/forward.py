@@ -1,9 +1,9 @@
-"""The agent's data plane: frames from the network to the worker's socket, answers back, tensors untouched.
+"""Frames from the network to the worker's socket, and answers back; tensors pass unread.
 
-Whoever reads the network feeds the frames, and answers itself what the worker need not be asked. A thread of the
-relay's own takes the worker's answers, gives it the next frame, and sends the answer on. The worker has one frame
-at a time; those that come meanwhile wait in a bounded queue, behind which the network's own flow control holds the
-sender.
+The thread that reads the network feeds the frames, and answers by itself what the worker need not be asked. A thread
+of the forwarder takes the worker's answers, gives the worker the next frame, and sends the answer on. The worker has
+one frame at a time. Frames that come meanwhile wait in a bounded queue; behind it, the network's flow control holds
+the sender.
 """
 
 from __future__ import annotations
@@ -22,19 +22,23 @@ from typing import Any
 import numpy as np
 
 from harness.errors import DeviceError, HarnessError
+from harness.worker.commands import Listening
 from harness.worker.frames import MAX_HEADER, header_of, pack, with_header
 
-__all__ = ["MAX_WAITING", "Buffer", "Frame", "Relay"]
+__all__ = ["MAX_WAITING", "Buffer", "Forwarder", "Frame"]
+
+ALLOWED = frozenset({"run", "keep", "echo"})
+"""The requests that another board may make."""
 
 MAX_WAITING = 64
-"""Frames of one stream that wait for its worker."""
+"""Frames of one board that wait for the worker."""
 
 JOIN_S = 3.0
 ENDED = "the board's worker ended"
 
 Buffer = bytes | memoryview
 Frame = list[Buffer]
-"""In pieces."""
+"""A frame in pieces."""
 
 
 @dataclass(frozen=True)
@@ -43,38 +47,31 @@ class _Arrived:
     at_ns: int
 
 
-class Relay:
-    """One stream's frames to and from a worker that listens at ``address``.
+class Forwarder:
+    """One board's frames to and from the worker that listens at ``worker``.
 
-    ``allowed`` are the requests that this stream may make; ``max_bytes`` the greatest frame, and four of them are
-    the most that waits for the worker. ``reply`` sends an answer on, from any thread, and raises ``OSError`` where
-    nobody takes it; ``over`` is called once when nothing will be answered any more: with the reason, empty if the stream
-    was ended here.
+    ``max_bytes`` is the largest frame; at most four times as much waits for the worker. ``reply`` sends an answer on,
+    from any thread, and raises ``OSError`` where nobody takes it. ``over`` is called once, when there will be no more
+    answers: with the reason, which is empty if :meth:`end` was called.
 
     Raises:
         DeviceError: the worker does not answer.
     """
 
     def __init__(
-        self,
-        address: str,
-        key: str,
-        allowed: frozenset[str],
-        max_bytes: int,
-        reply: Callable[[Frame], None],
-        over: Callable[[str], None],
+        self, worker: Listening, max_bytes: int, reply: Callable[[Frame], None], over: Callable[[str], None]
     ) -> None:
         try:
-            self._worker: Connection = Client(address, "AF_UNIX", authkey=bytes.fromhex(key))
+            conn = Client(worker.address, "AF_UNIX", authkey=bytes.fromhex(worker.key))
         except (OSError, EOFError) as error:
             raise DeviceError(f"the board's worker does not answer: {error or 'it has ended'}") from None
-        self._allowed = allowed
+        assert isinstance(conn, Connection)
+        self._worker = conn
         self._max_bytes = max_bytes
         self._reply, self._over = reply, over
         self._changed = threading.Condition()
         # _changed guards all below
         self._running: _Arrived | None = None
-        self._replying = False
         self._waiting: deque[_Arrived] = deque()
         self._waiting_bytes = 0
         self._closed = False
@@ -84,10 +81,10 @@ class Relay:
         self._thread.start()
 
     def feed(self, data: Buffer) -> bool:
-        """Take a frame, as soon as there is room for it; false when the stream is over.
+        """Take a frame, as soon as there is room for it. Return whether more frames may come.
 
         Raises:
-            FrameError: it is none.
+            FrameError: the bytes are no frame.
         """
         frame = _Arrived(data, time.monotonic_ns())
         header, _ = header_of(data)
@@ -114,13 +111,6 @@ class Relay:
             return False
         return True
 
-    def drain(self) -> None:
-        """No more frames will come: wait until all are answered."""
-        with self._changed:
-            self._changed.wait_for(
-                lambda: self._closed or not (self._running or self._waiting or self._replying)
-            )
-
     def end(self) -> None:
         """Answer no more. From any thread."""
         with self._changed:
@@ -130,7 +120,7 @@ class Relay:
                 self._socket.shutdown(socket.SHUT_RDWR)  # the answers' thread waits there
 
     def join(self) -> None:
-        """After the end: until ``over`` was called, for some seconds at most."""
+        """After the end, wait until ``over`` was called, for some seconds at most."""
         self._thread.join(JOIN_S)
 
     def _room(self, size: int) -> bool:
@@ -138,17 +128,17 @@ class Relay:
         return fits and len(self._waiting) < MAX_WAITING
 
     def _own_answer(self, header: dict[str, Any]) -> Frame | None:
-        """The answer to what the worker is not asked: an echo, or what is refused."""
-        op, told = header.get("op"), {"id": header.get("id")}
-        if not isinstance(op, str) or op not in self._allowed:
-            return pack({**told, "error": f"no request {str(op)[:40]!r} on this stream"})
+        """Return the answer to an echo or to what is refused; None for what the worker is asked."""
+        op, about = header.get("op"), {"id": header.get("id")}
+        if not isinstance(op, str) or op not in ALLOWED:
+            return pack({**about, "error": f"no request {str(op)[:40]!r} on this stream"})
         if op != "echo" or header.get("worker"):
             return None
         size, most = header.get("reply_bytes", 0), self._max_bytes - MAX_HEADER
         if type(size) is not int or not 0 <= size <= most:
-            return pack({**told, "error": f"reply_bytes: allowed are 0 to {most}"})
+            return pack({**about, "error": f"reply_bytes: allowed are 0 to {most}"})
         zeros = [np.zeros(size, np.uint8)] if size else []
-        return pack({**told, "compute_ns": 0, "queue_ns": 0}, zeros)
+        return pack({**about, "compute_ns": 0, "queue_ns": 0}, zeros)
 
     def _broken(self, fault: str) -> None:
         with self._changed:
@@ -162,16 +152,13 @@ class Relay:
         try:
             while True:
                 self._reply(self._next())
-                with self._changed:
-                    self._replying = False
-                    self._changed.notify_all()
         except OSError:  # nobody takes it
             self.end()
         except HarnessError as error:
             self._broken(str(error))
         except MemoryError:
             self._broken("the board is out of memory")
-        except Exception as error:  # noqa: BLE001 - whoever waits for an answer is told
+        except Exception as error:  # noqa: BLE001 - the sender, which waits for an answer, gets the error
             self._broken(f"{type(error).__name__}: {error}")
         finally:
             self._over(self._fault)
@@ -179,7 +166,7 @@ class Relay:
                 self._socket.close()
 
     def _next(self) -> Frame:
-        """The worker's next answer, with the time that its frame was queued; the worker has its next frame by then."""
+        """Return the worker's next answer, with the time that its frame was queued; give the worker its next frame."""
         try:
             answer = self._worker.recv_bytes()
         except (OSError, EOFError):
@@ -187,7 +174,7 @@ class Relay:
         ready_ns = time.monotonic_ns()
         with self._changed:
             frame, self._running = self._running, self._waiting.popleft() if self._waiting else None
-            following, self._replying = self._running, True
+            following = self._running
             if following is not None:
                 self._waiting_bytes -= len(following.data)
             self._changed.notify_all()
