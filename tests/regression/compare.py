@@ -28,6 +28,21 @@ ALLOWED, VOLATILE = HERE / "allowed.txt", HERE / "volatile.txt"
 
 
 @dataclass(frozen=True)
+class Moment:
+    """What depends on the moment: places whose value may change, and places that may be absent."""
+
+    value: re.Pattern[str]
+    presence: re.Pattern[str]
+
+    @classmethod
+    def read(cls, path: Path) -> Moment:
+        """The patterns of volatile.txt."""
+        patterns = read_patterns(path)
+        optional = [pattern[2:] for pattern in patterns if pattern.startswith("? ")]
+        return cls(compiled([*patterns, *optional]), compiled(optional))
+
+
+@dataclass(frozen=True)
 class Difference:
     """One path of one document. ``kind`` is lost, changed or added."""
 
@@ -48,26 +63,26 @@ class Difference:
 
 
 def differences(
-    before: Mapping[str, Document], after: Mapping[str, Document], volatile: re.Pattern[str]
+    before: Mapping[str, Document], after: Mapping[str, Document], moment: Moment
 ) -> Iterator[Difference]:
-    """The differences between two captures. ``volatile`` matches the places whose values may change."""
+    """The differences between two captures. The values of ``moment`` may change."""
     for name in sorted(before.keys() | after.keys()):
         if name not in after:
             yield Difference("lost", name, "", "the document")
         elif name not in before:
             yield Difference("added", name, "", "the document")
         else:
-            yield from _within(name, before[name], after[name], volatile)
+            yield from _within(name, before[name], after[name], moment)
 
 
-def _within(name: str, old: Document, new: Document, volatile: re.Pattern[str]) -> Iterator[Difference]:
+def _within(name: str, old: Document, new: Document, moment: Moment) -> Iterator[Difference]:
     for kind, present, absent in (("lost", old, new), ("added", new, old)):
-        paths = [path for path in present if path not in absent]
-        for path in paths:
-            if not _ancestors(path) & set(paths):
+        missing = {path: None for path in present if path not in absent}
+        for path in missing:
+            if not (_ancestors(path) & missing.keys() or moment.presence.fullmatch(f"{name}:{path}")):
                 yield Difference(kind, name, path, _short(present[path]))
     for path, value in old.items():
-        if path in new and not _same(value, new[path]) and not volatile.fullmatch(f"{name}:{path}"):
+        if path in new and not _same(value, new[path]) and not moment.value.fullmatch(f"{name}:{path}"):
             yield Difference("changed", name, path, _change(value, new[path]))
 
 
@@ -97,7 +112,7 @@ def _short(value: Any) -> str:
 # --- patterns -----------------------------------------------------------------------------------
 
 
-def _compiled(patterns: Iterable[str]) -> re.Pattern[str]:
+def compiled(patterns: Iterable[str]) -> re.Pattern[str]:
     """A regular expression for any of ``patterns``, in which ``*`` is any text."""
     return re.compile("|".join(re.escape(pattern).replace(r"\*", ".*") for pattern in patterns) or "(?!)")
 
@@ -145,7 +160,7 @@ def main() -> int:
     parser.add_argument("--only", default="*", metavar="PATTERN", help="these documents, e.g. 'plan/*'")
     parser.add_argument("--all", action="store_true", help="print one line for each record, not for each run")
     options = parser.parse_args()
-    chosen = _compiled([options.only])
+    chosen = compiled([options.only])
     before, after = (
         {name: document for name, document in documents(capture) if chosen.fullmatch(name)}
         for capture in (options.before, options.after)
@@ -154,11 +169,11 @@ def main() -> int:
         print(f"{options.before}: no documents {options.only}")
         return 1
     patterns = read_patterns(options.allow)
-    allowed = _compiled(patterns)
-    items = list(differences(before, after, _compiled(read_patterns(VOLATILE))))
+    allowed = compiled(patterns)
+    items = list(differences(before, after, Moment.read(VOLATILE)))
     added = [item for item in items if item.kind == "added"]
     failures = [item for item in items if item.kind != "added" and not allowed.fullmatch(item.place)]
-    unused = [text for text in patterns if not any(_compiled([text]).fullmatch(item.place) for item in items)]
+    unused = [text for text in patterns if not any(compiled([text]).fullmatch(item.place) for item in items)]
     for line in (
         *report(added, every=options.all),
         *report(failures, every=options.all),

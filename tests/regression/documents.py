@@ -121,11 +121,17 @@ def _flat(value: Any, path: str = "") -> Document:
         document = {path: LIST}
         names: set[str] = set()
         for item in value:
-            name = _unique(" ".join(str(item[key]) for key in IDENTITY if key in item), names)
+            name = _unique(_item_name(item), names)
             names.add(name)
             document |= _flat(item, f"{path}[{name}]")
         return document
     return {path: value}
+
+
+def _item_name(item: Mapping[str, Any]) -> str:
+    words = [item[field] for field in IDENTITY if field in item]
+    key = item.get("key")  # of a board: an object of what its rows have in common
+    return " ".join(map(str, words or (key.values() if isinstance(key, dict) else ["item"])))
 
 
 def _unique(name: str, names: Collection[str]) -> str:
