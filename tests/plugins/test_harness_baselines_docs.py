@@ -1,4 +1,4 @@
-"""docs/baselines.md: every line of a suite that it gives can be planned, and builds what it says."""
+"""docs/baselines.md: each line of a suite in it can be planned, and builds the model that the page describes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 from pydantic import ValidationError
 
 from harness.plugins import load_plugins
-from harness.results.leaderboard.published import find_published, published_boards
+from harness.results.leaderboard.published import find_published, published_tables
 from harness.suite.yamlfile import parse_value
 from harness.types import DataInfo, DeviceInfo, Fleet
 from harness_timm.vit import ViTShape
@@ -70,30 +70,30 @@ def test_every_line_can_be_planned(line: str) -> None:
         entry.sketch(source, params, fleet)
 
 
-@pytest.mark.parametrize(("line", "name", "told"), COUNTED)
-def test_it_builds_what_it_says(line: str, name: str, told: float) -> None:
+@pytest.mark.parametrize(("line", "name", "millions"), COUNTED)
+def test_each_line_builds_the_parameters_of_its_row(line: str, name: str, millions: float) -> None:
     entry, params = entry_of(line)
-    said = re.search(r"(\d+) px", name)
-    spec = entry.describe(params, data(int(said[1]) if said else 224))
+    size = re.search(r"(\d+) px", name)
+    spec = entry.describe(params, data(int(size[1]) if size else 224))
     with torch.device("meta"):
         built = spec.build()
-    assert sum(p.numel() for p in built.parameters()) / 1e6 == pytest.approx(told, abs=0.006)
+    assert sum(p.numel() for p in built.parameters()) / 1e6 == pytest.approx(millions, abs=0.006)
 
 
-def test_what_is_said_to_be_published_is() -> None:
+def test_each_row_that_says_published_is_published() -> None:
     shown = {
         row["method"]
         for name in ("papers/tformer", "papers/devit", "papers/edvit")
-        for board in published_boards(find_published(name))
+        for board in published_tables(find_published(name))
         for row in board.rows
     }
-    said = [row[0] for row in ROWS if len(row) > 2 and row[2].endswith("Published")]
-    assert len(said) >= 5
-    for cell in said:
+    cells = [row[0] for row in ROWS if len(row) > 2 and row[2].endswith("Published")]
+    assert len(cells) >= 5
+    for cell in cells:
         for name in re.sub(r", -", ", Swin-Mixer-", cell).split(", "):
             assert name in shown
 
 
-def test_a_wrong_line_would_be_noticed() -> None:
+def test_a_wrong_line_is_refused() -> None:
     with pytest.raises(ValidationError):
         entry_of("{class-split: {parts: 4, dim: 36, depth: 4, heads: 3, fusion: oracle}}")

@@ -1,4 +1,4 @@
-"""The documentation says what is: signatures, keys, defaults, commands, links."""
+"""The documentation agrees with the code: signatures, keys, defaults, commands, links."""
 
 from __future__ import annotations
 
@@ -51,12 +51,12 @@ def headings(page: str) -> list[str]:
 
 
 def fences(page: str, language: str | None = None) -> list[str]:
-    found = re.findall(r"^```(\w*)\n(.*?)^```$", PAGES[page], re.MULTILINE | re.DOTALL)
-    return [body for kind, body in found if language is None or kind == language]
+    blocks = re.findall(r"^```(\w*)\n(.*?)^```$", PAGES[page], re.MULTILINE | re.DOTALL)
+    return [body for kind, body in blocks if language is None or kind == language]
 
 
 def plain(text: str) -> str:
-    """``text`` without its fenced blocks."""
+    """Return ``text`` without its fenced blocks."""
     return re.sub(r"^```.*?^```$", "", text, flags=re.MULTILINE | re.DOTALL)
 
 
@@ -65,18 +65,18 @@ def inline(text: str) -> list[str]:
 
 
 def section(page: str, heading: str) -> str:
-    """The text from ``heading`` to the next of any level."""
+    """Return the text from ``heading`` to the next heading of any level."""
     return re.split(r"^#+ ", PAGES[page].split(f"# {heading}\n", 1)[1], maxsplit=1, flags=re.MULTILINE)[0]
 
 
 def rows(text: str) -> dict[str, list[str]]:
-    """Tables of a text: every name in backticks in a first cell -> the row's other cells."""
-    found = {}
+    """Return the tables of a text: each name in backticks in a first cell -> the other cells of the row."""
+    cells_of = {}
     for line in text.splitlines():
         if line.startswith("| `"):
             first, *others = [cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]]
-            found.update(dict.fromkeys(inline(first), others))
-    return found
+            cells_of.update(dict.fromkeys(inline(first), others))
+    return cells_of
 
 
 # --- hooks ----------------------------------------------------------------------------------------
@@ -88,16 +88,19 @@ def test_every_hook_has_a_heading_with_its_signature(hook):
     assert f"{hook}{signature}" in headings("docs/hooks.md")
 
 
-def test_no_heading_names_a_hook_that_is_not():
+def test_no_heading_names_a_hook_that_does_not_exist():
     named = [h.partition("(")[0] for h in headings("docs/hooks.md") if h.startswith("harness_")]
     assert sorted(named) == sorted(HOOKS)
 
 
 @pytest.mark.parametrize(("hook", "entry"), hookspecs.COLLECTING.items())
-def test_every_field_of_an_entry_is_told(hook, entry):
+def test_every_field_of_an_entry_is_documented(hook, entry):
     signature = str(inspect.signature(getattr(hookspecs, hook))).replace("'", "")
-    told = {*rows(section("docs/hooks.md", hook + signature)), *inline(section("docs/hooks.md", "Hooks"))}
-    assert {field.name for field in dataclasses.fields(entry)} <= told
+    documented = {
+        *rows(section("docs/hooks.md", hook + signature)),
+        *inline(section("docs/hooks.md", "Hooks")),
+    }
+    assert {field.name for field in dataclasses.fields(entry)} <= documented
 
 
 # --- keys, columns, flags -------------------------------------------------------------------------
@@ -117,12 +120,12 @@ def test_every_field_of_an_entry_is_told(hook, entry):
         ("run", RunItem),
     ],
 )
-def test_every_key_of_a_suite_is_told_with_its_default(heading, model):
-    told = rows(section("docs/suite.md", heading))
+def test_every_key_of_a_suite_is_documented_with_its_default(heading, model):
+    documented = rows(section("docs/suite.md", heading))
     fields = {field.alias or name: field for name, field in model.model_fields.items()}
-    assert set(told) == set(fields)
+    assert set(documented) == set(fields)
     for name, field in fields.items():
-        default = told[name][0]
+        default = documented[name][0]
         if field.is_required():
             assert default == "required", name
         elif isinstance(field.default, str | int | float) or name == "schedule":
@@ -131,16 +134,16 @@ def test_every_key_of_a_suite_is_told_with_its_default(heading, model):
             assert default != "required", name
 
 
-def test_every_key_and_quantity_of_a_claim_is_told_with_its_default():
-    told = rows(section("docs/claims.md", "The file"))
+def test_every_key_and_quantity_of_a_claim_is_documented_with_its_default():
+    documented = rows(section("docs/claims.md", "The file"))
     for kind in (Number, Ordering, Placed, Statement):
         for name, field in kind.model_fields.items():
             if field.is_required():
-                assert told[name][0] == "required" or (kind, name) == (Statement, "says"), name
+                assert documented[name][0] == "required" or (kind, name) == (Statement, "says"), name
             elif field.default:
-                assert told[name][0] == f"`{field.default}`", name
+                assert documented[name][0] == f"`{field.default}`", name
     keys = {name for kind in (Number, Ordering, Placed, Statement) for name in kind.model_fields}
-    assert keys | set(STATIC) == set(told)
+    assert keys | set(STATIC) == set(documented)
     assert set(STATUSES) == set(rows(section("docs/claims.md", "Claims of papers")))
 
 
@@ -153,18 +156,18 @@ def test_the_claims_of_the_docs_can_be_read(tmp_path):
     assert kinds == [Number, Ordering, Placed, Statement]
 
 
-def test_every_column_and_flag_is_told():
+def test_every_column_and_flag_is_documented():
     assert set(COLUMNS) <= set(inline(PAGES["docs/measuring.md"]))
     assert list(rows(section("docs/measuring.md", "Flags"))) == list(flags.FLAGS)
 
 
-def test_the_percentiles_minima_are_told():
+def test_the_minima_of_the_percentiles_are_documented():
     table = [line for line in PAGES["docs/measuring.md"].splitlines() if line.startswith("| queries")]
-    told = [int(cell.replace(",", "")) for cell in table[0].split("|")[2:-1]]
-    assert told == list(stats.EARLY_STOPPING_MIN.values())
+    documented = [int(cell.replace(",", "")) for cell in table[0].split("|")[2:-1]]
+    assert documented == list(stats.EARLY_STOPPING_MIN.values())
 
 
-def test_the_tolerances_are_told():
+def test_the_tolerances_are_documented():
     runtimes = load_plugins().runtimes
     lines = re.findall(r"^\| (`.+?) \| ?(.*?) \| ([\d.]+) \|$", PAGES["docs/measuring.md"], re.MULTILINE)
     assert {name for names, _, _ in lines for name in inline(names)} == {r.entry.name for r in runtimes}
@@ -175,7 +178,7 @@ def test_the_tolerances_are_told():
             assert entry.tolerance(entry.params(**given)) == float(tolerance), name
 
 
-def test_the_limits_of_steadiness_are_told():
+def test_the_limits_of_steadiness_are_documented():
     text = " ".join(PAGES["docs/measuring.md"].split())
     assert f"at least {loop.WINDOW_QUERIES} queries and {loop.WINDOW_NS // 10**6} ms each" in text
     assert f"at most {loop.STEADY:.0%}" in text
@@ -184,7 +187,7 @@ def test_the_limits_of_steadiness_are_told():
     assert f"differ by over {flags.DRIFT:.0%}" in text
 
 
-def test_the_limits_of_energy_are_told():
+def test_the_limits_of_energy_are_documented():
     text = " ".join(PAGES["docs/measuring.md"].split())
     assert flags.FOREIGN_CORES == 0.5
     assert "kept half a core of the whole machine busy" in text
@@ -203,27 +206,27 @@ def test_the_limits_of_energy_are_told():
     assert f"from {energy_columns.REPEATS} processes on" in text
 
 
-def test_every_key_of_a_reading_is_told():
+def test_every_key_of_a_meters_energy_is_documented():
     fields = {field.name for field in dataclasses.fields(energy.Reading)}
     assert fields == set(rows(section("docs/results.md", "Energy of one meter")))
 
 
-def test_every_meter_is_told_with_its_extra_and_parameters():
-    told = rows(section("docs/meters.md", "The kinds of meter"))
-    assert set(told) == {meter.entry.name for meter in load_plugins().meters}
+def test_every_meter_is_documented_with_its_extra_and_parameters():
+    documented = rows(section("docs/meters.md", "The kinds of meter"))
+    assert set(documented) == {meter.entry.name for meter in load_plugins().meters}
     for meter in load_plugins().meters:
-        assert not meter.entry.extra or f"`[{meter.entry.extra}]`" in told[meter.entry.name][2]
+        assert not meter.entry.extra or f"`[{meter.entry.extra}]`" in documented[meter.entry.name][2]
         assert set(meter.entry.params.model_fields) <= set(inline(PAGES["docs/meters.md"]))
 
 
-def test_every_key_of_a_record_is_told():
-    told = set(rows(section("docs/results.md", "A record's keys")))
+def test_every_key_of_a_record_is_documented():
+    documented = set(rows(section("docs/results.md", "A record's keys")))
     fields = {field.alias or name for name, field in Record.model_fields.items()}
-    assert fields <= told
+    assert fields <= documented
 
 
 @pytest.mark.parametrize("page", ["README.md", "docs/suite.md", "CHANGELOG.md"])
-def test_every_shipped_suite_is_told(page):
+def test_every_shipped_suite_is_documented(page):
     assert set(shipped_suites()) <= set(inline(PAGES[page]))
 
 
@@ -231,7 +234,7 @@ def test_every_shipped_suite_is_told(page):
 
 
 def commands() -> list[tuple[str, str, bool]]:
-    """(page, command line, complete): lines of unlabelled fences, and inline code that begins with harness."""
+    """Return (page, command line, complete) of unlabelled fences, and of inline code that begins with harness."""
     found = []
     for page, whole in PAGES.items():
         for body in fences(page, ""):
@@ -243,7 +246,7 @@ def commands() -> list[tuple[str, str, bool]]:
 
 
 def parse(line: str) -> None:
-    """Parse as the command line would; nothing is run."""
+    """Parse a line as the command line does. Run nothing."""
     words = shlex.split(line)[1:]
     words = words[: words.index(">")] if ">" in words else words
     command: click.Command = cli
@@ -270,7 +273,7 @@ def test_every_command_line_parses(page, line, complete):
 
 
 def options(group: click.Group) -> set[str]:
-    """Every option of every command below a group."""
+    """Return every option of every command of a group."""
     context, found = click.Context(group), set()
     for name in group.list_commands(context):
         command = group.get_command(context, name)
@@ -281,7 +284,7 @@ def options(group: click.Group) -> set[str]:
     return found
 
 
-def test_every_option_in_the_text_is_one():
+def test_every_option_in_the_text_exists():
     known = options(cli) | {"--help", "--strict"}  # every command's, mypy's
     for page, text in PAGES.items():
         for code in inline(text):
@@ -290,7 +293,7 @@ def test_every_option_in_the_text_is_one():
                 assert set(used) <= known, f"{page}: {code}"
 
 
-def test_what_is_not_built_yet_is_not():
+def test_no_command_exists_that_is_listed_as_not_built_yet():
     named = [
         code for code in inline(section("docs/results.md", "Not built yet")) if code.startswith("harness ")
     ]
@@ -300,7 +303,7 @@ def test_what_is_not_built_yet_is_not():
             parse(code)
 
 
-def test_every_make_target_is_one():
+def test_every_make_target_exists():
     targets = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     for page, text in PAGES.items():
         named = re.findall(r"^make ([\w-]+)", text, re.MULTILINE)
@@ -312,7 +315,7 @@ def test_every_make_target_is_one():
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_every_relative_link_leads_somewhere(page):
+def test_the_target_of_every_relative_link_exists(page):
     for target in re.findall(r"\]\(([^)]+)\)", plain(PAGES[page])):
         if target.startswith("http"):
             continue
@@ -326,7 +329,7 @@ def test_every_relative_link_leads_somewhere(page):
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_every_file_that_a_command_names_is_there(page):
+def test_every_file_that_a_command_names_exists(page):
     named = re.findall(r"(?:pytest|python)\s+((?:tests|benchmarks|docs)/[\w/]+\.py)", PAGES[page])
     assert [path for path in named if not (ROOT / path).is_file()] == []
 
@@ -383,7 +386,7 @@ def test_the_page_of_reproduction_has_the_text_of_its_generator():
 
 @pytest.fixture
 def example(printed_plugin):
-    """The walk-through's files, with the metadata that installing would write."""
+    """Return the folder of the example's files, with the metadata that an installation writes."""
     project = (printed_plugin / "pyproject.toml").read_text()
     point = re.search(r'^\[project\.entry-points\.harness\]\n(\w+) = "([\w.]+)"$', project, re.MULTILINE)
     info = printed_plugin / "harness_example-0.1.0.dist-info"
@@ -431,8 +434,8 @@ def test_the_distillation_example_trains(tmp_path):
     assert names["distil"](ctx, teacher.module, student.module).image_passes > 0
 
 
-def test_the_troubles_are_as_printed(tmp_path):
-    """Each message that the table of troubles quotes is one that the manager says."""
+def test_the_error_messages_are_as_printed(tmp_path):
+    """The table of error messages quotes the messages of the plugin manager."""
     (tmp_path / "trouble_plugin.py").write_text(
         "from harness.hookspecs import hookimpl\n"
         "from harness.types import ModelEntry, Params\n"
