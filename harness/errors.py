@@ -26,7 +26,7 @@ class HarnessError(Exception):
 
 
 class SuiteError(HarnessError):
-    """A suite, or a value given for one, is wrong. The message says file:line, key, what is allowed."""
+    """A suite, or a value given for one, is wrong. The message has file:line, key and what is allowed."""
 
 
 class PluginError(HarnessError):
@@ -45,7 +45,7 @@ class DeviceError(HarnessError):
 
 
 class BoardLost(DeviceError):
-    """A board does not answer (any more): its cells are tried again when it is back. ``board`` is its name."""
+    """A board does not answer. Its cells are tried again when it answers. ``board`` is its name."""
 
     def __init__(self, message: object, *, board: str) -> None:
         super().__init__(message)
@@ -57,7 +57,7 @@ class StorageError(HarnessError):
 
 
 class CellError(HarnessError):
-    """One node or cell failed; the rest of the run goes on.
+    """One node or cell failed; the rest of the run continues.
 
     ``stage`` names the step (build, compress, partition, export, deploy, measure, ...) and
     ``plugin`` the plugin whose code ran, where one did.
@@ -70,7 +70,7 @@ class CellError(HarnessError):
 
 
 def nearest(word: str, allowed: Iterable[str]) -> str:
-    """A hint for a mistyped word: the nearest match if there is one, then all that is allowed."""
+    """Return a hint for a mistyped word: the nearest match if there is one, then all allowed words."""
     names = sorted(allowed)
     match = difflib.get_close_matches(word, names, n=1, cutoff=0.6)
     guess = f"did you mean {match[0]!r}? " if match else ""
@@ -78,9 +78,9 @@ def nearest(word: str, allowed: Iterable[str]) -> str:
 
 
 def first_line(error: BaseException, *, kind: bool = False) -> str:
-    """The first line of an error's message; the name of its type where the message is empty.
+    """Return the first line of an error's message, or the name of its type if the message is empty.
 
-    With ``kind`` the name of its type precedes the line: ``ValueError: no such layer``.
+    With ``kind`` the name of the type precedes the line: ``ValueError: no such layer``.
     """
     lines = str(error).strip().splitlines()
     name = type(error).__name__

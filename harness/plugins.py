@@ -1,4 +1,4 @@
-"""Finding, loading, blocking and listing plugins; names -> entries, each with its origin."""
+"""Finding, loading and blocking plugins, and the source of each."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ import importlib.util
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import cache
 from importlib.metadata import Distribution, EntryPoint, entry_points
 from pathlib import Path
 from traceback import extract_tb
 from types import ModuleType
-from typing import Any, Generic, TypeVar
+from typing import Any
 
 import pluggy
 
 from harness import hookspecs
-from harness.errors import PluginError, SuiteError, first_line, nearest
+from harness.errors import PluginError, first_line, nearest
+from harness.registry import Origin, Problem, Registered, Registry
 from harness.store.sources import distribution_files, module_files, package_files, source_hash, versions_of
 from harness.types import (
     BackendEntry,
@@ -32,13 +32,12 @@ from harness.types import (
 )
 from harness.types.origin import EntryOrigin
 
-__all__ = ["GROUP", "Origin", "Plugins", "Problem", "Registered", "Registry", "load_plugins"]
+__all__ = ["GROUP", "Plugins", "load_plugins"]
 
 GROUP = "harness"
 SHIPPED = "edge-harness"
 """The distribution that ships the harness: each of its plugins is a package of its own."""
 
-E_co = TypeVar("E_co", covariant=True)
 
 _KINDS = {
     "harness_models": "model",
@@ -52,96 +51,9 @@ _KINDS = {
 }
 
 
-@dataclass(frozen=True)
-class Origin:
-    """Where a plugin comes from."""
-
-    plugin: str
-    distribution: str
-    version: str
-    module: str
-
-    def __str__(self) -> str:
-        return f"{self.plugin} ({self.distribution} {self.version})"
-
-
-@dataclass(frozen=True)
-class Problem:
-    """A plugin that could not be used, and why."""
-
-    origin: Origin
-    hook: str
-    reason: str
-
-    def __str__(self) -> str:
-        return (
-            f"plugin {self.origin}: {self.hook}: {self.reason} (--block {self.origin.plugin} leaves it out)"
-        )
-
-
-@dataclass(frozen=True)
-class Registered(Generic[E_co]):
-    """An entry and the plugin that gave it."""
-
-    entry: E_co
-    origin: Origin
-
-    @property
-    def missing(self) -> str | None:
-        """What to install before this entry can be used; ``None`` when nothing is missing."""
-        entry: Any = self.entry
-        absent = [name for name in entry.requires if not _importable(name)]
-        if not absent:
-            return None
-        what = (
-            f"pip install 'edge-harness[{entry.extra}]'" if entry.extra else f"pip install {' '.join(absent)}"
-        )
-        return f"{entry.name} needs {', '.join(absent)}: {what}"
-
-
-class Registry(Generic[E_co]):
-    """Entries of one kind by name."""
-
-    def __init__(
-        self, kind: str, items: Iterable[Registered[E_co]], problems: Iterable[Problem] = ()
-    ) -> None:
-        self.kind = kind
-        self._items: dict[str, Registered[E_co]] = {}
-        self._broken = sorted({problem.origin.plugin for problem in problems})
-        for item in items:
-            name = _name(item)
-            if name in self._items:
-                first = self._items[name].origin
-                raise PluginError(
-                    f"{kind} {name!r} is given by two plugins: {first} and {item.origin}; "
-                    f"leave one out with --block {first.plugin} or --block {item.origin.plugin}"
-                )
-            self._items[name] = item
-
-    def get(self, name: str, where: str = "") -> Registered[E_co]:
-        """The entry called ``name``; ``where`` (file:line: key) begins the error if there is none."""
-        if name in self._items:
-            return self._items[name]
-        broken = (
-            f" (not loaded: {', '.join(self._broken)}; see `harness plugins list`)" if self._broken else ""
-        )
-        raise SuiteError(
-            f"{where + ': ' if where else ''}unknown {self.kind} {name!r}: {nearest(name, self._items)}{broken}"
-        )
-
-    def __contains__(self, name: str) -> bool:
-        return name in self._items
-
-    def __iter__(self) -> Iterator[Registered[E_co]]:
-        return iter(self._items.values())
-
-    def __len__(self) -> int:
-        return len(self._items)
-
-
 @dataclass
 class Plugins:
-    """All that plugins give, and those that could not be used."""
+    """The entries of all loaded plugins, and the plugins that could not be used."""
 
     manager: pluggy.PluginManager
     models: Registry[ModelEntry]
@@ -226,7 +138,7 @@ class Plugins:
         return blamed[-1] if blamed else None
 
     def _owned_files(self) -> dict[str, set[str]]:
-        """The files of each plugin itself, without those of other plugins that it imports."""
+        """Return the files of each plugin, without those of other plugins that it imports."""
         owned = {}
         for origin in self.origins:
             try:
@@ -263,7 +175,7 @@ class Plugins:
         return files
 
     def notify(self, hook: str, **arguments: Any) -> None:
-        """Call an observer hook; one that raises is noted in ``observed`` and stops nobody."""
+        """Call an observer hook of every plugin. An exception is appended to ``observed``; the run continues."""
         for implementation in getattr(self.manager.hook, hook).get_hookimpls():
             try:
                 implementation.function(*(arguments[name] for name in implementation.argnames))
@@ -284,7 +196,7 @@ def load_plugins(
     """Load every plugin of the group ``harness`` that is not blocked, sorted by name.
 
     ``extra`` maps names to plugin modules or objects that are not installed (for tests). A plugin that
-    cannot be loaded, or whose hook raises, becomes a :class:`Problem`; the others work.
+    cannot be loaded, or whose hook raises, becomes a :class:`~harness.registry.Problem`. The others work.
 
     Raises:
         PluginError: two plugins have the same name, or give an entry of the same kind and name.
@@ -386,21 +298,9 @@ def _collect(
 
 
 def _object_files(plugin: object) -> dict[str, Path]:
-    """The file of a plugin that is not installed: a module, or an object of a class."""
+    """Return the file of a plugin that is not installed: of its module, or of its object's class."""
     try:
         file = inspect.getsourcefile(plugin if inspect.ismodule(plugin) else type(plugin))
     except TypeError:
         file = None
     return {Path(file).name: Path(file)} if file else {}
-
-
-@cache
-def _importable(module: str) -> bool:
-    try:
-        return importlib.util.find_spec(module) is not None
-    except (ImportError, ValueError):
-        return False
-
-
-def _name(item: Registered[Any]) -> str:
-    return str(item.entry.name)

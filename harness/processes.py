@@ -1,4 +1,4 @@
-"""Starting child processes that end with their parent, and saying why one ended."""
+"""Child processes that end with their parent, and the reason why one ended."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ __all__ = ["die_with_parent", "died", "start"]
 
 
 def die_with_parent() -> None:
-    """End with the parent, however it ends: nothing is left behind by ``kill -9``. Costs a sleeping thread."""
+    """End this process when its parent ends, also by ``kill -9``. This costs a sleeping thread."""
     parent = multiprocessing.parent_process()
 
     def watch() -> None:
@@ -32,7 +32,7 @@ def die_with_parent() -> None:
 
 
 def start(process: BaseProcess) -> None:
-    """Start a child that Ctrl-C never reaches, not even while it imports: it inherits the blocked signal."""
+    """Start a child that Ctrl-C never reaches, even while it imports: it inherits the blocked signal."""
     resource_tracker.ensure_running()  # starting it later would let the signal through
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
@@ -42,7 +42,7 @@ def start(process: BaseProcess) -> None:
 
 
 def died(code: int | None) -> str:
-    """What an exit code says of a process that ended before its answer."""
+    """Return why a process ended before its answer, from its exit code."""
     if code is not None and code < 0:
         name = signal.Signals(-code).name if -code in set(signal.Signals) else str(-code)
         hint = " (out of memory?)" if name == "SIGKILL" else ""

@@ -29,7 +29,7 @@ __all__ = [
 ]
 
 EARLY_STOPPING_MIN: dict[float, int] = {50: 11, 90: 64, 95: 130, 97: 219, 99: 662, 99.9: 6636}
-"""Percentile -> least number of queries at which LoadGen estimates it (confidence 0.99, tolerance 0)."""
+"""Percentile -> smallest number of queries from which LoadGen estimates it (confidence 0.99, tolerance 0)."""
 
 CONFIDENCE = 0.99
 """LoadGen's confidence (MLPerf Inference, ``loadgen/results.cc``); its tolerance is 0."""
@@ -39,10 +39,10 @@ CONFIDENCE = 0.99
 
 
 def percentile(values: Sequence[float], q: float) -> float:
-    """Empirical percentile as LoadGen takes it: the sorted sample at 0-based index ``floor(n * q / 100)``.
+    """Return LoadGen's empirical percentile: the sorted sample at 0-based index ``floor(n * q / 100)``.
 
-    It is always one of the samples, never an interpolation. ``q`` is read as the decimal it is
-    written as, so that 99.9% of 1,000 is exactly 999.
+    It is always one of the samples, never an interpolation. ``q`` is read as a decimal, so that 99.9% of 1,000 is
+    exactly 999.
 
     Raises:
         ValueError: no values, or ``q`` outside (0, 100).
@@ -56,9 +56,9 @@ def percentile(values: Sequence[float], q: float) -> float:
 
 
 def early_stopping_min(q: float, confidence: float = CONFIDENCE) -> int:
-    """Least number of queries at which LoadGen estimates percentile ``q`` (``h_min(1) + 1`` there).
+    """Return the smallest number of queries from which LoadGen estimates percentile ``q`` (its ``h_min(1) + 1``).
 
-    The smallest n with P(Binomial(n, 1 - q/100) <= 1) <= 1 - confidence.
+    This is the smallest n with P(Binomial(n, 1 - q/100) <= 1) <= 1 - confidence.
     """
     high = 2
     while early_stopping_discard(high, q, confidence) == 0:
@@ -74,9 +74,9 @@ def early_stopping_min(q: float, confidence: float = CONFIDENCE) -> int:
 
 
 def early_stopping_discard(n: int, q: float, confidence: float = CONFIDENCE) -> int:
-    """LoadGen's t: the most queries that may lie over the ``q``-th percentile, at this confidence.
+    """Return LoadGen's t: the most queries that may exceed the ``q``-th percentile, at this confidence.
 
-    The largest t >= 1 with P(Binomial(n, 1 - q/100) <= t) <= 1 - confidence; 0 where n is too small.
+    This is the largest t >= 1 with P(Binomial(n, 1 - q/100) <= t) <= 1 - confidence; 0 where n is too small.
     """
     over = 1 - q / 100
 
@@ -93,10 +93,10 @@ def early_stopping_discard(n: int, q: float, confidence: float = CONFIDENCE) -> 
 
 
 def early_stopping_bound(values: Sequence[float], q: float, confidence: float = CONFIDENCE) -> float | None:
-    """LoadGen's early-stopping estimate: an upper bound of percentile ``q`` at this confidence.
+    """Return LoadGen's early-stopping estimate: an upper bound of percentile ``q`` at this confidence.
 
-    The t-th highest sample (t from :func:`early_stopping_discard`), so t - 1 are discarded. ``None``
-    where there are too few samples. Source: MLPerf Inference, ``loadgen/early_stopping.cc`` and
+    This is the t-th highest sample (t from :func:`early_stopping_discard`); t - 1 are discarded. It is ``None``
+    with too few samples. Source: MLPerf Inference, ``loadgen/early_stopping.cc`` and
     ``loadgen/results.cc``.
     """
     discard = early_stopping_discard(len(values), q, confidence)
@@ -107,9 +107,9 @@ def early_stopping_bound(values: Sequence[float], q: float, confidence: float = 
 
 
 def t_interval(values: Sequence[float], confidence: float = 0.95) -> tuple[float, float] | None:
-    """Student's t-interval of the mean, (low, high); ``None`` below three values.
+    """Return Student's t-interval of the mean, (low, high), or ``None`` below three values.
 
-    Two values would give a half-width of 9 standard deviations: an interval in name only.
+    The interval of two values has a half-width of 9 standard deviations, which informs nobody.
     """
     n = len(values)
     if n < 3:
@@ -120,7 +120,7 @@ def t_interval(values: Sequence[float], confidence: float = 0.95) -> tuple[float
 
 
 def wilson(successes: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
-    """Wilson's score interval of a proportion, as fractions (Wilson 1927, without continuity correction).
+    """Return Wilson's score interval of a proportion, as fractions (Wilson 1927, without continuity correction).
 
     Raises:
         ValueError: ``n`` is not positive, or ``successes`` is outside 0..n.
@@ -138,20 +138,19 @@ def wilson(successes: int, n: int, confidence: float = 0.95) -> tuple[float, flo
 
 
 def mcnemar(b: int, c: int) -> float:
-    """Exact two-sided McNemar test: p-value of ``b`` and ``c`` discordant pairs being equally likely.
+    """Return the p-value of the exact two-sided McNemar test (McNemar 1947, exact binomial form).
 
-    ``b`` samples only the first method gets right, ``c`` only the second (McNemar 1947; exact
-    binomial form). 1 where nothing is discordant.
+    Only the first method gets ``b`` samples right, only the second gets ``c`` right. Without such samples it is 1.
     """
     return paired_p([(b, c)])
 
 
 def paired_p(discordant: Sequence[tuple[int, int]]) -> float:
-    """One two-sided p-value from one McNemar table (b, c) per seed.
+    """Return one two-sided p-value from one McNemar table (b, c) per seed.
 
-    The seeds share their test samples, so their p-values depend on each other: the one-sided exact
-    p-values are combined by :func:`ruger`, each direction apart, and the smaller result is doubled.
-    Seeds that differ in opposite directions therefore don't add up; one seed gives :func:`mcnemar`.
+    The seeds share their test samples, so their p-values depend on each other. The one-sided exact p-values are
+    combined by :func:`ruger` in each direction, and the smaller result is doubled. Seeds that differ in opposite
+    directions therefore do not add up. One seed gives :func:`mcnemar`.
 
     Raises:
         ValueError: there is no table.
@@ -177,7 +176,7 @@ def ruger(p_values: Sequence[float]) -> float:
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Holm's step-down adjustment of p-values, in the order given (Holm 1979)."""
+    """Return Holm's step-down adjustment of p-values, in the order given (Holm 1979)."""
     adjusted = [1.0] * len(p_values)
     highest = 0.0
     for rank, index in enumerate(sorted(range(len(p_values)), key=lambda i: p_values[i])):
@@ -187,11 +186,11 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def detectable_difference(n: int, discordance: float, alpha: float = 0.05, power: float = 0.8) -> float:
-    """Smallest difference of two accuracies (a fraction) that a paired test on ``n`` samples would see.
+    """Return the smallest difference of two accuracies (a fraction) that a paired test on ``n`` samples detects.
 
     ``discordance`` is the share of samples that exactly one of the two methods gets right. Solves
     Connor (1987), Biometrics 43:207, for the difference d: ``n d^2 = (z_a sqrt(f) + z_b sqrt(f - d^2))^2``.
-    Where even d = discordance is too small to be seen, discordance grows with d (all in one direction).
+    If even d = discordance is too small to be detected, discordance grows with d (all in one direction).
 
     Raises:
         ValueError: ``n`` is not positive.
@@ -219,7 +218,7 @@ def detectable_difference(n: int, discordance: float, alpha: float = 0.05, power
 
 
 def binomial_cdf(k: int, n: int, p: float) -> float:
-    """P(X <= k) for X ~ Binomial(n, p), through the incomplete beta function (DLMF 8.17.5)."""
+    """Return P(X <= k) for X ~ Binomial(n, p), through the incomplete beta function (DLMF 8.17.5)."""
     if k < 0:
         return 0.0
     if k >= n:
@@ -228,7 +227,7 @@ def binomial_cdf(k: int, n: int, p: float) -> float:
 
 
 def t_quantile(p: float, df: float) -> float:
-    """Quantile of Student's t distribution with ``df`` degrees of freedom, 0 < p < 1."""
+    """Return the quantile of Student's t distribution with ``df`` degrees of freedom, 0 < p < 1."""
     if p < 0.5:
         return -t_quantile(1 - p, df)
 
@@ -246,7 +245,7 @@ def t_quantile(p: float, df: float) -> float:
 
 
 def beta_regularized(a: float, b: float, x: float) -> float:
-    """Regularized incomplete beta function I_x(a, b), a, b > 0 (DLMF 8.17.22, evaluated as by Lentz 1976)."""
+    """Return the regularized incomplete beta function I_x(a, b), a, b > 0 (DLMF 8.17.22, evaluated as by Lentz 1976)."""
     if x <= 0:
         return 0.0
     if x >= 1:

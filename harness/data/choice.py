@@ -1,7 +1,7 @@
-"""From a data set as stored to the splits that methods read: selection, resizing, normalisation.
+"""A suite's choice of a data set: classes, samples, image size, normalisation.
 
-Which samples are chosen depends on the stored labels and on the suite's ``data:`` block alone, never on
-a training seed, so all methods and seeds of a suite see the same splits.
+The chosen samples depend only on the stored labels and on the suite's ``data:`` block, never on a training seed.
+All methods and seeds of a suite therefore see the same splits.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 def effective_info(info: DataInfo, choice: DataChoice) -> DataInfo:
-    """Facts of the data as methods see it, without loading any: classes, shape, mean and std in effect.
+    """Return the facts of the data as methods see it, without loading it: classes, shape, mean, std.
 
-    The fingerprint covers the stored data and which samples have which label in which split, not the
-    pixels' size and scale: those are columns within one board. It is empty where ``info.missing``.
-    Sizes that depend on the labels are 0.
+    The fingerprint covers the stored data and the label and split of each sample. It does not cover the size and
+    scale of the pixels: those are columns within one board. It is empty if ``info.missing`` is set. Sizes that
+    depend on the labels are 0.
 
     Raises:
         ValueError: the choice contradicts the data.

@@ -29,10 +29,10 @@ class _Opened:
 
 
 def open_data(entry: DatasetEntry, params: Params, choice: DataChoice) -> Data:
-    """Load a data set and make its splits; ``info.sizes`` counts all three.
+    """Load a data set and return its splits. ``info.sizes`` counts all three.
 
     Raises:
-        SuiteError: the data is not here, or cannot be read.
+        SuiteError: the data is absent or cannot be read.
         ValueError: the choice contradicts the data.
     """
     stored = entry.describe(params)
@@ -66,7 +66,7 @@ _remembered: dict[Hashable, StoredImages] = {}
 
 
 REMEMBER = 4
-"""Stored splits that a process keeps, so that the nodes it prepares load and decode each image once."""
+"""How many stored splits a process keeps, so that it loads and decodes each image once for all its nodes."""
 
 
 def _images(
@@ -103,11 +103,11 @@ def pick_train(
     shots: int | None = None,
     class_names: Sequence[str] = (),
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Indices for training and for validation, both ascending.
+    """Return the indices for training and for validation, both ascending.
 
-    Each class is shuffled with a fixed seed of its own; its first ``validation`` share (rounded, and
-    never all of it) is for validation, the next ``shots`` for training. So fewer shots are a subset of
-    more, validation does not depend on shots, and no class depends on which others are chosen.
+    Each class is shuffled with its own fixed seed. Its first ``validation`` share (rounded, never the whole class)
+    is for validation, the next ``shots`` are for training. Fewer shots are therefore a subset of more, validation
+    does not depend on shots, and no class depends on which others are chosen.
 
     Raises:
         ValueError: a class has fewer than ``shots`` images left.

@@ -33,9 +33,9 @@ KEEP_BYTES = 512 * 2**20
 
 
 class StoredImages:
-    """A stored split decoded and resized; a small one stays in memory once decoded.
+    """A stored split whose images are decoded and resized. A small split stays in memory after decoding.
 
-    ``shape`` is (channels, height, width); without ``interpolation`` nothing is resized.
+    ``shape`` is (channels, height, width). Without ``interpolation`` no image is resized.
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class StoredImages:
         self._decoded = np.zeros(len(dataset), bool)
 
     def one(self, index: int) -> NDArray[np.uint8]:
-        """Image ``index``, decoded and resized now: uint8 [height, width, channels]."""
+        """Decode and resize image ``index``: uint8 [height, width, channels]."""
         stored = self._dataset.image(index)
         if stored.shape == self._shape:
             return stored
@@ -73,7 +73,7 @@ class StoredImages:
         return np.asarray(picture, np.uint8).reshape(self._shape)
 
     def many(self, indices: NDArray[np.int64]) -> NDArray[np.uint8]:
-        """Images ``indices``, uint8 [n, height, width, channels]."""
+        """Return images ``indices``: uint8 [n, height, width, channels]."""
         if self._kept is None:
             images = np.empty((len(indices), *self._shape), np.uint8)
             for position, index in enumerate(indices):
@@ -86,7 +86,7 @@ class StoredImages:
 
 
 def normalise(images: NDArray[np.uint8], mean: Sequence[float], std: Sequence[float]) -> NDArray[np.float32]:
-    """(images / 255 - mean) / std: uint8 [n, H, W, C] -> float32 [n, C, H, W]."""
+    """Return (images / 255 - mean) / std: uint8 [n, H, W, C] -> float32 [n, C, H, W]."""
     n, height, width, channels = images.shape
     out = np.empty((n, channels, height, width), np.float32)
     levels = np.arange(256) / 255
@@ -98,7 +98,7 @@ def normalise(images: NDArray[np.uint8], mean: Sequence[float], std: Sequence[fl
 
 @dataclass(eq=False)
 class ImageSplit:
-    """A split of images; ``batch`` gives float32 [n, channels, height, width]."""
+    """A split of images. ``batch`` returns float32 [n, channels, height, width]."""
 
     _images: StoredImages
     _indices: NDArray[np.int64]
@@ -107,18 +107,18 @@ class ImageSplit:
     std: tuple[float, ...]
 
     def raw(self, indices: Indices) -> NDArray[np.uint8]:
-        """Samples ``indices`` decoded and resized: uint8 [n, height, width, channels]."""
+        """Return samples ``indices`` decoded and resized: uint8 [n, height, width, channels]."""
         return self._images.many(self._indices[np.asarray(indices, np.int64)])
 
     def normalise(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """uint8 [n, height, width, channels] -> float32 [n, channels, height, width], as ``batch`` does."""
+        """Normalise uint8 [n, height, width, channels] to float32 [n, channels, height, width], as ``batch`` does."""
         return normalise(images, self.mean, self.std)
 
     def batch(self, indices: Indices) -> NDArray[np.float32]:
         return self.normalise(self.raw(indices))
 
     def prepare(self, index: int) -> NDArray[np.float32]:
-        """One sample as a device would prepare it, nothing kept: float32 [channels, height, width]."""
+        """Prepare one sample as a device would, without a cache: float32 [channels, height, width]."""
         ready: NDArray[np.float32] = self.normalise(self._images.one(int(self._indices[index]))[None])[0]
         return ready
 
@@ -127,7 +127,7 @@ class ImageSplit:
 
 
 class ArraySplit:
-    """A split of arrays in memory: float32 [n, ...] (features computed once, say) and labels [n]."""
+    """A split of arrays in memory: float32 [n, ...] (for example features) and labels [n]."""
 
     def __init__(self, arrays: NDArray[Any], labels: NDArray[Any]) -> None:
         if len(arrays) != len(labels):
@@ -144,7 +144,7 @@ class ArraySplit:
 
 
 class _View:
-    """Samples of another split, with labels of their own."""
+    """Samples of another split, with other labels."""
 
     def __init__(self, split: Split, indices: NDArray[np.int64], labels: NDArray[np.int64]) -> None:
         self._split = split
@@ -159,13 +159,13 @@ class _View:
 
 
 def subset(split: Split, indices: Indices) -> Split:
-    """The samples ``indices`` of a split, in that order. An image split stays one."""
+    """Return the samples ``indices`` of a split, in that order. A subset of an image split is an image split."""
     picked = np.asarray(indices, np.int64)
     return _view(split, picked, split.labels[picked])
 
 
 def relabel(split: Split, mapping: Mapping[int, int]) -> Split:
-    """The same samples, each label replaced by what ``mapping`` says. An image split stays one.
+    """Return the same samples with each label replaced through ``mapping``. An image split stays an image split.
 
     Raises:
         ValueError: a label of the split is not in ``mapping``.
@@ -188,18 +188,18 @@ PARITY_SAMPLES = 256
 
 
 def parity_indices(n: int) -> list[int]:
-    """The fixed samples of the test split on which parity is checked: evenly spread over it."""
+    """Return the fixed samples of the test split on which parity is checked: evenly spread over it."""
     return spread(n, PARITY_SAMPLES)
 
 
 def spread(n: int, most: int) -> list[int]:
-    """At most ``most`` of the indices below ``n``, evenly spread."""
+    """Return at most ``most`` of the indices below ``n``, evenly spread."""
     k = min(n, most)
     return [index * n // k for index in range(k)]
 
 
 def to_pixels(images: Array, mean: Sequence[float], std: Sequence[float]) -> NDArray[np.uint8]:
-    """The uint8 pixels [n, height, width, channels] that preprocessing made ``images`` [n, channels, ...] of."""
+    """Return the uint8 pixels [n, height, width, channels] from which preprocessing made ``images`` [n, channels, ...]."""
     shape = (1, -1, 1, 1)
     scaled = images * (255 * np.array(std, np.float32)).reshape(shape)
     scaled += (255 * np.array(mean, np.float32)).reshape(shape)

@@ -7,7 +7,8 @@ from typing import Any
 
 from harness.machine import state
 from harness.machine.sampler import Sampler
-from harness.plugins import Plugins, Registered
+from harness.plugins import Plugins
+from harness.registry import Registered
 from harness.types import DeviceInfo, MeterEntry, MeterInfo, MeterUse, Monitor, Params, Unavailable, Watch
 
 __all__ = ["Found", "Meters", "answers", "fitting"]

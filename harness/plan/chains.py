@@ -7,7 +7,8 @@ from dataclasses import dataclass, field, replace
 
 from harness.plan.identity import EXPORTING, TRAINING
 from harness.plan.resolve import ChosenData, ResolvedMethod
-from harness.plugins import Origin, Plugins
+from harness.plugins import Plugins
+from harness.registry import Origin
 from harness.store.hashing import core_hash, digest, files_hash
 from harness.suite.suite import Prepare
 from harness.types import Params, RuntimeEntry, Sketch

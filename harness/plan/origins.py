@@ -7,7 +7,8 @@ from typing import Any
 
 from harness.plan.resolve import ResolvedMethod
 from harness.plan.targets import Target
-from harness.plugins import Plugins, Registry
+from harness.plugins import Plugins
+from harness.registry import Registry
 from harness.types import Monitor
 from harness.types.origin import EntryOrigin
 

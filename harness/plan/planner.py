@@ -16,7 +16,8 @@ from harness.plan.identity import MEASURING
 from harness.plan.origins import code_that_measures, origins_of
 from harness.plan.resolve import ResolvedMethod, Resolver
 from harness.plan.targets import Target
-from harness.plugins import Origin, Plugins
+from harness.plugins import Plugins
+from harness.registry import Origin
 from harness.store.hashing import core_hash, digest
 from harness.suite.suite import Suite
 from harness.suite.validate import validated

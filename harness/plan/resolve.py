@@ -16,7 +16,8 @@ from harness.plan.identity import DATA
 from harness.plan.monitors import Monitors
 from harness.plan.profiles.stored import profiled
 from harness.plan.targets import Target
-from harness.plugins import Origin, Plugins, Registered, Registry
+from harness.plugins import Plugins
+from harness.registry import Origin, Registered, Registry
 from harness.store.hashing import core_hash, digest
 from harness.suite.suite import DeviceChoice, Method, Suite
 from harness.suite.validate import validated

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from harness.plugins import Plugins, Registry
+from harness.plugins import Plugins
+from harness.registry import Registry
 from harness.suite.suite import Suite
 from harness.train.loop import TrainRecipe
 from harness.types.data import DataChoice

@@ -1,6 +1,6 @@
 """The content-addressed store of trained, compressed, partitioned and exported things.
 
-An artifact is a folder named by its key, written aside and renamed into place: it is whole or absent.
+An artifact is a folder named by its key. It is written elsewhere and renamed into place, so it is whole or absent.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ __all__ = ["Store", "Stored"]
 
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
-"""What the system says of a disk that takes no more."""
+"""Error numbers of a disk that cannot take more."""
 
 
 @dataclass(frozen=True)
 class Stored:
-    """One artifact: its key, when it was made, its bytes, and what it is."""
+    """One artifact: its key, the time when it was made, its size in bytes, and a description."""
 
     key: str
     made: float
@@ -38,7 +38,7 @@ class Stored:
 
 
 class Store:
-    """``ROOT/artifacts/KEY/`` folders, and ``ROOT/work/KEY/`` for what is being made (checkpoints)."""
+    """The folders ``ROOT/artifacts/KEY/`` of artifacts, and ``ROOT/work/KEY/`` of checkpoints of those in progress."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -64,20 +64,20 @@ class Store:
         return json.loads((self.folder(key) / "meta.json").read_text())  # type: ignore[no-any-return]
 
     def workdir(self, key: str) -> Path:
-        """A folder that survives a kill, for the checkpoints of a step in progress."""
+        """Return a folder that survives a kill, for the checkpoints of a step in progress."""
         path = self.workplace / key
         path.mkdir(parents=True, exist_ok=True)
         return path
 
     @contextlib.contextmanager
     def making(self, key: str) -> Iterator[Path | None]:
-        """Yields a folder to fill (``meta.json`` included), or ``None`` where the artifact exists by now.
+        """Yield a folder to fill (``meta.json`` included), or ``None`` if the artifact exists by now.
 
-        Holds a lock per key, so that two runs never make the same thing at once.
+        A lock per key keeps two runs from making the same artifact at the same time.
 
         Raises:
-            StorageError: the disk is full or not writable; nothing half-written stays. Other errors of whoever
-                fills the folder pass.
+            StorageError: the disk is full or not writable; nothing half-written stays. Other errors of the caller
+                pass through.
         """
         lock_path = self.workplace / f"{key}.lock"
         with lock_path.open("w") as lock:
@@ -120,7 +120,7 @@ class Store:
         return sorted(found, key=lambda stored: stored.made, reverse=True)
 
     def clear(self, keys: list[str] | None = None) -> int:
-        """Delete artifacts (all, or those named) and leftovers; bytes freed."""
+        """Delete artifacts (all, or those named) and leftovers. Return the bytes freed."""
         freed = 0
         for item in self.stored():
             if keys is None or item.key in keys:

@@ -1,4 +1,4 @@
-"""Files of the store: where it lies, and writing that survives a crash."""
+"""Where the store is on disk, and writes that survive a crash."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["default_cache", "sync_folder", "sync_tree", "write_atomically"]
 
 
 def default_cache() -> Path:
-    """``$HARNESS_CACHE``, else ``harness`` in the user's cache folder."""
+    """Return ``$HARNESS_CACHE``, else ``harness`` in the user's cache folder."""
     own = os.environ.get("HARNESS_CACHE")
     if own:
         return Path(own)
@@ -62,7 +62,7 @@ def write_atomically(
 
 
 def sync_folder(folder: Path) -> None:
-    """Put a folder's entries (the names of its files) on the disk, so that they survive a power cut.
+    """Flush a folder's entries (the names of its files) to disk, so that they survive a power cut.
 
     Raises:
         OSError: it cannot be opened.
@@ -75,7 +75,7 @@ def sync_folder(folder: Path) -> None:
 
 
 def sync_tree(folder: Path) -> None:
-    """Put all files and folders below ``folder``, and itself, on the disk.
+    """Flush ``folder`` and all files and folders below it to disk.
 
     Raises:
         OSError: one cannot be opened.

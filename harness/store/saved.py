@@ -64,7 +64,7 @@ def save_partition(partition: Partition, folder: Path, about: Any) -> None:
 
 
 def load_any(folder: Path) -> Partition:
-    """A stored model or partition, as a partition (a whole model is one part)."""
+    """Load a stored model or partition as a partition. A whole model is one part."""
     if json.loads((folder / "meta.json").read_text())["kind"] == "partition":
         return load_partition(folder)
     model = load_model(folder)

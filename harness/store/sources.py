@@ -1,9 +1,9 @@
-"""The source of a plugin: the files whose code and data make its results, and one hash of them.
+"""The source of a plugin: the files of its code and data, and one hash of them.
 
 A third party's plugin is its whole distribution: the files of its RECORD (PEP 376), or the tree of an editable
-install (PEP 610). The distribution that ships the harness holds many plugins: there a plugin is its own package,
-with the shipped packages that it imports. What cannot be listed or read is refused, since results of unknown code
-cannot be told apart.
+install (PEP 610). The distribution that ships the harness holds many plugins: there a plugin's source is its own
+package and the shipped packages that it imports. A plugin whose files cannot be listed or read is refused:
+results of different code would have the same key.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ LEFT_OUT = frozenset(
         "venv",
     ]
 )
-"""Folders of an editable install's tree that are no part of what would be installed, or hold results."""
+"""Folders of an editable install's tree that an install would not contain, or that hold results."""
 
 _IMPORT = re.compile(r"^\s*(?:from|import)\s+(\w+)", re.MULTILINE)
 
@@ -134,7 +134,7 @@ def versions_of(modules: Iterable[str]) -> dict[str, str]:
 
 
 def _providers(module: str) -> tuple[str, ...]:
-    """Distributions that provide a top-level module. A look at one name is cheap, a look through all is not."""
+    """Return the distributions that provide a top-level module. The distribution of the same name is tried first."""
     try:
         distribution = metadata.distribution(module)
     except metadata.PackageNotFoundError:
@@ -151,7 +151,7 @@ def _all_providers() -> Mapping[str, list[str]]:
 
 
 def _editable_tree(distribution: metadata.Distribution) -> Path | None:
-    """The project folder of an editable install (PEP 610's ``direct_url.json``), else ``None``."""
+    """Return the project folder of an editable install (``direct_url.json`` of PEP 610), else ``None``."""
     try:
         told = json.loads(distribution.read_text("direct_url.json") or "{}")
         if not told.get("dir_info", {}).get("editable"):
@@ -162,9 +162,9 @@ def _editable_tree(distribution: metadata.Distribution) -> Path | None:
 
 
 def _tree_files(tree: Path) -> dict[str, Path]:
-    """Files of a project's tree that an install would bring: modules, and all that lies beside or below one.
+    """Return the files of a project's tree that an install would contain: every folder that holds a module.
 
-    At the top of the tree only modules and ``pyproject.toml`` count: a run may write its results there.
+    At the top of the tree only modules and ``pyproject.toml`` count, since a run can write its results there.
     """
     files: dict[str, Path] = {}
     for entry in sorted(tree.iterdir()):
@@ -179,7 +179,7 @@ def _tree_files(tree: Path) -> dict[str, Path]:
 
 
 def _walk(root: Path) -> Iterator[tuple[str, Path]]:
-    """Every file below ``root`` with its name relative to it, sorted; no byte code, hidden folder or venv."""
+    """Yield every file below ``root`` with its relative name, sorted. Byte code, hidden folders and venvs are skipped."""
     for folder, folders, names in os.walk(root):
         here = Path(folder)
         folders[:] = sorted(name for name in folders if not _is_left_out(here / name))

@@ -1,7 +1,7 @@
 """For plugin authors: a context over small synthetic data, and checks of the contracts in ``harness.types``.
 
-Each ``check_*`` raises ``AssertionError`` with one line: which entry, what is wrong, and which contract says
-so. What planning calls is called in a new process too, so it must stand at the top level of a module.
+Each ``check_*`` raises ``AssertionError`` with one line: the entry, the fault, and the contract that it breaks.
+Functions that planning calls are also called in a new process, so they must be at the top level of a module.
 ``data`` are keywords of :func:`make_context`.
 """
 

@@ -19,8 +19,8 @@ from harness.hookspecs import OBSERVERS
 from harness.measure.parity import compare
 from harness.plugins import GROUP, load_plugins
 from harness.store.saved import load_any, save_partition
-from harness.testing.context import ParamsLike, _params, _seeded, make_context, make_model
-from harness.testing.isolated import Need, _call_hooks, _in_new_process
+from harness.testing.context import ParamsLike, make_context, make_model, make_params, seeded
+from harness.testing.isolated import Need, call_hooks, in_new_process
 from harness.types import (
     IMAGE,
     CompressorEntry,
@@ -60,32 +60,35 @@ __all__ = [
 
 
 def check_model(entry: ModelEntry, params: ParamsLike = None, **data: Any) -> None:
-    """Builds twice with one seed. The model must be saved and rebuilt from its spec, compute the same then,
-    for one sample and for three, be what ``describe`` said, and take a training."""
+    """Build a model twice with one seed, and check it.
+
+    It must be saved and rebuilt from its spec with equal outputs, for one sample and for three. It must agree with
+    ``describe``, and it must be trainable."""
     need = _needing(f"model {entry.name!r}")
-    given = _params(entry, params)
+    given = make_params(entry, params)
     with _contexts(data) as new:
         ctx = new()
-        model = _seeded(ctx, entry.build, given)
+        model = seeded(ctx, entry.build, given)
         need(isinstance(model, Model), f"build gave {type(model).__name__}", "ModelEntry.build")
         need(model.classes == ctx.data.info.classes, f"gives {model.classes} classes", "Model.classes")
-        _check_parts(need, _whole(model), _whole(_seeded(new(), entry.build, given)), ctx)
+        _check_parts(need, _whole(model), _whole(seeded(new(), entry.build, given)), ctx)
         if entry.describe is not None:
-            _check_described(need, model, _in_new_process(need, entry.describe, given, ctx.data.info))
+            _check_described(need, model, in_new_process(need, entry.describe, given, ctx.data.info))
         ctx.fit(model.module, name="train")
 
 
 def check_compressor(
     entry: CompressorEntry, params: ParamsLike = None, model: Model | None = None, **data: Any
 ) -> None:
-    """Compresses ``model`` (by default a tiny trained ViT) twice with one seed. As for a model; besides, the
-    result has a lineage step of its own, and keeps input and classes unless ``changes`` names them."""
+    """Compress ``model`` (by default a tiny trained ViT) twice with one seed, and check the result as a model.
+
+    The result must also have its own lineage step, and keep input and classes unless ``changes`` names them."""
     need = _needing(f"compressor {entry.name!r}")
-    given = _params(entry, params)
+    given = make_params(entry, params)
     with _contexts(data) as new:
         ctx = new()
         source = model or make_model(new())
-        made, twin = (_seeded(c, entry.compress, copy.deepcopy(source), given) for c in (ctx, new()))
+        made, twin = (seeded(c, entry.compress, copy.deepcopy(source), given) for c in (ctx, new()))
         need(isinstance(made, Model), f"compress gave {type(made).__name__}", "CompressorEntry.compress")
         _check_lineage(need, made, "compress", entry.name)
         for key in ("input", "classes"):
@@ -94,7 +97,7 @@ def check_compressor(
             need(kept, f"made {key} {after} of {before} undeclared", "CompressorEntry.changes")
         _check_parts(need, _whole(made), _whole(twin), ctx)
         if entry.describe is not None:
-            told = _in_new_process(need, entry.describe, source.spec, given, ctx.data.info)
+            told = in_new_process(need, entry.describe, source.spec, given, ctx.data.info)
             _check_described(need, made, told)
 
 
@@ -108,7 +111,7 @@ def check_partitioner(
     """Sketches and splits ``model`` (by default a tiny trained ViT) over ``fleet`` (two alike). Each part must be saved and rebuilt from
     its spec; the parts together give [n, classes]; names, inputs and parameters are those of the sketch."""
     need = _needing(f"partitioner {entry.name!r}")
-    given = _params(entry, params)
+    given = make_params(entry, params)
     with _contexts(data) as new:
         ctx = new()
         source = model or make_model(new())
@@ -116,8 +119,8 @@ def check_partitioner(
         fleet = fleet or Fleet(devices=(device, device))
         with contextlib.suppress(ValueError):  # a model of unknown shape may be refused
             entry.sketch(None, given, fleet)
-        sketch = _in_new_process(need, entry.sketch, source.spec, given, fleet)
-        made, twin = (_seeded(c, entry.partition, copy.deepcopy(source), given, sketch) for c in (ctx, new()))
+        sketch = in_new_process(need, entry.sketch, source.spec, given, fleet)
+        made, twin = (seeded(c, entry.partition, copy.deepcopy(source), given, sketch) for c in (ctx, new()))
         need(isinstance(made, Partition), f"gave {type(made).__name__}", "PartitionerEntry.partition")
         need(made.classes == source.classes, f"gives {made.classes} classes", "Partition.classes")
         _check_lineage(need, made, "partition", entry.name)
@@ -134,15 +137,15 @@ def check_partitioner(
 
 
 def check_dataset(entry: DatasetEntry, params: ParamsLike = None, *, images: int = 8) -> None:
-    """Describes and loads twice, and looks at ``images`` images of each split, evenly spread."""
+    """Describe and load a data set twice, and check ``images`` images of each split, evenly spread."""
     import numpy as np
 
     need = _needing(f"dataset {entry.name!r}")
-    given = _params(entry, params)
+    given = make_params(entry, params)
     info = entry.describe(given)
     need(info.missing is None, f"cannot be read here: {info.missing}", "DataInfo.missing")
     need(
-        _in_new_process(need, entry.describe, given, light=False) == info,
+        in_new_process(need, entry.describe, given, light=False) == info,
         "describes itself differently in another process",
         "DataInfo.fingerprint",
     )
@@ -176,13 +179,14 @@ def check_runtime(
     device: str = "cpu",
     **data: Any,
 ) -> None:
-    """Exports ``model`` (by default a tiny trained ViT), loads it, and compares its answers with the module's
-    at batches of one and three; within ``tolerance`` at both."""
+    """Export ``model`` (by default a tiny trained ViT), load it, and compare its outputs with the module's.
+
+    At batches of one and of three they must agree within ``tolerance``."""
     import numpy as np
     import torch
 
     need = _needing(f"runtime {entry.name!r}")
-    given = _params(entry, params)
+    given = make_params(entry, params)
     tolerance, precision = entry.tolerance(given), entry.precision(given)
     need(0 < tolerance < 1, f"tolerance {tolerance} is not between 0 and 1", "RuntimeEntry.tolerance")
     with _contexts(data) as new:
@@ -212,8 +216,10 @@ def check_runtime(
 
 
 def check_plugin(plugin: str | ModuleType) -> None:
-    """Takes an installed plugin by the name of its entry point, or any module. It must be imported, and its
-    hooks called, without importing torch; entries are well named, and their parameters have a JSON Schema."""
+    """Check an installed plugin, named by its entry point, or any module.
+
+    Importing it and calling its hooks must not import torch. Its entries must be well named, and their parameters
+    must have a JSON Schema."""
     name = plugin if isinstance(plugin, str) else plugin.__name__
     need = _needing(f"plugin {name!r}")
     installed = {point.name: point.value.partition(":")[0] for point in entry_points(group=GROUP)}
@@ -223,7 +229,7 @@ def check_plugin(plugin: str | ModuleType) -> None:
     for problem in plugins.problems:
         if problem.origin.plugin == name:
             need(False, f"{problem.hook}: {problem.reason}", problem.hook)
-    _in_new_process(need, _call_hooks, module)
+    in_new_process(need, call_hooks, module)
     entries = [i.entry for registry in plugins.registries() for i in registry if i.origin.plugin == name]
     observes = any(hasattr(plugins.manager.get_plugin(name), hook) for hook in OBSERVERS)
     need(bool(entries or observes), "gives nothing: is @hookimpl missing?", "hookspecs")
@@ -247,7 +253,7 @@ def _needing(who: str) -> Need:
 
 @contextlib.contextmanager
 def _contexts(data: Mapping[str, Any]) -> Iterator[Callable[[], Context]]:
-    """Gives new contexts, each in a folder of its own, so that none finds another's checkpoints."""
+    """Yield a function that makes contexts, each in its own folder, so that none finds another's checkpoints."""
     with tempfile.TemporaryDirectory(prefix="harness-testing-") as folder:
         yield lambda: make_context(Path(tempfile.mkdtemp(dir=folder)), **data)
 
@@ -287,7 +293,7 @@ def _check_lineage(need: Need, made: Model | Partition, stage: str, name: str) -
 
 
 def _check_parts(need: Need, made: Partition, twin: Partition, ctx: Context) -> None:
-    """Saved and rebuilt, every part computes the same; the same seed gave ``twin`` the same weights."""
+    """Check that every saved and rebuilt part gives equal outputs, and that ``twin``, of the same seed, has equal weights."""
     import torch
 
     for part, other in zip(made.parts, twin.parts, strict=True):

@@ -36,7 +36,7 @@ ParamsLike = Params | Mapping[str, Any] | None
 
 
 class _Blobs:
-    """Images of one split: a pattern per class, plus noise."""
+    """Images of one split: one pattern per class, plus noise."""
 
     def __init__(self, info: DataInfo, n: int, seed: int) -> None:
         import numpy as np
@@ -56,7 +56,7 @@ class _Blobs:
 
 
 class _BlobsPlugin:
-    """The synthetic data set as a plugin, so that a context reads it by the usual road."""
+    """A plugin with the synthetic data set, so that a context loads it as any other."""
 
     def __init__(self, info: DataInfo) -> None:
         self.info = info
@@ -81,11 +81,13 @@ def make_context(
     seed: int = 0,
     recipe: Mapping[str, Any] | None = None,
 ) -> Context:
-    """What a builder, compressor or partitioner gets, over ``train`` and ``test`` images [channels, height,
-    width] whose classes are easily told apart; an eighth of ``train`` is for validation.
+    """Return the context that a builder, compressor or partitioner gets, over synthetic data.
+
+    The data are ``train`` and ``test`` images [channels, height, width] of easily separable classes. An eighth of
+    ``train`` is for validation.
 
     ``recipe`` replaces keys of the training recipe (one epoch, batches of 16, constant learning rate).
-    Everything is on the CPU and below ``tmp_path``; ``seed`` is the training seed.
+    Everything runs on the CPU and writes below ``tmp_path``. ``seed`` is the training seed.
     """
     info = DataInfo(
         name="blobs",
@@ -120,15 +122,15 @@ def make_context(
 
 
 def make_model(ctx: Context, build: str | ModelEntry = "vit", params: ParamsLike = None) -> Model:
-    """Build and train with the context's recipe: a model to compress, split or export.
+    """Build and train a model with the context's recipe, to compress, split or export.
 
-    ``build`` is an entry, or the name of an installed one; without ``params``, ``vit`` is a tiny one.
+    ``build`` is an entry, or the name of an installed one. Without ``params`` the entry ``vit`` builds a tiny model.
     """
     if isinstance(build, str):
         params = TINY_VIT if build == "vit" and params is None else params
         build = load_plugins().models.get(build).entry
-    given = _params(build, params)
-    model: Model = _seeded(ctx, build.build, given)
+    given = make_params(build, params)
+    model: Model = seeded(ctx, build.build, given)
     fit = ctx.fit(model.module, name="train")
     step = Lineage(
         stage="build",
@@ -141,7 +143,7 @@ def make_model(ctx: Context, build: str | ModelEntry = "vit", params: ParamsLike
     return replace(model, lineage=(*model.lineage, step))
 
 
-def _params(entry: Any, params: ParamsLike) -> Params:
+def make_params(entry: Any, params: ParamsLike) -> Params:
     if isinstance(params, Params):
         return params
     try:
@@ -152,7 +154,7 @@ def _params(entry: Any, params: ParamsLike) -> Params:
         raise AssertionError(f"{entry.name!r}: {where}: {first['msg']}") from None
 
 
-def _seeded(ctx: Context, function: Callable[..., Any], *arguments: Any) -> Any:
+def seeded(ctx: Context, function: Callable[..., Any], *arguments: Any) -> Any:
     """Call a plugin's function as the harness does: with torch seeded."""
     import torch
 

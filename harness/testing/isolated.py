@@ -20,19 +20,19 @@ __all__ = ["HEAVY", "Need"]
 
 
 HEAVY = ("torch", "timm", "onnx", "onnxruntime")
-"""What a plugin's module and its planning functions must not import."""
+"""The modules that a plugin's module and its planning functions must not import."""
 
 
 Need = Callable[[bool, str, str], None]
 
 
-def _in_new_process(need: Need, function: Callable[..., Any], *arguments: Any, light: bool = True) -> Any:
-    """``function(*arguments)`` in a new interpreter; if ``light``, it must not import torch there."""
+def in_new_process(need: Need, function: Callable[..., Any], *arguments: Any, light: bool = True) -> Any:
+    """Return ``function(*arguments)`` from a new interpreter. If ``light``, it must not import torch there."""
     name = getattr(function, "__qualname__", function)
     where = "where it, and all it is given, must be importable by name"
     with tempfile.NamedTemporaryFile() as answer:
         code = "import pickle, sys; sys.path[:] = pickle.load(sys.stdin.buffer)\n"
-        code += "from harness.testing.isolated import _serve; _serve(sys.argv[1])"
+        code += "from harness.testing.isolated import serve; serve(sys.argv[1])"
         try:
             given = pickle.dumps(sys.path) + pickle.dumps((function, arguments))
         except (pickle.PicklingError, AttributeError, TypeError) as error:
@@ -47,13 +47,13 @@ def _in_new_process(need: Need, function: Callable[..., Any], *arguments: Any, l
     return result
 
 
-def _serve(answer: str) -> None:
+def serve(answer: str) -> None:
     function, arguments = pickle.load(sys.stdin.buffer)
     result = function(*arguments), [name for name in HEAVY if name in sys.modules]
     Path(answer).write_bytes(pickle.dumps(result))
 
 
-def _call_hooks(module: str) -> None:
+def call_hooks(module: str) -> None:
     plugin = importlib.import_module(module)
     for hook in COLLECTING:
         list(getattr(plugin, hook, tuple)())

@@ -24,9 +24,10 @@ __all__ = ["Augmented", "CropFlip", "RandomImages", "drawn_from", "mix"]
 
 
 class Augmented:
-    """A training's samples on the device, as its recipe augments them: RandAugment, crop and flip, erasing,
-    mixing. What is drawn is a pure function of the seed of ``start`` and the step, but for the erased
-    pixels' noise, which is of torch's global generator."""
+    """The training samples on the device, augmented as the recipe says: RandAugment, crop and flip, erasing, mixing.
+
+    Every random choice is a pure function of the seed given to ``start`` and of the step. The noise of erased
+    pixels is the exception: it comes from torch's global generator."""
 
     def __init__(
         self, split: Split, recipe: TrainRecipe, device: torch.device, module: torch.nn.Module
@@ -61,7 +62,7 @@ class Augmented:
             self._crop = CropFlip(len(self), seed, self._device)
 
     def take(self, indices: NDArray[np.int64], step: int) -> Batch:
-        """The samples ``indices`` as the epoch's batch number ``step``."""
+        """Return the samples ``indices`` as batch number ``step`` of the epoch."""
         drawn = self._redrawn or self._erase is not None or self._mixup is not None
         with drawn_from(self._seed, step) if drawn else nullcontext():
             batch = self._samples.take(indices)
@@ -87,7 +88,7 @@ def _need_images(split: Split, recipe: TrainRecipe) -> None:
 
 
 def _classes(module: torch.nn.Module, split: Split, device: torch.device) -> int:
-    """Of the module's logits: a class may lack training samples."""
+    """Return the number of the module's logits. It can exceed the classes in the training samples."""
     import torch
 
     one = Samples(split, device, keep=False).take(np.arange(1))
@@ -98,9 +99,9 @@ def _classes(module: torch.nn.Module, split: Split, device: torch.device) -> int
 def mix(
     mixup: Callable[..., Any], inputs: torch.Tensor, labels: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """``mixup`` (timm's) for any n: ``inputs`` [n, ...] and ``labels`` [n] -> [n, ...] and float32 [n, classes].
+    """Apply timm's ``mixup`` to any n: ``inputs`` [n, ...] and ``labels`` [n] -> [n, ...] and float32 [n, classes].
 
-    timm mixes a sample with the one as far from the batch's other end; of an odd n the last is left alone.
+    timm mixes sample i with sample n - 1 - i. With an odd n the last sample stays unmixed.
     """
     import torch
     from timm.data.mixup import one_hot
@@ -111,8 +112,10 @@ def mix(
 
 
 class RandomImages:
-    """A split of images of which ``batch`` draws others at each call: timm's random resized crop and a flip,
-    then timm's RandAugment, on the images' bytes, from Python's and numpy's global random states.
+    """A split of images that ``batch`` augments differently at each call.
+
+    It applies timm's random resized crop, a flip, and timm's RandAugment to the images' bytes. The random numbers
+    come from the global random states of Python and numpy.
 
     Raises:
         ValueError: the split is not of images, or not of grey or RGB ones.
@@ -169,7 +172,7 @@ def _flip(picture: Any) -> Any:
 
 
 def _posterize(picture: Any, bits: int, **_: Any) -> Any:
-    """timm's, whose greatest magnitudes keep no bit: black. Pillow 13 refuses to."""
+    """Posterize as timm does. Its greatest magnitudes keep no bit (a black image), which Pillow 13 refuses."""
     from PIL import Image
     from timm.data.auto_augment import posterize
 
@@ -178,7 +181,7 @@ def _posterize(picture: Any, bits: int, **_: Any) -> Any:
 
 @contextmanager
 def drawn_from(*seed: int) -> Iterator[None]:
-    """Python's and numpy's global random states follow from ``seed``; afterwards they are as they were."""
+    """Seed the global random states of Python and numpy, and restore them afterwards."""
     before = random.getstate(), np.random.get_state()
     python, numpy = map(int, np.random.SeedSequence(seed).generate_state(2))
     try:
@@ -193,8 +196,8 @@ def drawn_from(*seed: int) -> Iterator[None]:
 class CropFlip:
     """Random crop after padding by 4 pixels, and horizontal flip with probability 1/2, for one epoch.
 
-    The padding mirrors the image, so that it stays an image after any normalisation. What happens to a sample
-    is a pure function of the seed and the sample's index: no batch size or earlier draw changes it.
+    The padding mirrors the image, so it stays an image after any normalisation. The crop and flip of a sample are
+    a pure function of the seed and the sample's index: neither batch size nor earlier draws change them.
     """
 
     pad = 4
@@ -229,5 +232,5 @@ class CropFlip:
 
 
 def _mirror(position: torch.Tensor, size: int) -> torch.Tensor:
-    """Positions outside 0..size-1 mirrored back in, the border pixel not repeated."""
+    """Mirror positions outside 0..size-1 back inside. The border pixel is not repeated."""
     return (size - 1) - (size - 1 - position.abs()).abs()

@@ -1,4 +1,4 @@
-"""A training's state on disk: written whole or not at all, and only ever read back by the same training."""
+"""Checkpoints of a training: each is written whole or not at all, and only the same training reads it back."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ __all__ = ["load", "save", "training_key"]
 
 
 def training_key(facts: Mapping[str, Any], module: torch.nn.Module, labels: bytes) -> str:
-    """A hash of what a training starts from: JSON facts, the module's weights and frozen parts, the labels.
+    """Return a hash of what a training starts from: JSON facts, the module's weights and frozen parts, the labels.
 
-    Neither the inputs nor the loss are in it: two fits of one step that differ in these alone need two names.
+    The hash covers neither the inputs nor the loss. Two fits of one step that differ only in these need two names.
     """
     import torch
 
@@ -54,9 +54,9 @@ def save(path: Path, state: Mapping[str, Any]) -> None:
 
 
 def load(path: Path, key: str) -> dict[str, Any] | None:
-    """The state saved under ``key``, on the CPU; ``None`` if there is none, or another's, or a broken one.
+    """Return the state saved under ``key``, on the CPU, or ``None`` if it is absent, of another training, or broken.
 
-    Starting over instead of resuming gives the same weights, only later.
+    A training that starts over instead of resuming gives the same weights, later.
 
     Raises:
         StorageError: the file is there and cannot be opened.

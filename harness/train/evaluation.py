@@ -1,4 +1,4 @@
-"""Samples on a device, and a module's answers to them."""
+"""Evaluating a module: batches of a split on a device, and the logits for them."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ class Batch:
 
 
 def evaluate(module: torch.nn.Module, split: Split, *, device: str, batch_size: int = 256) -> Evaluation:
-    """Run ``module`` over a split in inference mode; its modes and its device are put back.
+    """Run ``module`` over a split in inference mode. Its training mode and device are restored afterwards.
 
-    ``top5`` is over as many classes as there are where these are fewer than five. Equal logits rank by class.
+    With fewer than five classes ``top5`` is over all of them. Equal logits rank by class index.
 
     Raises:
         ValueError: the split is empty, or the module does not give logits [n, classes].
@@ -58,7 +58,7 @@ def evaluate(module: torch.nn.Module, split: Split, *, device: str, batch_size: 
 
 
 class Samples:
-    """A split on a device: whole where it is small and read often, else fetched batch by batch."""
+    """A split on a device. A small split is copied whole; a large one is fetched batch by batch."""
 
     def __init__(self, split: Split, device: torch.device, *, keep: bool = True) -> None:
         import numpy as np
@@ -97,7 +97,7 @@ class Samples:
 
 
 def logits_of(module: torch.nn.Module, samples: Samples, batch_size: int) -> torch.Tensor:
-    """``module`` in evaluation mode on all samples: float32 [n, classes], on the device."""
+    """Return the logits of ``module`` in evaluation mode for all samples: float32 [n, classes], on the device."""
     import numpy as np
     import torch
 

@@ -1,4 +1,4 @@
-"""Features that a frozen module computes once per image, and trainings on them."""
+"""Features that a frozen module computes once per image, and training a head on them."""
 
 from __future__ import annotations
 

@@ -1,9 +1,10 @@
 """The one training loop. A method hands it a module and, if it needs one, a loss.
 
 Everything random in an epoch (order, augmentation, dropout) is a pure function of the seed and the epoch's
-number, and a checkpoint is written after every epoch, so a training that was killed and taken up again ends
+number, and a checkpoint is written after every epoch. A training that was killed and resumed therefore ends
 with bit-identical weights. So do two processes with the same seed, threads, CPU capability, torch version
-and ``compile``. On CUDA the same is tried; fused attention's backward pass is not bit-reproducible there.
+and ``compile``. On CUDA deterministic kernels are requested, but the backward pass of fused attention is not
+bit-reproducible there.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Batch", "TrainRecipe", "evaluate", "fit"]
 
-_TELL_S = 5.0  # in a long epoch a person is told this often how far it is
+_PROGRESS_S = 5.0  # time between two progress messages of a long epoch
 
 Loss = Callable[["torch.nn.Module", Batch], "torch.Tensor"]
 
@@ -51,24 +52,24 @@ def fit(
     name: str = "fit",
     ranks: Ranks = ALONE,
 ) -> FitResult:
-    """Train ``module`` in place; it ends in evaluation mode, on the device it came on.
+    """Train ``module`` in place. Afterwards it is in evaluation mode, on the device where it was before.
 
-    ``loss(module, batch)`` returns the batch's mean as a scalar; what it draws must come from torch's global
-    generator, what it trains must be inside ``module``. ``module(inputs)`` must work whatever the loss: MACs
-    are counted on it, and validation takes its output as logits [n, classes].
+    ``loss(module, batch)`` returns the mean over the batch as a scalar. Its random numbers must come from torch's
+    global generator, and every parameter that it trains must belong to ``module``. ``module(inputs)`` must work
+    for any loss: MACs are counted on it, and validation takes its output as logits [n, classes].
 
-    Parameters with ``requires_grad=False`` are left alone, and a submodule whose parameters are all frozen
-    runs in evaluation mode: its BatchNorm statistics stay, its dropout is off. A last batch of one sample is
-    left out where there is a BatchNorm to train.
+    Parameters with ``requires_grad=False`` do not change. A submodule whose parameters are all frozen runs in
+    evaluation mode: its BatchNorm statistics do not change, and its dropout is off. If a BatchNorm is trained, a
+    last batch of one sample is skipped.
 
-    Resumes from ``folder/name.ckpt`` if that is of the same recipe, seed, labels and starting weights; a
-    training that ended there returns at once. ``image_passes`` counts samples in training forward passes;
+    The training resumes from ``folder/name.ckpt`` if that has the same recipe, seed, labels and starting weights.
+    A training that is complete there returns at once. ``image_passes`` counts samples in training forward passes;
     ``train_macs`` is that times the MACs of one forward pass (not of forward and backward; no validation).
     ``history`` has per epoch ``loss`` (mean), ``lr`` (after its last update) and, with validation, ``top1``.
 
-    With several ``ranks`` each calls this with the same arguments and ends with the same weights; every batch
-    is split among them, and only the first reads and writes the checkpoint. ``loss`` then sees a part of the
-    batch, so one that is no mean over samples (it compares them) is another one.
+    With several ``ranks`` each rank calls this with the same arguments and ends with the same weights. Every batch
+    is split among the ranks, and only rank 0 reads and writes the checkpoint. ``loss`` then sees a part of the
+    batch, so a loss that compares samples (and is no mean over them) gives other values.
 
     Raises:
         ValueError: the recipe does not fit the module, the data or the device.
@@ -116,7 +117,7 @@ def fit(
 
 
 class _Run:
-    """A training between two epochs: all that the next epoch depends on."""
+    """The state of a training between two epochs: all that the next epoch depends on."""
 
     def __init__(
         self,
@@ -133,7 +134,13 @@ class _Run:
         import torch
 
         self.ranks = ranks
-        self.module, self.recipe, self.seed, self.device, self.tell = module, recipe, seed, device, progress
+        self.module, self.recipe, self.seed, self.device, self.progress = (
+            module,
+            recipe,
+            seed,
+            device,
+            progress,
+        )
         self.forward = torch.compile(module) if recipe.compile else module
         self.loss = loss or _cross_entropy(recipe.label_smoothing)
         self.samples = Augmented(train, recipe, device, module)
@@ -159,22 +166,22 @@ class _Run:
         self.best: dict[str, Any] | None = None
 
     def state(self) -> dict[str, Any]:
-        """What a checkpoint holds. Random state and learning rate are not in it: the epoch gives them."""
+        """Return what a checkpoint holds. Random state and learning rate follow from the epoch's number."""
         return {
             "module": self.module.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
             "average": None if self.average is None else self.average.state_dict(),
             "best": self.best,
-            **self._told(),
+            **self._progress(),
         }
 
     def result(self) -> dict[str, Any]:
-        """What is kept of a training that ended: its weights (with early stopping the best), its story."""
+        """Return what is kept of a complete training: its weights (with early stopping the best) and its history."""
         weights = self.kept.state_dict() if self.best is None else self.best["module"]
-        return {"module": {name: tensor.cpu() for name, tensor in weights.items()}, **self._told()}
+        return {"module": {name: tensor.cpu() for name, tensor in weights.items()}, **self._progress()}
 
-    def _told(self) -> dict[str, Any]:
+    def _progress(self) -> dict[str, Any]:
         return {"history": self.history, "image_passes": self.image_passes, "train_s": self.train_s}
 
     def restore(self, saved: Mapping[str, Any]) -> None:
@@ -190,7 +197,7 @@ class _Run:
 
     @property
     def kept(self) -> torch.nn.Module:
-        """What is validated and kept: the averaged weights where there are such."""
+        """The module that is validated and kept: the averaged weights if the recipe averages them."""
         return self.module if self.average is None else self.average.module
 
     @property
@@ -200,7 +207,7 @@ class _Run:
         return done >= self.recipe.epochs or stopped
 
     def epoch(self, name: str) -> None:
-        """Train one epoch, validate, and take note."""
+        """Train one epoch, validate, and append to the history."""
         began = time.perf_counter()
         number = len(self.history) + 1
         total = self._train(number, began)
@@ -209,9 +216,7 @@ class _Run:
         if not (math.isfinite(loss) and all(bool(weights.isfinite().all()) for weights in self.trainable)):
             raise CellError(
                 f"training {name!r}: loss or weights are no longer finite in epoch {number} (lr {lr:.3g}); "
-                "try a lower lr, clip_grad: 1.0, more warmup_epochs"
-                + ", amp: bf16"
-                * (self.recipe.amp == "fp16"),
+                f"try a lower lr, clip_grad: 1.0, more warmup_epochs{', amp: bf16' * (self.recipe.amp == 'fp16')}",
                 stage="train",
             )
         entry = {"loss": loss, "lr": lr}
@@ -222,7 +227,7 @@ class _Run:
                 self.best = {"epoch": number, "top1": entry["top1"], "module": weights}
         self.history.append(entry)
         self.train_s += time.perf_counter() - began
-        self._tell(number, 0.0, self.train_s)
+        self._report(number, 0.0, self.train_s)
 
     def _top1(self) -> float:
         assert self.validation is not None
@@ -231,7 +236,7 @@ class _Run:
         return 100 * int(hits) / len(self.validation)
 
     def _train(self, number: int, began: float) -> torch.Tensor:
-        """One epoch's updates; the mean loss, still on the device."""
+        """Make one epoch's updates. Return the mean loss, still on the device."""
         import numpy as np
         import torch
 
@@ -243,7 +248,7 @@ class _Run:
         dtype = {"none": None, "bf16": torch.bfloat16, "fp16": torch.float16}[recipe.amp]
         _training_mode(self.module)
         total = torch.zeros((), device=self.device)
-        seen, told = 0, began
+        seen, reported = 0, began
         for step in range(self.steps):
             rows = order[step * size : (step + 1) * size]
             own = ranks.share(rows)
@@ -265,13 +270,13 @@ class _Run:
             self.scheduler.step_update((number - 1) * self.steps + step + 1)
             seen += len(rows)
             now = time.perf_counter()
-            if now - told > _TELL_S:
-                told = now
-                self._tell(number - 1, (step + 1) / self.steps, self.train_s + now - began)
+            if now - reported > _PROGRESS_S:
+                reported = now
+                self._report(number - 1, (step + 1) / self.steps, self.train_s + now - began)
         self.image_passes += seen
         return ranks.total(total) / seen
 
-    def _tell(self, done: int, part: float, spent: float) -> None:
+    def _report(self, done: int, part: float, spent: float) -> None:
         fraction = (done + part) / self.recipe.epochs
         text = f"epoch {min(done + (part > 0), self.recipe.epochs)}/{self.recipe.epochs}"
         if self.history:
@@ -279,7 +284,7 @@ class _Run:
             if "top1" in self.history[-1]:
                 text += f"  val {self.history[-1]['top1']:.1f}%"
         left = round(spent * (1 - fraction) / fraction)
-        self.tell(f"{text}  {left // 60}:{left % 60:02} left", fraction)
+        self.progress(f"{text}  {left // 60}:{left % 60:02} left", fraction)
 
 
 def _check(
@@ -317,7 +322,7 @@ def _cross_entropy(label_smoothing: float) -> Loss:
 
 
 def _training_mode(module: torch.nn.Module) -> None:
-    """Training mode, but for submodules of which every parameter is frozen."""
+    """Set training mode, except for submodules whose parameters are all frozen."""
     module.train()
     for part in module.modules():
         parameters = list(part.parameters())
@@ -334,7 +339,7 @@ def _trains_batch_norm(module: torch.nn.Module) -> bool:
 
 @contextmanager
 def _reproducible(device: torch.device) -> Iterator[None]:
-    """The caller's random state is put back; on CUDA, deterministic kernels where there are such."""
+    """Restore the caller's random state afterwards. On CUDA, use deterministic kernels where they exist."""
     import torch
 
     if device.type != "cuda":

@@ -1,4 +1,4 @@
-"""What a training is told (a suite's ``train`` block), and timm's optimizer and schedule for it."""
+"""The optimizer and the learning-rate schedule of a recipe, through timm."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["make_optimizer", "make_scheduler"]
 
 
 def make_optimizer(module: torch.nn.Module, recipe: TrainRecipe) -> torch.optim.Optimizer:
-    """timm's optimizer of that name; no weight decay on one-dimensional parameters.
+    """Return timm's optimizer of the recipe's name. One-dimensional parameters get no weight decay.
 
     Raises:
         ValueError: timm knows no such optimizer.
@@ -34,7 +34,7 @@ def make_optimizer(module: torch.nn.Module, recipe: TrainRecipe) -> torch.optim.
 
 
 def make_scheduler(optimizer: torch.optim.Optimizer, recipe: TrainRecipe, steps: int) -> Any:
-    """timm's scheduler, stepped by updates; a pure function of their number."""
+    """Return timm's scheduler, stepped by updates: the learning rate is a pure function of their number."""
     from timm.scheduler import create_scheduler_v2
 
     constant = recipe.schedule == "none"  # timm's own "none" has no warm-up

@@ -1,11 +1,11 @@
 """Several processes that train one model, each on its own GPU (or, over gloo, on the CPU's cores).
 
-Every rank runs the same node with the same code and seed, so each computes the same modules, losses and splits;
-a method knows nothing of it. Only a training is shared out: each batch is split among the ranks, and the
-gradients are averaged over all of its samples before each update. What must be the same everywhere and may not
-come out the same (an artifact that exists, a checkpoint, an accuracy) is decided by rank 0 and told to the others.
+Every rank runs the same node with the same code and seed, so each computes the same modules, losses and splits.
+A method does not notice. Only training is parallel: each batch is sharded over the ranks, and the gradients are
+averaged over all of its samples before each update. What must agree but may differ between ranks (an artifact
+that exists, a checkpoint, an accuracy) is decided by rank 0 and broadcast.
 
-Rank 0 is the child that :mod:`harness.prepare.jobs` gave the node to; it starts the others and ends with them.
+Rank 0 is the child process that :mod:`harness.prepare.jobs` gave the node to. It starts the others and ends them.
 """
 
 from __future__ import annotations
@@ -31,25 +31,25 @@ _PATIENCE_S = 1800.0  # for one exchange of gradients, and for the ranks to end 
 
 
 class Ranks:
-    """One process alone, and what all ranks have in common."""
+    """The collective operations of one process; subclasses implement them for several."""
 
     rank = 0
     count = 1
 
     def lead(self, what: str, decide: Callable[[], T]) -> T:
-        """What ``decide`` returns on rank 0, on every rank; the others wait until it is known.
+        """Return on every rank what ``decide`` returns on rank 0. The other ranks wait for it.
 
         Raises:
-            RuntimeError: rank 0 is at something else than ``what``.
+            RuntimeError: rank 0 broadcasts something other than ``what``.
         """
         return decide()
 
     def device(self, wanted: str) -> str:
-        """The device of this rank."""
+        """Return the device of this rank."""
         return wanted
 
     def share(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
-        """This rank's part of a batch; all parts in a row are the batch. It may be empty."""
+        """Return this rank's shard of a batch. All shards in order are the batch; one can be empty."""
         n = len(rows)
         return rows[n * self.rank // self.count : n * (self.rank + 1) // self.count]
 
@@ -57,18 +57,18 @@ class Ranks:
         """Give every rank the weights of rank 0."""
 
     def average(self, module: torch.nn.Module, weight: float) -> None:
-        """Make each gradient the mean over the ranks, each with its ``weight``: its share of the batch's samples.
+        """Replace each gradient by its weighted mean over the ranks; ``weight`` is this rank's share of the samples.
 
-        So are the running statistics of each BatchNorm that is trained (it normalises by its rank's samples).
+        The running statistics of each trained BatchNorm are averaged too: it normalises by its own rank's samples.
         """
 
     def total(self, value: torch.Tensor) -> torch.Tensor:
-        """The sum over all ranks."""
+        """Return the sum over all ranks."""
         return value
 
     @contextmanager
     def together(self, node: Node) -> Iterator[None]:
-        """Let the other ranks run ``node``, too; ends when they have."""
+        """Have the other ranks run ``node`` as well, and wait for them."""
         yield
 
 
@@ -83,7 +83,7 @@ class _Team(Ranks):
         return f"cuda:{self.rank}" if wanted.startswith("cuda") else wanted
 
     def join(self, port: int, device: str, threads: int, listening: int | None = None) -> None:
-        """Meet the other ranks on ``port`` of this machine; rank 0 has opened it as file ``listening``."""
+        """Connect to the other ranks on ``port`` of this machine. Rank 0 listens there with file descriptor ``listening``."""
         os.environ.update(RANK=str(self.rank), LOCAL_RANK=str(self.rank))
         os.environ.update(WORLD_SIZE=str(self.count), LOCAL_WORLD_SIZE=str(self.count))
         os.environ.setdefault("OMP_NUM_THREADS", str(threads))  # else accelerate chooses

@@ -34,7 +34,7 @@ from harness.types import (
 )
 
 if TYPE_CHECKING:
-    from harness.plugins import Registered
+    from harness.registry import Registered
     from harness.store.artifacts import Store
     from harness.types import BackendEntry, Counts, RuntimeEntry, Samples
 

@@ -11,6 +11,7 @@ import pytest
 
 from harness import testing
 from harness.plugins import load_plugins
+from harness.testing import checks
 from harness.types import Context, DataInfo, Dataset, DatasetEntry, Params
 
 torch = pytest.importorskip("torch", reason="needs the extra [bench]")
@@ -334,7 +335,7 @@ def test_a_sketch_that_is_not_true_is_named(entries, fake, model, monkeypatch, f
 
     true = fake.sketch(model.spec, fake.Small(), None)
     wrong = change(true, parts=(change(true.parts[0], **fields), true.parts[1]))
-    monkeypatch.setattr(testing, "_in_new_process", lambda *arguments, **options: wrong)
+    monkeypatch.setattr(checks, "in_new_process", lambda *arguments, **options: wrong)
     with fails(said):
         testing.check_partitioner(change(entries["cut"], partition=partition), model=model)
 
@@ -410,9 +411,7 @@ def test_data_that_break_their_contract_are_named(monkeypatch, made, info, said)
         return made()
 
     entry = DatasetEntry(name="two", summary="two images", describe=lambda params: info, load=load)
-    monkeypatch.setattr(
-        testing, "_in_new_process", lambda need, function, *given, **options: function(*given)
-    )
+    monkeypatch.setattr(checks, "in_new_process", lambda need, function, *given, **options: function(*given))
     if said is None:
         testing.check_dataset(entry)
     else:
@@ -445,7 +444,7 @@ def test_a_runtime_beyond_its_tolerance_is_named(model):
 
 
 def test_a_plugin_that_imports_torch_is_named(fake):
-    with fails("plugin 'fake_heavy': _call_hooks imports torch"):
+    with fails("plugin 'fake_heavy': call_hooks imports torch"):
         testing.check_plugin("fake_heavy")
 
 

@@ -23,7 +23,7 @@ __all__ = ["count"]
 _PRODUCT = re.compile(
     r"(?:^|_)(?:\w*mm|mv|addmv|v?dot|matmul|linear|trilinear|conv\w*|attention|lstm|gru|rnn|encoder_layer)(?:_|$)"
 )
-"""Names of operators that multiply and accumulate; ``upsample_bilinear2d`` and the like are not meant."""
+"""Parts of the names of operators that multiply and accumulate. ``upsample_bilinear2d`` and similar do not count."""
 
 
 def count(module: torch.nn.Module, inputs: Sequence[TensorSpec]) -> Counts:
@@ -38,8 +38,8 @@ def count(module: torch.nn.Module, inputs: Sequence[TensorSpec]) -> Counts:
     - ``activation_bytes``: greatest sum of tensor storage that the forward pass allocated and had not yet
       freed. Weights and the inputs are not in it, nor scratch memory inside one operator's kernel.
 
-    The module runs on the device it is on (``meta`` computes nothing, but attention is then never fused,
-    which changes ``activation_bytes`` alone), and is left as it was.
+    The module runs on its own device and is unchanged afterwards. On ``meta`` nothing is computed; attention is then
+    never fused, which changes only ``activation_bytes``.
 
     Raises:
         CellError: an operator that multiplies matrices has no known count (it is never taken as zero).
@@ -72,7 +72,7 @@ def _weights(module: torch.nn.Module) -> Iterator[torch.Tensor]:
 
 
 def _watcher(flops: Any, known: Sequence[torch.Tensor]) -> Any:
-    """A dispatch mode that sees every operator before the FLOP counter does."""
+    """Return a dispatch mode that sees every operator before the FLOP counter does."""
     import torch
     from torch.utils._python_dispatch import TorchDispatchMode
     from torch.utils._pytree import tree_iter
@@ -132,7 +132,7 @@ def _watcher(flops: Any, known: Sequence[torch.Tensor]) -> Any:
 
 
 def _more_formulas() -> dict[Any, Any]:
-    """FLOPs (2 per MAC) of what torch's counter leaves out: products with a vector, attention on CPUs."""
+    """Return formulas for FLOPs (2 per MAC) that torch's counter lacks: products with a vector, attention on CPUs."""
     import torch
 
     aten = torch.ops.aten
@@ -161,7 +161,7 @@ def _more_formulas() -> dict[Any, Any]:
 
 @contextmanager
 def _no_opaque_attention() -> Iterator[None]:
-    """Without the one kernel of ``nn.MultiheadAttention`` and transformer layers that shows no products."""
+    """Disable the fused kernel of ``nn.MultiheadAttention`` and transformer layers, which hides its products."""
     import torch
 
     before = torch.backends.mha.get_fastpath_enabled()

@@ -1,6 +1,7 @@
-"""What a module weighs and does before it is trained: built on torch's meta device, which holds no data.
+"""Counts of a module before it is trained: it is built on torch's meta device, which holds no data.
 
-Counts come from the module that the plugin builds, and from running it; never from a formula.
+The counts come from building and running the plugin's module. Formulas exist only in the plugins' ``sketch.py``,
+since planning must not import torch; tests compare the two.
 """
 
 from __future__ import annotations
@@ -28,12 +29,12 @@ STATIC: dict[str, str] = {
     "file_mib": "the file that torch.save makes of the state dict, 2^20 bytes",
     "payload_bytes": "the output in float32: what a part sends, one sample",
 }
-"""Quantities that follow from the module alone, with their units."""
+"""The quantities that follow from the module alone, with their units."""
 
 
 @dataclass(frozen=True)
 class Footprint:
-    """One module on the meta device and the tensors it takes; each figure is made when it is asked for."""
+    """One module on the meta device and its input tensors. Each quantity is computed on first use."""
 
     module: torch.nn.Module
     inputs: tuple[TensorSpec, ...]
@@ -60,7 +61,7 @@ class Footprint:
 
     @cached_property
     def file_bytes(self) -> int:
-        """The state dict is really saved, with holes for the weights: their bytes are counted, not written."""
+        """Return the size of the saved state dict. The weights' bytes are counted, not written."""
         import torch
 
         state: dict[str, torch.Tensor] = self.module.state_dict()
@@ -74,7 +75,7 @@ class Footprint:
         return sink.end
 
     def figure(self, quantity: str) -> float:
-        """One of :data:`STATIC`."""
+        """Return one quantity of :data:`STATIC`."""
         if quantity == "params_m":
             elements: int = sum(parameter.numel() for parameter in self.module.parameters())
             return elements / 1e6
@@ -91,7 +92,7 @@ class Footprint:
 
 
 class _Sink:
-    """A file that keeps nothing but its length."""
+    """A file object that discards its content and keeps its length."""
 
     def __init__(self) -> None:
         self.at = self.end = 0
@@ -113,10 +114,10 @@ class _Sink:
 
 
 class Modules:
-    """The modules of one method by part, each built when it is first asked for.
+    """The modules of one method by part. Each is built on first use.
 
-    ``parts`` are (name, spec, names of its inputs), each after its inputs; ``built`` remembers modules that
-    several parts or methods share.
+    ``parts`` are (name, spec, names of its inputs), each after its inputs. ``built`` holds modules that several
+    parts or methods share.
     """
 
     def __init__(
@@ -134,7 +135,7 @@ class Modules:
         return list(self._parts)
 
     def get(self, name: str) -> Footprint | None:
-        """``None`` where planning does not know this module, or one that it reads from."""
+        """Return the footprint of a part, or ``None`` if planning does not know its module or a module that it reads from."""
         import torch
 
         spec, sources = self._parts[name]
@@ -158,7 +159,7 @@ _SETTING = {"add_", "clamp_", "erfinv_", "fill_", "mul_", "normal_", "uniform_",
 
 
 def _unset() -> Any:
-    """Leaves initial weights out: on the meta device setting them costs time and does nothing."""
+    """Skip weight initialisation: on the meta device it costs time and has no effect."""
     import torch
     from torch.utils._python_dispatch import TorchDispatchMode
 

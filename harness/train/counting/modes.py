@@ -1,4 +1,4 @@
-"""A module's mode and device while something runs it."""
+"""Temporary evaluation mode and device of a module."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["evaluating", "on_device"]
 
 @contextmanager
 def on_device(module: torch.nn.Module, device: torch.device) -> Iterator[None]:
-    """The module on a device; afterwards where it was."""
+    """Move the module to a device, and back afterwards."""
     home = next((parameter.device for parameter in module.parameters()), device)
     module.to(device)
     try:
@@ -25,7 +25,7 @@ def on_device(module: torch.nn.Module, device: torch.device) -> Iterator[None]:
 
 @contextmanager
 def evaluating(module: torch.nn.Module) -> Iterator[None]:
-    """Evaluation mode; afterwards every submodule is in the mode it was in."""
+    """Set evaluation mode, and restore the mode of every submodule afterwards."""
     modes = {part: part.training for part in module.modules()}
     module.eval()
     try:

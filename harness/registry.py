@@ -1,0 +1,116 @@
+"""Entries by name, each with the plugin that gave it."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, Generic, TypeVar
+
+from harness.errors import PluginError, SuiteError, nearest
+
+__all__ = ["E_co", "Origin", "Problem", "Registered", "Registry"]
+
+
+E_co = TypeVar("E_co", covariant=True)
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a plugin comes from."""
+
+    plugin: str
+    distribution: str
+    version: str
+    module: str
+
+    def __str__(self) -> str:
+        return f"{self.plugin} ({self.distribution} {self.version})"
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A plugin that could not be used, and why."""
+
+    origin: Origin
+    hook: str
+    reason: str
+
+    def __str__(self) -> str:
+        return (
+            f"plugin {self.origin}: {self.hook}: {self.reason} (--block {self.origin.plugin} leaves it out)"
+        )
+
+
+@dataclass(frozen=True)
+class Registered(Generic[E_co]):
+    """An entry and the plugin that gave it."""
+
+    entry: E_co
+    origin: Origin
+
+    @property
+    def missing(self) -> str | None:
+        """What to install before this entry can be used, or ``None`` if nothing is missing."""
+        entry: Any = self.entry
+        absent = [name for name in entry.requires if not _importable(name)]
+        if not absent:
+            return None
+        what = (
+            f"pip install 'edge-harness[{entry.extra}]'" if entry.extra else f"pip install {' '.join(absent)}"
+        )
+        return f"{entry.name} needs {', '.join(absent)}: {what}"
+
+
+class Registry(Generic[E_co]):
+    """Entries of one kind by name."""
+
+    def __init__(
+        self, kind: str, items: Iterable[Registered[E_co]], problems: Iterable[Problem] = ()
+    ) -> None:
+        self.kind = kind
+        self._items: dict[str, Registered[E_co]] = {}
+        self._broken = sorted({problem.origin.plugin for problem in problems})
+        for item in items:
+            name = _name(item)
+            if name in self._items:
+                first = self._items[name].origin
+                raise PluginError(
+                    f"{kind} {name!r} is given by two plugins: {first} and {item.origin}; "
+                    f"leave one out with --block {first.plugin} or --block {item.origin.plugin}"
+                )
+            self._items[name] = item
+
+    def get(self, name: str, where: str = "") -> Registered[E_co]:
+        """Return the entry called ``name``. ``where`` (file:line: key) begins the error if there is none."""
+        if name in self._items:
+            return self._items[name]
+        broken = (
+            f" (not loaded: {', '.join(self._broken)}; see `harness plugins list`)" if self._broken else ""
+        )
+        raise SuiteError(
+            f"{where + ': ' if where else ''}unknown {self.kind} {name!r}: {nearest(name, self._items)}{broken}"
+        )
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._items
+
+    def __iter__(self) -> Iterator[Registered[E_co]]:
+        return iter(self._items.values())
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+
+@cache
+def _importable(module: str) -> bool:
+    try:
+        return importlib.util.find_spec(module) is not None
+    except (ImportError, ValueError):
+        return False
+
+
+def _name(item: Registered[Any]) -> str:
+    return str(item.entry.name)
