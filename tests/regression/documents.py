@@ -19,7 +19,7 @@ __all__ = ["LIST", "OBJECT", "Document", "documents"]
 Document = dict[str, Any]
 OBJECT, LIST = "{...}", "[...]"
 
-IDENTITY = ("claim", "kind", "is", "entry", "stage", "name", "meter", "plugin", "method", "device", "seed")
+IDENTITY = "claim kind is entry stage name meter plugin method device runtime load seed"
 """The fields that name an item of a list. An item is named by those that it has."""
 
 HASH = re.compile(r"[0-9a-f]{32}")
@@ -129,7 +129,7 @@ def _flat(value: Any, path: str = "") -> Document:
 
 
 def _item_name(item: Mapping[str, Any]) -> str:
-    words = [item[field] for field in IDENTITY if field in item]
+    words = [item[field] for field in IDENTITY.split() if isinstance(item.get(field), str | int)]
     key = item.get("key")  # of a board: an object of what its rows have in common
     return " ".join(map(str, words or (key.values() if isinstance(key, dict) else ["item"])))
 
