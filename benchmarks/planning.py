@@ -40,7 +40,7 @@ def plan(seeds: int) -> tuple[int, float]:
         path = Path(folder) / "large.yaml"
         path.write_text(SUITE.format(seeds=list(range(seeds))))
         start = time.perf_counter()
-        made = make_plan(load_suite(path), plugins, PrepareHost())
+        made = make_plan(load_suite(path), plugins, PrepareHost()).plan
         return len(made.cells), time.perf_counter() - start
 
 

@@ -13,6 +13,7 @@ __all__ = [
     "PluginError",
     "StorageError",
     "SuiteError",
+    "UnknownEntry",
     "first_line",
     "nearest",
 ]
@@ -31,6 +32,10 @@ class SuiteError(HarnessError):
 
 class PluginError(HarnessError):
     """A plugin could not be loaded, or broke its contract. The message names plugin, hook and fix."""
+
+
+class UnknownEntry(HarnessError):
+    """No plugin gives an entry of the name that is asked for. The message says which names there are."""
 
 
 class DeviceError(HarnessError):

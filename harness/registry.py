@@ -9,12 +9,13 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any, Generic, TypeVar
 
-from harness.errors import PluginError, SuiteError, nearest
+from harness.errors import PluginError, UnknownEntry, nearest
+from harness.types.params import Entry
 
 __all__ = ["E_co", "Origin", "Problem", "Registered", "Registry"]
 
 
-E_co = TypeVar("E_co", covariant=True)
+E_co = TypeVar("E_co", bound=Entry, covariant=True)
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,7 @@ class Registry(Generic[E_co]):
         self._items: dict[str, Registered[E_co]] = {}
         self._broken = sorted({problem.origin.plugin for problem in problems})
         for item in items:
-            name = _name(item)
+            name = item.entry.name
             if name in self._items:
                 first = self._items[name].origin
                 raise PluginError(
@@ -84,13 +85,17 @@ class Registry(Generic[E_co]):
             self._items[name] = item
 
     def get(self, name: str, where: str = "") -> Registered[E_co]:
-        """Return the entry called ``name``. ``where`` (file:line: key) begins the error if there is none."""
+        """Return the entry called ``name``.
+
+        Raises:
+            UnknownEntry: there is none; the message begins with ``where`` (file:line: key).
+        """
         if name in self._items:
             return self._items[name]
         broken = (
             f" (not loaded: {', '.join(self._broken)}; see `harness plugins list`)" if self._broken else ""
         )
-        raise SuiteError(
+        raise UnknownEntry(
             f"{where + ': ' if where else ''}unknown {self.kind} {name!r}: {nearest(name, self._items)}{broken}"
         )
 
@@ -110,7 +115,3 @@ def _importable(module: str) -> bool:
         return importlib.util.find_spec(module) is not None
     except (ImportError, ValueError):
         return False
-
-
-def _name(item: Registered[Any]) -> str:
-    return str(item.entry.name)

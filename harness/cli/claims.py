@@ -30,7 +30,6 @@ def command(
     Counts are taken from the modules that the plugins build; accuracies, latencies and which method is
     better from the records in DIR. Exit code 0: no claim is not-reproduced; 1: some is.
     """
-    from harness.plan.resolve import Resolver
     from harness.render import claims as render
     from harness.results.claims.claims import load_claims
     from harness.results.claims.evidence import Evidence
@@ -39,12 +38,12 @@ def command(
 
     plugins = load(block)
     warn_problems(plugins)
-    loaded, plan = make(suite, overrides, None, (), plugins)
-    claims = load_claims(find_suite(suite), loaded)
-    evidence = Evidence(folder, loaded.suite) if folder is not None else None
-    verdicts = list(Judge(claims, plan, Resolver(loaded, plugins), evidence).verdicts())
+    planned = make(suite, overrides, None, (), plugins)
+    claims = load_claims(find_suite(suite), planned.resolved.suite)
+    evidence = Evidence(folder, planned.plan.suite) if folder is not None else None
+    verdicts = list(Judge(claims, planned, evidence).verdicts())
     if as_json:
-        told = {"suite": loaded.suite, "paper": claims.paper, "claims": [v.to_json() for v in verdicts]}
+        told = {"suite": planned.plan.suite, "paper": claims.paper, "claims": [v.to_json() for v in verdicts]}
         click.echo(json.dumps({**told, "summary": render.counts(verdicts)}, indent=1, ensure_ascii=False))
     else:
         render.show(claims.paper, verdicts)

@@ -8,12 +8,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from harness.plan.host import _check_accelerate, _training_device
-
 if TYPE_CHECKING:
+    from harness.plan.planner import Planned
     from harness.plugins import Plugins
-    from harness.suite.suite import Suite
-    from harness.types.plan import Plan
 
 __all__ = ["block_option", "load", "make", "suite_options", "warn_problems"]
 
@@ -73,23 +70,12 @@ def warn_problems(plugins: Plugins) -> None:
 
 def make(
     suite: str, overrides: Sequence[str], only: str | None, devices: Sequence[str], plugins: Plugins
-) -> tuple[Suite, Plan]:
+) -> Planned:
     """Load a suite and plan it for this machine."""
-    from harness.machine import environment
+    from harness.plan.host import prepare_host
     from harness.plan.planner import make_plan
     from harness.suite.loading import keep_devices, load_suite
     from harness.suite.shipped import find_suite
-    from harness.types.plan import PrepareHost
 
     loaded = keep_devices(load_suite(find_suite(suite), overrides), devices)
-    facts = environment.host()
-    device, gpu = _training_device(loaded, plugins)
-    _check_accelerate(loaded)
-    host = PrepareHost(
-        torch=str(facts["versions"].get("torch") or ""),
-        timm=str(facts["versions"].get("timm") or ""),
-        capability="" if gpu else str(facts["cpu_capability"]),
-        device=device,
-        gpu=gpu,
-    )
-    return loaded, make_plan(loaded, plugins, host, only)
+    return make_plan(loaded, plugins, prepare_host(loaded, plugins), only)

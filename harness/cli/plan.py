@@ -35,7 +35,6 @@ def command(
 ) -> None:
     """Show the steps and cells that running SUITE takes, and which steps are prepared already."""
     from harness.plan.estimate import estimates
-    from harness.plan.resolve import Resolver
     from harness.render.estimate import show_estimates
     from harness.render.plan import show
     from harness.store.artifacts import Store
@@ -46,9 +45,10 @@ def command(
     given = _given(profile, link)
     plugins = load(block)
     warn_problems(plugins)
-    loaded, plan = make(suite, overrides, only, devices, plugins)
+    planned = make(suite, overrides, only, devices, plugins)
+    plan = planned.plan
     store = Store(default_cache())
-    told = estimates(plan, Resolver(loaded, plugins), store, given) if estimate else []
+    told = estimates(planned, store, given) if estimate else []
     if as_json:
         extra = {"estimates": [asdict(one) for one in told]} if estimate else {}
         click.echo(json.dumps({**plan.to_json(), **extra}, indent=1))

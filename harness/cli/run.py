@@ -47,7 +47,8 @@ def command(
 
     plugins = load(block)
     warn_problems(plugins)
-    loaded, plan = make(suite, overrides, only, devices, plugins)
+    planned = make(suite, overrides, only, devices, plugins)
+    plan, prepare = planned.plan, planned.resolved.suite.prepare
     for missing in (*plan.missing_extras, *plan.missing_data):
         raise SuiteError(missing)
     for warning in plan.warnings:
@@ -58,9 +59,9 @@ def command(
         plain=quiet or as_json or not sys.stdout.isatty(), stream=sys.stderr if as_json else sys.stdout
     )
     options = Options(
-        jobs=job_count(loaded.prepare, plan.host),
-        threads=loaded.prepare.threads,
-        processes=loaded.prepare.processes,
+        jobs=job_count(prepare, plan.host),
+        threads=prepare.threads,
+        processes=prepare.processes,
         prepare_only=prepare_only,
         fresh=fresh,
         retry_flagged=retry_flagged,

@@ -5,21 +5,22 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
+from harness.plan.datasets import ChosenData
+from harness.plan.entries import ChosenEntry
 from harness.plan.identity import EXPORTING, TRAINING
-from harness.plan.resolve import ChosenData, ResolvedMethod
+from harness.plan.resolve import ResolvedMethod
 from harness.plugins import Plugins
-from harness.registry import Origin
 from harness.store.hashing import core_hash, digest, files_hash
 from harness.suite.suite import Prepare
-from harness.types import Params, RuntimeEntry, Sketch
+from harness.types import RuntimeEntry, Sketch
 from harness.types.plain import to_json
 from harness.types.plan import ExportTask, Node, PrepareHost, StepTask
 
-__all__ = ["Chains", "Link"]
+__all__ = ["Chains", "NodeTemplate"]
 
 
 @dataclass(frozen=True)
-class Link:
+class NodeTemplate:
     """A step or export before its seed is known.
 
     ``task``: its ``seed`` is replaced in each node. ``fixed``: digest of all that neither a seed nor the step
@@ -66,25 +67,23 @@ class Chains:
             )
         return data.key
 
-    def links(self, resolved: ResolvedMethod, sketch: Sketch | None) -> list[Link]:
+    def steps(self, method: ResolvedMethod, sketch: Sketch | None) -> list[NodeTemplate]:
         """Return a method's steps. ``sketch``: of its partition on the devices of a cell."""
-        links = []
-        for step, data, recipe in resolved.links:
-            made_with = [
-                to_json(self.host),
-                self.plugins.code_of(step.entry, step.origin),
-                core_hash(*TRAINING),
-            ]
-            if step.entry.files is not None:
-                made_with.append(files_hash(step.entry.files(step.params)))
+        templates = []
+        for link in method.links:
+            step, entry, params = link.step, link.step.chosen.entry, link.step.chosen.params
+            origin = step.chosen.origin
+            made_with = [to_json(self.host), self.plugins.code_of(entry, origin), core_hash(*TRAINING)]
+            if entry.files is not None:
+                made_with.append(files_hash(entry.files(params)))
             task = StepTask(
                 stage=step.stage,
-                entry=step.entry.name,
-                params=step.params.model_dump(mode="json"),
+                entry=entry.name,
+                params=params.model_dump(mode="json"),
                 each_part=step.each_part,
-                data=data.ref,
-                data_key=data.key,
-                train=recipe,
+                data=link.data.ref,
+                data_key=link.data.key,
+                train=link.recipe,
                 threads=self.prepare.threads,
                 processes=self.prepare.processes,
                 device=self.host.device,
@@ -92,59 +91,54 @@ class Chains:
                 made_with=digest(made_with),
                 seed=0,
             )
-            links.append(Link(step.origin.plugin, task, digest(_without_seed(task))))
-        return links
+            templates.append(NodeTemplate(origin.plugin, task, digest(_without_seed(task))))
+        return templates
 
-    def chain(self, links: Sequence[Link], name: str, seed: int) -> str:
+    def chain(self, steps: Sequence[NodeTemplate], name: str, seed: int) -> str:
         """Add the nodes of method ``name`` for one seed; return the key of the last."""
-        memo = (tuple(link.fixed for link in links), seed)
-        if memo in self._known:
-            return self._known[memo]
-        key = ""
-        for link in links:
-            inputs = (key,) if key else ()
-            key = digest([link.fixed, seed, key])
-            self._add(key, link, f"{name} seed {seed}", inputs, seed)
-        self._known[memo] = key
-        return key
+        memo = (tuple(step.fixed for step in steps), seed)
+        if memo not in self._known:
+            key = ""
+            for step in steps:
+                inputs = (key,) if key else ()
+                key = digest([step.fixed, seed, key])
+                self._add(key, step, f"{name} seed {seed}", inputs, seed)
+            self._known[memo] = key
+        return self._known[memo]
 
-    def exporting(self, runtime: tuple[RuntimeEntry, Origin, Params], data: ChosenData) -> Link:
-        """Return the export of a model for a runtime; the node of its test split is added."""
-        entry, origin, params = runtime
+    def exporting(self, runtime: ChosenEntry[RuntimeEntry], data: ChosenData) -> NodeTemplate:
+        """Return the export of a model for a runtime. The node of its test split is added."""
         task = ExportTask(
-            entry=entry.name,
-            params=params.model_dump(mode="json"),
+            entry=runtime.entry.name,
+            params=runtime.params.model_dump(mode="json"),
             data=data.ref,
             data_key=self.data(data),
             threads=self.prepare.threads,
             device="cpu",
             seed=0,
         )
-        content = [
-            _without_seed(task),
-            self.plugins.code_of(entry, origin),
-            core_hash(*EXPORTING),
-            self.host.torch,
-        ]
-        return Link(origin.plugin, task, digest(content))
+        code = self.plugins.code_of(runtime.entry, runtime.origin)
+        content = [_without_seed(task), code, core_hash(*EXPORTING), self.host.torch]
+        return NodeTemplate(runtime.origin.plugin, task, digest(content))
 
-    def export(self, link: Link, name: str, seed: int, model: str) -> str:
+    def export(self, template: NodeTemplate, name: str, seed: int, model: str) -> str:
         """Add the node that exports the node ``model``; return its key."""
-        key = digest([link.fixed, model])
-        label = f"{name} seed {seed} for {link.task.entry}"
-        self._add(key, link, label, (model, link.task.data_key), seed)
+        key = digest([template.fixed, model])
+        label = f"{name} seed {seed} for {template.task.entry}"
+        self._add(key, template, label, (model, template.task.data_key), seed)
         return key
 
-    def _add(self, key: str, link: Link, label: str, inputs: tuple[str, ...], seed: int) -> None:
+    def _add(self, key: str, template: NodeTemplate, label: str, inputs: tuple[str, ...], seed: int) -> None:
         if key not in self.nodes:
+            task = template.task
             self.nodes[key] = Node(
                 key=key,
-                stage=link.task.stage,
+                stage=task.stage,
                 label=label,
-                entry=link.task.entry,
-                plugin=link.plugin,
+                entry=task.entry,
+                plugin=template.plugin,
                 inputs=inputs,
-                task=replace(link.task, seed=seed),
+                task=replace(task, seed=seed),
             )
 
 

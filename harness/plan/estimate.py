@@ -22,10 +22,10 @@ from harness.types.plain import from_json
 from harness.types.plan import StepTask
 
 if TYPE_CHECKING:
-    from harness.plan.resolve import Resolver
+    from harness.plan.planner import Planned
     from harness.store.artifacts import Store
     from harness.train.counting.footprint import Footprint
-    from harness.types.plan import Cell, Plan
+    from harness.types.plan import Cell
 
 __all__ = ["DeviceShare", "Estimate", "Given", "estimates"]
 
@@ -80,24 +80,24 @@ class Given:
     link: Link | None = None
 
 
-def estimates(plan: Plan, resolver: Resolver, store: Store, given: Given) -> list[Estimate]:
+def estimates(planned: Planned, store: Store, given: Given) -> list[Estimate]:
     """One for each method, device and runtime of a plan, in the plan's order.
 
     Raises:
         ProfileError: a profile cannot be read.
     """
     first: dict[tuple[str, str, str, int], Cell] = {}
-    for cell in plan.cells:
+    for cell in planned.plan.cells:
         task = cell.task
         setting = cell.method, task.device, task.runtime.name, task.measure.batch
         if setting not in first or (not store.has(first[setting].export) and store.has(cell.export)):
             first[setting] = cell
     built: dict[str, Footprint] = {}
-    return [_estimate(cell, plan, resolver, store, given, built) for cell in first.values()]
+    return [_estimate(cell, planned, store, given, built) for cell in first.values()]
 
 
 def _estimate(
-    cell: Cell, plan: Plan, resolver: Resolver, store: Store, given: Given, built: dict[str, Footprint]
+    cell: Cell, planned: Planned, store: Store, given: Given, built: dict[str, Footprint]
 ) -> Estimate:
     task = cell.task
     about: dict[str, Any] = {
@@ -109,11 +109,11 @@ def _estimate(
     if cell.impossible is not None:
         return Estimate(**about, reason=cell.impossible)
     try:
-        pieces = _pieces(cell, plan, resolver, store, built)
+        pieces = _pieces(cell, planned, store, built)
     except (ValueError, CellError) as error:
         return Estimate(**about, reason=str(error))
     placed = {piece.name: int((task.placement or {}).get(piece.name, 0)) for piece in pieces}
-    target = resolver.target(task.device, task.threads)
+    target = planned.resolved.target(task.device, task.threads)
     runtime = about["runtime"]
     profiles = {
         index: given.profile or profile_of(spec, runtime)
@@ -218,9 +218,7 @@ def _link(
 # --- parts ----------------------------------------------------------------------------------------
 
 
-def _pieces(
-    cell: Cell, plan: Plan, resolver: Resolver, store: Store, built: dict[str, Footprint]
-) -> list[Piece]:
+def _pieces(cell: Cell, planned: Planned, store: Store, built: dict[str, Footprint]) -> list[Piece]:
     """From the export where it is prepared, else from the sketch, else from the module as it will be built.
 
     Raises:
@@ -237,11 +235,11 @@ def _pieces(
             )
             for part in from_json(ExportMeta, store.meta(cell.export)).parts
         ]
-    resolved = resolver.method(cell.method)
-    if any(step.each_part for step, _, _ in resolved.links):
+    resolved = planned.resolved.method(cell.method)
+    if any(link.step.each_part for link in resolved.links):
         raise ValueError("its parts are compressed: known once they are prepared")
-    for key in plan.needed_by(cell):
-        task = plan.nodes[key].task
+    for key in planned.plan.needed_by(cell):
+        task = planned.plan.nodes[key].task
         if isinstance(task, StepTask) and task.sketch is not None:
             return [
                 Piece(

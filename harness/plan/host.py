@@ -1,46 +1,64 @@
-"""The machine that prepares: its training device, and what several processes need."""
+"""The machine that prepares: its training device, and the facts of it that change trained weights."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from importlib.util import find_spec
 
-if TYPE_CHECKING:
-    from harness.plugins import Plugins
-    from harness.suite.suite import Suite
+from harness.errors import SuiteError
+from harness.machine import environment
+from harness.plugins import Plugins
+from harness.suite.suite import Suite
+from harness.types import DeviceInfo
+from harness.types.plan import PrepareHost
 
-__all__ = []
+__all__ = ["check_accelerate", "prepare_host", "training_device"]
 
 
-def _training_device(suite: Suite, plugins: Plugins) -> tuple[str, str]:
-    """Where models are trained: (torch device, GPU model or "")."""
-    from harness.errors import SuiteError
-    from harness.types import DeviceInfo
+def prepare_host(suite: Suite, plugins: Plugins) -> PrepareHost:
+    """Return the facts of this machine that are part of the keys of what ``suite`` prepares.
 
+    Raises:
+        SuiteError: the training device is not there, or several processes cannot train on it.
+    """
+    facts = environment.host()
+    device, gpu = training_device(suite, plugins)
+    check_accelerate(suite)
+    return PrepareHost(
+        torch=str(facts["versions"].get("torch") or ""),
+        timm=str(facts["versions"].get("timm") or ""),
+        capability="" if gpu else str(facts["cpu_capability"]),
+        device=device,
+        gpu=gpu,
+    )
+
+
+def training_device(suite: Suite, plugins: Plugins) -> tuple[str, str]:
+    """Return where models are trained: (torch device, model of the GPU or "").
+
+    Raises:
+        SuiteError: the suite names a GPU that does not answer, or more processes than GPUs.
+    """
     wanted = suite.prepare.device
-    if wanted == "cpu" or "cuda" not in plugins.backends:
-        found = []
-    else:
-        found = [info for info in plugins.backends.get("cuda").entry.probe() if isinstance(info, DeviceInfo)]
-    if wanted == "cpu" or (wanted == "auto" and not found):
+    gpus = []
+    if wanted != "cpu" and "cuda" in plugins.backends:
+        gpus = [info for info in plugins.backends.get("cuda").entry.probe() if isinstance(info, DeviceInfo)]
+    if wanted == "cpu" or (wanted == "auto" and not gpus):
         return "cpu", ""
     index = int(wanted.partition(":")[2] or 0) if wanted != "auto" else 0
-    if index >= len(found):
+    if index >= len(gpus):
         where = suite.source.where("prepare", "device")
-        raise SuiteError(f"{where}: {wanted}: {len(found)} CUDA devices answer (see `harness devices list`)")
-    if suite.prepare.processes > len(found):
+        raise SuiteError(f"{where}: {wanted}: {len(gpus)} CUDA devices answer (see `harness devices list`)")
+    if suite.prepare.processes > len(gpus):
         where = suite.source.where("prepare", "processes")
         raise SuiteError(
-            f"{where}: processes: {suite.prepare.processes} take a GPU each, and {len(found)} answer "
+            f"{where}: processes: {suite.prepare.processes} take a GPU each, and {len(gpus)} answer "
             "(see `harness devices list`); device: cpu trains on the CPU"
         )
-    return f"cuda:{index}", found[index].model
+    return f"cuda:{index}", gpus[index].model
 
 
-def _check_accelerate(suite: Suite) -> None:
-    from importlib.util import find_spec
-
-    from harness.errors import SuiteError
-
+def check_accelerate(suite: Suite) -> None:
+    """Raise :class:`SuiteError` where several processes train and accelerate is not installed."""
     if suite.prepare.processes > 1 and find_spec("accelerate") is None:
         where = suite.source.where("prepare", "processes")
         raise SuiteError(f"{where}: processes above 1 need accelerate: pip install 'edge-harness[multi-gpu]'")

@@ -1,44 +1,38 @@
-"""What is read beside each device of a cell: which machine's meters, read by whom, and why one is not."""
+"""What is read beside each device of a cell: which meters, on which device, and why a meter is not read."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 from harness.errors import SuiteError
 from harness.machine.environment import machine_of
 from harness.machine.meters import Meters, fitting
+from harness.plan.entries import Entries
+from harness.plan.targets import Target
 from harness.plugins import Plugins
 from harness.suite.suite import Suite
 from harness.suite.validate import validated
-from harness.types import MeterInfo, MeterUse, Monitor
+from harness.types import DeviceInfo, MeterInfo, MeterUse, Monitor, Unavailable
 from harness.types.measure import Measure
-
-if TYPE_CHECKING:
-    from harness.plan.targets import Target
+from harness.types.plain import from_json
 
 __all__ = ["Monitors"]
 
 
-def _of_fleet(use: MeterUse, fleet: str) -> MeterUse:
-    """A meter that watches all devices of a fleet together."""
-    return replace(use, info=replace(use.info, details={**use.info.details, "of_fleet": fleet}))
-
-
 class Monitors:
-    """The monitors of a suite's targets, looked up once each."""
+    """The monitors of a suite's targets. They are looked up once for each target."""
 
-    def __init__(self, suite: Suite, plugins: Plugins) -> None:
+    def __init__(self, suite: Suite, plugins: Plugins, entries: Entries) -> None:
         self.suite, self.source = suite, suite.source
-        self.plugins = plugins
+        self.plugins, self.entries = plugins, entries
         self.meters = Meters(plugins)
         self._known: dict[tuple[str, str], tuple[tuple[Monitor, ...], str]] = {}
 
     def of(self, target: Target, measure: Measure) -> tuple[tuple[Monitor, ...], str]:
-        """What is read beside the cells of a target, by device, and why a meter is not.
+        """Return what is read beside each device of a target, and why a meter is not read.
 
-        A machine is read once, by the first of its devices, the central one before others.
+        The first device of each machine reads the machine; the central device comes before others.
 
         Raises:
             SuiteError: a meter that the suite names is unknown, or its parameters cannot be right.
@@ -58,11 +52,11 @@ class Monitors:
         order = sorted(range(len(machines)), key=lambda index: index != target.central)
         readers = {machines[index]: index for index in reversed(order)}
         uses: dict[int, list[MeterUse]] = {}
-        said: list[str] = []
+        reasons: list[str] = []
         if not why_none:
             for machine, index in sorted(readers.items()):
-                uses[index], told = self._meters_of(target, machine, machines)
-                said.append(f"{target.specs[index].name}: {told}" if told and len(readers) > 1 else told)
+                uses[index], why = self._meters_of(target, machine, machines)
+                reasons.append(f"{target.specs[index].name}: {why}" if why and len(readers) > 1 else why)
         monitors = tuple(
             Monitor(
                 meters=tuple(uses.get(index, ())),
@@ -70,50 +64,74 @@ class Monitors:
             )
             for index in range(len(machines))
         )
-        return monitors, why_none or "; ".join(filter(None, said))
+        return monitors, why_none or "; ".join(filter(None, reasons))
 
     def _meters_of(self, target: Target, machine: str, machines: Sequence[str]) -> tuple[list[MeterUse], str]:
-        """Meters of one machine of a target: those that the suite names, else all that answer."""
+        """Return the meters of one machine of a target, and why a meter is not read.
+
+        They are those that the suite names. Where it names none they are all that answer.
+        """
         members = [spec.name for spec, where in zip(target.specs, machines, strict=True) if where == machine]
         infos = [info for info, where in zip(target.infos, machines, strict=True) if where == machine]
-        given = [MeterInfo(**one) for info in infos for one in info.details.get("meters", ())]
         fleet = [target.name] if machine == machines[target.central] else []
         named = [
             name for name in dict.fromkeys((*fleet, *members)) if self.suite.devices[name].meters is not None
         ]
         uses: dict[str, MeterUse] = {}
-        absent = []
+        absent: list[Unavailable] = []
         for name in named:
-            path = ("devices", name, "meters")
-            chosen = []
-            for index, ref in enumerate(self.suite.devices[name].meters or ()):
-                own = [one for one in given if one.name.partition(":")[0] == ref.name]
-                if own and not ref.params:
-                    uses |= {one.name: MeterUse(info=one, open="") for one in own}
-                    continue
-                meter = self.plugins.meters.get(ref.name, self.source.where(*path, index))
-                params = validated(meter.entry.params, ref.params, self.source, (*path, index, ref.name))
-                chosen.append((meter, params))
-            try:
-                found, missing = self.meters.named(chosen)
-            except ValueError as error:
-                raise SuiteError(f"{self.source.where(*path)}: {error}") from None
-            if name == target.name and target.fleet and len(set(machines)) > 1:
-                found = [_of_fleet(use, name) for use in found]
-            for use in found:
-                if uses.setdefault(use.info.name, use).info != use.info:
-                    raise SuiteError(f"{self.source.where(*path)}: two meters are called {use.info.name}")
-            absent += missing
+            of_fleet = name == target.name and target.fleet and len(set(machines)) > 1
+            absent += self._add_named(uses, name, _own_meters(infos), of_fleet)
         if not named and machine:
-            external = [one for info in infos for one in info.details.get("external", ())]
-            uses = {one.name: MeterUse(info=one, open="") for one in given} | {
-                one["info"]["name"]: MeterUse(info=MeterInfo(**one["info"]), open=one["open"])
-                for one in external
-            }
+            uses = _board_meters(infos)
         elif not named:
-            found, absent = self.meters.auto()
-            uses = {use.info.name: use for info in infos for use in fitting(found, info)}
-        told = "; ".join(f"{one.name}: {one.reason}" for one in absent)
+            answering, absent = self.meters.auto()
+            uses = {use.info.name: use for info in infos for use in fitting(answering, info)}
+        why = "; ".join(f"{meter.name}: {meter.reason}" for meter in absent)
         if not uses:
-            return [], "no meter answers" + (f" ({told})" if told else "")
-        return list(uses.values()), f"not read: {told}" if named and told else ""
+            return [], "no meter answers" + (f" ({why})" if why else "")
+        return list(uses.values()), f"not read: {why}" if named and why else ""
+
+    def _add_named(
+        self, uses: dict[str, MeterUse], name: str, own: Sequence[MeterInfo], of_fleet: bool
+    ) -> list[Unavailable]:
+        """Add to ``uses`` the meters that device or fleet ``name`` names; return those that do not answer.
+
+        ``own``: meters that the board reads itself. ``of_fleet``: they watch all devices of a fleet together.
+        """
+        path = ("devices", name, "meters")
+        chosen = []
+        for index, ref in enumerate(self.suite.devices[name].meters or ()):
+            matching = [info for info in own if info.name.partition(":")[0] == ref.name]
+            if matching and not ref.params:
+                uses |= {info.name: MeterUse(info=info, open="") for info in matching}
+                continue
+            meter = self.entries.get(self.plugins.meters, ref.name, (*path, index))
+            params = validated(meter.entry.params, ref.params, self.source, (*path, index, ref.name))
+            chosen.append((meter, params))
+        try:
+            answering, absent = self.meters.named(chosen)
+        except ValueError as error:
+            raise SuiteError(f"{self.source.where(*path)}: {error}") from None
+        for use in answering:
+            use = _of_fleet(use, name) if of_fleet else use
+            if uses.setdefault(use.info.name, use).info != use.info:
+                raise SuiteError(f"{self.source.where(*path)}: two meters are called {use.info.name}")
+        return absent
+
+
+def _of_fleet(use: MeterUse, fleet: str) -> MeterUse:
+    """Return a meter that watches all devices of a fleet together."""
+    return replace(use, info=replace(use.info, details={**use.info.details, "of_fleet": fleet}))
+
+
+def _own_meters(infos: Sequence[DeviceInfo]) -> list[MeterInfo]:
+    """Return the meters that boards read themselves."""
+    return [MeterInfo(**meter) for info in infos for meter in info.details.get("meters", ())]
+
+
+def _board_meters(infos: Sequence[DeviceInfo]) -> dict[str, MeterUse]:
+    """Return by name the meters of a board: its own, and external ones that watch it."""
+    own = {info.name: MeterUse(info=info, open="") for info in _own_meters(infos)}
+    external = [from_json(MeterUse, use) for info in infos for use in info.details.get("external", ())]
+    return own | {use.info.name: use for use in external}

@@ -40,8 +40,8 @@ def origins_of(
         "partition": plugins.partitioners,
     }
     used: list[tuple[Registry[Any], str]] = []
-    for step, data, _ in resolved.links:
-        used += [(plugins.datasets, data.ref.entry), (by_stage[step.stage], step.entry.name)]
+    for link in resolved.links:
+        used += [(plugins.datasets, link.data.ref.entry), (by_stage[link.step.stage], link.step.name)]
     used.append((plugins.datasets, resolved.data.ref.entry))
     if placer is not None:
         used.append((plugins.placers, placer))

@@ -2,16 +2,29 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
-from harness.types import DeviceInfo, DeviceSpec
+from harness.errors import SuiteError, nearest
+from harness.machine.environment import is_board
+from harness.plan.entries import Entries
+from harness.plugins import Plugins
+from harness.suite.suite import Suite
+from harness.suite.validate import validated
+from harness.types import DeviceInfo, DeviceSpec, Unavailable
 
-__all__ = ["Target"]
+__all__ = ["Target", "Targets"]
+
+Described = tuple[DeviceSpec, DeviceInfo | Unavailable]
 
 
 @dataclass(frozen=True)
 class Target:
-    """A device or fleet of the suite, described by its backend."""
+    """A device or fleet of the suite, described by its backend.
+
+    ``specs`` and ``infos``: of each device; ``infos`` lacks devices that are not available. ``central``: index of
+    the device that fuses. ``unavailable``: why the target cannot be used, or None.
+    """
 
     name: str
     specs: tuple[DeviceSpec, ...]
@@ -19,3 +32,79 @@ class Target:
     central: int
     fleet: bool
     unavailable: str | None
+
+
+@dataclass
+class Targets:
+    """Describes the devices and fleets of a suite. A backend describes each device once per number of threads."""
+
+    suite: Suite
+    plugins: Plugins
+    entries: Entries
+    _targets: dict[tuple[str, int], Target] = field(default_factory=dict)
+    _devices: dict[tuple[str, int], Described] = field(default_factory=dict)
+
+    def get(self, name: str, threads: int) -> Target:
+        """Return device or fleet ``name``; ``threads``: of each worker whose device does not set its own.
+
+        Raises:
+            SuiteError: its description in the suite is wrong.
+        """
+        if (name, threads) not in self._targets:
+            self._targets[name, threads] = self._target(name, threads)
+        return self._targets[name, threads]
+
+    def _target(self, name: str, threads: int) -> Target:
+        choice = self.suite.devices[name]
+        members = choice.fleet if choice.fleet is not None else (name,)
+        described = {member: self._device(member, threads) for member in dict.fromkeys(members)}
+        problems = [
+            f"{member}: {info.reason}" + (f" ({info.fix})" if info.fix else "")
+            for member, (_, info) in described.items()
+            if isinstance(info, Unavailable)
+        ]
+        self._check_boards(name, members, described)
+        infos = (described[member][1] for member in members)
+        return Target(
+            name=name,
+            specs=tuple(described[member][0] for member in members),
+            infos=tuple(info for info in infos if isinstance(info, DeviceInfo)),
+            central=members.index(choice.central or members[0]),
+            fleet=choice.fleet is not None,
+            unavailable="; ".join(problems) or None,
+        )
+
+    def _check_boards(self, name: str, members: Sequence[str], described: Mapping[str, Described]) -> None:
+        """Refuse a fleet in which a board stands twice, under one name or two. A worker of this machine may."""
+        seen: dict[str, str] = {}
+        for index, member in enumerate(members):
+            spec, info = described[member]
+            if not (isinstance(info, DeviceInfo) and is_board(info.details)):
+                continue
+            board = getattr(spec.params, "board", None) or spec.name
+            if board in seen:
+                where = self.suite.source.where("devices", name, "fleet", index)
+                raise SuiteError(
+                    f"{where}: {member!r} is the same board as {seen[board]!r}: one holds it at a time"
+                )
+            seen[board] = member
+
+    def _device(self, name: str, threads: int) -> Described:
+        choice, source, path = self.suite.devices[name], self.suite.source, ("devices", name)
+        threads = choice.threads or threads
+        if (name, threads) in self._devices:
+            return self._devices[name, threads]
+        assert choice.backend is not None
+        registered = self.entries.get(self.plugins.backends, choice.backend, (*path, "backend"))
+        own = choice.model_extra or {}
+        for key in own:
+            if key not in registered.entry.params.model_fields:
+                allowed = ["backend", "threads", "meters", *registered.entry.params.model_fields]
+                raise SuiteError(f"{source.where(*path, key)}: unknown key; {nearest(key, allowed)}")
+        params = validated(registered.entry.params, dict(own), source, path)
+        spec = DeviceSpec(name=name, backend=choice.backend, params=params, threads=threads)
+        try:
+            self._devices[name, threads] = spec, registered.entry.describe(spec)
+        except ValueError as error:
+            raise SuiteError(f"{source.where(*path)}: {error}") from None
+        return self._devices[name, threads]

@@ -6,39 +6,40 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, WithJsonSchema
 
-__all__ = ["EntryRef"]
+__all__ = ["EntryRef", "NamedEntry", "OptionalEntryRef"]
 
 
 @dataclass(frozen=True)
-class _Named:
-    """An entry of a plugin as a suite writes it: ``vit`` or ``{vit: {dim: 96}}``."""
+class NamedEntry:
+    """An entry as a suite writes it, ``vit`` or ``{vit: {dim: 96}}``. Its parameters are not checked yet."""
 
     name: str
     params: Mapping[str, Any]
     each_part: bool = False
 
 
-def _entry_ref(value: object) -> object:
+def _parse(value: object) -> NamedEntry:
+    if isinstance(value, NamedEntry):
+        return value
     if isinstance(value, str):
-        return _Named(value, {})
+        return NamedEntry(value, {})
     if isinstance(value, Mapping):
         keys = [key for key in value if key != "each_part"]
         if len(keys) == 1 and isinstance(value[keys[0]], Mapping | None):
             each_part = value.get("each_part", False)
             if not isinstance(each_part, bool):
                 raise ValueError("each_part is true or false")
-            return _Named(keys[0], value[keys[0]] or {}, each_part)
-    if isinstance(value, _Named):
-        return value
+            return NamedEntry(keys[0], value[keys[0]] or {}, each_part)
     raise ValueError("write NAME or {NAME: {parameter: value}}, one name only")
 
 
-EntryRef = Annotated[
-    Any,
-    BeforeValidator(_entry_ref),
-    Field(
-        description="NAME, or {NAME: {parameter: value}}", json_schema_extra={"type": ["string", "object"]}
-    ),
+_DESCRIPTION = "NAME, or {NAME: {parameter: value}}"
+_SCHEMA = WithJsonSchema({"type": ["string", "object"], "description": _DESCRIPTION})
+
+EntryRef = Annotated[NamedEntry, BeforeValidator(_parse), Field(description=_DESCRIPTION), _SCHEMA]
+OptionalEntryRef = Annotated[
+    NamedEntry | None, BeforeValidator(_parse), Field(description=_DESCRIPTION), _SCHEMA
 ]
+"""For a field whose default is None. A person cannot write null."""

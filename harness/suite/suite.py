@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
-from harness.suite.entry_ref import EntryRef, _Named
+from harness.suite.entry_ref import EntryRef, NamedEntry, OptionalEntryRef
 from harness.suite.yamlfile import Source
 from harness.types.fields import Name
 from harness.types.measure import Measure
@@ -46,12 +46,12 @@ class Prepare(Params):
 class Method(Params):
     """One method: a chain of steps from a build to what is measured."""
 
-    build: EntryRef = None
+    build: OptionalEntryRef = None
     from_: Name | None = Field(None, alias="from", description="the method whose result this one starts from")
     compress: tuple[EntryRef, ...] = ()
-    partition: EntryRef = None
-    place: EntryRef = None
-    runtime: EntryRef = None
+    partition: OptionalEntryRef = None
+    place: OptionalEntryRef = None
+    runtime: OptionalEntryRef = None
     data: Mapping[str, Any] | None = Field(None, description="keys that differ from the suite's data")
     train: Mapping[str, Any] | None = Field(None, description="keys that differ from defaults.train")
     threads: int | None = Field(None, ge=1, le=1024)
@@ -67,7 +67,7 @@ class Defaults(Params):
     """What every method has unless it says otherwise."""
 
     train: Mapping[str, Any] = {}
-    runtime: EntryRef = _Named("onnxruntime", {})
+    runtime: EntryRef = NamedEntry("onnxruntime", {})
     threads: int = Field(1, ge=1, le=1024)
 
 

@@ -12,7 +12,7 @@ from harness.types.data import DataInfo, Dataset
 from harness.types.devices import Device, DeviceInfo, DeviceSpec, Fleet, Unavailable
 from harness.types.meters import Log, Meter, MeterInfo, Watch
 from harness.types.models import Model, ModuleSpec, Partition, Placement, Sketch
-from harness.types.params import _Entry
+from harness.types.params import Entry
 
 __all__ = [
     "BackendEntry",
@@ -26,7 +26,7 @@ __all__ = [
 
 
 @dataclass(frozen=True, kw_only=True)
-class _StepEntry(_Entry):
+class _StepEntry(Entry):
     """``files(params)``, optional, names files on which the result depends: when one changes, it is made anew."""
 
     files: Callable[[Any], Iterable[Path]] | None = None
@@ -72,14 +72,14 @@ class PartitionerEntry(_StepEntry):
 
 
 @dataclass(frozen=True, kw_only=True)
-class PlacerEntry(_Entry):
+class PlacerEntry(Entry):
     """Decides which device of a fleet runs which part."""
 
     place: Callable[[Sketch, Fleet, Any], Placement]
 
 
 @dataclass(frozen=True, kw_only=True)
-class DatasetEntry(_Entry):
+class DatasetEntry(Entry):
     """A data set. ``describe(params)`` never downloads; ``load(params, split)`` takes train or test."""
 
     describe: Callable[[Any], DataInfo]
@@ -87,7 +87,7 @@ class DatasetEntry(_Entry):
 
 
 @dataclass(frozen=True, kw_only=True)
-class BackendEntry(_Entry):
+class BackendEntry(Entry):
     """A kind of device. ``probe()`` tells what is there, ``describe(spec)`` what a suite's device is;
     ``open(spec)`` starts a fresh worker on it.
     """
@@ -98,7 +98,7 @@ class BackendEntry(_Entry):
 
 
 @dataclass(frozen=True, kw_only=True)
-class MeterEntry(_Entry):
+class MeterEntry(Entry):
     """A kind of power or energy meter.
 
     ``probe()`` tries every query it needs, and tells what is there without being told where to look;

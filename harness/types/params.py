@@ -1,4 +1,4 @@
-"""The base of every entry's parameters."""
+"""The bases of every entry and of its parameters."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from pydantic import BaseModel, ConfigDict
 
-__all__ = ["Params"]
+__all__ = ["Entry", "Params"]
 
 
 class Params(BaseModel):
@@ -16,8 +16,11 @@ class Params(BaseModel):
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Entry:
-    """``requires`` names modules that must be importable, ``extra`` the extra that brings them."""
+class Entry:
+    """Base of what plugins give.
+
+    ``requires``: modules that must be importable. ``extra``: the extra of edge-harness that installs them.
+    """
 
     name: str
     summary: str

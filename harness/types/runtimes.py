@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from harness.types.context import Context
 from harness.types.models import Part, TensorSpec
-from harness.types.params import _Entry
+from harness.types.params import Entry
 
 if TYPE_CHECKING:
     import numpy as np
@@ -59,7 +59,7 @@ class Session(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True)
-class RuntimeEntry(_Entry):
+class RuntimeEntry(Entry):
     """A runtime. ``export(ctx, part, params)`` runs where torch is and writes into ``ctx.workdir``;
     ``load(artifact, options)`` runs in the worker.
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 
 from harness.plan.planner import make_plan
-from harness.plan.resolve import Resolver
 from harness.plugins import load_plugins
 from harness.results.claims.claims import Number, load_claims
 from harness.results.claims.verdicts import Judge
@@ -61,10 +60,10 @@ def verdicts(plugins):
     for paper in PAPERS:
         path = find_suite(f"papers/{paper}")
         suite = load_suite(path)
-        plan = make_plan(suite, plugins, PrepareHost())
+        planned = make_plan(suite, plugins, PrepareHost())
         claims = load_claims(path, suite)
-        judged = Judge(claims, plan, Resolver(suite, plugins), None).verdicts()
-        found[paper] = plan, claims, {verdict.claim: verdict for verdict in judged}
+        judged = Judge(claims, planned, None).verdicts()
+        found[paper] = planned.plan, claims, {verdict.claim: verdict for verdict in judged}
     return found
 
 

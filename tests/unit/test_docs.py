@@ -355,7 +355,7 @@ def test_whole_suites_in_the_docs_can_be_planned(page, tmp_path):
     for body in whole:
         path = tmp_path / "suite.yaml"
         path.write_text(body)
-        assert planner.make_plan(load_suite(path), load_plugins(), PrepareHost()).cells
+        assert planner.make_plan(load_suite(path), load_plugins(), PrepareHost()).plan.cells
 
 
 def test_fragments_of_suites_in_the_docs_can_be_planned(tmp_path):
@@ -370,7 +370,7 @@ def test_fragments_of_suites_in_the_docs_can_be_planned(tmp_path):
         assert text != whole
         path = tmp_path / "suite.yaml"
         path.write_text(text)
-        assert planner.make_plan(load_suite(path), load_plugins(), PrepareHost()).cells
+        assert planner.make_plan(load_suite(path), load_plugins(), PrepareHost()).plan.cells
 
 
 def test_the_page_of_reproduction_has_the_text_of_its_generator():

@@ -42,7 +42,7 @@ class Told:
 def data_of(folder: Path, size: int) -> Node:
     path = folder / f"{size}.yaml"
     path.write_text(SUITE.format(size=size))
-    nodes = make_plan(load_suite(path), load_plugins(), PrepareHost(torch="1")).nodes.values()
+    nodes = make_plan(load_suite(path), load_plugins(), PrepareHost(torch="1")).plan.nodes.values()
     return next(node for node in nodes if node.stage == "data")
 
 

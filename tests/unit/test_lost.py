@@ -37,7 +37,7 @@ def prepared(toys, tmp_path_factory):
     folder = tmp_path_factory.mktemp("lost")
     (folder / "toys.yaml").write_text(SUITE)
     plugins = load_plugins(extra={"toys": toys})
-    plan = make_plan(load_suite(folder / "toys.yaml"), plugins, PrepareHost())
+    plan = make_plan(load_suite(folder / "toys.yaml"), plugins, PrepareHost()).plan
     store = Store(folder / "cache")
     for node in plan.nodes.values():
         run_node(node, plugins, store)

@@ -66,7 +66,7 @@ def planned(toys, tmp_path_factory):
     folder = tmp_path_factory.mktemp("toys")
     (folder / "toys.yaml").write_text(SUITE)
     plugins = load_plugins(extra={"toys": toys})
-    plan = make_plan(load_suite(folder / "toys.yaml"), plugins, PrepareHost())
+    plan = make_plan(load_suite(folder / "toys.yaml"), plugins, PrepareHost()).plan
     store = Store(folder / "cache")
     for node in plan.nodes.values():
         run_node(node, plugins, store)
@@ -259,7 +259,7 @@ def references(planned):
     def model_key(cell):
         return plan_inputs[cell.export]
 
-    plan = make_plan(load_suite(store.root.parent / "toys.yaml"), plugins, PrepareHost())
+    plan = make_plan(load_suite(store.root.parent / "toys.yaml"), plugins, PrepareHost()).plan
     plan_inputs = {key: node.inputs[0] for key, node in plan.nodes.items() if node.stage == "export"}
     return of
 

@@ -53,7 +53,7 @@ def plan(plugins, tmp_path):
     def make(text=SUITE, overrides=(), host=None, only=None):
         path = tmp_path / "mine.yaml"
         path.write_text(text)
-        return make_plan(load_suite(path, overrides), plugins, host or PrepareHost(torch="1"), only)
+        return make_plan(load_suite(path, overrides), plugins, host or PrepareHost(torch="1"), only).plan
 
     return make
 
@@ -199,14 +199,14 @@ def test_a_split_model_is_split_once_and_compressed_part_by_part(plan):
     "name", sorted(name for name in shipped_suites() if not name.startswith("boards/"))
 )
 def test_shipped_suites_plan(plugins, name):
-    made = make_plan(load_suite(shipped_suites()[name]), plugins, PrepareHost())
+    made = make_plan(load_suite(shipped_suites()[name]), plugins, PrepareHost()).plan
     assert made.cells
     assert made.missing_data == () or name == "cifar10" or name.startswith("papers/")
 
 
 def test_cifar10_takes_a_folder_of_parquet_files(plugins, real_data):
     suite = load_suite(shipped_suites()["cifar10"], [f"data.path={real_data / 'cifar10'}"])
-    made = make_plan(suite, plugins, PrepareHost())
+    made = make_plan(suite, plugins, PrepareHost()).plan
     assert made.missing_data == ()
     assert {cell.task.data.classes for cell in made.cells} == {10}
 
@@ -265,7 +265,7 @@ def test_any_mutation_of_a_suite_plans_or_is_one_clear_error(plugins, tmp_path, 
         yaml.dump(tree, file)
     suite = refused_or_good(path, [])
     if suite is not None:
-        one_line(lambda: make_plan(suite, plugins, PrepareHost()))
+        one_line(lambda: make_plan(suite, plugins, PrepareHost()).plan)
 
 
 def refused_or_good(path: Path, overrides: list[str]) -> Suite | None:

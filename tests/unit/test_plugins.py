@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 from harness import hookspecs
-from harness.errors import PluginError, SuiteError
+from harness.errors import PluginError, UnknownEntry
 from harness.hookspecs import hookimpl
 from harness.plugins import load_plugins
 from harness.types import ModelEntry, Params
@@ -96,12 +96,14 @@ def test_a_broken_plugin_is_named_and_the_others_work(plugin, hook, words):
     assert words in problem.reason
     assert "--block bad" in str(problem)
     assert "fine" in plugins.models
-    with pytest.raises(SuiteError, match="not loaded: bad"):
+    with pytest.raises(UnknownEntry, match="not loaded: bad"):
         plugins.models.get("early")
 
 
 def test_an_unknown_name_lists_what_there_is():
-    with pytest.raises(SuiteError, match=r"here: unknown model 'vot': did you mean 'vit'\? allowed: .*timm"):
+    with pytest.raises(
+        UnknownEntry, match=r"here: unknown model 'vot': did you mean 'vit'\? allowed: .*timm"
+    ):
         load_plugins().models.get("vot", "here")
 
 

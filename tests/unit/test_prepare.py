@@ -109,7 +109,7 @@ def prepared(tmp_path):
     path.write_text(SUITE)
 
     def prepare():
-        plan = make_plan(load_suite(path), plugins, PrepareHost(torch="1"))
+        plan = make_plan(load_suite(path), plugins, PrepareHost(torch="1")).plan
         for node in plan.nodes.values():
             if node.stage in ("build", "partition", "compress"):
                 run_node(node, plugins, store)

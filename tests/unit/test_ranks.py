@@ -19,7 +19,7 @@ import torch
 
 from harness.data.splits import subset
 from harness.errors import CellError, SuiteError
-from harness.plan.host import _check_accelerate, _training_device
+from harness.plan.host import check_accelerate, training_device
 from harness.plan.planner import make_plan
 from harness.plugins import load_plugins
 from harness.prepare.jobs import Jobs
@@ -80,7 +80,7 @@ def plan_of(place, processes, hows):
     methods = "\n".join(f"  {how}: {{build: {{ranked: {{how: {how}, out: '{place}'}}}}}}" for how in hows)
     path = place / "ranked.yaml"
     path.write_text(SUITE.format(processes=processes, methods=methods))
-    return make_plan(load_suite(path), load_plugins(), PrepareHost(torch="1"))
+    return make_plan(load_suite(path), load_plugins(), PrepareHost(torch="1")).plan
 
 
 def prepare(place, processes, hows):
@@ -255,15 +255,15 @@ def test_fewer_gpus_than_processes_are_refused(suite):
             with pytest.raises(
                 SuiteError, match=r"mine\.yaml:4: .*processes: 2 take a GPU each, and 1 answer "
             ):
-                _training_device(suite, known)
+                training_device(suite, known)
         else:
-            assert _training_device(suite, known) == (("cuda:0", "a GPU") if gpus else ("cpu", ""))
+            assert training_device(suite, known) == (("cuda:0", "a GPU") if gpus else ("cpu", ""))
 
 
 def test_without_accelerate_it_is_said_how_to_get_it(suite, monkeypatch):
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    monkeypatch.setattr("harness.plan.host.find_spec", lambda name: None)
     with pytest.raises(SuiteError, match=r"mine\.yaml:4: .*pip install 'edge-harness\[multi-gpu\]'"):
-        _check_accelerate(suite)
+        check_accelerate(suite)
 
 
 def test_a_batch_has_a_sample_for_each_rank():

@@ -10,14 +10,14 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, TypeVar
 
 from harness.errors import CellError, SuiteError, nearest
-from harness.plan.resolve import ResolvedMethod, Resolver
+from harness.plan.planner import Planned
+from harness.plan.resolve import ResolvedMethod
 from harness.plan.targets import Target
 from harness.results.claims.claims import ALL, BUT_FUSION, Claim, Claims, Number, Ordering, Placed
 from harness.results.claims.evidence import Difference, Evidence, Unchecked
 from harness.train.counting.footprint import STATIC, Footprint, Modules
 from harness.types import IMAGE, ModuleSpec, Sketch, TensorSpec
 from harness.types.columns import COLUMNS
-from harness.types.plan import Plan
 
 __all__ = ["STATUSES", "Judge", "Status", "Verdict"]
 
@@ -62,10 +62,10 @@ class Judge:
         SuiteError: a claim names a part that its method has not, or places a whole model.
     """
 
-    def __init__(self, claims: Claims, plan: Plan, resolver: Resolver, evidence: Evidence | None) -> None:
+    def __init__(self, claims: Claims, planned: Planned, evidence: Evidence | None) -> None:
         self.claims = claims
-        self.plan = plan
-        self.resolver = resolver
+        self.plan = planned.plan
+        self.resolved = planned.resolved
         self.evidence = evidence
         self._built: dict[str, Footprint] = {}
         self._modules: dict[tuple[str, str | None], Modules] = {}
@@ -116,7 +116,7 @@ class Judge:
         else:
             ours, why = self._evidence(claim).number(
                 claim,
-                data=self.resolver.method(claim.method).data.info.name,
+                data=self.resolved.method(claim.method).data.info.name,
                 keys={cell.method_key for cell in self.plan.cells if cell.method == claim.method},
             )
         near = claim.tolerance.covers(ours, claim.value)
@@ -143,7 +143,7 @@ class Judge:
     def _parts(self, method: str, target: Target | None = None) -> Modules:
         key = method, None if target is None else target.name
         if key not in self._modules:
-            resolved = self.resolver.method(method)
+            resolved = self.resolved.method(method)
             self._need_installed(resolved)
             sketch = self._sketch(method, target)
             parts: list[tuple[str, ModuleSpec | None, tuple[str, ...]]] = [(method, resolved.spec, (IMAGE,))]
@@ -155,28 +155,29 @@ class Judge:
 
     def _sketch(self, method: str, target: Target | None = None) -> Sketch | None:
         """How the method is split, for ``target`` or else the suite's first device; ``None``: it is not."""
-        resolved = self.resolver.method(method)
+        resolved = self.resolved.method(method)
         if resolved.partition is None:
             return None
-        suite = self.resolver.suite
-        target = target or self.resolver.target(suite.run[0].devices[0], suite.defaults.threads)
-        return self.resolver.sketch(method, resolved, target)
+        suite = self.resolved.suite
+        target = target or self.resolved.target(suite.run[0].devices[0], suite.defaults.threads)
+        return self.resolved.sketch(method, resolved, target)
 
     @staticmethod
     def _need_installed(resolved: ResolvedMethod) -> None:
-        steps = [step for step, _, _ in resolved.links]
+        steps = [link.step for link in resolved.links]
         if any(step.each_part for step in steps):
             raise Unchecked("its parts are compressed after the split: their modules are not known before")
         for step in steps:
-            for package in step.entry.requires:
+            entry = step.chosen.entry
+            for package in entry.requires:
                 if importlib.util.find_spec(package) is None:
-                    fix = f"pip install 'edge-harness[{step.entry.extra}]'"
+                    fix = f"pip install 'edge-harness[{entry.extra}]'"
                     raise Unchecked(f"{package} is not installed: {fix}")
 
     # --- placements ---
 
     def _placed(self, claim: Placed, told: Verdict) -> Verdict:
-        target = self.resolver.target(claim.fleet, self.resolver.suite.defaults.threads)
+        target = self.resolved.target(claim.fleet, self.resolved.suite.defaults.threads)
         if target.unavailable:
             raise Unchecked(target.unavailable)
         sketch = self._sketch(claim.method, target)
@@ -186,7 +187,7 @@ class Judge:
             counts = self._figure(claim.method, part.name, lambda found: found.counts, target)
             counted.append(replace(part, macs=counts.macs_linear, weight_bytes=counts.weight_bytes))
         try:
-            placement = self.resolver.place(claim.method, replace(sketch, parts=tuple(counted)), target)
+            placement = self.resolved.place(claim.method, replace(sketch, parts=tuple(counted)), target)
         except SuiteError as error:
             return replace(told, status="not-reproduced", why=str(error))
         where = Counter({device: 0 for device in range(len(target.infos)) if device != target.central})
@@ -203,7 +204,7 @@ class Judge:
         if claim.on is not None:
             raise Unchecked(f"no records given of {claim.on}")
         for method in [claim.method] if isinstance(claim, Number) else [claim.better, claim.than]:
-            info = self.resolver.method(method).data.info
+            info = self.resolved.method(method).data.info
             if info.missing:
                 raise Unchecked(f"no records given, and its data is not here ({info.name})")
         raise Unchecked("no records given: run the suite and name its results folder")

@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 from pydantic import Field, TypeAdapter
 
-from harness.errors import BoardLost, DeviceError, HarnessError, SuiteError
+from harness.errors import BoardLost, DeviceError, HarnessError, SuiteError, UnknownEntry
 from harness.machine.meters import Meters
 from harness.plugins import load_plugins
 from harness.store.files import write_atomically
@@ -264,7 +264,7 @@ def _external(inventory: Inventory, name: str) -> list[dict[str, Any]]:
             registered = plugins.meters.get(ref.name, inventory.source.where(*path))
             params = validated(registered.entry.params, ref.params, inventory.source, (*path, ref.name))
             chosen.append((registered, params))
-    except SuiteError as error:
+    except (SuiteError, UnknownEntry) as error:
         raise ValueError(str(error)) from None
     try:
         uses, absent = Meters(plugins).named(chosen)

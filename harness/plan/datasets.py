@@ -1,0 +1,98 @@
+"""Data sets of a suite: parameters and choice checked, facts described. No data is loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from harness.data.choice import effective_info
+from harness.errors import HarnessError, SuiteError, nearest
+from harness.plan.entries import Entries
+from harness.plan.identity import DATA
+from harness.plugins import Plugins
+from harness.registry import Origin
+from harness.store.hashing import core_hash, digest
+from harness.suite.suite import Suite
+from harness.suite.validate import validated
+from harness.suite.yamlfile import KeyPath
+from harness.types import DataInfo
+from harness.types.data import DataChoice
+from harness.types.plain import to_json
+from harness.types.plan import DataRef
+
+__all__ = ["ChosenData", "Datasets"]
+
+
+@dataclass(frozen=True)
+class ChosenData:
+    """A checked data set: what loads it, and its effective facts. ``key``: of its node."""
+
+    ref: DataRef
+    info: DataInfo
+    origin: Origin
+    key: str
+
+
+@dataclass
+class Datasets:
+    """Resolves data blocks of a suite, each once. ``missing``: why data cannot be read here."""
+
+    suite: Suite
+    plugins: Plugins
+    entries: Entries
+    missing: dict[str, None] = field(default_factory=dict)
+    _known: dict[str, ChosenData] = field(default_factory=dict)
+
+    def choose(self, own: Mapping[str, Any] | None, path: KeyPath) -> ChosenData:
+        """Return the data set of a method whose ``data`` block ``own`` stands at ``path``.
+
+        Keys that the block lacks come from the suite's block, unless it names another data set.
+
+        Raises:
+            SuiteError: a key or value is wrong.
+        """
+        block, base = own or {}, dict(self.suite.data)
+        if "name" in block and block["name"] != base.get("name"):
+            base = {}
+        merged = {**base, **block}
+        memo = digest(merged)
+        if memo not in self._known:
+            self._known[memo] = self._describe(merged, block, path if own is not None else ("data",))
+        return self._known[memo]
+
+    def _describe(self, merged: Mapping[str, Any], own: Mapping[str, Any], path: KeyPath) -> ChosenData:
+        source = self.suite.source
+
+        def place(key: str) -> KeyPath:
+            return (*path, key) if key in own else ("data", key)
+
+        name = merged.get("name")
+        if not isinstance(name, str):
+            raise SuiteError(f"{source.where(*path)}: name: missing; which data set?")
+        registered = self.entries.get(self.plugins.datasets, name, place("name"))
+        entry = registered.entry
+        common = {key: value for key, value in merged.items() if key in DataChoice.model_fields}
+        rest = {key: value for key, value in merged.items() if key not in common}
+        for key in rest:
+            if key not in entry.params.model_fields:
+                allowed = [*DataChoice.model_fields, *entry.params.model_fields]
+                raise SuiteError(f"{source.where(*place(key))}: unknown key; {nearest(key, allowed)}")
+        choice = validated(DataChoice, common, source, path)
+        params = validated(entry.params, rest, source, path)
+        self.entries.use(registered)
+        try:
+            info = effective_info(entry.describe(params), choice)
+        except (ValueError, HarnessError) as error:
+            raise SuiteError(f"{source.where(*path)}: {error}") from None
+        if info.missing:
+            self.missing.setdefault(f"{source.where(*path)}: {info.missing}")
+        ref = DataRef(entry=name, params=params.model_dump(mode="json"), choice=choice)
+        content = {
+            "stage": "data",
+            **to_json(ref),
+            "fingerprint": info.fingerprint,
+            "source": self.plugins.code_of(entry, registered.origin),
+            "core": core_hash(*DATA),
+        }
+        return ChosenData(ref, info, registered.origin, digest(content))

@@ -1,0 +1,62 @@
+"""Entries that a suite names: looked up in the plugins, their parameters checked, their use noted."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Generic, TypeVar
+
+from harness.errors import SuiteError, UnknownEntry
+from harness.registry import Origin, Registered, Registry
+from harness.suite.entry_ref import NamedEntry
+from harness.suite.validate import validated
+from harness.suite.yamlfile import KeyPath, Source
+from harness.types.params import Entry, Params
+
+__all__ = ["ChosenEntry", "Entries"]
+
+E_co = TypeVar("E_co", bound=Entry, covariant=True)
+E = TypeVar("E", bound=Entry)
+
+
+@dataclass(frozen=True)
+class ChosenEntry(Generic[E_co]):
+    """An entry, the plugin that it is from, and its checked parameters."""
+
+    entry: E_co
+    origin: Origin
+    params: Params
+
+
+@dataclass
+class Entries:
+    """Looks up entries for one suite. ``missing_extras``: what to install before some of them can be used."""
+
+    source: Source
+    missing_extras: dict[str, None] = field(default_factory=dict)
+
+    def get(self, registry: Registry[E], name: str, path: KeyPath) -> Registered[E]:
+        """Return the entry that is named at ``path`` of the suite.
+
+        Raises:
+            SuiteError: there is none.
+        """
+        try:
+            return registry.get(name)
+        except UnknownEntry as error:
+            raise SuiteError(f"{self.source.where(*path)}: {error}") from None
+
+    def choose(self, registry: Registry[E], ref: NamedEntry, path: KeyPath) -> ChosenEntry[E]:
+        """Return the entry of a reference at ``path``, with its checked parameters, and note its use.
+
+        Raises:
+            SuiteError: there is none, or a parameter is wrong.
+        """
+        registered = self.get(registry, ref.name, path)
+        params = validated(registered.entry.params, ref.params, self.source, (*path, ref.name))
+        self.use(registered)
+        return ChosenEntry(registered.entry, registered.origin, params)
+
+    def use(self, registered: Registered[Entry]) -> None:
+        """Note what an entry needs that is not installed. Backends and meters report it themselves."""
+        if registered.missing:
+            self.missing_extras.setdefault(registered.missing)
