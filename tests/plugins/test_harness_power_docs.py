@@ -1,4 +1,4 @@
-"""docs/meters.md: the meter of one's own that it gives is one, from probing to a reading."""
+"""docs/meters.md: its example of a meter works, from probing to a reading."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ HEADING = "## A meter of your own"
 
 @pytest.fixture
 def plugin(tmp_path, monkeypatch):
-    """The section's Python, as the module that it says it is."""
+    """Return the Python code of the section, imported under the module name that the section gives."""
     section = DOCS.read_text().split(f"\n{HEADING}\n")[1].split("\n## ")[0]
     (code,) = re.findall(r"```python\n(.*?)```", section, re.DOTALL)
     name = re.findall(r'^battery = "(\w+)"$', section, re.MULTILINE)[0]
@@ -72,15 +72,15 @@ def test_it_reads(plugin, battery):
         ("power_now", "-", "invalid literal"),
     ],
 )
-def test_it_says_why_it_cannot_be_read(plugin, battery, name, text, reason):
+def test_it_gives_the_reason_if_it_cannot_be_read(plugin, battery, name, text, reason):
     (battery / name).unlink()
     if text is not None:
         (battery / name).write_text(text)
-    (said,) = entry(plugin).probe()
-    assert isinstance(said, Unavailable)
-    assert reason in said.reason
-    assert said.fix
+    (unavailable,) = entry(plugin).probe()
+    assert isinstance(unavailable, Unavailable)
+    assert reason in unavailable.reason
+    assert unavailable.fix
 
 
-def test_where_there_is_no_battery_there_is_no_meter(plugin):
+def test_without_a_battery_there_is_no_meter(plugin):
     assert list(entry(plugin).probe()) == []

@@ -1,4 +1,4 @@
-"""docs/hardware.md: its table is what docs/hardware.py writes, and a row tells nothing of its owner."""
+"""docs/hardware.md has the table that docs/hardware.py writes, and a row contains nothing about its owner."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def page():
 
 @pytest.fixture(scope="module")
 def checked():
-    """What `harness devices check --json` says of this machine."""
+    """Return what `harness devices check --json` reports for this machine."""
     return {
         **describe(),
         "name": "my-secret-name",
@@ -41,11 +41,11 @@ def checked():
     }
 
 
-def test_a_row_says_what_the_board_is_and_not_whose(page, checked):
-    (told,) = page.table([checked]).splitlines()[2:]
-    assert checked["model"] in told
-    assert "2026-01-02" in told
-    assert len(told.split(" | ")) == len(page.HEADER)
+def test_a_row_describes_the_board_and_not_its_owner(page, checked):
+    (line,) = page.table([checked]).splitlines()[2:]
+    assert checked["model"] in line
+    assert "2026-01-02" in line
+    assert len(line.split(" | ")) == len(page.HEADER)
     for secret in (
         "my-secret-name",
         "10.1.2.3",
@@ -53,10 +53,10 @@ def test_a_row_says_what_the_board_is_and_not_whose(page, checked):
         checked["boot_id"],
         socket.gethostname(),
     ):
-        assert not secret or secret not in told
+        assert not secret or secret not in line
 
 
-def test_a_jetson_its_providers_and_its_release_are_told(page, checked):
+def test_a_row_of_a_jetson_has_its_providers_and_its_release(page, checked):
     jetson = {
         **checked,
         "model": "NVIDIA Jetson Orin Nano",
@@ -70,7 +70,7 @@ def test_a_jetson_its_providers_and_its_release_are_told(page, checked):
         "usable": False,
         "virtualised": None,
     }
-    (told,) = page.table([jetson]).splitlines()[2:]
+    (line,) = page.table([jetson]).splitlines()[2:]
     for words in (
         "NVIDIA Jetson Orin Nano (tegra234)",
         "JetPack 6.2",
@@ -78,17 +78,17 @@ def test_a_jetson_its_providers_and_its_release_are_told(page, checked):
         "ina3221:a, ina3221:b",
         "not usable",
     ):
-        assert words in told
+        assert words in line
 
 
-def test_the_page_holds_such_rows_and_no_other_board_yet(page):
+def test_the_page_has_such_rows_and_only_emulated_boards(page):
     lines = [line for line in (DOCS / "hardware.md").read_text().splitlines() if line.startswith("| ")]
     assert lines[:2] == page.table([]).splitlines()
     assert lines[2:]
     assert all(line.startswith("| emulated: ") for line in lines[2:])
 
 
-def test_boards_out_of_reach_have_no_row(page, checked, tmp_path):
+def test_boards_that_were_not_reached_have_no_row(page, checked, tmp_path):
     (tmp_path / "mine.json").write_text(
         json.dumps([checked, {"name": "pi1", "usable": False, "problem": "gone"}])
     )
