@@ -40,7 +40,7 @@ def check_prunable(vit: VisionTransformer) -> None:
 
     for block in vit.blocks:
         attn, mlp = getattr(block, "attn", None), getattr(block, "mlp", None)
-        plain = type(attn) is Attention and type(mlp) is Mlp and attn.gate is None
+        plain = type(attn) is Attention and type(mlp) is Mlp and getattr(attn, "gate", None) is None
         if not plain or not all(isinstance(x, nn.Identity) for x in (attn.q_norm, attn.norm, mlp.norm)):
             raise ValueError(
                 f"edvit prunes plain ViT blocks, not {type(block).__name__} with {attn} and {mlp}"
