@@ -36,7 +36,7 @@ from harness.types import (
     TensorSpec,
 )
 from harness_baselines.params import ClassSplitParams
-from harness_baselines.shapes import small_shape
+from harness_baselines.sketch import small_shape
 from harness_baselines.small import budget, spend, step_of
 from harness_baselines.splitting import group_sizes, probe_spec, sub_shapes
 from harness_timm.models import seeded

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from harness.plan.profiles.profile import Link
 from harness.plan.profiles.stored import link_of
 from harness.types import IMAGE, DeviceInfo, Fleet, ModuleSpec, PartSketch, Placement, Sketch
-from harness_baselines.shapes import MEAN, known_shape, slice_spec
+from harness_baselines.sketch import MEAN, known_shape, slice_spec
 from harness_timm.vit import ViTShape
 
 if TYPE_CHECKING:

@@ -31,7 +31,7 @@ from harness_baselines.class_split import class_groups
 from harness_baselines.params import NNFacetParams
 from harness_baselines.splitting import perceptron_spec
 from harness_baselines.vgg import VGG
-from harness_baselines.vgg_shape import VGGShape
+from harness_baselines.vgg_sketch import VGGShape
 from harness_timm.models import seeded
 
 __all__ = ["Perceptron", "cut", "nnfacet", "perceptron", "resampled", "zero_shares"]

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from harness.types import IMAGE, Edge, Lineage, Model, Part, Partition, Sketch, TensorSpec
-from harness_baselines.shapes import MEAN, check_cut, slice_spec
+from harness_baselines.sketch import MEAN, check_cut, slice_spec
 from harness_timm.surgery import require_vit, slice_blocks
 
 __all__ = ["neurosurgeon", "pipeline"]

@@ -30,9 +30,9 @@ from harness_baselines.params import (
     SmallModelParams,
     VGGParams,
 )
-from harness_baselines.shapes import ensemble_sketch, pipeline_sketch, small_shape
+from harness_baselines.sketch import ensemble_sketch, pipeline_sketch, small_shape
 from harness_baselines.splitting import class_split_sketch, nnfacet_sketch
-from harness_baselines.vgg_shape import VGGShape
+from harness_baselines.vgg_sketch import VGGShape
 
 __all__ = ["harness_compressors", "harness_models", "harness_partitioners", "harness_placers"]
 

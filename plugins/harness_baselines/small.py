@@ -15,7 +15,7 @@ from torch import nn
 
 from harness.types import IMAGE, Context, Edge, FitResult, Lineage, Model, Part, Partition, Split, TensorSpec
 from harness_baselines.params import EnsembleParams, SmallModelParams
-from harness_baselines.shapes import MEAN, small_shape
+from harness_baselines.sketch import MEAN, small_shape
 from harness_timm.models import seeded
 from harness_timm.vit import ViTShape
 

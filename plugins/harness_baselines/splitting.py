@@ -6,8 +6,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from harness.types import IMAGE, Fleet, ModuleSpec, PartSketch, Sketch
-from harness_baselines.shapes import known_shape, small_shape
-from harness_baselines.vgg_shape import VGGShape
+from harness_baselines.sketch import known_shape, small_shape
+from harness_baselines.vgg_sketch import VGGShape
 from harness_timm.vit import ViTShape
 
 if TYPE_CHECKING:

@@ -25,7 +25,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 from torch.nn import functional
 
-from harness_devit.cct_shape import CCTShape
+from harness_devit.cct_sketch import CCTShape
 
 __all__ = ["CCT", "ConvTokenizer", "SequencePool", "cct", "sinusoids"]
 

@@ -22,7 +22,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from harness_devit.shapes import FusionShape
+from harness_devit.sketch import FusionShape
 
 __all__ = ["Branch", "Fusion", "fusion"]
 

@@ -7,7 +7,7 @@ from typing import Any, Literal
 from pydantic import Field, field_validator
 
 from harness.types import Params
-from harness_devit.cct_shape import Position
+from harness_devit.cct_sketch import Position
 
 __all__ = ["CCTParams", "DeViTParams", "StageRecipe"]
 

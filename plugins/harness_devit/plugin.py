@@ -16,9 +16,9 @@ from harness.types import (
     PartitionerEntry,
     Sketch,
 )
-from harness_devit.cct_shape import CCTShape, default_stride
+from harness_devit.cct_sketch import CCTShape, default_stride
 from harness_devit.params import CCTParams, DeViTParams
-from harness_devit.shapes import devit_sketch
+from harness_devit.sketch import devit_sketch
 
 __all__ = ["harness_models", "harness_partitioners"]
 
@@ -36,7 +36,7 @@ def build_cct(ctx: Context, params: CCTParams) -> Model:
 
 
 def partition(ctx: Context, model: Model, params: DeViTParams, sketch: Sketch) -> Partition:
-    from harness_devit.method import dekd
+    from harness_devit.paper import dekd
 
     return dekd(ctx, model, params)
 

@@ -26,7 +26,7 @@ from torch.nn import functional
 from harness.train.counting.modes import evaluating
 from harness.train.evaluation import Samples
 from harness.types import Split
-from harness_devit.shapes import Shape
+from harness_devit.sketch import Shape
 from harness_devit.submodel import block_taps, embedding_axis
 
 __all__ = [

@@ -7,13 +7,13 @@ from collections.abc import Iterable
 from harness.hookspecs import hookimpl
 from harness.types import CompressorEntry, Context, Model
 from harness_edgevit.params import EdgeViTParams
-from harness_edgevit.shape import describe
+from harness_edgevit.sketch import describe
 
 __all__ = ["harness_compressors"]
 
 
 def compress(ctx: Context, model: Model, params: EdgeViTParams) -> Model:
-    from harness_edgevit.method import edgevit
+    from harness_edgevit.paper import edgevit
 
     return edgevit(ctx, model, params)
 

@@ -6,15 +6,15 @@ from collections.abc import Iterable
 
 from harness.hookspecs import hookimpl
 from harness.types import Context, Model, Partition, PartitionerEntry, PlacerEntry, Sketch
+from harness_edvit.assignment import exact, greedy, greedy_as_printed
 from harness_edvit.params import EDViTParams, PlaceParams
-from harness_edvit.placement import exact, greedy, greedy_as_printed
-from harness_edvit.splitting import edvit_sketch
+from harness_edvit.sketch import edvit_sketch
 
 __all__ = ["harness_partitioners", "harness_placers"]
 
 
 def partition_edvit(ctx: Context, model: Model, params: EDViTParams, sketch: Sketch) -> Partition:
-    from harness_edvit.method import edvit
+    from harness_edvit.paper import edvit
 
     return edvit(ctx, model, params, sketch)
 

@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 
 from harness.hookspecs import hookimpl
 from harness.types import Context, DataInfo, Model, ModelEntry, ModuleSpec, Params
-from harness_tformer.shape import FFN, SIZES, Operator, TFormerShape
+from harness_tformer.sketch import FFN, SIZES, Operator, TFormerShape
 
 __all__ = ["TFormerParams", "describe", "harness_models"]
 

@@ -20,7 +20,7 @@ from harness.types import DataInfo, Fleet
 from harness_baselines.nnfacet import cut, perceptron, resampled, zero_shares
 from harness_baselines.plugin import VGGParams, describe_vgg, harness_models, harness_partitioners
 from harness_baselines.vgg import VGG
-from harness_baselines.vgg_shape import VGGShape
+from harness_baselines.vgg_sketch import VGGShape
 from harness_timm.vit import ViTShape
 
 VGG_ENTRY = {entry.name: entry for entry in harness_models()}["vgg"]

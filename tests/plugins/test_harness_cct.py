@@ -17,11 +17,11 @@ from harness.testing import check_model, check_partitioner, make_context, make_m
 from harness.train.counting.count import count
 from harness.types import DataInfo, Fleet, Model, Part, Partition, SessionOptions, TensorSpec
 from harness_devit.cct import sinusoids
-from harness_devit.cct_shape import CCTShape
+from harness_devit.cct_sketch import CCTShape
 from harness_devit.fusion import fusion
 from harness_devit.plugin import CCTParams, DeViTParams, describe_cct, harness_models, harness_partitioners
-from harness_devit.shapes import devit_sketch
 from harness_devit.shrinking import Kept, slice_teacher, taylor_importance
+from harness_devit.sketch import devit_sketch
 from harness_runtimes.plugin import OnnxParams, export_onnx, load_onnx
 
 (ENTRY,) = harness_models()

@@ -11,8 +11,8 @@ import torch
 from harness.testing import check_partitioner
 from harness_devit.hsic import hsic_importance
 from harness_devit.plugin import harness_partitioners
-from harness_devit.shapes import TokenShape
 from harness_devit.shrinking import Importance, choose
+from harness_devit.sketch import TokenShape
 
 (ENTRY,) = harness_partitioners()
 SHAPE = TokenShape(image_size=(8, 8), patch_size=4, channels=1, classes=3, dim=12, depth=2, heads=3)

@@ -20,9 +20,9 @@ from harness_edvit import plugin
 from harness_edvit.fusion import Average
 from harness_edvit.importance import kl_exact, kl_fisher
 from harness_edvit.masked import masked_logits, tokens
-from harness_edvit.method import class_partition, resampled
-from harness_edvit.prune import best_merged, keep_attention, keep_ffn, keep_residual, new_head
-from harness_edvit.splitting import sub_shape, sub_spec
+from harness_edvit.paper import class_partition, resampled
+from harness_edvit.pruning import best_merged, keep_attention, keep_ffn, keep_residual, new_head
+from harness_edvit.sketch import sub_shape, sub_spec
 from harness_timm.vit import TIMM_FACTORY, ViTShape
 
 (EDVIT,) = plugin.harness_partitioners()

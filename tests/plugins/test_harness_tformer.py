@@ -15,9 +15,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from harness.types import DataInfo, Edge, Part, SessionOptions, TensorSpec
 from harness_runtimes.plugin import OnnxParams, export_onnx, load_onnx
-from harness_tformer.model import PCSFFN, HybridLayer, TFormer
+from harness_tformer.paper import PCSFFN, HybridLayer, TFormer
 from harness_tformer.plugin import TFormerParams, describe
-from harness_tformer.shape import shares
+from harness_tformer.sketch import shares
 
 TINY = {"dims": [10, 20], "depths": [1, 2], "stem_kernel": 3, "stem_stride": 2}
 

@@ -9,8 +9,8 @@ Readings taken, where the paper leaves a choice:
   1 ... k, all others -> 0, with |D| / (10 C) - k images of each foreign class (at least one). So a sub-model of
   one class has something to tell it from, which N = 10 needs.
 - Importance comes from the original model alone (harness_edvit.importance).
-- Joint dimensions of q, k and v are merged into s h heads as in UP-ViT's code (harness_edvit.prune.best_merged).
-- The new head starts from the old one's rows (harness_edvit.prune.new_head), with the first stage.
+- Joint dimensions of q, k and v are merged into s h heads as in UP-ViT's code (harness_edvit.pruning.best_merged).
+- The new head starts from the old one's rows (harness_edvit.pruning.new_head), with the first stage.
 - Fine-tuning epochs are not given: ``epochs`` after each stage, with the suite's recipe but no warm-up.
 - Entire retraining starts from the sub-models and the MLP that ED-ViT gives.
 
@@ -54,8 +54,8 @@ from harness_edvit.fusion import FusionMLP, Whole
 from harness_edvit.importance import Importance, kl_exact, kl_fisher, random_importance
 from harness_edvit.masked import check_prunable
 from harness_edvit.params import EDViTParams
-from harness_edvit.prune import best, best_merged, keep_attention, keep_ffn, keep_residual, new_head
-from harness_edvit.splitting import mlp_spec, part_classes, sub_spec
+from harness_edvit.pruning import best, best_merged, keep_attention, keep_ffn, keep_residual, new_head
+from harness_edvit.sketch import mlp_spec, part_classes, sub_spec
 from harness_timm.models import seeded
 from harness_timm.surgery import feature_model, require_vit
 

@@ -10,7 +10,7 @@ from harness.types import ModuleSpec
 
 __all__ = ["FACTORY", "SIZES", "FFN", "Operator", "TFormerShape", "shares"]
 
-FACTORY = "harness_tformer.model:tformer"
+FACTORY = "harness_tformer.paper:tformer"
 
 SIZES: Mapping[str, tuple[tuple[int, ...], tuple[int, ...]]] = {  # dims, depths: section 4, Table 1
     "S": ((64, 128, 320, 512), (2, 2, 6, 2)),

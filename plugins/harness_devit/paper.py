@@ -38,8 +38,8 @@ from harness_devit.distillation import FeatureLoss, Loss, prediction_loss, sub_t
 from harness_devit.fusion import Fusion
 from harness_devit.hsic import hsic_importance
 from harness_devit.params import DeViTParams
-from harness_devit.shapes import Shape, fusion_shape, group_sizes, sub_shape, teacher_shape
 from harness_devit.shrinking import choose, random_importance, slice_teacher, taylor_importance
+from harness_devit.sketch import Shape, fusion_shape, group_sizes, sub_shape, teacher_shape
 from harness_devit.submodel import Tap, read_tokens
 from harness_timm.models import seeded
 from harness_timm.surgery import require_vit

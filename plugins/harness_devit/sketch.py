@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from harness.types import IMAGE, Fleet, ModuleSpec, PartSketch, Sketch
-from harness_devit.cct_shape import CCTShape
+from harness_devit.cct_sketch import CCTShape
 from harness_timm.vit import TIMM_FACTORY, ViTShape
 
 if TYPE_CHECKING:

@@ -35,7 +35,7 @@ from harness.train.features import computed
 from harness.types import Context, FitResult, Lineage, Model, Split, TensorSpec
 from harness.types.recipe import NO_AUGMENTATION
 from harness_edgevit.params import EdgeViTParams
-from harness_edgevit.shape import check_images
+from harness_edgevit.sketch import check_images
 from harness_timm.models import seeded
 from harness_timm.surgery import embed, require_vit
 from harness_timm.vit import truncated_spec

@@ -20,7 +20,7 @@ import torch
 from timm.layers import DropPath, trunc_normal_
 from torch import nn
 
-from harness_tformer.shape import TFormerShape, shares
+from harness_tformer.sketch import TFormerShape, shares
 
 __all__ = ["Block", "GhostFFN", "HybridLayer", "PCSFFN", "StandardFFN", "TFormer", "tformer"]
 
