@@ -31,6 +31,7 @@ from harness.types.models import (
     Placement,
     Sketch,
     TensorSpec,
+    TrainingCost,
 )
 from harness.types.params import Params
 from harness.types.runtimes import Artifact, RuntimeEntry, Session, SessionOptions
@@ -90,6 +91,7 @@ __all__ = [
     "Sketch",
     "Split",
     "TensorSpec",
+    "TrainingCost",
     "Unavailable",
     "Watch",
 ]

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 if TYPE_CHECKING:
     import torch
@@ -24,6 +24,7 @@ __all__ = [
     "Placement",
     "Sketch",
     "TensorSpec",
+    "TrainingCost",
 ]
 
 IMAGE = "image"
@@ -55,6 +56,25 @@ class ModuleSpec:
         return made
 
 
+class TrainingCost(Protocol):
+    """What a training cost. A ``FitResult`` says it of one training, a ``Lineage`` of one preparing step."""
+
+    @property
+    def image_passes(self) -> int:
+        """Forward passes in training, one per image."""
+        ...
+
+    @property
+    def train_macs(self) -> int:
+        """Multiply-accumulates of these passes."""
+        ...
+
+    @property
+    def train_s(self) -> float:
+        """Wall time in seconds."""
+        ...
+
+
 @dataclass(frozen=True, kw_only=True)
 class Lineage:
     """One preparing step in a model's history, as it stands in the record.
@@ -70,6 +90,29 @@ class Lineage:
     train_macs: int = 0
     train_s: float = 0.0
     notes: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def of(
+        cls,
+        stage: str,
+        entry: str,
+        params: Mapping[str, Any],
+        trainings: Sequence[TrainingCost],
+        notes: Mapping[str, Any] | None = None,
+    ) -> Lineage:
+        """Return the step of ``entry``, whose cost is the sum over ``trainings``.
+
+        ``params`` and ``notes`` are JSON.
+        """
+        return cls(
+            stage=stage,
+            entry=entry,
+            params=params,
+            image_passes=sum(training.image_passes for training in trainings),
+            train_macs=sum(training.train_macs for training in trainings),
+            train_s=sum(training.train_s for training in trainings),
+            notes=notes or {},
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,11 +1,11 @@
 """Neurosurgeon: the cut with the least predicted latency over two devices (Kang et al., ASPLOS 2017).
 
-There the layers' latencies are predicted on the mobile device and on the server, each layer's output is weighed
-against the link, and the best cut is found by trying all of them, those that leave everything on one device
-included. Here a layer is a block of a ViT. Blocks are alike, so one regression per device predicts them all: the
-line of its profile. The image is on the central device, and the answer is wanted there.
+There the layers' latencies are predicted on the mobile device and on the server, each layer's output is weighed against
+the link, and the best cut is found by trying all of them, those that leave everything on one device included. Here a
+layer is a block of a ViT. Blocks are alike, so one regression per device predicts them all: the line of its profile.
+The image is on the central device, and the answer is wanted there.
 
-Torch-free: the planner calls this.
+Torch-free, since planning calls it.
 """
 
 from __future__ import annotations
@@ -14,14 +14,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from harness.plan.profiles.profile import Link
-from harness.plan.profiles.stored import link_of
+from harness.devices import Link, link_of
 from harness.types import IMAGE, DeviceInfo, Fleet, ModuleSpec, PartSketch, Placement, Sketch
 from harness_baselines.sketch import MEAN, known_shape, slice_spec
 from harness_timm.vit import ViTShape
 
 if TYPE_CHECKING:
-    from harness_baselines.params import NeurosurgeonParams
+    from harness_baselines.plugin import NeurosurgeonParams
 
 __all__ = ["Cut", "cuts", "neurosurgeon_sketch"]
 
@@ -37,8 +36,10 @@ class Cut:
 
 
 def neurosurgeon_sketch(spec: ModuleSpec | None, params: NeurosurgeonParams, fleet: Fleet) -> Sketch:
-    """``front`` and ``back`` on one device each, or ``whole`` on one of them: if on the other one, ``answer`` hands
-    on what comes back, for a central device has a part.
+    """Return ``front`` and ``back`` on one device each, or ``whole`` on one of them.
+
+    If ``whole`` is not on the central device, ``answer`` is there and passes its logits on, since a central device has a
+    part.
 
     Raises:
         ValueError: not two devices, a model of unknown dimensions, or a device without profile or link.
@@ -71,9 +72,9 @@ def neurosurgeon_sketch(spec: ModuleSpec | None, params: NeurosurgeonParams, fle
 
 
 def cuts(shape: ViTShape, lines: Sequence[tuple[float, float]], link: Link, central: int) -> Iterator[Cut]:
-    """Every way to run the model on the two devices, the least movement first.
+    """Yield every way to run the model on the two devices, the least movement first.
 
-    ``lines`` are (seconds, seconds per GMAC) of each device.
+    ``lines`` are (seconds, seconds per GMAC) of each device, ``central`` is the index of the one with the image.
     """
     other = 1 - central
     height, width = shape.image_size
@@ -98,6 +99,7 @@ def cuts(shape: ViTShape, lines: Sequence[tuple[float, float]], link: Link, cent
 
 
 def _alone(tried: Sequence[Cut], device: int) -> Cut:
+    """Return the cut that leaves everything on ``device``."""
     return next(cut for cut in tried if cut.front == cut.back == device)
 
 
@@ -137,6 +139,11 @@ def _part(name: str, source: str, shape: ViTShape, start: int, stop: int, spec: 
 
 
 def _line(device: DeviceInfo) -> tuple[float, float]:
+    """Return the seconds, and seconds per GMAC, of the device's profile.
+
+    Raises:
+        ValueError: it has none.
+    """
     profile: dict[str, Any] | None = device.details.get("profile")
     if profile is None:
         name = device.backend if device.backend in ("cpu", "cuda") else device.name
@@ -148,7 +155,11 @@ def _line(device: DeviceInfo) -> tuple[float, float]:
 
 
 def _link(params: NeurosurgeonParams, fleet: Fleet) -> Link:
-    """What is given, else what is known of the devices' links, the slower of both ends."""
+    """Return the link by ``params``, and for what they leave out by the devices' own links, the slower of both ends.
+
+    Raises:
+        ValueError: no rate is given or known.
+    """
     ends = [end for device in fleet.devices if (end := link_of(device)) is not None]
     if params.rate_mbps is None and not ends:
         raise ValueError(

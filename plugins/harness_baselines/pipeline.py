@@ -13,7 +13,7 @@ __all__ = ["neurosurgeon", "pipeline"]
 
 
 def pipeline(model: Model, after: int) -> Partition:
-    """``front``: image -> tokens [T, D] after block ``after``; ``back``: tokens -> logits.
+    """Return ``front``, image -> tokens [T, D] after block ``after``, and ``back``, tokens -> logits.
 
     Raises:
         ValueError: no timm ViT, or the cut leaves a part without blocks.
@@ -23,7 +23,10 @@ def pipeline(model: Model, after: int) -> Partition:
 
 
 def neurosurgeon(model: Model, params: Mapping[str, Any], sketch: Sketch) -> Partition:
-    """What the sketch decided: ``front`` and ``back`` as in :func:`pipeline`, or ``whole``, and perhaps ``answer``."""
+    """Return the parts that the sketch decided: ``front`` and ``back`` of :func:`pipeline`, or ``whole``.
+
+    If ``whole`` is not on the central device, ``answer`` is there and passes its logits on.
+    """
     decisions = sketch.decisions
     step = Lineage(stage="partition", entry="neurosurgeon", params=params, notes=decisions)
     if decisions["front"] != decisions["back"]:
@@ -39,6 +42,7 @@ def neurosurgeon(model: Model, params: Mapping[str, Any], sketch: Sketch) -> Par
 
 
 def _cut(model: Model, after: int, step: Lineage) -> Partition:
+    """Return ``front`` and ``back`` of ``model``, cut after that many blocks."""
     vit = require_vit(model.module, "pipeline")
     depth = len(vit.blocks)
     check_cut(after, depth)

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Annotated, Literal
+
+from pydantic import Field, field_validator
 
 from harness.hookspecs import hookimpl
 from harness.types import (
@@ -21,23 +24,116 @@ from harness.types import (
     Sketch,
 )
 from harness_baselines.neurosurgeon import neurosurgeon_sketch
-from harness_baselines.params import (
-    ClassSplitParams,
-    EnsembleParams,
-    NeurosurgeonParams,
-    NNFacetParams,
-    PipelineParams,
-    SmallModelParams,
-    VGGParams,
+from harness_baselines.sketch import (
+    class_split_sketch,
+    ensemble_sketch,
+    nnfacet_sketch,
+    pipeline_sketch,
+    small_shape,
 )
-from harness_baselines.sketch import ensemble_sketch, pipeline_sketch, small_shape
-from harness_baselines.splitting import class_split_sketch, nnfacet_sketch
 from harness_baselines.vgg_sketch import VGGShape
 
-__all__ = ["harness_compressors", "harness_models", "harness_partitioners", "harness_placers"]
+__all__ = [
+    "ClassSplitParams",
+    "EnsembleParams",
+    "NNFacetParams",
+    "NeurosurgeonParams",
+    "PipelineParams",
+    "SmallModelParams",
+    "VGGParams",
+    "harness_compressors",
+    "harness_models",
+    "harness_partitioners",
+    "harness_placers",
+]
+
+
+# --- parameters -----------------------------------------------------------------------------------
+
+
+class SmallModelParams(Params):
+    """A small ViT from random weights, on all classes, for the training compute of the model in ``from``."""
+
+    dim: int = Field(ge=1, description="channels of a token; a multiple of heads")
+    depth: int = Field(ge=1, description="blocks")
+    heads: int = Field(ge=1, description="attention heads")
+    mlp_ratio: float = Field(4.0, gt=0, description="neurons of a block's MLP over dim")
+    patch_size: int | None = Field(None, ge=1, description="pixels per side of a patch (the source's)")
+    compute: Literal["equal"] | Annotated[float, Field(gt=0)] = Field(
+        "equal", description="training compute, in image passes x MACs: equal to the source's, or a multiple"
+    )
+
+
+class EnsembleParams(SmallModelParams):
+    """Small ViTs that differ by seed; together they have the training compute of the model in ``from``."""
+
+    members: int = Field(ge=2, le=64, description="how many")
+
+
+class ClassSplitParams(SmallModelParams):
+    """Small ViTs, each for a share of the classes; together they have the training compute of the model in ``from``."""
+
+    parts: int = Field(ge=2, le=256, description="groups of classes (two classes each at least)")
+    fusion: Literal["average", "probe"] = Field(
+        "average",
+        description="averaged softmax, each over its own classes; or a linear layer trained on the frozen features",
+    )
+    probe_epochs: int = Field(10, ge=1, description="of the probe's training; within the training compute")
+
+
+class PipelineParams(Params):
+    """Where to cut."""
+
+    after: int = Field(ge=1, description="the first part has this many blocks, the second the rest")
+
+
+class VGGParams(Params):
+    """A VGG by its dimensions; image size, channels and classes are those of the data set."""
+
+    stages: tuple[tuple[Annotated[int, Field(ge=1)], ...], ...] = Field(
+        min_length=1, description="filters of each 3x3 convolution; after each stage a 2x2 max pooling"
+    )
+
+    @field_validator("stages")
+    @classmethod
+    def _convolutions(cls, stages: tuple[tuple[int, ...], ...]) -> tuple[tuple[int, ...], ...]:
+        if not all(stages):
+            raise ValueError("a stage has no convolution")
+        return stages
+
+
+class NNFacetParams(Params):
+    """How many sub-models, and how much of the VGG each keeps."""
+
+    parts: int = Field(ge=2, le=256, description="sub-models, at most one per class")
+    keep: float = Field(
+        0.5, gt=0, le=1, description="share of each convolution's filters that a sub-model keeps"
+    )
+    negatives: int | None = Field(
+        None, ge=1, description="images of each foreign class, labelled 0; by default |D| / (10 C) - k"
+    )
+    epochs: int = Field(4, ge=0, description="of fine-tuning a sub-model")
+    hidden: int = Field(128, ge=1, description="neurons of the perceptron that fuses")
+    fusion_epochs: int = Field(10, ge=0, description="of the perceptron's training")
+
+
+class NeurosurgeonParams(Params):
+    """Where to cut is the method's own choice; what the link between the two devices does may be given."""
+
+    rate_mbps: float | None = Field(
+        None, gt=0, le=1e6, description="the link's rate in 10^6 bits per second, instead of the devices' own"
+    )
+    rtt_ms: float | None = Field(
+        None, ge=0, le=60_000, description="its round trip, instead of the devices' own"
+    )
+
+
+# --- entries --------------------------------------------------------------------------------------
+# torch is imported inside the functions, not when planning
 
 
 def describe_vgg(params: VGGParams, data: DataInfo) -> ModuleSpec:
+    """Return the VGG for the images and classes of ``data``."""
     channels, height, width = data.shape
     shape = VGGShape(
         image_size=(height, width), channels=channels, classes=data.classes, stages=params.stages
@@ -46,40 +142,47 @@ def describe_vgg(params: VGGParams, data: DataInfo) -> ModuleSpec:
 
 
 def build_vgg(ctx: Context, params: VGGParams) -> Model:
+    """Build the VGG with random weights."""
     from harness_timm.models import seeded_model
 
     return seeded_model(ctx, describe_vgg(params, ctx.data.info))
 
 
 def describe_small(spec: ModuleSpec, params: SmallModelParams, data: DataInfo) -> ModuleSpec:
+    """Return the small ViT for the images and classes of ``data``."""
     return small_shape(spec, params, data.shape, data.classes).spec()
 
 
 def compress_small(ctx: Context, model: Model, params: SmallModelParams) -> Model:
+    """Train the small ViT."""
     from harness_baselines.small import small_model
 
     return small_model(ctx, model, params)
 
 
 def partition_ensemble(ctx: Context, model: Model, params: EnsembleParams, sketch: Sketch) -> Partition:
+    """Train the ensemble."""
     from harness_baselines.small import ensemble
 
     return ensemble(ctx, model, params)
 
 
 def partition_class_split(ctx: Context, model: Model, params: ClassSplitParams, sketch: Sketch) -> Partition:
+    """Train a small ViT on each share of the classes, and their fusion."""
     from harness_baselines.class_split import class_split
 
     return class_split(ctx, model, params)
 
 
 def partition_nnfacet(ctx: Context, model: Model, params: NNFacetParams, sketch: Sketch) -> Partition:
+    """Split the VGG by classes."""
     from harness_baselines.nnfacet import nnfacet
 
     return nnfacet(ctx, model, params)
 
 
 def partition_pipeline(ctx: Context, model: Model, params: PipelineParams, sketch: Sketch) -> Partition:
+    """Cut the ViT in two."""
     from harness_baselines.pipeline import pipeline
 
     return pipeline(model, params.after)
@@ -88,13 +191,14 @@ def partition_pipeline(ctx: Context, model: Model, params: PipelineParams, sketc
 def partition_neurosurgeon(
     ctx: Context, model: Model, params: NeurosurgeonParams, sketch: Sketch
 ) -> Partition:
+    """Cut the ViT as the sketch decided."""
     from harness_baselines.pipeline import neurosurgeon
 
     return neurosurgeon(model, params.model_dump(mode="json"), sketch)
 
 
 def place_round_robin(sketch: Sketch, fleet: Fleet, params: Params) -> Placement:
-    """Parts in order over the devices, the round ending with the central one; the answer is given there.
+    """Place the parts in order over the devices, the central one last. The part that gives the answer is on it.
 
     So a pipeline of two parts uses two devices, and N members on N devices one each.
     """
@@ -106,6 +210,7 @@ def place_round_robin(sketch: Sketch, fleet: Fleet, params: Params) -> Placement
 
 @hookimpl
 def harness_models() -> Iterable[ModelEntry]:
+    """Give the model builder ``vgg``."""
     yield ModelEntry(
         name="vgg",
         summary="a VGG by its dimensions, with BatchNorm and a linear head: what NNFacet splits",
@@ -119,6 +224,7 @@ def harness_models() -> Iterable[ModelEntry]:
 
 @hookimpl
 def harness_compressors() -> Iterable[CompressorEntry]:
+    """Give the compressor ``small-model``."""
     yield CompressorEntry(
         name="small-model",
         summary="one small ViT on all classes, trained from scratch with the source's training compute",
@@ -132,6 +238,7 @@ def harness_compressors() -> Iterable[CompressorEntry]:
 
 @hookimpl
 def harness_partitioners() -> Iterable[PartitionerEntry]:
+    """Give the partitioners ``ensemble``, ``class-split``, ``nnfacet``, ``pipeline`` and ``neurosurgeon``."""
     yield PartitionerEntry(
         name="ensemble",
         summary="N small ViTs on all classes, logits averaged; together the source's training compute",
@@ -181,6 +288,7 @@ def harness_partitioners() -> Iterable[PartitionerEntry]:
 
 @hookimpl
 def harness_placers() -> Iterable[PlacerEntry]:
+    """Give the placer ``round-robin``."""
     yield PlacerEntry(
         name="round-robin",
         summary="parts in order over the devices; the answer on the central one",

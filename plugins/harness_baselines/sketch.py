@@ -1,30 +1,45 @@
-"""What the baselines' parts will be, from dimensions alone. Torch-free: the planner calls this."""
+"""What the baselines' parts will be, from dimensions alone. Torch-free, since planning calls it."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from harness.methods import even_shares, fused_sketch, image_sketch
 from harness.types import IMAGE, Fleet, ModuleSpec, PartSketch, Sketch
+from harness_baselines.vgg_sketch import VGGShape
 from harness_timm.vit import ViTShape, base_of
 
 if TYPE_CHECKING:
-    from harness_baselines.params import EnsembleParams, PipelineParams, SmallModelParams
+    from harness_baselines.plugin import (
+        ClassSplitParams,
+        EnsembleParams,
+        NNFacetParams,
+        PipelineParams,
+        SmallModelParams,
+    )
 
 __all__ = [
     "MEAN",
     "check_cut",
+    "class_split_sketch",
     "ensemble_sketch",
+    "group_sizes",
     "known_shape",
+    "nnfacet_sketch",
+    "perceptron_spec",
     "pipeline_sketch",
+    "probe_spec",
     "slice_spec",
     "small_shape",
+    "sub_shapes",
 ]
 
 MEAN = ModuleSpec(factory="harness_baselines.small:mean")
 
 
 def known_shape(spec: ModuleSpec | None, what: str) -> ViTShape:
-    """The dimensions of the source.
+    """Return the dimensions of the source.
 
     Raises:
         ValueError: they are not known before it is built; ``what`` begins the message.
@@ -37,10 +52,17 @@ def known_shape(spec: ModuleSpec | None, what: str) -> ViTShape:
     return shape
 
 
+# --- small models ---------------------------------------------------------------------------------
+
+
 def small_shape(
     spec: ModuleSpec | None, params: SmallModelParams, image: tuple[int, ...], classes: int
 ) -> ViTShape:
-    """The small ViT for images [channels, height, width]; patches and class token as the source has them."""
+    """Return the small ViT for images [channels, height, width]; patches and class token are the source's.
+
+    Raises:
+        ValueError: no patch size is known, or the dimensions do not fit.
+    """
     channels, height, width = image
     source = ViTShape.from_spec(spec)
     patch_size = params.patch_size
@@ -60,47 +82,120 @@ def small_shape(
 
 
 def ensemble_sketch(spec: ModuleSpec | None, params: EnsembleParams, fleet: Fleet) -> Sketch:
-    """``member1`` ... ``memberN`` read the image, ``mean`` their logits.
+    """Return ``member1`` ... ``memberN``, which read the image, and ``mean``, which reads their logits.
 
     Raises:
         ValueError: the source's image size is not known, or the dimensions do not fit.
     """
     source = known_shape(spec, "ensemble needs the source's image size and classes")
     shape = small_shape(spec, params, (source.channels, *source.image_size), source.classes)
-    answer = 4 * shape.classes
-    members = tuple(
-        PartSketch(
-            name=f"member{i}",
-            inputs=(IMAGE,),
-            params=shape.params(),
-            macs=shape.macs(),
-            weight_bytes=shape.weight_bytes(),
-            output_bytes=answer,
-            spec=shape.spec(),
+    members = [
+        image_sketch(f"member{i}", shape, shape.classes, shape.spec()) for i in range(1, params.members + 1)
+    ]
+    decisions = {"members": params.members}
+    return fused_sketch(
+        members, params=0, macs=0, classes=shape.classes, spec=MEAN, decisions=decisions, name="mean"
+    )
+
+
+# --- splits by classes ----------------------------------------------------------------------------
+
+
+def group_sizes(classes: int, parts: int, least: int = 2) -> list[int]:
+    """Return the classes of each group, which differ by at most one. From one class alone there is nothing to learn.
+
+    Raises:
+        ValueError: a group would have fewer than ``least``.
+    """
+    if least * parts > classes:
+        of = "one class" if least == 1 else "two classes"
+        raise ValueError(
+            f"parts: {parts} groups of {of} at least need {least * parts} classes, there are {classes}; "
+            + (f"allowed are 2 to {classes // least}" if classes >= 2 * least else "nothing is allowed")
         )
-        for i in range(1, params.members + 1)
+    return even_shares(classes, parts)
+
+
+def sub_shapes(shape: ViTShape, params: ClassSplitParams) -> list[ViTShape]:
+    """Return each sub-model as deployed: with a head for its classes, or headless if a probe reads its features."""
+    sizes = group_sizes(shape.classes, params.parts)
+    return [replace(shape, classes=n if params.fusion == "average" else 0) for n in sizes]
+
+
+def probe_spec(features: int, classes: int) -> ModuleSpec:
+    """Return how any process builds class-split's probe."""
+    params = {"features": features, "classes": classes}
+    return ModuleSpec(factory="harness_baselines.class_split:probe", params=params)
+
+
+def perceptron_spec(features: int, hidden: int, classes: int) -> ModuleSpec:
+    """Return how any process builds NNFacet's perceptron."""
+    params = {"features": features, "hidden": hidden, "classes": classes}
+    return ModuleSpec(factory="harness_baselines.nnfacet:perceptron", params=params)
+
+
+def class_split_sketch(spec: ModuleSpec | None, params: ClassSplitParams, fleet: Fleet) -> Sketch:
+    """Return ``sub1`` ... ``subN``, which read the image, and ``fusion``, which reads their logits or features.
+
+    Which classes an average has to put in order is drawn when it is trained, so it has no spec yet.
+
+    Raises:
+        ValueError: too many parts, the source's image size is not known, or the dimensions do not fit.
+    """
+    source = known_shape(spec, "class-split needs the source's image size and classes")
+    shape = small_shape(source.spec(), params, (source.channels, *source.image_size), source.classes)
+    probed = params.fusion == "probe"
+    features = params.parts * shape.dim
+    weights, biases = (features * shape.classes, shape.classes) if probed else (0, 0)
+    return fused_sketch(
+        [
+            image_sketch(f"sub{i}", sub, sub.classes or sub.dim, sub.spec())
+            for i, sub in enumerate(sub_shapes(shape, params), 1)
+        ],
+        params=weights + biases,
+        macs=weights,
+        classes=shape.classes,
+        spec=probe_spec(features, shape.classes) if probed else None,
+        decisions={"classes": group_sizes(shape.classes, params.parts)},
     )
-    mean = PartSketch(
-        name="mean",
-        inputs=tuple(member.name for member in members),
-        params=0,
-        macs=0,
-        weight_bytes=0,
-        output_bytes=answer,
-        spec=MEAN,
+
+
+def nnfacet_sketch(spec: ModuleSpec | None, params: NNFacetParams, fleet: Fleet) -> Sketch:
+    """Return ``sub1`` ... ``subN``, which read the image, and ``fusion``, which reads their features.
+
+    Raises:
+        ValueError: more parts than classes, or the source is no ``vgg``.
+    """
+    shape = VGGShape.from_spec(spec)
+    if shape is None:
+        raise ValueError("nnfacet splits a CNN whose dimensions are known when planning: build: {vgg: ...}")
+    sub = shape.narrowed(params.keep, 0)
+    features = params.parts * sub.dim
+    weights = (features + shape.classes) * params.hidden
+    biases = params.hidden + shape.classes
+    sizes = group_sizes(shape.classes, params.parts, least=1)
+    return fused_sketch(
+        [image_sketch(f"sub{i}", sub, sub.dim, sub.spec()) for i in range(1, params.parts + 1)],
+        params=weights + biases,
+        macs=weights,
+        classes=shape.classes,
+        spec=perceptron_spec(features, params.hidden, shape.classes),
+        decisions={"classes": sizes, "filters": [list(s) for s in sub.stages]},
     )
-    return Sketch(parts=(*members, mean), decisions={"members": params.members})
+
+
+# --- a model cut in two ---------------------------------------------------------------------------
 
 
 def slice_spec(spec: ModuleSpec, start: int, stop: int) -> ModuleSpec:
-    """How any process builds blocks [start, stop) of what ``spec`` builds."""
+    """Return how any process builds blocks [start, stop) of what ``spec`` builds."""
     return ModuleSpec(
         factory="harness_timm.surgery:sliced", params={"base": base_of(spec), "start": start, "stop": stop}
     )
 
 
 def check_cut(after: int, depth: int) -> None:
-    """Both parts need a block.
+    """Check that both parts have a block.
 
     Raises:
         ValueError: they have not.
@@ -111,12 +206,13 @@ def check_cut(after: int, depth: int) -> None:
 
 
 def pipeline_sketch(spec: ModuleSpec | None, params: PipelineParams, fleet: Fleet) -> Sketch:
-    """``front``: embedding and blocks up to the cut; ``back``: the other blocks, norm and head.
+    """Return ``front``, the embedding and blocks up to the cut, and ``back``, the other blocks, norm and head.
 
     Raises:
         ValueError: the cut leaves one part without blocks, or the source's dimensions are not known.
     """
     shape, cut = known_shape(spec, "pipeline needs the dimensions of a ViT"), params.after
+    assert spec is not None
     check_cut(cut, shape.depth)
     front = PartSketch(
         name="front",

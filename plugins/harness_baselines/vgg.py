@@ -41,5 +41,5 @@ class VGG(nn.Module):
 def vgg(
     *, image_size: Sequence[int], channels: int, classes: int, stages: Sequence[Sequence[int]]
 ) -> nn.Module:
-    """Factory. ``image_size`` changes no weight; a spec has it for those who count."""
+    """Factory of :class:`VGG`. ``image_size`` changes no weight; counting needs it in the spec."""
     return VGG(channels, classes, stages)

@@ -1,4 +1,4 @@
-"""The dimensions of a VGG, and what follows from them without building it. Torch-free: the planner calls this."""
+"""The dimensions of a VGG, and what follows from them without building it. Torch-free, since planning calls it."""
 
 from __future__ import annotations
 
@@ -35,21 +35,21 @@ class VGGShape:
 
     @classmethod
     def from_spec(cls, spec: ModuleSpec | None) -> VGGShape | None:
-        """The shape of what ``spec`` builds; ``None`` if that is no ``vgg``."""
+        """Return the shape of what ``spec`` builds, or ``None`` if that is no ``vgg``."""
         if spec is None or spec.factory != FACTORY:
             return None
         stages = tuple(tuple(stage) for stage in spec.params["stages"])
         return cls(**{**spec.params, "image_size": tuple(spec.params["image_size"]), "stages": stages})
 
     def spec(self) -> ModuleSpec:
-        """How any process builds a VGG of this shape."""
+        """Return how any process builds a VGG of this shape."""
         stages = [list(stage) for stage in self.stages]
         return ModuleSpec(
             factory=FACTORY, params={**asdict(self), "image_size": list(self.image_size), "stages": stages}
         )
 
     def narrowed(self, keep: float, classes: int) -> VGGShape:
-        """The share ``keep`` of every convolution's filters, at least one."""
+        """Return the shape with the share ``keep`` of every convolution's filters, at least one."""
         stages = tuple(tuple(max(1, round(keep * width)) for width in stage) for stage in self.stages)
         return replace(self, stages=stages, classes=classes)
 
@@ -59,22 +59,23 @@ class VGGShape:
         return self.stages[-1][-1]
 
     def params(self) -> int:
+        """Return how many parameters the VGG has."""
         convolutions = sum(9 * before * width + 2 * width for before, width, _ in self._layers())
         return convolutions + (self.dim + 1) * self.classes
 
     def macs(self) -> int:
-        """Multiply-accumulates for one image."""
+        """Return the multiply-accumulates for one image."""
         return (
             sum(pixels * 9 * before * width for before, width, pixels in self._layers())
             + self.dim * self.classes
         )
 
     def weight_bytes(self) -> int:
-        """Bytes as stored: float32, and BatchNorm's running mean, variance and count of batches."""
+        """Return the bytes as stored: float32, and BatchNorm's running mean, variance and count of batches."""
         return 4 * self.params() + sum(8 * width + 8 for _, width, _ in self._layers())
 
     def _layers(self) -> Iterator[tuple[int, int, int]]:
-        """Of every convolution: channels in, filters, pixels."""
+        """Yield the channels in, filters and pixels of every convolution."""
         before, (height, width) = self.channels, self.image_size
         for stage in self.stages:
             for filters in stage:

@@ -1,8 +1,8 @@
 """CCT: "Escaping the Big Data Paradigm with Compact Transformers", A. Hassani, S. Walton, N. Shah,
 A. Abuduweili, J. Li, H. Shi, 2021. The third family of teachers that DeViT decomposes.
 
-A Vision Transformer whose patch embedding is a small CNN and whose class token is a pooling over the sequence, so
-it is timm's with these two replaced: all that reads blocks, heads and neurons of a ViT reads those of a CCT.
+A Vision Transformer whose patch embedding is a small CNN and whose class token is a pooling over the sequence. So it is
+timm's with these two replaced, and what reads blocks, heads and neurons of a ViT also reads those of a CCT.
 
 Readings taken:
 
@@ -31,7 +31,7 @@ __all__ = ["CCT", "ConvTokenizer", "SequencePool", "cct", "sinusoids"]
 
 
 class ConvTokenizer(nn.Module):
-    """x_0 = MaxPool(ReLU(Conv2d(x))), repeated; its pixels are the tokens. ``proj`` gives the tokens' channels."""
+    """x_0 = MaxPool(ReLU(Conv2d(x))), repeated: images -> tokens, one per pixel left. ``proj`` gives their channels."""
 
     def __init__(self, shape: CCTShape) -> None:
         super().__init__()
@@ -52,7 +52,7 @@ class ConvTokenizer(nn.Module):
 
 
 class SequencePool(nn.Module):
-    """z = softmax(g(x_L)^T) x_L with a linear g: tokens weighed by their importance [n, T, D] -> [n, D]."""
+    """z = softmax(g(x_L)^T) x_L with a linear g: the weighted mean of the tokens, [n, T, D] -> [n, D]."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()
@@ -66,14 +66,14 @@ class SequencePool(nn.Module):
 
 
 def sinusoids(tokens: int, dim: int) -> torch.Tensor:
-    """Positions of Vaswani et al. 2017: sines in even channels, cosines in odd [1, T, D]."""
+    """Return the positions [1, T, D] of Vaswani et al. 2017: sines in even channels, cosines in odd ones."""
     channel = torch.arange(dim)
     angle = torch.arange(tokens)[:, None] / 10000 ** ((channel - channel % 2) / dim)
     return torch.where(channel % 2 == 0, angle.sin(), angle.cos())[None]
 
 
 class CCT(VisionTransformer):
-    """Images -> logits; without classes the pooled token [n, D]."""
+    """Images -> logits, or the pooled token [n, D] without classes."""
 
     def __init__(self, shape: CCTShape) -> None:
         super().__init__(
@@ -100,4 +100,6 @@ class CCT(VisionTransformer):
 
 
 def cct(*, image_size: Sequence[int], **shape: Any) -> nn.Module:
-    return CCT(CCTShape(image_size=tuple(image_size), **shape))
+    """Factory of :class:`CCT`; the keywords are the fields of :class:`CCTShape`."""
+    height, width = image_size
+    return CCT(CCTShape(image_size=(height, width), **shape))

@@ -1,4 +1,4 @@
-"""The dimensions of a CCT, and what follows from them without building it. Torch-free: the planner calls this."""
+"""The dimensions of a CCT, and what follows from them without building it. Torch-free, since planning calls it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Position = Literal["learnable", "sinusoidal", "none"]
 
 
 def default_stride(kernel: int) -> int:
-    """Of the published sizes: 1 for kernels of 3, 2 for 7."""
+    """Return the stride of the published sizes: 1 for kernels of 3, 2 for 7."""
     return max(1, kernel // 2 - 1)
 
 
@@ -51,13 +51,13 @@ class CCTShape:
 
     @classmethod
     def from_spec(cls, spec: ModuleSpec | None) -> CCTShape | None:
-        """The shape of what ``spec`` builds; ``None`` where that is no CCT."""
+        """Return the shape of what ``spec`` builds, or ``None`` if that is no CCT."""
         if spec is None or spec.factory != CCT_FACTORY:
             return None
         return cls(**{**spec.params, "image_size": tuple(spec.params["image_size"])})
 
     def spec(self) -> ModuleSpec:
-        """How any process builds a CCT of this shape."""
+        """Return how any process builds a CCT of this shape."""
         return ModuleSpec(factory=CCT_FACTORY, params={**asdict(self), "image_size": list(self.image_size)})
 
     @property
@@ -68,15 +68,16 @@ class CCTShape:
     @property
     def maps(self) -> list[tuple[int, int]]:
         """Pixels (height, width) that each convolution gives; the pooling after it halves them, rounded up."""
-        found: list[tuple[int, int]] = []
+        sizes: list[tuple[int, int]] = []
         height, width = self.image_size
         for _ in range(self.convs):
-            found.append(((height - 1) // self.stride + 1, (width - 1) // self.stride + 1))
-            height, width = ((side + 1) // 2 for side in found[-1])
-        return found
+            sizes.append(((height - 1) // self.stride + 1, (width - 1) // self.stride + 1))
+            height, width = ((side + 1) // 2 for side in sizes[-1])
+        return sizes
 
     @property
     def tokens(self) -> int:
+        """Tokens between blocks: the pixels after the last pooling."""
         height, width = self.maps[-1]
         return ((height + 1) // 2) * ((width + 1) // 2)
 
@@ -91,6 +92,7 @@ class CCTShape:
         return int(self.dim * self.mlp_ratio)
 
     def params(self) -> int:
+        """Return how many parameters the CCT has."""
         d, widths = self.dim, self.widths
         tokenizer = sum(self.kernel**2 * a * b for a, b in pairwise(widths))
         block = 4 * d * d + d + 2 * d * self.hidden + self.hidden + d + 4 * d  # no bias of q, k, v
@@ -99,7 +101,7 @@ class CCTShape:
         return tokenizer + position + self.depth * block + 2 * d + (d + 1) + head
 
     def macs(self) -> int:
-        """Multiply-accumulates for one image, attention and sequence pooling included."""
+        """Return the multiply-accumulates for one image, attention and sequence pooling included."""
         d, t, widths = self.dim, self.tokens, self.widths
         tokenizer = sum(
             height * width * self.kernel**2 * a * b
@@ -109,5 +111,5 @@ class CCTShape:
         return tokenizer + self.depth * block + 2 * t * d + d * self.classes
 
     def weight_bytes(self) -> int:
-        """Bytes of the parameters, and of sinusoids, stored as float32."""
+        """Return the bytes of the parameters, and of sinusoids, stored as float32."""
         return 4 * (self.params() + self.tokens * self.dim * (self.position == "sinusoidal"))

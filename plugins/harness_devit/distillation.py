@@ -1,4 +1,4 @@
-"""Sub-task distillation (section IV-D): feature matching and the losses of Eq. 8 to 13.
+"""Sub-task distillation (section IV-D): Algorithm 2, feature matching and the losses of Eq. 8 to 13.
 
 Shapes: Q, K, V [n, h, T, e]; tokens T; heads h of e channels; logits Y [n, classes].
 
@@ -7,37 +7,65 @@ Readings taken of L_feat:
 - ``fm: code`` (default) is what the authors' code does: heads side by side, rows of X X^T / sqrt(e) as
   distributions, KL(teacher || student) summed over rows, one pair of layers (the middle ones), divided by the
   student's number of layers.
-- ``fm: paper`` is Fig. 6 and Eq. 12: the three unfoldings of [T, e, h], each X X^T, the teacher's rows drawn
-  anew in each batch where it has more, all layers j with k = g(j) (the double sum is a single one), over 3 l.
-  Eq. 13 needs distributions, which the paper does not make: rows of X X^T / sqrt(columns of X) through a softmax.
+- ``fm: paper`` is Fig. 6 and Eq. 12: the three unfoldings of [T, e, h], each X X^T, all layers j with k = g(j) (the
+  double sum is a single one), over 3 l. Where the teacher has more rows, as many as the student has are drawn for
+  each batch. Eq. 13 needs distributions, which the paper does not make: rows of X X^T / sqrt(columns of X) through a
+  softmax.
 - Eq. 11's arguments are in the wrong order; it is cross-entropy.
+- Table VII's L_feat alone trains no classifier: it is read as ground truth plus that.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 from torch.nn import functional
 
+from harness.methods import Batch, count
+from harness.types import Context, FitResult, Model
+from harness_devit.partitioning import SubTask
 from harness_devit.shrinking import layer_map
-from harness_devit.submodel import Tap
+from harness_devit.submodel import Tap, with_teacher
+from harness_timm.surgery import require_vit
 
 if TYPE_CHECKING:
-    from harness_devit.params import DeViTParams
+    from harness_devit.plugin import DeViTParams
 
-__all__ = ["FeatureLoss", "fm_code", "fm_paper", "prediction_loss", "sub_task_loss"]
+__all__ = ["FeatureLoss", "Loss", "distil", "fm_code", "fm_paper", "prediction_loss", "sub_task_loss"]
 
-Loss = Callable[[nn.Module, Any], torch.Tensor]
+Loss = Callable[[nn.Module, Batch], torch.Tensor]
+"""(student, batch) -> a scalar."""
+
+
+def distil(
+    ctx: Context, teacher: Model, small: VisionTransformer, omega: SubTask, params: DeViTParams
+) -> FitResult:
+    """Algorithm 2: M_i teaches m_i on Omega_i. The teacher's passes are in the cost."""
+    m_i = require_vit(teacher.module, "devit").to(ctx.device).eval()
+    matched = "feature" in params.sub_losses
+    features = FeatureLoss(small, m_i, params.fm, params.alpha) if matched else None
+    fit = ctx.fit(  # lines 2 to 17
+        small,
+        loss=sub_task_loss(m_i, features, params),
+        data=omega.train,
+        validation=omega.validation,
+        name=f"distil-{omega.name}",
+        **params.sub_stage.overrides(),
+    )
+    if features is not None:
+        features.close()
+    taught = matched or "prediction" in params.sub_losses
+    return with_teacher(fit, count(m_i, [teacher.input]).macs if taught else 0)
 
 
 def prediction_loss(
     student: torch.Tensor, labels: torch.Tensor, teacher: torch.Tensor | None, smoothing: float
 ) -> torch.Tensor:
-    """L_pred: Eq. 9 and 10; without a teacher's logits the ground truth alone."""
+    """Return L_pred (Eq. 9 and 10) of logits [n, classes]. Without a ``teacher`` it is that of the labels alone."""
     truth = functional.cross_entropy(student, labels, label_smoothing=smoothing)
     if teacher is None:
         return truth
@@ -46,14 +74,14 @@ def prediction_loss(
 
 
 def _kl(student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
-    """Eq. 13 between softmaxes of rows [n, rows, rows]: summed over rows, mean over the batch."""
+    """Return Eq. 13 between softmaxes of rows [n, rows, rows]: summed over rows, mean over the batch."""
     return functional.kl_div(
         student.log_softmax(-1), teacher.log_softmax(-1), reduction="batchmean", log_target=True
     )
 
 
 def fm_code(student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
-    """The token unfolding alone: [n, h, T, e] of both -> their divergence."""
+    """Return the divergence of [n, h, T, e] of both by the token unfolding alone."""
 
     def match(p: torch.Tensor) -> torch.Tensor:
         x = p.transpose(1, 2).flatten(2)  # [n, T, h e]
@@ -63,7 +91,7 @@ def fm_code(student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
 
 
 def fm_paper(student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
-    """The three unfoldings of Fig. 6, summed: [n, h, T, e] of both -> their divergence."""
+    """Return the divergence of [n, h, T, e] of both, summed over the three unfoldings of Fig. 6."""
     total = student.new_zeros(())
     for dim in (2, 3, 1):  # T, e, h
         s, t = (p.movedim(dim, 1).flatten(2) for p in (student, teacher))  # [n, rows, columns]
@@ -75,7 +103,7 @@ def fm_paper(student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
 
 
 class FeatureLoss:
-    """L_feat (Eq. 12) of the batch that student and teacher saw last."""
+    """L_feat (Eq. 12) of the batch that student and teacher saw last. ``close`` ends the watching."""
 
     def __init__(
         self, student: VisionTransformer, teacher: VisionTransformer, fm: str, alpha: Sequence[float]
@@ -99,25 +127,26 @@ class FeatureLoss:
         return torch.stack(terms).sum() / self._over
 
     def close(self) -> None:
+        """Remove the hooks from both models."""
         for tap in (tap for pair in self._taps for tap in pair):
             tap.close()
 
     @staticmethod
     def _split(qkv: torch.Tensor, heads: int) -> torch.Tensor:
-        """[n, T, 3 h e] -> Q, K, V [3, n, h, T, e]."""
+        """Return Q, K, V [3, n, h, T, e] of ``qkv`` [n, T, 3 h e]."""
         return qkv.unflatten(2, (3, heads, -1)).permute(2, 0, 3, 1, 4)
 
 
 def sub_task_loss(teacher: VisionTransformer, features: FeatureLoss | None, params: DeViTParams) -> Loss:
-    """L_sub-task: Eq. 8, or a row of Table VII."""
+    """Return L_sub-task: Eq. 8, or a row of Table VII."""
     needed = features is not None or "prediction" in params.sub_losses
 
-    def loss(student: nn.Module, batch: Any) -> torch.Tensor:
+    def loss(student: nn.Module, batch: Batch) -> torch.Tensor:
         with torch.no_grad():
-            y_t = teacher(batch.inputs) if needed else None
+            y_t = teacher(batch.inputs) if needed else None  # line 5: the taps keep Q, K and V
         y_s = student(batch.inputs)
         hard = y_t if "prediction" in params.sub_losses else None
         total = prediction_loss(y_s, batch.labels, hard, params.label_smoothing)
-        return total if features is None else total + params.beta * features()
+        return total if features is None else total + params.beta * features()  # lines 6 and 7
 
     return loss

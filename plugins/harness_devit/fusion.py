@@ -10,8 +10,8 @@ after W_2. A distilled DeiT has a branch for each of its tokens, their logits av
 published 18.3 M of DeCCTs are those of four sub-models and Linear(N D, 100), with no room for an MLP. The token loss
 then goes through G [N D, D_t] of Eq. 15, in training only.
 
-Of Table IX's others the paper gives one sentence each; ``mlp`` is FA with the activation (GELU) that it removes,
-``attention`` a learned query over keys and values of the features, ``senet`` squeeze (mean of a feature's channels)
+Of the others in Table IX the paper gives one sentence each. ``mlp`` is FA with the activation (GELU) that it removes,
+``attention`` a learned query over keys and values of the features, and ``senet`` squeeze (mean of a feature's channels)
 and excitation over the N features, then their weighted sum.
 """
 
@@ -42,6 +42,8 @@ class _Linear(nn.Module):
 
 
 class _Attention(nn.Module):
+    """A learned query over keys and values of the features."""
+
     def __init__(self, shape: FusionShape) -> None:
         super().__init__()
         self.query = nn.Parameter(torch.randn(shape.dim, 1) * 0.02)
@@ -53,6 +55,8 @@ class _Attention(nn.Module):
 
 
 class _SENet(nn.Module):
+    """Squeeze and excitation over the N features, then their weighted sum."""
+
     def __init__(self, shape: FusionShape) -> None:
         super().__init__()
         n = shape.parts
@@ -109,4 +113,5 @@ class Fusion(nn.Module):
 
 
 def fusion(**shape: Any) -> nn.Module:
+    """Factory of :class:`Fusion`; the keywords are the fields of :class:`FusionShape`."""
     return Fusion(FusionShape(**shape))

@@ -1,4 +1,4 @@
-"""Importance as the authors' code has it, where the paper has Eq. 5 to 7: how much a part tells of the prediction.
+"""Importance by the authors' code, in place of the paper's Eq. 5 to 7: how much a part tells of the prediction.
 
 HSIC, the Hilbert-Schmidt independence criterion (Gretton et al. 2005), is tr(K H L H) with the kernels K and L of two
 variables on n images and H = I - 1 1^T / n; unnormalised here. Of the outputs of one batch, with predictions P
@@ -23,8 +23,7 @@ import numpy as np
 import torch
 from timm.models.vision_transformer import VisionTransformer
 
-from harness.train.counting.modes import evaluating
-from harness.train.evaluation import Samples
+from harness.methods import Batches, evaluating
 from harness.types import Split
 from harness_devit.shrinking import Importance
 from harness_devit.submodel import block_taps
@@ -36,14 +35,15 @@ _UNITS = 64  # at a time: their kernels are [u, n, n]
 
 
 def hsic_importance(vit: VisionTransformer, split: Split, device: str, seed: int) -> Importance:
+    """Return the importance of heads, neurons and channels on one batch of ``split``, which ``seed`` draws."""
     heads, neurons, streams = taps = block_taps(vit)
     rows = np.random.RandomState(seed).permutation(len(split))[:_BATCH]
-    images = Samples(split, torch.device(device), keep=False).take(rows).inputs
+    images = Batches(split, torch.device(device), keep=False).take(rows).inputs
     with evaluating(vit.to(device)), torch.no_grad():
         p = vit(images).softmax(dim=1)  # [n, C]
         prediction = _centred(p @ p.T)
         h = vit.blocks[0].attn.num_heads
-        found = Importance(
+        importance = Importance(
             whole_heads=torch.stack(
                 [_heads(tap.value.unflatten(2, (h, -1)), prediction) for tap in heads]
             ).cpu(),
@@ -53,11 +53,11 @@ def hsic_importance(vit: VisionTransformer, split: Split, device: str, seed: int
         )
     for tap in (tap for kind in taps for tap in kind):
         tap.close()
-    return found
+    return importance
 
 
 def _heads(outputs: torch.Tensor, prediction: torch.Tensor) -> torch.Tensor:
-    """O_h [n, T, h, e] of all heads -> [h]."""
+    """Return the importance [h] of heads with outputs O_h [n, T, h, e]."""
     kernels = _centred(_gaussian(outputs.mean(dim=3).permute(2, 0, 1)))  # [h, n, n]
     relevance = (kernels * prediction).sum(dim=(1, 2))  # a trace, as both are symmetric
     pairs = torch.einsum("amn,bmn->ab", kernels, kernels)
@@ -66,14 +66,14 @@ def _heads(outputs: torch.Tensor, prediction: torch.Tensor) -> torch.Tensor:
 
 
 def _units(outputs: torch.Tensor, prediction: torch.Tensor) -> torch.Tensor:
-    """[n, T, u] -> [u]."""
+    """Return the importance [u] of units with outputs [n, T, u]."""
     each = outputs.permute(2, 0, 1).split(_UNITS)
     relevance = torch.cat([(_centred(_gaussian(x)) * prediction).sum(dim=(1, 2)) for x in each])
     return 0.1 * _scaled(relevance) + 0.9 * _scaled(outputs.abs().sum(dim=(0, 1)))
 
 
 def _gaussian(x: torch.Tensor) -> torch.Tensor:
-    """Kernels between images: [u, n, T] -> [u, n, n]."""
+    """Return the kernels [u, n, n] between images of ``x`` [u, n, T]."""
     squares = torch.cdist(x, x).square()
     widths = (1, 2, 4, 8, 16)
     return sum((torch.exp(squares / (-2 * width**2)) for width in widths), torch.zeros_like(squares)) / len(
@@ -82,11 +82,12 @@ def _gaussian(x: torch.Tensor) -> torch.Tensor:
 
 
 def _centred(kernel: torch.Tensor) -> torch.Tensor:
-    """H K H."""
+    """Return H K H."""
     rows, columns = kernel.mean(dim=-1, keepdim=True), kernel.mean(dim=-2, keepdim=True)
     return kernel - rows - columns + rows.mean(dim=-2, keepdim=True)
 
 
 def _scaled(values: torch.Tensor) -> torch.Tensor:
+    """Return ``values`` scaled to [0, 1]."""
     least, most = values.aminmax()
     return (values - least) / (most - least).clamp_min(torch.finfo(values.dtype).tiny)

@@ -1,4 +1,4 @@
-"""Model shrinking (section IV-C): what of a sub-teacher matters to its classes, and a small ViT made of that.
+"""Model shrinking (section IV-C): what matters of a sub-teacher to its classes, and a small ViT made of that.
 
 Shapes: L blocks, h heads of e channels each, D = h e channels of a token, d neurons; s marks the sub-model's.
 
@@ -23,8 +23,7 @@ import torch
 from timm.models.vision_transformer import VisionTransformer
 from torch.nn import functional
 
-from harness.train.counting.modes import evaluating
-from harness.train.evaluation import Samples
+from harness.methods import Batches, evaluating
 from harness.types import Split
 from harness_devit.sketch import Shape
 from harness_devit.submodel import block_taps, embedding_axis
@@ -42,10 +41,10 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Importance:
-    """Signed first-order change of the loss by what would be removed; its absolute value is the importance.
+    """The signed first-order change of the loss by what would be removed. Its absolute value is the importance.
 
-    ``heads`` [L, h, e]: each channel of each head; ``neurons`` [L, d]; ``embedding`` [D], not signed.
-    ``whole_heads`` [L, h]: greater is more important, where that is not the sum over a head's channels.
+    ``heads`` [L, h, e] are of each channel of each head, ``neurons`` [L, d], and ``embedding`` [D], which is not signed.
+    ``whole_heads`` [L, h] rank the heads, the greatest first, if that is not the sum over a head's channels.
     """
 
     heads: torch.Tensor
@@ -66,14 +65,14 @@ class Kept:
 
 
 def layer_map(small: int, large: int) -> list[int]:
-    """g: for each of ``small`` layers the layer of ``large`` that it follows, evenly, the last the last."""
+    """Return g: for each of ``small`` layers the layer of ``large`` that it follows. The last follows the last."""
     return [(j + 1) * large // small - 1 for j in range(small)]
 
 
 def taylor_importance(vit: VisionTransformer, split: Split, device: str, batch: int = 128) -> Importance:
-    """Eq. 5 to 7 on held-out images: one backward pass over them."""
+    """Return Eq. 5 to 7 on the held-out images of ``split``, by one backward pass over them."""
     taps = [tap for kind in block_taps(vit) for tap in kind]
-    samples = Samples(split, torch.device(device), keep=False)
+    samples = Batches(split, torch.device(device), keep=False)
     sums: list[torch.Tensor] = []
     vit.to(device)
     with evaluating(vit), torch.enable_grad():
@@ -99,7 +98,7 @@ def taylor_importance(vit: VisionTransformer, split: Split, device: str, batch: 
 
 
 def random_importance(teacher: Shape, seed: int) -> Importance:
-    """Drawn: the control that says whether importance matters."""
+    """Return importance drawn at random: the control that says whether importance matters."""
     generator = torch.Generator().manual_seed(seed)
     h, e = teacher.heads, teacher.dim // teacher.heads
     return Importance(
@@ -110,7 +109,7 @@ def random_importance(teacher: Shape, seed: int) -> Importance:
 
 
 def choose(importance: Importance, small: Shape) -> Kept:
-    """Algorithm 1, lines 8 and 9: rank in descending order, remove the last."""
+    """Algorithm 1, lines 8 and 9: return what remains of each kind for the shape ``small``, the most important."""
     depth, _, e = importance.heads.shape
     blocks = layer_map(small.depth, depth)
     heads = []
@@ -131,23 +130,28 @@ def choose(importance: Importance, small: Shape) -> Kept:
 
 
 def _top(values: torch.Tensor, n: int) -> torch.Tensor:
+    """Return the indices of the ``n`` greatest values, ascending. Of equal values the first ones are taken."""
     return torch.sort(values, descending=True, stable=True).indices[:n].sort().values
 
 
 def slice_teacher(teacher: VisionTransformer, small: VisionTransformer, kept: Kept) -> None:
-    """Algorithm 1, line 10: the kept weights of the teacher into ``small``, a ViT of the smaller shape."""
-    given, own = teacher.state_dict(), small.state_dict()
+    """Algorithm 1, line 10: copy the kept weights of the teacher into ``small``, a ViT of the smaller shape.
+
+    Raises:
+        ValueError: a tensor does not fit.
+    """
+    source, own = teacher.state_dict(), small.state_dict()
     c = kept.channels
     ratio = (small.blocks[0].attn.head_dim / teacher.blocks[0].attn.head_dim) ** 0.5
     for name, target in own.items():
         top, *rest = name.split(".")
         if top != "blocks":
             axis = embedding_axis(name)
-            own[name] = given[name] if axis is None else given[name].index_select(axis, c)
+            own[name] = source[name] if axis is None else source[name].index_select(axis, c)
         else:
             j, part = int(rest[0]), ".".join(rest[1:])
-            source = given[f"blocks.{kept.blocks[j]}.{part}"]
-            own[name] = _block_slice(part, source, c, kept.heads[j], kept.neurons[j], ratio)
+            tensor = source[f"blocks.{kept.blocks[j]}.{part}"]
+            own[name] = _block_slice(part, tensor, c, kept.heads[j], kept.neurons[j], ratio)
         if own[name].shape != target.shape:
             raise ValueError(f"devit cannot cut {name} {tuple(own[name].shape)} to {tuple(target.shape)}")
     small.load_state_dict(own)
@@ -156,6 +160,7 @@ def slice_teacher(teacher: VisionTransformer, small: VisionTransformer, kept: Ke
 def _block_slice(
     part: str, source: torch.Tensor, c: torch.Tensor, heads: torch.Tensor, neurons: torch.Tensor, ratio: float
 ) -> torch.Tensor:
+    """Return what ``c``, ``heads`` and ``neurons`` keep of a block's tensor ``part``; q is scaled by ``ratio``."""
     if part.startswith("attn.qkv"):
         q, k, v = (rows[heads] for rows in source.chunk(3))  # [D_s, D] or [D_s]
         joint = torch.cat([q * ratio, k, v])

@@ -1,4 +1,4 @@
-"""What DeViT's parts will be, from dimensions alone. Torch-free: the planner calls this."""
+"""What DeViT's parts will be, from dimensions alone. Torch-free, since planning calls it."""
 
 from __future__ import annotations
 
@@ -6,12 +6,13 @@ import re
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from harness.types import IMAGE, Fleet, ModuleSpec, PartSketch, Sketch
+from harness.methods import even_shares, fused_sketch, image_sketch
+from harness.types import Fleet, ModuleSpec, Sketch
 from harness_devit.cct_sketch import CCTShape
 from harness_timm.vit import TIMM_FACTORY, ViTShape
 
 if TYPE_CHECKING:
-    from harness_devit.params import DeViTParams
+    from harness_devit.plugin import DeViTParams
 
 __all__ = [
     "FusionShape",
@@ -43,6 +44,7 @@ class TokenShape(ViTShape):
 
     @property
     def tokens(self) -> int:
+        """Tokens between blocks, those that heads read included."""
         return super().tokens + self.distilled
 
     @property
@@ -51,6 +53,7 @@ class TokenShape(ViTShape):
         return 1 + self.distilled
 
     def params(self, start: int = 0, stop: int | None = None) -> int:
+        """Return the parameters of blocks [start, stop), the second token and its head included."""
         more = 0
         if self.distilled:
             start, stop = self._range(start, stop)
@@ -59,16 +62,18 @@ class TokenShape(ViTShape):
         return super().params(start, stop) + more
 
     def macs(self, start: int = 0, stop: int | None = None) -> int:
+        """Return the multiply-accumulates for one image of the same pieces as :meth:`params`."""
         last = (self.depth if stop is None else stop) == self.depth
         return super().macs(start, stop) + self.distilled * last * self.dim * self.classes
 
     def spec(self) -> ModuleSpec:
+        """Return how any process builds a ViT of this shape."""
         plain = {key: value for key, value in vars(self).items() if key != "distilled"}
         if not self.distilled:
             return ViTShape(**plain).spec()
-        given = {**plain, "image_size": list(self.image_size)}
-        del given["class_token"]
-        return ModuleSpec(factory="harness_devit.submodel:two_tokens", params=given)
+        params = {**plain, "image_size": list(self.image_size)}
+        del params["class_token"]
+        return ModuleSpec(factory="harness_devit.submodel:two_tokens", params=params)
 
 
 Shape = TokenShape | CCTShape
@@ -96,6 +101,7 @@ class FusionShape:
         return self.width
 
     def params(self) -> int:
+        """Return how many parameters the fusion has."""
         n, d, nd = self.parts, self.dim, self.parts * self.dim
         aggregate = {"concat": 0, "attention": d + 2 * d * (d + 1), "senet": 2 * n * (n + 1)}.get(
             self.kind, (nd + 1) * self.width + (0 if self.fa == "code" else (self.width + 1) * nd)
@@ -103,6 +109,7 @@ class FusionShape:
         return self.tokens * (aggregate + (self.fused + 1) * self.classes)
 
     def macs(self) -> int:
+        """Return the multiply-accumulates for one image."""
         n, d, nd = self.parts, self.dim, self.parts * self.dim
         aggregate = {"concat": 0, "attention": 2 * nd * d + 2 * nd, "senet": 2 * n * n + nd}.get(
             self.kind, nd * self.width * (1 if self.fa == "code" else 2)
@@ -110,11 +117,12 @@ class FusionShape:
         return self.tokens * (aggregate + self.fused * self.classes)
 
     def spec(self) -> ModuleSpec:
+        """Return how any process builds the fusion."""
         return ModuleSpec(factory="harness_devit.fusion:fusion", params=dict(vars(self)))
 
 
 def group_sizes(classes: int, parts: int) -> list[int]:
-    """Eq. 4: how many classes each part gets.
+    """Eq. 4: return how many classes each part gets.
 
     Raises:
         ValueError: a part would have fewer than two, so nothing to tell apart.
@@ -126,11 +134,11 @@ def group_sizes(classes: int, parts: int) -> list[int]:
             f"parts: {parts} of {classes} classes leaves a part with one, and nothing to tell apart; "
             f"allowed: 1 to {max(classes // 2, 1)}"
         )
-    return [classes // parts + (i < classes % parts) for i in range(parts)]
+    return even_shares(classes, parts)
 
 
 def teacher_shape(spec: ModuleSpec | None) -> Shape:
-    """The dimensions of the teacher.
+    """Return the dimensions of the teacher.
 
     Raises:
         ValueError: it is of another family, or its dimensions are not known before it is built.
@@ -140,10 +148,10 @@ def teacher_shape(spec: ModuleSpec | None) -> Shape:
         return TokenShape(**vars(plain))
     if compact is not None:
         return compact
-    given = spec.params if spec is not None and spec.factory == TIMM_FACTORY else {}
-    name = _DISTILLED_NAME.fullmatch(given.get("name", ""))
-    if name is None or not set(given["args"]) <= set(_DISTILLED_ARGS):
-        what = given.get("name") or (spec.factory if spec is not None else "a model of unknown shape")
+    built = spec.params if spec is not None and spec.factory == TIMM_FACTORY else {}
+    name = _DISTILLED_NAME.fullmatch(built.get("name", ""))
+    if name is None or not set(built["args"]) <= set(_DISTILLED_ARGS):
+        what = built.get("name") or (spec.factory if spec is not None else "a model of unknown shape")
         raise ValueError(
             f"devit cannot tell the dimensions of {what}: its teacher is `vit`, `cct`, or timm's standard "
             "vit_*, deit_* or deit_*_distilled"
@@ -151,17 +159,17 @@ def teacher_shape(spec: ModuleSpec | None) -> Shape:
     dim, heads = _DISTILLED_SIZES[name[1]]
     sizes = {"patch_size": int(name[2]), "dim": dim, "depth": 12, "heads": heads}
     return TokenShape(
-        image_size=tuple(given["image_size"]),
-        channels=given["channels"],
-        classes=given["classes"],
-        drop_path_rate=given["drop_path_rate"] or 0.0,
+        image_size=tuple(built["image_size"]),
+        channels=built["channels"],
+        classes=built["classes"],
+        drop_path_rate=built["drop_path_rate"] or 0.0,
         distilled=True,
-        **{**sizes, **{_DISTILLED_ARGS[key]: value for key, value in given["args"].items()}},
+        **{**sizes, **{_DISTILLED_ARGS[key]: value for key, value in built["args"].items()}},
     )
 
 
 def sub_shape(teacher: Shape, params: DeViTParams, classes: int = 0) -> Shape:
-    """A sub-model of the teacher's family, without head unless ``classes``.
+    """Return a sub-model of the teacher's family, with a head for ``classes`` if there are any.
 
     Raises:
         ValueError: its dimensions do not fit together, or not into a teacher that it is cut from.
@@ -191,6 +199,7 @@ def sub_shape(teacher: Shape, params: DeViTParams, classes: int = 0) -> Shape:
 
 
 def fusion_shape(teacher: Shape, params: DeViTParams) -> FusionShape:
+    """Return the fusion of the sub-models' features."""
     return FusionShape(
         kind=params.fusion,
         fa=params.fa,
@@ -203,7 +212,7 @@ def fusion_shape(teacher: Shape, params: DeViTParams) -> FusionShape:
 
 
 def devit_sketch(spec: ModuleSpec | None, params: DeViTParams, fleet: Fleet) -> Sketch:
-    """``sub1`` ... ``subN`` read the image, ``fusion`` their features.
+    """Return ``sub1`` ... ``subN``, which read the image, and ``fusion``, which reads their features.
 
     Raises:
         ValueError: a teacher of another family, more parts than classes, dimensions that do not fit.
@@ -211,25 +220,14 @@ def devit_sketch(spec: ModuleSpec | None, params: DeViTParams, fleet: Fleet) -> 
     teacher = teacher_shape(spec)
     sizes = group_sizes(teacher.classes, params.parts)
     shape, fusion = sub_shape(teacher, params), fusion_shape(teacher, params)
-    subs = tuple(
-        PartSketch(
-            name=f"sub{i}",
-            inputs=(IMAGE,),
-            params=shape.params(),
-            macs=shape.macs(),
-            weight_bytes=shape.weight_bytes(),
-            output_bytes=4 * shape.read * shape.dim,
-            spec=shape.spec(),
-        )
-        for i in range(1, params.parts + 1)
-    )
-    last = PartSketch(
-        name="fusion",
-        inputs=tuple(sub.name for sub in subs),
+    return fused_sketch(
+        [
+            image_sketch(f"sub{i}", shape, shape.read * shape.dim, shape.spec())
+            for i in range(1, params.parts + 1)
+        ],
         params=fusion.params(),
         macs=fusion.macs(),
-        weight_bytes=4 * fusion.params(),
-        output_bytes=4 * fusion.classes,
+        classes=fusion.classes,
         spec=fusion.spec(),
+        decisions={"classes_per_part": sizes, "depth": shape.depth},
     )
-    return Sketch(parts=(*subs, last), decisions={"classes_per_part": sizes, "depth": shape.depth})

@@ -1,4 +1,4 @@
-"""Sub-models and what of a ViT is read: stock timm ViTs, a DeiT that gives both its tokens, and CCTs.
+"""Sub-models, and what is read of a ViT: stock timm ViTs, a DeiT that gives both its tokens, and CCTs.
 
 Shapes: images [n, C, H, W]; Z [n, R, D], the R tokens that heads read, normalised (or [n, 1, D], the mean of the
 patches, or in a CCT their sequence pooling, where there is no class token).
@@ -7,13 +7,16 @@ patches, or in a CCT their sequence pooling, where there is no class token).
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from timm.models.deit import VisionTransformerDistilled
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
-__all__ = ["Tap", "TwoTokens", "block_taps", "embedding_axis", "read_tokens", "two_tokens"]
+from harness.types import FitResult
+
+__all__ = ["Tap", "TwoTokens", "block_taps", "embedding_axis", "read_tokens", "two_tokens", "with_teacher"]
 
 # tensors outside the blocks whose first, or last, axis is the embedding's channels
 _FIRST = ("patch_embed.proj.", "norm.", "fc_norm.")
@@ -21,7 +24,7 @@ _LAST = ("cls_token", "dist_token", "pos_embed", "head.weight", "head_dist.weigh
 
 
 class TwoTokens(VisionTransformerDistilled):
-    """A distilled DeiT; without classes it gives the class and the distillation token [n, 2, D]."""
+    """A distilled DeiT. Without classes it gives the class and the distillation token [n, 2, D]."""
 
     def forward_head(self, x: torch.Tensor, pre_logits: bool = False) -> torch.Tensor:
         return super().forward_head(x, pre_logits) if self.num_classes else x[:, :2]
@@ -39,6 +42,7 @@ def two_tokens(
     mlp_ratio: float,
     drop_path_rate: float,
 ) -> nn.Module:
+    """Factory of :class:`TwoTokens`."""
     return TwoTokens(
         img_size=tuple(image_size),
         patch_size=patch_size,
@@ -53,14 +57,14 @@ def two_tokens(
 
 
 def read_tokens(vit: VisionTransformer, x: torch.Tensor) -> torch.Tensor:
-    """Normalised tokens of the last block [n, T, D] -> Z [n, R, D]."""
+    """Return Z [n, R, D] of the last block's normalised tokens [n, T, D]."""
     if isinstance(vit, VisionTransformerDistilled):
         return x[:, :2]
     return vit.forward_head(x, pre_logits=True)[:, None]
 
 
 def embedding_axis(name: str) -> int | None:
-    """The axis of a tensor outside the blocks that is the embedding's D channels; ``None``: it has none.
+    """Return which axis of the tensor ``name`` outside the blocks is the embedding's D channels, or ``None``.
 
     A CCT's first convolutions have none, so a sub-model has them whole: only the last one's outputs are tokens.
     """
@@ -70,7 +74,7 @@ def embedding_axis(name: str) -> int | None:
 
 
 class Tap:
-    """Keeps what a module last gave, or with ``inputs`` what it took."""
+    """Keeps as ``value`` the last output of a module, or with ``inputs`` its last first input."""
 
     def __init__(self, module: nn.Module, *, inputs: bool = False) -> None:
         self.value = torch.empty(0)
@@ -80,19 +84,25 @@ class Tap:
             self._handle = module.register_forward_hook(self._keep_output)
 
     def close(self) -> None:
+        """Remove the hook from the module."""
         self._handle.remove()
 
-    def _keep_input(self, module: nn.Module, given: tuple[torch.Tensor, ...]) -> None:
-        self.value = given[0]
+    def _keep_input(self, module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
+        self.value = inputs[0]
 
-    def _keep_output(self, module: nn.Module, given: object, out: torch.Tensor) -> None:
+    def _keep_output(self, module: nn.Module, inputs: object, out: torch.Tensor) -> None:
         self.value = out
 
 
 def block_taps(vit: VisionTransformer) -> tuple[list[Tap], list[Tap], list[Tap]]:
-    """Of each block, what its parts give: O_h side by side [n, T, D]; O_w [n, T, d]; its own output [n, T, D]."""
+    """Tap of each block O_h, heads side by side [n, T, D]; O_w [n, T, d]; and the block's output [n, T, D]."""
     return (
         [Tap(block.attn.proj, inputs=True) for block in vit.blocks],
         [Tap(block.mlp.fc2, inputs=True) for block in vit.blocks],
         [Tap(block) for block in vit.blocks],
     )
+
+
+def with_teacher(fit: FitResult, macs: int) -> FitResult:
+    """Return ``fit`` with the cost of the teacher, whose pass of ``macs`` stands beside each of the student's."""
+    return replace(fit, train_macs=fit.train_macs + fit.image_passes * macs)

@@ -1,8 +1,8 @@
 """EdgeViT: "ViT lightweight training at IoT edge based on transfer learning", Z. Li, Y. Long, J. Miao, 2024.
 
-Not the EdgeViTs of ECCV 2022 (Pan et al.), which are an architecture. Here a large ViT trained in the cloud
-(CloudViT) gives its embedding W_IE and its first k blocks W_poE (section 2.2); a LayerNorm W_L and a
-classification head W_H are added and trained on the edge's data (Algorithm 1, Eq. 2).
+Not the EdgeViTs of ECCV 2022 (Pan et al.), which are an architecture. Here a large ViT trained in the cloud (CloudViT)
+gives its embedding W_IE and its first k blocks W_poE (section 2.2). A LayerNorm W_L and a classification head W_H are
+added and trained on the edge's data (Algorithm 1, Eq. 2).
 
 Readings taken, where the paper leaves a choice:
 
@@ -29,19 +29,16 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
-from harness.data.choice import ArraySplit
-from harness.train.counting.count import count
-from harness.train.features import computed
+from harness.methods import NO_AUGMENTATION, ArraySplit, count, extract_features, seeded
 from harness.types import Context, FitResult, Lineage, Model, Split, TensorSpec
-from harness.types.recipe import NO_AUGMENTATION
-from harness_edgevit.params import EdgeViTParams
 from harness_edgevit.sketch import check_images
-from harness_timm.models import seeded
 from harness_timm.surgery import embed, require_vit
 from harness_timm.vit import truncated_spec
 
 if TYPE_CHECKING:
     from timm.models.vision_transformer import VisionTransformer
+
+    from harness_edgevit.plugin import EdgeViTParams
 
 __all__ = ["Frozen", "edgevit", "features", "logits", "part_of"]
 
@@ -66,38 +63,29 @@ def edgevit(ctx: Context, cloud: Model, params: EdgeViTParams) -> Model:
     # steps 1 and 2: transfer W_IE and W_poE, and W_L in arms 1 and 2 of Table 2
     if params.train != "scratch":
         wanted = {"trunk"} | ({"layer_norm"} if params.layer_norm == "transfer" else set())
-        given, own = source.state_dict(), edge.state_dict()
-        edge.load_state_dict({name: given[name] if part_of(name) in wanted else own[name] for name in own})
+        sent, own = source.state_dict(), edge.state_dict()
+        edge.load_state_dict({name: sent[name] if part_of(name) in wanted else own[name] for name in own})
 
     # step 3: minimise Eq. 2 over W_(L+H), or over all weights
-    if params.train == "head":
-        fitted = _train_head(ctx, edge, params)
-    else:
-        fitted = ctx.fit(edge, name="edgevit")
+    fit = train_head(ctx, edge, params) if params.train == "head" else ctx.fit(edge, name="edgevit")
 
-    step = Lineage(
-        stage="compress",
-        entry="edgevit",
-        params=params.model_dump(),
-        image_passes=fitted.image_passes,
-        train_macs=fitted.train_macs,
-        train_s=fitted.train_s,
-        notes={"arm": _arm(params), "features_cached": params.train == "head" and params.cache},
-    )
+    # step 4: W_IE, W_poE and W_(L+H) are the EdgeViT
+    notes = {"arm": arm(params), "features_cached": params.train == "head" and params.cache}
+    step = Lineage.of("compress", "edgevit", params.model_dump(), [fit], notes)
     before = cloud.lineage if params.train != "scratch" else ()  # ViT-n owes the cloud no training
     return replace(cloud, module=edge, spec=spec, classes=ctx.data.info.classes, lineage=(*before, step))
 
 
 def part_of(name: str) -> str:
-    """The paper's part of a tensor or module: trunk (W_IE and W_E), layer_norm (W_L) or head (W_H)."""
+    """Return the paper's part of a tensor or module: trunk (W_IE and W_E), layer_norm (W_L) or head (W_H)."""
     top = name.split(".", maxsplit=1)[0]
     if top in ("norm", "fc_norm"):
         return "layer_norm"
     return "head" if top in ("head", "head_dist", "head_drop") else "trunk"
 
 
-def _arm(params: EdgeViTParams) -> str:
-    """The paper's name: Table 2's for ``train: head``, else Table 3's."""
+def arm(params: EdgeViTParams) -> str:
+    """Return the paper's name: that of Table 2 for ``train: head``, else that of Table 3."""
     if params.train == "scratch":
         return f"ViT-n{params.blocks}"
     if params.train == "all":
@@ -110,7 +98,7 @@ def _arm(params: EdgeViTParams) -> str:
 
 
 def features(vit: VisionTransformer, x: torch.Tensor) -> torch.Tensor:
-    """x -> z: W_IE and W_poE, and of their tokens what :func:`logits` reads."""
+    """Return z of images x, by W_IE and W_poE: of their tokens what :func:`logits` reads."""
     tokens = vit.blocks(embed(vit, x))  # [n, T, D]
     if _pools_first(vit):
         return vit.pool(tokens)  # [n, D]
@@ -120,18 +108,19 @@ def features(vit: VisionTransformer, x: torch.Tensor) -> torch.Tensor:
 
 
 def logits(vit: VisionTransformer, z: torch.Tensor) -> torch.Tensor:
-    """z -> logits: W_L and W_H, the f(x, W_(L+H)) of Eq. 2."""
+    """Return the logits of features z, by W_L and W_H: the f(x, W_(L+H)) of Eq. 2."""
     if _pools_first(vit):
         return vit.head(vit.head_drop(vit.fc_norm(z)))
     return vit.forward_head(vit.norm(z))
 
 
 def _pools_first(vit: VisionTransformer) -> bool:
+    """Return whether the LayerNorm comes after pooling, as in ViTs that read the mean of their tokens."""
     return not isinstance(vit.fc_norm, nn.Identity)
 
 
 class Frozen(nn.Module):
-    """A ViT whose trunk stays in eval mode; takes features z if ``cached``, else images x; gives logits."""
+    """A ViT whose trunk stays in eval mode: features z if ``cached``, else images x -> logits."""
 
     def __init__(self, vit: VisionTransformer, *, cached: bool) -> None:
         super().__init__()
@@ -141,6 +130,7 @@ class Frozen(nn.Module):
         return logits(self.vit, x if self.cached else features(self.vit, x))
 
     def train(self, mode: bool = True) -> Frozen:
+        """Set the mode of W_L and W_H alone."""
         super().train(mode)
         for name, child in self.vit.named_children():
             if part_of(name) == "trunk":
@@ -148,40 +138,40 @@ class Frozen(nn.Module):
         return self
 
 
-def _train_head(ctx: Context, edge: VisionTransformer, params: EdgeViTParams) -> FitResult:
+def train_head(ctx: Context, edge: VisionTransformer, params: EdgeViTParams) -> FitResult:
     """Minimise Eq. 2 over W_H, and over W_L unless it is frozen."""
     trained = {"head", "layer_norm"} if params.train_layer_norm else {"head"}
     for name, parameter in edge.named_parameters():
         parameter.requires_grad_(part_of(name) in trained)
     if params.cache:
-        fitted = _fit_on_features(ctx, edge)
+        fit = fit_cached(ctx, edge)
     else:
-        fitted = ctx.fit(Frozen(edge, cached=False), name="edgevit-head")
+        fit = ctx.fit(Frozen(edge, cached=False), name="edgevit-head")
     edge.requires_grad_(True)  # a compressor after this one may train all of it
-    return fitted
+    return fit
 
 
-def _fit_on_features(ctx: Context, edge: VisionTransformer) -> FitResult:
-    """The same on features computed once per image: same loss, a fraction of the passes through the trunk.
+def fit_cached(ctx: Context, edge: VisionTransformer) -> FitResult:
+    """Do the same on features computed once per image: the same loss, a fraction of the passes through the trunk.
 
-    Features of augmented images would differ in each epoch, so augmentation is off whatever the recipe says.
+    Features of augmented images would differ in each epoch, so augmentation is off, and the recipe's is not read.
     Passes over validation images are not counted, as in every training.
     """
 
     def cached(split: Split) -> ArraySplit:
-        return ArraySplit(computed(ctx, edge, split, lambda x: features(edge, x)), split.labels)
+        return ArraySplit(extract_features(ctx, edge, split, lambda x: features(edge, x)), split.labels)
 
     start = time.perf_counter()
     train = cached(ctx.data.train)
     validation = cached(ctx.data.validation) if len(ctx.data.validation) else None
     seconds = time.perf_counter() - start
     tail = Frozen(edge, cached=True)
-    fitted = ctx.fit(tail, data=train, validation=validation, name="edgevit-head", **NO_AUGMENTATION)
+    fit = ctx.fit(tail, data=train, validation=validation, name="edgevit-head", **NO_AUGMENTATION)
     image, z = TensorSpec(shape=ctx.data.info.shape), TensorSpec(shape=train.batch([0]).shape[1:])
     trunk_macs = count(edge, [image]).macs - count(tail, [z]).macs
     return replace(
-        fitted,
-        image_passes=fitted.image_passes + len(train),
-        train_macs=fitted.train_macs + len(train) * trunk_macs,
-        train_s=fitted.train_s + seconds,
+        fit,
+        image_passes=fit.image_passes + len(train),
+        train_macs=fit.train_macs + len(train) * trunk_macs,
+        train_s=fit.train_s + seconds,
     )

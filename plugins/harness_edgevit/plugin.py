@@ -3,16 +3,53 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Literal
+
+from pydantic import Field, model_validator
 
 from harness.hookspecs import hookimpl
-from harness.types import CompressorEntry, Context, Model
-from harness_edgevit.params import EdgeViTParams
+from harness.types import CompressorEntry, Context, Model, Params
 from harness_edgevit.sketch import describe
 
-__all__ = ["harness_compressors"]
+__all__ = ["EdgeViTParams", "compress", "harness_compressors"]
+
+
+class EdgeViTParams(Params):
+    """Which arm of the paper. Table 3: ``train: head`` is ViT-f, ``all`` ViT-f-T, ``scratch`` ViT-n.
+
+    Table 2, with ``train: head``: (1) ``layer_norm: transfer``; (2) that and ``train_layer_norm: false``;
+    (3) ``train_layer_norm: false``; (4) the defaults.
+    """
+
+    blocks: int = Field(ge=1, description="how many of the first blocks are kept (k)")
+    layer_norm: Literal["reinit", "transfer"] = Field(
+        "reinit", description="the last LayerNorm: new (gamma 1, beta 0), or the source's"
+    )
+    train: Literal["head", "all", "scratch"] = Field(
+        "head",
+        description="head: LayerNorm and head, the rest frozen; all: everything, from the transferred "
+        "weights; scratch: everything, from random weights",
+    )
+    train_layer_norm: bool = Field(True, description="false: with train: head, the head alone is trained")
+    cache: bool = Field(
+        True,
+        description="with train: head, run the frozen part once per image, without augmentation; "
+        "false: in every epoch, under the recipe's augmentation",
+    )
+
+    @model_validator(mode="after")
+    def _an_arm(self) -> EdgeViTParams:
+        if self.train != "head" and not self.train_layer_norm:
+            raise ValueError(
+                "train_layer_norm: false needs train: head (all and scratch train every parameter)"
+            )
+        if self.train == "scratch" and self.layer_norm == "transfer":
+            raise ValueError("layer_norm: transfer needs train: head or all (scratch transfers nothing)")
+        return self
 
 
 def compress(ctx: Context, model: Model, params: EdgeViTParams) -> Model:
+    """Make the EdgeViT of ``model``; torch is imported here, not when planning."""
     from harness_edgevit.paper import edgevit
 
     return edgevit(ctx, model, params)
@@ -20,6 +57,7 @@ def compress(ctx: Context, model: Model, params: EdgeViTParams) -> Model:
 
 @hookimpl
 def harness_compressors() -> Iterable[CompressorEntry]:
+    """Give the compressor ``edgevit``."""
     yield CompressorEntry(
         name="edgevit",
         summary="the first k blocks of a trained ViT with a new LayerNorm and head (Li, Long, Miao 2024)",

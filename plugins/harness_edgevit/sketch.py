@@ -1,16 +1,20 @@
-"""What EdgeViT will be, from dimensions alone. Torch-free: the planner calls this."""
+"""What EdgeViT will be, from dimensions alone. Torch-free, since planning calls it."""
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from harness.types import DataInfo, ModuleSpec
-from harness_edgevit.params import EdgeViTParams
 from harness_timm.vit import ViTShape, truncated_spec
+
+if TYPE_CHECKING:
+    from harness_edgevit.plugin import EdgeViTParams
 
 __all__ = ["check_images", "describe"]
 
 
 def describe(spec: ModuleSpec, params: EdgeViTParams, data: DataInfo) -> ModuleSpec:
-    """The EdgeViT of ``spec``'s ViT for the classes of ``data``.
+    """Return the EdgeViT of ``spec``'s ViT for the classes of ``data``.
 
     Raises:
         ValueError: ``blocks`` is beyond the depth, or the images differ from the source's.
@@ -22,10 +26,10 @@ def describe(spec: ModuleSpec, params: EdgeViTParams, data: DataInfo) -> ModuleS
 
 
 def check_images(source: tuple[int, ...], data: DataInfo) -> None:
-    """Only classes and pixels may differ between cloud and edge.
+    """Check that cloud and edge differ by classes and pixels only.
 
     Raises:
-        ValueError: shape [channels, height, width] of the source's images is not that of ``data``.
+        ValueError: the shape [channels, height, width] of the source's images is not that of ``data``.
     """
     if tuple(source) != tuple(data.shape):
         raise ValueError(

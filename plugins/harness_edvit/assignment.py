@@ -1,8 +1,11 @@
-"""Which device runs which part: ED-ViT's Eq. 1 and Algorithm 3. Torch-free.
+"""Which device runs which part: Eq. 1 and Algorithm 3 (section 4.4). Torch-free.
 
-Readings: a device's remaining energy is E_i minus L times the MACs of ALL its parts, idle devices count in the
-minimum, and each part is on exactly one device (the last constraint of Eq. 1). The part that gives the answer
-is on the central device; what it needs there is taken off first.
+Readings taken:
+
+- A device's remaining energy is E_i minus L times the MACs of ALL its parts.
+- Idle devices count in the minimum.
+- Each part is on exactly one device (the last constraint of Eq. 1).
+- The part that gives the answer is on the central device. What it needs there is taken off first.
 """
 
 from __future__ import annotations
@@ -14,14 +17,17 @@ from typing import TYPE_CHECKING
 from harness.types import Fleet, PartSketch, Placement, Sketch
 
 if TYPE_CHECKING:
-    from harness_edvit.params import PlaceParams
+    from harness_edvit.plugin import PlaceParams
 
 __all__ = ["exact", "greedy", "greedy_as_printed"]
 
 
 @dataclass
 class _Problem:
-    """``parts`` to be placed, from the most to the least MACs (line 1); what each device has left."""
+    """The ``parts`` to be placed, from the most to the least MACs (line 1), and what each device has left.
+
+    ``energy`` is in MACs, ``memory`` in bytes, one value per device.
+    """
 
     parts: list[PartSketch]
     samples: int
@@ -29,12 +35,15 @@ class _Problem:
     memory: list[float]
 
     def need(self, part: PartSketch) -> int:
+        """Return the MACs of ``part`` over all images."""
         return self.samples * part.macs
 
     def fits(self, part: PartSketch, device: int) -> bool:
+        """Return whether ``device`` has memory and energy for ``part`` (line 4)."""
         return self.memory[device] >= part.weight_bytes and self.energy[device] >= self.need(part)
 
     def assign(self, part: PartSketch, device: int) -> None:
+        """Take what ``part`` needs off ``device`` (lines 5 and 6)."""
         self.energy[device] -= self.need(part)
         self.memory[device] -= part.weight_bytes
 
@@ -43,21 +52,21 @@ def greedy_as_printed(sketch: Sketch, fleet: Fleet, params: PlaceParams) -> Plac
     """Algorithm 3 to the letter.
 
     Raises:
-        ValueError: no device is left (line 10), or a part was lost: after line 8 the printed loop goes on with
-            the next part, not with the next device.
+        ValueError: no device is left (line 10), or a part was lost: after line 8 the printed loop takes the next
+            part, not the next device.
     """
     problem, device_of = _problem(sketch, fleet, params)
     left = list(range(len(fleet.devices)))
     lost = []
-    for part in problem.parts:
+    for part in problem.parts:  # line 2
         device = max(left, key=lambda k: problem.energy[k])  # line 3
-        if problem.fits(part, device):
-            problem.assign(part, device)
+        if problem.fits(part, device):  # line 4
+            problem.assign(part, device)  # lines 5 and 6
             device_of[part.name] = device
         else:
             lost.append(part.name)
-            left.remove(device)
-            if not left:
+            left.remove(device)  # line 8
+            if not left:  # lines 9 and 10
                 raise ValueError(
                     f"Algorithm 3 as printed found no placement: no device is left at {part.name!r}; "
                     "greedy or exact may find one"
@@ -71,7 +80,7 @@ def greedy_as_printed(sketch: Sketch, fleet: Fleet, params: PlaceParams) -> Plac
 
 
 def greedy(sketch: Sketch, fleet: Fleet, params: PlaceParams) -> Placement:
-    """Algorithm 3 repaired: of the devices that can take the part, the one with most energy left.
+    """Algorithm 3 repaired: of the devices that can take the part, take the one with most energy left.
 
     Raises:
         ValueError: no device can take a part.
@@ -135,12 +144,14 @@ def exact(sketch: Sketch, fleet: Fleet, params: PlaceParams) -> Placement:
 
 
 def _problem(sketch: Sketch, fleet: Fleet, params: PlaceParams) -> tuple[_Problem, dict[str, int]]:
-    """The parts but the last, which is placed already."""
+    """Return the problem without the last part, which is placed already, and where that one is."""
     *others, last = sketch.parts
     n = len(fleet.devices)
     everything = params.samples * sum(part.macs for part in sketch.parts)
-    energy = _given("energy_gmacs", params.energy_gmacs, n, 1e9) or [float(everything)] * n
-    memory = _given("memory_mb", params.memory_mb, n, 2**20) or [float(d.memory_bytes) for d in fleet.devices]
+    energy = _per_device("energy_gmacs", params.energy_gmacs, n, 1e9) or [float(everything)] * n
+    memory = _per_device("memory_mb", params.memory_mb, n, 2**20) or [
+        float(d.memory_bytes) for d in fleet.devices
+    ]
     parts = sorted(others, key=lambda part: -part.macs)
     problem = _Problem(parts=parts, samples=params.samples, energy=energy, memory=memory)
     if not problem.fits(last, fleet.central):
@@ -149,7 +160,7 @@ def _problem(sketch: Sketch, fleet: Fleet, params: PlaceParams) -> tuple[_Proble
     return problem, {last.name: fleet.central}
 
 
-def _given(what: str, values: Sequence[float] | None, devices: int, unit: float) -> list[float] | None:
+def _per_device(what: str, values: Sequence[float] | None, devices: int, unit: float) -> list[float] | None:
     if values is not None and len(values) != devices:
         raise ValueError(f"{what}: {len(values)} values are given, but the fleet has {devices} devices")
     return None if values is None else [value * unit for value in values]

@@ -1,4 +1,7 @@
-"""Section 4.5 and Table 3: what makes one answer of the sub-models' outputs."""
+"""Section 4.5 and Table 3: the modules that make one answer of the sub-models' outputs.
+
+Shapes: B images, C classes, N sub-models; sub-model i has k_i classes and features of d_i channels.
+"""
 
 from __future__ import annotations
 
@@ -12,9 +15,9 @@ __all__ = ["Average", "FusionMLP", "Whole", "average", "fusion_mlp"]
 
 
 class FusionMLP(nn.Module):
-    """Features [B, d_i] of each sub-model -> logits [B, C], by sum d_i -> lambda sum d_i -> C.
+    """Features [B, d_i] of each sub-model -> logits [B, C], by two layers: sum d_i -> lambda sum d_i -> C.
 
-    The activation is not given; ReLU is taken.
+    The paper does not give the activation. ReLU is taken.
     """
 
     def __init__(self, dims: Sequence[int], hidden: int, classes: int) -> None:
@@ -27,10 +30,10 @@ class FusionMLP(nn.Module):
 
 
 class Average(nn.Module):
-    """Logits [B, k_i + 1] of each sub-model -> log of the softmax outputs, each class from its own sub-model.
+    """Logits [B, k_i + 1] of each sub-model -> log of the softmax outputs [B, C], each class from its own sub-model.
 
-    A class is one sub-model's own, so averaging softmax outputs over N sub-models, 0 where a class is foreign,
-    divides all by N: the order is that of the outputs themselves. Label 0 ("none of them") is no class.
+    An average over N sub-models, with 0 where a class is foreign, divides every output by N, since a class belongs to
+    one sub-model. So the order of the classes is that of the outputs themselves. Label 0 ("none of them") is no class.
     """
 
     order: torch.Tensor
@@ -46,7 +49,7 @@ class Average(nn.Module):
 
 
 class Whole(nn.Module):
-    """Sub-models and MLP as one model, for the entire retraining."""
+    """Sub-models and MLP as one model, images -> logits [B, C], for the entire retraining."""
 
     def __init__(self, subs: Sequence[nn.Module], mlp: FusionMLP) -> None:
         super().__init__()
@@ -57,8 +60,10 @@ class Whole(nn.Module):
 
 
 def fusion_mlp(*, dims: Sequence[int], hidden: int, classes: int) -> nn.Module:
+    """Factory of :class:`FusionMLP`."""
     return FusionMLP(dims, hidden, classes)
 
 
 def average(*, owned: Sequence[Sequence[int]]) -> nn.Module:
+    """Factory of :class:`Average`; ``owned`` are the classes of each sub-model."""
     return Average(owned)

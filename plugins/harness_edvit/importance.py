@@ -1,29 +1,36 @@
 """How much each unit of a ViT matters: D_KL(P || Q) of section 4.3, P with all units, Q without one.
 
-All scores come from the original model, before anything is pruned (no re-scoring between stages), and P and Q
-are over the original's C classes. KL is measured once per image of a proxy set that all sub-models share;
-a sub-model sums it over its own resampled data, of which the proxy is a sample stratified by class.
+All scores come from the original model, before anything is pruned: nothing is scored again between the stages. P and Q
+are over the original's C classes. KL is measured once per image of a proxy set that all sub-models share. A sub-model
+sums it over its own resampled data, of which the proxy is a sample stratified by class.
 
-The exact KL takes D + L (A + F) passes per image. They run many masks to a batch, and a unit of block l needs
-blocks l and later only, about half of them. The first derivative of the KL vanishes where nothing is pruned;
-its second order with one mask from 1 to 0 is the Fisher diagonal, 1/2 E_q[(d log q / d mask)^2]: C backward
-passes for all units together.
+The exact KL takes D + L (A + F) passes per image. Many masks run in one batch, and a unit of block l needs block l and
+later ones only, about half of them. The first derivative of the KL vanishes where nothing is pruned. Its second order
+with one mask from 1 to 0 is the Fisher diagonal, 1/2 E_q[(d log q / d mask)^2]: C backward passes for all units
+together.
+
+Units: D channels of the residual stream; per block A joint dimensions of q, k and v, and F neurons of the FFN.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
+import numpy as np
 import torch
 
-from harness_edvit.masked import check_prunable, masked_logits, tokens
+from harness.methods import evaluating, on_device
+from harness.types import Context
+from harness_edvit.masked import Unit, check_prunable, masked_logits, tokens
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
     from timm.models.vision_transformer import VisionTransformer
 
-__all__ = ["Importance", "kl_exact", "kl_fisher", "random_importance"]
+__all__ = ["Importance", "Proxy", "kl_exact", "kl_fisher", "measure_importance", "random_importance"]
 
 _ROWS = 1024  # images of a batch: so many that matrices are large, so few that they stay in the cache
 
@@ -39,7 +46,7 @@ class Importance:
     ffn: tuple[torch.Tensor, ...]
 
     def summed(self, weights: torch.Tensor) -> Importance:
-        """Over images with ``weights`` [n]."""
+        """Return the sum over images with ``weights`` [n]."""
         return Importance(
             residual=self.residual @ weights[:, None],
             attention=tuple(scores @ weights[:, None] for scores in self.attention),
@@ -47,12 +54,71 @@ class Importance:
         )
 
 
+@dataclass(frozen=True, kw_only=True)
+class Proxy:
+    """What was measured once for all sub-models.
+
+    ``scores`` are of n proxy images, ``labels`` int64 [n] theirs, ``seconds`` what it took. Where scores are drawn they
+    are of no image, and ``labels`` is ``None``.
+    """
+
+    scores: Importance
+    labels: NDArray[np.int64] | None
+    seconds: float
+
+    def scores_of(self, counts: NDArray[np.int64]) -> Importance:
+        """Return the scores summed over data with ``counts`` [C] images of each class."""
+        if self.labels is None:
+            return self.scores
+        stands_for = counts / np.bincount(
+            self.labels, minlength=len(counts)
+        )  # images per proxy image of the class
+        return self.scores.summed(torch.tensor(stands_for, dtype=torch.float32)[self.labels])
+
+
+def measure_importance(
+    ctx: Context, vit: VisionTransformer, kind: Literal["kl-exact", "kl-fisher", "random"], per_class: int
+) -> Proxy:
+    """Score all units of ``vit`` on ``per_class`` training images of each class.
+
+    Raises:
+        ValueError: a class has no training image.
+    """
+    start, train_labels = time.perf_counter(), np.asarray(ctx.data.train.labels)
+    rng = np.random.default_rng([ctx.seed, 3])
+    chosen = []
+    for label, class_name in enumerate(ctx.data.info.class_names):
+        members = np.flatnonzero(train_labels == label)
+        if not len(members):
+            raise ValueError(f"edvit, importance: class {class_name!r} has no sample in the proxy slice")
+        chosen.append(rng.permutation(members)[:per_class])
+    indices = np.concatenate(chosen)
+    if kind == "random":
+        scores = random_importance(vit, ctx.seed)
+        return Proxy(scores=scores, labels=None, seconds=time.perf_counter() - start)
+    measure, device = kl_exact if kind == "kl-exact" else kl_fisher, torch.device(ctx.device)
+    images = torch.from_numpy(np.asarray(ctx.data.train.batch(indices))).to(device)
+    with on_device(vit, device), evaluating(vit):
+        batches = [
+            measure(vit, batch, lambda done: ctx.progress(f"importance ({kind})", done))
+            for batch in images.split(256)
+        ]
+    scores = Importance(
+        residual=torch.cat([batch.residual for batch in batches], 1).cpu(),
+        attention=tuple(
+            torch.cat(blocks, 1).cpu() for blocks in zip(*(b.attention for b in batches), strict=True)
+        ),
+        ffn=tuple(torch.cat(blocks, 1).cpu() for blocks in zip(*(b.ffn for b in batches), strict=True)),
+    )
+    return Proxy(scores=scores, labels=train_labels[indices], seconds=time.perf_counter() - start)
+
+
 def kl_exact(vit: VisionTransformer, images: torch.Tensor, tell: Tell = lambda done: None) -> Importance:
-    """The KL per unit and image, by leaving each unit out in turn; images [n, C, H, W]."""
+    """Return the KL per unit and image of ``images`` [n, C, H, W], by leaving each unit out in turn."""
     check_prunable(vit)
     n = len(images)
     per_batch = max(1, _ROWS // n)
-    scores: dict[object, torch.Tensor] = {}
+    scores: dict[Unit, torch.Tensor] = {}
     units = _units(vit)
     passes, done = sum(count for _, count in units), 0
     with torch.inference_mode():
@@ -61,7 +127,7 @@ def kl_exact(vit: VisionTransformer, images: torch.Tensor, tell: Tell = lambda d
         log_p = masked_logits(vit, x, {}).log_softmax(-1)  # [n, C]
         for key, count in units:
             start = key[1] if isinstance(key, tuple) else 0
-            found = []
+            parts = []
             for first in range(0, count, per_batch):
                 m = min(per_batch, count - first)
                 mask = torch.ones(m, count, device=images.device)
@@ -69,15 +135,15 @@ def kl_exact(vit: VisionTransformer, images: torch.Tensor, tell: Tell = lambda d
                 batch = inputs[start].repeat(m, 1, 1)  # [m n, T, D]
                 logits = masked_logits(vit, batch, {key: mask.repeat_interleave(n, 0)}, start)
                 log_q = logits.log_softmax(-1).view(m, n, -1)
-                found.append((log_p.exp() * (log_p - log_q)).sum(-1))  # [m, n]
+                parts.append((log_p.exp() * (log_p - log_q)).sum(-1))  # [m, n]
                 done += m
                 tell(done / passes)
-            scores[key] = torch.cat(found)
+            scores[key] = torch.cat(parts)
     return _gather(vit, scores)
 
 
 def kl_fisher(vit: VisionTransformer, images: torch.Tensor, tell: Tell = lambda done: None) -> Importance:
-    """The second-order term of the KL per unit and image: 1/2 sum_y q_y (d log q_y / d mask)^2."""
+    """Return the KL's second-order term per unit and image: 1/2 sum_y q_y (d log q_y / d mask)^2."""
     check_prunable(vit)
     n = len(images)
     masks = {
@@ -85,7 +151,7 @@ def kl_fisher(vit: VisionTransformer, images: torch.Tensor, tell: Tell = lambda 
     }
     with torch.enable_grad():
         log_q = masked_logits(vit, tokens(vit, images).detach(), masks).log_softmax(-1)  # [n, C]
-        scores: dict[object, torch.Tensor] = {
+        scores: dict[Unit, torch.Tensor] = {
             key: torch.zeros(mask.shape[::-1], device=images.device) for key, mask in masks.items()
         }
         classes = log_q.shape[1]
@@ -98,27 +164,28 @@ def kl_fisher(vit: VisionTransformer, images: torch.Tensor, tell: Tell = lambda 
 
 
 def random_importance(vit: VisionTransformer, seed: int) -> Importance:
-    """Chance, the same for every image."""
+    """Return scores drawn at random, the same for every image."""
     check_prunable(vit)
     generator = torch.Generator().manual_seed(seed)
     return _gather(vit, {key: torch.rand(count, 1, generator=generator) for key, count in _units(vit)})
 
 
-def _units(vit: VisionTransformer) -> list[tuple[str | tuple[str, int], int]]:
-    units: list[tuple[str | tuple[str, int], int]] = [("residual", vit.embed_dim)]
+def _units(vit: VisionTransformer) -> list[tuple[Unit, int]]:
+    """Return the kinds of units, and how many there are of each."""
+    units: list[tuple[Unit, int]] = [("residual", vit.embed_dim)]
     units += [(("attention", i), block.attn.attn_dim) for i, block in enumerate(vit.blocks)]
     return units + [(("ffn", i), block.mlp.fc1.out_features) for i, block in enumerate(vit.blocks)]
 
 
 def _block_inputs(vit: VisionTransformer, x: torch.Tensor) -> Iterator[torch.Tensor]:
-    """What blocks 1 and later read."""
+    """Yield the tokens that blocks 1, 2 ... read."""
     x = vit.norm_pre(x)
     for block in vit.blocks[:-1]:
         x = block(x)
         yield x
 
 
-def _gather(vit: VisionTransformer, scores: dict) -> Importance:
+def _gather(vit: VisionTransformer, scores: Mapping[Unit, torch.Tensor]) -> Importance:
     blocks = range(len(vit.blocks))
     return Importance(
         residual=scores["residual"],

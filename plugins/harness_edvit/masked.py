@@ -1,10 +1,10 @@
 """A timm ViT computed with units left out by masks: what a pruned model computes, without building it.
 
-Masks have one row per sample, so a batch holds as many differently pruned models. A mask of 1s and 0s gives
-exactly what physical removal gives:
+A mask has one row per sample, so one batch holds differently pruned models. A mask of 1s and 0s gives exactly what
+physical removal gives (pruning.py):
 
 - residual channel: LayerNorms take their statistics over the kept channels only, and give 0 for the others.
-  Nothing else reads the residual stream, so what stands in a removed channel does not matter;
+  Nothing else reads the residual stream, so the value of a removed channel does not matter;
 - joint dimension of q, k and v: the attention's scale stays the original one;
 - FFN neuron: its activation is 0.
 
@@ -14,7 +14,7 @@ Shapes: images [B, C, H, W]; tokens x [B, T, D]; q, k, v [B, h, T, D_h] with A =
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -23,23 +23,27 @@ from torch.nn import functional
 if TYPE_CHECKING:
     from timm.models.vision_transformer import Block, VisionTransformer
 
-__all__ = ["Masks", "check_prunable", "masked_blocks", "masked_logits", "tokens"]
+__all__ = ["Masks", "Unit", "check_prunable", "masked_blocks", "masked_logits", "tokens"]
 
-Masks = Mapping[str | tuple[str, int], torch.Tensor]
-"""``"residual"`` -> [B, D]; ``("attention", l)`` -> [B, A]; ``("ffn", l)`` -> [B, F]; absent: all kept."""
+Unit = str | tuple[str, int]
+"""``"residual"``, ``("attention", l)`` or ``("ffn", l)`` of block l."""
+
+Masks = Mapping[Unit, torch.Tensor]
+"""``"residual"`` -> [B, D]; ``("attention", l)`` -> [B, A]; ``("ffn", l)`` -> [B, F]. Without a mask all units are kept."""
 
 
 def check_prunable(vit: VisionTransformer) -> None:
-    """Plain pre-norm blocks, a last LayerNorm, and class-token or average pooling.
+    """Check that ``vit`` has plain pre-norm blocks, a last LayerNorm, and class-token or average pooling.
 
     Raises:
-        ValueError: something else, named.
+        ValueError: it has not; the message names what it has.
     """
     from timm.layers import Mlp
     from timm.layers.attention import Attention
 
     for block in vit.blocks:
-        attn, mlp = getattr(block, "attn", None), getattr(block, "mlp", None)
+        attn: Any = getattr(block, "attn", None)
+        mlp: Any = getattr(block, "mlp", None)
         plain = type(attn) is Attention and type(mlp) is Mlp and getattr(attn, "gate", None) is None
         if not plain or not all(isinstance(x, nn.Identity) for x in (attn.q_norm, attn.norm, mlp.norm)):
             raise ValueError(
@@ -53,12 +57,12 @@ def check_prunable(vit: VisionTransformer) -> None:
 
 
 def tokens(vit: VisionTransformer, images: torch.Tensor) -> torch.Tensor:
-    """Images -> what the first block reads, before any LayerNorm there."""
+    """Return the tokens [B, T, D] that the first block reads, before any LayerNorm there."""
     return vit._pos_embed(vit.patch_embed(images))
 
 
 def masked_blocks(vit: VisionTransformer, x: torch.Tensor, masks: Masks, start: int = 0) -> torch.Tensor:
-    """Blocks ``start`` and later; before block 0 the norm that CLIP-like models have."""
+    """Run blocks ``start`` and later, and before block 0 the norm that CLIP-like models have: [B, T, D] -> the same."""
     residual = masks.get("residual")
     if start == 0:
         x = _norm(vit.norm_pre, x, residual)
@@ -68,7 +72,7 @@ def masked_blocks(vit: VisionTransformer, x: torch.Tensor, masks: Masks, start: 
 
 
 def masked_logits(vit: VisionTransformer, x: torch.Tensor, masks: Masks, start: int = 0) -> torch.Tensor:
-    """Tokens before block ``start`` -> logits [B, classes]."""
+    """Return the logits [B, classes] of the tokens ``x`` [B, T, D] before block ``start``."""
     residual = masks.get("residual")
     x = masked_blocks(vit, x, masks, start)
     if isinstance(vit.fc_norm, nn.Identity):
@@ -99,7 +103,7 @@ def _block(
 
 
 def _norm(norm: nn.Module, x: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
-    """LayerNorm over the kept channels; x [B, T, D] or [B, D], mask [B, D]."""
+    """Apply ``norm`` over the kept channels; x [B, T, D] or [B, D], mask [B, D]."""
     if mask is None or isinstance(norm, nn.Identity):
         return norm(x)
     if x.ndim == 3:

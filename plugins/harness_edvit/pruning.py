@@ -1,7 +1,8 @@
 """Physical removal of units from a timm ViT, in place: the three stages of section 4.3.
 
 After all three the model is a plain ViT of fewer heads: its weights fit timm's ``VisionTransformer``.
-``keep`` are ascending indices; D, A, F are the channels, joint attention dimensions and neurons before.
+``keep`` are ascending indices of units. Before removal there are D channels of the residual stream, and in each block
+A joint dimensions of q, k and v and F neurons.
 """
 
 from __future__ import annotations
@@ -21,19 +22,21 @@ __all__ = ["best", "best_merged", "keep_attention", "keep_ffn", "keep_residual",
 
 
 def best(scores: torch.Tensor, k: int) -> torch.Tensor:
-    """The indices of the ``k`` highest ``scores`` [U, 1], ascending; of equals the first."""
+    """Return the indices of the ``k`` highest ``scores`` [U, 1], ascending. Of equal scores the first ones are taken."""
     return scores.flatten().argsort(descending=True, stable=True)[:k].sort().values
 
 
 def best_merged(scores: torch.Tensor, heads: int, head_dim: int) -> torch.Tensor:
-    """The old heads' dimensions merged into ``heads`` new ones: the A dimensions are cut into so many groups of
-    consecutive ones, and each keeps its ``head_dim`` best; ``scores`` [A, 1]."""
+    """Return the dimensions that ``heads`` new heads keep of the old ones, ascending; ``scores`` [A, 1].
+
+    The A dimensions are cut into ``heads`` groups of consecutive ones, and each group keeps its ``head_dim`` best.
+    """
     groups = torch.arange(len(scores)).tensor_split(heads)
     return torch.cat([group[best(scores[group], head_dim)] for group in groups])
 
 
 def keep_residual(vit: VisionTransformer, keep: torch.Tensor) -> None:
-    """Stage 1, d -> s d: everything that writes to or reads from the residual stream."""
+    """Stage 1, d -> s d: cut everything that writes to or reads from the residual stream."""
     for name in ("cls_token", "reg_token", "dist_token", "pos_embed"):
         token = getattr(vit, name, None)
         if token is not None:
@@ -60,21 +63,23 @@ def keep_residual(vit: VisionTransformer, keep: torch.Tensor) -> None:
 
 
 def keep_attention(attn: Attention, keep: torch.Tensor) -> None:
-    """Stage 2, h -> s h: the same ``keep`` of q, k and v. Heads keep their size, so their scale stays right."""
+    """Stage 2, h -> s h: keep the same dimensions of q, k and v. A head keeps its size, so its scale stays right."""
     attn.num_heads, attn.attn_dim, before = len(keep) // attn.head_dim, len(keep), attn.attn_dim
     _rows(attn.qkv, torch.cat([keep + offset * before for offset in range(3)]))
     _columns(attn.proj, keep)
 
 
 def keep_ffn(mlp: Mlp, keep: torch.Tensor) -> None:
-    """Stage 3, c -> s c."""
+    """Stage 3, c -> s c: keep these neurons."""
     _rows(mlp.fc1, keep)
     _columns(mlp.fc2, keep)
 
 
 def new_head(vit: VisionTransformer, own: Sequence[int]) -> None:
-    """Outputs for "none of them" (0) and the classes ``own`` (1 ... k), from the rows of the old head: label 0
-    starts from the mean of the other classes, or from 0 where there are none."""
+    """Replace the head by one for "none of them" (label 0) and the classes ``own`` (labels 1 ... k).
+
+    Its rows are those of the old head. Label 0 starts from the mean of the other classes, or from 0 if there are none.
+    """
     for head in _heads(vit):
         others = [c for c in range(head.out_features) if c not in own]
         for name in ("weight", "bias"):

@@ -1,8 +1,12 @@
-"""Algorithm 1 of ED-ViT: heads per sub-model under a memory budget. Torch-free: the planner calls this.
+"""Algorithm 1, lines 6 to 19: heads per sub-model under a memory budget. Torch-free, since planning calls it.
 
-Readings: s = (h - hp) / h is the KEPT share, so a sub-model with k = h - hp heads is the plain ViT of k heads
-of the source's head size. Its size m_i is that of the part as deployed, in float32. hp starts at 0. Line 12,
-the assignment, is tried here with the devices' memory; the placer decides where the parts really go.
+Readings taken:
+
+- s = (h - hp) / h is the KEPT share, so a sub-model with k = h - hp heads is the plain ViT of k heads of the source's
+  head size.
+- Its size m_i is that of the part as deployed, in float32.
+- hp starts at 0.
+- Line 12, the assignment, is tried here with the devices' memory. The placer decides where the parts really go.
 """
 
 from __future__ import annotations
@@ -12,11 +16,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from harness.types import IMAGE, Fleet, ModuleSpec, PartSketch, Sketch
+from harness.methods import even_shares, fused_sketch, image_sketch
+from harness.types import Fleet, ModuleSpec, Sketch
 from harness_timm.vit import TIMM_FACTORY, TRUNCATED_FACTORY, VIT_FACTORY, ViTShape, base_of
 
 if TYPE_CHECKING:
-    from harness_edvit.params import EDViTParams
+    from harness_edvit.plugin import EDViTParams
 
 __all__ = ["edvit_sketch", "mlp_spec", "part_classes", "split", "sub_shape", "sub_spec"]
 
@@ -25,57 +30,62 @@ BUDGET_SHARE = 0.55  # 180 MB for a ViT-Base of 327 MB (section 5.2)
 
 
 def sub_shape(shape: ViTShape, heads: int, classes: int) -> ViTShape:
-    """The source with ``heads`` of its heads: s d channels, s h heads, s c neurons."""
+    """Return the source with ``heads`` of its heads: s d channels, s h heads, s c neurons."""
     return replace(shape, dim=shape.dim // shape.heads * heads, heads=heads, classes=classes)
 
 
 def sub_spec(spec: ModuleSpec, dim: int, heads: int, classes: int) -> ModuleSpec:
-    """How any process builds the sub-model: the source's own factory, with other dimensions.
+    """Return how any process builds the sub-model: the source's own factory, with other dimensions.
 
     Raises:
         ValueError: the factory takes no dimensions.
     """
-    given = dict(spec.params)
+    params = dict(spec.params)
     if spec.factory == VIT_FACTORY:
-        return replace(spec, params={**given, "dim": dim, "heads": heads, "classes": classes})
+        return replace(spec, params={**params, "dim": dim, "heads": heads, "classes": classes})
     if spec.factory == TIMM_FACTORY:
-        args = {**(given.get("args") or {}), "embed_dim": dim, "num_heads": heads}
-        return replace(spec, params={**given, "classes": classes, "args": args})
+        args = {**(params.get("args") or {}), "embed_dim": dim, "num_heads": heads}
+        return replace(spec, params={**params, "classes": classes, "args": args})
     if spec.factory == TRUNCATED_FACTORY:
-        base = sub_spec(ModuleSpec(**given["base"]), dim, heads, classes)
-        return replace(spec, params={**given, "base": base_of(base), "classes": classes})
+        base = sub_spec(ModuleSpec(**params["base"]), dim, heads, classes)
+        return replace(spec, params={**params, "base": base_of(base), "classes": classes})
     raise ValueError(f"edvit cannot build a narrower model of {spec.factory}: it takes vit and timm's ViTs")
 
 
 def mlp_spec(dims: Sequence[int], hidden: int, classes: int) -> ModuleSpec:
-    """How any process builds the fusion MLP."""
-    given = {"dims": list(dims), "hidden": hidden, "classes": classes}
-    return ModuleSpec(factory="harness_edvit.fusion:fusion_mlp", params=given)
+    """Return how any process builds the fusion MLP."""
+    params = {"dims": list(dims), "hidden": hidden, "classes": classes}
+    return ModuleSpec(factory="harness_edvit.fusion:fusion_mlp", params=params)
 
 
 def part_classes(classes: int, parts: int) -> list[int]:
-    """|C_i|, which differ by at most one (line 5).
+    """Return |C_i|, which differ by at most one (line 5).
 
     Raises:
-        ValueError: more parts than classes.
+        ValueError: there are more parts than classes.
     """
     if parts > classes:
         raise ValueError(f"parts: {parts} is more than the {classes} classes; allowed are 1 to {classes}")
-    return [classes // parts + (i < classes % parts) for i in range(parts)]
+    return even_shares(classes, parts)
 
 
 def split(
-    parts: int, heads: int, size: Callable[[int], int], budget: float, policy: str, assignable: Callable
+    parts: int,
+    heads: int,
+    size: Callable[[int], int],
+    budget: float,
+    policy: str,
+    assignable: Callable[[Sequence[int]], bool],
 ) -> list[int]:
-    """Lines 6 to 19: heads kept per sub-model, ``size(k)`` bytes each, within ``budget`` bytes.
+    """Lines 6 to 19: return the heads kept per sub-model, of ``size(k)`` bytes each, within ``budget`` bytes.
 
     Raises:
         ValueError: even one head each is too much.
     """
     kept = [heads] * parts
-    while True:
-        sizes = [size(k) for k in kept]
-        if sum(sizes) <= budget and assignable(sizes):
+    while True:  # line 6
+        sizes = [size(k) for k in kept]  # line 8, of the sizes alone
+        if sum(sizes) <= budget and assignable(sizes):  # lines 11 to 14
             return kept
         if max(kept) == 1:
             break
@@ -83,7 +93,7 @@ def split(
             kept = [max(k for k in range(1, kept[0]) if heads % k == 0)] * parts
         else:
             largest = max(range(parts), key=lambda i: sizes[i])  # the first of equals
-            kept[largest] -= 1
+            kept[largest] -= 1  # line 17
     smallest = parts * size(1) / MIB
     if sum(sizes) > budget:
         raise ValueError(
@@ -96,9 +106,10 @@ def split(
 
 
 def edvit_sketch(spec: ModuleSpec | None, params: EDViTParams, fleet: Fleet) -> Sketch:
-    """``sub1`` ... ``subN`` read the image, ``fusion`` their features (or logits, with averaged softmax).
+    """Return ``sub1`` ... ``subN``, which read the image, and ``fusion``, which reads their features.
 
-    Which classes an average has to put in order is drawn when it is trained, so it has no spec yet.
+    With averaged softmax ``fusion`` reads logits. Which classes it has to put in order is drawn when it is trained, so
+    it has no spec yet.
 
     Raises:
         ValueError: more parts than classes, a budget nothing fits in, or a source of unknown dimensions.
@@ -125,42 +136,35 @@ def edvit_sketch(spec: ModuleSpec | None, params: EDViTParams, fleet: Fleet) -> 
         lambda sizes: _assignable(sizes, fleet),
     )
     subs = [deployed(heads, own) for heads, own in zip(kept, owned, strict=True)]
-    parts = tuple(
-        PartSketch(
-            name=f"sub{i}",
-            inputs=(IMAGE,),
-            params=sub.params(),
-            macs=sub.macs(),
-            weight_bytes=sub.weight_bytes(),
-            output_bytes=4 * (sub.classes if average else sub.dim),
-            spec=sub_spec(spec, sub.dim, sub.heads, sub.classes),
-        )
-        for i, sub in enumerate(subs, start=1)
-    )
     wide = sum(sub.dim for sub in subs)
     hidden = max(1, int(params.shrinking * wide))
     weights = 0 if average else wide * hidden + hidden * shape.classes
     biases = 0 if average else hidden + shape.classes
-    fusion = PartSketch(
-        name="fusion",
-        inputs=tuple(part.name for part in parts),
+    return fused_sketch(
+        [
+            image_sketch(
+                f"sub{i}",
+                sub,
+                sub.classes if average else sub.dim,
+                sub_spec(spec, sub.dim, sub.heads, sub.classes),
+            )
+            for i, sub in enumerate(subs, 1)
+        ],
         params=weights + biases,
         macs=weights,
-        weight_bytes=4 * (weights + biases),
-        output_bytes=4 * shape.classes,
+        classes=shape.classes,
         spec=None if average else mlp_spec([sub.dim for sub in subs], hidden, shape.classes),
+        decisions={
+            "heads": kept,
+            "classes": owned,
+            "size_mb": [round(sub.weight_bytes() / MIB, 4) for sub in subs],
+            "budget_mb": round(budget / MIB, 4),
+        },
     )
-    decisions = {
-        "heads": kept,
-        "classes": owned,
-        "size_mb": [round(sub.weight_bytes() / MIB, 4) for sub in subs],
-        "budget_mb": round(budget / MIB, 4),
-    }
-    return Sketch(parts=(*parts, fusion), decisions=decisions)
 
 
 def _assignable(sizes: Sequence[int], fleet: Fleet) -> bool:
-    """Whether the greedy finds memory for all; a plan without devices has no limit."""
+    """Return whether the greedy finds memory for all ``sizes``. A plan without devices has no limit."""
     left = [device.memory_bytes for device in fleet.devices]
     for size in sorted(sizes, reverse=True):
         if not left:

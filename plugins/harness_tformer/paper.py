@@ -1,6 +1,6 @@
-"""TFormer (Lu et al. 2023), from the paper's equations.
+"""TFormer: "TFormer: A Transmission-Friendly ViT Model for IoT Devices", Lu et al., IEEE TPDS 2023.
 
-The paper leaves open, and this module reads:
+Written from the paper's equations. Readings taken, where the paper leaves a choice:
 
 - How channels are split over operators and kernel sizes that do not divide them: operators first, then
   kernel sizes, each as evenly as can be, the larger shares first; average pooling before max pooling.
@@ -20,7 +20,8 @@ import torch
 from timm.layers import DropPath, trunc_normal_
 from torch import nn
 
-from harness_tformer.sketch import TFormerShape, shares
+from harness.methods import even_shares
+from harness_tformer.sketch import TFormerShape
 
 __all__ = ["Block", "GhostFFN", "HybridLayer", "PCSFFN", "StandardFFN", "TFormer", "tformer"]
 
@@ -32,7 +33,11 @@ class HybridLayer(nn.Module):
 
     def __init__(self, dim: int, operators: Sequence[str], kernels: Sequence[int]) -> None:
         super().__init__()
-        self.sizes = [size for channels in shares(dim, operators) for size in shares(channels, kernels)]
+        self.sizes = [
+            size
+            for channels in even_shares(dim, len(operators))
+            for size in even_shares(channels, len(kernels))
+        ]
         self.pools = nn.ModuleList(
             nn.AvgPool2d(kernel, 1, kernel // 2, count_include_pad=False)
             if operator == "avg"
@@ -119,6 +124,7 @@ class Block(nn.Module):
 
 
 def _ffn(shape: TFormerShape, dim: int) -> nn.Module:
+    """Return the FFN of Fig. 5 that ``shape`` names."""
     if shape.ffn == "pcs":
         return PCSFFN(dim, shape.expansion, shape.groups)
     if shape.ffn == "ghost":
@@ -127,6 +133,8 @@ def _ffn(shape: TFormerShape, dim: int) -> nn.Module:
 
 
 class _LayerScale(nn.Module):
+    """A learned factor per channel."""
+
     def __init__(self, dim: int, value: float) -> None:
         super().__init__()
         self.gamma = nn.Parameter(torch.full((dim, 1, 1), value))
@@ -138,8 +146,8 @@ class _LayerScale(nn.Module):
 class TFormer(nn.Module):
     """Stages of blocks, each behind a strided convolution; norm, mean over the map, linear head.
 
-    ``forward``: images [n, channels, H, W] -> logits [n, classes]. Stage features as timm's models give
-    them: ``feature_info`` (channels, reduction, module) and :meth:`forward_intermediates`.
+    ``forward``: images [n, channels, H, W] -> logits [n, classes]. Stage features are as timm's models give them:
+    ``feature_info`` (channels, reduction, module) and :meth:`forward_intermediates`.
     """
 
     def __init__(self, shape: TFormerShape) -> None:
@@ -168,7 +176,7 @@ class TFormer(nn.Module):
     def forward_intermediates(
         self, x: torch.Tensor, indices: Sequence[int] | None = None
     ) -> tuple[torch.Tensor, list[torch.Tensor]]:
-        """The last stage's map, and the maps [n, dim, H / reduction, W / reduction] of ``indices`` (all)."""
+        """Return the last stage's map, and the maps [n, dim, H / reduction, W / reduction] of ``indices`` (all)."""
         wanted = range(len(self.stages)) if indices is None else [i % len(self.stages) for i in indices]
         maps = []
         for stage in self.stages:
@@ -177,11 +185,11 @@ class TFormer(nn.Module):
         return x, [maps[index] for index in wanted]
 
     def forward_features(self, x: torch.Tensor) -> torch.Tensor:
-        """[n, channels, H, W] -> normalised last map [n, D, H / reduction, W / reduction]."""
+        """Return the normalised last map [n, D, H / reduction, W / reduction] of images [n, channels, H, W]."""
         return self.norm(self.stages(x))
 
     def forward_head(self, x: torch.Tensor) -> torch.Tensor:
-        """Last map -> logits [n, classes]."""
+        """Return the logits [n, classes] of the last map."""
         return self.head(x.mean(dim=(2, 3)))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -189,13 +197,16 @@ class TFormer(nn.Module):
 
 
 def _initialise(module: nn.Module) -> None:
+    """Draw the weights of one layer as PoolFormer does."""
     if isinstance(module, nn.Linear | nn.Conv2d):
         trunc_normal_(module.weight, std=0.02)
         if module.bias is not None:
             nn.init.zeros_(module.bias)
 
 
-def tformer(**given: Any) -> TFormer:
-    """What :meth:`TFormerShape.spec` names."""
-    lists = {name: tuple(value) if isinstance(value, list) else value for name, value in given.items()}
-    return TFormer(TFormerShape(**lists))
+def tformer(**shape: Any) -> TFormer:
+    """Factory of :class:`TFormer`; the keywords are those of :meth:`TFormerShape.spec`."""
+    tuples: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in shape.items()
+    }
+    return TFormer(TFormerShape(**tuples))

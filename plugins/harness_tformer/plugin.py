@@ -45,27 +45,28 @@ class TFormerParams(Params):
 
     @model_validator(mode="after")
     def _one_size(self) -> TFormerParams:
-        given = (self.dims is not None, self.depths is not None)
-        if any(given) == (self.size is not None) or len(set(given)) > 1:
+        sizes = (self.dims is not None, self.depths is not None)
+        if any(sizes) == (self.size is not None) or len(set(sizes)) > 1:
             raise ValueError("give size (S, M or L), or dims and depths")
         return self
 
 
 def describe(params: TFormerParams, data: DataInfo) -> ModuleSpec:
-    """The TFormer for the images and classes of ``data``.
+    """Return the TFormer for the images and classes of ``data``.
 
     Raises:
         ValueError: the dimensions do not fit one another, or the images.
     """
-    given = params.model_dump(exclude={"size"})
+    sizes = params.model_dump(exclude={"size"})
     if params.size is not None:
-        given["dims"], given["depths"] = SIZES[params.size]
+        sizes["dims"], sizes["depths"] = SIZES[params.size]
     channels, height, width = data.shape
-    shape = TFormerShape(image_size=(height, width), channels=channels, classes=data.classes, **given)
+    shape = TFormerShape(image_size=(height, width), channels=channels, classes=data.classes, **sizes)
     return shape.spec()
 
 
 def build(ctx: Context, params: TFormerParams) -> Model:
+    """Build the TFormer with random weights; torch is imported here, not when planning."""
     from harness_timm.models import seeded_model
 
     return seeded_model(ctx, describe(params, ctx.data.info))
@@ -73,6 +74,7 @@ def build(ctx: Context, params: TFormerParams) -> Model:
 
 @hookimpl
 def harness_models() -> Iterable[ModelEntry]:
+    """Give the model builder ``tformer``."""
     yield ModelEntry(
         name="tformer",
         summary="TFormer: pooling of several types and scales for attention, grouped and shuffled FFN",

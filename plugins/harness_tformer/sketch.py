@@ -1,14 +1,14 @@
-"""The dimensions of a TFormer, checked without building it. Torch-free."""
+"""The dimensions of a TFormer, checked without building it. Torch-free, since planning calls it."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from harness.types import ModuleSpec
 
-__all__ = ["FACTORY", "SIZES", "FFN", "Operator", "TFormerShape", "shares"]
+__all__ = ["FACTORY", "SIZES", "FFN", "Operator", "TFormerShape"]
 
 FACTORY = "harness_tformer.paper:tformer"
 
@@ -82,14 +82,8 @@ class TFormerShape:
         return int(self.stem_stride * self.down_stride ** (len(self.dims) - 1))
 
     def spec(self) -> ModuleSpec:
-        """How any process builds a TFormer of this shape."""
-        given: dict[str, Any] = {
+        """Return how any process builds a TFormer of this shape."""
+        params: dict[str, Any] = {
             name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()
         }
-        return ModuleSpec(factory=FACTORY, params=given)
-
-
-def shares(total: int, among: Sequence[Any]) -> list[int]:
-    """``total`` channels split over ``among`` as evenly as can be, the larger shares first."""
-    base, rest = divmod(total, len(among))
-    return [base + (index < rest) for index in range(len(among))]
+        return ModuleSpec(factory=FACTORY, params=params)

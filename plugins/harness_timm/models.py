@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +13,10 @@ from safetensors import SafetensorError, safe_open
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
+from harness.methods import seeded
 from harness.types import Context, Model, ModuleSpec, TensorSpec
 
-__all__ = ["check_input", "pretrained_model", "seeded", "seeded_model", "timm_model", "vit"]
+__all__ = ["check_input", "pretrained_model", "seeded_model", "timm_model", "vit"]
 
 
 def vit(
@@ -31,7 +32,7 @@ def vit(
     class_token: bool = True,
     drop_path_rate: float = 0.0,
 ) -> nn.Module:
-    """A ViT by its dimensions (:class:`harness_timm.vit.ViTShape`), with timm's initialisation."""
+    """Factory of a ViT by its dimensions (:class:`harness_timm.vit.ViTShape`), with timm's initialisation."""
     return VisionTransformer(
         img_size=tuple(image_size),
         patch_size=patch_size,
@@ -57,7 +58,7 @@ def timm_model(
     drop_path_rate: float | None = None,
     args: Mapping[str, Any] | None = None,
 ) -> nn.Module:
-    """timm's model ``name`` with random weights, for images [channels, *image_size].
+    """Factory of timm's model ``name`` with random weights, for images [channels, *image_size].
 
     Raises:
         ValueError: timm has no such model, or cannot build it so.
@@ -74,22 +75,22 @@ def timm_model(
 
 
 def pretrained_model(spec: ModuleSpec, weights: Path | None) -> nn.Module:
-    """What ``spec`` (of :func:`timm_model`) builds, with the hub's weights or those of a safetensors file.
+    """Return what ``spec`` (of :func:`timm_model`) builds, with the hub's weights or those of a safetensors file.
 
-    Every tensor must fit, but for a head of another class count, which is new, and what timm itself
-    adapts (input channels, position embeddings).
+    Every tensor must fit. The exceptions are a head of another class count, which is new, and what timm itself adapts
+    (input channels, position embeddings).
 
     Raises:
-        ValueError: the weights cannot be had, or belong to another model.
+        ValueError: the weights cannot be read, or belong to another model.
     """
-    given = dict(spec.params)
-    name, classes = given["name"], given["classes"]
+    params = dict(spec.params)
+    name, classes = params["name"], params["classes"]
     _check_name(name)
     arguments: dict[str, Any] = {
-        "in_chans": given["channels"],
-        "drop_rate": given["drop_rate"],
-        "drop_path_rate": given["drop_path_rate"],
-        **given["args"],
+        "in_chans": params["channels"],
+        "drop_rate": params["drop_rate"],
+        "drop_path_rate": params["drop_path_rate"],
+        **params["args"],
         "pretrained": True,
     }
     config = timm.get_pretrained_cfg(name)
@@ -104,27 +105,20 @@ def pretrained_model(spec: ModuleSpec, weights: Path | None) -> nn.Module:
             "custom_load": False,
         }
     # built with the source's own head, so that timm loads strictly
-    model = _create(name, given["image_size"], {**arguments, "num_classes": source_classes})
+    model = _create(name, params["image_size"], {**arguments, "num_classes": source_classes})
     if source_classes != classes:
         model.reset_classifier(classes)
     return model
 
 
-def seeded(build: Callable[[], nn.Module], seed: int) -> nn.Module:
-    """``build()``, its random weights determined by ``seed``; the global random state is left as it was."""
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)
-        return build()
-
-
 def seeded_model(ctx: Context, spec: ModuleSpec) -> Model:
-    """What ``spec`` builds for the data of ``ctx``, with random weights by its seed."""
+    """Return what ``spec`` builds for the data of ``ctx``, with random weights by its seed."""
     info, module = ctx.data.info, seeded(spec.build, ctx.seed)
     return Model(module=module, spec=spec, input=TensorSpec(shape=info.shape), classes=info.classes)
 
 
 def check_input(model: nn.Module, shape: tuple[int, int, int], classes: int, what: str) -> None:
-    """Run one blank image [channels, height, width] through ``model``.
+    """Check ``model`` with one blank image [channels, height, width]; ``what`` begins the message.
 
     Raises:
         ValueError: it does not run, or does not give [1, classes].
@@ -165,7 +159,7 @@ def _check_name(name: str) -> None:
 
 
 def _classes_in(weights: Path, heads: Sequence[str]) -> int:
-    """Rows of the classifier stored in a safetensors file; 0 where it has none."""
+    """Return the rows of the classifier stored in a safetensors file, 0 if it has none."""
     try:
         with safe_open(weights, framework="pt") as file:
             stored = [f"{head}.weight" for head in heads if f"{head}.weight" in file.keys()]  # noqa: SIM118
@@ -175,5 +169,6 @@ def _classes_in(weights: Path, heads: Sequence[str]) -> int:
 
 
 def _line(error: BaseException) -> str:
+    """Return the error's text as one line of at most 300 characters."""
     text = " ".join(str(error).split())
     return text[:300] or type(error).__name__

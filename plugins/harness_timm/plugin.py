@@ -10,6 +10,7 @@ from typing import Any
 from pydantic import Field, field_validator, model_validator
 
 from harness.hookspecs import hookimpl
+from harness.methods import seeded
 from harness.types import Context, DataInfo, Model, ModelEntry, ModuleSpec, Params, TensorSpec
 from harness_timm.vit import TIMM_FACTORY, ViTShape
 
@@ -56,6 +57,11 @@ class ViTParams(Params):
 
 
 def describe_vit(params: ViTParams, data: DataInfo) -> ModuleSpec:
+    """Return the ViT for the images and classes of ``data``.
+
+    Raises:
+        ValueError: the dimensions do not fit one another, or the images.
+    """
     channels, height, width = data.shape
     shape = ViTShape(
         image_size=(height, width), channels=channels, classes=data.classes, **params.model_dump()
@@ -64,12 +70,18 @@ def describe_vit(params: ViTParams, data: DataInfo) -> ModuleSpec:
 
 
 def build_vit(ctx: Context, params: ViTParams) -> Model:
+    """Build the ViT with random weights; torch is imported here, not when planning."""
     from harness_timm.models import seeded_model
 
     return seeded_model(ctx, describe_vit(params, ctx.data.info))
 
 
 def describe_timm(params: TimmParams, data: DataInfo) -> ModuleSpec:
+    """Return the timm model for the images and classes of ``data``.
+
+    Raises:
+        ValueError: there is no file of weights, or a standard ViT's patches do not fit the images.
+    """
     if params.weights and not Path(params.weights).is_file():
         raise ValueError(f"weights: there is no file {params.weights}")
     channels, height, width = data.shape
@@ -90,11 +102,17 @@ def describe_timm(params: TimmParams, data: DataInfo) -> ModuleSpec:
 
 
 def weight_files(params: TimmParams) -> tuple[Path, ...]:
+    """Return the files that ``params`` name."""
     return (Path(params.weights),) if params.weights else ()
 
 
 def build_timm(ctx: Context, params: TimmParams) -> Model:
-    from harness_timm.models import check_input, pretrained_model, seeded
+    """Build the timm model, with random weights or those that ``params`` name.
+
+    Raises:
+        ValueError: timm has no such model, its weights cannot be read, or it does not take the images.
+    """
+    from harness_timm.models import check_input, pretrained_model
 
     info = ctx.data.info
     spec = describe_timm(params, info)
@@ -108,6 +126,7 @@ def build_timm(ctx: Context, params: TimmParams) -> Model:
 
 @hookimpl
 def harness_models() -> Iterable[ModelEntry]:
+    """Give the model builders ``vit`` and ``timm``."""
     yield ModelEntry(
         name="vit",
         summary="a Vision Transformer by its dimensions",

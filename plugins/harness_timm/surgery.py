@@ -1,4 +1,4 @@
-"""Public surgery on timm Vision Transformers: cut short, cut apart, take the head off. All give copies.
+"""Public surgery on timm Vision Transformers: cut them short, cut them apart, take the head off. All return copies.
 
 Shapes: images [n, C, H, W]; tokens [n, T, D] with T tokens (class token first) of D channels.
 """
@@ -30,7 +30,7 @@ _EMBEDDING = ("cls_token", "reg_token", "dist_token", "pos_embed")
 
 
 def require_vit(model: nn.Module, who: str) -> VisionTransformer:
-    """``model`` itself, if it is of timm's VisionTransformer family (vit_*, deit_*, ``vit`` ...).
+    """Return ``model`` itself, if it is of timm's VisionTransformer family (vit_*, deit_*, ``vit`` ...).
 
     Raises:
         ValueError: it is of another family; ``who`` begins the message.
@@ -44,12 +44,12 @@ def require_vit(model: nn.Module, who: str) -> VisionTransformer:
 
 
 def embed(vit: VisionTransformer, images: torch.Tensor) -> torch.Tensor:
-    """Images -> the tokens that the first block reads."""
+    """Return the tokens [n, T, D] of ``images`` that the first block reads."""
     return vit.norm_pre(vit.patch_drop(vit._pos_embed(vit.patch_embed(images))))
 
 
 def truncate(model: nn.Module, blocks: int, classes: int | None = None) -> VisionTransformer:
-    """A copy with the first ``blocks`` blocks; with ``classes``, a new head (weights N(0, 0.02), bias 0).
+    """Return a copy with the first ``blocks`` blocks, and with ``classes`` a new head (weights N(0, 0.02), bias 0).
 
     Raises:
         ValueError: not a timm VisionTransformer, or ``blocks`` is beyond its depth.
@@ -103,7 +103,7 @@ class ViTSlice(nn.Module):
 
 
 def slice_blocks(model: nn.Module, start: int, stop: int) -> ViTSlice:
-    """Blocks [start, stop) of ``model`` as a module of their own.
+    """Return blocks [start, stop) of ``model`` as a module of their own.
 
     Raises:
         ValueError: not a timm VisionTransformer, or the range is not within its depth.
@@ -112,7 +112,7 @@ def slice_blocks(model: nn.Module, start: int, stop: int) -> ViTSlice:
 
 
 def feature_model(model: nn.Module) -> VisionTransformer:
-    """A copy without head: images -> what the head would read [n, D] (class token or mean, normalised)."""
+    """Return a copy without head: images -> what the head would read [n, D] (class token or mean, normalised)."""
     bare = copy.deepcopy(require_vit(model, "a feature model"))
     bare.reset_classifier(0)
     return bare

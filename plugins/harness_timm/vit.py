@@ -1,7 +1,7 @@
 """The dimensions of a Vision Transformer, and what follows from them without building it. Torch-free.
 
-A planner, a sketch or a placement algorithm works with a :class:`ViTShape`; its counts equal those of the
-built module (tests/plugins/test_harness_timm.py).
+A planner, a sketch or a placement algorithm works with a :class:`ViTShape`. Its counts equal those of the built module
+(tests/plugins/test_harness_timm.py).
 """
 
 from __future__ import annotations
@@ -61,39 +61,43 @@ class ViTShape:
 
     @classmethod
     def from_spec(cls, spec: ModuleSpec | None) -> ViTShape | None:
-        """The shape of what ``spec`` builds; ``None`` where that is not known without building it.
+        """Return the shape of what ``spec`` builds, or ``None`` if that is not known without building it.
 
         Known are ``vit``, timm's standard ``vit_*`` and ``deit_*`` names, and truncations of these.
         """
         if spec is None:
             return None
-        given = spec.params
+        params = spec.params
         if spec.factory == VIT_FACTORY:
-            return cls(**{**given, "image_size": tuple(given["image_size"])})
+            return cls(**{**params, "image_size": tuple(params["image_size"])})
         if spec.factory == TRUNCATED_FACTORY:
-            base = cls.from_spec(ModuleSpec(**given["base"]))
-            return base and base.truncated(given["blocks"], given["classes"])
-        name = _STANDARD_NAME.fullmatch(given["name"]) if spec.factory == TIMM_FACTORY else None
-        if name is None or given["args"]:
+            base = cls.from_spec(ModuleSpec(**params["base"]))
+            return base and base.truncated(params["blocks"], params["classes"])
+        name = _STANDARD_NAME.fullmatch(params["name"]) if spec.factory == TIMM_FACTORY else None
+        if name is None or params["args"]:
             return None
         dim, depth, heads = _STANDARD_SIZES[name[1]]
         return cls(
-            image_size=tuple(given["image_size"]),
+            image_size=tuple(params["image_size"]),
             patch_size=int(name[2]),
-            channels=given["channels"],
-            classes=given["classes"],
+            channels=params["channels"],
+            classes=params["classes"],
             dim=dim,
             depth=depth,
             heads=heads,
-            drop_path_rate=given["drop_path_rate"] or 0.0,
+            drop_path_rate=params["drop_path_rate"] or 0.0,
         )
 
     def spec(self) -> ModuleSpec:
-        """How any process builds a ViT of this shape."""
+        """Return how any process builds a ViT of this shape."""
         return ModuleSpec(factory=VIT_FACTORY, params={**asdict(self), "image_size": list(self.image_size)})
 
     def truncated(self, blocks: int, classes: int) -> ViTShape:
-        """The first ``blocks`` blocks with a head for ``classes``; each block keeps its drop-path rate."""
+        """Return the first ``blocks`` blocks with a head for ``classes``. Each block keeps its drop-path rate.
+
+        Raises:
+            ValueError: ``blocks`` is beyond the depth.
+        """
         if not 1 <= blocks <= self.depth:
             raise ValueError(f"blocks: {blocks} is beyond the model's depth of {self.depth}")
         # rates rise linearly from 0 at the first block to drop_path_rate at the last
@@ -102,6 +106,7 @@ class ViTShape:
 
     @property
     def patches(self) -> int:
+        """Patches of an image."""
         return (self.image_size[0] // self.patch_size) * (self.image_size[1] // self.patch_size)
 
     @property
@@ -115,7 +120,7 @@ class ViTShape:
         return int(self.dim * self.mlp_ratio)
 
     def params(self, start: int = 0, stop: int | None = None) -> int:
-        """Parameters of blocks [start, stop), the first with the embedding, the last with norm and head."""
+        """Return the parameters of blocks [start, stop), the first with the embedding, the last with norm and head."""
         start, stop = self._range(start, stop)
         d = self.dim
         total = (stop - start) * (4 * d * (d + 1) + 2 * d * self.hidden + self.hidden + d + 4 * d)
@@ -126,7 +131,7 @@ class ViTShape:
         return total
 
     def macs(self, start: int = 0, stop: int | None = None) -> int:
-        """Multiply-accumulates for one image, attention included, of the same pieces as :meth:`params`."""
+        """Return the multiply-accumulates for one image, attention included, of the same pieces as :meth:`params`."""
         start, stop = self._range(start, stop)
         d, t = self.dim, self.tokens
         total = (stop - start) * (t * (4 * d * d + 2 * d * self.hidden) + 2 * t * t * d)
@@ -137,7 +142,7 @@ class ViTShape:
         return total
 
     def weight_bytes(self, start: int = 0, stop: int | None = None) -> int:
-        """Bytes of the same pieces as :meth:`params`, stored as float32."""
+        """Return the bytes of the same pieces as :meth:`params`, stored as float32."""
         return 4 * self.params(start, stop)
 
     def _range(self, start: int, stop: int | None) -> tuple[int, int]:
@@ -148,7 +153,7 @@ class ViTShape:
 
 
 def truncated_spec(spec: ModuleSpec, blocks: int, classes: int) -> ModuleSpec:
-    """How to rebuild the first ``blocks`` blocks of what ``spec`` builds, with a head for ``classes``.
+    """Return how to rebuild the first ``blocks`` blocks of what ``spec`` builds, with a head for ``classes``.
 
     Raises:
         ValueError: ``blocks`` is beyond the depth, where the depth is known.
@@ -163,5 +168,5 @@ def truncated_spec(spec: ModuleSpec, blocks: int, classes: int) -> ModuleSpec:
 
 
 def base_of(spec: ModuleSpec) -> Mapping[str, Any]:
-    """``spec`` as a JSON parameter of another spec."""
+    """Return ``spec`` as a JSON parameter of another spec."""
     return {"factory": spec.factory, "params": dict(spec.params)}

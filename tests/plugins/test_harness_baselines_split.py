@@ -17,15 +17,16 @@ from pydantic import ValidationError
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from harness.data.choice import subset
 from harness.data.opened import open_data
+from harness.methods import class_groups, own_images, subset
 from harness.plugins import load_plugins
 from harness.store.saved import load_partition
 from harness.testing import check_partitioner, make_context, make_model
 from harness.types import Fleet, Lineage, Model, Partition, TensorSpec
 from harness.types.data import DataChoice
-from harness_baselines.class_split import averaged_softmax, class_groups, own_images, probe
+from harness_baselines.class_split import averaged_softmax, probe
 from harness_baselines.plugin import harness_partitioners
+from harness_baselines.sketch import group_sizes
 from harness_timm.vit import ViTShape
 
 ENTRY = {entry.name: entry for entry in harness_partitioners()}["class-split"]
@@ -71,12 +72,15 @@ def forward_macs(module: torch.nn.Module, *inputs: torch.Tensor) -> int:
 
 @pytest.mark.parametrize(("classes", "parts"), [(4, 2), (7, 3), (10, 4), (100, 7)])
 def test_groups_are_a_random_partition_of_sizes_that_differ_by_one_at_most(classes: int, parts: int) -> None:
-    groups = class_groups(classes, parts, seed=3)
+    def groups_of(seed: int) -> tuple[tuple[int, ...], ...]:
+        return class_groups(group_sizes(classes, parts), np.random.RandomState(seed))
+
+    groups = groups_of(3)
     assert len(groups) == parts
     assert sorted(c for group in groups for c in group) == list(range(classes))
     assert max(map(len, groups)) - min(map(len, groups)) <= 1
-    assert groups == class_groups(classes, parts, seed=3)
-    assert any(groups != class_groups(classes, parts, seed=s) for s in (4, 5, 6))
+    assert groups == groups_of(3)
+    assert any(groups != groups_of(seed) for seed in (4, 5, 6))
 
 
 def test_each_sub_model_is_trained_on_its_own_classes_alone(tmp_path: Path) -> None:
@@ -97,7 +101,7 @@ def test_a_class_without_images_is_named(tmp_path: Path) -> None:
     train = make_context(tmp_path, classes=4).data.train
     short = subset(train, np.flatnonzero(np.asarray(train.labels) != 2))
     with pytest.raises(ValueError, match="class-split: class 2 has no training image"):
-        own_images(short, (1, 2))
+        own_images(short, (1, 2), needed_by="class-split")
 
 
 # --- equal compute ------------------------------------------------------------------------------------

@@ -14,10 +14,10 @@ from torch import nn
 from torch.nn import functional
 from torch.utils.flop_counter import FlopCounterMode
 
-from harness.data.choice import ArraySplit, subset
+from harness.methods import ArraySplit, subset
 from harness.testing import check_model, check_partitioner, make_context, make_model
 from harness.types import DataInfo, Fleet
-from harness_baselines.nnfacet import cut, perceptron, resampled, zero_shares
+from harness_baselines.nnfacet import cut, perceptron, resample, zero_shares
 from harness_baselines.plugin import VGGParams, describe_vgg, harness_models, harness_partitioners
 from harness_baselines.vgg import VGG
 from harness_baselines.vgg_sketch import VGGShape
@@ -156,11 +156,11 @@ def test_everything_kept_changes_nothing() -> None:
 def test_resampling_keeps_own_images_and_a_few_of_others() -> None:
     labels = np.repeat([0, 1, 2, 3], [30, 40, 50, 60])
     data = ArraySplit(np.arange(180)[:, None], labels)
-    seen = resampled(data, (1, 3), 4, negatives=None, seed=0)  # 180 / 40 - 2 -> 2 of each
+    seen = resample(data, (1, 3), 4, negatives=None, seed=0)  # 180 / 40 - 2 -> 2 of each
     assert np.bincount(seen.labels).tolist() == [2 + 2, 40, 60]
     rows = seen.batch(range(len(seen)))[:, 0].astype(int)
     assert [{1: 1, 3: 2}.get(label, 0) for label in labels[rows]] == seen.labels.tolist()
-    assert np.bincount(resampled(data, (2,), 4, negatives=7, seed=0).labels).tolist() == [21, 50]
+    assert np.bincount(resample(data, (2,), 4, negatives=7, seed=0).labels).tolist() == [21, 50]
 
 
 def test_the_perceptron_by_hand() -> None:

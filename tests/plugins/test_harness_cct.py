@@ -13,8 +13,8 @@ import torch
 from fvcore.nn import FlopCountAnalysis
 from torch import nn
 
+from harness.methods import count
 from harness.testing import check_model, check_partitioner, make_context, make_model
-from harness.train.counting.count import count
 from harness.types import DataInfo, Fleet, Model, Part, Partition, SessionOptions, TensorSpec
 from harness_devit.cct import sinusoids
 from harness_devit.cct_sketch import CCTShape

@@ -13,9 +13,9 @@ import torch
 from torch import nn
 
 from harness_devit.distillation import FeatureLoss, fm_code, fm_paper, prediction_loss, sub_task_loss
+from harness_devit.ensemble import Ensemble, ensemble_loss, token_maps
 from harness_devit.fusion import fusion
-from harness_devit.paper import Ensemble, ensemble_loss, token_maps
-from harness_devit.params import DeViTParams
+from harness_devit.plugin import DeViTParams
 from harness_devit.shrinking import Importance, Kept, choose, layer_map, slice_teacher, taylor_importance
 from harness_devit.sketch import TokenShape
 from harness_devit.submodel import Tap

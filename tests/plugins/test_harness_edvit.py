@@ -13,14 +13,14 @@ import torch
 from pydantic import ValidationError
 from timm.models.vision_transformer import VisionTransformer
 
-from harness.data.choice import ArraySplit
+from harness.methods import ArraySplit, subset
 from harness.testing import check_partitioner, check_plugin, make_context, make_model
 from harness.types import Fleet, ModuleSpec
 from harness_edvit import plugin
 from harness_edvit.fusion import Average
 from harness_edvit.importance import kl_exact, kl_fisher
 from harness_edvit.masked import masked_logits, tokens
-from harness_edvit.paper import class_partition, resampled
+from harness_edvit.paper import class_partition, resample
 from harness_edvit.pruning import best_merged, keep_attention, keep_ffn, keep_residual, new_head
 from harness_edvit.sketch import sub_shape, sub_spec
 from harness_timm.vit import TIMM_FACTORY, ViTShape
@@ -257,7 +257,7 @@ def test_classes_are_split_evenly_at_random() -> None:
 def test_resampling_labels_own_classes_from_1_and_the_others_0() -> None:
     labels = np.repeat(np.arange(5), 40)
     data = ArraySplit(labels[:, None].astype(np.float32), labels)
-    made, counts = resampled(data, [1, 3], 5, None, seed=0)
+    made, counts = resample(data, [1, 3], 5, None, seed=0)
     assert counts.tolist() == [2, 40, 2, 40, 2]  # 200 / (10 * 5) - 2
     truth = made.batch(range(len(made)))[:, 0]
     assert {(int(c), int(y)) for c, y in zip(truth, made.labels, strict=True)} == {
@@ -267,7 +267,7 @@ def test_resampling_labels_own_classes_from_1_and_the_others_0() -> None:
         (3, 2),
         (4, 0),
     }
-    assert resampled(data, [1, 3], 5, 7, seed=0)[1].tolist() == [7, 40, 7, 40, 7]
+    assert resample(data, [1, 3], 5, 7, seed=0)[1].tolist() == [7, 40, 7, 40, 7]
 
 
 def test_averaged_softmax_takes_each_class_from_its_own_sub_model() -> None:
@@ -325,8 +325,6 @@ def test_a_class_without_images_is_named_with_the_stage(tmp_path: Path) -> None:
     source = make_model(ctx)
     train = ctx.data.train
     kept = np.flatnonzero(np.asarray(train.labels) != 1)
-    from harness.data.choice import subset
-
     ctx.data.train = subset(train, kept)  # type: ignore[misc]
     params = plugin.EDViTParams(parts=2, epochs=1)
     sketch = EDVIT.sketch(source.spec, params, Fleet(devices=()))

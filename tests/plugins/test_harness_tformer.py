@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from torch.utils.flop_counter import FlopCounterMode
 
+from harness.methods import even_shares
 from harness.types import DataInfo, Edge, Part, SessionOptions, TensorSpec
 from harness_runtimes.plugin import OnnxParams, export_onnx, load_onnx
 from harness_tformer.paper import PCSFFN, HybridLayer, TFormer
 from harness_tformer.plugin import TFormerParams, describe
-from harness_tformer.sketch import shares
 
 TINY = {"dims": [10, 20], "depths": [1, 2], "stem_kernel": 3, "stem_stride": 2}
 
@@ -96,8 +96,8 @@ def test_the_hybrid_layer_pools_shares_of_the_channels(
     layer = HybridLayer(dim, operators, kernels)
     x = torch.randn(1, dim, 6, 5)
     expected, start = [], 0
-    for operator, channels in zip(operators, shares(dim, operators), strict=True):
-        for kernel, size in zip(kernels, shares(channels, kernels), strict=True):
+    for operator, channels in zip(operators, even_shares(dim, len(operators)), strict=True):
+        for kernel, size in zip(kernels, even_shares(channels, len(kernels)), strict=True):
             expected.append(pooled(x[0, start : start + size].numpy(), operator, kernel))
             start += size
     mixed = np.einsum("oc,chw->ohw", layer.mix.weight[:, :, 0, 0].detach().numpy(), np.concatenate(expected))
@@ -143,7 +143,7 @@ def test_with_two_groups_every_output_sees_every_input() -> None:
 
 @given(st.integers(1, 600), st.integers(1, 12))
 def test_shares_are_whole_and_even(total: int, n: int) -> None:
-    found = shares(total, range(n))
+    found = even_shares(total, n)
     assert sum(found) == total
     assert max(found) - min(found) <= 1
     assert found == [len(part) for part in np.array_split(np.arange(total), n)]

@@ -1,0 +1,248 @@
+"""What methods share that split a model by its classes: groups of classes, their images, sub-models, their fusion.
+
+Sketches are made by it too, so importing this module does not import torch.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+import numpy as np
+
+from harness.data.splits import relabel, subset
+from harness.types import (
+    IMAGE,
+    Context,
+    Edge,
+    Lineage,
+    Model,
+    ModuleSpec,
+    Part,
+    Partition,
+    PartSketch,
+    Sketch,
+    Split,
+    TensorSpec,
+)
+
+if TYPE_CHECKING:
+    import torch
+    from numpy.typing import NDArray
+
+__all__ = [
+    "FINE_TUNING",
+    "Countable",
+    "Draw",
+    "Piece",
+    "class_groups",
+    "even_shares",
+    "fused_partition",
+    "fused_sketch",
+    "image_sketch",
+    "own_images",
+    "resampled",
+    "resumable",
+    "seeded",
+]
+
+FINE_TUNING: Mapping[str, Any] = MappingProxyType({"warmup_epochs": 0, "early_stop": None})
+"""For ``ctx.fit(..., **FINE_TUNING)``: a short training of weights that are trained already, to its last epoch."""
+
+
+# --- classes and their images ---------------------------------------------------------------------
+
+
+class Draw(Protocol):
+    """A random generator of numpy, a ``RandomState`` or a ``Generator``, seeded by the method.
+
+    The two draw different permutations from one seed. Each method keeps its own, so its results stay the same.
+    """
+
+    def permutation(self, x: Any, /) -> NDArray[np.int64]:
+        """Return ``x`` in random order, or the numbers 0 to x - 1."""
+        ...
+
+
+def even_shares(total: int, parts: int) -> list[int]:
+    """Return ``total`` as ``parts`` sizes that differ by at most one, the larger ones first."""
+    return [total // parts + (i < total % parts) for i in range(parts)]
+
+
+def class_groups(sizes: Sequence[int], draw: Draw) -> tuple[tuple[int, ...], ...]:
+    """Return the classes 0 to sum(sizes) - 1 in random groups of these ``sizes``, each ascending."""
+    order = draw.permutation(sum(sizes))
+    return tuple(tuple(sorted(map(int, group))) for group in np.split(order, np.cumsum(sizes)[:-1]))
+
+
+def own_images(data: Split, group: Sequence[int], needed_by: str | None = None) -> Split:
+    """Return the images of the classes in ``group``, labelled 0, 1 ... in the order of ``group``.
+
+    Raises:
+        ValueError: a class has no image, and ``needed_by``, which begins the message, needs one of each.
+    """
+    members = np.flatnonzero(np.isin(data.labels, group))
+    absent = set(group) - set(np.asarray(data.labels)[members].tolist())
+    if absent and needed_by is not None:
+        raise ValueError(f"{needed_by}: class {min(absent)} has no training image")
+    return relabel(subset(data, members), {label: i for i, label in enumerate(group)})
+
+
+def resampled(
+    data: Split, group: Sequence[int], classes: int, negatives: int | None, draw: Draw
+) -> tuple[Split, NDArray[np.int64]]:
+    """Return the images of ``group``, labelled 1 ... k, among some of the other classes, labelled 0.
+
+    So a sub-model of one class has something to tell it from. Of each other class there are ``negatives`` images, by
+    default n / (10 ``classes``) - k for n images in ``data``, and at least one. EC-SNN does so.
+
+    The second value is how many images of each class were taken, int64 [classes].
+    """
+    labels = np.asarray(data.labels)
+    wanted = negatives or max(1, round(len(labels) / (10 * classes)) - len(group))
+    taken = []
+    for label in range(classes):
+        members = np.flatnonzero(labels == label)
+        taken.append(members if label in group else draw.permutation(members)[:wanted])
+    mapping = {label: group.index(label) + 1 if label in group else 0 for label in range(classes)}
+    images = relabel(subset(data, np.sort(np.concatenate(taken))), mapping)
+    return images, np.array([len(members) for members in taken])
+
+
+# --- sub-models -----------------------------------------------------------------------------------
+
+
+def seeded(build: Callable[[], torch.nn.Module], seed: int) -> torch.nn.Module:
+    """Return ``build()``, whose random weights ``seed`` determines. The global random state is left as it was."""
+    import torch
+
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        return build()
+
+
+def resumable(ctx: Context, name: str, make: Callable[[], Model], *, source: Model, **facts: Any) -> Model:
+    """Return ``make()``, which is called once for all steps that share ``name``, ``source`` and ``facts``.
+
+    ``facts`` are JSON, and hold all parameters that decide the result. A step that is started again after a kill finds
+    the sub-models that it had finished, and so do other steps: rows of one ablation share what they do not vary. The
+    rest of the key is that of ``ctx.once``.
+    """
+    weights = hashlib.sha256()
+    for key, tensor in source.module.state_dict().items():
+        weights.update(key.encode() + tensor.detach().cpu().contiguous().numpy().tobytes())
+    spec = [source.spec.factory, dict(source.spec.params)]
+    about = {"name": name, "spec": spec, "weights": weights.hexdigest(), **facts}
+    return ctx.once(json.dumps(about, sort_keys=True), make)
+
+
+# --- sub-models and what fuses them ---------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class Piece:
+    """A module that becomes a part, how to rebuild it, and the shape of its output without the batch."""
+
+    module: torch.nn.Module
+    spec: ModuleSpec
+    output: tuple[int, ...]
+
+
+def fused_partition(
+    source: Model,
+    subs: Sequence[Piece],
+    fusion: Piece,
+    *,
+    missing: Literal["zeros", "mean"],
+    lineage: Sequence[Lineage],
+    groups: Sequence[Sequence[int]] = (),
+    names: tuple[str, str] = ("sub", "fusion"),
+) -> Partition:
+    """Return the partition whose parts ``sub1`` ... ``subN`` read the image, and ``fusion`` the outputs of all.
+
+    ``missing`` is what stands in for a sub-model that does not answer; ``groups`` are those of ``Partition``.
+    """
+    image = (Edge(source=IMAGE, tensor=source.input),)
+    parts = [
+        Part(
+            name=f"{names[0]}{i}",
+            module=sub.module,
+            spec=sub.spec,
+            inputs=image,
+            output=TensorSpec(shape=sub.output),
+        )
+        for i, sub in enumerate(subs, 1)
+    ]
+    outputs = tuple(Edge(source=part.name, tensor=part.output, missing=missing) for part in parts)
+    answer = Part(
+        name=names[1],
+        module=fusion.module,
+        spec=fusion.spec,
+        inputs=outputs,
+        output=TensorSpec(shape=fusion.output),
+    )
+    return Partition(
+        parts=(*parts, answer),
+        classes=source.classes,
+        lineage=tuple(lineage),
+        groups=tuple(tuple(group) for group in groups),
+    )
+
+
+class Countable(Protocol):
+    """The dimensions of a module, from which its counts follow without building it."""
+
+    def params(self) -> int:
+        """Return how many parameters it has."""
+        ...
+
+    def macs(self) -> int:
+        """Return its multiply-accumulates for one image."""
+        ...
+
+    def weight_bytes(self) -> int:
+        """Return the bytes of its parameters and buffers as stored."""
+        ...
+
+
+def image_sketch(name: str, shape: Countable, output: int, spec: ModuleSpec) -> PartSketch:
+    """Return the sketch of a part that reads the image and gives ``output`` float32 values."""
+    return PartSketch(
+        name=name,
+        inputs=(IMAGE,),
+        params=shape.params(),
+        macs=shape.macs(),
+        weight_bytes=shape.weight_bytes(),
+        output_bytes=4 * output,
+        spec=spec,
+    )
+
+
+def fused_sketch(
+    subs: Sequence[PartSketch],
+    *,
+    params: int,
+    macs: int,
+    classes: int,
+    spec: ModuleSpec | None,
+    decisions: Mapping[str, Any],
+    name: str = "fusion",
+) -> Sketch:
+    """Return the sketch of ``subs`` and of the part that fuses their outputs to logits of ``classes``.
+
+    ``params`` and ``macs`` are those of the fusion. Its ``spec`` is ``None`` where only training decides it.
+    """
+    fusion = PartSketch(
+        name=name,
+        inputs=tuple(sub.name for sub in subs),
+        params=params,
+        macs=macs,
+        weight_bytes=4 * params,
+        output_bytes=4 * classes,
+        spec=spec,
+    )
+    return Sketch(parts=(*subs, fusion), decisions=decisions)

@@ -1,0 +1,83 @@
+"""Data partitioning (section IV-B): the classes in N groups, and the images of each.
+
+Readings taken:
+
+- Classes are drawn without replacement (Eq. 4), so each is in one group.
+- Importance is taken on training images that the sub-teacher has not seen; the paper takes the test split.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from harness.methods import class_groups, own_images, subset
+from harness.types import Context, Split
+from harness_devit.sketch import group_sizes
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+__all__ = ["SubTask", "held_out", "partition_classes", "partition_data"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SubTask:
+    """Omega_i, relabelled 0 ... N_i - 1. ``seen`` and ``unseen`` by the sub-teacher together are ``train``."""
+
+    name: str
+    classes: tuple[int, ...]
+    train: Split
+    seen: Split
+    unseen: Split
+    validation: Split | None
+
+
+def partition_data(ctx: Context, classes: int, parts: int, share: float) -> list[SubTask]:
+    """Algorithm 1, lines 1 to 4: return Omega_1 ... Omega_N.
+
+    Raises:
+        ValueError: a class has fewer than two training images.
+    """
+    groups = partition_classes(classes, parts, ctx.seed)  # line 1
+    return [_sub_task(ctx, f"sub{i}", group, share) for i, group in enumerate(groups, 1)]  # line 2
+
+
+def partition_classes(classes: int, parts: int, seed: int) -> tuple[tuple[int, ...], ...]:
+    """Eq. 4: return the classes at random in N groups whose sizes differ by one at most."""
+    draw = np.random.RandomState(seed)  # its stream is frozen for good
+    return class_groups(group_sizes(classes, parts), draw)
+
+
+def _sub_task(ctx: Context, name: str, classes: tuple[int, ...], share: float) -> SubTask:
+    """Lines 3 and 4: return Omega_i, the images of ``classes``. The sub-teacher does not see a ``share`` of them."""
+    train = own_images(ctx.data.train, classes, needed_by="devit, data partition")
+    validation = own_images(ctx.data.validation, classes) if len(ctx.data.validation) else None
+    unseen = held_out(train.labels, share, ctx.seed)
+    return SubTask(
+        name=name,
+        classes=classes,
+        train=train,
+        seen=subset(train, np.setdiff1d(np.arange(len(train)), unseen)),
+        unseen=subset(train, unseen),
+        validation=validation if validation is not None and len(validation) else None,
+    )
+
+
+def held_out(labels: NDArray[np.int64], share: float, seed: int) -> NDArray[np.int64]:
+    """Return positions of a ``share`` of each class, at least one image and never all.
+
+    Raises:
+        ValueError: a class has one image only.
+    """
+    positions = []
+    for label in np.unique(labels):
+        members = np.random.RandomState([seed, int(label)]).permutation(np.flatnonzero(labels == label))
+        if len(members) < 2:
+            raise ValueError(
+                f"devit, data partition: class {label} of a part has {len(members)} training image"
+            )
+        positions.append(members[: min(max(1, round(share * len(members))), len(members) - 1)])
+    return np.sort(np.concatenate(positions))
