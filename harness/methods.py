@@ -6,10 +6,8 @@ What it re-exports is documented in docs/hooks.md and stays. Importing it does n
 from harness.data.splits import ArraySplit, relabel, subset
 from harness.train.counting.count import count
 from harness.train.counting.modes import evaluating, on_device
-from harness.train.evaluation import Batch
-from harness.train.evaluation import Samples as Batches
-from harness.train.features import computed as extract_features
-from harness.train.features import fit_on_features
+from harness.train.evaluation import Batch, Batches
+from harness.train.features import extract_features, fit_on_features
 from harness.train.splitting import (
     FINE_TUNING,
     Countable,

@@ -12,7 +12,7 @@ import numpy as np
 
 from harness.data.splits import ImageSplit
 from harness.train.counting.modes import evaluating
-from harness.train.evaluation import Batch, Samples
+from harness.train.evaluation import Batch, Batches
 from harness.types import Split
 from harness.types.recipe import TrainRecipe
 
@@ -40,9 +40,9 @@ class Augmented:
         _need_images(split, recipe)
         self._redrawn = recipe.augment == "resized-crop-flip" or recipe.rand_augment != "none"
         self._samples = (
-            Samples(RandomImages(split, recipe), device, keep=False)
+            Batches(RandomImages(split, recipe), device, keep=False)
             if self._redrawn
-            else Samples(split, device)
+            else Batches(split, device)
         )
         if recipe.random_erasing:
             from timm.data.random_erasing import RandomErasing
@@ -91,7 +91,7 @@ def _classes(module: torch.nn.Module, split: Split, device: torch.device) -> int
     """Return the number of the module's logits. It can exceed the classes in the training samples."""
     import torch
 
-    one = Samples(split, device, keep=False).take(np.arange(1))
+    one = Batches(split, device, keep=False).take(np.arange(1))
     with evaluating(module), torch.inference_mode():
         return int(module(one.inputs).shape[-1])
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import torch
     from numpy.typing import NDArray
 
-__all__ = ["Batch", "Samples", "evaluate", "logits_of"]
+__all__ = ["Batch", "Batches", "evaluate", "logits_of"]
 
 _KEEP_BYTES = 1 << 30  # a split up to this size is kept on the device whole (CIFAR-10's training part fits)
 
@@ -46,7 +46,7 @@ def evaluate(module: torch.nn.Module, split: Split, *, device: str, batch_size: 
         raise ValueError("there is no sample to evaluate")
     where = torch.device(device)
     with on_device(module, where):
-        samples = Samples(split, where, keep=False)
+        samples = Batches(split, where, keep=False)
         logits = logits_of(module, samples, batch_size).cpu().numpy()
     ranked = np.argsort(-logits, axis=1, kind="stable")[:, :5] == np.asarray(split.labels)[:, None]
     return Evaluation(
@@ -57,7 +57,7 @@ def evaluate(module: torch.nn.Module, split: Split, *, device: str, batch_size: 
     )
 
 
-class Samples:
+class Batches:
     """A split on a device. A small split is copied whole; a large one is fetched batch by batch."""
 
     def __init__(self, split: Split, device: torch.device, *, keep: bool = True) -> None:
@@ -75,6 +75,7 @@ class Samples:
             self._whole = whole.to(device)
 
     def take(self, indices: NDArray[np.int64]) -> Batch:
+        """Return the samples at ``indices`` [n]."""
         import torch
 
         index = torch.from_numpy(indices).to(self._device)
@@ -96,7 +97,7 @@ class Samples:
         return len(self.labels)
 
 
-def logits_of(module: torch.nn.Module, samples: Samples, batch_size: int) -> torch.Tensor:
+def logits_of(module: torch.nn.Module, samples: Batches, batch_size: int) -> torch.Tensor:
     """Return the logits of ``module`` in evaluation mode for all samples: float32 [n, classes], on the device."""
     import numpy as np
     import torch

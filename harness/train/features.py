@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from harness.data.choice import ArraySplit
 from harness.train.counting.modes import evaluating, on_device
-from harness.train.evaluation import Samples
+from harness.train.evaluation import Batches
 from harness.types import Context, FitResult, Split
 from harness.types.recipe import NO_AUGMENTATION
 
@@ -18,28 +18,31 @@ if TYPE_CHECKING:
     import torch
     from numpy.typing import NDArray
 
-__all__ = ["computed", "fit_on_features"]
+__all__ = ["extract_features", "fit_on_features"]
 
 
-def computed(
+def extract_features(
     ctx: Context,
     module: torch.nn.Module,
     split: Split,
     forward: Callable[[torch.Tensor], torch.Tensor] | None = None,
     batch: int = 256,
 ) -> NDArray[np.float32]:
-    """What ``module``, or ``forward`` which uses it, gives for every sample in evaluation mode [n, ...]."""
+    """Return the outputs [n, ...] of ``module`` in evaluation mode for every sample of ``split``.
+
+    ``forward`` maps inputs to outputs instead, if it is given; it uses ``module``.
+    """
     import numpy as np
     import torch
 
-    device, found = torch.device(ctx.device), []
-    samples = Samples(split, device, keep=False)
+    device, outputs = torch.device(ctx.device), []
+    samples = Batches(split, device, keep=False)
     with on_device(module, device), evaluating(module), torch.inference_mode():
         for first in range(0, len(split), batch):
             ctx.progress(f"features of {len(split)} images", first / len(split))
             rows = np.arange(first, min(first + batch, len(split)))
-            found.append((forward or module)(samples.take(rows).inputs).cpu().numpy())
-    return np.concatenate(found)
+            outputs.append((forward or module)(samples.take(rows).inputs).cpu().numpy())
+    return np.concatenate(outputs)
 
 
 def fit_on_features(
@@ -51,20 +54,20 @@ def fit_on_features(
     name: str,
     **recipe: Any,
 ) -> FitResult:
-    """Train ``head`` on the features [n, D] of the frozen ``trunks`` side by side, which cost ``macs`` an image.
+    """Train ``head`` on the features [n, D] of the frozen ``trunks`` side by side, which cost ``macs`` per image.
 
-    They are computed once per image, so without augmentation; their passes are in the result's compute.
+    The features are computed once per image, so there is no augmentation. Their passes are in the cost.
     """
     import numpy as np
 
     start, train = time.perf_counter(), ctx.data.train
-    columns = [computed(ctx, trunk, train) for trunk in trunks]
+    columns = [extract_features(ctx, trunk, train) for trunk in trunks]
     seconds = time.perf_counter() - start
     features = ArraySplit(np.concatenate(columns, axis=1), train.labels)
-    fitted = ctx.fit(head, data=features, name=name, **recipe, **NO_AUGMENTATION)
+    fit = ctx.fit(head, data=features, name=name, **recipe, **NO_AUGMENTATION)
     return replace(
-        fitted,
-        image_passes=fitted.image_passes + len(train),
-        train_macs=fitted.train_macs + len(train) * macs,
-        train_s=fitted.train_s + seconds,
+        fit,
+        image_passes=fit.image_passes + len(train),
+        train_macs=fit.train_macs + len(train) * macs,
+        train_s=fit.train_s + seconds,
     )

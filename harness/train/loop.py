@@ -22,7 +22,7 @@ from harness.train import checkpoint
 from harness.train.augment import Augmented
 from harness.train.counting.count import count
 from harness.train.counting.modes import on_device
-from harness.train.evaluation import Batch, Samples, evaluate, logits_of
+from harness.train.evaluation import Batch, Batches, evaluate, logits_of
 from harness.train.optim import make_optimizer, make_scheduler
 from harness.train.ranks import ALONE, Ranks
 from harness.types import FitResult, Split, TensorSpec
@@ -144,7 +144,7 @@ class _Run:
         self.forward = torch.compile(module) if recipe.compile else module
         self.loss = loss or _cross_entropy(recipe.label_smoothing)
         self.samples = Augmented(train, recipe, device, module)
-        self.validation = None if validation is None else Samples(validation, device)
+        self.validation = None if validation is None else Batches(validation, device)
         self.trainable = [parameter for parameter in module.parameters() if parameter.requires_grad]
         n, size = len(train), recipe.batch_size
         lonely = 0 < n % size < 2 * ranks.count <= size  # some rank would get one sample of the last batch

@@ -67,7 +67,7 @@ class Context(Protocol):
         ``loss(module, batch)`` returns a scalar; ``batch`` has ``inputs`` [n, ...], ``labels`` [n]
         and ``index`` [n], the samples' positions in ``data`` (to look up cached teacher outputs).
         Under mixup or cutmix ``labels`` are float32 [n, classes], which torch's ``cross_entropy`` takes
-        too; ``**harness.types.recipe.NO_AUGMENTATION`` switches all augmentation off.
+        too; ``**harness.methods.NO_AUGMENTATION`` switches all augmentation off.
         The default is cross-entropy with the recipe's label smoothing. Parameters with
         ``requires_grad=False`` are left alone. Resumes from ``workdir`` after a kill; ``name`` must
         differ between the fits of one step.
