@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from harness.cli.common import block_option, load, make, warn_problems
+from harness.cli.common import SuiteChoice, block_option, load, make, warn_problems
 
 
 @click.command("claims")
@@ -38,7 +38,7 @@ def command(
 
     plugins = load(block)
     warn_problems(plugins)
-    planned = make(suite, overrides, None, (), plugins)
+    planned = make(SuiteChoice(suite, overrides), plugins)
     claims = load_claims(find_suite(suite), planned.resolved.suite)
     evidence = Evidence(folder, planned.plan.suite) if folder is not None else None
     verdicts = list(Judge(claims, planned, evidence).verdicts())

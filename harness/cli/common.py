@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import wraps
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -12,7 +14,7 @@ if TYPE_CHECKING:
     from harness.plan.planner import Planned
     from harness.plugins import Plugins
 
-__all__ = ["block_option", "load", "make", "suite_options", "warn_problems"]
+__all__ = ["SuiteChoice", "block_option", "load", "make", "suite_options", "warn_problems"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -24,8 +26,36 @@ def block_option(function: F) -> F:
     )
 
 
-def suite_options(function: F) -> F:
-    """SUITE and what narrows or changes it."""
+@dataclass(frozen=True)
+class SuiteChoice:
+    """A suite as the command line names it, and what narrows or changes it.
+
+    ``overrides``: KEY=VALUE each. ``only``: a pattern of methods. ``devices``: the devices to keep; empty for all.
+    ``block``: plugins that are left out.
+    """
+
+    suite: str
+    overrides: tuple[str, ...] = ()
+    only: str | None = None
+    devices: tuple[str, ...] = ()
+    block: tuple[str, ...] = ()
+
+
+def suite_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Add SUITE and the options that narrow or change it; ``function`` gets them as one :class:`SuiteChoice`."""
+
+    @wraps(function)
+    def grouped(
+        suite: str,
+        overrides: tuple[str, ...],
+        only: str | None,
+        devices: tuple[str, ...],
+        block: tuple[str, ...],
+        **options: Any,
+    ) -> Any:
+        return function(SuiteChoice(suite, overrides, only, devices, block), **options)
+
+    decorated: Callable[..., Any] = grouped
     for decorate in (
         click.argument("suite"),
         click.option(
@@ -41,8 +71,8 @@ def suite_options(function: F) -> F:
         ),
         block_option,
     ):
-        function = decorate(function)
-    return function
+        decorated = decorate(decorated)
+    return decorated
 
 
 def load(block: Sequence[str]) -> Plugins:
@@ -68,14 +98,12 @@ def warn_problems(plugins: Plugins) -> None:
         click.echo(f"warning: {problem}", err=True)
 
 
-def make(
-    suite: str, overrides: Sequence[str], only: str | None, devices: Sequence[str], plugins: Plugins
-) -> Planned:
+def make(chosen: SuiteChoice, plugins: Plugins) -> Planned:
     """Load a suite and plan it for this machine."""
     from harness.plan.host import prepare_host
     from harness.plan.planner import make_plan
     from harness.suite.loading import keep_devices, load_suite
     from harness.suite.shipped import find_suite
 
-    loaded = keep_devices(load_suite(find_suite(suite), overrides), devices)
-    return make_plan(loaded, plugins, prepare_host(loaded, plugins), only)
+    suite = keep_devices(load_suite(find_suite(chosen.suite), chosen.overrides), chosen.devices)
+    return make_plan(suite, plugins, prepare_host(suite, plugins), chosen.only)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from harness.cli.common import load, make, suite_options, warn_problems
+from harness.cli.common import SuiteChoice, load, make, suite_options, warn_problems
 
 if TYPE_CHECKING:
     from harness.plan.estimate import Given
@@ -23,15 +23,7 @@ if TYPE_CHECKING:
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the whole plan as JSON.")
 def command(
-    suite: str,
-    overrides: tuple[str, ...],
-    only: str | None,
-    devices: tuple[str, ...],
-    block: tuple[str, ...],
-    estimate: bool,
-    profile: str | None,
-    link: str | None,
-    as_json: bool,
+    chosen: SuiteChoice, estimate: bool, profile: str | None, link: str | None, as_json: bool
 ) -> None:
     """Show the steps and cells that running SUITE takes, and which steps are prepared already."""
     from harness.plan.estimate import estimates
@@ -43,9 +35,9 @@ def command(
     if not estimate and (profile or link):
         raise click.UsageError("--profile and --link go with --estimate")
     given = _given(profile, link)
-    plugins = load(block)
+    plugins = load(chosen.block)
     warn_problems(plugins)
-    planned = make(suite, overrides, only, devices, plugins)
+    planned = make(chosen, plugins)
     plan = planned.plan
     store = Store(default_cache())
     told = estimates(planned, store, given) if estimate else []

@@ -1,102 +1,88 @@
-"""Accuracy of exported artifacts: on the device, or on this host where the devices are other machines; and what
-is left of it when parts do not answer.
-"""
+"""Accuracy of exported artifacts: on the device, or on this host where a device is another machine."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 from harness.measure.cell_data import CellData
 from harness.measure.deploy import stored_artifact
 from harness.measure.parity import Parity, compare
+from harness.measure.predictions import Predictions
 from harness.store.artifacts import Store
 from harness.types import Monitor, RuntimeEntry, SessionOptions
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from harness.worker.process import WorkerProcess
 
-__all__ = ["Evaluations", "Infer", "check_parity", "chunk", "evaluate", "host"]
+    Images = NDArray[np.float32]
+    Logits = NDArray[np.float32]
+
+__all__ = ["Infer", "check_parity", "chunk", "evaluate", "host"]
 
 
-@dataclass
-class Evaluations:
-    """Predictions on the whole test split, kept per artifact, device, threads and batch."""
+class InferBatches(Protocol):
+    """Returns logits [n, classes] for images [n, ...], inferred in queries of ``batch``."""
 
-    store: Store
-
-    def once(self, key: str, label: str, make: Callable[[], Mapping[str, Any]]) -> Mapping[str, Any]:
-        """The arrays kept under ``key``, or what ``make`` gives, kept from now on; ``label`` is for people."""
-        if self.store.has(key):
-            with np.load(self.store.folder(key) / "evaluation.npz") as kept:
-                return {name: kept[name] for name in kept.files}
-        arrays = make()
-        with self.store.making(key) as folder:
-            if folder is not None:
-                np.savez(folder / "evaluation.npz", **arrays)
-                about = {"stage": "evaluate", "entry": "", "label": label}
-                (folder / "meta.json").write_text(json.dumps({"kind": "evaluation", "about": about}))
-        return arrays
+    def __call__(self, images: Images, batch: int, /) -> Logits: ...
 
 
 class Infer:
-    """Answers for images [n, ...], in queries of ``batch``, sent to a device or worker in bounded pieces."""
+    """Returns logits [n, classes] for images [n, ...], which it sends to a device or worker in bounded pieces."""
 
-    def __init__(self, infer: Any, batch: int) -> None:
+    def __init__(self, infer: InferBatches, batch: int) -> None:
         self._infer, self._batch = infer, batch
 
-    def __call__(self, images: Any) -> Any:
+    def __call__(self, images: Images) -> Logits:
         size = chunk(images, self._batch)
-        found = [
-            self._infer(images[start : start + size], self._batch) for start in range(0, len(images), size)
-        ]
-        return np.concatenate(found)
+        pieces = [images[start : start + size] for start in range(0, len(images), size)]
+        return np.concatenate([self._infer(piece, self._batch) for piece in pieces])
 
 
-def chunk(images: Any, batch: int, most_bytes: int = 2**25) -> int:
-    """Images handed over at once, as float32: whole batches, of at most 32 MiB or one batch."""
+def chunk(images: NDArray[Any], batch: int, most_bytes: int = 2**25) -> int:
+    """Return how many images to hand over at once: whole batches of at most 32 MiB as float32, at least one batch."""
     fitting = most_bytes // (4 * images[0].size)
     return int(max(batch, fitting // batch * batch))
 
 
-def check_parity(infer: Infer, images: Any, reference: Any, tolerance: float) -> Parity:
+def check_parity(infer: Infer, images: Images, reference: Logits, tolerance: float) -> Parity:
+    """Compare the logits of ``infer`` for ``images`` with ``reference``, float32 [n, classes]."""
     return compare(reference, infer(images), tolerance)
 
 
-def evaluate(infer: Infer, data: CellData) -> Mapping[str, Any]:
-    """Class ranks on the whole test split: ``predictions`` int32 [n], ``rank`` of the true class int32 [n].
-
-    Where the export has groups, also ``told`` int32 [n]: the prediction among the classes of the true one's group.
-    """
+def evaluate(infer: Infer, data: CellData) -> Predictions:
+    """Predict the whole test split. Oracle predictions are made where the export has groups of classes."""
     labels, groups = data.labels, data.export.groups
-    predictions, ranks, told = [], [], []
+    predictions, ranks, oracle = [], [], []
     classes = sum(map(len, groups))
-    foreign = np.ones((classes, classes), bool)
+    foreign = np.ones((classes, classes), bool)  # [true class, class]: whether another group has the class
     for group in groups:
         foreign[np.ix_(group, group)] = False
-    for start, ready in data.preprocessed(chunk(data.images, data.cell.task.measure.batch)):
-        logits = infer(ready)
-        truth = np.take_along_axis(logits, labels[start : start + len(logits), None], axis=1)
+    for start, images in data.preprocessed(chunk(data.images, data.cell.task.measure.batch)):
+        logits = infer(images)
+        true = labels[start : start + len(logits)]
         predictions.append(logits.argmax(axis=1).astype(np.int32))
-        ranks.append((logits > truth).sum(axis=1).astype(np.int32))
+        ranks.append(
+            (logits > np.take_along_axis(logits, true[:, None], axis=1)).sum(axis=1).astype(np.int32)
+        )
         if groups:
-            within = np.where(foreign[labels[start : start + len(logits)]], -np.inf, logits)
-            told.append(within.argmax(axis=1).astype(np.int32))
-    answers = {"predictions": np.concatenate(predictions), "rank": np.concatenate(ranks)}
-    return {**answers, "told": np.concatenate(told)} if groups else answers
-
-
-# --- on this host -------------------------------------------------------------------------------
+            own = np.where(foreign[true], -np.inf, logits)
+            oracle.append(own.argmax(axis=1).astype(np.int32))
+    return Predictions(
+        predictions=np.concatenate(predictions),
+        rank=np.concatenate(ranks),
+        oracle=np.concatenate(oracle) if groups else None,
+    )
 
 
 @contextmanager
 def host(data: CellData, store: Store, runtime: RuntimeEntry) -> Iterator[WorkerProcess]:
-    """A worker on this host's CPU in which all parts of a cell's export are loaded."""
+    """Start a worker on this host's CPU, load all parts of a cell's export into it, and end it afterwards."""
     from harness.worker import commands
     from harness.worker.process import WorkerProcess
 

@@ -1,133 +1,172 @@
-"""What was measured of a cell -> the fields of its record."""
+"""The fields of a cell's record: what is known before it is measured, and what was measured."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from harness.machine.energy.fleet import has_figure, readings_of
 from harness.machine.environment import machine_of
 from harness.measure.cell_data import CellData
 from harness.measure.deploy import Deployed, names_of
 from harness.measure.flags import flags
-from harness.measure.latency import latency_summary
+from harness.measure.latency import latency_of, latency_summary
+from harness.measure.measured import Measured, RawResult
 from harness.measure.network import network_of
-from harness.measure.parity import Parity
+from harness.measure.workload import scenario_of
 from harness.types import DeviceInfo, DeviceReport, Provenance, Samples
 from harness.types.artifacts import ExportedPart
-from harness.types.blocks import FleetMember
-from harness.types.figures import EnergyReading
+from harness.types.blocks import (
+    DataBlock,
+    DeviceBlock,
+    FleetMember,
+    LineageStep,
+    PartBlock,
+    RuntimeBlock,
+    ScenarioBlock,
+    TrainingCost,
+    WindowSignals,
+)
+from harness.types.figures import (
+    Accuracy,
+    Counts,
+    EnergyReading,
+    Memory,
+    Network,
+    NoInput,
+    ProcessMemory,
+    State,
+)
 from harness.types.plain import to_json
 from harness.types.plan import Cell
 
-__all__ = ["Measured", "content", "described"]
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+__all__ = ["KnownBefore", "fields_known_before", "record_fields"]
+
+NOT_IN_DETAILS = ("meters", "external")
+"""Details of a device that are not in a record: how meters are opened."""
+
+
+# --- before measuring -----------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, kw_only=True)
-class Measured:
-    """What measuring one cell gave, raw.
+class KnownBefore:
+    """The fields of a record that are known even if the cell fails: where and how it was to be measured."""
 
-    ``beside``: by device, what it saw of the central node's window; ``no_input``: a window without the input's
-    transfer; ``on``: where ``answers`` were evaluated; ``missing``: a record's ``accuracy.missing``.
+    device: DeviceBlock
+    runtime: RuntimeBlock
+    scenario: ScenarioBlock
+    data: DataBlock
+    provenance: Provenance
+
+
+def fields_known_before(cell: Cell) -> KnownBefore:
+    """Return the fields of a cell's record that its plan knows."""
+    task = cell.task
+    data = task.data
+    return KnownBefore(
+        device=_device(cell),
+        runtime=RuntimeBlock(name=task.runtime.name, params=task.runtime.params, precision=None, facts={}),
+        scenario=scenario_of(task),
+        data=DataBlock(
+            name=data.name,
+            task="image-classification",
+            split="test",
+            classes=data.classes,
+            shape=list(data.shape),
+            fingerprint=data.fingerprint,
+            n=None,
+            note=data.note,
+            normalize=data.choice.normalize,
+        ),
+        provenance=_provenance(task.infos),
+    )
+
+
+def _device(cell: Cell) -> DeviceBlock:
+    task = cell.task
+    infos = task.infos
+    first = infos[task.central] if len(infos) > task.central else (infos[0] if infos else None)
+    details = first.details if first else {}
+    of_fleet = {"input": task.input} if task.fleet else {}
+    return DeviceBlock(
+        name=task.device,
+        backend=first.backend if first else task.specs[0].backend,
+        model=" + ".join(sorted({info.model for info in infos})),
+        kind=first.kind if first else "",
+        nodes=len(task.specs),
+        cores=first.cores if first else None,
+        memory_bytes=first.memory_bytes if first else None,
+        details={key: value for key, value in details.items() if key not in NOT_IN_DETAILS},
+        **of_fleet,
+    )
+
+
+def _provenance(infos: Sequence[DeviceInfo]) -> Provenance:
+    """Return ``emulated`` where a machine stands in a fleet twice, or a device is a virtual board.
+
+    Workers of one machine share its cores and need no network, so they are not a fleet of boards.
     """
-
-    samples: Samples
-    beside: Mapping[int, DeviceReport]
-    no_input: Samples | None
-    parity: Parity
-    on: str
-    answers: Mapping[str, Any]
-    missing: Mapping[str, Any]
-    deployed: Deployed
+    machines = [machine_of(info.details) for info in infos]
+    shared = len(set(machines)) < len(machines)
+    return "emulated" if shared or any(info.emulated for info in infos) else "measured"
 
 
-def content(data: CellData, measured: Measured, preprocess_ms: float | None) -> dict[str, Any]:
-    """Return the fields of a cell's record, and ``arrays`` of raw samples."""
-    cell, export, labels = data.cell, data.export, data.labels
-    deployed, answers = measured.deployed, measured.answers
+# --- after measuring ------------------------------------------------------------------------------
+
+
+def record_fields(data: CellData, raw: RawResult, preprocess_ms: float | None) -> Measured:
+    """Return the fields of the record of a cell that was measured.
+
+    ``preprocess_ms``: time to decode and preprocess one image, where it was measured.
+    """
+    cell, export, deployed = data.cell, data.export, raw.deployed
+    known = fields_known_before(cell)
     names = names_of(cell.task)
-    beside = {names[index]: seen for index, seen in measured.beside.items()}
-    samples = _together(measured.samples, names[deployed.central_index], beside)
-    predictions = answers["predictions"]
-    n = len(labels)
-    top5 = (answers["rank"] < 5).mean() * 100 if export.classes > 5 else None
-    told = {"told": answers["told"]} if "told" in answers else {}
-    oracle = {"top1_oracle": float((told["told"] == labels).mean() * 100)} if told else {}
-    base = described(cell)
-    devices = _devices(deployed, names) if cell.task.fleet else []
-    facts, places = deployed.facts, deployed.places
-    precisions = sorted({str(fact.get("precision")) for fact in facts.values()})
-    extra = {
-        name: values
-        for name in ("lasting_ns", "queue_ns", "late_ns", "outcome")
-        if (values := getattr(samples, name)) is not None
-    }
-    if measured.no_input is not None:
-        extra["no_input_ns"] = measured.no_input.latency_ns
-    arrays = {
-        "latency_ns": samples.latency_ns,
-        "warmup_ns": samples.warmup_ns,
-        "first_ns": samples.first_ns,
-        "predictions": predictions,
-        **told,
-        "labels": labels,
-        **samples.timeline,
-        **samples.meters,
-        **extra,
-    }
-    return {
-        **_partial(cell, samples, devices),
-        "arrays": arrays,
-        "window": dict(samples.environment),
-        "device": {**base["device"], "devices": devices} if cell.task.fleet else base["device"],
-        "runtime": {**base["runtime"], "precision": "+".join(precisions), "facts": dict(facts)},
-        "data": {**base["data"], "n": n},
-        "counts": _counts(export.parts, places),
-        "accuracy": {
-            "top1": float((predictions == labels).mean() * 100),
-            "top5": None if top5 is None else float(top5),
-            **oracle,
-            "n": n,
-            "on": measured.on,
-            "parity": asdict(measured.parity),
-            "missing": measured.missing,
-        },
-        "latency": {
-            **latency_summary(samples, preprocess_ms),
-            **_queue(samples),
-            "sustained": dict(samples.sustained),
-            "reference": dict(samples.reference),
-        },
-        "energy": [dict(reading) for reading in samples.energy],
-        "memory": _memory(measured.samples, names[deployed.central_index], beside),
-        "network": _network(cell, measured, names),
-        "parts": [
-            {
-                "name": part.name,
-                "device": places[part.name],
-                "inputs": list(part.inputs),
-                **asdict(part.counts),
-                "weight_bytes": part.artifact.weight_bytes,
-                "output": list(part.output.shape),
-            }
-            for part in export.parts
-        ],
-        "state": {
-            "steady": samples.steady,
-            "window_s": samples.window_ns / 1e9,
-            "cooled": samples.cooled,
-            "machine": samples.states,
-            "problems": list(samples.problems),
-            "no_meter": cell.task.no_meter,
-        },
-        "flags": flags(samples),
-        "lineage": to_json(export.lineage),
-        "train": {
-            key: sum(getattr(step, key) for step in export.lineage)
-            for key in ("train_s", "image_passes", "train_macs")
-        },
-    }
+    central = names[deployed.central_index]
+    reports = {names[index]: report for index, report in raw.reports.items()}
+    samples = _together(raw.samples, central, reports)
+    energy = [EnergyReading.model_validate(reading) for reading in samples.energy]
+    members = _members(deployed, names) if cell.task.fleet else []
+    status, reason = _status(cell, samples, energy, members)
+    precisions = sorted({str(facts.get("precision")) for facts in deployed.facts.values()})
+    return Measured(
+        status=status,
+        reason=reason,
+        device=known.device.model_copy(update={"devices": members}) if cell.task.fleet else known.device,
+        runtime=known.runtime.model_copy(
+            update={"precision": "+".join(precisions), "facts": dict(deployed.facts)}
+        ),
+        data=known.data.model_copy(update={"n": len(data.labels)}),
+        counts=_counts(export.parts, deployed.places),
+        accuracy=_accuracy(data, raw),
+        latency=latency_of(samples, preprocess_ms),
+        memory=_memory(raw.samples, central, reports),
+        energy=energy,
+        network=_network(cell, raw, names),
+        parts=[_part(part, deployed.places[part.name]) for part in export.parts],
+        state=State(
+            steady=samples.steady,
+            window_s=samples.window_ns / 1e9,
+            cooled=samples.cooled,
+            machine=samples.states,
+            problems=list(samples.problems),
+            no_meter=cell.task.no_meter,
+        ),
+        flags=flags(samples),
+        lineage=[LineageStep.model_validate(to_json(step)) for step in export.lineage],
+        train=TrainingCost(
+            train_s=sum(step.train_s for step in export.lineage),
+            image_passes=sum(step.image_passes for step in export.lineage),
+            train_macs=sum(step.train_macs for step in export.lineage),
+        ),
+        window=WindowSignals.model_validate(samples.environment),
+        arrays=_arrays(data, raw, samples),
+    )
 
 
 def _together(samples: Samples, central: str, beside: Mapping[str, DeviceReport]) -> Samples:
@@ -163,153 +202,124 @@ def _together(samples: Samples, central: str, beside: Mapping[str, DeviceReport]
     )
 
 
-def _devices(deployed: Deployed, names: list[str]) -> list[dict[str, Any]]:
-    """Who took part: name, hardware, machine and parts of each device."""
+def _status(
+    cell: Cell, samples: Samples, energy: Sequence[EnergyReading], members: Sequence[FleetMember]
+) -> tuple[Literal["ok", "partial"], str]:
+    """Return ``partial`` with a reason where answers are missing, or energy that the suite requires; else ``ok``."""
+    if samples.outcome is not None:
+        lost = int((samples.outcome == 2).sum())
+        if lost:
+            return "partial", f"{lost} of {len(samples.outcome)} queries were not answered in time"
+    if cell.task.measure.energy != "require":
+        return "ok", ""
+    readings = readings_of(energy, members)
+    if any(map(has_figure, readings)):
+        return "ok", ""
+    why = [
+        f"{reading.meter}: {reading.withheld.get('gross') or reading.withheld['net']}" for reading in readings
+    ]
+    return "partial", f"no energy, which is required: {', '.join(why)}"
+
+
+def _arrays(data: CellData, raw: RawResult, samples: Samples) -> dict[str, NDArray[Any] | int]:
+    """Return the raw samples by the names that docs/results.md lists."""
+    optional = {
+        "lasting_ns": samples.lasting_ns,
+        "queue_ns": samples.queue_ns,
+        "late_ns": samples.late_ns,
+        "outcome": samples.outcome,
+        "oracle": raw.predictions.oracle,
+        "no_input_ns": None if raw.no_input is None else raw.no_input.latency_ns,
+    }
+    return {
+        "latency_ns": samples.latency_ns,
+        "warmup_ns": samples.warmup_ns,
+        "first_ns": samples.first_ns,
+        "predictions": raw.predictions.predictions,
+        "labels": data.labels,
+        **samples.timeline,
+        **samples.meters,
+        **{name: values for name, values in optional.items() if values is not None},
+    }
+
+
+def _accuracy(data: CellData, raw: RawResult) -> Accuracy:
+    labels, predicted = data.labels, raw.predictions
+    oracle = predicted.oracle
+    of_split = {} if oracle is None else {"top1_oracle": float((oracle == labels).mean() * 100)}
+    return Accuracy(
+        top1=float((predicted.predictions == labels).mean() * 100),
+        top5=float((predicted.rank < 5).mean() * 100) if data.export.classes > 5 else None,
+        **of_split,
+        n=len(labels),
+        on=raw.on,
+        parity=raw.parity,
+        missing=raw.missing,
+    )
+
+
+def _counts(parts: Sequence[ExportedPart], places: Mapping[str, int]) -> Counts:
+    """Return totals over the parts, fusion included; ``weight_bytes`` are those of the exported files."""
+    per_device: dict[int, int] = {}
+    for part in parts:
+        device = places[part.name]
+        per_device[device] = per_device.get(device, 0) + part.artifact.weight_bytes
+    return Counts(
+        params=sum(part.counts.params for part in parts),
+        macs=sum(part.counts.macs for part in parts),
+        macs_linear=sum(part.counts.macs_linear for part in parts),
+        weight_bytes=sum(part.artifact.weight_bytes for part in parts),
+        weight_bytes_max_device=max(per_device.values()),
+        activation_bytes=max(part.counts.activation_bytes for part in parts),
+    )
+
+
+def _part(part: ExportedPart, device: int) -> PartBlock:
+    counts = {**asdict(part.counts), "weight_bytes": part.artifact.weight_bytes}
+    return PartBlock(
+        name=part.name, device=device, inputs=list(part.inputs), output=list(part.output.shape), **counts
+    )
+
+
+def _members(deployed: Deployed, names: Sequence[str]) -> list[FleetMember]:
+    """Return the devices that took part: name, hardware, machine and parts of each."""
     return [
-        {
-            "name": names[index],
-            "model": device.info.model,
-            "machine": machine_of(device.info.details),
-            "parts": [part for part, place in deployed.places.items() if place == index],
-        }
+        FleetMember(
+            name=names[index],
+            model=device.info.model,
+            machine=machine_of(device.info.details),
+            parts=[part for part, place in deployed.places.items() if place == index],
+        )
         for index, device in sorted(deployed.devices.items())
     ]
 
 
-def _memory(samples: Samples, central: str, beside: Mapping[str, DeviceReport]) -> dict[str, Any]:
-    """The fullest worker's memory; of a fleet also every worker's."""
-    if not beside:
-        return dict(samples.memory)
-    each = {central: dict(samples.memory), **{name: dict(seen.memory) for name, seen in beside.items()}}
-    worst = max(each.values(), key=lambda one: one.get("process_peak_bytes", -1))
-    return {**worst, "devices": each}
+def _memory(samples: Samples, central: str, reports: Mapping[str, DeviceReport]) -> Memory:
+    """Return the memory of the fullest worker; of a fleet also of every worker."""
+    if not reports:
+        return Memory.model_validate(samples.memory)
+    each = {central: samples.memory, **{name: report.memory for name, report in reports.items()}}
+    fullest = max(each.values(), key=lambda memory: memory.get("process_peak_bytes", -1))
+    devices = {name: ProcessMemory.model_validate(memory) for name, memory in each.items()}
+    return Memory.model_validate({**fullest, "devices": devices})
 
 
-def _network(cell: Cell, measured: Measured, names: list[str]) -> dict[str, Any]:
-    """Bytes, where a query's time went, and how near its latency comes to the bound."""
-    deployed = measured.deployed
+def _network(cell: Cell, raw: RawResult, names: Sequence[str]) -> Network:
+    """Return bytes, where the time of a query went, and how near its latency is to the bound."""
+    deployed = raw.deployed
     stated = {
         index: link for index, device in deployed.devices.items() if (link := device.info.details.get("link"))
     }
-    found = network_of(
-        measured.samples, deployed.graph, deployed.places, deployed.central_index, names, stated
-    )
-    if not found:
-        return {}
-    summary = latency_summary(measured.samples)
-    if measured.no_input is not None:
-        found["no_input"] = {
-            key: latency_summary(measured.no_input)[key]
-            for key in ("n", "p50_ms", "p90_ms", "throughput_ips")
-        }
-    bound = found["critical_path_ms"]
-    measure = cell.task.measure
-    if bound and summary["p50_ms"] and measure.scenario == "single-stream" and measure.in_flight == 1:
-        found["over_bound"] = summary["p50_ms"] / bound
-    return found
-
-
-def _queue(samples: Samples) -> dict[str, float]:
-    """Of the server scenario: what queries waited, and the load's share of what can be answered (1: too much)."""
-    if samples.queue_ns is None or samples.late_ns is None or samples.target_qps is None:
-        return {}
-    service_s = float((samples.latency_ns - samples.queue_ns).mean()) / 1e9
-    return {
-        "achieved_qps": len(samples.latency_ns) / (samples.window_ns / 1e9),
-        "queue_mean_ms": float(samples.queue_ns.mean()) / 1e6,
-        "late_max_ms": float(samples.late_ns.max()) / 1e6,
-        "utilisation": service_s * samples.target_qps,
-    }
-
-
-def _partial(cell: Cell, samples: Samples, devices: list[dict[str, Any]]) -> dict[str, str]:
-    """Status and reason of a cell that lacks answers, or the energy that its suite requires."""
-    lost = 0 if samples.outcome is None else int((samples.outcome == 2).sum())
-    if lost and samples.outcome is not None:
-        return {
-            "status": "partial",
-            "reason": f"{lost} of {len(samples.outcome)} queries were not answered in time",
-        }
-    if cell.task.measure.energy != "require":
-        return {}
-    readings = readings_of(
-        [EnergyReading.model_validate(reading) for reading in samples.energy],
-        [FleetMember.model_validate(device) for device in devices],
-    )
-    if any(map(has_figure, readings)):
-        return {}
-    why = [f"{one.meter}: {one.withheld.get('gross') or one.withheld['net']}" for one in readings]
-    return {"status": "partial", "reason": f"no energy, which is required: {', '.join(why)}"}
-
-
-def _counts(parts: Sequence[ExportedPart], nodes: Mapping[str, int]) -> dict[str, int]:
-    """Totals over the parts, fusion included; ``weight_bytes`` are those of the exported files."""
-    per_device: dict[int, int] = {}
-    for part in parts:
-        device = nodes[part.name]
-        per_device[device] = per_device.get(device, 0) + part.artifact.weight_bytes
-    totals = {
-        key: sum(getattr(part.counts, key) for part in parts) for key in ("params", "macs", "macs_linear")
-    }
-    return {
-        **totals,
-        "weight_bytes": sum(part.artifact.weight_bytes for part in parts),
-        "weight_bytes_max_device": max(per_device.values()),
-        "activation_bytes": max(part.counts.activation_bytes for part in parts),
-    }
-
-
-_METERS = ("meters", "external")
-_OF_FLEETS = ("in_flight", "deadline", "on_missing")
-_IN_SECONDS = {key: f"{key}_s" for key in ("min_time", "max_time", "idle_time", "sustained", "deadline")}
-
-
-def described(cell: Cell) -> dict[str, Any]:
-    """What a cell's record says even if the cell failed: where and how it was to be measured."""
-    task = cell.task
-    infos, data = task.infos, task.data
-    first = infos[task.central] if len(infos) > task.central else (infos[0] if infos else None)
-    return {
-        "device": {
-            "name": task.device,
-            "backend": first.backend if first else task.specs[0].backend,
-            "model": " + ".join(sorted({info.model for info in infos})),
-            "kind": first.kind if first else "",
-            "nodes": len(task.specs),
-            "cores": first.cores if first else None,
-            "memory_bytes": first.memory_bytes if first else None,
-            "details": {key: value for key, value in first.details.items() if key not in _METERS}
-            if first
-            else {},
-            **({"input": task.input} if task.fleet else {}),
-        },
-        "runtime": {**to_json(task.runtime), "precision": None, "facts": {}},
-        "scenario": {
-            "name": task.measure.scenario,
-            "threads": task.specs[0].threads,
-            **{
-                _IN_SECONDS.get(key, key): value
-                for key, value in to_json(task.measure).items()
-                if key not in ("scenario", "repeats") and (task.fleet or key not in _OF_FLEETS)
-            },
-        },
-        "data": {
-            "name": data.name,
-            "task": "image-classification",
-            "split": "test",
-            "classes": data.classes,
-            "shape": list(data.shape),
-            "fingerprint": data.fingerprint,
-            "n": None,
-            "note": data.note,
-            "normalize": data.choice.normalize,
-        },
-        "provenance": _provenance(infos),
-    }
-
-
-def _provenance(infos: Sequence[DeviceInfo]) -> Provenance:
-    """Workers of one machine stand in for boards: neither network nor contention are a fleet's."""
-    machines = [machine_of(info.details) for info in infos]
-    shared = len(set(machines)) < len(machines)
-    return "emulated" if shared or any(info.emulated for info in infos) else "measured"
+    network = network_of(raw.samples, deployed.graph, deployed.places, deployed.central_index, names, stated)
+    if network.empty:
+        return network
+    more: dict[str, Any] = {}
+    if raw.no_input is not None:
+        summary = latency_summary(raw.no_input)
+        more["no_input"] = NoInput(
+            n=summary.n, p50_ms=summary.p50_ms, p90_ms=summary.p90_ms, throughput_ips=summary.throughput_ips
+        )
+    measure, bound, p50_ms = cell.task.measure, network.critical_path_ms, latency_summary(raw.samples).p50_ms
+    if bound and p50_ms and measure.scenario == "single-stream" and measure.in_flight == 1:
+        more["over_bound"] = p50_ms / bound
+    return network.model_copy(update=more)

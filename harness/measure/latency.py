@@ -3,42 +3,81 @@
 from __future__ import annotations
 
 from statistics import fmean, stdev
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from harness import stats
+from harness.types.figures import Bounds, Latency, Sustained
 
 if TYPE_CHECKING:
     from harness.types import Samples
 
-__all__ = ["PERCENTILES", "latency_summary"]
+__all__ = ["latency_of", "latency_summary"]
 
 
-PERCENTILES = {"p50_ms": 50, "p90_ms": 90, "p95_ms": 95, "p97_ms": 97, "p99_ms": 99, "p999_ms": 99.9}
+def latency_of(samples: Samples, preprocess_ms: float | None) -> Latency:
+    """Return the whole ``latency`` block: the summary, the queue of a server, the sustained load, LoadGen's figures.
+
+    ``preprocess_ms``: time to decode and preprocess one image, where it was measured.
+    """
+    return latency_summary(samples, preprocess_ms).model_copy(
+        update={
+            **_queue(samples),
+            "sustained": Sustained.model_validate(samples.sustained),
+            "reference": dict(samples.reference),
+        }
+    )
 
 
-def latency_summary(samples: Samples, preprocess_ms: float | None = None) -> dict[str, Any]:
-    """A record's ``latency`` block from raw samples: milliseconds per query, inferences per second.
+def latency_summary(samples: Samples, preprocess_ms: float | None = None) -> Latency:
+    """Return latencies in milliseconds per query, and inferences per second.
 
-    A percentile is null where there are fewer queries than LoadGen's early-stopping minimum for it;
-    ``bounds`` holds LoadGen's conservative estimates (confidence 0.99). ``std_ms`` is the sample
-    standard deviation, null for one query. ``throughput_ips`` counts images over the whole window.
+    A percentile is null where there are fewer queries than LoadGen's early-stopping minimum for it. ``bounds`` holds
+    LoadGen's conservative estimates (confidence 0.99). ``std_ms`` is the sample standard deviation, null for one
+    query. ``throughput_ips`` counts images over the whole window.
     """
     latency = sorted(samples.latency_ns.tolist())
     n = len(latency)
-    empirical = {
-        name: stats.percentile(latency, q) if n >= stats.EARLY_STOPPING_MIN[q] else None
-        for name, q in PERCENTILES.items()
-    }
-    bounds = {name: stats.early_stopping_bound(latency, q) for name, q in PERCENTILES.items()}
+
+    def percentile(q: float) -> float | None:
+        return _ms(stats.percentile(latency, q)) if n >= stats.EARLY_STOPPING_MIN[q] else None
+
+    def bound(q: float) -> float | None:
+        return _ms(stats.early_stopping_bound(latency, q))
+
+    return Latency(
+        n=n,
+        p50_ms=percentile(50),
+        p90_ms=percentile(90),
+        p95_ms=percentile(95),
+        p97_ms=percentile(97),
+        p99_ms=percentile(99),
+        p999_ms=percentile(99.9),
+        mean_ms=_ms(fmean(latency)) if n else None,
+        std_ms=_ms(stdev(latency)) if n > 1 else None,
+        first_ms=_ms(samples.first_ns),
+        throughput_ips=n * samples.batch / (samples.window_ns / 1e9) if n and samples.window_ns else None,
+        preprocess_ms=preprocess_ms,
+        bounds=Bounds(
+            p50_ms=bound(50),
+            p90_ms=bound(90),
+            p95_ms=bound(95),
+            p97_ms=bound(97),
+            p99_ms=bound(99),
+            p999_ms=bound(99.9),
+        ),
+    )
+
+
+def _queue(samples: Samples) -> dict[str, float]:
+    """Return what the queries of a server waited, and its utilisation; empty in other scenarios."""
+    if samples.queue_ns is None or samples.late_ns is None or samples.target_qps is None:
+        return {}
+    service_s = float((samples.latency_ns - samples.queue_ns).mean()) / 1e9
     return {
-        "n": n,
-        **{name: _ms(value) for name, value in empirical.items()},
-        "mean_ms": _ms(fmean(latency)) if n else None,
-        "std_ms": _ms(stdev(latency)) if n > 1 else None,
-        "first_ms": _ms(samples.first_ns),
-        "throughput_ips": n * samples.batch / (samples.window_ns / 1e9) if n and samples.window_ns else None,
-        "preprocess_ms": preprocess_ms,
-        "bounds": {name: _ms(value) for name, value in bounds.items()},
+        "achieved_qps": len(samples.latency_ns) / (samples.window_ns / 1e9),
+        "queue_mean_ms": float(samples.queue_ns.mean()) / 1e6,
+        "late_max_ms": float(samples.late_ns.max()) / 1e6,
+        "utilisation": service_s * samples.target_qps,
     }
 
 

@@ -1,6 +1,6 @@
-"""What the samples of a fleet say of its network: where the time of a query went, bytes, and a lower bound.
+"""The network of a fleet, from its samples: where the time of a query went, bytes, and a lower bound of latency.
 
-Pure: raw samples and a graph in, JSON out. Times are medians over the window's queries, in milliseconds.
+Times are medians over the queries of the window, in milliseconds.
 """
 
 from __future__ import annotations
@@ -12,16 +12,18 @@ from typing import Any
 import numpy as np
 
 from harness.types import IMAGE, Graph, Samples
+from harness.types.figures import DeviceShares, Network, PartTimes, Queries
 
 __all__ = ["Link", "critical_path_ns", "link_of", "network_of"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Link:
-    """Between the central node and a part's device: ``latency_ns`` one way, and how long the part's bytes are sent.
+    """The measured link between the central node and the device of a part.
 
-    ``shared``: all of the central node's links pass one port of its own. ``source``: ``stated`` by the device (an
-    emulated link's rate and round trip), or ``probe``.
+    ``latency_ns``: one way. ``up_ns``, ``down_ns``: time in which the bytes of one query are sent to the device and
+    back. ``source``: ``stated`` by the device (rate and round trip of an emulated link), or ``probe``. ``shared``: all
+    links of the central node pass through one port of its own.
     """
 
     latency_ns: float
@@ -38,14 +40,20 @@ def network_of(
     central: int,
     names: Sequence[str],
     stated: Mapping[int, Mapping[str, Any]],
-) -> dict[str, Any]:
-    """A record's ``network``: bytes, and of each part and device where its time went.
+) -> Network:
+    """Return bytes, where the time of each part and device went, and the bound; empty for a single device.
 
-    ``places`` maps parts to devices, whose ``names`` are in the fleet's order; ``stated`` maps a device to the
-    ``rate_mbps``, ``rtt_ms`` and ``ports`` (``shared``) of its link, where it tells them.
+    Args:
+        samples: of the central node.
+        graph: the parts.
+        places: part -> index of its device.
+        central: index of the central device.
+        names: names of the devices, in the fleet's order.
+        stated: index of a device -> ``rate_mbps``, ``rtt_ms`` and ``ports`` (``shared``) of its link, where the
+            device states them.
     """
     if not any(index != central for index in places.values()):
-        return {}
+        return Network()
     links = {
         part.name: link_of(part.name, samples, stated.get(places[part.name]))
         for part in graph.parts
@@ -53,25 +61,25 @@ def network_of(
     }
     compute = {part.name: _median(samples, "compute", part.name) for part in graph.parts}
     bound = critical_path_ns(graph, places, central, compute, links)
-    return {
-        **{key: samples.network[key] for key in ("input_bytes", "feature_bytes") if key in samples.network},
-        "parts": {
-            part.name: _part(part.name, samples, links.get(part.name), compute[part.name])
-            | {"device": names[places[part.name]]}
-            for part in graph.parts
+    sent = {key: samples.network[key] for key in ("input_bytes", "feature_bytes") if key in samples.network}
+    return Network(
+        **sent,
+        parts={
+            name: _part(name, samples, links.get(name), compute[name], names[place])
+            for name, place in places.items()
         },
-        "fuse_ms": _ms(compute[graph.parts[-1].name]),
-        "devices": _devices(samples, places, names),
-        "critical_path_ms": _ms(bound),
+        fuse_ms=_ms(compute[graph.parts[-1].name]),
+        devices=_devices(samples, places, names),
+        critical_path_ms=_ms(bound),
         **_outcomes(samples),
-    }
+    )
 
 
 def link_of(part: str, samples: Samples, stated: Mapping[str, Any] | None) -> Link | None:
-    """The link that a part's bytes pass; ``None`` where nothing tells of it.
+    """Return the link that the bytes of a part pass; ``None`` where it is neither stated nor probed.
 
-    A probe's ``rtt`` is a few bytes there and back; ``up`` and ``down`` are longer by the time in which the
-    query's bytes are sent.
+    The ``rtt`` of a probe is the time of a few bytes there and back. ``up`` and ``down`` are longer by the time in
+    which the bytes of one query are sent.
     """
     sent, received = (samples.network.get(f"{way}_bytes:{part}") for way in ("sent", "received"))
     if stated and sent is not None and received is not None:
@@ -97,11 +105,20 @@ def critical_path_ns(
     compute: Mapping[str, float | None],
     links: Mapping[str, Link | None],
 ) -> float | None:
-    """The earliest end of a query: every part's compute, its bytes over its link, and nothing else.
+    """Return the earliest end of a query: the compute of every part, its bytes over its link, and nothing else.
 
-    All values pass the central node. A device does one part at a time, in the graph's order, and each way of
-    its link (of the central node's port, where that is shared) sends one after another. ``None`` where a part's
-    compute or link is not known.
+    All values pass through the central node. A device computes one part at a time, in the order of the graph. Each
+    direction of its link (of the central node's port, where that is shared) sends one value after another.
+
+    Args:
+        graph: the parts.
+        places: part -> index of its device.
+        central: index of the central device.
+        compute: part -> nanoseconds.
+        links: part -> its link, for parts on other devices.
+
+    Returns:
+        ``None`` where the compute or the link of a part is not known.
     """
     free: dict[tuple[str, int], float] = {}
 
@@ -125,54 +142,60 @@ def critical_path_ns(
     return at[graph.parts[-1].name]
 
 
-def _part(name: str, samples: Samples, link: Link | None, compute: float | None) -> dict[str, Any]:
-    """Where a part's time goes; transport is split as its link would carry the bytes of either way."""
-    found: dict[str, Any] = {"compute_ms": _ms(compute)}
+def _part(name: str, samples: Samples, link: Link | None, compute: float | None, device: str) -> PartTimes:
+    """Return where the time of a part goes. Transport is divided in proportion to what the link takes each way."""
     transport = _median(samples, "transport", name)
     if transport is None:
-        return found
-    found |= {f"{kind}_ms": _ms(_median(samples, kind, name)) for kind in ("encode", "queue")}
-    found["transport_ms"] = _ms(transport)
-    found |= {f"{way}_bytes": samples.network.get(f"{way}_bytes:{name}") for way in ("sent", "received")}
-    if link is not None:
-        there, back = link.latency_ns + link.up_ns, link.latency_ns + link.down_ns
-        share = there / (there + back) if there + back else 0.5
-        found |= {
+        return PartTimes(compute_ms=_ms(compute), device=device)
+    times = PartTimes(
+        compute_ms=_ms(compute),
+        encode_ms=_ms(_median(samples, "encode", name)),
+        queue_ms=_ms(_median(samples, "queue", name)),
+        transport_ms=_ms(transport),
+        sent_bytes=samples.network.get(f"sent_bytes:{name}"),
+        received_bytes=samples.network.get(f"received_bytes:{name}"),
+        device=device,
+    )
+    if link is None:
+        return times
+    there, back = link.latency_ns + link.up_ns, link.latency_ns + link.down_ns
+    share = there / (there + back) if there + back else 0.5
+    return times.model_copy(
+        update={
             "send_ms": _ms(transport * share),
             "return_ms": _ms(transport * (1 - share)),
             "link_there_ms": _ms(there),
             "link_back_ms": _ms(back),
             "link": link.source,
         }
-    return found
+    )
 
 
-def _devices(samples: Samples, places: Mapping[str, int], names: Sequence[str]) -> list[dict[str, Any]]:
-    """Of each device's time in the window the share in which it computed; else it waited."""
-    found = []
+def _devices(samples: Samples, places: Mapping[str, int], names: Sequence[str]) -> list[DeviceShares]:
+    """Return the share of the window in which each device computed; in the rest it waited."""
+    shares = []
     for index in sorted(set(places.values())):
         own = [part for part, place in places.items() if place == index]
         busy = sum(float(_known(samples, "compute", part).sum()) for part in own)
         share = busy / samples.window_ns if samples.window_ns else None
-        found.append(
-            {
-                "name": names[index],
-                "parts": own,
-                "compute_share": share,
-                "wait_share": None if share is None else 1 - share,
-            }
+        shares.append(
+            DeviceShares(
+                name=names[index],
+                parts=own,
+                compute_share=share,
+                wait_share=None if share is None else 1 - share,
+            )
         )
-    return found
+    return shares
 
 
 def _outcomes(samples: Samples) -> dict[str, Any]:
-    """Queries by what became of them, where something may stand in for a part."""
+    """Return ``queries`` and ``missed`` of a :class:`Network`; empty where a missing part ends the measurement."""
     if samples.outcome is None:
         return {}
-    count = np.bincount(samples.outcome.astype(np.int64), minlength=3)
-    names = ("whole", "substituted", "unanswered")
-    told = dict(zip(names, count.tolist(), strict=False))
-    return {"queries": told, "missed": dict(samples.missed)}
+    whole, substituted, unanswered, *_ = np.bincount(samples.outcome.astype(np.int64), minlength=3).tolist()
+    queries = Queries(whole=whole, substituted=substituted, unanswered=unanswered)
+    return {"queries": queries, "missed": dict(samples.missed)}
 
 
 def _median(samples: Samples, kind: str, part: str) -> float | None:
@@ -181,7 +204,7 @@ def _median(samples: Samples, kind: str, part: str) -> float | None:
 
 
 def _known(samples: Samples, kind: str, part: str) -> Any:
-    """A part's times in the window; -1 stands for a query that it did not answer."""
+    """Return the times of a part in the window, nanoseconds, without queries that it did not answer (-1)."""
     values = samples.timeline.get(f"{kind}:{part}", np.zeros(0, np.int64))
     return values[values >= 0]
 

@@ -1,13 +1,13 @@
-"""Whether an exported artifact answers as the module that it was made from."""
+"""Whether an exported artifact gives the logits of the module that it was made from."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from harness import stats
+from harness.types.figures import Parity
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -15,29 +15,12 @@ if TYPE_CHECKING:
 __all__ = ["Parity", "compare"]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Parity:
-    """How two sets of logits differ. Figures that cannot be had are ``None``; ``reason`` says why not ``ok``.
-
-    ``max_rel`` is max |a - b| / max |b| over all samples and classes, b the reference;
-    ``top1_agreement`` the fraction of samples with the same greatest logit, ``agreement_low`` the lower
-    limit of its 95% Wilson interval.
-    """
-
-    n: int
-    max_abs_diff: float | None
-    max_rel: float | None
-    top1_agreement: float | None
-    agreement_low: float | None
-    tolerance: float
-    ok: bool
-    reason: str | None = None
-
-
 def compare(reference: NDArray[Any], got: NDArray[Any], tolerance: float) -> Parity:
-    """Compare logits, both [n, classes]; ``ok`` when ``max_rel`` is at most ``tolerance``.
+    """Compare logits, both [n, classes].
 
-    Shapes that differ, no samples, and NaN or infinity on either side are never ok.
+    ``max_rel`` is max |a - b| / max |b| over all samples and classes, b the reference; the result is ``ok`` where it
+    is at most ``tolerance``. Shapes that differ, no samples, and NaN or infinity on either side are never ok; then
+    ``reason`` says why, and figures are ``None``.
     """
 
     def refused(reason: str) -> Parity:

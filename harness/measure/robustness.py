@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from itertools import combinations
 from math import comb
 from random import Random
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
@@ -14,66 +14,76 @@ from harness.errors import DeviceError
 from harness.measure.accuracy import chunk
 from harness.measure.cell_data import CellData
 from harness.types import IMAGE, Graph
+from harness.types.figures import MissingLevel, MissingParts
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from harness.worker.process import WorkerProcess
 
-__all__ = ["BATCH", "MAX_SUBSETS", "droppable", "missing_block", "subsets", "without"]
+    Array: TypeAlias = NDArray[np.float32]
+
+__all__ = ["BATCH", "MAX_SUBSETS", "count_correct", "droppable", "missing_parts", "subsets"]
 
 
 MAX_SUBSETS = 20
-"""Subsets of missing parts tried of one size, where not all are: every single part is."""
+"""Sets of missing parts that are tried of one size, where there are more. Single parts are all tried."""
 
 
 BATCH = 64
-"""Images at once where parts are missing."""
+"""Images that are inferred at once."""
 
 
 def droppable(graph: Graph) -> list[str]:
-    """Parts for which something stands in wherever their output is taken."""
-    found = []
+    """Return the parts for which something stands in wherever their output is an input."""
+    names = []
     for part in graph.parts[:-1]:
-        users = [one for one in graph.parts if part.name in one.inputs]
-        if users and all(part.name in one.missing for one in users):
-            found.append(part.name)
-    return found
+        users = [user for user in graph.parts if part.name in user.inputs]
+        if users and all(part.name in user.missing for user in users):
+            names.append(part.name)
+    return names
 
 
 def subsets(names: Sequence[str], size: int, seed: int) -> list[tuple[str, ...]]:
-    """Sets of ``size`` missing parts: all of them where they are few or single, else some drawn from ``seed``."""
+    """Return sets of ``size`` missing parts: all where they are few or single, else :data:`MAX_SUBSETS` drawn ones."""
     if size == 1 or comb(len(names), size) <= MAX_SUBSETS:
         return list(combinations(names, size))
     rng = Random(f"{seed} {size}")
-    found: dict[tuple[int, ...], None] = {}
-    while len(found) < MAX_SUBSETS:
-        found[tuple(sorted(rng.sample(range(len(names)), size)))] = None
-    return [tuple(names[index] for index in picked) for picked in sorted(found)]
+    drawn: set[tuple[int, ...]] = set()
+    while len(drawn) < MAX_SUBSETS:
+        drawn.add(tuple(sorted(rng.sample(range(len(names)), size))))
+    return [tuple(names[index] for index in picked) for picked in sorted(drawn)]
 
 
-def without(process: WorkerProcess, graph: Graph, data: CellData, most: int) -> dict[str, Any]:
-    """Right answers on the test split for every set of up to ``most`` missing parts, int64 [sets], by number.
+def count_correct(
+    process: WorkerProcess, graph: Graph, data: CellData, most: int
+) -> dict[int, NDArray[np.int64]]:
+    """Count right answers on the test split for every set of up to ``most`` missing parts.
 
-    What no missing part changes is computed once: a set costs only the parts that come after it.
+    What no missing part changes is computed once, so a set costs only the parts that come after it.
+
+    Returns:
+        Number of missing parts -> int64 [sets], in the order of :func:`subsets`.
     """
     names = droppable(graph)
     seed = data.cell.seed
     drops = {size: subsets(names, size, seed) for size in range(1, min(most, len(names)) + 1)}
-    right = {size: np.zeros(len(sets), np.int64) for size, sets in drops.items()}
+    correct = {size: np.zeros(len(sets), np.int64) for size, sets in drops.items()}
     with _Parts(process) as run:
-        for start, ready in data.preprocessed(chunk(data.images, BATCH)):
-            for offset in range(0, len(ready), BATCH):
-                batch = ready[offset : offset + BATCH]
-                truth = data.labels[start + offset : start + offset + len(batch)]
+        for start, images in data.preprocessed(chunk(data.images, BATCH)):
+            for offset in range(0, len(images), BATCH):
+                batch = images[offset : offset + BATCH]
+                true = data.labels[start + offset : start + offset + len(batch)]
                 whole = _outputs(graph, run, batch)
                 for size, sets in drops.items():
                     for index, absent in enumerate(sets):
                         logits = _outputs(graph, run, batch, whole, absent)[graph.parts[-1].name]
-                        right[size][index] += int((logits.argmax(axis=1) == truth).sum())
-    return {f"right:{size}": count for size, count in right.items()}
+                        correct[size][index] += int((logits.argmax(axis=1) == true).sum())
+    return correct
 
 
-def missing_block(graph: Graph, counted: Mapping[str, Any], data: CellData, most: int) -> dict[str, Any]:
-    """A record's ``accuracy.missing``: top-1 in percent for each number of missing parts."""
+def missing_parts(graph: Graph, correct: Mapping[int, NDArray[np.int64]], data: CellData) -> MissingParts:
+    """Return top-1 in percent for each number of missing parts, from the counts of :func:`count_correct`."""
     names, n, seed = droppable(graph), len(data.labels), data.cell.seed
     stands_in = {
         name: "mean" if values else "zeros"
@@ -82,29 +92,36 @@ def missing_block(graph: Graph, counted: Mapping[str, Any], data: CellData, most
         if name in names
     }
     levels = []
-    for size in range(1, min(most, len(names)) + 1):
+    for size, counts in sorted(correct.items()):
         sets = subsets(names, size, seed)
-        top1 = (np.asarray(counted[f"right:{size}"]) * (100 / n)).tolist()
+        top1: list[float] = (counts * (100 / n)).tolist()
         worst = min(range(len(sets)), key=top1.__getitem__)
         levels.append(
-            {
-                "missing": size,
-                "sets": len(sets),
-                "of": comb(len(names), size),
-                "mean": float(np.mean(top1)),
-                "min": min(top1),
-                "max": max(top1),
-                "worst": list(sets[worst]),
-                "top1": {"+".join(absent): value for absent, value in zip(sets, top1, strict=True)},
-            }
+            MissingLevel(
+                missing=size,
+                sets=len(sets),
+                of=comb(len(names), size),
+                mean=float(np.mean(top1)),
+                min=min(top1),
+                max=max(top1),
+                worst=list(sets[worst]),
+                top1={"+".join(absent): value for absent, value in zip(sets, top1, strict=True)},
+            )
         )
-    return {"on": "host", "n": n, "stands_in": stands_in, "levels": levels}
+    return MissingParts(on="host", n=n, stands_in=stands_in, levels=levels)
 
 
 def _outputs(
-    graph: Graph, run: _Parts, images: Any, whole: Mapping[str, Any] | None = None, absent: Sequence[str] = ()
-) -> dict[str, Any]:
-    """Every part's output; of parts that nothing ``absent`` comes before, that of the ``whole`` run."""
+    graph: Graph,
+    run: _Parts,
+    images: Array,
+    whole: Mapping[str, Array] | None = None,
+    absent: Sequence[str] = (),
+) -> dict[str, Array]:
+    """Return the output of every part that is not ``absent``.
+
+    ``whole``: the outputs with no part absent; they are taken for parts that come after no absent one.
+    """
     values = {IMAGE: images}
     changed = set(absent)
     for part in graph.parts:
@@ -115,21 +132,24 @@ def _outputs(
             continue
         changed.add(part.name)
         inputs = [
-            _stand_in(graph, part.missing[one], one, len(images)) if one in absent else values[one]
-            for one in part.inputs
+            _stand_in(graph, part.missing[source], source, len(images))
+            if source in absent
+            else values[source]
+            for source in part.inputs
         ]
         values[part.name] = run(part.name, inputs)
     return values
 
 
-def _stand_in(graph: Graph, values: Sequence[float], name: str, n: int) -> Any:
+def _stand_in(graph: Graph, values: Sequence[float], name: str, n: int) -> Array:
+    """Return what stands in for the output of part ``name`` for ``n`` images: ``values`` each time, or zeros."""
     shape = next(part.output.shape for part in graph.parts if part.name == name)
-    one = np.reshape(np.asarray(values, np.float32), shape) if values else np.zeros(shape, np.float32)
-    return np.repeat(one[None], n, axis=0)
+    single = np.reshape(np.asarray(values, np.float32), shape) if values else np.zeros(shape, np.float32)
+    return np.repeat(single[None], n, axis=0)
 
 
 class _Parts:
-    """Runs single parts in a worker, by the frames that peers answer (:mod:`harness.worker.frames`)."""
+    """Runs single parts in a worker, through the frames that peers exchange (:mod:`harness.worker.frames`)."""
 
     def __init__(self, process: WorkerProcess) -> None:
         from multiprocessing.connection import Client
@@ -145,7 +165,7 @@ class _Parts:
     def __exit__(self, *error: object) -> None:
         self._conn.close()
 
-    def __call__(self, part: str, inputs: Sequence[Any]) -> Any:
+    def __call__(self, part: str, inputs: Sequence[Array]) -> Array:
         from harness.worker.frames import pack, unpack
 
         try:

@@ -16,10 +16,12 @@ from harness.prepare.messages import Done, Failure, Make, Message, Progress, Tim
 from harness.processes import died
 from harness.types.plan import Node
 
-__all__ = ["Jobs"]
+__all__ = ["Jobs", "NodeWatcher"]
 
 
-class _Watcher(Protocol):
+class NodeWatcher(Protocol):
+    """Shows the progress of preparing."""
+
     def node_started(self, node: Node) -> None: ...
     def node_progress(self, node: Node, text: str, fraction: float | None) -> None: ...
     def node_finished(self, node: Node, seconds: float) -> None: ...
@@ -48,7 +50,7 @@ class Jobs:
         self._processes = processes
         self._children: list[_Child] = []
 
-    def prepare(self, nodes: Sequence[Node], watcher: _Watcher) -> dict[str, Failure]:
+    def prepare(self, nodes: Sequence[Node], watcher: NodeWatcher) -> dict[str, Failure]:
         """Make all nodes, each after its inputs; failures by key, those of nodes that rest on one included."""
         waiting = {node.key: node for node in nodes}
         failures: dict[str, Failure] = {}
@@ -133,7 +135,7 @@ class Jobs:
         return [child for child in busy if child.conn in ready]
 
     def _listen(
-        self, child: _Child, running: set[str], failures: dict[str, Failure], watcher: _Watcher
+        self, child: _Child, running: set[str], failures: dict[str, Failure], watcher: NodeWatcher
     ) -> None:
         node = child.node
         assert node is not None

@@ -33,6 +33,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Results", "latest_of"]
 
+OLD_NAMES = {"told": "oracle"}
+"""Raw arrays that version 0.1.0 named otherwise -> their name now."""
+
 
 class Results:
     """A results folder. The constructor checks that it is one, and reads nothing else.
@@ -90,7 +93,7 @@ class Results:
             self._attempts[sealed.identity] = max(sealed.attempt, self._attempts.get(sealed.identity, 0))
         return sealed
 
-    def store_samples(self, arrays: Mapping[str, NDArray[Any]]) -> SampleFile:
+    def store_samples(self, arrays: Mapping[str, NDArray[Any] | int]) -> SampleFile:
         """Write raw arrays into a file named by its content; return what a record says of the file.
 
         Raises:
@@ -224,7 +227,7 @@ class Results:
             return {}
         content = self._sample_bytes(record)
         with np.load(io.BytesIO(content), allow_pickle=False) as archive:
-            return {name: archive[name] for name in archive.files}
+            return {OLD_NAMES.get(name, name): archive[name] for name in archive.files}
 
     def _sample_bytes(self, record: Record) -> bytes:
         digest = record.samples.sha256 or ""

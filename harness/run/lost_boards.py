@@ -1,4 +1,4 @@
-"""Boards that stopped answering during a run: which cells need one, and whether it is back."""
+"""Boards that stopped answering during a run: which cells need one, and whether it answers again."""
 
 from __future__ import annotations
 
@@ -18,24 +18,32 @@ WAIT_S = 60.0
 """How long a run waits for one board, all its absences together."""
 
 LOOK_S = 2.0
+"""Pause between two attempts to open a lost board."""
 
 
 class LostBoards:
-    """Lost boards by name. A worker of this machine is none: it is started anew for every cell."""
+    """The lost boards, by name. A worker of this machine is not a board: every cell starts its own.
+
+    ``wait_s``: how long to wait for one board, all its absences together. ``look_s``: pause between two attempts.
+    """
 
     def __init__(
         self,
         plugins: Plugins,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
+        *,
+        wait_s: float = WAIT_S,
+        look_s: float = LOOK_S,
     ) -> None:
         self._plugins = plugins
         self._clock, self._sleep = clock, sleep
+        self._wait_s, self._look_s = wait_s, look_s
         self._lost: dict[str, DeviceRef] = {}
         self._left: dict[str, float] = {}
 
     def lose(self, cell: Cell, board: str) -> bool:
-        """A cell found that ``board`` does not answer; whether the cell may be tried again."""
+        """Note that ``board`` does not answer ``cell``; return whether the cell needs that board."""
         spec = self._needed(cell).get(board)
         if spec is None:
             return False
@@ -43,22 +51,22 @@ class LostBoards:
         return True
 
     def away(self, cell: Cell) -> str | None:
-        """A lost board that a cell needs."""
+        """Return a lost board that the cell needs, if there is one."""
         return next((board for board in self._needed(cell) if board in self._lost), None)
 
     def left_s(self, board: str) -> float:
-        """How long the run still waits for a board."""
-        return self._left.get(board, WAIT_S)
+        """Return how long the run still waits for a board."""
+        return self._left.get(board, self._wait_s)
 
     def back(self, board: str) -> bool:
-        """Wait until a lost board answers, in what time is left for it; whether it does."""
+        """Wait until a lost board answers, at most for the time that is left; return whether it does."""
         end = self._clock() + self.left_s(board)
         while self._clock() < end:
             if self._answers(self._lost[board]):
                 self._left[board] = max(0.0, end - self._clock())
                 del self._lost[board]
                 return True
-            self._sleep(min(LOOK_S, max(0.0, end - self._clock())))
+            self._sleep(min(self._look_s, max(0.0, end - self._clock())))
         self._left[board] = 0.0
         return False
 
@@ -73,13 +81,13 @@ class LostBoards:
         except BoardLost:
             return False
         except HarnessError:
-            return True  # it answers; what is wrong, the cell will tell
+            return True  # it answers; the cell will record what is wrong
 
     @staticmethod
     def _needed(cell: Cell) -> dict[str, DeviceRef]:
-        """A cell's boards by every name under which they may be told: in the suite, and where they are listed."""
-        found: dict[str, DeviceRef] = {}
+        """Return the boards of a cell by each of their names: in the suite, and in the list of boards."""
+        needed: dict[str, DeviceRef] = {}
         for name, spec, info in zip(names_of(cell.task), cell.task.specs, cell.task.infos, strict=False):
             if is_board(info.details):
-                found |= {name: spec, spec.params.get("board") or spec.name: spec}
-        return found
+                needed |= {name: spec, spec.params.get("board") or spec.name: spec}
+        return needed

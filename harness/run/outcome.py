@@ -1,27 +1,24 @@
-"""Options and outcome of a run, and the protocol of those who watch it."""
+"""Options and outcome of a run, and the protocol of what shows its progress."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from harness.prepare.jobs import NodeWatcher
 from harness.prepare.messages import Failure
+from harness.results.leaderboard.leaderboard import Leaderboard
 from harness.types.plan import Cell, Node, Plan
 from harness.types.record import Record
 
 __all__ = ["Options", "Outcome", "Watcher"]
 
 
-class Watcher(Protocol):
-    """Tells a person what happens. Never called while a measuring window is open."""
+class Watcher(NodeWatcher, Protocol):
+    """Shows the progress of a run. Its methods are never called while a measuring window is open."""
 
     def started(self, plan: Plan, nodes: Sequence[Node], cells: Sequence[Cell], kept: int) -> None: ...
-    def node_started(self, node: Node) -> None: ...
-    def node_progress(self, node: Node, text: str, fraction: float | None) -> None: ...
-    def node_finished(self, node: Node, seconds: float) -> None: ...
-    def node_failed(self, node: Node, failure: Failure) -> None: ...
-    def tick(self) -> None: ...
     def cell_started(self, cell: Cell) -> None: ...
     def cell_finished(self, cell: Cell, record: Record) -> None: ...
     def cell_delayed(self, cell: Cell, board: str) -> None: ...
@@ -31,7 +28,12 @@ class Watcher(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """What of a run is not in its suite."""
+    """What a run does beyond its suite.
+
+    ``jobs``: trainings at the same time. ``threads``: of each training process. ``processes``: that share each
+    training. ``prepare_only``: measure nothing. ``fresh``: set earlier records aside. ``retry_flagged``: measure
+    cells again whose record has flags.
+    """
 
     jobs: int = 1
     threads: int = 1
@@ -41,15 +43,30 @@ class Options:
     retry_flagged: bool = False
 
 
-@dataclass
+@dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """What a run did. ``records`` are the latest of every cell of the plan that has one."""
+    """What a run did.
 
-    records: list[Record] = field(default_factory=list)
+    ``records``: the latest of every cell of the plan that has one. ``measured``: attempts made. ``kept``: cells that
+    had a good record before. ``failed_nodes``: by key. ``leaderboard``: of the records; ``None`` where nothing was to
+    be measured, or the run was interrupted.
+    """
+
+    records: Sequence[Record] = ()
     measured: int = 0
     kept: int = 0
-    failed_nodes: dict[str, Failure] = field(default_factory=dict)
+    failed_nodes: Mapping[str, Failure] = field(default_factory=dict)
+    interrupted: bool = False
+    leaderboard: Leaderboard | None = None
 
     @property
     def failed(self) -> list[Record]:
+        """Records of cells that failed."""
         return [record for record in self.records if record.status == "failed"]
+
+    @property
+    def exit_code(self) -> int:
+        """0: every cell is measured; 1: some cell failed; 130: interrupted."""
+        if self.interrupted:
+            return 130
+        return 1 if self.failed or self.failed_nodes else 0

@@ -1,85 +1,108 @@
-"""Makes records and writes them, one per attempt."""
+"""Makes the records of a run and writes them, one per attempt of a cell."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import dataclass, field, fields
 from datetime import datetime, timezone
 from typing import Any
 
 from harness.machine import environment
-from harness.measure.fields import described
+from harness.measure.fields import fields_known_before
+from harness.measure.measured import Measured
 from harness.plugins import Plugins
 from harness.results.folder import Results
-from harness.run.outcome import Outcome, Watcher
+from harness.run.outcome import Watcher
+from harness.types.blocks import Environment, PreparedOn
+from harness.types.plain import to_json
 from harness.types.plan import Cell, Plan
 from harness.types.record import Record
 
-__all__ = []
+__all__ = ["Attempt", "Recorder"]
+
+NOT_FIELDS = ("arrays", "window")
+"""Fields of :class:`Measured` that are written elsewhere: as a file of samples, and in ``environment``."""
 
 
-class _Recorder:
-    """Makes records and puts them on disk, one per attempt."""
+@dataclass
+class Recorder:
+    """Begins attempts. ``count`` is the number of records written."""
 
-    def __init__(
-        self, plan: Plan, plugins: Plugins, results: Results, run_id: str, watcher: Watcher, outcome: Outcome
-    ) -> None:
-        self.plan, self.plugins, self.results = plan, plugins, results
-        self.run_id, self.watcher, self.outcome = run_id, watcher, outcome
-        self.host = {**environment.host(), "prepared_on": asdict(plan.host)}
+    plan: Plan
+    plugins: Plugins
+    results: Results
+    run_id: str
+    watcher: Watcher
+    count: int = field(default=0, init=False)
 
-    def start(self, cell: Cell) -> None:
-        self.started = datetime.now(timezone.utc).isoformat(timespec="milliseconds")
+    def __post_init__(self) -> None:
+        prepared_on = PreparedOn.model_validate(to_json(self.plan.host))
+        self.host = Environment.model_validate({**environment.host(), "prepared_on": prepared_on})
+
+    def start(self, cell: Cell) -> Attempt:
+        """Begin an attempt of ``cell``; its record is written when one of its methods is called."""
+        started = datetime.now(timezone.utc).isoformat(timespec="milliseconds")
         self.watcher.cell_started(cell)
         self.plugins.notify("harness_cell_started", cell=cell)
+        return Attempt(self, cell, started)
 
-    def measured(self, cell: Cell, measured: Mapping[str, Any]) -> None:
-        arrays = measured["arrays"]
-        samples = self.results.store_samples(arrays)
-        content = {key: value for key, value in measured.items() if key != "arrays"}
-        environment = {**self.host, "window": content.pop("window", {})}
-        self._append(cell, {"status": "ok", "samples": samples, **content, "environment": environment})
 
-    def failed(self, cell: Cell, stage: str, plugin: str | None, reason: str) -> None:
-        self._append(
-            cell,
-            {
-                "status": "failed",
-                "stage": stage,
-                "plugin": plugin,
-                "reason": reason,
-                "environment": self.host,
-            },
+@dataclass(frozen=True)
+class Attempt:
+    """An attempt of a cell that has begun. Exactly one of its methods is called."""
+
+    recorder: Recorder
+    cell: Cell
+    started: str
+
+    def measured(self, measured: Measured) -> None:
+        """Write the raw samples and the record of a cell that was measured."""
+        values = {f.name: getattr(measured, f.name) for f in fields(measured) if f.name not in NOT_FIELDS}
+        samples = self.recorder.results.store_samples(measured.arrays)
+        host = self._environment().model_copy(update={"window": measured.window})
+        self._write({**values, "samples": samples, "environment": host})
+
+    def failed(self, stage: str, plugin: str | None, reason: str) -> None:
+        """Write the record of a cell that failed at ``stage``, in the code of ``plugin``."""
+        self._write({"status": "failed", "stage": stage, "plugin": plugin, "reason": reason})
+
+    def skipped(self, reason: str) -> None:
+        """Write the record of a cell that cannot be measured here."""
+        self._write({"status": "skipped", "reason": reason})
+
+    def _environment(self) -> Environment:
+        """Return the machine, with the versions of all distributions that the cell's entries require."""
+        host = self.recorder.host
+        required = {
+            name: version for origin in self.cell.origins for name, version in origin.requires.items()
+        }
+        return host.model_copy(update={"versions": {**host.versions, **required}})
+
+    def _write(self, values: dict[str, Any]) -> None:
+        recorder, cell = self.recorder, self.cell
+        machine = str(recorder.host.machine_id)
+        known = fields_known_before(cell)
+        fixed: dict[str, Any] = {
+            **{f.name: getattr(known, f.name) for f in fields(known)},
+            "environment": self._environment(),
+        }
+        record = recorder.results.append(
+            Record(
+                run_id=recorder.run_id,
+                machine_id=machine,
+                cell_id=cell.id,
+                attempt=recorder.results.next_attempt(machine, recorder.run_id, cell.id),
+                suite=recorder.plan.suite,
+                method=cell.method,
+                method_key=cell.method_key,
+                seed=cell.seed,
+                repeat=cell.repeat,
+                origins={f"{origin.kind}:{origin.name}": origin.to_json() for origin in cell.origins},
+                baseline=recorder.plan.baseline,
+                rank_by=recorder.plan.rank_by,
+                started=self.started,
+                **{**fixed, **values},
+            )
         )
-
-    def skipped(self, cell: Cell) -> None:
-        self._append(cell, {"status": "skipped", "reason": cell.impossible, "environment": self.host})
-
-    def _append(self, cell: Cell, content: Mapping[str, Any]) -> None:
-        machine = str(self.host["machine_id"])
-        record = Record(
-            run_id=self.run_id,
-            machine_id=machine,
-            cell_id=cell.id,
-            attempt=self.results.next_attempt(machine, self.run_id, cell.id),
-            suite=self.plan.suite,
-            method=cell.method,
-            method_key=cell.method_key,
-            seed=cell.seed,
-            repeat=cell.repeat,
-            origins={f"{origin.kind}:{origin.name}": origin.to_json() for origin in cell.origins},
-            baseline=self.plan.baseline,
-            rank_by=self.plan.rank_by,
-            started=self.started,
-            **{**described(cell), **content, "environment": _with_versions(content["environment"], cell)},
-        )
-        record = self.results.append(record)
-        self.outcome.measured += 1
-        self.watcher.cell_finished(cell, record)
-        self.plugins.notify("harness_cell_finished", record=record)
-
-
-def _with_versions(environment: Mapping[str, Any], cell: Cell) -> dict[str, Any]:
-    """Return the environment with the versions of all that the cell's entries require."""
-    required = {name: version for origin in cell.origins for name, version in origin.requires.items()}
-    return {**environment, "versions": {**environment.get("versions", {}), **required}}
+        recorder.count += 1
+        recorder.watcher.cell_finished(cell, record)
+        recorder.plugins.notify("harness_cell_finished", record=record)

@@ -1,7 +1,7 @@
-"""The order of the stages: prepare what is missing, then measure one cell at a time, then records.
+"""The order of the stages: prepare what is missing, then measure one cell at a time.
 
-The only module that knows this order. Preparing runs in child processes, in parallel; measuring has the
-machine to itself, and this process sleeps while a window is open.
+The only module that knows this order. Preparing runs in child processes, in parallel. Measuring has the machine to
+itself, and this process sleeps while a window is open.
 """
 
 from __future__ import annotations
@@ -9,33 +9,67 @@ from __future__ import annotations
 import json
 import os
 import secrets
-from collections import Counter, deque
 from collections.abc import Mapping, Sequence
-from typing import Any
+from dataclasses import replace
+from pathlib import Path
+from typing import Protocol
 
-from harness.errors import StorageError
-from harness.measure.cell import CellFailure, CellLost, Evaluations, measure_cell
+from harness.errors import StorageError, SuiteError
+from harness.measure.cell import CellFailure, CellLost, measure_cell
+from harness.measure.predictions import PredictionCache
 from harness.plugins import Plugins
-from harness.prepare.jobs import Jobs
+from harness.prepare.jobs import Jobs, NodeWatcher
+from harness.prepare.messages import Failure
 from harness.results.folder import Results
+from harness.results.leaderboard.leaderboard import leaderboard_of
+from harness.run.cell_queue import CellQueue
 from harness.run.lost_boards import LostBoards
 from harness.run.outcome import Options, Outcome, Watcher
-from harness.run.recorder import _Recorder
+from harness.run.recorder import Recorder
 from harness.store.artifacts import Store
 from harness.store.files import write_atomically
 from harness.suite.suite import Prepare
-from harness.types.plan import Cell, Plan, PrepareHost
+from harness.types.plan import Cell, Node, Plan, PrepareHost
 from harness.types.record import Record
 
-__all__ = ["job_count", "run"]
+__all__ = ["Prepares", "job_count", "run", "run_suite"]
 
 
-ATTEMPTS = 3
-"""How often a cell is begun in one run whose board is lost."""
+def run_suite(
+    planned: Planned, plugins: Plugins, store: Store, folder: Path, watcher: Watcher, options: Options
+) -> Outcome:
+    """Run a planned suite into a results folder, which no other run may use meanwhile.
+
+    An interruption by the keyboard ends every process; what is finished is on disk, and the outcome says so.
+
+    Raises:
+        SuiteError: a package or data that the plan needs is missing.
+        StorageError: the folder is in use by another run, or cannot be written.
+    """
+    plan, prepare = planned.plan, planned.resolved.suite.prepare
+    for missing in (*plan.missing_extras, *plan.missing_data):
+        raise SuiteError(missing)
+    options = replace(
+        options, jobs=job_count(prepare, plan.host), threads=prepare.threads, processes=prepare.processes
+    )
+    results = Results(folder, create=True)
+    with results.lock():
+        try:
+            outcome = run(plan, plugins, store, results, watcher, options)
+        except KeyboardInterrupt:
+            return Outcome(records=results.latest(current_only=True), interrupted=True)
+        finally:
+            watcher.close()
+    if options.prepare_only:
+        return outcome
+    board = leaderboard_of(
+        outcome.records, results.load_samples, rank_by=plan.rank_by, baseline=plan.baseline
+    )
+    return replace(outcome, leaderboard=board)
 
 
 def job_count(prepare: Prepare, host: PrepareHost) -> int:
-    """Trainings at the same time: as many as the cores carry, one where a GPU trains."""
+    """Return how many trainings run at the same time: as many as the cores carry, one where a GPU trains."""
     if prepare.jobs != "auto":
         return int(prepare.jobs)
     if host.device != "cpu":
@@ -43,97 +77,108 @@ def job_count(prepare: Prepare, host: PrepareHost) -> int:
     return max(1, (os.cpu_count() or 1) // (prepare.threads * prepare.processes))
 
 
+class Prepares(Protocol):
+    """Prepares nodes, as :class:`~harness.prepare.jobs.Jobs` does."""
+
+    def prepare(self, nodes: Sequence[Node], watcher: NodeWatcher) -> dict[str, Failure]: ...
+    def preprocess_ms(self, node: Node) -> float | None: ...
+    def close(self) -> None: ...
+
+
 def run(
-    plan: Plan, plugins: Plugins, store: Store, results: Results, watcher: Watcher, options: Options
+    plan: Plan,
+    plugins: Plugins,
+    store: Store,
+    results: Results,
+    watcher: Watcher,
+    options: Options,
+    *,
+    jobs: Prepares | None = None,
+    boards: LostBoards | None = None,
 ) -> Outcome:
     """Run a plan into a results folder; cells that have a good record there are kept.
 
+    ``jobs`` and ``boards`` are those of ``options`` and ``plugins`` by default.
+
     Raises:
-        StorageError: the folder is in use by another run, or cannot be written.
+        StorageError: the folder cannot be written.
         KeyboardInterrupt: after ending every process; all that is finished is on disk.
     """
-    outcome = Outcome()
     run_id = _begin(plan, results, options.fresh)
     known = {record.cell_id: record for record in results.latest(current_only=True)}
     pending = [cell for cell in plan.cells if not _settled(cell, known.get(cell.id), options)]
-    outcome.kept = len(plan.cells) - len(pending)
     possible = [cell for cell in pending if cell.impossible is None]
     needed = dict.fromkeys(key for cell in possible for key in plan.needed_by(cell))
     nodes = [node for key, node in plan.nodes.items() if key in needed and not store.has(key)]
-    watcher.started(plan, nodes, pending, outcome.kept)
+    kept = len(plan.cells) - len(pending)
+    watcher.started(plan, nodes, pending, kept)
     plugins.notify("harness_run_started", plan=plan)
-    recorder = _Recorder(plan, plugins, results, run_id, watcher, outcome)
+    recorder = Recorder(plan, plugins, results, run_id, watcher)
 
-    jobs = Jobs(store.root, plugins.blocked, options.threads, options.jobs, options.processes)
+    jobs = jobs or Jobs(store.root, plugins.blocked, options.threads, options.jobs, options.processes)
     try:
-        outcome.failed_nodes = jobs.prepare(nodes, watcher)
+        failed_nodes = jobs.prepare(nodes, watcher)
         if not options.prepare_only:
-            preprocess = _preprocess_times(plan, possible, outcome, jobs)
+            preprocess = _preprocess_times(plan, possible, failed_nodes, jobs)
             jobs.close()  # nothing else runs while cells are measured
-            _measure_all(pending, outcome, recorder, plan, plugins, store, preprocess)
+            cells = _measurable(pending, plan, failed_nodes, recorder)
+            queue = CellQueue(cells, boards or LostBoards(plugins), watcher)
+            _measure_all(queue, recorder, plugins, store, preprocess)
     finally:
         jobs.close()
     ids = {cell.id for cell in plan.cells}
-    outcome.records = [record for record in results.latest(current_only=True) if record.cell_id in ids]
-    plugins.notify("harness_run_finished", records=outcome.records)
-    return outcome
+    records = [record for record in results.latest(current_only=True) if record.cell_id in ids]
+    plugins.notify("harness_run_finished", records=records)
+    return Outcome(records=records, measured=recorder.count, kept=kept, failed_nodes=failed_nodes)
+
+
+def _measurable(
+    pending: Sequence[Cell], plan: Plan, failed_nodes: Mapping[str, Failure], recorder: Recorder
+) -> list[Cell]:
+    """Record the cells that cannot be measured, as skipped or failed; return the others."""
+    cells = []
+    for cell in pending:
+        failure = next((failed_nodes[key] for key in plan.needed_by(cell) if key in failed_nodes), None)
+        if failure is not None:
+            recorder.start(cell).failed(failure.stage, failure.plugin, failure.reason)
+        elif cell.impossible is not None:
+            recorder.start(cell).skipped(cell.impossible)
+        else:
+            cells.append(cell)
+    return cells
 
 
 def _measure_all(
-    pending: Sequence[Cell],
-    outcome: Outcome,
-    recorder: _Recorder,
-    plan: Plan,
+    queue: CellQueue,
+    recorder: Recorder,
     plugins: Plugins,
     store: Store,
     preprocess: Mapping[str, float | None],
 ) -> None:
-    """One cell after another. Cells whose board is lost come after all others, when it is back."""
-    evaluations = Evaluations(store)
-    lost = LostBoards(plugins)
-    attempts: Counter[str] = Counter()
-    queue = deque(pending)
-    while queue:
-        cell = queue.popleft()
-        failure = next(
-            (outcome.failed_nodes[k] for k in plan.needed_by(cell) if k in outcome.failed_nodes), None
-        )
-        if cell.impossible is not None or failure is not None:
-            recorder.start(cell)
-            if failure is None:
-                recorder.skipped(cell)
-            else:
-                recorder.failed(cell, failure.stage, failure.plugin, failure.reason)
+    """Measure one cell after another."""
+    cache = PredictionCache(store)
+    while (turn := queue.next()) is not None:
+        cell = turn.cell
+        if turn.absent is not None:
+            if not turn.begun:
+                reason = f"{turn.absent} does not answer, and did not come back"
+                recorder.start(cell).failed("measure", None, reason)
             continue
-        board = lost.away(cell)
-        if board is not None:
-            if any(lost.away(other) is None for other in queue):
-                queue.append(cell)
-                continue
-            if lost.left_s(board):
-                recorder.watcher.board_awaited(board, lost.left_s(board))
-            if not lost.back(board):
-                if not attempts[cell.id]:
-                    recorder.start(cell)
-                    recorder.failed(cell, "measure", None, f"{board} does not answer, and did not come back")
-                continue
-        recorder.start(cell)
-        attempts[cell.id] += 1
+        attempt = recorder.start(cell)
         try:
-            measured = measure_cell(cell, plugins, store, evaluations, preprocess.get(cell.data))
+            measured = measure_cell(cell, plugins, store, cache, preprocess.get(cell.data))
         except CellLost as error:
-            recorder.failed(cell, error.stage, error.plugin, str(error))
-            if lost.lose(cell, error.board) and attempts[cell.id] < ATTEMPTS:
+            attempt.failed(error.stage, error.plugin, str(error))
+            if queue.again(cell, error.board):
                 recorder.watcher.cell_delayed(cell, error.board)
-                queue.append(cell)
         except CellFailure as error:
-            recorder.failed(cell, error.stage, error.plugin, str(error))
+            attempt.failed(error.stage, error.plugin, str(error))
         else:
-            recorder.measured(cell, measured)
+            attempt.measured(measured)
 
 
 def _settled(cell: Cell, record: Record | None, options: Options) -> bool:
-    """Whether a cell needs no further attempt."""
+    """Return whether a cell needs no further attempt."""
     if record is None:
         return False
     if record.status == "skipped":
@@ -142,17 +187,12 @@ def _settled(cell: Cell, record: Record | None, options: Options) -> bool:
 
 
 def _begin(plan: Plan, results: Results, fresh: bool) -> str:
-    """Write ``plan.json``; the run id of an earlier run in this folder goes on, unless ``fresh``."""
+    """Write ``plan.json`` and return the run id: that of an earlier run in this folder, unless ``fresh``."""
     path = results.folder / "plan.json"
-    earlier: Mapping[str, Any] = {}
-    if path.exists():
-        try:
-            earlier = json.loads(path.read_text())
-        except ValueError:
-            earlier = {}
+    earlier = _earlier_run_id(path)
     if fresh:
-        results.archive(str(earlier.get("run_id", "earlier")))
-    run_id = str(earlier["run_id"]) if "run_id" in earlier and not fresh else secrets.token_hex(8)
+        results.archive(earlier or "earlier")
+    run_id = earlier if earlier is not None and not fresh else secrets.token_hex(8)
     text = json.dumps({"run_id": run_id, "suite": plan.suite, "cells": [cell.id for cell in plan.cells]})
     try:
         write_atomically(path, text)
@@ -161,9 +201,19 @@ def _begin(plan: Plan, results: Results, fresh: bool) -> str:
     return run_id
 
 
+def _earlier_run_id(path: Path) -> str | None:
+    """Return the run id in a ``plan.json``; ``None`` where there is no such file, or it is no plan."""
+    if not path.exists():
+        return None
+    try:
+        return str(json.loads(path.read_text())["run_id"])
+    except (ValueError, KeyError, TypeError):
+        return None
+
+
 def _preprocess_times(
-    plan: Plan, cells: Sequence[Cell], outcome: Outcome, jobs: Jobs
+    plan: Plan, cells: Sequence[Cell], failed_nodes: Mapping[str, Failure], jobs: Prepares
 ) -> dict[str, float | None]:
-    """Time to preprocess one image, per data set; measured while nothing else runs."""
-    keys = dict.fromkeys(cell.data for cell in cells if cell.data not in outcome.failed_nodes)
+    """Return the time to preprocess one image, in milliseconds, by key of data; measured while nothing else runs."""
+    keys = dict.fromkeys(cell.data for cell in cells if cell.data not in failed_nodes)
     return {key: jobs.preprocess_ms(plan.nodes[key]) for key in keys}

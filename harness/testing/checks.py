@@ -210,7 +210,7 @@ def check_runtime(
                 got = np.concatenate([session.run([images[i : i + batch]]) for i in starts])
                 need(got.dtype == np.float32, f"answers are {got.dtype}", "Session.run")
                 parity = compare(reference[: len(got)], got, tolerance)
-                need(parity.ok, f"batch {batch}: {parity.reason}", "RuntimeEntry.tolerance")
+                need(bool(parity.ok), f"batch {batch}: {parity.reason}", "RuntimeEntry.tolerance")
         finally:
             session.close()
 

@@ -21,7 +21,7 @@ __all__ = [
     "MissingParts",
     "Network",
     "NoInput",
-    "ParityBlock",
+    "Parity",
     "PartTimes",
     "ProcessMemory",
     "Queries",
@@ -41,7 +41,7 @@ class Counts(Block):
     activation_bytes: int | None = known("peak of live activations of the largest part, batch 1")
 
 
-class ParityBlock(Block):
+class Parity(Block):
     """How the logits of the artifact differ from those of the model."""
 
     n: int | None = known("images compared")
@@ -87,7 +87,7 @@ class Accuracy(Block):
     )
     n: int | None = known("images evaluated")
     on: str | None = known("where the exported artifact was evaluated: `host` or `device`")
-    parity: ParityBlock | None = known("the exported artifact compared with the model it was made from")
+    parity: Parity | None = known("the exported artifact compared with the model it was made from")
     missing: MissingParts = Field(
         MissingParts(), description="accuracy when parts do not answer; empty unless asked for"
     )

@@ -11,9 +11,9 @@ from harness.plugins import load_plugins
 from harness.prepare.nodes import run_node
 from harness.render.progress import PlainWatcher
 from harness.results.folder import Results
-from harness.run import lost_boards as lost
-from harness.run import runner
 from harness.run.lost_boards import LostBoards
+from harness.run.outcome import Options
+from harness.run.runner import run as run_plan
 from harness.store.artifacts import Store
 from harness.suite.loading import load_suite
 from harness.types.plan import PrepareHost
@@ -47,9 +47,6 @@ def prepared(toys, tmp_path_factory):
 class NoJobs:
     """All is prepared."""
 
-    def __init__(self, *arguments):
-        pass
-
     def prepare(self, nodes, watcher):
         assert not nodes
         return {}
@@ -63,15 +60,15 @@ class NoJobs:
 
 @pytest.fixture
 def ran(prepared, toys, monkeypatch, tmp_path, capsys):
-    monkeypatch.setattr(runner, "Jobs", NoJobs)
-    monkeypatch.setattr(lost, "LOOK_S", 0.01)
-
-    def run(falls: dict[str, int]):
+    def run(falls: dict[str, int], wait_s: float = 60.0):
         """(device, status) of every attempt, and what a person saw; boards are away for so many looks."""
         toys.AWAY.clear()
         monkeypatch.setattr(toys, "FALLS", dict(falls))
         results = Results(tmp_path / "out", create=True)
-        outcome = runner.run(*prepared, results, PlainWatcher(sys.stdout), runner.Options())
+        plan, plugins, store = prepared
+        boards = LostBoards(plugins, wait_s=wait_s, look_s=0.01)
+        watcher = PlainWatcher(sys.stdout)
+        outcome = run_plan(plan, plugins, store, results, watcher, Options(), jobs=NoJobs(), boards=boards)
         attempts = [(record.device.name, record.status, record.attempt) for record in results.records()]
         return attempts, outcome, capsys.readouterr().out
 
@@ -87,9 +84,8 @@ def test_the_suite_goes_on_and_comes_back(ran):
     assert "[4/4]" in said
 
 
-def test_a_board_that_stays_away_fails_its_cells_alone(ran, monkeypatch):
-    monkeypatch.setattr(lost, "WAIT_S", 0.05)
-    attempts, outcome, _ = ran({"b1": 10**6})
+def test_a_board_that_stays_away_fails_its_cells_alone(ran):
+    attempts, outcome, _ = ran({"b1": 10**6}, wait_s=0.05)
     assert attempts == [("b1", "failed", 1), ("b2", "ok", 1), ("here", "ok", 1)]
     assert [record.reason for record in outcome.failed] == ["b1 does not answer"]
 

@@ -11,15 +11,17 @@ import pytest
 from harness.errors import SuiteError
 from harness.machine.energy.fleet import readings_of
 from harness.measure import robustness
-from harness.measure.cell import CellLost, Evaluations, measure_cell
+from harness.measure.cell import CellLost, measure_cell
+from harness.measure.measured import Measured
+from harness.measure.predictions import PredictionCache
 from harness.plan.planner import make_plan
 from harness.plugins import load_plugins
 from harness.prepare.nodes import run_node
 from harness.store.artifacts import Store
 from harness.store.saved import load_any
 from harness.suite.loading import load_suite
-from harness.types.blocks import FleetMember
-from harness.types.figures import EnergyReading
+from harness.types.blocks import FleetMember, ScenarioBlock
+from harness.types.measure import Measure
 from harness.types.plan import DataRef, PrepareHost
 
 SUITE = """\
@@ -77,8 +79,8 @@ def planned(toys, tmp_path_factory):
 def afresh(planned):
     cells, plugins, store = planned
 
-    def measure(method: str, device: str) -> dict:
-        return measure_cell(cells[method, device], plugins, store, Evaluations(store), None)
+    def measure(method: str, device: str) -> Measured:
+        return measure_cell(cells[method, device], plugins, store, PredictionCache(store), None)
 
     return measure
 
@@ -95,7 +97,7 @@ def metered(afresh):
     def measure(device: str) -> dict:
         for _ in range(5):
             found = afresh("split", device)
-            if not any(one["withheld"] for one in found["energy"]):
+            if not any(one.withheld for one in found.energy):
                 break
         return found
 
@@ -104,73 +106,85 @@ def metered(afresh):
 
 def test_one_device_answers_for_itself_and_a_board_by_the_host(measured):
     here, board = measured("split", "here"), measured("split", "b1")
-    assert (here["accuracy"]["on"], board["accuracy"]["on"]) == ("device", "host")
-    assert here["accuracy"]["top1"] == board["accuracy"]["top1"]
-    assert (here["arrays"]["predictions"] == board["arrays"]["predictions"]).all()
-    assert board["accuracy"]["parity"]["ok"]
-    assert board["accuracy"]["parity"]["n"] == 30
-    assert (here["network"], board["network"]) == ({}, {})
+    assert (here.accuracy.on, board.accuracy.on) == ("device", "host")
+    assert here.accuracy.top1 == board.accuracy.top1
+    assert (here.arrays["predictions"] == board.arrays["predictions"]).all()
+    assert board.accuracy.parity.ok
+    assert board.accuracy.parity.n == 30
+    assert here.network.empty
+    assert board.network.empty
 
 
 def test_workers_of_one_machine(measured):
     found = measured("split", "local")
-    network = found["network"]
+    network = found.network
     image, feature = 64 * 4, 4 * 4
-    assert (network["input_bytes"], network["feature_bytes"]) == (3 * image, 3 * feature)
-    assert {name: part["device"] for name, part in network["parts"].items()} == {
+    assert (network.input_bytes, network.feature_bytes) == (3 * image, 3 * feature)
+    assert {name: part.device for name, part in network.parts.items()} == {
         "sub1": "here-2",
         "sub2": "here-3",
         "sub3": "here-2",
         "fusion": "here",
     }
-    assert "over_bound" not in network  # three in flight wait for one another
-    assert network["critical_path_ms"] > 0
-    assert network["no_input"]["n"] >= 11
-    assert len(found["arrays"]["no_input_ns"]) == network["no_input"]["n"]
-    assert set(found["memory"]["devices"]) == {"here", "here-2", "here-3"}
-    assert found["memory"]["process_peak_bytes"] == max(
-        one["process_peak_bytes"] for one in found["memory"]["devices"].values()
+    assert network.over_bound is None  # three in flight wait for one another
+    assert network.critical_path_ms > 0
+    assert network.no_input.n >= 11
+    assert len(found.arrays["no_input_ns"]) == network.no_input.n
+    assert set(found.memory.devices) == {"here", "here-2", "here-3"}
+    assert found.memory.process_peak_bytes == max(
+        one.process_peak_bytes for one in found.memory.devices.values()
     )
-    assert found["device"]["devices"][1] == {
-        "name": "here-2",
-        "model": found["device"]["model"],
-        "machine": "",
-        "parts": ["sub1", "sub3"],
-    }
+    assert found.device.devices[1] == FleetMember(
+        name="here-2", model=found.device.model, machine="", parts=["sub1", "sub3"]
+    )
+
+
+def test_every_value_of_a_measured_cell_is_a_named_field(measured, unknown_keys):
+    for method, device in (("split", "local"), ("split", "here"), ("split", "boards")):
+        found = measured(method, device)
+        assert {name: unknown_keys(block) for name, block in vars(found).items() if unknown_keys(block)} == {}
 
 
 def test_several_images_at_once_over_workers(measured):
     found = measured("split", "pair")
-    assert found["network"]["critical_path_ms"] > 0
-    assert "no_input" not in found["network"]  # its queries are cut: no image of them is resident
+    assert found.network.critical_path_ms > 0
+    assert found.network.no_input is None  # its queries are cut: no image of them is resident
 
 
 def test_boards(afresh, toys):
     toys.SEEN.clear()
     found = afresh("split", "boards")
-    assert found["accuracy"]["on"] == "host"
-    network = found["network"]
-    assert network["over_bound"] == found["latency"]["p50_ms"] / network["critical_path_ms"]
-    assert {part.get("link") for part in network["parts"].values()} == {"stated", None}
+    assert found.accuracy.on == "host"
+    network = found.network
+    assert network.over_bound == found.latency.p50_ms / network.critical_path_ms
+    assert {part.link for part in network.parts.values()} == {"stated", None}
     ((name, spans, error, images),) = toys.SEEN
-    assert (name, images) == ("b2", found["latency"]["n"])
+    assert (name, images) == ("b2", found.latency.n)
     assert error == 20
-    assert spans["load"][1] - spans["load"][0] == pytest.approx(found["state"]["window_s"] * 1e9, rel=0.2)
+    assert spans["load"][1] - spans["load"][0] == pytest.approx(found.state.window_s * 1e9, rel=0.2)
     # on b2's clock, 7 ms behind this host's
     assert 0 < time.monotonic_ns() - 7_000_000 - spans["load"][1] < 120e9
 
 
 def test_raw_pixels_are_a_quarter_and_give_the_same_answers(measured):
     tensor, raw = measured("split", "boards"), measured("split", "raw")
-    assert raw["network"]["input_bytes"] * 4 == tensor["network"]["input_bytes"]
-    assert raw["accuracy"]["parity"]["ok"]
+    assert raw.network.input_bytes * 4 == tensor.network.input_bytes
+    assert raw.accuracy.parity.ok
+
+
+def test_the_scenario_of_a_record_has_every_key_of_measure():
+    names = {
+        f"{name}_s" if name in ("min_time", "max_time", "idle_time", "sustained", "deadline") else name
+        for name in Measure.model_fields
+    }
+    assert set(ScenarioBlock.model_fields) == names - {"scenario", "repeats"} | {"name", "threads"}
 
 
 def test_what_stands_for_boards_is_told(planned):
-    from harness.measure.fields import described
+    from harness.measure.fields import fields_known_before
 
     cells = planned[0]
-    said = {device: described(cell)["provenance"] for (_, device), cell in cells.items()}
+    said = {device: fields_known_before(cell).provenance for (_, device), cell in cells.items()}
     assert said == {
         "here": "measured",
         "b1": "measured",
@@ -185,34 +199,31 @@ def test_what_stands_for_boards_is_told(planned):
         "metered": "measured",
         "dark": "measured",
     }
-    assert described(cells["split", "raw"])["device"]["input"] == "raw"
-    assert "in_flight" not in described(cells["split", "here"])["scenario"]
+    assert fields_known_before(cells["split", "raw"]).device.input == "raw"
+    assert "in_flight" not in fields_known_before(cells["split", "here"]).scenario.model_dump()
 
 
 @pytest.mark.clock
 def test_every_boards_meter_reads_the_common_window(metered):
     found = metered("metered")
-    readings = {one["device"]: one for one in found["energy"]}
-    assert {name: one["power_gross_w"] for name, one in readings.items()} == pytest.approx({"m5": 5, "m7": 7})
-    assert readings["m5"]["window_s"] == pytest.approx(readings["m7"]["window_s"], rel=1e-6)
-    assert readings["m5"]["inferences"] == readings["m7"]["inferences"] == found["latency"]["n"]
-    assert all(one["idle_w"] is not None for one in readings.values())
-    assert {"meter_value:toy:board", "meter_value:toy:board on m7"} <= set(found["arrays"])
-    assert "status" not in found
-    (total,) = readings_of(
-        list(map(EnergyReading.model_validate, found["energy"])),
-        list(map(FleetMember.model_validate, found["device"]["devices"])),
-    )
+    readings = {one.device: one for one in found.energy}
+    assert {name: one.power_gross_w for name, one in readings.items()} == pytest.approx({"m5": 5, "m7": 7})
+    assert readings["m5"].window_s == pytest.approx(readings["m7"].window_s, rel=1e-6)
+    assert readings["m5"].inferences == readings["m7"].inferences == found.latency.n
+    assert all(one.idle_w is not None for one in readings.values())
+    assert {"meter_value:toy:board", "meter_value:toy:board on m7"} <= set(found.arrays)
+    assert found.status == "ok"
+    (total,) = readings_of(found.energy, found.device.devices)
     assert total.power_gross_w == pytest.approx(12)
 
 
 @pytest.mark.clock
 def test_a_fleet_of_which_one_board_has_no_meter_has_no_energy(metered):
     found = metered("dark")
-    assert [one["device"] for one in found["energy"]] == ["m7"]
-    assert found["energy"][0]["idle_w"] is not None  # the central node is idle for other's meters
-    assert found["status"] == "partial"
-    assert "b1: not read" in found["reason"]
+    assert [one.device for one in found.energy] == ["m7"]
+    assert found.energy[0].idle_w is not None  # the central node is idle for other's meters
+    assert found.status == "partial"
+    assert "b1: not read" in found.reason
 
 
 def test_a_board_stands_in_a_fleet_once(toys, tmp_path):
@@ -265,26 +276,26 @@ def references(planned):
 
 
 def test_accuracy_for_each_number_of_missing_parts(measured, references):
-    told = measured("split", "local")["accuracy"]["missing"]
+    told = measured("split", "local").accuracy.missing
     partition, images, labels, _ = references("split", "local")
     zeros = np.zeros((3, 4), np.float32)
-    assert told["stands_in"] == dict.fromkeys(("sub1", "sub2", "sub3"), "zeros")
+    assert told.stands_in == dict.fromkeys(("sub1", "sub2", "sub3"), "zeros")
     for level, sets in zip(
-        told["levels"], ([(0,), (1,), (2,)], [(0, 1), (0, 2), (1, 2)], [(0, 1, 2)]), strict=True
+        told.levels, ([(0,), (1,), (2,)], [(0, 1), (0, 2), (1, 2)], [(0, 1, 2)]), strict=True
     ):
         expected = [
             float((logits(partition, images, absent, zeros).argmax(1) == labels).mean() * 100)
             for absent in sets
         ]
-        assert list(level["top1"].values()) == pytest.approx(expected)
-        assert (level["sets"], level["of"]) == (len(sets), len(sets))
-        assert level["mean"] == pytest.approx(np.mean(expected))
-        assert (level["min"], level["max"]) == pytest.approx((min(expected), max(expected)))
-        assert level["worst"] == [f"sub{i + 1}" for i in sets[int(np.argmin(expected))]]
+        assert list(level.top1.values()) == pytest.approx(expected)
+        assert (level.sets, level.of) == (len(sets), len(sets))
+        assert level.mean == pytest.approx(np.mean(expected))
+        assert (level.min, level.max) == pytest.approx((min(expected), max(expected)))
+        assert level.worst == [f"sub{i + 1}" for i in sets[int(np.argmin(expected))]]
 
 
 def test_the_mean_over_training_images_stands_in_where_the_edges_say_so(measured, references, planned):
-    told = measured("half", "b1")["accuracy"]["missing"]
+    told = measured("half", "b1").accuracy.missing
     partition, images, labels, train = references("half", "b1")
     import torch
 
@@ -293,8 +304,8 @@ def test_the_mean_over_training_images_stands_in_where_the_edges_say_so(measured
     expected = [
         float((logits(partition, images, (i,), means).argmax(1) == labels).mean() * 100) for i in range(3)
     ]
-    assert set(told["stands_in"].values()) == {"mean"}
-    assert list(told["levels"][0]["top1"].values()) == pytest.approx(expected)
+    assert set(told.stands_in.values()) == {"mean"}
+    assert list(told.levels[0].top1.values()) == pytest.approx(expected)
     cells, _, store = planned
     parts = store.meta(cells["half", "b1"].export)["parts"]
     assert parts[-1]["missing"]["sub2"] == pytest.approx(means[1].tolist(), rel=1e-4)
@@ -302,9 +313,9 @@ def test_the_mean_over_training_images_stands_in_where_the_edges_say_so(measured
 
 
 def test_where_nothing_can_be_missing_the_record_says_why(measured):
-    assert "one whole model" in measured("whole", "b1")["accuracy"]["missing"]["why"]
-    assert "declare nothing" in measured("strict", "b1")["accuracy"]["missing"]["why"]
-    assert measured("split", "here")["accuracy"]["missing"] == {}
+    assert "one whole model" in measured("whole", "b1").accuracy.missing.why
+    assert "declare nothing" in measured("strict", "b1").accuracy.missing.why
+    assert measured("split", "here").accuracy.missing.empty
 
 
 def test_subsets_are_all_where_they_are_few_else_drawn():

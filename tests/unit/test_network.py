@@ -10,6 +10,7 @@ import pytest
 
 from harness.measure.network import Link, critical_path_ns, link_of, network_of
 from harness.types import Graph, GraphPart, Samples, TensorSpec
+from harness.types.figures import Queries
 
 MS = 1_000_000
 
@@ -120,17 +121,17 @@ def test_a_records_network():
     )
     parts = graph(("a", ("image",)), ("f", ("a",)))
     found = network_of(given, parts, {"a": 1, "f": 0}, 0, ["here", "there"], {})
-    a = found["parts"]["a"]
-    assert (a["compute_ms"], a["encode_ms"], a["queue_ms"], a["device"]) == (7, 1, 2, "there")
+    a = found.parts["a"]
+    assert (a.compute_ms, a.encode_ms, a.queue_ms, a.device) == (7, 1, 2, "there")
     # one way is 1 + 8 ms, the other 1 + 2 ms
-    assert (a["send_ms"], a["return_ms"]) == (9, 3)
-    assert (a["sent_bytes"], a["received_bytes"], a["link"]) == (100, 8, "probe")
-    assert found["critical_path_ms"] == 9 + 7 + 3 + 3
-    shares = {one["name"]: (one["compute_share"], one["wait_share"]) for one in found["devices"]}
+    assert (a.send_ms, a.return_ms) == (9, 3)
+    assert (a.sent_bytes, a.received_bytes, a.link) == (100, 8, "probe")
+    assert found.critical_path_ms == 9 + 7 + 3 + 3
+    shares = {one.name: (one.compute_share, one.wait_share) for one in found.devices}
     assert shares == {"here": (0.09, 0.91), "there": (pytest.approx(0.14), pytest.approx(0.86))}
-    assert found["queries"] == {"whole": 2, "substituted": 1, "unanswered": 0}
-    assert found["missed"] == {"a": 1}
+    assert found.queries == Queries(whole=2, substituted=1, unanswered=0)
+    assert found.missed == {"a": 1}
 
 
 def test_on_one_device_there_is_none():
-    assert network_of(samples(), STAR, {"a": 0, "b": 0, "f": 0}, 0, ["here"], {}) == {}
+    assert network_of(samples(), STAR, {"a": 0, "b": 0, "f": 0}, 0, ["here"], {}).empty

@@ -48,6 +48,16 @@ def test_the_folder_holds_every_kind_of_record(results: Results) -> None:
     assert sum(not record.network.empty for record in records) == 4
 
 
+def test_oracle_predictions_are_read_by_their_name_of_today(results: Results) -> None:
+    for record in results.latest():
+        arrays = results.load_samples(record)
+        assert "told" not in arrays
+        if record.accuracy.top1_oracle is not None:
+            assert record.accuracy.top1_oracle == pytest.approx(
+                100 * (arrays["oracle"] == arrays["labels"]).mean()
+            )
+
+
 def test_raw_samples_agree_with_the_record(results: Results) -> None:
     for record in results.latest():
         arrays = results.load_samples(record)

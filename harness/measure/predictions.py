@@ -1,0 +1,70 @@
+"""Predictions on the whole test split, and the cache that keeps them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import numpy as np
+
+from harness.store.artifacts import Store
+from harness.store.hashing import core_hash, digest
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Arrays: TypeAlias = Mapping[str, NDArray[Any]]
+
+__all__ = ["MEASURING_CODE", "PredictionCache", "Predictions"]
+
+MEASURING_CODE = ("measure", "worker", "data")
+"""Packages of the core whose code makes predictions."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Predictions:
+    """Predictions for the n images of the test split.
+
+    ``predictions``: int32 [n], the class with the greatest logit. ``rank``: int32 [n], number of classes with a
+    greater logit than the true class. ``oracle``: int32 [n], of a split by classes: the class with the greatest
+    logit among the classes of the sub-model that knows the true class; else ``None``.
+    """
+
+    predictions: NDArray[np.int32]
+    rank: NDArray[np.int32]
+    oracle: NDArray[np.int32] | None = None
+
+    def to_arrays(self) -> Arrays:
+        """Return the arrays by name."""
+        oracle = {} if self.oracle is None else {"oracle": self.oracle}
+        return {"predictions": self.predictions, "rank": self.rank, **oracle}
+
+
+@dataclass(frozen=True)
+class PredictionCache:
+    """Keeps arrays that an evaluation gave, so that cells that must give the same share it.
+
+    ``code`` is the hash of the code that makes them: it is part of every key.
+    """
+
+    store: Store
+    code: str = field(default_factory=lambda: core_hash(*MEASURING_CODE))
+
+    def get_or_make(self, key: object, label: str, make: Callable[[], Arrays]) -> Arrays:
+        """Return the arrays kept under ``key`` (JSON), or call ``make`` and keep what it returns.
+
+        ``label`` describes them to people, in ``harness cache list``.
+        """
+        name = digest([key, self.code])
+        if self.store.has(name):
+            with np.load(self.store.folder(name) / "evaluation.npz") as kept:
+                return {array: kept[array] for array in kept.files}
+        arrays = make()
+        with self.store.making(name) as folder:
+            if folder is not None:
+                np.savez(folder / "evaluation.npz", **arrays)  # type: ignore[arg-type]
+                about = {"stage": "evaluate", "entry": "", "label": label}
+                (folder / "meta.json").write_text(json.dumps({"kind": "evaluation", "about": about}))
+        return arrays

@@ -1,0 +1,101 @@
+"""The ``measure`` block of a suite as the load that a worker generates, and as a record's ``scenario``.
+
+The keys are named three times: in :class:`~harness.types.measure.Measure`, in the worker's
+:class:`~harness.types.Workload` and in the record. This is the one place that maps them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from harness.stats import EARLY_STOPPING_MIN
+from harness.types import Workload
+from harness.types.blocks import CoolDownRule, ScenarioBlock
+from harness.types.plan import Cell, CellTask
+from harness.worker.loadgen.queries import per_query
+
+__all__ = ["resident", "scenario_of", "workload_of"]
+
+RESIDENT_SHARE = 4
+"""The window without the input's transfer is shorter than the other by this factor."""
+
+
+def scenario_of(task: CellTask) -> ScenarioBlock:
+    """Return how a cell is measured, as its record says it. Keys of fleets are absent for a single device."""
+    measure = task.measure
+    cool = measure.cool_down
+    scenario = ScenarioBlock(
+        name=measure.scenario,
+        threads=task.specs[0].threads,
+        preset=measure.preset,
+        batch=measure.batch,
+        streams=measure.streams,
+        target_qps=measure.target_qps,
+        generator=measure.generator,
+        min_time_s=measure.min_time,
+        min_queries=measure.min_queries,
+        passes=measure.passes,
+        max_time_s=measure.max_time,
+        warmup=measure.warmup,
+        sustained_s=measure.sustained,
+        energy=measure.energy,
+        energy_error=measure.energy_error,
+        idle_time_s=measure.idle_time,
+        cool_down=None if cool is None else CoolDownRule(below=cool.below, limit=cool.limit),
+        robustness=measure.robustness,
+    )
+    if not task.fleet:
+        return scenario
+    return scenario.model_copy(
+        update={
+            "in_flight": measure.in_flight,
+            "deadline_s": measure.deadline,
+            "on_missing": measure.on_missing,
+        }
+    )
+
+
+def workload_of(cell: Cell, n: int) -> Workload:
+    """Return the load of a cell; ``n`` images are in the test split."""
+    measure = cell.task.measure
+    load = Workload(
+        scenario=measure.scenario,
+        batch=measure.batch,
+        streams=measure.streams,
+        target_qps=measure.target_qps,
+        seed=1000 * cell.seed + cell.repeat,
+        generator=measure.generator,
+        min_time_s=measure.min_time,
+        min_queries=measure.min_queries,
+        max_time_s=measure.max_time,
+        warmup=measure.warmup,
+        sustained_s=measure.sustained,
+        idle_s=measure.idle_time,
+        energy_method=measure.preset,
+        energy_error=measure.energy_error,
+        cool_below_c=measure.cool_down.below if measure.cool_down else None,
+        cool_limit_s=measure.cool_down.limit if measure.cool_down else 0.0,
+    )
+    if cell.task.fleet:
+        load = replace(
+            load, in_flight=measure.in_flight, deadline_s=measure.deadline, on_missing=measure.on_missing
+        )
+    if measure.passes:
+        return replace(load, min_queries=measure.passes * -(-n // per_query(load)))
+    return load
+
+
+def resident(load: Workload) -> Workload:
+    """Return a shorter load for latency alone, with the images on the devices before its window begins."""
+    return replace(
+        load,
+        resident=True,
+        min_time_s=load.min_time_s / RESIDENT_SHARE,
+        min_queries=max(EARLY_STOPPING_MIN[50], load.min_queries // RESIDENT_SHARE),
+        max_time_s=load.max_time_s / RESIDENT_SHARE,
+        warmup="one",
+        sustained_s=None,
+        idle_s=0.0,
+        energy_error=None,
+        cool_below_c=None,
+    )

@@ -1,0 +1,29 @@
+"""What a run did, in lines for a person."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+from harness.types.record import Record
+
+__all__ = ["failure_lines", "interruption"]
+
+
+def failure_lines(failed: Iterable[Record]) -> Iterator[str]:
+    """Yield a line for each reason for which cells failed."""
+    reasons: dict[tuple[str, str], list[str]] = {}
+    for record in failed:
+        cells = reasons.setdefault((record.stage or "", record.reason), [])
+        cells.append(f"{record.method} (seed {record.seed})")
+    for (stage, reason), cells in reasons.items():
+        yield f"failed: {', '.join(dict.fromkeys(cells))}: {stage}: {reason}"
+
+
+def interruption(records: Sequence[Record], cells: int, folder: Path) -> str:
+    """Return what is kept of a run that was interrupted; ``cells`` is the number of cells in its plan."""
+    kept = sum(record.good for record in records)
+    return (
+        f"interrupted: {kept} of {cells} cells are measured and kept in {folder}, prepared models and checkpoints in "
+        "the cache; the same command continues from here"
+    )
