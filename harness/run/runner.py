@@ -17,6 +17,7 @@ from typing import Protocol
 from harness.errors import StorageError, SuiteError
 from harness.measure.cell import CellFailure, CellLost, measure_cell
 from harness.measure.predictions import PredictionCache
+from harness.plan.planner import Planned
 from harness.plugins import Plugins
 from harness.prepare.jobs import Jobs, NodeWatcher
 from harness.prepare.messages import Failure
