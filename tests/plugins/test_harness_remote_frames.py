@@ -319,7 +319,7 @@ def test_what_is_no_host_is_named(identity: secrets.Identity, host: str) -> None
 
 def test_another_certificate_is_not_talked_to(identity: secrets.Identity, tmp_path: Path) -> None:
     others = {
-        "made anew, or this is another machine": secrets.create(tmp_path / "other"),
+        "replaced, or this is another machine": secrets.create(tmp_path / "other"),
         "not valid at this date": secrets.create(tmp_path / "old", days=-1),
     }
     for why, shown in others.items():
@@ -337,7 +337,7 @@ def test_another_certificate_is_not_talked_to(identity: secrets.Identity, tmp_pa
                 "device": "b",
                 "target": target,
                 "ticket": "x",
-                "certificate": (identity if "anew" in why else shown).certificate_pem.decode(),
+                "certificate": (identity if "replaced" in why else shown).certificate_pem.decode(),
             }
             with pytest.raises(OSError, match=why):
                 open_peer(details, lambda answer: None)

@@ -18,7 +18,7 @@ from harness.errors import DeviceError
 
 __all__ = ["RESERVE_BYTES", "Blobs"]
 
-RESERVE_BYTES = 64 * 2**20  # of the disk, left free for everyone else
+RESERVE_BYTES = 64 * 2**20  # of the disk, which stay free for other programs
 _CHUNK = 2**20
 _NAME = re.compile(r"[0-9a-f]{64}(\.part)?", re.ASCII)
 _FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -44,17 +44,17 @@ class Blobs:
             raise DeviceError(f"cannot make {folder}: {error.strerror or error}") from None
 
     def held(self, sha256: str, size: int) -> int:
-        """Bytes of this blob that are here: ``size`` when it is whole. The next is to be written behind them.
+        """Return how many bytes of this blob are here: ``size`` when it is whole. The next piece goes behind them.
 
         Raises:
-            DeviceError: no SHA-256, or a size that is not admitted.
+            DeviceError: ``sha256`` is no SHA-256, or the size is not allowed.
         """
         whole = self._name(sha256, size)
         with self._lock:
             return self._held(whole, size)
 
     def write(self, sha256: str, size: int, offset: int, data: bytes) -> int:
-        """Put ``data`` at ``offset``, which must be what :meth:`held` tells; returns how much is here now.
+        """Write ``data`` at ``offset``, which must be what :meth:`held` returns. Return how many bytes are here now.
 
         Raises:
             DeviceError: not the next piece, more than ``size``, no room for it, or the whole has another hash
@@ -85,7 +85,7 @@ class Blobs:
             return held + len(data)
 
     def path(self, sha256: str) -> Path:
-        """Where a whole blob is.
+        """Return the path of a whole blob.
 
         Raises:
             DeviceError: it is not here, or not whole.
@@ -116,7 +116,7 @@ class Blobs:
         begun = _size(_part(whole)) or 0
         if begun < size:
             return begun
-        try:  # a kill just before it got its name, or begun as a longer one
+        try:  # the agent was killed before the file got its name, or it began as a longer one
             self._finish(_part(whole), whole, size)
         except DeviceError:
             return 0
@@ -134,7 +134,7 @@ class Blobs:
         part.replace(whole)
 
     def _make_room(self, wanted: int, keep: Path) -> None:
-        """Drop the least recently used others until ``wanted`` more bytes may be written; none if that is in vain."""
+        """Drop the least recently used other blobs until ``wanted`` more bytes fit; none if they can never fit."""
         files = sorted(self._files(), key=lambda item: item[2])
         others = [item for item in files if item[0] != keep]
         used, droppable = (sum(size for _, size, _ in items) for items in (files, others))

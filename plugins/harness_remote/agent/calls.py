@@ -26,21 +26,21 @@ from harness_remote.wire.wire import CHUNK_BYTES, MAX_CONTROL_BYTES, MAX_MESSAGE
 __all__ = ["Call", "Calls", "Connected", "LeaseError", "TooMuchError"]
 
 LAPSE_S = 0.5
-NOBODY_WAITS = "nobody waits for this lease any more"
+NOBODY_WAITS = "nobody waits for this lease any longer"
 Reply = Callable[[Frame], None]
 Farewell = Callable[[str], None]
 
 
 class LeaseError(DeviceError):
-    """The caller does not hold the board (any more)."""
+    """The caller does not hold the board, or no longer does."""
 
 
 class TooMuchError(DeviceError):
-    """More than the agent takes."""
+    """A request is larger, or comes more often, than the agent allows."""
 
 
 class Connected(Protocol):
-    """Something that lasts while its caller is there, and ends with the session."""
+    """A call or a connection that lasts while its caller is there, and that the end of the session cancels."""
 
     def on_end(self, then: Callable[[], None]) -> Any: ...
 
@@ -88,7 +88,7 @@ class Calls:
         )
 
     def describe(self, request: pb.DescribeRequest, call: Call) -> pb.DescribeReply:
-        """Asks every sensor, but not while a measurement would feel it."""
+        """Return the board's description. Every sensor is asked, unless that would disturb a measurement."""
         session = self._session
         if session is None or session.idle:
             self._board = pb.DescribeReply(board=json.dumps(board.describe(self._plugins)))
@@ -97,7 +97,7 @@ class Calls:
         return self._board
 
     def acquire(self, request: pb.AcquireRequest, call: Call) -> pb.Lease:
-        """Ending what the last holder left takes a while: who leaves meanwhile is given nothing."""
+        """Give the caller the lease. Ending the last holder's worker takes a while; a caller that leaves meanwhile gets none."""
         left = _left(call)
         with self._changing:
             if self._stopped.is_set():
@@ -105,7 +105,7 @@ class Calls:
             if left.is_set():
                 raise DeviceError(NOBODY_WAITS)
             id, seconds = self._leases.acquire(request.holder, request.seconds)
-            self._end_session()  # what the last one left behind
+            self._end_session()  # which the last holder left
             try:
                 self._session = LeaseSession(
                     self._folder / "session", self._blobs, self._plugins, self._name, self.frames_port
@@ -125,7 +125,7 @@ class Calls:
     def renew(self, request: pb.RenewRequest, call: Call) -> pb.Lease:
         left = _left(call)
         self._held(call)
-        if left.is_set():  # and may have asked for another time since
+        if left.is_set():  # the caller may have asked for another time since
             raise DeviceError(NOBODY_WAITS)
         return pb.Lease(id=call.lease(), seconds=self._leases.renew(call.lease(), request.seconds))
 
@@ -142,7 +142,7 @@ class Calls:
         return pb.StatReply(held=self._blobs.held(request.sha256, request.size))
 
     def put(self, requests: Iterable[pb.PutRequest], call: Call) -> pb.StatReply:
-        """What came is kept, also when the sender breaks off."""
+        """Write the pieces of a file. They are kept if the sender stops halfway."""
         first: pb.PutRequest | None = None
         at = 0
         for request in requests:
@@ -183,7 +183,7 @@ class Calls:
         session = self._session
         if session is None or not session.admits(ticket):
             raise LeaseError(
-                "its ticket is wrong, or holds no more: the board's worker was ended, or opened anew"
+                "its ticket is wrong, or holds no more: the board's worker was ended or opened again"
             )
         return session
 
@@ -219,7 +219,7 @@ class Calls:
     # --- leases end ---
 
     def stop(self) -> None:
-        """End whatever is under way."""
+        """End the session, and take no new one."""
         with self._changing:
             self._stopped.set()
             self._end_session()
@@ -228,7 +228,7 @@ class Calls:
     def _held(self, call: Call) -> LeaseSession:
         session = self._session
         if session is None or self._holder != call.lease() or not self._leases.holds(call.lease()):
-            raise LeaseError(f"{self._name} is not held by this lease (any more): acquire it (again)")
+            raise LeaseError(f"{self._name} is not held by this lease, or no longer is: acquire it again")
         self._during(call)
         return session
 
@@ -254,24 +254,24 @@ class Calls:
 
 
 def _left(call: Call) -> threading.Event:
-    """Set as soon as the caller waits no more."""
+    """Return an event that is set as soon as the caller no longer waits."""
     left = threading.Event()
     call.on_end(left.set)
     return left
 
 
 def _result(job: Job, offset: int) -> Iterator[pb.FollowReply]:
-    """What came of a measurement, from ``offset`` on."""
+    """Yield the answer of a job that has ended, from ``offset`` on, or its error."""
     if job.error is not None:
         lost = job.error.board if isinstance(job.error, BoardLost) else ""
         yield pb.FollowReply(error=str(job.error), kind=type(job.error).__name__, lost=lost)
         return
     if job.result is None:
-        raise DeviceError("the measurement has no result (any more)")
+        raise DeviceError("the job has no answer, or no longer has one")
     with job.result.open("rb") as file:
         size = file.seek(0, 2)
         if not 0 <= offset <= size:
-            raise DeviceError(f"the result has {size} bytes: nothing is at {offset}")
+            raise DeviceError(f"the answer has {size} bytes: nothing is at {offset}")
         file.seek(offset)
         while data := file.read(CHUNK_BYTES):
             yield pb.FollowReply(size=size, data=data)

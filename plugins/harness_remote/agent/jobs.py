@@ -81,7 +81,7 @@ class Jobs:
         try:
             return self._jobs[id]
         except KeyError:
-            raise DeviceError(f"no job {id[:40]!r} on {self._name} (any more)") from None
+            raise DeviceError(f"no job {id[:40]!r} on {self._name}") from None
 
     def end(self, why: str) -> None:
         """Have the jobs that still run end with the error ``why``. The caller ends their worker."""

@@ -14,7 +14,7 @@ from harness.errors import DeviceError
 
 __all__ = ["LEAST_S", "MOST_S", "Leases"]
 
-LEAST_S, MOST_S = 1.0, 12 * 3600.0  # a measurement that is detached may be long
+LEAST_S, MOST_S = 1.0, 12 * 3600.0  # a detached measurement may be long
 _HOLDER_LENGTH = 100
 
 
@@ -28,7 +28,7 @@ class _Lease:
 class Leases:
     """The board's one lease. Any thread may use it.
 
-    A lease that has run out holds no more; :meth:`lapsed` tells it until the next one is given.
+    A lease that has run out no longer holds. :meth:`lapsed` is then true until the next one is given.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
@@ -37,12 +37,12 @@ class Leases:
         self._lease: _Lease | None = None
 
     def acquire(self, holder: str, seconds: float) -> tuple[str, float]:
-        """A new lease's id, and for how long it is given.
+        """Return a new lease's id, and for how many seconds it holds.
 
         Raises:
-            DeviceError: someone holds the board (who, and for how long still), or ``seconds`` is no time.
+            DeviceError: someone holds the board (the message says who, and for how long), or ``seconds`` is no time.
         """
-        given = _within(seconds)
+        holds_s = _within(seconds)
         with self._lock:
             now = self._clock()
             if (lease := self._lease) is not None and lease.until > now:
@@ -50,21 +50,24 @@ class Leases:
                 raise DeviceError(
                     f"the board is held by {lease.holder} for {left} s more, unless they renew it"
                 )
-            self._lease = _Lease(token_urlsafe(32), _name(holder), now + given)
-            return self._lease.id, given
+            self._lease = _Lease(token_urlsafe(32), _name(holder), now + holds_s)
+            return self._lease.id, holds_s
 
     def renew(self, id: str, seconds: float) -> float:
-        """From now on for ``seconds``; returns what is given. Raises ``DeviceError`` where ``id`` does not hold."""
-        given = _within(seconds)
+        """Let the lease hold for ``seconds`` from now, and return for how long it does.
+
+        Raises ``DeviceError`` if ``id`` does not hold.
+        """
+        holds_s = _within(seconds)
         with self._lock:
             if not self._holds(id):
                 raise DeviceError("the lease has lapsed, or is another's: acquire the board again")
             assert self._lease is not None
-            self._lease.until = self._clock() + given
-            return given
+            self._lease.until = self._clock() + holds_s
+            return holds_s
 
     def release(self, id: str) -> bool:
-        """Give the board back; false where ``id`` did not hold it."""
+        """End the lease. Return whether ``id`` held the board."""
         with self._lock:
             held = self._holds(id)
             if held:
@@ -72,17 +75,17 @@ class Leases:
             return held
 
     def holds(self, id: str) -> bool:
-        """Whether ``id`` is the lease that holds now; takes as long for any ``id`` of one length."""
+        """Return whether ``id`` is the lease that holds now, in a time that depends only on its length."""
         with self._lock:
             return self._holds(id)
 
     def held(self) -> bool:
-        """Whether anyone holds the board."""
+        """Return whether anyone holds the board."""
         with self._lock:
             return self._lease is not None and self._lease.until > self._clock()
 
     def lapsed(self) -> bool:
-        """Whether the last lease ran out without being given back: what its holder left behind may go."""
+        """Return whether the last lease ran out without a release, so that its holder's worker may be ended."""
         with self._lock:
             return self._lease is not None and self._lease.until <= self._clock()
 
@@ -99,5 +102,5 @@ def _within(seconds: float) -> float:
 
 
 def _name(holder: str) -> str:
-    """As it may stand in another's message: one short line."""
+    """Return a holder's name as one short printable line, since others see it."""
     return "".join(c if c.isprintable() else "?" for c in holder[:_HOLDER_LENGTH]).strip() or "someone"

@@ -1,4 +1,4 @@
-"""Is this file an ONNX model that a board may load? Read from the protobuf wire format, without the onnx package.
+"""Checks that a file is an ONNX model that a board may load. It reads protobuf's wire format, without the onnx package.
 
 Refused is what is no model, what could make ONNX Runtime open another file (external tensor data, operators that
 name files), what needs code that is not ONNX Runtime's own (foreign domains, model-local functions), and what is
@@ -42,7 +42,7 @@ _SUPPORTED = {
 
 
 def supported(onnxruntime_version: str) -> tuple[int, int]:
-    """Highest (opset, IR version) that an ONNX Runtime loads; of one newer than the table, its last line.
+    """Return the highest opset and IR version that an ONNX Runtime loads. A version newer than the table has its last.
 
     Raises:
         DeviceError: no version, or one older than 1.10.
@@ -57,7 +57,7 @@ def supported(onnxruntime_version: str) -> tuple[int, int]:
 
 
 def check(path: Path) -> dict[str, Any]:
-    """``ir_version``, ``opsets`` (domain -> version; ONNX's own is ``""``) and ``producer`` of an ONNX file.
+    """Return ``ir_version``, ``opsets`` (domain -> version; ONNX's own is ``""``) and ``producer`` of an ONNX file.
 
     Raises:
         DeviceError: it is no ONNX model, or one that is refused, and why. The message does not name the file.
@@ -72,7 +72,7 @@ def check(path: Path) -> dict[str, Any]:
 
 
 class _Model:
-    """Walks a ModelProto. A message that stands twice is merged by protobuf: both are walked."""
+    """Walks a ModelProto. Protobuf merges a message that occurs twice, so both occurrences are walked."""
 
     def __init__(self, content: mmap.mmap) -> None:
         self._content = content
@@ -187,7 +187,7 @@ class _Model:
         return self._content[begin : min(end, begin + 1024)]
 
     def _fields(self, begin: int, end: int) -> Iterator[tuple[int, int, Any]]:
-        """(number, wire type, value) of each field; of one that has a length, where it begins and ends."""
+        """Yield number, wire type and value of each field. The value of a field with a length is its begin and end."""
         at = begin
         while at < end:
             self._left -= 1

@@ -1,6 +1,6 @@
 """The agent's calls as gRPC handlers, and the gate before them.
 
-Whoever has no token gets nowhere: calls are refused before they are read, and hold no thread while they wait.
+A call without the token is refused before it is read, and holds no thread while it waits.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _LOG = logging.getLogger(__name__)
 
 
 class Gate(grpc.ServerInterceptor):  # type: ignore[misc]
-    """Lets in whoever shows the token; all may ask for health."""
+    """Lets a call pass that shows the token, and any call for health."""
 
     def __init__(self, identity: Identity | None) -> None:
         self._expected = None if identity is None else f"Bearer {identity.token}".encode()
@@ -35,29 +35,29 @@ class Gate(grpc.ServerInterceptor):  # type: ignore[misc]
     def intercept_service(self, continuation: Callable[[Any], Any], details: Any) -> Any:
         if self._expected is None or details.method == f"/{SERVICE}/Health":
             return continuation(details)
-        told = _texts(details.invocation_metadata)
-        if hmac.compare_digest(told.get("authorization", "").encode(errors="replace"), self._expected):
+        shown = _texts(details.invocation_metadata)
+        if hmac.compare_digest(shown.get("authorization", "").encode(errors="replace"), self._expected):
             return continuation(details)
         return _REFUSED
 
 
 def _refuse(frames: Any, context: grpc.ServicerContext) -> Iterator[bytes]:
     context.abort(grpc.StatusCode.UNAUTHENTICATED, "the agent's token is missing or wrong")
-    yield b""  # a stream's handler answers without reading what is sent
+    yield b""  # the handler of a stream answers without reading what is sent
 
 
 _REFUSED = grpc.stream_stream_rpc_method_handler(_refuse)
 
 
 class _Call:
-    """What a call tells of its caller (:class:`harness_remote.agent.calls.Call`)."""
+    """A call as the agent sees it (:class:`harness_remote.agent.calls.Call`)."""
 
     def __init__(self, context: grpc.ServicerContext) -> None:
         self._context = context
-        self._told = _texts(context.invocation_metadata())
+        self._metadata = _texts(context.invocation_metadata())
 
     def lease(self) -> str:
-        return self._told.get(LEASE, "")
+        return self._metadata.get(LEASE, "")
 
     def on_end(self, then: Callable[[], None]) -> None:
         if not self._context.add_callback(then):  # it has ended
@@ -68,7 +68,7 @@ class _Call:
 
 
 def handlers(calls: Calls) -> grpc.GenericRpcHandler:
-    """Every method of the service."""
+    """Return the handlers of every method of the service."""
 
     def health(frames: Any, call: _Call) -> Iterator[pb.HealthReply]:
         yield calls.health(pb.HealthRequest(), call)
@@ -82,7 +82,7 @@ def handlers(calls: Calls) -> grpc.GenericRpcHandler:
     return grpc.method_handlers_generic_handler(
         SERVICE,
         {
-            # of a stranger: answered without waiting for the request
+            # as a stream, so that it is answered without waiting for the request
             "Health": grpc.stream_stream_rpc_method_handler(
                 _answers(health), None, pb.HealthReply.SerializeToString
             ),
@@ -104,9 +104,9 @@ def handlers(calls: Calls) -> grpc.GenericRpcHandler:
 
 
 def _reader(request: Any) -> Callable[[bytes], Any]:
-    """What parses a message; of one that is too long, or none, the error to tell.
+    """Return a function that parses a message, or returns the error for one that is too long or broken.
 
-    It must not raise: gRPC would then leave the call in its connection for good.
+    The function must not raise: gRPC would then leave the call in its connection for good.
     """
 
     def read(data: bytes) -> Any:
@@ -121,7 +121,7 @@ def _reader(request: Any) -> Callable[[bytes], Any]:
 
 
 def _good(request: Any) -> Any:
-    """What :func:`_reader` made of a message; raises what is to be told instead."""
+    """Return a message, or raise the error that :func:`_reader` made of it."""
     if isinstance(request, Exception):
         raise request
     return request
@@ -131,7 +131,7 @@ def _answer(call: Callable[[Any, _Call], Any]) -> Callable[[Any, grpc.ServicerCo
     def answer(request: Any, context: grpc.ServicerContext) -> Any:
         try:
             return call(_good(request), _Call(context))
-        except Exception as error:  # noqa: BLE001 - the caller is told
+        except Exception as error:  # noqa: BLE001 - the caller gets the error
             return _abort(context, error)
 
     return answer
@@ -141,14 +141,14 @@ def _answers(call: Callable[[Any, _Call], Iterator[Any]]) -> Callable[..., Itera
     def answers(request: Any, context: grpc.ServicerContext) -> Iterator[Any]:
         try:
             yield from call(_good(request), _Call(context))
-        except Exception as error:  # noqa: BLE001 - the caller is told
+        except Exception as error:  # noqa: BLE001 - the caller gets the error
             _abort(context, error)
 
     return answers
 
 
 def _abort(context: grpc.ServicerContext, error: Exception) -> None:
-    """End a call with what went wrong: one line, and never a traceback."""
+    """End a call with an error of one line, never a traceback."""
     code = grpc.StatusCode.FAILED_PRECONDITION
     text = str(error)
     if isinstance(error, BoardLost):
@@ -159,8 +159,8 @@ def _abort(context: grpc.ServicerContext, error: Exception) -> None:
         code, text = grpc.StatusCode.RESOURCE_EXHAUSTED, text or "the board is out of memory"
     elif isinstance(error, FrameError):
         code = grpc.StatusCode.INVALID_ARGUMENT
-    elif isinstance(error, grpc.RpcError):  # the caller is gone, in the middle of what it sent
-        error.__traceback__ = None  # gRPC keeps the error: with its frames it would keep the call
+    elif isinstance(error, grpc.RpcError):  # the caller went away while it sent
+        error.__traceback__ = None  # gRPC keeps the error, whose frames would keep the call
         code = grpc.StatusCode.CANCELLED
     elif not isinstance(error, HarnessError):
         code, text = grpc.StatusCode.INTERNAL, f"{type(error).__name__}: {error}"

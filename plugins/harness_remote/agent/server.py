@@ -87,7 +87,9 @@ def _few_arenas() -> None:
 
 
 class Agent:
-    """A running agent at ``address``, other boards' frames at ``frames_address``. Use as a context manager: leaving it ends worker and server.
+    """A running agent. It takes calls at ``address`` and other boards' frames at ``frames_address``.
+
+    Use it as a context manager: leaving it ends the worker and the server.
 
     Raises:
         DeviceError: it cannot listen there, or another agent uses the folder.
@@ -131,7 +133,7 @@ class Agent:
 
     def stop(self) -> None:
         assert self._calls is not None
-        ended = self._server.stop(1.0)  # no new calls; those under way get a second
+        ended = self._server.stop(1.0)  # no new calls; the ones under way have a second
         self._calls.stop()
         self._frames.stop()
         ended.wait(5)
@@ -173,11 +175,11 @@ def _options() -> tuple[tuple[str, Any], ...]:
     return (
         *OPTIONS,
         ("grpc.max_receive_message_length", 2 * MAX_CONTROL_BYTES),  # the calls refuse what is more than half
-        ("grpc.so_reuseport", 0),  # else a second agent would share the port in silence
+        ("grpc.so_reuseport", 0),  # without it a second agent would share the port unnoticed
         ("grpc.max_concurrent_streams", 64),
         ("grpc.server_handshake_timeout_ms", 10_000),
         ("grpc.max_connection_idle_ms", 600_000),
-        ("grpc.keepalive_time_ms", 60_000),  # a client that was unplugged holds nothing for long
+        ("grpc.keepalive_time_ms", 60_000),  # notices a client that was unplugged
         ("grpc.keepalive_timeout_ms", 20_000),
         ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
         ("grpc.keepalive_permit_without_calls", 1),

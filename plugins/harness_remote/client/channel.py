@@ -1,4 +1,4 @@
-"""gRPC channels to agents: pinned certificate, options tuned for frames, no retries behind our back."""
+"""gRPC channels to agents: a pinned certificate, no proxy, no retries by gRPC."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _OWN: tuple[tuple[str, Any], ...] = (
 
 
 def open_channel(target: str, certificate: bytes, *extra: tuple[str, Any]) -> grpc.Channel:
-    """A channel to ``host:port``; an agent that shows another certificate is not talked to."""
+    """Return a channel to ``host:port``. It connects only to an agent that shows the certificate; empty is in the clear."""
     if not certificate:
         return grpc.insecure_channel(target, [*OPTIONS, *_OWN, *extra])
     named = ("grpc.ssl_target_name_override", NAME)

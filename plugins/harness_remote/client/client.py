@@ -1,8 +1,8 @@
-"""One board's agent, as this process talks to it: every call has a deadline, every error is one line.
+"""A connection to one board's agent: every call has a deadline, and every error is one line.
 
-A board that does not answer (any more) raises :class:`~harness.errors.BoardLost`; what it answers with an error,
-:class:`~harness.errors.DeviceError`. While a lease is held a thread renews it, and that is also how a board is
-noticed that went away in silence: every call in progress then ends.
+A board that does not answer raises :class:`~harness.errors.BoardLost`. An error that the board answers with raises
+:class:`~harness.errors.DeviceError`. While a lease is held, a thread renews it. That is also how a board is noticed that
+went away silently: every call in progress then ends.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
-from urllib.parse import unquote
 
 import grpc
 from google.protobuf.message import Message
@@ -31,11 +30,12 @@ from harness.types import Clock
 from harness.worker.commands import Command
 from harness_remote import agent_pb2 as pb
 from harness_remote.client.channel import open_channel
+from harness_remote.client.failures import LeaseLost, failure
 from harness_remote.wire import codec
 from harness_remote.wire.board import PROTOCOL, BoardDescription
 from harness_remote.wire.commands import answer_of
-from harness_remote.wire.secrets import Credentials, refusal
-from harness_remote.wire.wire import CHUNK_BYTES, LEASE, LOST, SERVICE
+from harness_remote.wire.secrets import Credentials
+from harness_remote.wire.wire import CHUNK_BYTES, LEASE, SERVICE
 
 __all__ = ["Client", "Timeouts"]
 
@@ -62,12 +62,11 @@ class Timeouts:
     renew: float = 10.0
 
 
-class LeaseLost(BoardLost):
-    """The board answers, and is not held by us any more."""
-
-
 class Client:
-    """A connection to one agent; from any thread."""
+    """A connection to one agent. Any thread may use it.
+
+    ``protocol`` is the version that the agent must speak; ``channel`` opens a gRPC channel to a target.
+    """
 
     def __init__(
         self,
@@ -123,23 +122,23 @@ class Client:
             raise DeviceError(f"{unreadable}: {where}: {error.errors()[0]['msg']}") from None
 
     def clock(self) -> Clock:
-        """The board's monotonic clock less ours, by the fastest of some round trips: off by half of one at most.
+        """Return the board's monotonic clock less ours, by the fastest of some round trips; half of it is the error.
 
         Cristian, "Probabilistic clock synchronization", Distributed Computing 3, 1989.
         """
         trips = []
         for _ in range(PINGS):
             sent = time.monotonic_ns()
-            told = self.health().monotonic_ns
+            answered_ns = self.health().monotonic_ns
             got = time.monotonic_ns()
-            trips.append((got - sent, told - (sent + got) // 2))
+            trips.append((got - sent, answered_ns - (sent + got) // 2))
         took, offset = min(trips)
         return Clock(offset_ns=offset, error_ns=took // 2 + 1)
 
     # --- the lease ---
 
     def acquire(self) -> None:
-        """Hold the board, for as long as this client is not closed.
+        """Hold the board until this client is closed.
 
         Raises:
             BoardLost: someone else holds it, for longer than we wait.
@@ -160,7 +159,7 @@ class Client:
         threading.Thread(target=self._keep, name=f"lease of {self.name}", daemon=True).start()
 
     def _keep(self) -> None:
-        """Renew the lease; after ``lost`` seconds without an answer, or without the lease, end all calls."""
+        """Renew the lease. End all calls after ``lost`` seconds without an answer, or when the lease is lost."""
         heard = time.monotonic()
         while not self._closed.wait(self.timeouts.renew):
             with self._renewing:
@@ -181,25 +180,26 @@ class Client:
             channel.close()
 
     def detach(self, seconds: float) -> None:
-        """Drop the connection and keep the lease for ``seconds``; :meth:`attach` takes it up again."""
+        """Drop the connection and keep the lease for ``seconds``. :meth:`attach` connects again."""
         with self._renewing:  # a renewal would connect again, or shorten the lease
             self._call("Renew", pb.RenewRequest(seconds=seconds), pb.Lease)
             self._quiet.set()
             self._drop()
 
     def attach(self) -> None:
-        """Raises ``BoardLost`` where the board does not answer."""
+        """Connect again after :meth:`detach`. Raises ``BoardLost`` if the board does not answer."""
         self._call("Renew", pb.RenewRequest(seconds=LEASE_S), pb.Lease)
         self._quiet.clear()
 
     # --- what is sent ---
 
     def put_file(self, path: Path) -> str:
-        """Send a file, or the rest of it; its SHA-256."""
+        """Send a file, or the part of it that the board does not hold yet, and return its SHA-256."""
         with path.open("rb") as file:
             return self._put(file)
 
     def put(self, data: bytes) -> str:
+        """Send bytes as :meth:`put_file` sends a file."""
         return self._put(io.BytesIO(data))
 
     def _put(self, file: BinaryIO) -> str:
@@ -320,7 +320,7 @@ class Client:
             call.cancel()
 
     def close(self) -> None:
-        """Give the board back, which ends its worker."""
+        """Release the board, which ends its worker, and close the connection."""
         if self._lease and not self._gone and not self._closed.is_set():
             with contextlib.suppress(DeviceError):
                 self._call("Release", pb.ReleaseRequest(), pb.Done, min(2.0, self.timeouts.answer))
@@ -347,7 +347,7 @@ class Client:
         make = getattr(self._open(), kind)
         called: Callable[..., Any] = make(
             f"/{SERVICE}/{method}",
-            request_serializer=lambda one: one.SerializeToString(),
+            request_serializer=lambda message: message.SerializeToString(),
             response_deserializer=reply.FromString,
         )
         return called
@@ -374,50 +374,10 @@ class Client:
         token = (("authorization", f"Bearer {self._credentials.token}"),) if self._credentials.token else ()
         return (*token, (LEASE, self._lease)) if self._lease else token
 
-    def _failure(self, error: Any, method: str, limit: float | None = None) -> DeviceError:
-        code, details = error.code(), " ".join((error.details() or "").split())
+    def _failure(self, error: grpc.RpcError, method: str, limit_s: float | None = None) -> DeviceError:
         if self._gone:
             return BoardLost(self._gone, board=self.name)
-        if code is grpc.StatusCode.UNAVAILABLE:
-            if refused := refusal(details):
-                return DeviceError(f"{self._who()}: {refused}")
-            return BoardLost(f"{self._who()} does not answer: {_reason(details)}", board=self.name)
-        if code is grpc.StatusCode.DEADLINE_EXCEEDED:
-            within = f" within {limit:g} s" if limit is not None else ""
-            return BoardLost(f"{self._who()} did not answer {method}{within}", board=self.name)
-        if code is grpc.StatusCode.CANCELLED:
-            return BoardLost(f"{self._who()}: the connection was closed", board=self.name)
-        if code is grpc.StatusCode.UNAUTHENTICATED:
-            return DeviceError(f"{self._who()} does not take the token: copy it from the board anew")
-        if code is grpc.StatusCode.PERMISSION_DENIED:
-            told = (
-                f"{self._who()} is not held by us any more: its agent was started anew, or our lease ran out"
-            )
-            return LeaseLost(told, board=self.name)
-        if code is grpc.StatusCode.UNIMPLEMENTED:
-            return DeviceError(
-                f"{self._who()} does not know {method}: it is no agent, or one of another version"
-            )
-        lost = dict(error.trailing_metadata() or ()).get(LOST)
-        if lost:
-            return BoardLost(details, board=unquote(str(lost)))
-        return DeviceError(f"{self._who()}: {details or code.name}")
+        return failure(error, self.name, self._who(), method, limit_s)
 
     def _who(self) -> str:
         return f"{self.name} ({self._credentials.target})"
-
-
-def _reason(details: str) -> str:
-    """The system's word out of gRPC's, which names every address tried."""
-    for word in (
-        "Connection refused",
-        "No route to host",
-        "Network is unreachable",
-        "Connection reset",
-        "Socket closed",
-    ):
-        if word.lower() in details.lower():
-            return word.lower()
-    if "name resolution" in details.lower() or "dns" in details.lower():
-        return "its host's name cannot be resolved"
-    return details[:200] or "no connection"

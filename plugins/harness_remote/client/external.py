@@ -1,6 +1,6 @@
-"""Meters that watch a board from this workstation, or from another host: read here while the board measures.
+"""Meters that watch a board from this workstation or another host, read here while the board measures.
 
-The board's spans are put on this machine's clock; by how much that may be off is in every reading's uncertainty.
+The board's spans are converted to this machine's clock. The error of that is part of every reading's uncertainty.
 """
 
 from __future__ import annotations
@@ -28,10 +28,11 @@ class External:
         self._settle_s = Durations.of(self._infos).settle_s
 
     def prepared(self, load: Workload) -> Workload:
-        """The load, with idle time and a window long enough for these meters."""
+        """Return the workload with idle time and a window long enough for these meters."""
         return lengthened(load, self._infos)
 
     def begin(self) -> None:
+        """Start to read the meters."""
         if self._sampler is not None:
             self._sampler.start()
             self._began = time.monotonic_ns()
@@ -44,9 +45,10 @@ class External:
         load: Workload | None = None,
         mean_latency_s: float | None = None,
     ) -> DeviceReport:
-        """What they read; ``spans`` are on the board's clock, and so are the raw samples that are returned.
+        """Return what the meters read since :meth:`begin`.
 
-        Idle begins once these meters have forgotten the load.
+        ``spans`` are on the board's clock, and so are the raw samples that are returned. Idle time counts once the
+        readings have settled after the load.
         """
         if self._sampler is None:
             return DeviceReport()
@@ -66,7 +68,7 @@ class External:
 
 
 def _shifted(meters: Mapping[str, Any], offset_ns: int) -> dict[str, Any]:
-    """Raw samples on the board's clock; its own worker tells the spans."""
+    """Return raw samples on the board's clock, without the spans, which the board's own worker reports."""
     return {
         name: values + offset_ns if name.startswith("meter_ns:") else values
         for name, values in meters.items()

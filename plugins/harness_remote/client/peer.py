@@ -1,6 +1,6 @@
-"""Another board, as the central node's worker reaches it: one connection for frames to its agent, kept open.
+"""Another board, as the central board's worker reaches it: one connection for frames to its agent, kept open.
 
-Imports nothing of the control plane: it runs beside the load.
+It imports nothing of the control plane, since it runs beside the load.
 """
 
 from __future__ import annotations
@@ -22,14 +22,18 @@ __all__ = ["FramePeer", "open_peer"]
 
 CONNECT_S = 10.0
 SHORT = 16_384
-"""Bytes of a frame that is sent at once; longer ones go to several boards side by side, in a thread of each."""
+"""The largest frame that is sent at once. Longer frames go through a thread of each board, side by side."""
 
 
 def open_peer(details: Mapping[str, Any], answers: Answers) -> Peer:
-    """``details``: the ``device``'s name, ``target`` (host:port), ``certificate`` (PEM) and ``ticket`` of its agent.
+    """Open a connection to another board's agent.
+
+    Args:
+        details: the ``device``'s name, and ``target`` (host:port), ``certificate`` (PEM) and ``ticket`` of its agent.
+        answers: called with each answer, from any thread.
 
     Raises:
-        OSError: it cannot be reached.
+        OSError: the agent cannot be reached, or refuses the ticket.
     """
     return FramePeer(details, answers)
 
@@ -50,19 +54,19 @@ class FramePeer:
         self._closed = False
         self._not_sent = ""
         self._frames: queue.SimpleQueue[Sequence[bytes | memoryview] | None] = queue.SimpleQueue()
-        self._given = self._written = 0  # frames to and by the writer, which is idle where they are equal
+        self._queued = self._written = 0  # frames to and by the writer; it is idle when they are equal
         try:
             self._conn = self._open(details, connect_s, silence)
         except TimeoutError:
             raise OSError(f"{details['target']}: no answer within {connect_s:g} s") from None
-        except (OSError, FrameError, ValueError) as error:  # ValueError: what can be no host's name
+        except (OSError, FrameError, ValueError) as error:  # ValueError: no host can have this name
             raise OSError(f"{details['target']}: {_reason(error)}") from None
         for name, run in (("frames to", self._write), ("answers of", self._read)):
             threading.Thread(target=run, name=f"{name} {self.device}", daemon=True).start()
 
     @staticmethod
     def _open(details: Mapping[str, Any], connect_s: float, silence: Silence) -> FrameSocket:
-        """A connection that was bidden welcome."""
+        """Return a connection whose ticket the agent has accepted."""
         certificate = details["certificate"].encode()
         conn = framesocket.connect(details["target"], certificate, connect_s, MAX_MESSAGE_BYTES, silence)
         late = threading.Timer(connect_s, conn.hang_up)
@@ -81,19 +85,19 @@ class FramePeer:
         return conn
 
     def send(self, frame: Sequence[bytes | memoryview]) -> None:
-        """Begin to send; the pieces must not change later. From one thread."""
+        """Begin to send a frame. Its pieces must not change later. From one thread."""
         if self._gone:
             raise OSError(self._gone)
-        if self._given == self._written and size_of(frame) <= SHORT:
+        if self._queued == self._written and size_of(frame) <= SHORT:
             try:
                 left = self._conn.offer(frame)
-            except OSError as error:  # the reader tells, and may know why
+            except OSError as error:  # the reader reports it, and may know why
                 self._not_sent = _reason(error)
                 return
             if left is None:
                 return
             frame = left
-        self._given += 1
+        self._queued += 1
         self._frames.put(frame)
 
     def close(self) -> None:
@@ -113,9 +117,9 @@ class FramePeer:
                     return
                 self._conn.send(frame)
                 self._written += 1
-        except OSError as error:  # the reader tells, and may know why
+        except OSError as error:  # the reader reports it, and may know why
             self._not_sent = _reason(error)
-        except Exception as error:  # noqa: BLE001 - out of memory, say
+        except Exception as error:  # noqa: BLE001 - for example out of memory
             self._not_sent = _reason(error)
             self._conn.hang_up()
 
@@ -128,12 +132,12 @@ class FramePeer:
                     why = answer.error
                     break
                 self._answers(answer)
-        except Exception as error:  # noqa: BLE001 - whatever it was, no more answers come
+        except Exception as error:  # noqa: BLE001 - after any error no more answers come
             why = _reason(error)
         self._lost(why or self._not_sent or "it closed the connection")
 
     def _lost(self, why: str) -> None:
-        """Tell, unless it was closed here."""
+        """Report that no more answers come, unless this side closed the connection."""
         self._gone = why
         self._frames.put(None)
         self._conn.hang_up()

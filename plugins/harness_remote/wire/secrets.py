@@ -1,6 +1,6 @@
-"""What a board proves itself by: a key, a self-signed certificate that clients pin, and the token they show.
+"""The secrets of a board: a key, a self-signed certificate that clients pin, and the token that clients show.
 
-Three files in one folder, for their owner's eyes only: ``key.pem``, ``certificate.pem``, ``token``. A client needs
+They are three files in one folder that only their owner can read: ``key.pem``, ``certificate.pem``, ``token``. A client needs
 the last two.
 """
 
@@ -38,9 +38,8 @@ __all__ = [
 ]
 
 KEY, CERTIFICATE, TOKEN = "key.pem", "certificate.pem", "token"
-NAME = (
-    "harness-agent"  # in every certificate: a client checks it by this name, whatever the board's address is
-)
+NAME = "harness-agent"
+"""In every certificate: a client checks this name, and not the board's address."""
 VALID_DAYS = 3650
 _UTC = datetime.timezone.utc
 _EARLIEST = datetime.datetime(2025, 1, 1, tzinfo=_UTC)  # a clock before this was never set
@@ -48,7 +47,7 @@ _EARLIEST = datetime.datetime(2025, 1, 1, tzinfo=_UTC)  # a clock before this wa
 
 @dataclass(frozen=True, kw_only=True)
 class Identity:
-    """What the agent serves with. Its ``repr`` shows no secret."""
+    """Key, certificate and token of an agent. Its ``repr`` shows no secret."""
 
     key_pem: bytes = field(repr=False)
     certificate_pem: bytes
@@ -111,7 +110,7 @@ def create(
 
 
 def load(folder: Path) -> Identity:
-    """What :func:`create` made.
+    """Return what :func:`create` made.
 
     Raises:
         DeviceError: a file is missing or not what it should be, others may read key or token, or the
@@ -123,23 +122,23 @@ def load(folder: Path) -> Identity:
     key_pem, certificate_pem = _read(folder / KEY, private=True), _read(folder / CERTIFICATE)
     token = _read(folder / TOKEN, private=True).decode("ascii", "replace").strip()
     if not re.fullmatch(r"[\w-]{32,128}", token, re.ASCII):
-        raise DeviceError(f"{folder / TOKEN} is no token: {_ANEW}")
+        raise DeviceError(f"{folder / TOKEN} is no token: {_REPLACE}")
     try:
         certificate = x509.load_pem_x509_certificate(certificate_pem)
         key = serialization.load_pem_private_key(key_pem, password=None)
     except (ValueError, TypeError):
-        raise DeviceError(f"{folder} has a key or certificate that cannot be read: {_ANEW}") from None
+        raise DeviceError(f"{folder} has a key or certificate that cannot be read: {_REPLACE}") from None
     if key.public_key() != certificate.public_key():
-        raise DeviceError(f"{folder / KEY} is not the key of {folder / CERTIFICATE}: {_ANEW}")
+        raise DeviceError(f"{folder / KEY} is not the key of {folder / CERTIFICATE}: {_REPLACE}")
     _check_dates(certificate, folder / CERTIFICATE)
     return Identity(key_pem=key_pem, certificate_pem=certificate_pem, token=token)
 
 
-_ANEW = "make all three anew with `harness agent init --replace`"
+_REPLACE = "make new ones with `harness agent init --replace`"
 
 
 def fingerprint(pem: bytes | str) -> str:
-    """SHA-256 of a certificate, as ``openssl x509 -fingerprint`` prints it.
+    """Return the SHA-256 of a certificate, as ``openssl x509 -fingerprint`` prints it.
 
     Raises:
         DeviceError: no certificate.
@@ -152,17 +151,17 @@ def fingerprint(pem: bytes | str) -> str:
 
 
 def refusal(details: str) -> str:
-    """What a TLS handshake that failed comes to; empty where it is none."""
-    told = details.lower()
-    if "certificate has expired" in told or "certificate is not yet valid" in told:
-        return "its certificate is not valid at this date: set both clocks, or make it anew (`harness agent init`)"
+    """Return in one line why a TLS handshake failed; empty if ``details`` describe none."""
+    text = details.lower()
+    if "certificate has expired" in text or "certificate is not yet valid" in text:
+        return "its certificate is not valid at this date: set both clocks, or replace it (`harness agent init --replace`)"
     if (
-        "certificate_verify_failed" in told
-        or "certificate verify failed" in told
-        or "hostname verification" in told
+        "certificate_verify_failed" in text
+        or "certificate verify failed" in text
+        or "hostname verification" in text
     ):
-        return "it shows another certificate than the one in the inventory: it was made anew, or this is another machine"
-    if "wrong_version_number" in told or "handshake failed" in told or "ssl_error" in told or "tsi_" in told:
+        return "it shows another certificate than the one in the inventory: it was replaced, or this is another machine"
+    if "wrong_version_number" in text or "handshake failed" in text or "ssl_error" in text or "tsi_" in text:
         return "it does not speak TLS, or is no agent"
     return ""
 
@@ -170,15 +169,15 @@ def refusal(details: str) -> str:
 def _alternatives(names: Iterable[str]) -> list[x509.GeneralName]:
     from cryptography import x509
 
-    found: list[x509.GeneralName] = []
+    alternatives: list[x509.GeneralName] = []
     for name in dict.fromkeys((NAME, *names)):
         try:
-            found.append(x509.IPAddress(ipaddress.ip_address(name)))
+            alternatives.append(x509.IPAddress(ipaddress.ip_address(name)))
         except ValueError:
             if not re.fullmatch(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,251}[A-Za-z0-9])?", name):
                 raise DeviceError(f"{name!r} is neither a host's name nor an address") from None
-            found.append(x509.DNSName(name))
-    return found
+            alternatives.append(x509.DNSName(name))
+    return alternatives
 
 
 def _check_dates(certificate: x509.Certificate, path: Path) -> None:
@@ -186,7 +185,7 @@ def _check_dates(certificate: x509.Certificate, path: Path) -> None:
     end = certificate.not_valid_after_utc
     if now > end:
         raise DeviceError(
-            f"{path} expired on {end:%Y-%m-%d} (this machine's clock says {now:%Y-%m-%d}): {_ANEW}, and give "
+            f"{path} expired on {end:%Y-%m-%d} (this machine's clock says {now:%Y-%m-%d}): {_REPLACE}, and give "
             "clients the new certificate and token"
         )
 
@@ -195,17 +194,17 @@ def _read(path: Path, *, private: bool = False) -> bytes:
     try:
         with path.open("rb") as file:
             if private and os.fstat(file.fileno()).st_mode & 0o077:
-                raise DeviceError(f"others may read {path}: `chmod 600 {path}`, or {_ANEW}")
+                raise DeviceError(f"others may read {path}: `chmod 600 {path}`, or {_REPLACE}")
             return file.read(65_536)
     except FileNotFoundError:
-        raise DeviceError(f"{path} is missing: {_ANEW}") from None
+        raise DeviceError(f"{path} is missing: {_REPLACE}") from None
     except OSError as error:
         raise DeviceError(f"cannot read {path}: {error.strerror or error}") from None
 
 
 @dataclass(frozen=True)
 class Credentials:
-    """How a board's agent is reached: ``host:port``, the certificate that it must show, the token."""
+    """How a board's agent is reached: ``host:port``, the certificate that it must show, and the token."""
 
     target: str
     certificate: bytes = b""
