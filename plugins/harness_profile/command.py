@@ -48,8 +48,8 @@ def command(
 ) -> None:
     """Measure the speed of NAME, a board of the inventory or cpu, for estimates and placers.
 
-    Small models and single operations are exported here, which needs torch, and timed there one by one. It is
-    kept by name, runtime and threads in $HARNESS_PROFILES, else harness/profiles in the user's data folder.
+    Small models and single operations are exported here, which needs torch, and timed there one by one. The profile
+    is kept by name, runtime and threads in $HARNESS_PROFILES, else harness/profiles in the user's data folder.
     """
     from harness.plan.profiles.stored import write_profile
     from harness.store.artifacts import Store
@@ -94,16 +94,16 @@ def _device(
 
     boards = Inventory.load().boards
     if name not in boards and name not in plugins.backends:
-        known = [*boards, *(found.entry.name for found in plugins.backends)]
+        known = [*boards, *(backend.entry.name for backend in plugins.backends)]
         raise DeviceError(f"{name}: no board of the inventory, nor a backend; {nearest(name, known)}")
     backend = plugins.backends.get(boards[name].backend if name in boards else name).entry
-    given = {}
-    for one in chosen:
-        key, equals, value = one.partition("=")
+    values = {}
+    for setting in chosen:
+        key, equals, value = setting.partition("=")
         if not equals:
-            raise click.UsageError(f"--set {one}: write KEY=VALUE")
-        given[key] = parse_value(value, f"--set {one}")
-    params = validated(backend.params, given, Source("--set"), ())
+            raise click.UsageError(f"--set {setting}: write KEY=VALUE")
+        values[key] = parse_value(value, f"--set {setting}")
+    params = validated(backend.params, values, Source("--set"), ())
     return backend, DeviceSpec(name=name, backend=backend.name, params=params, threads=threads)
 
 

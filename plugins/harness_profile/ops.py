@@ -1,4 +1,4 @@
-"""What a profile is measured with: single operations as modules that any process rebuilds, and small ViTs."""
+"""The operations that a profile is measured with, as modules that any process rebuilds."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Measuring a device's profile: operations and small models, exported here, timed there by any backend's device.
+"""Measures a device's profile: operations and small models are exported here and timed there, on any backend's device.
 
-The same steps as a cell's: export, load into a fresh worker, one input after the other, in steady state.
+The steps are those of a cell: export, load into a fresh worker, then one input after the other, in steady state.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 __all__ = ["PROBES", "Probe", "measure_profile"]
 
 LOAD = Workload(min_time_s=0.5, min_queries=11, max_time_s=60.0, warmup_max_s=3.0, idle_s=0.0)
-"""Eleven queries are the least from which a median is told with confidence (harness.stats)."""
+"""A confidence interval of the median needs eleven queries at least (harness.stats)."""
 
 TRIES = 2
 
@@ -122,7 +122,7 @@ PROBES: tuple[Probe, ...] = (
 
 @dataclass
 class _Exporting:
-    """As much of a context as an export needs."""
+    """The part of a context that an export needs."""
 
     workdir: Path
     seed: int = 0
@@ -140,13 +140,13 @@ def measure_profile(
     central: tuple[BackendEntry, DeviceSpec] | None = None,
     probes: Sequence[Probe] = PROBES,
 ) -> Profile:
-    """Time every probe on the device; ``central``, on this machine, for the link to a device that is elsewhere.
+    """Time every probe on the device, and the link from ``central``, on this machine, to a device that is elsewhere.
 
     ``code`` identifies the runtime's code (:meth:`harness.plugins.Plugins.code_of`).
 
     Raises:
-        DeviceError: the device or its worker could not be used.
-        ProfileError: what was timed makes no line.
+        DeviceError: the device or its worker cannot be used.
+        ProfileError: no line fits the times.
     """
     info = backend.describe(spec)
     if isinstance(info, Unavailable):
@@ -170,7 +170,10 @@ def measure_profile(
     if remote and central is not None:
         say("timing the link")
         link = _link(
-            (backend, spec), central, runtime.entry, max(prepared, key=lambda one: math.prod(one[0].shape))[1]
+            (backend, spec),
+            central,
+            runtime.entry,
+            max(prepared, key=lambda item: math.prod(item[0].shape))[1],
         )
     version = " ".join(str(facts.get(key, "")) for key in ("version", "provider")).strip()
     made = datetime.now(timezone.utc).isoformat(timespec="seconds")
@@ -194,17 +197,17 @@ def measure_profile(
 def _prepared(
     probe: Probe, runtime: Registered[RuntimeEntry], store: Store, code: str
 ) -> tuple[Artifact, Counts]:
-    """The export, made once for all devices."""
+    """Export a probe, once for all devices. Return the artifact and the module's counts."""
     import torch
 
     from harness.store.hashing import digest, files_hash
     from harness.store.saved import write_meta
     from harness.train.counting.count import count
 
-    found = find_spec(probe.spec.factory.partition(":")[0])
-    assert found is not None
-    assert found.origin is not None
-    made_with = [files_hash([Path(found.origin)]), code, torch.__version__]
+    module_spec = find_spec(probe.spec.factory.partition(":")[0])
+    assert module_spec is not None
+    assert module_spec.origin is not None
+    made_with = [files_hash([Path(module_spec.origin)]), code, torch.__version__]
     key = digest(["profile", asdict(probe.spec), probe.shape, runtime.entry.name, *made_with])
     with store.making(key) as folder:
         if folder is not None:
@@ -262,7 +265,7 @@ def _link(
     runtime: RuntimeEntry,
     artifact: Artifact,
 ) -> Link:
-    """Rate and round trip, as this machine's worker sees them when it sends the board an image."""
+    """Return rate and round trip, as this machine's worker sees them when it sends the board an image."""
     import numpy as np
 
     graph = Graph(parts=(GraphPart(name="whole", inputs=(IMAGE,), output=artifact.output),))

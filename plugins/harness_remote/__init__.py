@@ -2,6 +2,9 @@
 
 import os
 
-os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # before gRPC is imported: errors are told in our own words
+os.environ.setdefault(
+    "GRPC_VERBOSITY", "NONE"
+)  # before gRPC is imported, since it prints errors that we report ourselves
 
-PORT = 50151  # where an agent listens unless told otherwise
+PORT = 50151
+"""The default port of an agent."""

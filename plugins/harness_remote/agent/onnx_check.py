@@ -64,7 +64,7 @@ def check(path: Path) -> dict[str, Any]:
     """
     try:
         with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-            return _Model(content).told()
+            return _Model(content).facts()
     except OSError as error:
         raise DeviceError(f"the ONNX model cannot be read: {error.strerror}") from None
     except ValueError:  # mmap's
@@ -83,7 +83,7 @@ class _Model:
         self._graphs = 0
         self._model(0, len(content), 1)
 
-    def told(self) -> dict[str, Any]:
+    def facts(self) -> dict[str, Any]:
         if self._ir_version <= 0 or not self._graphs or "" not in self._opsets:
             raise DeviceError("not an ONNX model: it has no IR version, graph or opset")
         return {

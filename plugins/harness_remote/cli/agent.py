@@ -76,7 +76,9 @@ def command() -> None:
     show_default=True,
     help="How long the certificate is valid.",
 )
-@click.option("--replace", is_flag=True, help="Make them anew: those who have the old ones are shut out.")
+@click.option(
+    "--replace", is_flag=True, help="Replace existing ones: clients that have the old ones are shut out."
+)
 def init(folder: Path, names: tuple[str, ...], days: int, replace: bool) -> None:
     """Make key, certificate and token: with them the agent may listen at other addresses than this machine's own.
 
@@ -116,8 +118,8 @@ def serve(host: str, port: int, frames_port: int | None, folder: Path, ready_fil
         shown = f"certificate SHA-256 {fingerprint}" if fingerprint else "no certificate, this machine only"
         click.echo(f"harness agent ready on {address}, other boards' frames on {frames}, {shown}")
         if ready_file is not None:
-            told = {"address": address, "frames": frames, "fingerprint": fingerprint, "pid": os.getpid()}
-            _write_whole(ready_file, told)
+            ready = {"address": address, "frames": frames, "fingerprint": fingerprint, "pid": os.getpid()}
+            _write_whole(ready_file, ready)
         service.notify_ready()
 
     if ready_file is not None:
@@ -168,7 +170,7 @@ def _identity(host: str, folder: Path) -> Any:
     if any((folder / name).exists() for name in (secrets.KEY, secrets.CERTIFICATE, secrets.TOKEN)):
         return secrets.load(folder)
     try:
-        loopback = all(ip_address(found[4][0]).is_loopback for found in socket.getaddrinfo(host, None))
+        loopback = all(ip_address(info[4][0]).is_loopback for info in socket.getaddrinfo(host, None))
     except OSError as error:
         raise DeviceError(f"--host {host}: {error.strerror or error}") from None
     if not loopback:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import click
 
 from harness_remote import PORT
+
+if TYPE_CHECKING:
+    from harness_remote.inventory.check import BoardCheck
 
 __all__ = ["add", "check", "remove"]
 
@@ -83,7 +85,7 @@ def remove(name: str) -> None:
     board = inventory.board(name)
     inventory.remove(name)
     inventory.save()
-    files = ", ".join(str(inventory.path.parent / one) for one in (board.certificate, board.token) if one)
+    files = ", ".join(str(inventory.path.parent / file) for file in (board.certificate, board.token) if file)
     click.echo(
         f"{name}: not in {inventory.path} any more"
         + (f"; its files are still there: {files}" if files else "")
@@ -107,14 +109,14 @@ def check(context: click.Context, names: tuple[str, ...], as_json: bool) -> None
     inventory = Inventory.load()
     chosen = [name for name in names if inventory.board(name)] or list(inventory.boards)
     with ThreadPoolExecutor(max(1, min(16, len(chosen)))) as pool:
-        found = list(pool.map(lambda name: check_board(inventory, name), chosen))
+        checks = list(pool.map(lambda name: check_board(inventory, name), chosen))
     if as_json:
-        click.echo(json.dumps(found, indent=1))
-    elif not found:
+        click.echo(json.dumps([board.to_json() for board in checks], indent=1))
+    elif not checks:
         click.echo(f"no board in {inventory.path}; `harness devices setup NAME --ssh USER@HOST` adds one")
-    for one in () if as_json else found:
-        _show(one)
-    context.exit(0 if all(one["usable"] for one in found) else 1)
+    for board in () if as_json else checks:
+        _show(board)
+    context.exit(0 if all(board.usable for board in checks) else 1)
 
 
 def _from(folder: Path, file: Path | None) -> str | None:
@@ -125,42 +127,43 @@ def _from(folder: Path, file: Path | None) -> str | None:
     return str(path.relative_to(folder.resolve()) if path.is_relative_to(folder.resolve()) else path)
 
 
-def _show(one: Mapping[str, Any]) -> None:
-    head = f"{one['name']} ({one['target']})"
-    if not one["usable"]:
+def _show(check: BoardCheck) -> None:
+    head = f"{check.name} ({check.target})"
+    if not check.usable:
         click.secho(f"{head}: not usable", fg="yellow")
-        click.echo(f"  {one['problem']}")
-        if "model" not in one:
-            return
-    click.secho(f"{head}: {one['model']}", bold=True)
-    memory = f"{one['memory_bytes'] / 2**30:.1f} GiB"
-    emulated = ", emulated" if one["emulated"] else ""
+        click.echo(f"  {check.problem}")
+    board = check.description
+    if board is None:
+        return
+    click.secho(f"{head}: {board.model}", bold=True)
+    memory = f"{board.memory_bytes / 2**30:.1f} GiB"
+    emulated = ", emulated" if check.emulated else ""
     click.echo(
-        f"  {one['cores']} cores, {memory}, {one['os']}, kernel {one['kernel']}, Python {one['python']}{emulated}"
+        f"  {board.cores} cores, {memory}, {board.os}, kernel {board.kernel}, Python {board.python}{emulated}"
     )
-    runtime = one["onnxruntime"]
-    providers = ", ".join(one.removesuffix("ExecutionProvider") for one in runtime.get("providers", ()))
+    runtime = board.onnxruntime
+    providers = ", ".join(name.removesuffix("ExecutionProvider") for name in runtime.get("providers", ()))
     click.echo(
         f"  ONNX Runtime {runtime.get('version', runtime.get('error'))}"
         + (f" ({providers})" if providers else "")
     )
-    click.echo(f"  agent of harness {one['version']}; {'held by someone' if one['leased'] else 'free'}")
-    clock = one["clock"]
-    click.echo(f"  clock {clock['offset_s']:+.3f} s from ours, known to {clock['error_ms']:.2f} ms")
-    if link := one["link"]:
+    click.echo(f"  agent of harness {check.version}; {'held by someone' if check.leased else 'free'}")
+    if check.clock_offset_s is not None:
+        click.echo(f"  clock {check.clock_offset_s:+.3f} s from ours, known to {check.clock_error_ms:.2f} ms")
+    if link := check.link:
         click.echo(
             f"  link {link['rtt_ms']:.2f} ms both ways, {link['up_mbps']:.0f} Mbit/s there, {link['down_mbps']:.0f} back"
         )
-    if one.get("frames"):
+    if check.frames:
         click.secho(
-            f"  no fleet whose central node is this machine can have it: {one['frames']}; is its second port open?",
+            f"  no fleet whose central node is this machine can have it: {check.frames}; is its second port open?",
             fg="yellow",
         )
-    meters = ", ".join(meter["name"] for meter in one["meters"]) or "none answers"
+    meters = ", ".join(meter["name"] for meter in board.meters) or "none answers"
     click.echo(f"  meters: {meters}")
-    for name, told in one["state"].items():
+    for name, state in board.state.items():
         shown = ", ".join(
             f"{key} {value:g}" if isinstance(value, float) else f"{key} {value}"
-            for key, value in told.items()
+            for key, value in state.items()
         )
         click.echo(f"  {name}: {shown}")

@@ -28,17 +28,17 @@ def up(lab: str) -> None:
     from harness_remote.lab import supervisor
     from harness_remote.lab.labfile import find_lab, load_lab
 
-    _tell(supervisor.up(load_lab(find_lab(lab))))
+    _show(supervisor.up(load_lab(find_lab(lab))))
 
 
 @command.command("run")
 @click.argument("lab")
 @click.argument("suite", required=False)
 @click.option("--out", type=click.Path(path_type=Path), help="Results folder (results/local/SUITE).")
-@click.option("--fresh", is_flag=True, help="Measure every cell anew; earlier records are set aside.")
+@click.option("--fresh", is_flag=True, help="Measure every cell again; earlier records are set aside.")
 @click.option("-q", "--quiet", is_flag=True, help="Plain lines instead of a live table.")
 def run(lab: str, suite: str | None, out: Path | None, fresh: bool, quiet: bool) -> int:
-    """Bring LAB up, run SUITE (the lab's own, if none is given), take LAB down; one that is up stays up.
+    """Bring LAB up, run SUITE (by default the lab's own), and take LAB down. A lab that was up stays up.
 
     The exit code is that of `harness run`.
     """
@@ -56,7 +56,7 @@ def run(lab: str, suite: str | None, out: Path | None, fresh: bool, quiet: bool)
     ours = state is None or not state.up
     if state is None or ours:
         state = supervisor.up(loaded, tied=True)
-        _tell(state, to_stderr=True)
+        _show(state, to_stderr=True)
     options = [
         *(["--out", str(out)] if out else []),
         *(["--fresh"] if fresh else []),
@@ -74,12 +74,12 @@ def status() -> None:
     """Which labs are up, and which ended without being taken down."""
     from harness_remote.lab.state import states
 
-    found = states()
-    if not found:
+    labs = states()
+    if not labs:
         click.echo("no lab is up")
-    for name, state in found.items():
+    for name, state in labs.items():
         if state.up:
-            _tell(state)
+            _show(state)
         else:
             click.secho(f"lab {name}: ended on its own; `harness lab down {name}` forgets it", fg="yellow")
 
@@ -87,23 +87,23 @@ def status() -> None:
 @command.command("down")
 @click.argument("name", required=False)
 def down(name: str | None) -> None:
-    """Take a lab down; the only one, if no NAME is given."""
+    """Take a lab down. Without NAME it is the only one."""
     from harness.errors import DeviceError, nearest
     from harness_remote.lab import supervisor
     from harness_remote.lab.state import states
 
-    found = states()
-    if name is None and len(found) == 1:
-        (name,) = found
+    labs = states()
+    if name is None and len(labs) == 1:
+        (name,) = labs
     if name is None:
-        raise DeviceError(f"which lab? {', '.join(found)}" if found else "no lab is up")
-    if name not in found:
-        raise DeviceError(f"no lab {name!r} is up; {nearest(name, found)}")
-    supervisor.down(found[name])
+        raise DeviceError(f"which lab? {', '.join(labs)}" if labs else "no lab is up")
+    if name not in labs:
+        raise DeviceError(f"no lab {name!r} is up; {nearest(name, labs)}")
+    supervisor.down(labs[name])
     click.echo(f"lab {name}: down")
 
 
-def _tell(state: State, *, to_stderr: bool = False) -> None:
+def _show(state: State, *, to_stderr: bool = False) -> None:
     from harness_remote.lab.state import INVENTORY, folder_of
 
     kinds = {

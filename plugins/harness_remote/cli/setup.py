@@ -68,7 +68,9 @@ def command(
         tempfile.TemporaryDirectory(prefix="harness-setup-") as work,
     ):
         address = host or remote.hostname()
-        enrolment = Enrolment.of(name, address, port)  # a name that is taken is found before anything is done
+        enrolment = Enrolment.of(
+            name, address, port
+        )  # first of all, so that a name that is taken costs nothing
         facts = examine.examine(remote, python)
         version = f"{facts.python[0][0]}.{facts.python[0][1]}"
         say(f"{facts.model or facts.hostname}: {facts.machine}, Python {version}, {facts.free_mb} MB free")

@@ -1,8 +1,8 @@
-"""What can be said of a board of the inventory by asking it."""
+"""Asks a board of the inventory whether it can be used, and measures its clock and link."""
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field
 from datetime import date
 from typing import Any
 
@@ -16,61 +16,91 @@ from harness_remote.inventory.inventory import Inventory, target
 from harness_remote.wire.board import BoardDescription
 from harness_remote.wire.commands import Open
 
-__all__ = ["check_board"]
+__all__ = ["BoardCheck", "check_board"]
 
 ANSWER_S = 15.0
 WORKER_S = 60.0
 
 
-def check_board(inventory: Inventory, name: str) -> dict[str, Any]:
-    """Return reach, version, lease, clock, link, and the board's description; ``problem`` if it is not ``usable``.
+@dataclass(kw_only=True)
+class BoardCheck:
+    """What a check of a board found. ``problem`` is why the board is not ``usable``.
 
-    ``frames`` is why the board cannot be part of a fleet whose central node is this workstation, and empty if it can.
-    ``link`` is measured where frames pass: None if they do not, or if someone else holds the board.
+    ``version`` is that of the agent's harness; ``leased``: someone holds the board. ``clock_offset_s`` is the board's
+    clock less ours, within ``clock_error_ms``. ``link`` (:func:`~harness_remote.client.probe.probe_link`) is measured
+    where frames pass, if nobody else holds the board. ``frames`` is why the board cannot be part of a fleet whose central
+    board is this workstation: empty if it can, None if that was not tried. What was not reached is None.
     """
+
+    name: str
+    target: str
+    backend: str
+    emulated: bool
+    checked: str = field(default_factory=lambda: date.today().isoformat())
+    usable: bool = False
+    problem: str = ""
+    version: str | None = None
+    leased: bool = False
+    link: dict[str, float] | None = None
+    frames: str | None = None
+    clock_offset_s: float | None = None
+    clock_error_ms: float | None = None
+    description: BoardDescription | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the check as ``harness devices check --json`` prints it; docs/hardware.md is filled from it."""
+        head = ("name", "target", "backend", "emulated", "checked")
+        shown: dict[str, Any] = {key: getattr(self, key) for key in head}
+        shown |= {"harness": harness.__version__, "usable": self.usable, "problem": self.problem}
+        if self.version is not None:
+            reached = ("version", "leased", "link", "frames")
+            shown |= {key: getattr(self, key) for key in reached}
+        if self.description is not None:
+            described = asdict(self.description)
+            shown |= {key: value for key, value in described.items() if key != "harness"}
+        if self.clock_offset_s is not None:
+            shown["clock"] = {"offset_s": self.clock_offset_s, "error_ms": self.clock_error_ms}
+        return shown
+
+
+def check_board(inventory: Inventory, name: str) -> BoardCheck:
+    """Reach a board, and return what it is and how far it can be used. Errors are its ``problem``."""
     board = inventory.boards[name]
-    found: dict[str, Any] = {
-        "name": name,
-        "target": target(board.host, board.port),
-        "backend": board.backend,
-        "emulated": board.emulated,
-        "checked": date.today().isoformat(),
-        "harness": harness.__version__,
-        "usable": False,
-        "problem": "",
-    }
+    check = BoardCheck(
+        name=name, target=target(board.host, board.port), backend=board.backend, emulated=board.emulated
+    )
     try:
         credentials = inventory.credentials(name)
         reach = Reach(board=name, credentials=credentials, via={}, frames_port=board.frames_port)
-        info_of(name, board.backend, board, _ask(name, reach, found))
+        info_of(name, board.backend, board, _ask(reach, check))
+        check.usable = True
     except (HarnessError, ValueError) as error:
-        return {**found, "problem": str(error)}
-    return {**found, "usable": True}
+        check.problem = str(error)
+    return check
 
 
-def _ask(name: str, reach: Reach, found: dict[str, Any]) -> BoardDescription:
-    """Put what the board answers into ``found``, and return its description."""
-    client = Client(name, reach.credentials, Timeouts(answer=ANSWER_S, work=WORKER_S))
+def _ask(reach: Reach, check: BoardCheck) -> BoardDescription:
+    """Fill ``check`` with the board's answers, and return its description."""
+    client = Client(check.name, reach.credentials, Timeouts(answer=ANSWER_S, work=WORKER_S))
     try:
         health = client.health()
-        found |= {"version": health.version, "leased": health.leased, "link": None, "frames": None}
-        described = client.describe()
-        found.update({key: value for key, value in asdict(described).items() if key != "harness"})
+        check.version, check.leased = health.version, health.leased
+        description = check.description = client.describe()
         clock = client.clock()
-        found["clock"] = {"offset_s": clock.offset_ns / 1e9, "error_ms": clock.error_ns / 1e6}
+        check.clock_offset_s, check.clock_error_ms = clock.offset_ns / 1e9, clock.error_ns / 1e6
         if health.leased:
-            return described
+            return description
         try:
             client.acquire()
-        except BoardLost:  # someone was faster
-            found["leased"] = True
-            return described
+        except BoardLost:  # another client was faster
+            check.leased = True
+            return description
         client.work(Open(threads=1))
-        found["frames"] = ""
+        check.frames = ""
         try:
-            found["link"] = probe_link({**reach.details("", client), "device": reach.board}, ANSWER_S)
+            check.link = probe_link({**reach.details("", client), "device": reach.board}, ANSWER_S)
         except OSError as error:
-            found["frames"] = str(error)
-        return described
+            check.frames = str(error)
+        return description
     finally:
         client.close()

@@ -1,4 +1,4 @@
-"""A board that was set up, into the inventory: its certificate and token in files beside it."""
+"""Adds a board that was set up to the inventory, with its certificate and token in files beside it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["Enrolment"]
 
 @dataclass(frozen=True)
 class Enrolment:
-    """The place of a board in the inventory; ``known``: it is there already, at this address."""
+    """The place of a board in the inventory. ``known``: the inventory has it already, at this address."""
 
     inventory: Inventory
     name: str
@@ -24,7 +24,7 @@ class Enrolment:
 
     @classmethod
     def of(cls, name: str, host: str, port: int) -> Enrolment:
-        """Raises ``SuiteError`` where the name is another board's."""
+        """Return the place for a board. Raises ``SuiteError`` if the name is another board's."""
         inventory = Inventory.load()
         there = inventory.boards.get(name)
         if there is not None and (there.host, there.port) != (host, port):
@@ -39,7 +39,7 @@ class Enrolment:
         return cls(inventory, name, host, port, there is not None)
 
     def save(self, backend: str, certificate: str, token: str) -> None:
-        """Raises ``SuiteError`` where a file cannot be written."""
+        """Write certificate and token, and add the board. Raises ``SuiteError`` if a file cannot be written."""
         folder = self.inventory.path.parent
         there = self.inventory.boards.get(self.name)
         files = (there.certificate, there.token) if there else (f"{self.name}.crt", f"{self.name}.token")

@@ -1,4 +1,4 @@
-"""The boards that a person has: ``devices.yaml``, read with line numbers and edited with its comments kept.
+"""The user's boards: the file ``devices.yaml``, read with line numbers, and edited so that its comments stay.
 
 ``$HARNESS_DEVICES``, else ``harness/devices.yaml`` in the user's configuration folder::
 
@@ -6,10 +6,10 @@
       backend: raspberry-pi
       host: 192.168.1.11
       certificate: pi1.crt      # beside this file; both come from `harness agent init` on the board
-      token: pi1.token          # for its owner's eyes only (chmod 600)
-      meters: [{ina226: {bus: 1}}]   # external, watching the board from this workstation or another host
+      token: pi1.token          # readable by its owner only (chmod 600)
+      meters: [{ina226: {bus: 1}}]   # external: they watch the board from this workstation or another host
 
-An edit changes the lines of one board and no other; what they then say is read back before it is saved.
+An edit changes the lines of one board only. The new text is read back before it is saved.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class EmulatedLink(Params):
 
 
 class Board(Params):
-    """A board of the inventory. Without certificate and token it must be this machine."""
+    """A board of the inventory. Without certificate and token its host must be this machine."""
 
     backend: Literal["raspberry-pi", "jetson", "agent"]
     host: Host = Field(description="name or address, as this workstation reaches it")
@@ -107,7 +107,7 @@ class Inventory:
 
     @classmethod
     def load(cls, path: Path | None = None) -> Inventory:
-        """Read ``path``, by default the user's; no such file is an empty inventory.
+        """Read ``path``, by default the user's file. A file that does not exist is an empty inventory.
 
         Raises:
             SuiteError: something in it is wrong: file, line, key, and what is allowed.
@@ -119,7 +119,7 @@ class Inventory:
         return cls(path, *_read(text, path), text, text)
 
     def board(self, name: str, where: str = "") -> Board:
-        """Raises ``SuiteError`` for a name that is not there; ``where`` begins its line."""
+        """Return a board. Raises ``SuiteError`` for an unknown name; ``where`` begins the message."""
         if name not in self.boards:
             begin = f"{where}: " if where else ""
             hint = nearest(name, self.boards) if self.boards else "`harness devices add` adds one"
@@ -127,7 +127,7 @@ class Inventory:
         return self.boards[name]
 
     def credentials(self, name: str) -> Credentials:
-        """Raises ``SuiteError`` for a file that cannot be used."""
+        """Return how a board is reached. Raises ``SuiteError`` if its certificate or token cannot be used."""
         board = self.board(name)
         certificate, token = b"", ""
         if board.certificate is not None and board.token is not None:
@@ -142,14 +142,14 @@ class Inventory:
         return Credentials(target(board.host, board.port), certificate, token)
 
     def add(self, name: str, board: Board) -> None:
-        """Raises ``SuiteError`` where there is one of that name."""
+        """Add a board. Raises ``SuiteError`` if the name is taken."""
         if name in self.boards:
             raise SuiteError(f"{self.source.where(name)}: there is a board {name!r} already")
         end = "\n" if self._text and not self._text.endswith("\n") else ""
         self._edit(f"{self._text}{end}{_block(name, board)}", {**self.boards, name: board}, f"add {name}")
 
     def remove(self, name: str) -> None:
-        """Raises ``SuiteError`` where there is none, or another board names it."""
+        """Remove a board. Raises ``SuiteError`` if the name is unknown, or another board names it."""
         self.board(name)
         for other, board in self.boards.items():
             if name in board.via:
@@ -161,7 +161,7 @@ class Inventory:
         self._edit("".join(lines[: min(numbers) - 1] + lines[max(numbers) :]), left, f"remove {name}")
 
     def save(self) -> None:
-        """Write the file, whole or not at all.
+        """Write the file in one step.
 
         Raises:
             SuiteError: it cannot be written, or has changed since it was read.
@@ -179,7 +179,7 @@ class Inventory:
         self._saved = self._text
 
     def _edit(self, text: str, expected: Mapping[str, Board], what: str) -> None:
-        """Take ``text`` if it says what is expected; a file of another shape is edited by its owner."""
+        """Take ``text`` if it has the expected boards. A file in an unusual form must be edited by hand."""
         try:
             boards, source = _read(text, self.path)
         except SuiteError:
@@ -207,12 +207,12 @@ class Inventory:
 
 
 def _without_waiting(path: str, flags: int) -> int:
-    """A pipe is opened without waiting for someone to write into it."""
+    """Open a file without waiting; a pipe would wait for a writer."""
     return os.open(path, flags | os.O_NONBLOCK)
 
 
 def default_path() -> Path:
-    """``$HARNESS_DEVICES``, else in the user's configuration folder."""
+    """Return ``$HARNESS_DEVICES``, else the file in the user's configuration folder."""
     own = os.environ.get("HARNESS_DEVICES")
     if own:
         return Path(own)
@@ -220,12 +220,12 @@ def default_path() -> Path:
 
 
 def target(host: str, port: int) -> str:
-    """``host:port``, an IPv6 address in brackets."""
+    """Return ``host:port``, with an IPv6 address in brackets."""
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def is_loopback(host: str) -> bool:
-    """Whether it is this machine by its very address; a name other than localhost may be anything."""
+    """Return whether ``host`` is a loopback address or localhost. Another name may be any machine."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
@@ -245,19 +245,21 @@ def _read(text: str, path: Path) -> tuple[dict[str, Board], Source]:
     for name, board in boards.items():
         for other in board.via:
             if other == name or other not in boards:
-                others = [one for one in boards if one != name]
+                others = [known for known in boards if known != name]
                 where = source.where(name, "via", other)
                 raise SuiteError(f"{where}: no other board of that name; {nearest(other, others)}")
     return boards, source
 
 
 def _block(name: str, board: Board) -> str:
-    """A board as it is written, without what it leaves as it is."""
+    """Return a board as YAML, without the fields that have their defaults."""
     from ruamel.yaml import YAML
 
     values = board.model_dump(mode="json", exclude_defaults=True, exclude={"meters"})
     if board.meters:
-        values["meters"] = [{one.name: dict(one.params)} if one.params else one.name for one in board.meters]
+        values["meters"] = [
+            {meter.name: dict(meter.params)} if meter.params else meter.name for meter in board.meters
+        ]
     writer = YAML()
     writer.width = 1000
     stream = io.StringIO()

@@ -38,7 +38,7 @@ RESTART_S = 1.0
 
 
 class Listening(NamedTuple):
-    """Where a board's agent takes calls, and other boards' frames."""
+    """Where a board's agent takes calls, and where it takes other boards' frames."""
 
     calls: tuple[str, int]
     frames: tuple[str, int]
@@ -46,7 +46,7 @@ class Listening(NamedTuple):
 
 @dataclass
 class Running:
-    """A board's agent, and what it takes to start it again."""
+    """A board's agent, and the settings to start it again."""
 
     board: str
     command: list[str]
@@ -59,7 +59,10 @@ class Running:
 
 @dataclass
 class Inside:
-    """A lab from within. ``doors``: descriptor and port where the workstation reaches a board's calls, and its frames."""
+    """A lab from within. ``doors``: per board, descriptor and port of its door for calls and of its door for frames.
+
+    The workstation reaches the board through its doors.
+    """
 
     settings: Settings
     doors: Mapping[str, Sequence[tuple[int, int]]]
@@ -68,7 +71,7 @@ class Inside:
     notes: list[str] = field(default_factory=list)
 
     def build(self) -> None:
-        """All of it; returns when every board answers."""
+        """Build the lab and start its agents. Return when every board answers."""
         lab, folder = self.settings.lab, self.settings.folder
         spaces = self.settings.mode != "loopback"
         hosts = build(lab) if spaces else dict.fromkeys(lab.boards, "127.0.0.1")
@@ -100,7 +103,7 @@ class Inside:
         self._inventory(self._relay({board: self._listening(board, end) for board in hosts}))
 
     def watch(self, lifeline: int) -> str:
-        """Until the lifeline or the relay ends; agents that end are started again, as a service would be."""
+        """Wait until the lifeline or the relay ends, and return which. Agents that end are started again, as by a service."""
         while not select.select([lifeline], [], [], TICK_S)[0]:
             now = time.monotonic()
             for agent in self.agents.values():
@@ -132,7 +135,7 @@ class Inside:
             child.wait()
         if os.getpid() == 1:
             with suppress(OSError):
-                os.kill(-1, signal.SIGKILL)  # what an agent left behind: a cgroup is only removed when empty
+                os.kill(-1, signal.SIGKILL)  # what an agent left running: only an empty cgroup can be removed
             _reap(set())
         limits.sweep(self.settings.lab.lab)
 
@@ -166,9 +169,9 @@ class Inside:
         agent, log = self.agents[board], self.settings.folder / "boards" / board / "agent.log"
         while time.monotonic() < end:
             with suppress(OSError, ValueError, KeyError):
-                told = json.loads(self._ready(board).read_text())
-                host, _, port = told["address"].rpartition(":")
-                frames_port = told["frames"].rpartition(":")[2]
+                ready = json.loads(self._ready(board).read_text())
+                host, _, port = ready["address"].rpartition(":")
+                frames_port = ready["frames"].rpartition(":")[2]
                 agent.command[agent.command.index("--port") + 1] = port  # and again there after a restart
                 agent.command += ["--frames-port", frames_port]
                 return Listening((host, int(port)), (host, int(frames_port)))
@@ -178,7 +181,7 @@ class Inside:
         raise DeviceError(f"lab: the agent of {board} is not ready after {READY_S:g} s; see {log}")
 
     def _relay(self, listening: Mapping[str, Listening]) -> dict[str, dict[str, str]]:
-        """Start the relay; how each board is reached by the others."""
+        """Start the relay. Return how each board is reached by the others (board -> other board -> host:port)."""
         lab = self.settings.lab
         routes = [
             relay.Route(fd, WORKSTATION, board, address)
@@ -197,7 +200,7 @@ class Inside:
             vias[target][source] = f"{host}:{port}"
         free = (
             lab.link.shaping == "tc"
-        )  # the kernel limits the boards' ports; the workstation's way in is bare
+        )  # the kernel limits the boards' ports, and not the workstation's doors
         model = relay.Model(
             None if free else lab.link.rate, 0.0 if free else lab.link.rtt, lab.link.ports == "shared"
         )
@@ -253,30 +256,30 @@ class Inside:
 
 
 def main() -> None:
-    """Settings, the doors' and the pipes' descriptors as arguments; what comes of it as JSON on the report."""
-    settings, told = Settings.parse(sys.argv[1]), json.loads(sys.argv[2])
+    """Take settings and descriptors of doors and pipes as arguments. Report the outcome as JSON on the report pipe."""
+    settings, inherited = Settings.parse(sys.argv[1]), json.loads(sys.argv[2])
     for number in (signal.SIGTERM, signal.SIGINT):  # not SIG_IGN: the agents would inherit it
-        signal.signal(number, lambda *_: None)  # the keeper's lifeline is what ends this
-    lab = Inside(settings, told["doors"])
-    report = told["report"]
+        signal.signal(number, lambda *_: None)  # the end of the keeper's lifeline ends this process
+    lab = Inside(settings, inherited["doors"])
+    report = inherited["report"]
     try:
         lab.build()
-        _tell(report, {"notes": lab.notes})
-        _say(lab.watch(told["lifeline"]))
+        _report(report, {"notes": lab.notes})
+        _say(lab.watch(inherited["lifeline"]))
     except HarnessError as error:
         _say(str(error))
-        _tell(report, {"error": str(error)})
+        _report(report, {"error": str(error)})
     finally:
         lab.end()
 
 
-def _tell(report: int, what: Mapping[str, object]) -> None:
+def _report(report: int, what: Mapping[str, object]) -> None:
     os.write(report, f"{json.dumps(what)}\n".encode())
     os.close(report)
 
 
 def _reap(own: set[int]) -> None:
-    """Collect what ended here without a parent, but none of our own children."""
+    """Reap processes that ended here without a parent, but none of our own children."""
     while True:
         try:
             found = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)

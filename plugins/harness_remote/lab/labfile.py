@@ -1,4 +1,4 @@
-"""What a lab is: a YAML file of boards, the link between them, and what each board may use."""
+"""The file of a lab: its boards, the link between them, and the resources of each board."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _PREFIXES = {"": 1.0, "k": 1e3, "M": 1e6, "G": 1e9}
 
 
 def _rate(value: object) -> object:
-    """``2 MB/s`` or ``16 Mbit/s`` -> bits per second."""
+    """Return a rate as written (``2 MB/s``, ``16 Mbit/s``) in bits per second."""
     match = (
         re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kMG]?)(bit/s|B/s)\s*", value)
         if isinstance(value, str)
@@ -41,7 +41,7 @@ Rate = Annotated[float, BeforeValidator(_rate), PlainSerializer(lambda bits: f"{
 
 
 class LinkChoice(Params):
-    """What joins the boards, and the workstation, to the switch; each direction has the rate to itself."""
+    """The link of each board, and of the workstation, to the switch. Each direction has the full rate."""
 
     rate: Rate = Field(
         ge=1e3, le=1e11, description="of each port, or of each pair's link: 2 MB/s or 16 Mbit/s"
@@ -100,7 +100,7 @@ class Lab(Params):
 
 
 def load_lab(path: Path) -> Lab:
-    """Read and check a lab; its ``suite`` becomes a path.
+    """Read and check a lab. Its ``suite`` becomes a path.
 
     Raises:
         SuiteError: one line naming file:line, key, what is allowed and the nearest match.
@@ -121,13 +121,13 @@ def _suite(name: str, path: Path, source: Source) -> str:
 
 
 def shipped_labs() -> dict[str, Path]:
-    """Name -> file of the labs that come with the harness."""
+    """Return the labs that come with the harness, by name."""
     found = shipped_files(".yaml")
     return {name.removeprefix("labs/"): path for name, path in found.items() if name.startswith("labs/")}
 
 
 def find_lab(name: str) -> Path:
-    """A path, or the name of a shipped lab."""
+    """Return the file of a lab, which is given as a path or as the name of a shipped lab."""
     path = Path(name)
     if path.is_file():
         return path

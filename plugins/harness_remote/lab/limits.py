@@ -1,4 +1,4 @@
-"""How much memory a board may use: cgroups, version 1 or 2, where this machine lets us make them.
+"""Limits of a board's memory: cgroups, version 1 or 2, where this machine allows them.
 
 A cgroup outlives its processes, so the folders are the supervisor's to remove: :func:`sweep`.
 """
@@ -17,14 +17,14 @@ PREFIX = "harness-lab"
 
 
 def _controller() -> tuple[Path, str]:
-    """The folder under which memory groups are made, and the file that holds the limit."""
+    """Return the folder in which memory groups are made, and the name of the file that holds the limit."""
     if (ROOT / "memory").is_dir():
         return ROOT / "memory", "memory.limit_in_bytes"
     return ROOT, "memory.max"
 
 
 def group(lab: str, board: str, limit: int) -> Path | str:
-    """Make a board's group: its folder, or why there is none."""
+    """Make a board's group. Return its folder, or in a text why there is none."""
     root, name = _controller()
     folder = root / f"{PREFIX}-{lab}" / board
     try:
@@ -43,12 +43,12 @@ def group(lab: str, board: str, limit: int) -> Path | str:
 
 
 def join(folder: Path) -> None:
-    """Put this process, and all that it starts, into the group."""
+    """Put this process, and every process that it starts, into the group."""
     (folder / "cgroup.procs").write_text(str(os.getpid()))
 
 
 def sweep(lab: str, wait_s: float = 2.0) -> None:
-    """Remove a lab's groups, once their processes are gone."""
+    """Remove a lab's groups when their processes have ended; give up after ``wait_s`` seconds."""
     root, _ = _controller()
     top = root / f"{PREFIX}-{lab}"
     end = time.monotonic() + wait_s

@@ -32,12 +32,12 @@ echo netns
 tc qdisc add dev v0 root tbf rate 16mbit burst 4kb latency 400ms && echo tbf
 tc qdisc del dev v0 root; tc qdisc add dev v0 root netem delay 1ms && echo netem
 """
-"""Tries the very things that :func:`build` does; prints what worked."""
+"""Tries what :func:`build` does, and prints what worked."""
 
 
 @dataclass(frozen=True)
 class Ability:
-    """What this machine allows; ``missing`` says in a line each what it does not, and what would help."""
+    """What this machine allows. ``missing`` has one line for each thing that it does not, with what would help."""
 
     mode: Mode
     tools: frozenset[str] = frozenset()
@@ -45,7 +45,7 @@ class Ability:
 
 
 def enter(mode: Mode) -> list[str]:
-    """The command that runs what follows it in namespaces of its own; killing it kills all that is inside."""
+    """Return the command that runs another one in its own namespaces. Killing it kills every process inside."""
     if mode == "loopback":
         return []
     user = ["--user", "--map-root-user"] if mode == "user" else []
@@ -53,18 +53,18 @@ def enter(mode: Mode) -> list[str]:
 
 
 def in_namespace(board: str, mode: Mode) -> list[str]:
-    """The command that runs what follows it on a board."""
+    """Return the command that runs another one on a board."""
     return [] if mode == "loopback" else ["nsenter", f"--net=/run/netns/{board}"]
 
 
 def probe() -> Ability:
-    """Try to build a lab of one board, as root, else in a user namespace. Takes about 50 ms."""
+    """Try to build a lab of one board, as root, else in a user namespace. It takes about 50 ms."""
     absent = [tool for tool in ("unshare", "nsenter", "ip", "tc") if shutil.which(tool) is None]
     if absent:
         why = f"no {', '.join(absent)} here (util-linux, iproute2)"
         return Ability("loopback", missing=(f"{why}: boards are addresses of this machine",))
     modes: tuple[Mode, ...] = ("root",) if os.geteuid() == 0 else ("user",)
-    told = ""
+    reason = ""
     for mode in modes:
         try:
             done = subprocess.run(
@@ -76,21 +76,21 @@ def probe() -> Ability:
                 check=False,
             )
         except subprocess.TimeoutExpired:
-            told = f"no answer within {STEP_S:g} s"
+            reason = f"no answer within {STEP_S:g} s"
             continue
         tools = frozenset(done.stdout.split())
         if "netns" in tools:
             return Ability(mode, tools)
-        told = (done.stderr.strip().splitlines() or ["refused"])[0]
+        reason = (done.stderr.strip().splitlines() or ["refused"])[0]
     help_ = "run it as root" if os.geteuid() else "a container may need --privileged"
     return Ability(
         "loopback",
-        missing=(f"no network namespaces ({told}; {help_}): boards are addresses of this machine",),
+        missing=(f"no network namespaces ({reason}; {help_}): boards are addresses of this machine",),
     )
 
 
 def without(lab: Lab, able: Ability) -> str | None:
-    """What of the lab this machine cannot do at all, in one line; ``None`` if nothing."""
+    """Return in one line what this machine cannot do of the lab, or None if it can do everything."""
     if lab.link.shaping == "relay":
         return None
     if able.mode == "loopback":
@@ -103,7 +103,7 @@ def without(lab: Lab, able: Ability) -> str | None:
 
 
 def build(lab: Lab) -> dict[str, str]:
-    """Make bridge and boards; the address of each. Only inside :func:`enter`.
+    """Make the bridge and the boards, and return the address of each. Only inside :func:`enter`.
 
     The relay's boards reach the bridge alone, and through it the relay: no byte goes round the link model.
     """
@@ -134,7 +134,7 @@ def build(lab: Lab) -> dict[str, str]:
 
 
 def _shape(lab: Lab, port: str, board: str) -> None:
-    """A token bucket each way; where there is a delay, half of it each way behind the bucket."""
+    """Shape a board's link by a token bucket in each direction. Half of a delay comes behind each bucket."""
     bucket = f"tbf rate {lab.link.rate:.0f}bit burst {BURST} latency 400ms"
     for inside, interface in ((["-n", board], "eth0"), ([], port)):
         _run("tc", *inside, *f"qdisc add dev {interface} root handle 1: {bucket}".split())
@@ -155,5 +155,5 @@ def _run(*command: str, given: str = "") -> None:
     except subprocess.TimeoutExpired:
         raise DeviceError(f"lab: {' '.join(command)}: no answer within {STEP_S:g} s") from None
     if done.returncode:
-        told = (done.stderr.strip().splitlines() or ["no reason given"])[0]
-        raise DeviceError(f"lab: {' '.join(command)}: {told}")
+        reason = (done.stderr.strip().splitlines() or ["no reason given"])[0]
+        raise DeviceError(f"lab: {' '.join(command)}: {reason}")

@@ -22,7 +22,7 @@ from harness_remote.lab.link import LinkModel, Port
 __all__ = ["Model", "Relay", "Route", "main"]
 
 LOOKAHEAD_S = 0.02
-"""A sender's bytes wait in its own socket until this long before their turn: ports are shared fairly, and the
+"""Seconds before their turn at which bytes are taken from the sender's socket. So ports are shared fairly, and the
 buffers here are bounded."""
 
 CHUNK_S = 0.002
@@ -35,7 +35,7 @@ PR_SET_TIMERSLACK = 29
 
 @dataclass(frozen=True)
 class Model:
-    """What all links have in common; ``shared``: by port instead of by pair."""
+    """The settings of all links. ``shared``: boards share links by port instead of having one per pair."""
 
     rate: float | None
     rtt: float
@@ -44,7 +44,7 @@ class Model:
 
 @dataclass(frozen=True)
 class Route:
-    """Connections that ``source`` opens to ``target``: to the inherited socket ``fd``, and on to ``address``."""
+    """The way of connections from ``source`` to ``target``: they come to the inherited socket ``fd`` and go to ``address``."""
 
     fd: int
     source: str
@@ -62,13 +62,13 @@ class Relay:
         self._joined: set[asyncio.Future[None]] = set()
 
     def link(self, source: str, target: str) -> LinkModel:
-        """The way of bytes from ``source`` to ``target``, whoever opened the connection."""
+        """Return the link of bytes from ``source`` to ``target``, whichever of them opened the connection."""
         names = [(source, "out"), ("in", target)] if self._model.shared else [(source, target)]
         ports = tuple(self._ports.setdefault(name, Port()) for name in names)
         return LinkModel(self._model.rate, self._model.rtt / 2, ports)
 
     async def start(self) -> list[asyncio.Server]:
-        """Accept connections from now on."""
+        """Accept connections from now on, and return the servers."""
         return [await self._listen(route) for route in self._routes]
 
     async def _listen(self, route: Route) -> asyncio.Server:
@@ -94,8 +94,8 @@ class Relay:
             return
         await asyncio.sleep(begun + self._model.rtt - clock())  # a connection takes a round trip
         tasks = [
-            asyncio.ensure_future(one)
-            for one in (
+            asyncio.ensure_future(coroutine)
+            for coroutine in (
                 *_way(reader, far_writer, self.link(route.source, route.target)),
                 *_way(far_reader, writer, self.link(route.target, route.source)),
             )
@@ -118,7 +118,7 @@ _Sent = asyncio.Queue["tuple[float, bytes]"]
 def _way(
     reader: asyncio.StreamReader, writer: asyncio.StreamWriter, link: LinkModel
 ) -> tuple[Coroutine[Any, Any, None], Coroutine[Any, Any, None]]:
-    """One direction until its end, which is passed on too."""
+    """Return the two tasks that carry one direction of a connection until its end, and pass the end on."""
     sent: _Sent = asyncio.Queue(MAX_CHUNKS)
     return _take(reader, sent, link), _deliver(sent, writer)
 
@@ -154,25 +154,25 @@ def _chunk(rate: float | None) -> int:
 
 
 def precise_loop() -> asyncio.AbstractEventLoop:
-    """select() waits to the microsecond; epoll, asyncio's own choice, to the millisecond."""
+    """Return a loop that uses select(), which waits to the microsecond; epoll, asyncio's choice, to the millisecond."""
     return asyncio.SelectorEventLoop(selectors.SelectSelector())
 
 
 def _be_punctual() -> None:
-    """Short timers, and before the boards' computing where that is allowed."""
+    """Use short timers, and run before the boards' computing where that is allowed."""
     ctypes.CDLL(None).prctl(PR_SET_TIMERSLACK, 1)
     with suppress(OSError):
         os.sched_setscheduler(0, os.SCHED_RR, os.sched_param(1))
 
 
 def config(model: Model, routes: Sequence[Route]) -> str:
-    """What :func:`main` reads."""
+    """Return the text that :func:`main` reads."""
     return json.dumps({"model": asdict(model), "routes": [asdict(route) for route in routes]})
 
 
-def _parse(told: Mapping[str, Any]) -> Relay:
-    routes = [Route(**{**route, "address": tuple(route["address"])}) for route in told["routes"]]
-    return Relay(Model(**told["model"]), routes)
+def _parse(content: Mapping[str, Any]) -> Relay:
+    routes = [Route(**{**route, "address": tuple(route["address"])}) for route in content["routes"]]
+    return Relay(Model(**content["model"]), routes)
 
 
 async def _serve(relay: Relay) -> None:

@@ -1,4 +1,4 @@
-"""Where a lab that is up keeps its files, and whether it still is: a process id alone says nothing later."""
+"""The files of a lab that is up, and whether it still is. A process id alone is no proof: it may be another's later."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ STATE, INVENTORY, LOG = "state.json", "devices.yaml", "lab.log"
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """What a supervisor is started with; ``serve`` is the command of a board's agent, without its options."""
+    """The settings of a supervisor. ``serve`` is the command of a board's agent, without its options."""
 
     folder: Path
     lab: Lab
@@ -26,23 +26,23 @@ class Settings:
     serve: tuple[str, ...]
 
     def dump(self) -> str:
-        told = {"folder": str(self.folder), "lab": self.lab.model_dump_json(), "mode": self.mode}
-        return json.dumps({**told, "serve": self.serve})
+        content = {"folder": str(self.folder), "lab": self.lab.model_dump_json(), "mode": self.mode}
+        return json.dumps({**content, "serve": self.serve})
 
     @classmethod
     def parse(cls, text: str) -> Settings:
-        told = json.loads(text)
+        content = json.loads(text)
         return cls(
-            folder=Path(told["folder"]),
-            lab=Lab.model_validate_json(told["lab"]),
-            mode=told["mode"],
-            serve=tuple(told["serve"]),
+            folder=Path(content["folder"]),
+            lab=Lab.model_validate_json(content["lab"]),
+            mode=content["mode"],
+            serve=tuple(content["serve"]),
         )
 
 
 @dataclass(frozen=True, kw_only=True)
 class State:
-    """What is known of a lab: its keeper's process, with the time of its start, and what is not as asked for."""
+    """A lab that was brought up: its keeper's process and when that started, and ``notes`` on what is not as asked for."""
 
     lab: str
     pid: int
@@ -56,10 +56,10 @@ class State:
 
     @classmethod
     def load(cls, folder: Path) -> State | None:
-        """What was saved; ``None`` where nothing was, or it is no state."""
+        """Return what was saved, or None if nothing was, or if the file holds no state."""
         try:
-            told = json.loads((folder / STATE).read_text())
-            return cls(**{**told, "boards": tuple(told["boards"]), "notes": tuple(told["notes"])})
+            content = json.loads((folder / STATE).read_text())
+            return cls(**{**content, "boards": tuple(content["boards"]), "notes": tuple(content["notes"])})
         except (OSError, ValueError, TypeError, KeyError):
             return None
 
@@ -73,12 +73,12 @@ class State:
 
 
 def started_at(pid: int) -> int | None:
-    """When a process was started, in the kernel's ticks since boot; ``None`` if it is not there, or dead."""
+    """Return when a process was started, in the kernel's ticks since boot, or None if it does not run."""
     try:
-        told = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
         return None
-    return None if told[0] in "ZX" else int(told[19])
+    return None if fields[0] in "ZX" else int(fields[19])
 
 
 def _root() -> Path:
@@ -87,11 +87,11 @@ def _root() -> Path:
 
 
 def folder_of(lab: str) -> Path:
-    """The lab's folder; it may not be there yet."""
+    """Return the lab's folder, which may not exist yet."""
     return _root() / lab
 
 
 def states() -> dict[str, State]:
-    """Every lab that was not taken down, up or not."""
-    found = {path.parent.name: State.load(path.parent) for path in sorted(_root().glob(f"*/{STATE}"))}
-    return {name: state for name, state in found.items() if state is not None}
+    """Return every lab that was not taken down, whether it is up or not."""
+    saved = {path.parent.name: State.load(path.parent) for path in sorted(_root().glob(f"*/{STATE}"))}
+    return {name: state for name, state in saved.items() if state is not None}

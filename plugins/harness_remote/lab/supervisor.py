@@ -1,4 +1,4 @@
-"""A lab from outside: bring it up, see it, take it down.
+"""A lab from outside: bringing it up, and taking it down.
 
 Its keeper is one detached process that opens the boards' doors to this machine, enters the lab's namespaces and
 holds its lifeline; :mod:`~harness_remote.lab.inside` does the rest. Whichever of them is killed, all of it goes.
@@ -135,14 +135,14 @@ def _up(lab: Lab, folder: Path, serve: tuple[str, ...], tied: bool, able: Abilit
 
 
 def down(state: State) -> None:
-    """End a lab and wait until it is gone; one that is not up any more is only forgotten.
+    """End a lab and wait until it has ended. A lab that is no longer up is only forgotten.
 
     Raises:
-        DeviceError: another process brings it up just now.
+        DeviceError: another process is bringing it up.
     """
     folder = folder_of(state.lab)
     with _alone(folder.with_suffix(".lock"), state.lab, wait_s=2 * DOWN_S):
-        if State.load(folder) in (state, None):  # else it was taken down, and is up anew
+        if State.load(folder) in (state, None):  # else it was taken down, and another one is up
             _down(state, folder)
 
 
@@ -198,8 +198,8 @@ def _crowded(lab: Lab) -> tuple[str, ...]:
 
 
 def main() -> None:
-    """The keeper: until SIGTERM, or the tie's other end closes, or the inside ends."""
-    settings, told = Settings.parse(sys.argv[1]), json.loads(sys.argv[2])
+    """Keep a lab up until SIGTERM, or until the tie's other end closes, or until the inside ends."""
+    settings, inherited = Settings.parse(sys.argv[1]), json.loads(sys.argv[2])
     stopped: list[int] = []
     signal.signal(signal.SIGTERM, lambda number, _: stopped.append(number))
     signal.signal(signal.SIGINT, lambda *_: None)
@@ -214,7 +214,7 @@ def main() -> None:
             board: [(door.fileno(), door.getsockname()[1]) for door in pair] for board, pair in doors.items()
         },
         "lifeline": lifeline,
-        "report": told["report"],
+        "report": inherited["report"],
     }
     inside = subprocess.Popen(
         [
@@ -225,15 +225,15 @@ def main() -> None:
             sys.argv[1],
             json.dumps(described),
         ],
-        pass_fds=[lifeline, told["report"], *fds],
+        pass_fds=[lifeline, inherited["report"], *fds],
         stdin=subprocess.DEVNULL,
     )
-    for fd in (lifeline, told["report"]):
+    for fd in (lifeline, inherited["report"]):
         os.close(fd)
     for pair in doors.values():
         for door in pair:
             door.close()
-    tie = [told["tie"]] if told["tie"] is not None else []
+    tie = [inherited["tie"]] if inherited["tie"] is not None else []
     while inside.poll() is None and not stopped:
         with contextlib.suppress(InterruptedError):
             if select.select(tie, [], [], TICK_S)[0]:

@@ -1,4 +1,4 @@
-"""What a board is, as far as installing the agent goes; or why it cannot be installed, and what to do."""
+"""What matters of a board for installing the agent; or why it cannot be installed, and what to do."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from harness_remote.setup.ssh import Remote
 
 __all__ = ["Facts", "examine"]
 
-LEAST_FREE_MB = 700  # what the agent takes, and as much again while pip unpacks
-OLDEST, NEWEST = (3, 10), (3, 13)  # Pythons for which all of the agent's wheels were found to exist
+LEAST_FREE_MB = 700  # twice what the agent takes, since pip unpacks it first
+OLDEST, NEWEST = (3, 10), (3, 13)  # Pythons for which all of the agent's wheels exist
 
 _EXAMINE = r"""
 echo "machine $(uname -m)"
@@ -35,7 +35,7 @@ true
 
 @dataclass(frozen=True)
 class Facts:
-    """What the board is, as far as installing goes. ``python`` is (version, path)."""
+    """What matters of the board for installing. ``python`` is (version, path)."""
 
     machine: str
     glibc: tuple[int, int]
@@ -55,31 +55,31 @@ class Facts:
         return "raspberry-pi" if "raspberry pi" in self.model.lower() else "agent"
 
 
-def examine(remote: Remote, python: str | None) -> Facts:
-    """Look at the board.
+def examine(remote: Remote, wanted: str | None) -> Facts:
+    """Ask the board for its facts.
 
     Raises:
         DeviceError: the agent cannot be installed there: why, and what to do.
     """
-    lines = [line.partition(" ") for line in remote.run(_EXAMINE, *([python] if python else [])).splitlines()]
-    told = {key: value.strip() for key, _, value in lines if key not in ("python", "venv")}
-    found = [(_version(value.split()[0]), value.split()[1]) for key, _, value in lines if key == "python"]
+    lines = [line.partition(" ") for line in remote.run(_EXAMINE, *([wanted] if wanted else [])).splitlines()]
+    answers = {key: value.strip() for key, _, value in lines if key not in ("python", "venv")}
+    pythons = [(_version(value.split()[0]), value.split()[1]) for key, _, value in lines if key == "python"]
     with_venv = {_version(value.strip()) for key, _, value in lines if key == "venv"}
-    fitting = [one for one in found if OLDEST <= one[0] <= NEWEST] or [
-        one for one in found if one[0] > NEWEST
+    fitting = [python for python in pythons if OLDEST <= python[0] <= NEWEST] or [
+        python for python in pythons if python[0] > NEWEST
     ]
     if not fitting:
-        raise DeviceError(_no_python(remote.target, python, found, told))
-    chosen = next((one for one in fitting if one[0] in with_venv), fitting[0])
+        raise DeviceError(_no_python(remote.target, wanted, pythons, answers))
+    chosen = next((python for python in fitting if python[0] in with_venv), fitting[0])
     facts = Facts(
-        machine=told.get("machine", ""),
-        glibc=_version(told.get("glibc", "")),
-        root=told.get("uid") == "0",
-        hostname=told.get("hostname", ""),
-        free_mb=int(told.get("free_mb") or 0),
-        systemd=told.get("systemd") == "yes",
-        tegra=told.get("tegra", ""),
-        model=told.get("model", ""),
+        machine=answers.get("machine", ""),
+        glibc=_version(answers.get("glibc", "")),
+        root=answers.get("uid") == "0",
+        hostname=answers.get("hostname", ""),
+        free_mb=int(answers.get("free_mb") or 0),
+        systemd=answers.get("systemd") == "yes",
+        tegra=answers.get("tegra", ""),
+        model=answers.get("model", ""),
         python=chosen,
         venv=chosen[0] in with_venv,
     )
@@ -108,13 +108,13 @@ def _check(target: str, facts: Facts) -> None:
 
 
 def _no_python(
-    target: str, asked: str | None, found: list[tuple[tuple[int, int], str]], told: Mapping[str, str]
+    target: str, asked: str | None, pythons: list[tuple[tuple[int, int], str]], answers: Mapping[str, str]
 ) -> str:
-    if asked and not found:
+    if asked and not pythons:
         return f"{target}: --python {asked}: not found there"
-    have = f"Python there is {found[0][0][0]}.{found[0][0][1]}" if found else "there is no Python there"
+    have = f"Python there is {pythons[0][0][0]}.{pythons[0][0][1]}" if pythons else "there is no Python there"
     newer = "`uv python install 3.12` gets one without root; then --python PATH"
-    if release := re.search(r"R(\d+)", told.get("tegra", "")):
+    if release := re.search(r"R(\d+)", answers.get("tegra", "")):
         jetpack = {"32": "JetPack 4", "35": "JetPack 5", "36": "JetPack 6"}.get(
             release[1], f"L4T {release[1]}"
         )
@@ -123,5 +123,5 @@ def _no_python(
 
 
 def _version(text: str) -> tuple[int, int]:
-    found = re.match(r"(\d+)\.(\d+)", text)
-    return (int(found[1]), int(found[2])) if found else (0, 0)
+    match = re.match(r"(\d+)\.(\d+)", text)
+    return (int(match[1]), int(match[2])) if match else (0, 0)

@@ -1,4 +1,4 @@
-"""The agent onto a board, over ssh: step by step, each shown, each again when run again."""
+"""Installs the agent on a board over ssh, in steps. Each is shown, and repeating them upgrades the agent."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ _HELD = r"""
 cat "$HOME/$1/installed" 2>/dev/null || true
 """
 
-# The same version may hold other code: so what is there of it is replaced, and its needs are looked at first. A build
-# of ONNX Runtime that was given stays, in place of PyPI's.
+# The same version may hold other code, so an installed one is replaced after its requirements are installed. A build of
+# ONNX Runtime that the user has chosen stays, in place of PyPI's.
 _INSTALL = r"""
 set -e
 cd "$HOME/$1"
@@ -65,8 +65,8 @@ shift
 exec venv/bin/python -m harness agent init --folder "$PWD" "$@"
 """
 
-# An agent that was started without systemd is ended. Its process id may by now be another's, and that another agent:
-# the command line tells.
+# An agent that was started without systemd is ended. Its process id may by now be that of another process, even of
+# another agent, so the command line is compared.
 _END_PROCESS = r"""
 cd "$HOME/$1" || exit
 old=$(cat agent.pid 2>/dev/null || true)
@@ -107,7 +107,7 @@ done
 
 @dataclass(frozen=True)
 class Installed:
-    """What a client needs of the agent."""
+    """What a client needs to reach the agent, and notes for the user."""
 
     certificate: str
     token: str
@@ -125,8 +125,10 @@ def provision(
     workdir: Path,
     say: Callable[[str], None],
 ) -> Installed:
-    """Install or upgrade the agent and start it. ``say`` is told each step; ``onnxruntime`` is a wheel to take
-    instead of PyPI's, then and at later upgrades.
+    """Install or upgrade the agent and start it.
+
+    ``say`` is called with each step. ``onnxruntime`` is a wheel that is installed instead of PyPI's, now and at later
+    upgrades.
 
     Raises:
         DeviceError: a step fails: which, why, and what to do.
@@ -138,7 +140,7 @@ def provision(
     _explained(lambda: remote.run(_VENV, facts.python[1], FOLDER, version, seconds=180), facts)
     held = remote.run(_HELD, FOLDER).split()
     wanted = [_digest(made), _digest(onnxruntime) if onnxruntime else "".join(held[1:])]
-    if held == [one for one in wanted if one]:
+    if held == [digest for digest in wanted if digest]:
         say("the agent there is this one")
     else:
         _install(remote, facts, made, onnxruntime, " ".join(wanted), offline, say)
@@ -182,7 +184,7 @@ def _install(
 
 
 def target_options(machine: str, glibc: tuple[int, int], python: tuple[int, int]) -> list[str]:
-    """What makes pip choose wheels for another machine, C library and Python than its own."""
+    """Return the options with which pip chooses wheels for another machine, C library and Python than its own."""
     # the newest first; 2014 is 2.17
     platforms = [f"manylinux_{glibc[0]}_{level}_{machine}" for level in range(glibc[1], 16, -1)]
     return [
@@ -193,14 +195,16 @@ def target_options(machine: str, glibc: tuple[int, int], python: tuple[int, int]
         "cp",
         *(
             word
-            for one in [*platforms, f"manylinux2014_{machine}", f"linux_{machine}"]
-            for word in ("--platform", one)
+            for platform in [*platforms, f"manylinux2014_{machine}", f"linux_{machine}"]
+            for word in ("--platform", platform)
         ),
     ]
 
 
 def download(made: Path, into: Path, options: Sequence[str], also: Path | None = None) -> list[Path]:
-    """Wheels of all that the agent, and the wheel ``also``, need. ``options``: see :func:`target_options`.
+    """Download the wheels of all that the agent, and the wheel ``also``, need; return their paths.
+
+    ``options``: see :func:`target_options`.
 
     Raises:
         DeviceError: no network here, or no such wheels.
@@ -225,16 +229,16 @@ def download(made: Path, into: Path, options: Sequence[str], also: Path | None =
         raise DeviceError(f"pip download: not done in {_DOWNLOAD_S} s; is there a network here?") from None
     if done.returncode:
         raise DeviceError(f"pip download: {_error_line(done.stderr)}")
-    given = {made.name, also.name if also else ""}
-    return sorted(path for path in into.glob("*.whl") if path.name not in given)
+    ours = {made.name, also.name if also else ""}
+    return sorted(path for path in into.glob("*.whl") if path.name not in ours)
 
 
 def _start(remote: Remote, facts: Facts, port: int, service: bool, say: Callable[[str], None]) -> list[str]:
     address = ("0.0.0.0", str(port))
     if service and facts.systemd:
         say(f"starting it as a service of {'the system' if facts.root else 'the user'}")
-        told = remote.run(_SERVICE, FOLDER, *address, "" if facts.root else "--user", seconds=300)
-        return [line.removeprefix("note: ") for line in told.splitlines() if line.startswith("note: ")]
+        output = remote.run(_SERVICE, FOLDER, *address, "" if facts.root else "--user", seconds=300)
+        return [line.removeprefix("note: ") for line in output.splitlines() if line.startswith("note: ")]
     say("starting it")
     manager = ["yes" if facts.systemd else "", "" if facts.root else "--user"]
     remote.run(_NOHUP, FOLDER, *address, str(_READY_S), *manager, seconds=_READY_S + 60)
@@ -243,7 +247,7 @@ def _start(remote: Remote, facts: Facts, port: int, service: bool, say: Callable
 
 
 def _explained(step: Callable[[], object], facts: Facts, *, offline: bool = False) -> None:
-    """Run a step; what pip or venv say at length becomes what to do."""
+    """Run a step. A long error of pip or venv becomes one line that says what to do."""
     try:
         step()
     except RemoteError as error:

@@ -92,7 +92,7 @@ def install(text: str, *, user: bool, command_s: float = COMMAND_S) -> list[str]
         )
     manager = ["systemctl", "--user"] if user else ["systemctl"]
     path = path_of(user=user)
-    # ask first: without a manager nothing is written
+    # first of all, since nothing is written without a manager
     _command([*manager, "show", "--property=Version"], "systemd does not answer", command_s)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""A board by the system's own ssh and scp: whatever ``ssh TARGET`` does there, keys and configuration, holds here."""
+"""A board, reached by the system's own ssh and scp, so with the keys and configuration of ``ssh TARGET``."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from harness.errors import DeviceError
 __all__ = ["Remote", "RemoteError", "connected"]
 
 _CONNECT_S = 15
-_PASSWORD_S = 120  # a person types it
+_PASSWORD_S = 120  # a person types the password
 _COPY_S = 900
 
 
 class RemoteError(DeviceError):
-    """A command failed at the board. ``output`` is what it said."""
+    """A command failed on the board. ``output`` is what it printed."""
 
     def __init__(self, message: object, output: str = "") -> None:
         super().__init__(message)
@@ -32,14 +32,14 @@ class RemoteError(DeviceError):
 
 @dataclass(frozen=True)
 class Remote:
-    """One board; ``options`` go to ssh and scp."""
+    """One board. ``options`` go to ssh and scp."""
 
     target: str
     port: int | None
     options: tuple[str, ...]
 
     def run(self, script: str, *arguments: str, seconds: float = 60) -> str:
-        """Run a POSIX shell script there, with ``$1``...; its output.
+        """Run a POSIX shell script on the board, with arguments ``$1``..., and return its output.
 
         Raises:
             RemoteError: it fails, or takes longer.
@@ -49,22 +49,22 @@ class Remote:
         return self._call(["ssh", *self._port("-p"), self.target, words], seconds)
 
     def copy(self, files: list[Path], folder: str) -> None:
-        """Copy files to a folder there, relative to the home folder."""
+        """Copy files to a folder on the board, which is relative to the home folder."""
         sources = [str(file) for file in files]
         self._call(["scp", "-q", *self._port("-P"), *sources, f"{self.target}:{folder}/"], _COPY_S)
 
     def hostname(self) -> str:
-        """The host behind the target, as ssh's configuration has it."""
-        told = self._call(["ssh", "-G", *self._port("-p"), self.target], _CONNECT_S)
-        found = re.search(r"^hostname (\S+)$", told, re.MULTILINE)
-        return found[1] if found else self.target.rpartition("@")[2]
+        """Return the host of the target, as ssh's configuration has it."""
+        output = self._call(["ssh", "-G", *self._port("-p"), self.target], _CONNECT_S)
+        match = re.search(r"^hostname (\S+)$", output, re.MULTILINE)
+        return match[1] if match else self.target.rpartition("@")[2]
 
     def _port(self, option: str) -> list[str]:
         return [option, str(self.port)] if self.port else []
 
     def _call(self, words: list[str], seconds: float) -> str:
         command = [words[0], *self.options, *words[1:]]
-        # to files: a connection that stays in the background may hold a pipe open
+        # to files, since a connection that stays in the background may hold a pipe open
         with (
             tempfile.TemporaryFile("w+", errors="replace") as out,
             tempfile.TemporaryFile("w+", errors="replace") as err,
@@ -79,18 +79,18 @@ class Remote:
                 ) from None
             out.seek(0)
             err.seek(0)
-            told, said = out.read(), err.read()
+            output, errors = out.read(), err.read()
         if code == 255 or (words[0] == "scp" and code):
-            raise _connection_error(self.target, said)
+            raise _connection_error(self.target, errors)
         if code:
-            reason = _last(said or told).removeprefix("error: ") or f"exit code {code}"
-            raise RemoteError(f"{self.target}: {reason}", told + said)
-        return told
+            reason = _last(errors or output).removeprefix("error: ") or f"exit code {code}"
+            raise RemoteError(f"{self.target}: {reason}", output + errors)
+        return output
 
 
 @contextmanager
 def connected(target: str, port: int | None) -> Iterator[Remote]:
-    """One connection that all commands share, so that a password is asked for once; closed at the end.
+    """Open one connection that all commands share, so that a password is asked for once. It is closed at the end.
 
     Raises:
         DeviceError: no ssh here, or no connection: why, and what to do.
@@ -127,7 +127,7 @@ def connected(target: str, port: int | None) -> Iterator[Remote]:
 
 
 def _connection_error(target: str, said: str) -> DeviceError:
-    """What ssh or scp said, and what to do about it."""
+    """Return what ssh or scp printed in one line, and what to do about it."""
     host = target.rpartition("@")[2]
     for pattern, fix in (
         (

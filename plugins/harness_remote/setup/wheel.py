@@ -1,4 +1,4 @@
-"""A wheel of this very distribution, to be carried to a board: built from a checkout, or packed again from its RECORD."""
+"""A wheel of this distribution for a board: built from a checkout, or packed from the RECORD of an installed one."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ __all__ = ["DISTRIBUTION", "make"]
 
 DISTRIBUTION = "edge-harness"
 _BUILD_S = 300
-_LEFT_OUT = {"RECORD", "INSTALLER", "REQUESTED", "direct_url.json"}  # what installing adds
-_STAMP = (2020, 1, 1, 0, 0, 0)  # the same content gives the same file
+_LEFT_OUT = {"RECORD", "INSTALLER", "REQUESTED", "direct_url.json"}  # added by installing
+_STAMP = (2020, 1, 1, 0, 0, 0)  # so that the same content gives the same file
 
 
 def make(into: Path) -> Path:
-    """The wheel's path, below ``into``.
+    """Make the wheel below ``into``, and return its path.
 
     Raises:
         DeviceError: neither a checkout with what builds it, nor an installed wheel.

@@ -38,7 +38,7 @@ _TIMEVAL = struct.Struct("ll")
 
 @dataclass(frozen=True)
 class Silence:
-    """How silence is told from a broken connection.
+    """When a silent connection counts as broken.
 
     A side that has sent nothing for ``ping_s`` seconds sends a ping. A side that has heard nothing for ``gone_s``
     seconds takes the other side for gone.
@@ -221,7 +221,7 @@ class _Tls:
         """Fill ``view``; false where the connection ends before."""
         while True:
             with self._lock:
-                try:  # not without need: that there is too little is told by a costly exception
+                try:  # not without need, since OpenSSL raises a costly exception when there is too little
                     while len(view) and (self._in.pending or self._object.pending()):
                         count: Any = self._object.read(len(view), view)  # how many
                         if not count:  # the other side has ended TLS
