@@ -99,7 +99,7 @@ def left_of(state: State) -> list[str]:
             continue
         if folder in words or ("harness_remote.lab." in words and path.parent.name not in OTHERS):
             found.append(words)
-    root, _ = limits._controller()
+    root, _ = limits.controller()
     found += [str(path) for path in root.glob(f"{limits.PREFIX}-{state.lab}*")]
     for command in ("ip -o link", "ip netns list"):
         shown = subprocess.run(command.split(), capture_output=True, text=True, check=True).stdout

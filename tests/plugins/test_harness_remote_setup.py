@@ -254,7 +254,7 @@ def test_the_wheel_of_an_installed_wheel_is_that_wheel(tmp_path, monkeypatch):
         check=True,
         timeout=120,
     )
-    code = "import sys; from pathlib import Path; from harness_remote import wheel; print(wheel.make(Path(sys.argv[1])))"
+    code = "import sys; from pathlib import Path; from harness_remote.setup import wheel; print(wheel.make(Path(sys.argv[1])))"
     packed = []
     for again in ("first", "second"):
         (tmp_path / again).mkdir()

@@ -10,13 +10,13 @@ import os
 import time
 from pathlib import Path
 
-__all__ = ["group", "join", "sweep"]
+__all__ = ["controller", "group", "join", "sweep"]
 
 ROOT = Path("/sys/fs/cgroup")
 PREFIX = "harness-lab"
 
 
-def _controller() -> tuple[Path, str]:
+def controller() -> tuple[Path, str]:
     """Return the folder in which memory groups are made, and the name of the file that holds the limit."""
     if (ROOT / "memory").is_dir():
         return ROOT / "memory", "memory.limit_in_bytes"
@@ -25,7 +25,7 @@ def _controller() -> tuple[Path, str]:
 
 def group(lab: str, board: str, limit: int) -> Path | str:
     """Make a board's group. Return its folder, or in a text why there is none."""
-    root, name = _controller()
+    root, name = controller()
     folder = root / f"{PREFIX}-{lab}" / board
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -49,7 +49,7 @@ def join(folder: Path) -> None:
 
 def sweep(lab: str, wait_s: float = 2.0) -> None:
     """Remove a lab's groups when their processes have ended; give up after ``wait_s`` seconds."""
-    root, _ = _controller()
+    root, _ = controller()
     top = root / f"{PREFIX}-{lab}"
     end = time.monotonic() + wait_s
     while top.is_dir():
