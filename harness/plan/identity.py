@@ -10,7 +10,7 @@ __all__ = ["DATA", "EXPORTING", "MEASURING", "TRAINING"]
 
 DATA = ("data", "types")
 """The code that decodes, chooses and resizes images."""
-TRAINING = (*DATA, "prepare", "stats.py", "store/saved.py", "train")
+TRAINING = (*DATA, "methods.py", "prepare", "stats.py", "store/saved.py", "train")
 """The code that makes trained weights and the record of their training."""
 EXPORTING = (*DATA, "prepare", "store/saved.py", "train")
 """The code that makes an export and its reference answers."""

@@ -21,6 +21,7 @@ EXCEPTIONS = {
     "errors": "messages and exit codes; no figure depends on them",
     "hookspecs": "declarations of hooks, without code",
     "plugins": "finds the entries, whose own source is in every key",
+    "registry": "holds the entries, whose own source is in every key",
     "processes": "starts and ends child processes; no figure comes from it",
     "store.artifacts": "where an artifact lies, not what is in it",
     "store.files": "how a file is written, not what is in it",
@@ -34,7 +35,7 @@ EXCEPTIONS = {
 """Modules that are in no key, each with the reason."""
 
 ENTRIES = {
-    "TRAINING": ("prepare.child", "prepare.team"),
+    "TRAINING": ("prepare.child", "prepare.team", "methods"),
     "EXPORTING": ("prepare.export",),
     "MEASURING": ("measure.cell", "worker.worker", "machine.reader", "devices"),
 }
