@@ -56,10 +56,11 @@ class Difference:
         return f"{self.document}:{self.path}"
 
     @property
-    def run(self) -> str:
-        """The run to which the document belongs, or else the document itself."""
+    def group(self) -> tuple[str, str, str]:
+        """What this difference has in common with the same one in other records of a run, or in other items."""
         words = self.document.split("/")
-        return "/".join(words[:2]) if words[0] in ("record", "arrays") else self.document
+        family = "/".join(words[:2]) if words[0] in ("record", "arrays") else words[0]
+        return self.kind, family, re.sub(r"\[[^\]]*\]", "[]", self.path)
 
 
 def differences(
@@ -141,10 +142,10 @@ def latency_ratios(before: Mapping[str, Document], after: Mapping[str, Document]
 
 
 def report(items: Sequence[Difference], *, every: bool) -> Iterator[str]:
-    """The lines for ``items``. Unless ``every``, one line stands for a difference in many records of one run."""
-    groups: dict[tuple[str, str, str], list[Difference]] = {}
+    """The lines for ``items``. Unless ``every``, one line stands for a difference in many records or items."""
+    groups: dict[Any, list[Difference]] = {}
     for item in items:
-        groups.setdefault((item.document if every else item.run, item.path, item.kind), []).append(item)
+        groups.setdefault(item if every else item.group, []).append(item)
     for group in groups.values():
         more = f"  (and in {len(group) - 1} more)" if len(group) > 1 else ""
         yield f"{group[0].kind:<8}{group[0].place}  {group[0].detail}{more}"
@@ -158,7 +159,7 @@ def main() -> int:
         "--allow", type=Path, default=ALLOWED, help="a file of patterns of expected differences"
     )
     parser.add_argument("--only", default="*", metavar="PATTERN", help="these documents, e.g. 'plan/*'")
-    parser.add_argument("--all", action="store_true", help="print one line for each record, not for each run")
+    parser.add_argument("--all", action="store_true", help="print one line for each record and item")
     options = parser.parse_args()
     chosen = compiled([options.only])
     before, after = (

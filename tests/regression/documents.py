@@ -31,6 +31,10 @@ USUAL = {"batch": 1, "in_flight": 1, "generator": "harness", "deadline": None, "
 """Values of a scenario that the name of a cell does not mention."""
 
 
+class Items(dict[str, Any]):
+    """Items by name: a list of objects whose names are computed."""
+
+
 def documents(capture: Path) -> Iterator[tuple[str, Document]]:
     """Name and document of every answer, of every record, and of every record's raw arrays."""
     answers = capture / "answers"
@@ -107,25 +111,23 @@ def _named_plan(plan: Mapping[str, Any]) -> dict[str, Any]:
         return value
 
     order = {"nodes": list(nodes), "cells": list(cells)}
-    return {**plan, "order": order, "nodes": named(nodes), "cells": named(cells)}
+    return {**plan, "order": order, "nodes": Items(named(nodes)), "cells": Items(named(cells))}
 
 
 def _flat(value: Any, path: str = "") -> Document:
     """The document of a JSON value."""
-    if isinstance(value, dict):
-        document: Document = {path: OBJECT}
-        for key, item in value.items():
-            document |= _flat(item, f"{path}.{key}" if path else str(key))
-        return document
     if isinstance(value, list) and value and all(isinstance(item, dict) for item in value):
-        document = {path: LIST}
-        names: set[str] = set()
+        items = Items()
         for item in value:
-            name = _unique(_item_name(item), names)
-            names.add(name)
-            document |= _flat(item, f"{path}[{name}]")
-        return document
-    return {path: value}
+            items[_unique(_item_name(item), items)] = item
+        value = items
+    if not isinstance(value, dict):
+        return {path: value}
+    document: Document = {path: LIST if isinstance(value, Items) else OBJECT}
+    for key, item in value.items():
+        below = f"[{key}]" if isinstance(value, Items) else f".{key}" if path else str(key)
+        document |= _flat(item, path + below)
+    return document
 
 
 def _item_name(item: Mapping[str, Any]) -> str:

@@ -156,7 +156,7 @@ def test_another_input_of_a_node_is_a_difference(captures: Captures) -> None:
     code, lines = captures.compare()
     assert code == 1
     assert lines[0] == (
-        "changed plan/s:stdout.nodes.build vit seed 0.inputs  "
+        "changed plan/s:stdout.nodes[build vit seed 0].inputs  "
         "0 of 1 and 0 items; [0]: 'data data digits' -> nothing"
     )
 
