@@ -13,6 +13,7 @@ import numpy as np
 
 from harness.types import IMAGE, Graph, Samples
 from harness.types.figures import DeviceShares, Network, PartTimes, Queries
+from harness.worker.timeline import Step, ends
 
 __all__ = ["Link", "critical_path_ns", "link_of", "network_of"]
 
@@ -120,26 +121,20 @@ def critical_path_ns(
     Returns:
         ``None`` where the compute or the link of a part is not known.
     """
-    free: dict[tuple[str, int], float] = {}
-
-    def occupy(what: str, device: int, ready: float, spent: float) -> float:
-        end = max(ready, free.get((what, device), 0.0)) + spent
-        free[what, device] = end
-        return end
-
-    at: dict[str, float] = {IMAGE: 0.0}  # when a value is at the central node
+    steps = [Step(IMAGE, IMAGE, (), 0.0)]
     for part in graph.parts:
         device, spent, link = places[part.name], compute[part.name], links.get(part.name)
         if spent is None or (device != central and link is None):
             return None
-        ready = max(at[source] for source in part.inputs)
-        if link is not None:
-            ready = occupy("up", central if link.shared else device, ready, link.up_ns) + link.latency_ns
-        done = occupy("compute", device, ready, spent)
-        if link is not None:
-            done = occupy("down", central if link.shared else device, done, link.down_ns) + link.latency_ns
-        at[part.name] = done
-    return at[graph.parts[-1].name]
+        if link is None:
+            steps.append(Step(part.name, ("compute", device), part.sources, spent))
+            continue
+        port = central if link.shared else device
+        sent, computed = ("sent", part.name), ("computed", part.name)
+        steps.append(Step(sent, ("up", port), part.sources, link.up_ns, link.latency_ns))
+        steps.append(Step(computed, ("compute", device), (sent,), spent))
+        steps.append(Step(part.name, ("down", port), (computed,), link.down_ns, link.latency_ns))
+    return ends(steps)[graph.parts[-1].name]
 
 
 def _part(name: str, samples: Samples, link: Link | None, compute: float | None, device: str) -> PartTimes:

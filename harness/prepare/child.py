@@ -8,31 +8,30 @@ import sys
 import threading
 import time
 from multiprocessing.connection import Connection
-from pathlib import Path
 
 from harness.plugins import load_plugins
 from harness.prepare.messages import Done, Failure, Make, Message, Progress, TimePreprocessing
 from harness.prepare.nodes import failure, preprocess_ms, run_node
-from harness.prepare.team import Leader
+from harness.prepare.team import Leader, Setup
 from harness.processes import die_with_parent
 from harness.store.artifacts import Store
-from harness.train.ranks import ALONE
+from harness.train.ranks import SINGLE_PROCESS
 
 __all__ = ["main"]
 
 
-def main(conn: Connection, root: str, block: tuple[str, ...], threads: int, processes: int = 1) -> None:
+def main(conn: Connection, setup: Setup) -> None:
     """Carry out orders from ``conn`` until it closes. This process ends when its parent ends.
 
-    With several ``processes`` this is rank 0 of as many, which train together.
+    With several processes in ``setup`` this one is rank 0 of them.
     """
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     die_with_parent()
     import torch
 
-    torch.set_num_threads(threads)
-    plugins = load_plugins(block)
-    store = Store(Path(root))
+    torch.set_num_threads(setup.threads)
+    plugins = load_plugins(setup.block)
+    store = Store(setup.root)
     sending = threading.Lock()
 
     def send(message: Message) -> None:
@@ -44,7 +43,10 @@ def main(conn: Connection, root: str, block: tuple[str, ...], threads: int, proc
             conn.send(message)
             os._exit(1)
 
-    leader = Leader(processes, Path(root), block, threads, give_up) if processes > 1 else None
+    def progress(text: str, fraction: float | None) -> None:
+        send(Progress(text, fraction))
+
+    leader = Leader(setup, give_up) if setup.processes > 1 else None
     while True:
         try:
             order: Make | TimePreprocessing = conn.recv()
@@ -56,13 +58,7 @@ def main(conn: Connection, root: str, block: tuple[str, ...], threads: int, proc
             if isinstance(order, TimePreprocessing):
                 answer = preprocess_ms(order.node, plugins)
             else:
-                run_node(
-                    order.node,
-                    plugins,
-                    store,
-                    lambda text, fraction: send(Progress(text, fraction)),
-                    leader or ALONE,
-                )
+                run_node(order.node, plugins, store, progress, leader or SINGLE_PROCESS)
         except Exception as error:  # noqa: BLE001 - a plugin may raise anything; the run continues
             message = failure(order.node, error, plugins)
             send(message if leader is None else leader.cause(message))

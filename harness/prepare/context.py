@@ -13,7 +13,7 @@ from harness.plugins import Plugins
 from harness.store.artifacts import Store
 from harness.store.hashing import digest
 from harness.store.saved import load_model, save_model
-from harness.train.ranks import ALONE, Ranks
+from harness.train.ranks import SINGLE_PROCESS, Ranks
 from harness.types import Data, Evaluation, FitResult, Model, Split
 from harness.types.plain import to_json
 from harness.types.plan import DataRef, ExportTask, StepTask
@@ -45,7 +45,7 @@ class PrepareContext:
         workdir: Path,
         progress: Callable[[str, float | None], None],
         plugin: str,
-        ranks: Ranks = ALONE,
+        ranks: Ranks = SINGLE_PROCESS,
     ) -> None:
         self.seed: int = task.seed
         self.device: str = ranks.device(task.device)
@@ -98,16 +98,18 @@ class PrepareContext:
         from harness.train.loop import evaluate
 
         split = self.data.validation if data is None else data
-        return self._ranks.lead("an evaluation", lambda: evaluate(module, split, device=self.device))
+        return self._ranks.broadcast_object(
+            "an evaluation", lambda: evaluate(module, split, device=self.device)
+        )
 
     def once(self, key: str, fn: Callable[[], Model]) -> Model:
         full = digest(["once", self._plugin, key, _training(self._step("once"))])
         with self._store.making(full) if self._ranks.rank == 0 else nullcontext() as folder:
-            if self._ranks.lead(f"once {full}", lambda: folder is not None):
+            if self._ranks.broadcast_object(f"once {full}", lambda: folder is not None):
                 model = fn()
                 if folder is not None:
                     save_model(model, folder, {"stage": "once", "entry": key, "label": self._plugin})
-        return load_model(self._ranks.lead(f"made {full}", lambda: self._store.folder(full)))
+        return load_model(self._ranks.broadcast_object(f"made {full}", lambda: self._store.folder(full)))
 
     def _step(self, used: str) -> StepTask:
         if not isinstance(self._task, StepTask):

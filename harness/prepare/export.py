@@ -16,6 +16,7 @@ from harness.types import IMAGE, Data, Part, Partition
 from harness.types.artifacts import About, ExportedPart, ExportMeta
 from harness.types.plain import to_json
 from harness.types.plan import ExportTask
+from harness.types.walk import in_order
 
 __all__ = ["MEAN_SAMPLES", "export"]
 
@@ -126,6 +127,6 @@ def _outputs(partition: Partition, batch: Any) -> dict[str, Any]:
 
     with torch.inference_mode():
         values = {IMAGE: torch.from_numpy(batch)}
-        for part in partition.parts:
-            values[part.name] = part.module.eval()(*(values[edge.source] for edge in part.inputs))
+        for part, inputs in in_order(partition.parts, values):
+            values[part.name] = part.module.eval()(*inputs)
         return {part.name: values[part.name].float().numpy() for part in partition.parts}

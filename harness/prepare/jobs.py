@@ -1,4 +1,4 @@
-"""Preparing nodes in child processes, several at once; a child that dies fails its node, not the run."""
+"""Preparing nodes in child processes, several at once. A child that dies fails its node, not the run."""
 
 from __future__ import annotations
 
@@ -9,24 +9,27 @@ from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
-from pathlib import Path
 from typing import Any, Protocol
 
+from harness.prepare.child import main
 from harness.prepare.messages import Done, Failure, Make, Message, Progress, TimePreprocessing
-from harness.processes import died
+from harness.prepare.team import Setup
+from harness.processes import died, start
 from harness.types.plan import Node
 
 __all__ = ["Jobs", "NodeWatcher"]
 
 
 class NodeWatcher(Protocol):
-    """Shows the progress of preparing."""
+    """Reports the progress of nodes. Each method is called from the main thread."""
 
     def node_started(self, node: Node) -> None: ...
     def node_progress(self, node: Node, text: str, fraction: float | None) -> None: ...
     def node_finished(self, node: Node, seconds: float) -> None: ...
     def node_failed(self, node: Node, failure: Failure) -> None: ...
-    def tick(self) -> None: ...
+    def tick(self) -> None:
+        """Called twice a second."""
+        ...
 
 
 @dataclass
@@ -37,21 +40,18 @@ class _Child:
 
 
 class Jobs:
-    """At most ``count`` children, started when there is work, each with ``threads`` threads.
+    """At most ``count`` preparing processes. Each is started when there is work for it."""
 
-    With ``processes`` > 1 each trains as so many, of which it is the first.
-    """
-
-    def __init__(
-        self, root: Path, block: tuple[str, ...], threads: int, count: int, processes: int = 1
-    ) -> None:
+    def __init__(self, setup: Setup, count: int) -> None:
         self._context = multiprocessing.get_context("spawn")
-        self._root, self._block, self._threads, self._count = root, block, threads, count
-        self._processes = processes
+        self._setup, self._count = setup, count
         self._children: list[_Child] = []
 
     def prepare(self, nodes: Sequence[Node], watcher: NodeWatcher) -> dict[str, Failure]:
-        """Make all nodes, each after its inputs; failures by key, those of nodes that rest on one included."""
+        """Make all nodes, each after its inputs. Return failures by key.
+
+        A node that rests on a failed one has the same failure.
+        """
         waiting = {node.key: node for node in nodes}
         failures: dict[str, Failure] = {}
         running: set[str] = set()
@@ -76,7 +76,7 @@ class Jobs:
         return failures
 
     def preprocess_ms(self, node: Node) -> float | None:
-        """Time to preprocess one test image of a data node; ``None`` if it could not be measured."""
+        """Return the time to preprocess one test image of a data node, or None if it could not be measured."""
         child = self._idle()
         assert child is not None
         self._send(child, TimePreprocessing(node))
@@ -95,41 +95,36 @@ class Jobs:
         return None
 
     def close(self) -> None:
-        """End all children within a second; what they were making stays as checkpoints."""
+        """End all children within a second. Checkpoints of what they were making stay."""
         for child in self._children:
-            child.process.terminate()  # so that it gives back what it holds of the system
+            child.process.terminate()  # so that it frees what it holds of the system
         end = time.monotonic() + 1
         for child in list(self._children):
             child.process.join(max(0.0, end - time.monotonic()))
             self._drop(child)
 
     def _idle(self) -> _Child | None:
-        for child in [one for one in self._children if one.node is None]:
-            if child.process.is_alive():
-                return child
-            self._drop(child)  # the system may have ended it, where memory is short
+        """Return a child without work, started if there may be another, or None."""
+        for idle in [child for child in self._children if child.node is None]:
+            if idle.process.is_alive():
+                return idle
+            self._drop(idle)  # the system may have ended it, where memory is short
         if len(self._children) >= self._count:
             return None
-        from harness.prepare import child as preparing
-        from harness.processes import start
-
         ours, theirs = self._context.Pipe()
-        process = self._context.Process(
-            target=preparing.main,
-            args=(theirs, str(self._root), self._block, self._threads, self._processes),
-            daemon=True,
-        )
+        process = self._context.Process(target=main, args=(theirs, self._setup), daemon=True)
         start(process)
         theirs.close()
-        child = _Child(process, ours)
-        self._children.append(child)
-        return child
+        started = _Child(process, ours)
+        self._children.append(started)
+        return started
 
     def _send(self, child: _Child, order: Make | TimePreprocessing) -> None:
-        with suppress(ConnectionError):  # it ended just now: who listens to it is told
+        with suppress(ConnectionError):  # it ended just now, which the next read finds
             child.conn.send(order)
 
     def _news(self, timeout: float) -> list[_Child]:
+        """Return the children that sent something within ``timeout`` seconds, or ended."""
         busy = [child for child in self._children if child.node is not None]
         ready: list[Any] = wait([child.conn for child in busy], timeout)
         return [child for child in busy if child.conn in ready]
@@ -155,7 +150,7 @@ class Jobs:
                 watcher.node_finished(node, message.seconds)
                 return
             failure = message
-            if self._processes > 1:  # the others may wait for ever where this one failed
+            if self._setup.processes > 1:  # the other ranks may wait for ever where this one failed
                 self._drop(child)
         running.discard(node.key)
         failures[node.key] = failure

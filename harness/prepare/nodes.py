@@ -17,7 +17,7 @@ from harness.prepare.export import export
 from harness.prepare.messages import Failure
 from harness.store.artifacts import Store
 from harness.store.saved import load_any, load_model, load_partition, save_model, save_partition, write_meta
-from harness.train.ranks import ALONE, Ranks
+from harness.train.ranks import SINGLE_PROCESS, Ranks
 from harness.types import IMAGE, Context, Lineage, Model, Part, Partition
 from harness.types.artifacts import About, DataMeta
 from harness.types.plain import to_json
@@ -43,7 +43,7 @@ def run_node(
     plugins: Plugins,
     store: Store,
     progress: Callable[[str, float | None], None] = lambda text, fraction: None,
-    ranks: Ranks = ALONE,
+    ranks: Ranks = SINGLE_PROCESS,
 ) -> None:
     """Make a node's artifact unless the store has it. Its inputs are in the store."""
     with store.making(node.key) as folder:
@@ -60,7 +60,7 @@ def run_node(
         else:
             workdir = store.workdir(node.key)
             context = PrepareContext(task, plugins, store, workdir, progress, node.plugin, ranks)
-            with ranks.together(node):
+            with ranks.run_on_all(node):
                 made = _make(task, _source(node, store), plugins, context)
             if isinstance(made, Partition):
                 save_partition(made, folder, to_json(about))

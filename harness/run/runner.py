@@ -21,6 +21,7 @@ from harness.plan.planner import Planned
 from harness.plugins import Plugins
 from harness.prepare.jobs import Jobs, NodeWatcher
 from harness.prepare.messages import Failure
+from harness.prepare.team import Setup
 from harness.results.folder import Results
 from harness.results.leaderboard.leaderboard import leaderboard_of
 from harness.run.cell_queue import CellQueue
@@ -116,7 +117,8 @@ def run(
     plugins.notify("harness_run_started", plan=plan)
     recorder = Recorder(plan, plugins, results, run_id, watcher)
 
-    jobs = jobs or Jobs(store.root, plugins.blocked, options.threads, options.jobs, options.processes)
+    setup = Setup(store.root, plugins.blocked, options.threads, options.processes)
+    jobs = jobs or Jobs(setup, options.jobs)
     try:
         failed_nodes = jobs.prepare(nodes, watcher)
         if not options.prepare_only:

@@ -39,6 +39,7 @@ from harness.types import (
     TensorSpec,
 )
 from harness.types.fields import NAME
+from harness.types.walk import in_order
 
 if TYPE_CHECKING:
     import torch
@@ -320,13 +321,13 @@ def _forward(need: Need, partition: Partition, images: torch.Tensor) -> dict[str
     import torch
 
     values = {IMAGE: images}
-    for part in partition.parts:
-        for edge in part.inputs:
-            shape = tuple(values[edge.source].shape[1:])
+    for part, inputs in in_order(partition.parts, values):
+        for edge, value in zip(part.inputs, inputs, strict=True):
+            shape = tuple(value.shape[1:])
             said = tuple(edge.tensor.shape)
             need(shape == said, f"{part.name}: {edge.source} is {shape}, its edge says {said}", "Edge.tensor")
         with torch.inference_mode():
-            value = part.module.eval()(*(values[edge.source] for edge in part.inputs))
+            value = part.module.eval()(*inputs)
         shape = (len(images), *part.output.shape)
         good = isinstance(value, torch.Tensor) and tuple(value.shape) == shape
         got = tuple(value.shape) if isinstance(value, torch.Tensor) else type(value).__name__

@@ -24,7 +24,7 @@ from harness.train.counting.count import count
 from harness.train.counting.modes import on_device
 from harness.train.evaluation import Batch, Batches, evaluate, logits_of
 from harness.train.optim import make_optimizer, make_scheduler
-from harness.train.ranks import ALONE, Ranks
+from harness.train.ranks import SINGLE_PROCESS, Ranks
 from harness.types import FitResult, Split, TensorSpec
 from harness.types.recipe import TrainRecipe
 
@@ -50,7 +50,7 @@ def fit(
     folder: Path,
     progress: Callable[[str, float | None], None],
     name: str = "fit",
-    ranks: Ranks = ALONE,
+    ranks: Ranks = SINGLE_PROCESS,
 ) -> FitResult:
     """Train ``module`` in place. Afterwards it is in evaluation mode, on the device where it was before.
 
@@ -87,12 +87,12 @@ def fit(
         module.eval()
         return FitResult(image_passes=0, train_macs=0, train_s=0.0, epochs=0)
 
-    ranks.align(module)
+    ranks.sync_weights(module)
     macs = count(module, [TensorSpec(shape=train.batch([0]).shape[1:])]).macs
     path = folder / f"{name}.ckpt"
     labels = b"|".join(np.array(split.labels).tobytes() for split in (train, validation) if split is not None)
     key = checkpoint.training_key({"recipe": recipe.model_dump(), "seed": seed}, module, labels)
-    saved = ranks.lead(f"the checkpoint of {name!r}", lambda: checkpoint.load(path, key))
+    saved = ranks.broadcast_object(f"the checkpoint of {name!r}", lambda: checkpoint.load(path, key))
     if saved is None or not saved["done"]:
         with on_device(module, where), _reproducible(where):
             run = _Run(module, recipe, train, validation, loss, seed, where, progress, ranks)
@@ -221,7 +221,7 @@ class _Run:
             )
         entry = {"loss": loss, "lr": lr}
         if self.validation is not None:
-            entry["top1"] = self.ranks.lead("a validation", self._top1)
+            entry["top1"] = self.ranks.broadcast_object("a validation", self._top1)
             if self.recipe.early_stop and (self.best is None or entry["top1"] > self.best["top1"]):
                 weights = {key: tensor.cpu().clone() for key, tensor in self.kept.state_dict().items()}
                 self.best = {"epoch": number, "top1": entry["top1"], "module": weights}
@@ -251,14 +251,14 @@ class _Run:
         seen, reported = 0, began
         for step in range(self.steps):
             rows = order[step * size : (step + 1) * size]
-            own = ranks.share(rows)
+            own = ranks.shard(rows)
             if len(own):
                 batch = self.samples.take(own, step * ranks.count + ranks.rank)
                 with torch.autocast(self.device.type, dtype=dtype, enabled=dtype is not None):
                     loss = self.loss(self.forward, batch)
                 self.scaler.scale(loss).backward()
                 total += loss.detach() * len(own)
-            ranks.average(self.module, len(own) / len(rows))
+            ranks.all_reduce_mean(self.module, len(own) / len(rows))
             if recipe.clip_grad is not None:
                 self.scaler.unscale_(self.optimizer)
                 torch.nn.utils.clip_grad_norm_(self.trainable, recipe.clip_grad)
@@ -274,7 +274,7 @@ class _Run:
                 reported = now
                 self._report(number - 1, (step + 1) / self.steps, self.train_s + now - began)
         self.image_passes += seen
-        return ranks.total(total) / seen
+        return ranks.all_reduce_sum(total) / seen
 
     def _report(self, done: int, part: float, spent: float) -> None:
         fraction = (done + part) / self.recipe.epochs

@@ -23,11 +23,12 @@ if TYPE_CHECKING:
 
     from harness.types.plan import Node
 
-__all__ = ["ALONE", "Ranks"]
+__all__ = ["PATIENCE_S", "SINGLE_PROCESS", "Ranks", "T", "Team"]
 
 T = TypeVar("T")
 
-_PATIENCE_S = 1800.0  # for one exchange of gradients, and for the ranks to end a node after rank 0
+PATIENCE_S = 1800.0
+"""How long a rank waits for the others: in one exchange of gradients, and for them to end a node."""
 
 
 class Ranks:
@@ -36,46 +37,48 @@ class Ranks:
     rank = 0
     count = 1
 
-    def lead(self, what: str, decide: Callable[[], T]) -> T:
-        """Return on every rank what ``decide`` returns on rank 0. The other ranks wait for it.
+    def broadcast_object(self, what: str, make: Callable[[], T]) -> T:
+        """Return on every rank what ``make`` returns on rank 0. The other ranks wait for it.
 
         Raises:
             RuntimeError: rank 0 broadcasts something other than ``what``.
         """
-        return decide()
+        return make()
 
     def device(self, wanted: str) -> str:
         """Return the device of this rank."""
         return wanted
 
-    def share(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+    def shard(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return this rank's shard of a batch. All shards in order are the batch; one can be empty."""
         n = len(rows)
         return rows[n * self.rank // self.count : n * (self.rank + 1) // self.count]
 
-    def align(self, module: torch.nn.Module) -> None:
+    def sync_weights(self, module: torch.nn.Module) -> None:
         """Give every rank the weights of rank 0."""
 
-    def average(self, module: torch.nn.Module, weight: float) -> None:
+    def all_reduce_mean(self, module: torch.nn.Module, weight: float) -> None:
         """Replace each gradient by its weighted mean over the ranks; ``weight`` is this rank's share of the samples.
 
         The running statistics of each trained BatchNorm are averaged too: it normalises by its own rank's samples.
         """
 
-    def total(self, value: torch.Tensor) -> torch.Tensor:
+    def all_reduce_sum(self, value: torch.Tensor) -> torch.Tensor:
         """Return the sum over all ranks."""
         return value
 
     @contextmanager
-    def together(self, node: Node) -> Iterator[None]:
+    def run_on_all(self, node: Node) -> Iterator[None]:
         """Have the other ranks run ``node`` as well, and wait for them."""
         yield
 
 
-ALONE = Ranks()
+SINGLE_PROCESS = Ranks()
 
 
-class _Team(Ranks):
+class Team(Ranks):
+    """One of several processes."""
+
     def __init__(self, rank: int, count: int) -> None:
         self.rank, self.count = rank, count
 
@@ -91,7 +94,7 @@ class _Team(Ranks):
         import torch
         from accelerate import PartialState
 
-        limit, cpu = timedelta(seconds=_PATIENCE_S), not device.startswith("cuda")
+        limit, cpu = timedelta(seconds=PATIENCE_S), not device.startswith("cuda")
         store = torch.distributed.TCPStore(
             "127.0.0.1",
             port,
@@ -111,13 +114,13 @@ class _Team(Ranks):
         )
         torch.set_num_threads(threads)
 
-    def align(self, module: torch.nn.Module) -> None:
+    def sync_weights(self, module: torch.nn.Module) -> None:
         def weights() -> dict[str, torch.Tensor]:
             return {name: tensor.cpu() for name, tensor in module.state_dict().items()}
 
-        module.load_state_dict(self.lead("starting weights", weights))
+        module.load_state_dict(self.broadcast_object("starting weights", weights))
 
-    def average(self, module: torch.nn.Module, weight: float) -> None:
+    def all_reduce_mean(self, module: torch.nn.Module, weight: float) -> None:
         import torch
 
         trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
@@ -126,14 +129,14 @@ class _Team(Ranks):
         statistics = _statistics(module)
         flat = torch.cat([tensor.flatten() for tensor in (*gradients, *statistics)]) * weight
         given = flat.new_tensor([parameter.grad is not None for parameter in trained])
-        mean, given = self.total(torch.cat([flat, given])).split([len(flat), len(given)])
+        mean, given = self.all_reduce_sum(torch.cat([flat, given])).split([len(flat), len(given)])
         sizes = [tensor.numel() for tensor in (*gradients, *statistics)]
         for tensor, value in zip((*gradients, *statistics), mean.split(sizes), strict=True):
             tensor.copy_(value.view_as(tensor))
         for parameter, gradient, by_any in zip(trained, gradients, given.tolist(), strict=True):
             parameter.grad = gradient if by_any else None
 
-    def total(self, value: torch.Tensor) -> torch.Tensor:
+    def all_reduce_sum(self, value: torch.Tensor) -> torch.Tensor:
         from accelerate.utils import reduce
 
         return reduce(value, "sum")

@@ -30,6 +30,11 @@ class GraphPart:
     missing: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
     wire_dtype: str = "float32"
 
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """Names of the inputs: ``image`` or earlier parts."""
+        return self.inputs
+
 
 @dataclass(frozen=True, kw_only=True)
 class Graph:

@@ -151,6 +151,11 @@ class Part:
     inputs: tuple[Edge, ...]
     output: TensorSpec
 
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """Names of the inputs: ``image`` or earlier parts."""
+        return tuple(edge.source for edge in self.inputs)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Partition:

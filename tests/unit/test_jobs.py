@@ -13,6 +13,7 @@ import pytest
 from harness.plan.planner import make_plan
 from harness.plugins import load_plugins
 from harness.prepare.jobs import Jobs
+from harness.prepare.team import Setup
 from harness.store.artifacts import Store
 from harness.suite.loading import load_suite
 from harness.types.plan import Node, PrepareHost
@@ -48,7 +49,7 @@ def data_of(folder: Path, size: int) -> Node:
 
 @pytest.fixture
 def jobs(tmp_path: Path) -> Iterator[Jobs]:
-    made = Jobs(Store(tmp_path / "cache").root, (), 1, 1)
+    made = Jobs(Setup(Store(tmp_path / "cache").root), 1)
     yield made
     made.close()
 

@@ -24,11 +24,11 @@ from harness.plan.planner import make_plan
 from harness.plugins import load_plugins
 from harness.prepare.jobs import Jobs
 from harness.prepare.messages import Failure
-from harness.prepare.team import Follower, Leader
+from harness.prepare.team import Follower, Leader, Setup
 from harness.store.artifacts import Store
 from harness.suite.loading import load_suite
 from harness.train.loop import TrainRecipe, fit
-from harness.train.ranks import ALONE
+from harness.train.ranks import SINGLE_PROCESS
 from harness.types import DeviceInfo
 from harness.types.plan import PrepareHost
 
@@ -36,7 +36,7 @@ pytest.importorskip("accelerate")
 pytestmark = pytest.mark.timeout(900)  # a dozen processes load torch before the first test
 
 PLUGIN = Path(__file__).parents[1] / "data" / "ranked"
-HOWS = ("plain", "noisy", "killed", "raises", "dies", "strays")
+HOWS = ("plain", "noisy", "killed", "raises", "dies")
 SUITE = """
 suite: ranked
 data: {{name: synthetic, num_classes: 3, size: 8, channels: 1, train: 150, test: 30, validation: 0.2}}
@@ -70,6 +70,7 @@ def place(tmp_path_factory):
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: harness-ranked\nVersion: 0.1\n")
     (info / "entry_points.txt").write_text("[harness]\nranked = harness_ranked\n")
+    (info / "RECORD").write_text("harness_ranked.py,,\n")
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(folder))
         patch.setenv("OMP_NUM_THREADS", "1")
@@ -83,11 +84,11 @@ def plan_of(place, processes, hows):
     return make_plan(load_suite(path), load_plugins(), PrepareHost(torch="1")).plan
 
 
-def prepare(place, processes, hows):
+def prepare(place, processes, hows, **limits):
     """Build ``hows`` as a run does; return the failures by name."""
     plan = plan_of(place, processes, hows)
     nodes = [node for node in plan.nodes.values() if node.stage == "build"]
-    jobs = Jobs(Store(place / "cache").root, (), 1, 1, processes)
+    jobs = Jobs(Setup(Store(place / "cache").root, processes=processes, **limits), 1)
     try:
         failures = jobs.prepare(nodes, Quiet())
         children = [c for c in psutil.Process().children(recursive=True) if "spawn_main" in str(c.cmdline())]
@@ -107,7 +108,7 @@ def told(place, how, processes, rank=0):
 def ran(place):
     """Once with one process, once with two, and what was killed once more."""
     assert prepare(place, 1, ["plain", "noisy"]) == {}
-    failures = prepare(place, 2, HOWS)
+    failures = prepare(place, 2, HOWS) | prepare(place, 2, ["strays"], finish_s=2.0)
     again = prepare(place, 2, ["killed"])
     return SimpleNamespace(place=place, failures=failures, again=again)
 
@@ -191,16 +192,14 @@ def test_no_failure_but_the_expected(ran):
 def test_shares_are_the_batch(n, count):
     rows = np.arange(n) + 5
     team = [Follower(rank, count, None) for rank in range(count)]
-    shares = [ranks.share(rows) for ranks in team]
+    shares = [ranks.shard(rows) for ranks in team]
     assert np.concatenate(shares).tolist() == rows.tolist()
     sizes = [len(share) for share in shares]
     assert max(sizes) - min(sizes) <= 1
-    assert ALONE.share(rows).tolist() == rows.tolist()
+    assert SINGLE_PROCESS.shard(rows).tolist() == rows.tolist()
 
 
 def test_a_rank_that_hangs_up_and_lives_fails_the_node(place, monkeypatch):
-    monkeypatch.setattr("harness.prepare.team.follow", importlib.import_module("harness_ranked").hangs_up)
-    monkeypatch.setattr("harness.train.ranks._PATIENCE_S", 0.0)
     monkeypatch.setattr(Leader, "join", lambda self, port, device, threads, listening: os.close(listening))
     told = Queue()
 
@@ -210,7 +209,9 @@ def test_a_rank_that_hangs_up_and_lives_fails_the_node(place, monkeypatch):
 
     nodes = plan_of(place, 2, ["plain"]).nodes.values()
     node = next(node for node in nodes if node.stage == "build")
-    with pytest.raises(CellError), Leader(2, place, (), 1, give_up).together(node):
+    hangs_up = importlib.import_module("harness_ranked").hangs_up
+    leader = Leader(Setup(place, processes=2, finish_s=0.0), give_up, hangs_up)
+    with pytest.raises(CellError), leader.run_on_all(node):
         message = told.get(timeout=60)
     for process in multiprocessing.active_children():
         process.kill()
@@ -221,7 +222,7 @@ def test_a_rank_that_hangs_up_and_lives_fails_the_node(place, monkeypatch):
 def test_each_rank_has_its_gpu():
     assert [Follower(rank, 3, None).device("cuda:0") for rank in (1, 2)] == ["cuda:1", "cuda:2"]
     assert Follower(1, 3, None).device("cpu") == "cpu"
-    assert ALONE.device("cuda:3") == "cuda:3"
+    assert SINGLE_PROCESS.device("cuda:3") == "cuda:3"
 
 
 def test_ranks_at_different_places_are_told():
@@ -229,9 +230,9 @@ def test_ranks_at_different_places_are_told():
     ours.send_bytes(pickle.dumps(("an evaluation", 1)))
     ours.send_bytes(pickle.dumps(("an evaluation", 2)))
     follower = Follower(1, 2, theirs)
-    assert follower.lead("an evaluation", lambda: 3) == 1
+    assert follower.broadcast_object("an evaluation", lambda: 3) == 1
     with pytest.raises(RuntimeError, match="the first is at an evaluation, another at the checkpoint"):
-        follower.lead("the checkpoint", lambda: 3)
+        follower.broadcast_object("the checkpoint", lambda: 3)
 
 
 @pytest.fixture

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from harness.plan.profiles.profile import Link
 from harness.types import IMAGE
-
-if TYPE_CHECKING:
-    pass
+from harness.worker.timeline import Step, ends
 
 __all__ = ["Piece", "schedule"]
 
@@ -35,36 +32,38 @@ def schedule(
     image_bytes: float | None,
     batch: int = 1,
 ) -> float:
-    """Seconds from when the central device has the image until it has the answer.
+    """Return the seconds from when the central device has the image until it has the answer.
 
-    ``links`` are those between the central device and each other one that has a part; a link sends one tensor
-    after another, each way for itself. ``image_bytes`` ``None``: the image is on all devices already. ``pieces``
-    stand in the order in which a device runs its own.
+    ``links`` are those between the central device and each other device that has a part. Each way of a link sends one
+    tensor after another. Every tensor goes by way of the central device, and to each device once. ``image_bytes``
+    None: the image is on all devices already. ``pieces`` stand in the order in which a device runs its own.
     """
     sizes = {piece.name: float(piece.output_bytes) for piece in pieces} | {IMAGE: image_bytes or 0.0}
-    there: dict[tuple[str, int], float] = {(IMAGE, central): 0.0}
     home = {IMAGE: central, **device_of}
-    free: dict[tuple[str, int], float] = {}
+    steps: dict[tuple[str, int], Step] = {}  # by tensor and the device where it then is
 
-    def occupy(what: str, device: int, ready: float, spent: float) -> float:
-        free[what, device] = max(ready, free.get((what, device), 0.0)) + spent
-        return free[what, device]
+    def add(name: str, device: int, resource: Hashable, after: Sequence[Hashable], *spent: float) -> None:
+        steps[name, device] = Step((name, device), resource, tuple(after), *spent)
 
-    def arrives(name: str, device: int) -> float:
-        if name == IMAGE and image_bytes is None:
-            return 0.0
-        if (name, device) not in there:
-            way, ready, link = (
-                ("down", there[name, home[name]], links[home[name]])
-                if device == central
-                else ("up", arrives(name, central), links[device])
-            )
-            at = home[name] if device == central else device
-            there[name, device] = occupy(way, at, ready, link.occupied(batch * sizes[name])) + link.latency
-        return there[name, device]
+    def bring(name: str, device: int) -> None:
+        """Add the transfers that bring a tensor to a device, unless it is there."""
+        if (name, device) in steps:
+            return
+        if device == central:
+            source, way, end = home[name], "down", home[name]
+        else:
+            bring(name, central)
+            source, way, end = central, "up", device
+        link = links[end]
+        add(name, device, (way, end), [(name, source)], link.occupied(batch * sizes[name]), link.latency)
 
+    for device in {central} if image_bytes is not None else {central, *device_of.values()}:
+        add(IMAGE, device, ("image", device), (), 0.0)
     for piece in pieces:
         device = device_of[piece.name]
-        ready = max(arrives(name, device) for name in piece.inputs)
-        there[piece.name, device] = occupy("compute", device, ready, compute(piece))
-    return arrives(pieces[-1].name, central)
+        for name in piece.inputs:
+            bring(name, device)
+        inputs = [(name, device) for name in piece.inputs]
+        add(piece.name, device, ("compute", device), inputs, compute(piece))
+    bring(pieces[-1].name, central)
+    return ends(steps.values())[pieces[-1].name, central]
