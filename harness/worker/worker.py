@@ -116,6 +116,7 @@ class Worker:
     busy: threading.RLock = field(default_factory=threading.RLock)
     first_ns: int = 0
     sampler: Sampler | None = None
+    max_kept_bytes: int = MAX_KEPT_BYTES
 
     def handle(self, command: Command[Any]) -> Any:
         """Carry out a command; the answer is of the type that the command names.
@@ -169,18 +170,14 @@ class Worker:
         import numpy as np
 
         op = header.get("op")
-        if op == "infer":
-            (images,) = tensors
-            absent = [str(name) for name in header.get("missing", ())]
-            return {}, [self.infer(images, max(1, int(header.get("batch", 1))), absent)]
         if op == "keep":
             slot = header.get("slot")
             if type(slot) is not int or not 0 <= slot < MAX_SLOTS:
                 raise FrameError(f"slot: 0 to {MAX_SLOTS - 1}")
             self.slots.pop(slot, None)
             kept = [_pixels(one, header) for one in tensors]
-            if sum(one.nbytes for all in (kept, *self.slots.values()) for one in all) > MAX_KEPT_BYTES:
-                raise FrameError(f"images that are kept: at most {MAX_KEPT_BYTES} bytes in all")
+            if sum(one.nbytes for all in (kept, *self.slots.values()) for one in all) > self.max_kept_bytes:
+                raise FrameError(f"images that are kept: at most {self.max_kept_bytes} bytes in all")
             self.slots[slot] = kept
             return {}, ()
         part = header.get("part")

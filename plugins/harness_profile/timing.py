@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timezone
 from importlib.util import find_spec
 from pathlib import Path
@@ -200,9 +200,9 @@ def _prepared(
     """Export a probe, once for all devices. Return the artifact and the module's counts."""
     import torch
 
+    from harness.methods import count
     from harness.store.hashing import digest, files_hash
     from harness.store.saved import write_meta
-    from harness.train.counting.count import count
 
     module_spec = find_spec(probe.spec.factory.partition(":")[0])
     assert module_spec is not None
@@ -234,13 +234,12 @@ def _prepared(
 
 
 def _stored(key: str, store: Store) -> tuple[Artifact, Counts]:
-    from harness.measure.deploy import stored_artifact
     from harness.types import Counts
     from harness.types.plain import from_json
 
     meta = store.meta(key)
     artifact = from_json(Artifact, meta["artifact"])
-    return stored_artifact(artifact, store, key), from_json(Counts, meta["counts"])
+    return replace(artifact, path=store.folder(key) / artifact.path), from_json(Counts, meta["counts"])
 
 
 def _timed(

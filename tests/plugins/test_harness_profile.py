@@ -94,7 +94,7 @@ def runtime() -> Any:
     found = load_plugins().runtimes.get("onnxruntime")
 
     def export(ctx: Any, part: Any, params: Any) -> Artifact:
-        from harness.train.counting.count import count
+        from harness.methods import count
 
         inputs = tuple(edge.tensor for edge in part.inputs)
         counts = count(part.module, inputs)

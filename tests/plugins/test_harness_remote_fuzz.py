@@ -206,10 +206,9 @@ class Double:
     def close(self): ...
 
 
-@pytest.fixture(scope="module")
-def worker():
-    """A worker's socket, with a part ``a`` behind it; asks and waits for the answer."""
-    server = Server(Worker(sessions={"a": Double()}).answer)
+def asking(behind):
+    """A connection to a worker's socket, and a function that asks there and waits for the answer."""
+    server = Server(behind.answer)
     conn = Client(server.address, "AF_UNIX", authkey=server.key)
 
     def ask(frame):
@@ -217,6 +216,12 @@ def worker():
         assert conn.poll(10), "no answer"
         return unpack(conn.recv_bytes())
 
+    return conn, ask
+
+
+@pytest.fixture(scope="module")
+def worker():
+    conn, ask = asking(Worker(sessions={"a": Double()}))
     yield ask
     conn.close()
 
@@ -240,13 +245,14 @@ class TestWorker:
         header, _ = worker(framed({"op": "run", "part": "a", "id": 1, "from": ["tensor", "slot"]}))
         assert header["error"] == "part 'a': too few tensors, or an empty slot"
 
-    def test_what_is_kept_is_bounded(self, worker, monkeypatch):
-        monkeypatch.setattr("harness.worker.worker.MAX_KEPT_BYTES", 100)
+    def test_what_is_kept_is_bounded(self):
+        conn, worker = asking(Worker(max_kept_bytes=100))
         answers = [
             worker(b"".join(pack({"op": "keep", "slot": slot, "id": slot}, [np.zeros(20, np.uint8)])))[0]
             for slot in (0, 1, 2, 3, 4, 5, 0)
         ]
         assert [("error" in one) for one in answers] == [False] * 5 + [True, False]
+        conn.close()
 
 
 # --- the agent -----------------------------------------------------------------------------------
