@@ -23,6 +23,7 @@ from harness.machine.energy import reading as energy
 from harness.measure import flags
 from harness.plan import planner
 from harness.plugins import load_plugins
+from harness.render import terminal, view
 from harness.results.claims.claims import Number, Ordering, Placed, Statement, load_claims
 from harness.results.claims.verdicts import STATUSES
 from harness.results.leaderboard import energy_columns
@@ -379,6 +380,21 @@ def test_the_page_of_reproduction_has_the_text_of_its_generator():
     spec.loader.exec_module(page)
     for text in (page.INTRODUCTION, page.ORDERINGS, page.COUNTS, page.ROWS, page.BOARDS):
         assert text.strip() in PAGES["docs/reproduction.md"]
+
+
+@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md"])
+def test_the_notes_below_a_printed_table_are_those_of_the_code(page):
+    """Figures and names of a note are those of the printed run; the fixed words must be in the code."""
+    code = inspect.getsource(view) + inspect.getsource(terminal)
+    (printed,) = [body for body in fences(page, "") if body.startswith("digits test")]
+    table, notes = printed.rsplit("\n\n", 1)
+    begun = [line for line in notes.splitlines() if re.match(r"[*±]|Tier:|Not shown", line)]
+    assert len(begun) >= 3
+    for note in begun:
+        words = re.split(r" \(|: (?=[A-Z])", note.lstrip("* "))[0]
+        assert words in code, note
+    for heading in re.findall(r"[A-Z][\w-]+", table.splitlines()[3]):
+        assert heading in code or heading in {column.heading for column in COLUMNS.values()}, heading
 
 
 # --- the plugin of CONTRIBUTING -------------------------------------------------------------------
