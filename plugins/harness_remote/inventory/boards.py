@@ -86,7 +86,9 @@ class BoardParams(Params):
     answer_within: Duration = Field(10.0, gt=0, description="of a call that asks for no work")
     lost_after: Duration = Field(30.0, gt=0, description="without any answer: the board is lost")
     lease_wait: Duration = Field(90.0, description="for someone else's lease to end")
-    work_within: Duration = Field(600.0, gt=0, description="loading a part, or one frame of inference")
+    work_within: Duration = Field(
+        600.0, gt=0, description="loading a part, or inference on one piece of the images"
+    )
 
 
 class GpuBoardParams(BoardParams):
