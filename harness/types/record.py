@@ -64,7 +64,11 @@ class Record(BaseModel):
     parts: list[PartBlock] = Field([], description="the parts of the model")
     state: State = Field(State(), description="what the window and the machine looked like")
     flags: list[str] = Field([], description="what disturbed the window")
-    origins: dict[str, Any] = Field({}, description="entries used -> distribution and version")
+    origins: dict[str, Any] = Field(
+        {},
+        description="by entry that the cell used: plugin, distribution, version, source (hash of the plugin's source), "
+        "requires (versions of the distributions that the entry requires)",
+    )
     environment: Environment = Field(Environment(), description="the machine and its software")
     samples: SampleFile = Field(SampleFile(), description="the raw samples; empty where there are none")
     # beyond the contract's keys
