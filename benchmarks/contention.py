@@ -25,14 +25,14 @@ def flagged(entry, artifact) -> list[str]:  # type: ignore[no-untyped-def]
 
     from harness.measure.flags import flags
     from harness.plugins import load_plugins
-    from harness.types import DeviceSpec, Workload
+    from harness.types import DeviceSpec, Stop, Workload
 
     cpu = load_plugins().backends.get("cpu").entry
     images = np.random.default_rng(0).standard_normal((8, 3, 224, 224)).astype(np.float32)
     with cpu.open(DeviceSpec(name="here", backend="cpu", params=cpu.params())) as device:
         device.load("model", artifact, entry)
         device.connect({"model": ("image",)}, {})
-        return flags(device.measure(Workload(min_time_s=1.0, min_queries=10), images))
+        return flags(device.measure(Workload(stop=Stop(min_time_s=1.0, min_queries=10)), images))
 
 
 def main(rounds: int) -> None:

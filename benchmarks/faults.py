@@ -31,7 +31,7 @@ import psutil
 
 from harness.errors import HarnessError
 from harness.plugins import load_plugins
-from harness.types import IMAGE, Artifact, DeviceSpec, Graph, GraphPart, TensorSpec, Workload
+from harness.types import IMAGE, Artifact, DeviceSpec, FleetLoad, Graph, GraphPart, Stop, TensorSpec, Workload
 from harness.worker.loadgen.queries import arrivals
 
 SHAPE, FEATURES = (3, 64, 64), 16
@@ -288,13 +288,8 @@ def window(
             scenario="server",
             target_qps=QPS,
             seed=seed,
-            min_time_s=WINDOW_S,
-            min_queries=1,
-            max_time_s=WINDOW_S,
-            warmup="one",
-            in_flight=4,
-            deadline_s=DEADLINE_S,
-            on_missing="substitute",
+            stop=Stop(min_time_s=WINDOW_S, min_queries=1, max_time_s=WINDOW_S, warmup="one"),
+            fleet=FleetLoad(in_flight=4, deadline_s=DEADLINE_S, on_missing="substitute"),
         )
         tormentor = Tormentor(boards, rng, done)
         tormentor.start()
@@ -343,12 +338,12 @@ def main() -> None:
                     for board in boards:
                         board.heal()
                     continue
-                latency = samples.latency_ns / 1e9
+                latency = samples.trace.latency_ns / 1e9
                 total["windows"] += 1
                 total["frames due"] += due
-                total["answered whole"] += int((samples.outcome == 0).sum())
-                total["answered with stand-ins"] += int((samples.outcome == 1).sum())
-                total["failed, and said so"] += int((samples.outcome == 2).sum())
+                total["answered whole"] += int((samples.parts.outcome == 0).sum())
+                total["answered with stand-ins"] += int((samples.parts.outcome == 1).sum())
+                total["failed, and said so"] += int((samples.parts.outcome == 2).sum())
                 total["lost"] += due - len(latency)
                 total["answered later than the deadline"] += int((latency > DEADLINE_S + SLACK_S).sum())
                 worst = max(worst, float(latency.max()))

@@ -19,16 +19,18 @@ from statistics import median
 import numpy as np
 from worker_overhead import export
 
-from harness.types import SessionOptions, Workload
+from harness.types import LatencyTrace, SessionOptions, Stop, Workload
 from harness.worker.loadgen.generate import generate
 from harness.worker.loadgen.loop import warm_up
-from harness.worker.loadgen.queries import LatencyTrace, batches, per_query, whole
+from harness.worker.loadgen.queries import batches, per_query, whole
 
 LOADS = {
-    "single-stream": Workload(min_time_s=0, min_queries=50),
-    "multi-stream": Workload(scenario="multi-stream", streams=4, batch=4, min_time_s=0, min_queries=10),
-    "offline": Workload(scenario="offline", batch=4, min_time_s=0, min_queries=10),
-    "server": Workload(scenario="server", min_time_s=0, min_queries=50),
+    "single-stream": Workload(stop=Stop(min_time_s=0, min_queries=50)),
+    "multi-stream": Workload(
+        scenario="multi-stream", streams=4, batch=4, stop=Stop(min_time_s=0, min_queries=10)
+    ),
+    "offline": Workload(scenario="offline", batch=4, stop=Stop(min_time_s=0, min_queries=10)),
+    "server": Workload(scenario="server", stop=Stop(min_time_s=0, min_queries=50)),
 }
 
 

@@ -68,7 +68,7 @@ class Deployed:
         beside = {}
         for index, device in self.peers.items():
             spans, error = _carried(samples.spans, self.central_index, index, first, last)
-            beside[index] = device.end(spans, error, len(samples.latency_ns) * samples.batch)
+            beside[index] = device.end(spans, error, len(samples.trace.latency_ns) * samples.batch)
         return samples, beside
 
 

@@ -130,7 +130,7 @@ def record_fields(data: CellData, raw: RawResult, preprocess_ms: float | None) -
     central = names[deployed.central_index]
     reports = {names[index]: report for index, report in raw.reports.items()}
     samples = _together(raw.samples, central, reports)
-    energy = [EnergyReading.model_validate(reading) for reading in samples.energy]
+    energy = [EnergyReading.model_validate(reading.to_json()) for reading in samples.here.energy]
     members = _members(deployed, names) if cell.task.fleet else []
     status, reason = _status(cell, samples, energy, members)
     precisions = sorted({str(facts.get("precision")) for facts in deployed.facts.values()})
@@ -150,11 +150,11 @@ def record_fields(data: CellData, raw: RawResult, preprocess_ms: float | None) -
         network=_network(cell, raw, names),
         parts=[_part(part, deployed.places[part.name]) for part in export.parts],
         state=State(
-            steady=samples.steady,
-            window_s=samples.window_ns / 1e9,
+            steady=samples.warmup.steady,
+            window_s=samples.trace.window_ns / 1e9,
             cooled=samples.cooled,
-            machine=samples.states,
-            problems=list(samples.problems),
+            machine=samples.here.states,
+            problems=list(samples.here.problems),
             no_meter=cell.task.no_meter,
         ),
         flags=flags(samples),
@@ -169,47 +169,24 @@ def record_fields(data: CellData, raw: RawResult, preprocess_ms: float | None) -
     )
 
 
-def _together(samples: Samples, central: str, beside: Mapping[str, DeviceReport]) -> Samples:
-    """The central node's samples with what the other devices saw of the window, by device."""
-    if not beside:
+def _together(samples: Samples, central: str, reports: Mapping[str, DeviceReport]) -> Samples:
+    """Return the central device's samples with the reports of the other devices in its own report, by name."""
+    if not reports:
         return samples
-    return replace(
-        samples,
-        energy=[
-            *({**reading, "device": central} for reading in samples.energy),
-            *({**reading, "device": name} for name, seen in beside.items() for reading in seen.energy),
-        ],
-        states={
-            **samples.states,
-            **{
-                f"{watch} on {name}": told
-                for name, seen in beside.items()
-                for watch, told in seen.states.items()
-            },
-        },
-        meters={
-            **samples.meters,
-            **{
-                f"{key} on {name}": values
-                for name, seen in beside.items()
-                for key, values in seen.meters.items()
-            },
-        },
-        problems=[
-            *samples.problems,
-            *(f"{name}: {line}" for name, seen in beside.items() for line in seen.problems),
-        ],
-    )
+    here = samples.here.read_on(central)
+    for name, report in reports.items():
+        here = here.merged(report.of_device(name))
+    return replace(samples, here=here)
 
 
 def _status(
     cell: Cell, samples: Samples, energy: Sequence[EnergyReading], members: Sequence[FleetMember]
 ) -> tuple[Literal["ok", "partial"], str]:
     """Return ``partial`` with a reason where answers are missing, or energy that the suite requires; else ``ok``."""
-    if samples.outcome is not None:
-        lost = int((samples.outcome == 2).sum())
+    if samples.parts.outcome is not None:
+        lost = int((samples.parts.outcome == 2).sum())
         if lost:
-            return "partial", f"{lost} of {len(samples.outcome)} queries were not answered in time"
+            return "partial", f"{lost} of {len(samples.parts.outcome)} queries were not answered in time"
     if cell.task.measure.energy != "require":
         return "ok", ""
     readings = readings_of(energy, members)
@@ -225,20 +202,20 @@ def _arrays(data: CellData, raw: RawResult, samples: Samples) -> dict[str, NDArr
     """Return the raw samples by the names that docs/results.md lists."""
     optional = {
         "lasting_ns": samples.lasting_ns,
-        "queue_ns": samples.queue_ns,
-        "late_ns": samples.late_ns,
-        "outcome": samples.outcome,
+        "queue_ns": samples.trace.queue_ns,
+        "late_ns": samples.trace.late_ns,
+        "outcome": samples.parts.outcome,
         "oracle": raw.predictions.oracle,
-        "no_input_ns": None if raw.no_input is None else raw.no_input.latency_ns,
+        "no_input_ns": None if raw.no_input is None else raw.no_input.trace.latency_ns,
     }
     return {
-        "latency_ns": samples.latency_ns,
-        "warmup_ns": samples.warmup_ns,
+        "latency_ns": samples.trace.latency_ns,
+        "warmup_ns": samples.warmup.latency_ns,
         "first_ns": samples.first_ns,
         "predictions": raw.predictions.predictions,
         "labels": data.labels,
-        **samples.timeline,
-        **samples.meters,
+        **samples.parts.timeline,
+        **samples.here.meters,
         **{name: values for name, values in optional.items() if values is not None},
     }
 
@@ -297,8 +274,8 @@ def _members(deployed: Deployed, names: Sequence[str]) -> list[FleetMember]:
 def _memory(samples: Samples, central: str, reports: Mapping[str, DeviceReport]) -> Memory:
     """Return the memory of the fullest worker; of a fleet also of every worker."""
     if not reports:
-        return Memory.model_validate(samples.memory)
-    each = {central: samples.memory, **{name: report.memory for name, report in reports.items()}}
+        return Memory.model_validate(samples.here.memory)
+    each = {central: samples.here.memory, **{name: report.memory for name, report in reports.items()}}
     fullest = max(each.values(), key=lambda memory: memory.get("process_peak_bytes", -1))
     devices = {name: ProcessMemory.model_validate(memory) for name, memory in each.items()}
     return Memory.model_validate({**fullest, "devices": devices})

@@ -46,11 +46,13 @@ def flags(samples: Samples) -> list[str]:
 
 def _disturbances(samples: Samples) -> Iterable[bool]:
     seen: Mapping[str, Any] = samples.environment
-    yield bool(seen.get("thermal_events", 0)) or any(_throttled(one) for one in samples.states.values())
+    yield bool(seen.get("thermal_events", 0)) or any(_throttled(one) for one in samples.here.states.values())
     yield _contended(seen)
-    yield not samples.steady or not samples.cooled or _drifts(_service(samples)) or _overloaded(samples)
+    yield (
+        not samples.warmup.steady or not samples.cooled or _drifts(_service(samples)) or _overloaded(samples)
+    )
     yield bool(seen.get("swap_in_pages", 0) and seen.get("major_faults", 0))
-    yield not samples.reached
+    yield not samples.trace.reached
 
 
 def _throttled(state: Mapping[str, Any]) -> bool:
@@ -70,7 +72,11 @@ def _contended(seen: Mapping[str, Any]) -> bool:
 
 
 def _service(samples: Samples) -> np.ndarray[Any, np.dtype[np.int64]]:
-    return samples.latency_ns if samples.queue_ns is None else samples.latency_ns - samples.queue_ns
+    return (
+        samples.trace.latency_ns
+        if samples.trace.queue_ns is None
+        else samples.trace.latency_ns - samples.trace.queue_ns
+    )
 
 
 def _overloaded(samples: Samples) -> bool:

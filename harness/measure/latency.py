@@ -23,7 +23,7 @@ def latency_of(samples: Samples, preprocess_ms: float | None) -> Latency:
         update={
             **_queue(samples),
             "sustained": Sustained.model_validate(samples.sustained),
-            "reference": dict(samples.reference),
+            "reference": dict(samples.trace.reference),
         }
     )
 
@@ -35,7 +35,7 @@ def latency_summary(samples: Samples, preprocess_ms: float | None = None) -> Lat
     LoadGen's conservative estimates (confidence 0.99). ``std_ms`` is the sample standard deviation, null for one
     query. ``throughput_ips`` counts images over the whole window.
     """
-    latency = sorted(samples.latency_ns.tolist())
+    latency = sorted(samples.trace.latency_ns.tolist())
     n = len(latency)
 
     def percentile(q: float) -> float | None:
@@ -55,7 +55,9 @@ def latency_summary(samples: Samples, preprocess_ms: float | None = None) -> Lat
         mean_ms=_ms(fmean(latency)) if n else None,
         std_ms=_ms(stdev(latency)) if n > 1 else None,
         first_ms=_ms(samples.first_ns),
-        throughput_ips=n * samples.batch / (samples.window_ns / 1e9) if n and samples.window_ns else None,
+        throughput_ips=n * samples.batch / (samples.trace.window_ns / 1e9)
+        if n and samples.trace.window_ns
+        else None,
         preprocess_ms=preprocess_ms,
         bounds=Bounds(
             p50_ms=bound(50),
@@ -70,13 +72,13 @@ def latency_summary(samples: Samples, preprocess_ms: float | None = None) -> Lat
 
 def _queue(samples: Samples) -> dict[str, float]:
     """Return what the queries of a server waited, and its utilisation; empty in other scenarios."""
-    if samples.queue_ns is None or samples.late_ns is None or samples.target_qps is None:
+    if samples.trace.queue_ns is None or samples.trace.late_ns is None or samples.target_qps is None:
         return {}
-    service_s = float((samples.latency_ns - samples.queue_ns).mean()) / 1e9
+    service_s = float((samples.trace.latency_ns - samples.trace.queue_ns).mean()) / 1e9
     return {
-        "achieved_qps": len(samples.latency_ns) / (samples.window_ns / 1e9),
-        "queue_mean_ms": float(samples.queue_ns.mean()) / 1e6,
-        "late_max_ms": float(samples.late_ns.max()) / 1e6,
+        "achieved_qps": len(samples.trace.latency_ns) / (samples.trace.window_ns / 1e9),
+        "queue_mean_ms": float(samples.trace.queue_ns.mean()) / 1e6,
+        "late_max_ms": float(samples.trace.late_ns.max()) / 1e6,
         "utilisation": service_s * samples.target_qps,
     }
 

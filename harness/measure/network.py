@@ -62,7 +62,11 @@ def network_of(
     }
     compute = {part.name: _median(samples, "compute", part.name) for part in graph.parts}
     bound = critical_path_ns(graph, places, central, compute, links)
-    sent = {key: samples.network[key] for key in ("input_bytes", "feature_bytes") if key in samples.network}
+    sent = {
+        key: samples.parts.traffic[key]
+        for key in ("input_bytes", "feature_bytes")
+        if key in samples.parts.traffic
+    }
     return Network(
         **sent,
         parts={
@@ -82,7 +86,7 @@ def link_of(part: str, samples: Samples, stated: Mapping[str, Any] | None) -> Li
     The ``rtt`` of a probe is the time of a few bytes there and back. ``up`` and ``down`` are longer by the time in
     which the bytes of one query are sent.
     """
-    sent, received = (samples.network.get(f"{way}_bytes:{part}") for way in ("sent", "received"))
+    sent, received = (samples.parts.traffic.get(f"{way}_bytes:{part}") for way in ("sent", "received"))
     if stated and sent is not None and received is not None:
         per_byte = 8e3 / stated["rate_mbps"]
         return Link(
@@ -92,7 +96,7 @@ def link_of(part: str, samples: Samples, stated: Mapping[str, Any] | None) -> Li
             source="stated",
             shared=stated.get("ports") == "shared",
         )
-    probed = [samples.links.get(f"{way}:{part}") for way in ("rtt", "up", "down")]
+    probed = [samples.parts.links.get(f"{way}:{part}") for way in ("rtt", "up", "down")]
     if None in probed:
         return None
     rtt, up, down = (float(ns) for ns in probed if ns is not None)
@@ -147,8 +151,8 @@ def _part(name: str, samples: Samples, link: Link | None, compute: float | None,
         encode_ms=_ms(_median(samples, "encode", name)),
         queue_ms=_ms(_median(samples, "queue", name)),
         transport_ms=_ms(transport),
-        sent_bytes=samples.network.get(f"sent_bytes:{name}"),
-        received_bytes=samples.network.get(f"received_bytes:{name}"),
+        sent_bytes=samples.parts.traffic.get(f"sent_bytes:{name}"),
+        received_bytes=samples.parts.traffic.get(f"received_bytes:{name}"),
         device=device,
     )
     if link is None:
@@ -172,7 +176,7 @@ def _devices(samples: Samples, places: Mapping[str, int], names: Sequence[str]) 
     for index in sorted(set(places.values())):
         own = [part for part, place in places.items() if place == index]
         busy = sum(float(_known(samples, "compute", part).sum()) for part in own)
-        share = busy / samples.window_ns if samples.window_ns else None
+        share = busy / samples.trace.window_ns if samples.trace.window_ns else None
         shares.append(
             DeviceShares(
                 name=names[index],
@@ -186,11 +190,13 @@ def _devices(samples: Samples, places: Mapping[str, int], names: Sequence[str]) 
 
 def _outcomes(samples: Samples) -> dict[str, Any]:
     """Return ``queries`` and ``missed`` of a :class:`Network`; empty where a missing part ends the measurement."""
-    if samples.outcome is None:
+    if samples.parts.outcome is None:
         return {}
-    whole, substituted, unanswered, *_ = np.bincount(samples.outcome.astype(np.int64), minlength=3).tolist()
+    whole, substituted, unanswered, *_ = np.bincount(
+        samples.parts.outcome.astype(np.int64), minlength=3
+    ).tolist()
     queries = Queries(whole=whole, substituted=substituted, unanswered=unanswered)
-    return {"queries": queries, "missed": dict(samples.missed)}
+    return {"queries": queries, "missed": dict(samples.parts.missed)}
 
 
 def _median(samples: Samples, kind: str, part: str) -> float | None:
@@ -200,7 +206,7 @@ def _median(samples: Samples, kind: str, part: str) -> float | None:
 
 def _known(samples: Samples, kind: str, part: str) -> Any:
     """Return the times of a part in the window, nanoseconds, without queries that it did not answer (-1)."""
-    values = samples.timeline.get(f"{kind}:{part}", np.zeros(0, np.int64))
+    values = samples.parts.timeline.get(f"{kind}:{part}", np.zeros(0, np.int64))
     return values[values >= 0]
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from harness.stats import EARLY_STOPPING_MIN
-from harness.types import Workload
+from harness.types import Metering, Stop, Workload
 from harness.types.blocks import CoolDownRule, ScenarioBlock
 from harness.types.plan import Cell, CellTask
 from harness.worker.loadgen.queries import per_query
@@ -65,23 +65,33 @@ def workload_of(cell: Cell, n: int) -> Workload:
         target_qps=measure.target_qps,
         seed=1000 * cell.seed + cell.repeat,
         generator=measure.generator,
-        min_time_s=measure.min_time,
-        min_queries=measure.min_queries,
-        max_time_s=measure.max_time,
-        warmup=measure.warmup,
-        sustained_s=measure.sustained,
-        idle_s=measure.idle_time,
-        energy_method=measure.preset,
-        energy_error=measure.energy_error,
-        cool_below_c=measure.cool_down.below if measure.cool_down else None,
-        cool_limit_s=measure.cool_down.limit if measure.cool_down else 0.0,
+        stop=Stop(
+            min_time_s=measure.min_time,
+            min_queries=measure.min_queries,
+            max_time_s=measure.max_time,
+            warmup=measure.warmup,
+            sustained_s=measure.sustained,
+        ),
+        metering=Metering(
+            idle_s=measure.idle_time,
+            method=measure.preset,
+            error=measure.energy_error,
+            cool_below_c=measure.cool_down.below if measure.cool_down else None,
+            cool_limit_s=measure.cool_down.limit if measure.cool_down else 0.0,
+        ),
     )
     if cell.task.fleet:
         load = replace(
-            load, in_flight=measure.in_flight, deadline_s=measure.deadline, on_missing=measure.on_missing
+            load,
+            fleet=replace(
+                load.fleet,
+                in_flight=measure.in_flight,
+                deadline_s=measure.deadline,
+                on_missing=measure.on_missing,
+            ),
         )
     if measure.passes:
-        return replace(load, min_queries=measure.passes * -(-n // per_query(load)))
+        return replace(load, stop=replace(load.stop, min_queries=measure.passes * -(-n // per_query(load))))
     return load
 
 
@@ -89,13 +99,14 @@ def resident(load: Workload) -> Workload:
     """Return a shorter load for latency alone, with the images on the devices before its window begins."""
     return replace(
         load,
-        resident=True,
-        min_time_s=load.min_time_s / RESIDENT_SHARE,
-        min_queries=max(EARLY_STOPPING_MIN[50], load.min_queries // RESIDENT_SHARE),
-        max_time_s=load.max_time_s / RESIDENT_SHARE,
-        warmup="one",
-        sustained_s=None,
-        idle_s=0.0,
-        energy_error=None,
-        cool_below_c=None,
+        fleet=replace(load.fleet, resident=True),
+        stop=replace(
+            load.stop,
+            min_time_s=load.stop.min_time_s / RESIDENT_SHARE,
+            min_queries=max(EARLY_STOPPING_MIN[50], load.stop.min_queries // RESIDENT_SHARE),
+            max_time_s=load.stop.max_time_s / RESIDENT_SHARE,
+            warmup="one",
+            sustained_s=None,
+        ),
+        metering=replace(load.metering, idle_s=0.0, error=None, cool_below_c=None),
     )

@@ -6,6 +6,7 @@ Importing this package never imports torch. Shapes never count the batch dimensi
 from harness.types.context import Context, Evaluation, FitResult
 from harness.types.data import Data, DataInfo, Dataset, Split
 from harness.types.devices import Device, DeviceInfo, DeviceSpec, Fleet, Unavailable
+from harness.types.energy import Method, Reading
 from harness.types.entries import (
     BackendEntry,
     CompressorEntry,
@@ -16,7 +17,19 @@ from harness.types.entries import (
     PlacerEntry,
 )
 from harness.types.fleet import Answer, Answers, Graph, GraphPart, Peer, PeerAddress
-from harness.types.measuring import Clock, DeviceReport, Samples, Scenario, Workload
+from harness.types.measuring import (
+    Clock,
+    DeviceReport,
+    FleetLoad,
+    LatencyTrace,
+    Metering,
+    PartTrace,
+    Samples,
+    Scenario,
+    Stop,
+    WarmUp,
+    Workload,
+)
 from harness.types.meters import SCOPES, Log, Meter, MeterInfo, MeterUse, Monitor, Provenance, Scope, Watch
 from harness.types.models import (
     IMAGE,
@@ -43,6 +56,14 @@ __all__ = [
     "Graph",
     "Clock",
     "DeviceReport",
+    "FleetLoad",
+    "LatencyTrace",
+    "Metering",
+    "Method",
+    "PartTrace",
+    "Reading",
+    "Stop",
+    "WarmUp",
     "Answers",
     "Answer",
     "IMAGE",

@@ -108,8 +108,8 @@ class Collaboration:
         }
         self.outcomes = array("b")
         self.missed.clear()
-        self.deadline_ns = int((workload.deadline_s or HANG_S) * 1e9)
-        self.substitute = workload.on_missing == "substitute"
+        self.deadline_ns = int((workload.fleet.deadline_s or HANG_S) * 1e9)
+        self.substitute = workload.fleet.on_missing == "substitute"
 
     # --- one query ---
 

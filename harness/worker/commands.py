@@ -65,13 +65,15 @@ class Observe(Command[None]):
 class Load(Command[Mapping[str, Any]]):
     """Load an artifact under a part's name; the answer is the session's facts.
 
-    ``loader`` ("module:function") is the runtime's function that loads it.
+    ``loader`` ("module:function") is the runtime's function that loads it. ``wrapper`` ("module:function") takes the
+    session and returns the one to use. A session that has ``rehearse`` is let run each input of a window beforehand.
     """
 
     part: str
     artifact: Artifact
     loader: str
     options: SessionOptions
+    wrapper: str = ""
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """One measuring window: cool down, first inference, idle, warm up, load, idle; meters and state all along.
 
-Latency, energy and memory are those of the same window. It is lengthened, and measured anew, when a meter
+Latency, energy and memory are those of the same window. It is lengthened, and measured again, when a meter
 needs more time for the uncertainty that a suite asks for.
 """
 
@@ -16,30 +16,32 @@ from numpy.typing import NDArray
 
 from harness.machine import memory
 from harness.machine.energy.durations import LONGEST_IDLE_S, ROUNDS, Durations
-from harness.machine.energy.reading import Reading, Series, Span, cross_check, read_window
+from harness.machine.energy.reading import Span, read_window
 from harness.machine.sampler import Sampled, Sampler
-from harness.machine.state import Window, over_time
-from harness.types import DeviceReport, Workload
+from harness.machine.state import Window
+from harness.types import DeviceReport, LatencyTrace, Reading, WarmUp, Workload
 from harness.worker.loadgen.generate import generate
 from harness.worker.loadgen.loop import first_query, warm_up
-from harness.worker.loadgen.queries import LatencyTrace, Query, WarmUp, per_query
+from harness.worker.loadgen.queries import Query, per_query
+from harness.worker.report import readings_of, report_of, series_of
 
-__all__ = ["Observed", "beside", "observe"]
+__all__ = ["Observed", "observe"]
 
 TAIL = 0.25
+"""Share of the sustained load whose figures count as sustained: its end."""
 COOL_EVERY_S = 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class Observed:
-    """What one window gave. ``peak`` in bytes; ``spans`` (load, and where meters read before, after, tail) in ns.
+    """What one window gave. ``peak`` in bytes; ``spans`` by name: load, and where meters read before, after, tail.
 
-    ``lasting`` is the load that went on after the window, ``tail`` its last quarter.
+    ``lasting`` is the load that continued after the window, ``tail`` its last quarter.
     """
 
     first_ns: int
     warm: WarmUp
-    timed: LatencyTrace
+    trace: LatencyTrace
     signals: Mapping[str, float]
     peak: int | None
     cooled: bool
@@ -49,35 +51,29 @@ class Observed:
     lasting: LatencyTrace | None = None
     tail: LatencyTrace | None = None
 
-    def states(self) -> dict[str, dict[str, Any]]:
-        """What each watch saw, over all of the load."""
+    def report(self, memory: Mapping[str, int] | None = None) -> DeviceReport:
+        """Return the device's report; states are those over all of the load."""
         end = self.spans.get("tail", self.spans["load"])
-        return over_time(self.sampled.states, self.spans["load"].begin_ns, end.end_ns)
-
-    def raw_meters(self) -> dict[str, NDArray[Any]]:
-        """Every meter's samples as arrays, and the spans that they are read over."""
-        if not self.sampled.meters:
-            return {}
-        arrays: dict[str, NDArray[Any]] = {
-            f"span_ns:{name}": np.array([span.begin_ns, span.end_ns]) for name, span in self.spans.items()
-        }
-        for one in _series(self.sampled):
-            arrays |= {f"meter_ns:{one.info.name}": one.ns, f"meter_value:{one.info.name}": one.value}
-        return arrays
+        loaded = Span(self.spans["load"].begin_ns, end.end_ns)
+        return report_of(self.sampled, self.spans, loaded, self.readings, memory or {})
 
     def lasting_ns(self) -> NDArray[np.int64] | None:
-        """Latencies of all the load that went on after the window."""
+        """Return the latencies of all the load that continued after the window, int64 [n]."""
         if self.lasting is None or self.tail is None:
             return None
         return np.concatenate((self.lasting.latency_ns, self.tail.latency_ns))
 
-    def sustained(self, load: Workload) -> dict[str, Any]:
-        """Burst (the window) against sustained (the last quarter of the load that went on): ms, images/s, W."""
+    def sustained(self, workload: Workload) -> dict[str, Any]:
+        """Compare burst (the window) and sustained (the last quarter of the load after it): ms, images/s, W.
+
+        Empty where the load did not continue.
+        """
         if self.lasting is None or self.tail is None:
             return {}
-        images = len(self.tail.latency_ns) * per_query(load)
-        power = [read_window(one, self.spans["tail"], None, None, images) for one in _series(self.sampled)]
-        burst, lasting = (float(np.median(one.latency_ns)) / 1e6 for one in (self.timed, self.tail))
+        images = len(self.tail.latency_ns) * per_query(workload)
+        tail = self.spans["tail"]
+        power = [read_window(meter, tail, None, None, images) for meter in series_of(self.sampled)]
+        burst, lasting = (float(np.median(load.latency_ns)) / 1e6 for load in (self.trace, self.tail))
         return {
             "seconds": (self.lasting.window_ns + self.tail.window_ns) / 1e9,
             "tail_s": self.tail.window_ns / 1e9,
@@ -85,43 +81,56 @@ class Observed:
             "p50_ms": lasting,
             "slowdown": lasting / burst,
             "throughput_ips": images / (self.tail.window_ns / 1e9),
-            "power_gross_w": {one.meter: one.power_gross_w for one in power},
+            "power_gross_w": {reading.meter: reading.power_gross_w for reading in power},
         }
 
 
 def observe(
     query: Query,
     inputs: list[NDArray[np.float32]],
-    load: Workload,
+    workload: Workload,
     sampler: Sampler | None,
     *,
     first_ns: int = 0,
     peers: Sequence[int] = (),
     held: int = 0,
 ) -> Observed:
-    """Measure one window. ``held`` bytes of images are not the model's; ``first_ns`` if it was taken before."""
-    infos = [use.info for use in sampler.meters] if sampler else []
-    needed = Durations.of(infos, load.energy_error)
-    load = replace(load, min_time_s=min(max(load.min_time_s, needed.window_s), load.max_time_s))
+    """Measure one window.
+
+    Args:
+        first_ns: the first inference's time, if it was taken before.
+        peers: process ids of workers that belong to the measurement.
+        held: bytes of images that are not the model's.
+    """
+    meters = [use.info for use in sampler.meters] if sampler else []
+    error = workload.metering.error
+    needed = Durations.of(meters, error)
+    workload = _longer(workload, max(workload.stop.min_time_s, needed.window_s))
     for _ in range(ROUNDS):
-        seen = _once(query, inputs, load, needed, sampler, first_ns, peers, held)
-        factor = _growth(_readings(seen, replace(load, energy_error=None)), load.energy_error)
-        if factor <= 1 or load.min_time_s >= load.max_time_s or load.sustained_s:
+        observed = _once(query, inputs, workload, needed, sampler, first_ns, peers, held)
+        factor = _growth(_readings(observed, workload, error=None), error)
+        stop, metering = workload.stop, workload.metering
+        if factor <= 1 or stop.min_time_s >= stop.max_time_s or stop.sustained_s:
             break
-        first_ns = seen.first_ns
-        load = replace(
-            load,
-            min_time_s=min(load.min_time_s * factor, load.max_time_s),
-            idle_s=max(load.idle_s, min(load.idle_s * factor, LONGEST_IDLE_S)),
-            cool_below_c=None,
+        first_ns = observed.first_ns
+        idle_s = max(metering.idle_s, min(metering.idle_s * factor, LONGEST_IDLE_S))
+        workload = replace(
+            _longer(workload, stop.min_time_s * factor),
+            metering=replace(metering, idle_s=idle_s, cool_below_c=None),
         )
-    return replace(seen, readings=_readings(seen, load))
+    return replace(observed, readings=_readings(observed, workload, error))
+
+
+def _longer(workload: Workload, seconds: float) -> Workload:
+    """Return the workload with another minimum time, within its maximum time."""
+    stop = workload.stop
+    return replace(workload, stop=replace(stop, min_time_s=min(seconds, stop.max_time_s)))
 
 
 def _once(
     query: Query,
     inputs: list[NDArray[np.float32]],
-    load: Workload,
+    workload: Workload,
     needed: Durations,
     sampler: Sampler | None,
     first_ns: int,
@@ -131,22 +140,22 @@ def _once(
     peak_known = memory.reset_peak()
     if sampler:
         sampler.start()
-    cooled = _cool_down(sampler, load)
+    cooled = _cool_down(sampler, workload)
     first_ns = first_ns or first_query(query, inputs[0])
     spans = {}
     begin = time.monotonic_ns()
-    if before := _idle(sampler, load, needed):
+    if before := _idle(sampler, workload, needed):
         spans["before"] = before
-    warm = warm_up(query, inputs, load)
+    warm = warm_up(query, inputs, workload)
     with Window(peers, sampler.pids if sampler else ()) as window:
-        spans["load"], timed = _timed(query, inputs, load)
+        spans["load"], trace = _generate(query, inputs, workload)
     lasting = tail = None
-    if load.sustained_s:
-        _, lasting = _timed(query, inputs, _for(load, (1 - TAIL) * load.sustained_s))
-        spans["tail"], tail = _timed(query, inputs, _for(load, TAIL * load.sustained_s))
+    if sustained_s := workload.stop.sustained_s:
+        _, lasting = _generate(query, inputs, _for(workload, (1 - TAIL) * sustained_s))
+        spans["tail"], tail = _generate(query, inputs, _for(workload, TAIL * sustained_s))
     # LoadGen makes its queries beforehand: that is not the model's memory
-    peak = memory.peak(held) if peak_known and load.generator == "harness" else None
-    if after := _idle(sampler, load, needed):
+    peak = memory.peak(held) if peak_known and workload.generator == "harness" else None
+    if after := _idle(sampler, workload, needed):
         spans["after"] = after
     sampled = Sampled()
     if sampler:
@@ -155,7 +164,7 @@ def _once(
     return Observed(
         first_ns=first_ns,
         warm=warm,
-        timed=timed,
+        trace=trace,
         signals=dict(window.signals),
         peak=peak,
         cooled=cooled,
@@ -166,137 +175,76 @@ def _once(
     )
 
 
-def _timed(query: Query, inputs: list[NDArray[np.float32]], load: Workload) -> tuple[Span, LatencyTrace]:
+def _generate(
+    query: Query, inputs: list[NDArray[np.float32]], workload: Workload
+) -> tuple[Span, LatencyTrace]:
     begin = time.monotonic_ns()
-    timed = generate(query, inputs, load)
-    return Span(begin, time.monotonic_ns()), timed
+    trace = generate(query, inputs, workload)
+    return Span(begin, time.monotonic_ns()), trace
 
 
-def _for(load: Workload, seconds: float) -> Workload:
-    return replace(load, min_time_s=seconds, max_time_s=seconds, min_queries=1)
+def _for(workload: Workload, seconds: float) -> Workload:
+    """Return the workload with a window of this length."""
+    stop = replace(workload.stop, min_time_s=seconds, max_time_s=seconds, min_queries=1)
+    return replace(workload, stop=stop)
 
 
-def _cool_down(sampler: Sampler | None, load: Workload) -> bool:
-    """Wait until the hottest sensor is below ``load.cool_below_c``; whether it is, within the limit."""
-    if load.cool_below_c is None or sampler is None:
-        return load.cool_below_c is None
-    end = time.monotonic() + load.cool_limit_s
+def _cool_down(sampler: Sampler | None, workload: Workload) -> bool:
+    """Wait until the hottest sensor is below the temperature asked for. Return whether it is, within the limit."""
+    below = workload.metering.cool_below_c
+    if below is None or sampler is None:
+        return below is None
+    end = time.monotonic() + workload.metering.cool_limit_s
     while True:
-        seen = [state["temperature_c"] for state in sampler.state() if "temperature_c" in state]
-        if seen and max(seen) <= load.cool_below_c:
+        hottest = [state["temperature_c"] for state in sampler.state() if "temperature_c" in state]
+        if hottest and max(hottest) <= below:
             return True
         if time.monotonic() >= end:
             return False
         time.sleep(COOL_EVERY_S)
 
 
-def _idle(sampler: Sampler | None, load: Workload, needed: Durations) -> Span | None:
-    """Do nothing until the readings have settled, and then for ``load.idle_s`` or as long as the meters need.
+def _idle(sampler: Sampler | None, workload: Workload, needed: Durations) -> Span | None:
+    """Do nothing until the readings have settled, and then for the idle time asked for, or what the meters need.
 
     Return the idle time without settling, or ``None`` where no meter reads or no idle time is asked for.
     """
-    if not (sampler and sampler.meters) and not load.metered_elsewhere:
+    metering = workload.metering
+    if not (sampler and sampler.meters) and not metering.elsewhere:
         return None
     time.sleep(needed.settle_s)
-    if not load.idle_s:
+    if not metering.idle_s:
         return None
     begin = time.monotonic_ns()
-    time.sleep(max(load.idle_s, needed.idle_s))
+    time.sleep(max(metering.idle_s, needed.idle_s))
     return Span(begin, time.monotonic_ns())
 
 
-def _readings(seen: Observed, load: Workload) -> tuple[Reading, ...]:
-    latency = seen.timed.latency_ns
-    found = [
-        read_window(
-            one,
-            seen.spans["load"],
-            seen.spans.get("before"),
-            seen.spans.get("after"),
-            len(latency) * per_query(load),
-            method=load.energy_method,
-            mean_latency_s=float(latency.mean()) / per_query(load) / 1e9,
-            error=load.energy_error,
-        )
-        for one in _series(seen.sampled)
-    ]
-    return tuple(cross_check(found))
-
-
-def _series(sampled: Sampled) -> list[Series]:
-    return [
-        Series(
-            info=one.info,
-            ns=np.array(one.ns, np.int64),
-            value=np.array(one.value, np.float64),
-            error=one.error,
-            clock_error_s=one.clock_error_s,
-        )
-        for one in sampled.meters
-    ]
+def _readings(observed: Observed, workload: Workload, error: float | None) -> tuple[Reading, ...]:
+    latency, images = observed.trace.latency_ns, per_query(workload)
+    return readings_of(
+        series_of(observed.sampled),
+        observed.spans,
+        len(latency) * images,
+        replace(workload.metering, error=error),
+        float(latency.mean()) / images / 1e9,
+    )
 
 
 def _growth(readings: Sequence[Reading], error: float | None) -> float:
-    """By how much longer a window would have to be for the readings that miss ``error``; 1 where none does.
+    """Return by how much longer a window must be for the readings that miss ``error``; 1 where none does.
 
-    The edges' share of the error falls with the window's length, noise with its root: their mean is taken, and
-    what is missed then is measured once more.
+    The edges' share of the error falls with the window's length, noise with its root. The mean of both exponents is
+    taken, and what is missed then is measured once more.
     """
     if error is None:
         return 1.0
-    missed = [1.0]
-    for one in readings:
-        for figure, u in ((one.energy_gross_j, one.u_gross_j), (one.energy_net_j, one.u_net_j)):
+    factors = [1.0]
+    for reading in readings:
+        for figure, u in (
+            (reading.energy_gross_j, reading.u_gross_j),
+            (reading.energy_net_j, reading.u_net_j),
+        ):
             if figure and u and u / abs(figure) > error:
-                missed.append((u / abs(figure) / error) ** 1.5)
-    return max(missed)
-
-
-def beside(
-    sampler: Sampler | None,
-    began: int,
-    spans: Mapping[str, tuple[int, int]],
-    clock_error_ns: int,
-    images: int,
-    used: Mapping[str, int],
-    load: Workload | None = None,
-    mean_latency_s: float | None = None,
-) -> DeviceReport:
-    """What this machine's meters and watches saw of another's window since ``began``.
-
-    ``spans`` (``before``, ``load``, ``after``) are on this machine's clock, within ``clock_error_ns``; the readings'
-    uncertainty holds that. ``images`` were answered in the window. ``load`` and its mean latency, where known, say
-    how the readings are to be taken.
-    """
-    if sampler is None:
-        return DeviceReport(memory=used)
-    sampled = sampler.stop(began, time.monotonic_ns(), spans["load"])
-    known = {name: Span(*span) for name, span in spans.items()}
-    series = [
-        replace(one, clock_error_s=one.clock_error_s + clock_error_ns / 1e9) for one in _series(sampled)
-    ]
-    readings = [
-        read_window(
-            one,
-            known["load"],
-            known.get("before"),
-            known.get("after"),
-            images,
-            method=load.energy_method if load else "default",
-            mean_latency_s=mean_latency_s,
-            error=load.energy_error if load else None,
-        )
-        for one in series
-    ]
-    raw: dict[str, NDArray[Any]] = {
-        f"span_ns:{name}": np.array(span, np.int64) for name, span in spans.items() if series
-    }
-    for one in series:
-        raw |= {f"meter_ns:{one.info.name}": one.ns, f"meter_value:{one.info.name}": one.value}
-    return DeviceReport(
-        memory=used,
-        energy=[one.to_json() for one in cross_check(readings)],
-        meters=raw,
-        states=over_time(sampled.states, *spans["load"]),
-        problems=sampled.problems,
-    )
+                factors.append((u / abs(figure) / error) ** 1.5)
+    return max(factors)

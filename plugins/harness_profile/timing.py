@@ -26,8 +26,10 @@ from harness.types import (
     Edge,
     Graph,
     GraphPart,
+    Metering,
     ModuleSpec,
     Part,
+    Stop,
     TensorSpec,
     Unavailable,
     Workload,
@@ -40,7 +42,10 @@ if TYPE_CHECKING:
 
 __all__ = ["PROBES", "Probe", "measure_profile"]
 
-LOAD = Workload(min_time_s=0.5, min_queries=11, max_time_s=60.0, warmup_max_s=3.0, idle_s=0.0)
+LOAD = Workload(
+    stop=Stop(min_time_s=0.5, min_queries=11, max_time_s=60.0, warmup_max_s=3.0),
+    metering=Metering(idle_s=0.0),
+)
 """A confidence interval of the median needs eleven queries at least (harness.stats)."""
 
 TRIES = 2
@@ -253,8 +258,8 @@ def _timed(
         facts = device.load("whole", artifact, runtime)
         device.connect(graph, {})
         samples = device.measure(LOAD, images)
-    if not len(samples.latency_ns):
-        raise DeviceError(f"{spec.name}: no query of {probe.what} was answered in {LOAD.max_time_s:g} s")
+    if not len(samples.trace.latency_ns):
+        raise DeviceError(f"{spec.name}: no query of {probe.what} was answered in {LOAD.stop.max_time_s:g} s")
     return samples, facts, device.remote
 
 
@@ -273,8 +278,8 @@ def _link(
         here.load("idle", artifact, runtime)  # starts its worker
         here.connect(graph, {"whole": device.serve(here)})
         samples = here.measure(LOAD, np.zeros((1, *artifact.inputs[0].shape), np.float32))
-    rtt, up = (samples.links[f"{key}:whole"] for key in ("rtt", "up"))
-    bits = 8 * samples.network["sent_bytes:whole"]
+    rtt, up = (samples.parts.links[f"{key}:whole"] for key in ("rtt", "up"))
+    bits = 8 * samples.parts.traffic["sent_bytes:whole"]
     return Link(
         rate_mbps=1e3 * bits / (up - rtt) if up > rtt else None,
         rtt_ms=rtt / 1e6,
@@ -292,9 +297,9 @@ def _point(probe: Probe, artifact: Artifact, counts: Counts, samples: Samples) -
         macs=counts.macs,
         macs_linear=counts.macs_linear,
         bytes=moved,
-        seconds=median(samples.latency_ns.tolist()) / 1e9,
+        seconds=median(samples.trace.latency_ns.tolist()) / 1e9,
         weight_bytes=artifact.weight_bytes,
-        memory_bytes=samples.memory.get("process_peak_bytes"),
-        queries=len(samples.latency_ns),
+        memory_bytes=samples.here.memory.get("process_peak_bytes"),
+        queries=len(samples.trace.latency_ns),
         flags=tuple(flags(samples)),
     )

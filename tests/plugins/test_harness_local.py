@@ -20,6 +20,7 @@ from harness.types import (
     Graph,
     GraphPart,
     RuntimeEntry,
+    Stop,
     TensorSpec,
     Unavailable,
     Workload,
@@ -27,7 +28,7 @@ from harness.types import (
 
 FAKE = Path(__file__).parents[1] / "data" / "fake_runtime"
 IMAGES = np.arange(12, dtype=np.float32).reshape(6, 2)
-SHORT = Workload(min_time_s=0.05, min_queries=20, max_time_s=5, warmup_max_s=0.2)
+SHORT = Workload(stop=Stop(min_time_s=0.05, min_queries=20, max_time_s=5, warmup_max_s=0.2))
 
 
 @pytest.fixture(scope="module")
@@ -113,21 +114,21 @@ def test_measure_gives_raw_samples(opened, runtime):
     device = opened()
     whole(device, runtime(), first_s=0.05, sleep_s=0.001, counts=True)
     samples = device.measure(SHORT, IMAGES)
-    assert samples.reached
-    assert len(samples.latency_ns) >= 20
-    assert samples.latency_ns.min() >= 1_000_000
+    assert samples.trace.reached
+    assert len(samples.trace.latency_ns) >= 20
+    assert samples.trace.latency_ns.min() >= 1_000_000
     assert samples.first_ns >= 50_000_000  # the first inference stands apart
-    asked = 1 + len(samples.warmup_ns) + len(samples.latency_ns)
+    asked = 1 + len(samples.warmup.latency_ns) + len(samples.trace.latency_ns)
     assert set(device.infer(IMAGES[:1], 1).flat) == {asked + 1}
     assert samples.environment["wall_s"] >= 0.05
-    assert samples.network == {}
+    assert samples.parts.traffic == {}
 
 
 def test_memory_is_that_of_the_model(opened, runtime):
     small, large = opened(), opened()
     whole(small, runtime())
     whole(large, runtime(), allocate_mb=200)
-    used = [device.measure(SHORT, IMAGES).memory for device in (small, large)]
+    used = [device.measure(SHORT, IMAGES).here.memory for device in (small, large)]
     grown = [memory["process_peak_bytes"] - memory["baseline_bytes"] for memory in used]
     assert 190e6 < grown[1] - grown[0] < 210e6
 
@@ -137,8 +138,8 @@ def test_the_images_of_the_load_are_not_the_model_s_memory(opened, runtime, coun
     device = opened()
     whole(device, runtime())
     images = np.ones((count, 1), np.float32) * np.ones(25_000, np.float32)  # 0.1 MB each
-    load = Workload(batch=batch, min_time_s=0.05, min_queries=1, max_time_s=5, warmup_max_s=0.2)
-    memory = device.measure(load, images).memory
+    load = Workload(batch=batch, stop=Stop(min_time_s=0.05, min_queries=1, max_time_s=5, warmup_max_s=0.2))
+    memory = device.measure(load, images).here.memory
     output = batch * 0.1e6
     assert memory["process_peak_bytes"] - memory["baseline_bytes"] < 2 * output + 15e6
 
@@ -194,7 +195,7 @@ def test_parts_run_on_their_devices_and_are_joined(opened, runtime):
     )
     np.testing.assert_array_equal(central.infer(IMAGES, len(IMAGES)), IMAGES * 50)
     samples = central.measure(SHORT, IMAGES)
-    assert set(samples.timeline) == {
+    assert set(samples.parts.timeline) == {
         *(
             f"{kind}:{part}"
             for kind in ("encode", "transport", "queue", "compute")
@@ -203,15 +204,15 @@ def test_parts_run_on_their_devices_and_are_joined(opened, runtime):
         "compute:sum",
         "compute:last",
     }
-    assert all(len(values) == len(samples.latency_ns) for values in samples.timeline.values())
-    assert np.median(samples.timeline["compute:left"]) >= 10_000_000
-    assert samples.latency_ns.min() < 20_000_000  # one after the other, two parts of 10 ms never are
-    assert samples.network["input_bytes"] == samples.network["feature_bytes"] == 2 * 8
-    assert samples.network["sent_bytes:left"] > 8  # with the frame's header
-    assert set(samples.links) == {
+    assert all(len(values) == len(samples.trace.latency_ns) for values in samples.parts.timeline.values())
+    assert np.median(samples.parts.timeline["compute:left"]) >= 10_000_000
+    assert samples.trace.latency_ns.min() < 20_000_000  # one after the other, two parts of 10 ms never are
+    assert samples.parts.traffic["input_bytes"] == samples.parts.traffic["feature_bytes"] == 2 * 8
+    assert samples.parts.traffic["sent_bytes:left"] > 8  # with the frame's header
+    assert set(samples.parts.links) == {
         f"{way}:{part}" for way in ("rtt", "up", "down") for part in ("left", "right")
     }
-    assert set(samples.outcome) == {0}
+    assert set(samples.parts.outcome) == {0}
 
 
 def test_two_parts_of_one_peer_take_turns(opened, runtime):
@@ -295,7 +296,7 @@ if __name__ == "__main__":
     print(device.load("model", artifact, runtime)["pid"], flush=True)
     part = GraphPart(name="model", inputs=("image",), output=spec)
     device.connect(Graph(parts=(part,)), {})
-    device.measure(Workload(min_time_s=120, max_time_s=120), np.ones((4, 2), np.float32))
+    device.measure(Workload(stop=Stop(min_time_s=120, max_time_s=120)), np.ones((4, 2), np.float32))
 """
 
 

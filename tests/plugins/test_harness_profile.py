@@ -21,11 +21,15 @@ from harness.types import (
     Artifact,
     BackendEntry,
     DeviceInfo,
+    DeviceReport,
     DeviceSpec,
+    LatencyTrace,
     Params,
+    PartTrace,
     PeerAddress,
     Samples,
     Unavailable,
+    WarmUp,
 )
 from harness_profile import timing as profiling
 from harness_profile.timing import PROBES, measure_profile
@@ -65,16 +69,15 @@ class Board:
         disturbed = self.flagged is not None and next(self.flagged, False)
         seconds = (FIXED + SLOPE * macs / 1e9) * (3 if disturbed else 1)
         return Samples(
-            latency_ns=np.full(11, round(seconds * 1e9)),
-            warmup_ns=np.zeros(0, np.int64),
+            trace=LatencyTrace(latency_ns=np.full(11, round(seconds * 1e9)), window_ns=10**9, reached=True),
+            warmup=WarmUp(latency_ns=np.zeros(0, np.int64), steady=not disturbed),
             first_ns=1,
-            window_ns=10**9,
             batch=1,
-            steady=not disturbed,
-            reached=True,
-            memory={"process_peak_bytes": 60 * 2**20},
-            network={"sent_bytes:whole": 1_000_000},
-            links={"rtt:whole": 2_000_000, "up:whole": 502_000_000},
+            here=DeviceReport(memory={"process_peak_bytes": 60 * 2**20}),
+            parts=PartTrace(
+                traffic={"sent_bytes:whole": 1_000_000},
+                links={"rtt:whole": 2_000_000, "up:whole": 502_000_000},
+            ),
         )
 
 
@@ -211,7 +214,11 @@ def test_a_wrong_word_is_one_line(folders: Path, arguments: list[str], why: str)
 @pytest.mark.e2e
 def test_this_machine_is_measured_and_found_by_plans(folders: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(profiling.measure_profile, "__kwdefaults__", {"central": None, "probes": tuple(TINY)})
-    monkeypatch.setattr(profiling, "LOAD", replace(profiling.LOAD, min_time_s=0.05, warmup="one"))
+    monkeypatch.setattr(
+        profiling,
+        "LOAD",
+        replace(profiling.LOAD, stop=replace(profiling.LOAD.stop, min_time_s=0.05, warmup="one")),
+    )
     done = CliRunner().invoke(cli, ["devices", "profile", "cpu", "--json"], catch_exceptions=False)
     told = json.loads(done.stdout)
     assert told["provenance"] == "measured"

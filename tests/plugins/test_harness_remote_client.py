@@ -33,9 +33,11 @@ from harness.types import (
     Graph,
     GraphPart,
     MeterInfo,
+    Metering,
     MeterUse,
     Monitor,
     Params,
+    Stop,
     TensorSpec,
     Unavailable,
     Workload,
@@ -114,7 +116,10 @@ def artifact(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
 
 
 GRAPH = Graph(parts=(GraphPart(name="whole", inputs=("image",), output=TensorSpec(shape=(CLASSES,))),))
-QUICK = Workload(min_time_s=0.05, min_queries=10, max_time_s=0.3, warmup="one", warmup_max_s=0.2, idle_s=0.0)
+QUICK = Workload(
+    stop=Stop(min_time_s=0.05, min_queries=10, max_time_s=0.3, warmup="one", warmup_max_s=0.2),
+    metering=Metering(idle_s=0.0),
+)
 
 
 def until(condition: Callable[[], object]) -> bool:
@@ -317,8 +322,8 @@ def test_answers_as_a_local_worker_does(lab: Boards, plugins: Any, artifact: Art
             device.connect(GRAPH, {})
             answers.append(device.infer(pictures(), 2))
             samples = device.measure(QUICK, pictures())
-            assert len(samples.latency_ns) >= 10
-            assert samples.memory["process_peak_bytes"] > 0
+            assert len(samples.trace.latency_ns) >= 10
+            assert samples.here.memory["process_peak_bytes"] > 0
             clock = device.clock()
             begin, end = samples.spans["load"]
             assert 0 < end - begin < 10e9
@@ -425,7 +430,7 @@ def test_detached_nothing_is_sent_while_it_measures(lab: Boards, plugins: Any, a
     with hold(spec, info, reach, Timeouts(), detached=True, sleep=sleep) as device:
         device.load("whole", artifact, plugins.runtimes.get("onnxruntime").entry)
         device.connect(GRAPH, {})
-        load = replace(QUICK, min_time_s=2.0, max_time_s=6.0)
+        load = replace(QUICK, stop=replace(QUICK.stop, min_time_s=2.0, max_time_s=6.0))
         measuring = threading.Thread(target=lambda: seen.append(device.measure(load, pictures())))
         measuring.start()
         assert until(lambda: not relay.open)  # it has left
@@ -436,7 +441,7 @@ def test_detached_nothing_is_sent_while_it_measures(lab: Boards, plugins: Any, a
         measuring.join()
         assert away_s == [longest_s(load)]
         samples = seen[0]
-        assert samples.problems == []
+        assert samples.here.problems == ()
         left = begin * 1e9 + device.clock().offset_ns
         assert samples.spans["load"][1] - left < longest_s(load) * 1e9
         assert device.infer(pictures(2), 1).shape == (2, CLASSES)  # connected again
@@ -467,7 +472,9 @@ def test_a_board_that_falls_silent_is_lost(
         device.load("whole", artifact, plugins.runtimes.get("onnxruntime").entry)
         device.connect(GRAPH, {})
         with pytest.raises(BoardLost, match=r"pi2 \(.*\) did not answer \w+ within 0.5 s") as caught:
-            device.measure(replace(QUICK, min_time_s=20.0, max_time_s=20.0), pictures())
+            device.measure(
+                replace(QUICK, stop=replace(QUICK.stop, min_time_s=20.0, max_time_s=20.0)), pictures()
+            )
         assert time.monotonic() - frozen[0] < 4.0
         assert caught.value.board == "pi2"
     finally:
@@ -506,7 +513,9 @@ def test_a_board_that_is_killed_is_lost(lab: Boards, plugins: Any, artifact: Art
         threading.Timer(0.3, lambda: os.kill(process.pid, signal.SIGKILL)).start()
         begin = time.monotonic()
         with pytest.raises(BoardLost, match=r"pi3 \(.*\) does not answer: ") as caught:
-            device.measure(replace(QUICK, min_time_s=20.0, max_time_s=20.0), pictures())
+            device.measure(
+                replace(QUICK, stop=replace(QUICK.stop, min_time_s=20.0, max_time_s=20.0)), pictures()
+            )
         assert time.monotonic() - begin < 6.0
         assert caught.value.board == "pi3"
         with pytest.raises(BoardLost):
@@ -548,8 +557,13 @@ def test_a_part_on_another_board(lab: Boards, plugins: Any, tmp_path: Path) -> N
         central.connect(graph, {"front": address})
         got = central.infer(pictures(), 1)
         samples = central.measure(QUICK, pictures())
-        assert set(samples.timeline) >= {"compute:front", "transport:front", "queue:front", "compute:back"}
-        assert samples.links["rtt:front"] > 0
+        assert set(samples.parts.timeline) >= {
+            "compute:front",
+            "transport:front",
+            "queue:front",
+            "compute:back",
+        }
+        assert samples.parts.links["rtt:front"] > 0
         other.close()  # its board is gone for the central one
         for ask in (lambda: central.infer(pictures(), 1), lambda: central.measure(QUICK, pictures())):
             with pytest.raises(BoardLost, match=r"pi2 does not answer any more|part front on pi2") as caught:
@@ -636,17 +650,24 @@ def test_a_meter_here_watches_the_board(
         device.load("whole", artifact, plugins.runtimes.get("onnxruntime").entry)
         device.connect(GRAPH, {})
         for _ in range(5):
-            samples = device.measure(replace(QUICK, min_time_s=0.3, max_time_s=0.5, idle_s=0.1), pictures())
-            (reading,) = samples.energy
+            samples = device.measure(
+                replace(
+                    QUICK,
+                    stop=replace(QUICK.stop, min_time_s=0.3, max_time_s=0.5),
+                    metering=replace(QUICK.metering, idle_s=0.1),
+                ),
+                pictures(),
+            )
+            (reading,) = samples.here.energy
             # a busy machine may keep the sampler from its turn, which withholds a figure
-            if not any("gap" in why or "readings in" in why for why in reading["withheld"].values()):
+            if not any("gap" in why or "readings in" in why for why in reading.withheld.values()):
                 break
-    assert reading["meter"] == "steady"
-    assert reading["energy_gross_j"] == pytest.approx(2 * reading["window_s"], rel=1e-6)
-    assert reading["energy_net_j"] == pytest.approx(0, abs=1e-6)
+    assert reading.meter == "steady"
+    assert reading.energy_gross_j == pytest.approx(2 * reading.window_s, rel=1e-6)
+    assert reading.energy_net_j == pytest.approx(0, abs=1e-6)
     begin, end = samples.spans["load"]
-    assert reading["window_s"] == pytest.approx((end - begin) / 1e9)
-    inside = samples.meters["meter_ns:steady"]
+    assert reading.window_s == pytest.approx((end - begin) / 1e9)
+    inside = samples.here.meters["meter_ns:steady"]
     assert ((inside >= begin) & (inside <= end)).sum() >= 3
 
 
@@ -662,8 +683,8 @@ def test_another_clock_moves_a_reading_and_its_error_is_in_it(steady: MeterUse) 
     finally:
         external.close()
     (reading,) = seen.energy
-    assert reading["energy_gross_j"] == pytest.approx(0.6, rel=1e-6)
-    assert reading["u_gross_j"] >= 2.0 * 0.02  # two watts for 20 ms at an edge, at the least
+    assert reading.energy_gross_j == pytest.approx(0.6, rel=1e-6)
+    assert reading.u_gross_j >= 2.0 * 0.02  # two watts for 20 ms at an edge, at the least
     read = seen.meters["meter_ns:steady"]
     assert read[0] < begin + ahead < read[-1]
 

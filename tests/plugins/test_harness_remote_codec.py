@@ -12,7 +12,20 @@ import numpy as np
 import pytest
 
 from harness.errors import DeviceError
-from harness.types import Artifact, DeviceReport, Graph, GraphPart, Samples, TensorSpec, Workload
+from harness.types import (
+    Artifact,
+    DeviceReport,
+    FleetLoad,
+    Graph,
+    GraphPart,
+    LatencyTrace,
+    PartTrace,
+    Reading,
+    Samples,
+    TensorSpec,
+    WarmUp,
+    Workload,
+)
 from harness.worker.commands import Begin, End
 from harness.worker.frames import pack
 
@@ -42,27 +55,50 @@ GRAPH = Graph(
     mean=(0.5,),
     std=(0.25,),
 )
+READING = Reading(
+    meter="m",
+    scope="board",
+    watches="board",
+    provenance="measured",
+    quantity="power",
+    host="",
+    method="default",
+    window_s=1.0,
+    inferences=5,
+    samples=10,
+    greatest_gap_s=None,
+    period_s=0.1,
+    averaging_s=0.0,
+    calibration=0.01,
+    energy_gross_j=float("nan"),
+    withheld={"net": "no idle"},
+    notes=("one",),
+)
 SAMPLES = Samples(
-    latency_ns=np.arange(5),
-    warmup_ns=np.arange(0),
+    trace=LatencyTrace(latency_ns=np.arange(5), window_ns=2**40, reached=False),
+    warmup=WarmUp(latency_ns=np.arange(0), steady=True),
     first_ns=7,
-    window_ns=2**40,
     batch=1,
-    steady=True,
-    reached=False,
-    timeline={"compute:a/b.npy": np.arange(5), "wait:x": np.full(5, -1)},
-    meters={"ina:rail": np.array([[1.5, 2.0]])},
-    energy=[{"joules": 1.25, "error": float("nan")}],
-    states={"linux": {"throttle": ["thermal"]}},
+    parts=PartTrace(
+        timeline={"compute:a/b.npy": np.arange(5), "wait:x": np.full(5, -1)},
+        outcome=np.array([0, 2], np.int8),
+        missed={"a/b": 2},
+    ),
+    here=DeviceReport(
+        meters={"ina:rail": np.array([[1.5, 2.0]])},
+        energy=(READING,),
+        states={"linux": {"throttle": ["thermal"]}},
+        problems=("a line",),
+    ),
     spans={"load": (1, 2**60)},
-    outcome=np.array([0, 2], np.int8),
     target_qps=3.5,
-    missed={"a/b": 2},
-    problems=["a line"],
 )
 
 
 def same(one: Any, other: Any) -> bool:
+    if dataclasses.is_dataclass(one):
+        names = [field.name for field in dataclasses.fields(one)]
+        return type(one) is type(other) and all(same(getattr(one, n), getattr(other, n)) for n in names)
     if isinstance(one, np.ndarray):
         return isinstance(other, np.ndarray) and one.dtype == other.dtype and np.array_equal(one, other)
     if isinstance(one, dict):
@@ -73,7 +109,8 @@ def same(one: Any, other: Any) -> bool:
 
 
 @pytest.mark.parametrize(
-    "value", [GRAPH, Workload(), Workload(target_qps=2.0, deadline_s=0.5), TensorSpec(shape=())]
+    "value",
+    [GRAPH, Workload(), Workload(target_qps=2.0, fleet=FleetLoad(deadline_s=0.5)), TensorSpec(shape=())],
 )
 def test_json_gives_the_same_value(value: Any) -> None:
     assert codec.from_json(type(value), codec.to_json(value)) == value
@@ -128,7 +165,7 @@ def test_a_command_that_is_not_on_the_list_is_refused() -> None:
         (Open(1), None),
         (Begin(), None),
         (Serve(), Served(ticket="x", port=5)),
-        (End({}, 1, 1), DeviceReport(energy=[], problems=["a line"])),
+        (End({}, 1, 1), DeviceReport(problems=("a line",))),
     ],
 )
 def test_answers_come_back(command: Any, answer: Any) -> None:
@@ -164,8 +201,8 @@ def test_facts_and_outputs_come_back() -> None:
         (Workload, '{"batch": "1"}', "batch: Input should be a valid integer"),
         (Workload, '{"batch": true}', "batch"),
         (Workload, '{"scenario": "none"}', "scenario"),
-        (Workload, '{"min_time_s": NaN}', "not JSON compliant"),
-        (Workload, '{"min_time_s": 1e999}', "not JSON compliant"),
+        (Workload, '{"stop": {"min_time_s": NaN}}', "not JSON compliant"),
+        (Workload, '{"stop": {"min_time_s": 1e999}}', "not JSON compliant"),
         (
             Graph,
             '{"parts": [{"name": "a", "inputs": [], "output": {"shape": [1], "x": 0}}]}',
@@ -181,13 +218,9 @@ def test_json_that_is_none_is_refused(kind: Any, text: str, why: str) -> None:
 
 
 def test_samples_and_reports_come_back() -> None:
-    back = codec.unpack(Samples, codec.pack(SAMPLES))
-    for field in dataclasses.fields(Samples):
-        assert same(getattr(SAMPLES, field.name), getattr(back, field.name)), field.name
-    report = DeviceReport(memory={"peak": 3}, meters={"m": np.ones((2, 2))}, energy=[{"joules": 1.0}])
-    seen = codec.unpack(DeviceReport, codec.pack(report))
-    assert same(report.meters, seen.meters)
-    assert (seen.memory, seen.energy) == (report.memory, report.energy)
+    assert same(SAMPLES, codec.unpack(Samples, codec.pack(SAMPLES)))
+    report = DeviceReport(memory={"peak": 3}, meters={"m": np.ones((2, 2))}, energy=(READING,))
+    assert same(report, codec.unpack(DeviceReport, codec.pack(report)))
 
 
 def packed(text: bytes, names: Any = (), *arrays: np.ndarray) -> bytes:
@@ -219,8 +252,8 @@ def test_bytes_that_are_no_report_are_refused(data: bytes, why: str) -> None:
 
 
 def test_a_latency_of_another_type_is_refused() -> None:
-    wrong = dataclasses.replace(SAMPLES, latency_ns=np.zeros(3))  # type: ignore[arg-type]
-    with pytest.raises(DeviceError, match="latency_ns is float64"):
+    wrong = dataclasses.replace(SAMPLES, trace=LatencyTrace(np.zeros(3), 1, True))  # type: ignore[arg-type]
+    with pytest.raises(DeviceError, match=r"trace\.latency_ns is float64"):
         codec.unpack(Samples, codec.pack(wrong))
 
 

@@ -17,11 +17,21 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from harness.errors import DeviceError
-from harness.types import DeviceReport, Graph, GraphPart, Samples, TensorSpec, Workload
+from harness.types import (
+    DeviceReport,
+    Graph,
+    GraphPart,
+    LatencyTrace,
+    PartTrace,
+    Samples,
+    TensorSpec,
+    WarmUp,
+    Workload,
+)
 from harness.worker.commands import Begin, End
 from harness.worker.frames import DTYPES, MAX_HEADER, FrameError, header_of, pack, unpack, with_header
 from harness.worker.peers import Server, answer_of
-from harness.worker.worker import Worker
+from harness.worker.requests import Requests
 from harness_remote import agent_pb2 as pb
 from harness_remote.agent.server import Agent, AgentSettings
 from harness_remote.wire import codec
@@ -136,16 +146,12 @@ COMMANDS = [
 TEXTS = {type(command).__name__: codec.to_json(command) for command in COMMANDS}
 SAMPLES = codec.pack(
     Samples(
-        latency_ns=np.arange(5),
-        warmup_ns=np.arange(2),
+        trace=LatencyTrace(latency_ns=np.arange(5), window_ns=9, reached=True),
+        warmup=WarmUp(latency_ns=np.arange(2), steady=True),
         first_ns=1,
-        window_ns=9,
         batch=1,
-        steady=True,
-        reached=True,
-        timeline={"compute:a": np.arange(5)},
-        memory={"baseline_bytes": 1},
-        outcome=np.zeros(5, np.int8),
+        parts=PartTrace(timeline={"compute:a": np.arange(5)}, outcome=np.zeros(5, np.int8)),
+        here=DeviceReport(memory={"baseline_bytes": 1}),
     )
 )
 REPORT = codec.pack(DeviceReport(memory={"a": 1}, meters={"m": np.ones((2, 2))}, problems=("x",)))
@@ -221,7 +227,7 @@ def asking(behind):
 
 @pytest.fixture(scope="module")
 def worker():
-    conn, ask = asking(Worker(sessions={"a": Double()}))
+    conn, ask = asking(Requests({"a": Double()}))
     yield ask
     conn.close()
 
@@ -246,7 +252,7 @@ class TestWorker:
         assert header["error"] == "part 'a': too few tensors, or an empty slot"
 
     def test_what_is_kept_is_bounded(self):
-        conn, worker = asking(Worker(max_kept_bytes=100))
+        conn, worker = asking(Requests({}, max_kept_bytes=100))
         answers = [
             worker(b"".join(pack({"op": "keep", "slot": slot, "id": slot}, [np.zeros(20, np.uint8)])))[0]
             for slot in (0, 1, 2, 3, 4, 5, 0)

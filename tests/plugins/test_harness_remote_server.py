@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 
 from harness.errors import DeviceError
-from harness.types import Graph, GraphPart, Samples, TensorSpec, Workload
+from harness.types import Graph, GraphPart, Samples, Stop, TensorSpec, Workload
 from harness.worker.commands import Begin, Command, End
 
 grpc = pytest.importorskip("grpc")
@@ -121,7 +121,7 @@ class Client:
         return self.put(stream.getvalue())
 
     def measure(self, **changed: Any) -> str:
-        workload = Workload(**{"min_time_s": 0.05, "min_queries": 5, "warmup": "one", **changed})
+        workload = Workload(stop=Stop(**{"min_time_s": 0.05, "min_queries": 5, "warmup": "one", **changed}))
         return str(self.work(MeasureFile(self.put_images(), workload)))
 
     def infer(self, batch: int = 1) -> Any:
@@ -371,9 +371,14 @@ def test_two_boards_answer_together_until_one_is_gone(tmp_path: Path, identity: 
         np.testing.assert_allclose(client.infer(batch=4), IMAGES @ WEIGHT @ second, rtol=1e-6)
 
         there.work(Begin())
-        samples = codec.unpack(Samples, client.answer(client.measure(batch=1)))
-        assert set(samples.timeline) >= {"transport:first", "queue:first", "compute:first", "compute:model"}
-        assert samples.network["sent_bytes:first"] > 16
+        samples = codec.unpack(Samples, client.answer(client.measure()))
+        assert set(samples.parts.timeline) >= {
+            "transport:first",
+            "queue:first",
+            "compute:first",
+            "compute:model",
+        }
+        assert samples.parts.traffic["sent_bytes:first"] > 16
         report = there.work(End({"load": samples.spans["load"]}, clock_error_ns=10, images=5))
         assert "process_peak_bytes" in report.memory
 
@@ -403,8 +408,8 @@ def test_a_measurement_goes_on_without_its_client_and_is_fetched_later(agent: Ag
     os.kill(worker, signal.SIGCONT)
     data = later.answer(job)
     samples = codec.unpack(Samples, data)
-    assert len(samples.latency_ns) >= 5
-    assert samples.window_ns >= 2e9
+    assert len(samples.trace.latency_ns) >= 5
+    assert samples.trace.window_ns >= 2e9
     again = list(later.follow(job, offset=100))
     assert b"".join(reply.data for reply in again) == data[100:]
     assert again[0].size == len(data)

@@ -16,13 +16,13 @@ from hypothesis.extra import numpy as arrays
 
 from harness.data.splits import normalise, to_pixels
 from harness.errors import BoardLost, HarnessError
-from harness.types import Answer, Graph, GraphPart, PeerAddress, TensorSpec, Workload
+from harness.types import Answer, FleetLoad, Graph, GraphPart, PeerAddress, Stop, TensorSpec, Workload
 from harness.worker.collaborate import Collaboration
 from harness.worker.frames import DTYPES, FrameError, pack, size_of, unpack
 from harness.worker.loadgen.pipelined import generate_pipelined
 from harness.worker.peers import answer_of
-from harness.worker.replay import VARIABLE, replayed
-from harness.worker.worker import Worker
+from harness.worker.requests import Requests
+from harness_remote.lab.replay import VARIABLE, replayed
 
 SPEC = TensorSpec(shape=(2,))
 IMAGES = np.arange(4, dtype=np.float32).reshape(2, 2)
@@ -91,7 +91,7 @@ def fleet(sessions, own=None, missing=("zeros", "zeros"), options=None, **graph)
     PEERS.clear()
     peers = {}
     for number, (name, session) in enumerate(sessions.items()):
-        PEERS[number] = {"worker": Worker(sessions={name: session}), **(options or {}).get(name, {})}
+        PEERS[number] = {"worker": Requests({name: session}), **(options or {}).get(name, {})}
         peers[name] = PeerAddress(device=name, open=f"{HERE}:open_thread", details={"number": number})
     allowed = {name: () for name, how in zip(sessions, missing, strict=False) if how == "zeros"}
     parts = [GraphPart(name=name, inputs=("image",), output=SPEC) for name in sessions]
@@ -135,7 +135,7 @@ def test_parts_elsewhere_run_at_the_same_time_and_every_part_is_timed():
 def test_what_is_late_is_stood_in_for_and_counted(held):
     sessions = {"left": Times(2), "right": Times(3, held.wait)}
     together = fleet(sessions, options={"left": {"at_once": True}})
-    together.follow(Workload(deadline_s=0.1, on_missing="substitute"))
+    together.follow(Workload(fleet=FleetLoad(deadline_s=0.1, on_missing="substitute")))
     took = []
     for _ in range(3):
         start = time.perf_counter()
@@ -147,7 +147,7 @@ def test_what_is_late_is_stood_in_for_and_counted(held):
     assert together.missed == {"right": 3}
     assert together.timeline["compute:right"][0] == -1
     held.set()  # the late answers come while the next query waits for its own, and are not taken for that
-    together.follow(Workload(deadline_s=60, on_missing="substitute"))
+    together.follow(Workload(fleet=FleetLoad(deadline_s=60, on_missing="substitute")))
     np.testing.assert_array_equal(together(10 * IMAGES), 50 * IMAGES)
 
 
@@ -160,21 +160,21 @@ def test_a_stored_mean_stands_in():
         for number, name in enumerate(("left", "right"))
     }
     together = Collaboration(Graph(parts=(*together.graph.parts[:-1], mean)), {"sum": Times()}, peers)
-    together.follow(Workload(on_missing="substitute"))
+    together.follow(Workload(fleet=FleetLoad(on_missing="substitute")))
     np.testing.assert_array_equal(together(IMAGES), 2 * IMAGES + np.float32([7, 8]))
 
 
 def test_a_late_part_ends_the_measurement_where_nothing_may_stand_in(held):
     sessions = {"left": Times(2), "right": Times(3, held.wait)}
     together = fleet(sessions, options={"left": {"at_once": True}})
-    together.follow(Workload(deadline_s=0.1))
+    together.follow(Workload(fleet=FleetLoad(deadline_s=0.1)))
     with pytest.raises(BoardLost, match=r"part right on right: no answer within 0\.1 s"):
         together(IMAGES)
 
 
 def test_a_part_without_stand_in_leaves_the_query_unanswered(held):
     together = fleet({"left": Times(2), "right": Times(3, held.wait)}, missing=("zeros", "none"))
-    together.follow(Workload(deadline_s=0.1, on_missing="substitute"))
+    together.follow(Workload(fleet=FleetLoad(deadline_s=0.1, on_missing="substitute")))
     assert together(IMAGES) is None
     assert list(together.outcomes) == [2]
 
@@ -184,7 +184,7 @@ def test_an_error_of_a_part_is_told_or_stood_in_for():
     together(IMAGES)
     with pytest.raises(HarnessError, match="part right on right: told to fail"):
         together(IMAGES)
-    together.follow(Workload(on_missing="substitute"))
+    together.follow(Workload(fleet=FleetLoad(on_missing="substitute")))
     np.testing.assert_array_equal(together(IMAGES), 2 * IMAGES)
 
 
@@ -196,7 +196,7 @@ def test_a_pulled_cable_is_one_error_or_stood_in_for_at_once():
     assert caught.value.board == "right"
     options = {"left": {"at_once": True}, "right": {"cut": 0}}
     together = fleet({"left": Times(2), "right": Times(3)}, options=options)
-    together.follow(Workload(on_missing="substitute", deadline_s=5))
+    together.follow(Workload(fleet=FleetLoad(on_missing="substitute", deadline_s=5)))
     for _ in range(5):
         frame = together.submit(IMAGES)
         together.step()  # one thing: the sum, so nothing is waited for
@@ -206,7 +206,7 @@ def test_a_pulled_cable_is_one_error_or_stood_in_for_at_once():
 
 def test_a_board_that_is_back_answers_again():
     together = fleet({"left": Times(2), "right": Times(3)}, options={"right": {"cut": 0}})
-    together.follow(Workload(on_missing="substitute"))
+    together.follow(Workload(fleet=FleetLoad(on_missing="substitute")))
     together(IMAGES)
     PEERS[1]["cut"] = None  # plugged in again
     end = time.monotonic() + 60
@@ -246,7 +246,7 @@ def test_the_loss_of_a_connection_is_not_that_of_the_next(monkeypatch, between):
     address = PeerAddress(device="far", open=f"{HERE}:Cable")
     far = GraphPart(name="far", inputs=("image",), output=SPEC)
     together = Collaboration(Graph(parts=(far,)), {}, {"far": address}, reopen_s=0.01)
-    together.follow(Workload(on_missing="substitute"))
+    together.follow(Workload(fleet=FleetLoad(on_missing="substitute")))
     np.testing.assert_array_equal(together(IMAGES), 2 * IMAGES)
     plugged[0].pull()
     assert together(IMAGES) is None
@@ -280,7 +280,7 @@ def test_frames_in_flight_raise_the_throughput_not_the_order_of_answers():
         time.sleep(0.02)
 
     def run(in_flight, left, own):
-        load = Workload(min_time_s=0, min_queries=10, in_flight=in_flight)
+        load = Workload(stop=Stop(min_time_s=0, min_queries=10), fleet=FleetLoad(in_flight=in_flight))
         return generate_pipelined(fleet({"left": left}, own=own, missing=("none",)), [IMAGES], load)
 
     run(1, Times(2, alone), Times(1, alone))
@@ -298,7 +298,10 @@ def test_frames_in_flight_raise_the_throughput_not_the_order_of_answers():
 def test_frames_that_come_on_time_wait_from_when_they_were_due():
     together = fleet({"left": Times(2, partial(time.sleep, 0.05))}, own=Times(1), missing=("none",))
     load = Workload(
-        scenario="server", target_qps=40, min_time_s=0.5, min_queries=1, max_time_s=3, in_flight=2
+        scenario="server",
+        target_qps=40,
+        stop=Stop(min_time_s=0.5, min_queries=1, max_time_s=3),
+        fleet=FleetLoad(in_flight=2),
     )
     timed = generate_pipelined(together, [IMAGES], load)
     assert timed.queue_ns is not None

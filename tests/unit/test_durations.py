@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from harness.machine.energy.durations import IDLE_READINGS, SETTLE_S, Durations, lengthened, longest_s
-from harness.types import MeterInfo, Workload
+from harness.types import MeterInfo, Metering, Stop, Workload
 
 SLOW = MeterInfo(
     name="slow",
@@ -28,20 +28,32 @@ def test_the_slowest_meter_decides() -> None:
 
 
 def test_a_workload_waits_for_meters_that_are_read_elsewhere() -> None:
-    workload = Workload(min_time_s=1.0, max_time_s=15.0, idle_s=2.0)
+    workload = Workload(stop=Stop(min_time_s=1.0, max_time_s=15.0), metering=Metering(idle_s=2.0))
     assert lengthened(workload, ()) == workload
     longer = lengthened(workload, (SLOW,))
-    assert longer.metered_elsewhere
-    assert longer.min_time_s == 15.0  # 20 s are needed, and max_time_s is the limit
-    assert longer.idle_s == 8.0 + 4.0
-    assert lengthened(replace(workload, idle_s=10.0), (SLOW,)).idle_s == 10.0 + 4.0
-    assert lengthened(replace(workload, idle_s=0.0), (SLOW,)).idle_s == 0.0
+    assert longer.metering.elsewhere
+    assert longer.stop.min_time_s == 15.0  # 20 s are needed, and max_time_s is the limit
+    assert longer.metering.idle_s == 8.0 + 4.0
+    assert (
+        lengthened(
+            replace(workload, metering=replace(workload.metering, idle_s=10.0)), (SLOW,)
+        ).metering.idle_s
+        == 10.0 + 4.0
+    )
+    assert (
+        lengthened(
+            replace(workload, metering=replace(workload.metering, idle_s=0.0)), (SLOW,)
+        ).metering.idle_s
+        == 0.0
+    )
 
 
 def test_the_longest_time_holds_every_round() -> None:
-    workload = Workload(max_time_s=10.0, warmup_max_s=5.0, idle_s=2.0)
+    workload = Workload(stop=Stop(max_time_s=10.0, warmup_max_s=5.0), metering=Metering(idle_s=2.0))
     assert longest_s(workload) == 2 * (SETTLE_S + 2.0) + 15.0
     assert longest_s(workload, (SLOW,)) == 2 * (4.0 + 8.0) + 15.0
-    assert longest_s(replace(workload, energy_error=0.1, cool_below_c=50.0, cool_limit_s=60.0)) == (
-        3 * (2 * (SETTLE_S + 30.0) + 15.0) + 60.0
-    )
+    assert longest_s(
+        replace(
+            workload, metering=replace(workload.metering, error=0.1, cool_below_c=50.0, cool_limit_s=60.0)
+        )
+    ) == (3 * (2 * (SETTLE_S + 30.0) + 15.0) + 60.0)

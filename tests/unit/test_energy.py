@@ -17,8 +17,10 @@ from hypothesis import strategies as st
 
 from harness.machine.energy.durations import needed_time_s
 from harness.machine.energy.integrate import Track
-from harness.machine.energy.reading import Reading, Series, Span, cross_check, read_window
+from harness.machine.energy.reading import Series, Span, cross_check, read_window
+from harness.types import Reading
 from harness.types.meters import MeterInfo
+from harness.types.plain import from_json
 
 S = 1_000_000_000
 
@@ -422,5 +424,5 @@ def test_a_window_of_the_needed_time_has_the_edge_error_that_was_asked_for() -> 
 def test_a_reading_is_json() -> None:
     found = window(polled(busy, info(calibration=0.01)))
     item = json.loads(json.dumps(found.to_json(), allow_nan=False))
-    assert Reading(**item) == found
+    assert from_json(Reading, item) == found
     assert json.dumps(window(series([], [])).to_json(), allow_nan=False)

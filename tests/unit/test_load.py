@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from harness.types import Workload
+from harness.types import Stop, Workload
 from harness.worker.loadgen.generate import generate
 from harness.worker.loadgen.loop import first_query, warm_up
 from harness.worker.loadgen.queries import arrivals, batches, per_query, whole
@@ -39,7 +39,9 @@ def test_no_batches_of_nothing(images, batch):
 
 
 def test_a_window_meets_both_minima():
-    timed = generate(nothing, batches(IMAGES, 1), Workload(min_time_s=0.02, min_queries=50, max_time_s=5))
+    timed = generate(
+        nothing, batches(IMAGES, 1), Workload(stop=Stop(min_time_s=0.02, min_queries=50, max_time_s=5))
+    )
     assert timed.reached
     assert len(timed.latency_ns) >= 50
     assert timed.window_ns >= 20_000_000
@@ -48,7 +50,7 @@ def test_a_window_meets_both_minima():
 
 
 def test_the_maximum_time_ends_a_window_that_is_then_short(clock):
-    load = Workload(min_time_s=0.01, min_queries=10_000, max_time_s=0.05)
+    load = Workload(stop=Stop(min_time_s=0.01, min_queries=10_000, max_time_s=0.05))
     timed = generate(clock.query([0.01]), batches(IMAGES, 1), load, clock)
     assert not timed.reached
     assert len(timed.latency_ns) == 5
@@ -60,14 +62,14 @@ def test_images_are_cycled_in_order():
     generate(
         lambda batch: seen.append(float(batch[0, 0])),
         batches(IMAGES, 2),
-        Workload(batch=2, min_time_s=0, min_queries=7),
+        Workload(batch=2, stop=Stop(min_time_s=0, min_queries=7)),
     )
     assert seen[:7] == [0, 8, 16, 0, 8, 16, 0]
 
 
 def test_latencies_are_those_of_the_query():
     timed = generate(
-        lambda batch: time.sleep(0.003), batches(IMAGES, 1), Workload(min_time_s=0, min_queries=5)
+        lambda batch: time.sleep(0.003), batches(IMAGES, 1), Workload(stop=Stop(min_time_s=0, min_queries=5))
     )
     assert timed.latency_ns.min() >= 3_000_000
 
@@ -105,7 +107,9 @@ def clock():
 
 @pytest.mark.parametrize(("streams", "batch"), [(4, 4), (4, 2), (6, 1)])
 def test_a_multi_stream_query_is_all_its_images_in_batches(streams, batch):
-    load = Workload(scenario="multi-stream", streams=streams, batch=batch, min_time_s=0, min_queries=5)
+    load = Workload(
+        scenario="multi-stream", streams=streams, batch=batch, stop=Stop(min_time_s=0, min_queries=5)
+    )
     seen = []
 
     def query(images):
@@ -142,7 +146,7 @@ def test_arrivals_are_those_of_the_seed():
 
 
 def test_a_seed_says_when_queries_are_sent(clock):
-    load = Workload(scenario="server", target_qps=100, seed=3, min_time_s=2, min_queries=1)
+    load = Workload(scenario="server", target_qps=100, seed=3, stop=Stop(min_time_s=2, min_queries=1))
     seen = []
     begin = clock.now
     timed = generate(lambda batch: seen.append(clock.now), batches(IMAGES, 1), load, clock)
@@ -157,7 +161,7 @@ def test_a_seed_says_when_queries_are_sent(clock):
 
 def test_a_stall_delays_those_that_were_due_meanwhile(clock):
     stall, service = 0.5, 0.0005
-    load = Workload(scenario="server", target_qps=100, min_time_s=2, min_queries=1)
+    load = Workload(scenario="server", target_qps=100, stop=Stop(min_time_s=2, min_queries=1))
     timed = generate(clock.query([stall, service]), batches(IMAGES, 1), load, clock)
     offsets = np.array(list(itertools.islice(arrivals(100, load.seed), len(timed.latency_ns)))) / 1e9
     behind = 0.0
@@ -184,9 +188,7 @@ def test_the_mean_wait_is_that_of_theory(clock, load_factor):
         scenario="server",
         target_qps=load_factor / service,
         seed=5,
-        min_time_s=0,
-        min_queries=20_000,
-        max_time_s=1e6,
+        stop=Stop(min_time_s=0, min_queries=20_000, max_time_s=1e6),
     )
     timed = generate(clock.query([service]), batches(IMAGES, 1), load, clock)
     assert len(timed.latency_ns) == 20_000
@@ -200,7 +202,9 @@ def test_the_mean_wait_is_that_of_theory(clock, load_factor):
 
 
 def test_an_overload_ends_at_the_maximum_time(clock):
-    load = Workload(scenario="server", target_qps=100, min_time_s=1, min_queries=1000, max_time_s=3)
+    load = Workload(
+        scenario="server", target_qps=100, stop=Stop(min_time_s=1, min_queries=1000, max_time_s=3)
+    )
     timed = generate(clock.query([0.02]), batches(IMAGES, 1), load, clock)
     assert 3e9 <= timed.window_ns <= 3.1e9
     assert not timed.reached
@@ -210,7 +214,7 @@ def test_an_overload_ends_at_the_maximum_time(clock):
 
 
 def test_an_overload_answers_all_that_its_minima_ask_for(clock):
-    load = Workload(scenario="server", target_qps=100, min_time_s=1, min_queries=10, max_time_s=60)
+    load = Workload(scenario="server", target_qps=100, stop=Stop(min_time_s=1, min_queries=10, max_time_s=60))
     timed = generate(clock.query([0.02]), batches(IMAGES, 1), load, clock)
     assert timed.reached
     assert len(timed.latency_ns) == pytest.approx(100, abs=30)
@@ -218,14 +222,14 @@ def test_an_overload_answers_all_that_its_minima_ask_for(clock):
 
 
 def test_a_window_without_further_arrivals_lasts_to_its_end(clock):
-    load = Workload(scenario="server", target_qps=2, min_time_s=5, min_queries=1, max_time_s=5)
+    load = Workload(scenario="server", target_qps=2, stop=Stop(min_time_s=5, min_queries=1, max_time_s=5))
     timed = generate(clock.query([0.001]), batches(IMAGES, 1), load, clock)
     assert timed.reached
     assert timed.window_ns == pytest.approx(5e9, abs=1e6)
 
 
 def test_no_window_without_a_query(clock):
-    load = Workload(scenario="server", target_qps=1e-4, min_time_s=1, max_time_s=1)
+    load = Workload(scenario="server", target_qps=1e-4, stop=Stop(min_time_s=1, max_time_s=1))
     with pytest.raises(ValueError, match="no query was due within max_time"):
         generate(clock.query([0.001]), batches(IMAGES, 1), load, clock)
 
@@ -236,7 +240,7 @@ def test_a_server_needs_a_rate():
 
 
 def test_queries_are_never_sent_before_they_are_due():
-    load = Workload(scenario="server", target_qps=200, seed=1, min_time_s=0.3, min_queries=20)
+    load = Workload(scenario="server", target_qps=200, seed=1, stop=Stop(min_time_s=0.3, min_queries=20))
     timed = generate(lambda batch: time.sleep(0.001), batches(IMAGES, 1), load)
     assert timed.reached
     assert (timed.queue_ns >= 0).all()
@@ -247,8 +251,8 @@ def test_queries_are_never_sent_before_they_are_due():
 def test_the_garbage_collector_rests_meanwhile_only():
     resting = []
     for load in (
-        Workload(min_time_s=0, min_queries=2),
-        Workload(scenario="server", target_qps=1e4, min_time_s=0, min_queries=2),
+        Workload(stop=Stop(min_time_s=0, min_queries=2)),
+        Workload(scenario="server", target_qps=1e4, stop=Stop(min_time_s=0, min_queries=2)),
     ):
         generate(lambda batch: resting.append(not gc.isenabled()), batches(IMAGES, 1), load)
         assert gc.isenabled()
@@ -256,7 +260,9 @@ def test_the_garbage_collector_rests_meanwhile_only():
 
 
 def test_warm_up_goes_on_until_the_latency_is_steady(clock):
-    warm = warm_up(clock.query([0.02] * 12 + [0.002]), batches(IMAGES, 1), Workload(warmup_max_s=10.0), clock)
+    warm = warm_up(
+        clock.query([0.02] * 12 + [0.002]), batches(IMAGES, 1), Workload(stop=Stop(warmup_max_s=10.0)), clock
+    )
     assert warm.steady
     assert warm.latency_ns[:5].mean() > 9 * warm.latency_ns[-10:].mean()
 
@@ -264,13 +270,15 @@ def test_warm_up_goes_on_until_the_latency_is_steady(clock):
 def test_warm_up_gives_up_on_what_never_settles():
     sizes = iter(range(1, 10_000))
     warm = warm_up(
-        lambda batch: time.sleep(0.0005 * next(sizes)), batches(IMAGES, 1), Workload(warmup_max_s=0.3)
+        lambda batch: time.sleep(0.0005 * next(sizes)),
+        batches(IMAGES, 1),
+        Workload(stop=Stop(warmup_max_s=0.3)),
     )
     assert not warm.steady
 
 
 def test_a_slow_model_is_warmed_by_few_queries():
-    warm = warm_up(lambda batch: time.sleep(0.2), batches(IMAGES, 1), Workload(warmup_max_s=0.3))
+    warm = warm_up(lambda batch: time.sleep(0.2), batches(IMAGES, 1), Workload(stop=Stop(warmup_max_s=0.3)))
     assert len(warm.latency_ns) <= 4
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import harness.worker.loadgen.mlperf
-from harness.types import Workload
+from harness.types import Stop, Workload
 from harness.worker.loadgen.generate import generate
 from harness.worker.loadgen.mlperf import generate_with_loadgen, needs
 from harness.worker.loadgen.queries import batches, per_query, whole
@@ -27,15 +27,10 @@ SCENARIOS = {
 }
 
 
-def load_of(scenario: str, **changes: object) -> Workload:
-    given = {
-        "scenario": scenario,
-        "generator": "loadgen",
-        "min_time_s": 0.3,
-        "min_queries": 20,
-        "max_time_s": 5.0,
-    }
-    return Workload(**{**given, **SCENARIOS[scenario], **changes})
+def load_of(scenario: str, *, target_qps: float | None = None, seed: int = 0, **stop: float) -> Workload:
+    fields = SCENARIOS[scenario] | ({} if target_qps is None else {"target_qps": target_qps})
+    stops = Stop(**{"min_time_s": 0.3, "min_queries": 20, "max_time_s": 5.0, **stop})
+    return Workload(scenario=scenario, generator="loadgen", seed=seed, stop=stops, **fields)
 
 
 def run(load: Workload, query):

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from harness.measure.network import Link, critical_path_ns, link_of, network_of
-from harness.types import Graph, GraphPart, Samples, TensorSpec
+from harness.types import Graph, GraphPart, LatencyTrace, PartTrace, Samples, TensorSpec, WarmUp
 from harness.types.figures import Queries
 
 MS = 1_000_000
@@ -24,18 +24,13 @@ def link(latency: float, up: float, down: float) -> Link:
     return Link(latency_ns=latency * MS, up_ns=up * MS, down_ns=down * MS, source="stated")
 
 
-def samples(**more: Any) -> Samples:
+def samples(window_ns: int = 1000 * MS, **parts: Any) -> Samples:
     return Samples(
-        **{
-            "latency_ns": np.full(20, 50 * MS),
-            "warmup_ns": np.zeros(0, np.int64),
-            "first_ns": 1,
-            "window_ns": 1000 * MS,
-            "batch": 1,
-            "steady": True,
-            "reached": True,
-            **more,
-        }
+        trace=LatencyTrace(np.full(20, 50 * MS), window_ns, True),
+        warmup=WarmUp(np.zeros(0, np.int64), True),
+        first_ns=1,
+        batch=1,
+        parts=PartTrace(**parts),
     )
 
 
@@ -88,7 +83,7 @@ def test_without_a_link_or_a_time_there_is_no_bound():
 
 def test_a_link_is_as_its_device_states_else_as_the_probe_found():
     given = samples(
-        network={"sent_bytes:a": 2_000_000, "received_bytes:a": 1000},
+        traffic={"sent_bytes:a": 2_000_000, "received_bytes:a": 1000},
         links={"rtt:a": 4 * MS, "up:a": 14 * MS, "down:a": 3 * MS},
     )
     probed = link_of("a", given, None)
@@ -113,7 +108,7 @@ def test_a_records_network():
     }
     given = samples(
         timeline={name: np.where(np.array(ns) < 0, -1, np.array(ns) * MS) for name, ns in seen.items()},
-        network={"input_bytes": 100, "feature_bytes": 8, "sent_bytes:a": 100, "received_bytes:a": 8},
+        traffic={"input_bytes": 100, "feature_bytes": 8, "sent_bytes:a": 100, "received_bytes:a": 8},
         links={"rtt:a": 2 * MS, "up:a": 10 * MS, "down:a": 4 * MS},
         outcome=np.array([0, 1, 0], np.int8),
         missed={"a": 1},

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from harness.errors import StorageError, SuiteError
 from harness.measure.latency import latency_summary
 from harness.results.folder import Results
-from harness.types import Samples
+from harness.types import LatencyTrace, Samples, WarmUp
 from harness.types.record import Record
 
 CONTRACT = [
@@ -313,13 +313,10 @@ def test_samples_that_cannot_be_written_are_one_line(results: Results) -> None:
 def samples_of(n: int, batch: int = 1) -> Samples:
     latency = np.random.default_rng(0).permutation(np.arange(1, n + 1) * 1_000_000)
     return Samples(
-        latency_ns=latency,
-        warmup_ns=latency[:0],
+        trace=LatencyTrace(latency_ns=latency, window_ns=2_000_000_000, reached=True),
+        warmup=WarmUp(latency_ns=latency[:0], steady=True),
         first_ns=9_000_000,
-        window_ns=2_000_000_000,
         batch=batch,
-        steady=True,
-        reached=True,
     )
 
 

@@ -5,22 +5,22 @@ import pytest
 
 from harness.machine.state import Window, over_time, watch
 from harness.measure.flags import FLAGS, flags
-from harness.types import Samples
+from harness.types import DeviceReport, LatencyTrace, Samples, WarmUp
 
 
-def samples(environment=None, **changes):
-    given = {
-        "latency_ns": np.full(100, 1_000_000),
-        "warmup_ns": np.zeros(0, np.int64),
-        "first_ns": 1,
-        "window_ns": 1,
-        "batch": 1,
-        "steady": True,
-        "reached": True,
-        "environment": environment or {},
-        **changes,
-    }
-    return Samples(**given)
+def samples(environment=None, *, steady=True, cooled=True, target_qps=None, states=None, **trace):
+    return Samples(
+        trace=LatencyTrace(
+            **{"latency_ns": np.full(100, 1_000_000), "window_ns": 1, "reached": True, **trace}
+        ),
+        warmup=WarmUp(np.zeros(0, np.int64), steady),
+        first_ns=1,
+        batch=1,
+        cooled=cooled,
+        target_qps=target_qps,
+        environment=environment or {},
+        here=DeviceReport(states=states or {}),
+    )
 
 
 def write(root, path, text):

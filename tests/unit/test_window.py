@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from harness.machine.sampler import Sampler
-from harness.types import MeterInfo, MeterUse, Monitor, Workload
+from harness.types import MeterInfo, Metering, MeterUse, Monitor, Stop, Workload
 from harness.worker.loadgen.queries import batches
 from harness.worker.window import observe
 
@@ -99,9 +99,9 @@ def measured(*arguments):
     return seen
 
 
-def load(**changes):
-    given = {"min_time_s": 0.5, "min_queries": 10, "max_time_s": 4.0, "idle_s": 0.5, "warmup_max_s": 0.5}
-    return Workload(**{**given, **changes})
+def load(metering=None, **changes):
+    stop = {"min_time_s": 0.5, "min_queries": 10, "max_time_s": 4.0, "warmup_max_s": 0.5, **changes}
+    return Workload(stop=Stop(**stop), metering=Metering(**{"idle_s": 0.5, **(metering or {})}))
 
 
 def test_energy_is_what_the_process_spent(sampler):
@@ -111,9 +111,9 @@ def test_energy_is_what_the_process_spent(sampler):
     spent, seconds = seen.signals["cpu_s"], seen.signals["wall_s"]
     assert reading.energy_net_j == pytest.approx(4 * spent, abs=reading.u_net_j + 0.1 * 4 * spent)
     assert reading.energy_gross_j == pytest.approx(seconds + 4 * spent, rel=0.1)
-    assert reading.energy_net_mj == pytest.approx(1e3 * reading.energy_net_j / len(seen.timed.latency_ns))
+    assert reading.energy_net_mj == pytest.approx(1e3 * reading.energy_net_j / len(seen.trace.latency_ns))
     assert reading.idle_w < 2.5
-    arrays = seen.raw_meters()
+    arrays = seen.report().meters
     assert {
         "span_ns:load",
         "span_ns:before",
@@ -135,7 +135,7 @@ def test_two_meters_of_one_thing_are_compared(sampler):
 def test_the_window_grows_to_the_error_asked_for(sampler):
     short = measured(busy, batches(IMAGES, 1), load(), sampler("Counter", period_s=0.1, calibration=None))
     long = measured(
-        busy, batches(IMAGES, 1), load(energy_error=0.1), sampler("Counter", period_s=0.1, calibration=None)
+        busy, batches(IMAGES, 1), load({"error": 0.1}), sampler("Counter", period_s=0.1, calibration=None)
     )
     assert long.readings[0].window_s >= 2.0
     assert long.readings[0].u_gross_j <= 0.1 * long.readings[0].energy_gross_j
@@ -146,7 +146,7 @@ def test_the_window_grows_for_noise_as_well(sampler):
     seen = measured(
         busy,
         batches(IMAGES, 1),
-        load(min_time_s=0.2, energy_error=0.1, max_time_s=8.0, idle_s=0.1),
+        load({"error": 0.1, "idle_s": 0.1}, min_time_s=0.2, max_time_s=8.0),
         sampler("Noisy", quantity="power"),
     )
     (reading,) = seen.readings
@@ -157,7 +157,7 @@ def test_the_window_grows_for_noise_as_well(sampler):
 
 def test_what_no_window_can_reach_is_withheld(sampler):
     seen = measured(
-        busy, batches(IMAGES, 1), load(energy_error=0.01, max_time_s=0.6), sampler("Counter", calibration=0.5)
+        busy, batches(IMAGES, 1), load({"error": 0.01}, max_time_s=0.6), sampler("Counter", calibration=0.5)
     )
     (reading,) = seen.readings
     assert reading.energy_gross_j is None
@@ -171,31 +171,31 @@ def test_a_meter_that_dies_in_the_window_leaves_latency_and_its_reason(sampler):
     (reading,) = seen.readings
     assert reading.energy_gross_j is None
     assert "cable pulled" in reading.withheld["gross"]
-    assert len(seen.timed.latency_ns) > 100
+    assert len(seen.trace.latency_ns) > 100
 
 
 def test_without_a_meter_nothing_waits(sampler):
     begin = time.monotonic()
-    seen = observe(busy, batches(IMAGES, 1), load(min_time_s=0.1, idle_s=20.0), None)
+    seen = observe(busy, batches(IMAGES, 1), load({"idle_s": 20.0}, min_time_s=0.1), None)
     assert time.monotonic() - begin < 15
     assert seen.readings == ()
-    assert seen.raw_meters() == {}
+    assert seen.report().meters == {}
 
 
 @pytest.mark.parametrize(("cools_in", "limit", "cooled"), [(1.5, 20.0, True), (60.0, 0.3, False)])
 def test_cooling_down(sampler, monkeypatch, cools_in, limit, cooled):
     monkeypatch.setenv("COOLS_IN", str(cools_in))
     one = sampler(watches={"board": "fake_meter:thermometer"})
-    seen = observe(busy, batches(IMAGES, 1), load(cool_below_c=50.0, cool_limit_s=limit), one)
+    seen = observe(busy, batches(IMAGES, 1), load({"cool_below_c": 50.0, "cool_limit_s": limit}), one)
     assert seen.cooled is cooled
-    assert seen.states()["board"]["temperature_c"]["most"] == (45.0 if cooled else 70.0)
+    assert seen.report().states["board"]["temperature_c"]["most"] == (45.0 if cooled else 70.0)
 
 
 def test_burst_and_sustained(sampler):
     def tiring(images):
         time.sleep(0.001 if next(calls) < 600 else 0.003)
 
-    warm = load(min_time_s=0.2, idle_s=0.1, warmup_max_s=0.2, sustained_s=4.0)
+    warm = load({"idle_s": 0.1}, min_time_s=0.2, warmup_max_s=0.2, sustained_s=4.0)
     meter = sampler("Counter")
     for _ in range(5):  # a busy machine may leave gaps, which withhold the power
         calls = itertools.count()  # in warm-up and window less than 0.5 s of them, each of 1 ms or more
@@ -211,12 +211,12 @@ def test_burst_and_sustained(sampler):
 
 
 def test_presets(sampler):
-    seen = measured(busy, batches(IMAGES, 1), load(energy_method="devit", warmup="one"), sampler("Counter"))
+    seen = measured(busy, batches(IMAGES, 1), load({"method": "devit"}, warmup="one"), sampler("Counter"))
     (reading,) = seen.readings
-    mean_s = seen.timed.latency_ns.mean() / 1e9
+    mean_s = seen.trace.latency_ns.mean() / 1e9
     assert len(seen.warm.latency_ns) == 1
     assert reading.energy_net_mj == pytest.approx(1e3 * mean_s * (reading.power_gross_w - reading.idle_w))
-    seen = measured(busy, batches(IMAGES, 1), load(energy_method="mlperf", idle_s=0.0), sampler("Counter"))
+    seen = measured(busy, batches(IMAGES, 1), load({"method": "mlperf", "idle_s": 0.0}), sampler("Counter"))
     (reading,) = seen.readings
     assert reading.energy_gross_mj > 0
     assert reading.energy_net_mj is None

@@ -75,12 +75,20 @@ def lengthened(workload: Workload, meters: Sequence[MeterInfo]) -> Workload:
     """
     if not meters:
         return workload
-    needed = Durations.of(meters, workload.energy_error)
+    needed = Durations.of(meters, workload.metering.error)
     return replace(
         workload,
-        metered_elsewhere=True,
-        min_time_s=min(max(workload.min_time_s, needed.window_s), workload.max_time_s),
-        idle_s=max(workload.idle_s, needed.idle_s) + needed.settle_s if workload.idle_s else 0.0,
+        metering=replace(
+            workload.metering,
+            elsewhere=True,
+            idle_s=max(workload.metering.idle_s, needed.idle_s) + needed.settle_s
+            if workload.metering.idle_s
+            else 0.0,
+        ),
+        stop=replace(
+            workload.stop,
+            min_time_s=min(max(workload.stop.min_time_s, needed.window_s), workload.stop.max_time_s),
+        ),
     )
 
 
@@ -89,9 +97,13 @@ def longest_s(workload: Workload, meters: Sequence[MeterInfo] = ()) -> float:
 
     It is the sum of idle time, warm-up and window, as often as a window is lengthened, and of cooling down.
     """
-    needed = Durations.of(meters, workload.energy_error)
-    rounds = ROUNDS if workload.energy_error is not None else 1
-    idle_s = max(workload.idle_s, needed.idle_s, LONGEST_IDLE_S if rounds > 1 else 0.0)
+    needed = Durations.of(meters, workload.metering.error)
+    rounds = ROUNDS if workload.metering.error is not None else 1
+    idle_s = max(workload.metering.idle_s, needed.idle_s, LONGEST_IDLE_S if rounds > 1 else 0.0)
     around_s = 2 * (max(needed.settle_s, SETTLE_S) + idle_s)
-    once_s = around_s + workload.warmup_max_s + workload.max_time_s + (workload.sustained_s or 0.0)
-    return rounds * once_s + (workload.cool_limit_s if workload.cool_below_c is not None else 0.0)
+    once_s = (
+        around_s + workload.stop.warmup_max_s + workload.stop.max_time_s + (workload.stop.sustained_s or 0.0)
+    )
+    return rounds * once_s + (
+        workload.metering.cool_limit_s if workload.metering.cool_below_c is not None else 0.0
+    )

@@ -14,65 +14,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, replace
-from typing import Any, Literal
+from dataclasses import replace
 
 import numpy as np
 
 from harness.machine.energy.integrate import UNIFORM, Series, Span, Track, WithheldError, integral, mean_power
+from harness.types import Method, Reading
 
-__all__ = ["Method", "Reading", "Series", "Span", "cross_check", "read_window"]
-
-Method = Literal["default", "devit", "mlperf"]
+__all__ = ["Series", "Span", "cross_check", "read_window"]
 
 DRIFT = 0.05
 DISAGREEMENT = 0.10
 MLPERF_METER = 0.01
-
-
-@dataclass(frozen=True, kw_only=True)
-class Reading:
-    """One meter's figures for one window. A figure that is ``None`` has its reason in ``withheld``.
-
-    ``energy_*_j`` is of the whole window of ``window_s``, ``energy_*_mj`` of one inference, ``energy_u_mj`` the
-    uncertainty of its net energy, or of its gross energy where there is no net. ``disagreement``: difference
-    from other meters of the same thing, over the mean of both. ``details``: what the meter tells of itself.
-    """
-
-    meter: str
-    scope: str
-    watches: str
-    provenance: str
-    quantity: str
-    host: str
-    method: Method
-    window_s: float
-    inferences: int
-    samples: int
-    greatest_gap_s: float | None
-    period_s: float
-    averaging_s: float
-    calibration: float | None
-    energy_gross_j: float | None = None
-    power_gross_w: float | None = None
-    idle_before_w: float | None = None
-    idle_after_w: float | None = None
-    idle_w: float | None = None
-    idle_drift: float | None = None
-    energy_net_j: float | None = None
-    u_gross_j: float | None = None
-    u_net_j: float | None = None
-    uncertainty: dict[str, float | None] = field(default_factory=dict)
-    energy_gross_mj: float | None = None
-    energy_net_mj: float | None = None
-    energy_u_mj: float | None = None
-    withheld: dict[str, str] = field(default_factory=dict)
-    notes: list[str] = field(default_factory=list)
-    disagreement: dict[str, float] = field(default_factory=dict)
-    details: dict[str, Any] = field(default_factory=dict)
-
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 # --- a window ------------------------------------------------------------------------------------
@@ -191,8 +144,8 @@ def _net(
         idle_w=mean,
         idle_drift=drift,
         u_net_j=u_net,
-        uncertainty=reading.uncertainty | {"idle_j": u_idle},
-        notes=notes,
+        uncertainty={**reading.uncertainty, "idle_j": u_idle},
+        notes=tuple(notes),
     )
     try:
         _within(u_net, net, error, "net")
@@ -214,7 +167,7 @@ def _idle(track: Track, span: Span | None, origin: int, name: str) -> tuple[floa
 
 
 def _without_net(reading: Reading, reason: str) -> Reading:
-    return replace(reading, withheld=reading.withheld | {"net": reason})
+    return replace(reading, withheld={**reading.withheld, "net": reason})
 
 
 def _within(u: float, energy: float, error: float | None, name: str) -> None:
@@ -227,7 +180,7 @@ def _times(value: float | None, factor: float) -> float | None:
     return None if value is None else value * factor
 
 
-def _notes(track: Track, method: Method) -> list[str]:
+def _notes(track: Track, method: Method) -> tuple[str, ...]:
     notes = []
     info = track.info
     if info.calibration is None:
@@ -238,7 +191,7 @@ def _notes(track: Track, method: Method) -> list[str]:
     even = 2 * info.period_s >= track.interval or np.ptp(gaps) < 0.1 * np.median(gaps)
     if not track.counter and even and info.averaging_s < track.interval / 2:
         notes.append("sampled evenly: a load in step with the samples would not be seen, nor its uncertainty")
-    return notes
+    return tuple(notes)
 
 
 # --- several meters --------------------------------------------------------------------------------
@@ -262,5 +215,5 @@ def cross_check(readings: Sequence[Reading]) -> list[Reading]:
                 notes.append(
                     f"differs by {found[other.meter]:.0%} from {other.meter}, which reads the same thing"
                 )
-        checked.append(replace(this, disagreement=found, notes=notes))
+        checked.append(replace(this, disagreement=found, notes=tuple(notes)))
     return checked

@@ -8,11 +8,11 @@ import time
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.types import Workload
+from harness.types import LatencyTrace, Workload
 from harness.worker.loadgen.loop import closed_loop, server_loop
 from harness.worker.loadgen.mlperf import generate_with_loadgen
 from harness.worker.loadgen.pipelined import generate_pipelined
-from harness.worker.loadgen.queries import LatencyTrace, Query, Timer
+from harness.worker.loadgen.queries import Query, Timer
 
 __all__ = ["generate"]
 
@@ -31,12 +31,12 @@ def generate(
     """
     if workload.generator == "loadgen":
         return generate_with_loadgen(query, inputs, workload)
-    if workload.in_flight > 1:
+    if workload.fleet.in_flight > 1:
         return generate_pipelined(query, inputs, workload)  # type: ignore[arg-type]
     if workload.scenario == "server":
         return server_loop(query, itertools.cycle(inputs), workload, clock)
-    min_ns, max_ns = int(workload.min_time_s * 1e9), int(workload.max_time_s * 1e9)
-    min_n = workload.min_queries
+    min_ns, max_ns = int(workload.stop.min_time_s * 1e9), int(workload.stop.max_time_s * 1e9)
+    min_n = workload.stop.min_queries
 
     def enough(n: int, elapsed_ns: int) -> bool:
         return (elapsed_ns >= min_ns and n >= min_n) or elapsed_ns >= max_ns

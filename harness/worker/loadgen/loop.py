@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.types import Workload
-from harness.worker.loadgen.queries import LatencyTrace, Query, Timer, WarmUp, arrivals, no_collection, queued
+from harness.types import LatencyTrace, WarmUp, Workload
+from harness.worker.loadgen.queries import Query, Timer, arrivals, no_collection, queued
 
 __all__ = ["closed_loop", "first_query", "server_loop", "warm_up"]
 
@@ -32,7 +32,7 @@ def first_query(query: Query, batch: NDArray[np.float32], clock: Timer = time) -
 def warm_up(
     query: Query, inputs: list[NDArray[np.float32]], workload: Workload, clock: Timer = time
 ) -> WarmUp:
-    """Query once where ``workload.warmup`` is ``one``, else until the latency is steady.
+    """Query once where ``workload.stop.warmup`` is ``one``, else until the latency is steady.
 
     It is steady where the medians of two successive windows differ by at most 2%. A window is at least 10 queries
     and 50 ms, or a quarter of ``warmup_max_s``, whichever comes first. No window begins after ``warmup_max_s``, but
@@ -43,9 +43,9 @@ def warm_up(
     (:func:`harness.measure.flags.flags`).
     """
     source = itertools.cycle(inputs)
-    if workload.warmup == "one":
+    if workload.stop.warmup == "one":
         return WarmUp(closed_loop(query, source, lambda n, elapsed_ns: True, clock)[0], True)
-    longest_ns = int(workload.warmup_max_s * 1e9 / 4)
+    longest_ns = int(workload.stop.warmup_max_s * 1e9 / 4)
     latencies: list[NDArray[np.int64]] = []
     last: float | None = None
     spent_ns = 0
@@ -60,7 +60,7 @@ def warm_up(
         median = float(np.median(latency))
         if last is not None and abs(median - last) <= STEADY * min(median, last):
             return WarmUp(np.concatenate(latencies), True)
-        if last is not None and spent_ns >= workload.warmup_max_s * 1e9:
+        if last is not None and spent_ns >= workload.stop.warmup_max_s * 1e9:
             return WarmUp(np.concatenate(latencies), False)
         last = median
 
@@ -80,8 +80,8 @@ def server_loop(
     if workload.target_qps is None:
         raise ValueError("scenario server needs target_qps, mean arrivals per second")
     now = clock.perf_counter_ns
-    min_ns, max_ns = int(workload.min_time_s * 1e9), int(workload.max_time_s * 1e9)
-    min_n = workload.min_queries
+    min_ns, max_ns = int(workload.stop.min_time_s * 1e9), int(workload.stop.max_time_s * 1e9)
+    min_n = workload.stop.min_queries
     dues, starts, ends = array("q"), array("q"), array("q")
     with no_collection():
         begin = now()
@@ -102,7 +102,7 @@ def server_loop(
         elapsed_ns = now() - begin
     if not ends:
         raise ValueError(
-            f"no query was due within max_time ({workload.max_time_s:g} s) at target_qps {workload.target_qps:g}"
+            f"no query was due within max_time ({workload.stop.max_time_s:g} s) at target_qps {workload.target_qps:g}"
         )
     due_ns, start_ns, end_ns = (np.array(times, np.int64) for times in (dues, starts, ends))
     queue_ns, late_ns = queued(due_ns, start_ns, end_ns)

@@ -26,8 +26,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.types import Workload
-from harness.worker.loadgen.queries import LatencyTrace, Query, no_collection, queued
+from harness.types import LatencyTrace, Workload
+from harness.worker.loadgen.queries import Query, no_collection, queued
 
 __all__ = ["generate_with_loadgen", "needs"]
 
@@ -108,7 +108,7 @@ class _Sut:
         self.query, self.inputs, self.load, self.complete = query, inputs, load, complete
         self.streams = load.streams if load.scenario == "multi-stream" else 1
         self.clock = time.perf_counter_ns
-        self.max_ns = int(load.max_time_s * 1e9)
+        self.max_ns = int(load.stop.max_time_s * 1e9)
         self.starts, self.ends = array("q"), array("q")
         self.error: Exception | None = None
         self.cut = False
@@ -152,7 +152,7 @@ class _Sut:
             queue, late = queued(starts - queue, starts, ends)
             latency = latency + queue
         window = int(ends[-1]) - begin
-        reached = window >= self.load.min_time_s * 1e9 and len(starts) >= self.load.min_queries
+        reached = window >= self.load.stop.min_time_s * 1e9 and len(starts) >= self.load.stop.min_queries
         reference = {} if self.cut else _summary(folder / "mlperf_log_summary.txt", self.load.scenario)
         return LatencyTrace(latency, window, reached, queue_ns=queue, late_ns=late, reference=reference)
 
@@ -163,8 +163,8 @@ def _settings(lg: Any, load: Workload, pace_ns: int) -> Any:
     LoadGen makes its queries beforehand: twice as many as the expected latency asks for, or all of the schedule.
     Where those would be too many, the window is short of its minimum time, and says so.
     """
-    pace_ns = max(pace_ns, 1, int(2e9 * load.min_time_s / MOST))
-    min_time_s = load.min_time_s
+    pace_ns = max(pace_ns, 1, int(2e9 * load.stop.min_time_s / MOST))
+    min_time_s = load.stop.min_time_s
     settings = lg.TestSettings()
     settings.scenario = {
         "single-stream": lg.TestScenario.SingleStream,
@@ -173,8 +173,8 @@ def _settings(lg: Any, load: Workload, pace_ns: int) -> Any:
         "offline": lg.TestScenario.Offline,
     }[load.scenario]
     settings.mode = lg.TestMode.PerformanceOnly
-    settings.max_duration_ms = max(1, int(load.max_time_s * 1000))  # 0 is no limit
-    settings.min_query_count = load.min_queries
+    settings.max_duration_ms = max(1, int(load.stop.max_time_s * 1000))  # 0 is no limit
+    settings.min_query_count = load.stop.min_queries
     settings.qsl_rng_seed = settings.sample_index_rng_seed = settings.schedule_rng_seed = load.seed
     settings.single_stream_expected_latency_ns = settings.multi_stream_expected_latency_ns = pace_ns
     settings.multi_stream_samples_per_query = load.streams
@@ -183,11 +183,11 @@ def _settings(lg: Any, load: Workload, pace_ns: int) -> Any:
         min_time_s = min(min_time_s, MOST / load.target_qps)
     settings.min_duration_ms = int(min_time_s * 1000) + 1
     if load.scenario == "offline":
-        queries = max(load.min_queries, int(SLACK * load.min_time_s * 1e9 / pace_ns) + 1)
-        queries = max(1, min(queries, int(load.max_time_s * 1e9 / pace_ns)))
+        queries = max(load.stop.min_queries, int(SLACK * load.stop.min_time_s * 1e9 / pace_ns) + 1)
+        queries = max(1, min(queries, int(load.stop.max_time_s * 1e9 / pace_ns)))
         settings.min_query_count = queries * load.batch
         settings.offline_expected_qps = (
-            0.5 * settings.min_query_count / max(load.min_time_s, 1.0)
+            0.5 * settings.min_query_count / max(load.stop.min_time_s, 1.0)
         )  # asks for no more
     return settings
 

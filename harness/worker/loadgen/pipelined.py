@@ -14,8 +14,8 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.types import Workload
-from harness.worker.loadgen.queries import InFlight, LatencyTrace, QueryStream, arrivals, no_collection
+from harness.types import LatencyTrace, Workload
+from harness.worker.loadgen.queries import InFlight, QueryStream, arrivals, no_collection
 
 __all__ = ["generate_pipelined"]
 
@@ -23,7 +23,7 @@ Array = NDArray[np.float32]
 
 
 def generate_pipelined(stream: QueryStream, inputs: list[Array], load: Workload) -> LatencyTrace:
-    """As :func:`harness.worker.loadgen.generate.generate`, with ``load.in_flight`` frames at once.
+    """As :func:`harness.worker.loadgen.generate.generate`, with ``load.fleet.in_flight`` frames at once.
 
     ``single-stream``: a frame is due when one is answered; ``server``: as its Poisson process says. All that was
     begun is answered, and counted; with a deadline, so is all that was due. Latencies are in the order of the answers.
@@ -32,7 +32,11 @@ def generate_pipelined(stream: QueryStream, inputs: list[Array], load: Workload)
         ValueError: no query was due within the maximum time.
     """
     clock = time.perf_counter_ns
-    min_ns, max_ns, min_n = int(load.min_time_s * 1e9), int(load.max_time_s * 1e9), load.min_queries
+    min_ns, max_ns, min_n = (
+        int(load.stop.min_time_s * 1e9),
+        int(load.stop.max_time_s * 1e9),
+        load.stop.min_queries,
+    )
     source = itertools.cycle(inputs)
     latency, queued, late = array("q"), array("q"), array("q")
     active: list[tuple[InFlight, int]] = []
@@ -45,19 +49,21 @@ def generate_pipelined(stream: QueryStream, inputs: list[Array], load: Workload)
         while open_ or active:
             now = clock()
             if open_ and (now - begin >= max_ns or (len(latency) >= min_n and now - begin >= min_ns)):
-                open_ = load.deadline_s is not None and due is not None and due <= now
+                open_ = load.fleet.deadline_s is not None and due is not None and due <= now
             if open_ and schedule and due is None:
                 open_ = False
-            while open_ and len(active) < load.in_flight and (schedule is None or (due or 0) <= clock()):
+            while (
+                open_ and len(active) < load.fleet.in_flight and (schedule is None or (due or 0) <= clock())
+            ):
                 active.append((stream.submit(next(source), due), room_since))
                 if schedule:
                     due = next(schedule, None)
                     if due is None:
                         break
-            room = open_ and len(active) < load.in_flight
+            room = open_ and len(active) < load.fleet.in_flight
             stream.step(due if room and schedule else None if active else clock())
             for frame, since in [one for one in active if one[0].done]:
-                if len(active) == load.in_flight:
+                if len(active) == load.fleet.in_flight:
                     room_since = frame.end_ns
                 active.remove((frame, since))
                 latency.append(frame.end_ns - frame.due_ns)
@@ -65,7 +71,7 @@ def generate_pipelined(stream: QueryStream, inputs: list[Array], load: Workload)
                 late.append(queued[-1] if since <= frame.due_ns else 0)
         elapsed = clock() - begin
     if not latency:
-        raise ValueError(f"no query was due within max_time ({load.max_time_s:g} s)")
+        raise ValueError(f"no query was due within max_time ({load.stop.max_time_s:g} s)")
     reached = elapsed >= min_ns and len(latency) >= min_n
     taken, waited, own = (np.array(one, np.int64) for one in (latency, queued, late))
     if schedule is None:

@@ -10,9 +10,8 @@ queries when they are due, answered or not: arrivals of a Poisson process, drawn
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
@@ -22,11 +21,9 @@ from harness.types import Workload
 
 __all__ = [
     "InFlight",
-    "LatencyTrace",
     "Query",
     "QueryStream",
     "Timer",
-    "WarmUp",
     "arrivals",
     "batches",
     "no_collection",
@@ -70,31 +67,6 @@ class QueryStream(Protocol):
     def step(self, until_ns: int | None = None) -> None:
         """Do one thing for the queries that were begun; wait until ``until_ns`` at most, if given."""
         ...
-
-
-@dataclass(frozen=True)
-class WarmUp:
-    """Latencies before the window, int64 [n] in nanoseconds, and whether they became steady."""
-
-    latency_ns: NDArray[np.int64]
-    steady: bool
-
-
-@dataclass(frozen=True)
-class LatencyTrace:
-    """One window: latencies, int64 [n]; its length, both in nanoseconds; whether both minima were met.
-
-    Of the server scenario also, int64 [n]: ``queue_ns``, from when a query was due until it was taken up, a part
-    of its latency; and ``late_ns``, what of that is the generator's own, for nothing else was being answered.
-    ``reference``: what LoadGen itself says of a window that it drove (:mod:`harness.worker.loadgen.mlperf`).
-    """
-
-    latency_ns: NDArray[np.int64]
-    window_ns: int
-    reached: bool
-    queue_ns: NDArray[np.int64] | None = None
-    late_ns: NDArray[np.int64] | None = None
-    reference: Mapping[str, float | str] = field(default_factory=dict)
 
 
 def batches(images: NDArray[np.float32], batch: int) -> list[NDArray[np.float32]]:
@@ -143,7 +115,7 @@ def arrivals(qps: float, seed: int) -> Iterator[int]:
 def queued(
     due_ns: NDArray[np.int64], start_ns: NDArray[np.int64], end_ns: NDArray[np.int64]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """``queue_ns`` and ``late_ns`` of :class:`LatencyTrace`; all int64 [n], on one clock, one query at a time."""
+    """``queue_ns`` and ``late_ns`` of :class:`harness.types.LatencyTrace`; all int64 [n], on one clock, one query at a time."""
     queue = start_ns - due_ns
     free = np.concatenate((due_ns[:1], end_ns[:-1]))  # since when nothing was being answered
     return queue, np.where(free <= due_ns, queue, 0)

@@ -67,9 +67,11 @@ class Calls:
         name: str,
         leases: Leases,
         heartbeat_s: float = 2.0,
+        wrapper: str = "",
     ) -> None:
         self._folder, self._blobs, self._plugins, self._name = folder, blobs, plugins, name
         self._leases, self._heartbeat_s = leases, heartbeat_s
+        self._wrapper = wrapper
         self.frames_port = 0
         self._changing = threading.Lock()
         self._session: LeaseSession | None = None
@@ -108,7 +110,12 @@ class Calls:
             self._end_session()  # which the last holder left
             try:
                 self._session = LeaseSession(
-                    self._folder / "session", self._blobs, self._plugins, self._name, self.frames_port
+                    self._folder / "session",
+                    self._blobs,
+                    self._plugins,
+                    self._name,
+                    self.frames_port,
+                    self._wrapper,
                 )
             except OSError as error:
                 self._leases.release(id)

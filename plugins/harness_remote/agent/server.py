@@ -38,7 +38,7 @@ class AgentSettings:
 
     ``port`` 0 is any free port; ``frames_port`` None is the port after ``port``. Without ``identity`` the agent listens
     on a loopback address only. ``max_calls`` calls are answered at once. A call that follows a job gets a heartbeat
-    every ``heartbeat_s`` seconds.
+    every ``heartbeat_s`` seconds. ``wrapper`` ("module:function") wraps each session of a worker: a lab replays them.
     """
 
     folder: Path
@@ -52,6 +52,7 @@ class AgentSettings:
     max_calls: int = 48
     frames: FrameLimits = field(default_factory=FrameLimits)
     heartbeat_s: float = 2.0
+    wrapper: str = ""
 
 
 def serve(settings: AgentSettings, announce: Callable[[str, str], Any] = print) -> None:
@@ -107,7 +108,13 @@ class Agent:
             blobs = Blobs(settings.folder / "blobs", settings.max_blob_bytes, settings.max_total_bytes)
             name = settings.name or socket.gethostname()
             self._calls = Calls(
-                settings.folder, blobs, load_plugins(), name, leases or Leases(), settings.heartbeat_s
+                settings.folder,
+                blobs,
+                load_plugins(),
+                name,
+                leases or Leases(),
+                settings.heartbeat_s,
+                settings.wrapper,
             )
             self._pool = ThreadPoolExecutor(settings.max_calls, thread_name_prefix="call")
             self._server = grpc.server(

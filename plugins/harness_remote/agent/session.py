@@ -34,12 +34,15 @@ class LeaseSession:
     """A board's worker from a lease's beginning to its end. Any thread may use it; the worker does one thing at a time.
 
     ``folder`` is this session's own, and empty at its end. ``name`` is the board's, for messages. ``frames_port`` is
-    where the agent takes other boards' frames.
+    where the agent takes other boards' frames. ``wrapper`` ("module:function") wraps each of the worker's sessions.
     """
 
-    def __init__(self, folder: Path, blobs: Blobs, plugins: Plugins, name: str, frames_port: int = 0) -> None:
+    def __init__(
+        self, folder: Path, blobs: Blobs, plugins: Plugins, name: str, frames_port: int = 0, wrapper: str = ""
+    ) -> None:
         self._folder, self._blobs, self._plugins, self._name = folder, blobs, plugins, name
         self._frames_port = frames_port
+        self._wrapper = wrapper
         self._lock = threading.Lock()
         self._worker: WorkerProcess | None = None
         self._threads = 1
@@ -151,7 +154,7 @@ class LeaseSession:
         with self._turn(command) as worker:
             loader = f"{entry.load.__module__}:{entry.load.__qualname__}"
             options = SessionOptions(threads=self._threads, device=command.device)
-            facts = worker().ask(Load(part, shipped, loader, options))
+            facts = worker().ask(Load(part, shipped, loader, options, self._wrapper))
             self._parts.add(part)
             return dict(facts)
 

@@ -101,7 +101,10 @@ def init(folder: Path, names: tuple[str, ...], days: int, replace: bool) -> None
     metavar="FILE",
     help="Write addresses, fingerprint and process id there, as JSON, when ready.",
 )
-def serve(host: str, port: int, frames_port: int | None, folder: Path, ready_file: Path | None) -> None:
+@click.option("--wrapper", default="", hidden=True, help="Wraps each session of a worker.")
+def serve(
+    host: str, port: int, frames_port: int | None, folder: Path, ready_file: Path | None, wrapper: str
+) -> None:
     """Serve until a signal ends it. Prints one line when ready.
 
     At this machine's own addresses it needs nothing; at others the certificate and token of `harness agent init`.
@@ -124,7 +127,9 @@ def serve(host: str, port: int, frames_port: int | None, folder: Path, ready_fil
 
     if ready_file is not None:
         ready_file.unlink(missing_ok=True)
-    settings = AgentSettings(folder=folder, host=host, port=port, frames_port=frames_port, identity=identity)
+    settings = AgentSettings(
+        folder=folder, host=host, port=port, frames_port=frames_port, identity=identity, wrapper=wrapper
+    )
     serve_until_signal(settings, announce)
 
 

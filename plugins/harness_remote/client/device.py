@@ -84,12 +84,7 @@ class RemoteDevice(WorkerDevice):
         report = super().end(spans, clock_error_ns, images)
         clock = self._drifted(self._clock)
         outside = self._external.end(spans, replace(clock, error_ns=clock.error_ns + clock_error_ns), images)
-        return replace(
-            report,
-            energy=[*report.energy, *outside.energy],
-            meters={**report.meters, **outside.meters},
-            problems=[*report.problems, *outside.problems],
-        )
+        return report.merged(outside)
 
     def measure(self, workload: Workload, images: NDArray[np.float32]) -> Samples:
         self.transport.send(images)  # before meters are read: the link is then idle
@@ -97,20 +92,16 @@ class RemoteDevice(WorkerDevice):
         before = super().clock()
         self._external.begin()
         samples = super().measure(workload, images)
-        latency = samples.latency_ns
+        latency = samples.trace.latency_ns
         outside = self._external.end(
             samples.spans,
             self._drifted(before),
             len(latency) * samples.batch,
-            workload,
+            workload.metering,
             float(latency.mean()) / samples.batch / 1e9 if len(latency) else None,
         )
-        return replace(
-            samples,
-            energy=[*samples.energy, *outside.energy],
-            meters={**samples.meters, **outside.meters},
-            problems=[*samples.problems, *outside.problems, *([LATE] if self.transport.late else [])],
-        )
+        late = DeviceReport(problems=(LATE,) if self.transport.late else ())
+        return replace(samples, here=samples.here.merged(outside).merged(late))
 
     def close(self) -> None:
         try:

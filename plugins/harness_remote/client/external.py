@@ -12,8 +12,8 @@ from typing import Any
 
 from harness.machine.energy.durations import Durations, lengthened
 from harness.machine.sampler import Sampler
-from harness.types import Clock, DeviceReport, MeterUse, Monitor, Workload
-from harness.worker.window import beside
+from harness.types import Clock, DeviceReport, Metering, MeterUse, Monitor, Workload
+from harness.worker.report import device_report
 
 __all__ = ["External"]
 
@@ -42,7 +42,7 @@ class External:
         spans: Mapping[str, tuple[int, int]],
         clock: Clock,
         images: int,
-        load: Workload | None = None,
+        metering: Metering | None = None,
         mean_latency_s: float | None = None,
     ) -> DeviceReport:
         """Return what the meters read since :meth:`begin`.
@@ -58,7 +58,9 @@ class External:
             for name, (begin, end) in spans.items()
             if name == "load" or end - begin > settle
         }
-        seen = beside(self._sampler, self._began, here, clock.error_ns, images, {}, load, mean_latency_s)
+        seen = device_report(
+            self._sampler, self._began, here, clock.error_ns, images, {}, metering, mean_latency_s
+        )
         return replace(seen, meters=_shifted(seen.meters, clock.offset_ns))
 
     def close(self) -> None:

@@ -23,7 +23,7 @@ from typing import IO, NamedTuple
 from harness.errors import DeviceError, HarnessError
 from harness_remote import PORT
 from harness_remote.inventory.inventory import Board, EmulatedLink, Inventory
-from harness_remote.lab import limits, relay
+from harness_remote.lab import limits, relay, replay
 from harness_remote.lab.labfile import WORKSTATION
 from harness_remote.lab.namespaces import SWITCH, build, in_namespace
 from harness_remote.lab.run import die_with_parent
@@ -96,6 +96,8 @@ class Inside:
                 "--ready-file",
                 str(self._ready(board)),
             ]
+            if lab.replay == "solo":
+                command += ["--wrapper", replay.WRAPPER]
             log = (folder / "boards" / board / "agent.log").open("ab")
             self.agents[board] = Running(board, command, cores, group, log)
             self._start(self.agents[board])
@@ -144,7 +146,7 @@ class Inside:
         names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
         env = {**os.environ, **dict.fromkeys(names, threads)}
         if self.settings.lab.replay == "solo":
-            env["HARNESS_REPLAY"] = str(self.settings.folder / "replay.lock")
+            env[replay.VARIABLE] = str(self.settings.folder / "replay.lock")
 
         def confine() -> None:
             die_with_parent()

@@ -72,19 +72,25 @@ def pack(value: object) -> bytes:
     if isinstance(value, np.ndarray):
         return b"".join(frames.pack({}, [value]))
     arrays: dict[str, Array] = {}
-    plain: Any = value
-    if dataclasses.is_dataclass(value):
-        plain = {}
-        for name, field in _fields(type(value)).items():
-            held = getattr(value, name)
-            if field.adapter is not None:
-                plain[name] = held
-            elif field.by_key:
-                arrays |= {f"{name}:{key}": array for key, array in held.items()}
-            elif held is not None:
-                arrays[name] = held
+    plain = _split(value, "", arrays) if dataclasses.is_dataclass(value) else value
     text = np.frombuffer(json.dumps(plain).encode(), np.uint8)
     return b"".join(frames.pack({"names": list(arrays)}, [text, *arrays.values()]))
+
+
+def _split(value: Any, prefix: str, arrays: dict[str, Array]) -> dict[str, Any]:
+    """Return the fields that JSON holds; put the others into ``arrays``, those of a nested value as ``FIELD.FIELD``."""
+    plain: dict[str, Any] = {}
+    for name, field in _fields(type(value)).items():
+        held, at = getattr(value, name), prefix + name
+        if field.nested is not None:
+            plain[name] = _split(held, f"{at}.", arrays)
+        elif field.adapter is not None:
+            plain[name] = field.adapter.dump_python(held, mode="json")
+        elif field.by_key:
+            arrays |= {f"{at}:{key}": array for key, array in held.items()}
+        elif held is not None:
+            arrays[at] = held
+    return plain
 
 
 def unpack(kind: type[T], data: bytes) -> T:
@@ -120,36 +126,46 @@ def _value(kind: type[T], names: Any, tensors: list[Array]) -> T:
     content = text.tobytes()
     if not dataclasses.is_dataclass(kind):
         return cast(T, _adapter(kind).validate_json(content, strict=True))
-    plain = json.loads(content)
-    known = _fields(kind)
-    if not isinstance(plain, dict) or not all(name in known and known[name].adapter for name in plain):
-        raise ValueError("keys that it does not have")
-    found: dict[str, Any] = {}
-    for name, field in known.items():
-        if field.adapter is not None:
-            if name in plain:
-                found[name] = field.checked(name, json.dumps(plain[name]))
-        elif field.by_key:
-            begin = f"{name}:"
-            mine = [key for key in arrays if key.startswith(begin)]
-            found[name] = {key[len(begin) :]: field.array(key, arrays.pop(key)) for key in mine}
-        elif name in arrays:
-            found[name] = field.array(name, arrays.pop(name))
+    value = _joined(kind, json.loads(content), "", arrays)
     if arrays:
         raise ValueError(f"unknown {next(iter(arrays))[:80]!r}")
-    return cast(T, kind(**found))
+    return cast(T, value)
+
+
+def _joined(kind: Any, plain: Any, prefix: str, arrays: dict[str, Array]) -> Any:
+    """Return the value whose fields :func:`_split` took apart; take its arrays out of ``arrays``."""
+    known = _fields(kind)
+    in_json = {name for name, field in known.items() if field.adapter is not None or field.nested is not None}
+    if not isinstance(plain, dict) or not plain.keys() <= in_json:
+        raise ValueError("keys that it does not have")
+    values: dict[str, Any] = {}
+    for name, field in known.items():
+        at = prefix + name
+        if field.nested is not None:
+            values[name] = _joined(field.nested, plain.get(name), f"{at}.", arrays)
+        elif field.adapter is not None:
+            if name in plain:
+                values[name] = field.checked(at, json.dumps(plain[name]))
+        elif field.by_key:
+            begin = f"{at}:"
+            own = [key for key in arrays if key.startswith(begin)]
+            values[name] = {key[len(begin) :]: field.array(key, arrays.pop(key)) for key in own}
+        elif at in arrays:
+            values[name] = field.array(at, arrays.pop(at))
+    return kind(**values)
 
 
 @dataclasses.dataclass(frozen=True)
 class _Field:
     """How a field travels: as JSON that ``adapter`` checks, as an array, or as a mapping of arrays (``by_key``).
 
-    Arrays of a known element type ``dtype`` have one dimension; without one they may be any.
+    A dataclass that holds arrays is ``nested``: its fields travel in the same way. Arrays of a known element type ``dtype`` have one dimension; without one they may be any.
     """
 
     adapter: TypeAdapter[Any] | None
     by_key: bool = False
     dtype: np.dtype[Any] | None = None
+    nested: type[Any] | None = None
 
     def checked(self, name: str, text: str) -> Any:
         assert self.adapter is not None
@@ -170,6 +186,8 @@ def _fields_of(kind: Any) -> dict[str, _Field]:
 
 
 def _field(hint: Any) -> _Field:
+    if dataclasses.is_dataclass(hint) and any(field.adapter is None for field in _fields(hint).values()):
+        return _Field(None, nested=cast("type[Any]", hint))
     inner = next((kind for kind in get_args(hint) if get_origin(kind) is np.ndarray), hint)
     if get_origin(inner) is not np.ndarray:
         return _Field(TypeAdapter(hint, config=ConfigDict(arbitrary_types_allowed=True)))

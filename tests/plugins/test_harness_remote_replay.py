@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from harness.errors import DeviceError
-from harness.worker.replay import VARIABLE, ReplayedSession, replayed
+from harness_remote.lab.replay import VARIABLE, ReplayedSession, replayed
 
 
 class Busy:
@@ -43,10 +43,11 @@ def images(n: int = 1, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).random((n, 3, 4, 4), dtype=np.float32)
 
 
-def test_only_where_it_is_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_lock_file_is_named_by_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     session = Busy()
     monkeypatch.delenv(VARIABLE, raising=False)
-    assert replayed(session) is session
+    with pytest.raises(DeviceError, match=r"replay: HARNESS_REPLAY names no lock file"):
+        replayed(session)
     monkeypatch.setenv(VARIABLE, str(tmp_path / "lock"))
     assert isinstance(replayed(session), ReplayedSession)
     monkeypatch.setenv(VARIABLE, str(tmp_path / "no" / "lock"))
@@ -54,17 +55,20 @@ def test_only_where_it_is_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         replayed(session)
 
 
-def test_what_was_rehearsed_is_not_computed_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_was_rehearsed_is_not_computed_again(tmp_path: Path) -> None:
     session = Busy()
-    replay = ReplayedSession(session, tmp_path / "lock")
-    clock = SimpleNamespace(perf_counter_ns=lambda: 5_000_000 * session.runs)
-    with monkeypatch.context() as patch:
-        patch.setattr("harness.worker.replay.time", clock)
-        assert np.array_equal(replay.rehearse([images()]), 2 * images())
-        runs = session.runs
-        replay.rehearse([images()])
+    slept = []
+    clock = SimpleNamespace(
+        perf_counter_ns=lambda: 5_000_000 * session.runs + sum(slept),
+        sleep=lambda seconds: slept.append(round(seconds * 1e9) + 150_000),
+    )
+    replay = ReplayedSession(session, tmp_path / "lock", clock)
+    assert np.array_equal(replay.rehearse([images()]), 2 * images())
+    runs = session.runs
+    replay.rehearse([images()])
     assert np.array_equal(replay.run([images()]), 2 * images())
     assert session.runs == runs
+    assert sum(slept) == 5_000_000
     assert replay.facts["threads"] == 1
     assert (replay.facts["replayed"], replay.facts["rehearsed"], replay.facts["computed"]) == (True, 1, 0)
     assert replay.facts["solo_ms"] == 5

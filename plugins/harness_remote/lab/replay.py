@@ -1,8 +1,8 @@
-"""A part's compute, replayed: so that many boards of one machine do not take each other's cores.
+"""Replay a part's compute, so that many boards of one machine do not take each other's cores.
 
-A part is *rehearsed* on an input: run alone on the machine, several times; its output and its time are kept. A
-query then takes that time asleep, and gets that output. What was not rehearsed is really computed, alone too, and
-counted. Rows say so: the session's facts have ``replayed``.
+A part *rehearses* an input: it runs alone on the machine, several times; its output and its time are kept. A query
+then sleeps for that time and returns that output. An input that was not rehearsed is really computed, alone too, and
+counted. Records show it: the session's facts have ``replayed``.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from harness.errors import DeviceError
 
@@ -26,10 +26,12 @@ if TYPE_CHECKING:
 
     from harness.types import Session
 
-__all__ = ["VARIABLE", "ReplayedSession", "replayed", "replaying"]
+__all__ = ["VARIABLE", "WRAPPER", "ReplayedSession", "replayed"]
 
 VARIABLE = "HARNESS_REPLAY"
-"""Names the lock file that all boards of a machine share; without it nothing is replayed."""
+"""Names the lock file that all boards of a lab share."""
+WRAPPER = "harness_remote.lab.replay:replayed"
+"""What a worker wraps its sessions with (:class:`harness.worker.commands.Load`)."""
 
 PASSES = 5
 KEPT_BYTES = 2**29
@@ -39,28 +41,39 @@ PR_SET_TIMERSLACK = 29
 Shapes = tuple[tuple[int, ...], ...]
 
 
-def replaying() -> bool:
-    """Whether ``HARNESS_REPLAY`` asks for it; all boards of a lab are asked alike."""
-    return bool(os.environ.get(VARIABLE))
+class Clock(Protocol):
+    """What a replay needs of the module :mod:`time`."""
+
+    def perf_counter_ns(self) -> int: ...
+
+    def sleep(self, seconds: float, /) -> None: ...
 
 
 def replayed(session: Session) -> Session:
-    """The session, or its replay where ``HARNESS_REPLAY`` asks for it."""
+    """Return the session's replay; its lock file is named by ``HARNESS_REPLAY``.
+
+    Raises:
+        DeviceError: the variable is not set, or the lock file cannot be used.
+    """
     lock = os.environ.get(VARIABLE)
-    return ReplayedSession(session, Path(lock)) if lock else session
+    if not lock:
+        raise DeviceError(f"replay: {VARIABLE} names no lock file")
+    return ReplayedSession(session, Path(lock))
 
 
 class ReplayedSession:
-    """A :class:`harness.types.Session` that sleeps what the one that it wraps would take with the machine to itself.
+    """A :class:`harness.types.Session` that sleeps for as long as another one computes alone on the machine.
 
-    Its facts go on: ``rehearsed`` inputs, ``solo_ms`` (the last rehearsal's median), and what was ``computed`` since.
+    Its facts are updated: ``rehearsed`` inputs, ``solo_ms`` (the last rehearsal's median), and how many queries it
+    ``computed`` since.
 
     Raises:
         DeviceError: the lock file cannot be used.
     """
 
-    def __init__(self, session: Session, lock_path: Path) -> None:
+    def __init__(self, session: Session, lock_path: Path, clock: Clock = time) -> None:
         self._session = session
+        self._clock = clock
         try:
             self._lock = os.open(lock_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as error:
@@ -69,40 +82,40 @@ class ReplayedSession:
         self._kept = 0
         self._passes: dict[Shapes, list[int]] = {}
         self._solo_ns: dict[Shapes, int] = {}
-        self._told: dict[str, Any] = {**session.facts, "replayed": True, "rehearsed": 0, "computed": 0}
-        self.facts: Mapping[str, Any] = self._told
+        self._facts: dict[str, Any] = {**session.facts, "replayed": True, "rehearsed": 0, "computed": 0}
+        self.facts: Mapping[str, Any] = self._facts
         with suppress(OSError, AttributeError):  # Linux: timers to the microsecond
             ctypes.CDLL(None).prctl(PR_SET_TIMERSLACK, 1)
 
     def rehearse(self, inputs: Sequence[NDArray[Any]]) -> NDArray[np.float32]:
-        """Run alone on the machine; keep output and time."""
+        """Run alone on the machine; keep output and time, and return the output."""
         key, shapes = _key(inputs)
-        self._told["computed"] = 0
+        self._facts["computed"] = 0
         if (known := self._outputs.get(key)) is not None:
             return known
         times = self._passes.setdefault(shapes, [])
         with self._alone():
             output = self._session.run(inputs)  # caches are warm from here on
             for _ in range(PASSES):
-                start = time.perf_counter_ns()
+                start = self._clock.perf_counter_ns()
                 output = self._session.run(inputs)
-                times.append(time.perf_counter_ns() - start)
+                times.append(self._clock.perf_counter_ns() - start)
         self._solo_ns[shapes] = solo = round(statistics.median(times))
         if self._kept + output.nbytes <= KEPT_BYTES:
             self._outputs[key] = output
             self._kept += output.nbytes
-        self._told.update(rehearsed=len(self._outputs), solo_ms=solo / 1e6)
+        self._facts.update(rehearsed=len(self._outputs), solo_ms=solo / 1e6)
         return output
 
     def run(self, inputs: Sequence[NDArray[Any]]) -> NDArray[np.float32]:
-        start = time.perf_counter_ns()
+        start = self._clock.perf_counter_ns()
         key, shapes = _key(inputs)
         known = self._outputs.get(key)
         if known is None:
-            self._told["computed"] += 1
+            self._facts["computed"] += 1
             with self._alone():
                 return self._session.run(inputs)
-        _until(start + self._solo_ns[shapes])
+        _wait(start + self._solo_ns[shapes], self._clock)
         return known
 
     def close(self) -> None:
@@ -114,6 +127,7 @@ class ReplayedSession:
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
+        """Hold the lock that all boards of the lab share."""
         fcntl.flock(self._lock, fcntl.LOCK_EX)
         try:
             yield
@@ -122,17 +136,18 @@ class ReplayedSession:
 
 
 def _key(inputs: Sequence[NDArray[Any]]) -> tuple[bytes, Shapes]:
+    """Return a digest of the inputs, and their shapes."""
     import numpy as np
 
     digest = hashlib.blake2b(digest_size=16)
-    for one in inputs:
-        digest.update(f"{one.dtype.str}{one.shape}".encode())
-        digest.update(np.ascontiguousarray(one).data)
-    return digest.digest(), tuple(one.shape for one in inputs)
+    for array in inputs:
+        digest.update(f"{array.dtype.str}{array.shape}".encode())
+        digest.update(np.ascontiguousarray(array).data)
+    return digest.digest(), tuple(array.shape for array in inputs)
 
 
-def _until(due_ns: int) -> None:
-    """Sleep to just before, then watch the clock."""
-    while (left := due_ns - time.perf_counter_ns()) > 0:
+def _wait(due_ns: int, clock: Clock) -> None:
+    """Sleep until just before ``due_ns``, then watch the clock."""
+    while (left := due_ns - clock.perf_counter_ns()) > 0:
         if left > SPIN_NS:
-            time.sleep((left - SPIN_NS) / 1e9)
+            clock.sleep((left - SPIN_NS) / 1e9)

@@ -1,0 +1,63 @@
+"""What a meter's readings of one window come to."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+from harness.types.meters import Provenance, Scope
+
+__all__ = ["Method", "Reading"]
+
+Method = Literal["default", "devit", "mlperf"]
+"""Whose rules an energy follows (:func:`harness.machine.energy.reading.read_window`)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reading:
+    """One meter's figures for one window. A figure that is ``None`` has its reason in ``withheld``.
+
+    ``energy_*_j`` is of the whole window of ``window_s``, ``energy_*_mj`` of one inference. ``energy_u_mj`` is the
+    uncertainty of the net energy, or of the gross energy where there is no net. ``disagreement``: difference
+    from other meters of the same thing, over the mean of both. ``details``: what the meter says of itself.
+    ``device``: of a fleet, the device that was read.
+    """
+
+    meter: str
+    scope: Scope
+    watches: str
+    provenance: Provenance
+    quantity: Literal["energy", "power"]
+    host: str
+    method: Method
+    window_s: float
+    inferences: int
+    samples: int
+    greatest_gap_s: float | None
+    period_s: float
+    averaging_s: float
+    calibration: float | None
+    energy_gross_j: float | None = None
+    power_gross_w: float | None = None
+    idle_before_w: float | None = None
+    idle_after_w: float | None = None
+    idle_w: float | None = None
+    idle_drift: float | None = None
+    energy_net_j: float | None = None
+    u_gross_j: float | None = None
+    u_net_j: float | None = None
+    uncertainty: Mapping[str, float | None] = field(default_factory=dict)
+    energy_gross_mj: float | None = None
+    energy_net_mj: float | None = None
+    energy_u_mj: float | None = None
+    withheld: Mapping[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+    disagreement: Mapping[str, float] = field(default_factory=dict)
+    details: Mapping[str, Any] = field(default_factory=dict)
+    device: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the reading as a record has it: ``device`` only for a fleet."""
+        values = asdict(self) | {"notes": list(self.notes)}
+        return values if self.device else {key: value for key, value in values.items() if key != "device"}
