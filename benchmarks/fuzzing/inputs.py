@@ -12,7 +12,7 @@ import numpy as np
 import onnx
 from onnx import helper
 
-from harness.types import Graph, GraphPart, TensorSpec, Workload
+from harness.types import Graph, GraphPart, Metering, Stop, TensorSpec, Workload
 from harness.worker.commands import Begin, Command, End
 from harness.worker.frames import DTYPES, pack
 from harness_remote import agent_pb2 as pb
@@ -86,7 +86,9 @@ ARTIFACT = ShippedArtifact(
     meta={"opset": 18, "precision": "float32", "quantised": 0, "spinning": False},
 )
 GRAPH = Graph(parts=(GraphPart(name="model", inputs=("image",), output=TensorSpec(shape=(3,))),))
-WORKLOAD = Workload(min_time_s=0.01, min_queries=2, max_time_s=0.05, warmup="one", idle_s=0.0)
+WORKLOAD = Workload(
+    stop=Stop(min_time_s=0.01, min_queries=2, max_time_s=0.05, warmup="one"), metering=Metering(idle_s=0.0)
+)
 MODEL_NAME, FILE_NAME = hashlib.sha256(MODEL).hexdigest(), hashlib.sha256(FILE).hexdigest()
 
 
