@@ -2,33 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    pass
-
 import hashlib
 import os
 import platform
 import uuid
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 from harness.errors import StorageError
 from harness.machine.sysfs import each, text
 from harness.store.files import default_cache
+from harness.types import DeviceInfo
 
-__all__ = [
-    "cpu_capability",
-    "cpu_model",
-    "governor",
-    "host",
-    "is_board",
-    "machine_id",
-    "machine_of",
-    "virtualised",
-]
+__all__ = ["cpu_capability", "cpu_model", "governor", "host", "machine_id", "machine_of", "virtualised"]
 
 PACKAGES = (
     "edge-harness",
@@ -169,12 +156,6 @@ def _cpuinfo(root: Path) -> dict[str, str]:
     return found
 
 
-def machine_of(details: Mapping[str, Any]) -> str:
-    """The machine of a device, by a ``DeviceInfo``'s details; empty for this one."""
-    told = str(details.get("machine_id", ""))
-    return "" if told == machine_id() else told
-
-
-def is_board(details: Mapping[str, Any]) -> bool:
-    """Whether a device is reached through an agent, by a ``DeviceInfo``'s details."""
-    return "machine_id" in details
+def machine_of(info: DeviceInfo) -> str:
+    """Return the id of the machine that a device is on; empty for this machine, also through an agent."""
+    return "" if info.machine_id == machine_id() else info.machine_id

@@ -101,7 +101,10 @@ def _device(cell: Cell) -> DeviceBlock:
         nodes=len(task.specs),
         cores=first.cores if first else None,
         memory_bytes=first.memory_bytes if first else None,
-        details={key: value for key, value in details.items() if key not in NOT_IN_DETAILS},
+        details={
+            **{key: value for key, value in details.items() if key not in NOT_IN_DETAILS},
+            **({"machine_id": first.machine_id} if first and first.is_board else {}),
+        },
         **of_fleet,
     )
 
@@ -111,7 +114,7 @@ def _provenance(infos: Sequence[DeviceInfo]) -> Provenance:
 
     Workers of one machine share its cores and need no network, so they are not a fleet of boards.
     """
-    machines = [machine_of(info.details) for info in infos]
+    machines = [machine_of(info) for info in infos]
     shared = len(set(machines)) < len(machines)
     return "emulated" if shared or any(info.emulated for info in infos) else "measured"
 
@@ -264,7 +267,7 @@ def _members(deployed: Deployed, names: Sequence[str]) -> list[FleetMember]:
         FleetMember(
             name=names[index],
             model=device.info.model,
-            machine=machine_of(device.info.details),
+            machine=machine_of(device.info),
             parts=[part for part, place in deployed.places.items() if place == index],
         )
         for index, device in sorted(deployed.devices.items())

@@ -7,7 +7,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from harness.errors import SuiteError, nearest
-from harness.machine.environment import is_board
 from harness.plan.resolve import Resolved
 from harness.suite.entry_ref import NamedEntry
 from harness.suite.suite import RunItem, Suite
@@ -103,7 +102,7 @@ def _check_cool_down(resolved: Resolved, measure: Measure, index: int) -> None:
         target = resolved.target(device, suite.defaults.threads)
         central = None if target.unavailable else target.infos[target.central]
         machine, known = "this machine", resolved.monitors.meters.tells_temperature()
-        if central is not None and is_board(central.details):
+        if central is not None and central.is_board:
             machine, known = central.name, "temperature_c" in central.details.get("tells", ())
         if not known:
             where = _where(suite, "cool_down", index)

@@ -48,7 +48,7 @@ class Monitors:
     def _read_beside(self, target: Target, why_none: str) -> tuple[tuple[Monitor, ...], str]:
         if target.unavailable:
             return (Monitor(),) * len(target.specs), why_none or target.unavailable
-        machines = [machine_of(info.details) for info in target.infos]
+        machines = [machine_of(info) for info in target.infos]
         order = sorted(range(len(machines)), key=lambda index: index != target.central)
         readers = {machines[index]: index for index in reversed(order)}
         uses: dict[int, list[MeterUse]] = {}

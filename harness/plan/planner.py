@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from harness.machine.environment import is_board
 from harness.plan.blocks import Setting, settings
 from harness.plan.chains import Chains
 from harness.plan.identity import MEASURING
@@ -155,7 +154,7 @@ def _impossible(method: ResolvedMethod, target: Target, runtime: RuntimeEntry) -
     if target.unavailable:
         return target.unavailable
     kinds = {info.kind for info in target.infos} - set(runtime.devices)
-    boards = [info.name for info in target.infos if is_board(info.details)]
+    boards = [info.name for info in target.infos if info.is_board]
     if boards and "onnx" not in runtime.requires:
         return f"{boards[0]} takes ONNX files only, which runtime {runtime.name} does not export"
     if kinds:

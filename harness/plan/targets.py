@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from harness.errors import SuiteError, nearest
-from harness.machine.environment import is_board
 from harness.plan.entries import Entries
 from harness.plugins import Plugins
 from harness.suite.suite import Suite
@@ -79,7 +78,7 @@ class Targets:
         seen: dict[str, str] = {}
         for index, member in enumerate(members):
             spec, info = described[member]
-            if not (isinstance(info, DeviceInfo) and is_board(info.details)):
+            if not (isinstance(info, DeviceInfo) and info.is_board):
                 continue
             board = getattr(spec.params, "board", None) or spec.name
             if board in seen:

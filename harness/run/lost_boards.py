@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable
 
 from harness.errors import BoardLost, HarnessError
-from harness.machine.environment import is_board
 from harness.measure.deploy import names_of
 from harness.plugins import Plugins
 from harness.types import DeviceSpec
@@ -88,6 +87,6 @@ class LostBoards:
         """Return the boards of a cell by each of their names: in the suite, and in the list of boards."""
         needed: dict[str, DeviceRef] = {}
         for name, spec, info in zip(names_of(cell.task), cell.task.specs, cell.task.infos, strict=False):
-            if is_board(info.details):
+            if info.is_board:
                 needed |= {name: spec, spec.params.get("board") or spec.name: spec}
         return needed

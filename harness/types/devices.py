@@ -36,7 +36,8 @@ class Unavailable:
 class DeviceInfo:
     """A device as found: ``model`` is its hardware (board keys compare it), ``kind`` cpu or cuda ...
 
-    ``emulated``: a virtual board; its rows stand apart from measured ones.
+    ``emulated``: a virtual board; its rows stand apart from measured ones. ``machine_id``: of a device that is reached
+    through an agent, the id of its machine; empty for this machine's own devices.
     """
 
     name: str
@@ -46,7 +47,13 @@ class DeviceInfo:
     cores: int
     memory_bytes: int
     emulated: bool = False
+    machine_id: str = ""
     details: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def is_board(self) -> bool:
+        """Whether the device is reached through an agent."""
+        return bool(self.machine_id)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -61,7 +61,7 @@ def describe(params: JoulescopeParams) -> Iterable[MeterInfo | Unavailable]:
         return (Unavailable(name="joulescope", reason=f"{what} on USB", fix="plug it in"),)
     if len(found) > 1:
         raise ValueError(f"serial: which of {', '.join(device.serial for device in found)}?")
-    hertz = params.frequency
+    hertz: int = params.frequency
     if MODELS[found[0].product] == "js110":
         if "frequency" in params.model_fields_set and hertz != JS110_HZ:
             raise ValueError(f"frequency: a JS110 has {JS110_HZ} only")

@@ -87,7 +87,7 @@ def probe() -> Iterator[MeterInfo | Unavailable]:
 
 def _probe_gpu(pynvml: Any, index: int) -> Iterator[MeterInfo | Unavailable]:
     handle = pynvml.nvmlDeviceGetHandleByIndex(index)
-    about = {
+    about: dict[str, Any] = {
         "uuid": _text(pynvml.nvmlDeviceGetUUID(handle)),
         "index": index,
         "model": _text(pynvml.nvmlDeviceGetName(handle)),

@@ -50,7 +50,6 @@ KEPT = (
     "python",
     "cpu_capability",
     "governor",
-    "machine_id",
     "onnxruntime",
     "jetpack",
 )
@@ -198,6 +197,7 @@ def info_of(
         cores=described.cores or 0,
         memory_bytes=described.memory_bytes,
         emulated=board.emulated,
+        machine_id=described.machine_id,
         details=details,
     )
 

@@ -204,7 +204,7 @@ def describe(spec):
     if AWAY.get(name, 0) > 0:
         AWAY[name] -= 1
         return Unavailable(name=name, reason="does not answer")
-    details = {"machine_id": spec.params.machine}
+    details = {}
     if spec.params.link:
         details["link"] = spec.params.link
     if spec.params.watts is not None:
@@ -227,6 +227,7 @@ def describe(spec):
         cores=1,
         memory_bytes=1,
         emulated=spec.params.emulated,
+        machine_id=spec.params.machine,
         details=details,
     )
 
