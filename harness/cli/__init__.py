@@ -1,4 +1,4 @@
-"""The command line: one file per verb, loaded only when its verb is used."""
+"""The command line: one file per command, which is imported only when the command is used."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ from typing import Any, TextIO
 
 import click
 
-from harness.cli.plugin_commands import GivenGroup
+from harness.cli.plugin_commands import PluginGroup
 
 __all__ = ["main"]
 
 VERBS = {
     "run": "Train, compress, split, export and measure what a suite names; show the leaderboard.",
     "plan": "Show what a run would do, without doing it.",
-    "claims": "Say of every claim of a suite's paper whether it is reproduced.",
+    "claims": "Print whether each claim of a suite's paper is reproduced.",
     "leaderboard": "Leaderboards from the records of one or more results folders.",
     "results": "Check and show records.",
-    "plugins": "List plugins and what they give.",
+    "plugins": "List plugins and what they provide.",
     "devices": "The devices of this machine, and boards.",
     "suites": "List and show the suites that come with the harness; their JSON Schema.",
     "cache": "List and clear prepared artifacts.",
 }
 
 
-class _Verbs(GivenGroup):
-    """The verbs of the harness, imported on use, and those of plugins."""
+class _Verbs(PluginGroup):
+    """The commands of the harness, imported on use, and those of plugins."""
 
     def own(self) -> Mapping[str, str]:
         return VERBS
@@ -42,9 +42,9 @@ class _Verbs(GivenGroup):
         module = importlib.import_module(f"harness.cli.{name}")
         return module.command  # type: ignore[no-any-return]
 
-    def make_context(self, *given: Any, **named: Any) -> click.Context:
+    def make_context(self, *arguments: Any, **named: Any) -> click.Context:
         with _pipes():
-            return super().make_context(*given, **named)
+            return super().make_context(*arguments, **named)
 
     def invoke(self, ctx: click.Context) -> Any:
         with _pipes():
@@ -54,12 +54,16 @@ class _Verbs(GivenGroup):
 
 
 class _Unread(Exception):
-    """Nobody reads our output any more: `harness plan | head`."""
+    """Raised where nobody reads our output any more, as in `harness plan | head`."""
 
 
 @contextmanager
 def _pipes() -> Iterator[None]:
-    """Whatever pipe breaks, click takes it for our output, and ends without a word: so it is told no pipe."""
+    """Turn a broken pipe into an error of ours.
+
+    click takes every broken pipe for our output and exits without a message. The pipe of a child process may break
+    too, and that is an error to report.
+    """
     from harness.errors import HarnessError
 
     try:
@@ -74,7 +78,7 @@ def _unread(stream: TextIO) -> bool:
     try:
         asked = select.poll()
         asked.register(stream.fileno(), 0)
-        return any(told & (select.POLLERR | select.POLLHUP) for _, told in asked.poll(0))
+        return any(events & (select.POLLERR | select.POLLHUP) for _, events in asked.poll(0))
     except (OSError, ValueError):  # closed, or no file
         return False
 
@@ -93,7 +97,7 @@ def cli() -> None:
 
 
 def main() -> None:
-    """Entry point: errors that a person can act on are one line and exit code 2; Ctrl-C is 130, output unread 141."""
+    """Run the command line. Errors that a person can act on are one line and exit code 2; Ctrl-C gives 130, unread output 141."""
     from harness.errors import HarnessError
 
     try:

@@ -37,16 +37,16 @@ def list_(as_json: bool) -> None:
 @click.argument("keys", nargs=-1)
 @click.option("--yes", is_flag=True, help="Do not ask.")
 def clear(keys: tuple[str, ...], yes: bool) -> None:
-    """Delete all artifacts, or those whose KEYS (beginnings are enough) are given. Records are not touched."""
+    """Delete all artifacts, or those whose KEYS (their beginnings are enough) are named. Records are not touched."""
     from harness.errors import SuiteError
     from harness.store.artifacts import Store
     from harness.store.files import default_cache
 
     store = Store(default_cache())
     known = [item.key for item in store.stored()]
-    chosen = [key for key in known if any(key.startswith(given) for given in keys)] if keys else None
+    chosen = [key for key in known if any(key.startswith(prefix) for prefix in keys)] if keys else None
     if keys:
-        unknown = [given for given in keys if not any(key.startswith(given) for key in known)]
+        unknown = [prefix for prefix in keys if not any(key.startswith(prefix) for key in known)]
         if unknown:
             raise SuiteError(f"no artifact {', '.join(unknown)}; see `harness cache list`")
     count = len(known if chosen is None else chosen)

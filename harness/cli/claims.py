@@ -25,7 +25,7 @@ from harness.cli.common import SuiteChoice, block_option, load, make, warn_probl
 def command(
     suite: str, folder: Path | None, overrides: tuple[str, ...], block: tuple[str, ...], as_json: bool
 ) -> int:
-    """Say of every claim of SUITE's paper what became of it; DIR is a results folder of SUITE.
+    """Print the verdict on every claim of SUITE's paper; DIR is a results folder of SUITE.
 
     Counts are taken from the modules that the plugins build; accuracies, latencies and which method is
     better from the records in DIR. Exit code 0: no claim is not-reproduced; 1: some is.
@@ -43,8 +43,12 @@ def command(
     evidence = Evidence(folder, planned.plan.suite) if folder is not None else None
     verdicts = list(Judge(claims, planned, evidence).verdicts())
     if as_json:
-        told = {"suite": planned.plan.suite, "paper": claims.paper, "claims": [v.to_json() for v in verdicts]}
-        click.echo(json.dumps({**told, "summary": render.counts(verdicts)}, indent=1, ensure_ascii=False))
+        document = {
+            "suite": planned.plan.suite,
+            "paper": claims.paper,
+            "claims": [v.to_json() for v in verdicts],
+        }
+        click.echo(json.dumps({**document, "summary": render.counts(verdicts)}, indent=1, ensure_ascii=False))
     else:
         render.show(claims.paper, verdicts)
     return 1 if any(verdict.status == "not-reproduced" for verdict in verdicts) else 0

@@ -1,4 +1,4 @@
-"""Options and steps that several verbs share."""
+"""Options and steps that several commands share."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 def block_option(function: F) -> F:
-    """``--block PLUGIN``, for every verb that loads plugins."""
+    """Add ``--block PLUGIN``, for every command that loads plugins."""
     return click.option("--block", multiple=True, metavar="PLUGIN", help="Leave a plugin out (repeatable).")(
         function
     )
@@ -76,7 +76,7 @@ def suite_options(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def load(block: Sequence[str]) -> Plugins:
-    """All plugins that are not blocked, by ``--block`` or ``HARNESS_BLOCK_PLUGINS`` (comma-separated).
+    """Return all plugins that are not blocked by ``--block`` or ``HARNESS_BLOCK_PLUGINS`` (comma-separated).
 
     Raises:
         PluginError: ``--block`` names a plugin that is not installed; the variable may.
@@ -94,6 +94,7 @@ def load(block: Sequence[str]) -> Plugins:
 
 
 def warn_problems(plugins: Plugins) -> None:
+    """Print a warning for each plugin that could not be used."""
     for problem in plugins.problems:
         click.echo(f"warning: {problem}", err=True)
 

@@ -1,4 +1,4 @@
-"""``harness devices list``; plugins give the rest."""
+"""``harness devices list``; plugins add further commands."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from typing import Any
 import click
 
 from harness.cli.common import block_option, load
-from harness.cli.plugin_commands import GivenGroup
+from harness.cli.plugin_commands import PluginGroup
 
 
-@click.group("devices", cls=GivenGroup, points="harness.commands.devices")
+@click.group("devices", cls=PluginGroup, points="harness.commands.devices")
 def command() -> None:
     """The devices of this machine, and boards."""
 
@@ -22,36 +22,37 @@ def command() -> None:
 @block_option
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def list_(block: tuple[str, ...], as_json: bool) -> None:
-    """What every backend and meter finds here, or why it finds nothing and what to do about it.
+    """List what every backend and meter finds here, or why it finds nothing and what to do about it.
 
-    A watch tells the machine's state: temperatures, clocks, causes of throttling.
+    A watch reads the machine's state: temperatures, clocks, causes of throttling.
     """
+    from harness.errors import first_line
     from harness.machine.meters import Meters, answers
     from harness.types import Unavailable
 
     plugins = load(block)
-    found: list[dict[str, Any]] = []
+    items: list[dict[str, Any]] = []
     for registered in plugins.backends:
         try:
             probed = list(registered.entry.probe())
         except Exception as error:  # noqa: BLE001 - one broken backend must not hide the others
-            probed = [Unavailable(name=registered.entry.name, reason=f"{type(error).__name__}: {error}")]
-        found += [_item("backend", registered.entry.name, one) for one in probed]
+            probed = [Unavailable(name=registered.entry.name, reason=first_line(error, kind=True))]
+        items += [_item("backend", registered.entry.name, device) for device in probed]
     for meter in plugins.meters:
         try:
             metered = answers(meter)
         except ValueError as error:
             metered = [Unavailable(name=meter.entry.name, reason=str(error))]
-        found += [_item("meter", meter.entry.name, one) for one in metered]
-    for name, told in Meters(plugins).snapshot().items():
-        if isinstance(told, Unavailable):
-            found.append(_item("watch", name, told))
+        items += [_item("meter", meter.entry.name, info) for info in metered]
+    for name, state in Meters(plugins).snapshot().items():
+        if isinstance(state, Unavailable):
+            items.append(_item("watch", name, state))
         else:
-            found.append({"is": "watch", "entry": name, "usable": True, "signals": dict(told)})
+            items.append({"is": "watch", "entry": name, "usable": True, "signals": dict(state)})
     if as_json:
-        click.echo(json.dumps(found, indent=1))
+        click.echo(json.dumps(items, indent=1))
         return
-    for item in found:
+    for item in items:
         _show(item)
 
 
@@ -79,8 +80,8 @@ def _show(item: Mapping[str, Any]) -> None:
             f"{averaged}; error {error}"
         )
     else:
-        told = ", ".join(f"{key} {_plain(value)}" for key, value in item["signals"].items())
-        click.secho(f"{head}: {told}", bold=True)
+        signals = ", ".join(f"{key} {_plain(value)}" for key, value in item["signals"].items())
+        click.secho(f"{head}: {signals}", bold=True)
 
 
 def _plain(value: Any) -> str:

@@ -34,25 +34,25 @@ def command(
 
     if not estimate and (profile or link):
         raise click.UsageError("--profile and --link go with --estimate")
-    given = _given(profile, link)
+    assumed = _assumed(profile, link)
     plugins = load(chosen.block)
     warn_problems(plugins)
     planned = make(chosen, plugins)
     plan = planned.plan
     store = Store(default_cache())
-    told = estimates(planned, store, given) if estimate else []
+    estimated = estimates(planned, store, assumed) if estimate else []
     if as_json:
-        extra = {"estimates": [asdict(one) for one in told]} if estimate else {}
+        extra = {"estimates": [asdict(estimate) for estimate in estimated]} if estimate else {}
         click.echo(json.dumps({**plan.to_json(), **extra}, indent=1))
         return
     show(plan, {key for key in plan.nodes if store.has(key)})
     if estimate:
-        show_estimates(told)
+        show_estimates(estimated)
     for warning in (*plan.warnings, *plan.missing_data, *plan.missing_extras):
         click.echo(f"warning: {warning}", err=True)
 
 
-def _given(profile: str | None, link: str | None) -> Given:
+def _assumed(profile: str | None, link: str | None) -> Given:
     from pydantic import ValidationError
 
     from harness.plan.estimate import Given

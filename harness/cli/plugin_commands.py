@@ -1,4 +1,4 @@
-"""Commands that plugins give: found by entry point, imported on use, so that ``--help`` imports none."""
+"""Commands of plugins: found by entry point and imported on use, so that ``--help`` imports none."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ import click
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
 
-__all__ = ["SUMMARIES", "GivenGroup"]
+__all__ = ["SUMMARIES", "PluginGroup"]
 
-# what --help says of the commands that ship with the harness; others' distribution is named instead
+# lines of --help for the commands that ship with the harness; other commands show their distribution
 SUMMARIES = {
     "harness.commands": {
         "agent": "Make this machine a board that others measure on.",
@@ -29,7 +29,7 @@ SUMMARIES = {
 }
 
 
-class GivenGroup(click.Group):
+class PluginGroup(click.Group):
     """A group whose commands are its own, and those that entry points in the group ``points`` name."""
 
     def __init__(self, *arguments: Any, points: str, **options: Any) -> None:
@@ -37,19 +37,19 @@ class GivenGroup(click.Group):
         self.points = points
 
     def own(self) -> Mapping[str, str]:
-        """Commands of the harness itself, each with what --help says of it."""
+        """Return the commands of the harness itself, each with its line of --help."""
         return {name: command.get_short_help_str(90) for name, command in self.commands.items()}
 
     def own_command(self, ctx: click.Context, name: str) -> click.Command | None:
         return super().get_command(ctx, name)
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return [*self.own(), *(name for name in self._given() if name not in self.own())]
+        return [*self.own(), *(name for name in self._plugin_points() if name not in self.own())]
 
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
-        given = self._given().get(name, [])
-        self._check_clash(name, given)
-        return _load(given[0]) if given else self.own_command(ctx, name)
+        points = self._plugin_points().get(name, [])
+        self._check_clash(name, points)
+        return _load(points[0]) if points else self.own_command(ctx, name)
 
     def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
         from harness.errors import nearest
@@ -64,41 +64,41 @@ class GivenGroup(click.Group):
         from harness.errors import PluginError
 
         rows, troubles = dict(self.own()), []
-        for name, given in self._given().items():
+        for name, points in self._plugin_points().items():
             try:
-                self._check_clash(name, given)
+                self._check_clash(name, points)
             except PluginError as error:
                 troubles.append((name, str(error)))
                 continue
-            rows[name] = SUMMARIES[self.points].get(name) or f"from {_distribution(given[0])}"
+            rows[name] = SUMMARIES[self.points].get(name) or f"from {_distribution(points[0])}"
         with formatter.section("Commands"):
             formatter.write_dl(list(rows.items()))
         if troubles:
             with formatter.section("Not usable"):
                 formatter.write_dl(troubles)
 
-    def _given(self) -> dict[str, list[EntryPoint]]:
-        """Name -> the entry points of that name whose plugins are not blocked; more than one clash."""
+    def _plugin_points(self) -> dict[str, list[EntryPoint]]:
+        """Return name -> the entry points of that name whose plugins are not blocked."""
         from importlib.metadata import entry_points
 
         points = entry_points()
         blocked = set(os.environ.get("HARNESS_BLOCK_PLUGINS", "").replace(" ", "").split(","))
         hidden = {_package(point) for point in points.select(group="harness") if point.name in blocked}
-        found: dict[str, list[EntryPoint]] = {}
+        by_name: dict[str, list[EntryPoint]] = {}
         for point in sorted(points.select(group=self.points), key=lambda point: (point.name, point.value)):
             if _package(point) not in hidden:
-                found.setdefault(point.name, []).append(point)
-        return found
+                by_name.setdefault(point.name, []).append(point)
+        return by_name
 
-    def _check_clash(self, name: str, given: list[EntryPoint]) -> None:
+    def _check_clash(self, name: str, points: list[EntryPoint]) -> None:
         from harness.errors import PluginError
 
-        givers = [_distribution(point) for point in given]
-        if given and name in self.own():
-            givers.insert(0, "the harness itself")
-        if len(givers) > 1:
+        owners = [_distribution(point) for point in points]
+        if points and name in self.own():
+            owners.insert(0, "the harness itself")
+        if len(owners) > 1:
             raise PluginError(
-                f"command {name!r} is given by {' and '.join(givers)}; uninstall one, or name its plugin in "
+                f"command {name!r} is given by {' and '.join(owners)}; uninstall one, or name its plugin in "
                 "HARNESS_BLOCK_PLUGINS"
             )
 
@@ -124,5 +124,5 @@ def _distribution(point: EntryPoint) -> str:
 
 
 def _package(point: EntryPoint) -> str:
-    """The top-level package of an entry point: a command belongs to the plugins of its package."""
+    """Return the top-level package of an entry point: a command belongs to the plugins of its package."""
     return point.value.partition(":")[0].partition(".")[0]

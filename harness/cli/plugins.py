@@ -12,14 +12,14 @@ from harness.cli.common import block_option, load
 
 @click.group("plugins")
 def command() -> None:
-    """List plugins and what they give."""
+    """List plugins and what they provide."""
 
 
 @command.command("list")
 @block_option
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def list_(block: tuple[str, ...], as_json: bool) -> int:
-    """Every plugin, what it gives, and what is missing or broken. Exit code 1 if one is broken."""
+    """List every plugin, what it provides, and what is missing or broken. Exit code 1 if one is broken."""
     plugins = load(block)
     rows = [
         {
@@ -78,7 +78,7 @@ def list_(block: tuple[str, ...], as_json: bool) -> int:
 @block_option
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def show(name: str, block: tuple[str, ...], as_json: bool) -> None:
-    """NAME is an entry (edgevit) or a plugin (timm): its parameters, defaults and where it comes from."""
+    """Show parameters, defaults and origin of NAME, an entry (edgevit) or a plugin (timm)."""
     from harness.errors import SuiteError, nearest
 
     plugins = load(block)

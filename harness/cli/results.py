@@ -71,8 +71,10 @@ def show(folder: Path, which: str | None, as_json: bool) -> None:
 def _matching(records: Sequence[Record], which: str, results: Results) -> list[Record]:
     from harness.errors import SuiteError, nearest
 
-    found = [r for r in records if r.method == which] or [r for r in records if r.cell_id.startswith(which)]
-    if not found:
+    matching = [r for r in records if r.method == which] or [
+        r for r in records if r.cell_id.startswith(which)
+    ]
+    if not matching:
         known = nearest(which, {record.method for record in records})
         raise SuiteError(f"{results.folder}: no cell and no method {which!r}: {known}")
-    return sorted(found, key=lambda record: (not record.good, record.seed, record.repeat))
+    return sorted(matching, key=lambda record: (not record.good, record.seed, record.repeat))

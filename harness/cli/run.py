@@ -14,7 +14,7 @@ from harness.cli.common import SuiteChoice, load, make, suite_options, warn_prob
 @suite_options
 @click.option("--out", type=click.Path(path_type=Path), help="Results folder (results/local/SUITE).")
 @click.option("--prepare-only", is_flag=True, help="Train and export; measure nothing.")
-@click.option("--fresh", is_flag=True, help="Measure every cell anew; earlier records are set aside.")
+@click.option("--fresh", is_flag=True, help="Measure every cell again; earlier records are set aside.")
 @click.option("--retry-flagged", is_flag=True, help="Measure cells again whose record is flagged.")
 @click.option("--json", "as_json", is_flag=True, help="Print the leaderboard as JSON, progress to stderr.")
 @click.option("-q", "--quiet", is_flag=True, help="Plain lines instead of a live table.")

@@ -1,4 +1,4 @@
-"""A cell's parts on its devices: artifacts loaded, peers serving, the central node connected, windows shared."""
+"""Deploys a cell: loads its parts on the devices, connects the central node, and shares its windows with the others."""
 
 from __future__ import annotations
 
@@ -30,7 +30,9 @@ __all__ = ["Deployed", "deploy", "graph_of", "names_of", "places_of", "stored_ar
 
 @dataclass(frozen=True, kw_only=True)
 class Deployed:
-    """Opened devices, by their index in the fleet; ``places`` maps parts to them; ``facts`` are the sessions'.
+    """The opened devices of a cell, by their index in the fleet.
+
+    ``places``: part -> index of its device. ``facts``: part -> facts of its session.
 
     ``meters`` are those that are read beside the central device's own.
     """
@@ -44,6 +46,7 @@ class Deployed:
 
     @property
     def central(self) -> Device:
+        """The device that fuses."""
         return self.devices[self.central_index]
 
     @property
@@ -53,12 +56,14 @@ class Deployed:
 
     @property
     def peers(self) -> dict[int, Device]:
-        return {index: one for index, one in self.devices.items() if index != self.central_index}
+        """All other devices."""
+        return {index: device for index, device in self.devices.items() if index != self.central_index}
 
     def measure(self, load: Workload, images: Any) -> tuple[Samples, dict[int, DeviceReport]]:
-        """The load at the central node, and what every other device saw of its window.
+        """Generate the load at the central node; return its samples and the report of every other device.
 
-        The window's edges are carried from the central clock to each other one through this machine's.
+        The times of the window are converted from the clock of the central device to that of each other device,
+        through the clock of this machine.
         """
         first = {index: device.clock() for index, device in self.devices.items()} if self.peers else {}
         for device in self.peers.values():
@@ -79,7 +84,7 @@ def _carried(
     first: Mapping[int, Clock],
     last: Mapping[int, Clock],
 ) -> tuple[dict[str, tuple[int, int]], int]:
-    """Spans on another device's clock, and by how much they may be off: both clocks' errors and their drift."""
+    """Return spans on the clock of device ``target``, and their error in nanoseconds: of both clocks, and their drift."""
 
     def apart(clocks: Mapping[int, Clock]) -> int:
         return clocks[target].offset_ns - clocks[source].offset_ns
@@ -96,7 +101,12 @@ def _carried(
 
 
 def deploy(cell: Cell, export: ExportMeta, plugins: Plugins, store: Store, stack: ExitStack) -> Deployed:
-    """Load every part on its device and join them; ``stack`` closes the devices, the central one first."""
+    """Load every part on its device and connect them. ``stack`` closes the devices, the central one first.
+
+    Raises:
+        DeviceError: a device cannot be used, or an artifact does not load.
+        BoardLost: a board does not answer.
+    """
     task = cell.task
     runtime = plugins.runtimes.get(task.runtime.name).entry
     places = places_of(cell, export)
@@ -136,13 +146,13 @@ def deploy(cell: Cell, export: ExportMeta, plugins: Plugins, store: Store, stack
 
 
 def places_of(cell: Cell, export: ExportMeta) -> dict[str, int]:
-    """Part -> index of its device."""
+    """Return part -> index of its device."""
     placement = cell.task.placement or {}
     return {part.name: placement.get(part.name, 0) for part in export.parts}
 
 
 def names_of(task: CellTask) -> list[str]:
-    """A name of its own for each device of a fleet: one that stands in it again is numbered, ``here-2``."""
+    """Return a unique name for each device of a fleet; a device that is in it again gets a number, ``here-2``."""
     names: list[str] = []
     for spec in task.specs:
         count, name = 1, spec.name

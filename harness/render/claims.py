@@ -1,4 +1,4 @@
-"""Verdicts on a paper's claims as a person reads them: by status, what is not reproduced first."""
+"""Verdicts on the claims of a paper as tables, one per status, what is not reproduced first."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _STYLES = {
 
 
 def counts(verdicts: Sequence[Verdict]) -> dict[str, int]:
-    """How many claims have each status."""
+    """Return how many claims have each status."""
     return {status: sum(verdict.status == status for verdict in verdicts) for status in STATUSES}
 
 
@@ -35,8 +35,8 @@ def show(paper: str, verdicts: Sequence[Verdict], console: Console | None = None
         if chosen:
             console.print(f"\n[bold {_STYLES[status]}]{status}[/]")
             console.print(_table(chosen))
-    told = ", ".join(f"{count} {status}" for status, count in counts(verdicts).items() if count)
-    console.print(f"\n{len(verdicts)} claims: {told}")
+    sums = ", ".join(f"{count} {status}" for status, count in counts(verdicts).items() if count)
+    console.print(f"\n{len(verdicts)} claims: {sums}")
 
 
 def _table(verdicts: Sequence[Verdict]) -> Table:

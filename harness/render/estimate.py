@@ -1,4 +1,4 @@
-"""Estimates as a person reads them: what a cell would take, and on which devices."""
+"""Estimates as a table: latency and memory of a cell, and its slowest and largest device."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ MIB = 2**20
 
 
 def show_estimates(estimates: Sequence[Estimate], console: Console | None = None) -> None:
-    """Print them in the plan's order; they are not ranked."""
+    """Print estimates in the order of the plan, without a ranking."""
     console = console or wide_console()
     table = Table(
         box=None,
@@ -32,19 +32,19 @@ def show_estimates(estimates: Sequence[Estimate], console: Console | None = None
     right = ("batch", "latency", "image there")
     for column in ("method", "device", "runtime", *right, "slowest device", "largest device", "note"):
         table.add_column(column, overflow="fold", justify="right" if column in right else "left")
-    notes: dict[str, str] = {}  # what many rows share is said once, below
-    for one in estimates:
-        marks = [notes.setdefault(note, f"[{len(notes) + 1}]") for note in one.notes]
+    notes: dict[str, str] = {}  # a note of many rows is printed once, below the table
+    for estimate in estimates:
+        marks = [notes.setdefault(note, f"[{len(notes) + 1}]") for note in estimate.notes]
         table.add_row(
-            one.method,
-            one.device,
-            one.runtime,
-            str(one.batch),
-            _latency(one),
-            _time(one.resident_s),
-            _slowest(one.devices),
-            _largest(one.devices),
-            f"[yellow]{escape(' '.join([*marks, one.reason]).strip())}[/]",
+            estimate.method,
+            estimate.device,
+            estimate.runtime,
+            str(estimate.batch),
+            _latency(estimate),
+            _time(estimate.resident_s),
+            _slowest(estimate.devices),
+            _largest(estimate.devices),
+            f"[yellow]{escape(' '.join([*marks, estimate.reason]).strip())}[/]",
         )
     console.print(table)
     for note, mark in notes.items():
@@ -53,11 +53,11 @@ def show_estimates(estimates: Sequence[Estimate], console: Console | None = None
         console.print(line, highlight=False)
 
 
-def _latency(one: Estimate) -> str:
-    if one.latency_s is None or one.high_s is None:
+def _latency(estimate: Estimate) -> str:
+    if estimate.latency_s is None or estimate.high_s is None:
         return "-"
-    share = (one.high_s - one.latency_s) / one.latency_s
-    return f"{_time(one.latency_s)} ± {share:.0%}"
+    share = (estimate.high_s - estimate.latency_s) / estimate.latency_s
+    return f"{_time(estimate.latency_s)} ± {share:.0%}"
 
 
 def _time(seconds: float | None) -> str:
@@ -75,32 +75,32 @@ def _slowest(shares: Sequence[DeviceShare]) -> str:
 
 
 def _largest(shares: Sequence[DeviceShare]) -> str:
-    """Memory where a profile tells it, else the weights."""
+    """Return memory where a profile has it, else the weights."""
     if not shares:
         return ""
     share = max(shares, key=lambda share: (share.memory_bytes or 0, share.weight_bytes))
-    told = f"{share.weight_bytes / MIB:.3g} MiB of weights"
+    text = f"{share.weight_bytes / MIB:.3g} MiB of weights"
     if share.memory_bytes is not None:
-        told = f"{share.memory_bytes / MIB:.0f} MiB, {told}"
+        text = f"{share.memory_bytes / MIB:.0f} MiB, {text}"
     if share.memory_limit and (share.memory_bytes or share.weight_bytes) > share.memory_limit:
-        told += f", but it has {share.memory_limit / MIB:.0f} MiB"
+        text += f", but it has {share.memory_limit / MIB:.0f} MiB"
     if share.weight_budget is not None and share.weight_bytes > share.weight_budget:
-        told += f", over its budget of {share.weight_budget / MIB:.3g} MiB"
-    return told
+        text += f", over its budget of {share.weight_budget / MIB:.3g} MiB"
+    return text
 
 
 def _profiles(estimates: Iterable[Estimate]) -> Iterable[str]:
-    """A line for each profile that was used."""
-    found = {}
-    for one in estimates:
-        for share in one.devices:
+    """Yield a line for each profile that was used."""
+    profiles = {}
+    for estimate in estimates:
+        for share in estimate.devices:
             if share.profile is not None:
                 key = tuple(share.profile[key] for key in ("name", "runtime", "threads"))
-                found[key] = share.profile
-    for told in found.values():
+                profiles[key] = share.profile
+    for profile in profiles.values():
         yield escape(
-            f"{told['name']} ({told['provenance']}): {told['device_model']}, {1e3 * told['fixed_s']:.3g} ms + "
-            f"{1e3 * told['s_per_gmac']:.4g} ms per GMAC, from {told['low_gmacs']:.3g} to {told['high_gmacs']:.3g} "
-            f"GMACs; ± {told['error']:.0%} (leave-one-out, root mean square; the worst point {told['worst']:.0%}); "
-            f"{told['origin']}"
+            f"{profile['name']} ({profile['provenance']}): {profile['device_model']}, {1e3 * profile['fixed_s']:.3g} ms + "
+            f"{1e3 * profile['s_per_gmac']:.4g} ms per GMAC, from {profile['low_gmacs']:.3g} to {profile['high_gmacs']:.3g} "
+            f"GMACs; ± {profile['error']:.0%} (leave-estimate-out, root mean square; the worst point {profile['worst']:.0%}); "
+            f"{profile['origin']}"
         )

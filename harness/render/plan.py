@@ -1,4 +1,4 @@
-"""A plan as a person reads it: steps with what is prepared already, cells by method and device."""
+"""A plan as tables: its steps and which are prepared already, its cells by method and device."""
 
 from __future__ import annotations
 
@@ -43,12 +43,13 @@ def show(plan: Plan, prepared: set[str], console: Console | None = None) -> None
         note = f"[yellow]skipped: {escape(cells[0].impossible)}[/]" if cells[0].impossible else ""
         table.add_row(method, device, runtime, seeds, str(len(cells)), note)
     console.print(table)
-    for device, told in dict.fromkeys(_energy(cell) for cell in plan.cells):
-        console.print(f"energy on {device}: {escape(told)}", highlight=False)
+    for device, meters in dict.fromkeys(_energy(cell) for cell in plan.cells):
+        console.print(f"energy on {device}: {escape(meters)}", highlight=False)
 
 
 def _energy(cell: Cell) -> tuple[str, str]:
+    """Return the device of a cell, and its meters or why there is none."""
     names = [use.info.name for monitor in cell.task.monitors for use in monitor.meters]
     no_meter = cell.task.no_meter
-    said = [", ".join(names), no_meter if names else no_meter.partition(" (")[0]]
-    return cell.task.device, "; ".join(filter(None, said))
+    texts = [", ".join(names), no_meter if names else no_meter.partition(" (")[0]]
+    return cell.task.device, "; ".join(filter(None, texts))

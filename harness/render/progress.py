@@ -1,4 +1,4 @@
-"""What a person watching a run sees: a live table on a terminal, plain lines elsewhere."""
+"""The progress of a run: a live table on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ MARKS = {"ok": "[green]✓[/]", "partial": "[yellow]~[/]", "failed": "[red]✗[/
 
 
 def watcher(*, plain: bool, stream: IO[str]) -> LiveWatcher | PlainWatcher:
-    """The live table, or plain lines where there is no terminal or ``-q`` is given."""
+    """Return the live table, or for ``plain`` a watcher that prints lines."""
     return PlainWatcher(stream) if plain else LiveWatcher(Console(file=stream))
 
 
@@ -34,8 +34,8 @@ def _span(seconds: float) -> str:
     return f"{minutes // 60}:{minutes % 60:02}:{rest:02}" if minutes >= 60 else f"{minutes}:{rest:02}"
 
 
-def _said(record: Record) -> str:
-    """A finished cell in a few words."""
+def _summary(record: Record) -> str:
+    """Return a finished cell in a few words."""
     if record.status in ("failed", "skipped"):
         return f"{record.status}: {record.reason}"
     latency = record.latency.p50_ms
@@ -45,7 +45,7 @@ def _said(record: Record) -> str:
 
 
 class PlainWatcher:
-    """One line per finished step."""
+    """Prints one line per finished step."""
 
     def __init__(self, stream: IO[str]) -> None:
         self.stream = stream
@@ -86,7 +86,7 @@ class PlainWatcher:
         device = cell.task.device
         self.say(
             f"[{self.done}/{self.total}] {cell.method} on {device}, seed {cell.seed}, "
-            f"repeat {cell.repeat}: {_said(record)}"
+            f"repeat {cell.repeat}: {_summary(record)}"
         )
 
     def cell_delayed(self, cell: Cell, board: str) -> None:
@@ -102,19 +102,21 @@ class PlainWatcher:
 
 @dataclass
 class _Row:
-    """One method's state."""
+    """The state of one method."""
 
     nodes: set[str] = field(default_factory=set)
     cells: int = 0
     prepared: set[str] = field(default_factory=set)
     measured: int = 0
     status: str = ""
-    said: str = ""
+    last: str = ""
 
 
 class LiveWatcher:
-    """A row per method, a line per training in progress. Drawn only when something happened, by the
-    thread that runs the suite: a window that is open draws nothing.
+    """Draws a row per method and a line per training in progress.
+
+    It draws only when something happened, in the thread that runs the suite, so nothing is drawn while a window is
+    open.
     """
 
     def __init__(self, console: Console) -> None:
@@ -182,7 +184,7 @@ class LiveWatcher:
         self.counts[2] += 1
         order = ["ok", "skipped", "partial", "failed"]
         row.status = max(row.status, record.status, key=lambda s: order.index(s) if s in order else -1)
-        row.said = _said(record)
+        row.last = _summary(record)
         self.measuring = ""
         self.draw(force=True)
 
@@ -224,7 +226,7 @@ class LiveWatcher:
                 name,
                 f"{len(row.prepared)}/{len(row.nodes)}",
                 f"{row.measured}/{row.cells}",
-                escape(row.said),
+                escape(row.last),
             )
         if len(self.rows) > room:
             table.add_row("", f"… and {len(self.rows) - room} more", "", "", "")

@@ -39,7 +39,12 @@ COLUMNS: dict[str, Column] = {
         Column("seeds", "Seeds", "", "training seeds that were measured"),
         Column("repeats", "Repeats", "", "processes measured on the seed that has most"),
         _text("status", "Status", "ok; partial: some cells or figures are missing; failed; skipped"),
-        Column("tier", "Tier", "", "1: the leader and all that can't be told from it; then again"),
+        Column(
+            "tier",
+            "Tier",
+            "",
+            "1: the best row and all that no test tells from it; 2: the same among the rest",
+        ),
         Column("top1", "Top-1", "%", "test accuracy, mean over seeds", "higher"),
         Column("top5", "Top-5", "%", "test accuracy within five answers, mean over seeds", "higher"),
         Column("top1_ci", "Top-1 CI", "%", "95% t-interval over seeds, [low, high]", kind="interval"),

@@ -24,7 +24,7 @@ IDENTITY = "claim kind is entry stage name meter plugin method device runtime lo
 
 HASH = re.compile(r"[0-9a-f]{32}")
 
-EXACT_ARRAYS = ("predictions", "labels", "told")
+EXACT_ARRAYS = ("predictions", "labels", "oracle")
 """Raw arrays that depend on training and export only. All others are times or readings."""
 
 USUAL = {"batch": 1, "in_flight": 1, "generator": "harness", "deadline": None, "deadline_s": None}
@@ -64,7 +64,8 @@ def _records(path: Path) -> Iterator[tuple[str, Document]]:
 
 def _array_document(arrays: Mapping[str, Any]) -> Document:
     document: Document = {}
-    for name, array in arrays.items():
+    for stored, array in arrays.items():
+        name = {"told": "oracle"}.get(stored, stored)  # as version 0.1.0 named it
         document[name] = f"{array.dtype} of {array.ndim} dimensions"
         if name in EXACT_ARRAYS:
             document[f"{name}.values"] = array.tolist()

@@ -1,7 +1,7 @@
 """Claims of a paper as data: the file beside a suite that says what its tables claim.
 
 ``suites/papers/edvit.yaml`` has its claims in ``suites/papers/edvit.claims.yaml``. :mod:`harness.results.claims.verdicts`
-says what became of each.
+gives the verdict on each.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ Finite = Annotated[float, Field(allow_inf_nan=False)]
 
 
 class _Claim(Params):
-    """What every claim has."""
+    """The keys of every claim."""
 
     table: str = Field(min_length=1, description="where the paper says it: Table 5, Section 5.2, Abstract")
     says: str = Field("", description="the claim in words")
@@ -146,7 +146,7 @@ class Placed(_Claim):
 
 
 class Statement(_Claim):
-    """What cannot be put as a number or an ordering here: only what is known of it is told."""
+    """A claim that cannot be written as a number or an ordering. Only what is known of it is printed."""
 
     says: str = Field(min_length=1)
     needs: str | None = Field(None, min_length=1, description="what checking it would take")
@@ -191,17 +191,17 @@ def load_claims(path: Path, suite: Suite) -> Claims:
         raise SuiteError(f"{path}: has no claims: there is no {beside.name} beside it")
     tree, source = read_yaml(beside)
     file: _File = validated(_File, tree, source, ())
-    claims = {name: _claim(name, given, file, source) for name, given in file.claims.items()}
+    claims = {name: _claim(name, content, file, source) for name, content in file.claims.items()}
     for name, claim in claims.items():
         _check(name, claim, suite, source)
     return Claims(file.paper, claims, source)
 
 
-def _claim(name: str, given: Any, file: _File, source: Source) -> Claim:
+def _claim(name: str, content: Any, file: _File, source: Source) -> Claim:
     kind: type[_Claim] = Statement
-    if isinstance(given, Mapping):
-        kind = next((kind for key, kind in KINDS.items() if key in given), _likely(given))
-    claim: Claim = validated(kind, given, source, ("claims", name))
+    if isinstance(content, Mapping):
+        kind = next((kind for key, kind in KINDS.items() if key in content), _likely(content))
+    claim: Claim = validated(kind, content, source, ("claims", name))
     if isinstance(claim, Number) and claim.tolerance is None:
         if file.tolerance is None:
             raise SuiteError(
@@ -211,10 +211,10 @@ def _claim(name: str, given: Any, file: _File, source: Source) -> Claim:
     return claim
 
 
-def _likely(given: Mapping[str, Any]) -> type[_Claim]:
+def _likely(content: Mapping[str, Any]) -> type[_Claim]:
     """The kind of a claim without the key that tells it: the one that lacks it, so that the message says so."""
     telling: dict[str, type[_Claim]] = {"quantity": Number, "than": Ordering, "fleet": Placed}
-    return next((kind for key, kind in telling.items() if key in given), Statement)
+    return next((kind for key, kind in telling.items() if key in content), Statement)
 
 
 def _check(name: str, claim: Claim, suite: Suite, source: Source) -> None:

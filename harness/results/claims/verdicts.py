@@ -1,4 +1,4 @@
-"""What became of each claim of a paper: the modules that the plugins build, and the records of a run, against it."""
+"""The verdict on each claim of a paper: the claim compared with the modules that plugins build and with records."""
 
 from __future__ import annotations
 
@@ -29,14 +29,15 @@ STATUSES: tuple[Status, ...] = (
     "reproduced",
     "not-checkable-here",
 )
-"""In the order in which people see them."""
+"""In the order in which they are printed."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Verdict:
-    """One claim and what became of it. ``published`` and ``ours`` are in ``unit``; ``None``: there is none.
+    """The verdict on one claim.
 
-    Of an ordering they are differences, how much better the one is than the other.
+    ``published`` and ``ours`` are figures in ``unit``, or ``None``. Of an ordering they are differences: how much
+    better one method is than the other.
     """
 
     claim: str
@@ -50,16 +51,17 @@ class Verdict:
     why: str = ""
 
     def to_json(self) -> dict[str, Any]:
+        """Return the verdict as JSON."""
         return asdict(self)
 
 
 class Judge:
-    """Judges the claims of one suite; a module that several claims are about is built once.
+    """Judges the claims of one suite. A module that several claims are about is built once.
 
-    ``evidence`` are the records of a results folder; without it, what needs records is not checkable.
+    ``evidence``: the records of a results folder; without it, a claim that needs records is not checkable.
 
     Raises:
-        SuiteError: a claim names a part that its method has not, or places a whole model.
+        SuiteError: a claim names a part that its method does not have, or places a whole model.
     """
 
     def __init__(self, claims: Claims, planned: Planned, evidence: Evidence | None) -> None:
@@ -73,7 +75,7 @@ class Judge:
             self._check(name, claim)
 
     def verdicts(self) -> Iterator[Verdict]:
-        """One per claim, in the order written."""
+        """Yield one verdict per claim, in the order of the file."""
         for name, claim in self.claims.claims.items():
             verdict = self._verdict(name, claim)
             if claim.contradicted_by is not None:
@@ -82,17 +84,19 @@ class Judge:
             yield verdict
 
     def _verdict(self, name: str, claim: Claim) -> Verdict:
-        told = Verdict(claim=name, table=claim.table, status="not-checkable-here", **_published(claim))
+        open_verdict = Verdict(
+            claim=name, table=claim.table, status="not-checkable-here", **_published(claim)
+        )
         try:
             if isinstance(claim, Number):
-                return self._number(claim, told)
+                return self._number(claim, open_verdict)
             if isinstance(claim, Ordering):
-                return self._ordering(claim, told)
+                return self._ordering(claim, open_verdict)
             if isinstance(claim, Placed):
-                return self._placed(claim, told)
+                return self._placed(claim, open_verdict)
         except Unchecked as reason:
-            return replace(told, why=str(reason))
-        return replace(told, why=f"needs {claim.needs}")
+            return replace(open_verdict, why=str(reason))
+        return replace(open_verdict, why=f"needs {claim.needs}")
 
     def _check(self, name: str, claim: Claim) -> None:
         if not isinstance(claim, Placed) and (not isinstance(claim, Number) or claim.part is None):
@@ -110,7 +114,7 @@ class Judge:
 
     # --- numbers ---
 
-    def _number(self, claim: Number, told: Verdict) -> Verdict:
+    def _number(self, claim: Number, open_verdict: Verdict) -> Verdict:
         if claim.quantity in STATIC:
             ours, why = self._count(claim.method, claim.quantity, claim.part or ALL), ""
         else:
@@ -120,22 +124,28 @@ class Judge:
                 keys={cell.method_key for cell in self.plan.cells if cell.method == claim.method},
             )
         near = claim.tolerance.covers(ours, claim.value)
-        return replace(told, status="reproduced" if near else "not-reproduced", ours=ours, why=why)
+        return replace(open_verdict, status="reproduced" if near else "not-reproduced", ours=ours, why=why)
 
     def _count(self, method: str, quantity: str, part: str = ALL) -> float:
-        """A quantity of one part, or of several together."""
+        """Return a quantity of one part, or of several together."""
         names = self._parts(method).names
         chosen = {ALL: names, BUT_FUSION: names[:-1]}.get(part, [part])
-        return sum(self._figure(method, name, lambda found: found.figure(quantity)) for name in chosen)
+        return sum(
+            self._figure(method, name, lambda footprint: footprint.figure(quantity)) for name in chosen
+        )
 
     def _figure(
         self, method: str, part: str, figure: Callable[[Footprint], T], target: Target | None = None
     ) -> T:
-        """Raises Unchecked: the module is not known before training, or does not run without data."""
+        """Return a figure of the module of a part.
+
+        Raises:
+            Unchecked: the module is not known before training, or does not run without data.
+        """
         try:
-            found = self._parts(method, target).get(part)
-            if found is not None:
-                return figure(found)
+            footprint = self._parts(method, target).get(part)
+            if footprint is not None:
+                return figure(footprint)
         except (CellError, RuntimeError, NotImplementedError) as error:
             raise Unchecked(f"{part} cannot be counted before it is trained: {error}") from None
         raise Unchecked(f"the plugin does not say what {part} is before it is trained")
@@ -154,7 +164,7 @@ class Judge:
         return self._modules[key]
 
     def _sketch(self, method: str, target: Target | None = None) -> Sketch | None:
-        """How the method is split, for ``target`` or else the suite's first device; ``None``: it is not."""
+        """Return how the method is split, for ``target`` or else the suite's first device; ``None`` for a whole model."""
         resolved = self.resolved.method(method)
         if resolved.partition is None:
             return None
@@ -176,7 +186,7 @@ class Judge:
 
     # --- placements ---
 
-    def _placed(self, claim: Placed, told: Verdict) -> Verdict:
+    def _placed(self, claim: Placed, open_verdict: Verdict) -> Verdict:
         target = self.resolved.target(claim.fleet, self.resolved.suite.defaults.threads)
         if target.unavailable:
             raise Unchecked(target.unavailable)
@@ -184,17 +194,17 @@ class Judge:
         assert sketch is not None  # checked
         counted = []
         for part in sketch.parts:  # the paper's devices are given in the paper's MACs
-            counts = self._figure(claim.method, part.name, lambda found: found.counts, target)
+            counts = self._figure(claim.method, part.name, lambda footprint: footprint.counts, target)
             counted.append(replace(part, macs=counts.macs_linear, weight_bytes=counts.weight_bytes))
         try:
             placement = self.resolved.place(claim.method, replace(sketch, parts=tuple(counted)), target)
         except SuiteError as error:
-            return replace(told, status="not-reproduced", why=str(error))
+            return replace(open_verdict, status="not-reproduced", why=str(error))
         where = Counter({device: 0 for device in range(len(target.infos)) if device != target.central})
         where.update(placement.device_of[part.name] for part in sketch.parts[:-1])
         ours = tuple(sorted(where.values(), reverse=True))
         same = ours == tuple(sorted(claim.placed, reverse=True))
-        return replace(told, status="reproduced" if same else "not-reproduced", ours=ours)
+        return replace(open_verdict, status="reproduced" if same else "not-reproduced", ours=ours)
 
     # --- records ---
 
@@ -209,22 +219,22 @@ class Judge:
                 raise Unchecked(f"no records given, and its data is not here ({info.name})")
         raise Unchecked("no records given: run the suite and name its results folder")
 
-    def _ordering(self, claim: Ordering, told: Verdict) -> Verdict:
+    def _ordering(self, claim: Ordering, open_verdict: Verdict) -> Verdict:
         if claim.column in STATIC:
             better, than = (self._count(method, claim.column) for method in (claim.better, claim.than))
-            found = Difference(than - better, decided=True)
+            compared = Difference(than - better, decided=True)
         else:
-            found = self._evidence(claim).ordering(claim)
-        verdict = replace(told, ours=found.difference, why=found.why)
-        if not found.decided:
+            compared = self._evidence(claim).ordering(claim)
+        verdict = replace(open_verdict, ours=compared.difference, why=compared.why)
+        if not compared.decided:
             return verdict
-        least = found.difference >= claim.by or math.isclose(found.difference, claim.by)  # of floats
-        holds = found.difference > 0 and least
+        enough = compared.difference >= claim.by or math.isclose(compared.difference, claim.by)
+        holds = compared.difference > 0 and enough
         return replace(verdict, status="reproduced" if holds else "not-reproduced")
 
 
 def _published(claim: Claim) -> dict[str, Any]:
-    """The paper's side of a verdict, in words too where the claim has none."""
+    """Return the fields of a verdict that come from the paper, with words where the claim has none."""
     if isinstance(claim, Number):
         what = claim.method if claim.part is None else f"{claim.method}, {claim.part}"
         column = COLUMNS.get(claim.quantity)
@@ -251,4 +261,4 @@ def _published(claim: Claim) -> dict[str, Any]:
 
 
 STATIC_UNITS = {"file_mib": "MiB", "payload_bytes": "B"}
-"""Of the quantities that are no columns."""
+"""Units of the quantities that are no columns."""
