@@ -303,13 +303,21 @@ def test_neurons_that_heads_do_not_divide_are_as_many_as_planned(tmp_path: Path)
 def test_retraining_trains_all_and_shares_the_sub_models(tmp_path: Path) -> None:
     ctx = make_context(tmp_path, recipe={"epochs": 1})
     source = make_model(ctx)
-    made = {}
+    made, trained, fit = {}, [], ctx.fit
+
+    def counted(*args: Any, name: str, **more: Any) -> Any:
+        trained.append(name)
+        return fit(*args, name=name, **more)
+
+    ctx.fit = counted  # type: ignore[method-assign]
     for fusion in ("mlp", "retrain"):
         params = plugin.EDViTParams(
             parts=2, epochs=1, fusion_epochs=1, fusion=fusion, importance="kl-fisher", proxy=2
         )
         sketch = EDVIT.sketch(source.spec, params, Fleet(devices=()))
         made[fusion] = EDVIT.partition(ctx, source, params, sketch)
+    stages = [f"sub{i}-{stage}" for i in (1, 2) for stage in ("residual", "attention", "ffn")]
+    assert trained == [*stages, "fusion", "fusion", "retrain"]
     plain, retrained = made["mlp"], made["retrain"]
     assert retrained.lineage[-1].train_macs > plain.lineage[-1].train_macs
     for a, b in zip(plain.parts, retrained.parts, strict=True):
