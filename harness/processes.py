@@ -1,4 +1,4 @@
-"""Child processes that end with their parent, and the reason why one ended."""
+"""Start child processes that end with their parent, and say why one ended."""
 
 from __future__ import annotations
 
@@ -8,19 +8,12 @@ import signal
 import threading
 from multiprocessing import resource_tracker
 from multiprocessing.process import BaseProcess
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
-    Array = NDArray[np.float32]
 
 __all__ = ["die_with_parent", "died", "start"]
 
 
 def die_with_parent() -> None:
-    """End this process when its parent ends, also by ``kill -9``. This costs a sleeping thread."""
+    """End this process when its parent ends, also by ``kill -9``. Costs a sleeping thread."""
     parent = multiprocessing.parent_process()
 
     def watch() -> None:
@@ -41,10 +34,10 @@ def start(process: BaseProcess) -> None:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def died(code: int | None) -> str:
-    """Return why a process ended before its answer, from its exit code."""
+def died(code: int | None, what: str = "its process") -> str:
+    """Return why ``what`` ended before its answer, from its exit code."""
     if code is not None and code < 0:
-        name = signal.Signals(-code).name if -code in set(signal.Signals) else str(-code)
+        name = signal.Signals(-code).name if -code in set(signal.Signals) else f"signal {-code}"
         hint = " (out of memory?)" if name == "SIGKILL" else ""
-        return f"its process was ended by {name}{hint}"
-    return f"its process ended with exit code {code}"
+        return f"{what} was ended by {name}{hint}"
+    return f"{what} ended with exit code {code}"

@@ -86,7 +86,7 @@ class Target:
             act()
         except grpc.RpcError as error:
             code, text = error.code().name, str(error.details())
-            if "killed by signal" in text or "ended with exit code" in text or "worker ended" in text:
+            if "was ended by" in text or "ended with exit code" in text or "worker ended" in text:
                 self.became["worker ended"] += 1
             elif code in ("UNKNOWN", "INTERNAL", "UNAVAILABLE", "DEADLINE_EXCEEDED"):
                 self.became["hang" if code == "DEADLINE_EXCEEDED" else "crash"] += 1

@@ -1,4 +1,4 @@
-"""Memory of this process, as the kernel and the GPU's driver count it. In bytes; what cannot be had is absent.
+"""Memory of this process, as the kernel and the GPU's driver count it. In bytes; a figure that is unknown is absent.
 
 The peak is ``VmHWM`` after a reset through ``/proc/self/clear_refs``, not ``ru_maxrss``, which a child
 inherits through fork and exec. Linux only (man 5 proc).
@@ -8,44 +8,41 @@ from __future__ import annotations
 
 import ctypes
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from harness.machine import sysfs
 
 __all__ = [
+    "OWN",
+    "ProcessMemory",
     "available",
-    "baseline",
     "gpu_process_bytes",
     "mark_baseline",
-    "model_loaded",
     "on_gpu",
-    "peak",
     "reset_peak",
     "usage",
 ]
 
 _KEYS = {"VmRSS": "rss", "VmHWM": "peak", "RssAnon": "anonymous", "RssFile": "file", "VmSwap": "swap"}
-_baseline: dict[str, int] = {}
-_loaded: list[int | None] = []
 
 
 def usage(status: Path = Path("/proc/self/status")) -> dict[str, int]:
-    """``rss``, its ``peak`` since the last reset, its ``anonymous`` and ``file`` pages, and ``swap``."""
+    """Return ``rss``, its ``peak`` since the last reset, its ``anonymous`` and ``file`` pages, and ``swap``."""
     try:
         lines = status.read_text().splitlines()
     except OSError:
         return {}
-    found = (line.partition(":") for line in lines)
-    return {_KEYS[key]: int(value.split()[0]) * 1024 for key, _, value in found if key in _KEYS}
+    entries = (line.partition(":") for line in lines)
+    return {_KEYS[key]: int(value.split()[0]) * 1024 for key, _, value in entries if key in _KEYS}
 
 
 def reset_peak() -> bool:
-    """Let the peak begin anew at the present size; ``False`` where the kernel does not admit it.
+    """Let the peak begin again at the present size. Return ``False`` where the kernel does not allow it.
 
-    What the process has freed goes back to the system first: receiving images leaves holes of many
-    megabytes in the heap, more or less of them each time, which are no model's.
+    Memory that the process has freed goes back to the system first: receiving images leaves holes of many
+    megabytes in the heap, a different number each time, which are not the model's.
     """
     if trim := getattr(ctypes.CDLL(None), "malloc_trim", None):  # glibc has it, musl has not
         trim(0)
@@ -56,73 +53,17 @@ def reset_peak() -> bool:
     return True
 
 
-def mark_baseline() -> None:
-    """Take the process's size here as its baseline, and let the peak begin; nothing once a model is loaded.
-
-    The worker calls this before it loads the first model. A runtime calls it once more inside ``load``,
-    when its library is imported (and has run something small of the same kind, if it allocates at first
-    use) and before it reads the model; so the baseline holds the framework, and no model.
-    """
-    if _loaded:
-        return
-    reset_peak()
-    now = usage()
-    _baseline.clear()
-    _baseline.update({key: now[key] for key in ("rss", "anonymous", "file") if key in now})
-    if (free := available()) is not None:
-        _baseline["available"] = free
-
-
-def model_loaded() -> None:
-    """From here on the process holds a model: the baseline stays, and loading's peak is kept."""
-    _loaded.append(usage().get("peak"))
-
-
-def peak(inputs: int) -> int | None:
-    """The greatest size since :func:`mark_baseline`: while models loaded, or since :func:`reset_peak`.
-
-    ``inputs`` bytes of images, which the load generator held all the time since then, are not the model's
-    and not counted. ``None`` where the kernel does not tell.
-    """
-    peaks = [*_loaded, usage().get("peak")]
-    if None in peaks:
-        return None
-    *loading, running = (size for size in peaks if size is not None)
-    return max([*loading, running - inputs])
-
-
-def baseline() -> Mapping[str, int]:
-    """What :func:`mark_baseline` read last: ``rss``, ``anonymous``, ``file``, and the system's ``available``."""
-    return dict(_baseline)
-
-
 def available() -> int | None:
-    """Bytes that the whole system could still give (``MemAvailable``); ``None`` where it does not tell."""
+    """Return the bytes that the whole system can still give (``MemAvailable``), or None if that is unknown."""
     lines = (sysfs.text(sysfs.root() / "proc/meminfo") or "").splitlines()
-    found = [line.split()[1] for line in lines if line.startswith("MemAvailable:")]
-    return int(found[0]) * 1024 if found else None
-
-
-def on_gpu(*, integrated: bool = False) -> dict[str, int]:
-    """What the driver and the system know of this process's GPU memory now, for a session on a GPU.
-
-    ``process``: as :func:`gpu_process_bytes`. ``shared``: where CPU and GPU share memory, on a Jetson or if
-    ``integrated``, by how much the system's available memory fell since :func:`mark_baseline`; it holds CPU
-    memory too, and what other processes took or gave back, and is negative where they gave more.
-    """
-    found = {}
-    if (process := gpu_process_bytes()) is not None:
-        found["process"] = process
-    before, now = _baseline.get("available"), available()
-    if before is not None and now is not None and (integrated or _is_tegra()):
-        found["shared"] = before - now
-    return found
+    sizes = [line.split()[1] for line in lines if line.startswith("MemAvailable:")]
+    return int(sizes[0]) * 1024 if sizes else None
 
 
 def gpu_process_bytes() -> int | None:
-    """GPU memory of this process on all GPUs by NVML: allocations, context and kernels; ``None`` if it can't tell.
+    """Return this process's memory on all GPUs by NVML: allocations, context and kernels; None if it is unknown.
 
-    It cannot where a GPU has no such figure (Jetson), and often not in a container: NVML knows processes
+    It is unknown where a GPU has no such figure (Jetson), and often in a container: NVML knows processes
     by the host's numbers, or lists them with 0 bytes.
     """
     try:
@@ -143,12 +84,82 @@ def gpu_process_bytes() -> int | None:
 
 
 def _own_bytes(pynvml: Any, index: int) -> int | None:
-    """On one GPU; 0 where this process does not use it."""
+    """Return this process's bytes on one GPU; 0 where it does not use the GPU."""
     processes = pynvml.nvmlDeviceGetComputeRunningProcesses_v3(pynvml.nvmlDeviceGetHandleByIndex(index))
     own = [process.usedGpuMemory for process in processes if process.pid == os.getpid()]
     return None if None in own or 0 in own else sum(own)
 
 
 def _is_tegra() -> bool:
-    """On a Jetson, by its device tree."""
+    """Return whether this is a Jetson, by its device tree."""
     return "nvidia,tegra" in (sysfs.text(sysfs.root() / "proc/device-tree/compatible") or "")
+
+
+class ProcessMemory:
+    """A process's memory before and after it loads models: baseline and peak.
+
+    ``free`` and ``gpu`` say what :func:`available` and :func:`gpu_process_bytes` say.
+    """
+
+    def __init__(
+        self, free: Callable[[], int | None] = available, gpu: Callable[[], int | None] = gpu_process_bytes
+    ) -> None:
+        self._free, self._gpu = free, gpu
+        self._baseline: dict[str, int] = {}
+        self._loading_peaks: list[int | None] = []
+
+    def mark_baseline(self) -> None:
+        """Take the process's present size as its baseline, and let the peak begin. Once a model is loaded, do nothing.
+
+        The worker calls this before it loads the first model. A runtime calls it once more inside ``load``,
+        when its library is imported (and has run something small of the same kind, if it allocates at first
+        use) and before it reads the model; so the baseline holds the framework, and no model.
+        """
+        if self._loading_peaks:
+            return
+        reset_peak()
+        now = usage()
+        self._baseline = {key: now[key] for key in ("rss", "anonymous", "file") if key in now}
+        if (free := self._free()) is not None:
+            self._baseline["available"] = free
+
+    def model_loaded(self) -> None:
+        """Record that the process now holds a model: the baseline stays, and loading's peak is kept."""
+        self._loading_peaks.append(usage().get("peak"))
+
+    def peak(self, inputs: int) -> int | None:
+        """Return the greatest size since :meth:`mark_baseline`: while models loaded, or since :func:`reset_peak`.
+
+        ``inputs`` bytes of images, which the load generator held since then, are not the model's
+        and not counted. None where the kernel does not say.
+        """
+        peaks = [*self._loading_peaks, usage().get("peak")]
+        if None in peaks:
+            return None
+        *loading, running = (size for size in peaks if size is not None)
+        return max([*loading, running - inputs])
+
+    def baseline(self) -> Mapping[str, int]:
+        """Return what :meth:`mark_baseline` read last: ``rss``, ``anonymous``, ``file``, and the system's ``available``."""
+        return dict(self._baseline)
+
+    def on_gpu(self, *, integrated: bool = False) -> dict[str, int]:
+        """Return what the driver and the system know of this process's GPU memory now, for a session on a GPU.
+
+        ``process``: as :func:`gpu_process_bytes`. ``shared``: where CPU and GPU share memory, on a Jetson or if
+        ``integrated``, by how much the system's available memory fell since :meth:`mark_baseline`. It holds CPU
+        memory too, and what other processes took or gave back; it is negative where they gave more.
+        """
+        known = {}
+        if (process := self._gpu()) is not None:
+            known["process"] = process
+        before, now = self._baseline.get("available"), self._free()
+        if before is not None and now is not None and (integrated or _is_tegra()):
+            known["shared"] = before - now
+        return known
+
+
+OWN = ProcessMemory()
+"""The memory of this process, which a runtime's ``load`` marks by :func:`mark_baseline`."""
+mark_baseline = OWN.mark_baseline
+on_gpu = OWN.on_gpu

@@ -22,6 +22,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import IO, Any
 
+from harness.processes import died
 from harness.types import MeterInfo, MeterUse, Monitor
 
 __all__ = ["MeterSamples", "Sampled", "Sampler"]
@@ -270,8 +271,7 @@ class _End:
         self._said.seek(0)
         lines = self._said.read().decode(errors="replace").strip().splitlines()
         said = f": {lines[-1]}" if lines else ""
-        ended = f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
-        return f"the sampler{self._at()} {ended}{said}"
+        return f"{died(code, f'the sampler{self._at()}')}{said}"
 
     def _at(self) -> str:
         return f" at {self._host}" if self._host else ""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import signal
 import threading
 import time
 from collections.abc import Sequence
@@ -13,7 +12,7 @@ from multiprocessing.process import BaseProcess
 from typing import Any, TypeVar
 
 from harness.errors import BoardLost, DeviceError
-from harness.processes import start
+from harness.processes import died, start
 from harness.types import Monitor
 from harness.worker import worker
 from harness.worker.commands import Command, Failed, Lost, Observe, Reply
@@ -24,10 +23,10 @@ A = TypeVar("A")
 
 
 class WorkerProcess:
-    """A fresh :mod:`harness.worker.worker` on this machine. ``name`` is its device's, for what is told of it.
+    """A fresh :mod:`harness.worker.worker` on this machine. ``name`` is its device's, for messages.
 
     Without ``preload`` it is spawned, free of torch; with it, forked from a server that has only imported those
-    modules. ``affinity``: the cores that it may use; the process that reads meters has all.
+    modules. ``affinity``: the cores that it may use; the process that reads meters may use all.
     """
 
     def __init__(
@@ -66,40 +65,31 @@ class WorkerProcess:
                 self._conn.send(command)
                 reply: Reply = self._conn.recv()
             except (EOFError, OSError):
-                raise DeviceError(self._death()) from None
+                raise DeviceError(self._death(self._wait(5))) from None
         match reply:
             case Lost(board, message):
                 raise BoardLost(message, board=board)
-            case Failed(message, files):
-                raise DeviceError(f"{command.name} on {self.name}: {message}", files=files)
+            case Failed(message):
+                raise DeviceError(f"{command.name} on {self.name}: {message}")
         answer: A = reply.answer
         return answer
 
     def death(self) -> str | None:
-        """How it ended, of one whose socket is closed; ``None`` if it still runs a second later."""
-        return None if self._wait(1.0) is None else self._death()
-
-    def _wait(self, seconds: float) -> int | None:
-        """Its exit code, once it has one; the system tells one thread only, so one asks at a time."""
-        end = time.monotonic() + seconds
-        while True:
-            with self._reaping:
-                code = self._process.exitcode
-            if code is not None or time.monotonic() >= end:
-                return code
-            time.sleep(0.01)
+        """Return why the process ended, or None if it still runs after 1 s."""
+        code = self._wait(1.0)
+        return None if code is None else self._death(code)
 
     def kill(self) -> None:
-        """End it at once, from any thread; whoever asks it then is told."""
+        """End the process at once, from any thread. A command that waits for its answer then raises."""
         with self._reaping:  # else its number could be another's by now
             self._process.kill()
 
     def close(self) -> None:
-        """End it: politely, and within a second in any case."""
+        """End the process: politely, and within a second in any case."""
         conn = self._conn
         if conn is None:
             return
-        if self._lock.acquire(blocking=False):  # else it is at work for another thread
+        if self._lock.acquire(blocking=False):  # else it works for another thread
             try:
                 conn.send(None)
                 self._wait(0.2)
@@ -114,9 +104,18 @@ class WorkerProcess:
             self._conn = None
             conn.close()
 
-    def _death(self) -> str:
-        code = self._wait(5)
-        if code is not None and code < 0:
-            hint = " (out of memory?)" if -code == signal.SIGKILL else ""
-            return f"the worker on {self.name} was killed by signal {-code}{hint}"
-        return f"the worker on {self.name} ended with exit code {code}"
+    def _wait(self, seconds: float) -> int | None:
+        """Return the exit code once there is one, or None after ``seconds``.
+
+        The system gives the code to one thread only, so one thread asks at a time.
+        """
+        end = time.monotonic() + seconds
+        while True:
+            with self._reaping:
+                code = self._process.exitcode
+            if code is not None or time.monotonic() >= end:
+                return code
+            time.sleep(0.01)
+
+    def _death(self, code: int | None) -> str:
+        return died(code, f"the worker on {self.name}")

@@ -154,7 +154,7 @@ def _once(
         _, lasting = _generate(query, inputs, _for(workload, (1 - TAIL) * sustained_s))
         spans["tail"], tail = _generate(query, inputs, _for(workload, TAIL * sustained_s))
     # LoadGen makes its queries beforehand: that is not the model's memory
-    peak = memory.peak(held) if peak_known and workload.generator == "harness" else None
+    peak = memory.OWN.peak(held) if peak_known and workload.generator == "harness" else None
     if after := _idle(sampler, workload, needed):
         spans["after"] = after
     sampled = Sampled()

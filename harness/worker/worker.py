@@ -152,10 +152,10 @@ class Worker:
         self, part: str, artifact: Artifact, loader: str, options: SessionOptions, wrapper: str
     ) -> Mapping[str, Any]:
         load = pkgutil.resolve_name(loader)
-        memory.mark_baseline()
+        memory.OWN.mark_baseline()
         session: Session = load(artifact, options)
         self._sessions[part] = pkgutil.resolve_name(wrapper)(session) if wrapper else session
-        memory.model_loaded()
+        memory.OWN.model_loaded()
         return dict(self._sessions[part].facts)
 
     def _listen(self) -> Listening:
@@ -268,14 +268,14 @@ class Worker:
         self._began_ns = time.monotonic_ns()
 
     def _end(self, spans: Mapping[str, tuple[int, int]], clock_error_ns: int, images: int) -> DeviceReport:
-        used = self._memory(memory.peak(0))
+        used = self._memory(memory.OWN.peak(0))
         report = device_report(self._sampler, self._began_ns, spans, clock_error_ns, images, used)
         return replace(report, problems=(*report.problems, *self._computed()))
 
     def _memory(self, peak: int | None) -> dict[str, int]:
         """Return the bytes of this process: its peak and baseline, and of each session's device."""
         used: dict[str, int] = {}
-        base = memory.baseline().get("rss")
+        base = memory.OWN.baseline().get("rss")
         if peak is not None:
             used["process_peak_bytes"] = peak
         if base is not None:

@@ -455,8 +455,7 @@ def _bytes(artifact: Artifact) -> bytes:
 
 @pytest.mark.parametrize("integrated", [False, True])
 def test_gpu_memory_is_told_by_torch_and_by_the_driver(monkeypatch, integrated):
-    from harness.machine import memory
-    from harness_runtimes.torch_runtime import TorchSession
+    from harness_runtimes import torch_runtime
 
     def on(value):
         return lambda device: {torch.device("cuda:1"): value}[device]
@@ -464,11 +463,8 @@ def test_gpu_memory_is_told_by_torch_and_by_the_driver(monkeypatch, integrated):
     monkeypatch.setattr(torch.cuda, "max_memory_allocated", on(10))
     monkeypatch.setattr(torch.cuda, "max_memory_reserved", on(20))
     monkeypatch.setattr(torch.cuda, "get_device_properties", on(SimpleNamespace(is_integrated=integrated)))
-    monkeypatch.setattr(memory, "gpu_process_bytes", lambda: 30)
-    monkeypatch.setattr(memory, "available", iter([900, 600]).__next__)
-    monkeypatch.setattr(memory, "_loaded", [])
-    memory.mark_baseline()
-    session = object.__new__(TorchSession)
+    monkeypatch.setattr(torch_runtime, "on_gpu", lambda *, integrated: {"shared": int(integrated)})
+    session = object.__new__(torch_runtime.TorchSession)
     session._device = torch.device("cuda:1")
-    shared = {"shared": 300} if integrated else {}
-    assert session.device_memory() == {"allocated_peak": 10, "reserved_peak": 20, "process": 30, **shared}
+    expected = {"allocated_peak": 10, "reserved_peak": 20, "shared": int(integrated)}
+    assert session.device_memory() == expected

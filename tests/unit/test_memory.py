@@ -10,10 +10,11 @@ from harness.machine import memory
 SCRIPT = """
 import numpy as np
 from harness.machine import memory
+own = memory.ProcessMemory()
 big = np.ones(25_000_000); del big                       # 200 MB before the baseline
-memory.mark_baseline()
+own.mark_baseline()
 kept = np.ones(5_000_000); transient = np.ones(10_000_000); del transient
-print(memory.usage()["peak"] - memory.baseline()["rss"])
+print(memory.usage()["peak"] - own.baseline()["rss"])
 """
 
 
@@ -39,3 +40,18 @@ def test_available_is_the_system_s(tmp_path, monkeypatch):
     assert memory.available() is None
     meminfo.write_text("MemTotal:  100 kB\nMemFree:  5 kB\nMemAvailable:     40 kB\n")
     assert memory.available() == 40 * 1024
+
+
+@pytest.mark.parametrize(("integrated", "shared"), [(False, {}), (True, {"shared": 300})])
+def test_gpu_memory_that_is_shared_is_what_the_system_lost(integrated, shared):
+    own = memory.ProcessMemory(free=iter([900, 600]).__next__, gpu=lambda: 30)
+    own.mark_baseline()
+    assert own.on_gpu(integrated=integrated) == {"process": 30, **shared}
+
+
+def test_the_baseline_is_before_the_first_model():
+    own = memory.ProcessMemory(free=iter([900, 600]).__next__)
+    own.mark_baseline()
+    own.model_loaded()
+    own.mark_baseline()
+    assert own.baseline()["available"] == 900

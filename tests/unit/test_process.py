@@ -48,4 +48,4 @@ def test_every_thread_is_told_how_a_worker_ended(monkeypatch: pytest.MonkeyPatch
             one.join(20)
     finally:
         worker.close()
-    assert told == ["the worker on board was killed by signal 9 (out of memory?)"] * 5
+    assert told == ["the worker on board was ended by SIGKILL (out of memory?)"] * 5

@@ -162,8 +162,8 @@ def test_a_process_that_ends_is_named_and_nothing_hangs(sampler):
     made.start()
     os.kill(made.pids[0], signal.SIGKILL)
     found = made.stop(0, 1, (0, 1))
-    assert found.meters[0].error == "the sampler was killed by signal 9"
-    assert found.problems == ("the sampler was killed by signal 9",)
+    assert found.meters[0].error == "the sampler was ended by SIGKILL (out of memory?)"
+    assert found.problems == ("the sampler was ended by SIGKILL (out of memory?)",)
 
 
 def test_it_closes_its_meters_and_ends_with_its_parent(sampler, tmp_path, monkeypatch):
