@@ -68,15 +68,15 @@ class DeviceBlock(Block):
     """Where the cell was measured."""
 
     name: str | None = known("name of the device or fleet in the suite")
-    backend: str | None = known("backend of the device; of a fleet, of its central device")
-    model: str | None = known("hardware; of a fleet, the models of its devices joined by ` + `")
-    kind: str | None = known("`cpu`, `cuda` ...; of a fleet, of its central device")
+    backend: str | None = known("backend of the device; for a fleet, that of its central device")
+    model: str | None = known("hardware; for a fleet, the models of its devices joined by ` + `")
+    kind: str | None = known("`cpu`, `cuda` ...; for a fleet, that of its central device")
     nodes: int | None = known("number of devices")
-    cores: int | None = known("cores; of a fleet, of its central device")
-    memory_bytes: int | None = known("memory; of a fleet, of its central device")
+    cores: int | None = known("cores; for a fleet, those of its central device")
+    memory_bytes: int | None = known("memory; for a fleet, that of its central device")
     details: Mapping[str, Any] = Field({}, description="facts that the backend states, free")
-    input: str | None = known("of a fleet: images are sent as `tensor` or `raw` pixels")
-    devices: list[FleetMember] = Field([], description="of a fleet: the devices that took part")
+    input: str | None = known("for a fleet: images are sent as `tensor` or `raw` pixels")
+    devices: list[FleetMember] = Field([], description="for a fleet: the devices that took part")
 
 
 class RuntimeBlock(Block):
@@ -100,7 +100,7 @@ class ScenarioBlock(Block):
 
     name: str | None = known("`single-stream`, `offline`, `multi-stream` or `server`")
     threads: int | None = known("threads of each worker")
-    preset: str | None = known("whose rules for energy")
+    preset: str | None = known("the set of rules for energy")
     batch: int | None = known("images that are inferred at once")
     streams: int | None = known("multi-stream: images of a query")
     target_qps: Number | None = known("server: mean arrivals per second")
@@ -110,15 +110,15 @@ class ScenarioBlock(Block):
     passes: int | None = known("passes over the test split, instead of a number of queries")
     max_time_s: Number | None = known("greatest length of the window")
     warmup: str | None = known("`steady` or `one`")
-    sustained_s: Number | None = known("length of the load after the window")
+    sustained_s: Number | None = known("length of the workload after the window")
     energy: str | None = known("`auto`, `off` or `require`")
-    energy_error: Number | None = known("relative uncertainty of the energy that was asked for")
+    energy_error: Number | None = known("relative uncertainty of the energy that was requested")
     idle_time_s: Number | None = known("idle time before and after the window")
-    cool_down: CoolDownRule | None = known("the temperature that was waited for")
-    in_flight: int | None = known("of a fleet: queries that are worked on at once")
-    deadline_s: Number | None = known("of a fleet: time within which a query is answered")
-    on_missing: str | None = known("of a fleet: `fail` or `substitute`")
-    robustness: str | None = known("`drop-N`: accuracy without 1 to N parts was asked for")
+    cool_down: CoolDownRule | None = known("the temperature for which the cell waited")
+    in_flight: int | None = known("for a fleet: queries that are processed at once")
+    deadline_s: Number | None = known("for a fleet: time within which a query is answered")
+    on_missing: str | None = known("for a fleet: `fail` or `substitute`")
+    robustness: str | None = known("`drop-N`: accuracy without 1 to N parts was requested")
 
 
 class DataBlock(Block):
@@ -131,8 +131,8 @@ class DataBlock(Block):
     shape: list[int] | None = known("channels, height, width of an image")
     fingerprint: str | None = known("hash of the data")
     n: int | None = known("images of the split")
-    note: str | None = known("what a reader should know of the data")
-    normalize: str | None = known("whose mean and standard deviation normalise the images")
+    note: str | None = known("what a reader should know about the data")
+    normalize: str | None = known("which mean and standard deviation normalise the images")
 
 
 class PartBlock(Block):
@@ -155,17 +155,17 @@ class LineageStep(Block):
     stage: str | None = known("`build`, `compress` or `partition`")
     entry: str | None = known("the entry that made it")
     params: Mapping[str, Any] = Field({}, description="its parameters, free")
-    image_passes: int | None = known("images that went through the model in training")
+    image_passes: int | None = known("images that passed through the model in training")
     train_macs: Number | None = known("multiply-accumulates of the training")
     train_s: Number | None = known("time of the training")
-    notes: Mapping[str, Any] = Field({}, description="what the entry notes, free")
+    notes: Mapping[str, Any] = Field({}, description="notes of the entry, free")
 
 
 class TrainingCost(Block):
     """Sums over the preparing steps."""
 
     train_s: Number | None = known("time of all training")
-    image_passes: int | None = known("images that went through a model in training")
+    image_passes: int | None = known("images that passed through a model in training")
     train_macs: Number | None = known("multiply-accumulates of all training")
 
 
@@ -174,7 +174,7 @@ class PreparedOn(Block):
 
     torch: str | None = known("version of torch")
     timm: str | None = known("version of timm")
-    capability: str | None = known("vector instructions of the CPU; empty where a GPU trains")
+    capability: str | None = known("vector instructions of the CPU; empty if a GPU trains")
     device: str | None = known("torch's name of the training device")
     gpu: str | None = known("model of the GPU")
 
@@ -219,7 +219,7 @@ class Environment(Block):
 
 
 class SampleFile(Block):
-    """Where the raw samples are; empty where there are none."""
+    """Where the raw samples are; empty if there are none."""
 
     file: str | None = known("path of the raw samples in the results folder")
     sha256: str | None = known("SHA-256 of their content")

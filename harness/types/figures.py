@@ -46,7 +46,7 @@ class Parity(Block):
 
     n: int | None = known("images compared")
     max_abs_diff: Number | None = known("greatest difference of a logit")
-    max_rel: Number | None = known("that difference over the greatest logit of the reference")
+    max_rel: Number | None = known("that difference divided by the greatest logit of the reference")
     top1_agreement: Number | None = known("share of images with the same greatest logit")
     agreement_low: Number | None = known("lower limit of the 95% Wilson interval of that share")
     tolerance: Number | None = known("greatest `max_rel` that the runtime allows")
@@ -83,13 +83,13 @@ class Accuracy(Block):
     top1: Number | None = known("share of right answers, percent")
     top5: Number | None = known("share of images whose class is among the five greatest logits, percent")
     top1_oracle: Number | None = known(
-        "of a split by classes: top-1 of the oracle predictions, in which the right sub-model answers each image"
+        "for a split by classes: top-1 of the oracle predictions, in which the right sub-model answers each image"
     )
     n: int | None = known("images evaluated")
     on: str | None = known("where the exported artifact was evaluated: `host` or `device`")
     parity: Parity | None = known("the exported artifact compared with the model it was made from")
     missing: MissingParts = Field(
-        MissingParts(), description="accuracy when parts do not answer; empty unless asked for"
+        MissingParts(), description="accuracy when parts are absent; empty unless requested"
     )
 
 
@@ -107,11 +107,11 @@ class Bounds(Block):
 class Sustained(Block):
     """The load after the window."""
 
-    seconds: Number | None = known("length of the load after the window")
-    tail_s: Number | None = known("length of its last part, from which these figures are")
+    seconds: Number | None = known("length of the workload after the window")
+    tail_s: Number | None = known("length of its last part, which gives these figures")
     burst_p50_ms: Number | None = known("median latency of the window")
     p50_ms: Number | None = known("median latency of the last part")
-    slowdown: Number | None = known("`p50_ms` over `burst_p50_ms`")
+    slowdown: Number | None = known("`p50_ms` divided by `burst_p50_ms`")
     throughput_ips: Number | None = known("images per second of the last part")
     power_gross_w: Mapping[str, Number | None] = Field(
         {}, description="by meter: mean power of the last part"
@@ -123,9 +123,7 @@ class Latency(Block):
 
     n: int | None = known("queries in the window")
     p50_ms: Number | None = known("median latency of a query")
-    p90_ms: Number | None = known(
-        "90th percentile; null where LoadGen's least number of queries is not reached"
-    )
+    p90_ms: Number | None = known("90th percentile; null if there are fewer queries than LoadGen needs")
     p95_ms: Number | None = known("95th percentile, likewise")
     p97_ms: Number | None = known("97th percentile, likewise")
     p99_ms: Number | None = known("99th percentile, likewise")
@@ -139,12 +137,12 @@ class Latency(Block):
     achieved_qps: Number | None = known("`server`: queries per second that were answered")
     queue_mean_ms: Number | None = known("`server`: mean time that a query waited")
     late_max_ms: Number | None = known("`server`: greatest delay of the generator itself")
-    utilisation: Number | None = known("`server`: arrivals times mean service time; 1 and more is too much")
+    utilisation: Number | None = known("`server`: arrivals times mean service time; 1 or more is an overload")
     sustained: Sustained = Field(
-        Sustained(), description="figures of the load after the window; empty unless asked for"
+        Sustained(), description="figures of the workload after the window; empty unless requested"
     )
     reference: Mapping[str, Number | str] = Field(
-        {}, description="what LoadGen's own summary says, where it generates the load"
+        {}, description="the figures of LoadGen's own summary, if LoadGen sends the queries"
     )
 
 
@@ -154,17 +152,17 @@ class ProcessMemory(Block):
     process_peak_bytes: int | None = known("greatest memory of the measuring process in the window")
     baseline_bytes: int | None = known("its memory before the model was loaded")
     device_process_bytes: int | None = known("GPU memory of the process")
-    device_shared_bytes: int | None = known("GPU memory of the process where it is shared with the host")
+    device_shared_bytes: int | None = known("GPU memory of the process if the memory is shared with the CPU")
     device_reserved_peak_bytes: int | None = known("greatest GPU memory that the allocator held")
     device_allocated_peak_bytes: int | None = known("greatest GPU memory of live tensors")
 
 
 class Memory(ProcessMemory):
-    """Memory of the fullest measuring process."""
+    """Memory of the measuring process with the most memory."""
 
     devices: Mapping[str, ProcessMemory] = Field(
         {},
-        description="of a fleet, by device: the same of its worker; the keys above are those of the fullest",
+        description="for a fleet, by device: the same of its worker; the keys above are those of the worker with the most memory",
     )
 
 
@@ -172,19 +170,19 @@ class EnergyReading(Block):
     """The figures of one meter for one window."""
 
     meter: str | None = known("name of the meter")
-    scope: str | None = known("what it sees: `wall`, `board`, `rails`, `package` or `gpu`")
-    watches: str | None = known("the thing, or THING/part, that it sees")
+    scope: str | None = known("what its energy contains: `wall`, `board`, `rails`, `package` or `gpu`")
+    watches: str | None = known("the thing, or THING/part, that it measures")
     provenance: str | None = known("`measured`, `fitted`, `modelled`, `emulated`")
     quantity: str | None = known("`energy` or `power`")
     host: str | None = known("the machine that reads it")
-    device: str | None = known("of a fleet: the device whose meter it is")
-    method: str | None = known("`default`, or the preset whose rules made the figures")
+    device: str | None = known("for a fleet: the device to which the meter belongs")
+    method: str | None = known("`default`, or the preset whose rules give the figures")
     window_s: Number | None = known("length of the window")
     inferences: int | None = known("images answered in the window")
     samples: int | None = known("readings inside the window")
     greatest_gap_s: Number | None = known("longest time without a reading")
     period_s: Number | None = known("how often a reading changes")
-    averaging_s: Number | None = known("the time over which a reading is a mean")
+    averaging_s: Number | None = known("the time over which a reading averages")
     calibration: Number | None = known("relative error that the maker states")
     energy_gross_j: Number | None = known("energy of the window")
     energy_net_j: Number | None = known("the same without idle energy")
@@ -192,19 +190,21 @@ class EnergyReading(Block):
     idle_before_w: Number | None = known("idle power before the window")
     idle_after_w: Number | None = known("idle power after it")
     idle_w: Number | None = known("the mean of both")
-    idle_drift: Number | None = known("their difference over the mean")
+    idle_drift: Number | None = known("their difference divided by the mean")
     u_gross_j: Number | None = known("uncertainty of `energy_gross_j`, expanded to 95%")
     u_net_j: Number | None = known("uncertainty of `energy_net_j`, expanded to 95%")
     uncertainty: Mapping[str, Number | None] = Field(
-        {}, description="its parts `calibration_j`, `edge_j`, `gaps_j`, `idle_j`"
+        {}, description="the parts of the uncertainty: `calibration_j`, `edge_j`, `gaps_j`, `idle_j`"
     )
     energy_gross_mj: Number | None = known("energy of one inference")
     energy_net_mj: Number | None = known("the same without idle energy")
-    energy_u_mj: Number | None = known("uncertainty of the net energy; of the gross where there is no net")
+    energy_u_mj: Number | None = known(
+        "uncertainty of the net energy; or of the gross energy if there is no net"
+    )
     withheld: Mapping[str, str] = Field({}, description="`gross`, `net`: why there is no figure")
     notes: list[str] = Field([], description="what a reader should know")
     disagreement: Mapping[str, Number] = Field(
-        {}, description="by other meter of the same thing: difference over the mean of both"
+        {}, description="by other meter of the same thing: difference divided by the mean of both"
     )
     details: Mapping[str, Any] = Field(
         {}, description="facts that the meter states, free: zones, rails, shunt"
@@ -222,7 +222,7 @@ class PartTimes(Block):
     received_bytes: int | None = known("bytes sent back")
     send_ms: Number | None = known("the share of `transport_ms` on the way there")
     return_ms: Number | None = known("the share on the way back")
-    link_there_ms: Number | None = known("the least that the link allows on the way there")
+    link_there_ms: Number | None = known("the least time that the link allows on the way there")
     link_back_ms: Number | None = known("the same on the way back")
     link: str | None = known("`stated` by the device, or `probe`")
     device: str | None = known("the device that runs the part")
@@ -247,15 +247,15 @@ class NoInput(Block):
 
 
 class Queries(Block):
-    """Numbers of queries by how they ended."""
+    """Numbers of queries by outcome."""
 
     whole: int | None = known("answered by all parts")
-    substituted: int | None = known("answered with something in place of a part")
+    substituted: int | None = known("answered with a stand-in for a part")
     unanswered: int | None = known("not answered in time")
 
 
 class Network(Block):
-    """Bytes and times of a fleet; empty where one device has all parts."""
+    """Bytes and times of a fleet; empty if one device has all parts."""
 
     input_bytes: int | None = known("bytes of images that one query sends")
     feature_bytes: int | None = known("bytes of features that one query sends")
@@ -264,21 +264,22 @@ class Network(Block):
     devices: list[DeviceShares] = Field([], description="how busy each device was")
     critical_path_ms: Number | None = known("least latency that the compute and the links allow")
     over_bound: Number | None = known(
-        "median latency over that bound; of single streams, one query at a time"
+        "median latency divided by that bound; for `single-stream` with one query at a time"
     )
     no_input: NoInput | None = known("a window with the images on the devices before it begins")
-    queries: Queries | None = known("queries by how they ended")
+    queries: Queries | None = known("queries by outcome")
     missed: Mapping[str, int] = Field({}, description="by part: queries that it did not answer in time")
 
 
 class State(Block):
-    """What the window and the machine looked like."""
+    """State of the window and of the machine."""
 
     steady: bool | None = known("whether warm-up reached a steady state")
     window_s: Number | None = known("length of the window")
-    cooled: bool | None = known("whether the temperature that was asked for was reached")
+    cooled: bool | None = known("whether the requested temperature was reached")
     machine: Mapping[str, Mapping[str, Any]] = Field(
-        {}, description="by watch, free: what it saw before, after, and the least and most of a number"
+        {},
+        description="for each watch, free: each value before, after, and the minimum and maximum of a number",
     )
-    problems: list[str] = Field([], description="problems of watches and meters, a line each")
+    problems: list[str] = Field([], description="problems of watches and meters, one line each")
     no_meter: str | None = known("why a meter is not read")

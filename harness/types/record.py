@@ -43,10 +43,10 @@ class Record(BaseModel):
     cell_id: str = Field(description="hash of what the cell measures")
     attempt: int = Field(ge=1, description="number of this attempt of the cell, from 1")
     status: Status = Field(
-        description="`ok`; `partial`: measured, but something asked for is missing; `failed`; `skipped`: cannot be "
+        description="`ok`; `partial`: measured, but a requested figure is missing; `failed`; `skipped`: cannot be "
         "measured here"
     )
-    reason: str = Field("", description="why it is not ok")
+    reason: str = Field("", description="why the status is not `ok`")
     suite: str = Field(description="name of the suite")
     method: str = Field(description="name of the method in the suite")
     seed: int = Field(description="training seed")
@@ -59,10 +59,10 @@ class Record(BaseModel):
     accuracy: Accuracy = Field(Accuracy(), description="accuracy of the exported artifact")
     latency: Latency = Field(Latency(), description="latency of queries, in milliseconds")
     memory: Memory = Field(Memory(), description="memory of the measuring process")
-    energy: list[EnergyReading] = Field([], description="one reading for each meter")
-    network: Network = Field(Network(), description="bytes and times of a fleet; else empty")
+    energy: list[EnergyReading] = Field([], description="the figures of each meter")
+    network: Network = Field(Network(), description="bytes and times of a fleet; empty otherwise")
     parts: list[PartBlock] = Field([], description="the parts of the model")
-    state: State = Field(State(), description="what the window and the machine looked like")
+    state: State = Field(State(), description="state of the window and of the machine")
     flags: list[str] = Field([], description="what disturbed the window")
     origins: dict[str, Any] = Field(
         {},
@@ -70,15 +70,14 @@ class Record(BaseModel):
         "requires (versions of the distributions that the entry requires)",
     )
     environment: Environment = Field(Environment(), description="the machine and its software")
-    samples: SampleFile = Field(SampleFile(), description="the raw samples; empty where there are none")
+    samples: SampleFile = Field(SampleFile(), description="the raw samples; empty if there are none")
     # beyond the contract's keys
     method_key: str = Field(description="hash of the method's configuration without its seed")
     stage: str | None = Field(None, description="the step that failed")
     plugin: str | None = Field(None, description="the plugin whose code failed")
     provenance: Provenance = Field(
         "measured",
-        description="`measured`, or `emulated` for a fleet in which a machine stands twice, or one with a virtual "
-        "board",
+        description="`measured`, or `emulated` for a fleet that has the same machine twice or a virtual board",
     )
     lineage: list[LineageStep] = Field([], description="the preparing steps, in order")
     train: TrainingCost = Field(TrainingCost(), description="sums over the preparing steps")

@@ -1,4 +1,4 @@
-"""docs/results.md lists the keys of a record as its types describe them. Run this file to write the lists anew."""
+"""docs/results.md lists the keys of a record as its types describe them. Run this file to write the lists again."""
 
 from __future__ import annotations
 
