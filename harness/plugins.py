@@ -71,6 +71,7 @@ class Plugins:
     distributions: Mapping[str, Distribution] = field(default_factory=dict)
     _files: dict[str, dict[str, Path]] = field(default_factory=dict)
     _hashes: dict[str, str] = field(default_factory=dict)
+    _required: dict[tuple[str, ...], dict[str, str]] = field(default_factory=dict)
 
     def registries(self) -> tuple[Registry[Any], ...]:
         return (
@@ -98,7 +99,7 @@ class Plugins:
             distribution=origin.distribution,
             version=origin.version,
             source=self.source_of(origin),
-            requires=versions_of(registered.entry.requires),
+            requires=self._versions(registered.entry.requires),
         )
 
     def code_of(self, entry: Any, origin: Origin) -> str:
@@ -107,9 +108,14 @@ class Plugins:
         Raises:
             PluginError: the plugin's source cannot be hashed.
         """
-        return " ".join(
-            [self.source_of(origin), *(f"{n}=={v}" for n, v in versions_of(entry.requires).items())]
-        )
+        versions = (f"{name}=={version}" for name, version in self._versions(entry.requires).items())
+        return " ".join([self.source_of(origin), *versions])
+
+    def _versions(self, modules: tuple[str, ...]) -> Mapping[str, str]:
+        """Return the versions of what an entry requires; looked up once."""
+        if modules not in self._required:
+            self._required[modules] = versions_of(modules)
+        return self._required[modules]
 
     def source_of(self, origin: Origin) -> str:
         """Return the hash of a plugin's source, 32 hex digits; computed once.
