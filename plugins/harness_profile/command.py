@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,9 +14,10 @@ from harness.cli.common import block_option, load, warn_problems
 if TYPE_CHECKING:
     from harness.plan.profiles.profile import Profile
     from harness.plugins import Plugins
-    from harness.types import BackendEntry, DeviceSpec
+    from harness.types import BackendEntry, DeviceSpec, Workload
+    from harness_profile.timing import Probe
 
-__all__ = ["command"]
+__all__ = ["command", "profile_of", "report"]
 
 
 @click.command("profile")
@@ -52,23 +53,18 @@ def command(
     is kept by name, runtime and threads in $HARNESS_PROFILES, else harness/profiles in the user's data folder.
     """
     from harness.plan.profiles.stored import write_profile
-    from harness.store.artifacts import Store
-    from harness.store.files import default_cache
-    from harness.types import DeviceSpec
-    from harness_profile.timing import measure_profile
+    from harness_profile.timing import PROBES, WORKLOAD
 
     plugins = load(block)
     warn_problems(plugins)
-    entry = plugins.runtimes.get(runtime, "--runtime")
     backend, spec = _device(name, threads, chosen, plugins)
     say = _silent if as_json else _say
-    here = plugins.backends.get("cpu").entry if "cpu" in plugins.backends else None
-    central = (
-        (here, DeviceSpec(name="cpu", backend="cpu", params=here.params())) if here is not None else None
-    )
-    code = plugins.code_of(entry.entry, entry.origin)
-    profile = measure_profile(backend, spec, entry, Store(default_cache()), say, code=code, central=central)
-    path = write_profile(profile, out)
+    profile = profile_of(backend, spec, runtime, plugins, say, PROBES, WORKLOAD)
+    report(profile, write_profile(profile, out), as_json=as_json)
+
+
+def report(profile: Profile, path: Path, *, as_json: bool) -> None:
+    """Print a profile that is kept in ``path``: for a person, or as JSON."""
     if as_json:
         click.echo(json.dumps(profile.to_json(), indent=1))
         return
@@ -81,6 +77,44 @@ def command(
             err=True,
         )
     click.echo(f"kept in {path}")
+
+
+def profile_of(
+    backend: BackendEntry,
+    spec: DeviceSpec,
+    runtime: str,
+    plugins: Plugins,
+    say: Callable[[str], None],
+    probes: Sequence[Probe],
+    workload: Workload,
+) -> Profile:
+    """Measure the profile of a device with the named runtime, and the link from this machine if it is a board.
+
+    Raises:
+        SuiteError: no such runtime.
+        DeviceError: the device cannot be used.
+    """
+    from harness.store.artifacts import Store
+    from harness.store.files import default_cache
+    from harness.types import DeviceSpec
+    from harness_profile.timing import measure_profile
+
+    entry = plugins.runtimes.get(runtime, "--runtime")
+    here = plugins.backends.get("cpu").entry if "cpu" in plugins.backends else None
+    central = (
+        (here, DeviceSpec(name="cpu", backend="cpu", params=here.params())) if here is not None else None
+    )
+    return measure_profile(
+        backend,
+        spec,
+        entry,
+        Store(default_cache()),
+        say,
+        code=plugins.code_of(entry.entry, entry.origin),
+        central=central,
+        probes=probes,
+        workload=workload,
+    )
 
 
 def _device(

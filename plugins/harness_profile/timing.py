@@ -40,9 +40,9 @@ if TYPE_CHECKING:
     from harness.store.artifacts import Store
     from harness.types import BackendEntry, Counts, RuntimeEntry, Samples
 
-__all__ = ["PROBES", "Probe", "measure_profile"]
+__all__ = ["PROBES", "WORKLOAD", "Probe", "measure_profile", "operation", "small_vit"]
 
-LOAD = Workload(
+WORKLOAD = Workload(
     stop=Stop(min_time_s=0.5, min_queries=11, max_time_s=60.0, warmup_max_s=3.0),
     metering=Metering(idle_s=0.0),
 )
@@ -61,7 +61,8 @@ class Probe:
     shape: tuple[int, ...]
 
 
-def _op(kind: Kind, what: str, shape: tuple[int, ...], **params: int) -> Probe:
+def operation(kind: Kind, what: str, shape: tuple[int, ...], **params: int) -> Probe:
+    """Return a probe of one operation of :mod:`harness_profile.ops` on an input of ``shape``."""
     return Probe(
         what=what,
         kind=kind,
@@ -70,7 +71,8 @@ def _op(kind: Kind, what: str, shape: tuple[int, ...], **params: int) -> Probe:
     )
 
 
-def _vit(side: int, patch: int, dim: int, depth: int, heads: int) -> Probe:
+def small_vit(side: int, patch: int, dim: int, depth: int, heads: int) -> Probe:
+    """Return a probe of a ViT of 10 classes for images [3, side, side]."""
     params = {
         "image_size": [side, side],
         "patch_size": patch,
@@ -90,19 +92,21 @@ def _vit(side: int, patch: int, dim: int, depth: int, heads: int) -> Probe:
 
 PROBES: tuple[Probe, ...] = (
     *(
-        _op("matmul", f"{t} x {d} times {d} x {d}", (t, d), dim=d, out=d)
+        operation("matmul", f"{t} x {d} times {d} x {d}", (t, d), dim=d, out=d)
         for t, d in ((65, 96), (197, 192), (197, 384))
     ),
     *(
-        _op("attention", f"attention, {t} tokens, dim {d}", (t, d), dim=d, heads=d // 32)
+        operation("attention", f"attention, {t} tokens, dim {d}", (t, d), dim=d, heads=d // 32)
         for t, d in ((65, 96), (197, 192), (197, 384))
     ),
     *(
-        _op("mlp", f"MLP, {t} tokens, dim {d}", (t, d), dim=d, hidden=4 * d)
+        operation("mlp", f"MLP, {t} tokens, dim {d}", (t, d), dim=d, hidden=4 * d)
         for t, d in ((65, 96), (197, 192), (197, 384))
     ),
-    _op("conv", "patches of 4 at 32 px, 96 filters", (3, 32, 32), channels=3, filters=96, kernel=4, stride=4),
-    _op(
+    operation(
+        "conv", "patches of 4 at 32 px, 96 filters", (3, 32, 32), channels=3, filters=96, kernel=4, stride=4
+    ),
+    operation(
         "conv",
         "patches of 16 at 224 px, 192 filters",
         (3, 224, 224),
@@ -111,17 +115,17 @@ PROBES: tuple[Probe, ...] = (
         kernel=16,
         stride=16,
     ),
-    _op(
+    operation(
         "conv", "3 x 3, 64 to 64 channels at 56 px", (64, 56, 56), channels=64, filters=64, kernel=3, stride=1
     ),
-    _vit(32, 4, 48, 4, 3),
-    _vit(32, 4, 96, 6, 3),
-    _vit(32, 4, 192, 6, 3),
-    _vit(64, 8, 192, 12, 3),
-    _vit(224, 16, 128, 12, 2),
-    _vit(224, 16, 192, 6, 3),
-    _vit(224, 16, 192, 12, 3),
-    _vit(224, 16, 256, 12, 4),
+    small_vit(32, 4, 48, 4, 3),
+    small_vit(32, 4, 96, 6, 3),
+    small_vit(32, 4, 192, 6, 3),
+    small_vit(64, 8, 192, 12, 3),
+    small_vit(224, 16, 128, 12, 2),
+    small_vit(224, 16, 192, 6, 3),
+    small_vit(224, 16, 192, 12, 3),
+    small_vit(224, 16, 256, 12, 4),
 )
 
 
@@ -144,6 +148,7 @@ def measure_profile(
     code: str,
     central: tuple[BackendEntry, DeviceSpec] | None = None,
     probes: Sequence[Probe] = PROBES,
+    workload: Workload = WORKLOAD,
 ) -> Profile:
     """Time every probe on the device, and the link from ``central``, on this machine, to a device that is elsewhere.
 
@@ -168,7 +173,7 @@ def measure_profile(
         say(f"timing {number}/{len(probes)}: {probe.what}")
         tries: list[Point] = []
         while len(tries) < TRIES and (not tries or tries[-1].flags):  # disturbed: again, in a fresh worker
-            samples, facts, remote = _timed(backend, spec, runtime.entry, probe, artifact)
+            samples, facts, remote = _timed(backend, spec, runtime.entry, probe, artifact, workload)
             tries.append(_point(probe, artifact, counts, samples))
         points.append(min(tries, key=lambda point: (bool(point.flags), point.seconds)))
     link = None
@@ -179,6 +184,7 @@ def measure_profile(
             central,
             runtime.entry,
             max(prepared, key=lambda item: math.prod(item[0].shape))[1],
+            workload,
         )
     version = " ".join(str(facts.get(key, "")) for key in ("version", "provider")).strip()
     made = datetime.now(timezone.utc).isoformat(timespec="seconds")
@@ -248,7 +254,12 @@ def _stored(key: str, store: Store) -> tuple[Artifact, Counts]:
 
 
 def _timed(
-    backend: BackendEntry, spec: DeviceSpec, runtime: RuntimeEntry, probe: Probe, artifact: Artifact
+    backend: BackendEntry,
+    spec: DeviceSpec,
+    runtime: RuntimeEntry,
+    probe: Probe,
+    artifact: Artifact,
+    workload: Workload,
 ) -> tuple[Samples, Mapping[str, Any], bool]:
     import numpy as np
 
@@ -257,9 +268,11 @@ def _timed(
     with backend.open(spec) as device:
         facts = device.load("whole", artifact, runtime)
         device.connect(graph, {})
-        samples = device.measure(LOAD, images)
+        samples = device.measure(workload, images)
     if not len(samples.trace.latency_ns):
-        raise DeviceError(f"{spec.name}: no query of {probe.what} was answered in {LOAD.stop.max_time_s:g} s")
+        raise DeviceError(
+            f"{spec.name}: no query of {probe.what} was answered in {workload.stop.max_time_s:g} s"
+        )
     return samples, facts, device.remote
 
 
@@ -268,6 +281,7 @@ def _link(
     central: tuple[BackendEntry, DeviceSpec],
     runtime: RuntimeEntry,
     artifact: Artifact,
+    workload: Workload,
 ) -> Link:
     """Return rate and round trip, as this machine's worker sees them when it sends the board an image."""
     import numpy as np
@@ -277,7 +291,7 @@ def _link(
         device.load("whole", artifact, runtime)
         here.load("idle", artifact, runtime)  # starts its worker
         here.connect(graph, {"whole": device.serve(here)})
-        samples = here.measure(LOAD, np.zeros((1, *artifact.inputs[0].shape), np.float32))
+        samples = here.measure(workload, np.zeros((1, *artifact.inputs[0].shape), np.float32))
     rtt, up = (samples.parts.links[f"{key}:whole"] for key in ("rtt", "up"))
     bits = 8 * samples.parts.traffic["sent_bytes:whole"]
     return Link(

@@ -14,7 +14,7 @@ from click.testing import CliRunner
 
 from harness.cli import cli
 from harness.errors import DeviceError
-from harness.plan.profiles.stored import load_profile
+from harness.plan.profiles.stored import load_profile, write_profile
 from harness.plugins import load_plugins
 from harness.store.artifacts import Store
 from harness.types import (
@@ -31,12 +31,12 @@ from harness.types import (
     Unavailable,
     WarmUp,
 )
-from harness_profile import timing as profiling
-from harness_profile.timing import PROBES, measure_profile
+from harness_profile.command import profile_of, report
+from harness_profile.timing import PROBES, WORKLOAD, measure_profile, operation, small_vit
 
 FIXED, SLOPE = 0.002, 500.0
-TINY = [profiling._vit(8, 4, dim, depth, 2) for dim, depth in ((8, 1), (16, 2), (24, 3))] + [
-    profiling._op("matmul", "a product", (5, 8), dim=8, out=8)
+TINY = [small_vit(8, 4, dim, depth, 2) for dim, depth in ((8, 1), (16, 2), (24, 3))] + [
+    operation("matmul", "a product", (5, 8), dim=8, out=8)
 ]
 INFO = DeviceInfo(name="board", backend="fake", model="A Board", kind="cpu", cores=4, memory_bytes=2**30)
 
@@ -212,17 +212,21 @@ def test_a_wrong_word_is_one_line(folders: Path, arguments: list[str], why: str)
 
 
 @pytest.mark.e2e
-def test_this_machine_is_measured_and_found_by_plans(folders: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(profiling.measure_profile, "__kwdefaults__", {"central": None, "probes": tuple(TINY)})
-    monkeypatch.setattr(
-        profiling,
-        "LOAD",
-        replace(profiling.LOAD, stop=replace(profiling.LOAD.stop, min_time_s=0.05, warmup="one")),
-    )
-    done = CliRunner().invoke(cli, ["devices", "profile", "cpu", "--json"], catch_exceptions=False)
-    told = json.loads(done.stdout)
-    assert told["provenance"] == "measured"
-    assert all(0 < point["seconds"] < 1 for point in told["points"])
+def test_this_machine_is_measured_and_found_by_plans(
+    folders: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plugins = load_plugins()
+    backend = plugins.backends.get("cpu").entry
+    spec = DeviceSpec(name="cpu", backend="cpu", params=backend.params())
+    workload = replace(WORKLOAD, stop=replace(WORKLOAD.stop, min_time_s=0.05, warmup="one"))
+    made = profile_of(backend, spec, "onnxruntime", plugins, lambda text: None, TINY, workload)
+    path = write_profile(made, None)
+    report(made, path, as_json=True)
+    shown = json.loads(capsys.readouterr().out)
+    assert shown["provenance"] == "measured"
+    assert all(0 < point["seconds"] < 1 for point in shown["points"])
+    report(made, path, as_json=False)
+    assert f"kept in {path}" in capsys.readouterr().out
     profile = load_profile("cpu")
     assert (profile.threads, profile.runtime) == (1, "onnxruntime")
     assert all(p.memory_bytes and p.memory_bytes > 2**24 for p in profile.points)

@@ -196,14 +196,12 @@ def test_who_takes_down_what_was_brought_up_anew_leaves_it(up: Up) -> None:
     assert ask(anew, "a", eat=1) == 1
 
 
-def test_who_takes_down_what_another_brings_up_waits_for_it(up: Up, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_who_takes_down_what_another_brings_up_waits_for_it(up: Up) -> None:
     state = up("loopback")
     with folder_of(state.lab).with_suffix(".lock").open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
-        with monkeypatch.context() as patch:
-            patch.setattr(supervisor, "DOWN_S", 0.1)
-            with pytest.raises(DeviceError, match="is being brought up or down by another process"):
-                supervisor.down(state)
+        with pytest.raises(DeviceError, match="is being brought up or down by another process"):
+            supervisor.down(state, wait_s=0.2)
         release = threading.Timer(0.2, fcntl.flock, (file, fcntl.LOCK_UN))
         release.start()
         supervisor.down(state)

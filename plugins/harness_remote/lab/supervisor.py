@@ -134,14 +134,14 @@ def _up(lab: Lab, folder: Path, serve: tuple[str, ...], tied: bool, able: Abilit
     return state
 
 
-def down(state: State) -> None:
+def down(state: State, wait_s: float = 2 * DOWN_S) -> None:
     """End a lab and wait until it has ended. A lab that is no longer up is only forgotten.
 
     Raises:
-        DeviceError: another process is bringing it up.
+        DeviceError: another process is bringing it up, and still does after ``wait_s`` seconds.
     """
     folder = folder_of(state.lab)
-    with _alone(folder.with_suffix(".lock"), state.lab, wait_s=2 * DOWN_S):
+    with _alone(folder.with_suffix(".lock"), state.lab, wait_s):
         if State.load(folder) in (state, None):  # else it was taken down, and another one is up
             _down(state, folder)
 
