@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import json
 import random
 from pathlib import Path
 from typing import Any
@@ -228,6 +229,9 @@ def packed(text: bytes, names: Any = (), *arrays: np.ndarray) -> bytes:
     return b"".join(pack({"names": list(names)}, [np.frombuffer(text, np.uint8), *arrays]))
 
 
+STRANGER = json.dumps({"energy": [{**dataclasses.asdict(READING), "stranger": 1}]}).encode()
+
+
 @pytest.mark.parametrize(
     ("data", "why"),
     [
@@ -243,6 +247,7 @@ def packed(text: bytes, names: Any = (), *arrays: np.ndarray) -> bytes:
         (packed(b'{"memory": {"a": "b"}}'), "memory"),
         (packed(b"{}", ["stranger"], np.zeros(1)), "stranger"),
         (packed(b'{"energy": 1}'), "energy"),
+        (packed(STRANGER), r"unknown key 'energy\..*stranger'"),
         (packed(b"[" * 100_000), "recursion"),
     ],
 )

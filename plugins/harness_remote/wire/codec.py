@@ -159,7 +159,8 @@ def _joined(kind: Any, plain: Any, prefix: str, arrays: dict[str, Array]) -> Any
 class _Field:
     """How a field travels: as JSON that ``adapter`` checks, as an array, or as a mapping of arrays (``by_key``).
 
-    A dataclass that holds arrays is ``nested``: its fields travel in the same way. Arrays of a known element type ``dtype`` have one dimension; without one they may be any.
+    A dataclass that holds arrays is ``nested``: its fields travel in the same way. Arrays of a known element type
+    ``dtype`` have one dimension; without one they may be any.
     """
 
     adapter: TypeAdapter[Any] | None
@@ -170,9 +171,12 @@ class _Field:
     def checked(self, name: str, text: str) -> Any:
         assert self.adapter is not None
         try:
-            return self.adapter.validate_json(text, strict=True)
+            value = self.adapter.validate_json(text, strict=True)
         except ValidationError as error:
             raise ValueError(f"{name}: {_first(error)}") from None
+        if unknown := _unknown(json.loads(text), self.adapter.dump_python(value, mode="json"), f"{name}."):
+            raise ValueError(f"unknown key {unknown[:80]!r}")
+        return value
 
     def array(self, name: str, array: Array) -> Array:
         if self.dtype is not None and (array.dtype != self.dtype or array.ndim != 1):
