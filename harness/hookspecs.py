@@ -219,7 +219,7 @@ def harness_cell_started(cell: Cell) -> None:
 
 @hookspec
 def harness_cell_finished(record: Record) -> None:
-    """A cell's record is on disk.
+    """A cell's record is on disk. Its blocks have named fields, as in ``record.latency.p50_ms``.
 
     Example::
 

@@ -13,7 +13,7 @@ from harness.measure.deploy import Deployed, names_of
 from harness.measure.flags import flags
 from harness.measure.latency import latency_of, latency_summary
 from harness.measure.measured import Measured, RawResult
-from harness.measure.network import network_of
+from harness.measure.network import StatedLink, network_of
 from harness.measure.workload import scenario_of
 from harness.types import DeviceInfo, DeviceReport, Provenance, Samples
 from harness.types.artifacts import ExportedPart
@@ -288,7 +288,9 @@ def _network(cell: Cell, raw: RawResult, names: Sequence[str]) -> Network:
     """Return bytes, where the time of a query went, and how near its latency is to the bound."""
     deployed = raw.deployed
     stated = {
-        index: link for index, device in deployed.devices.items() if (link := device.info.details.get("link"))
+        index: StatedLink.of(link)
+        for index, device in deployed.devices.items()
+        if (link := device.info.details.get("link"))
     }
     network = network_of(raw.samples, deployed.graph, deployed.places, deployed.central_index, names, stated)
     if network.empty:

@@ -15,7 +15,7 @@ from harness.types import IMAGE, Graph, Samples
 from harness.types.figures import DeviceShares, Network, PartTimes, Queries
 from harness.worker.timeline import Step, ends
 
-__all__ = ["Link", "critical_path_ns", "link_of", "network_of"]
+__all__ = ["Link", "StatedLink", "critical_path_ns", "link_of", "network_of"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,13 +34,27 @@ class Link:
     shared: bool = False
 
 
+@dataclass(frozen=True, kw_only=True)
+class StatedLink:
+    """A link as its device states it: rate, round trip, and whether the central node has one port for all links."""
+
+    rate_mbps: float
+    rtt_ms: float
+    shared: bool = False
+
+    @classmethod
+    def of(cls, link: Mapping[str, Any]) -> StatedLink:
+        """Return the link in a device's details: ``rate_mbps``, ``rtt_ms`` and ``ports``."""
+        return cls(rate_mbps=link["rate_mbps"], rtt_ms=link["rtt_ms"], shared=link.get("ports") == "shared")
+
+
 def network_of(
     samples: Samples,
     graph: Graph,
     places: Mapping[str, int],
     central: int,
     names: Sequence[str],
-    stated: Mapping[int, Mapping[str, Any]],
+    stated: Mapping[int, StatedLink],
 ) -> Network:
     """Return bytes, where the time of each part and device went, and the bound; empty for a single device.
 
@@ -50,8 +64,7 @@ def network_of(
         places: part -> index of its device.
         central: index of the central device.
         names: names of the devices, in the fleet's order.
-        stated: index of a device -> ``rate_mbps``, ``rtt_ms`` and ``ports`` (``shared``) of its link, where the
-            device states them.
+        stated: index of a device -> its link, where the device states it.
     """
     if not any(index != central for index in places.values()):
         return Network()
@@ -67,7 +80,7 @@ def network_of(
         for key in ("input_bytes", "feature_bytes")
         if key in samples.parts.traffic
     }
-    return Network(
+    network = Network(
         **sent,
         parts={
             name: _part(name, samples, links.get(name), compute[name], names[place])
@@ -76,25 +89,30 @@ def network_of(
         fuse_ms=_ms(compute[graph.parts[-1].name]),
         devices=_devices(samples, places, names),
         critical_path_ms=_ms(bound),
-        **_outcomes(samples),
     )
+    outcome = samples.parts.outcome
+    if outcome is None:  # a missing part ends the measurement
+        return network
+    whole, substituted, unanswered, *_ = np.bincount(outcome.astype(np.int64), minlength=3).tolist()
+    queries = Queries(whole=whole, substituted=substituted, unanswered=unanswered)
+    return network.model_copy(update={"queries": queries, "missed": dict(samples.parts.missed)})
 
 
-def link_of(part: str, samples: Samples, stated: Mapping[str, Any] | None) -> Link | None:
+def link_of(part: str, samples: Samples, stated: StatedLink | None) -> Link | None:
     """Return the link that the bytes of a part pass; ``None`` where it is neither stated nor probed.
 
     The ``rtt`` of a probe is the time of a few bytes there and back. ``up`` and ``down`` are longer by the time in
     which the bytes of one query are sent.
     """
     sent, received = (samples.parts.traffic.get(f"{way}_bytes:{part}") for way in ("sent", "received"))
-    if stated and sent is not None and received is not None:
-        per_byte = 8e3 / stated["rate_mbps"]
+    if stated is not None and sent is not None and received is not None:
+        per_byte = 8e3 / stated.rate_mbps
         return Link(
-            latency_ns=stated["rtt_ms"] * 1e6 / 2,
+            latency_ns=stated.rtt_ms * 1e6 / 2,
             up_ns=sent * per_byte,
             down_ns=received * per_byte,
             source="stated",
-            shared=stated.get("ports") == "shared",
+            shared=stated.shared,
         )
     probed = [samples.parts.links.get(f"{way}:{part}") for way in ("rtt", "up", "down")]
     if None in probed:
@@ -186,17 +204,6 @@ def _devices(samples: Samples, places: Mapping[str, int], names: Sequence[str]) 
             )
         )
     return shares
-
-
-def _outcomes(samples: Samples) -> dict[str, Any]:
-    """Return ``queries`` and ``missed`` of a :class:`Network`; empty where a missing part ends the measurement."""
-    if samples.parts.outcome is None:
-        return {}
-    whole, substituted, unanswered, *_ = np.bincount(
-        samples.parts.outcome.astype(np.int64), minlength=3
-    ).tolist()
-    queries = Queries(whole=whole, substituted=substituted, unanswered=unanswered)
-    return {"queries": queries, "missed": dict(samples.parts.missed)}
 
 
 def _median(samples: Samples, kind: str, part: str) -> float | None:

@@ -222,7 +222,7 @@ def test_ctrl_c_ends_within_two_seconds_and_the_run_goes_on(place):
         took = time.monotonic() - begin
         assert process.returncode == 130, output
         assert "interrupted" in output
-        assert "goes on from here" in output
+        assert "continues from here" in output
         assert took < 2.5
         assert gone(processes)
     assert "Traceback" not in output

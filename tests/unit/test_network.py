@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from harness.measure.network import Link, critical_path_ns, link_of, network_of
+from harness.measure.network import Link, StatedLink, critical_path_ns, link_of, network_of
 from harness.types import Graph, GraphPart, LatencyTrace, PartTrace, Samples, TensorSpec, WarmUp
 from harness.types.figures import Queries
 
@@ -88,12 +88,12 @@ def test_a_link_is_as_its_device_states_else_as_the_probe_found():
     )
     probed = link_of("a", given, None)
     assert probed == Link(latency_ns=2 * MS, up_ns=10 * MS, down_ns=0, source="probe")
-    stated = link_of("a", given, {"rate_mbps": 16, "rtt_ms": 1})
+    stated = link_of("a", given, StatedLink.of({"rate_mbps": 16, "rtt_ms": 1}))
     assert stated is not None
     assert (stated.latency_ns, stated.up_ns, stated.down_ns) == (0.5 * MS, 1000 * MS, 0.5 * MS)
     assert link_of("b", given, None) is None
     assert not stated.shared
-    assert link_of("a", given, {"rate_mbps": 16, "rtt_ms": 1, "ports": "shared"}) == replace(
+    assert link_of("a", given, StatedLink.of({"rate_mbps": 16, "rtt_ms": 1, "ports": "shared"})) == replace(
         stated, shared=True
     )
 

@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 
 from harness.errors import StorageError, SuiteError
 from harness.measure.latency import latency_summary
-from harness.results.folder import Results
+from harness.results.folder import Results, latest_of
+from harness.results.merged import Merged
 from harness.types import LatencyTrace, Samples, WarmUp
 from harness.types.record import Record
 
@@ -85,6 +86,24 @@ def test_what_json_cannot_say_becomes_null(results: Results) -> None:
 def test_an_unknown_key_is_refused() -> None:
     with pytest.raises(ValueError, match="top_1"):
         record(top_1=3)
+
+
+def test_of_two_records_with_one_attempt_the_later_counts() -> None:
+    first, second = record(reason="first"), record(reason="second")
+    assert [kept.reason for kept in latest_of([first, second])] == ["second"]
+
+
+def test_folders_are_merged_and_each_record_has_its_own_samples(tmp_path: Path) -> None:
+    folders = []
+    for number, cell in enumerate(("a", "b", "a")):
+        folder = Results(tmp_path / str(number), create=True)
+        folder.append(record(cell, samples=folder.store_samples({"number": np.array(number)})))
+        folders.append(folder)
+    merged = Merged(folders)
+    assert [(r.cell_id, int(merged.load_samples(r)["number"])) for r in merged.records] == [
+        ("a", 2),
+        ("b", 1),
+    ]
 
 
 # --- the view -----------------------------------------------------------------------------------
