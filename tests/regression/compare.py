@@ -78,17 +78,19 @@ def differences(
 
 def _within(name: str, old: Document, new: Document, moment: Moment) -> Iterator[Difference]:
     for kind, present, absent in (("lost", old, new), ("added", new, old)):
-        missing = {path: None for path in present if path not in absent}
-        for path in missing:
-            if not (_ancestors(path) & missing.keys() or moment.presence.fullmatch(f"{name}:{path}")):
+        for path in present:
+            if path in absent or moment.presence.fullmatch(f"{name}:{path}"):
+                continue
+            # a path below another difference is part of it
+            if all(absent.get(above) in (OBJECT, LIST) for above in _ancestors(path) if above in present):
                 yield Difference(kind, name, path, _short(present[path]))
     for path, value in old.items():
         if path in new and not _same(value, new[path]) and not moment.value.fullmatch(f"{name}:{path}"):
             yield Difference("changed", name, path, _change(value, new[path]))
 
 
-def _ancestors(path: str) -> set[str]:
-    return {path[: separator.start()] for separator in re.finditer(r"[.\[]", path)}
+def _ancestors(path: str) -> list[str]:
+    return [path[: separator.start()] for separator in re.finditer(r"[.\[]", path)]
 
 
 def _same(old: Any, new: Any) -> bool:

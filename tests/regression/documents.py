@@ -24,8 +24,8 @@ IDENTITY = "claim kind is entry stage name meter plugin method device runtime lo
 
 HASH = re.compile(r"[0-9a-f]{32}")
 
-EXACT_ARRAYS = ("predictions", "labels", "oracle")
-"""Raw arrays that depend on training and export only. All others are times or readings."""
+EXACT_ARRAYS = {"predictions": "predictions", "labels": "labels", "oracle": "oracle", "told": "oracle"}
+"""Raw arrays that depend on training and export only, with their name of today. Others are times or readings."""
 
 USUAL = {"batch": 1, "in_flight": 1, "generator": "harness", "deadline": None, "deadline_s": None}
 """Values of a scenario that the name of a cell does not mention."""
@@ -64,11 +64,10 @@ def _records(path: Path) -> Iterator[tuple[str, Document]]:
 
 def _array_document(arrays: Mapping[str, Any]) -> Document:
     document: Document = {}
-    for stored, array in arrays.items():
-        name = {"told": "oracle"}.get(stored, stored)  # as version 0.1.0 named it
+    for name, array in arrays.items():
         document[name] = f"{array.dtype} of {array.ndim} dimensions"
         if name in EXACT_ARRAYS:
-            document[f"{name}.values"] = array.tolist()
+            document[f"{EXACT_ARRAYS[name]}.values"] = array.tolist()
     return document
 
 

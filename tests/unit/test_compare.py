@@ -55,6 +55,7 @@ class Captures:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self.allowed = folder / "allowed.txt"
         self.plan: dict[str, Any] = copy.deepcopy(PLAN)
         self.records: list[dict[str, Any]] = [{**copy.deepcopy(RECORD), "seed": seed} for seed in (0, 1)]
         self.predictions = list(range(10))
@@ -77,7 +78,9 @@ class Captures:
     def compare(self, *options: str) -> tuple[int, list[str]]:
         """The exit code and the lines of compare.py."""
         self.write("after", latency=2)
-        command = [sys.executable, COMPARE, self.folder / "before", self.folder / "after", *options]
+        self.allowed.touch()
+        folders = [self.folder / "before", self.folder / "after"]
+        command = [sys.executable, COMPARE, *folders, "--allow", self.allowed, *options]
         answer = subprocess.run(command, capture_output=True, text=True, check=False)
         assert not answer.stderr
         return answer.returncode, answer.stdout.splitlines()
@@ -143,6 +146,17 @@ def test_an_added_object_is_one_line_and_allowed(captures: Captures) -> None:
     assert lines[-1] == "5 documents: 0 differences, 0 allowed, 1 added"
 
 
+def test_a_value_that_becomes_an_object_is_one_line(captures: Captures) -> None:
+    for record in captures.records:
+        record["origins"] = {"model:vit": {"version": "1"}}
+    code, lines = captures.compare()
+    assert code == 1
+    assert lines[0] == (
+        f"changed record/smoke/vit {NAME}:origins.model:vit  'box 1' -> {{...}}  (and in 1 more)"
+    )
+    assert lines[-1] == "5 documents: 2 differences, 0 allowed, 0 added"
+
+
 def test_other_keys_in_a_plan_are_no_difference(captures: Captures) -> None:
     text = json.dumps(captures.plan)
     for key in (DATA, BUILD, CELL, METHOD):
@@ -170,15 +184,16 @@ def test_another_order_of_nodes_is_a_difference(captures: Captures) -> None:
     )
 
 
-def test_the_allow_list_names_what_may_change(captures: Captures, tmp_path: Path) -> None:
+def test_the_allow_list_names_what_may_change(captures: Captures) -> None:
     for record in captures.records:
         record["origins"] = {"model:vit": {"version": "1"}}
-    patterns = tmp_path / "allowed.txt"
-    patterns.write_text("# a comment\n\nrecord/*:origins.*  # versions are objects now\nplan/*:stdout.x\n")
-    code, lines = captures.compare("--allow", str(patterns))
+    captures.allowed.write_text(
+        "# a comment\n\nrecord/*:origins.*  # versions are objects now\nplan/*:stdout.x\n"
+    )
+    code, lines = captures.compare()
     assert code == 0
     assert "allowed, but no such difference: plan/*:stdout.x" in lines
-    assert lines[-1] == "5 documents: 0 differences, 2 allowed, 2 added"
+    assert lines[-1] == "5 documents: 0 differences, 2 allowed, 0 added"
 
 
 def test_a_missing_record_is_lost(captures: Captures) -> None:
