@@ -11,6 +11,7 @@ import logging
 import math
 import warnings
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from harness.errors import first_line
@@ -19,7 +20,7 @@ from harness_runtimes.onnx_graph import Graphs
 from harness_runtimes.rebuild import file_name, rebuild
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     import onnx
@@ -27,24 +28,60 @@ if TYPE_CHECKING:
 
     from harness.types import Part
 
-__all__ = ["IR_VERSION", "OPSET", "export", "export_quantised"]
+    Convert = Callable[[nn.Module, Part], onnx.ModelProto]
+
+__all__ = ["IR_VERSION", "OPSET", "Converter", "convert", "export", "export_quantised"]
 
 OPSET = 18
 IR_VERSION = 8
 PROTOBUF_LIMIT = 2**31 - 1
 
 
-def export(part: Part, folder: Path, *, spinning: bool) -> Artifact:
+class Converter:
+    """Converts parts to ONNX models of one opset; refuses weights of more than ``max_bytes``.
+
+    Models of one structure share a conversion where that is safe (:class:`harness_runtimes.onnx_graph.Graphs`).
+    """
+
+    def __init__(
+        self, using: Convert | None = None, opset: int = OPSET, max_bytes: int = PROTOBUF_LIMIT
+    ) -> None:
+        self._graphs = Graphs(using or partial(convert, opset=opset))
+        self._max_bytes = max_bytes
+
+    def model(self, part: Part) -> onnx.ModelProto:
+        """Return the model of a part.
+
+        Raises:
+            ValueError: the part cannot be exported; the message says why.
+        """
+        import onnx
+
+        module = rebuild(part)
+        size = sum(tensor.nbytes for tensor in (*module.parameters(), *module.buffers()))
+        if size > self._max_bytes:
+            raise ValueError(
+                f"part {part.name!r}: {size / 2**30:.1f} GiB of weights; an ONNX file holds 2 GiB"
+            )
+        model = self._graphs.of(module, part)
+        # "/" keeps these apart from the names of inner values, which are Python identifiers.
+        _rename(model, {f"in/{i}": f"in{i}/{edge.source}" for i, edge in enumerate(part.inputs)})
+        _rename(model, {"out/": f"out/{part.name}"})
+        onnx.checker.check_model(model)
+        return model
+
+
+def export(part: Part, folder: Path, *, spinning: bool, converter: Converter | None = None) -> Artifact:
     """Write ``part`` into ``folder`` as float32 ONNX with a free batch dimension.
 
-    The graph's inputs stand in the part's edge order. The same part gives the same bytes.
+    The graph's inputs are in the part's edge order. The same part gives the same bytes.
 
     Raises:
         ValueError: the part cannot be exported, and why.
     """
     import onnx
 
-    model = _model(part)
+    model = (converter or _CONVERTER).model(part)
     file = file_name(part, ".onnx")
     onnx.save_model(model, folder / file)
     return _artifact(part, folder, file, model, runtime="onnxruntime", asked="float32", spinning=spinning)
@@ -68,7 +105,7 @@ def export_quantised(
     file = file_name(part, ".onnx")
     with _quiet_root_logger():
         quantize_dynamic(
-            _model(part),
+            _CONVERTER.model(part),
             folder / file,
             op_types_to_quantize=["MatMul", "Gemm"],
             per_channel=per_channel,
@@ -79,22 +116,8 @@ def export_quantised(
     return _artifact(part, folder, file, model, runtime="onnxruntime-int8", asked="int8", spinning=spinning)
 
 
-def _model(part: Part) -> onnx.ModelProto:
-    import onnx
-
-    module = rebuild(part)
-    size = sum(tensor.nbytes for tensor in (*module.parameters(), *module.buffers()))
-    if size > PROTOBUF_LIMIT:
-        raise ValueError(f"part {part.name!r}: {size / 2**30:.1f} GiB of weights; an ONNX file holds 2 GiB")
-    model = _graphs.of(module, part)
-    # "/" keeps these apart from the names of inner values, which are Python identifiers.
-    _rename(model, {f"in/{i}": f"in{i}/{edge.source}" for i, edge in enumerate(part.inputs)})
-    _rename(model, {"out/": f"out/{part.name}"})
-    onnx.checker.check_model(model)
-    return model
-
-
-def _convert(module: nn.Module, part: Part) -> onnx.ModelProto:
+def convert(module: nn.Module, part: Part, opset: int = OPSET) -> onnx.ModelProto:
+    """Convert a part's module by torch's exporter. Raises ``ValueError`` where it cannot be converted."""
     import torch
 
     batch = torch.export.Dim("batch")
@@ -109,7 +132,7 @@ def _convert(module: nn.Module, part: Part) -> onnx.ModelProto:
                 module,
                 samples,
                 dynamo=True,
-                opset_version=OPSET,
+                opset_version=opset,
                 input_names=[f"in/{i}" for i in range(len(part.inputs))],
                 output_names=["out/"],
                 dynamic_shapes=_batch_first(module, len(part.inputs), batch),
@@ -121,9 +144,9 @@ def _convert(module: nn.Module, part: Part) -> onnx.ModelProto:
     assert program is not None
     model = program.model_proto
     # The exporter ignores the requested opset in silence where it cannot convert to it.
-    opset = _opset(model)
-    if opset != OPSET:
-        raise ValueError(f"part {part.name!r}: the exporter gave opset {opset} where {OPSET} was asked for")
+    given = _opset(model)
+    if given != opset:
+        raise ValueError(f"part {part.name!r}: the exporter gave opset {given} where {opset} was asked for")
     # Nor does it always refuse a module that fixes the batch size: it may export for that size alone.
     if any(
         value.type.tensor_type.shape.dim[0].HasField("dim_value")
@@ -135,7 +158,8 @@ def _convert(module: nn.Module, part: Part) -> onnx.ModelProto:
     return model
 
 
-_graphs = Graphs(_convert)
+_CONVERTER = Converter()
+"""Shared by all exports of this process, so that parts of one structure are converted once."""
 
 
 def _rename(model: onnx.ModelProto, names: dict[str, str]) -> None:

@@ -17,7 +17,6 @@ from harness.errors import DeviceError
 from harness.measure.parity import compare
 from harness.types import Artifact, Edge, ModuleSpec, Part, RuntimeEntry, SessionOptions, TensorSpec
 from harness_runtimes import onnx_export, plugin
-from harness_runtimes.onnx_graph import Graphs
 
 ENTRIES: dict[str, RuntimeEntry] = {entry.name: entry for entry in plugin.harness_runtimes()}
 ONNX = ("onnxruntime", "onnxruntime-int8")
@@ -224,20 +223,20 @@ def randomise(tensor: torch.Tensor) -> None:
     ids=["vit", "folded parameter", "integer in the state", "batch norm", "group norm"],
 )
 def test_models_of_one_structure_share_a_conversion_where_that_is_safe(
-    factory: str, shape: tuple[int, ...], conversions: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    factory: str, shape: tuple[int, ...], conversions: int, tmp_path: Path
 ) -> None:
     calls = []
 
     def convert(module: torch.nn.Module, of: Part) -> object:
         calls.append(of)
-        return onnx_export._convert(module, of)
+        return onnx_export.convert(module, of)
 
-    monkeypatch.setattr(onnx_export, "_graphs", Graphs(convert))
+    converter = onnx_export.Converter(convert)
     first = part("first", factory, {"image": shape}) if factory else PARTS["vit"]
     entry = ENTRIES["onnxruntime"]
     others = [with_weights(first, "random", randomise), with_weights(first, "zeros", torch.zero_)]
     for one in (first, *others):
-        artifact = entry.export(SimpleNamespace(workdir=tmp_path), one, entry.params())
+        artifact = onnx_export.export(one, tmp_path, spinning=True, converter=converter)
         session, inputs = entry.load(artifact, CPU), samples(one, 4)
         np.testing.assert_allclose(session.run(inputs), built(one, inputs), rtol=1e-4, atol=1e-5)
         session.close()
@@ -429,17 +428,16 @@ def test_a_fixed_batch_is_refused(tmp_path: Path) -> None:
         ENTRIES["onnxruntime"].export(SimpleNamespace(workdir=tmp_path), fixed, plugin.OnnxParams())
 
 
-def test_an_opset_that_was_not_asked_for_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(onnx_export, "OPSET", 99)
-    monkeypatch.setattr(onnx_export, "_graphs", Graphs(onnx_export._convert))
+def test_an_opset_that_was_not_asked_for_is_refused(tmp_path: Path) -> None:
+    converter = onnx_export.Converter(opset=99)
     with pytest.raises(ValueError, match="gave opset 18 where 99 was asked for"):
-        ENTRIES["onnxruntime"].export(SimpleNamespace(workdir=tmp_path), PARTS["mean"], plugin.OnnxParams())
+        onnx_export.export(PARTS["mean"], tmp_path, spinning=True, converter=converter)
 
 
-def test_more_than_protobuf_holds_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(onnx_export, "PROTOBUF_LIMIT", 100)
+def test_more_than_protobuf_holds_is_refused(tmp_path: Path) -> None:
+    converter = onnx_export.Converter(max_bytes=100)
     with pytest.raises(ValueError, match=r"part 'cat': .* 2 GiB"):
-        ENTRIES["onnxruntime"].export(SimpleNamespace(workdir=tmp_path), PARTS["fuse"], plugin.OnnxParams())
+        onnx_export.export(PARTS["fuse"], tmp_path, spinning=True, converter=converter)
 
 
 def test_a_name_that_is_no_file_name_is_refused(tmp_path: Path) -> None:
