@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any
 
 from harness.devices import sysfs
@@ -20,10 +21,20 @@ from harness.errors import HarnessError
 from harness.types import MeterEntry, MeterInfo, Unavailable, Watch
 from harness_power.jetson import Composition, compose, is_jetson
 
-__all__ = ["ENTRY", "open_log", "probe", "watch"]
+__all__ = ["ENTRY", "Limits", "open_log", "probe", "watch"]
 
-_PATIENCE_S = 4.0  # a healthy service answers within two of its intervals
-_STALE = 5  # intervals without fresh values after which the service counts as gone
+
+@dataclass(frozen=True)
+class Limits:
+    """How long the service may take: ``answer_s`` for its first answer, which a healthy one gives within two of its
+    intervals, and ``silent_intervals`` without fresh values until it counts as gone.
+    """
+
+    answer_s: float = 4.0
+    silent_intervals: float = 5
+
+
+LIMITS = Limits()
 _RESTART = "sudo systemctl restart jtop.service"
 _FIXES = {  # words in jetson-stats' own complaints
     "not active": "sudo systemctl start jtop.service, once after sudo jtop --install-service; in a container, "
@@ -44,8 +55,9 @@ class _Refused(HarnessError):
 class _Client:
     """A connection to the service; ``take(jetson)`` is called with each fresh set of values, in jtop's thread."""
 
-    def __init__(self, take: Callable[[Any], None] | None = None) -> None:
+    def __init__(self, limits: Limits, take: Callable[[Any], None] | None = None) -> None:
         self._take = take
+        self._limits = limits
         self._uptime: object = None
         self._fresh_ns = time.monotonic_ns()
         self._abandoned = False
@@ -67,10 +79,10 @@ class _Client:
 
         thread = threading.Thread(target=start, daemon=True)
         thread.start()
-        thread.join(_PATIENCE_S)
+        thread.join(self._limits.answer_s)
         if thread.is_alive():
             self._abandoned = True
-            raise _Refused(f"jtop.service does not answer within {_PATIENCE_S:g} s")
+            raise _Refused(f"jtop.service does not answer within {self._limits.answer_s:g} s")
         if failures:
             raise _refused(failures[0])
 
@@ -91,7 +103,8 @@ class _Client:
                 return f"jtop ended: {_words(error)}"
             return "jtop ended"
         silent_s = (time.monotonic_ns() - self._fresh_ns) * 1e-9
-        return f"jtop.service is silent for {silent_s:.0f} s" if silent_s > _STALE * self.interval_s else None
+        longest_s = self._limits.silent_intervals * self.interval_s
+        return f"jtop.service is silent for {silent_s:.0f} s" if silent_s > longest_s else None
 
     def close(self) -> None:
         """Returns at once: jtop's own close waits for the programs with which it looks for libraries."""
@@ -124,12 +137,12 @@ def _expected() -> bool:
     return is_jetson() or (sysfs.root() / "run/jtop.sock").exists()
 
 
-def probe() -> Iterable[MeterInfo | Unavailable]:
+def probe(limits: Limits = LIMITS) -> Iterable[MeterInfo | Unavailable]:
     if not _expected():
         yield Unavailable(name="jtop", reason="not a Jetson")
         return
     try:
-        client = _Client()
+        client = _Client(limits)
     except _Refused as error:
         yield Unavailable(name="jtop", reason=str(error), fix=error.fix)
         return
@@ -193,10 +206,10 @@ def _version() -> str:
 class _Stream:
     """The power of each tick of the service, with the time at which it came."""
 
-    def __init__(self, info: MeterInfo) -> None:
+    def __init__(self, info: MeterInfo, limits: Limits) -> None:
         self._rails = tuple(info.details["rails"])
         self._samples: list[tuple[int, float]] = []
-        self._client = _Client(self._take)
+        self._client = _Client(limits, self._take)
 
     def _take(self, jetson: Any) -> None:
         now, power = time.monotonic_ns(), jetson.power
@@ -215,16 +228,16 @@ class _Stream:
         self._client.close()
 
 
-def open_log(info: MeterInfo) -> _Stream:
-    return _Stream(info)
+def open_log(info: MeterInfo, limits: Limits = LIMITS) -> _Stream:
+    return _Stream(info, limits)
 
 
-def watch() -> Watch | None:
+def watch(limits: Limits = LIMITS) -> Watch | None:
     """Clocks, nvpmodel, jetson_clocks, temperatures and fans, as the service publishes them."""
     if not _expected():
         return None
     try:
-        return _State(_Client())
+        return _State(_Client(limits))
     except _Refused:
         return None
 

@@ -129,8 +129,6 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def start(root: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Start]:
-    monkeypatch.setattr(meter, "_PATIENCE_S", 60)
-    monkeypatch.setattr(meter, "_STALE", 60 / INTERVAL_S)
     monkeypatch.setattr(sys.modules["jtop.jtop"], "TIMEOUT_GAIN", 60)  # times the client's interval of 1 s
     running = []
 
@@ -151,13 +149,17 @@ def start(root: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Start]:
         process.communicate()
 
 
-def only() -> Any:
-    (found,) = meter.probe()
+LONG = meter.Limits(answer_s=60, silent_intervals=60 / INTERVAL_S)
+"""For a machine that is busy."""
+
+
+def only(limits: meter.Limits = LONG) -> Any:
+    (found,) = meter.probe(limits)
     return found
 
 
-def opened(info: MeterInfo) -> Any:
-    return meter.open_log(replace(info, details=json.loads(json.dumps(info.details))))
+def opened(info: MeterInfo, limits: meter.Limits = LONG) -> Any:
+    return meter.open_log(replace(info, details=json.loads(json.dumps(info.details))), limits)
 
 
 def fetched(log: Any, count: int) -> tuple[int, int, list[tuple[int, float]]]:
@@ -221,7 +223,7 @@ def test_unknown_rails_without_a_total_make_no_meter(start: Start) -> None:
 
 def test_the_state_of_the_board(start: Start) -> None:
     start(ORIN_NX)
-    look = meter.watch()
+    look = meter.watch(LONG)
     assert look is not None
     assert look() == {
         "temperature_c": 51.5,
@@ -235,7 +237,7 @@ def test_the_state_of_the_board(start: Start) -> None:
 
 def test_a_service_that_dies_ends_the_log_and_the_state(start: Start) -> None:
     process = start(ORIN_NX)
-    log, look = opened(only()), meter.watch()
+    log, look = opened(only()), meter.watch(LONG)
     process.kill()
     process.wait()
     now = time.monotonic_ns()
@@ -248,10 +250,9 @@ def test_a_service_that_dies_ends_the_log_and_the_state(start: Start) -> None:
     assert set(look()) == {"jtop"}
 
 
-def test_a_service_that_freezes_gives_no_old_values(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_service_that_freezes_gives_no_old_values(start: Start) -> None:
     process = start(ORIN_NX)
-    log = opened(only())
-    monkeypatch.setattr(meter, "_STALE", 5)
+    log = opened(only(), meter.Limits(answer_s=60, silent_intervals=5))
     process.send_signal(signal.SIGUSR1)
     begin = time.monotonic_ns()
     with pytest.raises(HarnessError, match="silent"):
@@ -259,13 +260,13 @@ def test_a_service_that_freezes_gives_no_old_values(start: Start, monkeypatch: p
     log.close()
 
 
-def refused(reason: str, fix: str) -> None:
-    found = only()
+def refused(reason: str, fix: str, limits: meter.Limits = LONG) -> None:
+    found = only(limits)
     assert isinstance(found, Unavailable)
     assert reason in found.reason
     assert "\n" not in found.reason
     assert fix in found.fix
-    assert meter.watch() is None
+    assert meter.watch(limits) is None
 
 
 def test_no_service_is_said_with_the_fix(root: Path) -> None:
@@ -290,10 +291,9 @@ def test_no_permission_is_said_with_the_fix(root: Path, monkeypatch: pytest.Monk
     refused("can't access jtop.service", "usermod -aG jtop")
 
 
-def test_a_mute_service_does_not_hold_up_the_probe(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(meter, "_PATIENCE_S", 0.5)
+def test_a_mute_service_does_not_hold_up_the_probe(start: Start) -> None:
     start(ORIN_NX, mute="mute")
-    refused("does not answer", "systemctl restart")
+    refused("does not answer", "systemctl restart", meter.Limits(answer_s=0.5))
 
 
 def test_without_the_library_the_extra_is_named(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
