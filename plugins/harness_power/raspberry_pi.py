@@ -88,7 +88,8 @@ class Rails:
     """A :class:`~harness.types.Meter`: a line through the sum of the rails, in watts."""
 
     def __init__(self, rails: Iterable[str], slope: float, intercept_w: float) -> None:
-        self._chip, self._slope, self._intercept = _chip(frozenset(rails)), slope, intercept_w
+        self._chip = _chip(frozenset(rails), shutil.which("vcgencmd"), PERIOD_S)
+        self._slope, self._intercept = slope, intercept_w
         self._last = 0
         self.read()
 
@@ -100,17 +101,21 @@ class Rails:
 
 
 class _Chip:
-    """Both meters share its readings: each costs the board a process."""
+    """The power chip, as the ``program`` reads it. Both meters share its readings: each costs the board a process.
 
-    def __init__(self, rails: frozenset[str]) -> None:
-        self._rails, self._lock = rails, threading.Lock()
+    A reading is shared for half of ``period_s``.
+    """
+
+    def __init__(self, rails: frozenset[str], program: str | None, period_s: float) -> None:
+        self._rails, self._program, self._period_s = rails, program, period_s
+        self._lock = threading.Lock()
         self._time, self._watts = 0, 0.0
 
     def read(self, newer_than: int) -> tuple[int, float]:
         with self._lock:
             began = time.monotonic_ns()
-            if self._time <= newer_than or began - self._time > PERIOD_S / 2 * 1e9:
-                watts = _rails(_vcgencmd("pmic_read_adc"))
+            if self._time <= newer_than or began - self._time > self._period_s / 2 * 1e9:
+                watts = _rails(_vcgencmd("pmic_read_adc", program=self._program))
                 if watts.keys() != self._rails:
                     missing = ", ".join(sorted(self._rails ^ watts.keys()))
                     raise OSError(f"vcgencmd pmic_read_adc: other rails than at first ({missing})")
@@ -222,9 +227,9 @@ def _has_pmic(model: str) -> bool:
     return "brcm,bcm2712" in tree or bool(re.match(r"Raspberry Pi (5|Compute Module 5)", model))
 
 
-def _vcgencmd(*words: str) -> str:
-    """What the firmware answers. Raises ``OSError`` if it does not, or says an error."""
-    program = shutil.which("vcgencmd")
+def _vcgencmd(*words: str, program: str | None = None) -> str:
+    """Return the firmware's answer. Raises ``OSError`` if there is none, or an error."""
+    program = program or shutil.which("vcgencmd")
     if program is None:
         raise FileNotFoundError("vcgencmd is not installed")
     command = " ".join(("vcgencmd", *words))

@@ -79,7 +79,6 @@ class Board:
 
 @pytest.fixture
 def board(tmp_path, monkeypatch):
-    raspberry_pi._chip.cache_clear()
     monkeypatch.setattr(raspberry_pi, "TIMEOUT_S", 60)
 
     def make(model, compatible):
