@@ -61,7 +61,7 @@ class _Client:
         self._uptime: object = None
         self._fresh_ns = time.monotonic_ns()
         self._abandoned = False
-        self.jetson = library()()
+        self.jetson = load_library()()
         self.jetson.attach(self._arrived)
         self._connect()
         self.interval_s = float(self.jetson.interval)
@@ -111,7 +111,7 @@ class _Client:
         threading.Thread(target=self.jetson.close, daemon=True).start()
 
 
-def library() -> Any:
+def load_library() -> Any:
     method = multiprocessing.get_start_method(allow_none=True)
     try:
         from jtop import jtop

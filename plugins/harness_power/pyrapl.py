@@ -125,7 +125,7 @@ def _values(sensor: Any, device: str) -> dict[int, int]:
 
 def _sensor(device: str) -> Any:
     """pyRAPL's sensor of one device. Raises ``OSError`` for all that can go wrong in it."""
-    library = library()
+    library = load_library()
     try:
         with _below(library.device_api, sysfs.root()):
             return library.Sensor(devices=[library.Device[device]])
@@ -137,7 +137,7 @@ def _sensor(device: str) -> Any:
         raise OSError(f"pyRAPL cannot read this machine's zones: {error}") from None
 
 
-def library() -> ModuleType:
+def load_library() -> ModuleType:
     """pyRAPL, without what it says on import (invalid escapes; absent packages), and without its ways to write
     results, for which it would import pandas and pymongo: a second, and 50 MB in the process that samples.
     """

@@ -313,6 +313,6 @@ def test_off_a_jetson_the_library_is_not_imported(tmp_path: Path) -> None:
 def test_importing_the_library_leaves_the_start_method() -> None:
     code = (
         "import multiprocessing as m; from harness_power import jtop; m.set_start_method('spawn');"
-        "jtop.library(); assert m.get_start_method() == 'spawn'"
+        "jtop.load_library(); assert m.get_start_method() == 'spawn'"
     )
     subprocess.run([sys.executable, "-c", code], check=True, env={"PYTHONPATH": ":".join(sys.path)})

@@ -160,7 +160,7 @@ def test_memory_of_one_socket_only_leaves_the_package(tree):
 
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 def test_counters_for_root_only_are_unavailable_with_the_fix(trees, monkeypatch):
-    pyrapl.library()
+    pyrapl.load_library()
     root = Path(tempfile.mkdtemp())
     try:
         root.chmod(0o755)
@@ -206,7 +206,7 @@ def test_importing_it_says_nothing_and_leaves_logging_and_other_packages_alone(m
     monkeypatch.setattr(root, "handlers", [])
     monkeypatch.setattr(sys, "dont_write_bytecode", True)
     pandas = sys.modules.get("pandas")
-    pyrapl.library()
+    pyrapl.load_library()
     assert sys.modules.get("pandas", pandas) is pandas
     assert not root.handlers
     assert root.manager.disable == logging.NOTSET
