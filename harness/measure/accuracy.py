@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     Images = NDArray[np.float32]
     Logits = NDArray[np.float32]
 
-__all__ = ["Infer", "check_parity", "chunk", "evaluate", "host"]
+__all__ = ["Infer", "check_parity", "chunk", "predict_split", "worker_on_host"]
 
 
 class InferBatches(Protocol):
@@ -55,7 +55,7 @@ def check_parity(infer: Infer, images: Images, reference: Logits, tolerance: flo
     return compare(reference, infer(images), tolerance)
 
 
-def evaluate(infer: Infer, data: CellData) -> Predictions:
+def predict_split(infer: Infer, data: CellData) -> Predictions:
     """Predict the whole test split. Oracle predictions are made where the export has groups of classes."""
     labels, groups = data.labels, data.export.groups
     predictions, ranks, oracle = [], [], []
@@ -81,7 +81,7 @@ def evaluate(infer: Infer, data: CellData) -> Predictions:
 
 
 @contextmanager
-def host(data: CellData, store: Store, runtime: RuntimeEntry) -> Iterator[WorkerProcess]:
+def worker_on_host(data: CellData, store: Store, runtime: RuntimeEntry) -> Iterator[WorkerProcess]:
     """Start a worker on this host's CPU, load all parts of a cell's export into it, and end it afterwards."""
     from harness.worker import commands
     from harness.worker.process import WorkerProcess

@@ -25,7 +25,7 @@ from harness.types import (
 from harness.types.artifacts import ExportMeta
 from harness.types.plan import Cell, CellTask, DataFacts
 
-__all__ = ["Deployed", "deploy", "graph_of", "names_of", "places_of", "stored_artifact"]
+__all__ = ["Deployed", "deploy", "graph_of", "device_names", "places_of", "stored_artifact"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,7 +111,7 @@ def deploy(cell: Cell, export: ExportMeta, plugins: Plugins, store: Store, stack
     runtime = plugins.runtimes.get(task.runtime.name).entry
     places = places_of(cell, export)
     used = sorted({task.central, *places.values()}, key=lambda index: index == task.central)
-    names = names_of(task)
+    names = device_names(task)
     devices: dict[int, Device] = {}
     for index in used:
         spec = task.specs[index]
@@ -151,7 +151,7 @@ def places_of(cell: Cell, export: ExportMeta) -> dict[str, int]:
     return {part.name: placement.get(part.name, 0) for part in export.parts}
 
 
-def names_of(task: CellTask) -> list[str]:
+def device_names(task: CellTask) -> list[str]:
     """Return a unique name for each device of a fleet; a device that is in it again gets a number, ``here-2``."""
     names: list[str] = []
     for spec in task.specs:

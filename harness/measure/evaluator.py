@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from harness.measure.accuracy import Infer, evaluate, host
+from harness.measure.accuracy import Infer, predict_split, worker_on_host
 from harness.measure.cell_data import CellData
 from harness.measure.deploy import graph_of
 from harness.measure.predictions import PredictionCache, Predictions
@@ -38,7 +38,7 @@ class Evaluator:
         task = cell.task
         key = ["evaluation", cell.export, cell.data, to_json(task.specs), task.placement, task.input]
         label = f"{cell.method} seed {cell.seed} on {task.device}"
-        return self._predictions([*key, task.measure.batch], label, lambda: evaluate(infer, self.data))
+        return self._predictions([*key, task.measure.batch], label, lambda: predict_split(infer, self.data))
 
     def on_host(self) -> Predictions:
         """Return the predictions of a worker on this host's CPU. They serve all boards and placements."""
@@ -47,10 +47,10 @@ class Evaluator:
         key = ["evaluation", "host", cell.export, cell.data, cell.task.threads, batch]
 
         def make() -> Predictions:
-            with host(self.data, self.store, self.runtime) as process:
+            with worker_on_host(self.data, self.store, self.runtime) as process:
                 process.ask(commands.Connect(graph_of(self.data.export), {}))
                 infer = Infer(lambda images, size: process.ask(commands.Infer(images, size)), batch)
-                return evaluate(infer, self.data)
+                return predict_split(infer, self.data)
 
         return self._predictions(key, f"{cell.method} seed {cell.seed} on the host", make)
 
@@ -73,7 +73,7 @@ class Evaluator:
         number = int(most.removeprefix("drop-"))
 
         def make() -> Mapping[str, NDArray[Any]]:
-            with host(self.data, self.store, self.runtime) as process:
+            with worker_on_host(self.data, self.store, self.runtime) as process:
                 correct = count_correct(process, graph, self.data, number)
                 return {str(size): counts for size, counts in correct.items()}
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from harness.machine.energy.fleet import has_figure, readings_of
 from harness.machine.environment import machine_of
 from harness.measure.cell_data import CellData
-from harness.measure.deploy import Deployed, names_of
+from harness.measure.deploy import Deployed, device_names
 from harness.measure.flags import flags
 from harness.measure.latency import latency_of, latency_summary
 from harness.measure.measured import Measured, RawResult
@@ -129,7 +129,7 @@ def record_fields(data: CellData, raw: RawResult, preprocess_ms: float | None) -
     """
     cell, export, deployed = data.cell, data.export, raw.deployed
     known = fields_known_before(cell)
-    names = names_of(cell.task)
+    names = device_names(cell.task)
     central = names[deployed.central_index]
     reports = {names[index]: report for index, report in raw.reports.items()}
     samples = _together(raw.samples, central, reports)

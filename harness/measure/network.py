@@ -15,11 +15,11 @@ from harness.types import IMAGE, Graph, Samples
 from harness.types.figures import DeviceShares, Network, PartTimes, Queries
 from harness.worker.timeline import Step, ends
 
-__all__ = ["Link", "StatedLink", "critical_path_ns", "link_of", "network_of"]
+__all__ = ["MeasuredLink", "StatedLink", "critical_path_ns", "measured_link", "network_of"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Link:
+class MeasuredLink:
     """The measured link between the central node and the device of a part.
 
     ``latency_ns``: one way. ``up_ns``, ``down_ns``: time in which the bytes of one query are sent to the device and
@@ -69,7 +69,7 @@ def network_of(
     if not any(index != central for index in places.values()):
         return Network()
     links = {
-        part.name: link_of(part.name, samples, stated.get(places[part.name]))
+        part.name: measured_link(part.name, samples, stated.get(places[part.name]))
         for part in graph.parts
         if places[part.name] != central
     }
@@ -98,7 +98,7 @@ def network_of(
     return network.model_copy(update={"queries": queries, "missed": dict(samples.parts.missed)})
 
 
-def link_of(part: str, samples: Samples, stated: StatedLink | None) -> Link | None:
+def measured_link(part: str, samples: Samples, stated: StatedLink | None) -> MeasuredLink | None:
     """Return the link that the bytes of a part pass; ``None`` where it is neither stated nor probed.
 
     The ``rtt`` of a probe is the time of a few bytes there and back. ``up`` and ``down`` are longer by the time in
@@ -107,7 +107,7 @@ def link_of(part: str, samples: Samples, stated: StatedLink | None) -> Link | No
     sent, received = (samples.parts.traffic.get(f"{way}_bytes:{part}") for way in ("sent", "received"))
     if stated is not None and sent is not None and received is not None:
         per_byte = 8e3 / stated.rate_mbps
-        return Link(
+        return MeasuredLink(
             latency_ns=stated.rtt_ms * 1e6 / 2,
             up_ns=sent * per_byte,
             down_ns=received * per_byte,
@@ -118,7 +118,9 @@ def link_of(part: str, samples: Samples, stated: StatedLink | None) -> Link | No
     if None in probed:
         return None
     rtt, up, down = (float(ns) for ns in probed if ns is not None)
-    return Link(latency_ns=rtt / 2, up_ns=max(0.0, up - rtt), down_ns=max(0.0, down - rtt), source="probe")
+    return MeasuredLink(
+        latency_ns=rtt / 2, up_ns=max(0.0, up - rtt), down_ns=max(0.0, down - rtt), source="probe"
+    )
 
 
 def critical_path_ns(
@@ -126,7 +128,7 @@ def critical_path_ns(
     places: Mapping[str, int],
     central: int,
     compute: Mapping[str, float | None],
-    links: Mapping[str, Link | None],
+    links: Mapping[str, MeasuredLink | None],
 ) -> float | None:
     """Return the earliest end of a query: the compute of every part, its bytes over its link, and nothing else.
 
@@ -159,7 +161,9 @@ def critical_path_ns(
     return ends(steps)[graph.parts[-1].name]
 
 
-def _part(name: str, samples: Samples, link: Link | None, compute: float | None, device: str) -> PartTimes:
+def _part(
+    name: str, samples: Samples, link: MeasuredLink | None, compute: float | None, device: str
+) -> PartTimes:
     """Return where the time of a part goes. Transport is divided in proportion to what the link takes each way."""
     transport = _median(samples, "transport", name)
     if transport is None:

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 
 from harness.errors import BoardLost, HarnessError
-from harness.measure.deploy import names_of
+from harness.measure.deploy import device_names
 from harness.plugins import Plugins
 from harness.types import DeviceSpec
 from harness.types.plan import Cell, DeviceRef
@@ -86,7 +86,7 @@ class LostBoards:
     def _needed(cell: Cell) -> dict[str, DeviceRef]:
         """Return the boards of a cell by each of their names: in the suite, and in the list of boards."""
         needed: dict[str, DeviceRef] = {}
-        for name, spec, info in zip(names_of(cell.task), cell.task.specs, cell.task.infos, strict=False):
+        for name, spec, info in zip(device_names(cell.task), cell.task.specs, cell.task.infos, strict=False):
             if info.is_board:
                 needed |= {name: spec, spec.params.get("board") or spec.name: spec}
         return needed

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from harness.measure.network import Link, StatedLink, critical_path_ns, link_of, network_of
+from harness.measure.network import MeasuredLink, StatedLink, critical_path_ns, measured_link, network_of
 from harness.types import Graph, GraphPart, LatencyTrace, PartTrace, Samples, TensorSpec, WarmUp
 from harness.types.figures import Queries
 
@@ -20,8 +20,8 @@ def graph(*parts: tuple[str, tuple[str, ...]], **more: Any) -> Graph:
     return Graph(parts=tuple(GraphPart(name=n, inputs=i, output=spec) for n, i in parts), **more)
 
 
-def link(latency: float, up: float, down: float) -> Link:
-    return Link(latency_ns=latency * MS, up_ns=up * MS, down_ns=down * MS, source="stated")
+def link(latency: float, up: float, down: float) -> MeasuredLink:
+    return MeasuredLink(latency_ns=latency * MS, up_ns=up * MS, down_ns=down * MS, source="stated")
 
 
 def samples(window_ns: int = 1000 * MS, **parts: Any) -> Samples:
@@ -86,16 +86,16 @@ def test_a_link_is_as_its_device_states_else_as_the_probe_found():
         traffic={"sent_bytes:a": 2_000_000, "received_bytes:a": 1000},
         links={"rtt:a": 4 * MS, "up:a": 14 * MS, "down:a": 3 * MS},
     )
-    probed = link_of("a", given, None)
-    assert probed == Link(latency_ns=2 * MS, up_ns=10 * MS, down_ns=0, source="probe")
-    stated = link_of("a", given, StatedLink.of({"rate_mbps": 16, "rtt_ms": 1}))
+    probed = measured_link("a", given, None)
+    assert probed == MeasuredLink(latency_ns=2 * MS, up_ns=10 * MS, down_ns=0, source="probe")
+    stated = measured_link("a", given, StatedLink.of({"rate_mbps": 16, "rtt_ms": 1}))
     assert stated is not None
     assert (stated.latency_ns, stated.up_ns, stated.down_ns) == (0.5 * MS, 1000 * MS, 0.5 * MS)
-    assert link_of("b", given, None) is None
+    assert measured_link("b", given, None) is None
     assert not stated.shared
-    assert link_of("a", given, StatedLink.of({"rate_mbps": 16, "rtt_ms": 1, "ports": "shared"})) == replace(
-        stated, shared=True
-    )
+    assert measured_link(
+        "a", given, StatedLink.of({"rate_mbps": 16, "rtt_ms": 1, "ports": "shared"})
+    ) == replace(stated, shared=True)
 
 
 def test_a_records_network():
