@@ -55,7 +55,7 @@ capture: $(VENV)/.test
 	$(BIN)/python tests/regression/capture.py $(OUT) $(addprefix --reference ,$(REFERENCE)) $(addprefix --only ,$(ONLY))
 
 compare: $(VENV)/.test
-	$(BIN)/python tests/regression/compare.py $(BEFORE) $(AFTER)
+	$(BIN)/python tests/regression/compare.py $(BEFORE) $(AFTER) $(if $(ONLY),--common)
 
 reproduction: $(VENV)/.bench
 	$(BIN)/harness run papers/on-digits

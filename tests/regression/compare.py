@@ -1,6 +1,6 @@
 """Print the differences between two captures, one line each. The exit code is 1 if one of them is not allowed.
 
-    python compare.py BEFORE AFTER [--allow FILE] [--only PATTERN] [--all]
+    python compare.py BEFORE AFTER [--allow FILE] [--only PATTERN] [--common] [--all]
 
 Predictions, training losses, counts, accuracies, plans, claims, and what is printed of existing records must be equal
 bit for bit. Values that volatile.txt names must be present. Latency is reported as a ratio.
@@ -161,6 +161,7 @@ def main() -> int:
         "--allow", type=Path, default=ALLOWED, help="a file of patterns of expected differences"
     )
     parser.add_argument("--only", default="*", metavar="PATTERN", help="these documents, e.g. 'plan/*'")
+    parser.add_argument("--common", action="store_true", help="only documents that both captures have")
     parser.add_argument("--all", action="store_true", help="print one line for each record and item")
     options = parser.parse_args()
     chosen = compiled([options.only])
@@ -168,6 +169,9 @@ def main() -> int:
         {name: document for name, document in documents(capture) if chosen.fullmatch(name)}
         for capture in (options.before, options.after)
     )
+    if options.common:
+        before = {name: document for name, document in before.items() if name in after}
+        after = {name: document for name, document in after.items() if name in before}
     if not before:
         print(f"{options.before}: no documents {options.only}")
         return 1

@@ -201,3 +201,4 @@ def test_a_missing_record_is_lost(captures: Captures) -> None:
     code, lines = captures.compare()
     assert code == 1
     assert lines[1] == f"lost    record/smoke/vit {NAME.replace('seed 0', 'seed 1')}:  the document"
+    assert captures.compare("--common")[0] == 0
