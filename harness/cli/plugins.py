@@ -105,6 +105,8 @@ def show(name: str, block: tuple[str, ...], as_json: bool) -> None:
 
 
 def _facts(kind: str, item: Any) -> dict[str, Any]:
+    from pydantic_core import to_jsonable_python
+
     fields = item.entry.params.model_fields
     schema = item.entry.params.model_json_schema().get("properties", {})
     return {
@@ -118,7 +120,9 @@ def _facts(kind: str, item: Any) -> dict[str, Any]:
             name: {
                 "type": _type(schema.get(field.alias or name, {})),
                 "required": field.is_required(),
-                "default": None if field.is_required() else field.get_default(call_default_factory=True),
+                "default": None
+                if field.is_required()
+                else to_jsonable_python(field.get_default(call_default_factory=True)),
                 "description": field.description or "",
             }
             for name, field in fields.items()

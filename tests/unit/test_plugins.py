@@ -1,13 +1,16 @@
 from __future__ import annotations
 
 import inspect
+import json
 import subprocess
 import sys
 from types import SimpleNamespace
 
 import pytest
+from click.testing import CliRunner
 
 from harness import hookspecs
+from harness.cli import cli
 from harness.errors import PluginError, UnknownEntry
 from harness.hookspecs import hookimpl
 from harness.plugins import load_plugins
@@ -33,6 +36,13 @@ def test_what_ships_is_found_by_entry_point_without_a_problem():
     assert plugins.problems == ()
     assert {"vit", "timm"} <= {item.entry.name for item in plugins.models}
     assert {item.origin.distribution for item in plugins.models} == {"edge-harness"}
+
+
+def test_parameters_of_every_plugin_are_shown_as_json():
+    for origin in load_plugins().origins:
+        answer = CliRunner().invoke(cli, ["plugins", "show", origin.plugin, "--json"])
+        assert answer.exit_code == 0, origin
+        assert all(entry["plugin"] == origin.plugin for entry in json.loads(answer.stdout))
 
 
 def test_a_plugin_is_added_and_blocked():
