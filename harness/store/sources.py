@@ -125,11 +125,14 @@ def distribution_files(distribution: metadata.Distribution) -> dict[str, Path]:
 
 
 def versions_of(modules: Iterable[str]) -> dict[str, str]:
-    """Return the version of each distribution that provides one of ``modules``; of none that is not installed."""
+    """Return the version of each distribution that provides one of ``modules``; of none that is not installed.
+
+    Names are normalised (PEP 503): Pillow became pillow with one of its releases.
+    """
     versions = {}
     for module in modules:
         for name in _providers(module.partition(".")[0]):
-            versions[name] = metadata.version(name)
+            versions[re.sub(r"[-_.]+", "-", name).lower()] = metadata.version(name)
     return dict(sorted(versions.items()))
 
 
