@@ -49,6 +49,7 @@ class Tolerance:
     relative: bool
 
     def covers(self, ours: float, published: float) -> bool:
+        """Return whether ``ours`` is within the tolerance of ``published``."""
         limit = self.amount * abs(published) if self.relative else self.amount
         rounding = 1e-9 * max(limit, abs(published))  # of floats: a limit is not missed by it
         return abs(ours - published) <= limit + rounding
