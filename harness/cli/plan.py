@@ -11,7 +11,7 @@ import click
 from harness.cli.common import SuiteChoice, load, make, suite_options, warn_problems
 
 if TYPE_CHECKING:
-    from harness.plan.estimate import Given
+    from harness.plan.estimate import Assumptions
 
 
 @click.command("plan")
@@ -52,10 +52,10 @@ def command(
         click.echo(f"warning: {warning}", err=True)
 
 
-def _assumed(profile: str | None, link: str | None) -> Given:
+def _assumed(profile: str | None, link: str | None) -> Assumptions:
     from pydantic import ValidationError
 
-    from harness.plan.estimate import Given
+    from harness.plan.estimate import Assumptions
     from harness.plan.profiles.profile import Link
     from harness.plan.profiles.stored import load_profile
 
@@ -68,4 +68,4 @@ def _assumed(profile: str | None, link: str | None) -> Given:
             raise click.UsageError(
                 f"--link {link}: write MBPS,MS: megabits per second above 0, milliseconds"
             ) from None
-    return Given(profile=load_profile(profile) if profile else None, link=linked)
+    return Assumptions(profile=load_profile(profile) if profile else None, link=linked)

@@ -1,14 +1,14 @@
-"""Plans, estimated: what a cell would take by the profiles of its devices. Modelled, never measured.
+"""Estimating plans: latency and memory of a cell from the profiles of its devices. Modelled, never measured.
 
-A part takes what its device's line says of its MACs. Parts on different devices run beside each other, those on
-one device one after the other; every tensor goes by way of the central device, each link for itself.
+A part takes the time that its device's line gives for its MACs. Parts on different devices run at the same time, those
+on one device one after the other. Every tensor goes by way of the central device; each link sends one at a time.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import reduce
 from typing import TYPE_CHECKING, Any
 
@@ -25,9 +25,10 @@ if TYPE_CHECKING:
     from harness.plan.planner import Planned
     from harness.store.artifacts import Store
     from harness.train.counting.footprint import Footprint
+    from harness.types import DeviceInfo, DeviceSpec, ModuleSpec
     from harness.types.plan import Cell
 
-__all__ = ["DeviceShare", "Estimate", "Given", "estimates"]
+__all__ = ["DeviceShare", "Estimate", "Assumptions", "estimates"]
 
 
 # --- cells ----------------------------------------------------------------------------------------
@@ -35,8 +36,11 @@ __all__ = ["DeviceShare", "Estimate", "Given", "estimates"]
 
 @dataclass(frozen=True, kw_only=True)
 class DeviceShare:
-    """What one device of a cell does and holds. ``memory_bytes``: of its worker, ``None`` where no profile tells;
-    ``memory_limit``: what the device has; ``weight_budget``: what the inventory lets parts weigh there.
+    """The parts of a cell on one device, and what they need there.
+
+    ``compute_s``: of one query, None without a profile. ``memory_bytes``: of the device's worker, None where no
+    profile has it. ``memory_limit``: memory of the device. ``weight_budget``: bytes that parts may weigh there, by
+    the inventory. ``profile``: its summary.
     """
 
     device: str
@@ -51,10 +55,11 @@ class DeviceShare:
 
 @dataclass(frozen=True, kw_only=True)
 class Estimate:
-    """One method on one device or fleet. ``low`` and ``high``: every line off by its own error, the same way.
+    """One method on one device or fleet, in seconds of one query.
 
-    ``resident_s``: without the image's transfer. ``reason`` says why there is no latency; ``notes`` what a reader
-    of it must know.
+    ``low_s`` and ``high_s``: every line is off by its own error, all to the same side. ``resident_s``: with the image
+    on all devices already. ``links``: whether all links are known. ``reason``: why there is no latency. ``notes``:
+    what a reader must know.
     """
 
     method: str
@@ -73,15 +78,15 @@ class Estimate:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Given:
-    """What a person says for all devices, instead of what was measured of each."""
+class Assumptions:
+    """A profile and a link that a person sets for all devices, in place of measured ones."""
 
     profile: Profile | None = None
     link: Link | None = None
 
 
-def estimates(planned: Planned, store: Store, given: Given) -> list[Estimate]:
-    """One for each method, device and runtime of a plan, in the plan's order.
+def estimates(planned: Planned, store: Store, assumed: Assumptions) -> list[Estimate]:
+    """Return one estimate for each method, device, runtime and batch of a plan, in the plan's order.
 
     Raises:
         ProfileError: a profile cannot be read.
@@ -93,54 +98,43 @@ def estimates(planned: Planned, store: Store, given: Given) -> list[Estimate]:
         if setting not in first or (not store.has(first[setting].export) and store.has(cell.export)):
             first[setting] = cell
     built: dict[str, Footprint] = {}
-    return [_estimate(cell, planned, store, given, built) for cell in first.values()]
+    return [_estimate(cell, planned, store, assumed, built) for cell in first.values()]
 
 
 def _estimate(
-    cell: Cell, planned: Planned, store: Store, given: Given, built: dict[str, Footprint]
+    cell: Cell, planned: Planned, store: Store, assumed: Assumptions, built: dict[str, Footprint]
 ) -> Estimate:
     task = cell.task
-    about: dict[str, Any] = {
-        "method": cell.method,
-        "device": task.device,
-        "runtime": task.runtime.name,
-        "batch": task.measure.batch,
-    }
+    runtime, batch = task.runtime.name, task.measure.batch
+    estimate = Estimate(method=cell.method, device=task.device, runtime=runtime, batch=batch)
     if cell.impossible is not None:
-        return Estimate(**about, reason=cell.impossible)
+        return replace(estimate, reason=cell.impossible)
     try:
         pieces = _pieces(cell, planned, store, built)
     except (ValueError, CellError) as error:
-        return Estimate(**about, reason=str(error))
-    placed = {piece.name: int((task.placement or {}).get(piece.name, 0)) for piece in pieces}
+        return replace(estimate, reason=str(error))
+    placed = {piece.name: (task.placement or {}).get(piece.name, 0) for piece in pieces}
     target = planned.resolved.target(task.device, task.threads)
-    runtime = about["runtime"]
     profiles = {
-        index: given.profile or profile_of(spec, runtime)
+        index: assumed.profile or profile_of(spec, runtime)
         for index, spec in enumerate(target.specs)
         if index in placed.values()
     }
     shares = tuple(
-        _share(target.infos[index], [p for p in pieces if placed[p.name] == index], profile, about["batch"])
+        _share(target.infos[index], [p for p in pieces if placed[p.name] == index], profile, batch)
         for index, profile in sorted(profiles.items())
     )
+    estimate = replace(estimate, devices=shares)
     missing = [index for index, profile in sorted(profiles.items()) if profile is None]
     if missing:
-        spec = target.specs[missing[0]]
-        name = names_of(spec)[0] if getattr(spec.params, "board", None) else spec.backend
-        setting = f"--threads {spec.threads} --runtime {runtime}"
-        if processor := processor_of(spec):
-            setting += f" --set device={processor}"
-        reason = f"no profile of {spec.name}: harness devices profile {name} {setting}"
-        return Estimate(**about, devices=shares, reason=reason)
+        return replace(estimate, reason=_no_profile(target.specs[missing[0]], runtime))
     links, unknown = {}, []
     for index in sorted({*placed.values()} - {task.central}):
-        link = _link(index, task.central, target.infos, profiles, given)
+        link = _link(index, task.central, target.infos, profiles, assumed)
         links[index] = link or Link()
         if link is None:
             unknown.append(target.specs[index].name)
     lines = {index: profile.line for index, profile in profiles.items() if profile is not None}
-    batch = about["batch"]
 
     def latency(image_bytes: int | None, error: float) -> float:
         def compute(piece: Piece) -> float:
@@ -150,23 +144,31 @@ def _estimate(
         return schedule(pieces, placed, task.central, compute, links, image_bytes, batch)
 
     image = math.prod(task.data.shape) * (1 if task.input == "raw" else 4)
-    return Estimate(
-        **about,
+    return replace(
+        estimate,
         latency_s=latency(image, 0),
         low_s=latency(image, -1),
         high_s=latency(image, 1),
         resident_s=latency(None, 0),
         links=not unknown,
-        devices=shares,
         notes=tuple(dict.fromkeys(_notes(pieces, placed, profiles, target.specs, runtime, batch, unknown))),
     )
+
+
+def _no_profile(spec: DeviceSpec, runtime: str) -> str:
+    """Return that a device has no profile, with the command that makes one."""
+    name = names_of(spec)[0] if getattr(spec.params, "board", None) else spec.backend
+    setting = f"--threads {spec.threads} --runtime {runtime}"
+    if processor := processor_of(spec):
+        setting += f" --set device={processor}"
+    return f"no profile of {spec.name}: harness devices profile {name} {setting}"
 
 
 def _notes(
     pieces: Sequence[Piece],
     placed: Mapping[str, int],
     profiles: Mapping[int, Profile | None],
-    specs: Sequence[Any],
+    specs: Sequence[DeviceSpec],
     runtime: str,
     batch: int,
     unknown: Sequence[str],
@@ -177,15 +179,15 @@ def _notes(
     for index, profile in profiles.items():
         assert profile is not None
         if profile.runtime != runtime or profile.threads != specs[index].threads:
-            threads = "threads not told" if profile.threads is None else f"{profile.threads} threads"
-            yield f"{profile.label} is of {profile.runtime or 'a runtime not told'}, {threads}"
+            threads = "threads unknown" if profile.threads is None else f"{profile.threads} threads"
+            yield f"{profile.label} is of {profile.runtime or 'an unknown runtime'}, {threads}"
         largest = max(batch * piece.macs / 1e9 for piece in pieces if placed[piece.name] == index)
         if largest and not profile.line.covers(largest):
             low, high = profile.line.low, profile.line.high
             yield f"{largest:.3g} GMACs is beyond {profile.label}, whose points have {low:.3g} to {high:.3g}"
 
 
-def _share(info: Any, pieces: Sequence[Piece], profile: Profile | None, batch: int) -> DeviceShare:
+def _share(info: DeviceInfo, pieces: Sequence[Piece], profile: Profile | None, batch: int) -> DeviceShare:
     weights = sum(piece.weight_bytes for piece in pieces)
     memory = profile.memory() if profile is not None else None
     return DeviceShare(
@@ -201,11 +203,15 @@ def _share(info: Any, pieces: Sequence[Piece], profile: Profile | None, batch: i
 
 
 def _link(
-    index: int, central: int, infos: Sequence[Any], profiles: Mapping[int, Profile | None], given: Given
+    index: int,
+    central: int,
+    infos: Sequence[DeviceInfo],
+    profiles: Mapping[int, Profile | None],
+    assumed: Assumptions,
 ) -> Link | None:
-    """Between a device and the central one, by those of both ends that are known."""
-    if given.link is not None:
-        return given.link
+    """Return the link between a device and the central one, from the known links of both ends."""
+    if assumed.link is not None:
+        return assumed.link
     ends = []
     for at in (index, central):
         profile = profiles.get(at)
@@ -219,10 +225,10 @@ def _link(
 
 
 def _pieces(cell: Cell, planned: Planned, store: Store, built: dict[str, Footprint]) -> list[Piece]:
-    """From the export where it is prepared, else from the sketch, else from the module as it will be built.
+    """Return a cell's parts: from its export if it is prepared, else from the sketch, else by building the module.
 
     Raises:
-        ValueError: only preparing tells.
+        ValueError: the parts are known only when they are prepared.
     """
     if store.has(cell.export):
         return [
@@ -256,7 +262,7 @@ def _pieces(cell: Cell, planned: Planned, store: Store, built: dict[str, Footpri
     return [_whole(resolved.spec, cell.task.data.shape, built)]
 
 
-def _whole(spec: Any, shape: Sequence[int], built: dict[str, Footprint]) -> Piece:
+def _whole(spec: ModuleSpec, shape: Sequence[int], built: dict[str, Footprint]) -> Piece:
     from importlib.util import find_spec
 
     from harness.train.counting.footprint import Modules

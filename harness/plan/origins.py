@@ -47,12 +47,12 @@ def origins_of(
         used.append((plugins.placers, placer))
     used.append((plugins.runtimes, runtime))
     used += [(plugins.backends, spec.backend) for spec in target.specs]
-    meters = [use.info.name.partition(":")[0] for one in monitors for use in one.meters if use.open]
+    meters = [use.info.name.partition(":")[0] for monitor in monitors for use in monitor.meters if use.open]
     used += [(plugins.meters, name) for name in meters if name in plugins.meters]
-    found = {
+    origins = {
         (registry.kind, name): plugins.origin_of(registry.kind, registry.get(name)) for registry, name in used
     }
-    return tuple(found.values())
+    return tuple(origins.values())
 
 
 def code_that_measures(origins: Iterable[EntryOrigin]) -> list[tuple[str, str, str, dict[str, str]]]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from pydantic.json_schema import JsonSchemaValue
+
 from harness.plugins import Plugins
 from harness.registry import Registry
 from harness.suite.suite import Suite
@@ -13,8 +15,8 @@ from harness.types.data import DataChoice
 __all__ = ["suite_schema"]
 
 
-def suite_schema(plugins: Plugins) -> dict[str, Any]:
-    """A schema that editors use to complete and check suites as they are typed."""
+def suite_schema(plugins: Plugins) -> JsonSchemaValue:
+    """Return the schema with which editors complete and check suites."""
     schema = Suite.model_json_schema(by_alias=True)
     definitions = schema["$defs"]
     definitions["train"] = TrainRecipe.model_json_schema()
@@ -52,8 +54,8 @@ def suite_schema(plugins: Plugins) -> dict[str, Any]:
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "harness suite", **schema}
 
 
-def _reference(registry: Registry[Any]) -> dict[str, Any]:
-    """NAME, or {NAME: {parameter: value}}."""
+def _reference(registry: Registry[Any]) -> JsonSchemaValue:
+    """Return the schema of a reference: NAME, or {NAME: {parameter: value}}."""
     objects = [
         {
             "type": "object",
@@ -70,8 +72,8 @@ def _reference(registry: Registry[Any]) -> dict[str, Any]:
     return {"anyOf": [{"type": "string", "enum": [item.entry.name for item in registry]}, *objects]}
 
 
-def _loose(schema: dict[str, Any]) -> dict[str, Any]:
-    """Parameters may be variables of a grid, so ``"${blocks}"`` is allowed wherever a value is."""
+def _loose(schema: JsonSchemaValue) -> JsonSchemaValue:
+    """Return a schema that also allows a variable of a grid, like ``"${blocks}"``, in place of each value."""
     properties = {
         name: {"anyOf": [value, {"type": "string", "pattern": r"\$\{\w+\}"}]}
         for name, value in schema.get("properties", {}).items()
@@ -79,7 +81,7 @@ def _loose(schema: dict[str, Any]) -> dict[str, Any]:
     return {**schema, "properties": properties}
 
 
-def _data(plugins: Plugins) -> dict[str, Any]:
+def _data(plugins: Plugins) -> JsonSchemaValue:
     properties = dict(DataChoice.model_json_schema()["properties"])
     for item in plugins.datasets:
         for name, value in item.entry.params.model_json_schema().get("properties", {}).items():

@@ -1,4 +1,4 @@
-"""What a method gets of the harness: the :class:`~harness.types.Context` of one preparing node."""
+"""The :class:`~harness.types.Context` of one preparing node."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def open_task_data(ref: DataRef, plugins: Plugins) -> Data:
 
 
 class PrepareContext:
-    """The :class:`~harness.types.Context` of one node.
+    """The :class:`~harness.types.Context` of one node: what a plugin's code gets from the harness.
 
     ``fit`` and ``once`` are for steps that make a model; an export has neither a recipe nor a shared model.
     """

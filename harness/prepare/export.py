@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from harness.data.splits import parity_indices, spread
 from harness.plugins import Plugins
@@ -22,7 +22,7 @@ __all__ = ["MEAN_SAMPLES", "export"]
 
 
 MEAN_SAMPLES = 256
-"""Training images, evenly spread, over which a mean is taken that stands in for a missing part."""
+"""Training images, evenly spread, over which the mean output of a part is taken."""
 
 
 def export(
@@ -79,39 +79,41 @@ def export(
 
 
 def _wire_dtype(partition: Partition, part: Part) -> str:
-    """The element type in which a part's output is sent: one, whoever takes it.
+    """Return the element type in which a part's output is sent to every part that takes it.
 
     Raises:
         ValueError: the edges that take it differ.
     """
-    found = {edge.wire_dtype for one in partition.parts for edge in one.inputs if edge.source == part.name}
-    if len(found) > 1:
+    edges = [edge for taker in partition.parts for edge in taker.inputs if edge.source == part.name]
+    types = {edge.wire_dtype for edge in edges}
+    if len(types) > 1:
         raise ValueError(
-            f"part {part.name!r} is sent as {' and as '.join(sorted(found))}: one type is allowed"
+            f"part {part.name!r} is sent as {' and as '.join(sorted(types))}: one type is allowed"
         )
-    return found.pop() if found else part.output.dtype
+    return types.pop() if types else part.output.dtype
 
 
 def _means(partition: Partition, context: PrepareContext) -> dict[str, tuple[float, ...]]:
-    """Of each part for which its mean may stand in: the mean of its output over training images, flat."""
+    """Return the mean output over training images, flat, of each part whose mean may stand in for it."""
     edges = [edge for part in partition.parts for edge in part.inputs if edge.missing == "mean"]
     wanted = {edge.source for edge in edges} - {IMAGE}
     if not wanted:
         return {}
     train = context.data.train
     picked = spread(len(train), MEAN_SAMPLES)
-    sums: dict[str, Any] = {}
+    sums: dict[str, NDArray[np.float64]] = {}
     for start in range(0, len(picked), 64):
         for name, output in _outputs(partition, train.batch(picked[start : start + 64])).items():
             if name in wanted:
-                sums[name] = sums.get(name, 0.0) + np.asarray(output, np.float64).sum(axis=0)
+                total = np.asarray(output, np.float64).sum(axis=0)
+                sums[name] = sums[name] + total if name in sums else total
     return {
         name: tuple((total / len(picked)).astype(np.float32).ravel().tolist()) for name, total in sums.items()
     }
 
 
-def _forward(partition: Partition, data: Data, images: Any) -> Any:
-    """Logits of the built modules, float32 [n, classes]: what every export is compared with."""
+def _forward(partition: Partition, data: Data, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Return the logits of the built modules, float32 [n, classes]. Every export is compared with them."""
     from harness.data.choice import normalise
 
     outputs = []
@@ -121,8 +123,8 @@ def _forward(partition: Partition, data: Data, images: Any) -> Any:
     return np.concatenate(outputs)
 
 
-def _outputs(partition: Partition, batch: Any) -> dict[str, Any]:
-    """Every part's output, float32 [n, ...], for a batch [n, ...] of preprocessed images."""
+def _outputs(partition: Partition, batch: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
+    """Return every part's output, float32 [n, ...], for a batch [n, ...] of preprocessed images."""
     import torch
 
     with torch.inference_mode():

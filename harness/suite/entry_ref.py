@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated
 
 from pydantic import BeforeValidator, Field, WithJsonSchema
+
+from harness.suite.yamlfile import Block
 
 __all__ = ["EntryRef", "NamedEntry", "OptionalEntryRef"]
 
@@ -16,7 +18,7 @@ class NamedEntry:
     """An entry as a suite writes it, ``vit`` or ``{vit: {dim: 96}}``. Its parameters are not checked yet."""
 
     name: str
-    params: Mapping[str, Any]
+    params: Block
     each_part: bool = False
 
 

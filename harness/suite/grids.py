@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
 from harness.errors import SuiteError, nearest
-from harness.suite.yamlfile import Source, parse_value
+from harness.suite.yamlfile import Block, Source, Tree, parse_value
 
 __all__ = ["expand_grids", "set_value", "split_overrides"]
 
 
-def split_overrides(tree: Mapping[str, Any], overrides: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Overrides of what is written, and those of methods that only a grid makes."""
+def split_overrides(tree: Block, overrides: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Return the overrides of written keys, and those of methods that a grid will add."""
     methods = tree.get("methods")
     written: list[str] = []
     expanded: list[str] = []
@@ -25,8 +25,8 @@ def split_overrides(tree: Mapping[str, Any], overrides: Sequence[str]) -> tuple[
     return written, expanded
 
 
-def set_value(tree: dict[str, Any], source: Source, override: str, top_keys: Collection[str]) -> None:
-    """Apply ``key.path=value``. What the schema does not know is refused when the suite is checked.
+def set_value(tree: Tree, source: Source, override: str, top_keys: Collection[str]) -> None:
+    """Apply ``key.path=value`` to a tree. Keys that the schema lacks are refused later, when the suite is checked.
 
     Raises:
         SuiteError: the override is malformed, or names a method or device that is not there.
@@ -73,8 +73,8 @@ def _step(target: Any, part: str, done: list[str | int], place: str) -> Any:
     return target[part]
 
 
-def _known_child(target: dict[str, Any], part: str, done: list[str | int], place: str) -> None:
-    """Methods and devices are named by the suite: ``--set`` changes them, it adds none."""
+def _known_child(target: Tree, part: str, done: list[str | int], place: str) -> None:
+    """Refuse a method or device that the suite does not have: ``--set`` changes them and adds none."""
     if done in (["methods"], ["devices"]) and part not in target:
         raise SuiteError(f"{place}: no {str(done[0])[:-1]} {part!r}; {nearest(part, target)}")
 
@@ -87,12 +87,16 @@ def _index(target: list[Any], part: str, done: list[str | int], place: str) -> i
     return int(part)
 
 
-def expand_grids(tree: dict[str, Any], source: Source) -> None:
-    """Replace each method that has ``grid:`` by one method per point of the grid."""
+def expand_grids(tree: Tree, source: Source) -> None:
+    """Replace each method that has ``grid:`` by one method for each point of the grid.
+
+    Raises:
+        SuiteError: a grid or a method's name is wrong.
+    """
     methods = tree.get("methods")
     if not isinstance(methods, dict):
         return
-    expanded: dict[str, Any] = {}
+    expanded: Tree = {}
     for template, body in methods.items():
         for name, method in _grid(template, body, source):
             if name in expanded:
@@ -127,7 +131,7 @@ def _grid(template: str, body: Any, source: Source) -> Iterable[tuple[str, Any]]
         yield _substitute(template, values, where), _substitute(rest, values, where)
 
 
-def _substitute(value: Any, variables: Mapping[str, Any], where: str) -> Any:
+def _substitute(value: Any, variables: Block, where: str) -> Any:
     if isinstance(value, dict):
         return {key: _substitute(item, variables, where) for key, item in value.items()}
     if isinstance(value, list):

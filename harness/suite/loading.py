@@ -1,4 +1,4 @@
-"""Loading a suite file, and the checks that need all of it."""
+"""Loading a suite file, and checking its references."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["keep_devices", "load_suite"]
 
 
 def load_suite(path: Path, overrides: Sequence[str] = ()) -> Suite:
-    """Read, expand and check a suite; ``overrides`` are ``key.path=value`` from ``--set``.
+    """Read a suite, expand its grids and check it. ``overrides`` are ``key.path=value`` from ``--set``.
 
     Raises:
         SuiteError: one line naming file:line, key, what is allowed and the nearest match.
@@ -29,14 +29,18 @@ def load_suite(path: Path, overrides: Sequence[str] = ()) -> Suite:
     expand_grids(tree, source)
     for override in expanded:
         set_value(tree, source, override, Suite.model_fields)
-    suite: Suite = validated(Suite, tree, source, ())
-    suite._source = source
+    checked: Suite = validated(Suite, tree, source, ())
+    suite = checked.located(source)
     _check_names(suite)
     return suite
 
 
 def keep_devices(suite: Suite, names: Sequence[str]) -> Suite:
-    """The suite with only the cells on the devices ``names`` (all if there are none)."""
+    """Return the suite with only the cells on devices ``names``; all cells if ``names`` is empty.
+
+    Raises:
+        SuiteError: the suite has no such device, or no run block uses it.
+    """
     for name in names:
         if name not in suite.devices:
             raise SuiteError(f"--device {name}: no such device; {nearest(name, suite.devices)}")
@@ -49,13 +53,11 @@ def keep_devices(suite: Suite, names: Sequence[str]) -> Suite:
             run.append(item.model_copy(update={"devices": devices}))
     if not run:
         raise SuiteError(f"--device {', '.join(names)}: no run: block uses it")
-    kept = suite.model_copy(update={"run": tuple(run)})
-    kept._source = suite.source
-    return kept
+    return suite.model_copy(update={"run": tuple(run)})
 
 
 def _check_names(suite: Suite) -> None:
-    """References inside the suite: from, fleets, run items, baseline."""
+    """Check the references inside the suite: from, fleets, run blocks, baseline."""
     source = suite.source
     for name, method in suite.methods.items():
         if method.from_ is not None and method.from_ not in suite.methods:

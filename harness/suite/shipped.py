@@ -11,16 +11,17 @@ __all__ = ["find_suite", "shipped_files", "shipped_suites"]
 
 
 def shipped_suites() -> dict[str, Path]:
-    """Name -> file of the suites that come with the harness."""
-    beside = (".claims", ".published")  # what a paper says stands beside its suite
-    found = shipped_files(".yaml")
+    """Return the suites that ship with the harness: name -> file."""
+    beside = (".claims", ".published")  # claims and published results of papers
     return {
-        name: path for name, path in found.items() if not (name.endswith(beside) or name.startswith("labs/"))
+        name: path
+        for name, path in shipped_files(".yaml").items()
+        if not (name.endswith(beside) or name.startswith("labs/"))
     }
 
 
 def shipped_files(suffix: str) -> dict[str, Path]:
-    """Name, without ``suffix``, -> file in the suites' folder."""
+    """Return the files with ``suffix`` in the folder of suites: name without ``suffix`` -> file."""
     package = Path(str(files("harness")))
     folder = package / "_suites"
     if not folder.is_dir():  # an editable install reads the checkout
@@ -32,7 +33,11 @@ def shipped_files(suffix: str) -> dict[str, Path]:
 
 
 def find_suite(name: str) -> Path:
-    """A path, or the name of a shipped suite."""
+    """Return the file of a suite. ``name`` is a path, or the name of a shipped suite.
+
+    Raises:
+        SuiteError: there is neither.
+    """
     path = Path(name)
     if path.exists():
         return path

@@ -1,18 +1,17 @@
-"""The schema of a suite, and its loader. A suite says what to compare, on what, and how to measure.
+"""The schema of a suite, which says what to compare, on which devices, and how to measure.
 
-Entries of plugins (``build: {vit: {...}}``) are kept as name and raw parameters here; the planner checks
-them against the plugins.
+Entries of plugins (``build: {vit: {...}}``) are kept as a name and unchecked parameters. Planning checks them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 from harness.suite.entry_ref import EntryRef, NamedEntry, OptionalEntryRef
-from harness.suite.yamlfile import Source
+from harness.suite.yamlfile import Block, Source
 from harness.types.fields import Name
 from harness.types.measure import Measure
 from harness.types.params import Params
@@ -21,7 +20,7 @@ __all__ = ["DeviceChoice", "Method", "Prepare", "RunItem", "Suite"]
 
 
 class Prepare(Params):
-    """Where models are trained and exported. Threads, processes and device are part of what a result means."""
+    """Where models are trained and exported. Threads, processes and device can change a result."""
 
     threads: int = Field(1, ge=1, le=1024, description="threads of each training process")
     processes: int = Field(1, ge=1, le=64, description="processes that share each training, a GPU each")
@@ -44,7 +43,7 @@ class Prepare(Params):
 
 
 class Method(Params):
-    """One method: a chain of steps from a build to what is measured."""
+    """One method: a chain of steps from a build to the model that is measured."""
 
     build: OptionalEntryRef = None
     from_: Name | None = Field(None, alias="from", description="the method whose result this one starts from")
@@ -52,8 +51,8 @@ class Method(Params):
     partition: OptionalEntryRef = None
     place: OptionalEntryRef = None
     runtime: OptionalEntryRef = None
-    data: Mapping[str, Any] | None = Field(None, description="keys that differ from the suite's data")
-    train: Mapping[str, Any] | None = Field(None, description="keys that differ from defaults.train")
+    data: Block | None = Field(None, description="keys that differ from the suite's data")
+    train: Block | None = Field(None, description="keys that differ from defaults.train")
     threads: int | None = Field(None, ge=1, le=1024)
 
     @model_validator(mode="after")
@@ -64,9 +63,9 @@ class Method(Params):
 
 
 class Defaults(Params):
-    """What every method has unless it says otherwise."""
+    """Values for methods that do not set their own."""
 
-    train: Mapping[str, Any] = {}
+    train: Block = Field({})
     runtime: EntryRef = NamedEntry("onnxruntime", {})
     threads: int = Field(1, ge=1, le=1024)
 
@@ -105,17 +104,17 @@ class RunItem(Params):
     methods: Literal["all"] | tuple[str, ...] = Field("all", description="names or patterns (edgevit-*)")
     devices: tuple[Name, ...] = Field(min_length=1)
     runtimes: tuple[EntryRef, ...] | None = Field(None, description="instead of each method's own")
-    measure: Mapping[str, Any] | None = Field(None, description="keys that differ from the suite's measure")
+    measure: Block | None = Field(None, description="keys that differ from the suite's measure")
 
 
 class Suite(BaseModel):
-    """A suite as written, after grids are expanded and the shape of every key is checked."""
+    """A suite after its grids are expanded. The type of every key is checked."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     suite: Name
     task: Literal["image-classification"] = "image-classification"
-    data: Mapping[str, Any]
+    data: Block
     seeds: tuple[Annotated[int, Field(ge=0, lt=2**31)], ...] = Field((0,), min_length=1, max_length=1000)
     defaults: Defaults = Defaults()
     prepare: Prepare = Prepare()
@@ -130,7 +129,14 @@ class Suite(BaseModel):
 
     @property
     def source(self) -> Source:
+        """Where its values are written."""
         return self._source
+
+    def located(self, source: Source) -> Suite:
+        """Return the suite with the places of its values."""
+        copy = self.model_copy()
+        copy._source = source
+        return copy
 
     @field_validator("seeds")
     @classmethod

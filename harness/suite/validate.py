@@ -1,4 +1,4 @@
-"""What a person wrote as a model, or the first thing wrong with it in one line: place, what is wrong, what is allowed."""
+"""Checking what a person wrote against a pydantic model. The first mistake becomes one line."""
 
 from __future__ import annotations
 
@@ -14,7 +14,11 @@ __all__ = ["validated"]
 
 
 def validated(model: type[Any], value: Any, source: Source, path: KeyPath) -> Any:
-    """``value`` as ``model``; the first thing wrong as one :class:`SuiteError` with its place."""
+    """Return ``value`` as ``model``. ``path`` is where it stands in ``source``.
+
+    Raises:
+        SuiteError: the first mistake, with its place and what is allowed.
+    """
     if not isinstance(value, Mapping):
         raise SuiteError(f"{source.where(*path)}: expected a mapping of keys, not {_kind(value)}")
     try:
@@ -44,14 +48,14 @@ def _explain(
     if kind in ("dict_type", "mapping_type", "model_type", "model_attributes_type"):
         return f"{where}: expected a mapping of keys"
     message = problem["msg"].removeprefix("Value error, ").removeprefix("Assertion failed, ")
-    given = problem.get("input")
-    if kind != "value_error" and isinstance(given, str | int | float | bool | None):
-        message = f"{message[0].lower()}{message[1:]}, not {given!r}"
+    value = problem.get("input")
+    if kind != "value_error" and isinstance(value, str | int | float | bool | None):
+        message = f"{message[0].lower()}{message[1:]}, not {value!r}"
     return f"{where}: {message}"
 
 
 def _written(value: Any, loc: Sequence[str | int]) -> list[str | int]:
-    """What of pydantic's path a person wrote: it also names the members of unions that it tried."""
+    """Return the keys of pydantic's path that a person wrote. The path also names tried members of unions."""
     kept: list[str | int] = []
     for part in loc:
         known = value if isinstance(value, Mapping) else {}
@@ -64,7 +68,7 @@ def _written(value: Any, loc: Sequence[str | int]) -> list[str | int]:
 
 
 def _fields_at(model: type[BaseModel], loc: Sequence[str | int]) -> list[str]:
-    """Names allowed at a place inside a model; keys of mappings and indices of lists are stepped over."""
+    """Return the names allowed at a place inside a model. Keys of mappings and indices of lists are skipped."""
     current, inside = model, False
     for part in loc:
         if inside:

@@ -1,4 +1,4 @@
-"""YAML text -> plain values, with the line of every key. Bounded: no bomb, no surprise types."""
+"""Reading YAML: plain values and the line of every key. Size, depth and types are limited."""
 
 from __future__ import annotations
 
@@ -6,31 +6,36 @@ import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from harness.errors import SuiteError, first_line
 
-__all__ = ["KeyPath", "Source", "parse_value", "parse_yaml", "read_text", "read_yaml"]
+__all__ = ["Block", "KeyPath", "Source", "Tree", "parse_value", "parse_yaml", "read_text", "read_yaml"]
 
 KeyPath = tuple[str | int, ...]
 
+Tree: TypeAlias = dict[str, Any]
+"""A mapping as it was read. A schema checks its keys later."""
+Block: TypeAlias = Mapping[str, Any]
+"""A mapping of a suite whose keys only a plugin or a later step can check."""
+
 MAX_BYTES = 256 * 1024
 MAX_NODES = 200_000
-"""Nodes visited, aliases followed: an alias bomb ends here."""
+"""Nodes that are visited, with aliases followed. It stops an alias bomb."""
 
 MAX_DEPTH = 64
-"""Lists and mappings in each other, aliases followed: a self-reference ends here."""
+"""Depth of lists and mappings, with aliases followed. It stops an alias that contains itself."""
 
 
 @dataclass
 class Source:
-    """Where each value of a suite stands: ``places`` maps a key path to "file:line" or "--set"."""
+    """Where each value of a suite is written. ``places`` maps a key path to "file:line" or "--set"."""
 
     name: str
     places: dict[KeyPath, str] = field(default_factory=dict)
 
     def where(self, *path: str | int) -> str:
-        """``edge.yaml:12: methods.cloudvit`` for a key path, or for its nearest parent that is written."""
+        """Return ``edge.yaml:12: methods.cloudvit`` for a key path, or the place of its nearest written parent."""
         dotted = ".".join(str(part) for part in path)
         for end in range(len(path), -1, -1):
             place = self.places.get(tuple(path[:end]))
@@ -39,7 +44,7 @@ class Source:
         return f"{self.name}: {dotted}" if dotted else self.name
 
     def copy_branch(self, old: KeyPath, new: KeyPath) -> None:
-        """Let ``new`` and all below it stand where ``old`` does."""
+        """Give ``new`` and all paths below it the places of ``old``."""
         n = len(old)
         for path, place in [item for item in self.places.items() if item[0][:n] == old]:
             self.places[new + path[n:]] = place
@@ -58,7 +63,11 @@ def read_yaml(path: Path) -> tuple[Any, Source]:
 
 
 def read_text(path: Path, kind: str) -> str:
-    """The text of a file that a person wrote; ``kind`` is what errors say that it should be."""
+    """Return the text of a file that a person wrote. Errors say that it should be ``kind``.
+
+    Raises:
+        SuiteError: it cannot be read, is too large, or is not UTF-8; one line.
+    """
     try:
         with path.open("rb") as file:
             data = file.read(MAX_BYTES + 1)  # a device or a pipe may have no end
@@ -75,13 +84,13 @@ def read_text(path: Path, kind: str) -> str:
 
 
 def parse_yaml(text: str, name: str) -> tuple[Any, Source]:
-    """The value of ``text``, ``None`` where there is none; ``name`` stands for its file in errors."""
+    """Return the value of ``text``, None if it is empty, and its source. Errors name ``name`` as the file."""
     source = Source(name)
     return _parse(text, source), source
 
 
 def parse_value(text: str, where: str) -> Any:
-    """The value of ``--set key=value``, written as YAML."""
+    """Return the value of ``--set key=value``, which is written as YAML."""
     return _parse(text, Source(where), line_numbers=False)
 
 
@@ -91,7 +100,7 @@ def _parse(text: str, source: Source, *, line_numbers: bool = True) -> Any:
 
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # an anchor may be given anew, as YAML says
+            warnings.simplefilter("ignore")  # YAML allows an anchor to be defined again
             root = YAML(typ="safe", pure=True).compose(text)
     except MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
@@ -107,6 +116,8 @@ def _parse(text: str, source: Source, *, line_numbers: bool = True) -> Any:
 
 
 class _Walker:
+    """Turns YAML nodes into plain values and notes their places."""
+
     def __init__(self, source: Source, line_numbers: bool) -> None:
         self.source = source
         self.line_numbers = line_numbers
@@ -133,8 +144,8 @@ class _Walker:
             return self.mapping(node, path)
         return [self.value(child, (*path, index)) for index, child in enumerate(node.value)]
 
-    def mapping(self, node: Any, path: KeyPath) -> Mapping[str, Any]:
-        result: dict[str, Any] = {}
+    def mapping(self, node: Any, path: KeyPath) -> Tree:
+        result: Tree = {}
         for key_node, value_node in node.value:
             if type(key_node).__name__ != "ScalarNode":
                 raise SuiteError(f"{self.place(key_node)}: a key must be a plain word")

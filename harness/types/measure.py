@@ -22,14 +22,14 @@ class CoolDown(Params):
     limit: Duration = Field(300.0, description="wait no longer than this; the cell is then flagged unsteady")
 
 
-PRESETS: Mapping[str, Mapping[str, Any]] = {
+PRESETS: Mapping[str, Mapping[str, object]] = {
     "default": {},
     # DeViT, section V-A: one warm-up run, then 100 runs over the whole test set, without break
     "devit": {"passes": 100, "warmup": "one", "min_time": 0.0, "max_time": 3600.0},
     # MLPerf Power: the whole system, nothing subtracted
     "mlperf": {"idle_time": 0.0},
 }
-"""Ways to measure that papers and bodies laid down: keys of ``measure:`` where a suite says nothing else."""
+"""Rules of papers and standards: values of ``measure:`` keys that a suite does not set."""
 
 
 class Measure(Params):

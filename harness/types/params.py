@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any, TypeAlias
 
 from pydantic import BaseModel, ConfigDict
 
-__all__ = ["Entry", "Params"]
+__all__ = ["Entry", "JsonParams", "Params"]
+
+JsonParams: TypeAlias = Mapping[str, Any]
+"""Parameters of an entry as JSON. Only the entry knows their names; its ``params`` checks them."""
 
 
 class Params(BaseModel):

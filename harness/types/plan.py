@@ -16,6 +16,7 @@ from harness.types.measure import Measure
 from harness.types.meters import Monitor
 from harness.types.models import Sketch
 from harness.types.origin import EntryOrigin
+from harness.types.params import JsonParams
 from harness.types.plain import to_json
 from harness.types.recipe import TrainRecipe
 
@@ -50,10 +51,10 @@ class PrepareHost:
 
 @dataclass(frozen=True, kw_only=True)
 class DataRef:
-    """A data set: the entry that loads it, the entry's parameters (JSON), and the part of it that is used."""
+    """A data set: the entry that loads it, the entry's parameters, and the part of it that is used."""
 
     entry: str
-    params: Mapping[str, Any]
+    params: JsonParams
     choice: DataChoice
 
 
@@ -61,7 +62,7 @@ class DataRef:
 class StepTask:
     """Building, compressing or partitioning a model with one seed.
 
-    ``params``: parameters of the entry, JSON. ``each_part``: the compressor is applied to every part of a split
+    ``each_part``: the compressor is applied to every part of a split
     model. ``data_key``: key of the data node. ``threads``: of each training process. ``device``: torch's name of
     the training device. ``sketch``: of a partition, as planned. ``made_with``: digest of the code and the
     machine that make the model.
@@ -69,7 +70,7 @@ class StepTask:
 
     stage: Literal["build", "compress", "partition"]
     entry: str
-    params: Mapping[str, Any]
+    params: JsonParams
     each_part: bool
     data: DataRef
     data_key: str
@@ -84,11 +85,11 @@ class StepTask:
 
 @dataclass(frozen=True, kw_only=True)
 class ExportTask:
-    """Exporting a model for the runtime ``entry`` with its ``params`` (JSON). ``data_key``: key of the data node."""
+    """Exporting a model for the runtime ``entry`` with its ``params``. ``data_key``: key of the data node."""
 
     stage: Literal["export"] = "export"
     entry: str
-    params: Mapping[str, Any]
+    params: JsonParams
     data: DataRef
     data_key: str
     threads: int
@@ -114,28 +115,28 @@ class Node:
 
 @dataclass(frozen=True, kw_only=True)
 class RuntimeRef:
-    """A runtime and its parameters, JSON."""
+    """A runtime and its parameters."""
 
     name: str
-    params: Mapping[str, Any]
+    params: JsonParams
 
 
 @dataclass(frozen=True, kw_only=True)
 class DeviceRef:
-    """A device as a suite names it: backend, the backend's parameters (JSON), threads of each worker."""
+    """A device as a suite names it: backend, the backend's parameters, threads of each worker."""
 
     name: str
     backend: str
-    params: Mapping[str, Any]
+    params: JsonParams
     threads: int
 
 
 @dataclass(frozen=True, kw_only=True)
 class DatasetRef:
-    """The entry that loads a data set, and its parameters, JSON."""
+    """The entry that loads a data set, and its parameters."""
 
     entry: str
-    params: Mapping[str, Any]
+    params: JsonParams
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -238,7 +238,7 @@ def test_a_profile_that_is_given_stands_for_all_and_its_differences_are_told(
     )
     one = told("--profile", str(path))["cloud", "here"]
     assert one["latency_s"] == pytest.approx(0.001 + 4 * CLOUD / 1e9, rel=1e-6)
-    assert one["notes"] == ["board (measured) is of a runtime not told, threads not told"]
+    assert one["notes"] == ["board (measured) is of an unknown runtime, threads unknown"]
     one = told("--profile", "raspberry-pi-4b")["cloud", "here"]
     assert "beyond raspberry-pi-4b (published), whose points have 0.603 to 61.6" in one["notes"][1]
 

@@ -4,24 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    pass
 
 __all__ = ["LEAST", "Line", "fit"]
 
 
 LEAST = 3
-"""Points that differ in size, below which no line has an error."""
+"""Number of points of different size that a line with an error needs."""
 
 
 @dataclass(frozen=True)
 class Line:
     """``fixed + slope * x``, for ``low <= x <= high``.
 
-    ``error`` is the root mean square, and ``worst`` the largest, of the points' leave-one-out errors: what a
-    point lies beside the line through all others, as a share of what that line says.
+    ``error`` is the root mean square, and ``worst`` the largest, of the points' leave-one-out errors. Such an error is
+    the distance of a point from the line through all others, relative to that line's value.
     """
 
     fixed: float
@@ -33,19 +29,21 @@ class Line:
     points: int
 
     def at(self, x: float) -> float:
+        """Return the line's value at ``x``."""
         return self.fixed + self.slope * x
 
     def covers(self, x: float) -> bool:
-        """Whether points lie on both sides, within 1%; beyond them even the error is a guess."""
+        """Whether ``x`` is inside the range of the points, within 1%. Outside it the error is unknown."""
         return 0.99 * self.low <= x <= 1.01 * self.high
 
 
 def fit(xs: Sequence[float], ys: Sequence[float]) -> Line:
-    """The line with the least sum of squared *relative* residuals, neither of whose terms is negative.
+    """Return the line with the least sum of squared *relative* residuals and no negative coefficient.
 
-    Points of a profile are decades apart: in seconds the largest alone would make the line. An inference that
-    costs less than nothing, or less the more it computes, is no model of anything. The error is by leaving
-    each point out in turn (Stone, "Cross-validatory choice and assessment of statistical predictions", 1974).
+    Residuals are relative because the points of a profile are decades apart: with absolute ones the largest point
+    alone would determine the line. Coefficients are not negative because an inference takes no negative time, and
+    no less time for more MACs. The error comes from leaving each point out in turn (Stone, "Cross-validatory choice
+    and assessment of statistical predictions", 1974).
 
     Raises:
         ValueError: fewer than three different ``xs``, a value that is not positive, or ``ys`` that do not rise.
@@ -66,7 +64,7 @@ def fit(xs: Sequence[float], ys: Sequence[float]) -> Line:
 
 
 def _least(xs: Sequence[float], ys: Sequence[float]) -> tuple[float, float]:
-    """(a, b) >= 0 with the least sum of ((a + b x) / y - 1)^2."""
+    """Return (a, b) >= 0 with the least sum of ((a + b x) / y - 1)^2."""
     import numpy as np
 
     y = np.asarray(ys, float)

@@ -1,13 +1,13 @@
-"""What is known of a device's speed: measured points, and the line through them by which plans are estimated.
+"""A device's profile: measured points, and the line through them that plans are estimated by.
 
-A profile is a JSON file: points (MACs, bytes, seconds), whose they are, how they were got. What a line says of
-anything but its points is ``modelled``, and stands with the line's error. Pure but for the files; no torch.
+A profile is a JSON file: points (MACs, bytes, seconds), the device, and the origin of the points. Values of the line
+are ``modelled`` and come with the line's error.
 """
 
 from __future__ import annotations
 
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from pydantic import Field, field_validator
 
@@ -15,9 +15,6 @@ from harness.errors import HarnessError
 from harness.plan.profiles.line import LEAST, Line, fit
 from harness.types import Params
 from harness.types.fields import NAME
-
-if TYPE_CHECKING:
-    pass
 
 __all__ = ["KINDS", "Link", "Point", "Profile", "ProfileError"]
 
@@ -27,17 +24,11 @@ KINDS: tuple[Kind, ...] = ("model", "matmul", "attention", "mlp", "conv")
 
 
 class ProfileError(HarnessError):
-    """A profile that cannot be read, or whose points make no line."""
-
-
-# --- the line -------------------------------------------------------------------------------------
-
-
-# --- the profile ----------------------------------------------------------------------------------
+    """A profile cannot be read, or its points make no line."""
 
 
 class Point(Params):
-    """One thing that was timed, at batch 1."""
+    """One model or operation that was timed, at batch 1."""
 
     what: str = Field(min_length=1, max_length=200)
     kind: Kind
@@ -63,25 +54,25 @@ class Link(Params):
 
     @property
     def latency(self) -> float:
-        """Seconds that a message is on its way."""
+        """Seconds that a message travels."""
         return self.rtt_ms / 2e3
 
     def occupied(self, sent: float) -> float:
-        """Seconds for which bytes keep the link busy."""
+        """Return the seconds for which ``sent`` bytes keep the link busy."""
         return 8 * sent / (self.rate_mbps * 1e6) if self.rate_mbps is not None else 0.0
 
     def seconds(self, sent: float) -> float:
-        """One message, one way."""
+        """Return the seconds of one message of ``sent`` bytes, one way."""
         return self.latency + self.occupied(sent)
 
     def joined(self, other: Link) -> Link:
-        """The link between two devices by those of each to the others: the slower of both."""
-        rates = [one.rate_mbps for one in (self, other) if one.rate_mbps is not None]
+        """Return the link between two devices, from the link of each to the others: the slower of both."""
+        rates = [link.rate_mbps for link in (self, other) if link.rate_mbps is not None]
         return Link(rate_mbps=min(rates, default=None), rtt_ms=max(self.rtt_ms, other.rtt_ms))
 
 
 class Profile(Params):
-    """A device's points under one runtime and number of threads."""
+    """The points of a device under one runtime and one number of threads."""
 
     version: Literal[1] = 1
     name: str = Field(pattern=NAME, max_length=80)
@@ -112,7 +103,7 @@ class Profile(Params):
 
     @cached_property
     def line(self) -> Line:
-        """Seconds of a part by its GMACs, from whole models.
+        """The seconds of a part by its GMACs, from the points of whole models.
 
         Raises:
             ProfileError: the points make no line.
@@ -120,7 +111,7 @@ class Profile(Params):
         return self.line_of("model")
 
     def line_of(self, kind: Kind) -> Line:
-        """Seconds by GMACs, from the points of one kind.
+        """Return the seconds by GMACs, from the points of one kind.
 
         Raises:
             ProfileError: they make no line.
@@ -132,7 +123,7 @@ class Profile(Params):
             raise ProfileError(f"profile {self.name}, {kind}: {error}") from None
 
     def memory(self) -> Line | None:
-        """A worker's greatest size by its weights, in MiB; ``None`` where it was not read or makes no line."""
+        """Return a worker's greatest size by its weights, in MiB; None where it was not read or makes no line."""
         known = [p for p in self.points if p.kind == "model" and p.memory_bytes and p.weight_bytes]
         mib = [[(getattr(p, key) or 0) / 2**20 for p in known] for key in ("weight_bytes", "memory_bytes")]
         try:
@@ -141,7 +132,7 @@ class Profile(Params):
             return None
 
     def summary(self) -> dict[str, Any]:
-        """What a placer or a sketch gets, as ``details["profile"]`` of a device."""
+        """Return ``details["profile"]`` of a device, which placers and sketches read."""
         line = self.line
         return {
             "name": self.name,
@@ -159,14 +150,14 @@ class Profile(Params):
         }
 
     def to_json(self) -> dict[str, Any]:
-        """The file's content; ``lines`` are told for readers, and made anew when it is read."""
-        told = {}
+        """Return the file's content. ``lines`` are for people; they are computed again when it is read."""
+        lines = {}
         for kind in KINDS:
             try:
                 line = self.line_of(kind)
             except ProfileError:
                 continue
-            told[kind] = {
+            lines[kind] = {
                 "fixed_s": line.fixed,
                 "s_per_gmac": line.slope,
                 "error": line.error,
@@ -175,7 +166,7 @@ class Profile(Params):
                 "high_gmacs": line.high,
                 "points": line.points,
             }
-        return {**self.model_dump(mode="json"), "lines": told}
+        return {**self.model_dump(mode="json"), "lines": lines}
 
 
 # --- files ----------------------------------------------------------------------------------------

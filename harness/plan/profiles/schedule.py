@@ -1,4 +1,4 @@
-"""When each part of a graph ends, by its computing and transfer times."""
+"""The latency of a graph of parts from its computing and transfer times."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["Piece", "schedule"]
 
 @dataclass(frozen=True, kw_only=True)
 class Piece:
-    """A part as far as estimates go: counts for one sample, bytes, and where its inputs come from."""
+    """What estimates need of a part: counts for one sample, bytes, and the names of its inputs."""
 
     name: str
     inputs: tuple[str, ...]

@@ -1,4 +1,4 @@
-"""Profiles as files: where they lie, which one fits a device."""
+"""Profiles as files: where they are kept, and which one fits a device."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ MAX_BYTES = 2**20
 
 
 def profiles_folder() -> Path:
-    """``$HARNESS_PROFILES``, else ``harness/profiles`` in the user's data folder."""
+    """Return ``$HARNESS_PROFILES``, else ``harness/profiles`` in the user's data folder."""
     own = os.environ.get("HARNESS_PROFILES")
     if own:
         return Path(own)
@@ -50,10 +50,10 @@ def profiles_folder() -> Path:
 
 
 def read_profile(path: Path) -> Profile:
-    """Read one file.
+    """Read a profile's file.
 
     Raises:
-        ProfileError: it is no profile; one line.
+        ProfileError: it is not a profile; one line.
     """
     try:
         with path.open("rb") as file:
@@ -80,7 +80,7 @@ def read_profile(path: Path) -> Profile:
 
 
 def write_profile(profile: Profile, path: Path | None = None) -> Path:
-    """Keep a profile where plans look for it, or in ``path``; whole or not at all.
+    """Write a profile where plans look for it, or to ``path``. Return the path.
 
     Raises:
         StorageError: it cannot be written.
@@ -96,8 +96,9 @@ def write_profile(profile: Profile, path: Path | None = None) -> Path:
 
 
 def load_profile(name: str, threads: int | None = None, runtime: str | None = None) -> Profile:
-    """A file, or the name of a profile that was measured here or is shipped; ``threads`` and ``runtime`` choose
-    among several of one device.
+    """Return the profile of a file, or one that was measured here or is shipped, by its name.
+
+    ``threads`` and ``runtime`` choose among several profiles of one device.
 
     Raises:
         ProfileError: there is none, or it cannot be read.
@@ -105,9 +106,9 @@ def load_profile(name: str, threads: int | None = None, runtime: str | None = No
     path = Path(name)
     if path.is_file():
         return read_profile(path)
-    found = stored_profile((name,), threads, runtime) or stored_profile((name,), None, None)
-    if found is not None:
-        return found
+    profile = stored_profile((name,), threads, runtime) or stored_profile((name,), None, None)
+    if profile is not None:
+        return profile
     shipped = {key.rpartition("/")[2]: path for key, path in shipped_files(SUFFIX).items()}
     if name in shipped:
         return read_profile(shipped[name])
@@ -118,30 +119,30 @@ def load_profile(name: str, threads: int | None = None, runtime: str | None = No
 def stored_profile(
     names: Iterable[str], threads: int | None, runtime: str | None, processor: str | None = None
 ) -> Profile | None:
-    """The first of ``names`` that was measured so; ``None`` stands for any, the CPU and ONNX Runtime before others.
+    """Return the first profile of ``names`` that was measured with these settings, or None.
+
+    None as a setting stands for any; the CPU and ONNX Runtime come before others.
 
     Raises:
         ProfileError: its file cannot be read.
     """
     asked = {"threads": threads, "runtime": runtime, "processor": processor}
     for name in names:
-        found = [
+        profiles = [
             _kept(path, path.stat().st_mtime_ns) for path in _stored() if path.name.partition(".")[0] == name
         ]
         matches = [
             profile
-            for profile in found
+            for profile in profiles
             if all(value in (None, getattr(profile, key)) for key, value in asked.items())
         ]
         if matches:
-            return min(
-                matches, key=lambda one: (one.processor, one.runtime != "onnxruntime", one.threads or 0)
-            )
+            return min(matches, key=lambda p: (p.processor, p.runtime != "onnxruntime", p.threads or 0))
     return None
 
 
 def profile_of(spec: DeviceSpec, runtime: str | None = None) -> Profile | None:
-    """What was measured of a suite's device, for its threads.
+    """Return the measured profile of a suite's device with its number of threads, or None.
 
     Raises:
         ProfileError: its file cannot be read.
@@ -150,26 +151,27 @@ def profile_of(spec: DeviceSpec, runtime: str | None = None) -> Profile | None:
 
 
 def processor_of(spec: DeviceSpec) -> str:
-    """What of a board computes (``device``, a parameter of boards with several processors); empty for its CPU."""
+    """Return the processor of a board that computes (parameter ``device``), or "" for its CPU."""
     return str(getattr(spec.params, "device", "cpu")).removeprefix("cpu")
 
 
 def names_of(spec: DeviceSpec) -> tuple[str, ...]:
-    """Under which names a device's profile may stand: the board's, the suite's, the backend's."""
+    """Return the names that a device's profile may have: the board's, the suite's, the backend's."""
     board = getattr(spec.params, "board", None)
     return tuple(dict.fromkeys(name for name in (board, spec.name, spec.backend) if name))
 
 
 def profiled(specs: Sequence[DeviceSpec], infos: Sequence[DeviceInfo]) -> tuple[DeviceInfo, ...]:
-    """``infos`` with ``profile`` and ``link`` in their details where a profile was measured: for placers and
-    sketches alone, so that no cell's identity or record depends on it.
+    """Return ``infos`` with ``profile`` and ``link`` in their details where a profile was measured.
+
+    Only placers and sketches get them, so that no cell's identity or record depends on a profile.
 
     Raises:
         ProfileError: a profile cannot be read.
     """
     from dataclasses import replace
 
-    found = []
+    known = []
     for spec, info in zip(specs, infos, strict=True):
         profile = profile_of(spec)
         if profile is not None:
@@ -177,16 +179,16 @@ def profiled(specs: Sequence[DeviceSpec], infos: Sequence[DeviceInfo]) -> tuple[
             if profile.link is not None:
                 details.setdefault("link", profile.link.model_dump())
             info = replace(info, details=details)
-        found.append(info)
-    return tuple(found)
+        known.append(info)
+    return tuple(known)
 
 
 def link_of(info: DeviceInfo) -> Link | None:
-    """A device's link to the others, from its details."""
-    told = info.details.get("link")
-    if told is None:
+    """Return a device's link to the others, from its details, or None."""
+    stated = info.details.get("link")
+    if stated is None:
         return None
-    return Link(**{key: told[key] for key in Link.model_fields if key in told})
+    return Link(**{key: stated[key] for key in Link.model_fields if key in stated})
 
 
 @lru_cache(maxsize=256)
