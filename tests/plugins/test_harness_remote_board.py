@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 
 import pytest
 from pydantic import TypeAdapter
@@ -52,7 +53,7 @@ def tree(tmp_path, monkeypatch):
 def describe(plugins=None, meters=None, providers=("CPUExecutionProvider",)):
     """The description of a board whose ONNX Runtime has these providers."""
     facts = {"version": "1.20.0", "providers": list(providers)}
-    return board.describe(plugins, meters, lambda: facts)
+    return asdict(board.describe(plugins, meters, lambda: facts))
 
 
 def test_a_raspberry_pi(tree):

@@ -1,7 +1,7 @@
 """Files sent to a board, by the SHA-256 of their content: resumable, bounded, and never used before they are whole.
 
-``HASH`` is a whole file, ``HASH.part`` what has come of one. A file gets its name only after its content is found
-to have that hash and is on the disk, so that a kill at any time leaves nothing wrong behind.
+``HASH`` is a whole file, ``HASH.part`` a file of which only the first part has arrived. A file gets its name only when
+its content has that hash and is on the disk, so a kill at any time leaves nothing wrong behind.
 """
 
 from __future__ import annotations
@@ -108,10 +108,10 @@ class Blobs:
         return self._folder / sha256
 
     def _held(self, whole: Path, size: int) -> int:
-        found = _size(whole)
-        if found is not None:
-            if found != size:
-                raise DeviceError(f"blob {whole.name[:12]} has {found} bytes, not {size}")
+        held = _size(whole)
+        if held is not None:
+            if held != size:
+                raise DeviceError(f"blob {whole.name[:12]} has {held} bytes, not {size}")
             return size
         begun = _size(_part(whole)) or 0
         if begun < size:
@@ -153,13 +153,13 @@ class Blobs:
             used, free = used - size, free + size
 
     def _files(self) -> list[tuple[Path, int, int]]:
-        found = []
+        files = []
         with os.scandir(self._folder) as entries:
             for entry in entries:
                 if _NAME.fullmatch(entry.name) and entry.is_file(follow_symlinks=False):
                     status = entry.stat(follow_symlinks=False)
-                    found.append((Path(entry.path), status.st_size, status.st_mtime_ns))
-        return found
+                    files.append((Path(entry.path), status.st_size, status.st_mtime_ns))
+        return files
 
 
 def _part(whole: Path) -> Path:

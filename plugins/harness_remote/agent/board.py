@@ -82,8 +82,8 @@ def describe(
     plugins: Plugins | None = None,
     meters: Meters | None = None,
     onnxruntime: Callable[[], dict[str, Any]] = ONNX_RUNTIME.facts,
-) -> dict[str, Any]:
-    """Return the fields of a :class:`BoardDescription`, for JSON.
+) -> BoardDescription:
+    """Return the board's description of itself.
 
     Meters and state are those that ``meters`` knows. Without it every sensor is asked, which would disturb a
     measurement.
@@ -95,36 +95,34 @@ def describe(
     root = sysfs.root()
     host = environment.host()
     runtime = onnxruntime()
-    return asdict(
-        BoardDescription(
-            protocol=PROTOCOL,
-            harness=harness.__version__,
-            model=environment.cpu_model(root),
-            soc=_soc(),
-            product=_product(),
-            kind="cuda" if _has_gpu() and _GPU_PROVIDERS & set(runtime.get("providers", ())) else "cpu",
-            cores=host["cores_logical"],
-            memory_bytes=host["memory_bytes"],
-            arch=host["arch"],
-            os=host["os"],
-            kernel=host["kernel"],
-            python=host["python"],
-            cpu_capability=environment.cpu_capability(root),
-            governor=environment.governor(root),
-            virtualised=environment.virtualised(root),
-            machine_id=environment.machine_id(root),
-            boot_id=sysfs.text(root / "proc/sys/kernel/random/boot_id"),
-            versions=host["versions"],
-            onnxruntime=runtime,
-            jetpack=_jetpack(),
-            meters=[asdict(use.info) for use in uses],
-            absent=[asdict(meter) for meter in absent],
-            watches=sorted(snapshot),
-            state={
-                name: {"error": state.reason} if isinstance(state, Unavailable) else dict(state)
-                for name, state in snapshot.items()
-            },
-        )
+    return BoardDescription(
+        protocol=PROTOCOL,
+        harness=harness.__version__,
+        model=environment.cpu_model(root),
+        soc=_soc(),
+        product=_product(),
+        kind="cuda" if _has_gpu() and _GPU_PROVIDERS & set(runtime.get("providers", ())) else "cpu",
+        cores=host["cores_logical"],
+        memory_bytes=host["memory_bytes"],
+        arch=host["arch"],
+        os=host["os"],
+        kernel=host["kernel"],
+        python=host["python"],
+        cpu_capability=environment.cpu_capability(root),
+        governor=environment.governor(root),
+        virtualised=environment.virtualised(root),
+        machine_id=environment.machine_id(root),
+        boot_id=sysfs.text(root / "proc/sys/kernel/random/boot_id"),
+        versions=host["versions"],
+        onnxruntime=runtime,
+        jetpack=_jetpack(),
+        meters=[asdict(use.info) for use in uses],
+        absent=[asdict(meter) for meter in absent],
+        watches=sorted(snapshot),
+        state={
+            name: {"error": state.reason} if isinstance(state, Unavailable) else dict(state)
+            for name, state in snapshot.items()
+        },
     )
 
 
@@ -148,13 +146,13 @@ def _has_gpu() -> bool:
 def _jetpack() -> dict[str, str | None]:
     """Return L4T's release, and JetPack's as its package says, else the major version that goes with that L4T."""
     release_file = sysfs.text(sysfs.root() / "etc/nv_tegra_release") or ""
-    found = re.search(r"R(\d+) \(release\), REVISION: ([\d.]+)", release_file)
-    if not found:
+    match = re.search(r"R(\d+) \(release\), REVISION: ([\d.]+)", release_file)
+    if not match:
         return {}
     package = re.search(
         r"^Package: nvidia-jetpack\n(?:.+\n)*?Version: (\d[\d.]*)",
         sysfs.text(sysfs.root() / "var/lib/dpkg/status") or "",
         re.M,
     )
-    release = package[1] if package else _JETPACK.get(int(found[1]))
-    return {"l4t": f"{found[1]}.{found[2]}", "release": release}
+    release = package[1] if package else _JETPACK.get(int(match[1]))
+    return {"l4t": f"{match[1]}.{match[2]}", "release": release}

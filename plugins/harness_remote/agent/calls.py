@@ -6,6 +6,7 @@ import json
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -93,7 +94,7 @@ class Calls:
         """Return the board's description. Every sensor is asked, unless that would disturb a measurement."""
         session = self._session
         if session is None or session.idle:
-            self._board = pb.DescribeReply(board=json.dumps(board.describe(self._plugins)))
+            self._board = pb.DescribeReply(board=json.dumps(asdict(board.describe(self._plugins))))
         if self._board is None:
             raise DeviceError(f"{self._name} is measuring: ask again later")
         return self._board

@@ -173,8 +173,8 @@ class _Guest:
     def ended(self) -> None:
         with self._lock:
             then, self._then = self._then or [], None
-        for one in then:
-            one()
+        for callback in then:
+            callback()
 
     def farewell(self, why: str) -> None:
         """Send the reason why no more answers come; the board has a moment to hang up."""

@@ -176,7 +176,7 @@ class _Model:
         domain = self._text(kind, value)
         if domain not in DOMAINS:
             shown = domain[:60].decode(errors="replace")
-            known = ", ".join(one.decode() for one in DOMAINS[1:])
+            known = ", ".join(domain.decode() for domain in DOMAINS[1:])
             raise DeviceError(f"refused: operators of {shown!r}; allowed are those of {known}")
         return domain
 

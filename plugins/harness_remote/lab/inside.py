@@ -284,12 +284,12 @@ def _reap(own: set[int]) -> None:
     """Reap processes that ended here without a parent, but none of our own children."""
     while True:
         try:
-            found = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+            ended = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
         except ChildProcessError:
             return
-        if found is None or found.si_pid in own:
+        if ended is None or ended.si_pid in own:
             return
-        os.waitpid(found.si_pid, os.WNOHANG)
+        os.waitpid(ended.si_pid, os.WNOHANG)
 
 
 def _last_line(path: Path) -> str:

@@ -122,8 +122,8 @@ def _suite(name: str, path: Path, source: Source) -> str:
 
 def shipped_labs() -> dict[str, Path]:
     """Return the labs that come with the harness, by name."""
-    found = shipped_files(".yaml")
-    return {name.removeprefix("labs/"): path for name, path in found.items() if name.startswith("labs/")}
+    files = shipped_files(".yaml")
+    return {name.removeprefix("labs/"): path for name, path in files.items() if name.startswith("labs/")}
 
 
 def find_lab(name: str) -> Path:

@@ -144,13 +144,13 @@ def _shape(lab: Lab, port: str, board: str) -> None:
 
 
 def _ip(lines: Sequence[str], board: str | None = None) -> None:
-    _run("ip", *(("-n", board) if board else ()), "-batch", "-", given="\n".join(lines))
+    _run("ip", *(("-n", board) if board else ()), "-batch", "-", text_in="\n".join(lines))
 
 
-def _run(*command: str, given: str = "") -> None:
+def _run(*command: str, text_in: str = "") -> None:
     try:
         done = subprocess.run(
-            command, input=given, capture_output=True, text=True, timeout=STEP_S, check=False
+            command, input=text_in, capture_output=True, text=True, timeout=STEP_S, check=False
         )
     except subprocess.TimeoutExpired:
         raise DeviceError(f"lab: {' '.join(command)}: no answer within {STEP_S:g} s") from None
