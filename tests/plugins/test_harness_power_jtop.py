@@ -274,8 +274,8 @@ def test_no_service_is_said_with_the_fix(root: Path) -> None:
 
 
 def test_another_version_of_the_service_is_said_with_the_fix(start: Start) -> None:
-    start(ORIN_NX, version="4.3.2")
-    refused("[4.3.2]", "install the service's version")
+    start(ORIN_NX, version="3.1.4")
+    refused("[3.1.4]", "install the service's version")
 
 
 def test_another_key_is_said_with_the_fix(start: Start) -> None:
