@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from harness.errors import CellError
 from harness.plan.profiles.profile import Link, Profile
 from harness.plan.profiles.schedule import Piece, schedule
-from harness.plan.profiles.stored import link_of, names_of, processor_of, profile_of
+from harness.plan.profiles.stored import link_of, processor_of, profile_names, profile_of
 from harness.types import IMAGE
 from harness.types.artifacts import ExportMeta
 from harness.types.plain import from_json
@@ -157,7 +157,7 @@ def _estimate(
 
 def _no_profile(spec: DeviceSpec, runtime: str) -> str:
     """Return that a device has no profile, with the command that makes one."""
-    name = names_of(spec)[0] if getattr(spec.params, "board", None) else spec.backend
+    name = profile_names(spec)[0] if getattr(spec.params, "board", None) else spec.backend
     setting = f"--threads {spec.threads} --runtime {runtime}"
     if processor := processor_of(spec):
         setting += f" --set device={processor}"

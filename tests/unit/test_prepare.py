@@ -14,11 +14,12 @@ from pathlib import Path
 
 import pytest
 
-from harness.errors import StorageError
+from harness.errors import CellError, StorageError
 from harness.hookspecs import hookimpl
 from harness.plan import chains
 from harness.plan.planner import make_plan
 from harness.plugins import Plugins, load_plugins
+from harness.prepare.context import PrepareContext
 from harness.prepare.nodes import run_node
 from harness.store.artifacts import Store
 from harness.store.saved import load_any
@@ -38,7 +39,8 @@ from harness.types import (
     Sketch,
     TensorSpec,
 )
-from harness.types.plan import PrepareHost
+from harness.types.data import DataChoice
+from harness.types.plan import DataRef, ExportTask, PrepareHost
 
 SUITE = """\
 suite: mine
@@ -172,3 +174,14 @@ def test_an_artifact_that_cannot_be_written_is_one_line(tmp_path, how):
     with pytest.raises(StorageError, match=r"cannot write .*artifacts/k: "):
         make()
     assert list((tmp_path / "artifacts").iterdir()) == []
+
+
+def test_an_export_trains_nothing(tmp_path):
+    plugins = load_plugins()
+    data = DataRef(entry="digits", params={}, choice=DataChoice(name="digits"))
+    task = ExportTask(entry="torch", params={}, data=data, data_key="", threads=1, device="cpu", seed=0)
+    context = PrepareContext(task, plugins, Store(tmp_path / "other"), tmp_path, print, "runtimes")
+    with pytest.raises(CellError, match=r"an export cannot use ctx\.once: it trains nothing"):
+        context.once("teacher", lambda: None)
+    with pytest.raises(CellError, match=r"an export cannot use ctx\.fit: it trains nothing"):
+        context.fit(SPEC.build())

@@ -24,7 +24,7 @@ __all__ = [
     "SUFFIX",
     "link_of",
     "load_profile",
-    "names_of",
+    "profile_names",
     "processor_of",
     "profile_of",
     "profiled",
@@ -147,7 +147,7 @@ def profile_of(spec: DeviceSpec, runtime: str | None = None) -> Profile | None:
     Raises:
         ProfileError: its file cannot be read.
     """
-    return stored_profile(names_of(spec), spec.threads, runtime, processor_of(spec))
+    return stored_profile(profile_names(spec), spec.threads, runtime, processor_of(spec))
 
 
 def processor_of(spec: DeviceSpec) -> str:
@@ -155,7 +155,7 @@ def processor_of(spec: DeviceSpec) -> str:
     return str(getattr(spec.params, "device", "cpu")).removeprefix("cpu")
 
 
-def names_of(spec: DeviceSpec) -> tuple[str, ...]:
+def profile_names(spec: DeviceSpec) -> tuple[str, ...]:
     """Return the names that a device's profile may have: the board's, the suite's, the backend's."""
     board = getattr(spec.params, "board", None)
     return tuple(dict.fromkeys(name for name in (board, spec.name, spec.backend) if name))
