@@ -1,4 +1,4 @@
-"""What the machine is: facts that do not change during a run. What cannot be read is absent, never guessed."""
+"""Facts of the machine that do not change during a run. A fact that cannot be read is absent, never guessed."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ ROOT = Path("/")
 
 
 def host() -> dict[str, Any]:
-    """Facts of this machine and interpreter that do not change during a run. No name, no user, no path."""
+    """Return the facts of this machine and interpreter. They hold no name, no user, no path."""
     import psutil
 
     memory = psutil.virtual_memory()
@@ -59,10 +59,10 @@ def host() -> dict[str, Any]:
 
 
 def machine_id(root: Path = ROOT) -> str:
-    """16 hex digits that stay the same on one installation and say nothing else of it.
+    """Return 16 hex digits that stay the same on one installation and say nothing else of it.
 
-    A salted hash of ``/etc/machine-id`` (man 5 machine-id asks not to show it); where there is none, a
-    random one kept in the harness's cache folder.
+    They are a salted hash of ``/etc/machine-id`` (man 5 machine-id asks not to show it), or where there is none, of a
+    random one that is kept in the harness's cache folder.
 
     Raises:
         StorageError: there is no ``/etc/machine-id``, and the cache folder cannot be written.
@@ -90,15 +90,15 @@ def _kept_id(path: Path) -> str:
 
 
 def cpu_model(root: Path = ROOT) -> str:
-    """The processor's name; on a board the board's, which Arm's ``cpuinfo`` lacks."""
+    """Return the processor's name; on a board the board's, since Arm's ``cpuinfo`` has none."""
     board = text(root / "proc/device-tree/model")
     return board or _cpuinfo(root).get("model name") or platform.processor() or platform.machine()
 
 
 def cpu_capability(root: Path = ROOT) -> str:
-    """The vector extension that decides results and speed: avx512, avx2, sve, neon or default.
+    """Return the vector extension that decides results and speed: avx512, avx2, sve, neon or default.
 
-    As torch chooses its kernels, ``ATEN_CPU_CAPABILITY`` included; that can only lower it.
+    It is chosen as torch chooses its kernels, ``ATEN_CPU_CAPABILITY`` included, which can only lower it.
     """
     info = _cpuinfo(root)
     names = set((info.get("flags") or info.get("Features") or "").split())
@@ -116,13 +116,13 @@ def cpu_capability(root: Path = ROOT) -> str:
 
 
 def governor(root: Path = ROOT) -> str | None:
-    """The CPU frequency governor, several joined with ``+``; ``None`` where the kernel shows none."""
-    found = {text(path) for path in each(root, "sys/devices/system/cpu/cpu[0-9]*/cpufreq/scaling_governor")}
-    return "+".join(sorted(name for name in found if name)) or None
+    """Return the CPU frequency governor, several joined with ``+``, or None where the kernel shows none."""
+    names = {text(path) for path in each(root, "sys/devices/system/cpu/cpu[0-9]*/cpufreq/scaling_governor")}
+    return "+".join(sorted(name for name in names if name)) or None
 
 
 def virtualised(root: Path = ROOT) -> bool | None:
-    """Whether a hypervisor is below; ``None`` where that can't be told."""
+    """Return whether a hypervisor runs this machine, or None where that is unknown."""
     if "flags" in _cpuinfo(root):
         return "hypervisor" in _cpuinfo(root)["flags"].split()
     if (root / "proc/device-tree").is_dir():
@@ -138,22 +138,22 @@ def _os_name() -> str:
 
 
 def _versions() -> dict[str, str]:
-    found = {}
+    versions = {}
     for name in PACKAGES:
         try:
-            found[name] = metadata.version(name)
+            versions[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
             continue
-    return found
+    return versions
 
 
 def _cpuinfo(root: Path) -> dict[str, str]:
-    """The first processor's entries of ``/proc/cpuinfo``."""
-    found: dict[str, str] = {}
+    """Return the first processor's entries of ``/proc/cpuinfo``."""
+    entries: dict[str, str] = {}
     for line in (text(root / "proc/cpuinfo") or "").splitlines():
         key, _, value = line.partition(":")
-        found.setdefault(key.strip(), value.strip())
-    return found
+        entries.setdefault(key.strip(), value.strip())
+    return entries
 
 
 def machine_of(info: DeviceInfo) -> str:

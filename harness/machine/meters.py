@@ -1,4 +1,4 @@
-"""Which meters and watches answer, and which of them a device's cells read. Planning time: nothing is measured."""
+"""Which meters and watches answer, and which of them a device's cells read. Used while planning; measures nothing."""
 
 from __future__ import annotations
 
@@ -14,22 +14,23 @@ from harness.types import DeviceInfo, MeterEntry, MeterInfo, MeterUse, Monitor, 
 __all__ = ["Found", "Meters", "answers", "fitting"]
 
 Found = tuple[list[MeterUse], list[Unavailable]]
+"""Meters that answer, and those that do not."""
 
 
 def _where(function: Any) -> str:
-    """A function as another process finds it: "module:name"."""
+    """Return a function's name for another process, "module:name"."""
     return f"{function.__module__}:{function.__qualname__}"
 
 
 def answers(
     registered: Registered[MeterEntry], params: Params | None = None
 ) -> list[MeterInfo | Unavailable]:
-    """What a kind of meter finds, as a suite describes it (``params``) or by itself; never raises but ``ValueError``.
+    """Return what a kind of meter finds, as a suite describes it (``params``) or by itself.
 
-    A meter at another host is opened there once, for its host alone knows whether it answers.
+    A meter at another host is opened there once: only that host knows whether it answers.
 
     Raises:
-        ValueError: ``params`` cannot be right.
+        ValueError: ``params`` cannot be right. No other error is raised.
     """
     entry = registered.entry
     if registered.missing is not None and not getattr(params, "host", ""):
@@ -42,10 +43,13 @@ def answers(
         raise
     except Exception as error:  # noqa: BLE001 - one broken meter must not hide the others
         return [Unavailable(name=entry.name, reason=f"{type(error).__name__}: {error}")]
-    return [_at_its_host(one, entry) if isinstance(one, MeterInfo) and one.host else one for one in found]
+    return [
+        _at_its_host(info, entry) if isinstance(info, MeterInfo) and info.host else info for info in found
+    ]
 
 
 def _at_its_host(info: MeterInfo, entry: MeterEntry) -> MeterInfo | Unavailable:
+    """Open a meter at its host, and return its description or why it does not answer."""
     sampler = Sampler(Monitor(meters=(MeterUse(info=info, open=_where(entry.open)),)))
     try:
         problems = [*sampler.ready().values(), *sampler.problems()]
@@ -66,15 +70,15 @@ class Meters:
     def __init__(self, plugins: Plugins) -> None:
         self._plugins = plugins
         self._auto: Found | None = None
-        self._given = {"linux": state.watch} | {
-            one.entry.name: one.entry.watch
-            for one in plugins.meters
-            if one.entry.watch is not None and one.missing is None
+        self._watches = {"linux": state.watch} | {
+            registered.entry.name: registered.entry.watch
+            for registered in plugins.meters
+            if registered.entry.watch is not None and registered.missing is None
         }
         self._seen: dict[str, Mapping[str, Any] | Unavailable] | None = None
 
     def auto(self) -> Found:
-        """Every meter that answers by itself; and those that do not, with their reasons."""
+        """Return every meter that answers by itself, and those that do not, with their reasons."""
         if self._auto is None:
             uses: list[MeterUse] = []
             absent: list[Unavailable] = []
@@ -88,7 +92,7 @@ class Meters:
         return self._auto
 
     def named(self, chosen: Iterable[tuple[Registered[MeterEntry], Params]]) -> Found:
-        """Those that a suite names. Raises ``ValueError`` for parameters that cannot be right."""
+        """Return the meters that a suite names. Raises ``ValueError`` for parameters that cannot be right."""
         uses: list[MeterUse] = []
         absent: list[Unavailable] = []
         for registered, params in chosen:
@@ -96,17 +100,17 @@ class Meters:
         return uses, absent
 
     def watches(self) -> Mapping[str, str]:
-        """What tells the state of this machine: name -> function; those that know nothing here are left out.
+        """Return the watches that know something of this machine: name -> function.
 
-        One that fails stays, so that records say so.
+        A watch that fails stays, so that records say so.
         """
-        return {name: _where(self._given[name]) for name in self.snapshot()}
+        return {name: _where(self._watches[name]) for name in self.snapshot()}
 
     def snapshot(self) -> Mapping[str, Mapping[str, Any] | Unavailable]:
-        """What every watch told when it was looked up, or why it told nothing. None is left open."""
+        """Return what every watch read when it was looked up, or why it read nothing. None is left open."""
         if self._seen is None:
             self._seen = {}
-            for name, function in self._given.items():
+            for name, function in self._watches.items():
                 try:
                     opened = function()
                     if opened is not None:
@@ -116,8 +120,9 @@ class Meters:
         return self._seen
 
     def tells_temperature(self) -> bool:
-        told = self.snapshot().values()
-        return any("temperature_c" in one for one in told if not isinstance(one, Unavailable))
+        """Return whether a watch reads a temperature."""
+        states = self.snapshot().values()
+        return any("temperature_c" in state for state in states if not isinstance(state, Unavailable))
 
 
 def _read_once(watch: Watch) -> Mapping[str, Any]:
@@ -129,7 +134,7 @@ def _read_once(watch: Watch) -> Mapping[str, Any]:
 
 
 def fitting(uses: Sequence[MeterUse], info: DeviceInfo) -> list[MeterUse]:
-    """Those of all meters here that say something of this device: another GPU's does not."""
+    """Return the meters that say something of this device: another GPU's does not."""
     uuid = info.details.get("uuid")
     return [
         use
@@ -144,8 +149,9 @@ def _sort(
     uses: list[MeterUse],
     absent: list[Unavailable],
 ) -> None:
-    for one in found:
-        if isinstance(one, MeterInfo):
-            uses.append(MeterUse(info=one, open=_where(entry.open)))
+    """Put meters that answer into ``uses``, the others into ``absent``."""
+    for info in found:
+        if isinstance(info, MeterInfo):
+            uses.append(MeterUse(info=info, open=_where(entry.open)))
         else:
-            absent.append(one)
+            absent.append(info)

@@ -1,7 +1,7 @@
-"""What the machine did while a window was open, and what of it disturbed the window.
+"""What the machine did while a window was open.
 
-Counters are read before and after (:class:`Window`); temperatures, clocks and causes of throttling also in
-between, by the sampler (:func:`watch`, :func:`over_time`). Signals that cannot be read are absent; none is
+Counters are read before and after the window (:class:`Window`). Temperatures, clocks and causes of throttling are also
+read within it, by the sampler (:func:`watch`, :func:`over_time`). A signal that cannot be read is absent; none is
 guessed.
 """
 
@@ -21,72 +21,69 @@ from harness.types import Watch
 
 __all__ = ["Window", "over_time", "watch"]
 
-
 TICK = os.sysconf("SC_CLK_TCK")
-
-
 CLOCKS = "sys/devices/system/cpu/cpu[0-9]*/cpufreq/scaling_cur_freq"
 THERMAL_EVENTS = "sys/devices/system/cpu/cpu[0-9]*/thermal_throttle/core_throttle_count"
 ZONES = "sys/class/thermal/thermal_zone*/temp"
 
 
-# --- in between -----------------------------------------------------------------------------------
+# --- within a window -----------------------------------------------------------------------------------
 
 
 def watch() -> Watch | None:
-    """A :data:`~harness.types.Watch` of what Linux tells of itself; ``None`` where it tells nothing."""
+    """Return a :data:`~harness.types.Watch` of what Linux says of this machine, or None where it says nothing."""
     root = sysfs.root()
     return (lambda: _linux(root)) if _linux(root) else None
 
 
 def _linux(root: Path) -> dict[str, Any]:
-    """Hottest zone, mean and slowest clock, governor, and whether a cooling device holds the clock down."""
+    """Return the hottest zone, the mean and the slowest clock, the governor, and whether a cooling device acts."""
     zones, clocks = sysfs.numbers(root, ZONES), sysfs.numbers(root, CLOCKS)
     cooling = _cooling(root)
-    found: dict[str, Any] = {}
+    state: dict[str, Any] = {}
     if zones:
-        found["temperature_c"] = max(zones) / 1000
+        state["temperature_c"] = max(zones) / 1000
     if clocks:
-        found |= {"mhz": sum(clocks) / len(clocks) / 1000, "mhz_slowest": min(clocks) / 1000}
+        state |= {"mhz": sum(clocks) / len(clocks) / 1000, "mhz_slowest": min(clocks) / 1000}
     if name := governor(root):
-        found["governor"] = name
+        state["governor"] = name
     if cooling:
-        found["throttle"] = ["cooling device"] if any(cooling) else []
-    return found
+        state["throttle"] = ["cooling device"] if any(cooling) else []
+    return state
 
 
 def _cooling(root: Path) -> list[float]:
-    """1 for each device that now holds the processor's clock down, 0 for each that could."""
-    found = []
+    """Return 1 for each device that now lowers the processor's clock, 0 for each that could."""
+    acts = []
     for folder in sysfs.each(root, "sys/class/thermal/cooling_device*"):
         kind, state = (sysfs.text(folder / "type") or "").lower(), sysfs.text(folder / "cur_state")
         if state and state.isdecimal() and ("cpufreq" in kind or kind == "processor"):
-            found.append(float(state != "0"))
-    return found
+            acts.append(float(state != "0"))
+    return acts
 
 
 def over_time(
     states: Sequence[tuple[int, str, Mapping[str, Any]]], begin_ns: int, end_ns: int
 ) -> dict[str, dict[str, Any]]:
-    """What each source saw: a number before, after and at its extremes; lists joined; the last of the rest.
+    """Return what each source saw: of a number its values before, after, least and most; lists joined; else the last value.
 
-    ``states`` are (monotonic nanoseconds, source, signals). The extremes, ``throttle`` and ``power_cap`` are those
-    between ``begin_ns`` and ``end_ns``, or the samples next to it where none fell inside; ``power_cap`` is the
-    share of samples in which it held.
+    ``states`` are (monotonic nanoseconds, source, signals). Extremes, ``throttle`` and ``power_cap`` are those
+    between ``begin_ns`` and ``end_ns``, or of the samples next to that span where none is inside. ``power_cap`` is the
+    share of samples in which it was true.
     """
-    found: dict[str, dict[str, Any]] = {}
+    seen: dict[str, dict[str, Any]] = {}
     for source in dict.fromkeys(name for _, name, _ in states):
-        seen = [(ns, signals) for ns, name, signals in states if name == source]
-        inside = [signals for ns, signals in seen if begin_ns <= ns <= end_ns]
-        before = [signals for ns, signals in seen if ns < begin_ns][-1:]
-        after = [signals for ns, signals in seen if ns > end_ns][:1]
+        own = [(ns, signals) for ns, name, signals in states if name == source]
+        inside = [signals for ns, signals in own if begin_ns <= ns <= end_ns]
+        before = [signals for ns, signals in own if ns < begin_ns][-1:]
+        after = [signals for ns, signals in own if ns > end_ns][:1]
         around = [*before, *inside, *after]
-        found[source] = {}
+        seen[source] = {}
         for key in dict.fromkeys(key for signals in around for key in signals):
             values = [signals[key] for signals in (inside or around) if key in signals]
             edges = [signals[key] for signals in around if key in signals]
-            found[source] |= _summary(key, values or edges, edges)
-    return found
+            seen[source] |= _summary(key, values or edges, edges)
+    return seen
 
 
 def _summary(key: str, values: Sequence[Any], edges: Sequence[Any]) -> dict[str, Any]:
@@ -103,13 +100,13 @@ def _summary(key: str, values: Sequence[Any], edges: Sequence[Any]) -> dict[str,
 
 
 class Window:
-    """Watches the machine while the block runs, by reading counters before and after; ``signals`` then holds
+    """Reads the machine's counters before and after a block; ``signals`` then holds
 
     - ``wall_s``; ``cpu_s`` of this process, threads included; ``cores`` that it may use,
     - ``foreign_cores``: mean number of those cores that other processes kept busy (``peers``, the process
       ids of workers that belong to the measurement, and ``helpers``, those of samplers, are not foreign),
-      ``elsewhere_cores`` that of the machine's other cores, ``steal_cores`` the hypervisor's,
-    - ``delay_s``: time that this process's threads could have run and had to wait for a core,
+      ``elsewhere_cores`` the same of the machine's other cores, ``steal_cores`` those that the hypervisor took,
+    - ``delay_s``: time in which this process's threads could have run and waited for a core,
     - ``voluntary_switches``, ``involuntary_switches``, ``major_faults`` of this process,
     - ``swap_in_pages`` of the whole machine, ``thermal_events`` (x86 counters of thermal throttling).
 
@@ -177,7 +174,7 @@ class Window:
         return now | ({"thermal_events": sum(events)} if events else {})
 
     def _processors(self) -> dict[str, float]:
-        """Busy and stolen seconds of the cores in use, busy ones of the rest, CPU seconds of peers and helpers."""
+        """Return busy and stolen seconds of the cores in use, busy seconds of the others, CPU seconds of peers and helpers."""
         busy = steal = 0.0
         lines = (sysfs.text(self._root / "proc/stat") or "").splitlines()
         rows = [line.split() for line in lines if line.startswith("cpu") and line[3:4].isdigit()]

@@ -1,4 +1,4 @@
-"""The kernel's small files, below a root that tests can move (``HARNESS_SYSROOT``)."""
+"""Read the kernel's small files, below a root that ``HARNESS_SYSROOT`` moves for tests."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ __all__ = ["each", "numbers", "root", "text"]
 
 
 def root() -> Path:
-    """``/``, or where the environment variable ``HARNESS_SYSROOT`` puts it."""
+    """Return ``/``, or the path in the environment variable ``HARNESS_SYSROOT``."""
     return Path(os.environ.get("HARNESS_SYSROOT") or "/")
 
 
 def text(path: Path) -> str | None:
-    """A file's text without blanks around it; ``None`` where it cannot be read."""
+    """Return a file's text without blanks around it, or None where it cannot be read."""
     try:
         return path.read_text(errors="replace").strip("\0\n ")
     except OSError:
@@ -22,15 +22,15 @@ def text(path: Path) -> str | None:
 
 
 def each(below: Path, pattern: str) -> list[Path]:
-    """Paths below ``below`` that match a glob, sorted."""
+    """Return the paths below a folder that match a glob, sorted."""
     return sorted(below.glob(pattern))
 
 
 def numbers(below: Path, pattern: str) -> list[float]:
-    """The whole numbers in the files that match a glob; others are left out."""
-    found = []
+    """Return the whole numbers in the files that match a glob; files with anything else are left out."""
+    values = []
     for path in each(below, pattern):
         content = text(path)
         if content and content.lstrip("-").isdecimal():
-            found.append(float(content))
-    return found
+            values.append(float(content))
+    return values
