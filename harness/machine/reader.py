@@ -1,11 +1,15 @@
-"""The process that reads meters and states: ``python -m harness.machine.reader``."""
+"""The process that reads meters and states: ``python -m harness.machine.reader``.
+
+Each meter has a thread. Its deadlines are absolute, with a random shift of up to half an interval to either side, so
+that a load with a period of its own is not always read at the same phase.
+"""
 
 from __future__ import annotations
 
 import contextlib
-import importlib
 import json
 import os
+import pkgutil
 import random
 import sys
 import threading
@@ -25,7 +29,7 @@ STATE_S = 0.25
 
 
 class _Reader(threading.Thread):
-    """Calls ``read`` at jittered moments while ``on`` is set; a reading that fails ends it."""
+    """Calls ``read`` about every ``every_s`` seconds while ``on`` is set. A reading that fails ends the thread."""
 
     def __init__(self, read: Callable[[], tuple[int, Any]], every_s: float, on: threading.Event) -> None:
         super().__init__(daemon=True)
@@ -53,7 +57,7 @@ class _Reader(threading.Thread):
 
 
 def main() -> None:
-    """Serve one parent until it closes its end."""
+    """Answer one parent's requests until it closes its end."""
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # a meter's library may print
     on = threading.Event()
@@ -91,12 +95,12 @@ def _open(
     watchers: dict[str, _Reader],
     on: threading.Event,
 ) -> dict[str, str]:
-    """Open every meter and watch; meter -> what went wrong."""
+    """Open every meter and watch. Return for each that failed the reason."""
     errors = {}
     for item in asked["meters"]:
         info = MeterInfo(**item["info"])
         try:
-            meter = _function(item["open"])(info)
+            meter = pkgutil.resolve_name(item["open"])(info)
             reader = None
             if not hasattr(meter, "fetch"):
                 meter.read()
@@ -106,7 +110,7 @@ def _open(
             errors[info.name] = first_line(error)
     for name, function in asked["watches"].items():
         try:
-            watch = _function(function)()
+            watch = pkgutil.resolve_name(function)()
             if watch is not None:
                 watchers[name] = _Reader(_stamped(watch), STATE_S, on)
         except Exception as error:  # noqa: BLE001
@@ -120,6 +124,7 @@ def _stop(
     watchers: Mapping[str, _Reader],
     on: threading.Event,
 ) -> dict[str, Any]:
+    """End reading, and return the samples of each meter and the states of each watch."""
     on.clear()
     found = {}
     for name, (meter, reader) in meters.items():
@@ -152,11 +157,6 @@ def _stamped(watch: Watch) -> Callable[[], tuple[int, Mapping[str, Any]]]:
         return before, dict(watch())
 
     return read
-
-
-def _function(name: str) -> Any:
-    module, _, function = name.partition(":")
-    return getattr(importlib.import_module(module), function)
 
 
 if __name__ == "__main__":

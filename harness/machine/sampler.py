@@ -1,11 +1,8 @@
-"""Reads meters and the machine's state, in a process of its own, so that no latency waits for a meter.
+"""Have meters and the machine's state read by a process of its own, so that no query waits for a meter.
 
-``python -m harness.machine.reader`` reads JSON lines from standard input and answers each with one; :class:`Sampler` is
-the other end, in the worker. A meter at another host is read by the same program there, over ssh.
-
-Every meter has a thread. Deadlines are absolute, each with up to half an interval of jitter to either side, so
-that a load with a beat of its own is not always met at the same phase. Times are those at which the readings
-were taken, on this machine's monotonic clock.
+That process is ``python -m harness.machine.reader``: it reads JSON lines from standard input and answers each with one.
+:class:`Sampler` is the other end, in the worker. A meter at another host is read by the same program there, over ssh.
+Times are those at which the readings were taken, on this machine's monotonic clock.
 """
 
 from __future__ import annotations
@@ -35,7 +32,7 @@ PINGS = 8
 class MeterSamples:
     """What one meter read: monotonic nanoseconds, joules or watts; ``error`` says why it ended early.
 
-    ``clock_error_s`` bounds by how much its times may be off, after another host's or a log's clock was joined.
+    ``clock_error_s`` is the greatest error of its times, where they come from another host's clock or a log's.
     """
 
     info: MeterInfo
@@ -47,21 +44,15 @@ class MeterSamples:
 
 @dataclass(frozen=True, kw_only=True)
 class Sampled:
-    """What a sampler saw: each meter's samples, and the machine's state (nanoseconds, source, signals) in time."""
+    """What a sampler saw: each meter's samples, and the machine's states (nanoseconds, source, signals)."""
 
     meters: tuple[MeterSamples, ...] = ()
     states: tuple[tuple[int, str, Mapping[str, Any]], ...] = ()
     problems: tuple[str, ...] = field(default=())
 
 
-# --- the process that reads -----------------------------------------------------------------------
-
-
-# --- the worker's end ---------------------------------------------------------------------------
-
-
 class Sampler:
-    """The processes that read a device's meters: one here, and one at every other host."""
+    """The processes that read a device's meters: one here, and one at each other host."""
 
     def __init__(self, monitor: Monitor) -> None:
         hosts: dict[str, list[MeterUse]] = {"": []}
@@ -83,11 +74,11 @@ class Sampler:
 
     @property
     def pids(self) -> tuple[int, ...]:
-        """The process on this machine."""
+        """The process on this machine, as process ids."""
         return self._ends[""].pids
 
     def ready(self) -> Mapping[str, str]:
-        """Wait until every meter is open; meter or watch -> why it is not."""
+        """Wait until every meter is open. Return for each meter or watch that is not the reason."""
         if self._errors is None:
             self._errors = {}
             for end in self._ends.values():
@@ -96,27 +87,27 @@ class Sampler:
         return self._errors
 
     def problems(self) -> list[str]:
-        """What went wrong with the sampling processes themselves."""
+        """Return what went wrong with the reading processes themselves."""
         return [end.problem for end in self._ends.values() if end.problem]
 
     def start(self) -> None:
-        """Forget earlier samples and begin to read."""
+        """Forget earlier samples, and begin to read."""
         self.ready()
         self._ask(do="start")
 
     def state(self) -> list[Mapping[str, Any]]:
-        """The latest state of every watch, while reading."""
+        """Return the latest state of every watch, while reading."""
         return list(self._ends[""].ask(do="state").get("states", []))
 
     def stop(self, begin_ns: int, end_ns: int, load: tuple[int, int]) -> Sampled:
-        """End reading. ``load`` is when the load began and ended (a log may need to be aligned by it)."""
+        """End reading, and return what was read. ``load``: when the load began and ended, which may align a log."""
         answers = {}
         for host, end in self._ends.items():
             times = [end.remote(ns) for ns in (begin_ns, end_ns, *load)]
             answers[host] = end.ask(do="stop", begin=times[0], end=times[1], load=times[2:])
             end.join_clocks()
         errors = self.ready()
-        found = []
+        meters = []
         for use in self._monitor.meters:
             end = self._ends[use.info.host]
             got = (
@@ -124,7 +115,7 @@ class Sampler:
                 .get("meters", {})
                 .get(use.info.name, {"ns": [], "value": [], "error": ""})
             )
-            found.append(
+            meters.append(
                 MeterSamples(
                     info=use.info,
                     ns=[end.local(ns) for ns in got["ns"]],
@@ -138,7 +129,7 @@ class Sampler:
         problems = [f"{name}: {text}" for name, text in failed.items()]
         problems += self.problems()
         states = tuple((int(ns), name, signals) for ns, name, signals in answers[""].get("states", []))
-        return Sampled(meters=tuple(found), states=states, problems=tuple(problems))
+        return Sampled(meters=tuple(meters), states=states, problems=tuple(problems))
 
     def close(self) -> None:
         for end in self._ends.values():
@@ -150,7 +141,7 @@ class Sampler:
 
 
 class _End:
-    """One sampling process and the offset of its clock. What goes wrong is kept in ``problem``, never raised."""
+    """One reading process and the offset of its clock. What goes wrong is kept in ``problem``, never raised."""
 
     def __init__(self, host: str) -> None:
         own = [sys.executable, "-m", "harness.machine.reader"]
@@ -203,7 +194,7 @@ class _End:
             self.problem = self._death()
 
     def receive(self, limit_s: float = ANSWER_S) -> dict[str, Any]:
-        """The next answer; empty when there is none, and then ``problem`` says why."""
+        """Return the next answer. It is empty where there is none, and ``problem`` then says why."""
         if self.problem:
             return {}
         try:
@@ -224,10 +215,10 @@ class _End:
         return self.receive()
 
     def join_clocks(self) -> None:
-        """Find the other host's offset by the fastest of some round trips: it is off by half of one at most.
+        """Find the other host's offset by the fastest of some round trips. Its error is at most half of that trip.
 
-        Cristian, "Probabilistic clock synchronization", Distributed Computing 3, 1989. Joined again after the
-        window; how far the two answers differ is in the bound.
+        Cristian, "Probabilistic clock synchronization", Distributed Computing 3, 1989. It is found again after the
+        window; the difference of the two offsets is part of the error.
         """
         if not self._host:
             return

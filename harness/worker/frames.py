@@ -1,7 +1,7 @@
-"""Frames: what the central node and the workers of other devices send each other, over a pipe or a network.
+"""Frames: what the central worker and those of other devices send each other, over a socket or a network.
 
 A frame is ``HF1\\n``, the header's length (4 bytes, little-endian), the header (JSON), and the tensors' bytes.
-The header's ``tensors`` lists dtype and shape of each. Nothing is unpickled; what does not fit is refused.
+The header's ``tensors`` lists dtype and shape of each. Nothing is unpickled; a frame that is not what its header says is refused.
 
 Requests, by the header's ``op``: ``run`` (a ``part`` on tensors, or on what is kept in ``slot``), ``keep`` (tensors in
 ``slot``), ``echo`` (answer ``reply_bytes`` zeros at once). Each has an ``id`` that its answer repeats. An answer has
@@ -34,11 +34,11 @@ _decode = json.JSONDecoder().decode
 
 
 class FrameError(HarnessError):
-    """Bytes that are no frame, or more than a frame may hold."""
+    """Bytes are no frame, or hold more than a frame may."""
 
 
 def pack(header: Mapping[str, Any], tensors: Sequence[NDArray[Any]] = ()) -> list[bytes | memoryview]:
-    """A frame in pieces; the tensors are not copied.
+    """Return a frame in pieces; the tensors are not copied.
 
     Raises:
         FrameError: an element type that frames do not have, too many tensors, or too long a header.
@@ -47,15 +47,17 @@ def pack(header: Mapping[str, Any], tensors: Sequence[NDArray[Any]] = ()) -> lis
 
     if len(tensors) > MAX_TENSORS:
         raise FrameError(f"a frame of {len(tensors)} tensors; allowed are {MAX_TENSORS}")
-    held = [np.asarray(one, order="C") for one in tensors]
-    for one in held:
-        if one.dtype.str not in _NAMES:
-            raise FrameError(f"a frame holds {', '.join(DTYPES)}, not {one.dtype.name}")
-    told = {**header, "tensors": [{"dtype": _NAMES[one.dtype.str], "shape": one.shape} for one in held]}
-    return [_head(told), *(memoryview(one.data).cast("B") for one in held if one.size)]
+    arrays = [np.asarray(tensor, order="C") for tensor in tensors]
+    for array in arrays:
+        if array.dtype.str not in _NAMES:
+            raise FrameError(f"a frame holds {', '.join(DTYPES)}, not {array.dtype.name}")
+    described = [{"dtype": _NAMES[array.dtype.str], "shape": array.shape} for array in arrays]
+    head = _head({**header, "tensors": described})
+    return [head, *(memoryview(array.data).cast("B") for array in arrays if array.size)]
 
 
 def _head(header: Mapping[str, Any]) -> bytes:
+    """Return a frame's bytes before its tensors."""
     text = _encode(header).encode()
     if len(text) > MAX_HEADER:
         raise FrameError(f"a header of {len(text)} bytes; allowed are {MAX_HEADER}")
@@ -63,15 +65,15 @@ def _head(header: Mapping[str, Any]) -> bytes:
 
 
 def size_of(frame: Sequence[bytes | memoryview]) -> int:
-    """Bytes of a frame in pieces."""
+    """Return the bytes of a frame in pieces."""
     return sum(len(piece) for piece in frame)
 
 
 def header_of(frame: bytes | memoryview) -> tuple[dict[str, Any], memoryview]:
-    """The header, and the bytes behind it.
+    """Return the header, and the bytes behind it.
 
     Raises:
-        FrameError: no frame.
+        FrameError: the bytes are no frame.
     """
     view = memoryview(frame).cast("B")
     if bytes(view[:4]) != MAGIC or len(view) < 8:
@@ -89,26 +91,26 @@ def header_of(frame: bytes | memoryview) -> tuple[dict[str, Any], memoryview]:
 
 
 def with_header(header: Mapping[str, Any], body: memoryview) -> list[bytes | memoryview]:
-    """A frame with another header before the same bytes."""
+    """Return a frame with another header before the same bytes."""
     return [_head(header), body] if len(body) else [_head(header)]
 
 
 def unpack(frame: bytes | memoryview) -> tuple[dict[str, Any], list[NDArray[Any]]]:
-    """Header and tensors, which are views into ``frame`` (read-only where it is).
+    """Return header and tensors, which are views into ``frame`` (read-only where it is).
 
     Raises:
-        FrameError: no frame, or one whose tensors are not what its header says.
+        FrameError: the bytes are no frame, or its tensors are not what its header says.
     """
     import numpy as np
 
     header, body = header_of(frame)
-    told = header.pop("tensors", [])
-    if not isinstance(told, list) or len(told) > MAX_TENSORS:
+    described = header.pop("tensors", [])
+    if not isinstance(described, list) or len(described) > MAX_TENSORS:
         raise FrameError("a frame whose tensors are no list")
     arrays: list[NDArray[Any]] = []
     offset = 0
-    for one in told:
-        dtype, shape = _tensor(one)
+    for tensor in described:
+        dtype, shape = _tensor(tensor)
         count = math.prod(shape)
         nbytes = count * np.dtype(dtype).itemsize
         if offset + nbytes > len(body):
@@ -122,8 +124,10 @@ def unpack(frame: bytes | memoryview) -> tuple[dict[str, Any], list[NDArray[Any]
     return header, arrays
 
 
-def _tensor(told: Any) -> tuple[str, tuple[int, ...]]:
-    dtype, shape = (told.get("dtype"), told.get("shape")) if isinstance(told, dict) else (None, None)
+def _tensor(described: Any) -> tuple[str, tuple[int, ...]]:
+    """Return dtype and shape of a tensor, as the header describes it."""
+    known = isinstance(described, dict)
+    dtype, shape = (described.get("dtype"), described.get("shape")) if known else (None, None)
     if dtype not in DTYPES or not isinstance(shape, list) or len(shape) > MAX_DIMS:
         raise FrameError("a tensor without dtype and shape that frames have")
     if not all(type(size) is int and 0 <= size < 2**31 for size in shape):

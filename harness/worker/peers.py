@@ -1,4 +1,4 @@
-"""Workers that serve a central one: the frames they answer, and how one on the same machine is reached."""
+"""A worker that serves the central one: its socket for frames, and how it is reached on the same machine."""
 
 from __future__ import annotations
 
@@ -19,19 +19,20 @@ from harness.worker.frames import FrameError, pack, size_of, unpack
 __all__ = ["LOCAL", "MAX_KEPT_BYTES", "MAX_SLOTS", "LocalPeer", "Server", "answer_of", "open_local"]
 
 LOCAL = "harness.worker.peers:open_local"
+"""What a worker of the same machine is opened with."""
 MAX_SLOTS = 4096
 MAX_KEPT_BYTES = 2**30
 MAX_ECHO = 2**26
 
 Handle = Callable[[Mapping[str, Any], Sequence[Any]], tuple[dict[str, Any], Sequence[Any]]]
-"""A request's header and tensors -> the answer's."""
+"""Takes a request's header and tensors, and returns those of the answer."""
 
 
 class Server:
-    """Answers frames on a private socket: (address, key) of an abstract Unix one, nothing stays after a kill.
+    """Answers frames on a private socket at ``address``, for whoever has the ``key``.
 
-    Each connection is read by a thread of its own, ahead of the work, and so is a stranger's: one that says nothing
-    keeps nobody waiting.
+    It is an abstract Unix socket, of which nothing is left after a kill. Each connection is read by a thread of its
+    own, ahead of the work. So a stranger that connects and sends nothing delays nobody.
     """
 
     def __init__(self, handle: Handle) -> None:
@@ -52,7 +53,7 @@ class Server:
         threading.Thread(target=self._serve, args=(conn,), daemon=True).start()
 
     def _serve(self, conn: Connection) -> None:
-        """What :class:`Listener` does with ``authkey``, while it accepts nobody else; then the frames."""
+        """Check the key as :class:`Listener` does with ``authkey``, but without holding up others; then read frames."""
         arrived: queue.SimpleQueue[tuple[int, bytes] | None] = queue.SimpleQueue()
         with suppress(OSError, EOFError, AuthenticationError, RuntimeError, MemoryError):
             deliver_challenge(conn, self.key)
@@ -62,6 +63,7 @@ class Server:
 
     @staticmethod
     def _read(conn: Connection, arrived: queue.SimpleQueue[tuple[int, bytes] | None]) -> None:
+        """Queue each frame with its time of arrival; ``None`` when no more come."""
         while True:
             try:
                 frame = conn.recv_bytes()
@@ -79,16 +81,17 @@ class Server:
                 return
 
     def _answer(self, frame: bytes, came: int) -> list[bytes | memoryview]:
+        """Return the answer to a frame, in pieces; to one that fails, the error."""
         about: dict[str, Any] = {"id": None}
         try:
             header, tensors = unpack(frame)
             about = _about(header)
             if header.get("op") == "echo":
-                told, given = _echo(header)
+                fields, outputs = _echo(header)
             else:
-                told, given = self._handle(header, tensors)
-            spent = told.get("compute_ns", 0)
-            return pack({**about, **told, "queue_ns": time.perf_counter_ns() - came - spent}, given)
+                fields, outputs = self._handle(header, tensors)
+            spent = fields.get("compute_ns", 0)
+            return pack({**about, **fields, "queue_ns": time.perf_counter_ns() - came - spent}, outputs)
         except BoardLost as error:
             return pack({**about, "error": _line(error), "lost": error.board})
         except Exception as error:  # noqa: BLE001 - a runtime may raise anything; the central node reports it
@@ -96,7 +99,7 @@ class Server:
 
 
 def _about(header: Mapping[str, Any]) -> dict[str, Any]:
-    """What an answer repeats of its request; not what would make its header too long."""
+    """Return what an answer repeats of its request, except a name that would make its header too long."""
     part = header.get("part")
     named = {"part": part} if isinstance(part, str) and len(part) <= 200 else {}
     return {"id": _number(header.get("id")), **named}
@@ -107,10 +110,12 @@ def _number(id: Any) -> int | None:
 
 
 def _line(error: BaseException) -> str:
+    """Return one line that says what failed."""
     return first_line(error, kind=not isinstance(error, HarnessError))[:2000]
 
 
 def _echo(header: Mapping[str, Any]) -> tuple[dict[str, Any], Sequence[Any]]:
+    """Return as many zeros as the header asks for."""
     import numpy as np
 
     size = header.get("reply_bytes", 0)
@@ -120,7 +125,7 @@ def _echo(header: Mapping[str, Any]) -> tuple[dict[str, Any], Sequence[Any]]:
 
 
 class LocalPeer:
-    """A worker of this machine (:class:`harness.types.Peer`)."""
+    """A worker of this machine as a :class:`harness.types.Peer`."""
 
     def __init__(self, device: str, conn: Connection, answers: Answers) -> None:
         self.device = device
@@ -147,7 +152,7 @@ class LocalPeer:
 
 
 def answer_of(device: str, frame: bytes | memoryview) -> Answer:
-    """What a frame from a peer says; one that cannot be read is an error that is told."""
+    """Return the answer in a peer's frame. A frame that cannot be read is an answer with an error."""
     try:
         header, tensors = unpack(frame)
     except FrameError as error:
@@ -169,7 +174,7 @@ def _count(value: Any) -> int:
 
 
 def open_local(details: Mapping[str, Any], answers: Answers) -> Peer:
-    """Reach a worker of this machine: ``details`` as the command ``listen`` gave them, and its ``device``."""
+    """Reach a worker of this machine. ``details``: the fields of :class:`harness.worker.commands.Listening`, and ``device``."""
     conn = Client(details["address"], "AF_UNIX", authkey=bytes.fromhex(details["key"]))
     assert isinstance(conn, Connection)
     return LocalPeer(details["device"], conn, answers)
