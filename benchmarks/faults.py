@@ -264,7 +264,7 @@ def window(
         name: GraphPart(name=name, inputs=(IMAGE,), output=TensorSpec(shape=(FEATURES,))) for name in BOARDS
     }
     fusion = GraphPart(
-        name="fusion", inputs=BOARDS, output=TensorSpec(shape=(10,)), missing=dict.fromkeys(BOARDS, ())
+        name="fusion", inputs=BOARDS, output=TensorSpec(shape=(10,)), stand_ins=dict.fromkeys(BOARDS, ())
     )
     with ExitStack() as stack:
 

@@ -170,7 +170,7 @@ def graph_of(export: ExportMeta, raw: DataFacts | None = None) -> Graph:
             name=part.name,
             inputs=part.inputs,
             output=part.output,
-            missing=part.missing,
+            stand_ins=part.missing,
             wire_dtype=part.wire_dtype,
         )
         for part in export.parts

@@ -39,7 +39,7 @@ def droppable(graph: Graph) -> list[str]:
     names = []
     for part in graph.parts[:-1]:
         users = [user for user in graph.parts if part.name in user.inputs]
-        if users and all(part.name in user.missing for user in users):
+        if users and all(part.name in user.stand_ins for user in users):
             names.append(part.name)
     return names
 
@@ -132,7 +132,7 @@ def _outputs(
             continue
         changed.add(part.name)
         inputs = [
-            _stand_in(graph, part.missing[source], source, len(images))
+            _stand_in(graph, part.stand_ins[source], source, len(images))
             if source in absent
             else values[source]
             for source in part.inputs

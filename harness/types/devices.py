@@ -1,4 +1,4 @@
-"""Artifacts, sessions and devices: what measuring needs."""
+"""Devices: how they are described, and the protocol of an opened one."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ __all__ = ["Device", "DeviceInfo", "DeviceSpec", "Fleet", "Unavailable"]
 
 @dataclass(frozen=True, kw_only=True)
 class Unavailable:
-    """Something that was looked for and can't be used: why, and what to do about it."""
+    """Something that was looked for and cannot be used: the reason, and what to do about it."""
 
     name: str
     reason: str
@@ -34,7 +34,7 @@ class Unavailable:
 
 @dataclass(frozen=True, kw_only=True)
 class DeviceInfo:
-    """A device as found: ``model`` is its hardware (board keys compare it), ``kind`` cpu or cuda ...
+    """A device as it was found. ``model`` is its hardware, which board keys compare; ``kind`` is cpu or cuda ...
 
     ``emulated``: a virtual board; its rows stand apart from measured ones. ``machine_id``: of a device that is reached
     through an agent, the id of its machine; empty for this machine's own devices.
@@ -58,7 +58,7 @@ class DeviceInfo:
 
 @dataclass(frozen=True, kw_only=True)
 class DeviceSpec:
-    """A device as a suite names it: backend, its parameters, threads per worker, what is read beside the load."""
+    """A device as a suite names it: backend, its parameters, threads per worker, meters and watches."""
 
     name: str
     backend: str
@@ -69,7 +69,7 @@ class DeviceSpec:
 
 @dataclass(frozen=True, kw_only=True)
 class Fleet:
-    """Devices that run one partition; ``central`` is the index of the one that fuses."""
+    """Devices that run one partition. ``central`` is the index of the one that fuses."""
 
     devices: tuple[DeviceInfo, ...]
     central: int = 0
@@ -77,40 +77,44 @@ class Fleet:
 
 @runtime_checkable
 class Device(Protocol):
-    """An opened device: one fresh worker. Use as a context manager; closing ends the worker.
+    """An opened device: one fresh worker. Use it as a context manager; closing ends the worker.
 
     The order is ``load`` (once per part), ``serve`` or ``connect``, ``infer`` or ``measure`` (any number), ``close``.
-    ``remote``: it is another machine; accuracy is then evaluated on this one, and parity on the device.
+    ``remote``: the device is another machine. Accuracy is then evaluated on this machine, and parity on the device.
     """
 
     info: DeviceInfo
     remote: bool
 
     def load(self, part: str, artifact: Artifact, runtime: RuntimeEntry) -> Mapping[str, Any]:
-        """Load an artifact under a part's name; returns the session's facts."""
+        """Load an artifact under a part's name, and return the session's facts."""
         ...
 
     def serve(self, central: Device) -> PeerAddress:
-        """Answer the central node's queries for the loaded parts from now on; how its worker reaches this one.
+        """Answer the central device's queries for the loaded parts from now on. Return how its worker reaches this one.
 
-        Raises ``DeviceError`` where it cannot be reached from there.
+        Raises:
+            DeviceError: this device cannot be reached from there.
         """
         ...
 
     def connect(self, graph: Graph, peers: Mapping[str, PeerAddress]) -> None:
-        """Make this device the central node; ``peers`` maps each part that is elsewhere to where it is."""
+        """Make this device the central one. ``peers`` maps each part that is elsewhere to its worker."""
         ...
 
     def clock(self) -> Clock:
-        """This device's monotonic clock against the caller's."""
+        """Return this device's monotonic clock relative to the caller's."""
         ...
 
     def begin(self) -> None:
-        """A window of the central node begins: read memory, meters and state from now on."""
+        """Read memory, meters and state from now on: the central device's window begins."""
         ...
 
     def end(self, spans: Mapping[str, tuple[int, int]], clock_error_ns: int, images: int) -> DeviceReport:
-        """It has ended. ``spans`` (``before``, ``load``, ``after``) are on this device's clock, in nanoseconds."""
+        """Report what was read of the central device's window, which has ended.
+
+        ``spans`` (``before``, ``load``, ``after``) are on this device's clock, in nanoseconds. ``images`` were answered.
+        """
         ...
 
     def infer(
@@ -122,7 +126,7 @@ class Device(Protocol):
         ...
 
     def measure(self, workload: Workload, images: NDArray[np.float32]) -> Samples:
-        """Generate the load over ``images`` [m, ...] (cycled) next to the sessions; raw samples."""
+        """Generate the workload over ``images`` [m, ...], cycled, next to the sessions. Return raw samples."""
         ...
 
     def close(self) -> None: ...

@@ -1,4 +1,4 @@
-"""Parts on several devices: the graph that joins them, how a part's worker is reached, what it answers."""
+"""Parts on several devices: the graph that joins them, how a part's worker is reached, and its answers."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ __all__ = ["Answer", "Answers", "Graph", "GraphPart", "Peer", "PeerAddress"]
 
 @dataclass(frozen=True, kw_only=True)
 class GraphPart:
-    """A part as the central node sees it.
+    """A part as the central worker knows it.
 
-    ``inputs`` name ``image`` or earlier parts; ``output`` is one sample's. ``missing`` maps an input to what stands
-    in for it when its device does not answer: one sample's values, flat; empty for zeros. An input that is not
-    in it cannot be missed. ``wire_dtype`` is the element type in which the output is sent.
+    ``inputs`` name ``image`` or earlier parts. ``output`` is that of one sample. ``stand_ins`` maps an input to the
+    values that are used when its device does not answer: those of one sample, flat; empty for zeros. An input
+    without an entry must arrive. ``wire_dtype`` is the element type in which the output is sent.
     """
 
     name: str
     inputs: tuple[str, ...]
     output: TensorSpec
-    missing: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    stand_ins: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
     wire_dtype: str = "float32"
 
     @property
@@ -38,10 +38,10 @@ class GraphPart:
 
 @dataclass(frozen=True, kw_only=True)
 class Graph:
-    """Parts in an order in which each comes after its inputs; the last one's output is the answer.
+    """Parts in an order in which each comes after its inputs. The output of the last one is the answer.
 
-    ``input_wire``: images are sent to other devices as preprocessed float32 tensors, or as the raw uint8 pixels
-    that ``mean`` and ``std`` (per channel) turn into them.
+    ``input_wire``: images are sent to other devices as preprocessed float32 tensors, or as raw uint8 pixels,
+    which are normalised there by ``mean`` and ``std`` (per channel).
     """
 
     parts: tuple[GraphPart, ...]
@@ -52,8 +52,10 @@ class Graph:
 
 @dataclass(frozen=True, kw_only=True)
 class PeerAddress:
-    """How the central node's worker reaches another's: ``open`` ("module:function") takes ``details`` (JSON) and
-    a function that takes its answers, and returns a :class:`Peer`. ``device`` is its name.
+    """How the central worker reaches another one.
+
+    ``open`` ("module:function") takes ``details`` (JSON) and a function that takes answers, and returns a
+    :class:`Peer`. ``device`` is the name of the peer's device.
     """
 
     device: str
@@ -63,10 +65,10 @@ class PeerAddress:
 
 @dataclass(frozen=True, kw_only=True)
 class Answer:
-    """What a peer says to one query's part; times are durations on its own clock, in nanoseconds.
+    """A peer's answer to the request for one part of a query. Times are durations on its own clock, in nanoseconds.
 
-    ``queue_ns``: from the query's arrival at the device until its answer is ready, less ``compute_ns``.
-    Without ``output`` there is an ``error``; ``lost``: nothing more will come from this peer.
+    ``queue_ns``: from the request's arrival at the device until the answer is ready, less ``compute_ns``.
+    Without ``output`` there is an ``error``. ``lost``: no more answers come from this peer.
     """
 
     peer: str
@@ -84,14 +86,15 @@ Answers = Callable[[Answer], None]
 
 
 class Peer(Protocol):
-    """Another device's worker, as the central node's uses it: from one thread; answers come from any thread."""
+    """The worker of another device, for the central worker. Used from one thread; answers come from any thread."""
 
     device: str
 
     def send(self, frame: Sequence[bytes | memoryview]) -> None:
-        """Send a frame (:mod:`harness.worker.frames`), in pieces, which must not change later; does not wait for its answer.
+        """Send a frame (:mod:`harness.worker.frames`) in pieces, which must not change later. Do not wait for the answer.
 
-        Raises ``OSError`` where the connection is gone.
+        Raises:
+            OSError: the connection is gone.
         """
         ...
 

@@ -1,4 +1,4 @@
-"""Meters of power and energy, and what tells the state of a machine."""
+"""Meters of power and energy, and watches of a machine's state."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ Provenance = Literal["measured", "fitted", "modelled", "emulated", "simulated", 
 Scope = Literal["wall", "board", "rails", "package", "gpu"]
 
 SCOPES: tuple[Scope, ...] = ("wall", "board", "rails", "package", "gpu")
-"""What a meter's joules hold, the widest first."""
+"""What a meter's joules include, the widest first."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class MeterInfo:
     """A meter that answers every query it needs.
 
-    ``name``: unique on its machine, like ``powercap:package``. ``watches``: the thing whose energy it reads;
-    two meters of one scope that watch the same thing are checked against each other, never added; ``THING/part``
-    is a part of it, which no board shows for the whole.
+    ``name``: unique on its machine, like ``powercap:package``. ``watches``: the thing whose energy it reads.
+    Two meters of one scope that watch the same thing are checked against each other, never added. ``THING/part``
+    is a part of a thing, whose joules no leaderboard shows for the whole.
     ``period_s``: how often the reading changes. ``averaging_s``: a power reading is the mean over this
     time before it; 0 for a momentary one. ``calibration``: greatest relative error that the maker states
-    (0.01 is 1%), ``None`` where none is stated. ``host``: the machine that reads it, as ssh calls it;
-    empty for this one. ``details``: JSON, all that ``open`` needs, and what a record should say.
+    (0.01 is 1%), or None where none is stated. ``host``: the machine that reads the meter, as ssh names it;
+    empty for this one. ``details``: JSON, all that ``open`` needs and a record should contain.
     """
 
     name: str
@@ -42,10 +42,10 @@ class MeterInfo:
 
 
 class Meter(Protocol):
-    """An opened meter, read again and again. It is used from one thread of a process of its own."""
+    """An opened meter that is read repeatedly, from one thread of a process of its own."""
 
     def read(self) -> tuple[int, float]:
-        """(``time.monotonic_ns()``, joules since an arbitrary start | watts).
+        """Return ``time.monotonic_ns()``, and joules since an arbitrary start or watts.
 
         A counter that wraps is unwrapped here. Raises ``OSError`` or ``HarnessError`` when the meter is gone.
         """
@@ -55,15 +55,15 @@ class Meter(Protocol):
 
 
 class Log(Protocol):
-    """An opened meter that keeps its own log: it streams, or another program writes it.
+    """An opened meter that keeps its own log: it streams, or another program writes the log.
 
-    ``clock_error_s``, an attribute that it may have, bounds by how much the times of its last answer may be off.
+    It may have an attribute ``clock_error_s``: the greatest error of the times in its last answer.
     """
 
     def fetch(self, begin_ns: int, end_ns: int, load: tuple[int, int]) -> Sequence[tuple[int, float]]:
-        """(monotonic nanoseconds, joules | watts) from ``begin_ns`` to ``end_ns``, waiting a little for the last.
+        """Return (monotonic nanoseconds, joules or watts) from ``begin_ns`` to ``end_ns``; wait a little for the last.
 
-        ``load`` is when the load began and ended, a step by which a log of unknown clock can be aligned.
+        ``load`` is when the load began and ended, a step by which a log of an unknown clock can be aligned.
         """
         ...
 
@@ -71,10 +71,11 @@ class Log(Protocol):
 
 
 Watch = Callable[[], Mapping[str, Any]]
-"""Reads the machine's state now, and is closed if it has a ``close``: JSON, with these keys where they are known, and others as they come.
+"""Reads the machine's state now, as JSON. It is closed if it has a ``close``. Keys, where they are known:
 
 ``temperature_c`` (the hottest sensor), ``mhz`` (the clock that matters), ``throttle`` (a list of causes at
-work now, like ``["thermal"]``), ``power_cap`` (true where only a power limit holds the clock), ``power_mode``.
+work now, like ``["thermal"]``), ``power_cap`` (true where only a power limit lowers the clock), ``power_mode``. Others
+are kept too.
 """
 
 
@@ -88,7 +89,7 @@ class MeterUse:
 
 @dataclass(frozen=True, kw_only=True)
 class Monitor:
-    """What is read beside a device's load: meters, and watches of the machine's state (name -> "module:function")."""
+    """What is read while a device is measured: meters, and watches of its state (name -> "module:function")."""
 
     meters: tuple[MeterUse, ...] = ()
     watches: Mapping[str, str] = field(default_factory=dict)

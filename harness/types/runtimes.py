@@ -1,4 +1,4 @@
-"""What a runtime is, what it exports and what it loads."""
+"""Runtimes: their entries, the artifacts that they export and the sessions that they load."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ __all__ = ["Artifact", "RuntimeEntry", "Session", "SessionOptions"]
 
 @dataclass(frozen=True, kw_only=True)
 class Artifact:
-    """An exported part in a folder: what a worker loads. ``meta`` is JSON.
+    """An exported part in a folder, which a worker loads. ``meta`` is JSON.
 
-    ``precision`` is the one asked for; a session tells the one that really runs.
+    ``precision`` is the one asked for. A session's facts have the one that really runs.
     """
 
     path: Path
@@ -44,14 +44,14 @@ class SessionOptions:
 
 
 class Session(Protocol):
-    """A loaded artifact. ``facts`` tells what really runs: precision, provider, version, threads."""
+    """A loaded artifact. ``facts`` say what really runs: precision, provider, version, threads."""
 
     facts: Mapping[str, Any]
 
     def run(self, inputs: Sequence[NDArray[Any]]) -> NDArray[np.float32]:
-        """One synchronous forward pass: inputs [n, ...] in the part's edge order -> output [n, ...].
+        """Run one forward pass: inputs [n, ...] in the part's edge order -> output [n, ...].
 
-        Returns only when the result is in host memory.
+        Return when the result is in host memory.
         """
         ...
 
@@ -60,12 +60,12 @@ class Session(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class RuntimeEntry(Entry):
-    """A runtime. ``export(ctx, part, params)`` runs where torch is and writes into ``ctx.workdir``;
+    """A runtime. ``export(ctx, part, params)`` runs where torch is and writes into ``ctx.workdir``.
     ``load(artifact, options)`` runs in the worker.
 
     ``precision(params)`` names the element type asked for. ``tolerance(params)`` is the greatest
-    difference to the built module that parity admits: max |a - b| over max |b|, on the logits of
-    256 fixed samples. ``devices`` are the kinds it runs on; ``preload`` the modules that a
+    difference from the built module that parity allows: max |a - b| over max |b|, on the logits of
+    256 fixed samples. ``devices`` are the kinds it runs on. ``preload`` are the modules that a
     forkserver imports once, so that workers start fast (imports only).
     """
 

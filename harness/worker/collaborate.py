@@ -310,9 +310,9 @@ class Collaboration:
         """Take what the part's edges declare for its output. Raises ``HarnessError`` where one declares nothing."""
         part = self._by_name.get(name)
         users = [user for user in self.graph.parts if name in user.inputs]
-        if part is None or not users or any(name not in user.missing for user in users):
+        if part is None or not users or any(name not in user.stand_ins for user in users):
             raise HarnessError(f"nothing stands in for part {name}")
-        values = users[0].missing[name]
+        values = users[0].stand_ins[name]
         sample = np.reshape(values, part.output.shape) if values else np.zeros(part.output.shape)
         query.values[name] = np.repeat(sample[None].astype(np.float32), len(query.images), axis=0)
         query.waiting.pop(name, None)

@@ -89,7 +89,7 @@ def graph(missing=None, **parts):
     spec = TensorSpec(shape=(2,))
     return Graph(
         parts=tuple(
-            GraphPart(name=name, inputs=inputs, output=spec, missing=(missing or {}).get(name, {}))
+            GraphPart(name=name, inputs=inputs, output=spec, stand_ins=(missing or {}).get(name, {}))
             for name, inputs in parts.items()
         )
     )

@@ -50,7 +50,9 @@ from harness_remote.wire.commands import (
 GRAPH = Graph(
     parts=(
         GraphPart(name="a/b", inputs=("image",), output=TensorSpec(shape=(3, 4)), wire_dtype="float16"),
-        GraphPart(name="fuse", inputs=("a/b",), output=TensorSpec(shape=(10,)), missing={"a/b": (1.5, -2.0)}),
+        GraphPart(
+            name="fuse", inputs=("a/b",), output=TensorSpec(shape=(10,)), stand_ins={"a/b": (1.5, -2.0)}
+        ),
     ),
     input_wire="uint8",
     mean=(0.5,),

@@ -122,7 +122,7 @@ class TestFrames:
 
 GRAPH = Graph(
     parts=(
-        GraphPart(name="a", inputs=("image",), output=TensorSpec(shape=(3,)), missing={"image": (0.5,)}),
+        GraphPart(name="a", inputs=("image",), output=TensorSpec(shape=(3,)), stand_ins={"image": (0.5,)}),
         GraphPart(name="b", inputs=("a", "image"), output=TensorSpec(shape=(2,))),
     )
 )

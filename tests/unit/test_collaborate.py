@@ -95,7 +95,7 @@ def fleet(sessions, own=None, missing=("zeros", "zeros"), options=None, **graph)
         peers[name] = PeerAddress(device=name, open=f"{HERE}:open_thread", details={"number": number})
     allowed = {name: () for name, how in zip(sessions, missing, strict=False) if how == "zeros"}
     parts = [GraphPart(name=name, inputs=("image",), output=SPEC) for name in sessions]
-    parts.append(GraphPart(name="sum", inputs=tuple(sessions), output=SPEC, missing=allowed))
+    parts.append(GraphPart(name="sum", inputs=tuple(sessions), output=SPEC, stand_ins=allowed))
     return Collaboration(Graph(parts=tuple(parts), **graph), {"sum": own or Times()}, peers)
 
 
@@ -154,7 +154,7 @@ def test_what_is_late_is_stood_in_for_and_counted(held):
 def test_a_stored_mean_stands_in():
     together = fleet({"left": Times(2), "right": Times(3, fail_from=1)})
     sums = together.graph.parts[-1]
-    mean = GraphPart(name="sum", inputs=sums.inputs, output=SPEC, missing={"right": (7.0, 8.0)})
+    mean = GraphPart(name="sum", inputs=sums.inputs, output=SPEC, stand_ins={"right": (7.0, 8.0)})
     peers = {
         name: PeerAddress(device=name, open=f"{HERE}:open_thread", details={"number": number})
         for number, name in enumerate(("left", "right"))
