@@ -294,16 +294,11 @@ BY_TYPE = {
 
 
 def message(kind):
-    """Messages of a kind, with any of its fields set to anything."""
+    """Messages of a kind, with any of its fields set to anything; no field is repeated or a message."""
     fields = {}
     for field in kind.DESCRIPTOR.fields:
-        if field.message_type is not None:
-            values = message(message_factory.GetMessageClass(field.message_type))
-        else:
-            values = BY_TYPE[
-                next(name for name in BY_TYPE if getattr(field, f"TYPE_{name.upper()}") == field.type)
-            ]
-        fields[field.name] = st.lists(values, max_size=3) if field.is_repeated else values
+        name = next(name for name in BY_TYPE if getattr(field, f"TYPE_{name.upper()}") == field.type)
+        fields[field.name] = BY_TYPE[name]
     return st.fixed_dictionaries({}, optional=fields).map(lambda values: kind(**values))
 
 
