@@ -1,11 +1,11 @@
 """The load of MLCommons LoadGen, as a cross-check of ours: it drives the same query in the same process.
 
-LoadGen (mlcommons/inference, ``loadgen/``) decides when each query is sent and when to stop; here a query is
-timed by ourselves, and what LoadGen's own summary says of the same queries goes along as ``reference``. It calls
+LoadGen (mlcommons/inference, ``loadgen/``) decides when each query is sent and when to stop. The queries are timed
+here, and the figures of LoadGen's own summary of the same queries are returned as ``reference``. It calls
 back in the calling thread, waits for the answer, and ends within the maximum time: after the query during which
-that passes, in the server scenario after the next arrival. A run cannot be interrupted.
+that time is over, in the server scenario after the next arrival. A run cannot be interrupted.
 
-Where it differs from ours: images are drawn at random with replacement; the arrivals of the server scenario are
+It differs from the harness's own generators: images are drawn at random with replacement; the arrivals of the server scenario are
 those of its own generator; offline is one query of all samples, whose number is set beforehand by the speed of
 a few queries. Its queries are made before the window, and count as the process's memory.
 """
@@ -52,8 +52,10 @@ def needs() -> str | None:
     return "generator: loadgen needs MLCommons LoadGen; pip install 'edge-harness[loadgen]'"
 
 
-def generate_with_loadgen(query: Query, inputs: list[NDArray[np.float32]], load: Workload) -> LatencyTrace:
-    """Let LoadGen generate ``load`` in performance mode; latencies as :func:`harness.worker.loadgen.generate.generate` has them.
+def generate_with_loadgen(
+    query: Query, inputs: list[NDArray[np.float32]], workload: Workload
+) -> LatencyTrace:
+    """Let LoadGen generate the workload in performance mode. Latencies are as in :mod:`harness.worker.loadgen.generate`.
 
     ``reference`` holds ``loadgen``, its version, and of its summary ``p50_ms``, ``p90_ms``, ``p99_ms`` and ``qps``
     (single-stream: its own time between queries included; server: completed; multi-stream has none), or
@@ -69,17 +71,17 @@ def generate_with_loadgen(query: Query, inputs: list[NDArray[np.float32]], load:
     sut = _Sut(
         query,
         inputs,
-        load,
+        workload,
         lambda ids: lg.QuerySamplesComplete([lg.QuerySampleResponse(i, 0, 0) for i in ids]),
     )
     with tempfile.TemporaryDirectory() as folder:
-        settings = _settings(lg, load, _pace_ns(query, inputs))
+        settings = _settings(lg, workload, _pace_ns(query, inputs))
         logs = lg.LogSettings()
         logs.log_output.outdir = folder
         logs.log_output.copy_summary_to_stdout = False
-        logs.enable_trace = load.scenario == "server"  # there alone, is when a query was due
-        tested = lg.ConstructSUT(sut.issue_all if load.scenario == "offline" else sut.issue, _nothing)
-        count = len(inputs) * sut.streams  # what is a sample to LoadGen, is a batch to us
+        logs.enable_trace = workload.scenario == "server"  # only there it says when a query was due
+        tested = lg.ConstructSUT(sut.issue_all if workload.scenario == "offline" else sut.issue, _nothing)
+        count = len(inputs) * sut.streams  # a sample of LoadGen is a batch here
         library = lg.ConstructQSL(count, count, _nothing, _nothing)
         try:
             with no_collection():
@@ -89,45 +91,45 @@ def generate_with_loadgen(query: Query, inputs: list[NDArray[np.float32]], load:
             lg.DestroySUT(tested)
         if sut.error is not None:
             raise sut.error
-        return sut.timed(Path(folder))
+        return sut.trace(Path(folder))
 
 
 class _Sut:
-    """LoadGen's "system under test": answers what it sends, one query at a time, and keeps the times.
+    """LoadGen's "system under test": answers its queries, one at a time, and keeps their times.
 
-    No exception may pass through LoadGen: the first is kept, and what comes after it is answered without a query.
+    No exception may pass through LoadGen: the first is kept, and later queries are answered without running.
     """
 
     def __init__(
         self,
         query: Query,
         inputs: list[NDArray[np.float32]],
-        load: Workload,
+        workload: Workload,
         complete: Callable[[Sequence[int]], None],
     ) -> None:
-        self.query, self.inputs, self.load, self.complete = query, inputs, load, complete
-        self.streams = load.streams if load.scenario == "multi-stream" else 1
+        self.query, self.inputs, self.workload, self.complete = query, inputs, workload, complete
+        self.streams = workload.streams if workload.scenario == "multi-stream" else 1
         self.clock = time.perf_counter_ns
-        self.max_ns = int(load.stop.max_time_s * 1e9)
+        self.max_ns = int(workload.stop.max_time_s * 1e9)
         self.starts, self.ends = array("q"), array("q")
         self.error: Exception | None = None
         self.cut = False
 
     def issue(self, samples: Sequence[Any]) -> None:
-        """One query: of a sample, or in multi-stream of as many as there are streams."""
+        """Answer one query of a sample, or in multi-stream of as many as there are streams."""
         self._answer(self.inputs[samples[0].index // self.streams])
-        self.complete([one.id for one in samples])
+        self.complete([sample.id for sample in samples])
 
     def issue_all(self, samples: Sequence[Any]) -> None:
-        """Offline: all samples at once. Beyond the maximum time they are answered unseen, so that LoadGen ends."""
-        batch = self.load.batch
+        """Answer all samples of an offline run. Beyond the maximum time they are not run, so that LoadGen ends."""
+        batch = self.workload.batch
         source = itertools.cycle(self.inputs)
         for start in range(0, len(samples), batch):
             if self.starts and self.ends[-1] - self.starts[0] >= self.max_ns:
                 self.cut = True
             else:
                 self._answer(next(source))
-            self.complete([one.id for one in samples[start : start + batch]])
+            self.complete([sample.id for sample in samples[start : start + batch]])
 
     def _answer(self, images: NDArray[np.float32]) -> None:
         if self.error is not None:
@@ -142,58 +144,61 @@ class _Sut:
         self.starts.append(start)
         self.ends.append(end)
 
-    def timed(self, folder: Path) -> LatencyTrace:
+    def trace(self, folder: Path) -> LatencyTrace:
+        """Return the latencies, with LoadGen's own figures from its logs in ``folder``."""
         starts, ends = np.array(self.starts, np.int64), np.array(self.ends, np.int64)
         latency, queue, late = ends - starts, None, None
         begin = int(starts[0])
-        if self.load.scenario == "server":
+        if self.workload.scenario == "server":
             queue = _queue(folder / "mlperf_log_trace.json", len(starts))
             begin -= int(queue[0])
             queue, late = queued(starts - queue, starts, ends)
             latency = latency + queue
         window = int(ends[-1]) - begin
-        reached = window >= self.load.stop.min_time_s * 1e9 and len(starts) >= self.load.stop.min_queries
-        reference = {} if self.cut else _summary(folder / "mlperf_log_summary.txt", self.load.scenario)
+        reached = (
+            window >= self.workload.stop.min_time_s * 1e9 and len(starts) >= self.workload.stop.min_queries
+        )
+        reference = {} if self.cut else _summary(folder / "mlperf_log_summary.txt", self.workload.scenario)
         return LatencyTrace(latency, window, reached, queue_ns=queue, late_ns=late, reference=reference)
 
 
-def _settings(lg: Any, load: Workload, pace_ns: int) -> Any:
-    """TestSettings that end within the maximum time; ``pace_ns`` is what a query takes.
+def _settings(lg: Any, workload: Workload, pace_ns: int) -> Any:
+    """Return TestSettings that end within the maximum time. ``pace_ns`` is the time of one query.
 
     LoadGen makes its queries beforehand: twice as many as the expected latency asks for, or all of the schedule.
-    Where those would be too many, the window is short of its minimum time, and says so.
+    Where those would be too many, the window is shorter than its minimum time, and the trace says so.
     """
-    pace_ns = max(pace_ns, 1, int(2e9 * load.stop.min_time_s / MOST))
-    min_time_s = load.stop.min_time_s
+    pace_ns = max(pace_ns, 1, int(2e9 * workload.stop.min_time_s / MOST))
+    min_time_s = workload.stop.min_time_s
     settings = lg.TestSettings()
     settings.scenario = {
         "single-stream": lg.TestScenario.SingleStream,
         "multi-stream": lg.TestScenario.MultiStream,
         "server": lg.TestScenario.Server,
         "offline": lg.TestScenario.Offline,
-    }[load.scenario]
+    }[workload.scenario]
     settings.mode = lg.TestMode.PerformanceOnly
-    settings.max_duration_ms = max(1, int(load.stop.max_time_s * 1000))  # 0 is no limit
-    settings.min_query_count = load.stop.min_queries
-    settings.qsl_rng_seed = settings.sample_index_rng_seed = settings.schedule_rng_seed = load.seed
+    settings.max_duration_ms = max(1, int(workload.stop.max_time_s * 1000))  # 0 is no limit
+    settings.min_query_count = workload.stop.min_queries
+    settings.qsl_rng_seed = settings.sample_index_rng_seed = settings.schedule_rng_seed = workload.seed
     settings.single_stream_expected_latency_ns = settings.multi_stream_expected_latency_ns = pace_ns
-    settings.multi_stream_samples_per_query = load.streams
-    if load.target_qps is not None:
-        settings.server_target_qps = load.target_qps
-        min_time_s = min(min_time_s, MOST / load.target_qps)
+    settings.multi_stream_samples_per_query = workload.streams
+    if workload.target_qps is not None:
+        settings.server_target_qps = workload.target_qps
+        min_time_s = min(min_time_s, MOST / workload.target_qps)
     settings.min_duration_ms = int(min_time_s * 1000) + 1
-    if load.scenario == "offline":
-        queries = max(load.stop.min_queries, int(SLACK * load.stop.min_time_s * 1e9 / pace_ns) + 1)
-        queries = max(1, min(queries, int(load.stop.max_time_s * 1e9 / pace_ns)))
-        settings.min_query_count = queries * load.batch
+    if workload.scenario == "offline":
+        queries = max(workload.stop.min_queries, int(SLACK * workload.stop.min_time_s * 1e9 / pace_ns) + 1)
+        queries = max(1, min(queries, int(workload.stop.max_time_s * 1e9 / pace_ns)))
+        settings.min_query_count = queries * workload.batch
         settings.offline_expected_qps = (
-            0.5 * settings.min_query_count / max(load.stop.min_time_s, 1.0)
+            0.5 * settings.min_query_count / max(workload.stop.min_time_s, 1.0)
         )  # asks for no more
     return settings
 
 
 def _pace_ns(query: Query, inputs: list[NDArray[np.float32]]) -> int:
-    """The least that one of a few queries took: as many as 10, or for 50 ms."""
+    """Return the least time of a few queries: as many as 10, or for 50 ms."""
     taken: list[int] = []
     for batch in itertools.islice(itertools.cycle(inputs), TRIED):
         start = time.perf_counter_ns()
@@ -205,28 +210,29 @@ def _pace_ns(query: Query, inputs: list[NDArray[np.float32]]) -> int:
 
 
 def _queue(trace: Path, n: int) -> NDArray[np.int64]:
-    """From when each query was due until LoadGen sent it: int64 [n], of its trace."""
+    """Return the time from when each query was due until LoadGen sent it: int64 [n], from its trace."""
     queue = np.full(n, -1, np.int64)
     with trace.open() as lines:
         for line in lines:
-            if (found := _QUEUED.search(line)) and int(found[1]) < n:
-                queue[int(found[1])] = int(found[2])
+            if (match := _QUEUED.search(line)) and int(match[1]) < n:
+                queue[int(match[1])] = int(match[2])
     if (queue < 0).any():
         raise ValueError(f"LoadGen {version('mlcommons_loadgen')} left a trace that cannot be read")
     return queue
 
 
 def _summary(path: Path, scenario: str) -> dict[str, float | str]:
+    """Return the figures of LoadGen's summary."""
     text = path.read_text()
-    found: dict[str, float | str] = {"loadgen": version("mlcommons_loadgen")}
+    figures: dict[str, float | str] = {"loadgen": version("mlcommons_loadgen")}
     if scenario != "offline":  # there latency counts from the window's begin
-        found |= {f"p{name}_ms": int(ns) / 1e6 for name, ns in _PERCENTILE.findall(text)}
+        figures |= {f"p{name}_ms": int(ns) / 1e6 for name, ns in _PERCENTILE.findall(text)}
     if scenario in _RATE:
         name, pattern = _RATE[scenario]
         if rate := re.search(pattern, text, re.MULTILINE):
-            found[name] = float(rate[1])
-    return found
+            figures[name] = float(rate[1])
+    return figures
 
 
 def _nothing(*_: object) -> None:
-    """What LoadGen would have done before and after: images are in memory, and answers are not awaited."""
+    """Do nothing where LoadGen asks to load images or to flush queries: images are in memory, queries answered."""

@@ -1,10 +1,10 @@
-"""Generating load, stopping it, and knowing when the measured thing is warm.
+"""The vocabulary of load generation: queries, when they are due, and what their images are.
 
 Scenarios (MLPerf Inference, Reddi et al., ISCA 2020, section 4; multi-stream as of version 2.0 of its rules):
 ``single-stream`` sends the next query when the last is answered; ``multi-stream`` does so with queries of
 ``streams`` samples that arrive at once; ``offline`` sends queries of ``batch`` samples back to back, and its
-figure is samples / window. These are one loop here; they differ in what is made of the samples. ``server`` sends
-queries when they are due, answered or not: arrivals of a Poisson process, drawn beforehand from a seed.
+figure is samples / window. These are one loop here, and differ in how the samples are used. ``server`` sends
+queries when they are due, answered or not: the arrivals of a Poisson process, drawn beforehand from a seed.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ class QueryStream(Protocol):
 
 
 def batches(images: NDArray[np.float32], batch: int) -> list[NDArray[np.float32]]:
-    """Queries to cycle through: ``images`` [m, ...] cut into contiguous views [batch, ...].
+    """Return queries to cycle through: ``images`` [m, ...] cut into contiguous views [batch, ...].
 
     Fewer than ``batch`` images are repeated to fill one query; a remainder that fills none is left out.
 
@@ -85,25 +85,25 @@ def batches(images: NDArray[np.float32], batch: int) -> list[NDArray[np.float32]
     return [images[start : start + batch] for start in range(0, len(images) - batch + 1, batch)]
 
 
-def per_query(load: Workload) -> int:
-    """Images in one query."""
-    return load.streams if load.scenario == "multi-stream" else load.batch
+def per_query(workload: Workload) -> int:
+    """Return the number of images in one query."""
+    return workload.streams if workload.scenario == "multi-stream" else workload.batch
 
 
-def whole(query: Query, load: Workload) -> Query:
-    """``query``, made to take all images of one query: a multi-stream one is worked off in batches."""
-    if load.scenario != "multi-stream" or load.streams == load.batch:
+def whole(query: Query, workload: Workload) -> Query:
+    """Return a function that takes all images of one query: a multi-stream query is answered in batches."""
+    if workload.scenario != "multi-stream" or workload.streams == workload.batch:
         return query
 
     def all_of(images: NDArray[np.float32]) -> None:
-        for start in range(0, len(images), load.batch):
-            query(images[start : start + load.batch])
+        for start in range(0, len(images), workload.batch):
+            query(images[start : start + workload.batch])
 
     return all_of
 
 
 def arrivals(qps: float, seed: int) -> Iterator[int]:
-    """When queries are due, in nanoseconds from a window's begin, without end: a Poisson process."""
+    """Yield when queries are due, in nanoseconds from a window's begin, without end: a Poisson process."""
     rng = np.random.default_rng(seed)
     last = 0.0
     while True:
@@ -115,7 +115,10 @@ def arrivals(qps: float, seed: int) -> Iterator[int]:
 def queued(
     due_ns: NDArray[np.int64], start_ns: NDArray[np.int64], end_ns: NDArray[np.int64]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """``queue_ns`` and ``late_ns`` of :class:`harness.types.LatencyTrace`; all int64 [n], on one clock, one query at a time."""
+    """Return ``queue_ns`` and ``late_ns`` of :class:`harness.types.LatencyTrace`, of queries that are answered one at a time.
+
+    All are int64 [n], in nanoseconds of one clock.
+    """
     queue = start_ns - due_ns
     free = np.concatenate((due_ns[:1], end_ns[:-1]))  # since when nothing was being answered
     return queue, np.where(free <= due_ns, queue, 0)
@@ -123,7 +126,7 @@ def queued(
 
 @contextmanager
 def no_collection() -> Iterator[None]:
-    """The garbage collector rests."""
+    """Switch the garbage collector off for the block."""
     was_on = gc.isenabled()
     gc.disable()
     try:
