@@ -20,7 +20,7 @@ help:
 	@echo "make unit   the fast tests alone"
 	@echo "make soak   what takes longer than CI has: test-lowest, sixty random kills, boards that fail at random, fuzz"
 	@echo "make bench  the speed claims, as ratios taken in one run"
-	@echo "make capture OUT=DIR  keep what this version prints and records (runs smoke, edge and more: half an hour)"
+	@echo "make capture OUT=DIR  keep what this version prints and records (runs smoke, edge and more: an hour on two cores)"
 	@echo "make compare BEFORE=DIR AFTER=DIR  the differences between two captures"
 	@echo "make proto  plugins/harness_remote/agent_pb2.py from agent.proto"
 	@echo "make reproduction  run papers/on-digits and the labs, write docs/reproduction.md"
