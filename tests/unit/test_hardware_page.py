@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from harness_remote.agent.board import describe
+from harness_remote.inventory.check import BoardCheck
 
 DOCS = Path(__file__).parents[2] / "docs"
 
@@ -27,18 +28,17 @@ def page():
 @pytest.fixture(scope="module")
 def checked():
     """Return what `harness devices check --json` reports for this machine."""
-    return {
-        **describe(),
-        "name": "my-secret-name",
-        "target": "10.1.2.3:50151",
-        "backend": "agent",
-        "emulated": False,
-        "checked": "2026-01-02",
-        "harness": "0.1.0",
-        "version": "0.1.0",
-        "usable": True,
-        "problem": "",
-    }
+    check = BoardCheck(
+        name="my-secret-name",
+        target="10.1.2.3:50151",
+        backend="agent",
+        emulated=False,
+        checked="2026-01-02",
+        usable=True,
+        version="0.1.0",
+        description=describe(),
+    )
+    return json.loads(json.dumps(check.to_json()))
 
 
 def test_a_row_describes_the_board_and_not_its_owner(page, checked):
