@@ -216,13 +216,7 @@ class Fuzz:
 
     def _set(self, message: Any, field: Any) -> None:
         held = getattr(message, field.name)
-        if field.type == field.TYPE_MESSAGE:
-            inner = held.add()
-            for one in inner.DESCRIPTOR.fields:
-                self._set(inner, one)
-        elif hasattr(held, "extend"):
-            held.extend(self.random.choices(TEXTS, k=self.random.choice((1, 3, 200))))
-        elif field.type == field.TYPE_STRING:
+        if field.type == field.TYPE_STRING:
             setattr(
                 message, field.name, self.json_text(held) if held[:1] == "{" else self.random.choice(TEXTS)
             )

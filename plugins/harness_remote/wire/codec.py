@@ -11,7 +11,7 @@ import dataclasses
 import json
 from collections.abc import Callable
 from functools import cache
-from typing import TYPE_CHECKING, Any, NewType, TypeVar, cast, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Any, Generic, NewType, TypeVar, cast, get_args, get_origin, get_type_hints
 
 import numpy as np
 from numpy.typing import NDArray
@@ -155,6 +155,10 @@ def _joined(kind: Any, plain: Any, prefix: str, arrays: dict[str, Array]) -> Any
     return kind(**values)
 
 
+class _ArrayOf(Generic[T]):
+    """Stands for ``NDArray`` in the types of fields. What numpy's own is depends on its version."""
+
+
 @dataclasses.dataclass(frozen=True)
 class _Field:
     """How a field travels: as JSON that ``adapter`` checks, as an array, or as a mapping of arrays (``by_key``).
@@ -185,17 +189,17 @@ class _Field:
 
 
 def _fields_of(kind: Any) -> dict[str, _Field]:
-    hints = get_type_hints(kind, localns={"np": np, "NDArray": NDArray})
+    hints = get_type_hints(kind, localns={"np": np, "NDArray": _ArrayOf})
     return {field.name: _field(hints[field.name]) for field in dataclasses.fields(kind)}
 
 
 def _field(hint: Any) -> _Field:
     if dataclasses.is_dataclass(hint) and any(field.adapter is None for field in _fields(hint).values()):
         return _Field(None, nested=cast("type[Any]", hint))
-    inner = next((kind for kind in get_args(hint) if get_origin(kind) is np.ndarray), hint)
-    if get_origin(inner) is not np.ndarray:
+    inner = next((kind for kind in get_args(hint) if get_origin(kind) is _ArrayOf), hint)
+    if get_origin(inner) is not _ArrayOf:
         return _Field(TypeAdapter(hint, config=ConfigDict(arbitrary_types_allowed=True)))
-    (element,) = get_args(get_args(inner)[1])  # NDArray[X] is ndarray[shape, dtype[X]]
+    (element,) = get_args(inner)
     by_key = get_origin(hint) is collections.abc.Mapping
     return _Field(None, by_key, None if element is Any else np.dtype(element))
 
