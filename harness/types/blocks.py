@@ -49,6 +49,19 @@ class Block(BaseModel):
         """Whether no key is set."""
         return not self.model_fields_set
 
+    def __getitem__(self, key: str) -> Any:
+        """Return the value of a key that was set, as a mapping does: observers written for 0.1.0 read mappings."""
+        if key not in self.model_fields_set:
+            raise KeyError(key)
+        return getattr(self, key)
+
+    def __contains__(self, key: object) -> bool:
+        return key in self.model_fields_set
+
+    def get(self, key: str, default: Any = None) -> Any:
+        """Return the value of ``key``, or ``default`` if it was not set."""
+        return getattr(self, key) if key in self.model_fields_set else default
+
     @model_serializer(mode="wrap")
     def _without_absent(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         values: dict[str, Any] = handler(self)

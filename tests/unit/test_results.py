@@ -19,6 +19,7 @@ from harness.measure.latency import latency_summary
 from harness.results.folder import Results, latest_of
 from harness.results.merged import Merged
 from harness.types import LatencyTrace, Samples, WarmUp
+from harness.types.figures import Latency
 from harness.types.record import Record
 
 CONTRACT = [
@@ -356,3 +357,13 @@ def test_percentiles_of_too_few_queries_are_null() -> None:
     assert latency_summary(samples_of(662)).p99_ms is not None
     one = latency_summary(samples_of(1))
     assert (one.n, one.p50_ms, one.mean_ms, one.std_ms) == (1, None, 1.0, None)
+
+
+def test_an_observer_may_read_a_block_as_a_mapping() -> None:
+    latency = Latency(n=11, p50_ms=2.5)
+    assert latency["p50_ms"] == latency.p50_ms == 2.5
+    assert latency.get("n") == 11
+    assert "p99_ms" not in latency
+    assert latency.get("p99_ms", 0.0) == 0.0
+    with pytest.raises(KeyError, match="p99_ms"):
+        latency["p99_ms"]
