@@ -13,6 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ from harness.types import (
     Artifact,
     Clock,
     DeviceInfo,
+    DeviceReport,
     DeviceSpec,
     Graph,
     GraphPart,
@@ -42,10 +44,12 @@ from harness.types import (
     Unavailable,
     Workload,
 )
+from harness.worker.commands import End
 from harness.worker.frames import pack
 
 pytest.importorskip("grpc")
 
+from harness_remote import agent_pb2 as pb
 from harness_remote.agent import board
 from harness_remote.agent.server import Agent, AgentSettings
 from harness_remote.client.client import Client, Timeouts
@@ -55,9 +59,10 @@ from harness_remote.client.peer import open_peer
 from harness_remote.client.transport import Reach
 from harness_remote.inventory import boards
 from harness_remote.inventory.inventory import Board, Inventory
-from harness_remote.wire import secrets
+from harness_remote.wire import codec, secrets
 from harness_remote.wire.board import PROTOCOL
 from harness_remote.wire.secrets import Credentials
+from harness_remote.wire.wire import SERVICE
 
 SHAPE = (3, 8, 8)
 CLASSES = 5
@@ -373,6 +378,28 @@ def test_another_protocol_is_told(lab: Boards) -> None:
     ):
         one.describe()
     one.close()
+
+
+def test_a_long_report_arrives(tmp_path: Path) -> None:
+    """Meters that are read for an hour give more than gRPC's default of 4 MiB."""
+    import grpc
+
+    report = DeviceReport(meters={"meter_value:ina": np.zeros(10**6)})
+    server = grpc.server(ThreadPoolExecutor(1))
+    handler = grpc.unary_unary_rpc_method_handler(
+        lambda request, _: pb.WorkReply(answer=codec.pack(report)),
+        pb.WorkRequest.FromString,
+        pb.WorkReply.SerializeToString,
+    )
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, {"Work": handler}),))
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    one = Client("pi1", Credentials(f"127.0.0.1:{port}"))
+    try:
+        assert one.work(End({"load": (1, 2)}, 0, 1)).meters["meter_value:ina"].nbytes == 8 * 10**6
+    finally:
+        one.close()
+        server.stop(None)
 
 
 def test_nothing_listens(plugins: Any) -> None:

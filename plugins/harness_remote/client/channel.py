@@ -7,11 +7,12 @@ from typing import Any
 import grpc
 
 from harness_remote.wire.secrets import NAME
-from harness_remote.wire.wire import OPTIONS
+from harness_remote.wire.wire import MAX_MESSAGE_BYTES, OPTIONS
 
 __all__ = ["open_channel"]
 
 _OWN: tuple[tuple[str, Any], ...] = (
+    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),  # a report has the raw samples of meters
     ("grpc.enable_http_proxy", 0),  # a board is on the local network
     ("grpc.use_local_subchannel_pool", 1),  # closing a channel closes its connection
     ("grpc.initial_reconnect_backoff_ms", 200),

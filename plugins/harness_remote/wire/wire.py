@@ -42,4 +42,4 @@ OPTIONS: tuple[tuple[str, Any], ...] = (
     ("grpc.experimental.tcp_read_chunk_size", 2**20),
     ("grpc.enable_retries", 0),
 )
-"""Of channels and servers: a large tensor goes in few pieces."""
+"""Options of channels and servers, so that a piece of a file goes in few parts."""
