@@ -27,10 +27,17 @@ SCENARIOS = {
 }
 
 
-def load_of(scenario: str, *, target_qps: float | None = None, seed: int = 0, **stop: float) -> Workload:
+def load_of(
+    scenario: str,
+    *,
+    generator: str = "loadgen",
+    target_qps: float | None = None,
+    seed: int = 0,
+    **stop: float,
+) -> Workload:
     fields = SCENARIOS[scenario] | ({} if target_qps is None else {"target_qps": target_qps})
     stops = Stop(**{"min_time_s": 0.3, "min_queries": 20, "max_time_s": 5.0, **stop})
-    return Workload(scenario=scenario, generator="loadgen", seed=seed, stop=stops, **fields)
+    return Workload(scenario=scenario, generator=generator, seed=seed, stop=stops, **fields)
 
 
 def run(load: Workload, query):

@@ -222,8 +222,8 @@ code = '''
 import time
 true = time.monotonic_ns
 time.monotonic_ns = lambda: true() + 7_000_000_000_000  # booted two hours before us
-from harness.machine import sampler
-sampler.main()
+from harness.machine import reader
+reader.main()
 '''
 os.execv("{python}", ["{python}", "-c", code])
 """
