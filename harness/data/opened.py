@@ -11,24 +11,26 @@ import numpy as np
 from harness.data.choice import SPLIT_SEED, effective_info
 from harness.data.splits import ImageSplit, StoredImages
 from harness.errors import SuiteError
-from harness.types import Data, DataInfo, DatasetEntry, Params, Split
+from harness.types import DataInfo, DatasetEntry, Params
 from harness.types.data import DataChoice
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["REMEMBER", "open_data", "pick_train"]
+__all__ = ["REMEMBER", "OpenedData", "open_data", "pick_train"]
 
 
-@dataclass
-class _Opened:
+@dataclass(frozen=True)
+class OpenedData:
+    """A data set with its splits: the :class:`~harness.types.Data` of a method."""
+
     info: DataInfo
-    train: Split
-    validation: Split
-    test: Split
+    train: ImageSplit
+    validation: ImageSplit
+    test: ImageSplit
 
 
-def open_data(entry: DatasetEntry, params: Params, choice: DataChoice) -> Data:
+def open_data(entry: DatasetEntry, params: Params, choice: DataChoice) -> OpenedData:
     """Load a data set and return its splits. ``info.sizes`` counts all three.
 
     Raises:
@@ -54,7 +56,7 @@ def open_data(entry: DatasetEntry, params: Params, choice: DataChoice) -> Data:
         return ImageSplit(images[split], indices, labels, info.mean, info.std)
 
     sizes = {"train": len(train), "validation": len(validation), "test": len(test)}
-    return _Opened(
+    return OpenedData(
         info=replace(info, sizes=sizes),
         train=made("train", train),
         validation=made("train", validation),

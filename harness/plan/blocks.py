@@ -51,7 +51,7 @@ def _measure(suite: Suite, item: RunItem, index: int) -> Measure:
     if not item.measure:
         return suite.measure
     merged = {**suite.measure.model_dump(exclude_unset=True), **item.measure}
-    return validated(Measure, merged, suite.source, ("run", index, "measure"))  # type: ignore[no-any-return]
+    return validated(Measure, merged, suite.source, ("run", index, "measure"))
 
 
 def _selected(suite: Suite, item: RunItem, index: int, only: str | None) -> Sequence[str]:

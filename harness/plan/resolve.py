@@ -157,7 +157,7 @@ class Resolved:
 
     def _recipe(self, method: Method, path: tuple[str, str]) -> TrainRecipe:
         defaults = self.suite.defaults.train
-        recipe: TrainRecipe = validated(TrainRecipe, defaults, self.source, ("defaults", "train"))
+        recipe = validated(TrainRecipe, defaults, self.source, ("defaults", "train"))
         if method.train:
             recipe = validated(TrainRecipe, {**defaults, **method.train}, self.source, (*path, "train"))
         return recipe

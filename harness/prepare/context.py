@@ -7,7 +7,7 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness.data.opened import open_data
+from harness.data.opened import OpenedData, open_data
 from harness.errors import CellError
 from harness.plugins import Plugins
 from harness.store.artifacts import Store
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 __all__ = ["PrepareContext", "open_task_data"]
 
 
-def open_task_data(ref: DataRef, plugins: Plugins) -> Data:
+def open_task_data(ref: DataRef, plugins: Plugins) -> OpenedData:
     """Open the data set that a node's task names."""
     entry = plugins.datasets.get(ref.entry).entry
     return open_data(entry, entry.params(**ref.params), ref.choice)
@@ -120,7 +120,7 @@ class PrepareContext:
         self._progress(text, fraction)
 
 
-def _training(task: StepTask) -> Any:
+def _training(task: StepTask) -> object:
     """Return, for a digest, all of a step that decides what its training gives."""
     return to_json(
         {

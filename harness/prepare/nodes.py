@@ -8,8 +8,8 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from statistics import median
-from typing import Any
 
+from harness.data.opened import OpenedData
 from harness.errors import CellError, HarnessError, first_line
 from harness.plugins import Plugins
 from harness.prepare.context import PrepareContext, open_task_data
@@ -18,7 +18,7 @@ from harness.prepare.messages import Failure
 from harness.store.artifacts import Store
 from harness.store.saved import load_any, load_model, load_partition, save_model, save_partition, write_meta
 from harness.train.ranks import SINGLE_PROCESS, Ranks
-from harness.types import IMAGE, Context, Lineage, Model, Part, Partition
+from harness.types import IMAGE, CompressorEntry, Context, Lineage, Model, Params, Part, Partition
 from harness.types.artifacts import About, DataMeta
 from harness.types.plain import to_json
 from harness.types.plan import DataRef, ExportTask, Node, StepTask
@@ -84,7 +84,7 @@ def run_along(node: Node, plugins: Plugins, store: Store, ranks: Ranks) -> None:
 def preprocess_ms(node: Node, plugins: Plugins, samples: int = 64) -> float:
     """Return the median time to decode, resize and normalise one test image of a data node, in ms."""
     assert isinstance(node.task, DataRef)
-    data: Any = open_task_data(node.task, plugins)
+    data = open_task_data(node.task, plugins)
     indices = [index * len(data.test) // samples for index in range(min(samples, len(data.test)))]
     times = []
     for index in indices:
@@ -149,7 +149,7 @@ def _build(task: StepTask, plugins: Plugins, context: PrepareContext) -> Model:
 
 
 def _compress_part(
-    context: Context, compressor: Any, part: Part, params: Any
+    context: Context, compressor: CompressorEntry, part: Part, params: Params
 ) -> tuple[Part, tuple[Lineage, ...]]:
     """A part that reads the image alone is a model of its own; parts that fuse stay as they are."""
     if tuple(edge.source for edge in part.inputs) != (IMAGE,):
@@ -161,7 +161,7 @@ def _compress_part(
     return replace(part, module=smaller.module, spec=smaller.spec), smaller.lineage
 
 
-def _save_data(folder: Path, data: Any, about: About) -> None:
+def _save_data(folder: Path, data: OpenedData, about: About) -> None:
     """Write the test split, decoded and resized: uint8 [n, height, width, channels], and its labels."""
     import numpy as np
 

@@ -29,8 +29,7 @@ def load_suite(path: Path, overrides: Sequence[str] = ()) -> Suite:
     expand_grids(tree, source)
     for override in expanded:
         set_value(tree, source, override, Suite.model_fields)
-    checked: Suite = validated(Suite, tree, source, ())
-    suite = checked.located(source)
+    suite = validated(Suite, tree, source, ()).located(source)
     _check_names(suite)
     return suite
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
@@ -12,8 +12,10 @@ from harness.suite.yamlfile import KeyPath, Source
 
 __all__ = ["validated"]
 
+M = TypeVar("M", bound=BaseModel)
 
-def validated(model: type[Any], value: Any, source: Source, path: KeyPath) -> Any:
+
+def validated(model: type[M], value: object, source: Source, path: KeyPath) -> M:
     """Return ``value`` as ``model``. ``path`` is where it stands in ``source``.
 
     Raises:

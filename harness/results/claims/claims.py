@@ -162,7 +162,7 @@ class Statement(_Claim):
 
 
 Claim: TypeAlias = Number | Ordering | Placed | Statement
-KINDS: dict[str, type[_Claim]] = {"value": Number, "better": Ordering, "placed": Placed}
+KINDS: dict[str, type[Claim]] = {"value": Number, "better": Ordering, "placed": Placed}
 """The key that tells a claim's kind; a statement has none of them."""
 
 
@@ -191,7 +191,7 @@ def load_claims(path: Path, suite: Suite) -> Claims:
     if not beside.is_file():
         raise SuiteError(f"{path}: has no claims: there is no {beside.name} beside it")
     tree, source = read_yaml(beside)
-    file: _File = validated(_File, tree, source, ())
+    file = validated(_File, tree, source, ())
     claims = {name: _claim(name, content, file, source) for name, content in file.claims.items()}
     for name, claim in claims.items():
         _check(name, claim, suite, source)
@@ -199,10 +199,10 @@ def load_claims(path: Path, suite: Suite) -> Claims:
 
 
 def _claim(name: str, content: Any, file: _File, source: Source) -> Claim:
-    kind: type[_Claim] = Statement
+    kind: type[Claim] = Statement
     if isinstance(content, Mapping):
         kind = next((kind for key, kind in KINDS.items() if key in content), _likely(content))
-    claim: Claim = validated(kind, content, source, ("claims", name))
+    claim = validated(kind, content, source, ("claims", name))
     if isinstance(claim, Number) and claim.tolerance is None:
         if file.tolerance is None:
             raise SuiteError(
@@ -212,9 +212,9 @@ def _claim(name: str, content: Any, file: _File, source: Source) -> Claim:
     return claim
 
 
-def _likely(content: Mapping[str, Any]) -> type[_Claim]:
+def _likely(content: Mapping[str, Any]) -> type[Claim]:
     """The kind of a claim without the key that tells it: the one that lacks it, so that the message says so."""
-    telling: dict[str, type[_Claim]] = {"quantity": Number, "than": Ordering, "fleet": Placed}
+    telling: dict[str, type[Claim]] = {"quantity": Number, "than": Ordering, "fleet": Placed}
     return next((kind for key, kind in telling.items() if key in content), Statement)
 
 
