@@ -817,7 +817,7 @@ def test_add_check_and_remove(lab: Boards, tmp_path: Path, monkeypatch: pytest.M
         path.write_text(f"{path.read_text()}  frames_port: {closed.getsockname()[1]}\n")
     done = run(check)
     assert done.exit_code == 0, done.output  # alone it can be measured
-    assert "no fleet whose central node is this machine can have it: 127.0.0.1:" in done.output
+    assert "no fleet whose central device is this machine can have it: 127.0.0.1:" in done.output
     assert "refused" in done.output
     lab.relays["gone"] = Relay(1)
     dead = str(lab.relays["gone"].port)

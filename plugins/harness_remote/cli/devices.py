@@ -156,7 +156,7 @@ def _show(check: BoardCheck) -> None:
         )
     if check.frames:
         click.secho(
-            f"  no fleet whose central node is this machine can have it: {check.frames}; is its second port open?",
+            f"  no fleet whose central device is this machine can have it: {check.frames}; is its second port open?",
             fg="yellow",
         )
     meters = ", ".join(meter["name"] for meter in board.meters) or "none answers"

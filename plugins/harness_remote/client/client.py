@@ -284,7 +284,7 @@ class Client:
             if left <= 0:
                 with contextlib.suppress(DeviceError):
                     self._call("Cancel", pb.CancelRequest(id=job), pb.Done)
-                raise DeviceError(f"{self._who()}: the measurement did not end within {limit_s:.0f} s")
+                raise DeviceError(f"{self._who()}: the job did not end within {limit_s:.0f} s")
             before = heard
             try:
                 for reply in self._replies(pb.FollowRequest(id=job, offset=len(result)), left):
