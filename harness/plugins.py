@@ -18,7 +18,7 @@ import pluggy
 from harness import hookspecs
 from harness.errors import PluginError, first_line, nearest
 from harness.registry import Origin, Problem, Registered, Registry
-from harness.store.sources import distribution_files, module_files, package_files, source_hash, versions_of
+from harness.store.sources import distribution_files, imported_files, module_files, source_hash, versions_of
 from harness.types import (
     BackendEntry,
     CompressorEntry,
@@ -148,7 +148,7 @@ class Plugins:
         owned = {}
         for origin in self.origins:
             try:
-                files = None if origin.distribution == SHIPPED else self.files_of(origin)
+                files = self._own_files(origin)
             except PluginError:  # it has no hash; its module is still its own
                 files = None
             owned[origin.plugin] = {str(path) for path in (files or module_files(origin.module)).values()}
@@ -165,15 +165,19 @@ class Plugins:
         return self._files[origin.plugin]
 
     def _find_files(self, origin: Origin) -> dict[str, Path]:
+        shipped = {o.module.partition(".")[0] for o in self.origins if o.distribution == SHIPPED}
+        return imported_files(self._own_files(origin), shipped)
+
+    def _own_files(self, origin: Origin) -> dict[str, Path]:
+        """Return the files of a plugin, without those of shipped plugins that it imports."""
         if origin.distribution == SHIPPED:
-            packages = {o.module.partition(".")[0] for o in self.origins if o.distribution == SHIPPED}
-            return package_files(origin.module, packages)
+            return module_files(origin.module)
         distribution = self.distributions.get(origin.plugin)
         if distribution is None:
             return _object_files(self.manager.get_plugin(origin.plugin)) or module_files(origin.module)
         files = distribution_files(distribution)
         listed = {path.resolve() for path in files.values()}
-        own = inspect.getsourcefile(importlib.import_module(origin.module))
+        own = importlib.import_module(origin.module).__file__
         if own is None or Path(own).resolve() not in listed:
             raise PluginError(
                 f"{origin.distribution} does not list the file of its module {origin.module}: install it with pip"
@@ -236,9 +240,13 @@ def load_plugins(
 
     collected = {hook: _collect(manager, hook, origins, problems) for hook in hookspecs.COLLECTING}
     registries = {kind + "s": Registry(kind, collected[hook], problems) for hook, kind in _KINDS.items()}
+    distributions: dict[str, Distribution] = {}
+    for point in sorted(entry_points(group=GROUP), key=lambda point: (point.name, point.module)):
+        if point.dist:
+            distributions.setdefault(point.name, point.dist)  # the one whose plugin was loaded
     return Plugins(
         manager=manager,
-        distributions={point.name: point.dist for point in entry_points(group=GROUP) if point.dist},
+        distributions=distributions,
         origins=tuple(origins),
         problems=tuple(problems),
         blocked=blocked,
@@ -263,7 +271,7 @@ def _origin(point: EntryPoint) -> Origin:
         point.name,
         distribution.metadata["Name"] if distribution else "?",
         distribution.version if distribution else "?",
-        point.value.partition(":")[0],
+        point.module,
     )
 
 

@@ -42,7 +42,7 @@ def hash_files(files: Mapping[str, Path]) -> str:
     whole = hashlib.sha256()
     for name in sorted(files):
         content = files[name].read_bytes()
-        whole.update(f"{name}\0{len(content)}\0".encode())
+        whole.update(f"{name}\0{len(content)}\0".encode("utf-8", "surrogateescape"))
         whole.update(content)
     return whole.hexdigest()[:32]
 

@@ -1,7 +1,7 @@
 """The source of a plugin: the files of its code and data, and one hash of them.
 
 A third party's plugin is its whole distribution: the files of its RECORD (PEP 376), or the tree of an editable
-install (PEP 610). The distribution that ships the harness holds many plugins: there a plugin's source is its own
+install (PEP 610) or of a project whose metadata lie in it. The distribution that ships the harness holds many plugins: there a plugin's source is its own
 package and the shipped packages that it imports. A plugin whose files cannot be listed or read is refused:
 results of different code would have the same key.
 """
@@ -15,13 +15,14 @@ import re
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from functools import cache
 from importlib import metadata
+from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from harness.errors import PluginError
 from harness.store.hashing import hash_files
 
-__all__ = ["distribution_files", "module_files", "package_files", "source_hash", "versions_of"]
+__all__ = ["distribution_files", "imported_files", "module_files", "source_hash", "versions_of"]
 
 MAX_FILES = 20_000
 MAX_BYTES = 2**31
@@ -43,6 +44,10 @@ LEFT_OUT = frozenset(
 )
 """Folders of an editable install's tree that an install would not contain, or that hold results."""
 
+RUN_FILE = "records.jsonl"
+"""A folder with this file holds results of a run."""
+
+_CODE = (".py", *EXTENSION_SUFFIXES)
 _IMPORT = re.compile(r"^\s*(?:from|import)\s+(\w+)", re.MULTILINE)
 
 
@@ -65,25 +70,23 @@ def source_hash(files: Mapping[str, Path]) -> str:
         raise PluginError(f"{error.filename}: {error.strerror or error}") from None
 
 
-def package_files(module: str, shipped: Collection[str]) -> dict[str, Path]:
-    """Return the files of the top-level package of ``module``, and of those of ``shipped`` that it imports.
+def imported_files(files: Mapping[str, Path], shipped: Collection[str]) -> dict[str, Path]:
+    """Return ``files``, and those of the packages of ``shipped`` that they import, directly or through each other.
 
-    ``shipped`` are names of top-level packages of the same distribution. Imports are followed through every file,
-    those inside functions too.
+    ``shipped`` are names of top-level packages. Imports are followed through every file, those inside functions too.
     """
-    files: dict[str, Path] = {}
-    waiting, seen = [module.partition(".")[0]], set()
+    every: dict[str, Path] = dict(files)
+    waiting, seen = list(files.values()), set[str]()
     while waiting:
-        package = waiting.pop()
-        if package in seen:
+        path = waiting.pop()
+        if path.suffix != ".py":
             continue
-        seen.add(package)
-        own = module_files(package)
-        files |= own
-        for path in own.values():
-            if path.suffix == ".py":
-                waiting += set(_IMPORT.findall(path.read_text("utf-8", "replace"))) & set(shipped)
-    return files
+        for package in set(_IMPORT.findall(path.read_text("utf-8", "replace"))) & set(shipped) - seen:
+            seen.add(package)
+            own = module_files(package)
+            every |= own
+            waiting += own.values()
+    return every
 
 
 def module_files(module: str) -> dict[str, Path]:
@@ -107,16 +110,27 @@ def distribution_files(distribution: metadata.Distribution) -> dict[str, Path]:
     """Return the files that an installed distribution consists of, without its metadata and byte code.
 
     Raises:
-        PluginError: its files are not listed.
+        PluginError: its files are not listed, or a folder cannot be read.
     """
-    name = distribution.metadata["Name"]
-    if (tree := _editable_tree(distribution)) is not None:
-        return _tree_files(tree)
-    if distribution.files is None:
-        raise PluginError(f"{name} lists no files (no RECORD): install it with pip")
+    try:
+        if (tree := _project_tree(distribution)) is not None:
+            return _tree_files(tree)
+        listed = _listed_files(distribution)
+        if (tree := _editable_tree(distribution)) is not None:
+            # a compiled module may be built elsewhere and installed
+            built = {name: path for name, path in listed.items() if name.endswith(tuple(EXTENSION_SUFFIXES))}
+            return {**_tree_files(tree), **built}
+    except OSError as error:
+        raise PluginError(f"{error.filename}: {error.strerror or error}") from None
+    if not listed:
+        raise PluginError(f"{distribution.metadata['Name']} lists no files (no RECORD): install it with pip")
+    return listed
+
+
+def _listed_files(distribution: metadata.Distribution) -> dict[str, Path]:
     files = {}
-    for listed in distribution.files:
-        if ".dist-info" in listed.parts[0] or ".egg-info" in listed.parts[0] or _is_byte_code(listed.parts):
+    for listed in distribution.files or ():
+        if ".dist-info" in listed.parts[0] or ".egg-info" in listed.parts[0] or "__pycache__" in listed.parts:
             continue
         if listed.parts[0] == "..":  # scripts, which only call the package
             continue
@@ -164,6 +178,18 @@ def _editable_tree(distribution: metadata.Distribution) -> Path | None:
         return None
 
 
+def _project_tree(distribution: metadata.Distribution) -> Path | None:
+    """Return the project folder in which the metadata lie (``setup.py develop``, or a build in that folder), if any.
+
+    The list of files there is that of the last build.
+    """
+    if distribution.read_text("RECORD") is not None or distribution.read_text("SOURCES.txt") is None:
+        return None
+    base = Path(str(distribution.locate_file("")))
+    above = (base, base.parent)  # of a layout with `src`
+    return next((d for d in above if any((d / n).is_file() for n in ("pyproject.toml", "setup.py"))), base)
+
+
 def _tree_files(tree: Path) -> dict[str, Path]:
     """Return the files of a project's tree that an install would contain: every folder that holds a module.
 
@@ -172,25 +198,45 @@ def _tree_files(tree: Path) -> dict[str, Path]:
     files: dict[str, Path] = {}
     for entry in sorted(tree.iterdir()):
         if entry.is_file():
-            if entry.suffix == ".py" or entry.name == "pyproject.toml":
+            if entry.name.endswith(_CODE) or entry.name == "pyproject.toml":
                 files[entry.name] = entry
         elif not _is_left_out(entry) and entry.name not in LEFT_OUT:
             below = dict(_walk(entry))
-            if any(path.suffix == ".py" for path in below.values()):
+            if any(name.endswith(_CODE) for name in below):
                 files |= {f"{entry.name}/{name}": path for name, path in below.items()}
     return files
 
 
 def _walk(root: Path) -> Iterator[tuple[str, Path]]:
-    """Yield every file below ``root`` with its relative name, sorted. Byte code, hidden folders and venvs are skipped."""
-    for folder, folders, names in os.walk(root):
+    """Yield every file below ``root`` with its relative name. Links to folders are followed, each folder once.
+
+    Left out are byte code that Python made, hidden files and folders, copies of editors, venvs and results of runs.
+
+    Raises:
+        OSError: a folder cannot be read.
+        PluginError: there are too many files.
+    """
+    seen: set[str] = set()
+    count = 0
+    for folder, folders, names in os.walk(root, onerror=_raise, followlinks=True):
         here = Path(folder)
-        folders[:] = sorted(name for name in folders if not _is_left_out(here / name))
+        seen.add(os.path.realpath(here))
+        folders[:] = sorted(
+            name
+            for name in folders
+            if not _is_left_out(here / name) and os.path.realpath(here / name) not in seen
+        )
         for name in sorted(names):
             path = here / name
-            relative = path.relative_to(root)
-            if not _is_byte_code(relative.parts) and path.is_file():
-                yield relative.as_posix(), path
+            if not name.startswith(".") and not name.endswith("~") and path.is_file():
+                count += 1
+                if count > MAX_FILES:
+                    raise PluginError(f"{root} holds more than {MAX_FILES} files")
+                yield path.relative_to(root).as_posix(), path
+
+
+def _raise(error: OSError) -> None:
+    raise error
 
 
 def _is_left_out(folder: Path) -> bool:
@@ -200,8 +246,5 @@ def _is_left_out(folder: Path) -> bool:
         or name == "__pycache__"
         or name.endswith((".egg-info", ".dist-info"))
         or (folder / "pyvenv.cfg").exists()
+        or (folder / RUN_FILE).exists()
     )
-
-
-def _is_byte_code(parts: tuple[str, ...]) -> bool:
-    return "__pycache__" in parts or parts[-1].endswith((".pyc", ".pyo"))

@@ -171,3 +171,137 @@ def test_blame_names_the_plugin_whose_code_raised(site):
     with pytest.raises(ZeroDivisionError) as ours:
         _ = 1 / 0
     assert plugins.blame(ours.value) is None
+
+
+# --- what else a distribution can be ----------------------------------------------------------------
+
+
+def editable(site: Path, tree: Path) -> Distribution:
+    """A project with a flat layout, installed editable."""
+    made = Distribution(site)
+    made.write(
+        f"{made.info.name}/direct_url.json",
+        json.dumps({"url": tree.as_uri(), "dir_info": {"editable": True}}),
+    )
+    made.record()
+    for name, text in {"harness_toy/plugin.py": PLUGIN, "pyproject.toml": "[project]"}.items():
+        write(tree / name, text)
+    return made
+
+
+def write(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+
+
+@pytest.fixture
+def tree(site, tmp_path, monkeypatch):
+    folder = tmp_path / "project"
+    editable(site, folder)
+    monkeypatch.syspath_prepend(str(folder))
+    return folder
+
+
+@pytest.mark.parametrize("name", ["fast.cpython-311-x86_64-linux-gnu.so", "fast/net.abi3.so"])
+def test_a_compiled_module_of_a_project_is_part_of_its_source(tree, name):
+    write(tree / name, "1")
+    before = toy(load_plugins()).source
+    write(tree / name, "2")
+    assert toy(load_plugins()).source != before
+
+
+def test_a_compiled_module_beside_the_metadata_of_an_editable_install_is_part_of_its_source(site, tree):
+    library = site / "harness_toy_fast.abi3.so"  # as scikit-build-core installs it
+    library.write_text("1")
+    record = next(site.glob("*.dist-info")) / "RECORD"
+    record.write_text(f"{record.read_text()}{library.name},,\n")
+    before = toy(load_plugins()).source
+    library.write_text("2")
+    assert toy(load_plugins()).source != before
+
+
+def test_code_behind_a_link_to_a_folder_is_part_of_the_source(tree, tmp_path):
+    write(tmp_path / "shared/net.py", "A = 1")
+    (tree / "harness_toy/shared").symlink_to(tmp_path / "shared")
+    (tree / "harness_toy/loop").symlink_to(tree)
+    before = toy(load_plugins()).source
+    write(tmp_path / "shared/net.py", "A = 2")
+    assert toy(load_plugins()).source != before
+
+
+def test_what_editors_and_runs_leave_in_a_package_is_no_part_of_its_source(tree):
+    before = toy(load_plugins()).source
+    for name in (".plugin.py.swp", ".DS_Store", "plugin.py~", "mine/records.jsonl", "mine/samples/ab/x.npz"):
+        write(tree / "harness_toy" / name, "x")
+    assert toy(load_plugins()).source == before
+
+
+def test_file_names_of_any_bytes_are_hashed(tree):
+    before = toy(load_plugins()).source
+    with open(bytes(tree / "harness_toy") + b"/\xff.bin", "w") as file:
+        file.write("1")
+    assert toy(load_plugins()).source != before
+
+
+def test_the_metadata_in_a_projects_own_tree_gives_the_same_source_as_its_editable_install(site, tree):
+    """``python -m harness`` in that folder finds it first."""
+    installed = toy(load_plugins()).source
+    egg = tree / "harness_toy.egg-info"
+    write(egg / "PKG-INFO", "Metadata-Version: 2.1\nName: harness-toy\nVersion: 1.0\n")
+    write(egg / "entry_points.txt", "[harness]\ntoy = harness_toy.plugin\n")
+    write(egg / "SOURCES.txt", "README.md\nharness_toy/plugin.py\n")
+    write(tree / "README.md", "words")
+    assert toy(load_plugins()).source == installed
+    write(tree / "harness_toy/later.py", "A = 1")
+    assert toy(load_plugins()).source != installed
+
+
+def test_of_two_distributions_that_give_the_same_plugin_the_first_is_hashed(site, tmp_path, monkeypatch):
+    installed(site)
+    before = toy(load_plugins())
+    other = tmp_path / "other"
+    other.mkdir()
+    monkeypatch.syspath_prepend(str(other))  # renamed: the old metadata was left behind
+    Distribution(other, name="toy-of-old").record()
+    monkeypatch.setattr(sys, "path", [*[p for p in sys.path if p != str(other)], str(other)])
+    assert toy(load_plugins()) == before
+
+
+def test_a_plugin_that_is_compiled_is_not_refused(site, monkeypatch):
+    import py_compile
+
+    made = installed(site)
+    source = site / "harness_toy/plugin.py"
+    py_compile.compile(str(source), cfile=str(source.with_suffix(".pyc")))
+    source.unlink()
+    made.write(
+        made.info.name + "/RECORD", "harness_toy/__init__.py,,\nharness_toy/plugin.pyc,,\nsecond.py,,\n"
+    )
+    before = toy(load_plugins()).source
+    with source.with_suffix(".pyc").open("ab") as file:
+        file.write(b"\0")
+    assert toy(load_plugins()).source != before
+
+
+def test_a_change_of_a_shipped_plugin_changes_the_source_of_what_builds_on_it(site):
+    made = installed(site)
+    made.write("second.py", "def net():\n    from harness_timm import vit\n    return vit\n")
+    plugins = load_plugins()
+    names = plugins.files_of(plugins.backends.get("toy").origin)
+    assert {"harness_timm/vit.py", "second.py"} <= names.keys()
+    error = ValueError("no")
+    error.files = (str(names["harness_timm/vit.py"]),)  # type: ignore[attr-defined]
+    assert plugins.blame(error) == "timm"
+
+
+def test_a_project_that_is_gone_or_too_large_is_refused(site, tree, monkeypatch):
+    from harness.store.sources import source_hash
+
+    with pytest.raises(PluginError, match="at most"):
+        source_hash({str(n): tree / "pyproject.toml" for n in range(20_001)})
+    plugins = load_plugins()
+    import shutil
+
+    shutil.rmtree(tree)
+    with pytest.raises(PluginError, match=r"plugin toy .*cannot be hashed.*No such file"):
+        toy(plugins)
