@@ -69,8 +69,8 @@ class WorkerProcess:
         match reply:
             case Lost(board, message):
                 raise BoardLost(message, board=board)
-            case Failed(message):
-                raise DeviceError(f"{command.name} on {self.name}: {message}")
+            case Failed(message, files):
+                raise DeviceError(f"{command.name} on {self.name}: {message}", files=files)
         answer: A = reply.answer
         return answer
 

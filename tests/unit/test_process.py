@@ -6,12 +6,13 @@ import os
 import signal
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
 from harness.errors import DeviceError
-from harness.types import Monitor
-from harness.worker.commands import Listen
+from harness.types import Artifact, Monitor, SessionOptions, TensorSpec
+from harness.worker.commands import Listen, Load
 from harness.worker.process import WorkerProcess
 
 
@@ -49,3 +50,24 @@ def test_every_thread_is_told_how_a_worker_ended(monkeypatch: pytest.MonkeyPatch
     finally:
         worker.close()
     assert told == ["the worker on board was ended by SIGKILL (out of memory?)"] * 5
+
+
+def test_an_error_in_a_worker_names_the_files_in_which_it_arose(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "toy_loader.py").write_text("def load(artifact, options):\n    raise ValueError('no')\n")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.syspath_prepend(str(tmp_path))
+    tensor = TensorSpec(shape=(1,))
+    artifact = Artifact(
+        path=tmp_path, runtime="toy", precision="fp32", weight_bytes=0, inputs=(tensor,), output=tensor
+    )
+    worker = WorkerProcess("board", Monitor())
+    try:
+        with pytest.raises(DeviceError, match="load on board: ValueError: no") as error:
+            worker.ask(
+                Load(part="model", artifact=artifact, loader="toy_loader:load", options=SessionOptions())
+            )
+    finally:
+        worker.close()
+    assert error.value.files[-1] == str(tmp_path / "toy_loader.py")
