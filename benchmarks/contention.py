@@ -25,13 +25,14 @@ def flagged(entry, artifact) -> list[str]:  # type: ignore[no-untyped-def]
 
     from harness.measure.flags import flags
     from harness.plugins import load_plugins
-    from harness.types import DeviceSpec, Stop, Workload
+    from harness.types import DeviceSpec, Graph, GraphPart, Stop, Workload
 
     cpu = load_plugins().backends.get("cpu").entry
     images = np.random.default_rng(0).standard_normal((8, 3, 224, 224)).astype(np.float32)
     with cpu.open(DeviceSpec(name="here", backend="cpu", params=cpu.params())) as device:
         device.load("model", artifact, entry)
-        device.connect({"model": ("image",)}, {})
+        part = GraphPart(name="model", inputs=("image",), output=artifact.output)
+        device.connect(Graph(parts=(part,)), {})
         return flags(device.measure(Workload(stop=Stop(min_time_s=1.0, min_queries=10)), images))
 
 
