@@ -23,7 +23,7 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Alignment:
-    """``offset_s`` added to the log's times gives the load's clock; ``error_s`` bounds its error."""
+    """``offset_s`` added to the log's times gives the load's clock; ``error_s`` is its greatest error."""
 
     offset_s: float
     error_s: float
@@ -80,7 +80,7 @@ def align_step(
 
 
 def _interval(offsets: Array, shares: Array, at: float, share: float, readings: int) -> float:
-    """Half the width of the offsets whose fit is not significantly worse than the best."""
+    """Return half the width of the range of offsets whose fit is not significantly worse than the best."""
     if share >= 1 - 1e-12:
         alike = shares >= share - 1e-12
     else:
@@ -90,7 +90,7 @@ def _interval(offsets: Array, shares: Array, at: float, share: float, readings: 
 
 @dataclass(frozen=True)
 class _Fits:
-    """Of every offset: the share of variance explained (0 where the fit is no rise and fall), levels, readings."""
+    """Return for every offset the share of variance explained (0 where the fit is no rise and fall), levels, readings."""
 
     share: Array
     idle: Array

@@ -1,4 +1,4 @@
-"""Lines of a meter's log: which columns hold what, and the moment and the power of a line."""
+"""Lines of a meter's log: the meaning of its columns, and the time and power of a line."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def _numbered(head: Sequence[str], wanted: Sequence[int]) -> Layout:
 
 
 def reading(line: str, layout: Layout, time: Callable[[str], int]) -> tuple[int, float]:
-    """(nanoseconds of the log's clock, watts) of a line. Raises ``ValueError`` that says what is wrong with it."""
+    """Return a line's nanoseconds of the log's clock, and its watts. Raises ``ValueError`` that says what is wrong."""
     found = cells(line, layout.delimiter)
     if len(found) <= max(layout.time, *layout.power):
         raise ValueError(f"{len(found)} columns only")
@@ -88,7 +88,7 @@ def reading(line: str, layout: Layout, time: Callable[[str], int]) -> tuple[int,
 
 
 def moment(clock: str, unit: str) -> Callable[[str], int]:
-    """What turns a cell into nanoseconds: since 1970 for ``unix`` and ``iso``, else of the log's own clock."""
+    """Return a function that turns a cell into nanoseconds: since 1970 for ``unix`` and ``iso``, else of the log's clock."""
     if clock == "iso":
         return _iso
     factor = UNITS[unit]
@@ -114,7 +114,7 @@ def _is_number(text: str) -> bool:
 
 
 def _iso(text: str) -> int:
-    """ISO 8601; without a zone it is this machine's. By hand, as Python 3.10 reads few of its forms."""
+    """Parse ISO 8601; without a zone it is this machine's. Python 3.10 itself reads few of its forms."""
     match = ISO.fullmatch(text)
     if match is None:
         raise ValueError(f"{text!r} is not an ISO 8601 time")

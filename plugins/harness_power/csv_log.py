@@ -85,7 +85,7 @@ def probe() -> Iterable[Unavailable]:
 
 
 def describe(params: CsvParams) -> Iterable[MeterInfo | Unavailable]:
-    """The log as a meter, if it is being written; one at another host is not looked at here."""
+    """Return the log as a meter if it is being written. A log at another host is not opened here."""
     name = f"csv:{Path(params.path).name}:{'*'.join(str(column) for column in params.power)}"
     path = Path(params.path) if params.host else Path(params.path).expanduser().absolute()
     info = MeterInfo(
@@ -132,11 +132,11 @@ def open_log(info: MeterInfo) -> CsvLog:
 
 
 class _NotYetError(OSError):
-    """The log may still come to hold what is asked."""
+    """The log may still get the readings that are asked for."""
 
 
 class CsvLog:
-    """A ``Log``. Times are moved to the monotonic clock by the wall clock, or by the load's step."""
+    """A :class:`~harness.types.Log`. Its times are moved to the monotonic clock by the wall clock, or by the load's step."""
 
     def __init__(self, info: MeterInfo) -> None:
         self._choice = CsvParams(**info.details)
@@ -170,7 +170,7 @@ class CsvLog:
             time.sleep(min(max(self._choice.period / 2, 0.02), 0.2))
 
     def last(self) -> int | None:
-        """Nanoseconds of the last whole line, on the log's clock."""
+        """Return the time of the last whole line, in nanoseconds of the log's clock."""
         return next((at for at, _ in self._backwards()), None)
 
     def _by_timestamps(self, begin_ns: int, end_ns: int, _: tuple[int, int]) -> list[Row]:
@@ -192,7 +192,7 @@ class CsvLog:
         return self._window(rows, -offset, begin_ns, end_ns)
 
     def _by_marker(self, begin_ns: int, end_ns: int, load: tuple[int, int]) -> list[Row]:
-        """The newest line was measured at most ``lag`` ago: that bounds the search."""
+        """Return the window's readings, found by the load's step. The newest line is at most ``lag`` old: that limits the search."""
         choice, last, now = self._choice, self._last(), time.monotonic_ns()
         age = time.time() - os.fstat(self._files[-1].fileno()).st_mtime
         if age > choice.lag + choice.period:
@@ -227,7 +227,7 @@ class CsvLog:
         return moved[max(bisect_right(times, begin_ns) - 1, 0) : bisect_left(times, end_ns) + 1]
 
     def _rows(self, since: int) -> list[Row]:
-        """Oldest first, from the last line at or before ``since`` on (or the log's first)."""
+        """Return readings, oldest first, from the last line at or before ``since``, or from the first line."""
         rows: list[Row] = []
         for row in self._backwards():
             if rows and rows[-1][0] <= since:
@@ -242,7 +242,7 @@ class CsvLog:
         return last
 
     def _backwards(self) -> Iterator[Row]:
-        """Readings, newest first; a line that cannot be, or is out of order, is an error."""
+        """Yield readings, newest first. A line that cannot be read or is out of order is an error."""
         newer: int | None = None
         for line in self._lines():
             if not line or line in self._layout.before or line.startswith("#"):
@@ -258,7 +258,7 @@ class CsvLog:
             yield at, watts
 
     def _lines(self) -> Iterator[str]:
-        """Whole lines, newest first; the files of a log that rotates are one."""
+        """Yield whole lines, newest first, across the files of a log that rotates."""
         for file in reversed(self._files):
             end, rest = os.fstat(file.fileno()).st_size, b""
             newest = True
@@ -284,7 +284,7 @@ class CsvLog:
             raise self._error(str(error)) from None
 
     def _follow(self) -> None:
-        """Go on with the new file where the log was rotated; the old one stays open, and readable."""
+        """Continue with the new file where the log was rotated. The old one stays open and readable."""
         with contextlib.suppress(FileNotFoundError):  # between the two
             there, here = os.stat(self._path), os.fstat(self._files[-1].fileno())
             if (there.st_dev, there.st_ino) != (here.st_dev, here.st_ino):
@@ -306,7 +306,7 @@ def _text(line: bytes) -> str:
 
 
 def _wall_clock() -> tuple[int, int]:
-    """(monotonic nanoseconds, by how much the wall clock is ahead of that), from the closest of some readings."""
+    """Return monotonic nanoseconds and the wall clock's lead, from the closest pair of some readings."""
     tries = []
     for _ in range(5):
         before, wall, after = time.monotonic_ns(), time.time_ns(), time.monotonic_ns()

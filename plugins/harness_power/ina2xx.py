@@ -80,7 +80,7 @@ _CHIPS = {
 
 
 class Ina2xxParams(Params):
-    """Where the chip is, and what it is wired to."""
+    """Where the chip is, and how it is wired."""
 
     chip: Literal["ina219", "ina226", "ina228"] = Field(description="as printed on it")
     shunt_ohm: float = Field(gt=0, le=10, description="the shunt resistor: R100 is 0.1, R002 is 0.002")
@@ -129,7 +129,11 @@ def describe(params: Ina2xxParams) -> Iterable[MeterInfo | Unavailable]:
 
 
 def _plan(params: Ina2xxParams) -> MeterInfo:
-    """How the chip will be set; ``ValueError`` where it cannot measure what is asked."""
+    """Return how the chip will be set.
+
+    Raises:
+        ValueError: the chip cannot measure what the parameters ask for.
+    """
     chip, volts = _CHIPS[params.chip], params.max_current_a * params.shunt_ohm
     top = max(chip.ranges_v)
     if volts > top * (1 + 1e-9):
@@ -217,7 +221,7 @@ _SETUPS = {"ina219": _ina219, "ina226": _ina226, "ina228": _ina228}
 
 
 class _Port:
-    """One chip on its bus."""
+    """A chip on its bus."""
 
     def __init__(self, details: Any) -> None:
         from smbus2 import SMBus
@@ -234,7 +238,7 @@ class _Port:
         self._bus.write_i2c_block_data(self._address, register, list(value.to_bytes(2, "big")))
 
     def identify(self) -> None:
-        """Raises ``HarnessError`` for another chip, and changes nothing."""
+        """Check that it is the expected chip, without changing it. Raises ``HarnessError`` for another chip."""
         if self.chip == "ina219":  # has no identity; its Configuration bit 14 is always 0, the INA226's is 1
             config = self.read(0x00)
             if config & 1 << 14:
@@ -271,7 +275,7 @@ class _Port:
 
 
 class _Power:
-    """INA219 and INA226: the last conversion of current and voltage, signed as the current."""
+    """A :class:`~harness.types.Meter` of an INA219 or INA226: watts of the last conversions, with the current's sign."""
 
     def __init__(self, port: _Port) -> None:
         self._port = port
@@ -297,7 +301,7 @@ class _Power:
 
 
 class _Energy:
-    """INA228: joules since it was set up (8.1.2, equations 2 to 6)."""
+    """A :class:`~harness.types.Meter` of an INA228: joules since it was set up (8.1.2, equations 2 to 6)."""
 
     def __init__(self, port: _Port) -> None:
         self._port = port

@@ -32,7 +32,7 @@ _IIO_CONFIG = {"ti,continuous-config": 0x7727, "ti,trigger-config": 0x7003}  # t
 
 @dataclass(frozen=True, kw_only=True)
 class _Rail:
-    """Files that hold millivolts and milliamperes, or milliwatts alone."""
+    """The files of a rail: millivolts and milliamperes, or milliwatts."""
 
     name: str
     files: tuple[Path, ...]
@@ -43,7 +43,7 @@ class _Rail:
 
 
 class _File:
-    """A sysfs attribute, kept open: each read asks the driver anew."""
+    """A sysfs attribute that is kept open. Each read asks the driver again."""
 
     def __init__(self, path: str | Path) -> None:
         self.path = path
@@ -61,7 +61,7 @@ class _File:
 
 
 class _Rails:
-    """The sum of rails, in watts."""
+    """A :class:`~harness.types.Meter`: the sum of rails, in watts."""
 
     def __init__(self, rails: Iterable[Iterable[str | Path]]) -> None:
         self._rails: list[list[_File]] = []
@@ -169,7 +169,7 @@ def _unavailable(reason: str, fix: str = "") -> Unavailable:
 
 
 def _chips() -> list[Path]:
-    """Folders of I2C devices that are INA3221."""
+    """Return the folders of I2C devices that are INA3221."""
     chips = []
     for name in sorted((sysfs.root() / "sys/bus/i2c/devices").glob("*/name")):
         with suppress(OSError):
@@ -186,7 +186,7 @@ def _rails(chip: Path) -> Iterator[_Rail]:
 
 
 def _hwmon_rails(folder: Path) -> Iterator[_Rail]:
-    """in1..in3 are the channels; in4..in6 are shunt voltages, in7 their sum."""
+    """Yield the rails of the hwmon driver. in1..in3 are the channels; in4..in6 are shunt voltages, in7 their sum."""
     interval, samples = number(folder / "update_interval"), number(folder / "samples") or 1
     period_s = interval * 1e-3 if interval else _duration_s(_HWMON_CONFIG)
     timing = "update_interval" if interval else "3 channels x 2 x 1.1 ms, as the driver configures the chip"
@@ -209,7 +209,10 @@ def _hwmon_rails(folder: Path) -> Iterator[_Rail]:
 
 
 def _iio_rails(folder: Path, node: Path) -> Iterator[_Rail]:
-    """Triggered: each read converts. Continuous: the chip averages by itself, as the device tree says."""
+    """Yield the rails of the industrial I/O driver.
+
+    If triggered, each read converts. If continuous, the chip averages, as the device tree says.
+    """
     triggered = number(folder / "running_mode") == 0
     key = "ti,trigger-config" if triggered else "ti,continuous-config"
     config, source = _IIO_CONFIG[key], f"the driver's default for {key}"
@@ -230,7 +233,7 @@ def _iio_rails(folder: Path, node: Path) -> Iterator[_Rail]:
 
 
 def _duration_s(config: int) -> float:
-    """How long one round of conversions takes: averages x channels x (bus + shunt)."""
+    """Return the seconds of one round of conversions: averages x channels x (bus + shunt)."""
     channels = bin(config >> 12 & 7).count("1")
     once = _CONVERSION_US[config >> 6 & 7] + _CONVERSION_US[config >> 3 & 7]
     return _SAMPLES[config >> 9 & 7] * channels * once * 1e-6

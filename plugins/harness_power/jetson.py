@@ -35,7 +35,7 @@ _SUM_NOTE = "a sum of rails, not the board's input: the carrier board and regula
 
 
 def is_jetson() -> bool:
-    """Whether this machine is a Jetson; a container shows the second or third sign only."""
+    """Return whether this machine is a Jetson. A container shows the second or third sign only."""
     return (
         "nvidia,tegra" in _text(sysfs.root() / "proc/device-tree/compatible")
         or _text(sysfs.root() / "sys/devices/soc0/family") == "Tegra"
@@ -45,7 +45,7 @@ def is_jetson() -> bool:
 
 @dataclass(frozen=True, kw_only=True)
 class Composition:
-    """What a Jetson's power is read from: the rails to add, those inside them, those beside them."""
+    """How a Jetson's power is read: the rails to add, those inside them, those beside them."""
 
     scope: Scope
     add: tuple[str, ...]
@@ -63,7 +63,7 @@ class Composition:
 
 
 def compose(rails: Iterable[str]) -> Composition | None:
-    """The input where a board has one, else a sum of rails known not to overlap, else ``None``."""
+    """Return the board's input if it has one, else a sum of rails that are known not to overlap, else None."""
     names = sorted(set(rails))
     entry = next((name for name in _INPUTS if name in names), None)
     if entry:
@@ -81,14 +81,14 @@ def compose(rails: Iterable[str]) -> Composition | None:
 
 
 def number(path: Path) -> float | None:
-    """The number that a sysfs attribute begins with, ``None`` where it does not answer."""
+    """Return the number at the beginning of a sysfs attribute, or None where it does not answer."""
     with suppress(OSError, ValueError, IndexError):
         return float(path.read_text().split()[0])
     return None
 
 
 def watch() -> Watch | None:
-    """nvpmodel's mode, the GPU's clock, temperatures, and what throttles; ``None`` off a Jetson."""
+    """Return a watch of nvpmodel's mode, the GPU's clock, temperatures and causes of throttling; None off a Jetson."""
     return _State() if is_jetson() else None
 
 
@@ -142,7 +142,7 @@ class _State:
         return clock
 
     def _over_current(self) -> set[str]:
-        """Causes whose event counter moved since the last look."""
+        """Return the causes whose event counter changed since the last call."""
         causes = set()
         for file, before in self._events.items():
             now = number(file)
@@ -153,7 +153,7 @@ class _State:
 
 
 def _power_mode() -> dict[str, str]:
-    """nvpmodel keeps the mode as ``pmode:0002``; its configuration names the modes."""
+    """Return the name of nvpmodel's mode. nvpmodel keeps it as ``pmode:0002``; its configuration has the names."""
     found = re.search(r"pmode:0*(\d+)", _text(sysfs.root() / "var/lib/nvpmodel/status"))
     if not found:
         return {}

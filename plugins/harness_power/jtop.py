@@ -95,7 +95,7 @@ class _Client:
             self._take(jetson)
 
     def trouble(self) -> str | None:
-        """Why no fresh values come any more."""
+        """Return why no fresh values come any more, or None if they do."""
         if not self.jetson.is_alive():
             try:
                 self.jetson.ok(spin=True)
@@ -107,7 +107,7 @@ class _Client:
         return f"jtop.service is silent for {silent_s:.0f} s" if silent_s > longest_s else None
 
     def close(self) -> None:
-        """Returns at once: jtop's own close waits for the programs with which it looks for libraries."""
+        """Close the connection without waiting: jtop's own close waits for programs that look for libraries."""
         threading.Thread(target=self.jetson.close, daemon=True).start()
 
 
@@ -180,7 +180,7 @@ def _describe(client: _Client) -> MeterInfo | Unavailable:
 
 
 def _composition(power: Mapping[str, Any]) -> Composition | None:
-    """``tot`` where it is one monitor's; else the rails that do not overlap (``tot`` adds even those that do)."""
+    """Return ``tot`` where it is one monitor's, else the rails that do not overlap (``tot`` adds those that do, too)."""
     rails, total = power.get("rail", {}), power.get("tot", {}).get("name")
     monitors = [name for name, rail in rails.items() if rail.get("type", "INA3221") == "INA3221"]
     if not total:
@@ -204,7 +204,7 @@ def _version() -> str:
 
 
 class _Stream:
-    """The power of each tick of the service, with the time at which it came."""
+    """The power of each tick of the service, with the time of its arrival."""
 
     def __init__(self, info: MeterInfo, limits: Limits) -> None:
         self._rails = tuple(info.details["rails"])
@@ -233,7 +233,7 @@ def open_log(info: MeterInfo, limits: Limits = LIMITS) -> _Stream:
 
 
 def watch(limits: Limits = LIMITS) -> Watch | None:
-    """Clocks, nvpmodel, jetson_clocks, temperatures and fans, as the service publishes them."""
+    """Return a watch of clocks, nvpmodel, jetson_clocks, temperatures and fans, as the service publishes them."""
     if not _expected():
         return None
     try:

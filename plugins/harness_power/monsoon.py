@@ -40,7 +40,7 @@ class MonsoonParams(Params):
 
 
 def probe() -> Iterable[Unavailable]:
-    """It is never read unasked: it must know at which voltage it powers which board."""
+    """Return only reasons: a suite must name this monitor, with the voltage at which it powers the board."""
     found = list(attached(VENDOR, (PRODUCT,)))
     if not found:
         return (Unavailable(name="monsoon", reason="no Monsoon power monitor on USB"),)
@@ -143,7 +143,7 @@ class HvpmLog:
         return samples
 
     def close(self) -> None:
-        """Leaves the output as it is. The package's own closing resets the device: not under a running board."""
+        """Close the device and leave its output as it is. The package's own closing would reset a device under load."""
         import usb.util
 
         self._halt()
@@ -155,7 +155,7 @@ class HvpmLog:
         self._monitor.stopSampling()
 
     def _check(self, vout: float) -> None:
-        """The voltage of a running board is never changed."""
+        """Check the output's voltage, which is never changed while a board runs."""
         self._stream.wait(0, FIRST_S)
         volts = self._volts
         if volts < OFF_V:
@@ -179,7 +179,7 @@ class HvpmLog:
             self._stream.fail(str(error) or type(error).__name__)
 
     def _between_packets(self) -> None:
-        """In the engine's thread, where its lists are at rest."""
+        """Take over the engine's readings, in its own thread, while its lists do not change."""
         now = time.monotonic_ns()
         if self._closing:
             raise _ClosingError
@@ -201,11 +201,11 @@ class HvpmLog:
 
 
 class _ClosingError(Exception):
-    """Ends the engine, which has no other way to be stopped between two packets."""
+    """Ends the engine, which cannot be stopped between two packets in another way."""
 
 
 def _tapped(between_packets: Any) -> Any:
-    """The package's monitor, which tells before it asks for a packet, and when the engine began."""
+    """Return the package's monitor, which also calls ``between_packets`` and records when the engine began."""
     from Monsoon import HVPM
 
     class Tapped(HVPM.Monsoon):  # type: ignore[misc]

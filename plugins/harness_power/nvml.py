@@ -133,7 +133,7 @@ def _info(name: str, query: _Query, about: dict[str, Any], capability: tuple[int
 
 
 def _averaging(query: _Query, capability: tuple[int, int] | None) -> float:
-    """Seconds over which a reading is the mean: nvml.h for the first, the measurements cited for the last."""
+    """Return the seconds over which a reading is the mean: from nvml.h, or from the measurements cited above."""
     newer = capability is not None and capability > (8, 0)  # Ampere without GA100, and what followed
     if query.what == "average" or (query.what == "usage" and newer):
         return 1.0
@@ -149,7 +149,7 @@ def _fix(why: str, driver: str, *, nothing: bool) -> str:
 
 
 def _failure(pynvml: Any, handle: Any, query: _Query) -> str:
-    """Why a query cannot be used; empty where it answers."""
+    """Return why a query cannot be used, or an empty string where it answers."""
     try:
         value = _ask(pynvml, handle, query)
     except pynvml.NVMLError as error:
@@ -158,7 +158,7 @@ def _failure(pynvml: Any, handle: Any, query: _Query) -> str:
 
 
 def _ask(pynvml: Any, handle: Any, query: _Query) -> float:
-    """Joules since the driver was loaded, or watts."""
+    """Return joules since the driver was loaded, or watts."""
     if query.what == "energy":
         return float(pynvml.nvmlDeviceGetTotalEnergyConsumption(handle)) / 1000
     if query.what == "usage":

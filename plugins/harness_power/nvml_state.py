@@ -1,4 +1,4 @@
-"""What NVML knows of the state of NVIDIA GPUs: clocks, what holds them back, temperature, memory."""
+"""The state of NVIDIA GPUs by NVML: clocks, the causes that lower them, temperature, memory."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _SIGNALS: dict[str, tuple[tuple[str, tuple[int, ...]], ...]] = {
 
 
 def watch() -> Watch | None:
-    """All GPUs together, and each under ``gpus``; ``None`` where no GPU answers anything."""
+    """Return a watch of all GPUs together, and of each under ``gpus``; None where no GPU answers."""
     try:
         import pynvml
     except ImportError:
@@ -59,7 +59,7 @@ def watch() -> Watch | None:
 
 
 def _summary(gpus: Mapping[str, Mapping[str, int]]) -> dict[str, Any]:
-    """The worst of all GPUs: the hottest, every cause, and the lowest clock of those that are not idle."""
+    """Return the worst of all GPUs: the highest temperature, every cause, the lowest clock of those that are not idle."""
     found: dict[str, Any] = {"gpus": {uuid: dict(gpu) for uuid, gpu in gpus.items()}}
     reasons = [gpu["reasons"] for gpu in gpus.values() if "reasons" in gpu]
     if heat := _all(gpus, "temperature_c"):
@@ -80,7 +80,7 @@ def _all(gpus: Mapping[str, Mapping[str, int]], key: str) -> Sequence[int]:
 
 
 def _answering(pynvml: Any, handle: Any) -> dict[str, Callable[[], Any]]:
-    """The queries that this GPU answers, by the first name that it answers to."""
+    """Return the queries that this GPU answers, each by the first name that works."""
     found: dict[str, Callable[[], Any]] = {}
     for signal, names in _SIGNALS.items():
         for name, args in names:
@@ -99,7 +99,7 @@ def _bound(function: Callable[..., Any], handle: Any, args: tuple[int, ...]) -> 
 
 
 def _read(pynvml: Any, calls: Mapping[str, Callable[[], Any]]) -> dict[str, int]:
-    """What answers now; a GPU that is lost in between tells nothing."""
+    """Return what the GPU answers now; nothing if it was lost meanwhile."""
     found = {}
     for signal, call in calls.items():
         try:

@@ -61,7 +61,11 @@ def probe() -> Iterable[MeterInfo | Unavailable]:
 
 
 def describe(params: PowercapParams) -> Iterable[MeterInfo | Unavailable]:
-    """Raises ``ValueError`` for a root that is no folder."""
+    """Return the meters of a powercap tree.
+
+    Raises:
+        ValueError: the root is no folder.
+    """
     if not params.root:
         return probe()
     if not Path(params.root).is_dir():
@@ -77,7 +81,7 @@ def open_meter(info: MeterInfo) -> Counters:
 
 
 def zones(root: Path) -> dict[str, list[Path]]:
-    """The folders of each zone by its place, like ``package-0`` or ``package-0/dram``; mmio ones last."""
+    """Return the folders of each zone by its place, like ``package-0`` or ``package-0/dram``; those of mmio last."""
     folders: dict[str, Path] = {}
     for pattern in ("intel-rapl*:*", "intel-rapl*/intel-rapl*:*", "intel-rapl*/*/intel-rapl*:*:*"):
         for path in root.glob(pattern):
@@ -95,7 +99,7 @@ def zones(root: Path) -> dict[str, list[Path]]:
 
 
 def absent(root: Path) -> Unavailable:
-    """Why there is no zone."""
+    """Return why there is no zone."""
     from harness.devices import virtualised
 
     vendor = _processor().get("vendor_id")
@@ -114,7 +118,7 @@ def absent(root: Path) -> Unavailable:
 
 
 def provenance() -> Provenance:
-    """Whether this processor measures what it counts, or models it."""
+    """Return whether this processor measures the energy that it counts, or models it."""
     info = _processor()
     if info.get("vendor_id") in ("AuthenticAMD", "HygonGenuine"):
         return "modelled"
@@ -123,7 +127,7 @@ def provenance() -> Provenance:
 
 
 def energy_range(folder: Path) -> int:
-    """Microjoules at which a zone's counter starts again. Raises ``OSError`` where that can't be told."""
+    """Return the microjoules at which a zone's counter starts again. Raises ``OSError`` where they are unknown."""
     return _number(folder / "max_energy_range_uj")
 
 
@@ -173,7 +177,7 @@ def _meters(root: Path) -> Iterator[MeterInfo | Unavailable]:
 def _meter(
     name: str, scope: Scope, watches: str, places: Mapping[str, Path], notes: Mapping[str, Any]
 ) -> MeterInfo | Unavailable:
-    """The meter that sums these zones, each read once."""
+    """Return the meter that sums these zones, each read once."""
     name = f"powercap:{name}"
     if not places:
         return Unavailable(name=name, reason="no zone is named package-N", fix="")
@@ -211,7 +215,7 @@ def _number(path: Path) -> int:
 
 
 def _processor() -> dict[str, str]:
-    """The first processor's entries of ``/proc/cpuinfo``."""
+    """Return the first processor's entries of ``/proc/cpuinfo``."""
     found: dict[str, str] = {}
     try:
         text = (sysfs.root() / "proc/cpuinfo").read_text(errors="replace")
@@ -238,7 +242,11 @@ class Unwrapped:
         self._last: tuple[int, int] | None = None
 
     def add(self, now_ns: int, value_uj: int) -> int:
-        """Raises ``OSError`` for a fall that is no wrap, as after a resume or a reload of the driver."""
+        """Return the microjoules since the first value.
+
+        Raises:
+            OSError: the counter fell without a wrap, as after a resume or a reload of the driver.
+        """
         if self._last is not None:
             then_ns, last = self._last
             step = value_uj - last
@@ -254,7 +262,7 @@ class Unwrapped:
 
 
 class Counters:
-    """A :class:`~harness.types.Meter`: the joules of several zones, each unwrapped by itself."""
+    """A :class:`~harness.types.Meter`: the joules of several zones, each unwrapped separately."""
 
     def __init__(self, zones: Sequence[Mapping[str, Any]]) -> None:
         self._zones: list[tuple[FileIO, Unwrapped]] = []

@@ -94,7 +94,7 @@ class Sockets:
 
 
 def _describe(device: str, found: dict[str, list[Path]]) -> MeterInfo:
-    """Raises ``OSError`` where pyRAPL, or the zone's range, does not answer."""
+    """Open pyRAPL's sensors. Raises ``OSError`` where pyRAPL or a zone's range does not answer."""
     name, scope, watches = METERS[device]
     part = "/dram" if device == "DRAM" else ""
     ranges = {}
@@ -115,7 +115,7 @@ def _describe(device: str, found: dict[str, list[Path]]) -> MeterInfo:
 
 
 def _values(sensor: Any, device: str) -> dict[int, int]:
-    """Microjoules of each socket; pyRAPL marks what it does not read with -1."""
+    """Return the microjoules of each socket; pyRAPL gives -1 for one that it does not read."""
     try:
         values = sensor.energy()[list(METERS).index(device) :: 2]
     except ValueError as error:
@@ -124,7 +124,7 @@ def _values(sensor: Any, device: str) -> dict[int, int]:
 
 
 def _sensor(device: str) -> Any:
-    """pyRAPL's sensor of one device. Raises ``OSError`` for all that can go wrong in it."""
+    """Return pyRAPL's sensor of one device. Raises ``OSError`` for every failure in it."""
     library = load_library()
     try:
         with _below(library.device_api, sysfs.root()):
@@ -162,7 +162,7 @@ def load_library() -> ModuleType:
 
 @contextmanager
 def _below(api: Any, root: Path) -> Iterator[None]:
-    """Let pyRAPL, which names ``/sys`` itself, find it below HARNESS_SYSROOT."""
+    """Let pyRAPL, which has ``/sys`` built in, read below HARNESS_SYSROOT."""
     if root == Path("/"):
         yield
         return

@@ -127,7 +127,7 @@ _chip = cache(_Chip)
 
 
 def _rails(text: str) -> dict[str, float]:
-    """Watts of each rail that has both a current and a voltage (the 5 V input and the battery have none)."""
+    """Return the watts of each rail with a current and a voltage (the 5 V input and the battery have no current)."""
     found: dict[str, dict[str, float]] = {"A": {}, "V": {}}
     for name, unit, value in RAIL.findall(text):
         found[unit][name] = float(value)
@@ -142,7 +142,7 @@ def _rails(text: str) -> dict[str, float]:
 
 
 def watch() -> Watch | None:
-    """Also for boards without a meter."""
+    """Return a watch of the board's state, also for boards without a meter."""
     model = _model()
     return None if model is None else State(model)
 
@@ -210,7 +210,7 @@ def _thousandths(path: Path) -> float | None:
 
 
 def _model() -> str | None:
-    """Like "Raspberry Pi 5 Model B Rev 1.0"; ``None`` on another machine."""
+    """Return a name like "Raspberry Pi 5 Model B Rev 1.0", or None on another machine."""
     try:
         text = (sysfs.root() / "proc/device-tree/model").read_text(errors="replace").strip("\0\n ")
     except OSError:
@@ -219,7 +219,7 @@ def _model() -> str | None:
 
 
 def _has_pmic(model: str) -> bool:
-    """The Pi 5 and its kin (500, Compute Module 5) are those with a BCM2712."""
+    """Return whether the board has the power chip: the Pi 5, 500 and Compute Module 5, those with a BCM2712."""
     try:
         tree = (sysfs.root() / "proc/device-tree/compatible").read_text(errors="replace").split("\0")
     except OSError:

@@ -1,4 +1,4 @@
-"""What a device streams, kept until it is fetched: one thread adds to it, another fetches."""
+"""Readings that a device streams, kept until they are fetched. One thread adds, another fetches."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Stream:
         self._failed = ""
 
     def add(self, ns: ArrayLike, values: ArrayLike) -> None:
-        """Readings in order of time, all later than those before."""
+        """Add readings in order of time, all later than earlier ones."""
         part = np.asarray(ns, np.int64), np.asarray(values, np.float64)
         with self._more:
             self._parts.append(part)
@@ -31,20 +31,20 @@ class Stream:
             self._more.notify_all()
 
     def fail(self, reason: str) -> None:
-        """Nothing more will come."""
+        """Record that no more readings come, and why."""
         with self._more:
             self._failed = reason
             self._more.notify_all()
 
     def wait(self, until_ns: int, limit_s: float) -> None:
-        """Until there is a reading at or after that moment. Raises ``OSError`` when none comes."""
+        """Wait until there is a reading at or after that moment. Raises ``OSError`` when none comes."""
         with self._more:
             self._more.wait_for(lambda: self._failed or self._last() >= until_ns, limit_s)
             if self._last() < until_ns:
                 raise OSError(f"{self._name}: {self._failed or f'no reading came for {limit_s:g} s'}")
 
     def window(self, begin_ns: int, end_ns: int) -> Sequence[tuple[int, float]]:
-        """The readings from one before ``begin_ns`` to one after ``end_ns``, so that both edges can be interpolated."""
+        """Return the readings from one before ``begin_ns`` to one after ``end_ns``, so that both edges can be interpolated."""
         with self._more:
             parts = [part for part in self._parts if part[0][-1] >= begin_ns and part[0][0] <= end_ns]
             earlier = [part for part in self._parts if part[0][-1] < begin_ns][-1:]

@@ -1,4 +1,4 @@
-"""What hangs on USB, as sysfs tells it, and whether this user may open it."""
+"""USB devices in sysfs, and whether this user may open them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["UsbDevice", "attached", "udev_rule"]
 
 @dataclass(frozen=True)
 class UsbDevice:
-    """``node`` is its file below /dev; ``open_to_us`` tells whether this user may read and write it."""
+    """A USB device. ``node`` is its file below /dev; ``open_to_us``: whether this user may read and write it."""
 
     product: str
     serial: str
@@ -22,7 +22,7 @@ class UsbDevice:
 
 
 def attached(vendor: str, products: tuple[str, ...]) -> Iterator[UsbDevice]:
-    """The devices of these ids (four hexadecimal digits) below ``HARNESS_SYSROOT``."""
+    """Return the devices with these ids (four hexadecimal digits) below ``HARNESS_SYSROOT``."""
     root = sysfs.root()
     for device in sorted(root.glob("sys/bus/usb/devices/*")):
         if sysfs.text(device / "idVendor") == vendor and sysfs.text(device / "idProduct") in products:
@@ -37,7 +37,7 @@ def attached(vendor: str, products: tuple[str, ...]) -> Iterator[UsbDevice]:
 
 
 def udev_rule(vendor: str, name: str) -> str:
-    """What to do where a device may not be opened."""
+    """Return how to let this user open a device."""
     rule = f'SUBSYSTEM=="usb", ATTR{{idVendor}}=="{vendor}", MODE="0660", GROUP="plugdev"'
     return (
         f"write {rule} to /etc/udev/rules.d/99-{name}.rules, join the group plugdev, "

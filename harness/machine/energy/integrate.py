@@ -41,7 +41,7 @@ class Series:
 
 @dataclass(frozen=True)
 class Span:
-    """From when to when, on the load's monotonic clock."""
+    """Begin and end of a span, on the monotonic clock of the load."""
 
     begin_ns: int
     end_ns: int
