@@ -173,7 +173,7 @@ def main() -> int:
         before = {name: document for name, document in before.items() if name in after}
         after = {name: document for name, document in after.items() if name in before}
     if not before:
-        print(f"{options.before}: no documents {options.only}")
+        print("no documents to compare")
         return 1
     patterns = read_patterns(options.allow)
     allowed = compiled(patterns)
