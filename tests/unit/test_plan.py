@@ -9,11 +9,15 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from harness.errors import SuiteError
+from harness.hookspecs import hookimpl
+from harness.plan.estimate import Assumptions, estimates
 from harness.plan.planner import make_plan
 from harness.plugins import load_plugins
+from harness.store.artifacts import Store
 from harness.suite.loading import load_suite
 from harness.suite.shipped import shipped_suites
 from harness.suite.suite import Suite
+from harness.types import BackendEntry, DeviceInfo
 from harness.types.plain import from_json
 from harness.types.plan import Cell, Node, PrepareHost
 
@@ -162,6 +166,27 @@ def test_nodes_and_cells_are_json_and_back(plan, scenario):
     assert text["cells"][0]["id"] == made.cells[0].id
     assert tuple(from_json(Cell, cell) for cell in text["cells"]) == made.cells
     assert tuple(from_json(Node, node) for node in text["nodes"]) == tuple(made.nodes.values())
+
+
+def test_a_device_is_described_once_for_a_plan_and_its_estimates(tmp_path):
+    described = []
+
+    def describe(spec):
+        described.append(spec.name)
+        return DeviceInfo(name=spec.name, backend="toy", model="T", kind="cpu", cores=1, memory_bytes=1)
+
+    class Toy:
+        @hookimpl
+        def harness_backends(self):
+            yield BackendEntry(
+                name="toy", summary="for tests", probe=list, describe=describe, open=lambda spec: None
+            )
+
+    path = tmp_path / "mine.yaml"
+    path.write_text(SUITE.replace("backend: cpu", "backend: toy"))
+    planned = make_plan(load_suite(path), load_plugins(extra={"toy": Toy()}), PrepareHost(torch="1"))
+    estimates(planned, Store(tmp_path / "cache"), Assumptions())
+    assert described == ["here"]
 
 
 def test_only_keeps_what_matches_and_what_it_rests_on(plan):
