@@ -1,4 +1,4 @@
-"""Data sets, and what training reads of them."""
+"""Data sets and their splits."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ __all__ = ["Data", "DataChoice", "DataInfo", "Dataset", "Split"]
 
 @dataclass(frozen=True, kw_only=True)
 class DataInfo:
-    """Static facts of a data set. ``missing`` says why it cannot be read here, and how to get it.
+    """Static facts of a data set.
 
-    ``shape`` is (channels, height, width), the last two 0 where images have no common size; ``sizes``
-    maps "train" and "test" to sample counts (0 where unknown before loading); ``mean`` and ``std`` are
-    per channel, on a 0..1 scale.
+    ``shape``: (channels, height, width); the last two are 0 where images have no common size. ``sizes``: numbers of
+    samples of "train" and "test", 0 where unknown before loading. ``mean`` and ``std``: per channel, on a 0..1 scale.
+    ``missing``: why the data cannot be read here, and how to get it.
     """
 
     name: str
@@ -77,31 +77,31 @@ class DataChoice(Params):
 
 
 class Dataset(Protocol):
-    """One split as stored: labels in memory, images decoded one at a time."""
+    """One split as stored. Labels are in memory; images are decoded one at a time."""
 
     labels: NDArray[np.int64]
 
     def image(self, index: int) -> NDArray[np.uint8]:
-        """Image ``index``, uint8 [height, width, channels], in its stored size."""
+        """Return image ``index``, uint8 [height, width, channels], in its stored size."""
         ...
 
     def __len__(self) -> int: ...
 
 
 class Split(Protocol):
-    """What training and evaluation read: labels, and float32 batches by sample indices."""
+    """What training and evaluation read: labels, and batches by the indices of their samples."""
 
     labels: NDArray[np.int64]
 
     def batch(self, indices: Sequence[int] | NDArray[np.int64]) -> NDArray[np.float32]:
-        """Samples ``indices`` ready for the model, float32 [n, ...]."""
+        """Return the preprocessed samples ``indices``, float32 [n, ...]."""
         ...
 
     def __len__(self) -> int: ...
 
 
 class Data(Protocol):
-    """The data set of a method: effective facts (after class selection, resizing) and its splits."""
+    """The data set of a method: its facts after class selection and resizing, and its splits."""
 
     @property
     def info(self) -> DataInfo: ...

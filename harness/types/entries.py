@@ -1,4 +1,4 @@
-"""Entries: what plugins give."""
+"""The kinds of entries that plugins give."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ __all__ = [
 
 @dataclass(frozen=True, kw_only=True)
 class _StepEntry(Entry):
-    """``files(params)``, optional, names files on which the result depends: when one changes, it is made anew."""
+    """``files(params)``, optional: files that the result depends on. When one changes, the result is made again."""
 
     files: Callable[[Any], Iterable[Path]] | None = None
 
@@ -36,10 +36,9 @@ class _StepEntry(Entry):
 class ModelEntry(_StepEntry):
     """A model builder.
 
-    ``build(ctx, params)`` returns the model before training (the harness trains it with the
-    method's recipe; ``train: {epochs: 0}`` leaves it as built).
-    ``describe(params, data)``, optional and without torch, tells at planning time what will be
-    built; it raises ``ValueError`` for what cannot be.
+    ``build(ctx, params)`` returns the model before training. The harness trains it with the method's recipe;
+    ``train: {epochs: 0}`` leaves it untrained. ``describe(params, data)``, optional, runs in planning without torch.
+    It returns how the module is built and raises ``ValueError`` for parameters that cannot be built.
     """
 
     build: Callable[[Context, Any], Model]
@@ -48,10 +47,10 @@ class ModelEntry(_StepEntry):
 
 @dataclass(frozen=True, kw_only=True)
 class CompressorEntry(_StepEntry):
-    """A compressor: model in, smaller or retrained model out; they chain.
+    """A compressor: it makes a smaller or retrained model from a model. Compressors chain.
 
-    ``changes`` declares what the result may not share with its input: "data" (it may be trained on
-    another data set), "classes", "input". ``describe(spec, params, data)`` as for builders.
+    ``changes``: in what the result may differ from its input: "data" (another data set), "classes", "input".
+    ``describe(spec, params, data)``: as of :class:`ModelEntry`, from the input's ``spec``.
     """
 
     compress: Callable[[Context, Model, Any], Model]
@@ -61,10 +60,11 @@ class CompressorEntry(_StepEntry):
 
 @dataclass(frozen=True, kw_only=True)
 class PartitionerEntry(_StepEntry):
-    """A partitioner: one model in, parts out. ``sketch`` runs at planning time, without torch.
+    """A partitioner: it splits a model into parts.
 
-    ``sketch(spec, params, fleet)`` raises ``ValueError`` for a partition that cannot be made; ``spec``
-    is ``None`` where the model's shape is not known before it is built.
+    ``sketch(spec, params, fleet)`` runs in planning without torch. It raises ``ValueError`` for a partition that
+    cannot be made; ``spec`` is ``None`` where planning does not know how the model is built. ``partition(ctx, model,
+    params, sketch)`` makes the parts.
     """
 
     sketch: Callable[[ModuleSpec | None, Any, Fleet], Sketch]
@@ -73,14 +73,14 @@ class PartitionerEntry(_StepEntry):
 
 @dataclass(frozen=True, kw_only=True)
 class PlacerEntry(Entry):
-    """Decides which device of a fleet runs which part."""
+    """A placer: ``place(sketch, fleet, params)`` decides which device of a fleet runs which part."""
 
     place: Callable[[Sketch, Fleet, Any], Placement]
 
 
 @dataclass(frozen=True, kw_only=True)
 class DatasetEntry(Entry):
-    """A data set. ``describe(params)`` never downloads; ``load(params, split)`` takes train or test."""
+    """A data set. ``describe(params)`` downloads nothing. ``load(params, split)`` loads "train" or "test"."""
 
     describe: Callable[[Any], DataInfo]
     load: Callable[[Any, str], Dataset]
@@ -88,8 +88,10 @@ class DatasetEntry(Entry):
 
 @dataclass(frozen=True, kw_only=True)
 class BackendEntry(Entry):
-    """A kind of device. ``probe()`` tells what is there, ``describe(spec)`` what a suite's device is;
-    ``open(spec)`` starts a fresh worker on it.
+    """A kind of device.
+
+    ``probe()`` returns the devices that are there. ``describe(spec)`` describes a device of a suite and raises
+    ``ValueError`` for parameters that cannot be right. ``open(spec)`` starts a new worker on it.
     """
 
     probe: Callable[[], Iterable[DeviceInfo | Unavailable]]
@@ -101,11 +103,11 @@ class BackendEntry(Entry):
 class MeterEntry(Entry):
     """A kind of power or energy meter.
 
-    ``probe()`` tries every query it needs, and tells what is there without being told where to look;
-    ``describe(params)``, for a meter that must be told (an address, a file), does so for what a suite says,
-    and raises ``ValueError`` for what cannot be. ``open(info)`` runs in the process that samples.
-    ``watch()``, optional, opens what this kind knows of the machine's state, ``None`` where it knows nothing;
-    it runs in that process too, so that functions are at their module's top level.
+    ``probe()`` returns the meters that answer every query they need, without parameters. ``describe(params)`` is for a
+    meter that needs parameters, like an address or a file. It returns the meters that a suite names and raises
+    ``ValueError`` for parameters that cannot be right. ``open(info)`` runs in the sampler. ``watch()``, optional,
+    opens what this kind knows of the machine's state, or returns ``None``. It runs in the sampler too. Both are
+    functions at the top level of their module, so that another process can import them.
     """
 
     probe: Callable[[], Iterable[MeterInfo | Unavailable]]
