@@ -38,13 +38,13 @@ def answers(
         return [Unavailable(name=entry.name, reason=reason, fix=fix)]
     try:
         describe = entry.describe
-        found = list(describe(params) if describe is not None and params is not None else entry.probe())
+        infos = list(describe(params) if describe is not None and params is not None else entry.probe())
     except ValueError:
         raise
     except Exception as error:  # noqa: BLE001 - one broken meter must not hide the others
         return [Unavailable(name=entry.name, reason=f"{type(error).__name__}: {error}")]
     return [
-        _at_its_host(info, entry) if isinstance(info, MeterInfo) and info.host else info for info in found
+        _at_its_host(info, entry) if isinstance(info, MeterInfo) and info.host else info for info in infos
     ]
 
 
@@ -84,10 +84,10 @@ class Meters:
             absent: list[Unavailable] = []
             for registered in self._plugins.meters:
                 try:
-                    found = answers(registered)
+                    infos = answers(registered)
                 except ValueError as error:
-                    found = [Unavailable(name=registered.entry.name, reason=str(error))]
-                _sort(found, registered.entry, uses, absent)
+                    infos = [Unavailable(name=registered.entry.name, reason=str(error))]
+                _sort(infos, registered.entry, uses, absent)
             self._auto = uses, absent
         return self._auto
 
@@ -144,13 +144,13 @@ def fitting(uses: Sequence[MeterUse], info: DeviceInfo) -> list[MeterUse]:
 
 
 def _sort(
-    found: Iterable[MeterInfo | Unavailable],
+    infos: Iterable[MeterInfo | Unavailable],
     entry: MeterEntry,
     uses: list[MeterUse],
     absent: list[Unavailable],
 ) -> None:
     """Put meters that answer into ``uses``, the others into ``absent``."""
-    for info in found:
+    for info in infos:
         if isinstance(info, MeterInfo):
             uses.append(MeterUse(info=info, open=_where(entry.open)))
         else:

@@ -126,7 +126,7 @@ def _stop(
 ) -> dict[str, Any]:
     """End reading, and return the samples of each meter and the states of each watch."""
     on.clear()
-    found = {}
+    samples_of = {}
     for name, (meter, reader) in meters.items():
         samples: Sequence[tuple[int, float]] = []
         error = ""
@@ -138,7 +138,7 @@ def _stop(
                 samples = meter.fetch(asked["begin"], asked["end"], (begin, end))  # type: ignore[union-attr]
             except Exception as problem:  # noqa: BLE001
                 error = first_line(problem)
-        found[name] = {
+        samples_of[name] = {
             "ns": [ns for ns, _ in samples],
             "value": [value for _, value in samples],
             "error": error,
@@ -148,7 +148,7 @@ def _stop(
         (ns, name, signals) for name, watcher in watchers.items() for ns, signals in list(watcher.samples)
     ]
     failed = {name: watcher.error for name, watcher in watchers.items() if watcher.error}
-    return {"meters": found, "states": states, "failed": failed}
+    return {"meters": samples_of, "states": states, "failed": failed}
 
 
 def _stamped(watch: Watch) -> Callable[[], tuple[int, Mapping[str, Any]]]:

@@ -1,4 +1,4 @@
-"""NVIDIA GPUs as NVML sees them, without torch."""
+"""NVIDIA GPUs by NVML, without torch."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["gpus"]
 
 
 def gpus(name: str = "cuda") -> list[DeviceInfo | Unavailable]:
-    """Every GPU, or one :class:`Unavailable` that says why there is none."""
+    """Return every GPU, or one :class:`Unavailable` that says why there is none."""
     try:
         import pynvml
     except ImportError:
@@ -32,12 +32,12 @@ def gpus(name: str = "cuda") -> list[DeviceInfo | Unavailable]:
             )
         ]
     try:
-        found: list[DeviceInfo | Unavailable] = [
+        devices: list[DeviceInfo | Unavailable] = [
             _gpu(pynvml, name, index) for index in range(pynvml.nvmlDeviceGetCount())
         ]
     finally:
         pynvml.nvmlShutdown()
-    return found or [Unavailable(name=name, reason="the NVIDIA driver lists no GPU", fix="")]
+    return devices or [Unavailable(name=name, reason="the NVIDIA driver lists no GPU", fix="")]
 
 
 def _gpu(pynvml: Any, name: str, index: int) -> DeviceInfo:

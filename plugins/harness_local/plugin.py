@@ -30,7 +30,11 @@ def probe_cpu() -> Iterable[DeviceInfo]:
 
 
 def describe_cpu(spec: DeviceSpec) -> DeviceInfo:
-    """Raises ``ValueError`` for cores that this process may not use."""
+    """Return the CPU, with the cores that the worker may use.
+
+    Raises:
+        ValueError: this process may not use these cores.
+    """
     assert isinstance(spec.params, CpuParams)
     wanted, usable = spec.params.affinity, sorted(os.sched_getaffinity(0))
     if wanted is not None:
@@ -83,13 +87,13 @@ def describe_cuda(spec: DeviceSpec) -> DeviceInfo | Unavailable:
     from harness_local.nvidia import gpus
 
     assert isinstance(spec.params, CudaParams)
-    found = gpus(spec.name)
-    unusable = [answer for answer in found if isinstance(answer, Unavailable)]
+    devices = gpus(spec.name)
+    unusable = [answer for answer in devices if isinstance(answer, Unavailable)]
     if unusable:
         return unusable[0]
-    if spec.params.index >= len(found):
-        raise ValueError(f"index: no GPU {spec.params.index}; allowed: 0 to {len(found) - 1}")
-    return found[spec.params.index]
+    if spec.params.index >= len(devices):
+        raise ValueError(f"index: no GPU {spec.params.index}; allowed: 0 to {len(devices) - 1}")
+    return devices[spec.params.index]
 
 
 def open_cuda(spec: DeviceSpec) -> Device:

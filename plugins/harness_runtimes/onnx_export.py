@@ -1,4 +1,4 @@
-"""Parts to ONNX files, in float32 or with dynamically quantised matrix products.
+"""Export parts to ONNX files, in float32 or with dynamically quantised matrix products.
 
 Opset 18 and IR version 8 load in every ONNX Runtime from 1.15.1 on. A part is one file: models above
 protobuf's 2 GiB are refused.
@@ -90,7 +90,7 @@ def export(part: Part, folder: Path, *, spinning: bool, converter: Converter | N
 def export_quantised(
     part: Part, folder: Path, *, spinning: bool, per_channel: bool, reduce_range: bool
 ) -> Artifact:
-    """As :func:`export`, with the weights of MatMul and Gemm in int8 by ONNX Runtime's dynamic quantiser.
+    """Do as :func:`export`, with the weights of MatMul and Gemm in int8 by ONNX Runtime's dynamic quantiser.
 
     Activations are quantised at run time with one scale per tensor, over the whole batch: results depend
     on the batch size (``meta["batch_dependent"]``). Convolutions stay float32 (ConvInteger has no kernel
@@ -171,8 +171,8 @@ def _rename(model: onnx.ModelProto, names: dict[str, str]) -> None:
 
 
 def _strip(model: onnx.ModelProto) -> None:
-    """Drop what names source files (and so differs between machines), and ``value_info`` of initializers,
-    over whose shapes the quantiser stumbles.
+    """Drop fields that name source files, and so differ between machines, and ``value_info`` of initializers, whose
+    shapes the quantiser cannot take.
     """
     graph = model.graph
     initializers = {tensor.name for tensor in graph.initializer}
@@ -223,7 +223,7 @@ def _opset(model: onnx.ModelProto) -> int:
 
 
 def _batch_first(module: nn.Module, count: int, batch: Any) -> tuple[Any, ...]:
-    """The batch dimension of each input, in the structure of ``forward``'s signature: ``*inputs`` is one."""
+    """Return the batch dimension of each input, in the structure of ``forward``'s signature: ``*inputs`` is one."""
     each = tuple({0: batch} for _ in range(count))
     kinds = [parameter.kind for parameter in inspect.signature(module.forward).parameters.values()]
     return (each,) if kinds == [inspect.Parameter.VAR_POSITIONAL] else each
@@ -231,7 +231,7 @@ def _batch_first(module: nn.Module, count: int, batch: Any) -> tuple[Any, ...]:
 
 @contextmanager
 def _quiet_root_logger() -> Iterator[None]:
-    """The quantiser advises on the root logger, which would give it a handler for good."""
+    """Silence the root logger for the block: the quantiser logs there, which would install a handler permanently."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:

@@ -1,9 +1,9 @@
 """ONNX graphs, converted once per structure and filled with the weights of each model that has it.
 
 A conversion takes seconds, and a suite exports many models that differ in weights alone (seeds, members of
-an ensemble). So the structure is converted with random weights, each told apart from all others, which shows
-where in the graph each one went, possibly transposed. A structure of which this cannot be said with certainty
-(a convolution that swallowed its BatchNorm) is converted anew for each model.
+an ensemble). So the structure is converted with random weights that all differ, which shows where in the graph each
+weight is, possibly transposed. A structure for which this is not certain (a convolution that its BatchNorm was folded
+into) is converted again for each model.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class _Slot:
 
 @dataclass(frozen=True)
 class _Graph:
-    """A graph without its weights. ``fixed``: what of the module's state is not a weight, and must be so."""
+    """A graph without its weights. ``fixed``: the rest of the module's state, which a model must share."""
 
     model: onnx.ModelProto
     slots: tuple[_Slot, ...]
@@ -51,7 +51,7 @@ class Graphs:
         self._graphs: dict[str, _Graph | None] = {}
 
     def of(self, module: torch.nn.Module, part: Part) -> onnx.ModelProto:
-        """The ONNX model of ``module``, which ``part.spec`` built and which holds the part's weights."""
+        """Return the ONNX model of ``module``, which ``part.spec`` built and which holds the part's weights."""
         key = json.dumps([asdict(part.spec), [asdict(edge.tensor) for edge in part.inputs]])
         if key not in self._graphs:
             while len(self._graphs) >= self._limit:
@@ -94,7 +94,7 @@ class Graphs:
 
 
 def _keeps_weights(module: torch.nn.Module) -> bool:
-    """False where it is clear beforehand that the converter folds weights into others."""
+    """Return False where it is known beforehand that the converter folds weights into others."""
     from torch.nn.modules.batchnorm import _BatchNorm
 
     return not any(isinstance(part, _BatchNorm) for part in module.modules())

@@ -65,7 +65,7 @@ class OnnxSession:
         return self._session.run(self._output, feed)[0]  # type: ignore[no-any-return]
 
     def device_memory(self) -> dict[str, int]:
-        """:func:`harness.devices.on_gpu`, empty on a CPU; ONNX Runtime has no figure of its own."""
+        """Return :func:`harness.devices.on_gpu`, or nothing on a CPU. ONNX Runtime has no figure of its own."""
         return {} if self.facts["provider"] == "CPUExecutionProvider" else on_gpu()
 
     def close(self) -> None:
@@ -73,7 +73,7 @@ class OnnxSession:
 
 
 def _providers(device: str) -> list[tuple[str, dict[str, str]]]:
-    """What ONNX Runtime computes with; what TensorRT cannot do, CUDA does. TensorRT was not tried."""
+    """Return ONNX Runtime's execution providers. CUDA runs what TensorRT cannot; TensorRT was not tried."""
     kind, _, index = device.partition(":")
     if device == "cpu":
         return [("CPUExecutionProvider", {})]

@@ -1,4 +1,4 @@
-"""A part's module made anew, the way a worker will make it."""
+"""Rebuild a part's module as a worker will."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["file_name", "rebuild"]
 
 
 def rebuild(part: Part) -> torch.nn.Module:
-    """A copy of ``part.module`` on the CPU in evaluation mode, built from its spec and state.
+    """Return a copy of ``part.module`` on the CPU in evaluation mode, built from its spec and state.
 
     The part's own module is left as it is (device, mode).
 
@@ -34,7 +34,7 @@ def rebuild(part: Part) -> torch.nn.Module:
 
 
 def file_name(part: Part, suffix: str) -> str:
-    """A file name for the part; raises ``ValueError`` where its name cannot be one."""
+    """Return a file name for the part. Raises ``ValueError`` where its name cannot be one."""
     if not re.fullmatch(r"\w[\w.-]*", part.name, re.ASCII):
         raise ValueError(f"part {part.name!r}: a part's name may hold letters, digits, '_', '-' and '.' only")
     return part.name + suffix

@@ -56,7 +56,7 @@ def export(part: Part, folder: Path, *, runtime: str, precision: str, mode: str 
 
 
 def warm(threads: int) -> None:
-    """Let torch allocate what it does at first use: a block of attention and MLP on the CPU, thrown away."""
+    """Let torch allocate what it allocates at first use, by running a block of attention and MLP on the CPU."""
     torch.set_num_threads(threads)
     block = torch.nn.TransformerEncoderLayer(64, 4, 128, batch_first=True).eval()
     with torch.inference_mode():
@@ -112,7 +112,7 @@ class TorchSession:
         return output.numpy()  # type: ignore[no-any-return]
 
     def device_memory(self) -> dict[str, int]:
-        """GPU bytes of this process: peaks of live tensors and of what the allocator held, and
+        """Return the GPU bytes of this process: peaks of live tensors and of the allocator, and
         :func:`harness.devices.on_gpu`; empty on a CPU."""
         if self._device.type != "cuda":
             return {}
@@ -142,7 +142,7 @@ def _device(name: str) -> torch.device:
 
 
 def _check_compiler(device: torch.device) -> None:
-    """Inductor looks for its compiler at the first run only, inside the measurement: look now."""
+    """Look for Inductor's compiler now. Otherwise Inductor looks at the first run, inside the measurement."""
     if device.type == "cuda":
         if importlib.util.find_spec("triton") is None:
             raise DeviceError("torch-compile on CUDA needs Triton: pip install triton")

@@ -1,4 +1,4 @@
-"""Joules of a span of time from a meter's readings, and how far off they may be.
+"""Joules of a span of time from a meter's readings, and their uncertainty.
 
 Each part of an uncertainty is expanded to 95%; see :mod:`harness.machine.energy.reading`.
 """
@@ -29,7 +29,7 @@ GAP_PERIODS = 5
 class Series:
     """What one meter read: times (true, monotonic) and joules since an arbitrary start, or watts; both [n].
 
-    ``error``: why it ended early. ``clock_error_s``: bound of the error between its clock and the load's.
+    ``error``: why the meter ended early. ``clock_error_s``: greatest error between its clock and the load's.
     """
 
     info: MeterInfo
@@ -48,12 +48,12 @@ class Span:
 
 
 class WithheldError(Exception):
-    """No figure can be stood by; the text is the reason."""
+    """A figure cannot be given; the text is the reason."""
 
 
 @dataclass(frozen=True)
 class Joules:
-    """Joules of a span, and the parts of its uncertainty; ``missed``: of what mean power left out at both ends."""
+    """Joules of a span, and the parts of their uncertainty. ``missed`` is that of the ends that mean power leaves out."""
 
     joules: float
     edge: float
@@ -64,9 +64,9 @@ class Joules:
 class Track:
     """Readings as points: ``t`` seconds after an origin, known to +-``half``, and the ``value`` then; all [n].
 
-    A counter changes every period, and a poll sees it a little later. Its points are the polls that saw a
-    change: that was between the last two polls, and not more than a period ago. Power is the mean over the
-    averaging time before it, so its points lie half of that earlier.
+    A counter changes every period, and a poll sees the change a little later. Its points are the polls that saw a
+    change, which happened between the last two polls, and at most a period ago. A power reading is the mean over the
+    averaging time before it, so its points lie half of that time earlier.
     """
 
     def __init__(self, series: Series, origin_ns: int) -> None:
@@ -96,7 +96,11 @@ class Track:
         return f": {self.error}" if self.error else ""
 
     def check(self, begin: float, end: float, slack: float = 0.0) -> None:
-        """That readings cover the span, up to ``slack`` gaps at its ends, without too long a gap."""
+        """Check that readings cover the span, up to ``slack`` intervals at its ends, without too long a gap.
+
+        Raises:
+            WithheldError: they do not.
+        """
         polls, most = self.polls, slack * self.interval
         if polls[0] > begin + most:
             raise WithheldError(f"the meter began {polls[0] - begin:.3g} s after the window did")
@@ -114,12 +118,13 @@ class Track:
             raise WithheldError(f"a gap of {gap:.3g} s between readings due every {self.interval:.3g} s")
 
     def enough(self, n: int, seconds: float) -> None:
+        """Raise :class:`WithheldError` for fewer than three readings."""
         if n < MIN_READINGS:
             what = "changes of the counter" if self.counter else "readings"
             raise WithheldError(f"{n} {what} in {seconds:.3g} s, at least {MIN_READINGS} are needed")
 
     def steps(self, i: int, j: int) -> NDArray[np.float64]:
-        """Joules between the points i..j of a counter."""
+        """Return the joules between neighbours of the points i..j of a counter."""
         steps: NDArray[np.float64] = np.diff(self.value[i : j + 1])
         if np.any(steps < 0):
             raise WithheldError(f"the counter went back by {-steps.min():.3g} J")
@@ -127,13 +132,13 @@ class Track:
 
     @cached_property
     def unit(self) -> float:
-        """Bound of the counter's resolution: its steps are multiples of it, and so are their differences."""
+        """The greatest possible resolution of the counter: its steps are multiples of it, and so are their differences."""
         levels = np.diff(np.unique(np.append(0.0, np.abs(np.diff(self.value)))))
         return float(levels[levels > 4 * np.spacing(np.abs(self.value).max())].min(initial=np.inf))
 
 
 def integral(track: Track, begin: float, end: float) -> Joules:
-    """Joules from ``begin`` to ``end``, interpolated at both.
+    """Return the joules from ``begin`` to ``end``, interpolated at both.
 
     A sensor that averages over A smears each edge over A/2 to both sides. So power is integrated from A/2 before
     to A/2 after the span, which holds all that happened in it; of what was outside, half of the margin is
@@ -156,7 +161,7 @@ def integral(track: Track, begin: float, end: float) -> Joules:
 
 
 def mean_power(track: Track, begin: float, end: float, slack: float = GAP_PERIODS) -> Joules:
-    """Mean power of the readings that tell of nothing outside the span, times its length."""
+    """Return the span's length times the mean power of the readings that hold nothing from outside the span."""
     track.check(begin, end, slack)
     before = track.half if track.counter else track.info.averaging_s / 2 + track.info.period_s
     after = track.half if track.counter else track.info.averaging_s / 2
@@ -180,11 +185,11 @@ def _trapezoid(t: NDArray[np.float64], value: NDArray[np.float64]) -> float:
 
 
 def _gaps(t: NDArray[np.float64], value: NDArray[np.float64]) -> float:
-    """What power did between its samples, from the samples themselves.
+    """Return the uncertainty of power between its samples, estimated from the samples.
 
     Each is compared with the line between its two neighbours. Were samples independent, the square of the
     difference would be 1 + a^2 + b^2 times their variance (a, b: the neighbours' weights); a straight line has
-    none. Neighbouring differences share samples: Student's factor is taken with half as many degrees.
+    none. Neighbouring differences share samples: Student's factor has half as many degrees of freedom.
     """
     wide = t[2:] - t[:-2]
     a = (t[2:] - t[1:-1]) / wide
@@ -199,10 +204,11 @@ def _student(degrees: int) -> float:
 
 
 def _power_edges(track: Track, i: int, j: int) -> float:
-    """At an edge power may change anywhere between two samples, and up to a period before it was read.
+    """Return the uncertainty at both edges of power.
 
-    Both errors are of one sign where load begins and ends with the span, so their bounds are added. Outside, a
-    sensor that averages must find the power that was there beside the edge.
+    Power may change anywhere between two samples, and up to a period before it was read. Both errors have the same sign
+    where the load begins and ends with the span, so their bounds are added. Outside, a sensor that averages must read
+    the power beside the edge.
     """
     info, t, value = track.info, track.t, track.value
     reach, squares = info.averaging_s + info.period_s, 0.0
@@ -215,9 +221,10 @@ def _power_edges(track: Track, i: int, j: int) -> float:
 
 
 def _counter_edges(track: Track, i: int, j: int, begin: float, end: float) -> float:
-    """An edge a fraction f into a step: its joules came at any moment of it, in one burst at worst.
+    """Return the uncertainty at both edges of a counter. An edge lies a fraction f into a step.
 
-    That has variance f (1 - f) step^2; then the times of both updates and the clock, and the resolution.
+    The step's joules may have come at any moment of it, in one burst at worst: that has variance f (1 - f) step^2. The
+    times of both updates, the clock and the resolution are added.
     """
     track.steps(i, j)
     variance = 2 * track.unit**2 / 12

@@ -1,13 +1,14 @@
-"""Energy of a window from a meter's readings: gross, net of idle, and how far off it may be.
+"""Energy of a window from a meter's readings: gross, net of idle, and its uncertainty.
 
 Every uncertainty here is expanded to 95% (JCGM 100:2008, "GUM", section 6): the true energy lies within +-u in
-at least 95 of 100 windows. A part that is known by its bound only (calibration, clocks, edges) is taken as
+at least 95 of 100 windows. A part of which only a bound is known (calibration, clocks, edges) is taken as
 uniform within it (GUM 4.3.7), its standard uncertainty being bound / sqrt(3); parts add in squares:
 
     u_gross^2 = calibration^2 + edge^2 + gaps^2        u_net^2 = u_gross^2 + (T * u_idle)^2
 
-The standard error over repeats is not in it: that is found where repeats come together. Nor is what no reading
-can tell: momentary power sampled at even times misses a load in step with the samples, and has a note that says so.
+It does not include the standard error over repeats, which is computed where repeats are joined. Nor does it include
+what no reading shows: momentary power that is sampled at even times misses a load in step with the samples, and has a
+note that says so.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ def read_window(
     mean_latency_s: float | None = None,
     error: float | None = None,
 ) -> Reading:
-    """Energy of ``load``, gross and net of the mean of idle ``before`` and ``after`` it.
+    """Return the energy of ``load``, gross, and net of the mean of idle ``before`` and ``after`` it.
 
     ``method``: ``default`` shares the window's energy among its inferences; ``devit`` takes mean latency times
     (mean power - idle power) instead (DeViT, section V-A); ``mlperf`` takes the mean power of the readings
@@ -123,7 +124,7 @@ def _net(
     after: Span | None,
     error: float | None,
 ) -> Reading:
-    """``reading`` with idle subtracted; what idle did beyond the mean of both ends is uncertainty."""
+    """Return the reading with idle subtracted. The difference of both idle times is part of the uncertainty."""
     try:
         first, u_first = _idle(track, before, origin, "before")
         reading = replace(reading, idle_before_w=first)
@@ -155,7 +156,7 @@ def _net(
 
 
 def _idle(track: Track, span: Span | None, origin: int, name: str) -> tuple[float, float]:
-    """Mean watts and their uncertainty."""
+    """Return the mean watts of an idle time, and their uncertainty."""
     if span is None:
         raise WithheldError(f"idle {name} the load was not measured")
     length = (span.end_ns - span.begin_ns) / 1e9
@@ -198,22 +199,22 @@ def _notes(track: Track, method: Method) -> tuple[str, ...]:
 
 
 def cross_check(readings: Sequence[Reading]) -> list[Reading]:
-    """The readings, each with its difference from others of the same scope of the same thing.
+    """Return the readings, each with its difference from others of the same scope of the same thing.
 
     Counter and integrated power of one GPU are known to differ by up to a factor of two; above 10% it is noted.
     """
     checked = []
     for this in readings:
-        found, notes = {}, list(this.notes)
+        differences, notes = {}, list(this.notes)
         for other in readings:
             same = (other.scope, other.watches, other.host) == (this.scope, this.watches, this.host)
             a, b = this.energy_gross_j, other.energy_gross_j
             if other is this or not same or a is None or b is None:
                 continue
-            found[other.meter] = abs(a - b) / (abs(a + b) / 2) if a + b else 0.0
-            if found[other.meter] > DISAGREEMENT:
+            differences[other.meter] = abs(a - b) / (abs(a + b) / 2) if a + b else 0.0
+            if differences[other.meter] > DISAGREEMENT:
                 notes.append(
-                    f"differs by {found[other.meter]:.0%} from {other.meter}, which reads the same thing"
+                    f"differs by {differences[other.meter]:.0%} from {other.meter}, which reads the same thing"
                 )
-        checked.append(replace(this, disagreement=found, notes=tuple(notes)))
+        checked.append(replace(this, disagreement=differences, notes=tuple(notes)))
     return checked
