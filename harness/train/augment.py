@@ -12,7 +12,7 @@ import numpy as np
 
 from harness.data.splits import ImageSplit
 from harness.train.counting.modes import evaluating
-from harness.train.evaluation import Batch, Batches
+from harness.train.evaluation import KEEP_BYTES, Batch, Batches
 from harness.types import Split
 from harness.types.recipe import TrainRecipe
 
@@ -27,10 +27,18 @@ class Augmented:
     """The training samples on the device, augmented as the recipe says: RandAugment, crop and flip, erasing, mixing.
 
     Every random choice is a pure function of the seed given to ``start`` and of the step. The noise of erased
-    pixels is the exception: it comes from torch's global generator."""
+    pixels is the exception: it comes from torch's global generator. A split of up to ``keep_bytes`` stays on the
+    device whole, unless its images are drawn from their bytes in every epoch.
+    """
 
     def __init__(
-        self, split: Split, recipe: TrainRecipe, device: torch.device, module: torch.nn.Module
+        self,
+        split: Split,
+        recipe: TrainRecipe,
+        device: torch.device,
+        module: torch.nn.Module,
+        *,
+        keep_bytes: int = KEEP_BYTES,
     ) -> None:
         self._device, self._crops = device, recipe.augment == "crop-flip"
         self._crop: CropFlip | None = None
@@ -40,9 +48,9 @@ class Augmented:
         _need_images(split, recipe)
         self._redrawn = recipe.augment == "resized-crop-flip" or recipe.rand_augment != "none"
         self._samples = (
-            Batches(RandomImages(split, recipe), device, keep=False)
+            Batches(RandomImages(split, recipe), device)
             if self._redrawn
-            else Batches(split, device)
+            else Batches(split, device, keep_bytes=keep_bytes)
         )
         if recipe.random_erasing:
             from timm.data.random_erasing import RandomErasing
@@ -91,9 +99,9 @@ def _classes(module: torch.nn.Module, split: Split, device: torch.device) -> int
     """Return the number of the module's logits. It can exceed the classes in the training samples."""
     import torch
 
-    one = Batches(split, device, keep=False).take(np.arange(1))
+    first = Batches(split, device).take(np.arange(1))
     with evaluating(module), torch.inference_mode():
-        return int(module(one.inputs).shape[-1])
+        return int(module(first.inputs).shape[-1])
 
 
 def mix(

@@ -9,7 +9,7 @@ import pickle
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, TypedDict, cast
 
 from harness.errors import StorageError
 from harness.store.files import write_atomically
@@ -17,7 +17,44 @@ from harness.store.files import write_atomically
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["load", "save", "training_key"]
+__all__ = ["BestEpoch", "Finished", "Progress", "Unfinished", "load", "save", "training_key"]
+
+StateDict = dict[str, Any]
+"""A state dict of torch: the values of an optimizer's are free."""
+
+
+class BestEpoch(TypedDict):
+    """The epoch with the best validation top-1 so far, and the module's weights after it."""
+
+    epoch: int
+    top1: float
+    module: dict[str, torch.Tensor]
+
+
+class Progress(TypedDict):
+    """The epochs that are done: a mapping of figures for each, and the sums over them."""
+
+    history: list[dict[str, float]]
+    image_passes: int
+    train_s: float
+
+
+class Unfinished(Progress):
+    """The state of a training between two epochs. Random state and learning rate follow from the epoch's number."""
+
+    done: Literal[False]
+    module: StateDict
+    optimizer: StateDict
+    scaler: StateDict
+    average: StateDict | None
+    best: BestEpoch | None
+
+
+class Finished(Progress):
+    """The result of a complete training: the weights to keep, on the CPU."""
+
+    done: Literal[True]
+    module: dict[str, torch.Tensor]
 
 
 def training_key(facts: Mapping[str, Any], module: torch.nn.Module, labels: bytes) -> str:
@@ -36,8 +73,8 @@ def training_key(facts: Mapping[str, Any], module: torch.nn.Module, labels: byte
     return known.hexdigest()
 
 
-def save(path: Path, state: Mapping[str, Any]) -> None:
-    """Write ``state`` (tensors, numbers, strings, containers of them) in one step.
+def save(path: Path, key: str, state: Unfinished | Finished) -> None:
+    """Write the state of the training ``key`` in one step.
 
     Raises:
         StorageError: the folder cannot be written, or the disk is full; an earlier checkpoint is kept.
@@ -45,7 +82,7 @@ def save(path: Path, state: Mapping[str, Any]) -> None:
     import torch
 
     buffer = io.BytesIO()  # so that a full disk is an OSError, not an error inside torch's writer
-    torch.save(dict(state), buffer)
+    torch.save({**state, "key": key}, buffer)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(path, buffer.getbuffer(), sync=True)
@@ -53,7 +90,7 @@ def save(path: Path, state: Mapping[str, Any]) -> None:
         raise StorageError(f"{path}: cannot write the checkpoint: {error.strerror}") from error
 
 
-def load(path: Path, key: str) -> dict[str, Any] | None:
+def load(path: Path, key: str) -> Unfinished | Finished | None:
     """Return the state saved under ``key``, on the CPU, or ``None`` if it is absent, of another training, or broken.
 
     A training that starts over instead of resuming gives the same weights, later.
@@ -69,4 +106,6 @@ def load(path: Path, key: str) -> dict[str, Any] | None:
         return None
     except OSError as error:
         raise StorageError(f"{path}: cannot read the checkpoint: {error.strerror}") from error
-    return state if isinstance(state, dict) and state.get("key") == key else None
+    if not isinstance(state, dict) or state.get("key") != key:
+        return None
+    return cast("Unfinished | Finished", state)

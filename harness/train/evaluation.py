@@ -5,26 +5,29 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from harness.train.counting.modes import evaluating, on_device
 from harness.types import Evaluation, Split
 
 if TYPE_CHECKING:
-    import numpy as np
     import torch
     from numpy.typing import NDArray
 
-__all__ = ["Batch", "Batches", "evaluate", "logits_of"]
+__all__ = ["KEEP_BYTES", "Batch", "Batches", "evaluate", "logits_of"]
 
-_KEEP_BYTES = 1 << 30  # a split up to this size is kept on the device whole (CIFAR-10's training part fits)
+KEEP_BYTES = 1 << 30
+"""A training keeps splits up to this size on the device whole. CIFAR-10's training part fits."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Batch:
-    """What a loss gets, on the training device: ``inputs`` float32 [n, ...], ``labels`` int64 [n], and
-    ``index`` int64 [n], the samples' positions in the split that is trained on.
+    """The samples that a loss is called with, on the training device.
 
-    Under mixup or cutmix ``labels`` are float32 [n, classes], each row's sum 1: torch's ``cross_entropy``
-    takes either."""
+    ``inputs`` are float32 [n, ...], ``labels`` int64 [n]. ``index``, int64 [n], are the samples' positions in the
+    training split. Under mixup or cutmix ``labels`` are float32 [n, classes], and each row sums to 1. torch's
+    ``cross_entropy`` takes both forms.
+    """
 
     inputs: torch.Tensor
     labels: torch.Tensor
@@ -39,14 +42,13 @@ def evaluate(module: torch.nn.Module, split: Split, *, device: str, batch_size: 
     Raises:
         ValueError: the split is empty, or the module does not give logits [n, classes].
     """
-    import numpy as np
     import torch
 
     if len(split) == 0:
         raise ValueError("there is no sample to evaluate")
     where = torch.device(device)
     with on_device(module, where):
-        samples = Batches(split, where, keep=False)
+        samples = Batches(split, where)
         logits = logits_of(module, samples, batch_size).cpu().numpy()
     ranked = np.argsort(-logits, axis=1, kind="stable")[:, :5] == np.asarray(split.labels)[:, None]
     return Evaluation(
@@ -58,16 +60,15 @@ def evaluate(module: torch.nn.Module, split: Split, *, device: str, batch_size: 
 
 
 class Batches:
-    """A split on a device. A small split is copied whole; a large one is fetched batch by batch."""
+    """A split on a device. A split of up to ``keep_bytes`` is copied whole, a larger one is fetched batch by batch."""
 
-    def __init__(self, split: Split, device: torch.device, *, keep: bool = True) -> None:
-        import numpy as np
+    def __init__(self, split: Split, device: torch.device, *, keep_bytes: int = 0) -> None:
         import torch
 
         self._split, self._device = split, device
         self.labels = torch.as_tensor(np.array(split.labels, np.int64), device=device)
         self._whole: torch.Tensor | None = None
-        if keep and (first := split.batch([0])).nbytes * len(split) <= _KEEP_BYTES:
+        if keep_bytes and (first := split.batch([0])).nbytes * len(split) <= keep_bytes:
             whole = torch.empty(len(split), *first.shape[1:])
             for start in range(0, len(split), 1024):
                 rows = np.arange(start, min(start + 1024, len(split)))
@@ -88,7 +89,6 @@ class Batches:
         return Batch(inputs=inputs, labels=self.labels[index], index=index)
 
     def _fetch(self, indices: NDArray[np.int64]) -> torch.Tensor:
-        import numpy as np
         import torch
 
         return torch.from_numpy(np.require(self._split.batch(indices), np.float32, ["C", "W"]))
@@ -99,7 +99,6 @@ class Batches:
 
 def logits_of(module: torch.nn.Module, samples: Batches, batch_size: int) -> torch.Tensor:
     """Return the logits of ``module`` in evaluation mode for all samples: float32 [n, classes], on the device."""
-    import numpy as np
     import torch
 
     parts = []

@@ -7,6 +7,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from harness.data.choice import ArraySplit
 from harness.train.counting.modes import evaluating, on_device
 from harness.train.evaluation import Batches
@@ -14,7 +16,6 @@ from harness.types import Context, FitResult, Split
 from harness.types.recipe import NO_AUGMENTATION
 
 if TYPE_CHECKING:
-    import numpy as np
     import torch
     from numpy.typing import NDArray
 
@@ -32,11 +33,10 @@ def extract_features(
 
     ``forward`` maps inputs to outputs instead, if it is given; it uses ``module``.
     """
-    import numpy as np
     import torch
 
     device, outputs = torch.device(ctx.device), []
-    samples = Batches(split, device, keep=False)
+    samples = Batches(split, device)
     with on_device(module, device), evaluating(module), torch.inference_mode():
         for first in range(0, len(split), batch):
             ctx.progress(f"features of {len(split)} images", first / len(split))
@@ -58,8 +58,6 @@ def fit_on_features(
 
     The features are computed once per image, so there is no augmentation. Their passes are in the cost.
     """
-    import numpy as np
-
     start, train = time.perf_counter(), ctx.data.train
     columns = [extract_features(ctx, trunk, train) for trunk in trunks]
     seconds = time.perf_counter() - start

@@ -12,17 +12,20 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+import numpy as np
 
 from harness.errors import CellError
 from harness.train import checkpoint
 from harness.train.augment import Augmented
+from harness.train.checkpoint import BestEpoch, Finished, Progress, Unfinished
 from harness.train.counting.count import count
 from harness.train.counting.modes import on_device
-from harness.train.evaluation import Batch, Batches, evaluate, logits_of
+from harness.train.evaluation import KEEP_BYTES, Batch, Batches, evaluate, logits_of
 from harness.train.optim import make_optimizer, make_scheduler
 from harness.train.ranks import SINGLE_PROCESS, Ranks
 from harness.types import FitResult, Split, TensorSpec
@@ -51,6 +54,7 @@ def fit(
     progress: Callable[[str, float | None], None],
     name: str = "fit",
     ranks: Ranks = SINGLE_PROCESS,
+    keep_bytes: int = KEEP_BYTES,
 ) -> FitResult:
     """Train ``module`` in place. Afterwards it is in evaluation mode, on the device where it was before.
 
@@ -71,12 +75,13 @@ def fit(
     is split among the ranks, and only rank 0 reads and writes the checkpoint. ``loss`` then sees a part of the
     batch, so a loss that compares samples (and is no mean over them) gives other values.
 
+    Splits of up to ``keep_bytes`` are copied to the device whole. This does not change the result.
+
     Raises:
         ValueError: the recipe does not fit the module, the data or the device.
         CellError: the loss is no longer finite, or the module's MACs cannot be counted.
         StorageError: the checkpoint cannot be written.
     """
-    import numpy as np
     import torch
 
     if validation is not None and len(validation) == 0:
@@ -95,16 +100,18 @@ def fit(
     saved = ranks.broadcast_object(f"the checkpoint of {name!r}", lambda: checkpoint.load(path, key))
     if saved is None or not saved["done"]:
         with on_device(module, where), _reproducible(where):
-            run = _Run(module, recipe, train, validation, loss, seed, where, progress, ranks)
+            samples = Augmented(train, recipe, where, module, keep_bytes=keep_bytes)
+            validated = None if validation is None else Batches(validation, where, keep_bytes=keep_bytes)
+            run = _Run(module, recipe, samples, validated, loss, seed, where, progress, ranks)
             if saved is not None:
                 run.restore(saved)
             while not run.finished:
                 run.epoch(name)
                 if not run.finished and ranks.rank == 0:
-                    checkpoint.save(path, {**run.state(), "key": key, "done": False})
-            saved = {**run.result(), "key": key, "done": True}
+                    checkpoint.save(path, key, run.state())
+            saved = run.result()
         if ranks.rank == 0:
-            checkpoint.save(path, saved)
+            checkpoint.save(path, key, saved)
     module.load_state_dict(saved["module"])
     module.eval()
     return FitResult(
@@ -123,8 +130,8 @@ class _Run:
         self,
         module: torch.nn.Module,
         recipe: TrainRecipe,
-        train: Split,
-        validation: Split | None,
+        samples: Augmented,
+        validation: Batches | None,
         loss: Loss | None,
         seed: int,
         device: torch.device,
@@ -133,25 +140,13 @@ class _Run:
     ) -> None:
         import torch
 
-        self.ranks = ranks
-        self.module, self.recipe, self.seed, self.device, self.progress = (
-            module,
-            recipe,
-            seed,
-            device,
-            progress,
-        )
+        self.module, self.recipe, self.seed, self.device = module, recipe, seed, device
+        self.progress, self.ranks = progress, ranks
         self.forward = torch.compile(module) if recipe.compile else module
         self.loss = loss or _cross_entropy(recipe.label_smoothing)
-        self.samples = Augmented(train, recipe, device, module)
-        self.validation = None if validation is None else Batches(validation, device)
+        self.samples, self.validation = samples, validation
         self.trainable = [parameter for parameter in module.parameters() if parameter.requires_grad]
-        n, size = len(train), recipe.batch_size
-        lonely = 0 < n % size < 2 * ranks.count <= size  # some rank would get one sample of the last batch
-        self.steps = math.ceil(n / size) - (lonely and _trains_batch_norm(module))
-        if self.steps == 0:
-            few = "one training sample" if n == 1 else f"{n} training samples in {ranks.count} processes"
-            raise ValueError(f"{few} cannot train a BatchNorm")
+        self.steps = _updates_per_epoch(len(samples), recipe.batch_size, ranks.count, module)
         self.optimizer = make_optimizer(module, recipe)
         self.scheduler = make_scheduler(self.optimizer, recipe, self.steps)
         self.scaler = torch.amp.GradScaler(device.type, enabled=recipe.amp == "fp16")
@@ -163,11 +158,12 @@ class _Run:
         self.history: list[dict[str, float]] = []
         self.image_passes = 0
         self.train_s = 0.0
-        self.best: dict[str, Any] | None = None
+        self.best: BestEpoch | None = None
 
-    def state(self) -> dict[str, Any]:
-        """Return what a checkpoint holds. Random state and learning rate follow from the epoch's number."""
+    def state(self) -> Unfinished:
+        """Return the content of a checkpoint."""
         return {
+            "done": False,
             "module": self.module.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
@@ -176,19 +172,22 @@ class _Run:
             **self._progress(),
         }
 
-    def result(self) -> dict[str, Any]:
-        """Return what is kept of a complete training: its weights (with early stopping the best) and its history."""
+    def result(self) -> Finished:
+        """Return the result of a complete training: its weights (with early stopping the best) and its history."""
         weights = self.kept.state_dict() if self.best is None else self.best["module"]
-        return {"module": {name: tensor.cpu() for name, tensor in weights.items()}, **self._progress()}
+        kept = {name: tensor.cpu() for name, tensor in weights.items()}
+        return {"done": True, "module": kept, **self._progress()}
 
-    def _progress(self) -> dict[str, Any]:
+    def _progress(self) -> Progress:
         return {"history": self.history, "image_passes": self.image_passes, "train_s": self.train_s}
 
-    def restore(self, saved: Mapping[str, Any]) -> None:
+    def restore(self, saved: Unfinished) -> None:
+        """Take over the state that a checkpoint holds."""
         self.module.load_state_dict(saved["module"])
         self.optimizer.load_state_dict(saved["optimizer"])
         self.scaler.load_state_dict(saved["scaler"])
         if self.average is not None:
+            assert saved["average"] is not None  # the key of a checkpoint covers the recipe
             self.average.load_state_dict(saved["average"])
         self.best = saved["best"]
         self.history = list(saved["history"])
@@ -197,7 +196,7 @@ class _Run:
 
     @property
     def kept(self) -> torch.nn.Module:
-        """The module that is validated and kept: the averaged weights if the recipe averages them."""
+        """Return the module that is validated and kept: with the averaged weights if the recipe averages them."""
         return self.module if self.average is None else self.average.module
 
     @property
@@ -237,7 +236,6 @@ class _Run:
 
     def _train(self, number: int, began: float) -> torch.Tensor:
         """Make one epoch's updates. Return the mean loss, still on the device."""
-        import numpy as np
         import torch
 
         recipe, size, ranks = self.recipe, self.recipe.batch_size, self.ranks
@@ -310,6 +308,23 @@ def _check(
             f"{ranks.count} processes need batches of {ranks.count} samples or more, "
             f"not {min(len(train), recipe.batch_size)} (train: batch_size, or prepare: processes)"
         )
+
+
+def _updates_per_epoch(samples: int, batch_size: int, processes: int, module: torch.nn.Module) -> int:
+    """Return the number of updates in an epoch. A last batch that cannot train the module's BatchNorms is skipped.
+
+    Raises:
+        ValueError: no batch is left.
+    """
+    # Some rank would get one sample of the last batch.
+    lonely = 0 < samples % batch_size < 2 * processes <= batch_size
+    updates = math.ceil(samples / batch_size) - (lonely and _trains_batch_norm(module))
+    if updates == 0:
+        few = (
+            "one training sample" if samples == 1 else f"{samples} training samples in {processes} processes"
+        )
+        raise ValueError(f"{few} cannot train a BatchNorm")
+    return updates
 
 
 def _cross_entropy(label_smoothing: float) -> Loss:

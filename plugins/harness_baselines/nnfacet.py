@@ -100,7 +100,7 @@ def zero_shares(
         ValueError: a class has no training image.
     """
     start, device = time.perf_counter(), torch.device(ctx.device)
-    train = Batches(ctx.data.train, device, keep=False)
+    train = Batches(ctx.data.train, device)
     counts = torch.bincount(train.labels, minlength=classes).cpu()
     if not counts.all():
         raise ValueError(f"nnfacet, importance: class {int(counts.argmin())} has no training image")

@@ -38,7 +38,7 @@ def hsic_importance(vit: VisionTransformer, split: Split, device: str, seed: int
     """Return the importance of heads, neurons and channels on one batch of ``split``, which ``seed`` draws."""
     heads, neurons, streams = taps = block_taps(vit)
     rows = np.random.RandomState(seed).permutation(len(split))[:_BATCH]
-    images = Batches(split, torch.device(device), keep=False).take(rows).inputs
+    images = Batches(split, torch.device(device)).take(rows).inputs
     with evaluating(vit.to(device)), torch.no_grad():
         p = vit(images).softmax(dim=1)  # [n, C]
         prediction = _centred(p @ p.T)

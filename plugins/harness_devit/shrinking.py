@@ -72,7 +72,7 @@ def layer_map(small: int, large: int) -> list[int]:
 def taylor_importance(vit: VisionTransformer, split: Split, device: str, batch: int = 128) -> Importance:
     """Return Eq. 5 to 7 on the held-out images of ``split``, by one backward pass over them."""
     taps = [tap for kind in block_taps(vit) for tap in kind]
-    samples = Batches(split, torch.device(device), keep=False)
+    samples = Batches(split, torch.device(device))
     sums: list[torch.Tensor] = []
     vit.to(device)
     with evaluating(vit), torch.enable_grad():

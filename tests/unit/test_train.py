@@ -25,7 +25,7 @@ from torch import nn
 
 from harness.data.splits import ImageSplit, StoredImages
 from harness.errors import CellError, StorageError
-from harness.train import checkpoint, evaluation
+from harness.train import checkpoint
 from harness.train.augment import CropFlip
 from harness.train.loop import Batch, TrainRecipe, evaluate, fit
 
@@ -315,17 +315,17 @@ def test_names_keep_trainings_apart(tmp_path):
 
 def test_a_full_disk_is_one_line_and_keeps_the_last_checkpoint(tmp_path):
     path = tmp_path / "fit.ckpt"
-    checkpoint.save(path, {"key": "k", "small": torch.ones(2)})
+    checkpoint.save(path, "k", {"small": torch.ones(2)})
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     try:
         resource.setrlimit(resource.RLIMIT_FSIZE, (4096, before[1]))
         with pytest.raises(StorageError, match=r"fit\.ckpt: cannot write the checkpoint: File too large$"):
-            checkpoint.save(path, {"key": "k", "large": torch.ones(10_000)})
+            checkpoint.save(path, "k", {"large": torch.ones(10_000)})
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
         signal.signal(signal.SIGXFSZ, handler)
-    assert list(checkpoint.load(path, "k")) == ["key", "small"]
+    assert list(checkpoint.load(path, "k")) == ["small", "key"]
     assert list(tmp_path.iterdir()) == [path]
 
 
@@ -440,10 +440,9 @@ def test_a_loss_gets_the_right_samples(tmp_path):
     assert list(first) != list(second)
 
 
-def test_a_split_too_large_to_keep_gives_the_same(tmp_path, monkeypatch, whole):
-    monkeypatch.setattr(evaluation, "_KEEP_BYTES", 0)
+def test_a_split_too_large_to_keep_gives_the_same(tmp_path, whole):
     module = network()
-    train(tmp_path, module, loss=smoothed)
+    train(tmp_path, module, loss=smoothed, keep_bytes=0)
     assert digest(module) == whole[0]
 
 
@@ -532,17 +531,17 @@ def test_compiled_training_keeps_the_modules_names(tmp_path, monkeypatch):
 
 
 def test_progress(tmp_path, monkeypatch):
-    told, updates = [], []
+    messages, updates = [], []
     monkeypatch.setattr("harness.train.loop.time", SimpleNamespace(perf_counter=lambda: len(updates)))
 
     def loss(module, batch):  # takes a second
         updates.append(batch)
         return smoothed(module, batch)
 
-    train(tmp_path, progress=lambda text, fraction: told.append((text, fraction)), loss=loss)
-    assert [fraction for _, fraction in told] == [0.25, 0.5, 0.75, 1.0]
-    assert told[0][0].startswith("epoch 1/4  loss ")
-    assert [text.partition("%  ")[2] for text, _ in told] == [f"0:{s:02} left" for s in (12, 8, 4, 0)]
+    train(tmp_path, progress=lambda text, fraction: messages.append((text, fraction)), loss=loss)
+    assert [fraction for _, fraction in messages] == [0.25, 0.5, 0.75, 1.0]
+    assert messages[0][0].startswith("epoch 1/4  loss ")
+    assert [text.partition("%  ")[2] for text, _ in messages] == [f"0:{s:02} left" for s in (12, 8, 4, 0)]
 
 
 # --- what is refused ----------------------------------------------------------------------------
@@ -701,5 +700,5 @@ def test_a_resumed_average_is_bit_identical_and_what_is_validated(tmp_path, earl
     result = train(tmp_path / "whole", whole, recipe, validation=held_out)
     assert digest(resumed) == digest(whole)
     top1 = evaluate(whole, held_out, device="cpu").top1
-    told = [entry["top1"] for entry in result.history]
-    assert top1 == pytest.approx(max(told) if early_stop else told[-1])
+    validated = [entry["top1"] for entry in result.history]
+    assert top1 == pytest.approx(max(validated) if early_stop else validated[-1])
