@@ -68,7 +68,7 @@ _remembered: dict[Hashable, StoredImages] = {}
 
 
 REMEMBER = 4
-"""How many stored splits a process keeps, so that it loads and decodes each image once for all its nodes."""
+"""The number of stored splits that a process keeps, so that it decodes each image once for all its nodes."""
 
 
 def _images(
@@ -81,8 +81,8 @@ def _images(
 ) -> StoredImages:
     interpolation = choice.interpolation if choice.image_size is not None else None
     key = (entry, params.model_dump_json(), stored.fingerprint, split, shape, interpolation)
-    found = _remembered.pop(key, None)
-    if found is None:
+    images = _remembered.pop(key, None)
+    if images is None:
         dataset = entry.load(params, split)
         labels = dataset.labels
         wrong = np.flatnonzero((labels < 0) | (labels >= stored.classes))
@@ -91,11 +91,11 @@ def _images(
                 f"{stored.name} {split}: image {wrong[0]} has label {labels[wrong[0]]}; "
                 f"allowed: 0 to {stored.classes - 1}"
             )
-        found = StoredImages(dataset, f"{stored.name} {split}", shape, interpolation)
-    _remembered[key] = found
+        images = StoredImages(dataset, f"{stored.name} {split}", shape, interpolation)
+    _remembered[key] = images
     for oldest in list(_remembered)[:-REMEMBER]:
         del _remembered[oldest]
-    return found
+    return images
 
 
 def pick_train(

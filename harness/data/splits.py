@@ -29,7 +29,7 @@ __all__ = [
 ]
 
 KEEP_BYTES = 512 * 2**20
-"""Decoded splits up to this size stay in memory."""
+"""A process keeps decoded splits up to this size in memory."""
 
 
 class StoredImages:
@@ -53,7 +53,7 @@ class StoredImages:
             self._kept = np.zeros((len(dataset), *self._shape), np.uint8)
         self._decoded = np.zeros(len(dataset), bool)
 
-    def one(self, index: int) -> NDArray[np.uint8]:
+    def image(self, index: int) -> NDArray[np.uint8]:
         """Decode and resize image ``index``: uint8 [height, width, channels]."""
         stored = self._dataset.image(index)
         if stored.shape == self._shape:
@@ -72,15 +72,15 @@ class StoredImages:
             picture = picture.resize((self._width, self._height), Image.Resampling[self._resize.upper()])
         return np.asarray(picture, np.uint8).reshape(self._shape)
 
-    def many(self, indices: NDArray[np.int64]) -> NDArray[np.uint8]:
+    def images(self, indices: NDArray[np.int64]) -> NDArray[np.uint8]:
         """Return images ``indices``: uint8 [n, height, width, channels]."""
         if self._kept is None:
             images = np.empty((len(indices), *self._shape), np.uint8)
             for position, index in enumerate(indices):
-                images[position] = self.one(int(index))
+                images[position] = self.image(int(index))
             return images
         for index in np.unique(indices[~self._decoded[indices]]):
-            self._kept[index] = self.one(int(index))
+            self._kept[index] = self.image(int(index))
             self._decoded[index] = True
         return self._kept[indices]
 
@@ -108,7 +108,7 @@ class ImageSplit:
 
     def raw(self, indices: Indices) -> NDArray[np.uint8]:
         """Return samples ``indices`` decoded and resized: uint8 [n, height, width, channels]."""
-        return self._images.many(self._indices[np.asarray(indices, np.int64)])
+        return self._images.images(self._indices[np.asarray(indices, np.int64)])
 
     def normalise(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Normalise uint8 [n, height, width, channels] to float32 [n, channels, height, width], as ``batch`` does."""
@@ -119,7 +119,7 @@ class ImageSplit:
 
     def prepare(self, index: int) -> NDArray[np.float32]:
         """Prepare one sample as a device would, without a cache: float32 [channels, height, width]."""
-        ready: NDArray[np.float32] = self.normalise(self._images.one(int(self._indices[index]))[None])[0]
+        ready: NDArray[np.float32] = self.normalise(self._images.image(int(self._indices[index]))[None])[0]
         return ready
 
     def __len__(self) -> int:

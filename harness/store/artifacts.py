@@ -9,7 +9,6 @@ import contextlib
 import errno
 import fcntl
 import json
-import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -24,7 +23,7 @@ __all__ = ["Store", "Stored"]
 
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
-"""Error numbers of a disk that cannot take more."""
+"""The error numbers of a disk that takes no more data."""
 
 
 @dataclass(frozen=True)
@@ -51,16 +50,15 @@ class Store:
             raise StorageError(f"cannot use the cache folder {root}: {error.strerror or error}") from None
 
     def has(self, key: str) -> bool:
+        """Return whether the artifact ``key`` is complete."""
         return (self.artifacts / key / "meta.json").is_file()
 
     def folder(self, key: str) -> Path:
-        """Folder of a finished artifact; its use is noted, for ``cache clear --older``."""
-        path = self.artifacts / key
-        with contextlib.suppress(OSError):
-            os.utime(path)
-        return path
+        """Return the folder of a finished artifact."""
+        return self.artifacts / key
 
     def meta(self, key: str) -> dict[str, Any]:
+        """Return the content of an artifact's ``meta.json``."""
         return json.loads((self.folder(key) / "meta.json").read_text())  # type: ignore[no-any-return]
 
     def workdir(self, key: str) -> Path:
@@ -109,15 +107,16 @@ class Store:
             lock_path.unlink()
 
     def stored(self) -> list[Stored]:
-        found = []
+        """Return all artifacts, the newest first. Folders without a readable ``meta.json`` are left out."""
+        artifacts = []
         for path in self.artifacts.iterdir():
             try:
                 about = json.loads((path / "meta.json").read_text()).get("about", {})
             except (OSError, ValueError):
                 continue
             size = sum(item.stat().st_size for item in path.rglob("*") if item.is_file())
-            found.append(Stored(path.name, path.stat().st_mtime, size, about))
-        return sorted(found, key=lambda stored: stored.made, reverse=True)
+            artifacts.append(Stored(path.name, path.stat().st_mtime, size, about))
+        return sorted(artifacts, key=lambda stored: stored.made, reverse=True)
 
     def clear(self, keys: list[str] | None = None) -> int:
         """Delete artifacts (all, or those named) and leftovers. Return the bytes freed."""

@@ -1,4 +1,4 @@
-"""Where the store is on disk, and writes that survive a crash."""
+"""The place of the store on disk, and writes that survive a crash."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def write_atomically(
     content = data.encode() if isinstance(data, str) else data
     aside = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     try:
-        # created for its owner alone where a mode is given: a secret is never open to others
+        # With a mode the file is created for its owner alone: a secret is never open to others.
         descriptor = os.open(
             aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600 if mode else 0o666
         )

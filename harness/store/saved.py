@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness.errors import CellError
-from harness.types import IMAGE, Edge, Lineage, Model, ModuleSpec, Part, Partition, TensorSpec
+from harness.types import Edge, Lineage, Model, ModuleSpec, Part, Partition, TensorSpec
 
 if TYPE_CHECKING:
     import torch
@@ -18,6 +18,7 @@ __all__ = ["load_any", "load_model", "load_partition", "save_model", "save_parti
 
 
 def write_meta(folder: Path, meta: Mapping[str, Any]) -> None:
+    """Write ``meta.json``, which makes a folder an artifact. ``meta`` is JSON."""
     (folder / "meta.json").write_text(json.dumps(meta, indent=1))
 
 
@@ -27,7 +28,8 @@ def _save_weights(module: torch.nn.Module, path: Path) -> None:
     save(module.cpu(), str(path))
 
 
-def save_model(model: Model, folder: Path, about: Any) -> None:
+def save_model(model: Model, folder: Path, about: Mapping[str, Any]) -> None:
+    """Write ``model`` into ``folder``. ``about`` describes it for people and is JSON."""
     _save_weights(model.module, folder / "model.safetensors")
     meta = {
         "kind": "model",
@@ -40,7 +42,8 @@ def save_model(model: Model, folder: Path, about: Any) -> None:
     write_meta(folder, meta)
 
 
-def save_partition(partition: Partition, folder: Path, about: Any) -> None:
+def save_partition(partition: Partition, folder: Path, about: Mapping[str, Any]) -> None:
+    """Write ``partition`` into ``folder``. ``about`` describes it for people and is JSON."""
     parts = []
     for index, part in enumerate(partition.parts):
         _save_weights(part.module, folder / f"{index}.safetensors")
@@ -67,18 +70,15 @@ def load_any(folder: Path) -> Partition:
     """Load a stored model or partition as a partition. A whole model is one part."""
     if json.loads((folder / "meta.json").read_text())["kind"] == "partition":
         return load_partition(folder)
-    model = load_model(folder)
-    part = Part(
-        name="model",
-        module=model.module,
-        spec=model.spec,
-        output=TensorSpec(shape=(model.classes,)),
-        inputs=(Edge(source=IMAGE, tensor=model.input),),
-    )
-    return Partition(parts=(part,), classes=model.classes, lineage=model.lineage)
+    return Partition.whole(load_model(folder))
 
 
 def load_model(folder: Path) -> Model:
+    """Load a stored model, in evaluation mode.
+
+    Raises:
+        CellError: the folder holds another kind of artifact.
+    """
     meta = _read_meta(folder, "model")
     spec = ModuleSpec(**meta["spec"])
     return Model(
@@ -91,6 +91,11 @@ def load_model(folder: Path) -> Model:
 
 
 def load_partition(folder: Path) -> Partition:
+    """Load a stored partition, its modules in evaluation mode.
+
+    Raises:
+        CellError: the folder holds another kind of artifact.
+    """
     meta = _read_meta(folder, "partition")
     parts = []
     for index, part in enumerate(meta["parts"]):

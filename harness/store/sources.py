@@ -170,10 +170,10 @@ def _all_providers() -> Mapping[str, list[str]]:
 def _editable_tree(distribution: metadata.Distribution) -> Path | None:
     """Return the project folder of an editable install (``direct_url.json`` of PEP 610), else ``None``."""
     try:
-        told = json.loads(distribution.read_text("direct_url.json") or "{}")
-        if not told.get("dir_info", {}).get("editable"):
+        direct_url = json.loads(distribution.read_text("direct_url.json") or "{}")
+        if not direct_url.get("dir_info", {}).get("editable"):
             return None
-        return Path(unquote(urlsplit(told["url"]).path))
+        return Path(unquote(urlsplit(direct_url["url"]).path))
     except (ValueError, KeyError, AttributeError):
         return None
 

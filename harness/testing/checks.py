@@ -15,6 +15,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from harness.hookspecs import OBSERVERS
 from harness.measure.parity import compare
 from harness.plugins import GROUP, load_plugins
@@ -27,16 +29,15 @@ from harness.types import (
     Context,
     DatasetEntry,
     DeviceInfo,
-    Edge,
     Fleet,
     Model,
     ModelEntry,
+    ModuleSpec,
     Part,
     Partition,
     PartitionerEntry,
     RuntimeEntry,
     SessionOptions,
-    TensorSpec,
 )
 from harness.types.fields import NAME
 from harness.types.walk import in_order
@@ -54,9 +55,6 @@ __all__ = [
 ]
 
 
-# --- a context ------------------------------------------------------------------------------------
-
-
 # --- checks ---------------------------------------------------------------------------------------
 
 
@@ -66,15 +64,15 @@ def check_model(entry: ModelEntry, params: ParamsLike = None, **data: Any) -> No
     It must be saved and rebuilt from its spec with equal outputs, for one sample and for three. It must agree with
     ``describe``, and it must be trainable."""
     need = _needing(f"model {entry.name!r}")
-    given = make_params(entry, params)
+    checked = make_params(entry, params)
     with _contexts(data) as new:
         ctx = new()
-        model = seeded(ctx, entry.build, given)
+        model = seeded(ctx, entry.build, checked)
         need(isinstance(model, Model), f"build gave {type(model).__name__}", "ModelEntry.build")
         need(model.classes == ctx.data.info.classes, f"gives {model.classes} classes", "Model.classes")
-        _check_parts(need, _whole(model), _whole(seeded(new(), entry.build, given)), ctx)
+        _check_parts(need, Partition.whole(model), Partition.whole(seeded(new(), entry.build, checked)), ctx)
         if entry.describe is not None:
-            _check_described(need, model, in_new_process(need, entry.describe, given, ctx.data.info))
+            _check_described(need, model, in_new_process(need, entry.describe, checked, ctx.data.info))
         ctx.fit(model.module, name="train")
 
 
@@ -85,21 +83,21 @@ def check_compressor(
 
     The result must also have its own lineage step, and keep input and classes unless ``changes`` names them."""
     need = _needing(f"compressor {entry.name!r}")
-    given = make_params(entry, params)
+    checked = make_params(entry, params)
     with _contexts(data) as new:
         ctx = new()
         source = model or make_model(new())
-        made, twin = (seeded(c, entry.compress, copy.deepcopy(source), given) for c in (ctx, new()))
+        made, twin = (seeded(c, entry.compress, copy.deepcopy(source), checked) for c in (ctx, new()))
         need(isinstance(made, Model), f"compress gave {type(made).__name__}", "CompressorEntry.compress")
         _check_lineage(need, made, "compress", entry.name)
         for key in ("input", "classes"):
             before, after = getattr(source, key), getattr(made, key)
             kept = before == after or key in entry.changes
             need(kept, f"made {key} {after} of {before} undeclared", "CompressorEntry.changes")
-        _check_parts(need, _whole(made), _whole(twin), ctx)
+        _check_parts(need, Partition.whole(made), Partition.whole(twin), ctx)
         if entry.describe is not None:
-            told = in_new_process(need, entry.describe, source.spec, given, ctx.data.info)
-            _check_described(need, made, told)
+            spec = in_new_process(need, entry.describe, source.spec, checked, ctx.data.info)
+            _check_described(need, made, spec)
 
 
 def check_partitioner(
@@ -109,29 +107,36 @@ def check_partitioner(
     fleet: Fleet | None = None,
     **data: Any,
 ) -> None:
-    """Sketches and splits ``model`` (by default a tiny trained ViT) over ``fleet`` (two alike). Each part must be saved and rebuilt from
-    its spec; the parts together give [n, classes]; names, inputs and parameters are those of the sketch."""
+    """Sketch ``model`` (by default a tiny trained ViT), split it over ``fleet`` (by default two equal devices), and check the parts.
+
+    Each part must be saved and rebuilt from its spec, and the parts together must give [n, classes]. Names, inputs and
+    numbers of parameters must be those of the sketch."""
     need = _needing(f"partitioner {entry.name!r}")
-    given = make_params(entry, params)
+    checked = make_params(entry, params)
     with _contexts(data) as new:
         ctx = new()
         source = model or make_model(new())
         device = DeviceInfo(name="d", backend="b", model="m", kind="cpu", cores=1, memory_bytes=2**30)
         fleet = fleet or Fleet(devices=(device, device))
         with contextlib.suppress(ValueError):  # a model of unknown shape may be refused
-            entry.sketch(None, given, fleet)
-        sketch = in_new_process(need, entry.sketch, source.spec, given, fleet)
-        made, twin = (seeded(c, entry.partition, copy.deepcopy(source), given, sketch) for c in (ctx, new()))
+            entry.sketch(None, checked, fleet)
+        sketch = in_new_process(need, entry.sketch, source.spec, checked, fleet)
+        made, twin = (
+            seeded(c, entry.partition, copy.deepcopy(source), checked, sketch) for c in (ctx, new())
+        )
         need(isinstance(made, Partition), f"gave {type(made).__name__}", "PartitionerEntry.partition")
         need(made.classes == source.classes, f"gives {made.classes} classes", "Partition.classes")
         _check_lineage(need, made, "partition", entry.name)
         names = [part.name for part in made.parts]
-        real = [(part.name, tuple(edge.source for edge in part.inputs), _size(part)) for part in made.parts]
-        told = [(part.name, part.inputs, part.params) for part in sketch.parts]
-        need(real == told, f"(name, inputs, params) are {real}, sketched {told}", "PartSketch")
-        for part, said in zip(made.parts, sketch.parts, strict=True):
-            told_of = f"{part.name} is built by {part.spec}, sketched {said.spec}"
-            need(said.spec in (None, part.spec), told_of, "PartSketch")
+        made_parts = [
+            (part.name, tuple(edge.source for edge in part.inputs), _size(part)) for part in made.parts
+        ]
+        sketched = [(part.name, part.inputs, part.params) for part in sketch.parts]
+        differ = f"(name, inputs, params) are {made_parts}, sketched {sketched}"
+        need(made_parts == sketched, differ, "PartSketch")
+        for part, part_sketch in zip(made.parts, sketch.parts, strict=True):
+            differ = f"{part.name} is built by {part.spec}, sketched {part_sketch.spec}"
+            need(part_sketch.spec in (None, part.spec), differ, "PartSketch")
         placed = sketch.placement.device_of if sketch.placement is not None else dict.fromkeys(names)
         need({*placed} == {*names}, f"the sketch places {sorted(placed)}", "Sketch.placement")
         _check_parts(need, made, twin, ctx)
@@ -139,14 +144,12 @@ def check_partitioner(
 
 def check_dataset(entry: DatasetEntry, params: ParamsLike = None, *, images: int = 8) -> None:
     """Describe and load a data set twice, and check ``images`` images of each split, evenly spread."""
-    import numpy as np
-
     need = _needing(f"dataset {entry.name!r}")
-    given = make_params(entry, params)
-    info = entry.describe(given)
+    checked = make_params(entry, params)
+    info = entry.describe(checked)
     need(info.missing is None, f"cannot be read here: {info.missing}", "DataInfo.missing")
     need(
-        in_new_process(need, entry.describe, given, light=False) == info,
+        in_new_process(need, entry.describe, checked, light=False) == info,
         "describes itself differently in another process",
         "DataInfo.fingerprint",
     )
@@ -154,7 +157,7 @@ def check_dataset(entry: DatasetEntry, params: ParamsLike = None, *, images: int
     channels = info.shape[0]
     need(len(info.mean) == len(info.std) == channels, f"mean or std is not of {channels}", "DataInfo.mean")
     for split in ("train", "test"):
-        loaded, again = entry.load(given, split), entry.load(given, split)
+        loaded, again = entry.load(checked, split), entry.load(checked, split)
         n, said = len(loaded), info.sizes.get(split, 0)
         need(n > 0 and said in (0, n), f"{split} has {n} samples, said {said}", "DataInfo.sizes")
         labels = np.asarray(loaded.labels)
@@ -183,17 +186,16 @@ def check_runtime(
     """Export ``model`` (by default a tiny trained ViT), load it, and compare its outputs with the module's.
 
     At batches of one and of three they must agree within ``tolerance``."""
-    import numpy as np
     import torch
 
     need = _needing(f"runtime {entry.name!r}")
-    given = make_params(entry, params)
-    tolerance, precision = entry.tolerance(given), entry.precision(given)
+    checked = make_params(entry, params)
+    tolerance, precision = entry.tolerance(checked), entry.precision(checked)
     need(0 < tolerance < 1, f"tolerance {tolerance} is not between 0 and 1", "RuntimeEntry.tolerance")
     with _contexts(data) as new:
         ctx = new()
-        part = _whole(model or make_model(new())).parts[0]
-        artifact = entry.export(ctx, part, given)
+        part = Partition.whole(model or make_model(new())).parts[0]
+        artifact = entry.export(ctx, part, checked)
         inside = artifact.path.resolve().is_relative_to(ctx.workdir.resolve())
         need(inside and artifact.path.exists(), f"wrote to {artifact.path}", "RuntimeEntry.export")
         need(_is_json(artifact.meta), "the artifact's meta is not JSON", "Artifact.meta")
@@ -259,18 +261,6 @@ def _contexts(data: Mapping[str, Any]) -> Iterator[Callable[[], Context]]:
         yield lambda: make_context(Path(tempfile.mkdtemp(dir=folder)), **data)
 
 
-def _whole(model: Model) -> Partition:
-    edge = Edge(source=IMAGE, tensor=model.input)
-    part = Part(
-        name="model",
-        module=model.module,
-        spec=model.spec,
-        inputs=(edge,),
-        output=TensorSpec(shape=(model.classes,)),
-    )
-    return Partition(parts=(part,), classes=model.classes, lineage=model.lineage)
-
-
 def _size(part: Part) -> int:
     return sum(parameter.numel() for parameter in part.module.parameters())
 
@@ -283,9 +273,9 @@ def _is_json(value: Any) -> bool:
     return True
 
 
-def _check_described(need: Need, made: Model, told: Any) -> None:
-    same = json.dumps(asdict(told), sort_keys=True) == json.dumps(asdict(made.spec), sort_keys=True)
-    need(same, f"describe told {told}, the model has {made.spec}", "ModelEntry.describe")
+def _check_described(need: Need, made: Model, spec: ModuleSpec) -> None:
+    same = json.dumps(asdict(spec), sort_keys=True) == json.dumps(asdict(made.spec), sort_keys=True)
+    need(same, f"describe gave {spec}, the model has {made.spec}", "ModelEntry.describe")
 
 
 def _check_lineage(need: Need, made: Model | Partition, stage: str, name: str) -> None:

@@ -8,6 +8,7 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from pydantic import ValidationError
 
 from harness.hookspecs import hookimpl
@@ -16,14 +17,14 @@ from harness.prepare.context import PrepareContext
 from harness.store.artifacts import Store
 from harness.types import Context, DataInfo, DatasetEntry, Lineage, Model, ModelEntry, Params
 from harness.types.data import DataChoice
+from harness.types.params import Entry
 from harness.types.plan import DataRef, StepTask
 from harness.types.recipe import TrainRecipe
 
 if TYPE_CHECKING:
-    import numpy as np
     from numpy.typing import NDArray
 
-__all__ = ["ParamsLike", "RECIPE", "TINY_VIT", "make_context", "make_model"]
+__all__ = ["ParamsLike", "RECIPE", "TINY_VIT", "make_context", "make_model", "make_params", "seeded"]
 
 
 RECIPE = {"epochs": 1, "batch_size": 16, "schedule": "none"}
@@ -39,8 +40,6 @@ class _Blobs:
     """Images of one split: one pattern per class, plus noise."""
 
     def __init__(self, info: DataInfo, n: int, seed: int) -> None:
-        import numpy as np
-
         channels, height, width = info.shape
         size = (height, width, channels)
         patterns = np.random.RandomState(0).uniform(64, 192, (info.classes, *size))
@@ -129,25 +128,23 @@ def make_model(ctx: Context, build: str | ModelEntry = "vit", params: ParamsLike
     if isinstance(build, str):
         params = TINY_VIT if build == "vit" and params is None else params
         build = load_plugins().models.get(build).entry
-    given = make_params(build, params)
-    model: Model = seeded(ctx, build.build, given)
+    checked = make_params(build, params)
+    model: Model = seeded(ctx, build.build, checked)
     fit = ctx.fit(model.module, name="train")
-    step = Lineage(
-        stage="build",
-        entry=build.name,
-        params=given.model_dump(mode="json"),
-        image_passes=fit.image_passes,
-        train_macs=fit.train_macs,
-        train_s=fit.train_s,
-    )
+    step = Lineage.of("build", build.name, checked.model_dump(mode="json"), [fit])
     return replace(model, lineage=(*model.lineage, step))
 
 
-def make_params(entry: Any, params: ParamsLike) -> Params:
+def make_params(entry: Entry, params: ParamsLike) -> Params:
+    """Return ``params`` checked as an entry's parameters.
+
+    Raises:
+        AssertionError: a parameter is unknown or has a wrong value.
+    """
     if isinstance(params, Params):
         return params
     try:
-        return entry.params(**(params or {}))  # type: ignore[no-any-return]
+        return entry.params(**(params or {}))
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"])) or "params"

@@ -9,14 +9,11 @@ import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from harness.hookspecs import COLLECTING
 
-if TYPE_CHECKING:
-    pass
-
-__all__ = ["HEAVY", "Need"]
+__all__ = ["HEAVY", "Need", "call_hooks", "in_new_process", "serve"]
 
 
 HEAVY = ("torch", "timm", "onnx", "onnxruntime")
@@ -24,6 +21,7 @@ HEAVY = ("torch", "timm", "onnx", "onnxruntime")
 
 
 Need = Callable[[bool, str, str], None]
+"""``need(condition, problem, contract)`` raises an ``AssertionError`` if the condition does not hold."""
 
 
 def in_new_process(need: Need, function: Callable[..., Any], *arguments: Any, light: bool = True) -> Any:
@@ -34,11 +32,11 @@ def in_new_process(need: Need, function: Callable[..., Any], *arguments: Any, li
         code = "import pickle, sys; sys.path[:] = pickle.load(sys.stdin.buffer)\n"
         code += "from harness.testing.isolated import serve; serve(sys.argv[1])"
         try:
-            given = pickle.dumps(sys.path) + pickle.dumps((function, arguments))
+            call = pickle.dumps(sys.path) + pickle.dumps((function, arguments))
         except (pickle.PicklingError, AttributeError, TypeError) as error:
             raise AssertionError(f"{name} cannot be called in a new process, {where}: {error}") from None
         child = subprocess.run(
-            [sys.executable, "-c", code, answer.name], input=given, capture_output=True, check=False
+            [sys.executable, "-c", code, answer.name], input=call, capture_output=True, check=False
         )
         last = (child.stderr.decode(errors="replace").strip().splitlines() or ["no output"])[-1]
         need(child.returncode == 0, f"{name} fails in a new process, {where}: {last}", "hookspecs")
@@ -48,12 +46,14 @@ def in_new_process(need: Need, function: Callable[..., Any], *arguments: Any, li
 
 
 def serve(answer: str) -> None:
+    """Call the function that stdin holds. Write its result and the heavy modules that it imported to ``answer``."""
     function, arguments = pickle.load(sys.stdin.buffer)
     result = function(*arguments), [name for name in HEAVY if name in sys.modules]
     Path(answer).write_bytes(pickle.dumps(result))
 
 
 def call_hooks(module: str) -> None:
+    """Import a plugin's module and call all its collecting hooks."""
     plugin = importlib.import_module(module)
     for hook in COLLECTING:
         list(getattr(plugin, hook, tuple)())

@@ -135,14 +135,14 @@ class RandomImages:
         from timm.data.transforms import RandomResizedCropAndInterpolation
 
         resized = recipe.augment == "resized-crop-flip"
-        asked = f"augment {recipe.augment}" if resized else f"rand_augment {recipe.rand_augment}"
+        setting = f"augment {recipe.augment}" if resized else f"rand_augment {recipe.rand_augment}"
         if not isinstance(split, ImageSplit):
             raise ValueError(
-                f"{asked} needs the images of a data set, and this training reads what was computed from "
+                f"{setting} needs the images of a data set, and this training reads what was computed from "
                 "them; the method can switch augmentation off: ctx.fit(..., **NO_AUGMENTATION)"
             )
         if len(split.mean) not in (1, 3):
-            raise ValueError(f"{asked} needs images of 1 or 3 channels, not {len(split.mean)}")
+            raise ValueError(f"{setting} needs images of 1 or 3 channels, not {len(split.mean)}")
         self._split, self.labels = split, split.labels
         self._changes: list[Callable[[Any], Any]] = []
         if resized:

@@ -28,7 +28,7 @@ __all__ = ["PATIENCE_S", "SINGLE_PROCESS", "Ranks", "T", "Team"]
 T = TypeVar("T")
 
 PATIENCE_S = 1800.0
-"""How long a rank waits for the others: in one exchange of gradients, and for them to end a node."""
+"""The time in seconds that a rank waits for the others: in one exchange of gradients, and at the end of a node."""
 
 
 class Ranks:
@@ -128,12 +128,13 @@ class Team(Ranks):
         gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in trained]
         statistics = _statistics(module)
         flat = torch.cat([tensor.flatten() for tensor in (*gradients, *statistics)]) * weight
-        given = flat.new_tensor([parameter.grad is not None for parameter in trained])
-        mean, given = self.all_reduce_sum(torch.cat([flat, given])).split([len(flat), len(given)])
+        has_gradient = flat.new_tensor([parameter.grad is not None for parameter in trained])
+        sums = self.all_reduce_sum(torch.cat([flat, has_gradient]))
+        mean, ranks_with_gradient = sums.split([len(flat), len(trained)])
         sizes = [tensor.numel() for tensor in (*gradients, *statistics)]
         for tensor, value in zip((*gradients, *statistics), mean.split(sizes), strict=True):
             tensor.copy_(value.view_as(tensor))
-        for parameter, gradient, by_any in zip(trained, gradients, given.tolist(), strict=True):
+        for parameter, gradient, by_any in zip(trained, gradients, ranks_with_gradient.tolist(), strict=True):
             parameter.grad = gradient if by_any else None
 
     def all_reduce_sum(self, value: torch.Tensor) -> torch.Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
+import pkgutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol
@@ -28,7 +28,7 @@ __all__ = [
 ]
 
 IMAGE = "image"
-"""The name under which a part asks for the network's input."""
+"""The source of an edge that carries the network's input."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +41,7 @@ class TensorSpec:
 
 @dataclass(frozen=True, kw_only=True)
 class ModuleSpec:
-    """How any process rebuilds a module: an importable factory and its JSON parameters.
+    """An importable factory and its JSON parameters, from which any process rebuilds a module.
 
     ``factory`` is ``"package.module:function"``; ``function(**params)`` returns a ``torch.nn.Module``
     with random weights, into which a saved state dict fits.
@@ -51,27 +51,27 @@ class ModuleSpec:
     params: Mapping[str, Any] = field(default_factory=dict)
 
     def build(self) -> torch.nn.Module:
-        module, _, name = self.factory.partition(":")
-        made: torch.nn.Module = getattr(importlib.import_module(module), name)(**self.params)
-        return made
+        """Return a new module with random weights."""
+        module: torch.nn.Module = pkgutil.resolve_name(self.factory)(**self.params)
+        return module
 
 
 class TrainingCost(Protocol):
-    """What a training cost. A ``FitResult`` says it of one training, a ``Lineage`` of one preparing step."""
+    """The cost of training: that of one training in a ``FitResult``, of one preparing step in a ``Lineage``."""
 
     @property
     def image_passes(self) -> int:
-        """Forward passes in training, one per image."""
+        """Return the number of forward passes in training, one per image."""
         ...
 
     @property
     def train_macs(self) -> int:
-        """Multiply-accumulates of these passes."""
+        """Return the multiply-accumulates of these passes."""
         ...
 
     @property
     def train_s(self) -> float:
-        """Wall time in seconds."""
+        """Return the wall time in seconds."""
         ...
 
 
@@ -79,8 +79,8 @@ class TrainingCost(Protocol):
 class Lineage:
     """One preparing step in a model's history, as it stands in the record.
 
-    ``train_macs`` is what training cost: image-passes times the MACs of the forward pass of what
-    each pass ran through (docs/measuring.md); ``train_s`` its wall time in seconds.
+    ``image_passes`` counts the forward passes in training, one per image. ``train_macs`` is the sum of the MACs of
+    these passes (docs/measuring.md). ``train_s`` is the wall time in seconds.
     """
 
     stage: str
@@ -117,7 +117,7 @@ class Lineage:
 
 @dataclass(frozen=True, kw_only=True)
 class Model:
-    """A module, how to rebuild it, what goes in, and how many classes come out."""
+    """A module with its spec, the tensor that it takes, and the number of classes that it tells apart."""
 
     module: torch.nn.Module
     spec: ModuleSpec
@@ -130,9 +130,9 @@ class Model:
 class Edge:
     """One input of a part.
 
-    ``source`` is ``"image"`` or another part's name; ``wire_dtype`` the element type sent between
-    devices; ``missing`` what stands in when the source does not answer: zeros, the source's mean output over
-    training images (found at export), or ``None``: nothing may.
+    ``source`` is ``"image"`` or another part's name. ``wire_dtype`` is the element type that is sent between
+    devices. ``missing`` says what stands in when the source does not answer: zeros, or the source's mean output over
+    training images, which the export computes. With ``None`` nothing may stand in.
     """
 
     source: str
@@ -143,7 +143,7 @@ class Edge:
 
 @dataclass(frozen=True, kw_only=True)
 class Part:
-    """A named piece of a partition; ``module(*inputs)`` takes one tensor per edge, in order."""
+    """A named piece of a partition. ``module(*inputs)`` takes one tensor per edge, in order."""
 
     name: str
     module: torch.nn.Module
@@ -153,22 +153,37 @@ class Part:
 
     @property
     def sources(self) -> tuple[str, ...]:
-        """Names of the inputs: ``image`` or earlier parts."""
+        """Return the names of the inputs: ``image`` or earlier parts."""
         return tuple(edge.source for edge in self.inputs)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Partition:
-    """Parts in an order in which each comes after its inputs; the last one gives the logits.
+    """Parts in an order in which each comes after its inputs. The last part gives the logits.
 
-    ``groups``, where each class is answered by one sub-model alone, are the sub-models' classes: then the
-    logits of a group, compared with each other only, are that sub-model's answer (``top1_oracle``).
+    ``groups`` are the sub-models' classes, if one sub-model alone answers each class. The logits of a group, compared
+    with each other only, are then that sub-model's answer (``top1_oracle``).
+
+    Raises:
+        ValueError: the parts or the groups contradict this.
     """
 
     parts: tuple[Part, ...]
     classes: int
     lineage: tuple[Lineage, ...] = ()
     groups: tuple[tuple[int, ...], ...] = ()
+
+    @classmethod
+    def whole(cls, model: Model) -> Partition:
+        """Return ``model`` as the one part of a partition."""
+        part = Part(
+            name="model",
+            module=model.module,
+            spec=model.spec,
+            inputs=(Edge(source=IMAGE, tensor=model.input),),
+            output=TensorSpec(shape=(model.classes,)),
+        )
+        return cls(parts=(part,), classes=model.classes, lineage=model.lineage)
 
     def __post_init__(self) -> None:
         seen = {IMAGE}
@@ -192,9 +207,9 @@ class Partition:
 
 @dataclass(frozen=True, kw_only=True)
 class PartSketch:
-    """What planning knows of a part: counts for one sample, bytes, and where its inputs come from.
+    """A part before it is trained: its counts for one sample, its bytes, and the sources of its inputs.
 
-    ``spec`` builds its module; ``None`` where only training decides that.
+    ``spec`` builds its module. It is ``None`` if only training decides the module.
     """
 
     name: str
@@ -208,9 +223,9 @@ class PartSketch:
 
 @dataclass(frozen=True, kw_only=True)
 class Sketch:
-    """A partition before it is trained. ``placement`` is set where the method itself decides it.
+    """A partition before it is trained. ``placement`` is set if the method itself decides it.
 
-    ``decisions`` are what the method's algorithm chose (heads per sub-model, the cut); JSON only.
+    ``decisions`` are the choices of the method's algorithm (heads per sub-model, the cut), as JSON.
     """
 
     parts: tuple[PartSketch, ...]
@@ -220,18 +235,18 @@ class Sketch:
 
 @dataclass(frozen=True, kw_only=True)
 class Placement:
-    """Part name -> index into the fleet's devices."""
+    """The device of each part: part name -> index into the fleet's devices."""
 
     device_of: Mapping[str, int]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Counts:
-    """What one part or model holds and does for one sample (batch 1).
+    """The counts of one part or model for one sample (batch 1).
 
-    ``macs``: all multiply-accumulates, attention included. ``macs_linear``: linear and convolution
-    layers only, plus their bias additions (the papers' convention). ``activation_bytes``: peak of
-    live activations in eager execution. ``weight_bytes``: parameters and buffers as stored.
+    ``macs`` are all multiply-accumulates, attention included. ``macs_linear`` are those of linear and convolution
+    layers, plus their bias additions (the papers' convention). ``activation_bytes`` is the peak of live activations
+    in eager execution. ``weight_bytes`` are parameters and buffers as stored.
     """
 
     params: int

@@ -266,7 +266,7 @@ def test_a_wrong_description_is_named(entries, fake):
     def build(ctx, params):
         return fake.build(ctx, fake.Small(width=params.width + 1))
 
-    with fails("describe told .*'width': 4.* the model has .*'width': 5"):
+    with fails("describe gave .*'width': 4.* the model has .*'width': 5"):
         testing.check_model(change(entries["small"], build=build))
 
 
