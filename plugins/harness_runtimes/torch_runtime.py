@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from harness.types import Part, SessionOptions
 
-__all__ = ["TorchSession", "export", "warm"]
+__all__ = ["TorchSession", "export", "gpu_memory", "warm"]
 
 
 def export(part: Part, folder: Path, *, runtime: str, precision: str, mode: str | None = None) -> Artifact:
@@ -112,15 +112,8 @@ class TorchSession:
         return output.numpy()  # type: ignore[no-any-return]
 
     def device_memory(self) -> dict[str, int]:
-        """Return the GPU bytes of this process: peaks of live tensors and of the allocator, and
-        :func:`harness.devices.on_gpu`; empty on a CPU."""
-        if self._device.type != "cuda":
-            return {}
-        return {
-            "allocated_peak": torch.cuda.max_memory_allocated(self._device),
-            "reserved_peak": torch.cuda.max_memory_reserved(self._device),
-            **on_gpu(integrated=bool(torch.cuda.get_device_properties(self._device).is_integrated)),
-        }
+        """Return this process's bytes on the GPU (:func:`gpu_memory`), or nothing on a CPU."""
+        return gpu_memory(self._device) if self._device.type == "cuda" else {}
 
     def close(self) -> None:
         self._module = None  # frees the weights
@@ -128,6 +121,16 @@ class TorchSession:
     def _tensor(self, array: NDArray[Any]) -> torch.Tensor:
         tensor = torch.from_numpy(array)
         return tensor.to(self._device, self._dtype if tensor.is_floating_point() else None)
+
+
+def gpu_memory(device: torch.device) -> dict[str, int]:
+    """Return this process's bytes on a GPU: by torch the peaks of live tensors and of the allocator's blocks, and by the
+    driver :func:`harness.devices.on_gpu`."""
+    return {
+        "allocated_peak": torch.cuda.max_memory_allocated(device),
+        "reserved_peak": torch.cuda.max_memory_reserved(device),
+        **on_gpu(integrated=bool(torch.cuda.get_device_properties(device).is_integrated)),
+    }
 
 
 def _device(name: str) -> torch.device:

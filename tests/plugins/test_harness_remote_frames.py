@@ -55,23 +55,46 @@ def pair(
     silence: Silence = SILENCE,
     aes: bool | None = None,
 ) -> tuple[FrameSocket, FrameSocket]:
-    """Both ends of a connection that is set up."""
+    """Return both ends of a connection that is set up."""
     if identity is not None and context is None:
         context = framesocket.server_context(identity)
+    certificate = identity.certificate_pem if identity else b""
+    near, far = accepted(
+        context,
+        silence,
+        lambda port: framesocket.connect(f"127.0.0.1:{port}", certificate, WAIT_S, MOST, silence, aes),
+    )
+    near.settle(MOST)
+    return near, far
+
+
+def accepted(
+    context: ssl.SSLContext | None, silence: Silence, connect: Callable[[int], Any]
+) -> tuple[Any, FrameSocket]:
+    """Return what ``connect(port)`` returns, and the end that the server has of that connection."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        accepted: queue.SimpleQueue[FrameSocket] = queue.SimpleQueue()
+        ends: queue.SimpleQueue[FrameSocket] = queue.SimpleQueue()
         thread = threading.Thread(
-            target=lambda: accepted.put(framesocket.accept(listener.accept()[0], context, MOST, silence))
+            target=lambda: ends.put(framesocket.accept(listener.accept()[0], context, MOST, silence))
         )
         thread.start()
-        target = f"127.0.0.1:{listener.getsockname()[1]}"
-        certificate = identity.certificate_pem if identity else b""
-        near = framesocket.connect(target, certificate, WAIT_S, MOST, silence, aes)
-        far = accepted.get(timeout=WAIT_S)
+        near = connect(listener.getsockname()[1])
+        far = ends.get(timeout=WAIT_S)
         thread.join()
-    near.settle(MOST)
     far.settle(MOST)
     return near, far
+
+
+def tls_client(identity: secrets.Identity) -> tuple[ssl.SSLSocket, FrameSocket]:
+    """Return a client that is no :class:`FrameSocket`, and the server's end of its connection."""
+    trusting = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    trusting.load_verify_locations(cadata=identity.certificate_pem.decode())
+
+    def connect(port: int) -> ssl.SSLSocket:
+        sock = socket.create_connection(("127.0.0.1", port), WAIT_S)
+        return trusting.wrap_socket(sock, server_hostname=secrets.NAME)
+
+    return accepted(framesocket.server_context(identity), SILENCE, connect)
 
 
 @pytest.fixture(params=["TLS", "bare"])
@@ -136,7 +159,7 @@ def test_a_frame_that_is_too_long_is_refused(ends: tuple[FrameSocket, FrameSocke
 
 def test_a_connection_that_ends_inside_a_frame_gives_none(ends: tuple[FrameSocket, FrameSocket]) -> None:
     near, far = ends
-    near._sock.sendall(b"\x17\x03\x03")  # the beginning of a record, or of a length
+    near.sock.sendall(b"\x17\x03\x03")  # the beginning of a record, or of a length
     near.hang_up()
     assert far.receive() is None
     with pytest.raises(OSError, match=r"roken pipe|reset"):
@@ -185,7 +208,7 @@ def test_draining_ends_whatever_comes(ends: tuple[FrameSocket, FrameSocket]) -> 
 
     def drip() -> None:
         while not stop.wait(0.05):
-            near._sock.sendall(b"x")
+            near.sock.sendall(b"x")
 
     dripping = threading.Thread(target=drip)
     dripping.start()
@@ -230,11 +253,12 @@ def test_what_the_system_tells_of_aes(tmp_path: Path, text: str | None, has: boo
 
 
 def test_bytes_after_the_end_of_tls_are_none(identity: secrets.Identity) -> None:
-    near, far = pair(identity)
-    assert near._tls is not None
-    with contextlib.suppress(ssl.SSLError):
-        near._tls._object.unwrap()  # says that it is the end
-    near._sock.sendall(near._tls._out.read() + b"x")
+    near, far = tls_client(identity)
+    near.setblocking(False)
+    with contextlib.suppress(ssl.SSLWantReadError):
+        near.unwrap()  # sends the end of TLS, and does not wait for that of the other side
+    with socket.socket(fileno=near.detach()) as bare:
+        bare.sendall(b"x")
     ended: queue.SimpleQueue[Any] = queue.SimpleQueue()
     threading.Thread(target=lambda: ended.put(far.receive()), daemon=True).start()
     assert ended.get(timeout=WAIT_S) is None
@@ -545,7 +569,7 @@ def test_a_wrong_ticket_keeps_no_place_by_dripping(central: Central) -> None:
         assert time.monotonic() < end
         for conn in conns:
             with contextlib.suppress(OSError):
-                conn._sock.send(b"x")
+                conn.sock.send(b"x")
         time.sleep(0.05)
 
 
@@ -584,6 +608,13 @@ def until(attempt: Callable[[], Any]) -> Any:
             time.sleep(0.05)
 
 
+class Oversized(bytes):
+    """No bytes at all, whose length is announced as 128 MiB."""
+
+    def __len__(self) -> int:
+        return 2**27
+
+
 def test_what_is_no_frame_ends_the_stream_with_a_reason(central: Central) -> None:
     for sent, why in (
         (b"no frame", "not a frame"),
@@ -596,7 +627,7 @@ def test_what_is_no_frame_ends_the_stream_with_a_reason(central: Central) -> Non
         if sent:
             conn.send([sent])
         else:
-            conn._send([(2**27).to_bytes(4, "big")])
+            conn.send([Oversized()])
         assert why in told(conn)["error"]
         conn.hang_up()
 

@@ -164,7 +164,7 @@ def test_only_this_folders_agent_is_ended(tmp_path, ours):
     try:
         process.stdout.readline()
         (tmp_path / "agent" / "agent.pid").write_text(str(process.pid))
-        script = ["sh", "-c", provision._END_PROCESS, "sh", "agent"]
+        script = ["sh", "-c", provision.END_PROCESS, "sh", "agent"]
         waited = threading.Thread(target=process.wait)  # else its id stays taken
         waited.start()
         subprocess.run(script, env={**os.environ, "HOME": str(tmp_path)}, check=True, timeout=60)

@@ -67,7 +67,7 @@ exec venv/bin/python -m harness agent init --folder "$PWD" "$@"
 
 # An agent that was started without systemd is ended. Its process id may by now be that of another process, even of
 # another agent, so the command line is compared.
-_END_PROCESS = r"""
+END_PROCESS = r"""
 cd "$HOME/$1" || exit
 old=$(cat agent.pid 2>/dev/null || true)
 ours() { tr '\0' ' ' < "/proc/$old/cmdline" | grep -qF -- "harness agent serve --folder $PWD "; } 2>/dev/null
@@ -80,14 +80,14 @@ rm -f agent.pid ready
 """
 
 _SERVICE = (
-    _END_PROCESS
+    END_PROCESS
     + r"""
 exec venv/bin/python -m harness agent install-service --folder "$PWD" --host "$2" --port "$3" $4
 """
 )
 
 _NOHUP = (
-    _END_PROCESS
+    END_PROCESS
     + r"""
 if [ "$5" != "" ]; then systemctl $6 disable --now harness-agent.service >/dev/null 2>&1; fi
 set -e

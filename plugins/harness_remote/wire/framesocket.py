@@ -52,7 +52,7 @@ SILENCE = Silence()
 
 
 class FrameSocket:
-    """A connection that is set up. One thread receives; any may send, ping and hang up.
+    """A connection that is set up. One thread receives; any may send, ping and hang up. ``sock`` is the socket below TLS.
 
     All methods raise ``OSError`` for what is broken, and ``receive`` ``FrameError`` for more than ``max_bytes``. The
     descriptor is closed with the last reference: another thread may still be in a call.
@@ -61,7 +61,7 @@ class FrameSocket:
     def __init__(self, sock: socket.socket, tls: _Tls | None, max_bytes: int, silence: Silence) -> None:
         self.max_bytes = max_bytes
         self.silence = silence
-        self._sock = sock
+        self.sock = sock
         self._tls = tls
         self._sending = threading.Lock()
         self._left = b""  # of what was offered
@@ -80,7 +80,7 @@ class FrameSocket:
             sealed = self._sealed([_LENGTH.pack(sum(map(len, frame))), *frame])
             data = b"".join([self._left, *sealed])
             try:
-                sent = self._sock.send(data, socket.MSG_DONTWAIT)
+                sent = self.sock.send(data, socket.MSG_DONTWAIT)
             except BlockingIOError:
                 sent = 0
             self._left = data[sent:]  # goes before what comes next
@@ -97,9 +97,9 @@ class FrameSocket:
     def _send(self, pieces: Pieces) -> None:
         if self._left:
             left, self._left = self._left, b""
-            self._sock.sendall(left)
+            self.sock.sendall(left)
         for data in self._sealed(pieces):
-            self._sock.sendall(data)
+            self.sock.sendall(data)
         self._sent_at = time.monotonic()
 
     def _sealed(self, pieces: Pieces) -> Iterable[bytes]:
@@ -122,9 +122,9 @@ class FrameSocket:
         """Fill ``view``. Return False if the connection ends before."""
         try:
             if self._tls is not None:
-                return self._tls.open(view, self._sock)
+                return self._tls.open(view, self.sock)
             while len(view):
-                view = view[(count := self._sock.recv_into(view)) :]
+                view = view[(count := self.sock.recv_into(view)) :]
                 if not count:
                     return False
         except BlockingIOError:
@@ -134,8 +134,8 @@ class FrameSocket:
     def settle(self, max_bytes: int) -> None:
         """From now on wait for as long as the other side is there, and take frames of up to ``max_bytes``."""
         self.max_bytes = max_bytes
-        self._sock.settimeout(None)
-        self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _TIMEVAL.pack(self.silence.gone_s, 0))
+        self.sock.settimeout(None)
+        self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _TIMEVAL.pack(self.silence.gone_s, 0))
 
     @property
     def tls(self) -> tuple[str, str] | None:
@@ -145,13 +145,13 @@ class FrameSocket:
     def hang_up(self) -> None:
         """End the connection. A thread that receives then gets None, a thread that sends an error."""
         with contextlib.suppress(OSError):
-            self._sock.shutdown(socket.SHUT_RDWR)
+            self.sock.shutdown(socket.SHUT_RDWR)
 
     def last(self, frame: Pieces) -> None:
         """Send a short frame if the network takes it at once. Nothing can be sent after it."""
         with contextlib.suppress(OSError):
             self.offer(frame)
-            self._sock.shutdown(socket.SHUT_WR)
+            self.sock.shutdown(socket.SHUT_WR)
 
     def drain(self, seconds: float) -> None:
         """Read until the other side hangs up, for ``seconds`` at most. By the receiving thread.
@@ -161,12 +161,12 @@ class FrameSocket:
         end = time.monotonic() + seconds
         with contextlib.suppress(OSError):
             while (left := end - time.monotonic()) > 0:
-                self._sock.settimeout(left)
-                if not self._sock.recv(_READ):
+                self.sock.settimeout(left)
+                if not self.sock.recv(_READ):
                     return
 
     def __del__(self) -> None:
-        self._sock.close()
+        self.sock.close()
 
 
 class _Tls:
