@@ -148,7 +148,7 @@ def runs(process: psutil.Process) -> bool:
 
 
 def until(condition: Callable[[], object], process: subprocess.Popen[str], within: float = 120) -> None:
-    """Wait until ``condition`` holds of a run that goes on."""
+    """Wait until ``condition`` holds of a run that continues."""
     end = time.monotonic() + within
     while not condition():
         assert process.poll() is None, process.communicate()[0]
@@ -209,8 +209,8 @@ def test_a_full_disk_is_said_and_keeps_what_is_there(prepared):
 
 
 @pytest.mark.clock
-def test_ctrl_c_ends_within_two_seconds_and_the_run_goes_on(place):
-    """While training, then while measuring; the same place goes on."""
+def test_ctrl_c_ends_within_two_seconds_and_the_run_continues(place):
+    """While training, then while measuring; the same place continues."""
     cut = ("--only", "cut")
     for reached in (training, records):
         process = start(place, *cut)
@@ -337,7 +337,7 @@ def test_a_second_run_into_the_folder_is_refused_and_named(place):
     assert second.stderr.count("error:") == 1
 
 
-def test_a_child_killed_fails_its_cells_and_the_rest_goes_on(place):
+def test_a_child_killed_fails_its_cells_and_the_rest_continues(place):
     two = ("--set", "seeds=[0, 1]", "--only", "cloud")
     process = start(place, *two)
     until(lambda: training(place), process)

@@ -1,4 +1,4 @@
-"""A board is set up from nothing, upgraded and started anew; the agent that then runs there is a real one."""
+"""A board is set up from nothing, upgraded and started again; the agent that then runs there is a real one."""
 
 from __future__ import annotations
 
@@ -43,15 +43,15 @@ if words[0] == "restart":
                 break
             time.sleep(0.1)
     (home / "notify").unlink(missing_ok=True)
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as told:
-        told.settimeout(60)
-        told.bind(str(home / "notify"))
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.settimeout(60)
+        manager.bind(str(home / "notify"))
         process = subprocess.Popen(
             command, env={{**os.environ, "NOTIFY_SOCKET": str(home / "notify")}}, start_new_session=True,
             stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=(home / "agent.err").open("w"),
         )
         (home / "pid").write_text(str(process.pid))
-        assert told.recv(100) == b"READY=1"
+        assert manager.recv(100) == b"READY=1"
 """
 
 
@@ -171,11 +171,11 @@ def test_a_board_is_set_up_upgraded_and_becomes_a_service(board):
     board.program("systemctl", SYSTEMCTL)
     board.program("loginctl", "#!/bin/sh\necho 'Access denied' >&2\nexit 1\n")
     board.program("id", "#!/bin/sh\necho 1000\n")
-    told = board.setup("--onnxruntime", str(build_of_onnxruntime(board.folder)))
-    assert "installing" in told
-    assert "ONNX Runtime 1.23.0" in told
-    assert "as a service of the user" in told
-    assert "sudo loginctl enable-linger" in told
+    output = board.setup("--onnxruntime", str(build_of_onnxruntime(board.folder)))
+    assert "installing" in output
+    assert "ONNX Runtime 1.23.0" in output
+    assert "as a service of the user" in output
+    assert "sudo loginctl enable-linger" in output
     calls = (board.home / "systemctl.log").read_text().splitlines()
     assert [call.split()[1] for call in calls if "show" not in call] == ["daemon-reload", "enable", "restart"]
     assert all(call.startswith("--user ") for call in calls)
@@ -183,9 +183,9 @@ def test_a_board_is_set_up_upgraded_and_becomes_a_service(board):
     assert board.pid() != first
     assert not Path(f"/proc/{first}").exists()
 
-    told = board.setup()
-    assert "the agent there is this one" in told
-    assert "ONNX Runtime 1.23.0" in told
+    output = board.setup()
+    assert "the agent there is this one" in output
+    assert "ONNX Runtime 1.23.0" in output
 
 
 @pytest.mark.soak

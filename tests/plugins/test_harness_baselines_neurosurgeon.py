@@ -110,8 +110,8 @@ def test_an_estimate_of_its_parts_says_what_it_predicts(
         return fixed + slope * piece.macs / 1e9
 
     links = {1 - central: Link(rate_mbps=rate, rtt_ms=rtt)}
-    told = schedule(pieces, places, central, compute, links, 4 * 3 * 32 * 32)
-    assert 1e3 * told == pytest.approx(made.decisions["predicted_ms"], rel=1e-6, abs=1e-3)
+    scheduled_s = schedule(pieces, places, central, compute, links, 4 * 3 * 32 * 32)
+    assert 1e3 * scheduled_s == pytest.approx(made.decisions["predicted_ms"], rel=1e-6, abs=1e-3)
 
 
 @pytest.mark.parametrize(

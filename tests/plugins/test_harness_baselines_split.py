@@ -199,15 +199,15 @@ def test_planning_knows_how_to_build_a_probe_but_not_an_order_that_is_drawn(tmp_
 
 
 @pytest.mark.parametrize(
-    ("classes", "parts", "told"),
+    ("classes", "parts", "message"),
     [
         (7, 4, "parts: 4 groups of two classes at least need 8 classes, there are 7; allowed are 2 to 3"),
         (3, 2, "there are 3; nothing is allowed"),
     ],
 )
-def test_groups_of_one_class_are_refused_when_planning(classes: int, parts: int, told: str) -> None:
+def test_groups_of_one_class_are_refused_when_planning(classes: int, parts: int, message: str) -> None:
     shape = ViTShape(image_size=(16, 16), patch_size=4, channels=1, classes=classes, dim=24, depth=3, heads=3)
-    with pytest.raises(ValueError, match=told):
+    with pytest.raises(ValueError, match=message):
         ENTRY.sketch(shape.spec(), ENTRY.params(**{**SMALL, "parts": parts}), Fleet(devices=()))
 
 

@@ -66,15 +66,15 @@ def lively(vgg: VGG) -> VGG:
     [(STAGES, (16, 16), 4), ([[3]], (7, 5), 0), ([[4], [4], [6, 2]], (8, 12), 3)],
 )
 def test_a_shape_counts_what_is_built(stages: Any, size: tuple[int, int], classes: int) -> None:
-    told = shape(classes, stages, size)
-    built = told.spec().build().eval()
+    dimensions = shape(classes, stages, size)
+    built = dimensions.spec().build().eval()
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         out = built(torch.zeros(1, 1, *size))
-    assert out.shape == (1, classes or told.dim)
-    assert told.params() == sum(p.numel() for p in built.parameters())
-    assert told.macs() == counter.get_total_flops() // 2
-    assert told.weight_bytes() == sum(t.nbytes for t in built.state_dict().values())
-    assert VGGShape.from_spec(told.spec()) == told
+    assert out.shape == (1, classes or dimensions.dim)
+    assert dimensions.params() == sum(p.numel() for p in built.parameters())
+    assert dimensions.macs() == counter.get_total_flops() // 2
+    assert dimensions.weight_bytes() == sum(t.nbytes for t in built.state_dict().values())
+    assert VGGShape.from_spec(dimensions.spec()) == dimensions
 
 
 def test_sixteen_layers_are_vgg_16() -> None:
@@ -180,9 +180,9 @@ def test_the_partitioner_keeps_its_contract(parts: int, classes: int, tmp_path: 
     check_partitioner(NNFACET, {**SPLIT, "parts": parts}, source, classes=classes)
     sketch = NNFACET.sketch(source.spec, NNFACET.params(**SPLIT), FLEET)
     made = NNFACET.partition(make_context(tmp_path, classes=classes), source, NNFACET.params(**SPLIT), sketch)
-    for told, part in zip(sketch.parts, made.parts, strict=True):
-        assert told.weight_bytes == sum(t.nbytes for t in part.module.state_dict().values())
-        assert told.spec == part.spec
+    for sketched, part in zip(sketch.parts, made.parts, strict=True):
+        assert sketched.weight_bytes == sum(t.nbytes for t in part.module.state_dict().values())
+        assert sketched.spec == part.spec
     assert made.lineage[:-1] == source.lineage
     assert made.lineage[-1].train_macs > 0
 

@@ -39,9 +39,9 @@ def info(size: tuple[int, int, int] = (1, 8, 8), classes: int = 4) -> DataInfo:
 
 
 def shape(size: tuple[int, int, int] = (1, 8, 8), classes: int = 4, **params: Any) -> CCTShape:
-    found = CCTShape.from_spec(describe_cct(CCTParams(**{**TINY, **params}), info(size, classes)))
-    assert found is not None
-    return found
+    dimensions = CCTShape.from_spec(describe_cct(CCTParams(**{**TINY, **params}), info(size, classes)))
+    assert dimensions is not None
+    return dimensions
 
 
 def built(seed: int = 0, **params: Any) -> Any:
@@ -73,8 +73,8 @@ def test_published_operations(params: dict[str, Any], printed: float, fvcores: f
     for block in module.blocks:
         block.attn.fused_attn = False  # fvcore takes the fused operator as zero
     analysis = FlopCountAnalysis(module, torch.zeros(1, 3, 224, 224))
-    found = analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False).total()
-    assert found / 1e9 == pytest.approx(fvcores, abs=0.006)
+    macs = analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False).total()
+    assert macs / 1e9 == pytest.approx(fvcores, abs=0.006)
 
 
 def test_deccts_have_the_published_count() -> None:
@@ -100,12 +100,16 @@ def test_deccts_have_the_published_count() -> None:
     ids=str,
 )
 def test_the_shape_tells_what_is_built(params: dict[str, Any]) -> None:
-    told = shape(**params)
-    module = told.spec().build().eval()
-    image = torch.randn(1, told.channels, *told.image_size)
-    assert tuple(module.patch_embed(image).shape) == (1, told.tokens, told.dim)
-    found = count(module, [TensorSpec(shape=image.shape[1:])])
-    assert (told.params(), told.macs(), told.weight_bytes()) == (found.params, found.macs, found.weight_bytes)
+    dimensions = shape(**params)
+    module = dimensions.spec().build().eval()
+    image = torch.randn(1, dimensions.channels, *dimensions.image_size)
+    assert tuple(module.patch_embed(image).shape) == (1, dimensions.tokens, dimensions.dim)
+    counts = count(module, [TensorSpec(shape=image.shape[1:])])
+    assert (dimensions.params(), dimensions.macs(), dimensions.weight_bytes()) == (
+        counts.params,
+        counts.macs,
+        counts.weight_bytes,
+    )
 
 
 # --- the model ------------------------------------------------------------------------------------
@@ -245,7 +249,7 @@ def test_taylor_importance_is_the_slope_of_the_loss_by_a_gate() -> None:
     model = built()
     rng = np.random.default_rng(0)
     images, labels = rng.normal(size=(5, 1, 8, 8)).astype(np.float32), rng.integers(0, 4, 5)
-    found = taylor_importance(model, Images(images, labels), "cpu", batch=2)
+    importance = taylor_importance(model, Images(images, labels), "cpu", batch=2)
     model.double()
     losses = []
     for t in (1e-4, -1e-4):
@@ -259,7 +263,7 @@ def test_taylor_importance_is_the_slope_of_the_loss_by_a_gate() -> None:
         losses.append(float(nn.functional.cross_entropy(logits, torch.from_numpy(labels))))
         handle.remove()
     want = (losses[0] - losses[1]) / 2e-4
-    assert float(found.heads[1, 1].sum()) == pytest.approx(want, rel=1e-3, abs=1e-6)
+    assert float(importance.heads[1, 1].sum()) == pytest.approx(want, rel=1e-3, abs=1e-6)
 
 
 # --- DeViT of a CCT -------------------------------------------------------------------------------
@@ -295,9 +299,9 @@ def test_a_cct_is_decomposed_into_ccts_that_run_exported(
         inputs = [values[edge.source] for edge in part.inputs]
         with torch.no_grad():
             values[part.name] = part.module.eval()(*inputs)
-        found = count(part.module, [edge.tensor for edge in part.inputs])
-        told = (planned.params, planned.macs, planned.weight_bytes)
-        assert told == (found.params, found.macs, found.weight_bytes)
+        counts = count(part.module, [edge.tensor for edge in part.inputs])
+        sketched = (planned.params, planned.macs, planned.weight_bytes)
+        assert sketched == (counts.params, counts.macs, counts.weight_bytes)
         assert planned.output_bytes == values[part.name].nbytes // 2
         if part.name in ("sub1", "fusion"):
             onnx = exported(part, tmp_path / part.name, inputs)

@@ -417,7 +417,7 @@ def test_a_folder_laid_out_as_the_hubs_is_read(hub: Path) -> None:
     assert [train.image(index)[0, 0, 0] for index in range(5)] == [0, 10, 20, 30, 40]
 
 
-def test_files_that_change_are_read_anew(hub: Path) -> None:
+def test_files_that_change_are_read_again(hub: Path) -> None:
     before = describe("huggingface", repo=str(hub))
     images = [png(picture(99))] * 4
     path = write(hub / "data" / "train-00000-of-00001.parquet", [1, 1, 0, 0], images, metadata=HUB_METADATA)

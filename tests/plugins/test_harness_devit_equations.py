@@ -127,7 +127,7 @@ def sum_of_unfoldings(student: torch.Tensor, teacher: torch.Tensor, drawn: torch
 
 @pytest.mark.parametrize(("fm", "match"), [("code", fm_code), ("paper", fm_paper)])
 def test_the_feature_loss_weighs_q_k_and_v_of_the_mapped_layers(fm: str, match: Any) -> None:
-    """Eq. 12 on Q, K and V computed anew from each layer's input; equal heads, so nothing is drawn."""
+    """Eq. 12 on Q, K and V computed from each layer's input; equal heads, so nothing is drawn."""
     student, teacher = vit(1, depth=2), vit(2, depth=4)
     images = torch.randn(3, 1, 8, 8)
     loss = FeatureLoss(student, teacher, fm, (0.2, 0.1, 0.3))

@@ -245,14 +245,14 @@ def test_a_part_that_fails_on_a_peer_ends_the_query_with_its_error(opened, runti
     peer.load("far", artifact(raise_at=5), runtime())
     central.load("near", artifact(), runtime())
     joined(central, {"far": ("image",), "near": ("far",)}, {"far": peer})
-    with pytest.raises(DeviceError, match="part far on b: RuntimeError: the fake session was told to fail"):
+    with pytest.raises(DeviceError, match="part far on b: RuntimeError: the fake session fails on demand"):
         central.measure(SHORT, IMAGES)
 
 
 @pytest.mark.parametrize(
     ("what", "message"),
     [
-        ({"raise_at": 2}, "the fake session was told to fail"),
+        ({"raise_at": 2}, "the fake session fails on demand"),
         ({"broken": True}, "the fake artifact is broken"),
     ],
 )

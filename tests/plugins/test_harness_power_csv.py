@@ -440,7 +440,7 @@ def test_wrong_columns_are_refused_when_it_is_planned(tmp_path):
         describe(params(path))
 
 
-def test_at_another_host_it_is_taken_as_told():
+def test_at_another_host_it_is_taken_as_the_suite_says():
     (info,) = describe(params("meter.csv", host="pi@bench"))
     assert (info.host, info.details["path"]) == ("pi@bench", "meter.csv")
 

@@ -162,14 +162,14 @@ def test_joules_of_a_load(plugged):
     assert driver.closed == ["u/js220/001234"]
 
 
-def test_a_js220_is_told_its_rate_and_to_add_up(plugged):
+def test_a_js220_is_set_to_its_rate_and_to_add_up(plugged):
     driver = plugged("u/js220/001234")
     opened(frequency=20).close()
-    told = dict(
+    settings = dict(
         driver.published[: [topic for topic, _ in driver.published].index("u/js220/001234/s/stats/ctrl") + 1]
     )
-    assert told["u/js220/001234/s/stats/scnt"] == 50_000
-    assert told["u/js220/001234/s/stats/ctrl"] == 1
+    assert settings["u/js220/001234/s/stats/scnt"] == 50_000
+    assert settings["u/js220/001234/s/stats/ctrl"] == 1
     assert ("u/js220/001234/s/i/range/mode", "auto") in driver.published
 
 
@@ -276,7 +276,7 @@ def test_nothing_plugged_in(tmp_path, monkeypatch):
         assert said.reason == "no Joulescope on USB"
 
 
-def test_at_another_host_it_is_taken_as_told():
+def test_at_another_host_it_is_taken_as_the_suite_says():
     (info,) = describe(JoulescopeParams(serial="001234", host="bench"))
     assert (info.name, info.host, info.details["serial"]) == ("joulescope:001234", "bench", "001234")
 

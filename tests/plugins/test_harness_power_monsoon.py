@@ -26,7 +26,7 @@ usb_backend = pytest.importorskip("usb.backend")
 
 VOLTS, ZERO = 5.1, 100
 RATE, PER_PACKET = 5000, 3
-START_S, READY_S = 1000.0, 0.3  # its clock, which runs as fast as the packets are read, and stops when told
+START_S, READY_S = 1000.0, 0.3  # its clock, which runs as fast as the packets are read, and stops on demand
 MEASURED, ZERO_CAL, REF_CAL = 0x00, 0x10, 0x30
 ONE_MILLIAMPERE = 6400  # the coarse scale, so that a step of the converter is 1 mA
 SET_VOLTAGE, SERIAL, MODEL, FIRMWARE, STATUS = 0x41, 0x42, 0x45, 0xC0, 0xC4
@@ -44,7 +44,7 @@ class Backend(usb_backend.IBackend):
         self.sampling = False
         self.sent = 0
         self.now, self.until = START_S, START_S + READY_S
-        self.told: list[tuple[int, int]] = []
+        self.commands: list[tuple[int, int]] = []
         self.resets = 0
 
     # descriptors: one configuration, one interface, an endpoint in and one out
@@ -156,7 +156,7 @@ class Backend(usb_backend.IBackend):
         elif request == 0x03:
             self.sampling = False
         elif request == 0x01:
-            self.told.append((index & 0xFF, struct.unpack("<I", data.tobytes())[0]))
+            self.commands.append((index & 0xFF, struct.unpack("<I", data.tobytes())[0]))
         return len(data)
 
     def _answer(self, answer, data):
@@ -272,16 +272,16 @@ def test_readings_that_come_late_stay_in_order(plugged):
 def test_a_running_board_stays_on_and_its_voltage_is_left_alone(plugged):
     backend = plugged()
     opened().close()
-    assert backend.told == []
+    assert backend.commands == []
     assert backend.resets == 0
     assert not backend.sampling
 
 
-def test_another_voltage_than_told_is_refused(plugged):
+def test_another_voltage_than_the_suites_is_refused(plugged):
     backend = plugged(volts=3.7)
     with pytest.raises(OSError, match=r"its output is at 3\.70 V, vout says 5\.1 V"):
         opened()
-    assert backend.told == []
+    assert backend.commands == []
     assert not backend.sampling
 
 
@@ -289,7 +289,7 @@ def test_an_output_that_was_off_is_switched_on_and_said(plugged):
     backend = plugged(volts=0.0)
     with pytest.raises(OSError, match=r"it is on now at 5\.1 V: run again when the board is up"):
         opened()
-    assert backend.told == [(SET_VOLTAGE, int(5.1 * 1048576))]
+    assert backend.commands == [(SET_VOLTAGE, int(5.1 * 1048576))]
 
 
 def test_one_that_was_left_sampling_is_stopped_first(plugged):
@@ -356,7 +356,7 @@ def test_nothing_plugged_in(tmp_path, monkeypatch):
         assert "on USB" in said.reason
 
 
-def test_at_another_host_it_is_taken_as_told():
+def test_at_another_host_it_is_taken_as_the_suite_says():
     (info,) = describe(MonsoonParams(vout=5.1, serial=7, host="bench"))
     assert (info.name, info.host, info.details["vout"]) == ("monsoon:7", "bench", 5.1)
 

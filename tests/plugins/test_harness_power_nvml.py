@@ -419,13 +419,13 @@ def leave(kilobytes):
     Path({str(tmp_path / "proc" / "meminfo")!r}).write_text(f"MemTotal: 8000 kB\\nMemAvailable: {{kilobytes}} kB\\n")
 leave(5000)
 memory.mark_baseline()
-told = [memory.on_gpu()]
+readings = [memory.on_gpu()]
 for kilobytes in (3000, 5500):  # what this process took, and what another gave back
     leave(kilobytes)
-    told.append(memory.on_gpu())
-out(told)"""
-    told = ask(current, script, ORIN, HARNESS_SYSROOT=str(tmp_path))
-    assert told == [{"shared": 0}, {"shared": 2000 * 1024}, {"shared": -500 * 1024}]
+    readings.append(memory.on_gpu())
+out(readings)"""
+    readings = ask(current, script, ORIN, HARNESS_SYSROOT=str(tmp_path))
+    assert readings == [{"shared": 0}, {"shared": 2000 * 1024}, {"shared": -500 * 1024}]
 
 
 def test_the_devices_of_this_machine(current):

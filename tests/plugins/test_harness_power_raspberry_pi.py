@@ -181,7 +181,7 @@ def test_a_pi_4_has_no_current_sensing(board):
     assert "external meter" in answer.fix
 
 
-def test_another_machine_is_told_in_one_line(tmp_path, monkeypatch):
+def test_another_machine_is_reported_in_one_line(tmp_path, monkeypatch):
     monkeypatch.setenv("HARNESS_SYSROOT", str(tmp_path))
     assert list(ENTRY.probe()) == [Unavailable(name="raspberry-pi", reason="this is no Raspberry Pi")]
     assert ENTRY.watch() is None

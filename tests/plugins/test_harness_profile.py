@@ -42,7 +42,7 @@ INFO = DeviceInfo(name="board", backend="fake", model="A Board", kind="cpu", cor
 
 
 class Board:
-    """A device whose every inference takes what its line says; what it was told is kept in ``seen``."""
+    """A device whose every inference takes what its line says; its arguments are kept in ``seen``."""
 
     def __init__(self, seen: list[Any], *, remote: bool, flagged: Iterator[bool] | None = None) -> None:
         self.info, self.remote, self.seen, self.flagged = INFO, remote, seen, flagged

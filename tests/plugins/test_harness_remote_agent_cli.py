@@ -32,14 +32,14 @@ def agent(monkeypatch, capsys):
     return call
 
 
-def test_init_makes_what_serving_needs_and_keeps_it_unless_told(agent, tmp_path):
+def test_init_makes_what_serving_needs_and_keeps_it_without_a_flag(agent, tmp_path):
     code, out, _ = agent("init", "--folder", tmp_path, "--name", "pi1.local", "--days", 30)
     assert code == 0
     identity = secrets.load(tmp_path)
     assert f"fingerprint: {secrets.fingerprint(identity.certificate_pem)}" in out
     assert identity.token not in out
-    code, _, told = agent("init", "--folder", tmp_path)
-    assert (code, told.count("\n")) == (2, 1)
+    code, _, message = agent("init", "--folder", tmp_path)
+    assert (code, message.count("\n")) == (2, 1)
     assert secrets.load(tmp_path) == identity
     assert agent("init", "--folder", tmp_path, "--replace")[0] == 0
     assert secrets.load(tmp_path).token != identity.token
@@ -47,18 +47,18 @@ def test_init_makes_what_serving_needs_and_keeps_it_unless_told(agent, tmp_path)
 
 @pytest.mark.parametrize("verb", [["serve"], ["install-service", "--print"]])
 def test_other_addresses_need_init_first(agent, tmp_path, verb):
-    code, out, told = agent(*verb, "--host", "0.0.0.0", "--port", 0, "--folder", tmp_path)
-    assert (code, out, told.count("\n")) == (2, "", 1)
-    assert f"run `harness agent init --folder {tmp_path}` first" in told
+    code, out, message = agent(*verb, "--host", "0.0.0.0", "--port", 0, "--folder", tmp_path)
+    assert (code, out, message.count("\n")) == (2, "", 1)
+    assert f"run `harness agent init --folder {tmp_path}` first" in message
     assert not list(tmp_path.iterdir())
 
 
 def test_half_an_identity_is_never_served_without(agent, tmp_path):
     secrets.create(tmp_path)
     (tmp_path / secrets.TOKEN).unlink()
-    code, _, told = agent("serve", "--port", 0, "--folder", tmp_path)
+    code, _, message = agent("serve", "--port", 0, "--folder", tmp_path)
     assert code == 2
-    assert "token is missing" in told
+    assert "token is missing" in message
 
 
 def test_serve_says_when_it_is_ready_and_ends_with_a_signal(tmp_path):
@@ -119,9 +119,9 @@ def trace(frame, event, _):
 def to_itself():  # the main thread is not interrupted, as by one that comes just before it begins to wait
     signal.pthread_kill(threading.get_ident(), signal.SIGTERM)
 
-def announce(*told):
+def announce(*addresses):
     late.start()
-    ready.append(told)
+    ready.append(addresses)
 
 signal.signal(signal.SIGTERM, lambda *_: None)  # what serve puts back
 for line in range(1, 9):
@@ -151,17 +151,17 @@ def test_a_signal_ends_it_at_whichever_line_it_comes(tmp_path):
 def test_a_service_needs_systemd(agent, tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
-    code, _, told = agent("install-service", "--user", "--folder", tmp_path)
-    assert (code, told.count("\n")) == (2, 1)
-    assert "no systemd here" in told
+    code, _, message = agent("install-service", "--user", "--folder", tmp_path)
+    assert (code, message.count("\n")) == (2, 1)
+    assert "no systemd here" in message
 
     (tmp_path / "systemctl").write_text(
         "#!/bin/sh\necho 'Failed to connect to bus: No medium found' >&2\nexit 1\n"
     )
     (tmp_path / "systemctl").chmod(0o755)
-    code, _, told = agent("install-service", "--user", "--folder", tmp_path)
+    code, _, message = agent("install-service", "--user", "--folder", tmp_path)
     assert code == 2
-    assert "Failed to connect to bus" in told
+    assert "Failed to connect to bus" in message
     assert not service.path_of(user=True).exists()
 
 

@@ -43,7 +43,7 @@ class TestSending:
         assert put(blobs, content).read_bytes() == content
         assert blobs.held(sha(content), 256) == 256
 
-    def test_it_goes_on_where_it_was(self, blobs, tmp_path):
+    def test_it_continues_where_it_was(self, blobs, tmp_path):
         content = b"x" * 100
         assert blobs.write(sha(content), 100, 0, content[:40]) == 40
         again = Blobs(tmp_path / "blobs", 1000, 2000, reserve_bytes=0)
@@ -124,7 +124,7 @@ class TestRoom:
             blobs.write(sha(bytes([i])), 1000, 0, b"x" * 500)
         assert sum(blobs.held(sha(bytes([i])), 1000) for i in range(10)) <= 2000
 
-    def test_a_low_disk_is_told_and_nothing_is_dropped_in_vain(self, tmp_path):
+    def test_a_low_disk_is_reported_and_nothing_is_dropped_in_vain(self, tmp_path):
         blobs = Blobs(tmp_path, 10**18, 10**19)
         kept = put(blobs, b"kept")
         with pytest.raises(DeviceError, match=r"the board's disk has .* MB free: .* make room"):
@@ -173,14 +173,14 @@ def test_against_a_model(steps):
             size, begin = len(content), held[which] + shift
             piece = content[held[which] : held[which] + count] if right else b"\xff" * count
             try:
-                told = blobs.write(name, size, begin, piece)
+                held_now = blobs.write(name, size, begin, piece)
             except DeviceError:
                 if shift == 0 and held[which] + len(piece) == size:
                     held[which] = 0  # whole, and wrong
                 assert shift != 0 or not right or held[which] == 0
             else:
                 held[which] = size if held[which] == size else held[which] + len(piece)
-                assert told == held[which]
+                assert held_now == held[which]
             assert blobs.held(name, size) == held[which]
             whole = Path(folder) / name
             assert whole.exists() == (held[which] == size)

@@ -58,21 +58,25 @@ def describe(plugins=None, meters=None, providers=("CPUExecutionProvider",)):
 
 def test_a_raspberry_pi(tree):
     tree(PI)
-    told = describe()
-    assert (told["model"], told["soc"], told["kind"]) == ("Raspberry Pi 4 Model B Rev 1.4", "bcm2711", "cpu")
-    assert (told["governor"], told["cpu_capability"]) == ("ondemand", "neon")
-    assert told["boot_id"] == "d0acfdb6-7386-4de6-859e-7afa4b6ad955"
-    assert told["jetpack"] == {}
-    assert "linux" in told["watches"]
-    assert told["state"]["linux"]["temperature_c"] == 61.322
+    facts = describe()
+    assert (facts["model"], facts["soc"], facts["kind"]) == (
+        "Raspberry Pi 4 Model B Rev 1.4",
+        "bcm2711",
+        "cpu",
+    )
+    assert (facts["governor"], facts["cpu_capability"]) == ("ondemand", "neon")
+    assert facts["boot_id"] == "d0acfdb6-7386-4de6-859e-7afa4b6ad955"
+    assert facts["jetpack"] == {}
+    assert "linux" in facts["watches"]
+    assert facts["state"]["linux"]["temperature_c"] == 61.322
 
 
 def test_a_jetson_with_a_gpu_build_of_onnxruntime(tree):
     tree(JETSON)
-    told = describe(providers=["TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider"])
-    assert (told["soc"], told["kind"]) == ("tegra234", "cuda")
-    assert told["jetpack"] == {"l4t": "36.4.3", "release": "6"}
-    states = [state for state in told["state"].values() if "power_mode" in state]
+    facts = describe(providers=["TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider"])
+    assert (facts["soc"], facts["kind"]) == ("tegra234", "cuda")
+    assert facts["jetpack"] == {"l4t": "36.4.3", "release": "6"}
+    states = [state for state in facts["state"].values() if "power_mode" in state]
     assert [state["power_mode"] for state in states] == ["7W"]
 
 
@@ -103,16 +107,16 @@ def test_an_l4t_of_which_no_jetpack_is_known(tree):
 
 def test_it_is_json_and_the_fields_of_a_board(tree):
     tree(JETSON)
-    told = describe()
+    facts = describe()
     known = TypeAdapter(BoardDescription)
-    assert known.validate_json(json.dumps(told)) == known.validate_python(told)
-    assert told["protocol"] == board.PROTOCOL
+    assert known.validate_json(json.dumps(facts)) == known.validate_python(facts)
+    assert facts["protocol"] == board.PROTOCOL
 
 
 def test_what_cannot_be_read_is_none(tree):
     tree({"etc/machine-id": PI["etc/machine-id"]})
-    told = describe()
-    assert (told["soc"], told["product"], told["governor"], told["boot_id"]) == (None,) * 4
+    facts = describe()
+    assert (facts["soc"], facts["product"], facts["governor"], facts["boot_id"]) == (None,) * 4
 
 
 def test_a_machine_by_its_firmware(tree):
@@ -120,7 +124,7 @@ def test_a_machine_by_its_firmware(tree):
     assert describe()["product"] == "ACME Edge 1"
 
 
-def test_meters_that_answer_are_told_with_all_that_opens_them(tree):
+def test_meters_that_answer_are_listed_with_all_that_opens_them(tree):
     tree(PI)
     info = MeterInfo(
         name="mine:a", scope="board", watches="board", provenance="measured", quantity="power", period_s=0.1
@@ -135,9 +139,9 @@ def test_meters_that_answer_are_told_with_all_that_opens_them(tree):
 
     Plugin.harness_meters = hookimpl(Plugin.harness_meters)
     plugins = load_plugins(extra={"mine": Plugin()})
-    told = describe(plugins)
-    assert [TypeAdapter(MeterInfo).validate_python(one) for one in told["meters"]] == [info]
-    assert {one["name"] for one in told["absent"]} >= {"raspberry-pi"}
+    facts = describe(plugins)
+    assert [TypeAdapter(MeterInfo).validate_python(one) for one in facts["meters"]] == [info]
+    assert {one["name"] for one in facts["absent"]} >= {"raspberry-pi"}
 
 
 def test_a_watch_that_fails_says_why(tree, monkeypatch):
@@ -164,11 +168,11 @@ def test_known_meters_are_not_asked_again(tree, monkeypatch):
 def test_this_onnxruntime():
     import onnxruntime
 
-    told = OnnxRuntime().facts()
-    assert told["version"] == onnxruntime.__version__
-    assert "CPUExecutionProvider" in told["providers"]
-    assert told["opset"] >= 18
-    assert told["ir_version"] >= 8
+    facts = OnnxRuntime().facts()
+    assert facts["version"] == onnxruntime.__version__
+    assert "CPUExecutionProvider" in facts["providers"]
+    assert facts["opset"] >= 18
+    assert facts["ir_version"] >= 8
 
 
 def test_an_onnxruntime_that_does_not_start_is_tried_again(monkeypatch, tmp_path):

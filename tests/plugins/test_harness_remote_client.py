@@ -208,7 +208,7 @@ class Relay:
 
 
 def _end(one: socket.socket) -> None:
-    """Close a socket, so that whoever waits for it is told."""
+    """Close a socket, so that a reader of it ends."""
     with contextlib.suppress(OSError):
         one.shutdown(socket.SHUT_RDWR)
     one.close()
@@ -354,24 +354,24 @@ def test_two_cannot_hold_a_board(lab: Boards, plugins: Any) -> None:
     opened(plugins, spec_of(plugins, lease_wait=0)).close()
 
 
-def test_wrong_secrets_are_told(lab: Boards) -> None:
+def test_wrong_secrets_are_reported(lab: Boards) -> None:
     right = lab.credentials("pi1")
     other = secrets.create(lab.folder / "stranger").certificate_pem
     expired = secrets.create(lab.folder / "expired", days=-1).certificate_pem
-    told = {
+    refusals = {
         "does not take the token: copy it from the board": replace(right, token="x" * 43),
         "shows another certificate than the one in the inventory": replace(right, certificate=other),
         "another certificate|not valid at this date": replace(right, certificate=expired),
         "does not answer|did not answer|does not speak": replace(right, certificate=b""),
     }
-    for line, credentials in told.items():
-        one = Client("pi1", credentials, Timeouts(answer=60.0 if credentials.certificate else 3.0))
+    for line, credentials in refusals.items():
+        client = Client("pi1", credentials, Timeouts(answer=60.0 if credentials.certificate else 3.0))
         with pytest.raises(DeviceError, match=line):
-            one.describe()
-        one.close()
+            client.describe()
+        client.close()
 
 
-def test_another_protocol_is_told(lab: Boards) -> None:
+def test_another_protocol_is_reported(lab: Boards) -> None:
     one = Client("pi1", lab.credentials("pi1"), protocol=PROTOCOL + 1)
     with pytest.raises(
         DeviceError, match=r"pi1 .* speaks protocol 3 .*: upgrade the agent \(`harness devices setup pi1`"
@@ -746,15 +746,17 @@ def test_backends_are_for_their_boards(
         described(spec_of(plugins, "board7"))
     answer = boards.ask_board("pi1", lab.credentials("pi1"), patience=PATIENT)
     cpu_only = {**answer.onnxruntime, "providers": ["CPUExecutionProvider"]}
-    told = replace(answer, onnxruntime=cpu_only)
+    without_gpu = replace(answer, onnxruntime=cpu_only)
     with pytest.raises(ValueError, match=r"device: tensorrt: its ONNX Runtime .* has CPU"):
-        boards.info_of("pi1", "agent", Inventory.load().boards["pi1"], told, "tensorrt")
+        boards.info_of("pi1", "agent", Inventory.load().boards["pi1"], without_gpu, "tensorrt")
     pi = Inventory.load().boards["pi1"].model_copy(update={"backend": "raspberry-pi"})
     with pytest.raises(ValueError, match=r"pi1 is .*: backend: raspberry-pi is for others; write agent"):
-        boards.info_of("pi1", "raspberry-pi", pi, told)
-    emulated = boards.info_of("pi1", "raspberry-pi", pi.model_copy(update={"emulated": True}), told)
+        boards.info_of("pi1", "raspberry-pi", pi, without_gpu)
+    emulated = boards.info_of("pi1", "raspberry-pi", pi.model_copy(update={"emulated": True}), without_gpu)
     assert emulated.emulated
-    real = boards.info_of("pi1", "raspberry-pi", pi, replace(told, model="Raspberry Pi 4 Model B Rev 1.4"))
+    real = boards.info_of(
+        "pi1", "raspberry-pi", pi, replace(without_gpu, model="Raspberry Pi 4 Model B Rev 1.4")
+    )
     assert (real.model, real.emulated) == ("Raspberry Pi 4 Model B Rev 1.4", False)
 
 
@@ -772,9 +774,9 @@ def test_meters_of_the_inventory_are_those_that_answer(
     assert use["info"]["scope"] == "board"
     assert use["open"].startswith("harness_power.")
     (tmp_path / "log.csv").unlink()
-    told = described(spec_of(plugins))
-    assert isinstance(told, DeviceInfo)
-    assert told.details["external"] == []
+    info = described(spec_of(plugins))
+    assert isinstance(info, DeviceInfo)
+    assert info.details["external"] == []
     assert "is not read" in caplog.text
     own.path.write_text(f"{entry}  meters: [cvs]\n")
     with pytest.raises(
@@ -806,12 +808,12 @@ def test_add_check_and_remove(lab: Boards, tmp_path: Path, monkeypatch: pytest.M
     assert done.output.startswith("desk: agent, in ")
     done = run(check, ["--json"])
     assert done.exit_code == 0, done.output
-    (told,) = json.loads(done.output)
-    assert told["usable"]
-    assert told["link"]["rtt_ms"] > 0
-    assert told["clock"]["error_ms"] > 0
-    assert told["onnxruntime"]["version"]
-    assert told["frames"] == ""
+    (checked,) = json.loads(done.output)
+    assert checked["usable"]
+    assert checked["link"]["rtt_ms"] > 0
+    assert checked["clock"]["error_ms"] > 0
+    assert checked["onnxruntime"]["version"]
+    assert checked["frames"] == ""
     with socket.create_server(("127.0.0.1", 0)) as closed:
         path = tmp_path / "devices.yaml"
         path.write_text(f"{path.read_text()}  frames_port: {closed.getsockname()[1]}\n")

@@ -163,10 +163,10 @@ def test_a_connection_that_ends_inside_a_frame_gives_none(ends: tuple[FrameSocke
     near.hang_up()
     assert far.receive() is None
     with pytest.raises(OSError, match=r"roken pipe|reset"):
-        send_until_told(far)
+        send_until_refused(far)
 
 
-def send_until_told(end: FrameSocket) -> None:
+def send_until_refused(end: FrameSocket) -> None:
     for _ in range(50):
         end.send([bytes(1000)])
         time.sleep(0.01)
@@ -186,7 +186,7 @@ def test_what_is_offered_waits_for_nothing_and_comes_in_order(ends: tuple[FrameS
     sender.join(WAIT_S)
 
 
-def test_the_last_frame_arrives_whatever_was_on_its_way(ends: tuple[FrameSocket, FrameSocket]) -> None:
+def test_the_last_frame_arrives_behind_any_others(ends: tuple[FrameSocket, FrameSocket]) -> None:
     near, far = ends
     sender = threading.Thread(target=near.send, args=([bytes(MOST)],))
     sender.start()
@@ -202,7 +202,7 @@ def test_the_last_frame_arrives_whatever_was_on_its_way(ends: tuple[FrameSocket,
 
 
 @pytest.mark.clock
-def test_draining_ends_whatever_comes(ends: tuple[FrameSocket, FrameSocket]) -> None:
+def test_draining_ends_while_bytes_come(ends: tuple[FrameSocket, FrameSocket]) -> None:
     near, far = ends
     stop = threading.Event()
 
@@ -460,7 +460,7 @@ def raw(central: Central) -> FrameSocket:
     return framesocket.connect(central.agent.frames_address, central.identity.certificate_pem, WAIT_S, 2**26)
 
 
-def told(conn: FrameSocket) -> dict[str, Any]:
+def reply_of(conn: FrameSocket) -> dict[str, Any]:
     frame = conn.receive()
     return {"closed": True} if frame is None else unpack(frame)[0]
 
@@ -510,7 +510,7 @@ def test_a_ticket_lets_the_central_node_run_parts_and_nothing_else(central: Cent
 @pytest.mark.parametrize(
     "greeting", [b"x", b"\0" * 8, b"".join(pack({"op": "echo"})), b"".join(pack({"ticket": 5})), bytes(5000)]
 )
-def test_a_stranger_is_told_nothing(central: Central, greeting: bytes) -> None:
+def test_a_stranger_learns_nothing(central: Central, greeting: bytes) -> None:
     conn = raw(central)
     conn.send([greeting])
     assert closed(conn)
@@ -554,7 +554,7 @@ def test_strangers_that_say_nothing_are_shown_out(brisk: Central) -> None:
     for one in silent[:3]:
         assert receive(one) == b""
         one.close()
-    central.peer().close()
+    until(central.peer).close()
 
 
 def test_a_wrong_ticket_keeps_no_place_by_dripping(central: Central) -> None:
@@ -562,7 +562,7 @@ def test_a_wrong_ticket_keeps_no_place_by_dripping(central: Central) -> None:
     for _ in range(5):
         conn = raw(central)
         conn.send(pack({"ticket": "x"}))
-        assert "ticket is wrong" in told(conn)["error"]
+        assert "ticket is wrong" in reply_of(conn)["error"]
         conns.append(conn)
     end = time.monotonic() + WAIT_S
     while any(thread.name == "frames: board" for thread in threading.enumerate()):
@@ -623,12 +623,12 @@ def test_what_is_no_frame_ends_the_stream_with_a_reason(central: Central) -> Non
     ):
         conn = raw(central)
         conn.send(pack({"ticket": central.ticket}))
-        assert told(conn) == {"id": None}
+        assert reply_of(conn) == {"id": None}
         if sent:
             conn.send([sent])
         else:
             conn.send([Oversized()])
-        assert why in told(conn)["error"]
+        assert why in reply_of(conn)["error"]
         conn.hang_up()
 
 
@@ -671,7 +671,7 @@ def test_anything_that_comes_is_answered_or_refused(
     conn = raw(hardened)
     if welcome:
         conn.send(pack({"ticket": hardened.ticket}))
-        assert told(conn) == {"id": None}
+        assert reply_of(conn) == {"id": None}
     try:
         for one in frames:
             conn.send([one])
@@ -686,7 +686,7 @@ def test_anything_that_comes_is_answered_or_refused(
     conn.hang_up()
     conn = raw(hardened)
     conn.send(pack({"ticket": hardened.ticket}))
-    assert told(conn) == {"id": None}
+    assert reply_of(conn) == {"id": None}
     conn.hang_up()
 
 

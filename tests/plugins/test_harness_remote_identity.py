@@ -147,7 +147,7 @@ class TestLease:
         assert leases.holds(other)
         assert not leases.holds(id)
 
-    def test_it_lapses_and_is_told_until_the_next(self):
+    def test_it_lapses_and_is_reported_until_the_next(self):
         clock = Clock()
         leases = Leases(clock)
         assert not leases.lapsed()
@@ -183,7 +183,7 @@ class TestLease:
         assert leases.renew(id, 1e-9) == LEAST_S
 
     @given(holder=st.text(max_size=300))
-    def test_whatever_a_holder_calls_itself_is_one_short_printable_line(self, holder):
+    def test_any_name_of_a_holder_is_one_short_printable_line(self, holder):
         leases = Leases()
         leases.acquire(holder, 60)
         with pytest.raises(DeviceError) as caught:
@@ -210,7 +210,7 @@ class TestLease:
         )
     )
     def test_against_a_model(self, steps):
-        """At most one id holds, and exactly until the time that was told."""
+        """At most one id holds, and exactly until the time that was announced."""
         clock = Clock()
         leases = Leases(clock)
         ids = ["none"] * 3

@@ -102,13 +102,13 @@ BAD = [
 ]
 
 
-@pytest.mark.parametrize(("text", "told"), BAD)
-def test_what_is_wrong_is_told_with_its_line(tmp_path: Path, text: str, told: str) -> None:
+@pytest.mark.parametrize(("text", "message"), BAD)
+def test_what_is_wrong_is_reported_with_its_line(tmp_path: Path, text: str, message: str) -> None:
     path = tmp_path / "devices.yaml"
     path.write_text(text)
     with pytest.raises(SuiteError) as caught:
         Inventory.load(path)
-    assert str(caught.value).startswith(f"{path}{told}")
+    assert str(caught.value).startswith(f"{path}{message}")
 
 
 @pytest.mark.parametrize("text", ["", "# nothing yet\n"])
@@ -133,7 +133,7 @@ def test_a_token_that_others_can_read_is_refused(file: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "told"),
+    ("name", "content", "message"),
     [
         ("pi1.crt", b"no certificate", "pi1.certificate: pi1.crt is no PEM certificate"),
         ("pi1.token", b"two words", "pi1.token: pi1.token holds no token"),
@@ -143,12 +143,12 @@ def test_a_token_that_others_can_read_is_refused(file: Path) -> None:
         ("pi1.crt", None, "No such file"),
     ],
 )
-def test_files_that_cannot_be_used(file: Path, name: str, content: bytes | None, told: str) -> None:
+def test_files_that_cannot_be_used(file: Path, name: str, content: bytes | None, message: str) -> None:
     if content is None:
         (file.parent / name).unlink()
     else:
         (file.parent / name).write_bytes(content)
-    with pytest.raises(SuiteError, match=told):
+    with pytest.raises(SuiteError, match=message):
         Inventory.load(file).credentials("pi1")
 
 
@@ -276,12 +276,12 @@ def test_any_boards_come_back_as_they_were(tmp_path: Path, boards: dict[str, Boa
 def test_any_text_is_an_inventory_or_one_line(tmp_path: Path, text: str) -> None:
     path = tmp_path / "devices.yaml"
     path.write_bytes(text.encode("utf-8", "surrogatepass"))
-    told = ""
+    message = ""
     try:
         Inventory.load(path)
     except SuiteError as error:
-        told = str(error)
-    assert told == "" or (told.startswith(str(path)) and "\n" not in told)
+        message = str(error)
+    assert message == "" or (message.startswith(str(path)) and "\n" not in message)
 
 
 DOCS = Path(__file__).parents[2] / "docs" / "devices.md"
@@ -304,5 +304,5 @@ def test_every_key_and_parameter_is_documented() -> None:
     from harness_remote.inventory.boards import GpuBoardParams
 
     rows = [line.split("|")[1] for line in DOCS.read_text().splitlines() if line.startswith("| `")]
-    told = {word.strip(" `") for row in rows for word in row.split(",")}
-    assert told == {*Board.model_fields, *GpuBoardParams.model_fields}
+    documented = {word.strip(" `") for row in rows for word in row.split(",")}
+    assert documented == {*Board.model_fields, *GpuBoardParams.model_fields}

@@ -55,7 +55,7 @@ def test_rates_are_in_bytes_or_bits(written: Callable[[str], Path]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "told"),
+    ("old", "new", "message"),
     [
         ("2 MB/s", "2", ":4: link.rate: 2 is no rate; write 2 MB/s (bytes) or 16 Mbit/s (bits)"),
         ("ports: shared", "port: shared", ":4: link.port: unknown key; did you mean 'ports'?"),
@@ -70,11 +70,11 @@ def test_rates_are_in_bytes_or_bits(written: Callable[[str], Path]) -> None:
         ("boards: 4", "boards: 4\nreplay: on", ":4: replay: input should be 'off' or 'solo'"),
     ],
 )
-def test_a_wrong_lab_is_one_line(written: Callable[[str], Path], old: str, new: str, told: str) -> None:
+def test_a_wrong_lab_is_one_line(written: Callable[[str], Path], old: str, new: str, message: str) -> None:
     path = written(GOOD.replace(old, new))
     with pytest.raises(SuiteError) as caught:
         load_lab(path)
-    assert str(caught.value).startswith(f"{path}{told}")
+    assert str(caught.value).startswith(f"{path}{message}")
     assert len(str(caught.value).splitlines()) == 1
 
 

@@ -185,15 +185,15 @@ def test_nothing_is_left_without_namespaces_either(up: Up, victim: str) -> None:
     gone(state)
 
 
-def test_who_takes_down_what_was_brought_up_anew_leaves_it(up: Up) -> None:
+def test_who_takes_down_what_was_brought_up_again_leaves_it(up: Up) -> None:
     ended = up("loopback")
     os.kill(ended.pid, signal.SIGKILL)
     gone(ended)
-    anew = up("loopback")
+    restarted = up("loopback")
     supervisor.down(ended)
-    assert anew.up
-    assert State.load(folder_of(anew.lab)) == anew
-    assert ask(anew, "a", eat=1) == 1
+    assert restarted.up
+    assert State.load(folder_of(restarted.lab)) == restarted
+    assert ask(restarted, "a", eat=1) == 1
 
 
 def test_who_takes_down_what_another_brings_up_waits_for_it(up: Up) -> None:

@@ -205,7 +205,7 @@ class Idle:
     def ask(self, command: Command[Any]) -> None: ...
 
 
-def test_a_measurement_that_gets_no_thread_is_told_and_the_next_is_made(
+def test_a_measurement_that_gets_no_thread_is_reported_and_the_next_is_made(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     jobs = Jobs(tmp_path, "board")

@@ -61,7 +61,7 @@ def inside(attribute, deep=1):
 
 
 @pytest.fixture
-def told(tmp_path):
+def checked(tmp_path):
     def ask(content):
         path = tmp_path / "m.onnx"
         path.write_bytes(content if isinstance(content, bytes) else content.SerializeToString())
@@ -71,21 +71,25 @@ def told(tmp_path):
 
 
 class TestTaken:
-    def test_what_it_tells(self, told):
+    def test_what_it_tells(self, checked):
         made = model(opsets=[("", 18), ("com.microsoft", 1)], producer_version="2.1")
-        assert told(made) == {"ir_version": 8, "opsets": {"": 18, "com.microsoft": 1}, "producer": "me 2.1"}
+        assert checked(made) == {
+            "ir_version": 8,
+            "opsets": {"": 18, "com.microsoft": 1},
+            "producer": "me 2.1",
+        }
 
-    def test_onnx_goes_by_two_names(self, told):
-        assert told(model(opsets=[("ai.onnx", 17)]))["opsets"] == {"": 17}
+    def test_onnx_goes_by_two_names(self, checked):
+        assert checked(model(opsets=[("ai.onnx", 17)]))["opsets"] == {"": 17}
 
-    def test_tensors_of_its_own_wherever_they_stand(self, told):
+    def test_tensors_of_its_own_wherever_they_stand(self, checked):
         tensor = helper.make_tensor("w", TensorProto.FLOAT, [2], [0.0, 1.0])
         attributes = [tensor, [tensor], sparse(tensor), graph([]), [graph([])]]
         nodes = [inside(helper.make_attribute(f"a{i}", value), deep=3) for i, value in enumerate(attributes)]
-        assert told(model(nodes, [tensor]))["ir_version"] == 8
+        assert checked(model(nodes, [tensor]))["ir_version"] == 8
 
-    def test_nesting_that_is_deep_but_admitted(self, told):
-        assert told(model([inside(helper.make_attribute("i", 1), deep=19)]))
+    def test_nesting_that_is_deep_but_admitted(self, checked):
+        assert checked(model([inside(helper.make_attribute("i", 1), deep=19)]))
 
 
 @pytest.mark.parametrize(
@@ -114,37 +118,37 @@ class TestTaken:
         (bytes(100), "not laid out"),
     ],
 )
-def test_refused(told, made, why):
+def test_refused(checked, made, why):
     with pytest.raises(DeviceError, match=why):
-        told(made)
+        checked(made)
 
 
-def test_functions_and_training_are_refused(told):
+def test_functions_and_training_are_refused(checked):
     made = model()
     made.functions.append(
         helper.make_function("local", "f", ["a"], ["b"], [helper.make_node("Relu", ["a"], ["b"])], [])
     )
     with pytest.raises(DeviceError, match="functions of its own"):
-        told(made)
+        checked(made)
     made = model()
     made.training_info.add()
     with pytest.raises(DeviceError, match="training"):
-        told(made)
+        checked(made)
 
 
-def test_external_data_without_its_location_flag_and_the_flag_without_data(told):
+def test_external_data_without_its_location_flag_and_the_flag_without_data(checked):
     only_data, only_flag = external(), external()
     only_data.ClearField("data_location")
     del only_flag.external_data[:]
     for tensor in (only_data, only_flag):
         with pytest.raises(DeviceError, match="other files"):
-            told(model(initializers=[tensor]))
+            checked(model(initializers=[tensor]))
 
 
-def test_a_second_graph_is_merged_by_protobuf_and_so_is_read_too(told):
+def test_a_second_graph_is_merged_by_protobuf_and_so_is_read_too(checked):
     second = onnx.ModelProto(graph=onnx.GraphProto(initializer=[external()])).SerializeToString()
     with pytest.raises(DeviceError, match="other files"):
-        told(model().SerializeToString() + second)
+        checked(model().SerializeToString() + second)
 
 
 def test_no_message_names_the_file(tmp_path):
@@ -153,10 +157,10 @@ def test_no_message_names_the_file(tmp_path):
     assert "absent" not in str(caught.value)
 
 
-def test_a_file_of_nothing_but_small_fields_is_given_up_soon(told):
+def test_a_file_of_nothing_but_small_fields_is_given_up_soon(checked):
     began = time.perf_counter()
     with pytest.raises(DeviceError, match="more than 500000 fields"):
-        told(model().SerializeToString() + b"\x28\x00" * (onnx_check.MAX_FIELDS + 1))
+        checked(model().SerializeToString() + b"\x28\x00" * (onnx_check.MAX_FIELDS + 1))
     assert time.perf_counter() - began < 30
 
 
@@ -208,11 +212,11 @@ def has_what_is_refused(made):
 
 @settings(max_examples=250)
 @given(content=mutated() | st.binary(max_size=200))
-def test_whatever_comes_it_is_refused_or_safe(content, tmp_path_factory):
+def test_any_content_is_refused_or_safe(content, tmp_path_factory):
     path = tmp_path_factory.getbasetemp() / "fuzzed.onnx"
     path.write_bytes(content)
     try:
-        told = check(path)
+        checked = check(path)
     except DeviceError:
         return
     try:
@@ -220,7 +224,7 @@ def test_whatever_comes_it_is_refused_or_safe(content, tmp_path_factory):
     except Exception:  # noqa: BLE001 - the parser's own errors: it is not loaded then either
         return
     assert not has_what_is_refused(made)
-    assert told["ir_version"] == made.ir_version
+    assert checked["ir_version"] == made.ir_version
 
 
 class TestSupported:

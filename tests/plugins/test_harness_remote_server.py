@@ -255,12 +255,12 @@ def test_one_holder_at_a_time(agent: Agent) -> None:
 
 
 def test_describe_tells_what_the_board_is(agent: Agent) -> None:
-    told = json.loads(Client(agent.address)("Describe", pb.DescribeRequest(), pb.DescribeReply).board)
-    assert told["memory_bytes"] > 0
-    assert told["onnxruntime"]["version"]
+    description = json.loads(Client(agent.address)("Describe", pb.DescribeRequest(), pb.DescribeReply).board)
+    assert description["memory_bytes"] > 0
+    assert description["onnxruntime"]["version"]
 
 
-def test_a_put_that_broke_off_goes_on_where_it_was(agent: Agent) -> None:
+def test_a_put_that_broke_off_continues_where_it_was(agent: Agent) -> None:
     client = Client(agent.address).acquire()
     data = os.urandom(300_000)
     name = hashlib.sha256(data).hexdigest()
@@ -392,7 +392,7 @@ def test_two_boards_answer_together_until_one_is_gone(tmp_path: Path, identity: 
         assert dict(error.value.trailing_metadata())[LOST] == "far"
 
 
-def test_a_measurement_goes_on_without_its_client_and_is_fetched_later(agent: Agent) -> None:
+def test_a_measurement_continues_without_its_client_and_is_fetched_later(agent: Agent) -> None:
     client = Client(agent.address).acquire().ready()
     job = client.measure(min_time_s=2.0)
     (worker,) = workers()
@@ -443,7 +443,7 @@ def test_a_lease_that_lapses_ends_the_worker_and_every_call(agent: Agent, tmp_pa
     job = client.measure(**ENDLESS)
     following = client.follow(job)
     client("Renew", pb.RenewRequest(seconds=1), pb.Lease)
-    with contextlib.suppress(grpc.RpcError):  # or it is told in time
+    with contextlib.suppress(grpc.RpcError):  # or it hears of it in time
         (*_, last) = following
         assert "lease of board has ended" in last.error
     deadline = time.monotonic() + 60

@@ -57,16 +57,16 @@ def setup(monkeypatch, capsys):
 
 
 def error(done: tuple[int, str, str]) -> str:
-    code, _, told = done
-    last = told.splitlines()[-1]
-    assert code == 2, told
+    code, _, message = done
+    last = message.splitlines()[-1]
+    assert code == 2, message
     assert last.startswith("error: ")
-    assert "Traceback" not in told
+    assert "Traceback" not in message
     return last
 
 
 @pytest.mark.parametrize(
-    ("says", "told"),
+    ("says", "message"),
     [
         ("me@pi1: Permission denied (publickey,password).", "ssh-copy-id me@pi1"),
         ("Host key verification failed.", "accept it"),
@@ -80,9 +80,9 @@ def error(done: tuple[int, str, str]) -> str:
         ("kex_exchange_identification: read: odd", "ssh failed: kex_exchange_identification: read: odd"),
     ],
 )
-def test_no_connection_says_why_and_what_to_do(board, setup, monkeypatch, says, told):
+def test_no_connection_says_why_and_what_to_do(board, setup, monkeypatch, says, message):
     monkeypatch.setenv("FAKE_SSH_SAYS", says)
-    assert told in error(setup())
+    assert message in error(setup())
     assert not list(board.iterdir())
 
 
@@ -98,7 +98,7 @@ def test_a_target_is_no_option(board, setup, target):
 
 
 @pytest.mark.parametrize(
-    ("programs", "words", "told"),
+    ("programs", "words", "message"),
     [
         (
             {"python3": "echo 3.8"},
@@ -117,17 +117,17 @@ def test_a_target_is_no_option(board, setup, target):
         ),
     ],
 )
-def test_a_board_that_does_not_fit_says_why_and_what_to_do(board, setup, tmp_path, programs, words, told):
+def test_a_board_that_does_not_fit_says_why_and_what_to_do(board, setup, tmp_path, programs, words, message):
     for name, script in programs.items():
         program(tmp_path / "bin", name, script)
         for minor in range(10, 14):
             program(tmp_path / "bin", f"python3.{minor}", "exit 127")
-    assert told in error(setup(*words))
+    assert message in error(setup(*words))
     assert not list(board.iterdir())
 
 
 @pytest.mark.parametrize(
-    ("pip_says", "told"),
+    ("pip_says", "message"),
     [
         (
             "ERROR: Could not install packages due to an OSError: [Errno 28] No space left on device",
@@ -140,7 +140,7 @@ def test_a_board_that_does_not_fit_says_why_and_what_to_do(board, setup, tmp_pat
         ("ERROR: something else", "ERROR: something else"),
     ],
 )
-def test_what_pip_says_becomes_what_to_do(board, setup, monkeypatch, tmp_path, pip_says, told):
+def test_what_pip_says_becomes_what_to_do(board, setup, monkeypatch, tmp_path, pip_says, message):
     made = tmp_path / "edge_harness-0-py3-none-any.whl"
     made.write_bytes(b"")
     monkeypatch.setattr(wheel, "make", lambda into: made)
@@ -150,7 +150,7 @@ def test_what_pip_says_becomes_what_to_do(board, setup, monkeypatch, tmp_path, p
         f'*-m\\ venv*) mkdir -p venv/bin; cp "$0" venv/bin/python;; *pip*) echo "{pip_says}" >&2; exit 1;; esac'
     )
     program(tmp_path / "bin", "python3", fake)
-    assert told in error(setup())
+    assert message in error(setup())
 
 
 @pytest.mark.parametrize("ours", [True, False])

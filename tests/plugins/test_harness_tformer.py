@@ -195,7 +195,7 @@ def test_an_export_answers_as_built_at_any_batch(ffn: str, tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize(
-    ("params", "told"),
+    ("params", "message"),
     [
         ({}, "give size"),
         ({"size": "S", "dims": [64]}, "give size"),
@@ -209,13 +209,13 @@ def test_an_export_answers_as_built_at_any_batch(ffn: str, tmp_path: Path) -> No
     ],
     ids=str,
 )
-def test_ill_typed_parameters_are_refused(params: dict[str, object], told: str) -> None:
-    with pytest.raises(ValidationError, match=told):
+def test_ill_typed_parameters_are_refused(params: dict[str, object], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
         TFormerParams(**params)
 
 
 @pytest.mark.parametrize(
-    ("params", "told"),
+    ("params", "message"),
     [
         ({"dims": [20, 40], "depths": [1]}, "2 stages and 1"),
         ({"dims": [21], "depths": [1]}, "21 is not a multiple of groups: 2"),
@@ -227,8 +227,8 @@ def test_ill_typed_parameters_are_refused(params: dict[str, object], told: str) 
     ],
     ids=str,
 )
-def test_what_cannot_be_built_is_refused_before_it_is(params: dict[str, object], told: str) -> None:
-    with pytest.raises(ValueError, match=told) as caught:
+def test_what_cannot_be_built_is_refused_before_it_is(params: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message) as caught:
         describe(TFormerParams(**params), data(32))
     assert "\n" not in str(caught.value)
 

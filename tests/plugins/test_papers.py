@@ -83,10 +83,10 @@ def test_every_count_of_a_paper_is_reproduced_but_those_known_not_to_be(verdicts
         for name, claim in claims.claims.items()
         if isinstance(claim, Number) and claim.quantity in STATIC
     }
-    told = {name: judged[name] for name in counted if judged[name].status != "paper-contradicts-itself"}
-    failed = {name: verdict.ours for name, verdict in told.items() if verdict.status != "reproduced"}
+    judgeable = {name: judged[name] for name in counted if judged[name].status != "paper-contradicts-itself"}
+    failed = {name: verdict.ours for name, verdict in judgeable.items() if verdict.status != "reproduced"}
     assert failed == {name: pytest.approx(ours, rel=2e-3) for name, ours in NOT_REPRODUCED[paper].items()}
-    assert len(told) - len(failed) >= {"edgevit": 8, "tformer": 35, "devit": 19, "edvit": 35}[paper]
+    assert len(judgeable) - len(failed) >= {"edgevit": 8, "tformer": 35, "devit": 19, "edvit": 35}[paper]
 
 
 @pytest.mark.parametrize(

@@ -475,11 +475,11 @@ def test_the_text_has_a_table_per_status_with_what_failed_first(harness):
 def test_the_json_has_the_same_and_sums_up(harness):
     Path("mine.claims.yaml").write_text(CLAIMS)
     code, out, _ = harness("claims", "mine.yaml", "--json")
-    told = json.loads(out)
+    judgement = json.loads(out)
     assert code == 0
-    assert (told["suite"], told["paper"]) == ("mine", "A paper")
-    assert [claim["claim"] for claim in told["claims"]] == ["size", "faster", "where", "words"]
-    assert told["summary"] == {
+    assert (judgement["suite"], judgement["paper"]) == ("mine", "A paper")
+    assert [claim["claim"] for claim in judgement["claims"]] == ["size", "faster", "where", "words"]
+    assert judgement["summary"] == {
         "reproduced": 3,
         "not-reproduced": 0,
         "not-checkable-here": 0,

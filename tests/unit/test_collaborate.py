@@ -40,7 +40,7 @@ class Times:
         self.calls += 1
         self.work()
         if self.fail_from is not None and self.calls >= self.fail_from:
-            raise ValueError("told to fail")
+            raise ValueError("fails on demand")
         return np.float32(self.times) * sum(inputs)
 
 
@@ -64,14 +64,15 @@ class ThreadPeer:
         time.sleep(self.lag)
         try:
             if header["op"] == "echo":
-                told, out = {}, [np.zeros(header["reply_bytes"], np.uint8)]
+                reply, out = {}, [np.zeros(header["reply_bytes"], np.uint8)]
             else:
-                told, out = self.worker.answer(header, tensors)
+                reply, out = self.worker.answer(header, tensors)
         except Exception as error:  # noqa: BLE001 - as a worker does
-            told, out = {"error": str(error)}, ()
+            reply, out = {"error": str(error)}, ()
         self.answers(
             answer_of(
-                self.device, b"".join(pack({"id": header["id"], "part": header.get("part", ""), **told}, out))
+                self.device,
+                b"".join(pack({"id": header["id"], "part": header.get("part", ""), **reply}, out)),
             )
         )
 
@@ -87,7 +88,7 @@ def open_thread(details, answers):
 
 
 def fleet(sessions, own=None, missing=("zeros", "zeros"), options=None, **graph):
-    """``left`` and ``right`` on peers of their own, ``sum`` here, unless told otherwise."""
+    """``left`` and ``right`` on peers of their own, ``sum`` here, unless the test says otherwise."""
     PEERS.clear()
     peers = {}
     for number, (name, session) in enumerate(sessions.items()):
@@ -179,10 +180,10 @@ def test_a_part_without_stand_in_leaves_the_query_unanswered(held):
     assert list(together.outcomes) == [2]
 
 
-def test_an_error_of_a_part_is_told_or_stood_in_for():
+def test_an_error_of_a_part_is_reported_or_stood_in_for():
     together = fleet({"left": Times(2), "right": Times(3, fail_from=2)})
     together(IMAGES)
-    with pytest.raises(HarnessError, match="part right on right: told to fail"):
+    with pytest.raises(HarnessError, match="part right on right: fails on demand"):
         together(IMAGES)
     together.follow(Workload(fleet=FleetLoad(on_missing="substitute")))
     np.testing.assert_array_equal(together(IMAGES), 2 * IMAGES)
@@ -228,8 +229,8 @@ class Cable:
         if self.pulled:
             raise OSError("cable pulled")
         header, (images,) = unpack(b"".join(frame))
-        told = pack({"id": header["id"], "part": header.get("part", "")}, [2 * images])
-        self.answers(answer_of(self.device, b"".join(told)))
+        frame_back = pack({"id": header["id"], "part": header.get("part", "")}, [2 * images])
+        self.answers(answer_of(self.device, b"".join(frame_back)))
 
     def pull(self):
         self.pulled = True
@@ -241,7 +242,7 @@ class Cable:
 
 @pytest.mark.parametrize("between", [lambda together: None, lambda together: together.probe(IMAGES)])
 def test_the_loss_of_a_connection_is_not_that_of_the_next(monkeypatch, between):
-    """It may be told between two queries, and be read only once the board is back."""
+    """It may be reported between two queries, and be read only once the board is back."""
     monkeypatch.setattr(Cable, "plugged", plugged := [])
     address = PeerAddress(device="far", open=f"{HERE}:Cable")
     far = GraphPart(name="far", inputs=("image",), output=SPEC)
@@ -372,8 +373,8 @@ TENSORS = st.lists(
 def test_a_frame_comes_back_as_it_was(header, tensors):
     header.pop("tensors", None)
     frame = pack(header, tensors)
-    told, got = unpack(b"".join(frame))
-    assert told == header
+    reply, got = unpack(b"".join(frame))
+    assert reply == header
     assert size_of(frame) == len(b"".join(frame))
     for one, other in zip(tensors, got, strict=True):
         assert one.dtype == other.dtype

@@ -116,9 +116,7 @@ def test_shots_are_exact_nested_and_leave_validation_alone(
 
 @settings(max_examples=50, deadline=None)
 @given(labels=some_labels, classes=st.lists(st.integers(0, 4), min_size=2, unique=True))
-def test_a_class_is_split_alike_whatever_other_classes_are_chosen(
-    labels: NDArray[np.int64], classes: list[int]
-) -> None:
+def test_a_class_is_split_alike_with_any_other_classes(labels: NDArray[np.int64], classes: list[int]) -> None:
     _, of_all = pick_train(labels, range(5), 0.3)
     _, of_some = pick_train(labels, classes, 0.3)
     assert list(of_some) == [index for index in of_all if labels[index] in classes]

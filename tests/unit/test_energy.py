@@ -165,7 +165,7 @@ def test_a_meter_that_dies_in_the_window_gives_nothing_and_after_it_no_net(kind:
 
 @settings(max_examples=60, derandomize=True, deadline=None)
 @given(st.integers(0, 2**32 - 1), st.floats(0.5, 50), st.floats(-0.5, 2))
-def test_a_straight_line_of_power_is_integrated_exactly_whatever_the_times(
+def test_a_straight_line_of_power_is_integrated_exactly_at_any_times(
     seed: int, p: float, slope: float
 ) -> None:
     t = np.sort(np.random.default_rng(seed).uniform(-0.5, 10.5, 700))
@@ -361,7 +361,7 @@ def test_a_figure_that_is_too_uncertain_is_withheld_with_both_numbers() -> None:
     assert window(read, error=0.05).withheld == {}
 
 
-def test_net_energy_that_cannot_be_told_from_zero_says_so() -> None:
+def test_net_energy_that_may_be_zero_says_so() -> None:
     found = window(polled(lambda t: np.full(len(t), 2.0), info(calibration=0.01)))
     assert found.energy_net_j == pytest.approx(0, abs=1e-9)
     assert "net energy cannot be told from zero" in found.notes

@@ -71,7 +71,7 @@ def folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def told(tmp_path: Path) -> Any:
+def estimated(tmp_path: Path) -> Any:
     """Estimates by (method, device), of the command line."""
 
     def run(*arguments: str, suite: str = SUITE) -> dict[tuple[str, str], dict[str, Any]]:
@@ -80,8 +80,8 @@ def told(tmp_path: Path) -> Any:
         done = CliRunner().invoke(
             cli, ["plan", str(path), "--estimate", "--json", *arguments], catch_exceptions=False
         )
-        told = json.loads(done.stdout)["estimates"]
-        return {(one["method"], one["device"]): one for one in told}
+        estimates = json.loads(done.stdout)["estimates"]
+        return {(estimate["method"], estimate["device"]): estimate for estimate in estimates}
 
     return run
 
@@ -161,106 +161,113 @@ def test_no_schedule_beats_its_critical_path_or_the_busiest_device(drawn: list[t
 # --- plans ----------------------------------------------------------------------------------------
 
 
-def test_a_whole_model_takes_what_the_line_says_of_its_macs(told: Any) -> None:
+def test_a_whole_model_takes_what_the_line_says_of_its_macs(estimated: Any) -> None:
     write_profile(profile())
-    one = told()["cloud", "here"]
-    assert one["provenance"] == "modelled"
-    assert one["latency_s"] == one["resident_s"] == pytest.approx(0.001 + 2 * CLOUD / 1e9, rel=1e-6)
-    assert one["low_s"] == pytest.approx(one["high_s"], rel=1e-4)
-    assert one["notes"] == []
-    (share,) = one["devices"]
-    assert share["compute_s"] == one["latency_s"]
+    estimate = estimated()["cloud", "here"]
+    assert estimate["provenance"] == "modelled"
+    assert estimate["latency_s"] == estimate["resident_s"] == pytest.approx(0.001 + 2 * CLOUD / 1e9, rel=1e-6)
+    assert estimate["low_s"] == pytest.approx(estimate["high_s"], rel=1e-4)
+    assert estimate["notes"] == []
+    (share,) = estimate["devices"]
+    assert share["compute_s"] == estimate["latency_s"]
     assert share["memory_bytes"] == pytest.approx(50 * 2**20 + 2 * share["weight_bytes"], rel=1e-4)
     assert share["profile"]["name"] == "cpu"
-    batched = told("--set", "measure.batch=8")["cloud", "here"]
+    batched = estimated("--set", "measure.batch=8")["cloud", "here"]
     assert batched["latency_s"] == pytest.approx(0.001 + 16 * CLOUD / 1e9, rel=1e-6)
 
 
-def test_the_band_is_the_error_of_the_line(told: Any) -> None:
+def test_the_band_is_the_error_of_the_line(estimated: Any) -> None:
     rough = profile(off=0.1)
     write_profile(rough)
     assert rough.line.error > 0.1
-    one = told()["cut", "here"]
-    assert one["high_s"] == pytest.approx(one["latency_s"] * (1 + rough.line.error))
-    assert one["low_s"] == pytest.approx(one["latency_s"] * (1 - rough.line.error))
+    estimate = estimated()["cut", "here"]
+    assert estimate["high_s"] == pytest.approx(estimate["latency_s"] * (1 + rough.line.error))
+    assert estimate["low_s"] == pytest.approx(estimate["latency_s"] * (1 - rough.line.error))
 
 
-def test_a_split_model_on_a_fleet_has_its_transfers_and_devices(told: Any) -> None:
+def test_a_split_model_on_a_fleet_has_its_transfers_and_devices(estimated: Any) -> None:
     write_profile(profile())
-    found = told("--link", "8,20")
-    one = found["cut", "pair"]
-    front, back = one["devices"][1], one["devices"][0]
+    estimates = estimated("--link", "8,20")
+    estimate = estimates["cut", "pair"]
+    front, back = estimate["devices"][1], estimate["devices"][0]
     assert (front["parts"], back["parts"]) == (["front"], ["back"])
     computes = front["compute_s"] + back["compute_s"]
     assert computes == pytest.approx(0.002 + 2 * CLOUD / 1e9, rel=1e-6)
     image, tokens = 4 * 16 * 16, 4 * 17 * 24
-    assert one["latency_s"] == pytest.approx(computes + 0.02 + (image + tokens) / 1e6)
-    assert one["resident_s"] == pytest.approx(computes + 0.01 + tokens / 1e6)
-    assert found["cloud", "pair"]["latency_s"] is None
-    assert "only a split model" in found["cloud", "pair"]["reason"]
+    assert estimate["latency_s"] == pytest.approx(computes + 0.02 + (image + tokens) / 1e6)
+    assert estimate["resident_s"] == pytest.approx(computes + 0.01 + tokens / 1e6)
+    assert estimates["cloud", "pair"]["latency_s"] is None
+    assert "only a split model" in estimates["cloud", "pair"]["reason"]
 
 
-def test_sub_models_run_beside_each_other_and_fusion_after_them(told: Any) -> None:
+def test_sub_models_run_beside_each_other_and_fusion_after_them(estimated: Any) -> None:
     write_profile(profile())
-    one = told("--link", "1e6,0")["four", "pair"]
-    central, other = one["devices"]
+    estimate = estimated("--link", "1e6,0")["four", "pair"]
+    central, other = estimate["devices"]
     assert (central["parts"], other["parts"]) == (["sub2", "fusion"], ["sub1", "sub3"])
-    assert one["latency_s"] == pytest.approx(
+    assert estimate["latency_s"] == pytest.approx(
         other["compute_s"] + 0.001, rel=5e-3
     )  # fusion: what any part costs
 
 
-def test_without_a_link_transfers_are_left_out_and_said_to_be(told: Any) -> None:
+def test_without_a_link_transfers_are_left_out_and_said_to_be(estimated: Any) -> None:
     write_profile(profile())
-    one = told()["cut", "pair"]
-    assert one["latency_s"] == one["resident_s"] == pytest.approx(sum(d["compute_s"] for d in one["devices"]))
-    assert not one["links"]
-    assert one["notes"] == ["without transfers: no link of here is known (--link MBPS,MS)"]
+    estimate = estimated()["cut", "pair"]
+    assert (
+        estimate["latency_s"]
+        == estimate["resident_s"]
+        == pytest.approx(sum(d["compute_s"] for d in estimate["devices"]))
+    )
+    assert not estimate["links"]
+    assert estimate["notes"] == ["without transfers: no link of here is known (--link MBPS,MS)"]
 
 
-def test_a_device_without_a_profile_has_no_figure_but_the_command_that_makes_it(told: Any) -> None:
+def test_a_device_without_a_profile_has_no_figure_but_the_command_that_makes_it(estimated: Any) -> None:
     write_profile(profile())
     suite = SUITE.replace(
         "run:\n", "run:\n  - {methods: [cut], devices: [mixed], runtimes: [torch, onnxruntime]}\n"
     )
-    one = told(suite=suite)["cut", "mixed"]
-    assert one["latency_s"] is None
-    assert one["reason"] == "no profile of two: harness devices profile cpu --threads 2 --runtime onnxruntime"
-    assert [share["compute_s"] is None for share in one["devices"]] == [False, True]
-    assert all(share["weight_bytes"] > 0 for share in one["devices"])
+    estimate = estimated(suite=suite)["cut", "mixed"]
+    assert estimate["latency_s"] is None
+    assert (
+        estimate["reason"]
+        == "no profile of two: harness devices profile cpu --threads 2 --runtime onnxruntime"
+    )
+    assert [share["compute_s"] is None for share in estimate["devices"]] == [False, True]
+    assert all(share["weight_bytes"] > 0 for share in estimate["devices"])
 
 
-def test_a_profile_that_is_given_stands_for_all_and_its_differences_are_told(
-    told: Any, tmp_path: Path
+def test_a_profile_that_is_given_stands_for_all_and_its_differences_are_reported(
+    estimated: Any, tmp_path: Path
 ) -> None:
     path = write_profile(
         profile(slope=4.0, name="board", runtime=None, threads=None), tmp_path / "board.json"
     )
-    one = told("--profile", str(path))["cloud", "here"]
-    assert one["latency_s"] == pytest.approx(0.001 + 4 * CLOUD / 1e9, rel=1e-6)
-    assert one["notes"] == ["board (measured) is of an unknown runtime, threads unknown"]
-    one = told("--profile", "raspberry-pi-4b")["cloud", "here"]
-    assert "beyond raspberry-pi-4b (published), whose points have 0.603 to 61.6" in one["notes"][1]
+    estimate = estimated("--profile", str(path))["cloud", "here"]
+    assert estimate["latency_s"] == pytest.approx(0.001 + 4 * CLOUD / 1e9, rel=1e-6)
+    assert estimate["notes"] == ["board (measured) is of an unknown runtime, threads unknown"]
+    estimate = estimated("--profile", "raspberry-pi-4b")["cloud", "here"]
+    assert "beyond raspberry-pi-4b (published), whose points have 0.603 to 61.6" in estimate["notes"][1]
 
 
-def test_what_only_preparing_tells_has_no_figure(told: Any) -> None:
+def test_what_only_preparing_tells_has_no_figure(estimated: Any) -> None:
     write_profile(profile())
     suite = SUITE.replace("methods: [cloud, cut],", "methods: [cloud, cut, packed, cnn],")
-    found = told(suite=suite)
-    assert "compressed" in found["packed", "here"]["reason"]
+    estimates = estimated(suite=suite)
+    assert "compressed" in estimates["packed", "here"]["reason"]
     assert (
-        found["cnn", "here"]["latency_s"] > found["cloud", "here"]["latency_s"]
+        estimates["cnn", "here"]["latency_s"] > estimates["cloud", "here"]["latency_s"]
     )  # counted as it will be built
 
 
-def test_a_cut_that_is_chosen_gets_the_profiles(told: Any) -> None:
+def test_a_cut_that_is_chosen_gets_the_profiles(estimated: Any) -> None:
     write_profile(profile(link=Link(rate_mbps=8, rtt_ms=20)))
     suite = SUITE.replace("methods: [cloud, cut, four]", "methods: [auto]")
-    one = told(suite=suite)["auto", "pair"]
-    assert [share["parts"] for share in one["devices"]] == [
+    estimate = estimated(suite=suite)["auto", "pair"]
+    assert [share["parts"] for share in estimate["devices"]] == [
         ["whole"]
     ]  # two alike and a link that costs: stay
-    assert one["latency_s"] == pytest.approx(0.001 + 2 * CLOUD / 1e9, rel=1e-6)
+    assert estimate["latency_s"] == pytest.approx(0.001 + 2 * CLOUD / 1e9, rel=1e-6)
 
 
 def test_a_cut_that_is_chosen_asks_for_a_profile(tmp_path: Path) -> None:

@@ -61,9 +61,9 @@ def test_a_command_of_a_plugin_runs_and_is_hidden_with_its_plugin(
 
     monkeypatch.setenv("HARNESS_BLOCK_PLUGINS", "waves")
     assert "wave" not in call(monkeypatch, capsys, *words[:-1], "--help")[1]
-    code, _, told = call(monkeypatch, capsys, *words)
-    assert (code, told.count("\n")) == (2, 1)
-    assert "no command 'wave'" in told
+    code, _, message = call(monkeypatch, capsys, *words)
+    assert (code, message.count("\n")) == (2, 1)
+    assert "no command 'wave'" in message
 
 
 @pytest.mark.parametrize(
@@ -79,19 +79,19 @@ def test_a_broken_command_is_one_line_and_the_others_work(
     distribution, monkeypatch, capsys, code, value, reason
 ):
     distribution("my-waves", f"[harness.commands]\nwave = {value}\n", code)
-    left, _, told = call(monkeypatch, capsys, "wave")
-    assert (left, told.count("\n")) == (2, 1)
-    assert reason in told
-    assert "my-waves 1.2" in told
-    assert "install my-waves again" in told
+    left, _, message = call(monkeypatch, capsys, "wave")
+    assert (left, message.count("\n")) == (2, 1)
+    assert reason in message
+    assert "my-waves 1.2" in message
+    assert "install my-waves again" in message
     assert call(monkeypatch, capsys, "suites", "list")[0] == 0
 
 
 def test_a_command_with_the_name_of_a_core_verb_names_both(distribution, monkeypatch, capsys):
     distribution("my-waves", "[harness.commands]\nsuites = my_waves:command\n", WAVE)
-    left, _, told = call(monkeypatch, capsys, "suites", "list")
-    assert (left, told.count("\n")) == (2, 1)
-    assert all(word in told for word in ("'suites'", "the harness itself", "my-waves 1.2"))
+    left, _, message = call(monkeypatch, capsys, "suites", "list")
+    assert (left, message.count("\n")) == (2, 1)
+    assert all(word in message for word in ("'suites'", "the harness itself", "my-waves 1.2"))
     left, shown, _ = call(monkeypatch, capsys, "--help")
     assert left == 0
     assert "given by the harness itself and my-waves 1.2" in " ".join(shown.split())

@@ -30,14 +30,14 @@ run:
 """
 
 
-class Told:
-    """A watcher: what it was told of each node."""
+class Recording:
+    """A watcher that records its calls."""
 
     def __init__(self) -> None:
         self.all: list[str] = []
 
     def __getattr__(self, name: str) -> object:
-        return lambda *told: self.all.append(name)
+        return lambda *arguments: self.all.append(name)
 
 
 def data_of(folder: Path, size: int) -> Node:
@@ -55,7 +55,7 @@ def jobs(tmp_path: Path) -> Iterator[Jobs]:
 
 
 def children() -> list[psutil.Process]:
-    return [one for one in psutil.Process().children() if "spawn_main" in str(one.cmdline())]
+    return [child for child in psutil.Process().children() if "spawn_main" in str(child.cmdline())]
 
 
 def end(child: psutil.Process) -> None:
@@ -66,12 +66,12 @@ def end(child: psutil.Process) -> None:
 
 def test_a_child_that_ended_while_idle_is_replaced(jobs: Jobs, tmp_path: Path) -> None:
     """As the system ends processes where memory is short."""
-    assert jobs.prepare([data_of(tmp_path, 8)], Told()) == {}
+    assert jobs.prepare([data_of(tmp_path, 8)], Recording()) == {}
     (child,) = children()
     end(child)
-    told = Told()
-    assert jobs.prepare([data_of(tmp_path, 9)], told) == {}
-    assert [one for one in told.all if one != "tick"] == ["node_started", "node_finished"]
+    watcher = Recording()
+    assert jobs.prepare([data_of(tmp_path, 9)], watcher) == {}
+    assert [event for event in watcher.all if event != "tick"] == ["node_started", "node_finished"]
     (other,) = children()
     assert other.pid != child.pid
 
@@ -79,12 +79,12 @@ def test_a_child_that_ended_while_idle_is_replaced(jobs: Jobs, tmp_path: Path) -
 def test_a_child_that_ends_as_it_is_given_a_node_fails_that_node(
     jobs: Jobs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert jobs.prepare([data_of(tmp_path, 8)], Told()) == {}
+    assert jobs.prepare([data_of(tmp_path, 8)], Recording()) == {}
     (child,) = children()
     end(child)
     with monkeypatch.context() as patch:  # it was seen alive just before
         patch.setattr("multiprocessing.process.BaseProcess.is_alive", lambda self: True)
         node = data_of(tmp_path, 9)
-        (failure,) = jobs.prepare([node], Told()).values()
+        (failure,) = jobs.prepare([node], Recording()).values()
     assert failure.reason == "its process was ended by SIGKILL (out of memory?)"
-    assert jobs.prepare([node], Told()) == {}
+    assert jobs.prepare([node], Recording()) == {}

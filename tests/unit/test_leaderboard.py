@@ -239,7 +239,7 @@ def test_filters(where: str, kept: list[str]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("where", "told"),
+    ("where", "message"),
     [
         ("top_1 > 3", "no column 'top_1'.*top1"),
         ("top1 >", "invalid syntax"),
@@ -249,8 +249,8 @@ def test_filters(where: str, kept: list[str]) -> None:
         ("(" * 2000, "1000 characters"),
     ],
 )
-def test_a_bad_filter_is_one_line(where: str, told: str) -> None:
-    with pytest.raises(SuiteError, match=told) as caught:
+def test_a_bad_filter_is_one_line(where: str, message: str) -> None:
+    with pytest.raises(SuiteError, match=message) as caught:
         rows([record()], where=where)
     assert "\n" not in str(caught.value)
 
@@ -262,11 +262,11 @@ def test_any_text_is_a_filter_or_one_error(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("rank_by", "told"),
+    ("rank_by", "message"),
     [("top_1", "no column"), ("method", "is not a number"), ("top1_oracle", "no better end to rank by")],
 )
-def test_what_cannot_rank_is_refused(rank_by: str, told: str) -> None:
-    with pytest.raises(SuiteError, match=told):
+def test_what_cannot_rank_is_refused(rank_by: str, message: str) -> None:
+    with pytest.raises(SuiteError, match=message):
         leaderboard_of([record()], rank_by=rank_by)
 
 
@@ -303,7 +303,7 @@ def test_tiers_hold_what_no_test_tells_from_the_leader() -> None:
     assert found == {"best": 1, "like it": 1, "worse": 2, "worst": 3}
 
 
-def test_the_same_accuracy_on_other_samples_is_told_apart_by_none_and_by_pairs_only() -> None:
+def test_the_same_accuracy_on_other_samples_is_distinguished_by_none_and_by_pairs_only() -> None:
     given, samples_of = answering({"one": [hits(100)], "other": [hits(100, offset=200)]})
     assert [row["tier"] for row in rows(given, samples_of=samples_of)] == [1, 1]
     # 20 points apart, but 80 discordant pairs all one way: unmistakable

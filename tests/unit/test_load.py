@@ -259,7 +259,7 @@ def test_the_garbage_collector_rests_meanwhile_only():
     assert resting == [True] * 4
 
 
-def test_warm_up_goes_on_until_the_latency_is_steady(clock):
+def test_warm_up_continues_until_the_latency_is_steady(clock):
     warm = warm_up(
         clock.query([0.02] * 12 + [0.002]), batches(IMAGES, 1), Workload(stop=Stop(warmup_max_s=10.0)), clock
     )

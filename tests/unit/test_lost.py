@@ -75,7 +75,7 @@ def ran(prepared, toys, monkeypatch, tmp_path, capsys):
     return run
 
 
-def test_the_suite_goes_on_and_comes_back(ran):
+def test_the_suite_continues_and_comes_back(ran):
     attempts, outcome, said = ran({"b1": 3})
     assert attempts == [("b1", "failed", 1), ("b2", "ok", 1), ("here", "ok", 1), ("b1", "ok", 2)]
     assert not outcome.failed

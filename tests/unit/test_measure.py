@@ -1,4 +1,4 @@
-"""Cells of fleets, measured by processes of this machine, some of which are told to be other machines."""
+"""Cells of fleets, measured by processes of this machine, some of which pose as other machines."""
 
 from __future__ import annotations
 
@@ -180,7 +180,7 @@ def test_the_scenario_of_a_record_has_every_key_of_measure():
     assert set(ScenarioBlock.model_fields) == names - {"scenario", "repeats"} | {"name", "threads"}
 
 
-def test_what_stands_for_boards_is_told(planned):
+def test_what_stands_for_boards_is_reported(planned):
     from harness.measure.fields import fields_known_before
 
     cells = planned[0]
@@ -276,12 +276,12 @@ def references(planned):
 
 
 def test_accuracy_for_each_number_of_missing_parts(measured, references):
-    told = measured("split", "local").accuracy.missing
+    absences = measured("split", "local").accuracy.missing
     partition, images, labels, _ = references("split", "local")
     zeros = np.zeros((3, 4), np.float32)
-    assert told.stands_in == dict.fromkeys(("sub1", "sub2", "sub3"), "zeros")
+    assert absences.stands_in == dict.fromkeys(("sub1", "sub2", "sub3"), "zeros")
     for level, sets in zip(
-        told.levels, ([(0,), (1,), (2,)], [(0, 1), (0, 2), (1, 2)], [(0, 1, 2)]), strict=True
+        absences.levels, ([(0,), (1,), (2,)], [(0, 1), (0, 2), (1, 2)], [(0, 1, 2)]), strict=True
     ):
         expected = [
             float((logits(partition, images, absent, zeros).argmax(1) == labels).mean() * 100)
@@ -295,7 +295,7 @@ def test_accuracy_for_each_number_of_missing_parts(measured, references):
 
 
 def test_the_mean_over_training_images_stands_in_where_the_edges_say_so(measured, references, planned):
-    told = measured("half", "b1").accuracy.missing
+    absences = measured("half", "b1").accuracy.missing
     partition, images, labels, train = references("half", "b1")
     import torch
 
@@ -304,8 +304,8 @@ def test_the_mean_over_training_images_stands_in_where_the_edges_say_so(measured
     expected = [
         float((logits(partition, images, (i,), means).argmax(1) == labels).mean() * 100) for i in range(3)
     ]
-    assert set(told.stands_in.values()) == {"mean"}
-    assert list(told.levels[0].top1.values()) == pytest.approx(expected)
+    assert set(absences.stands_in.values()) == {"mean"}
+    assert list(absences.levels[0].top1.values()) == pytest.approx(expected)
     cells, _, store = planned
     parts = store.meta(cells["half", "b1"].export)["parts"]
     assert parts[-1]["missing"]["sub2"] == pytest.approx(means[1].tolist(), rel=1e-4)

@@ -56,7 +56,7 @@ def test_watches_are_read_once_and_closed():
 
 def test_one_that_fails_is_said_and_kept_for_the_record():
     found = meters(bad=broken, dead=Dead)
-    told = {name: one.reason for name, one in found.snapshot().items() if isinstance(one, Unavailable)}
-    assert told == {"bad": "RuntimeError: no service", "dead": "OSError: sensor gone"}
+    reasons = {name: one.reason for name, one in found.snapshot().items() if isinstance(one, Unavailable)}
+    assert reasons == {"bad": "RuntimeError: no service", "dead": "OSError: sensor gone"}
     assert {"bad", "dead"} <= found.watches().keys()
     assert OPEN == []

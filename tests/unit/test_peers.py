@@ -40,7 +40,7 @@ def test_a_stranger_that_says_nothing_keeps_nobody_waiting(server: Server) -> No
             np.testing.assert_array_equal(asked(conn), [2, 2, 2])
 
 
-def test_who_has_another_key_is_told_nothing(server: Server) -> None:
+def test_who_has_another_key_learns_nothing(server: Server) -> None:
     with pytest.raises(AuthenticationError):
         Client(server.address, "AF_UNIX", authkey=bytes(32))
     with Client(server.address, "AF_UNIX", authkey=server.key) as conn:

@@ -1,4 +1,4 @@
-"""What preparing nodes make: what is shared is as new as its code, what each part costs is told, and so is
+"""What preparing nodes make: what is shared is as new as its code, the cost of each part is reported, and so is
 whose fault a failure is."""
 
 from __future__ import annotations

@@ -16,40 +16,40 @@ from harness.worker.commands import Listen, Load
 from harness.worker.process import WorkerProcess
 
 
-def test_every_thread_is_told_how_a_worker_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_thread_learns_how_a_worker_ended(monkeypatch: pytest.MonkeyPatch) -> None:
     """The system tells one of them only; here it takes its time to pass it on."""
     wait, reaped = os.waitpid, threading.Event()
 
     def slowly(pid: int, options: int) -> tuple[int, int]:
-        told = wait(pid, options)
-        if told[0]:
+        ended = wait(pid, options)
+        if ended[0]:
             reaped.set()
             time.sleep(0.3)
-        return told
+        return ended
 
     worker = WorkerProcess("board", Monitor())
-    told: list[str | None] = []
+    deaths: list[str | None] = []
 
     def ask() -> None:
         with pytest.raises(DeviceError) as error:
             worker.ask(Listen())
-        told.append(str(error.value))
+        deaths.append(str(error.value))
 
     try:
         worker.ask(Listen())
         monkeypatch.setattr(os, "waitpid", slowly)
         os.kill(worker.pid, signal.SIGKILL)
-        threads = [threading.Thread(target=lambda: told.append(worker.death())) for _ in range(4)]
-        for one in threads:
-            one.start()
+        threads = [threading.Thread(target=lambda: deaths.append(worker.death())) for _ in range(4)]
+        for thread in threads:
+            thread.start()
         assert reaped.wait(20)
         threads.append(threading.Thread(target=ask))
         threads[-1].start()
-        for one in threads:
-            one.join(20)
+        for thread in threads:
+            thread.join(20)
     finally:
         worker.close()
-    assert told == ["the worker on board was ended by SIGKILL (out of memory?)"] * 5
+    assert deaths == ["the worker on board was ended by SIGKILL (out of memory?)"] * 5
 
 
 def test_an_error_in_a_worker_names_the_files_in_which_it_arose(

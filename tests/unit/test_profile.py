@@ -151,8 +151,8 @@ def test_a_profile_is_read_as_it_was_written(folder: Path) -> None:
     assert path.parent == folder
     assert [one.name for one in folder.iterdir()] == ["cpu.onnxruntime.1.json"]
     assert read_profile(path) == load_profile("cpu") == load_profile(str(path)) == profile
-    told = json.loads(path.read_text())["lines"]["model"]
-    assert (told["fixed_s"], told["s_per_gmac"]) == pytest.approx((0.002, 0.05))
+    line = json.loads(path.read_text())["lines"]["model"]
+    assert (line["fixed_s"], line["s_per_gmac"]) == pytest.approx((0.002, 0.05))
 
 
 def test_threads_and_runtime_choose_among_the_profiles_of_a_device() -> None:
@@ -241,20 +241,20 @@ def test_devices_get_their_profile_and_link_and_others_stay_as_they_are() -> Non
 
     write_profile(made(link=Link(rate_mbps=16, rtt_ms=1)))
     write_profile(made(lambda gmacs: 3 * gmacs, name="pi1"))
-    told = {"rate_mbps": 8.0, "rtt_ms": 2.0}
+    measured = {"rate_mbps": 8.0, "rtt_ms": 2.0}
     pairs = [
         device("here", "cpu"),
-        device("pi1", "agent", link=told),
+        device("pi1", "agent", link=measured),
         device("pi2", "agent", serial="7"),
-        device("lab", "cpu", link=told),
+        device("lab", "cpu", link=measured),
     ]
     here, pi1, pi2, lab = profiled(*zip(*pairs, strict=True))
     assert here.details["profile"]["s_per_gmac"] == pytest.approx(0.05)
     assert link_of(here) == Link(rate_mbps=16, rtt_ms=1)
-    assert (pi1.details["profile"]["name"], link_of(pi1)) == ("pi1", Link(**told))
+    assert (pi1.details["profile"]["name"], link_of(pi1)) == ("pi1", Link(**measured))
     assert pi2 == pairs[2][1]
     assert link_of(pi2) is None
-    assert link_of(lab) == Link(**told)
+    assert link_of(lab) == Link(**measured)
     json.dumps([here.details, pi1.details])
 
 

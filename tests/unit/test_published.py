@@ -170,7 +170,7 @@ def test_the_models_that_are_not_built_here_are_there() -> None:
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "told"),
+    ("old", "new", "message"),
     [
         (
             "top1: 81.70",
@@ -196,13 +196,13 @@ def test_the_models_that_are_not_built_here_are_there() -> None:
         ("energy_scope: board", "energy_scope: 3", ":10: tables.1.rows.0.energy_scope: expected a text"),
     ],
 )
-def test_a_mistake_is_one_line_with_its_place(old: str, new: str, told: str, file: Path) -> None:
+def test_a_mistake_is_one_line_with_its_place(old: str, new: str, message: str, file: Path) -> None:
     assert old in GIVEN
     file.write_text(GIVEN.replace(old, new, 1))
     with pytest.raises(SuiteError) as error:
         published_tables(file)
     assert str(file) in str(error.value)
-    assert told in str(error.value)
+    assert message in str(error.value)
 
 
 def test_an_unknown_name_says_what_there_is(results: Path) -> None:

@@ -58,7 +58,7 @@ class Quiet:
     """A watcher."""
 
     def __getattr__(self, name):
-        return lambda *told: None
+        return lambda *arguments: None
 
 
 @pytest.fixture(scope="module")
@@ -100,7 +100,7 @@ def prepare(place, processes, hows, **limits):
     return {name[key]: failure for key, failure in failures.items()}
 
 
-def told(place, how, processes, rank=0):
+def outcome(place, how, processes, rank=0):
     return torch.load(place / f"{how}-{processes}" / f"{rank}.pt")
 
 
@@ -114,37 +114,39 @@ def ran(place):
 
 
 def test_two_processes_compute_what_one_does(ran):
-    one, two = told(ran.place, "plain", 1), told(ran.place, "plain", 2)
-    assert list(one["weights"]) == list(two["weights"])
-    for name, weights in one["weights"].items():
-        torch.testing.assert_close(two["weights"][name], weights, rtol=1e-4, atol=1e-6)
-    assert two["passes"] == one["passes"] == 3 * 81
-    for first, second in zip(one["history"], two["history"], strict=True):
+    alone, together = outcome(ran.place, "plain", 1), outcome(ran.place, "plain", 2)
+    assert list(alone["weights"]) == list(together["weights"])
+    for name, weights in alone["weights"].items():
+        torch.testing.assert_close(together["weights"][name], weights, rtol=1e-4, atol=1e-6)
+    assert together["passes"] == alone["passes"] == 3 * 81
+    for first, second in zip(alone["history"], together["history"], strict=True):
         assert second == pytest.approx(first, rel=1e-5)
-    assert two["top1"] == one["top1"]
+    assert together["top1"] == alone["top1"]
 
 
 def test_each_process_has_its_part_of_each_batch(ran):
-    assert told(ran.place, "plain", 1)["updates"] == 18
+    assert outcome(ran.place, "plain", 1)["updates"] == 18
     # of a last batch of one sample the first rank has none
-    assert [told(ran.place, "plain", 2, rank)["updates"] for rank in (0, 1)] == [15, 18]
+    assert [outcome(ran.place, "plain", 2, rank)["updates"] for rank in (0, 1)] == [15, 18]
 
 
 @pytest.mark.parametrize("how", ["plain", "noisy"])
 def test_all_ranks_end_with_the_same_weights(ran, how):
-    first, second = (told(ran.place, how, 2, rank) for rank in (0, 1))
+    first, second = (outcome(ran.place, how, 2, rank) for rank in (0, 1))
     for name, weights in first["weights"].items():
         assert torch.equal(second["weights"][name], weights), name
     assert second["history"] == first["history"]
 
 
 def test_a_last_batch_that_leaves_a_batch_norm_one_sample_is_left_out(ran):
-    assert [told(ran.place, "noisy", count)["passes"] for count in (1, 2)] == [3 * 83, 3 * 80]
+    assert [outcome(ran.place, "noisy", count)["passes"] for count in (1, 2)] == [3 * 83, 3 * 80]
 
 
 def test_dropout_differs_between_ranks(ran):
-    one, two = told(ran.place, "noisy", 1), told(ran.place, "noisy", 2)
-    assert not torch.allclose(two["weights"]["0.weight"], one["weights"]["0.weight"], rtol=1e-4, atol=1e-6)
+    alone, together = outcome(ran.place, "noisy", 1), outcome(ran.place, "noisy", 2)
+    assert not torch.allclose(
+        together["weights"]["0.weight"], alone["weights"]["0.weight"], rtol=1e-4, atol=1e-6
+    )
 
 
 def test_killed_and_resumed_is_bit_identical(ran):
@@ -156,7 +158,7 @@ def test_killed_and_resumed_is_bit_identical(ran):
         for rank in (0, 1)
     }
     assert len(digests) == 1
-    assert told(ran.place, "killed", 2)["updates"] == 5  # two epochs were in the checkpoint
+    assert outcome(ran.place, "killed", 2)["updates"] == 5  # two epochs were in the checkpoint
 
 
 def test_what_is_made_once_is_made_by_all_ranks_together_and_once(ran):
@@ -201,10 +203,10 @@ def test_shares_are_the_batch(n, count):
 
 def test_a_rank_that_hangs_up_and_lives_fails_the_node(place, monkeypatch):
     monkeypatch.setattr(Leader, "join", lambda self, port, device, threads, listening: os.close(listening))
-    told = Queue()
+    messages = Queue()
 
     def give_up(message):
-        told.put(message)
+        messages.put(message)
         threading.Event().wait()  # the process would end here
 
     nodes = plan_of(place, 2, ["plain"]).nodes.values()
@@ -212,7 +214,7 @@ def test_a_rank_that_hangs_up_and_lives_fails_the_node(place, monkeypatch):
     hangs_up = importlib.import_module("harness_ranked").hangs_up
     leader = Leader(Setup(place, processes=2, finish_s=0.0), give_up, hangs_up)
     with pytest.raises(CellError), leader.run_on_all(node):
-        message = told.get(timeout=60)
+        message = messages.get(timeout=60)
     for process in multiprocessing.active_children():
         process.kill()
     reason = "training process 2 of 2: its connection ended"
@@ -225,7 +227,7 @@ def test_each_rank_has_its_gpu():
     assert SINGLE_PROCESS.device("cuda:3") == "cuda:3"
 
 
-def test_ranks_at_different_places_are_told():
+def test_ranks_at_different_places_are_reported():
     ours, theirs = Pipe()
     ours.send_bytes(pickle.dumps(("an evaluation", 1)))
     ours.send_bytes(pickle.dumps(("an evaluation", 2)))

@@ -90,7 +90,7 @@ def test_people_see_gain_speed_and_why_a_figure_is_missing(format: str) -> None:
 def test_a_narrow_terminal_loses_columns_and_says_which(width: int) -> None:
     text = render(board(), "table", width=width)
     lost = re.search(r"Not shown, the terminal is too narrow: ([\s\S]*)\Z", text)
-    # what is lost is told, what is not lost is there
+    # The loss is reported, and the rest is there.
     lost_words = lost[1] if lost else ""
     for heading in ("Params", "MACs", "Peak", "p99"):
         assert (heading in text.split("──")[0]) != (heading in lost_words), heading
@@ -99,7 +99,7 @@ def test_a_narrow_terminal_loses_columns_and_says_which(width: int) -> None:
         assert max(map(len, text.splitlines())) <= width
 
 
-def test_chosen_columns_are_shown_in_their_order_whatever_the_width() -> None:
+def test_chosen_columns_are_shown_in_their_order_at_any_width() -> None:
     text = render(board(), "table", ["threads", "method", "energy_net_mj"], width=50)
     heading = next(line for line in text.splitlines() if "Threads" in line)
     assert heading.split() == ["Threads", "Method", "Net", "energy"]
@@ -247,14 +247,14 @@ def of_fleet(method: str = "split", seed: int = 0, **more: Any) -> Record:
 
 
 def test_a_fleets_columns_are_there_where_there_is_something_to_say() -> None:
-    told = leaderboard_of([of_fleet(), of_fleet(seed=1), record()])
-    rows = {row["method"]: row for row in told.tables[0].rows}
+    leaderboard = leaderboard_of([of_fleet(), of_fleet(seed=1), record()])
+    rows = {row["method"]: row for row in leaderboard.tables[0].rows}
     names = ("top1_drop1", "latency_no_input_p50_ms", "critical_path_ms", "over_bound", "accuracy_on")
     assert [rows["split"][name] for name in names] == [70.5, 2.5, 3.2, 1.25, "host"]
     assert all(rows["vit"][name] is None for name in names[:-1])
     assert rows["vit"].why["top1_drop1"] == "the suite does not ask for it (robustness: drop-1)"
     assert rows["vit"].why["over_bound"] == "one device: nothing is sent"
-    text = render(told, "table")
+    text = render(leaderboard, "table")
     assert "Without one" in text
     assert "p50 w/o input" in text
     assert "Without one" not in render(leaderboard_of([record()]), "table")

@@ -191,7 +191,7 @@ def test_junk_is_reported_and_never_raises(tmp_path_factory: pytest.TempPathFact
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "reason"),
     [
         (lambda c: c.update(seed=9), "checksum does not match"),
         (lambda c: c.pop("method"), "method: Field required"),
@@ -199,7 +199,7 @@ def test_junk_is_reported_and_never_raises(tmp_path_factory: pytest.TempPathFact
         (lambda c: c.update(status="great"), "status: Input should be"),
     ],
 )
-def test_a_changed_line_is_found(results: Results, change: Any, told: str) -> None:
+def test_a_changed_line_is_found(results: Results, change: Any, reason: str) -> None:
     results.append(record("a"))
     results.append(record("b"))
     first, second = lines(results)
@@ -209,7 +209,7 @@ def test_a_changed_line_is_found(results: Results, change: Any, told: str) -> No
     assert [r.cell_id for r in results.records()] == ["a"]
     (problem,) = results.validate()
     assert "records.jsonl:2: " in problem
-    assert told in problem
+    assert reason in problem
 
 
 def test_a_doubled_record_is_found(results: Results) -> None:
@@ -238,16 +238,16 @@ def test_a_full_disk_is_one_line_and_leaves_earlier_records_intact(results: Resu
 
 
 @pytest.mark.parametrize(
-    ("make", "told"),
+    ("make", "reason"),
     [
         (lambda path: None, "does not exist"),
         (lambda path: path.write_text("x"), "is not a folder"),
         (lambda path: path.mkdir(), "holds no records.jsonl"),
     ],
 )
-def test_what_is_no_results_folder_is_refused(tmp_path: Path, make: Any, told: str) -> None:
+def test_what_is_no_results_folder_is_refused(tmp_path: Path, make: Any, reason: str) -> None:
     make(tmp_path / "x")
-    with pytest.raises(SuiteError, match=told):
+    with pytest.raises(SuiteError, match=reason):
         Results(tmp_path / "x")
 
 

@@ -189,7 +189,7 @@ def test_one_that_cannot_even_be_killed_is_left(sampler, monkeypatch):
         made.close()
 
 
-def test_a_second_window_starts_anew(sampler):
+def test_a_second_window_starts_empty(sampler):
     made = sampler(("Clock", info()))
     _, _, end = sampled(made, 0.1)
     found, *_ = sampled(made, 0.1)

@@ -29,10 +29,10 @@ def refusal(tmp_path: Path) -> Any:
         path.write_bytes(text.encode() if isinstance(text, str) else text)
         with pytest.raises(SuiteError) as caught:
             read_yaml(path)
-        told = str(caught.value)
-        assert told.startswith(str(path))
-        assert len(told.splitlines()) == 1
-        return told.removeprefix(str(path))
+        message = str(caught.value)
+        assert message.startswith(str(path))
+        assert len(message.splitlines()) == 1
+        return message.removeprefix(str(path))
 
     return of
 
@@ -139,7 +139,7 @@ def test_a_copied_branch_stands_where_the_original_does(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
         ("a: 1\nb: 2\na: 3\n", ":3: a: written twice"),
         ("a:\n  - {b: 1,\n     b: 2}\n", ":3: a.0.b: written twice"),
@@ -169,12 +169,12 @@ def test_a_copied_branch_stands_where_the_original_does(tmp_path: Path) -> None:
     ],
     ids=lambda text: text[:30],
 )
-def test_a_mistake_is_told_with_its_line(refusal: Any, text: str, told: str) -> None:
-    assert refusal(text).startswith(told)
+def test_a_mistake_is_reported_with_its_line(refusal: Any, text: str, message: str) -> None:
+    assert refusal(text).startswith(message)
 
 
 @pytest.mark.parametrize(
-    ("content", "told"),
+    ("content", "message"),
     [
         (b"", ": is empty"),
         (b"# a\n", ": is empty"),
@@ -188,8 +188,8 @@ def test_a_mistake_is_told_with_its_line(refusal: Any, text: str, told: str) -> 
     ],
     ids=lambda content: str(content)[:30],
 )
-def test_a_file_that_is_no_suite(refusal: Any, content: bytes, told: str) -> None:
-    assert refusal(content).startswith(told)
+def test_a_file_that_is_no_suite(refusal: Any, content: bytes, message: str) -> None:
+    assert refusal(content).startswith(message)
 
 
 def test_no_file_and_a_directory(tmp_path: Path) -> None:

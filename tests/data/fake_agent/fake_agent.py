@@ -15,14 +15,14 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     for name in ("--host", "--port", "--frames-port", "--folder", "--ready-file"):
         parser.add_argument(name)
-    told = parser.parse_args()
-    with socket.create_server((told.host, int(told.port))) as server:
+    arguments = parser.parse_args()
+    with socket.create_server((arguments.host, int(arguments.port))) as server:
         host, port = server.getsockname()
-        with open(told.ready_file + ".new", "w") as file:
+        with open(arguments.ready_file + ".new", "w") as file:
             facts = {"cores": len(os.sched_getaffinity(0)), "omp": os.environ["OMP_NUM_THREADS"]}
             here = f"{host}:{port}"
             json.dump({"address": here, "frames": here, "pid": os.getpid(), **facts}, file)
-        os.replace(told.ready_file + ".new", told.ready_file)
+        os.replace(arguments.ready_file + ".new", arguments.ready_file)
         while True:
             threading.Thread(target=answer, args=(server.accept()[0],), daemon=True).start()
 

@@ -21,7 +21,7 @@ class FakeSession:
         if self.what.get("die_at") == self.calls:
             os.kill(os.getpid(), signal.SIGKILL)
         if self.what.get("raise_at") == self.calls:
-            raise RuntimeError("the fake session was told to fail")
+            raise RuntimeError("the fake session fails on demand")
         time.sleep(self.what.get("first_s", 0) if self.calls == 1 else self.what.get("sleep_s", 0))
         if self.what.get("counts"):
             return np.full_like(inputs[0], self.calls)

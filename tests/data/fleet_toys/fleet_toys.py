@@ -168,7 +168,7 @@ def open_meter(info):
 
 
 class Board(WorkerDevice):
-    """A process that is told to be another machine, with a clock of its own."""
+    """A process that poses as another machine, with a clock of its own."""
 
     def __init__(self, spec):
         own = tuple(replace(use, open="fleet_toys:open_meter") for use in spec.monitor.meters)

@@ -55,7 +55,7 @@ def build(ctx, params):
         nonlocal updates
         updates += 1
         with torch.no_grad():
-            told = taught(batch.inputs)
+            targets = taught(batch.inputs)
         mean = nn.functional.cross_entropy(module(batch.inputs), batch.labels)
         if updates == 15:  # in the third epoch
             if params.how == "raises" and rank == 1:
@@ -65,7 +65,7 @@ def build(ctx, params):
             if params.how == "killed" and rank == 0 and not (folder / "was").exists():
                 (folder / "was").touch()
                 os.kill(os.getpid(), signal.SIGKILL)
-        return mean + nn.functional.mse_loss(module(batch.inputs), told)
+        return mean + nn.functional.mse_loss(module(batch.inputs), targets)
 
     fitted = ctx.fit(module, loss=loss, data=data, validation=ctx.data.validation, name="own", epochs=3)
     if params.how == "strays" and rank == 1:
