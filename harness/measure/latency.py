@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from statistics import fmean, stdev
 from typing import TYPE_CHECKING
 
@@ -22,7 +23,7 @@ def latency_of(samples: Samples, preprocess_ms: float | None) -> Latency:
     return latency_summary(samples, preprocess_ms).model_copy(
         update={
             **_queue(samples),
-            "sustained": Sustained.model_validate(samples.sustained),
+            "sustained": Sustained.model_validate(asdict(samples.sustained) if samples.sustained else {}),
             "reference": dict(samples.trace.reference),
         }
     )

@@ -27,6 +27,7 @@ from harness.types.measuring import (
     Samples,
     Scenario,
     Stop,
+    SustainedLoad,
     WarmUp,
     Workload,
 )
@@ -63,6 +64,7 @@ __all__ = [
     "PartTrace",
     "Reading",
     "Stop",
+    "SustainedLoad",
     "WarmUp",
     "Answers",
     "Answer",

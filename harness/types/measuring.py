@@ -22,6 +22,7 @@ __all__ = [
     "Samples",
     "Scenario",
     "Stop",
+    "SustainedLoad",
     "WarmUp",
     "Workload",
 ]
@@ -137,6 +138,23 @@ class LatencyTrace:
 
 
 @dataclass(frozen=True, kw_only=True)
+class SustainedLoad:
+    """The end of the load that continued after the window, compared with the window (burst).
+
+    ``seconds``: length of that load; ``tail_s``: length of its end, whose figures these are: median latency in ms, its
+    ratio to the window's, images per second, and by meter mean watts (None where they are withheld).
+    """
+
+    seconds: float
+    tail_s: float
+    burst_p50_ms: float
+    p50_ms: float
+    slowdown: float
+    throughput_ips: float
+    power_gross_w: Mapping[str, float | None]
+
+
+@dataclass(frozen=True, kw_only=True)
 class PartTrace:
     """How a partition's parts fared in a window.
 
@@ -213,9 +231,9 @@ class Samples:
     batch: int
     target_qps: float | None = None
     cooled: bool = True
-    environment: Mapping[str, Any] = field(default_factory=dict)
+    environment: Mapping[str, float] = field(default_factory=dict)
     spans: Mapping[str, tuple[int, int]] = field(default_factory=dict)
-    sustained: Mapping[str, Any] = field(default_factory=dict)
+    sustained: SustainedLoad | None = None
     lasting_ns: NDArray[np.int64] | None = None
     parts: PartTrace = field(default_factory=PartTrace)
     here: DeviceReport = field(default_factory=DeviceReport)

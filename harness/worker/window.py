@@ -9,7 +9,6 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +18,7 @@ from harness.machine.energy.durations import LONGEST_IDLE_S, ROUNDS, Durations
 from harness.machine.energy.reading import Span, read_window
 from harness.machine.sampler import Sampled, Sampler
 from harness.machine.state import Window
-from harness.types import DeviceReport, LatencyTrace, Reading, WarmUp, Workload
+from harness.types import DeviceReport, LatencyTrace, Reading, SustainedLoad, WarmUp, Workload
 from harness.worker.loadgen.generate import generate
 from harness.worker.loadgen.loop import first_query, warm_up
 from harness.worker.loadgen.queries import Query, per_query
@@ -63,26 +62,23 @@ class Observed:
             return None
         return np.concatenate((self.lasting.latency_ns, self.tail.latency_ns))
 
-    def sustained(self, workload: Workload) -> dict[str, Any]:
-        """Compare burst (the window) and sustained (the last quarter of the load after it): ms, images/s, W.
-
-        Empty where the load did not continue.
-        """
+    def sustained(self, workload: Workload) -> SustainedLoad | None:
+        """Compare the window with the last quarter of the load after it; None where the load did not continue."""
         if self.lasting is None or self.tail is None:
-            return {}
+            return None
         images = len(self.tail.latency_ns) * per_query(workload)
         tail = self.spans["tail"]
         power = [read_window(meter, tail, None, None, images) for meter in series_of(self.sampled)]
         burst, lasting = (float(np.median(load.latency_ns)) / 1e6 for load in (self.trace, self.tail))
-        return {
-            "seconds": (self.lasting.window_ns + self.tail.window_ns) / 1e9,
-            "tail_s": self.tail.window_ns / 1e9,
-            "burst_p50_ms": burst,
-            "p50_ms": lasting,
-            "slowdown": lasting / burst,
-            "throughput_ips": images / (self.tail.window_ns / 1e9),
-            "power_gross_w": {reading.meter: reading.power_gross_w for reading in power},
-        }
+        return SustainedLoad(
+            seconds=(self.lasting.window_ns + self.tail.window_ns) / 1e9,
+            tail_s=self.tail.window_ns / 1e9,
+            burst_p50_ms=burst,
+            p50_ms=lasting,
+            slowdown=lasting / burst,
+            throughput_ips=images / (self.tail.window_ns / 1e9),
+            power_gross_w={reading.meter: reading.power_gross_w for reading in power},
+        )
 
 
 def observe(

@@ -201,12 +201,12 @@ def test_burst_and_sustained(sampler):
         calls = itertools.count()  # in warm-up and window less than 0.5 s of them, each of 1 ms or more
         seen = observe(tiring, batches(IMAGES, 1), warm, meter)
         figures = seen.sustained(warm)
-        if figures["power_gross_w"]["Counter"] is not None:
+        if figures.power_gross_w["Counter"] is not None:
             break
-    assert figures["seconds"] == pytest.approx(4.0, rel=0.2)
-    assert figures["slowdown"] > 1.5
-    assert figures["p50_ms"] == pytest.approx(figures["slowdown"] * figures["burst_p50_ms"])
-    assert figures["power_gross_w"]["Counter"] >= 0.9
+    assert figures.seconds == pytest.approx(4.0, rel=0.2)
+    assert figures.slowdown > 1.5
+    assert figures.p50_ms == pytest.approx(figures.slowdown * figures.burst_p50_ms)
+    assert figures.power_gross_w["Counter"] >= 0.9
     assert len(seen.lasting_ns()) > 100
 
 
