@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import traceback
 from collections.abc import Iterable
 
 __all__ = [
@@ -16,6 +17,7 @@ __all__ = [
     "UnknownEntry",
     "first_line",
     "nearest",
+    "source_files",
 ]
 
 
@@ -92,3 +94,12 @@ def first_line(error: BaseException, *, kind: bool = False) -> str:
     if not lines:
         return name
     return f"{name}: {lines[0]}" if kind else lines[0]
+
+
+def source_files(error: BaseException) -> tuple[str, ...]:
+    """Return the source files of the frames in which an error arose, outermost first.
+
+    Those of another process, where it arose there, come last (:class:`DeviceError`).
+    """
+    frames = tuple(frame.filename for frame in traceback.extract_tb(error.__traceback__))
+    return (*frames, *getattr(error, "files", ()))

@@ -9,14 +9,13 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import Distribution, EntryPoint, entry_points
 from pathlib import Path
-from traceback import extract_tb
 from types import ModuleType
 from typing import Any
 
 import pluggy
 
 from harness import hookspecs
-from harness.errors import PluginError, first_line, nearest
+from harness.errors import PluginError, first_line, nearest, source_files
 from harness.registry import Origin, Problem, Registered, Registry
 from harness.store.sources import distribution_files, imported_files, module_files, source_hash, versions_of
 from harness.types import (
@@ -139,8 +138,7 @@ class Plugins:
         The frames of an error in a worker are those that it names (:class:`~harness.errors.DeviceError`).
         """
         owners = {path: name for name, files in self._owned_files().items() for path in files}
-        frames = [frame.filename for frame in extract_tb(error.__traceback__)]
-        blamed = [owners[file] for file in (*frames, *getattr(error, "files", ())) if file in owners]
+        blamed = [owners[file] for file in source_files(error) if file in owners]
         return blamed[-1] if blamed else None
 
     def _owned_files(self) -> dict[str, set[str]]:

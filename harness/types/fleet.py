@@ -68,7 +68,8 @@ class Answer:
     """A peer's answer to the request for one part of a query. Times are durations on its own clock, in nanoseconds.
 
     ``queue_ns``: from the request's arrival at the device until the answer is ready, less ``compute_ns``.
-    Without ``output`` there is an ``error``. ``lost``: no more answers come from this peer.
+    Without ``output`` there is an ``error``; ``files`` are those of the frames in which it arose, outermost first,
+    as far as the peer states them. ``lost``: no more answers come from this peer.
     """
 
     peer: str
@@ -76,6 +77,7 @@ class Answer:
     part: str
     output: NDArray[np.float32] | None = None
     error: str = ""
+    files: tuple[str, ...] = ()
     lost: bool = False
     queue_ns: int = 0
     compute_ns: int = 0

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harness.data.splits import to_pixels
-from harness.errors import BoardLost, HarnessError
+from harness.errors import BoardLost, DeviceError, HarnessError
 from harness.types import IMAGE, Graph, GraphPart, PeerAddress, Session, Workload
 from harness.worker.frames import pack, size_of
 from harness.worker.links import REOPEN_S, Arrival, Links, device_of
@@ -251,13 +251,13 @@ class Collaboration:
         if query is not None and answer.error and not answer.part:  # of a request that was not understood
             for part in [name for name in query.sent if self.links.where(name) == answer.peer]:
                 query.sent.pop(part)
-                self._give_up(query, part, answer.error, lost=False)
+                self._give_up(query, part, answer.error, lost=False, files=answer.files)
             return None
         if query is None or answer.part not in query.sent or answer.part in query.values:
             return None  # too late: its query is over
         sent_ns, request_bytes = query.sent.pop(answer.part)
         if answer.output is None:
-            return self._give_up(query, answer.part, answer.error, lost=False)
+            return self._give_up(query, answer.part, answer.error, lost=False, files=answer.files)
         device_ns = answer.queue_ns + answer.compute_ns
         query.spent[f"compute:{answer.part}"] = answer.compute_ns
         query.spent[f"queue:{answer.part}"] = answer.queue_ns
@@ -284,12 +284,14 @@ class Collaboration:
             device = device_of(key)
             raise BoardLost(f"{device} does not answer any more: {why}", board=device)
 
-    def _give_up(self, query: QueryInFlight, part: str, why: str, lost: bool = True) -> None:
+    def _give_up(
+        self, query: QueryInFlight, part: str, why: str, lost: bool = True, files: tuple[str, ...] = ()
+    ) -> None:
         """Go on without a part: what its edges declare stands in, or the query ends unanswered.
 
         Raises:
             BoardLost: nothing may stand in, and the part's peer is ``lost``.
-            HarnessError: nothing may stand in, and the part failed.
+            DeviceError: nothing may stand in, and the part failed, in ``files``.
         """
         if query.done:
             return
@@ -297,7 +299,7 @@ class Collaboration:
             self._queries.clear()  # of no use to anyone: the measurement ends here
             device = device_of(self.links.where(part))
             message = f"part {part} on {device}: {why}"
-            raise BoardLost(message, board=device) if lost else HarnessError(message)
+            raise BoardLost(message, board=device) if lost else DeviceError(message, files=files)
         self.missed[part] = self.missed.get(part, 0) + 1
         try:
             self._stand_in(query, part)

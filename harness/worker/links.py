@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.errors import BoardLost, HarnessError
+from harness.errors import BoardLost, DeviceError, HarnessError
 from harness.types import Answer, Peer, PeerAddress
 from harness.worker.frames import pack
 
@@ -140,7 +140,7 @@ class Links:
         Raises:
             BoardLost: the peer does not answer within ``limit_s``, or another peer is lost meanwhile and
                 ``others_may_be_lost`` is false.
-            HarnessError: the peer answers with an error.
+            DeviceError: the peer answers with an error.
         """
         number = self.next_number()
         device = device_of(key)
@@ -161,7 +161,7 @@ class Links:
             why = str(error) or f"no answer within {limit_s:g} s"
             raise BoardLost(f"{device} does not answer: {why}", board=device) from None
         if answer.error:
-            raise HarnessError(f"{device}: {answer.error}")
+            raise DeviceError(f"{device}: {answer.error}", files=answer.files)
         return answer
 
     def keep(self, parts: Iterable[str], inputs: Sequence[NDArray[Any]], *, others_may_be_lost: bool) -> None:

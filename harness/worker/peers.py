@@ -12,7 +12,7 @@ from multiprocessing import AuthenticationError
 from multiprocessing.connection import Client, Connection, Listener, answer_challenge, deliver_challenge
 from typing import Any
 
-from harness.errors import BoardLost, HarnessError, first_line
+from harness.errors import BoardLost, HarnessError, first_line, source_files
 from harness.types import Answer, Answers, Peer
 from harness.worker.frames import FrameError, pack, size_of, unpack
 
@@ -95,7 +95,7 @@ class Server:
         except BoardLost as error:
             return pack({**about, "error": _line(error), "lost": error.board})
         except Exception as error:  # noqa: BLE001 - a runtime may raise anything; the central node reports it
-            return pack({**about, "error": _line(error)})
+            return pack({**about, "error": _line(error), "files": _files(error)})
 
 
 def _about(header: Mapping[str, Any]) -> dict[str, Any]:
@@ -112,6 +112,11 @@ def _number(id: Any) -> int | None:
 def _line(error: BaseException) -> str:
     """Return one line that says what failed."""
     return first_line(error, kind=not isinstance(error, HarnessError))[:2000]
+
+
+def _files(error: BaseException) -> list[str]:
+    """Return the innermost files in which an error arose: as many as a header certainly has room for."""
+    return [file for file in source_files(error) if len(file) < 1000 and file.isascii()][-20:]
 
 
 def _echo(header: Mapping[str, Any]) -> tuple[dict[str, Any], Sequence[Any]]:
@@ -163,10 +168,15 @@ def answer_of(device: str, frame: bytes | memoryview) -> Answer:
         part=str(header.get("part", "")),
         output=tensors[0] if tensors else None,
         error=str(header.get("error", "")),
+        files=_strings(header.get("files")),
         queue_ns=_count(header.get("queue_ns")),
         compute_ns=_count(header.get("compute_ns")),
         received_bytes=size_of([frame]),
     )
+
+
+def _strings(value: Any) -> tuple[str, ...]:
+    return tuple(str(item) for item in value) if isinstance(value, list) else ()
 
 
 def _count(value: Any) -> int:

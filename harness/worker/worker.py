@@ -11,7 +11,6 @@ import pkgutil
 import sys
 import threading
 import time
-import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -21,7 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.errors import BoardLost, HarnessError, first_line
+from harness.errors import BoardLost, HarnessError, first_line, source_files
 from harness.machine import memory
 from harness.machine.sampler import Sampler
 from harness.processes import die_with_parent
@@ -89,16 +88,11 @@ def _reply(worker: Worker, command: Command[Any]) -> Reply:
     except BoardLost as error:
         return Lost(error.board, str(error))
     except HarnessError as error:
-        return Failed(str(error), _files(error))
+        return Failed(str(error), source_files(error))
     except MemoryError:
         return Failed("out of memory")
     except Exception as error:  # noqa: BLE001 - a runtime may raise anything; the parent decides
-        return Failed(first_line(error, kind=True), _files(error))
-
-
-def _files(error: BaseException) -> tuple[str, ...]:
-    """Return the source files of the frames in which an error arose, outermost first."""
-    return tuple(frame.filename for frame in traceback.extract_tb(error.__traceback__))
+        return Failed(first_line(error, kind=True), source_files(error))
 
 
 class Worker:

@@ -5,12 +5,16 @@ from __future__ import annotations
 import socket
 from multiprocessing import AuthenticationError
 from multiprocessing.connection import Client, Connection
+from typing import NoReturn
 
 import numpy as np
 import pytest
 
+from harness.errors import DeviceError
+from harness.types import PeerAddress
 from harness.worker.frames import pack, unpack
-from harness.worker.peers import Server
+from harness.worker.links import Links
+from harness.worker.peers import LOCAL, Server
 
 WAIT_S = 60
 
@@ -61,3 +65,15 @@ def test_without_a_thread_for_it_one_is_turned_away_and_the_next_is_not(
         assert one.recv(4) == b""
     with Client(server.address, "AF_UNIX", authkey=server.key) as conn:
         np.testing.assert_array_equal(asked(conn), [2, 2, 2])
+
+
+def test_an_error_at_a_peer_keeps_the_files_in_which_it_arose() -> None:
+    def fail(header: object, tensors: object) -> NoReturn:
+        raise ValueError("no")
+
+    failing = Server(fail)
+    details = {"address": failing.address, "key": failing.key.hex(), "device": "pi"}
+    links = Links({"a": PeerAddress(device="pi", open=LOCAL, details=details)})
+    with pytest.raises(DeviceError, match="pi: ValueError: no") as error:
+        links.exchange(links.where("a"), {"op": "run"}, [])
+    assert error.value.files[-1] == __file__
