@@ -127,8 +127,8 @@ def describe(params: CsvParams) -> Iterable[MeterInfo | Unavailable]:
     return (info,)
 
 
-def open_log(info: MeterInfo) -> CsvLog:
-    return CsvLog(info)
+def open_log(info: MeterInfo, block: int = BLOCK) -> CsvLog:
+    return CsvLog(info, block)
 
 
 class _NotYetError(OSError):
@@ -138,7 +138,8 @@ class _NotYetError(OSError):
 class CsvLog:
     """A :class:`~harness.types.Log`. Its times are moved to the monotonic clock by the wall clock, or by the load's step."""
 
-    def __init__(self, info: MeterInfo) -> None:
+    def __init__(self, info: MeterInfo, block: int = BLOCK) -> None:
+        self._block = block
         self._choice = CsvParams(**info.details)
         self._averaging_s = info.averaging_s
         self._path = str(Path(self._choice.path).expanduser())
@@ -263,7 +264,7 @@ class CsvLog:
             end, rest = os.fstat(file.fileno()).st_size, b""
             newest = True
             while end > 0:
-                begin = max(0, end - BLOCK)
+                begin = max(0, end - self._block)
                 block = os.pread(file.fileno(), end - begin, begin) + rest
                 lines = block.split(b"\n")
                 rest = lines.pop(0) if begin else b""
@@ -276,7 +277,9 @@ class CsvLog:
 
     @cached_property
     def _layout(self) -> Layout:
-        heads = [os.pread(file.fileno(), BLOCK, 0).split(b"\n")[:-1][:HEAD_LINES] for file in self._files]
+        heads = [
+            os.pread(file.fileno(), self._block, 0).split(b"\n")[:-1][:HEAD_LINES] for file in self._files
+        ]
         head = next(filter(None, heads))  # a line was read: one has it
         try:
             return find_layout([_text(line) for line in head], self._choice.time, self._choice.power)

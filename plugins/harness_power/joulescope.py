@@ -94,15 +94,22 @@ def _info(params: JoulescopeParams, serial: str, name: str, hertz: int) -> Meter
     )
 
 
-def open_meter(info: MeterInfo) -> JoulescopeLog:
-    return JoulescopeLog(info.name, info.details["serial"], info.details["hertz"])
+def open_meter(info: MeterInfo, first_s: float = FIRST_S, late_s: float = LATE_S) -> JoulescopeLog:
+    return JoulescopeLog(info.name, info.details["serial"], info.details["hertz"], first_s, late_s)
 
 
 class JoulescopeLog:
-    """A ``Log`` of joules. The driver's thread brings a statistic some ten times a second, and its running sum."""
+    """A :class:`~harness.types.Log` of joules. The driver's thread gives its running sum some ten times a second.
 
-    def __init__(self, name: str, serial: str, hertz: int) -> None:
+    A reading must come within ``first_s`` after opening, and within ``late_s`` after a span to be fetched.
+    """
+
+    def __init__(
+        self, name: str, serial: str, hertz: int, first_s: float = FIRST_S, late_s: float = LATE_S
+    ) -> None:
         import joulescope
+
+        self._late_s = late_s
 
         self._name, self._serial = name, serial
         self._stream = Stream(name)
@@ -126,7 +133,7 @@ class JoulescopeLog:
             if js110:
                 self._device.parameter_set("i_range", "auto")
                 self._device.parameter_set("v_range", "15V")
-            self._stream.wait(0, FIRST_S + 2 / hertz)
+            self._stream.wait(0, first_s + 2 / hertz)
         except RuntimeError as error:
             raise OSError(f"{name}: {error}") from None
         except OSError:
@@ -134,7 +141,7 @@ class JoulescopeLog:
             raise
 
     def fetch(self, begin_ns: int, end_ns: int, load: tuple[int, int]) -> Sequence[tuple[int, float]]:
-        self._stream.wait(end_ns, LATE_S)
+        self._stream.wait(end_ns, self._late_s)
         return self._stream.window(begin_ns, end_ns)
 
     def close(self) -> None:

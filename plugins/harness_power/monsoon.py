@@ -94,18 +94,18 @@ def _info(params: MonsoonParams, serial: str, name: str) -> MeterInfo:
     )
 
 
-def open_meter(info: MeterInfo) -> HvpmLog:
-    return HvpmLog(info.name, info.details["serial"], info.details["vout"])
+def open_meter(info: MeterInfo, first_s: float = FIRST_S) -> HvpmLog:
+    return HvpmLog(info.name, info.details["serial"], info.details["vout"], first_s)
 
 
 class HvpmLog:
-    """A ``Log`` of watts: the main channel's current times its voltage.
+    """A :class:`~harness.types.Log` of watts: the main channel's current times its voltage.
 
-    A thread runs the package's engine, which asks the monitor for one packet after the other; between two
-    packets, what it has worked out is taken over. The output stays on when it is closed.
+    A thread runs the package's engine, which asks the monitor for one packet after the other. Its readings are taken
+    over between two packets; the first must come within ``first_s``. The output stays on when it is closed.
     """
 
-    def __init__(self, name: str, serial: str, vout: float) -> None:
+    def __init__(self, name: str, serial: str, vout: float, first_s: float = FIRST_S) -> None:
         from Monsoon import Operations, pmapi, sampleEngine
 
         self._name = name
@@ -127,7 +127,7 @@ class HvpmLog:
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
         try:
-            self._check(vout)
+            self._check(vout, first_s)
         except BaseException:
             self.close()
             raise
@@ -154,9 +154,9 @@ class HvpmLog:
         self._thread.join(LATE_S)
         self._monitor.stopSampling()
 
-    def _check(self, vout: float) -> None:
+    def _check(self, vout: float, first_s: float) -> None:
         """Check the output's voltage, which is never changed while a board runs."""
-        self._stream.wait(0, FIRST_S)
+        self._stream.wait(0, first_s)
         volts = self._volts
         if volts < OFF_V:
             self._halt()

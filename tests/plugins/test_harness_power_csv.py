@@ -16,7 +16,7 @@ from pydantic import ValidationError
 
 from harness.types import MeterInfo, Unavailable
 from harness_power.csv_lines import find_layout, moment, reading
-from harness_power.csv_log import ENTRY, CsvLog, CsvParams, describe, open_log
+from harness_power.csv_log import BLOCK, ENTRY, CsvLog, CsvParams, describe, open_log
 
 PERIOD = 0.01
 
@@ -55,10 +55,10 @@ def params(path, **more):
     return CsvParams(**{"path": str(path), "scope": "board", "period": PERIOD, "lag": 0.3} | more)
 
 
-def opened(path, **more) -> CsvLog:
+def opened(path, block=BLOCK, **more) -> CsvLog:
     """As the sampler does: what describes the meter went through JSON."""
     (info,) = describe(params(path, host="elsewhere", **more))
-    return open_log(MeterInfo(**json.loads(json.dumps(asdict(info)))))
+    return open_log(MeterInfo(**json.loads(json.dumps(asdict(info)))), block)
 
 
 def lines(seconds, watts, header="time,watt"):
@@ -316,11 +316,10 @@ def test_only_the_end_of_a_large_file_is_read(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(("count", "block"), [(10_000, 64), (9_999, 64), (9_998, 16)])
-def test_blocks_lose_no_line(tmp_path, count, block, monkeypatch):
-    monkeypatch.setattr("harness_power.csv_log.BLOCK", block)
+def test_blocks_lose_no_line(tmp_path, count, block):
     path = tmp_path / "log.csv"
     path.write_text(lines(past(count), np.arange(float(count))))
-    samples = fetched(opened(path), 60.0, 2.0)[2]
+    samples = fetched(opened(path, block), 60.0, 2.0)[2]
     assert np.all(np.diff([watts for _, watts in samples]) == 1)
     assert len(samples) > 5700
 

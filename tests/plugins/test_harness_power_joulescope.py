@@ -19,7 +19,7 @@ import pytest
 from pydantic import ValidationError
 
 from harness.types import MeterInfo, Unavailable
-from harness_power.joulescope import ENTRY, Clock, JoulescopeParams, describe, open_meter
+from harness_power.joulescope import ENTRY, FIRST_S, LATE_S, Clock, JoulescopeParams, describe, open_meter
 
 backend = pytest.importorskip("joulescope.v1.driver")
 bindings = pytest.importorskip("pyjoulescope_driver")
@@ -141,9 +141,9 @@ def plugged(monkeypatch, tmp_path):
     return plug
 
 
-def opened(**params):
+def opened(first_s=FIRST_S, late_s=LATE_S, **params):
     (info,) = describe(JoulescopeParams(**params))
-    return open_meter(MeterInfo(**json.loads(json.dumps(asdict(info)))))
+    return open_meter(MeterInfo(**json.loads(json.dumps(asdict(info)))), first_s, late_s)
 
 
 def test_joules_of_a_load(plugged):
@@ -213,18 +213,16 @@ def test_one_that_the_driver_does_not_find(plugged):
         opened()
 
 
-def test_one_that_says_nothing_is_given_up_and_closed(plugged, monkeypatch):
-    monkeypatch.setattr("harness_power.joulescope.FIRST_S", 0.1)
+def test_one_that_says_nothing_is_given_up_and_closed(plugged):
     driver = plugged("u/js220/001234", silent=True)
     with pytest.raises(OSError, match="no reading came"):
-        opened()
+        opened(first_s=0.1)
     assert driver.closed == ["u/js220/001234"]
 
 
-def test_one_that_falls_silent_is_an_error(plugged, monkeypatch):
-    monkeypatch.setattr("harness_power.joulescope.LATE_S", 0.2)
+def test_one_that_falls_silent_is_an_error(plugged):
     driver = plugged("u/js220/001234")
-    log = opened()
+    log = opened(late_s=0.2)
     driver.subscribed.clear()
     for thread in driver.threads:
         thread.join()

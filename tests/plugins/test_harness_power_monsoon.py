@@ -18,7 +18,7 @@ import pytest
 from pydantic import ValidationError
 
 from harness.types import MeterInfo, Unavailable
-from harness_power.monsoon import ENTRY, MonsoonParams, describe, open_meter
+from harness_power.monsoon import ENTRY, FIRST_S, MonsoonParams, describe, open_meter
 
 pytest.importorskip("Monsoon.sampleEngine")
 usb = pytest.importorskip("usb.core")
@@ -224,9 +224,9 @@ def plugged(monkeypatch, tmp_path):
     return plug
 
 
-def opened(**more):
+def opened(first_s=FIRST_S, **more):
     (info,) = describe(MonsoonParams(**{"vout": VOLTS} | more))
-    return open_meter(MeterInfo(**json.loads(json.dumps(asdict(info)))))
+    return open_meter(MeterInfo(**json.loads(json.dumps(asdict(info)))), first_s)
 
 
 def at(seconds):
@@ -314,11 +314,10 @@ def test_one_that_is_pulled_out_ends_with_the_reason(plugged):
         log.fetch(at(0.2), at(0.8), (0, 1))
 
 
-def test_one_that_never_calibrates_is_given_up(plugged, monkeypatch):
-    monkeypatch.setattr("harness_power.monsoon.FIRST_S", 0.3)
+def test_one_that_never_calibrates_is_given_up(plugged):
     plugged(calibrates=False)
     with pytest.raises(OSError, match=r"no reading came for 0\.3 s"):
-        opened()
+        opened(first_s=0.3)
 
 
 def test_lost_readings_are_not_passed_over(plugged):
