@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from harness.data.choice import SPLIT_SEED, effective_info
-from harness.data.splits import ImageSplit, StoredImages
+from harness.data.splits import KEEP_BYTES, ImageSplit, StoredImages
 from harness.errors import SuiteError
 from harness.types import DataInfo, DatasetEntry, Params
 from harness.types.data import DataChoice
@@ -30,8 +30,12 @@ class OpenedData:
     test: ImageSplit
 
 
-def open_data(entry: DatasetEntry, params: Params, choice: DataChoice) -> OpenedData:
+def open_data(
+    entry: DatasetEntry, params: Params, choice: DataChoice, *, keep_bytes: int = KEEP_BYTES
+) -> OpenedData:
     """Load a data set and return its splits. ``info.sizes`` counts all three.
+
+    A stored split of up to ``keep_bytes`` stays in memory after decoding.
 
     Raises:
         SuiteError: the data is absent or cannot be read.
@@ -45,7 +49,10 @@ def open_data(entry: DatasetEntry, params: Params, choice: DataChoice) -> Opened
     new_label = np.full(stored.classes, -1, np.int64)
     new_label[list(classes)] = np.arange(len(classes))
 
-    images = {split: _images(entry, params, split, stored, info.shape, choice) for split in ("train", "test")}
+    images = {
+        split: _images(entry, params, split, stored, info.shape, choice, keep_bytes)
+        for split in ("train", "test")
+    }
     train, validation = pick_train(
         images["train"].labels, classes, choice.validation, choice.shots, stored.class_names
     )
@@ -78,9 +85,11 @@ def _images(
     stored: DataInfo,
     shape: tuple[int, int, int],
     choice: DataChoice,
+    keep_bytes: int,
 ) -> StoredImages:
+    """Return a stored split, which is loaded unless this process remembers it."""
     interpolation = choice.interpolation if choice.image_size is not None else None
-    key = (entry, params.model_dump_json(), stored.fingerprint, split, shape, interpolation)
+    key = (entry, params.model_dump_json(), stored.fingerprint, split, shape, interpolation, keep_bytes)
     images = _remembered.pop(key, None)
     if images is None:
         dataset = entry.load(params, split)
@@ -91,7 +100,7 @@ def _images(
                 f"{stored.name} {split}: image {wrong[0]} has label {labels[wrong[0]]}; "
                 f"allowed: 0 to {stored.classes - 1}"
             )
-        images = StoredImages(dataset, f"{stored.name} {split}", shape, interpolation)
+        images = StoredImages(dataset, f"{stored.name} {split}", shape, interpolation, keep_bytes=keep_bytes)
     _remembered[key] = images
     for oldest in list(_remembered)[:-REMEMBER]:
         del _remembered[oldest]

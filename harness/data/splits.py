@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 __all__ = [
     "ArraySplit",
     "ImageSplit",
+    "KEEP_BYTES",
     "PARITY_SAMPLES",
     "StoredImages",
     "normalise",
@@ -33,13 +34,19 @@ KEEP_BYTES = 512 * 2**20
 
 
 class StoredImages:
-    """A stored split whose images are decoded and resized. A small split stays in memory after decoding.
+    """A stored split whose images are decoded and resized. A split of up to ``keep_bytes`` stays in memory after decoding.
 
     ``shape`` is (channels, height, width). Without ``interpolation`` no image is resized.
     """
 
     def __init__(
-        self, dataset: Dataset, name: str, shape: tuple[int, int, int], interpolation: str | None
+        self,
+        dataset: Dataset,
+        name: str,
+        shape: tuple[int, int, int],
+        interpolation: str | None,
+        *,
+        keep_bytes: int = KEEP_BYTES,
     ) -> None:
         self.labels = dataset.labels
         self._dataset = dataset
@@ -49,7 +56,7 @@ class StoredImages:
         self._shape = (self._height, self._width, channels)
         self._resize = interpolation
         self._kept: NDArray[np.uint8] | None = None
-        if len(dataset) * int(np.prod(self._shape)) <= KEEP_BYTES:
+        if len(dataset) * int(np.prod(self._shape)) <= keep_bytes:
             self._kept = np.zeros((len(dataset), *self._shape), np.uint8)
         self._decoded = np.zeros(len(dataset), bool)
 

@@ -218,7 +218,7 @@ class CropFlip:
         self._flip = (torch.rand(samples, generator=generator) < 0.5).to(device)
 
     def __call__(self, inputs: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
-        """``inputs`` [n, C, H, W], the samples' positions ``index`` [n] -> [n, C, H, W].
+        """Return ``inputs`` [n, C, H, W] cropped and flipped. ``index`` [n] are the samples' positions in the split.
 
         Raises:
             ValueError: not images, or images too small to mirror 4 pixels.

@@ -1,4 +1,4 @@
-"""What a method may use of the harness."""
+"""The part of the harness that a method uses, and the results of its trainings and evaluations."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ __all__ = ["Context", "Evaluation", "FitResult"]
 
 @dataclass(frozen=True, kw_only=True)
 class FitResult:
-    """What a training did. ``history`` has one mapping per epoch (loss, lr, validation top1 ...)."""
+    """The cost and the course of a training. ``history`` has one mapping per epoch (loss, lr, validation top1 ...)."""
 
     image_passes: int
     train_macs: int
@@ -32,7 +32,7 @@ class FitResult:
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
-    """``logits`` float32 [n, classes]; ``top1`` and ``top5`` in percent."""
+    """The answers of a module on ``n`` samples: ``logits`` float32 [n, classes], ``top1`` and ``top5`` in percent."""
 
     logits: NDArray[np.float32]
     top1: float
@@ -41,11 +41,11 @@ class Evaluation:
 
 
 class Context(Protocol):
-    """All that a builder, compressor or partitioner gets of the harness."""
+    """The harness as builders, compressors and partitioners see it."""
 
     @property
     def data(self) -> Data:
-        """The method's data set, loaded on first use."""
+        """Return the method's data set, loaded on first use."""
         ...
 
     seed: int
@@ -67,21 +67,21 @@ class Context(Protocol):
         ``loss(module, batch)`` returns a scalar; ``batch`` has ``inputs`` [n, ...], ``labels`` [n]
         and ``index`` [n], the samples' positions in ``data`` (to look up cached teacher outputs).
         Under mixup or cutmix ``labels`` are float32 [n, classes], which torch's ``cross_entropy`` takes
-        too; ``**harness.methods.NO_AUGMENTATION`` switches all augmentation off.
-        The default is cross-entropy with the recipe's label smoothing. Parameters with
-        ``requires_grad=False`` are left alone. Resumes from ``workdir`` after a kill; ``name`` must
-        differ between the fits of one step.
+        too. ``**harness.methods.NO_AUGMENTATION`` switches all augmentation off.
+        The default loss is cross-entropy with the recipe's label smoothing. Parameters with
+        ``requires_grad=False`` do not change. A training that was killed resumes from ``workdir``. ``name``
+        must differ between the fits of one step.
         """
         ...
 
     def evaluate(self, module: torch.nn.Module, data: Split | None = None) -> Evaluation:
-        """Run ``module`` over a split (the validation split by default; test data is not for methods)."""
+        """Evaluate ``module`` on a split, by default the validation split. Test data is not for methods."""
         ...
 
     def once(self, key: str, fn: Callable[[], Model]) -> Model:
-        """``fn()``, computed once for all steps that share data, recipe, seed, plugin, its code and ``key``."""
+        """Return ``fn()``, computed once for all steps that share data, recipe, seed, plugin, its code and ``key``."""
         ...
 
     def progress(self, text: str, fraction: float | None = None) -> None:
-        """Tell a person watching what happens now."""
+        """Show the user what happens now."""
         ...

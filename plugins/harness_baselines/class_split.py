@@ -123,12 +123,12 @@ class Probe(nn.Module):
 
 
 def averaged_softmax(*, groups: Sequence[Sequence[int]]) -> nn.Module:
-    """Factory of :class:`AveragedSoftmax`."""
+    """Return a new :class:`AveragedSoftmax`."""
     return AveragedSoftmax(groups)
 
 
 def probe(*, features: int, classes: int) -> nn.Module:
-    """Factory of :class:`Probe`; ``features`` are those of all sub-models together."""
+    """Return a new :class:`Probe`; ``features`` are those of all sub-models together."""
     return Probe(features, classes)
 
 

@@ -155,5 +155,5 @@ class Perceptron(nn.Module):
 
 
 def perceptron(*, features: int, hidden: int, classes: int) -> nn.Module:
-    """Factory of :class:`Perceptron`; ``features`` are those of all sub-models together."""
+    """Return a new :class:`Perceptron`; ``features`` are those of all sub-models together."""
     return Perceptron(features, hidden, classes)

@@ -79,7 +79,7 @@ class Mean(nn.Module):
 
 
 def mean() -> nn.Module:
-    """Factory of :class:`Mean`."""
+    """Return a new :class:`Mean`."""
     return Mean()
 
 

@@ -41,5 +41,5 @@ class VGG(nn.Module):
 def vgg(
     *, image_size: Sequence[int], channels: int, classes: int, stages: Sequence[Sequence[int]]
 ) -> nn.Module:
-    """Factory of :class:`VGG`. ``image_size`` changes no weight; counting needs it in the spec."""
+    """Return a new :class:`VGG`. ``image_size`` changes no weight; counting needs it in the spec."""
     return VGG(channels, classes, stages)

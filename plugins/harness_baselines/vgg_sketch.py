@@ -55,7 +55,7 @@ class VGGShape:
 
     @property
     def dim(self) -> int:
-        """Features that the head reads."""
+        """Return the number of features that the head reads."""
         return self.stages[-1][-1]
 
     def params(self) -> int:

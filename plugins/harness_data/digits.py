@@ -1,7 +1,7 @@
 """scikit-learn's handwritten digits: 1,797 grey images of 8 x 8 pixels, embedded in the package.
 
 The test part of the UCI set "Optical Recognition of Handwritten Digits" (Alpaydin, Kaynak 1998). It has
-no split of its own; this one is stratified and fixed: 1,437 for training, 360 for testing.
+no split of its own. This one is stratified and fixed: 1,437 images for training, 360 for testing.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ __all__ = ["Digits", "describe", "load"]
 
 SPLIT_SEED = 8
 TEST_PER_CLASS = (36, 36, 35, 37, 36, 37, 36, 36, 35, 36)
-"""A fifth of each class, rounded; digit 5 has the one that is left over."""
+"""A fifth of each class, rounded. Digit 5 gets the image that is left over."""
 
-# mean and std are those of the training pixels, the fingerprint is over labels and pixels: tests compare
+# Mean and std are those of the training pixels. The fingerprint covers labels and pixels. Tests compare all three.
 INFO = DataInfo(
     name="digits",
     shape=(1, 8, 8),
@@ -35,7 +35,7 @@ INFO = DataInfo(
 
 
 class Digits:
-    """One split, in the order of the stored set."""
+    """The images of one split, in the order of the stored set."""
 
     def __init__(self, images: NDArray[np.uint8], labels: NDArray[np.int64]) -> None:
         self._images = images
@@ -50,19 +50,21 @@ class Digits:
 
 
 def describe(params: Params) -> DataInfo:
+    """Return the static facts of the digits."""
     return INFO
 
 
 def load(params: Params, split: str) -> Digits:
+    """Load one split, "train" or "test"."""
     from sklearn.datasets import load_digits
 
-    found = load_digits()
-    labels = found.target.astype(np.int64)
+    stored = load_digits()
+    labels = stored.target.astype(np.int64)
     test = np.zeros(len(labels), bool)
     for label, count in enumerate(TEST_PER_CLASS):
         # RandomState's stream is frozen for good, so the split is the same with any numpy
         order = np.random.RandomState([SPLIT_SEED, label]).permutation(np.flatnonzero(labels == label))
         test[order[:count]] = True
     chosen = test if split == "test" else ~test
-    pixels = np.rint(found.images * (255 / 16)).astype(np.uint8)[..., None]
+    pixels = np.rint(stored.images * (255 / 16)).astype(np.uint8)[..., None]
     return Digits(pixels[chosen], labels[chosen])

@@ -1,7 +1,7 @@
 """Data sets of the Hugging Face hub that are in its local cache, and folders laid out like one.
 
-Nothing is ever downloaded here: data that is not in the cache (``HF_HOME``) is said to be missing, with
-the command that fetches it once.
+This module downloads nothing. Data that is not in the cache (``HF_HOME``) is reported as missing, with the
+command that fetches it once.
 """
 
 from __future__ import annotations
@@ -38,10 +38,10 @@ class HuggingFaceParams(ColumnParams):
 
 
 def describe(params: HuggingFaceParams) -> DataInfo:
-    """Facts of the data; where it is not here, what the suite says of it, and ``missing``.
+    """Return the facts of the data. If it is not here, they are what the suite says of it, and ``missing``.
 
     Raises:
-        SuiteError: what is here cannot be read, or has no such configuration, split or column.
+        SuiteError: the data is here and cannot be read, or has no such configuration, split or column.
     """
     try:
         folder = _folder(params)
@@ -70,7 +70,11 @@ def describe(params: HuggingFaceParams) -> DataInfo:
 
 
 def load(params: HuggingFaceParams, split: str) -> Dataset:
-    """One split, "train" or "test"; raises :class:`SuiteError` naming what is missing or wrong."""
+    """Load one split, "train" or "test".
+
+    Raises:
+        SuiteError: the data is missing, or a part of it cannot be read.
+    """
     folder = _folder(params)
     if params.path is not None:
         return parquet.load_files(params, _files(params, folder), split)
@@ -87,11 +91,11 @@ def _name(params: HuggingFaceParams) -> str:
 
 
 class _Missing(SuiteError):
-    """The data is not here; says what to do."""
+    """The data is not here. The message says what to do."""
 
 
 def _folder(params: HuggingFaceParams) -> Path:
-    """``path`` if given, else the folder that ``repo`` names, else its snapshot in the hub's cache."""
+    """Return ``path`` if given, else the folder that ``repo`` names, else its snapshot in the hub's cache."""
     lacking = absent("pyarrow", "PIL")
     if lacking is not None:
         raise _Missing(lacking)
@@ -122,7 +126,7 @@ def _snapshot(repo: str, revision: str | None) -> Path:
 
 
 def _version(folder: Path) -> str:
-    """The commit of a snapshot in the hub's cache; for any other folder, a hash of its listing."""
+    """Return the commit of a snapshot in the hub's cache, or for any other folder a hash of its listing."""
     if folder.parent.name == "snapshots":
         return folder.name
     return listing_hash(folder, sorted(path for path in folder.rglob("*") if path.is_file()))
@@ -143,7 +147,7 @@ def _channels(params: HuggingFaceParams) -> int | None:
 
 
 class _Table:
-    """A split as the ``datasets`` library reads it, images left encoded."""
+    """A split as the ``datasets`` library reads it. The images stay encoded."""
 
     def __init__(self, params: HuggingFaceParams, folder: Path, split: str) -> None:
         import datasets
@@ -169,17 +173,20 @@ class _Table:
         self.values = self._labels(table)
 
     def _labels(self, table: Any) -> NDArray[Any]:
-        found = list(table[self.label_column])
-        empty = next((row for row, value in enumerate(found) if value is None), None)
+        labels = list(table[self.label_column])
+        empty = next((row for row, value in enumerate(labels) if value is None), None)
         if empty is not None:
             raise SuiteError(f"{self.where(empty)} has no label (column {self.label_column!r})")
-        if not isinstance(found[0], int | str):
+        if not isinstance(labels[0], int | str):
             raise SuiteError(f"{self.name}: column {self.label_column!r} holds {self._label}, not labels")
-        values = np.asarray(found)
+        values = np.asarray(labels)
         return values.astype(np.int64) if values.dtype.kind in "iu" else values
 
     def classes(self) -> tuple[tuple[str, ...], NDArray[Any] | None]:
-        """Class names, and the values they stand for (``None``: by number, as the data set declares)."""
+        """Return the class names, and the label values that they stand for.
+
+        The values are ``None`` if the data set declares the names: then labels are their positions.
+        """
         names = getattr(self._label, "names", None)
         if names is not None:
             return tuple(names), None
@@ -216,13 +223,13 @@ def _read(params: HuggingFaceParams, folder: Path, split: str) -> Any:
             split=split,
             download_config=datasets.DownloadConfig(local_files_only=True),
         )
-    except Exception as error:  # noqa: BLE001 - the library lets through whatever its readers raise
+    except Exception as error:  # noqa: BLE001 - the library passes on all errors of its readers
         reason = first_line(error.__cause__ or error)
         raise SuiteError(f"{params.repo}: split {split!r} cannot be read: {reason}") from None
 
 
 class HubImages:
-    """One split; encoded images stay in the library's memory-mapped cache."""
+    """The images of one split. Encoded images stay in the library's memory-mapped cache."""
 
     def __init__(self, params: HuggingFaceParams, folder: Path, split: str) -> None:
         train = _Table(params, folder, "train")

@@ -36,12 +36,12 @@ class ImageFolderParams(PictureParams):
 
 
 def describe(params: ImageFolderParams) -> DataInfo:
-    """Facts of the folder; files may differ in size, so the suite must give image_size.
+    """Return the facts of the folder. Images may differ in size, so the suite must give image_size.
 
-    The fingerprint is over names, sizes and times of files, not their contents.
+    The fingerprint covers names, sizes and times of files, not their contents.
 
     Raises:
-        SuiteError: a folder that must be there is not, or the splits have different classes.
+        SuiteError: a folder is missing, or the splits have different classes.
     """
     with looking_at(params.path) as folder:
         missing = absent("PIL")
@@ -69,7 +69,11 @@ def _facts(params: ImageFolderParams, folder: Path) -> DataInfo:
 
 
 def load(params: ImageFolderParams, split: str) -> FolderImages:
-    """One split, "train" or "test"; raises :class:`SuiteError` naming the folder that is wrong."""
+    """Load one split, "train" or "test".
+
+    Raises:
+        SuiteError: a folder is missing, or the splits have different classes.
+    """
     with looking_at(params.path) as folder:
         files = {name: _files(_split(folder, name)) for name in ("train", "test")}
         names = _class_names(folder, files["train"], files["test"])
@@ -86,7 +90,7 @@ def _split(folder: Path, split: str) -> Path:
 
 
 def _files(folder: Path) -> dict[str, list[Path]]:
-    """Class name -> its image files; both sorted by name."""
+    """Return the image files of each class: class name -> files. Both are sorted by name."""
     return {
         child.name: sorted(path for path in child.iterdir() if path.suffix.lower() in SUFFIXES)
         for child in sorted(folder.iterdir())
@@ -111,7 +115,7 @@ def _class_names(folder: Path, train: dict[str, list[Path]], test: dict[str, lis
 
 
 class FolderImages:
-    """One split: paths and labels; files are read when asked for."""
+    """The images of one split: paths and labels. Each call reads one file."""
 
     def __init__(self, listed: list[tuple[Path, int]], channels: int, crop: str) -> None:
         self._paths = [path for path, _ in listed]

@@ -48,7 +48,7 @@ class ParquetParams(ColumnParams):
 
 
 def describe(params: ParquetParams) -> DataInfo:
-    """Facts of the files; where the folder is not there, what the suite says of them, and ``missing``.
+    """Return the facts of the files. If the folder is not there, they are what the suite says, and ``missing``.
 
     Raises:
         SuiteError: a file is missing, corrupt, or not what it should be.
@@ -63,7 +63,11 @@ def describe(params: ParquetParams) -> DataInfo:
 
 
 def load(params: ParquetParams, split: str) -> ParquetImages:
-    """One split, "train" or "test"; raises :class:`SuiteError` naming the file that is wrong."""
+    """Load one split, "train" or "test".
+
+    Raises:
+        SuiteError: a file is missing or cannot be read.
+    """
     with looking_at(params.path) as folder:
         return load_files(params, _files(params, folder), split)
 
@@ -76,16 +80,20 @@ def _files(params: ParquetParams, folder: Path) -> Files:
 
 
 def find(folder: Path, stem: str, pattern: str | None, key: str) -> list[Path]:
-    """Files of one split, sorted by name: ``pattern``, else STEM.parquet, else STEM-*.parquet."""
+    """Return the files of one split, sorted by name: ``pattern``, else STEM.parquet, else STEM-*.parquet.
+
+    Raises:
+        SuiteError: the folder or the files are not there.
+    """
     if not folder.is_dir():
         raise SuiteError(f"{folder}: not a folder" if folder.exists() else f"{folder}: not found")
     if pattern is not None and (Path(pattern).is_absolute() or ".." in Path(pattern).parts):
         raise SuiteError(f"{key}: {pattern!r} must be a pattern inside {folder}")
     tried = (pattern,) if pattern is not None else (f"{stem}.parquet", f"{stem}-*.parquet")
     for name in tried:
-        found = sorted(path for path in folder.glob(name) if path.is_file())
-        if found:
-            return found
+        files = sorted(path for path in folder.glob(name) if path.is_file())
+        if files:
+            return files
     there = sorted(path.name for path in folder.iterdir())
     listing = ", ".join(there[:8]) + (", ..." if len(there) > 8 else "")
     raise SuiteError(
@@ -97,7 +105,11 @@ def find(folder: Path, stem: str, pattern: str | None, key: str) -> list[Path]:
 
 
 def describe_files(params: ColumnParams, name: str, files: Files) -> DataInfo:
-    """Facts of Parquet files that are here. Hashes all their bytes, decodes one image."""
+    """Return the facts of Parquet files that are here. This hashes all their bytes and decodes one image.
+
+    Raises:
+        SuiteError: a file has no rows or cannot be read.
+    """
     sizes = {"train": 0, "test": 0}
     columns = set()
     for split, paths in files.items():
@@ -143,7 +155,7 @@ def _first_image(params: ColumnParams, train: Sequence[Path]) -> bytes:
 
 
 def _bytes(column: Any) -> Any:
-    """The binary values of an image column, whether they are inside a struct or not."""
+    """Return the binary values of an image column, which may be inside a struct."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
@@ -151,7 +163,7 @@ def _bytes(column: Any) -> Any:
 
 
 class ParquetImages:
-    """One split: encoded images in memory, by file."""
+    """The images of one split, encoded and in memory, by file."""
 
     def __init__(
         self, labels: NDArray[np.int64], columns: list[tuple[Path, Any]], channels: int, crop: str
@@ -173,7 +185,11 @@ class ParquetImages:
 
 
 def load_files(params: ColumnParams, files: Files, split: str) -> ParquetImages:
-    """One split of Parquet files."""
+    """Load one split of Parquet files.
+
+    Raises:
+        SuiteError: a row has no image, or no label of the classes.
+    """
     names, known = classes_of(params, files["train"])
     channels = params.shape[0] if params.shape else None
     if channels is None:

@@ -1,4 +1,4 @@
-"""What data sets of encoded images share: parameters, decoding, static facts."""
+"""Parameters, decoding and static facts of data sets of encoded images."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
 from pydantic import Field, model_validator
 
 from harness.errors import SuiteError, first_line
 from harness.types import DataInfo, Params
 
 if TYPE_CHECKING:
-    import numpy as np
     from numpy.typing import NDArray
 
 __all__ = [
@@ -32,7 +32,7 @@ __all__ = [
 ]
 
 VARYING = (3, 0, 0)
-"""Shape of RGB images that have no common size, or none that is known."""
+"""The shape of RGB images whose sizes differ or are unknown."""
 
 
 class PictureParams(Params):
@@ -65,7 +65,7 @@ class PictureParams(Params):
 
 
 def absent(*modules: str) -> str | None:
-    """What to install where one of ``modules`` is not; ``None`` where all are."""
+    """Return what to install if one of ``modules`` is missing, or ``None`` if all are there."""
     missing = [name for name in modules if importlib.util.find_spec(name) is None]
     extra = "hub" if "datasets" in missing else "bench"
     return f"needs {', '.join(missing)}: pip install 'edge-harness[{extra}]'" if missing else None
@@ -73,7 +73,11 @@ def absent(*modules: str) -> str | None:
 
 @contextmanager
 def looking_at(path: str) -> Iterator[Path]:
-    """``path`` as a :class:`Path`; what the system says against it becomes one :class:`SuiteError`."""
+    """Yield ``path`` as a :class:`Path`, the home folder expanded.
+
+    Raises:
+        SuiteError: the system refuses the path, here or in the body of the ``with`` statement.
+    """
     try:
         yield Path(path).expanduser()
     except (OSError, RuntimeError) as error:  # expanduser raises RuntimeError
@@ -96,7 +100,7 @@ def facts(
     fingerprint: str,
     notes: Iterable[str] = (),
 ) -> DataInfo:
-    """Facts of data that is here, checked against what the suite says of it.
+    """Return the facts of data that is here, checked against what the suite says of it.
 
     Raises:
         SuiteError: ``num_classes`` or ``shape`` contradicts the data.
@@ -119,7 +123,7 @@ def facts(
 
 
 def planned(params: PictureParams, *, name: str, missing: str) -> DataInfo:
-    """Facts of data that is not here, from what the suite says of it.
+    """Return the facts of data that is not here, from what the suite says of it.
 
     Raises:
         SuiteError: the suite does not say how many classes there are.
@@ -143,12 +147,11 @@ def planned(params: PictureParams, *, name: str, missing: str) -> DataInfo:
 
 
 def decode(data: bytes | Path, channels: int | None, crop: str, where: str) -> NDArray[np.uint8]:
-    """An encoded image as uint8 [height, width, channels]; ``None`` takes 1 for grey images, else 3.
+    """Return an encoded image as uint8 [height, width, channels]. For ``None`` grey images have 1 channel, others 3.
 
     Raises:
-        SuiteError: it cannot be decoded; the message begins with ``where``.
+        SuiteError: the image cannot be decoded. The message begins with ``where``.
     """
-    import numpy as np
     from PIL import Image
 
     try:
@@ -168,7 +171,7 @@ def decode(data: bytes | Path, channels: int | None, crop: str, where: str) -> N
 
 
 def codec(data: bytes) -> str:
-    """The encoding's name (JPEG, PNG ...) of an image that :func:`decode` takes."""
+    """Return the name of the encoding (JPEG, PNG ...) of an image that :func:`decode` takes."""
     from PIL import Image
 
     with Image.open(_stream(data)) as picture:
@@ -185,7 +188,7 @@ _hashes: dict[tuple[str, int, int], str] = {}
 
 
 def file_hash(path: Path) -> str:
-    """SHA-256 of a file's bytes, computed once per process while size and time stay the same."""
+    """Return the SHA-256 of a file's bytes. It is computed once per process while size and time stay the same."""
     state = path.stat()
     key = (str(path.resolve()), state.st_size, state.st_mtime_ns)
     if key not in _hashes:
@@ -198,7 +201,7 @@ def file_hash(path: Path) -> str:
 
 
 def listing_hash(folder: Path, files: Iterable[Path]) -> str:
-    """SHA-256 over the files' names inside ``folder``, sizes and times: cheap where contents are large."""
+    """Return a SHA-256 over the files' names inside ``folder``, sizes and times. It reads no content."""
     whole = hashlib.sha256()
     for path in files:
         state = path.stat()

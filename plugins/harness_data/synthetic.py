@@ -1,4 +1,4 @@
-"""Made-up images: a pattern per class plus noise. For suites about latency, and for tests."""
+"""Synthetic images: a pattern per class plus noise. For suites about latency, and for tests."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 __all__ = ["Synthetic", "SyntheticParams", "describe", "load"]
 
 CELLS = 4
-"""A class's pattern is a grid of this many by this many plain fields."""
+"""The number of plain fields along each side of a class's pattern."""
 CONTRAST, NOISE = 60, 25
 
 
@@ -31,7 +31,7 @@ class SyntheticParams(Params):
 
 
 class Synthetic:
-    """One split; image ``i`` has class ``i mod num_classes`` and is made when asked for."""
+    """The images of one split. Image ``i`` has class ``i mod num_classes`` and is computed at each call."""
 
     def __init__(self, params: SyntheticParams, split: str) -> None:
         self._params = params
@@ -57,6 +57,7 @@ class Synthetic:
 
 
 def describe(params: SyntheticParams) -> DataInfo:
+    """Return the static facts of the synthetic images."""
     content = json.dumps(params.model_dump(mode="json"), sort_keys=True)
     return DataInfo(
         name="synthetic",
@@ -71,4 +72,5 @@ def describe(params: SyntheticParams) -> DataInfo:
 
 
 def load(params: SyntheticParams, split: str) -> Synthetic:
+    """Return one split, "train" or "test"."""
     return Synthetic(params, split)

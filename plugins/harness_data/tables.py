@@ -1,4 +1,4 @@
-"""Reading tables of encoded images: which column holds what, labels, class names, clear errors."""
+"""Tables of encoded images: their columns, labels and class names."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class ColumnParams(PictureParams):
 
 @dataclass(frozen=True)
 class Layout:
-    """Where a file keeps things: ``image`` is the path of the bytes, ``names`` the ClassLabel's names."""
+    """The columns of a file. ``image`` is the path of the bytes; ``names`` are those of a ClassLabel, if it declares them."""
 
     image: str
     label: str
@@ -55,7 +55,11 @@ class Layout:
 
 @contextmanager
 def opened(path: Path) -> Iterator[Any]:
-    """A ``pyarrow.parquet.ParquetFile``; whatever pyarrow makes of a bad file becomes one line."""
+    """Yield a ``pyarrow.parquet.ParquetFile``.
+
+    Raises:
+        SuiteError: pyarrow cannot read the file, here or in the body of the ``with`` statement.
+    """
     import pyarrow
     import pyarrow.parquet
 
@@ -67,6 +71,11 @@ def opened(path: Path) -> Iterator[Any]:
 
 
 def layout_of(file: Any, params: ColumnParams, path: Path) -> Layout:
+    """Return the columns of a Parquet file that hold images and labels.
+
+    Raises:
+        SuiteError: a column is missing or has another type.
+    """
     import pyarrow as pa
 
     schema = file.schema_arrow
@@ -85,20 +94,25 @@ def layout_of(file: Any, params: ColumnParams, path: Path) -> Layout:
 
 
 def column_of(there: Sequence[str], asked: str | None, usual: Sequence[str], key: str, path: object) -> str:
+    """Return the column ``asked`` for, or the first of the ``usual`` ones that is there.
+
+    Raises:
+        SuiteError: there is no such column.
+    """
     if asked is not None:
         if asked not in there:
             raise SuiteError(f"{key}: {path} has no column {asked!r}; {nearest(asked, there)}")
         return asked
-    found = next((name for name in usual if name in there), None)
-    if found is None:
+    column = next((name for name in usual if name in there), None)
+    if column is None:
         raise SuiteError(
             f"{path}: no column {' or '.join(usual)} (columns: {', '.join(there)}); {key}: names another"
         )
-    return found
+    return column
 
 
 def _class_names(metadata: dict[bytes, bytes], label: str) -> tuple[str, ...] | None:
-    """Names of the ClassLabel that the hub's schema metadata declares for a column, if it does."""
+    """Return the class names that the hub's schema metadata declares for a column, if it does."""
     try:
         names = json.loads(metadata[b"huggingface"])["info"]["features"][label]["names"]
     except (KeyError, TypeError, ValueError):
@@ -107,17 +121,27 @@ def _class_names(metadata: dict[bytes, bytes], label: str) -> tuple[str, ...] | 
 
 
 def labels_of(path: Path, file: Any, column: str) -> NDArray[Any]:
-    """Labels as stored: int64 or str [n]."""
-    found = file.read(columns=[column]).column(0)
-    if found.null_count:
-        row = found.is_null().index(True).as_py()
+    """Return the labels as stored: int64 or str [n].
+
+    Raises:
+        SuiteError: a row has no label.
+    """
+    stored = file.read(columns=[column]).column(0)
+    if stored.null_count:
+        row = stored.is_null().index(True).as_py()
         raise SuiteError(f"{path}: row {row} has no label (column {column!r})")
-    values = np.asarray(found.to_pylist()) if len(found) else np.zeros(0, np.int64)
+    values = np.asarray(stored.to_pylist()) if len(stored) else np.zeros(0, np.int64)
     return values.astype(np.int64) if values.dtype.kind in "iu" else values
 
 
 def classes_of(params: ColumnParams, train: Sequence[Path]) -> tuple[tuple[str, ...], NDArray[Any] | None]:
-    """Class names, and the label values they stand for (``None``: names by number, from the schema)."""
+    """Return the class names, and the label values that they stand for.
+
+    The values are ``None`` if the schema declares the names: then labels are their positions.
+
+    Raises:
+        SuiteError: the labels have fewer than two values.
+    """
     values = []
     for path in train:
         with opened(path) as file:
@@ -134,7 +158,11 @@ def classes_of(params: ColumnParams, train: Sequence[Path]) -> tuple[tuple[str, 
 def numbers_of(
     path: object, values: NDArray[Any], names: tuple[str, ...], known: NDArray[Any] | None
 ) -> NDArray[np.int64]:
-    """Stored label values as class indices, int64 [n]."""
+    """Return stored label values as class indices, int64 [n].
+
+    Raises:
+        SuiteError: a label is none of the classes.
+    """
     if known is None:
         known = np.arange(len(names))
     if known.dtype.kind == values.dtype.kind:

@@ -100,6 +100,6 @@ class CCT(VisionTransformer):
 
 
 def cct(*, image_size: Sequence[int], **shape: Any) -> nn.Module:
-    """Factory of :class:`CCT`; the keywords are the fields of :class:`CCTShape`."""
+    """Return a new :class:`CCT`; the keywords are the fields of :class:`CCTShape`."""
     height, width = image_size
     return CCT(CCTShape(image_size=(height, width), **shape))

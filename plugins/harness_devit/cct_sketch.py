@@ -62,12 +62,12 @@ class CCTShape:
 
     @property
     def widths(self) -> list[int]:
-        """Channels of the image and after each convolution."""
+        """Return the channels of the image and after each convolution."""
         return [self.channels, *[self.conv_dim] * (self.convs - 1), self.dim]
 
     @property
     def maps(self) -> list[tuple[int, int]]:
-        """Pixels (height, width) that each convolution gives; the pooling after it halves them, rounded up."""
+        """Return the pixels (height, width) that each convolution gives. The pooling after it halves them, rounded up."""
         sizes: list[tuple[int, int]] = []
         height, width = self.image_size
         for _ in range(self.convs):
@@ -77,18 +77,18 @@ class CCTShape:
 
     @property
     def tokens(self) -> int:
-        """Tokens between blocks: the pixels after the last pooling."""
+        """Return the number of tokens between blocks: the pixels after the last pooling."""
         height, width = self.maps[-1]
         return ((height + 1) // 2) * ((width + 1) // 2)
 
     @property
     def read(self) -> int:
-        """Tokens that the head reads: the pooled one."""
+        """Return the number of tokens that the head reads: the pooled one."""
         return 1
 
     @property
     def hidden(self) -> int:
-        """Neurons of a block's MLP."""
+        """Return the number of neurons of a block's MLP."""
         return int(self.dim * self.mlp_ratio)
 
     def params(self) -> int:

@@ -113,5 +113,5 @@ class Fusion(nn.Module):
 
 
 def fusion(**shape: Any) -> nn.Module:
-    """Factory of :class:`Fusion`; the keywords are the fields of :class:`FusionShape`."""
+    """Return a new :class:`Fusion`; the keywords are the fields of :class:`FusionShape`."""
     return Fusion(FusionShape(**shape))

@@ -44,12 +44,12 @@ class TokenShape(ViTShape):
 
     @property
     def tokens(self) -> int:
-        """Tokens between blocks, those that heads read included."""
+        """Return the number of tokens between blocks, those that heads read included."""
         return super().tokens + self.distilled
 
     @property
     def read(self) -> int:
-        """Tokens that heads read (R)."""
+        """Return the number of tokens that heads read (R)."""
         return 1 + self.distilled
 
     def params(self, start: int = 0, stop: int | None = None) -> int:
@@ -93,7 +93,7 @@ class FusionShape:
 
     @property
     def fused(self) -> int:
-        """Channels of the aggregated feature that the head reads."""
+        """Return the channels of the aggregated feature that the head reads."""
         if self.kind in ("attention", "senet"):
             return self.dim
         if self.kind == "concat" or self.fa == "paper":

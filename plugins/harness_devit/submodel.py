@@ -42,7 +42,7 @@ def two_tokens(
     mlp_ratio: float,
     drop_path_rate: float,
 ) -> nn.Module:
-    """Factory of :class:`TwoTokens`."""
+    """Return a new :class:`TwoTokens`."""
     return TwoTokens(
         img_size=tuple(image_size),
         patch_size=patch_size,
@@ -95,7 +95,7 @@ class Tap:
 
 
 def block_taps(vit: VisionTransformer) -> tuple[list[Tap], list[Tap], list[Tap]]:
-    """Tap of each block O_h, heads side by side [n, T, D]; O_w [n, T, d]; and the block's output [n, T, D]."""
+    """Return the tap of each block: O_h, heads side by side [n, T, D]; O_w [n, T, d]; and the block's output [n, T, D]."""
     return (
         [Tap(block.attn.proj, inputs=True) for block in vit.blocks],
         [Tap(block.mlp.fc2, inputs=True) for block in vit.blocks],

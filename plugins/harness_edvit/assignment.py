@@ -73,7 +73,7 @@ def greedy_as_printed(sketch: Sketch, fleet: Fleet, params: PlaceParams) -> Plac
                 )
     if lost:
         raise ValueError(
-            f"Algorithm 3 as printed lost {', '.join(lost)}: where the chosen device is too small it goes on "
+            f"Algorithm 3 as printed lost {', '.join(lost)}: where the chosen device is too small it continues "
             "with the next part; greedy tries the next device"
         )
     return Placement(device_of=device_of)

@@ -60,10 +60,10 @@ class Whole(nn.Module):
 
 
 def fusion_mlp(*, dims: Sequence[int], hidden: int, classes: int) -> nn.Module:
-    """Factory of :class:`FusionMLP`."""
+    """Return a new :class:`FusionMLP`."""
     return FusionMLP(dims, hidden, classes)
 
 
 def average(*, owned: Sequence[Sequence[int]]) -> nn.Module:
-    """Factory of :class:`Average`; ``owned`` are the classes of each sub-model."""
+    """Return a new :class:`Average`; ``owned`` are the classes of each sub-model."""
     return Average(owned)

@@ -205,7 +205,7 @@ def _initialise(module: nn.Module) -> None:
 
 
 def tformer(**shape: Any) -> TFormer:
-    """Factory of :class:`TFormer`; the keywords are those of :meth:`TFormerShape.spec`."""
+    """Return a new :class:`TFormer`; the keywords are those of :meth:`TFormerShape.spec`."""
     tuples: dict[str, Any] = {
         name: tuple(value) if isinstance(value, list) else value for name, value in shape.items()
     }

@@ -78,7 +78,7 @@ class TFormerShape:
 
     @property
     def reduction(self) -> int:
-        """Pixels of the image per pixel of the last stage's map, along a side."""
+        """Return the pixels of the image per pixel of the last stage's map, along a side."""
         return int(self.stem_stride * self.down_stride ** (len(self.dims) - 1))
 
     def spec(self) -> ModuleSpec:

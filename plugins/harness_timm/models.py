@@ -32,7 +32,7 @@ def vit(
     class_token: bool = True,
     drop_path_rate: float = 0.0,
 ) -> nn.Module:
-    """Factory of a ViT by its dimensions (:class:`harness_timm.vit.ViTShape`), with timm's initialisation."""
+    """Return a ViT by its dimensions (:class:`harness_timm.vit.ViTShape`), with timm's initialisation."""
     return VisionTransformer(
         img_size=tuple(image_size),
         patch_size=patch_size,
@@ -58,7 +58,7 @@ def timm_model(
     drop_path_rate: float | None = None,
     args: Mapping[str, Any] | None = None,
 ) -> nn.Module:
-    """Factory of timm's model ``name`` with random weights, for images [channels, *image_size].
+    """Return timm's model ``name`` with random weights, for images [channels, *image_size].
 
     Raises:
         ValueError: timm has no such model, or cannot build it so.

@@ -119,10 +119,10 @@ def feature_model(model: nn.Module) -> VisionTransformer:
 
 
 def truncated(*, base: Mapping[str, Any], blocks: int, classes: int) -> nn.Module:
-    """Factory: build the module spec ``base``, then :func:`truncate` it."""
+    """Build the module of the spec ``base``, then :func:`truncate` it."""
     return truncate(ModuleSpec(**base).build(), blocks, classes)
 
 
 def sliced(*, base: Mapping[str, Any], start: int, stop: int) -> nn.Module:
-    """Factory: build the module spec ``base``, then :func:`slice_blocks`."""
+    """Build the module of the spec ``base``, then :func:`slice_blocks`."""
     return slice_blocks(ModuleSpec(**base).build(), start, stop)

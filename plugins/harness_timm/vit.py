@@ -106,17 +106,17 @@ class ViTShape:
 
     @property
     def patches(self) -> int:
-        """Patches of an image."""
+        """Return the number of patches of an image."""
         return (self.image_size[0] // self.patch_size) * (self.image_size[1] // self.patch_size)
 
     @property
     def tokens(self) -> int:
-        """Tokens between blocks, class token included."""
+        """Return the number of tokens between blocks, class token included."""
         return self.patches + self.class_token
 
     @property
     def hidden(self) -> int:
-        """Neurons of a block's MLP."""
+        """Return the number of neurons of a block's MLP."""
         return int(self.dim * self.mlp_ratio)
 
     def params(self, start: int = 0, stop: int | None = None) -> int:

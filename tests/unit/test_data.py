@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 from PIL import Image
 from pydantic import ValidationError
 
-from harness.data import splits
 from harness.data.choice import ArraySplit, ImageSplit, effective_info, normalise, relabel, subset
 from harness.data.opened import open_data, pick_train
+from harness.data.splits import KEEP_BYTES
 from harness.errors import SuiteError
 from harness.types import Data, DataInfo, DatasetEntry, Params
 from harness.types.data import DataChoice
@@ -67,8 +67,8 @@ def choice(**keys: Any) -> DataChoice:
     return DataChoice(name="toy", **keys)
 
 
-def opened(given: DatasetEntry | None = None, **keys: Any) -> Data:
-    return open_data(given or entry(), Params(), choice(**keys))
+def opened(data_set: DatasetEntry | None = None, keep_bytes: int = KEEP_BYTES, **keys: Any) -> Data:
+    return open_data(data_set or entry(), Params(), choice(**keys), keep_bytes=keep_bytes)
 
 
 # --- which samples ----------------------------------------------------------------------------------
@@ -283,12 +283,11 @@ def test_images_of_other_sizes_need_an_image_size() -> None:
         effective_info(replace(INFO, shape=(3, 0, 0)), choice())
 
 
-def test_each_image_is_decoded_once_unless_the_whole_is_large(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_image_is_decoded_once_unless_the_whole_is_large() -> None:
     batches = []
     for limit, decoded in ((1 << 20, 3), (0, 6)):
-        monkeypatch.setattr(splits, "KEEP_BYTES", limit)
         stored = Stored(pixels(40, 6, 6, 3), np.arange(40, dtype=np.int64) % 4)
-        train = opened(entry(train=stored), validation=0, image_size=4).train
+        train = opened(entry(train=stored), limit, validation=0, image_size=4).train
         batches += [train.batch([3, 1, 2]), train.batch([1, 2, 3])[[2, 0, 1]]]
         assert stored.decoded == decoded
     assert all(np.array_equal(batches[0], other) for other in batches)
