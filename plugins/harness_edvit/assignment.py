@@ -12,14 +12,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from harness.types import Fleet, PartSketch, Placement, Sketch
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+    from scipy.optimize import OptimizeResult
+
     from harness_edvit.plugin import PlaceParams
 
 __all__ = ["exact", "greedy", "greedy_as_printed"]
+
+SOLVE_ERROR = 4
+"""The status of ``scipy.optimize.milp`` if the solver itself failed."""
 
 
 @dataclass
@@ -106,7 +112,6 @@ def exact(sketch: Sketch, fleet: Fleet, params: PlaceParams) -> Placement:
         ValueError: there is no placement.
     """
     import numpy as np
-    from scipy.optimize import Bounds, LinearConstraint, milp
 
     problem, device_of = _problem(sketch, fleet, params)
     parts, devices = problem.parts, len(fleet.devices)
@@ -120,27 +125,44 @@ def exact(sketch: Sketch, fleet: Fleet, params: PlaceParams) -> Placement:
     # more than all parts need is as good as enough (and the solver dislikes large numbers)
     memory = np.minimum(np.array(problem.memory) / unit_m, m.sum())
     energy = np.array(problem.energy) / unit_e
-    n = devices * len(parts)  # x_ij at i * parts + j, then t
-    load = np.kron(np.eye(devices), e)
-    size = np.kron(np.eye(devices), m)
-    once = np.kron(np.ones(devices), np.eye(len(parts)))
-    pad = np.zeros((devices, 1))
-    solved = milp(
-        c=np.append(np.zeros(n), -1.0),
+    solved = _solve_eq_1(e, m, energy, memory, top=None)
+    if solved.status == SOLVE_ERROR:
+        solved = _solve_eq_1(e, m, energy, memory, top=energy.max())
+    if solved.x is None:
+        raise ValueError(f"no placement: the devices cannot hold the parts ({solved.message.strip()})")
+    chosen = solved.x[:-1].reshape(devices, len(parts)).argmax(axis=0)
+    device_of.update({part.name: int(i) for part, i in zip(parts, chosen, strict=True)})
+    return Placement(device_of=device_of)
+
+
+def _solve_eq_1(
+    e: NDArray[Any], m: NDArray[Any], energy: NDArray[Any], memory: NDArray[Any], *, top: float | None
+) -> OptimizeResult:
+    """Solve Eq. 1 for the needs ``e`` and sizes ``m`` [parts] and the devices' ``energy`` and ``memory`` [devices].
+
+    The last variable is t. With ``top``, which no t exceeds, it is top - t: the same optimum in another form, for HiGHS
+    ends some instances of the first form with an error (scipy 1.17: one part, and three devices of equal energy).
+    """
+    import numpy as np
+    from scipy.optimize import Bounds, LinearConstraint, milp
+
+    n = len(energy) * len(e)  # x_ij at i * parts + j
+    load = np.kron(np.eye(len(energy)), e)
+    size = np.kron(np.eye(len(energy)), m)
+    once = np.kron(np.ones(len(energy)), np.eye(len(e)))
+    pad = np.zeros((len(energy), 1))
+    sign, offset, most = (1.0, 0.0, np.inf) if top is None else (-1.0, top, top)
+    return milp(
+        c=np.append(np.zeros(n), -sign),
         integrality=np.append(np.ones(n), 0),
-        bounds=Bounds(np.zeros(n + 1), np.append(np.ones(n), np.inf)),  # t >= 0 is L e_j <= E_i
+        bounds=Bounds(np.zeros(n + 1), np.append(np.ones(n), most)),  # t >= 0 is L e_j <= E_i
         constraints=[
-            LinearConstraint(np.hstack([load, pad + 1]), -np.inf, energy),
+            LinearConstraint(np.hstack([load, pad + sign]), -np.inf, energy - offset),
             LinearConstraint(np.hstack([size, pad]), -np.inf, memory),
-            LinearConstraint(np.hstack([once, np.zeros((len(parts), 1))]), 1, 1),
+            LinearConstraint(np.hstack([once, np.zeros((len(e), 1))]), 1, 1),
         ],
         options={"mip_rel_gap": 0.0},
     )
-    if solved.x is None:
-        raise ValueError(f"no placement: the devices cannot hold the parts ({solved.message.strip()})")
-    chosen = solved.x[:n].reshape(devices, len(parts)).argmax(axis=0)
-    device_of.update({part.name: int(i) for part, i in zip(parts, chosen, strict=True)})
-    return Placement(device_of=device_of)
 
 
 def _problem(sketch: Sketch, fleet: Fleet, params: PlaceParams) -> tuple[_Problem, dict[str, int]]:
