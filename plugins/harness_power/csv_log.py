@@ -18,7 +18,6 @@ from typing import Annotated, BinaryIO, Literal
 from pydantic import Field, model_validator
 
 from harness.types import MeterEntry, MeterInfo, Params, Scope, Unavailable
-from harness_power.align import align_step
 from harness_power.csv_lines import Layout, find_layout, moment, reading
 
 __all__ = ["ENTRY", "CsvLog", "CsvParams", "describe", "open_log", "probe"]
@@ -194,6 +193,8 @@ class CsvLog:
 
     def _by_marker(self, begin_ns: int, end_ns: int, load: tuple[int, int]) -> list[Row]:
         """Return the window's readings, found by the load's step. The newest line is at most ``lag`` old: that limits the search."""
+        from harness_power.align import align_step  # imports numpy, which planning need not
+
         choice, last, now = self._choice, self._last(), time.monotonic_ns()
         age = time.time() - os.fstat(self._files[-1].fileno()).st_mtime
         if age > choice.lag + choice.period:

@@ -14,7 +14,6 @@ from typing import Any, Literal
 from pydantic import Field
 
 from harness.types import MeterEntry, MeterInfo, Params, Unavailable
-from harness_power.stream import Stream
 from harness_power.usb_bus import UsbDevice, attached, udev_rule
 
 __all__ = ["ENTRY", "JoulescopeLog", "JoulescopeParams", "describe", "open_meter", "probe"]
@@ -108,6 +107,8 @@ class JoulescopeLog:
         self, name: str, serial: str, hertz: int, first_s: float = FIRST_S, late_s: float = LATE_S
     ) -> None:
         import joulescope
+
+        from harness_power.stream import Stream  # imports numpy, which planning need not
 
         self._late_s = late_s
 

@@ -11,11 +11,9 @@ import time
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-import numpy as np
 from pydantic import Field
 
 from harness.types import MeterEntry, MeterInfo, Params, Unavailable
-from harness_power.stream import Stream
 from harness_power.usb_bus import UsbDevice, attached, udev_rule
 
 __all__ = ["ENTRY", "HvpmLog", "MonsoonParams", "describe", "open_meter", "probe"]
@@ -108,6 +106,8 @@ class HvpmLog:
     def __init__(self, name: str, serial: str, vout: float, first_s: float = FIRST_S) -> None:
         from Monsoon import Operations, pmapi, sampleEngine
 
+        from harness_power.stream import Stream  # imports numpy, which planning need not
+
         self._name = name
         self._stream = Stream(name)
         self._volts = 0.0
@@ -180,6 +180,7 @@ class HvpmLog:
 
     def _between_packets(self) -> None:
         """Take over the engine's readings, in its own thread, while its lists do not change."""
+
         now = time.monotonic_ns()
         if self._closing:
             raise _ClosingError

@@ -15,6 +15,8 @@ KEEP_NS = 3600 * 10**9
 
 
 class Stream:
+    """The last hour of the readings of a device called ``name``."""
+
     def __init__(self, name: str) -> None:
         self._name = name
         self._parts: deque[tuple[NDArray[np.int64], NDArray[np.float64]]] = deque()
