@@ -180,7 +180,6 @@ class HvpmLog:
 
     def _between_packets(self) -> None:
         """Take over the engine's readings, in its own thread, while its lists do not change."""
-
         now = time.monotonic_ns()
         if self._closing:
             raise _ClosingError
@@ -190,6 +189,8 @@ class HvpmLog:
         stamps, milliamperes, _, _, volts, _ = self._engine.getSamples()
         if not stamps:
             return
+        import numpy as np  # planning need not
+
         # the engine stamps a packet by the wall clock, in seconds since its own start
         end = now - int((time.time() - self._monitor.started_wall_s - float(stamps[-1])) * 1e9)
         end = max(end, self._end_ns + len(stamps))
