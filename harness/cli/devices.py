@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -11,6 +10,7 @@ import click
 
 from harness.cli.common import block_option, load
 from harness.cli.plugin_commands import PluginGroup
+from harness.types.json import JsonObject
 
 
 @click.group("devices", cls=PluginGroup, points="harness.commands.devices")
@@ -31,7 +31,7 @@ def list_(block: tuple[str, ...], as_json: bool) -> None:
     from harness.types import Unavailable
 
     plugins = load(block)
-    items: list[dict[str, Any]] = []
+    items: list[JsonObject] = []
     for registered in plugins.backends:
         try:
             probed = list(registered.entry.probe())
@@ -56,13 +56,13 @@ def list_(block: tuple[str, ...], as_json: bool) -> None:
         _show(item)
 
 
-def _item(kind: str, entry: str, answer: Any) -> dict[str, Any]:
+def _item(kind: str, entry: str, answer: Any) -> JsonObject:
     from harness.types import Unavailable
 
     return {"is": kind, "entry": entry, "usable": not isinstance(answer, Unavailable), **asdict(answer)}
 
 
-def _show(item: Mapping[str, Any]) -> None:
+def _show(item: JsonObject) -> None:
     head = f"{item['is']} {item['entry']}"
     if not item["usable"]:
         click.secho(f"{head}: not usable", fg="yellow")

@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from harness.cli.common import block_option, load
+from harness.types.json import JsonObject
 
 
 @click.group("plugins")
@@ -104,7 +105,7 @@ def show(name: str, block: tuple[str, ...], as_json: bool) -> None:
         click.echo()
 
 
-def _facts(kind: str, item: Any) -> dict[str, Any]:
+def _facts(kind: str, item: Any) -> JsonObject:
     from pydantic_core import to_jsonable_python
 
     fields = item.entry.params.model_fields
@@ -130,7 +131,7 @@ def _facts(kind: str, item: Any) -> dict[str, Any]:
     }
 
 
-def _type(schema: dict[str, Any]) -> str:
+def _type(schema: JsonObject) -> str:
     if "enum" in schema:
         return " | ".join(map(str, schema["enum"]))
     if "const" in schema:

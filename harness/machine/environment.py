@@ -8,12 +8,12 @@ import platform
 import uuid
 from importlib import metadata
 from pathlib import Path
-from typing import Any
 
 from harness.errors import StorageError
 from harness.machine.sysfs import each, text
 from harness.store.files import default_cache
 from harness.types import DeviceInfo
+from harness.types.json import JsonObject
 
 __all__ = ["cpu_capability", "cpu_model", "governor", "host", "machine_id", "machine_of", "virtualised"]
 
@@ -36,7 +36,7 @@ PACKAGES = (
 ROOT = Path("/")
 
 
-def host() -> dict[str, Any]:
+def host() -> JsonObject:
     """Return the facts of this machine and interpreter. They hold no name, no user, no path."""
     import psutil
 

@@ -10,6 +10,7 @@ from harness.machine.sampler import Sampler
 from harness.plugins import Plugins
 from harness.registry import Registered
 from harness.types import DeviceInfo, MeterEntry, MeterInfo, MeterUse, Monitor, Params, Unavailable, Watch
+from harness.types.json import Signals
 
 __all__ = ["Found", "Meters", "answers", "fitting"]
 
@@ -75,7 +76,7 @@ class Meters:
             for registered in plugins.meters
             if registered.entry.watch is not None and registered.missing is None
         }
-        self._seen: dict[str, Mapping[str, Any] | Unavailable] | None = None
+        self._seen: dict[str, Signals | Unavailable] | None = None
 
     def auto(self) -> Found:
         """Return every meter that answers by itself, and those that do not, with their reasons."""
@@ -106,7 +107,7 @@ class Meters:
         """
         return {name: _where(self._watches[name]) for name in self.snapshot()}
 
-    def snapshot(self) -> Mapping[str, Mapping[str, Any] | Unavailable]:
+    def snapshot(self) -> Mapping[str, Signals | Unavailable]:
         """Return what every watch read when it was looked up, or why it read nothing. None is left open."""
         if self._seen is None:
             self._seen = {}
@@ -125,7 +126,7 @@ class Meters:
         return any("temperature_c" in state for state in states if not isinstance(state, Unavailable))
 
 
-def _read_once(watch: Watch) -> Mapping[str, Any]:
+def _read_once(watch: Watch) -> Signals:
     try:
         return dict(watch())
     finally:

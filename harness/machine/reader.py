@@ -20,6 +20,7 @@ from typing import Any
 from harness.errors import first_line
 from harness.machine.energy.durations import interval_s
 from harness.types import Log, Meter, MeterInfo, Watch
+from harness.types.json import JsonObject
 
 __all__ = ["STATE_S", "main"]
 
@@ -65,7 +66,7 @@ def main() -> None:
     watchers: dict[str, _Reader] = {}
     for line in sys.stdin:
         asked = json.loads(line)
-        answer: dict[str, Any] = {}
+        answer: JsonObject = {}
         match asked["do"]:
             case "open":
                 answer = {"errors": _open(asked, meters, watchers, on)}
@@ -90,7 +91,7 @@ def main() -> None:
 
 
 def _open(
-    asked: Mapping[str, Any],
+    asked: JsonObject,
     meters: dict[str, tuple[Meter | Log, _Reader | None]],
     watchers: dict[str, _Reader],
     on: threading.Event,
@@ -119,11 +120,11 @@ def _open(
 
 
 def _stop(
-    asked: Mapping[str, Any],
+    asked: JsonObject,
     meters: Mapping[str, tuple[Meter | Log, _Reader | None]],
     watchers: Mapping[str, _Reader],
     on: threading.Event,
-) -> dict[str, Any]:
+) -> JsonObject:
     """End reading, and return the samples of each meter and the states of each watch."""
     on.clear()
     samples_of = {}
@@ -151,8 +152,8 @@ def _stop(
     return {"meters": samples_of, "states": states, "failed": failed}
 
 
-def _stamped(watch: Watch) -> Callable[[], tuple[int, Mapping[str, Any]]]:
-    def read() -> tuple[int, Mapping[str, Any]]:
+def _stamped(watch: Watch) -> Callable[[], tuple[int, JsonObject]]:
+    def read() -> tuple[int, JsonObject]:
         before = time.monotonic_ns()
         return before, dict(watch())
 

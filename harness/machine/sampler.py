@@ -21,6 +21,7 @@ from typing import IO, Any
 
 from harness.processes import died
 from harness.types import MeterInfo, MeterUse, Monitor
+from harness.types.json import JsonObject
 
 __all__ = ["MeterSamples", "Sampled", "Sampler"]
 
@@ -47,7 +48,7 @@ class Sampled:
     """What a sampler saw: each meter's samples, and the machine's states (nanoseconds, source, signals)."""
 
     meters: tuple[MeterSamples, ...] = ()
-    states: tuple[tuple[int, str, Mapping[str, Any]], ...] = ()
+    states: tuple[tuple[int, str, JsonObject], ...] = ()
     problems: tuple[str, ...] = field(default=())
 
 
@@ -95,7 +96,7 @@ class Sampler:
         self.ready()
         self._ask(do="start")
 
-    def state(self) -> list[Mapping[str, Any]]:
+    def state(self) -> list[JsonObject]:
         """Return the latest state of every watch, while reading."""
         return list(self._ends[""].ask(do="state").get("states", []))
 
@@ -193,7 +194,7 @@ class _End:
         except OSError:
             self.problem = self._death()
 
-    def receive(self, limit_s: float = ANSWER_S) -> dict[str, Any]:
+    def receive(self, limit_s: float = ANSWER_S) -> JsonObject:
         """Return the next answer. It is empty where there is none, and ``problem`` then says why."""
         if self.problem:
             return {}
@@ -202,7 +203,7 @@ class _End:
             if not line:
                 self.problem = self._death()
                 return {}
-            answer: dict[str, Any] = json.loads(line)
+            answer: JsonObject = json.loads(line)
             return answer
         except queue.Empty:
             self.problem = f"the sampler{self._at()} did not answer within {limit_s:g} s"
@@ -210,7 +211,7 @@ class _End:
             self.problem = f"the sampler{self._at()} answered with something else than JSON"
         return {}
 
-    def ask(self, **message: Any) -> dict[str, Any]:
+    def ask(self, **message: Any) -> JsonObject:
         self.send(**message)
         return self.receive()
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import resource
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -18,6 +18,7 @@ from typing import Any
 from harness.machine import sysfs
 from harness.machine.environment import governor
 from harness.types import Watch
+from harness.types.json import JsonObject, Signals
 
 __all__ = ["Window", "over_time", "watch"]
 
@@ -36,11 +37,11 @@ def watch() -> Watch | None:
     return (lambda: _linux(root)) if _linux(root) else None
 
 
-def _linux(root: Path) -> dict[str, Any]:
+def _linux(root: Path) -> JsonObject:
     """Return the hottest zone, the mean and the slowest clock, the governor, and whether a cooling device acts."""
     zones, clocks = sysfs.numbers(root, ZONES), sysfs.numbers(root, CLOCKS)
     cooling = _cooling(root)
-    state: dict[str, Any] = {}
+    state: JsonObject = {}
     if zones:
         state["temperature_c"] = max(zones) / 1000
     if clocks:
@@ -63,15 +64,15 @@ def _cooling(root: Path) -> list[float]:
 
 
 def over_time(
-    states: Sequence[tuple[int, str, Mapping[str, Any]]], begin_ns: int, end_ns: int
-) -> dict[str, dict[str, Any]]:
+    states: Sequence[tuple[int, str, Signals]], begin_ns: int, end_ns: int
+) -> dict[str, JsonObject]:
     """Return what each source saw: of a number its values before, after, least and most; lists joined; else the last value.
 
     ``states`` are (monotonic nanoseconds, source, signals). Extremes, ``throttle`` and ``power_cap`` are those
     between ``begin_ns`` and ``end_ns``, or of the samples next to that span where none is inside. ``power_cap`` is the
     share of samples in which it was true.
     """
-    seen: dict[str, dict[str, Any]] = {}
+    seen: dict[str, JsonObject] = {}
     for source in dict.fromkeys(name for _, name, _ in states):
         own = [(ns, signals) for ns, name, signals in states if name == source]
         inside = [signals for ns, signals in own if begin_ns <= ns <= end_ns]
@@ -86,7 +87,7 @@ def over_time(
     return seen
 
 
-def _summary(key: str, values: Sequence[Any], edges: Sequence[Any]) -> dict[str, Any]:
+def _summary(key: str, values: Sequence[Any], edges: Sequence[Any]) -> JsonObject:
     if isinstance(edges[0], bool):
         return {f"{key}_share": sum(map(bool, values)) / len(values)}
     if isinstance(edges[0], int | float):

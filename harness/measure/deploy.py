@@ -23,6 +23,7 @@ from harness.types import (
     Workload,
 )
 from harness.types.artifacts import ExportMeta
+from harness.types.json import Facts
 from harness.types.plan import Cell, CellTask, DataFacts
 
 __all__ = ["Deployed", "deploy", "graph_of", "device_names", "places_of", "stored_artifact"]
@@ -41,7 +42,7 @@ class Deployed:
     central_index: int
     graph: Graph
     places: Mapping[str, int]
-    facts: Mapping[str, Mapping[str, Any]]
+    facts: Mapping[str, Facts]
     meters: tuple[MeterInfo, ...] = ()
 
     @property

@@ -13,6 +13,7 @@ import numpy as np
 
 from harness.types import IMAGE, Graph, Samples
 from harness.types.figures import DeviceShares, Network, PartTimes, Queries
+from harness.types.json import JsonObject
 from harness.worker.timeline import Step, ends
 
 __all__ = ["MeasuredLink", "StatedLink", "critical_path_ns", "measured_link", "network_of"]
@@ -43,7 +44,7 @@ class StatedLink:
     shared: bool = False
 
     @classmethod
-    def of(cls, link: Mapping[str, Any]) -> StatedLink:
+    def of(cls, link: JsonObject) -> StatedLink:
         """Return the link in a device's details: ``rate_mbps``, ``rtt_ms`` and ``ports``."""
         return cls(rate_mbps=link["rate_mbps"], rtt_ms=link["rtt_ms"], shared=link.get("ports") == "shared")
 

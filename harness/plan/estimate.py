@@ -10,7 +10,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import reduce
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from harness.errors import CellError
 from harness.plan.profiles.profile import Link, Profile
@@ -18,6 +18,7 @@ from harness.plan.profiles.schedule import Piece, schedule
 from harness.plan.profiles.stored import link_of, processor_of, profile_names, profile_of
 from harness.types import IMAGE
 from harness.types.artifacts import ExportMeta
+from harness.types.json import Facts
 from harness.types.plain import from_json
 from harness.types.plan import StepTask
 
@@ -50,7 +51,7 @@ class DeviceShare:
     memory_bytes: int | None
     memory_limit: int | None
     weight_budget: int | None
-    profile: Mapping[str, Any] | None
+    profile: Facts | None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from harness import stats
 from harness.types.blocks import Block, LineageStep
 from harness.types.figures import MissingParts
+from harness.types.json import Facts
 from harness.types.record import Record
 
 if TYPE_CHECKING:
@@ -151,7 +152,7 @@ def _step(number: int, step: LineageStep) -> str:
     return f"{number}. {step.stage} {step.entry} ({_facts(step.params)}){cost}{text}"
 
 
-def _facts(facts: Block | Mapping[str, Any], prefix: str = "", leave_out: Sequence[str] = ()) -> str:
+def _facts(facts: Block | Facts, prefix: str = "", leave_out: Sequence[str] = ()) -> str:
     """Return nested facts in one line: "a 1, b.c 2"; what is null or empty is left out."""
     texts = []
     for key, value in (facts.model_dump() if isinstance(facts, Block) else facts).items():

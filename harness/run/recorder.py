@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, fields
 from datetime import datetime, timezone
-from typing import Any
 
 from harness.machine import environment
 from harness.measure.fields import fields_known_before
@@ -13,6 +12,7 @@ from harness.plugins import Plugins
 from harness.results.folder import Results
 from harness.run.outcome import Watcher
 from harness.types.blocks import Environment, PreparedOn
+from harness.types.json import JsonObject
 from harness.types.plain import to_json
 from harness.types.plan import Cell, Plan
 from harness.types.record import Record
@@ -77,11 +77,11 @@ class Attempt:
         }
         return host.model_copy(update={"versions": {**host.versions, **required}})
 
-    def _write(self, values: dict[str, Any]) -> None:
+    def _write(self, values: JsonObject) -> None:
         recorder, cell = self.recorder, self.cell
         machine = str(recorder.host.machine_id)
         known = fields_known_before(cell)
-        fixed: dict[str, Any] = {
+        fixed: JsonObject = {
             **{f.name: getattr(known, f.name) for f in fields(known)},
             "environment": self._environment(),
         }

@@ -11,13 +11,13 @@ import fcntl
 import json
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from harness.errors import StorageError
 from harness.store.files import sync_tree
+from harness.types.json import JsonObject
 
 __all__ = ["Store", "Stored"]
 
@@ -33,7 +33,7 @@ class Stored:
     key: str
     made: float
     size: int
-    about: Mapping[str, Any]
+    about: JsonObject
 
 
 class Store:
@@ -57,7 +57,7 @@ class Store:
         """Return the folder of a finished artifact."""
         return self.artifacts / key
 
-    def meta(self, key: str) -> dict[str, Any]:
+    def meta(self, key: str) -> JsonObject:
         """Return the content of an artifact's ``meta.json``."""
         return json.loads((self.folder(key) / "meta.json").read_text())  # type: ignore[no-any-return]
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from harness.errors import CellError
 from harness.types import Edge, Lineage, Model, ModuleSpec, Part, Partition, TensorSpec
+from harness.types.json import JsonObject
 
 if TYPE_CHECKING:
     import torch
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 __all__ = ["load_any", "load_model", "load_partition", "save_model", "save_partition", "write_meta"]
 
 
-def write_meta(folder: Path, meta: Mapping[str, Any]) -> None:
+def write_meta(folder: Path, meta: JsonObject) -> None:
     """Write ``meta.json``, which makes a folder an artifact. ``meta`` is JSON."""
     (folder / "meta.json").write_text(json.dumps(meta, indent=1))
 
@@ -28,7 +29,7 @@ def _save_weights(module: torch.nn.Module, path: Path) -> None:
     save(module.cpu(), str(path))
 
 
-def save_model(model: Model, folder: Path, about: Mapping[str, Any]) -> None:
+def save_model(model: Model, folder: Path, about: JsonObject) -> None:
     """Write ``model`` into ``folder``. ``about`` describes it for people and is JSON."""
     _save_weights(model.module, folder / "model.safetensors")
     meta = {
@@ -42,7 +43,7 @@ def save_model(model: Model, folder: Path, about: Mapping[str, Any]) -> None:
     write_meta(folder, meta)
 
 
-def save_partition(partition: Partition, folder: Path, about: Mapping[str, Any]) -> None:
+def save_partition(partition: Partition, folder: Path, about: JsonObject) -> None:
     """Write ``partition`` into ``folder``. ``about`` describes it for people and is JSON."""
     parts = []
     for index, part in enumerate(partition.parts):
@@ -113,8 +114,8 @@ def load_partition(folder: Path) -> Partition:
     )
 
 
-def _read_meta(folder: Path, kind: str) -> dict[str, Any]:
-    meta: dict[str, Any] = json.loads((folder / "meta.json").read_text())
+def _read_meta(folder: Path, kind: str) -> JsonObject:
+    meta: JsonObject = json.loads((folder / "meta.json").read_text())
     if meta["kind"] != kind:
         raise CellError(f"artifact {folder.name} is a {meta['kind']}, not a {kind}", stage="load")
     return meta
@@ -128,9 +129,9 @@ def _load_weights(spec: ModuleSpec, path: Path) -> torch.nn.Module:
     return module.eval()
 
 
-def _tensor(value: Mapping[str, Any]) -> TensorSpec:
+def _tensor(value: JsonObject) -> TensorSpec:
     return TensorSpec(shape=tuple(value["shape"]), dtype=value["dtype"])
 
 
-def _lineage(steps: Sequence[Mapping[str, Any]]) -> tuple[Lineage, ...]:
+def _lineage(steps: Sequence[JsonObject]) -> tuple[Lineage, ...]:
     return tuple(Lineage(**step) for step in steps)

@@ -8,7 +8,7 @@ import importlib
 import json
 import re
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -40,6 +40,7 @@ from harness.types import (
     SessionOptions,
 )
 from harness.types.fields import NAME
+from harness.types.json import Facts
 from harness.types.walk import in_order
 
 if TYPE_CHECKING:
@@ -255,7 +256,7 @@ def _needing(who: str) -> Need:
 
 
 @contextlib.contextmanager
-def _contexts(data: Mapping[str, Any]) -> Iterator[Callable[[], Context]]:
+def _contexts(data: Facts) -> Iterator[Callable[[], Context]]:
     """Yield a function that makes contexts, each in its own folder, so that none finds another's checkpoints."""
     with tempfile.TemporaryDirectory(prefix="harness-testing-") as folder:
         yield lambda: make_context(Path(tempfile.mkdtemp(dir=folder)), **data)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -17,6 +17,7 @@ from harness.prepare.context import PrepareContext
 from harness.store.artifacts import Store
 from harness.types import Context, DataInfo, DatasetEntry, Lineage, Model, ModelEntry, Params
 from harness.types.data import DataChoice
+from harness.types.json import Facts
 from harness.types.params import Entry
 from harness.types.plan import DataRef, StepTask
 from harness.types.recipe import TrainRecipe
@@ -33,7 +34,7 @@ RECIPE = {"epochs": 1, "batch_size": 16, "schedule": "none"}
 TINY_VIT = {"patch_size": 4, "dim": 24, "depth": 3, "heads": 3}
 
 
-ParamsLike = Params | Mapping[str, Any] | None
+ParamsLike = Params | Facts | None
 
 
 class _Blobs:
@@ -78,7 +79,7 @@ def make_context(
     train: int = 64,
     test: int = 32,
     seed: int = 0,
-    recipe: Mapping[str, Any] | None = None,
+    recipe: Facts | None = None,
 ) -> Context:
     """Return the context that a builder, compressor or partitioner gets, over synthetic data.
 

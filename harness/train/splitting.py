@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, Protocol
@@ -29,6 +29,7 @@ from harness.types import (
     Split,
     TensorSpec,
 )
+from harness.types.json import Facts
 
 if TYPE_CHECKING:
     import torch
@@ -50,7 +51,7 @@ __all__ = [
     "seeded",
 ]
 
-FINE_TUNING: Mapping[str, Any] = MappingProxyType({"warmup_epochs": 0, "early_stop": None})
+FINE_TUNING: Facts = MappingProxyType({"warmup_epochs": 0, "early_stop": None})
 """For ``ctx.fit(..., **FINE_TUNING)``: a short training of weights that are trained already, to its last epoch."""
 
 
@@ -229,7 +230,7 @@ def fused_sketch(
     macs: int,
     classes: int,
     spec: ModuleSpec | None,
-    decisions: Mapping[str, Any],
+    decisions: Facts,
     name: str = "fusion",
 ) -> Sketch:
     """Return the sketch of ``subs`` and of the part that fuses their outputs to logits of ``classes``.

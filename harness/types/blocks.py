@@ -11,6 +11,8 @@ from typing import Any, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer
 
+from harness.types.json import Facts, JsonObject
+
 __all__ = [
     "Block",
     "CoolDownRule",
@@ -63,8 +65,8 @@ class Block(BaseModel):
         return getattr(self, key) if key in self.model_fields_set else default
 
     @model_serializer(mode="wrap")
-    def _without_absent(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        values: dict[str, Any] = handler(self)
+    def _without_absent(self, handler: SerializerFunctionWrapHandler) -> JsonObject:
+        values: JsonObject = handler(self)
         return {name: value for name, value in values.items() if name in self.model_fields_set}
 
 
@@ -87,7 +89,7 @@ class DeviceBlock(Block):
     nodes: int | None = known("number of devices")
     cores: int | None = known("cores; for a fleet, those of its central device")
     memory_bytes: int | None = known("memory; for a fleet, that of its central device")
-    details: Mapping[str, Any] = Field({}, description="facts that the backend states, free")
+    details: Facts = Field({}, description="facts that the backend states, free")
     input: str | None = known("for a fleet: images are sent as `tensor` or `raw` pixels")
     devices: list[FleetMember] = Field([], description="for a fleet: the devices that took part")
 
@@ -96,9 +98,9 @@ class RuntimeBlock(Block):
     """What ran the artifact."""
 
     name: str | None = known("name of the runtime")
-    params: Mapping[str, Any] = Field({}, description="its parameters, free")
+    params: Facts = Field({}, description="its parameters, free")
     precision: str | None = known("element type that really ran; several are joined by `+`")
-    facts: Mapping[str, Mapping[str, Any]] = Field({}, description="by part: facts of its session, free")
+    facts: Mapping[str, Facts] = Field({}, description="by part: facts of its session, free")
 
 
 class CoolDownRule(Block):
@@ -167,11 +169,11 @@ class LineageStep(Block):
 
     stage: str | None = known("`build`, `compress` or `partition`")
     entry: str | None = known("the entry that made it")
-    params: Mapping[str, Any] = Field({}, description="its parameters, free")
+    params: Facts = Field({}, description="its parameters, free")
     image_passes: int | None = known("images that passed through the model in training")
     train_macs: Number | None = known("multiply-accumulates of the training")
     train_s: Number | None = known("time of the training")
-    notes: Mapping[str, Any] = Field({}, description="notes of the entry, free")
+    notes: Facts = Field({}, description="notes of the entry, free")
 
 
 class TrainingCost(Block):

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
 from harness.errors import SuiteError, nearest
+from harness.types.json import JsonObject
 
 __all__ = ["COLUMNS", "Column", "Row", "Value", "check_columns", "check_rank", "order"]
 
@@ -183,7 +184,7 @@ class Row:
         value = self.values[name]
         return [] if value is None or isinstance(value, str | int | float) else [str(item) for item in value]
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> JsonObject:
         """Return the row as JSON: its columns, ``why`` and ``reason``."""
         return {**self.values, "why": dict(self.why), "reason": self.reason}
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from harness.types.fleet import Graph, PeerAddress
+from harness.types.json import Facts
 from harness.types.measuring import Clock, DeviceReport, Samples, Workload
 from harness.types.meters import Monitor
 from harness.types.params import Params
@@ -48,7 +49,7 @@ class DeviceInfo:
     memory_bytes: int
     emulated: bool = False
     machine_id: str = ""
-    details: Mapping[str, Any] = field(default_factory=dict)
+    details: Facts = field(default_factory=dict)
 
     @property
     def is_board(self) -> bool:
@@ -86,7 +87,7 @@ class Device(Protocol):
     info: DeviceInfo
     remote: bool
 
-    def load(self, part: str, artifact: Artifact, runtime: RuntimeEntry) -> Mapping[str, Any]:
+    def load(self, part: str, artifact: Artifact, runtime: RuntimeEntry) -> Facts:
         """Load an artifact under a part's name, and return the session's facts."""
         ...
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
+from harness.types.json import JsonObject
 from harness.types.meters import Provenance, Scope
 
 __all__ = ["Method", "Reading"]
@@ -54,10 +55,10 @@ class Reading:
     withheld: Mapping[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     disagreement: Mapping[str, float] = field(default_factory=dict)
-    details: Mapping[str, Any] = field(default_factory=dict)
+    details: JsonObject = field(default_factory=dict)
     device: str = ""
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> JsonObject:
         """Return the reading as a record has it: ``device`` only for a fleet."""
         values = asdict(self) | {"notes": list(self.notes)}
         return values if self.device else {key: value for key, value in values.items() if key != "device"}

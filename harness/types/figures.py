@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 from pydantic import Field
 
 from harness.types.blocks import Block, Number, known
+from harness.types.json import Facts
 
 __all__ = [
     "Accuracy",
@@ -206,9 +206,7 @@ class EnergyReading(Block):
     disagreement: Mapping[str, Number] = Field(
         {}, description="by other meter of the same thing: difference divided by the mean of both"
     )
-    details: Mapping[str, Any] = Field(
-        {}, description="facts that the meter states, free: zones, rails, shunt"
-    )
+    details: Facts = Field({}, description="facts that the meter states, free: zones, rails, shunt")
 
 
 class PartTimes(Block):
@@ -277,7 +275,7 @@ class State(Block):
     steady: bool | None = known("whether warm-up reached a steady state")
     window_s: Number | None = known("length of the window")
     cooled: bool | None = known("whether the requested temperature was reached")
-    machine: Mapping[str, Mapping[str, Any]] = Field(
+    machine: Mapping[str, Facts] = Field(
         {},
         description="for each watch, free: each value before, after, and the minimum and maximum of a number",
     )

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
+from harness.types.json import Facts
 from harness.types.models import TensorSpec
 
 if TYPE_CHECKING:
@@ -60,7 +61,7 @@ class PeerAddress:
 
     device: str
     open: str
-    details: Mapping[str, Any] = field(default_factory=dict)
+    details: Facts = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from harness.types.energy import Method, Reading
+from harness.types.json import Signals
 
 if TYPE_CHECKING:
     import numpy as np
@@ -184,7 +185,7 @@ class DeviceReport:
     memory: Mapping[str, int] = field(default_factory=dict)
     energy: tuple[Reading, ...] = ()
     meters: Mapping[str, NDArray[Any]] = field(default_factory=dict)
-    states: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    states: Mapping[str, Signals] = field(default_factory=dict)
     problems: tuple[str, ...] = ()
 
     def merged(self, other: DeviceReport) -> DeviceReport:

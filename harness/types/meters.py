@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import Literal, Protocol
+
+from harness.types.json import Facts
 
 __all__ = ["SCOPES", "Log", "Meter", "MeterInfo", "MeterUse", "Monitor", "Provenance", "Scope", "Watch"]
 
@@ -38,7 +40,7 @@ class MeterInfo:
     averaging_s: float = 0.0
     calibration: float | None = None
     host: str = ""
-    details: Mapping[str, Any] = field(default_factory=dict)
+    details: Facts = field(default_factory=dict)
 
 
 class Meter(Protocol):
@@ -70,7 +72,7 @@ class Log(Protocol):
     def close(self) -> None: ...
 
 
-Watch = Callable[[], Mapping[str, Any]]
+Watch = Callable[[], Facts]
 """Reads the machine's state now, as JSON. It is closed if it has a ``close``. Keys, where they are known:
 
 ``temperature_c`` (the hottest sensor), ``mhz`` (the clock that matters), ``throttle`` (a list of causes at

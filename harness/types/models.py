@@ -5,7 +5,9 @@ from __future__ import annotations
 import pkgutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
+
+from harness.types.json import Facts
 
 if TYPE_CHECKING:
     import torch
@@ -48,7 +50,7 @@ class ModuleSpec:
     """
 
     factory: str
-    params: Mapping[str, Any] = field(default_factory=dict)
+    params: Facts = field(default_factory=dict)
 
     def build(self) -> torch.nn.Module:
         """Return a new module with random weights."""
@@ -85,20 +87,20 @@ class Lineage:
 
     stage: str
     entry: str
-    params: Mapping[str, Any]
+    params: Facts
     image_passes: int = 0
     train_macs: int = 0
     train_s: float = 0.0
-    notes: Mapping[str, Any] = field(default_factory=dict)
+    notes: Facts = field(default_factory=dict)
 
     @classmethod
     def of(
         cls,
         stage: str,
         entry: str,
-        params: Mapping[str, Any],
+        params: Facts,
         trainings: Sequence[TrainingCost],
-        notes: Mapping[str, Any] | None = None,
+        notes: Facts | None = None,
     ) -> Lineage:
         """Return the step of ``entry``, whose cost is the sum over ``trainings``.
 
@@ -230,7 +232,7 @@ class Sketch:
 
     parts: tuple[PartSketch, ...]
     placement: Placement | None = None
-    decisions: Mapping[str, Any] = field(default_factory=dict)
+    decisions: Facts = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+
+from harness.types.json import JsonObject
 
 __all__ = ["EntryOrigin"]
 
@@ -25,7 +26,7 @@ class EntryOrigin:
     source: str
     requires: Mapping[str, str] = field(default_factory=dict)
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> JsonObject:
         """Return what a record says of it, under the key ``kind:name``."""
         return {
             "plugin": self.plugin,

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 from pydantic import BaseModel, ConfigDict
 
+from harness.types.json import Facts
+
 __all__ = ["Entry", "JsonParams", "Params"]
 
-JsonParams: TypeAlias = Mapping[str, Any]
+JsonParams: TypeAlias = Facts
 """Parameters of an entry as JSON. Only the entry knows their names; its ``params`` checks them."""
 
 

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from harness.types.data import DataChoice
 from harness.types.devices import DeviceInfo
+from harness.types.json import JsonObject
 from harness.types.measure import Measure
 from harness.types.meters import Monitor
 from harness.types.models import Sketch
@@ -236,7 +237,7 @@ class Plan:
             visit(cell.export)
         return list(order)
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> JsonObject:
         """Return the plan for ``harness plan --json``."""
         return {
             "suite": self.suite,

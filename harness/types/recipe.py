@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationInfo, field_validator
 
+from harness.types.json import Facts
 from harness.types.params import Params
 
 __all__ = ["NO_AUGMENTATION", "NotNegative", "Positive", "TrainRecipe"]
@@ -20,7 +20,7 @@ Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
-NO_AUGMENTATION: Mapping[str, Any] = MappingProxyType(
+NO_AUGMENTATION: Facts = MappingProxyType(
     {"augment": "none", "rand_augment": "none", "random_erasing": 0.0, "mixup": 0.0, "cutmix": 0.0}
 )
 """For a method's ``ctx.fit(..., **NO_AUGMENTATION)``: its samples may not change between epochs."""

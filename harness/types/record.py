@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -22,6 +21,7 @@ from harness.types.blocks import (
     TrainingCost,
 )
 from harness.types.figures import Accuracy, Counts, EnergyReading, Latency, Memory, Network, State
+from harness.types.json import JsonObject
 
 __all__ = ["SCHEMA", "Record", "Status", "checksum"]
 
@@ -64,7 +64,7 @@ class Record(BaseModel):
     parts: list[PartBlock] = Field([], description="the parts of the model")
     state: State = Field(State(), description="state of the window and of the machine")
     flags: list[str] = Field([], description="what disturbed the window")
-    origins: dict[str, Any] = Field(
+    origins: JsonObject = Field(
         {},
         description="by entry that the cell used: plugin, distribution, version, source (hash of the plugin's source), "
         "requires (versions of the distributions that the entry requires)",
@@ -98,7 +98,7 @@ class Record(BaseModel):
         """Whether this attempt measured anything."""
         return self.status in ("ok", "partial")
 
-    def dump(self) -> dict[str, Any]:
+    def dump(self) -> JsonObject:
         """Return the record as JSON values; NaN and infinities become null."""
         return json.loads(self.model_dump_json(by_alias=True))  # type: ignore[no-any-return]
 
@@ -107,7 +107,7 @@ class Record(BaseModel):
         return self.model_copy(update={"checksum": checksum(self.dump())})
 
 
-def checksum(content: Mapping[str, Any]) -> str:
+def checksum(content: JsonObject) -> str:
     """Return the SHA-256 of the canonical JSON (sorted keys, no spaces) of a record without its checksum.
 
     Raises:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from harness.types.context import Context
+from harness.types.json import Facts
 from harness.types.models import Part, TensorSpec
 from harness.types.params import Entry
 
@@ -32,7 +33,7 @@ class Artifact:
     weight_bytes: int
     inputs: tuple[TensorSpec, ...]
     output: TensorSpec
-    meta: Mapping[str, Any] = field(default_factory=dict)
+    meta: Facts = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +47,7 @@ class SessionOptions:
 class Session(Protocol):
     """A loaded artifact. ``facts`` say what really runs: precision, provider, version, threads."""
 
-    facts: Mapping[str, Any]
+    facts: Facts
 
     def run(self, inputs: Sequence[NDArray[Any]]) -> NDArray[np.float32]:
         """Run one forward pass: inputs [n, ...] in the part's edge order -> output [n, ...].

@@ -11,7 +11,6 @@ import time
 from array import array
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +18,7 @@ from numpy.typing import NDArray
 from harness.data.splits import to_pixels
 from harness.errors import BoardLost, DeviceError, HarnessError
 from harness.types import IMAGE, Graph, GraphPart, PeerAddress, Session, Workload
+from harness.types.json import JsonObject
 from harness.worker.frames import pack, size_of
 from harness.worker.links import REOPEN_S, Arrival, Links, device_of
 
@@ -192,7 +192,7 @@ class Collaboration:
 
     def _request(self, query: QueryInFlight, part: GraphPart) -> list[bytes | memoryview]:
         """Return the frame that asks for a part."""
-        header: dict[str, Any] = {"op": "run", "id": query.number, "part": part.name, "wire": part.wire_dtype}
+        header: JsonObject = {"op": "run", "id": query.number, "part": part.name, "wire": part.wire_dtype}
         tensors = []
         if self._rehearsing:
             header["rehearse"] = True

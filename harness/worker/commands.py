@@ -20,6 +20,7 @@ from harness.types import (
     SessionOptions,
     Workload,
 )
+from harness.types.json import Facts
 
 if TYPE_CHECKING:
     import numpy as np
@@ -62,7 +63,7 @@ class Observe(Command[None]):
 
 
 @dataclass(frozen=True)
-class Load(Command[Mapping[str, Any]]):
+class Load(Command[Facts]):
     """Load an artifact under a part's name; the answer is the session's facts.
 
     ``loader`` ("module:function") is the runtime's function that loads it. ``wrapper`` ("module:function") takes the

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from harness.errors import DeviceError
 from harness.types import (
@@ -22,6 +22,7 @@ from harness.types import (
     SessionOptions,
     Workload,
 )
+from harness.types.json import Facts
 from harness.worker.commands import Begin, Command, Connect, End, Infer, Listen, Load, Measure
 from harness.worker.peers import LOCAL
 from harness.worker.process import WorkerProcess
@@ -76,7 +77,7 @@ class WorkerDevice:
         self._started = False
         self._central = ""  # the device whose queries this one answers
 
-    def load(self, part: str, artifact: Artifact, runtime: RuntimeEntry) -> Mapping[str, Any]:
+    def load(self, part: str, artifact: Artifact, runtime: RuntimeEntry) -> Facts:
         if not self._started:
             self.transport.start(runtime)
             self._started = True

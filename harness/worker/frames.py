@@ -12,10 +12,11 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from harness.errors import HarnessError
+from harness.types.json import JsonObject
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -37,7 +38,7 @@ class FrameError(HarnessError):
     """Bytes are no frame, or hold more than a frame may."""
 
 
-def pack(header: Mapping[str, Any], tensors: Sequence[NDArray[Any]] = ()) -> list[bytes | memoryview]:
+def pack(header: JsonObject, tensors: Sequence[NDArray[Any]] = ()) -> list[bytes | memoryview]:
     """Return a frame in pieces; the tensors are not copied.
 
     Raises:
@@ -56,7 +57,7 @@ def pack(header: Mapping[str, Any], tensors: Sequence[NDArray[Any]] = ()) -> lis
     return [head, *(memoryview(array.data).cast("B") for array in arrays if array.size)]
 
 
-def _head(header: Mapping[str, Any]) -> bytes:
+def _head(header: JsonObject) -> bytes:
     """Return a frame's bytes before its tensors."""
     text = _encode(header).encode()
     if len(text) > MAX_HEADER:
@@ -69,7 +70,7 @@ def size_of(frame: Sequence[bytes | memoryview]) -> int:
     return sum(len(piece) for piece in frame)
 
 
-def header_of(frame: bytes | memoryview) -> tuple[dict[str, Any], memoryview]:
+def header_of(frame: bytes | memoryview) -> tuple[JsonObject, memoryview]:
     """Return the header, and the bytes behind it.
 
     Raises:
@@ -90,12 +91,12 @@ def header_of(frame: bytes | memoryview) -> tuple[dict[str, Any], memoryview]:
     return header, view[8 + length :]
 
 
-def with_header(header: Mapping[str, Any], body: memoryview) -> list[bytes | memoryview]:
+def with_header(header: JsonObject, body: memoryview) -> list[bytes | memoryview]:
     """Return a frame with another header before the same bytes."""
     return [_head(header), body] if len(body) else [_head(header)]
 
 
-def unpack(frame: bytes | memoryview) -> tuple[dict[str, Any], list[NDArray[Any]]]:
+def unpack(frame: bytes | memoryview) -> tuple[JsonObject, list[NDArray[Any]]]:
     """Return header and tensors, which are views into ``frame`` (read-only where it is).
 
     Raises:

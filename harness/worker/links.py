@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from harness.errors import BoardLost, DeviceError, HarnessError
 from harness.types import Answer, Peer, PeerAddress
+from harness.types.json import JsonObject
 from harness.worker.frames import pack
 
 __all__ = ["REOPEN_S", "Arrival", "Links", "device_of"]
@@ -129,7 +130,7 @@ class Links:
     def exchange(
         self,
         key: str,
-        header: Mapping[str, Any],
+        header: JsonObject,
         tensors: Sequence[NDArray[Any]],
         *,
         others_may_be_lost: bool = False,

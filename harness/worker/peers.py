@@ -6,7 +6,7 @@ import os
 import queue
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from multiprocessing import AuthenticationError
 from multiprocessing.connection import Client, Connection, Listener, answer_challenge, deliver_challenge
@@ -14,6 +14,7 @@ from typing import Any
 
 from harness.errors import BoardLost, HarnessError, first_line, source_files
 from harness.types import Answer, Answers, Peer
+from harness.types.json import JsonObject
 from harness.worker.frames import FrameError, pack, size_of, unpack
 
 __all__ = ["LOCAL", "MAX_KEPT_BYTES", "MAX_SLOTS", "LocalPeer", "Server", "answer_of", "open_local"]
@@ -24,7 +25,7 @@ MAX_SLOTS = 4096
 MAX_KEPT_BYTES = 2**30
 MAX_ECHO = 2**26
 
-Handle = Callable[[Mapping[str, Any], Sequence[Any]], tuple[dict[str, Any], Sequence[Any]]]
+Handle = Callable[[JsonObject, Sequence[Any]], tuple[JsonObject, Sequence[Any]]]
 """Takes a request's header and tensors, and returns those of the answer."""
 
 
@@ -82,7 +83,7 @@ class Server:
 
     def _answer(self, frame: bytes, came: int) -> list[bytes | memoryview]:
         """Return the answer to a frame, in pieces; to one that fails, the error."""
-        about: dict[str, Any] = {"id": None}
+        about: JsonObject = {"id": None}
         try:
             header, tensors = unpack(frame)
             about = _about(header)
@@ -98,7 +99,7 @@ class Server:
             return pack({**about, "error": _line(error), "files": _files(error)})
 
 
-def _about(header: Mapping[str, Any]) -> dict[str, Any]:
+def _about(header: JsonObject) -> JsonObject:
     """Return what an answer repeats of its request, except a name that would make its header too long."""
     part = header.get("part")
     named = {"part": part} if isinstance(part, str) and len(part) <= 200 else {}
@@ -119,7 +120,7 @@ def _files(error: BaseException) -> list[str]:
     return [file for file in source_files(error) if len(file) < 1000 and file.isascii()][-20:]
 
 
-def _echo(header: Mapping[str, Any]) -> tuple[dict[str, Any], Sequence[Any]]:
+def _echo(header: JsonObject) -> tuple[JsonObject, Sequence[Any]]:
     """Return as many zeros as the header asks for."""
     import numpy as np
 
@@ -183,7 +184,7 @@ def _count(value: Any) -> int:
     return value if type(value) is int and value >= 0 else 0
 
 
-def open_local(details: Mapping[str, Any], answers: Answers) -> Peer:
+def open_local(details: JsonObject, answers: Answers) -> Peer:
     """Reach a worker of this machine. ``details``: the fields of :class:`harness.worker.commands.Listening`, and ``device``."""
     conn = Client(details["address"], "AF_UNIX", authkey=bytes.fromhex(details["key"]))
     assert isinstance(conn, Connection)

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from harness.data.splits import normalise
 from harness.types import Session
+from harness.types.json import JsonObject
 from harness.worker.frames import DTYPES, FrameError
 from harness.worker.peers import MAX_KEPT_BYTES, MAX_SLOTS
 
@@ -40,8 +41,8 @@ class Requests:
         self._slots: dict[int, list[Array]] = {}
 
     def answer(
-        self, header: Mapping[str, Any], tensors: Sequence[NDArray[Any]]
-    ) -> tuple[dict[str, Any], Sequence[Array]]:
+        self, header: JsonObject, tensors: Sequence[NDArray[Any]]
+    ) -> tuple[JsonObject, Sequence[Array]]:
         """Return header and tensors of the answer to one frame.
 
         Raises:
@@ -57,7 +58,7 @@ class Requests:
                 case op:
                     raise FrameError(f"no such request: {op!r}")
 
-    def _keep(self, header: Mapping[str, Any], tensors: Sequence[NDArray[Any]]) -> None:
+    def _keep(self, header: JsonObject, tensors: Sequence[NDArray[Any]]) -> None:
         """Keep tensors in a slot, in place of what was there."""
         slot = header.get("slot")
         if type(slot) is not int or not 0 <= slot < MAX_SLOTS:
@@ -69,9 +70,7 @@ class Requests:
             raise FrameError(f"images that are kept: at most {self._max_kept_bytes} bytes in all")
         self._slots[slot] = kept
 
-    def _run(
-        self, header: Mapping[str, Any], tensors: Sequence[NDArray[Any]]
-    ) -> tuple[dict[str, Any], Sequence[Array]]:
+    def _run(self, header: JsonObject, tensors: Sequence[NDArray[Any]]) -> tuple[JsonObject, Sequence[Array]]:
         """Run a part on tensors, and on those that its slot keeps."""
         part = header.get("part")
         if not isinstance(part, str) or part not in self._sessions:
@@ -97,7 +96,7 @@ class Requests:
         return {"compute_ns": spent}, [output.astype(np.dtype(wire), copy=False)]
 
 
-def _pixels(tensor: NDArray[Any], header: Mapping[str, Any]) -> Array:
+def _pixels(tensor: NDArray[Any], header: JsonObject) -> Array:
     """Return a tensor as the model takes it: raw pixels are normalised here."""
     if tensor.dtype.name != "uint8" or "normalise" not in header:
         return tensor

@@ -36,6 +36,7 @@ from harness.types import (
     SessionOptions,
     Workload,
 )
+from harness.types.json import Facts
 from harness.worker.collaborate import Collaboration, QueryInFlight
 from harness.worker.commands import (
     Begin,
@@ -144,7 +145,7 @@ class Worker:
 
     def _load(
         self, part: str, artifact: Artifact, loader: str, options: SessionOptions, wrapper: str
-    ) -> Mapping[str, Any]:
+    ) -> Facts:
         load = pkgutil.resolve_name(loader)
         memory.OWN.mark_baseline()
         session: Session = load(artifact, options)

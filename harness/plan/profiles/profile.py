@@ -7,7 +7,7 @@ are ``modelled`` and come with the line's error.
 from __future__ import annotations
 
 from functools import cached_property
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import Field, field_validator
 
@@ -15,6 +15,7 @@ from harness.errors import HarnessError
 from harness.plan.profiles.line import LEAST, Line, fit
 from harness.types import Params
 from harness.types.fields import NAME
+from harness.types.json import JsonObject
 
 __all__ = ["KINDS", "Link", "Point", "Profile", "ProfileError"]
 
@@ -131,7 +132,7 @@ class Profile(Params):
         except ValueError:
             return None
 
-    def summary(self) -> dict[str, Any]:
+    def summary(self) -> JsonObject:
         """Return ``details["profile"]`` of a device, which placers and sketches read."""
         line = self.line
         return {
@@ -149,7 +150,7 @@ class Profile(Params):
             "high_gmacs": line.high,
         }
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> JsonObject:
         """Return the file's content. ``lines`` are for people; they are computed again when it is read."""
         lines = {}
         for kind in KINDS:

@@ -22,6 +22,7 @@ from harness.train.counting.footprint import STATIC
 from harness.types import Params
 from harness.types.columns import COLUMNS
 from harness.types.fields import NAME
+from harness.types.json import Facts
 
 __all__ = [
     "ALL",
@@ -212,7 +213,7 @@ def _claim(name: str, content: Any, file: _File, source: Source) -> Claim:
     return claim
 
 
-def _likely(content: Mapping[str, Any]) -> type[Claim]:
+def _likely(content: Facts) -> type[Claim]:
     """The kind of a claim without the key that tells it: the one that lacks it, so that the message says so."""
     telling: dict[str, type[Claim]] = {"quantity": Number, "than": Ordering, "fleet": Placed}
     return next((kind for key, kind in telling.items() if key in content), Statement)

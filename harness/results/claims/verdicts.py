@@ -7,7 +7,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Literal, TypeVar
+from typing import Literal, TypeVar
 
 from harness.errors import CellError, SuiteError, nearest
 from harness.plan.planner import Planned
@@ -18,6 +18,7 @@ from harness.results.claims.evidence import Difference, Evidence, Unchecked
 from harness.train.counting.footprint import STATIC, Footprint, Modules
 from harness.types import IMAGE, ModuleSpec, Sketch, TensorSpec
 from harness.types.columns import COLUMNS
+from harness.types.json import JsonObject
 
 __all__ = ["STATUSES", "Judge", "Status", "Verdict"]
 
@@ -50,7 +51,7 @@ class Verdict:
     tolerance: str = ""
     why: str = ""
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> JsonObject:
         """Return the verdict as JSON."""
         return asdict(self)
 
@@ -233,7 +234,7 @@ class Judge:
         return replace(verdict, status="reproduced" if holds else "not-reproduced")
 
 
-def _published(claim: Claim) -> dict[str, Any]:
+def _published(claim: Claim) -> JsonObject:
     """Return the fields of a verdict that come from the paper, with words where the claim has none."""
     if isinstance(claim, Number):
         what = claim.method if claim.part is None else f"{claim.method}, {claim.part}"

@@ -17,6 +17,7 @@ from harness.results.leaderboard.rows import Group
 from harness.results.leaderboard.tiers import no_tiers, rank_by_tiers
 from harness.types import Provenance
 from harness.types.columns import Row, Value, check_columns, check_rank, order
+from harness.types.json import JsonObject
 from harness.types.record import Record
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ class TableKey:
     within: tuple[tuple[str, Value], ...] = ()
     source: str | None = None
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> JsonObject:
         """Return the key as JSON; ``source`` only of published figures."""
         return {
             "task": self.task,
@@ -82,7 +83,7 @@ class Table:
         """Whether the figures are a paper's."""
         return self.key.provenance == "published"
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> JsonObject:
         """Return the table as JSON."""
         return {
             "key": self.key.to_json(),
@@ -101,7 +102,7 @@ class Leaderboard:
 
     tables: tuple[Table, ...]
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> JsonObject:
         """Return the leaderboard as JSON, in which a table is called a board."""
         return {"boards": [table.to_json() for table in self.tables]}
 

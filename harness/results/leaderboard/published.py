@@ -30,6 +30,7 @@ from harness.suite.validate import validated
 from harness.suite.yamlfile import Source, read_yaml
 from harness.types import Params
 from harness.types.columns import COLUMNS, Row, Value
+from harness.types.json import JsonObject
 
 __all__ = ["PRINTED", "find_published", "published_tables", "shipped_published"]
 
@@ -56,7 +57,7 @@ class PrintedTable(Params):
     split: str = Field("test", min_length=1, description="on which top1 was measured")
     device_model: str | None = Field(None, min_length=1, description="hardware on which latency was measured")
     note: str | None = Field(None, min_length=1, description="what a reader of the figures must know")
-    rows: tuple[Mapping[str, Any], ...] = Field(min_length=1)
+    rows: tuple[JsonObject, ...] = Field(min_length=1)
 
 
 class Published(Params):
@@ -121,7 +122,7 @@ def _table(printed: PrintedTable, origin: str, rows: list[Row]) -> Table:
 
 
 def _row(
-    content: Mapping[str, Any], table: PrintedTable, origin: str, source: Source, path: tuple[str | int, ...]
+    content: JsonObject, table: PrintedTable, origin: str, source: Source, path: tuple[str | int, ...]
 ) -> Row:
     """Return the row that a file's ``content`` gives: a column that is not printed is null, with a reason."""
     if not isinstance(content.get("method"), str) or not content["method"].strip():
