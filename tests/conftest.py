@@ -8,11 +8,16 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import settings
 from pydantic import BaseModel
+
+if TYPE_CHECKING:
+    from harness.plugins import Plugins
+    from harness.store.artifacts import Store
+    from harness.types.plan import Plan
 
 # how long an example takes says nothing on a shared machine
 settings.register_profile(
@@ -77,3 +82,28 @@ def toys() -> Iterator[ModuleType]:
 
         yield fleet_toys
         del sys.modules["fleet_toys"]
+
+
+@pytest.fixture(scope="session")
+def prepare_toys(
+    toys: ModuleType, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[str], tuple[Plan, Plugins, Store]]:
+    """Returns a function that plans a suite of the plugin ``toys`` and prepares its nodes."""
+    from harness.plan.planner import make_plan
+    from harness.plugins import load_plugins
+    from harness.prepare.nodes import run_node
+    from harness.store.artifacts import Store
+    from harness.suite.loading import load_suite
+    from harness.types.plan import PrepareHost
+
+    def prepare(suite: str) -> tuple[Plan, Plugins, Store]:
+        folder = tmp_path_factory.mktemp("toys")
+        (folder / "toys.yaml").write_text(suite)
+        plugins = load_plugins(extra={"toys": toys})
+        plan = make_plan(load_suite(folder / "toys.yaml"), plugins, PrepareHost()).plan
+        store = Store(folder / "cache")
+        for node in plan.nodes.values():
+            run_node(node, plugins, store)
+        return plan, plugins, store
+
+    return prepare

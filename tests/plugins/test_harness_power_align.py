@@ -52,11 +52,11 @@ def test_within_one_period_in_95_of_100_and_within_its_bound(averaged):
     for _ in range(TRIALS):
         times, watts, load, window, offset, search, period, averaging = trial(rng, averaged=averaged)
         try:
-            found = align_step(times, watts, load, window, search, averaging=averaging)
+            alignment = align_step(times, watts, load, window, search, averaging=averaging)
         except ValueError:
             continue
-        near += abs(found.offset_s - offset) <= period
-        bounded += abs(found.offset_s - offset) <= found.error_s
+        near += abs(alignment.offset_s - offset) <= period
+        bounded += abs(alignment.offset_s - offset) <= alignment.error_s
     assert near >= 0.95 * TRIALS
     assert bounded >= 0.95 * TRIALS
 
@@ -78,10 +78,10 @@ def test_averaged_readings_give_more_than_the_period():
             offset=77.0,
             averaging=averaging,
         )
-        found = align_step(times, watts, load, (begin, 508.0), (73.0, 80.0), averaging=averaging)
-        errors.append(abs(found.offset_s - 77.0))
-        assert found.idle_w == pytest.approx(3, abs=0.1)
-        assert found.busy_w == pytest.approx(9, abs=0.1)
+        alignment = align_step(times, watts, load, (begin, 508.0), (73.0, 80.0), averaging=averaging)
+        errors.append(abs(alignment.offset_s - 77.0))
+        assert alignment.idle_w == pytest.approx(3, abs=0.1)
+        assert alignment.busy_w == pytest.approx(9, abs=0.1)
     assert np.median(errors) < 0.01
     assert max(errors) < 0.05
 
@@ -112,9 +112,9 @@ def test_a_faint_step_is_refused_or_within_its_bound(step, said):
             rng, rate=20, idle=5, busy=5 + step, noise=1, load=LOAD, window=WINDOW, offset=0.0, jitter=0
         )
         try:
-            found = align_step(times, watts, LOAD, WINDOW, (-4.0, 4.0))
-            wrong += abs(found.offset_s) > found.error_s
-            assert found.error_s <= 3 / 20
+            alignment = align_step(times, watts, LOAD, WINDOW, (-4.0, 4.0))
+            wrong += abs(alignment.offset_s) > alignment.error_s
+            assert alignment.error_s <= 3 / 20
         except ValueError as error:
             refusals.append(str(error))
     assert sum(said in text for text in refusals) > 20
@@ -125,9 +125,9 @@ def test_readings_that_average_what_was_before_the_window_are_left_out():
     times = np.arange(0, 25, 0.1)
     watts = np.where(times < WINDOW[0] + 0.25, 50.0, 3.0)  # the mean over 0.3 s of what ended at the window
     watts = np.where((times >= LOAD[0] + 0.3) & (times < LOAD[1]), 9.0, watts)
-    found = align_step(times, watts, LOAD, WINDOW, (-0.05, 0.05), averaging=0.3)
-    assert abs(found.offset_s) <= 0.1
-    assert found.idle_w < 3.5
+    alignment = align_step(times, watts, LOAD, WINDOW, (-0.05, 0.05), averaging=0.3)
+    assert abs(alignment.offset_s) <= 0.1
+    assert alignment.idle_w < 3.5
 
 
 def test_two_loads_alike_are_ambiguous():
@@ -156,13 +156,13 @@ def test_a_burst_before_the_window_does_not_draw_the_step_to_it():
     rng = np.random.default_rng(4)
     times, watts = log(rng, rate=50, idle=3, busy=6, noise=0.2, load=LOAD, window=WINDOW, offset=0.0)
     watts = np.where((times > 5.0) & (times < 6.8), 20.0, watts)  # a model loads: higher, and shorter
-    found = align_step(times, watts, LOAD, WINDOW, (-2.0, 4.0))
-    assert abs(found.offset_s) < 0.02
+    alignment = align_step(times, watts, LOAD, WINDOW, (-2.0, 4.0))
+    assert abs(alignment.offset_s) < 0.02
 
 
 def test_a_load_that_beats_is_one_load():
     rng = np.random.default_rng(5)
     times, watts = log(rng, rate=100, idle=3, busy=6, noise=0.1, load=LOAD, window=WINDOW, offset=1.5)
     beat = (watts > 4.5) & (np.floor((times + 1.5) / 0.03) % 3 == 0)
-    found = align_step(times, np.where(beat, watts + 3, watts), LOAD, WINDOW, (-2.0, 4.0))
-    assert found.offset_s == pytest.approx(1.5, abs=0.02)
+    alignment = align_step(times, np.where(beat, watts + 3, watts), LOAD, WINDOW, (-2.0, 4.0))
+    assert alignment.offset_s == pytest.approx(1.5, abs=0.02)

@@ -84,8 +84,8 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def only() -> Any:
-    (found,) = ina3221.probe()
-    return found
+    (meter,) = ina3221.probe()
+    return meter
 
 
 def through_json(info: MeterInfo) -> MeterInfo:
@@ -179,10 +179,10 @@ def test_a_sum_of_rails_says_so_and_leaves_out_what_another_rail_feeds(root: Pat
 
 def test_rails_of_unknown_nesting_are_never_added(root: Path) -> None:
     hwmon(root, [{"VDD_GPU": (19000, 100), "VDD_CPU_SOC_MSS": (19000, 100), "VIN_SYS_5V0": (5000, 100)}])
-    found = only()
-    assert isinstance(found, Unavailable)
-    assert "VDD_CPU_SOC_MSS" in found.reason
-    assert "no sum" in found.reason
+    meter = only()
+    assert isinstance(meter, Unavailable)
+    assert "VDD_CPU_SOC_MSS" in meter.reason
+    assert "no sum" in meter.reason
 
 
 def test_a_missing_rail_makes_no_smaller_sum(root: Path) -> None:
@@ -244,18 +244,18 @@ def test_readings_are_fresh_and_may_be_negative(root: Path) -> None:
 
 def test_a_disabled_channel_is_no_rail(root: Path) -> None:
     hwmon(root, ORIN_NX, in1_enable=0)
-    found = only()
-    assert isinstance(found, Unavailable)
-    assert "VDD_IN" not in found.reason
+    meter = only()
+    assert isinstance(meter, Unavailable)
+    assert "VDD_IN" not in meter.reason
 
 
 def test_a_rail_that_does_not_answer_is_named_with_a_fix(root: Path) -> None:
     hwmon(root, ORIN_NX)
     current = root / "sys/bus/i2c/devices/1-0040/hwmon/hwmon3/curr1_input"
     current.unlink()
-    found = only()
-    assert str(current) in found.reason
-    assert "dmesg" in found.fix
+    meter = only()
+    assert str(current) in meter.reason
+    assert "dmesg" in meter.fix
 
 
 def test_permissions_are_named_with_a_fix(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -265,22 +265,22 @@ def test_permissions_are_named_with_a_fix(root: Path, monkeypatch: pytest.Monkey
         raise PermissionError(13, "Permission denied", str(path))
 
     monkeypatch.setattr(os, "open", refuse)
-    found = only()
-    assert "in1_input: Permission denied" in found.reason
-    assert "chmod a+r" in found.fix
+    meter = only()
+    assert "in1_input: Permission denied" in meter.reason
+    assert "chmod a+r" in meter.fix
 
 
 def test_off_a_jetson_one_short_line(root: Path) -> None:
-    found = only()
-    assert "not a Jetson" in found.reason
+    meter = only()
+    assert "not a Jetson" in meter.reason
     assert jetson.watch() is None
 
 
 def test_a_jetson_without_the_chip_says_what_to_do(root: Path) -> None:
     put(root / "proc/device-tree/compatible", "nvidia,p3448-0003\0nvidia,tegra210\0")
-    found = only()
-    assert "no INA3221" in found.reason
-    assert "modprobe" in found.fix
+    meter = only()
+    assert "no INA3221" in meter.reason
+    assert "modprobe" in meter.fix
 
 
 @pytest.fixture

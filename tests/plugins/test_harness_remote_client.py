@@ -182,10 +182,10 @@ class Relay:
         back.join()
         self._pairs.remove((down, up))
 
-    def _pump(self, one: socket.socket, other: socket.socket) -> None:
+    def _pump(self, source: socket.socket, other: socket.socket) -> None:
         passed = 0
         try:
-            while data := one.recv(65536):
+            while data := source.recv(65536):
                 while self.frozen:
                     time.sleep(0.01)
                 passed += len(data)
@@ -197,21 +197,21 @@ class Relay:
                     break
         except OSError:
             pass
-        _end(one)
+        _end(source)
         _end(other)
 
     def close(self) -> None:
         _end(self._socket)
         for pair in list(self._pairs):
-            for one in pair:
-                _end(one)
+            for sock in pair:
+                _end(sock)
 
 
-def _end(one: socket.socket) -> None:
+def _end(sock: socket.socket) -> None:
     """Close a socket, so that a reader of it ends."""
     with contextlib.suppress(OSError):
-        one.shutdown(socket.SHUT_RDWR)
-    one.close()
+        sock.shutdown(socket.SHUT_RDWR)
+    sock.close()
 
 
 class Boards:
@@ -337,9 +337,9 @@ def test_answers_as_a_local_worker_does(lab: Boards, plugins: Any, artifact: Art
 
 
 def test_the_clock_is_known_within_half_a_round_trip(lab: Boards) -> None:
-    one = Client("pi1", lab.credentials("pi1"))
-    clock = one.clock()
-    one.close()
+    client = Client("pi1", lab.credentials("pi1"))
+    clock = client.clock()
+    client.close()
     assert abs(clock.offset_ns) <= clock.error_ns  # of one machine: none
     assert clock.error_ns < 50e6
 
@@ -372,12 +372,12 @@ def test_wrong_secrets_are_reported(lab: Boards) -> None:
 
 
 def test_another_protocol_is_reported(lab: Boards) -> None:
-    one = Client("pi1", lab.credentials("pi1"), protocol=PROTOCOL + 1)
+    client = Client("pi1", lab.credentials("pi1"), protocol=PROTOCOL + 1)
     with pytest.raises(
         DeviceError, match=r"pi1 .* speaks protocol 3 .*: upgrade the agent \(`harness devices setup pi1`"
     ):
-        one.describe()
-    one.close()
+        client.describe()
+    client.close()
 
 
 def test_a_long_report_arrives(tmp_path: Path) -> None:
@@ -394,24 +394,24 @@ def test_a_long_report_arrives(tmp_path: Path) -> None:
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, {"Work": handler}),))
     port = server.add_insecure_port("127.0.0.1:0")
     server.start()
-    one = Client("pi1", Credentials(f"127.0.0.1:{port}"))
+    client = Client("pi1", Credentials(f"127.0.0.1:{port}"))
     try:
-        assert one.work(End({"load": (1, 2)}, 0, 1)).meters["meter_value:ina"].nbytes == 8 * 10**6
+        assert client.work(End({"load": (1, 2)}, 0, 1)).meters["meter_value:ina"].nbytes == 8 * 10**6
     finally:
-        one.close()
+        client.close()
         server.stop(None)
 
 
 def test_nothing_listens(plugins: Any) -> None:
     with socket.create_server(("127.0.0.1", 0)) as gone:
         port = gone.getsockname()[1]
-    one = Client("pi9", Credentials(f"127.0.0.1:{port}"))
+    client = Client("pi9", Credentials(f"127.0.0.1:{port}"))
     with pytest.raises(
         BoardLost, match=rf"pi9 \(127.0.0.1:{port}\) does not answer: connection refused"
     ) as caught:
-        one.health()
+        client.health()
     assert caught.value.board == "pi9"
-    one.close()
+    client.close()
 
 
 def test_a_file_arrives_though_the_wire_is_cut(lab: Boards) -> None:
@@ -420,16 +420,16 @@ def test_a_file_arrives_though_the_wire_is_cut(lab: Boards) -> None:
     part = lab.folder / "pi1" / "agent" / "blobs" / f"{sha256}.part"
     # a cut drops what gRPC has read and the agent has not: it is to take the three pieces that are whole first
     relay.cut_when = lambda: part.exists() and part.stat().st_size >= 3 * 2**20
-    one = Client("pi1", lab.credentials("pi1"))
-    one.acquire()
+    client = Client("pi1", lab.credentials("pi1"))
+    client.acquire()
     relay.sent, relay.cut_after = 0, 7 * 2**19
-    assert one.put(content) == sha256
+    assert client.put(content) == sha256
     assert relay.cut_after is None
     assert relay.sent < 7 * 2**20  # what had arrived was not sent again
     first = relay.sent
-    assert one.put(content) == sha256
+    assert client.put(content) == sha256
     assert relay.sent - first < 2**16
-    one.close()
+    client.close()
 
 
 def test_an_onnx_file_beyond_the_board_is_not_sent(lab: Boards, plugins: Any, artifact: Artifact) -> None:
@@ -787,9 +787,9 @@ def test_meters_of_the_inventory_are_those_that_answer(
 
 
 def test_all_boards_are_probed(lab: Boards) -> None:
-    found = {one.name: one for one in boards.probe("agent", PATIENT)}
+    found = {board.name: board for board in boards.probe("agent", PATIENT)}
     assert isinstance(found["pi1"], DeviceInfo)
-    assert [one.reason for one in boards.probe("jetson", PATIENT) if isinstance(one, Unavailable)]
+    assert [board.reason for board in boards.probe("jetson", PATIENT) if isinstance(board, Unavailable)]
 
 
 # --- commands ---

@@ -140,13 +140,13 @@ def test_long_frames_pass_each_other(ends: tuple[FrameSocket, FrameSocket]) -> N
 
     threads = [threading.Thread(target=receive, args=(n,), daemon=True) for n in (0, 1)]
     threads += [
-        threading.Thread(target=lambda end=end: [end.send([one]) for one in frames], daemon=True)
+        threading.Thread(target=lambda end=end: [end.send([frame]) for frame in frames], daemon=True)
         for end in ends
     ]
-    for one in threads:
-        one.start()
-    for one in threads:
-        one.join(WAIT_S)
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(WAIT_S)
     assert got == {0: frames, 1: frames}
 
 
@@ -180,7 +180,9 @@ def test_what_is_offered_waits_for_nothing_and_comes_in_order(ends: tuple[FrameS
         taken += 1
     assert left == ()  # this one was begun
     taken += 1
-    sender = threading.Thread(target=lambda: [near.send(one) for one in ([], *([f] for f in frames[taken:]))])
+    sender = threading.Thread(
+        target=lambda: [near.send(frame) for frame in ([], *([f] for f in frames[taken:]))]
+    )
     sender.start()
     assert [bytes(far.receive() or b"") for _ in frames] == frames
     sender.join(WAIT_S)
@@ -551,9 +553,9 @@ def test_strangers_that_say_nothing_are_shown_out(brisk: Central) -> None:
     silent = [socket.create_connection(raw_address(central), WAIT_S) for _ in range(4)]
     assert receive(silent[3]) == b""  # there are three already
     silent[0].sendall(b"\x16")  # a little of a handshake is no more
-    for one in silent[:3]:
-        assert receive(one) == b""
-        one.close()
+    for sock in silent[:3]:
+        assert receive(sock) == b""
+        sock.close()
     until(central.peer).close()
 
 
@@ -673,8 +675,8 @@ def test_anything_that_comes_is_answered_or_refused(
         conn.send(pack({"ticket": hardened.ticket}))
         assert reply_of(conn) == {"id": None}
     try:
-        for one in frames:
-            conn.send([one])
+        for frame in frames:
+            conn.send([frame])
         conn.send(pack({"op": "echo", "id": 1, "reply_bytes": 1}))
     except OSError:  # it has closed
         pass

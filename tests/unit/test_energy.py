@@ -109,13 +109,13 @@ def test_the_true_energy_is_within_the_uncertainty_in_95_percent_of_trials(kind:
         rng = np.random.default_rng([7, trial])
         load = made.LOADS[trial % len(made.LOADS)]
         truth = made.make_load(load, float(rng.uniform(3, 9)), trial)
-        found = made.read(truth, made.poll(truth, draw_sensor(kind, rng), rng))
-        if found.energy_gross_j is None or found.energy_net_j is None:
+        reading = made.read(truth, made.poll(truth, draw_sensor(kind, rng), rng))
+        if reading.energy_gross_j is None or reading.energy_net_j is None:
             continue
         shown += 1
-        held["gross"] += abs(found.energy_gross_j - truth.gross_j) <= found.u_gross_j
-        held["net"] += abs(found.energy_net_j - truth.net_j) <= found.u_net_j
-        ratios.append(((found.energy_gross_j - truth.gross_j) / found.u_gross_j) ** 2)
+        held["gross"] += abs(reading.energy_gross_j - truth.gross_j) <= reading.u_gross_j
+        held["net"] += abs(reading.energy_net_j - truth.net_j) <= reading.u_net_j
+        ratios.append(((reading.energy_gross_j - truth.gross_j) / reading.u_gross_j) ** 2)
     assert shown > 0.9 * trials
     assert held["gross"] >= 0.95 * shown
     assert held["net"] >= 0.95 * shown
@@ -126,12 +126,12 @@ def test_the_true_energy_is_within_the_uncertainty_in_95_percent_of_trials(kind:
 def test_the_uncertainty_of_samples_shrinks_with_the_root_of_the_window(load: str) -> None:
     def width(seconds: float) -> float:
         sensor = made.Sensor(quantity="power", rate_hz=50, calibration=0.0)
-        found = []
+        relative = []
         for trial in range(20):
             truth = made.make_load(load, seconds, trial)
             reading = made.read(truth, made.poll(truth, sensor, np.random.default_rng(trial)))
-            found.append(reading.u_gross_j / truth.gross_j)
-        return float(np.mean(found))
+            relative.append(reading.u_gross_j / truth.gross_j)
+        return float(np.mean(relative))
 
     assert 1.6 < width(3.0) / width(12.0) < 3.5  # 2, and edges shrink by 4
 
@@ -170,32 +170,32 @@ def test_a_straight_line_of_power_is_integrated_exactly_at_any_times(
 ) -> None:
     t = np.sort(np.random.default_rng(seed).uniform(-0.5, 10.5, 700))
     t[0], t[-1] = -0.5, 10.5
-    found = window(series(t, p + slope * t, info(period_s=0.05)))
-    assert found.energy_gross_j == pytest.approx(10 * p + 50 * slope, rel=1e-6)
-    assert found.uncertainty["gaps_j"] == pytest.approx(0, abs=1e-5)
+    reading = window(series(t, p + slope * t, info(period_s=0.05)))
+    assert reading.energy_gross_j == pytest.approx(10 * p + 50 * slope, rel=1e-6)
+    assert reading.uncertainty["gaps_j"] == pytest.approx(0, abs=1e-5)
 
 
 def test_net_is_gross_less_the_mean_of_both_idles() -> None:
     def power(t: Any) -> Any:
         return np.where(t <= 0, 2.0, np.where(t < 10, 10.0, 3.0))
 
-    found = window(polled(power, info(calibration=0.01)))
-    assert found.energy_gross_j == pytest.approx(100, rel=2e-3)
-    assert (found.idle_before_w, found.idle_after_w, found.idle_w) == pytest.approx((2, 3, 2.5))
-    assert found.energy_net_j == pytest.approx(found.energy_gross_j - 25)
-    assert found.idle_drift == pytest.approx(0.4)
-    assert any("idle drifted by +40%" in note for note in found.notes)
-    parts = found.uncertainty
-    assert parts["calibration_j"] == pytest.approx(1.96 * 0.01 * found.energy_gross_j / math.sqrt(3))
+    reading = window(polled(power, info(calibration=0.01)))
+    assert reading.energy_gross_j == pytest.approx(100, rel=2e-3)
+    assert (reading.idle_before_w, reading.idle_after_w, reading.idle_w) == pytest.approx((2, 3, 2.5))
+    assert reading.energy_net_j == pytest.approx(reading.energy_gross_j - 25)
+    assert reading.idle_drift == pytest.approx(0.4)
+    assert any("idle drifted by +40%" in note for note in reading.notes)
+    parts = reading.uncertainty
+    assert parts["calibration_j"] == pytest.approx(1.96 * 0.01 * reading.energy_gross_j / math.sqrt(3))
     assert parts["idle_j"] == pytest.approx(1.96 * 5 / math.sqrt(3))
-    assert found.u_gross_j == pytest.approx(
+    assert reading.u_gross_j == pytest.approx(
         math.hypot(parts["calibration_j"], parts["edge_j"], parts["gaps_j"])
     )
-    assert found.u_net_j == pytest.approx(math.hypot(found.u_gross_j, parts["idle_j"]))
-    assert found.energy_gross_mj == pytest.approx(found.energy_gross_j * 10)
-    assert found.energy_net_mj == pytest.approx(found.energy_net_j * 10)
-    assert found.energy_u_mj == pytest.approx(found.u_net_j * 10)
-    assert found.power_gross_w == pytest.approx(found.energy_gross_j / 10)
+    assert reading.u_net_j == pytest.approx(math.hypot(reading.u_gross_j, parts["idle_j"]))
+    assert reading.energy_gross_mj == pytest.approx(reading.energy_gross_j * 10)
+    assert reading.energy_net_mj == pytest.approx(reading.energy_net_j * 10)
+    assert reading.energy_u_mj == pytest.approx(reading.u_net_j * 10)
+    assert reading.power_gross_w == pytest.approx(reading.energy_gross_j / 10)
 
 
 @pytest.mark.parametrize("hz", [10, 40, 100])
@@ -226,9 +226,9 @@ def test_what_an_averaging_sensor_smears_over_an_edge_is_found_again(averaging: 
     sensor = made.Sensor(
         quantity="power", rate_hz=100, averaging_s=averaging, calibration=0.0, noise=0.0, lost=0.0
     )
-    found = made.read(truth, made.poll(truth, sensor, np.random.default_rng(0)))
-    assert found.energy_gross_j == pytest.approx(truth.gross_j, rel=2e-3)
-    assert found.energy_net_j == pytest.approx(truth.net_j, rel=3e-3)
+    reading = made.read(truth, made.poll(truth, sensor, np.random.default_rng(0)))
+    assert reading.energy_gross_j == pytest.approx(truth.gross_j, rel=2e-3)
+    assert reading.energy_net_j == pytest.approx(truth.net_j, rel=3e-3)
 
 
 def test_a_remote_clocks_error_is_in_the_edges() -> None:
@@ -241,10 +241,10 @@ def test_a_remote_clocks_error_is_in_the_edges() -> None:
 
 
 def test_devit_is_mean_latency_times_power_above_standby() -> None:
-    found = window(polled(busy), method="devit", mean_latency_s=0.08)
-    assert found.energy_net_mj == pytest.approx(80 * (found.power_gross_w - 2))
-    assert found.energy_gross_mj == pytest.approx(80 * found.power_gross_w)
-    assert found.energy_u_mj == pytest.approx(80 * found.u_net_j / 10)
+    reading = window(polled(busy), method="devit", mean_latency_s=0.08)
+    assert reading.energy_net_mj == pytest.approx(80 * (reading.power_gross_w - 2))
+    assert reading.energy_gross_mj == pytest.approx(80 * reading.power_gross_w)
+    assert reading.energy_u_mj == pytest.approx(80 * reading.u_net_j / 10)
     with pytest.raises(ValueError, match="mean latency"):
         window(polled(busy), method="devit")
 
@@ -253,19 +253,19 @@ def test_mlperf_takes_the_samples_strictly_inside_and_subtracts_nothing() -> Non
     def power(t: Any) -> Any:  # outside it would disturb
         return np.where((t > 0) & (t < 10), 10.0, 500.0)
 
-    found = window(polled(power, info(calibration=0.02)), method="mlperf")
-    assert found.energy_gross_j == pytest.approx(100)
-    assert found.energy_net_j is found.idle_w is found.idle_before_w is None
-    assert "subtracts no idle" in found.withheld["net"]
-    assert found.energy_u_mj == pytest.approx(found.u_gross_j * 10)
-    assert any("within 1%" in note for note in found.notes)
+    reading = window(polled(power, info(calibration=0.02)), method="mlperf")
+    assert reading.energy_gross_j == pytest.approx(100)
+    assert reading.energy_net_j is reading.idle_w is reading.idle_before_w is None
+    assert "subtracts no idle" in reading.withheld["net"]
+    assert reading.energy_u_mj == pytest.approx(reading.u_gross_j * 10)
+    assert any("within 1%" in note for note in reading.notes)
 
 
 def test_mlperf_of_a_counter() -> None:
     truth = made.make_load("bursts", 5.0, 3)
     sensor = made.Sensor(quantity="energy", rate_hz=100, period_s=0.02)
-    found = made.read(truth, made.poll(truth, sensor, np.random.default_rng(1)), method="mlperf")
-    assert abs(found.energy_gross_j - truth.gross_j) <= found.u_gross_j < 0.05 * truth.gross_j
+    reading = made.read(truth, made.poll(truth, sensor, np.random.default_rng(1)), method="mlperf")
+    assert abs(reading.energy_gross_j - truth.gross_j) <= reading.u_gross_j < 0.05 * truth.gross_j
 
 
 # --- withheld ---------------------------------------------------------------------------------------
@@ -274,10 +274,16 @@ def test_mlperf_of_a_counter() -> None:
 @pytest.mark.parametrize("quantity", ["power", "energy"])
 @pytest.mark.parametrize("times", [[], [5.0], [4.0, 5.0], [-1.0, 11.0], [-1.0, 5.0, 11.0], [5.0, 5.0, 5.0]])
 def test_too_few_readings_give_no_figure(quantity: str, times: list[float]) -> None:
-    found = window(series(times, np.arange(len(times)), info(quantity, period_s=10.0), error="gone"))
-    assert found.energy_gross_j is found.power_gross_w is found.energy_gross_mj is found.energy_u_mj is None
-    assert found.withheld["gross"]
-    assert found.withheld["net"]
+    reading = window(series(times, np.arange(len(times)), info(quantity, period_s=10.0), error="gone"))
+    assert (
+        reading.energy_gross_j
+        is reading.power_gross_w
+        is reading.energy_gross_mj
+        is reading.energy_u_mj
+        is None
+    )
+    assert reading.withheld["gross"]
+    assert reading.withheld["net"]
 
 
 @pytest.mark.parametrize(
@@ -292,31 +298,31 @@ def test_too_few_readings_give_no_figure(quantity: str, times: list[float]) -> N
 )
 def test_a_load_outside_the_readings_is_never_extrapolated(begin: float, end: float, reason: str) -> None:
     given_ = polled(busy, info(averaging_s=0.2))
-    found = read_window(given_, Span(round(begin * S), round(end * S)), None, None, 10)
-    assert found.energy_gross_j is None
-    assert reason in found.withheld["gross"]
+    reading = read_window(given_, Span(round(begin * S), round(end * S)), None, None, 10)
+    assert reading.energy_gross_j is None
+    assert reason in reading.withheld["gross"]
 
 
 def test_idle_that_was_not_measured_withholds_the_net_only() -> None:
     for missing in ("before", "after"):
-        found = window(polled(busy), **{missing: None})
-        assert found.energy_gross_j == pytest.approx(100, rel=0.01)
-        assert found.withheld == {"net": f"idle {missing} the load was not measured"}
-        assert found.energy_u_mj == pytest.approx(found.u_gross_j * 10)
+        reading = window(polled(busy), **{missing: None})
+        assert reading.energy_gross_j == pytest.approx(100, rel=0.01)
+        assert reading.withheld == {"net": f"idle {missing} the load was not measured"}
+        assert reading.energy_u_mj == pytest.approx(reading.u_gross_j * 10)
 
 
 def test_idle_shorter_than_the_averaging_is_no_idle() -> None:
-    found = window(polled(busy, info(averaging_s=1.0)), after=Span(10 * S, 11 * S))
-    assert "idle after the load: " in found.withheld["net"]
+    reading = window(polled(busy, info(averaging_s=1.0)), after=Span(10 * S, 11 * S))
+    assert "idle after the load: " in reading.withheld["net"]
 
 
 def test_a_gap_over_five_periods_withholds_sampled_power_but_no_counter_that_went_on() -> None:
     t = np.arange(-3.2, 13.2, 0.01)
     for width, fails in ((0.04, False), (0.06, True)):
         kept = (t < 5) | (t > 5 + width)
-        found = window(series(t[kept], busy(t[kept])))
-        assert ("gap" in found.withheld.get("gross", "")) is fails
-        assert found.greatest_gap_s == pytest.approx(width + 0.01, abs=0.011)
+        reading = window(series(t[kept], busy(t[kept])))
+        assert ("gap" in reading.withheld.get("gross", "")) is fails
+        assert reading.greatest_gap_s == pytest.approx(width + 0.01, abs=0.011)
     kept = (t < 5) | (t > 6)
     joules = np.cumsum(busy(t)) * 0.01
     counted = window(series(t[kept], joules[kept], info("energy")))
@@ -362,15 +368,15 @@ def test_a_figure_that_is_too_uncertain_is_withheld_with_both_numbers() -> None:
 
 
 def test_net_energy_that_may_be_zero_says_so() -> None:
-    found = window(polled(lambda t: np.full(len(t), 2.0), info(calibration=0.01)))
-    assert found.energy_net_j == pytest.approx(0, abs=1e-9)
-    assert "net energy cannot be told from zero" in found.notes
+    reading = window(polled(lambda t: np.full(len(t), 2.0), info(calibration=0.01)))
+    assert reading.energy_net_j == pytest.approx(0, abs=1e-9)
+    assert "net energy cannot be told from zero" in reading.notes
 
 
 def test_no_stated_calibration_is_said_and_not_invented() -> None:
-    found = window(polled(busy, info(calibration=None)))
-    assert found.uncertainty["calibration_j"] is None
-    assert any("no calibration stated" in note for note in found.notes)
+    reading = window(polled(busy, info(calibration=None)))
+    assert reading.uncertainty["calibration_j"] is None
+    assert any("no calibration stated" in note for note in reading.notes)
 
 
 def test_even_sampling_of_momentary_power_is_said() -> None:
@@ -417,12 +423,12 @@ def test_a_window_of_the_needed_time_has_the_edge_error_that_was_asked_for() -> 
     for period in (0.001, 0.05):
         sensor = made.Sensor(quantity="energy", rate_hz=100, period_s=period, lost=0.0)
         truth = made.make_load("bursts", round(needed_time_s(info("energy", period_s=period), 0.04), 3), 4)
-        found = made.read(truth, made.poll(truth, sensor, np.random.default_rng(2)))
-        assert found.uncertainty["edge_j"] <= 0.04 * found.energy_gross_j
+        reading = made.read(truth, made.poll(truth, sensor, np.random.default_rng(2)))
+        assert reading.uncertainty["edge_j"] <= 0.04 * reading.energy_gross_j
 
 
 def test_a_reading_is_json() -> None:
-    found = window(polled(busy, info(calibration=0.01)))
-    item = json.loads(json.dumps(found.to_json(), allow_nan=False))
-    assert from_json(Reading, item) == found
+    reading = window(polled(busy, info(calibration=0.01)))
+    item = json.loads(json.dumps(reading.to_json(), allow_nan=False))
+    assert from_json(Reading, item) == reading
     assert json.dumps(window(series([], [])).to_json(), allow_nan=False)

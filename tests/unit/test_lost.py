@@ -6,17 +6,11 @@ import sys
 
 import pytest
 
-from harness.plan.planner import make_plan
-from harness.plugins import load_plugins
-from harness.prepare.nodes import run_node
 from harness.render.progress import PlainWatcher
 from harness.results.folder import Results
 from harness.run.lost_boards import LostBoards
 from harness.run.outcome import Options
 from harness.run.runner import run as run_plan
-from harness.store.artifacts import Store
-from harness.suite.loading import load_suite
-from harness.types.plan import PrepareHost
 
 SUITE = """\
 suite: toys
@@ -33,15 +27,8 @@ run: [{methods: all, devices: [b1, b2, here]}]
 
 
 @pytest.fixture(scope="module")
-def prepared(toys, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("lost")
-    (folder / "toys.yaml").write_text(SUITE)
-    plugins = load_plugins(extra={"toys": toys})
-    plan = make_plan(load_suite(folder / "toys.yaml"), plugins, PrepareHost()).plan
-    store = Store(folder / "cache")
-    for node in plan.nodes.values():
-        run_node(node, plugins, store)
-    return plan, plugins, store
+def prepared(prepare_toys):
+    return prepare_toys(SUITE)
 
 
 class NoJobs:

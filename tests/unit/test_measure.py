@@ -16,8 +16,6 @@ from harness.measure.measured import Measured
 from harness.measure.predictions import PredictionCache
 from harness.plan.planner import make_plan
 from harness.plugins import load_plugins
-from harness.prepare.nodes import run_node
-from harness.store.artifacts import Store
 from harness.store.saved import load_any
 from harness.suite.loading import load_suite
 from harness.types.blocks import FleetMember, ScenarioBlock
@@ -63,15 +61,9 @@ run:
 
 
 @pytest.fixture(scope="module")
-def planned(toys, tmp_path_factory):
+def planned(prepare_toys):
     """(cells by method and device, plugins, store) with everything prepared."""
-    folder = tmp_path_factory.mktemp("toys")
-    (folder / "toys.yaml").write_text(SUITE)
-    plugins = load_plugins(extra={"toys": toys})
-    plan = make_plan(load_suite(folder / "toys.yaml"), plugins, PrepareHost()).plan
-    store = Store(folder / "cache")
-    for node in plan.nodes.values():
-        run_node(node, plugins, store)
+    plan, plugins, store = prepare_toys(SUITE)
     return {(cell.method, cell.task.device): cell for cell in plan.cells}, plugins, store
 
 
@@ -96,10 +88,10 @@ def metered(afresh):
 
     def measure(device: str) -> dict:
         for _ in range(5):
-            found = afresh("split", device)
-            if not any(one.withheld for one in found.energy):
+            result = afresh("split", device)
+            if not any(reading.withheld for reading in result.energy):
                 break
-        return found
+        return result
 
     return measure
 
@@ -116,8 +108,8 @@ def test_one_device_answers_for_itself_and_a_board_by_the_host(measured):
 
 
 def test_workers_of_one_machine(measured):
-    found = measured("split", "local")
-    network = found.network
+    result = measured("split", "local")
+    network = result.network
     image, feature = 64 * 4, 4 * 4
     assert (network.input_bytes, network.feature_bytes) == (3 * image, 3 * feature)
     assert {name: part.device for name, part in network.parts.items()} == {
@@ -129,39 +121,41 @@ def test_workers_of_one_machine(measured):
     assert network.over_bound is None  # three in flight wait for one another
     assert network.critical_path_ms > 0
     assert network.no_input.n >= 11
-    assert len(found.arrays["no_input_ns"]) == network.no_input.n
-    assert set(found.memory.devices) == {"here", "here-2", "here-3"}
-    assert found.memory.process_peak_bytes == max(
-        one.process_peak_bytes for one in found.memory.devices.values()
+    assert len(result.arrays["no_input_ns"]) == network.no_input.n
+    assert set(result.memory.devices) == {"here", "here-2", "here-3"}
+    assert result.memory.process_peak_bytes == max(
+        memory.process_peak_bytes for memory in result.memory.devices.values()
     )
-    assert found.device.devices[1] == FleetMember(
-        name="here-2", model=found.device.model, machine="", parts=["sub1", "sub3"]
+    assert result.device.devices[1] == FleetMember(
+        name="here-2", model=result.device.model, machine="", parts=["sub1", "sub3"]
     )
 
 
 def test_every_value_of_a_measured_cell_is_a_named_field(measured, unknown_keys):
     for method, device in (("split", "local"), ("split", "here"), ("split", "boards")):
-        found = measured(method, device)
-        assert {name: unknown_keys(block) for name, block in vars(found).items() if unknown_keys(block)} == {}
+        result = measured(method, device)
+        assert {
+            name: unknown_keys(block) for name, block in vars(result).items() if unknown_keys(block)
+        } == {}
 
 
 def test_several_images_at_once_over_workers(measured):
-    found = measured("split", "pair")
-    assert found.network.critical_path_ms > 0
-    assert found.network.no_input is None  # its queries are cut: no image of them is resident
+    result = measured("split", "pair")
+    assert result.network.critical_path_ms > 0
+    assert result.network.no_input is None  # its queries are cut: no image of them is resident
 
 
 def test_boards(afresh, toys):
     toys.SEEN.clear()
-    found = afresh("split", "boards")
-    assert found.accuracy.on == "host"
-    network = found.network
-    assert network.over_bound == found.latency.p50_ms / network.critical_path_ms
+    result = afresh("split", "boards")
+    assert result.accuracy.on == "host"
+    network = result.network
+    assert network.over_bound == result.latency.p50_ms / network.critical_path_ms
     assert {part.link for part in network.parts.values()} == {"stated", None}
     ((name, spans, error, images),) = toys.SEEN
-    assert (name, images) == ("b2", found.latency.n)
+    assert (name, images) == ("b2", result.latency.n)
     assert error == 20
-    assert spans["load"][1] - spans["load"][0] == pytest.approx(found.state.window_s * 1e9, rel=0.2)
+    assert spans["load"][1] - spans["load"][0] == pytest.approx(result.state.window_s * 1e9, rel=0.2)
     # on b2's clock, 7 ms behind this host's
     assert 0 < time.monotonic_ns() - 7_000_000 - spans["load"][1] < 120e9
 
@@ -205,25 +199,27 @@ def test_what_stands_for_boards_is_reported(planned):
 
 @pytest.mark.clock
 def test_every_boards_meter_reads_the_common_window(metered):
-    found = metered("metered")
-    readings = {one.device: one for one in found.energy}
-    assert {name: one.power_gross_w for name, one in readings.items()} == pytest.approx({"m5": 5, "m7": 7})
+    result = metered("metered")
+    readings = {reading.device: reading for reading in result.energy}
+    assert {name: reading.power_gross_w for name, reading in readings.items()} == pytest.approx(
+        {"m5": 5, "m7": 7}
+    )
     assert readings["m5"].window_s == pytest.approx(readings["m7"].window_s, rel=1e-6)
-    assert readings["m5"].inferences == readings["m7"].inferences == found.latency.n
-    assert all(one.idle_w is not None for one in readings.values())
-    assert {"meter_value:toy:board", "meter_value:toy:board on m7"} <= set(found.arrays)
-    assert found.status == "ok"
-    (total,) = readings_of(found.energy, found.device.devices)
+    assert readings["m5"].inferences == readings["m7"].inferences == result.latency.n
+    assert all(reading.idle_w is not None for reading in readings.values())
+    assert {"meter_value:toy:board", "meter_value:toy:board on m7"} <= set(result.arrays)
+    assert result.status == "ok"
+    (total,) = readings_of(result.energy, result.device.devices)
     assert total.power_gross_w == pytest.approx(12)
 
 
 @pytest.mark.clock
 def test_a_fleet_of_which_one_board_has_no_meter_has_no_energy(metered):
-    found = metered("dark")
-    assert [one.device for one in found.energy] == ["m7"]
-    assert found.energy[0].idle_w is not None  # the central node is idle for other's meters
-    assert found.status == "partial"
-    assert "b1: not read" in found.reason
+    result = metered("dark")
+    assert [reading.device for reading in result.energy] == ["m7"]
+    assert result.energy[0].idle_w is not None  # the central node is idle for other's meters
+    assert result.status == "partial"
+    assert "b1: not read" in result.reason
 
 
 def test_a_board_stands_in_a_fleet_once(toys, tmp_path):

@@ -35,9 +35,9 @@ def samples(window_ns: int = 1000 * MS, **parts: Any) -> Samples:
 
 
 def bound(parts: Graph, places: dict, compute: dict, links: dict) -> float:
-    found = critical_path_ns(parts, places, 0, {k: v * MS for k, v in compute.items()}, links)
-    assert found is not None
-    return found / MS
+    network = critical_path_ns(parts, places, 0, {k: v * MS for k, v in compute.items()}, links)
+    assert network is not None
+    return network / MS
 
 
 STAR = graph(("a", ("image",)), ("b", ("image",)), ("f", ("a", "b")))
@@ -115,17 +115,17 @@ def test_a_records_network():
         window_ns=100 * MS,
     )
     parts = graph(("a", ("image",)), ("f", ("a",)))
-    found = network_of(given, parts, {"a": 1, "f": 0}, 0, ["here", "there"], {})
-    a = found.parts["a"]
+    network = network_of(given, parts, {"a": 1, "f": 0}, 0, ["here", "there"], {})
+    a = network.parts["a"]
     assert (a.compute_ms, a.encode_ms, a.queue_ms, a.device) == (7, 1, 2, "there")
     # one way is 1 + 8 ms, the other 1 + 2 ms
     assert (a.send_ms, a.return_ms) == (9, 3)
     assert (a.sent_bytes, a.received_bytes, a.link) == (100, 8, "probe")
-    assert found.critical_path_ms == 9 + 7 + 3 + 3
-    shares = {one.name: (one.compute_share, one.wait_share) for one in found.devices}
+    assert network.critical_path_ms == 9 + 7 + 3 + 3
+    shares = {share.name: (share.compute_share, share.wait_share) for share in network.devices}
     assert shares == {"here": (0.09, 0.91), "there": (pytest.approx(0.14), pytest.approx(0.86))}
-    assert found.queries == Queries(whole=2, substituted=1, unanswered=0)
-    assert found.missed == {"a": 1}
+    assert network.queries == Queries(whole=2, substituted=1, unanswered=0)
+    assert network.missed == {"a": 1}
 
 
 def test_on_one_device_there_is_none():

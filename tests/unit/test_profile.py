@@ -76,29 +76,29 @@ def test_points_on_a_line_give_that_line_without_error(a: float, b: float, xs: l
     assume(
         all(b * (hi - lo) > 1e-4 * (a + b * hi) for lo, hi in zip(sorted(xs), sorted(xs)[1:], strict=False))
     )
-    found = fit(xs, [a + b * x for x in xs])
-    assert found.fixed == pytest.approx(a, rel=1e-5, abs=1e-6 * b * min(xs) + 1e-9)
-    assert found.slope == pytest.approx(b, rel=1e-5)
-    assert found.error <= found.worst < 1e-4
-    assert (found.low, found.high, found.points) == (min(xs), max(xs), len(xs))
+    fitted = fit(xs, [a + b * x for x in xs])
+    assert fitted.fixed == pytest.approx(a, rel=1e-5, abs=1e-6 * b * min(xs) + 1e-9)
+    assert fitted.slope == pytest.approx(b, rel=1e-5)
+    assert fitted.error <= fitted.worst < 1e-4
+    assert (fitted.low, fitted.high, fitted.points) == (min(xs), max(xs), len(xs))
 
 
 @given(POINTS)
 def test_the_line_is_scipys_non_negative_least_squares_of_relative_residuals(points: Any) -> None:
-    found = line(points)
+    fitted = line(points)
     xs, ys = (np.array(values) for values in zip(*points, strict=True))
     rows = np.stack([1 / ys, xs / ys], axis=1)
     scale = rows.max(axis=0)
     _, reference = nnls(rows / scale, np.ones(len(xs)))
-    residual = np.linalg.norm((found.fixed + found.slope * xs) / ys - 1)
+    residual = np.linalg.norm((fitted.fixed + fitted.slope * xs) / ys - 1)
     assert residual == pytest.approx(reference, rel=1e-6, abs=1e-9)
-    assert found.fixed >= 0
-    assert found.slope > 0
+    assert fitted.fixed >= 0
+    assert fitted.slope > 0
 
 
 @given(POINTS)
 def test_the_error_is_that_of_points_left_out(points: Any) -> None:
-    found = line(points)
+    fitted = line(points)
     shares = []
     for i, (x, y) in enumerate(points):
         xs, ys = (np.array(values) for values in zip(*[*points[:i], *points[i + 1 :]], strict=True))
@@ -106,19 +106,19 @@ def test_the_error_is_that_of_points_left_out(points: Any) -> None:
         scale = rows.max(axis=0)
         a, b = nnls(rows / scale, np.ones(len(xs)))[0] / scale
         shares.append(abs(y - (a + b * x)) / (a + b * x))
-    assert found.worst == pytest.approx(max(shares), rel=1e-4, abs=1e-6)
-    assert found.error == pytest.approx(np.sqrt(np.mean(np.square(shares))), rel=1e-4, abs=1e-6)
+    assert fitted.worst == pytest.approx(max(shares), rel=1e-4, abs=1e-6)
+    assert fitted.error == pytest.approx(np.sqrt(np.mean(np.square(shares))), rel=1e-4, abs=1e-6)
 
 
 @given(POINTS, st.floats(1e-3, 1e3), st.floats(1e-3, 1e3), st.randoms(use_true_random=False))
 def test_units_and_order_change_nothing(points: Any, x: float, y: float, shuffle: Any) -> None:
-    found = line(points)
+    fitted = line(points)
     others = [(x * a, y * b) for a, b in points]
     shuffle.shuffle(others)
     other = line(others)
-    assert other.slope == pytest.approx(found.slope * y / x, rel=1e-5)
-    assert other.fixed == pytest.approx(found.fixed * y, rel=1e-5, abs=1e-8 * y * found.slope * found.high)
-    assert other.error == pytest.approx(found.error, rel=1e-4, abs=1e-7)
+    assert other.slope == pytest.approx(fitted.slope * y / x, rel=1e-5)
+    assert other.fixed == pytest.approx(fitted.fixed * y, rel=1e-5, abs=1e-8 * y * fitted.slope * fitted.high)
+    assert other.error == pytest.approx(fitted.error, rel=1e-4, abs=1e-7)
 
 
 @pytest.mark.parametrize(
@@ -138,8 +138,8 @@ def test_what_makes_no_line_is_refused(xs: list[float], ys: list[float], why: st
 
 
 def test_beyond_its_points_a_line_says_so() -> None:
-    found = fit([1, 2, 4], [1.0, 2.1, 4.0])
-    assert [found.covers(x) for x in (0.5, 0.999, 1, 3, 4.01, 5)] == [False, True, True, True, True, False]
+    fitted = fit([1, 2, 4], [1.0, 2.1, 4.0])
+    assert [fitted.covers(x) for x in (0.5, 0.999, 1, 3, 4.01, 5)] == [False, True, True, True, True, False]
 
 
 # --- files ----------------------------------------------------------------------------------------
@@ -159,12 +159,12 @@ def test_threads_and_runtime_choose_among_the_profiles_of_a_device() -> None:
     for threads in (1, 4):
         for runtime in ("torch", "onnxruntime"):
             write_profile(made(threads=threads, runtime=runtime))
-    found = stored_profile(["pi1", "cpu"], 4, "torch")
-    assert found is not None
-    assert (found.threads, found.runtime) == (4, "torch")
-    found = stored_profile(["cpu"], 4, None)
-    assert found is not None
-    assert found.runtime == "onnxruntime"
+    stored = stored_profile(["pi1", "cpu"], 4, "torch")
+    assert stored is not None
+    assert (stored.threads, stored.runtime) == (4, "torch")
+    stored = stored_profile(["cpu"], 4, None)
+    assert stored is not None
+    assert stored.runtime == "onnxruntime"
     assert stored_profile(["cpu"], 2, None) is None
     assert stored_profile(["cpu-2"], 1, None) is None
 

@@ -341,22 +341,22 @@ def samples_of(n: int, batch: int = 1) -> Samples:
 
 
 def test_latency_is_derived_from_raw_samples() -> None:
-    found = latency_summary(samples_of(100, batch=4), preprocess_ms=0.25)
-    assert found.n == 100
-    assert (found.p50_ms, found.p90_ms, found.first_ms, found.preprocess_ms) == (51, 91, 9, 0.25)
-    assert found.mean_ms == 50.5
-    assert found.std_ms == pytest.approx(np.std(np.arange(1, 101), ddof=1))
-    assert found.throughput_ips == 200
-    assert found.bounds.p90_ms > found.p90_ms
+    latency = latency_summary(samples_of(100, batch=4), preprocess_ms=0.25)
+    assert latency.n == 100
+    assert (latency.p50_ms, latency.p90_ms, latency.first_ms, latency.preprocess_ms) == (51, 91, 9, 0.25)
+    assert latency.mean_ms == 50.5
+    assert latency.std_ms == pytest.approx(np.std(np.arange(1, 101), ddof=1))
+    assert latency.throughput_ips == 200
+    assert latency.bounds.p90_ms > latency.p90_ms
 
 
 def test_percentiles_of_too_few_queries_are_null() -> None:
-    found = latency_summary(samples_of(661))
-    assert found.p97_ms is not None
-    assert found.p99_ms is found.p999_ms is found.bounds.p99_ms is None
+    latency = latency_summary(samples_of(661))
+    assert latency.p97_ms is not None
+    assert latency.p99_ms is latency.p999_ms is latency.bounds.p99_ms is None
     assert latency_summary(samples_of(662)).p99_ms is not None
-    one = latency_summary(samples_of(1))
-    assert (one.n, one.p50_ms, one.mean_ms, one.std_ms) == (1, None, 1.0, None)
+    single = latency_summary(samples_of(1))
+    assert (single.n, single.p50_ms, single.mean_ms, single.std_ms) == (1, None, 1.0, None)
 
 
 def test_an_observer_may_read_a_block_as_a_mapping() -> None:

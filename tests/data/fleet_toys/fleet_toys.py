@@ -51,7 +51,7 @@ def joined(inputs, outputs):
             self.linear = torch.nn.Linear(inputs, outputs)
 
         def forward(self, *given):
-            return self.linear(torch.cat([one.flatten(1) for one in given], 1))
+            return self.linear(torch.cat([value.flatten(1) for value in given], 1))
 
     return Joined()
 
@@ -67,7 +67,7 @@ class Session:
         self.facts = {"precision": "float32", "threads": options.threads}
 
     def run(self, inputs):
-        flat = np.concatenate([np.reshape(one, (len(one), -1)) for one in inputs], 1)
+        flat = np.concatenate([np.reshape(value, (len(value), -1)) for value in inputs], 1)
         return (flat @ self.weight + self.bias).astype(np.float32)
 
     def close(self):
@@ -137,7 +137,7 @@ def split(ctx, model, params, sketch):
     image = (Edge(source=IMAGE, tensor=model.input),)
     subs = [part(f"sub{i}", image, spec_of(inputs, 4), feature) for i in range(1, params.parts + 1)]
     edges = tuple(
-        Edge(source=one.name, tensor=feature, missing=params.missing, wire_dtype=params.wire) for one in subs
+        Edge(source=sub.name, tensor=feature, missing=params.missing, wire_dtype=params.wire) for sub in subs
     )
     answer = TensorSpec(shape=(model.classes,))
     fusion = part("fusion", edges, spec_of(4 * params.parts, model.classes), answer)
