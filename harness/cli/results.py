@@ -21,7 +21,7 @@ def command() -> None:
 @command.command("validate")
 @click.argument("folders", nargs=-1, required=True, metavar="DIR...", type=click.Path(path_type=Path))
 def validate(folders: tuple[Path, ...]) -> int:
-    """Check every record and sample file in DIR... against its checksum.
+    """Check records and samples against their checksums.
 
     Exit code 0: all is well; 1: problems, one a line.
     """
@@ -45,10 +45,10 @@ def validate(folders: tuple[Path, ...]) -> int:
 @click.argument("which", required=False, metavar="[CELL|METHOD]")
 @click.option("--json", "as_json", is_flag=True, help="The records themselves.")
 def show(folder: Path, which: str | None, as_json: bool) -> None:
-    """Show one record: raw samples, parity, environment, lineage, flags.
+    """Show one record in full, or list all.
 
-    Without CELL (an id, or how it begins) or METHOD: list the records. Of a method with several
-    cells the first is shown, and the others are named.
+    CELL is the id of a cell, or its beginning. Without CELL or METHOD, all records are listed. Of a method with several
+    cells, one of the last run is shown, and the others are listed.
     """
     import json
 
@@ -77,4 +77,6 @@ def _matching(records: Sequence[Record], which: str, results: Results) -> list[R
     if not matching:
         known = nearest(which, {record.method for record in records})
         raise SuiteError(f"{results.folder}: no cell and no method {which!r}: {known}")
-    return sorted(matching, key=lambda record: (not record.good, record.seed, record.repeat))
+    # a changed method has other cells: those before the change are in the folder, and describe other code
+    last_run = {record.identity for record in results.latest(current_only=True)}
+    return sorted(matching, key=lambda r: (r.identity not in last_run, not r.good, r.seed, r.repeat))

@@ -12,12 +12,13 @@ __all__ = ["failure_lines", "interruption"]
 
 def failure_lines(failed: Iterable[Record]) -> Iterator[str]:
     """Yield a line for each reason for which cells failed."""
-    reasons: dict[tuple[str, str], list[str]] = {}
+    reasons: dict[tuple[str, str], list[str]] = {}  # where it failed, and why -> cells
     for record in failed:
-        cells = reasons.setdefault((record.stage or "", record.reason), [])
+        place = f"{record.stage or ''} in plugin {record.plugin}" if record.plugin else record.stage or ""
+        cells = reasons.setdefault((place, record.reason), [])
         cells.append(f"{record.method} (seed {record.seed})")
-    for (stage, reason), cells in reasons.items():
-        yield f"failed: {', '.join(dict.fromkeys(cells))}: {stage}: {reason}"
+    for (place, reason), cells in reasons.items():
+        yield f"failed: {', '.join(dict.fromkeys(cells))}: {place}: {reason}"
 
 
 def interruption(records: Sequence[Record], cells: int, folder: Path) -> str:

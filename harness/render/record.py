@@ -160,7 +160,7 @@ def _facts(facts: Block | Facts, prefix: str = "", leave_out: Sequence[str] = ()
             continue
         if isinstance(value, Mapping):
             texts.append(_facts(value, f"{prefix}{key}."))
-        elif value is not None and value != "":
+        elif value is not None and value not in ("", [], ()):
             texts.append(f"{prefix}{key} {_figure(value)}")
     return ", ".join(filter(None, texts))
 

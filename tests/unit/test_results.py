@@ -11,11 +11,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
+from harness.cli.results import command
 from harness.errors import StorageError, SuiteError
 from harness.measure.latency import latency_summary
+from harness.render.outcome import failure_lines
 from harness.results.folder import Results, latest_of
 from harness.results.merged import Merged
 from harness.types import LatencyTrace, Samples, WarmUp
@@ -146,6 +149,27 @@ def test_only_the_cells_of_the_current_plan(results: Results) -> None:
     plan.write_text("[]")
     with pytest.raises(StorageError, match=r"plan\.json"):
         results.latest(current_only=True)
+
+
+def test_show_prefers_a_cell_of_the_last_run(results: Results) -> None:
+    results.append(record("before", reason="before the change"))
+    results.append(record("after", status="failed", stage="build", plugin="mine", reason="after the change"))
+    (results.folder / "plan.json").write_text(json.dumps({"run_id": "r", "cells": ["after"]}))
+    shown = CliRunner().invoke(command, ["show", str(results.folder), "vit"], standalone_mode=False).output
+    assert "failed at build in plugin mine: after the change" in shown.splitlines()[1]
+    assert "before the change" in shown.splitlines()[-1]
+
+
+def test_a_failure_names_the_stage_and_the_plugin() -> None:
+    failed = [
+        record(str(seed), seed=seed, status="failed", stage="build", plugin="mine", reason="no")
+        for seed in (0, 1)
+    ]
+    unknown = record(status="failed", stage="load", reason="gone")
+    assert list(failure_lines([*failed, unknown])) == [
+        "failed: vit (seed 0), vit (seed 1): build in plugin mine: no",
+        "failed: vit (seed 0): load: gone",
+    ]
 
 
 def test_archived_records_are_kept_aside(results: Results) -> None:
