@@ -37,7 +37,10 @@ def list_(as_json: bool) -> None:
 @click.argument("keys", nargs=-1)
 @click.option("--yes", is_flag=True, help="Do not ask.")
 def clear(keys: tuple[str, ...], yes: bool) -> None:
-    """Delete all artifacts, or those whose KEYS (their beginnings are enough) are named. Records are not touched."""
+    """Delete all artifacts, or those that KEYS name.
+
+    The beginning of a key is enough. Records are not deleted.
+    """
     from harness.errors import SuiteError
     from harness.store.artifacts import Store
     from harness.store.files import default_cache

@@ -22,7 +22,9 @@ def command() -> None:
 @block_option
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def list_(block: tuple[str, ...], as_json: bool) -> None:
-    """List what every backend and meter finds here, or why it finds nothing and what to do about it.
+    """List what every backend and meter finds here.
+
+    Of one that finds nothing, the reason and the remedy are printed.
 
     A watch reads the machine's state: temperatures, clocks, causes of throttling.
     """

@@ -79,7 +79,10 @@ def list_(block: tuple[str, ...], as_json: bool) -> int:
 @block_option
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def show(name: str, block: tuple[str, ...], as_json: bool) -> None:
-    """Show parameters, defaults and origin of NAME, an entry (edgevit) or a plugin (timm)."""
+    """Show the parameters, defaults and origin of an entry.
+
+    NAME is an entry (edgevit), or a plugin (timm): then all its entries are shown.
+    """
     from harness.errors import SuiteError, nearest
 
     plugins = load(block)

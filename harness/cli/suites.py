@@ -38,7 +38,10 @@ def show(name: str) -> None:
 @command.command("schema")
 @block_option
 def schema(block: tuple[str, ...]) -> None:
-    """A JSON Schema of suites, with the parameters of the installed plugins, for editors."""
+    """Print a JSON Schema of suites, for editors.
+
+    It contains the parameters of the installed plugins.
+    """
     from harness.plan.schema import suite_schema
 
     click.echo(json.dumps(suite_schema(load(block)), indent=1))

@@ -80,7 +80,9 @@ def command() -> None:
     "--replace", is_flag=True, help="Replace existing ones: clients that have the old ones are shut out."
 )
 def init(folder: Path, names: tuple[str, ...], days: int, replace: bool) -> None:
-    """Make key, certificate and token: with them the agent may listen at other addresses than this machine's own.
+    """Make a key, a certificate and a token.
+
+    With them, the agent may listen at other addresses than this machine's own.
 
     Give the certificate and the token to those who may use the board: `harness devices add`.
     """
@@ -143,7 +145,10 @@ def serve(
 def install_service(
     host: str, port: int, frames_port: int | None, folder: Path, user: bool, print_only: bool
 ) -> None:
-    """Write a systemd unit that serves at this address, have it start with the machine, and (re)start it now."""
+    """Write a systemd unit for the agent, and start it.
+
+    The unit serves at this address and starts with the machine. A running agent is restarted.
+    """
     from harness_remote.setup import service
 
     folder = folder.absolute()

@@ -24,7 +24,10 @@ def command() -> None:
 @command.command("up")
 @click.argument("lab")
 def up(lab: str) -> None:
-    """Bring LAB up and leave it; `harness run` reaches its boards by the inventory that is printed."""
+    """Bring LAB up and leave it up.
+
+    The path of an inventory is printed, by which `harness run` reaches the boards.
+    """
     from harness_remote.lab import supervisor
     from harness_remote.lab.labfile import find_lab, load_lab
 
@@ -38,9 +41,9 @@ def up(lab: str) -> None:
 @click.option("--fresh", is_flag=True, help="Measure every cell again; earlier records are set aside.")
 @click.option("-q", "--quiet", is_flag=True, help="Plain lines instead of a live table.")
 def run(lab: str, suite: str | None, out: Path | None, fresh: bool, quiet: bool) -> int:
-    """Bring LAB up, run SUITE (by default the lab's own), and take LAB down. A lab that was up stays up.
+    """Bring LAB up, run SUITE, and take LAB down.
 
-    The exit code is that of `harness run`.
+    Without SUITE, the lab's own suite is run. A lab that was up stays up. The exit code is that of `harness run`.
     """
     from harness.errors import SuiteError
     from harness_remote.lab import supervisor
