@@ -185,7 +185,7 @@ def _notes(
         largest = max(batch * piece.macs / 1e9 for piece in pieces if placed[piece.name] == index)
         if largest and not profile.line.covers(largest):
             low, high = profile.line.low, profile.line.high
-            yield f"{largest:.3g} GMACs is beyond {profile.label}, whose points have {low:.3g} to {high:.3g}"
+            yield f"{largest:.3g} GMACs is outside the points of {profile.label}: {low:.3g} to {high:.3g} GMACs"
 
 
 def _share(info: DeviceInfo, pieces: Sequence[Piece], profile: Profile | None, batch: int) -> DeviceShare:

@@ -27,7 +27,7 @@ def show_estimates(estimates: Sequence[Estimate], console: Console | None = None
         pad_edge=False,
         header_style="dim",
         title_justify="left",
-        title="estimates: modelled, not measured, and never ranked with what is",
+        title="estimates: modelled, not measured, and never ranked with measured rows",
     )
     right = ("batch", "latency", "image there")
     for column in ("method", "device", "runtime", *right, "slowest device", "largest device", "note"):
@@ -101,6 +101,6 @@ def _profiles(estimates: Iterable[Estimate]) -> Iterable[str]:
         yield escape(
             f"{profile['name']} ({profile['provenance']}): {profile['device_model']}, {1e3 * profile['fixed_s']:.3g} ms + "
             f"{1e3 * profile['s_per_gmac']:.4g} ms per GMAC, from {profile['low_gmacs']:.3g} to {profile['high_gmacs']:.3g} "
-            f"GMACs; ± {profile['error']:.0%} (leave-estimate-out, root mean square; the worst point {profile['worst']:.0%}); "
+            f"GMACs; ± {profile['error']:.0%} (leave-one-out, root mean square; the worst point {profile['worst']:.0%}); "
             f"{profile['origin']}"
         )

@@ -34,6 +34,10 @@ def _span(seconds: float) -> str:
     return f"{minutes // 60}:{minutes % 60:02}:{rest:02}" if minutes >= 60 else f"{minutes}:{rest:02}"
 
 
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
 def _summary(record: Record) -> str:
     """Return a finished cell in a few words."""
     if record.status in ("failed", "skipped"):
@@ -58,7 +62,7 @@ class PlainWatcher:
         self.total = len(cells)
         kept_text = f", {kept} measured already" if kept else ""
         self.say(
-            f"suite {plan.suite}: {len(nodes)} steps to prepare, {len(cells)} cells to measure{kept_text}"
+            f"suite {plan.suite}: {_count(len(nodes), 'step')} to prepare, {_count(len(cells), 'cell')} to measure{kept_text}"
         )
 
     def node_started(self, node: Node) -> None:

@@ -258,9 +258,11 @@ def notes(table: Table, shown: Sequence[Shown]) -> list[str]:
         lines.append("Seeds: in brackets the processes measured on the first seed")
     if "tier" in names:
         least = table.detectable_top1
-        limit = f"; a difference below about {least:.1f} points would go unseen" if least else ""
+        limit = f"; a difference below about {least:.1f} points is too small to be found" if least else ""
         test = f"paired McNemar test over seeds, Holm-corrected, {ALPHA:.0%}"
-        lines.append(f"Tier: the leader and all that can't be told from it, then again ({test}){limit}")
+        lines.append(
+            f"Tier: the most accurate row and all rows that no test separates from it, then the same for the rest ({test}){limit}"
+        )
     return [one_line(line) for line in lines + _absences(table, shown)]
 
 

@@ -247,7 +247,7 @@ def test_a_profile_that_is_given_stands_for_all_and_its_differences_are_reported
     assert estimate["latency_s"] == pytest.approx(0.001 + 4 * CLOUD / 1e9, rel=1e-6)
     assert estimate["notes"] == ["board (measured) is of an unknown runtime, threads unknown"]
     estimate = estimated("--profile", "raspberry-pi-4b")["cloud", "here"]
-    assert "beyond raspberry-pi-4b (published), whose points have 0.603 to 61.6" in estimate["notes"][1]
+    assert "outside the points of raspberry-pi-4b (published): 0.603 to 61.6 GMACs" in estimate["notes"][1]
 
 
 def test_what_only_preparing_tells_has_no_figure(estimated: Any) -> None:
