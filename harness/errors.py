@@ -89,8 +89,11 @@ def first_line(error: BaseException, *, kind: bool = False) -> str:
 
     With ``kind`` the name of the type precedes the line: ``ValueError: no such layer``.
     """
-    lines = str(error).strip().splitlines()
     name = type(error).__name__
+    try:
+        lines = str(error).strip().splitlines()
+    except Exception:  # noqa: BLE001 - the text of an error is code of a plugin or a library, too
+        return name
     if not lines:
         return name
     return f"{name}: {lines[0]}" if kind else lines[0]

@@ -6,6 +6,7 @@ import importlib
 import importlib.util
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.metadata import Distribution, EntryPoint, entry_points
 from pathlib import Path
@@ -15,7 +16,7 @@ from typing import Any
 import pluggy
 
 from harness import hookspecs
-from harness.errors import PluginError, first_line, nearest, source_files
+from harness.errors import HarnessError, PluginError, first_line, nearest, source_files
 from harness.registry import Origin, Problem, Registered, Registry
 from harness.store.sources import distribution_files, imported_files, module_files, source_hash, versions_of
 from harness.types import (
@@ -141,6 +142,23 @@ class Plugins:
         blamed = [owners[file] for file in source_files(error) if file in owners]
         return blamed[-1] if blamed else None
 
+    @contextmanager
+    def blaming(self) -> Iterator[None]:
+        """Turn an error that a plugin's code raises into one line that names the plugin.
+
+        Raises:
+            PluginError: the code of a plugin raised anything that is not a :class:`~harness.errors.HarnessError`.
+        """
+        try:
+            yield
+        except HarnessError:
+            raise
+        except (Exception, SystemExit) as error:
+            origin = next((o for o in self.origins if o.plugin == self.blame(error)), None)
+            if origin is None:
+                raise
+            raise PluginError(f"plugin {origin}: {first_line(error, kind=True)}") from error
+
     def _owned_files(self) -> dict[str, set[str]]:
         """Return the files of each plugin, without those of other plugins that it imports."""
         owned = {}
@@ -187,7 +205,7 @@ class Plugins:
         for implementation in getattr(self.manager.hook, hook).get_hookimpls():
             try:
                 implementation.function(*(arguments[name] for name in implementation.argnames))
-            except Exception as error:  # noqa: BLE001 - any plugin may raise anything
+            except (Exception, SystemExit) as error:  # noqa: BLE001 - any plugin may raise anything
                 origin = next((o for o in self.origins if o.plugin == implementation.plugin_name), None)
                 self.observed.append(
                     Problem(
@@ -229,7 +247,7 @@ def load_plugins(
             plugin = load()
             manager.register(plugin, name=name)
             _check_hook_names(plugin)
-        except Exception as error:  # noqa: BLE001 - any plugin may raise anything
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - any plugin may raise anything
             if manager.has_plugin(name):
                 manager.unregister(name=name)
             problems.append(Problem(origin, "import", first_line(error, kind=True)))
@@ -302,7 +320,7 @@ def _collect(
                 params, name = getattr(entry, "params", None), getattr(entry, "name", "?")
                 if not (isinstance(params, type(Params)) and issubclass(params, Params)):
                     raise TypeError(f"params of {name!r} must be a subclass of harness.types.Params")
-        except Exception as error:  # noqa: BLE001 - any plugin may raise anything
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - any plugin may raise anything
             problems.append(Problem(origin, hook, first_line(error, kind=True)))
             continue
         found += [Registered(entry, origin) for entry in entries]

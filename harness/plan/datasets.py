@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from harness.data.choice import effective_info
-from harness.errors import HarnessError, SuiteError, nearest
+from harness.errors import HarnessError, PluginError, SuiteError, nearest
 from harness.plan.entries import Entries
 from harness.plan.identity import DATA
 from harness.plugins import Plugins
@@ -80,7 +80,14 @@ class Datasets:
         params = validated(entry.params, rest, source, path)
         self.entries.use(registered)
         try:
-            info = effective_info(entry.describe(params), choice)
+            stored = entry.describe(params)
+            if not isinstance(stored, DataInfo):
+                raise PluginError(
+                    f"plugin {registered.origin}: describe of {name!r} gave {type(stored).__name__}, not DataInfo"
+                )
+            info = effective_info(stored, choice)
+        except PluginError:
+            raise
         except (ValueError, HarnessError) as error:
             raise SuiteError(f"{source.where(*path)}: {error}") from None
         if info.missing:

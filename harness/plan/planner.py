@@ -46,7 +46,13 @@ def make_plan(suite: Suite, plugins: Plugins, host: PrepareHost, only: str | Non
 
     Raises:
         SuiteError: something in the suite is unknown, ill-typed or cannot be built; one line.
+        PluginError: the code of a plugin failed, or its source cannot be hashed.
     """
+    with plugins.blaming():
+        return _make_plan(suite, plugins, host, only)
+
+
+def _make_plan(suite: Suite, plugins: Plugins, host: PrepareHost, only: str | None) -> Planned:
     check_rank(suite.rank_by, suite.source.where("rank_by"))
     resolved = Resolved(suite, plugins)
     for name in suite.methods:  # a mistake in a method that no run block uses is still a mistake

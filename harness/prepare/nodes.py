@@ -28,12 +28,13 @@ __all__ = ["failure", "preprocess_ms", "run_along", "run_node"]
 
 def failure(node: Node, error: Exception, plugins: Plugins) -> Failure:
     """Return why ``error`` ended ``node``, and whose code failed. Call it where the error is handled."""
-    stage, text, trace = str(node.stage), str(error), ""
-    if isinstance(error, CellError):
-        stage = error.stage
+    stage, trace = str(node.stage), ""
+    if isinstance(error, HarnessError):
+        text = str(error)
+        stage = error.stage if isinstance(error, CellError) else stage
     elif isinstance(error, MemoryError):
         text = "out of memory"
-    elif not isinstance(error, HarnessError):
+    else:
         text, trace = first_line(error, kind=True), traceback.format_exc()
     return Failure(stage, plugins.blame(error) or node.plugin, text, trace)
 

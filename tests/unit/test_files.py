@@ -56,12 +56,18 @@ def test_an_error_names_the_file_that_was_to_be_written(tmp_path):
     assert caught.value.filename == str(path)
 
 
+class Mute(Exception):
+    def __str__(self):
+        raise RuntimeError("no text")
+
+
 @pytest.mark.parametrize(
     ("error", "plain", "with_kind"),
     [
         (ValueError("one\ntwo"), "one", "ValueError: one"),
         (ValueError("\n  one"), "one", "ValueError: one"),
         (ValueError(), "ValueError", "ValueError"),
+        (Mute(), "Mute", "Mute"),
     ],
 )
 def test_first_line_of_an_error(error, plain, with_kind):

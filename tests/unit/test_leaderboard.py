@@ -317,3 +317,11 @@ def test_without_predictions_there_is_no_tier_and_a_reason() -> None:
     given, samples_of = answering({"one": [hits(20)], "other": [hits(100)]})
     ranked = rows(given, samples_of=samples_of, rank_by="latency_p50_ms")
     assert {row["why"]["tier"] for row in ranked} == {"ranked by latency_p50_ms; tiers compare top1"}
+
+
+@pytest.mark.parametrize(("missing", "mean"), [("mean_ms", None), ("std_ms", 4.0)])
+def test_a_mean_that_is_not_recorded_is_not_taken_for_zero(missing, mean):
+    other = record(repeat=1, latency={missing: None})
+    (row,) = rows([record(), other])
+    assert (row["latency_mean_ms"], row["latency_std_ms"]) == (mean, None)
+    assert row["why"]["latency_std_ms"] == "not recorded"

@@ -179,3 +179,13 @@ def test_what_must_stay_light(code):
 def test_params_refuse_what_they_do_not_know():
     with pytest.raises(ValueError, match="extra"):
         Params(**vars(SimpleNamespace(unknown=1)))
+
+
+@pytest.mark.parametrize("hook", ["harness_models", "harness_run_started"])
+def test_a_plugin_that_ends_the_process_is_a_problem(hook):
+    def leave(self):
+        sys.exit(0)
+
+    plugins = load_plugins(extra={"p": type("Leaves", (), {hook: hookimpl(leave)})()})
+    plugins.notify("harness_run_started", plan=None)
+    assert [problem.hook for problem in (*plugins.problems, *plugins.observed)] == [hook]

@@ -201,14 +201,18 @@ def _latency(good: Sequence[Record]) -> dict[str, Value | Why]:
 
 def _pooled(good: Sequence[Record]) -> tuple[float | Why, float | Why]:
     """Return mean and standard deviation over all queries of all cells, from n, mean and deviation of each."""
-    cells = [(r.latency.n, r.latency.mean_ms or 0.0, r.latency.std_ms or 0.0) for r in good if r.latency.n]
+    measured = [r.latency for r in good if r.latency.n]
+    cells = [(own.n or 0, own.mean_ms, own.std_ms) for own in measured if own.mean_ms is not None]
+    if not cells or len(cells) < len(measured):
+        why = Why("not recorded" if measured else "no latency was measured")
+        return why, why
     total = sum(n for n, _, _ in cells)
-    if total == 0:
-        return Why("no latency was measured"), Why("no latency was measured")
     mean = sum(n * own for n, own, _ in cells) / total
     if total == 1:
         return mean, Why("one query")
-    squares = sum((n - 1) * std**2 + n * (own - mean) ** 2 for n, own, std in cells)
+    if any(std is None and n > 1 for n, _, std in cells):
+        return mean, Why("not recorded")
+    squares = sum((n - 1) * (std or 0.0) ** 2 + n * (own - mean) ** 2 for n, own, std in cells)
     return mean, float((squares / (total - 1)) ** 0.5)
 
 
