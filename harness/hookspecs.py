@@ -149,7 +149,7 @@ def harness_runtimes() -> Iterable[RuntimeEntry]:
 
         def load_engine_file(artifact, options):   # runs in the worker, torch-free
             import my_engine                        # first what the runtime needs anyway ...
-            mark_baseline()                         # ... then harness.machine.memory's mark: what follows is the model's
+            mark_baseline()                         # ... of harness.devices: what follows is the model's memory
             return EngineSession(artifact, options)
 
         @hookimpl

@@ -14,7 +14,7 @@ from harness.render import FORMATS
 @click.option("--format", type=click.Choice(FORMATS), default="table", help="Default: table.")
 @click.option("--sort", metavar="COL", help="Order the rows by this column instead of by rank.")
 @click.option("--columns", metavar="A,B", help="These columns, in this order, or 'all'.")
-@click.option("--within", metavar="A,B", help="Split boards further, e.g. runtime,precision.")
+@click.option("--within", metavar="A,B", help="Split tables further, e.g. runtime,precision.")
 @click.option(
     "--where",
     metavar="EXPR",
@@ -40,9 +40,9 @@ def command(
 ) -> None:
     """Leaderboards from the records in DIR..., merged.
 
-    Only what may be compared stands on one board: same task, data set and split, scenario, device
+    Only what may be compared stands in one table: same task, data set and split, scenario, device
     model and provenance. --within splits further; --where and --sort change no figure and no tier.
-    Published figures stand on boards of their own and are not ranked.
+    Published figures have tables of their own and are not ranked.
     """
     from harness.errors import SuiteError
     from harness.render import render

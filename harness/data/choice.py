@@ -10,11 +10,10 @@ import hashlib
 import json
 from dataclasses import replace
 
-from harness.data.splits import ArraySplit, ImageSplit, normalise, relabel, subset
 from harness.types import DataInfo
 from harness.types.data import DataChoice
 
-__all__ = ["ArraySplit", "ImageSplit", "effective_info", "normalise", "relabel", "subset"]
+__all__ = ["SPLIT_SEED", "effective_info"]
 
 SPLIT_SEED = 20240806
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -24,7 +23,7 @@ def effective_info(info: DataInfo, choice: DataChoice) -> DataInfo:
     """Return the facts of the data as methods see it, without loading it: classes, shape, mean, std.
 
     The fingerprint covers the stored data and the label and split of each sample. It does not cover the size and
-    scale of the pixels: those are columns within one board. It is empty if ``info.missing`` is set. Sizes that
+    scale of the pixels: those are columns within one table. It is empty if ``info.missing`` is set. Sizes that
     depend on the labels are 0.
 
     Raises:

@@ -14,11 +14,11 @@ from harness.measure.parity import Parity, compare
 from harness.measure.predictions import Predictions
 from harness.store.artifacts import Store
 from harness.types import Monitor, RuntimeEntry, SessionOptions
+from harness.worker import commands
+from harness.worker.process import WorkerProcess
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-
-    from harness.worker.process import WorkerProcess
 
     Images = NDArray[np.float32]
     Logits = NDArray[np.float32]
@@ -83,9 +83,6 @@ def predict_split(infer: Infer, data: CellData) -> Predictions:
 @contextmanager
 def worker_on_host(data: CellData, store: Store, runtime: RuntimeEntry) -> Iterator[WorkerProcess]:
     """Start a worker on this host's CPU, load all parts of a cell's export into it, and end it afterwards."""
-    from harness.worker import commands
-    from harness.worker.process import WorkerProcess
-
     process = WorkerProcess("the host", Monitor(), preload=runtime.preload)
     try:
         loader = f"{runtime.load.__module__}:{runtime.load.__qualname__}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from itertools import combinations
 from math import comb
+from multiprocessing.connection import Client
 from random import Random
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -15,11 +16,12 @@ from harness.measure.accuracy import chunk
 from harness.measure.cell_data import CellData
 from harness.types import IMAGE, Graph
 from harness.types.figures import MissingLevel, MissingParts
+from harness.worker.commands import Listen
+from harness.worker.frames import pack, unpack
+from harness.worker.process import WorkerProcess
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-
-    from harness.worker.process import WorkerProcess
 
     Array: TypeAlias = NDArray[np.float32]
 
@@ -152,10 +154,6 @@ class _Parts:
     """Runs single parts in a worker, through the frames that peers exchange (:mod:`harness.worker.frames`)."""
 
     def __init__(self, process: WorkerProcess) -> None:
-        from multiprocessing.connection import Client
-
-        from harness.worker.commands import Listen
-
         listening = process.ask(Listen())
         self._conn = Client(listening.address, authkey=bytes.fromhex(listening.key))
 
@@ -166,8 +164,6 @@ class _Parts:
         self._conn.close()
 
     def __call__(self, part: str, inputs: Sequence[Array]) -> Array:
-        from harness.worker.frames import pack, unpack
-
         try:
             self._conn.send_bytes(b"".join(pack({"op": "run", "id": 0, "part": part}, inputs)))
             header, tensors = unpack(self._conn.recv_bytes())

@@ -9,8 +9,8 @@ from pydantic.json_schema import JsonSchemaValue
 from harness.plugins import Plugins
 from harness.registry import Registry
 from harness.suite.suite import Suite
-from harness.train.loop import TrainRecipe
 from harness.types.data import DataChoice
+from harness.types.recipe import TrainRecipe
 
 __all__ = ["suite_schema"]
 

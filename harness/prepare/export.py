@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.data.splits import parity_indices, spread
+from harness.data.splits import normalise, parity_indices, spread
 from harness.plugins import Plugins
 from harness.prepare.context import PrepareContext
 from harness.store.saved import write_meta
@@ -114,8 +114,6 @@ def _means(partition: Partition, context: PrepareContext) -> dict[str, tuple[flo
 
 def _forward(partition: Partition, data: Data, images: NDArray[np.uint8]) -> NDArray[np.float32]:
     """Return the logits of the built modules, float32 [n, classes]. Every export is compared with them."""
-    from harness.data.choice import normalise
-
     outputs = []
     for start in range(0, len(images), 64):
         batch = normalise(np.asarray(images[start : start + 64]), data.info.mean, data.info.std)

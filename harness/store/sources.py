@@ -1,9 +1,9 @@
 """The source of a plugin: the files of its code and data, and one hash of them.
 
 A third party's plugin is its whole distribution: the files of its RECORD (PEP 376), or the tree of an editable
-install (PEP 610) or of a project whose metadata lie in it. The distribution that ships the harness holds many plugins: there a plugin's source is its own
-package and the shipped packages that it imports. A plugin whose files cannot be listed or read is refused:
-results of different code would have the same key.
+install (PEP 610) or of a project whose metadata lie in it. The distribution that ships the harness holds many
+plugins: there a plugin's source is its own package and the shipped packages that it imports. A plugin whose files
+cannot be listed or read is refused: results of different code would have the same key.
 """
 
 from __future__ import annotations

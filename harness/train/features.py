@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from harness.data.choice import ArraySplit
+from harness.data.splits import ArraySplit
 from harness.train.counting.modes import evaluating, on_device
 from harness.train.evaluation import Batches
 from harness.types import Context, FitResult, Split

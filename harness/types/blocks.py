@@ -6,7 +6,7 @@ appear in the JSON. It also keeps keys that it does not know, so that a record o
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import ItemsView, KeysView, Mapping
 from typing import Any, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer
@@ -63,6 +63,14 @@ class Block(BaseModel):
     def get(self, key: str, default: Any = None) -> Any:
         """Return the value of ``key``, or ``default`` if it was not set."""
         return getattr(self, key) if key in self.model_fields_set else default
+
+    def keys(self) -> KeysView[str]:
+        """Return the keys that were set, as a mapping does; so ``dict(block)`` and ``**block`` work."""
+        return dict.fromkeys(sorted(self.model_fields_set)).keys()
+
+    def items(self) -> ItemsView[str, Any]:
+        """Return the keys that were set, with their values."""
+        return {name: self[name] for name in self.keys()}.items()
 
     @model_serializer(mode="wrap")
     def _without_absent(self, handler: SerializerFunctionWrapHandler) -> JsonObject:

@@ -14,8 +14,7 @@ from timm.data.mixup import Mixup
 from timm.loss import SoftTargetCrossEntropy
 from torch import nn
 
-from harness.data.choice import subset
-from harness.data.splits import ArraySplit, ImageSplit, StoredImages
+from harness.data.splits import ArraySplit, ImageSplit, StoredImages, subset
 from harness.errors import SuiteError
 from harness.plan.planner import make_plan
 from harness.plugins import load_plugins

@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 from PIL import Image
 from pydantic import ValidationError
 
-from harness.data.choice import ArraySplit, ImageSplit, effective_info, normalise, relabel, subset
+from harness.data.choice import effective_info
 from harness.data.opened import open_data, pick_train
-from harness.data.splits import KEEP_BYTES
+from harness.data.splits import KEEP_BYTES, ArraySplit, ImageSplit, normalise, relabel, subset
 from harness.errors import SuiteError
 from harness.types import Data, DataInfo, DatasetEntry, Params
 from harness.types.data import DataChoice

@@ -247,7 +247,7 @@ def logits(partition, images, absent=(), stands_in=None):
 @pytest.fixture
 def references(planned):
     """(partition, test images, labels, training images) of a method."""
-    from harness.data.choice import normalise
+    from harness.data.splits import normalise
     from harness.prepare.context import open_task_data
 
     cells, plugins, store = planned

@@ -391,3 +391,4 @@ def test_an_observer_may_read_a_block_as_a_mapping() -> None:
     assert latency.get("p99_ms", 0.0) == 0.0
     with pytest.raises(KeyError, match="p99_ms"):
         latency["p99_ms"]
+    assert dict(latency) == dict(latency.items()) == {**latency} == {"n": 11, "p50_ms": 2.5}

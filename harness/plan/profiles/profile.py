@@ -84,9 +84,9 @@ class Profile(Params):
     processor: str = Field(
         "", pattern=r"^[a-z0-9]*$", description="which of several, like cuda; empty: the CPU"
     )
-    runtime: str | None = Field(None, description="None: not told")
+    runtime: str | None = Field(None, description="None: unknown")
     precision: str | None = None
-    threads: int | None = Field(None, ge=1, description="None: not told")
+    threads: int | None = Field(None, ge=1, description="None: unknown")
     link: Link | None = None
     note: str = Field("", max_length=4000)
     points: tuple[Point, ...] = Field(min_length=1, max_length=1000)

@@ -1,1 +1,1 @@
-"""Leaderboards. In: records. Out: boards of ranked rows."""
+"""Leaderboards. In: records. Out: tables of ranked rows."""
