@@ -38,6 +38,11 @@ def _count(number: int, noun: str) -> str:
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
+def _code(failure: Failure) -> str:
+    """Return whose code failed, where it is a plugin's."""
+    return f" (plugin {failure.plugin})" if failure.plugin else ""
+
+
 def _summary(record: Record) -> str:
     """Return a finished cell in a few words."""
     if record.status in ("failed", "skipped"):
@@ -75,7 +80,7 @@ class PlainWatcher:
         self.say(f"prepared  {node.stage:<9} {node.entry:<16} {node.label}  {seconds:.1f} s")
 
     def node_failed(self, node: Node, failure: Failure) -> None:
-        self.say(f"FAILED    {node.stage:<9} {node.entry:<16} {node.label}: {failure.reason}")
+        self.say(f"FAILED    {node.stage:<9} {node.entry:<16} {node.label}{_code(failure)}: {failure.reason}")
         if failure.trace:
             self.say(failure.trace.rstrip())
 
@@ -168,7 +173,7 @@ class LiveWatcher:
     def node_failed(self, node: Node, failure: Failure) -> None:
         self.active.pop(node.key, None)
         self.console.print(
-            f"[red]failed[/] {node.stage} {node.entry}, {node.label}: {escape(failure.reason)}",
+            f"[red]failed[/] {node.stage} {node.entry}, {node.label}{_code(failure)}: {escape(failure.reason)}",
             highlight=False,
         )
         if failure.trace:

@@ -44,7 +44,7 @@ COLUMNS: dict[str, Column] = {
             "tier",
             "Tier",
             "",
-            "1: the best row and all that no test tells from it; 2: the same among the rest",
+            "1: the best row and all that no test separates from it; 2: the same among the rest",
         ),
         Column("top1", "Top-1", "%", "test accuracy, mean over seeds", "higher"),
         Column("top5", "Top-5", "%", "test accuracy within five answers, mean over seeds", "higher"),

@@ -67,7 +67,8 @@ class Load(Command[Facts]):
     """Load an artifact under a part's name; the answer is the session's facts.
 
     ``loader`` ("module:function") is the runtime's function that loads it. ``wrapper`` ("module:function") takes the
-    session and returns the one to use. A session that has ``rehearse`` is let run each input of a window beforehand.
+    session and returns the one to use. If the session has a method ``rehearse``, it is called with each input
+    before a window.
     """
 
     part: str

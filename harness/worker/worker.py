@@ -217,7 +217,10 @@ class Worker:
         )
 
     def _parts(self, observed: Observed, workload: Workload, images: Array) -> PartTrace:
-        """Return how the parts fared in the window. ``images`` are those of one query, for a probe of the links."""
+        """Return times, outcomes and traffic of the parts in the window.
+
+        ``images`` of one query are sent once more, to measure the links.
+        """
         together = self._collaboration
         if together is None:
             return PartTrace()
@@ -234,7 +237,7 @@ class Worker:
         return PartTrace(timeline=times, outcome=outcome, missed=missed, traffic=traffic, links=links)
 
     def _rehearse(self, inputs: Sequence[Array]) -> None:
-        """Let sessions that can rehearse run each input of the window once, here and elsewhere."""
+        """Run each input of the window once before the window, here and on peers, if all sessions can rehearse."""
         sessions = self._sessions.values()
         if not sessions or not all(hasattr(session, "rehearse") for session in sessions):
             return
@@ -246,7 +249,7 @@ class Worker:
             session.rehearse((batch,))  # type: ignore[attr-defined]
 
     def _computed(self) -> tuple[str, ...]:
-        """Return a problem for each session that computed what it was to rehearse."""
+        """Return a problem for each session that computed an output that it had to replay."""
         counts = ((part, session.facts.get("computed", 0)) for part, session in self._sessions.items())
         return tuple(
             f"part {part} computed {count} queries that were to be replayed"
@@ -291,7 +294,7 @@ class Worker:
 
 
 class _Resident:
-    """Queries whose images the peers keep already."""
+    """Queries whose images the peers already have."""
 
     def __init__(self, together: Collaboration, inputs: Sequence[Array]) -> None:
         together.keep(inputs)
@@ -311,7 +314,10 @@ class _Resident:
 
 
 def _in_window(values: Sequence[int], observed: Observed, workload: Workload) -> Sequence[int]:
-    """Return those of all queries' values that are of the window: the newest, without what lasted longer."""
+    """Return the values of the window's queries.
+
+    ``values`` has one value per run of the graph, oldest first: warm-up, window, then the sustained workload.
+    """
     calls = per_query(workload) // workload.batch  # runs of the graph in a query
     after = (observed.lasting, observed.tail)
     beyond = sum(len(trace.latency_ns) for trace in after if trace is not None) * calls
