@@ -288,6 +288,7 @@ def test_a_table_for_people_says_modelled_and_whose_profile(tmp_path: Path) -> N
     assert "±" in text
     assert "cpu (measured): this machine" in text
     assert "[1] without transfers" in text
+    assert "leave-one-out" in " ".join(text.split())
 
 
 @pytest.mark.parametrize(
