@@ -13,7 +13,7 @@ from harness.registry import Origin
 from harness.store.hashing import core_hash, digest
 from harness.suite.suite import Suite
 from harness.suite.validate import validated
-from harness.suite.yamlfile import Block, KeyPath
+from harness.suite.yamlfile import KeyPath, YamlBlock
 from harness.types import DataInfo
 from harness.types.data import DataChoice
 from harness.types.plain import to_json
@@ -42,7 +42,7 @@ class Datasets:
     missing: dict[str, None] = field(default_factory=dict)
     _known: dict[str, ChosenData] = field(default_factory=dict)
 
-    def choose(self, own: Block | None, path: KeyPath) -> ChosenData:
+    def choose(self, own: YamlBlock | None, path: KeyPath) -> ChosenData:
         """Return the data set of a method whose ``data`` block ``own`` stands at ``path``.
 
         Keys that the block lacks come from the suite's block, unless it names another data set.
@@ -59,7 +59,7 @@ class Datasets:
             self._known[memo] = self._describe(merged, block, path if own is not None else ("data",))
         return self._known[memo]
 
-    def _describe(self, merged: Block, own: Block, path: KeyPath) -> ChosenData:
+    def _describe(self, merged: YamlBlock, own: YamlBlock, path: KeyPath) -> ChosenData:
         source = self.suite.source
 
         def place(key: str) -> KeyPath:

@@ -23,7 +23,7 @@ from harness.suite.yamlfile import KeyPath
 from harness.types import Fleet, ModuleSpec, Placement, PlacerEntry, RuntimeEntry, Sketch
 from harness.types.recipe import TrainRecipe
 
-__all__ = ["Link", "Resolved", "ResolvedMethod", "Step"]
+__all__ = ["ChainLink", "Resolved", "ResolvedMethod", "MethodStep"]
 
 DEFAULT_PLACER = "round-robin"
 
@@ -31,7 +31,7 @@ Stage = Literal["build", "compress", "partition"]
 
 
 @dataclass(frozen=True)
-class Step:
+class MethodStep:
     """A checked step of a method's chain. ``path``: where the suite names its entry."""
 
     stage: Stage
@@ -45,10 +45,10 @@ class Step:
 
 
 @dataclass(frozen=True)
-class Link:
+class ChainLink:
     """A step with the data and the recipe that it uses."""
 
-    step: Step
+    step: MethodStep
     data: ChosenData
     recipe: TrainRecipe
 
@@ -61,9 +61,9 @@ class ResolvedMethod:
     step that splits the model, or None.
     """
 
-    links: tuple[Link, ...]
+    links: tuple[ChainLink, ...]
     spec: ModuleSpec | None
-    partition: Step | None
+    partition: MethodStep | None
 
     @property
     def data(self) -> ChosenData:
@@ -128,7 +128,7 @@ class Resolved:
             self._check_change(step, links, data, where)
             if step.stage != "partition" and not step.each_part:
                 spec = _describe(step, spec, data, where)
-            links.append(Link(step, data, recipe))
+            links.append(ChainLink(step, data, recipe))
         if parent is not None and not (method.compress or method.partition) and (method.train or method.data):
             key = "train" if method.train else "data"
             raise SuiteError(
@@ -143,17 +143,17 @@ class Resolved:
             self.entries.choose(self.plugins.placers, method.place, (*path, "place"))
         return ResolvedMethod(tuple(links), spec, partition)
 
-    def _steps(self, method: Method, path: tuple[str, str]) -> Iterable[Step]:
+    def _steps(self, method: Method, path: tuple[str, str]) -> Iterable[MethodStep]:
         choose, plugins = self.entries.choose, self.plugins
         if method.build is not None:
             where: KeyPath = (*path, "build")
-            yield Step("build", choose(plugins.models, method.build, where), False, where)
+            yield MethodStep("build", choose(plugins.models, method.build, where), False, where)
         for index, ref in enumerate(method.compress):
             where = (*path, "compress", index)
-            yield Step("compress", choose(plugins.compressors, ref, where), ref.each_part, where)
+            yield MethodStep("compress", choose(plugins.compressors, ref, where), ref.each_part, where)
         if method.partition is not None:
             where = (*path, "partition")
-            yield Step("partition", choose(plugins.partitioners, method.partition, where), False, where)
+            yield MethodStep("partition", choose(plugins.partitioners, method.partition, where), False, where)
 
     def _recipe(self, method: Method, path: tuple[str, str]) -> TrainRecipe:
         defaults = self.suite.defaults.train
@@ -162,7 +162,9 @@ class Resolved:
             recipe = validated(TrainRecipe, {**defaults, **method.train}, self.source, (*path, "train"))
         return recipe
 
-    def _check_change(self, step: Step, links: Sequence[Link], data: ChosenData, where: str) -> None:
+    def _check_change(
+        self, step: MethodStep, links: Sequence[ChainLink], data: ChosenData, where: str
+    ) -> None:
         """Refuse a step that meets other data, classes or input than the step before and does not declare so."""
         if not links or links[-1].data.key == data.key:
             return
@@ -235,7 +237,7 @@ class Resolved:
         return placement
 
 
-def _describe(step: Step, spec: ModuleSpec | None, data: ChosenData, where: str) -> ModuleSpec | None:
+def _describe(step: MethodStep, spec: ModuleSpec | None, data: ChosenData, where: str) -> ModuleSpec | None:
     """Return how the module is built after ``step``, or None where planning does not know it."""
     describe, params = step.chosen.entry.describe, step.chosen.params
     if describe is None:

@@ -8,7 +8,7 @@ from typing import Annotated
 
 from pydantic import BeforeValidator, Field, WithJsonSchema
 
-from harness.suite.yamlfile import Block
+from harness.suite.yamlfile import YamlBlock
 
 __all__ = ["EntryRef", "NamedEntry", "OptionalEntryRef"]
 
@@ -18,7 +18,7 @@ class NamedEntry:
     """An entry as a suite writes it, ``vit`` or ``{vit: {dim: 96}}``. Its parameters are not checked yet."""
 
     name: str
-    params: Block
+    params: YamlBlock
     each_part: bool = False
 
 

@@ -8,12 +8,12 @@ from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
 from harness.errors import SuiteError, nearest
-from harness.suite.yamlfile import Block, Source, Tree, parse_value
+from harness.suite.yamlfile import Source, Tree, YamlBlock, parse_value
 
 __all__ = ["expand_grids", "set_value", "split_overrides"]
 
 
-def split_overrides(tree: Block, overrides: Sequence[str]) -> tuple[list[str], list[str]]:
+def split_overrides(tree: YamlBlock, overrides: Sequence[str]) -> tuple[list[str], list[str]]:
     """Return the overrides of written keys, and those of methods that a grid will add."""
     methods = tree.get("methods")
     written: list[str] = []
@@ -131,7 +131,7 @@ def _grid(template: str, body: Any, source: Source) -> Iterable[tuple[str, Any]]
         yield _substitute(template, values, where), _substitute(rest, values, where)
 
 
-def _substitute(value: Any, variables: Block, where: str) -> Any:
+def _substitute(value: Any, variables: YamlBlock, where: str) -> Any:
     if isinstance(value, dict):
         return {key: _substitute(item, variables, where) for key, item in value.items()}
     if isinstance(value, list):

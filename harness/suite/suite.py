@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 from harness.suite.entry_ref import EntryRef, NamedEntry, OptionalEntryRef
-from harness.suite.yamlfile import Block, Source
+from harness.suite.yamlfile import Source, YamlBlock
 from harness.types.fields import Name
 from harness.types.measure import Measure
 from harness.types.params import Params
@@ -51,8 +51,8 @@ class Method(Params):
     partition: OptionalEntryRef = None
     place: OptionalEntryRef = None
     runtime: OptionalEntryRef = None
-    data: Block | None = Field(None, description="keys that differ from the suite's data")
-    train: Block | None = Field(None, description="keys that differ from defaults.train")
+    data: YamlBlock | None = Field(None, description="keys that differ from the suite's data")
+    train: YamlBlock | None = Field(None, description="keys that differ from defaults.train")
     threads: int | None = Field(None, ge=1, le=1024)
 
     @model_validator(mode="after")
@@ -65,7 +65,7 @@ class Method(Params):
 class Defaults(Params):
     """Values for methods that do not set their own."""
 
-    train: Block = Field({})
+    train: YamlBlock = Field({})
     runtime: EntryRef = NamedEntry("onnxruntime", {})
     threads: int = Field(1, ge=1, le=1024)
 
@@ -104,7 +104,7 @@ class RunItem(Params):
     methods: Literal["all"] | tuple[str, ...] = Field("all", description="names or patterns (edgevit-*)")
     devices: tuple[Name, ...] = Field(min_length=1)
     runtimes: tuple[EntryRef, ...] | None = Field(None, description="instead of each method's own")
-    measure: Block | None = Field(None, description="keys that differ from the suite's measure")
+    measure: YamlBlock | None = Field(None, description="keys that differ from the suite's measure")
 
 
 class Suite(BaseModel):
@@ -114,7 +114,7 @@ class Suite(BaseModel):
 
     suite: Name
     task: Literal["image-classification"] = "image-classification"
-    data: Block
+    data: YamlBlock
     seeds: tuple[Annotated[int, Field(ge=0, lt=2**31)], ...] = Field((0,), min_length=1, max_length=1000)
     defaults: Defaults = Defaults()
     prepare: Prepare = Prepare()

@@ -10,13 +10,13 @@ from typing import Any, TypeAlias
 
 from harness.errors import SuiteError, first_line
 
-__all__ = ["Block", "KeyPath", "Source", "Tree", "parse_value", "parse_yaml", "read_text", "read_yaml"]
+__all__ = ["YamlBlock", "KeyPath", "Source", "Tree", "parse_value", "parse_yaml", "read_text", "read_yaml"]
 
 KeyPath = tuple[str | int, ...]
 
 Tree: TypeAlias = dict[str, Any]
 """A mapping as it was read. A schema checks its keys later."""
-Block: TypeAlias = Mapping[str, Any]
+YamlBlock: TypeAlias = Mapping[str, Any]
 """A mapping of a suite whose keys only a plugin or a later step can check."""
 
 MAX_BYTES = 256 * 1024

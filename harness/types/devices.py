@@ -35,7 +35,7 @@ class Unavailable:
 
 @dataclass(frozen=True, kw_only=True)
 class DeviceInfo:
-    """A device as it was found. ``model`` is its hardware, which board keys compare; ``kind`` is cpu or cuda ...
+    """A device as it was found. ``model`` is its hardware, which table keys compare; ``kind`` is cpu or cuda ...
 
     ``emulated``: a virtual board; its rows stand apart from measured ones. ``machine_id``: of a device that is reached
     through an agent, the id of its machine; empty for this machine's own devices.

@@ -111,7 +111,7 @@ class Track:
         first = int(np.searchsorted(polls, begin, "right")) - 1
         last = int(np.searchsorted(polls, end + self.info.averaging_s, "left"))
         gaps = np.diff(polls[max(first, 0) : last + 1])
-        if self.counter:  # it goes on counting in a gap: only what the edges fall into is lost
+        if self.counter:  # it continues to count in a gap: only what the edges fall into is lost
             gaps = np.append(gaps[:1], gaps[-1:])
         gap = gaps.max(initial=0.0)
         if gap > GAP_PERIODS * self.interval:
