@@ -5,8 +5,9 @@ A name is imported from its module when it is first used. So a meter that reads 
 
 from __future__ import annotations
 
-import pkgutil
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from harness.doors import door
 
 if TYPE_CHECKING:
     from harness.machine import sysfs
@@ -42,14 +43,7 @@ _MODULES = {
     "harness.worker.device": ("LocalTransport", "Transport", "WorkerDevice"),
     "harness.worker.process": ("WorkerProcess",),
 }
-_MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _MODULE_OF:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = globals()[name] = pkgutil.resolve_name(f"{_MODULE_OF[name]}.{name}")
-    return value
+__getattr__ = door(__name__, _MODULES, globals())
 
 
 def __dir__() -> list[str]:

@@ -1,29 +1,33 @@
-"""The door for authors of models, compressors, partitioners and placers.
+"""What authors of models, compressors, partitioners and placers import beside :mod:`harness.types`.
 
-What it re-exports is documented in docs/hooks.md and stays. Importing it does not import torch.
+What it re-exports is documented in docs/hooks.md and stays. A name is imported from its module when it is first used,
+so importing this module loads neither torch nor numpy.
 """
 
-from harness.data.splits import ArraySplit, relabel, subset
-from harness.train.counting.count import count
-from harness.train.counting.modes import evaluating, on_device
-from harness.train.evaluation import Batch, Batches
-from harness.train.features import extract_features, fit_on_features
-from harness.train.splitting import (
-    FINE_TUNING,
-    Countable,
-    Draw,
-    Piece,
-    class_groups,
-    even_shares,
-    fused_partition,
-    fused_sketch,
-    image_sketch,
-    own_images,
-    resampled,
-    resumable,
-    seeded,
-)
-from harness.types.recipe import NO_AUGMENTATION
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from harness.doors import door
+
+if TYPE_CHECKING:
+    from harness.data.splits import ArraySplit, relabel, subset
+    from harness.train.counting.count import count
+    from harness.train.counting.modes import evaluating, on_device
+    from harness.train.evaluation import Batch, Batches
+    from harness.train.features import extract_features, fit_on_features
+    from harness.train.sketching import Countable, even_shares, fused_sketch, image_sketch, seeded
+    from harness.train.splitting import (
+        FINE_TUNING,
+        Draw,
+        Piece,
+        class_groups,
+        fused_partition,
+        own_images,
+        resampled,
+        resumable,
+    )
+    from harness.types.recipe import NO_AUGMENTATION
 
 __all__ = [
     "FINE_TUNING",
@@ -51,3 +55,28 @@ __all__ = [
     "seeded",
     "subset",
 ]
+
+_MODULES = {
+    "harness.data.splits": ("ArraySplit", "relabel", "subset"),
+    "harness.train.counting.count": ("count",),
+    "harness.train.counting.modes": ("evaluating", "on_device"),
+    "harness.train.evaluation": ("Batch", "Batches"),
+    "harness.train.features": ("extract_features", "fit_on_features"),
+    "harness.train.splitting": (
+        "FINE_TUNING",
+        "Draw",
+        "Piece",
+        "class_groups",
+        "fused_partition",
+        "own_images",
+        "resampled",
+        "resumable",
+    ),
+    "harness.train.sketching": ("Countable", "even_shares", "fused_sketch", "image_sketch", "seeded"),
+    "harness.types.recipe": ("NO_AUGMENTATION",),
+}
+__getattr__ = door(__name__, _MODULES, globals())
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -15,20 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 import numpy as np
 
 from harness.data.splits import relabel, subset
-from harness.types import (
-    IMAGE,
-    Context,
-    Edge,
-    Lineage,
-    Model,
-    ModuleSpec,
-    Part,
-    Partition,
-    PartSketch,
-    Sketch,
-    Split,
-    TensorSpec,
-)
+from harness.types import IMAGE, Context, Edge, Lineage, Model, ModuleSpec, Part, Partition, Split, TensorSpec
 from harness.types.json import Facts
 
 if TYPE_CHECKING:
@@ -36,19 +23,14 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 __all__ = [
-    "FINE_TUNING",
-    "Countable",
     "Draw",
+    "FINE_TUNING",
     "Piece",
     "class_groups",
-    "even_shares",
     "fused_partition",
-    "fused_sketch",
-    "image_sketch",
     "own_images",
     "resampled",
     "resumable",
-    "seeded",
 ]
 
 FINE_TUNING: Facts = MappingProxyType({"warmup_epochs": 0, "early_stop": None})
@@ -67,11 +49,6 @@ class Draw(Protocol):
     def permutation(self, x: Any, /) -> NDArray[np.int64]:
         """Return ``x`` in random order, or the numbers 0 to x - 1."""
         ...
-
-
-def even_shares(total: int, parts: int) -> list[int]:
-    """Return ``total`` as ``parts`` sizes that differ by at most one, the larger ones first."""
-    return [total // parts + (i < total % parts) for i in range(parts)]
 
 
 def class_groups(sizes: Sequence[int], draw: Draw) -> tuple[tuple[int, ...], ...]:
@@ -115,15 +92,6 @@ def resampled(
 
 
 # --- sub-models -----------------------------------------------------------------------------------
-
-
-def seeded(build: Callable[[], torch.nn.Module], seed: int) -> torch.nn.Module:
-    """Return ``build()``, whose random weights ``seed`` determines. The global random state is left as it was."""
-    import torch
-
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)
-        return build()
 
 
 def resumable(ctx: Context, name: str, make: Callable[[], Model], *, source: Model, **facts: Any) -> Model:
@@ -192,58 +160,3 @@ def fused_partition(
         lineage=tuple(lineage),
         groups=tuple(tuple(group) for group in groups),
     )
-
-
-class Countable(Protocol):
-    """The dimensions of a module, from which its counts follow without building it."""
-
-    def params(self) -> int:
-        """Return how many parameters it has."""
-        ...
-
-    def macs(self) -> int:
-        """Return its multiply-accumulates for one image."""
-        ...
-
-    def weight_bytes(self) -> int:
-        """Return the bytes of its parameters and buffers as stored."""
-        ...
-
-
-def image_sketch(name: str, shape: Countable, output: int, spec: ModuleSpec) -> PartSketch:
-    """Return the sketch of a part that reads the image and gives ``output`` float32 values."""
-    return PartSketch(
-        name=name,
-        inputs=(IMAGE,),
-        params=shape.params(),
-        macs=shape.macs(),
-        weight_bytes=shape.weight_bytes(),
-        output_bytes=4 * output,
-        spec=spec,
-    )
-
-
-def fused_sketch(
-    subs: Sequence[PartSketch],
-    *,
-    params: int,
-    macs: int,
-    classes: int,
-    spec: ModuleSpec | None,
-    decisions: Facts,
-    name: str = "fusion",
-) -> Sketch:
-    """Return the sketch of ``subs`` and of the part that fuses their outputs to logits of ``classes``.
-
-    ``params`` and ``macs`` are those of the fusion. Its ``spec`` is ``None`` where only training decides it.
-    """
-    fusion = PartSketch(
-        name=name,
-        inputs=tuple(sub.name for sub in subs),
-        params=params,
-        macs=macs,
-        weight_bytes=4 * params,
-        output_bytes=4 * classes,
-        spec=spec,
-    )
-    return Sketch(parts=(*subs, fusion), decisions=decisions)

@@ -8,11 +8,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from harness.types import DataInfo, Params
 
 if TYPE_CHECKING:
+    import numpy as np
     from numpy.typing import NDArray
 
 __all__ = ["Digits", "describe", "load"]
@@ -56,6 +55,8 @@ def describe(params: Params) -> DataInfo:
 
 def load(params: Params, split: str) -> Digits:
     """Load one split, "train" or "test"."""
+
+    import numpy as np
     from sklearn.datasets import load_digits
 
     stored = load_digits()

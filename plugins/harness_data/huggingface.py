@@ -11,7 +11,6 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from pydantic import Field
 
 from harness.errors import SuiteError, first_line
@@ -21,6 +20,7 @@ from harness_data.pictures import absent, codec, decode, facts, listing_hash, lo
 from harness_data.tables import IMAGE_COLUMNS, LABEL_COLUMNS, ColumnParams, column_of, numbers_of
 
 if TYPE_CHECKING:
+    import numpy as np
     from numpy.typing import NDArray
 
 __all__ = ["HubImages", "HuggingFaceParams", "describe", "load"]
@@ -173,6 +173,8 @@ class _Table:
         self.values = self._labels(table)
 
     def _labels(self, table: Any) -> NDArray[Any]:
+        import numpy as np
+
         labels = list(table[self.label_column])
         empty = next((row for row, value in enumerate(labels) if value is None), None)
         if empty is not None:
@@ -187,6 +189,9 @@ class _Table:
 
         The values are ``None`` if the data set declares the names: then labels are their positions.
         """
+
+        import numpy as np
+
         names = getattr(self._label, "names", None)
         if names is not None:
             return tuple(names), None

@@ -6,7 +6,6 @@ import hashlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
 from pydantic import Field
 
 from harness.errors import SuiteError
@@ -23,6 +22,7 @@ from harness_data.pictures import (
 )
 
 if TYPE_CHECKING:
+    import numpy as np
     from numpy.typing import NDArray
 
 __all__ = ["FolderImages", "ImageFolderParams", "describe", "load"]
@@ -118,6 +118,8 @@ class FolderImages:
     """The images of one split: paths and labels. Each call reads one file."""
 
     def __init__(self, listed: list[tuple[Path, int]], channels: int, crop: str) -> None:
+        import numpy as np
+
         self._paths = [path for path, _ in listed]
         self.labels: NDArray[np.int64] = np.array([label for _, label in listed], np.int64)
         self._channels = channels

@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from pydantic import Field
 
 from harness.errors import SuiteError
@@ -20,6 +19,7 @@ from harness_data.pictures import absent, codec, decode, facts, file_hash, looki
 from harness_data.tables import ColumnParams, classes_of, labels_of, layout_of, numbers_of, opened
 
 if TYPE_CHECKING:
+    import numpy as np
     from numpy.typing import NDArray
 
 __all__ = [
@@ -168,6 +168,8 @@ class ParquetImages:
     def __init__(
         self, labels: NDArray[np.int64], columns: list[tuple[Path, Any]], channels: int, crop: str
     ) -> None:
+        import numpy as np
+
         self.labels = labels
         self._columns = columns
         self._starts = np.cumsum([0, *(len(column) for _, column in columns)])
@@ -175,6 +177,8 @@ class ParquetImages:
         self._crop = crop
 
     def image(self, index: int) -> NDArray[np.uint8]:
+        import numpy as np
+
         which = int(np.searchsorted(self._starts, index, side="right")) - 1
         path, column = self._columns[which]
         row = index - int(self._starts[which])
@@ -190,6 +194,9 @@ def load_files(params: ColumnParams, files: Files, split: str) -> ParquetImages:
     Raises:
         SuiteError: a row has no image, or no label of the classes.
     """
+
+    import numpy as np
+
     names, known = classes_of(params, files["train"])
     channels = params.shape[0] if params.shape else None
     if channels is None:

@@ -10,13 +10,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-import numpy as np
 from pydantic import Field, model_validator
 
 from harness.errors import SuiteError, first_line
 from harness.types import DataInfo, Params
 
 if TYPE_CHECKING:
+    import numpy as np
     from numpy.typing import NDArray
 
 __all__ = [
@@ -152,6 +152,8 @@ def decode(data: bytes | Path, channels: int | None, crop: str, where: str) -> N
     Raises:
         SuiteError: the image cannot be decoded. The message begins with ``where``.
     """
+
+    import numpy as np
     from PIL import Image
 
     try:

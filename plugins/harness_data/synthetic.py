@@ -6,12 +6,12 @@ import hashlib
 import json
 from typing import TYPE_CHECKING, Literal
 
-import numpy as np
 from pydantic import Field
 
 from harness.types import DataInfo, Params
 
 if TYPE_CHECKING:
+    import numpy as np
     from numpy.typing import NDArray
 
 __all__ = ["Synthetic", "SyntheticParams", "describe", "load"]
@@ -34,6 +34,8 @@ class Synthetic:
     """The images of one split. Image ``i`` has class ``i mod num_classes`` and is computed at each call."""
 
     def __init__(self, params: SyntheticParams, split: str) -> None:
+        import numpy as np
+
         self._params = params
         self._number = {"train": 0, "test": 1}[split]
         self.labels: NDArray[np.int64] = (
@@ -41,6 +43,8 @@ class Synthetic:
         )
 
     def image(self, index: int) -> NDArray[np.uint8]:
+        import numpy as np
+
         p = self._params
         # RandomState's stream is frozen for good, so these images are the same with any numpy
         pattern = np.random.RandomState([p.seed, int(self.labels[index])])

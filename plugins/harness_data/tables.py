@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from pydantic import Field
 
 from harness.errors import SuiteError, first_line, nearest
 from harness_data.pictures import PictureParams
 
 if TYPE_CHECKING:
+    import numpy as np
     from numpy.typing import NDArray
 
 __all__ = [
@@ -126,6 +126,9 @@ def labels_of(path: Path, file: Any, column: str) -> NDArray[Any]:
     Raises:
         SuiteError: a row has no label.
     """
+
+    import numpy as np
+
     stored = file.read(columns=[column]).column(0)
     if stored.null_count:
         row = stored.is_null().index(True).as_py()
@@ -142,6 +145,9 @@ def classes_of(params: ColumnParams, train: Sequence[Path]) -> tuple[tuple[str, 
     Raises:
         SuiteError: the labels have fewer than two values.
     """
+
+    import numpy as np
+
     values = []
     for path in train:
         with opened(path) as file:
@@ -163,6 +169,9 @@ def numbers_of(
     Raises:
         SuiteError: a label is none of the classes.
     """
+
+    import numpy as np
+
     if known is None:
         known = np.arange(len(names))
     if known.dtype.kind == values.dtype.kind:
