@@ -40,7 +40,8 @@ class Source:
         for end in range(len(path), -1, -1):
             place = self.places.get(tuple(path[:end]))
             if place is not None:
-                return f"{place}: {dotted}" if dotted else place
+                named = not dotted or place == f"--set {dotted}"  # the place names the key already
+                return place if named else f"{place}: {dotted}"
         return f"{self.name}: {dotted}" if dotted else self.name
 
     def copy_branch(self, old: KeyPath, new: KeyPath) -> None:

@@ -243,7 +243,10 @@ def test_a_file_that_is_no_suite(harness, content, words):
             ["plan", "mine.yaml", "--set", "methods.clod.build=vit"],
             ["no method 'clod'", "did you mean 'cloud'?"],
         ),
-        (["plan", "mine.yaml", "--set", "data.imag_size=8"], ["--set data.imag_size", "image_size"]),
+        (
+            ["plan", "mine.yaml", "--set", "data.imag_size=8"],
+            ["--set data.imag_size: unknown key", "image_size"],
+        ),
         (["plan", "mine.yaml", "--set", "measure.min_tim=1s"], ["--set measure.min_tim", "min_time"]),
         (["plan", "mine.yaml", "--set", "seeds.7=1"], ["--set seeds.7", "0 to 1"]),
         (["plan", "mine.yaml", "--set", "suite.x=1"], ["single value"]),
