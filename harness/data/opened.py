@@ -93,6 +93,8 @@ def _images(
     images = _remembered.pop(key, None)
     if images is None:
         dataset = entry.load(params, split)
+        if not hasattr(dataset, "labels"):
+            raise TypeError(f"load of {entry.name!r} gave {type(dataset).__name__}, not a Dataset")
         labels = dataset.labels
         wrong = np.flatnonzero((labels < 0) | (labels >= stored.classes))
         if len(wrong):

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
+from pydantic import ValidationError
 
 from harness.data.splits import normalise, parity_indices
 from harness.store.artifacts import Store
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 __all__ = ["CellData", "open_cell"]
+
+M = TypeVar("M", DataMeta, ExportMeta)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,12 +52,24 @@ class CellData:
 
 
 def open_cell(cell: Cell, store: Store) -> CellData:
-    """Open the artifacts of a cell, which are in the store."""
+    """Open the artifacts of a cell, which are in the store.
+
+    Raises:
+        StorageError: one is damaged.
+    """
     return CellData(
         cell=cell,
-        export=from_json(ExportMeta, store.meta(cell.export)),
-        data=from_json(DataMeta, store.meta(cell.data)),
+        export=_meta(ExportMeta, cell.export, store),
+        data=_meta(DataMeta, cell.data, store),
         images=np.load(store.folder(cell.data) / "images.npy", mmap_mode="r"),
         labels=np.load(store.folder(cell.data) / "labels.npy"),
         reference=np.load(store.folder(cell.export) / "reference.npy"),
     )
+
+
+def _meta(kind: type[M], key: str, store: Store) -> M:
+    try:
+        return from_json(kind, store.meta(key))
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise store.damaged(key, f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from None

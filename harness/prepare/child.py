@@ -25,6 +25,7 @@ def main(conn: Connection, setup: Setup) -> None:
 
     With several processes in ``setup`` this one is rank 0 of them.
     """
+    os.dup2(2, 1)  # the parent's standard output is for its answer; a plugin may print
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     die_with_parent()
     import torch

@@ -26,9 +26,19 @@ __all__ = ["PrepareContext", "open_task_data"]
 
 
 def open_task_data(ref: DataRef, plugins: Plugins) -> OpenedData:
-    """Open the data set that a node's task names."""
-    entry = plugins.datasets.get(ref.entry).entry
-    return open_data(entry, entry.params(**ref.params), ref.choice)
+    """Open the data set that a node's task names.
+
+    Raises:
+        CellError: its plugin gave no data set.
+    """
+    registered = plugins.datasets.get(ref.entry)
+    entry = registered.entry
+    try:
+        return open_data(entry, entry.params(**ref.params), ref.choice)
+    except TypeError as error:
+        if plugins.blame(error) is not None:  # it arose in the plugin's own code
+            raise
+        raise CellError(str(error), stage="data", plugin=registered.origin.plugin) from error
 
 
 class PrepareContext:

@@ -28,15 +28,16 @@ __all__ = ["failure", "preprocess_ms", "run_along", "run_node"]
 
 def failure(node: Node, error: Exception, plugins: Plugins) -> Failure:
     """Return why ``error`` ended ``node``, and whose code failed. Call it where the error is handled."""
-    stage, trace = str(node.stage), ""
+    stage, trace, plugin = str(node.stage), "", None
     if isinstance(error, HarnessError):
         text = str(error)
-        stage = error.stage if isinstance(error, CellError) else stage
+        if isinstance(error, CellError):
+            stage, plugin = error.stage, error.plugin
     elif isinstance(error, MemoryError):
         text = "out of memory"
     else:
         text, trace = first_line(error, kind=True), traceback.format_exc()
-    return Failure(stage, plugins.blame(error) or node.plugin, text, trace)
+    return Failure(stage, plugin or plugins.blame(error) or node.plugin, text, trace)
 
 
 def run_node(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import pickle
 import socket
 import threading
@@ -150,6 +151,7 @@ class Follower(Team):
 
 def follow(conn: Connection, rank: int, port: int, device: str, setup: Setup) -> None:
     """Run each node that rank 0 sends, and answer None or the failure. The main function of a follower's process."""
+    os.dup2(2, 1)  # the parent's standard output is for its answer; a plugin may print
     die_with_parent()
     ranks = Follower(rank, setup.processes, conn)
     ranks.join(port, device, setup.threads)

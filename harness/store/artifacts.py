@@ -9,6 +9,7 @@ import contextlib
 import errno
 import fcntl
 import json
+import os
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -54,12 +55,34 @@ class Store:
         return (self.artifacts / key / "meta.json").is_file()
 
     def folder(self, key: str) -> Path:
-        """Return the folder of a finished artifact."""
-        return self.artifacts / key
+        """Return the folder of a finished artifact. Its time of change becomes that of its last use."""
+        path = self.artifacts / key
+        with contextlib.suppress(OSError):
+            os.utime(path)
+        return path
 
     def meta(self, key: str) -> JsonObject:
-        """Return the content of an artifact's ``meta.json``."""
-        return json.loads((self.folder(key) / "meta.json").read_text())  # type: ignore[no-any-return]
+        """Return the content of an artifact's ``meta.json``.
+
+        Raises:
+            StorageError: it is damaged.
+        """
+        return self._meta(self.folder(key))
+
+    def _meta(self, folder: Path) -> JsonObject:
+        try:
+            meta = json.loads((folder / "meta.json").read_bytes())
+        except ValueError:
+            meta = None
+        if not isinstance(meta, dict):
+            raise self.damaged(folder.name, "meta.json is no JSON object")
+        return meta
+
+    def damaged(self, key: str, why: str) -> StorageError:
+        """Return the error that says that an artifact cannot be used, and how to make it again."""
+        return StorageError(
+            f"artifact {key[:12]} in {self.root} is damaged: {why}; `harness cache clear {key[:12]}` lets it be made again"
+        )
 
     def workdir(self, key: str) -> Path:
         """Return a folder that survives a kill, for the checkpoints of a step in progress."""
@@ -107,13 +130,16 @@ class Store:
             lock_path.unlink()
 
     def stored(self) -> list[Stored]:
-        """Return all artifacts, the newest first. Folders without a readable ``meta.json`` are left out."""
+        """Return all artifacts, the last used first. What has no readable ``meta.json`` is left out."""
         artifacts = []
         for path in self.artifacts.iterdir():
             try:
-                about = json.loads((path / "meta.json").read_text()).get("about", {})
-            except (OSError, ValueError):
+                about = self._meta(path).get("about")
+            except OSError:
                 continue
+            except StorageError:
+                about = None
+            about = about if isinstance(about, dict) else {"label": "damaged"}
             size = sum(item.stat().st_size for item in path.rglob("*") if item.is_file())
             artifacts.append(Stored(path.name, path.stat().st_mtime, size, about))
         return sorted(artifacts, key=lambda stored: stored.made, reverse=True)

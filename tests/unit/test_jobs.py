@@ -88,3 +88,27 @@ def test_a_child_that_ends_as_it_is_given_a_node_fails_that_node(
         (failure,) = jobs.prepare([node], Recording()).values()
     assert failure.reason == "its process was ended by SIGKILL (out of memory?)"
     assert jobs.prepare([node], Recording()) == {}
+
+
+PRINTS = """
+import os
+from harness.hookspecs import hookimpl
+
+print("noise", flush=True)
+os.system("echo more noise")
+"""
+
+
+def test_what_a_plugin_prints_while_it_prepares_is_not_the_answer_of_the_run(
+    jobs: Jobs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    node = data_of(tmp_path, 8)
+    site, info = tmp_path / "site", tmp_path / "site" / "prints-1.0.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: prints\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[harness]\nprints = prints\n")
+    (site / "prints.py").write_text(PRINTS)
+    monkeypatch.syspath_prepend(str(site))
+    assert jobs.prepare([node], Recording()) == {}
+    out, err = capfd.readouterr()
+    assert (out, "noise" in err, "more noise" in err) == ("", True, True)

@@ -1,0 +1,97 @@
+"""Artifacts in the store: which are listed, and what becomes of damaged ones."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+from harness.cli import cli
+from harness.errors import CellError, StorageError
+from harness.hookspecs import hookimpl
+from harness.measure.cell_data import open_cell
+from harness.plugins import load_plugins
+from harness.prepare.context import open_task_data
+from harness.prepare.nodes import failure
+from harness.store.artifacts import Store
+from harness.types import DataInfo, DatasetEntry
+from harness.types.data import DataChoice
+from harness.types.plan import DataRef
+
+INFO = DataInfo(
+    name="toy",
+    shape=(1, 8, 8),
+    class_names=("a", "b"),
+    sizes={"train": 2, "test": 2},
+    mean=(0.5,),
+    std=(0.5,),
+)
+
+DAMAGED = [
+    b"",
+    b"[1]",
+    b"\xff\xfe",
+    b'{"about": 3',
+    b'{"about": null}',
+    b'{"about": {"stage": 4, "label": null}}',
+]
+
+
+@pytest.mark.parametrize("content", DAMAGED)
+def test_a_damaged_artifact_is_listed_and_cleared(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes
+) -> None:
+    monkeypatch.setenv("HARNESS_CACHE", str(tmp_path))
+    path = tmp_path / "artifacts" / "0123456789abcdef"
+    path.mkdir(parents=True)
+    (path / "meta.json").write_bytes(content)
+    (path.parent / "a file").touch()
+    answer = CliRunner().invoke(cli, ["cache", "list"], catch_exceptions=False)
+    assert answer.exit_code == 0
+    assert "0123456789ab" in answer.stdout
+    assert CliRunner().invoke(cli, ["cache", "clear", "--yes"], catch_exceptions=False).exit_code == 0
+    assert not path.exists()
+
+
+@pytest.mark.parametrize("content", [*DAMAGED, b'{"kind": "model", "about": {}}'])
+def test_a_damaged_export_is_one_line_that_says_how_to_make_it_again(tmp_path: Path, content: bytes) -> None:
+    store = Store(tmp_path)
+    path = store.artifacts / "0123456789abcdef"
+    path.mkdir()
+    (path / "meta.json").write_bytes(content)
+    cell: Any = SimpleNamespace(export=path.name, data=path.name)
+    with pytest.raises(
+        StorageError, match=r"artifact 0123456789ab .* is damaged: .*harness cache clear 01234"
+    ):
+        open_cell(cell, store)
+
+
+def test_an_artifact_that_is_used_is_listed_first(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    for number, key in enumerate(("old", "new")):
+        path = store.artifacts / key
+        path.mkdir()
+        (path / "meta.json").write_text('{"about": {}}')
+        os.utime(path, (number, number))
+    assert [item.key for item in store.stored()] == ["new", "old"]
+    store.folder("old")
+    assert [item.key for item in store.stored()] == ["old", "new"]
+
+
+def test_a_plugin_that_gives_no_data_set_is_named() -> None:
+    class Toy:
+        @hookimpl
+        def harness_datasets(self) -> Iterator[DatasetEntry]:
+            load: Any = lambda params, split: {"images": ()}  # noqa: E731
+            yield DatasetEntry(name="toy", summary="for tests", describe=lambda params: INFO, load=load)
+
+    plugins = load_plugins(extra={"broken": Toy()})
+    with pytest.raises(CellError, match="load of 'toy' gave dict, not a Dataset") as caught:
+        open_task_data(DataRef(entry="toy", params={}, choice=DataChoice(name="toy")), plugins)
+    node: Any = SimpleNamespace(stage="build", plugin="timm")
+    assert failure(node, caught.value, plugins).plugin == "broken"
