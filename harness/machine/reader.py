@@ -114,7 +114,7 @@ def _open(
             watch = pkgutil.resolve_name(function)()
             if watch is not None:
                 watchers[name] = _Reader(_stamped(watch), STATE_S, on)
-        except Exception as error:  # noqa: BLE001
+        except Exception as error:  # noqa: BLE001 - likewise: a watch's library may raise anything
             errors[name] = first_line(error)
     return errors
 
@@ -137,7 +137,7 @@ def _stop(
             begin, end = asked["load"]
             try:
                 samples = meter.fetch(asked["begin"], asked["end"], (begin, end))  # type: ignore[union-attr]
-            except Exception as problem:  # noqa: BLE001
+            except Exception as problem:  # noqa: BLE001 - a log's library may raise anything; it becomes the reason
                 error = first_line(problem)
         samples_of[name] = {
             "ns": [ns for ns, _ in samples],

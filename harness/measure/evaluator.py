@@ -14,6 +14,7 @@ from harness.measure.robustness import count_correct, droppable, missing_parts
 from harness.store.artifacts import Store
 from harness.types import RuntimeEntry
 from harness.types.figures import MissingParts
+from harness.types.origin import code_that_measures
 from harness.types.plain import to_json
 from harness.worker import commands
 
@@ -36,7 +37,8 @@ class Evaluator:
         """Return the predictions of the cell's devices."""
         cell = self.data.cell
         task = cell.task
-        key = ["evaluation", cell.export, cell.data, to_json(task.specs), task.placement, task.input]
+        code = code_that_measures(cell.origins)
+        key = ["evaluation", cell.export, cell.data, to_json(task.specs), task.placement, task.input, code]
         label = f"{cell.method} seed {cell.seed} on {task.device}"
         return self._predictions([*key, task.measure.batch], label, lambda: predict_split(infer, self.data))
 

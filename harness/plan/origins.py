@@ -12,10 +12,7 @@ from harness.registry import Registry
 from harness.types import Monitor
 from harness.types.origin import EntryOrigin
 
-__all__ = ["code_that_measures", "origins_of"]
-
-_MEASURES = ("runtime", "backend", "meter")
-"""The kinds of entries whose code runs while a cell is measured. The code of the others is in the export's key."""
+__all__ = ["origins_of"]
 
 
 def origins_of(
@@ -53,8 +50,3 @@ def origins_of(
         (registry.kind, name): plugins.origin_of(registry.kind, registry.get(name)) for registry, name in used
     }
     return tuple(origins.values())
-
-
-def code_that_measures(origins: Iterable[EntryOrigin]) -> list[tuple[str, str, str, dict[str, str]]]:
-    """Return what identifies the code that runs while a cell is measured: kind, name, source and versions."""
-    return [(o.kind, o.name, o.source, dict(o.requires)) for o in origins if o.kind in _MEASURES]

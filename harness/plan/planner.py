@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from harness.plan.blocks import Setting, settings
 from harness.plan.chains import Chains
 from harness.plan.identity import MEASURING
-from harness.plan.origins import code_that_measures, origins_of
+from harness.plan.origins import origins_of
 from harness.plan.resolve import Resolved, ResolvedMethod
 from harness.plan.targets import Target
 from harness.plugins import Plugins
@@ -19,7 +19,7 @@ from harness.store.hashing import core_hash, digest
 from harness.suite.suite import Suite
 from harness.types import Monitor, RuntimeEntry
 from harness.types.columns import check_rank
-from harness.types.origin import EntryOrigin
+from harness.types.origin import EntryOrigin, code_that_measures
 from harness.types.plain import to_json
 from harness.types.plan import Cell, CellTask, DataFacts, DatasetRef, DeviceRef, Plan, PrepareHost, RuntimeRef
 

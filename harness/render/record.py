@@ -158,7 +158,7 @@ def _facts(facts: Block | Facts, prefix: str = "", leave_out: Sequence[str] = ()
     for key, value in (facts.model_dump() if isinstance(facts, Block) else facts).items():
         if key in leave_out:
             continue
-        if isinstance(value, Mapping):
+        if isinstance(value, Block | Mapping):
             texts.append(_facts(value, f"{prefix}{key}."))
         elif value is not None and value not in ("", [], ()):
             texts.append(f"{prefix}{key} {_figure(value)}")

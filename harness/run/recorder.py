@@ -11,8 +11,9 @@ from harness.measure.measured import Measured
 from harness.plugins import Plugins
 from harness.results.folder import Results
 from harness.run.outcome import Watcher
-from harness.types.blocks import Environment, PreparedOn
+from harness.types.blocks import Environment, OriginBlock, PreparedOn
 from harness.types.json import JsonObject
+from harness.types.origin import EntryOrigin
 from harness.types.plain import to_json
 from harness.types.plan import Cell, Plan
 from harness.types.record import Record
@@ -96,7 +97,7 @@ class Attempt:
                 method_key=cell.method_key,
                 seed=cell.seed,
                 repeat=cell.repeat,
-                origins={f"{origin.kind}:{origin.name}": origin.to_json() for origin in cell.origins},
+                origins={f"{origin.kind}:{origin.name}": _origin(origin) for origin in cell.origins},
                 baseline=recorder.plan.baseline,
                 rank_by=recorder.plan.rank_by,
                 started=self.started,
@@ -106,3 +107,13 @@ class Attempt:
         recorder.count += 1
         recorder.watcher.cell_finished(cell, record)
         recorder.plugins.notify("harness_cell_finished", record=record)
+
+
+def _origin(origin: EntryOrigin) -> OriginBlock:
+    return OriginBlock(
+        plugin=origin.plugin,
+        distribution=origin.distribution,
+        version=origin.version,
+        source=origin.source,
+        requires=dict(origin.requires),
+    )

@@ -48,7 +48,7 @@ RUN_FILE = "records.jsonl"
 """A folder with this file holds results of a run."""
 
 _CODE = (".py", *EXTENSION_SUFFIXES)
-_IMPORT = re.compile(r"^\s*(?:from|import)\s+(\w+)", re.MULTILINE)
+_NAME = re.compile(r"\w+")
 
 
 def source_hash(files: Mapping[str, Path]) -> str:
@@ -73,7 +73,8 @@ def source_hash(files: Mapping[str, Path]) -> str:
 def imported_files(files: Mapping[str, Path], shipped: Collection[str]) -> dict[str, Path]:
     """Return ``files``, and those of the packages of ``shipped`` that they import, directly or through each other.
 
-    ``shipped`` are names of top-level packages. Imports are followed through every file, those inside functions too.
+    ``shipped`` are names of top-level packages. A package counts as imported where its name is in a file, since an
+    import can also be a string such as ``"package.module:function"``.
     """
     every: dict[str, Path] = dict(files)
     waiting, seen = list(files.values()), set[str]()
@@ -81,7 +82,7 @@ def imported_files(files: Mapping[str, Path], shipped: Collection[str]) -> dict[
         path = waiting.pop()
         if path.suffix != ".py":
             continue
-        for package in set(_IMPORT.findall(path.read_text("utf-8", "replace"))) & set(shipped) - seen:
+        for package in set(_NAME.findall(path.read_text("utf-8", "replace"))) & set(shipped) - seen:
             seen.add(package)
             own = module_files(package)
             every |= own

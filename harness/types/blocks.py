@@ -22,6 +22,7 @@ __all__ = [
     "FleetMember",
     "LineageStep",
     "Number",
+    "OriginBlock",
     "PartBlock",
     "PreparedOn",
     "RuntimeBlock",
@@ -156,6 +157,18 @@ class DataBlock(Block):
     n: int | None = known("images of the split")
     note: str | None = known("what a reader should know about the data")
     normalize: str | None = known("which mean and standard deviation normalise the images")
+
+
+class OriginBlock(Block):
+    """An entry that the cell used, and the code behind it."""
+
+    plugin: str | None = known("name of its plugin")
+    distribution: str | None = known("name of the plugin's distribution")
+    version: str | None = known("version of the distribution")
+    source: str | None = known("hash of the plugin's source")
+    requires: Mapping[str, str] = Field(
+        {}, description="version of each distribution that the entry requires"
+    )
 
 
 class PartBlock(Block):

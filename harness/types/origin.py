@@ -1,13 +1,14 @@
-"""Where an entry comes from: what a record tells of the code behind its figures."""
+"""Where an entry comes from: the code behind a record's figures."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from harness.types.json import JsonObject
+__all__ = ["EntryOrigin", "code_that_measures"]
 
-__all__ = ["EntryOrigin"]
+_MEASURES = ("runtime", "backend", "meter")
+"""The kinds of entries whose code runs while a cell is measured. The code of the others is in the export's key."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,12 +27,7 @@ class EntryOrigin:
     source: str
     requires: Mapping[str, str] = field(default_factory=dict)
 
-    def to_json(self) -> JsonObject:
-        """Return what a record says of it, under the key ``kind:name``."""
-        return {
-            "plugin": self.plugin,
-            "distribution": self.distribution,
-            "version": self.version,
-            "source": self.source,
-            "requires": dict(self.requires),
-        }
+
+def code_that_measures(origins: Iterable[EntryOrigin]) -> list[tuple[str, str, str, dict[str, str]]]:
+    """Return what identifies the code that runs while a cell is measured: kind, name, source and versions."""
+    return [(o.kind, o.name, o.source, dict(o.requires)) for o in origins if o.kind in _MEASURES]

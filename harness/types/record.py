@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -14,6 +15,7 @@ from harness.types.blocks import (
     DeviceBlock,
     Environment,
     LineageStep,
+    OriginBlock,
     PartBlock,
     RuntimeBlock,
     SampleFile,
@@ -64,10 +66,9 @@ class Record(BaseModel):
     parts: list[PartBlock] = Field([], description="the parts of the model")
     state: State = Field(State(), description="state of the window and of the machine")
     flags: list[str] = Field([], description="what disturbed the window")
-    origins: JsonObject = Field(
+    origins: Mapping[str, OriginBlock | str] = Field(
         {},
-        description="by entry that the cell used: plugin, distribution, version, source (hash of the plugin's source), "
-        "requires (versions of the distributions that the entry requires)",
+        description="by entry that the cell used, as `KIND:NAME`; in records of 0.1.0 distribution and version alone",
     )
     environment: Environment = Field(Environment(), description="the machine and its software")
     samples: SampleFile = Field(SampleFile(), description="the raw samples; empty if there are none")

@@ -17,7 +17,7 @@ BEGIN, END = "<!-- {name}: written by tests/unit/test_record_docs.py -->\n\n", "
 
 def inner(annotation: Any) -> tuple[str, type[BaseModel]] | None:
     """Return the model inside a field's type, and what stands for an item of it in a path; ``None``: it has none."""
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+    if get_origin(annotation) is None and isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return "", annotation
     suffix = "[]" if get_origin(annotation) is list else ".NAME" if get_origin(annotation) is Mapping else ""
     found = [
