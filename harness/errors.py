@@ -17,6 +17,7 @@ __all__ = [
     "UnknownEntry",
     "first_line",
     "nearest",
+    "printable",
     "source_files",
 ]
 
@@ -25,7 +26,7 @@ class HarnessError(Exception):
     """Base of all errors that the command line prints as one line, with exit code 2."""
 
     def __init__(self, message: object) -> None:
-        super().__init__(" ".join(str(message).splitlines()))  # whatever a person typed, one line
+        super().__init__(" ".join(printable(str(message)).splitlines()))  # whatever a person typed, one line
 
 
 class SuiteError(HarnessError):
@@ -91,7 +92,7 @@ def first_line(error: BaseException, *, kind: bool = False) -> str:
     """
     name = type(error).__name__
     try:
-        lines = str(error).strip().splitlines()
+        lines = printable(str(error)).strip().splitlines()
     except Exception:  # noqa: BLE001 - the text of an error is code of a plugin or a library, too
         return name
     if not lines:
@@ -106,3 +107,8 @@ def source_files(error: BaseException) -> tuple[str, ...]:
     """
     frames = tuple(frame.filename for frame in traceback.extract_tb(error.__traceback__))
     return (*frames, *getattr(error, "files", ()))
+
+
+def printable(text: str) -> str:
+    """Return ``text`` as UTF-8 can hold it: what was no UTF-8 in a file's name becomes ``\\udcff``, say."""
+    return text.encode("utf-8", "backslashreplace").decode()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 import traceback
 from collections.abc import Callable
@@ -10,7 +11,7 @@ from pathlib import Path
 from statistics import median
 
 from harness.data.opened import OpenedData
-from harness.errors import CellError, HarnessError, first_line
+from harness.errors import CellError, HarnessError, first_line, printable
 from harness.plugins import Plugins
 from harness.prepare.context import PrepareContext, open_task_data
 from harness.prepare.export import export
@@ -36,7 +37,7 @@ def failure(node: Node, error: Exception, plugins: Plugins) -> Failure:
     elif isinstance(error, MemoryError):
         text = "out of memory"
     else:
-        text, trace = first_line(error, kind=True), traceback.format_exc()
+        text, trace = first_line(error, kind=True), printable(traceback.format_exc())
     return Failure(stage, plugin or plugins.blame(error) or node.plugin, text, trace)
 
 
@@ -172,6 +173,8 @@ def _save_data(folder: Path, data: OpenedData, about: About) -> None:
     images = np.lib.format.open_memmap(
         folder / "images.npy", mode="w+", dtype=np.uint8, shape=(n, *first.shape[1:])
     )
+    with (folder / "images.npy").open("r+b") as file:  # else a full disk ends this process, by SIGBUS
+        os.posix_fallocate(file.fileno(), 0, os.fstat(file.fileno()).st_size)
     for start in range(0, n, 256):
         indices = list(range(start, min(start + 256, n)))
         images[start : start + len(indices)] = data.test.raw(indices)

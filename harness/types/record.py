@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
+from pydantic_core import PydanticSerializationError
 
 from harness.types import Provenance
 from harness.types.blocks import (
@@ -100,8 +101,12 @@ class Record(BaseModel):
         return self.status in ("ok", "partial")
 
     def dump(self) -> JsonObject:
-        """Return the record as JSON values; NaN and infinities become null."""
-        return json.loads(self.model_dump_json(by_alias=True))  # type: ignore[no-any-return]
+        """Return the record as JSON values; NaN and infinities become null, what UTF-8 cannot hold ``?``."""
+        try:
+            return json.loads(self.model_dump_json(by_alias=True))  # type: ignore[no-any-return]
+        except PydanticSerializationError:
+            text = json.dumps(self.model_dump(mode="json", by_alias=True), ensure_ascii=False)
+            return json.loads(text.encode("utf-8", "replace"), parse_constant=lambda name: None)  # type: ignore[no-any-return]
 
     def sealed(self) -> Record:
         """Return the same record with its checksum."""

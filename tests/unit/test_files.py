@@ -68,6 +68,7 @@ class Mute(Exception):
         (ValueError("\n  one"), "one", "ValueError: one"),
         (ValueError(), "ValueError", "ValueError"),
         (Mute(), "Mute", "Mute"),
+        (ValueError("a\udcff"), "a\\udcff", "ValueError: a\\udcff"),
     ],
 )
 def test_first_line_of_an_error(error, plain, with_kind):

@@ -87,6 +87,16 @@ def test_what_json_cannot_say_becomes_null(results: Results) -> None:
     assert results.records()[0].dump()["latency"] == {"p50_ms": None, "all": [None, 1.0]}
 
 
+def test_text_that_utf8_cannot_hold_is_written_and_read(results: Results) -> None:
+    """The name of a file, say, in a reason or in a note."""
+    data = {"note": "a\udcff.png", "n": 3}
+    results.append(record(reason="a\udcff", data=data, latency={"p50_ms": float("nan")}))
+    assert results.validate() == []
+    (read,) = results.records()
+    assert (read.reason, read.data.note, read.data.n) == ("a?", "a?.png", 3)
+    assert read.latency.p50_ms is None
+
+
 def test_an_unknown_key_is_refused() -> None:
     with pytest.raises(ValueError, match="top_1"):
         record(top_1=3)
