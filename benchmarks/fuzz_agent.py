@@ -115,8 +115,8 @@ def _frames(target: Target, fuzz: Fuzz) -> Callable[[], None]:
             conn = connect(target.frames, target.identity.certificate_pem, HANG_S, MAX_MESSAGE_BYTES)
             try:
                 conn.send([greeting])
-                told = conn.receive()
-                if told is None or "error" in header_of(told)[0]:
+                answer = conn.receive()
+                if answer is None or "error" in header_of(answer)[0]:
                     target.became["refused"] += 1
                     return
                 for frame in frames:

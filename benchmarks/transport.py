@@ -319,8 +319,8 @@ def main(rounds: int) -> None:
             print(f"{where}: not here: {found[where]}")
             continue
         for size, medians in found[where].items():
-            told = "   ".join(f"{name} {us:.0f}" for name, us in medians.items())
-            print(f"{where}, {size}, p50 in us: {told}", flush=True)
+            figures = "   ".join(f"{name} {us:.0f}" for name, us in medians.items())
+            print(f"{where}, {size}, p50 in us: {figures}", flush=True)
     for where, ours, theirs, limit in LIMITS:
         if isinstance(found[where], dict):
             medians = next(iter(found[where].values()))

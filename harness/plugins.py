@@ -128,7 +128,7 @@ class Plugins:
                 self._hashes[origin.plugin] = source_hash(self.files_of(origin))
             except PluginError as error:
                 raise PluginError(
-                    f"plugin {origin}: its source cannot be hashed, so its results could not be told from those "
+                    f"plugin {origin}: its source cannot be hashed, so its results could not be distinguished from those "
                     f"of other code: {error}"
                 ) from None
         return self._hashes[origin.plugin]

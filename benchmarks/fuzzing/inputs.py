@@ -248,13 +248,13 @@ class Fuzz:
         if kind < 0.4:
             return self.changed(frame) or b"x"
         length = int.from_bytes(frame[4:8], "little")
-        told = self.json(json.loads(frame[8 : 8 + length]))
-        if isinstance(told, dict) and self.random.random() < 0.5:
-            told |= {
+        header = self.json(json.loads(frame[8 : 8 + length]))
+        if isinstance(header, dict) and self.random.random() < 0.5:
+            header |= {
                 "from": self.scalar(),
                 "wire": self.scalar(),
                 "normalise": self.scalar(),
                 "worker": self.scalar(),
             }
-        text = json.dumps(told).encode()
+        text = json.dumps(header).encode()
         return frame[:4] + len(text).to_bytes(4, "little") + text + frame[8 + length :]

@@ -68,8 +68,8 @@ class Target:
         self.bad: list[str] = []
 
     def metadata(self, **other: str) -> list[tuple[str, str]]:
-        told = {"authorization": f"Bearer {self.identity.token}", LEASE: self.lease, **other}
-        return [(name, value) for name, value in told.items() if value]
+        metadata = {"authorization": f"Bearer {self.identity.token}", LEASE: self.lease, **other}
+        return [(name, value) for name, value in metadata.items() if value]
 
     def call(self, name: str, data: bytes | Iterator[bytes], metadata: list[tuple[str, str]]) -> list[bytes]:
         """Return the answers to raw messages. Every method of this service can be called as a stream."""

@@ -1,4 +1,4 @@
-"""Where a log of unknown clock must lie, told by the load's step in it: idle, busy, idle.
+"""The clock offset of a log, found by the step of the load in it: idle, busy, idle.
 
 A least-squares fit of a step of known length (two levels) at every offset; its quality is the share of variance
 that the step explains, and with it comes an interval for the offset, from the fit's deviance.
@@ -45,7 +45,7 @@ def align_step(
     ``times`` (seconds of the log's clock, increasing) and ``watts`` are the log; ``load`` is when the load began
     and ended and ``window``, around it, when the machine did nothing else, both in seconds of the other clock;
     ``search`` bounds the offset. ``averaging``: a reading is the mean over this time before it.
-    Raises ``ValueError`` that says why no offset can be told.
+    Raises ``ValueError`` that says why no offset can be found.
     """
     t, w = np.asarray(times, np.float64), np.asarray(watts, np.float64)
     if len(t) < 4 * LEAST:

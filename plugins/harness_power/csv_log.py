@@ -1,6 +1,6 @@
 """A meter's log that another program writes while the load runs: lines of time and power.
 
-A suite names it: where it lies, what its columns are, and by what its clock is told. Only lines of the window
+A suite states its path, its columns, and how its clock is read. Only lines of the window
 are read, from the end of the file backwards.
 """
 

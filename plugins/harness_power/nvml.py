@@ -177,7 +177,7 @@ class NvmlMeter:
     """One query on one GPU, which is found by its UUID (:class:`harness.types.Meter`).
 
     Raises:
-        DeviceError: the driver or the GPU is gone, or its counter began anew.
+        DeviceError: the driver or the GPU is gone, or its counter restarted.
     """
 
     def __init__(self, info: MeterInfo) -> None:
@@ -201,7 +201,7 @@ class NvmlMeter:
         after = time.monotonic_ns()
         if self._query.what == "energy":  # 64 bits of millijoules never wrap
             if value < self._last:
-                raise DeviceError(f"{self._name}: the counter went back, was the driver loaded anew?")
+                raise DeviceError(f"{self._name}: the counter went back, was the driver reloaded?")
             self._last = value
         return (before + after) // 2, value
 

@@ -10,7 +10,7 @@ from harness.types.meters import Watch
 __all__ = ["watch"]
 
 _IDLE, _POWER_CAP = 1, 4
-# nvmlClocksEventReason*: causes that are no choice of the user's. A power limit in software (4) is told apart;
+# nvmlClocksEventReason*: causes that are no choice of the user's. A power limit in software (4) is reported apart;
 # set clocks (2), synchronised boost (16) and display clocks (256) are choices.
 _CAUSES = {8: "hw-slowdown", 32: "sw-thermal", 64: "hw-thermal", 128: "power-brake"}
 _SM, _MEMORY, _TEMPERATURE_OF_GPU = 1, 2, 0  # NVML_CLOCK_SM, NVML_CLOCK_MEM, NVML_TEMPERATURE_GPU

@@ -12,7 +12,7 @@ A Pi 4 and older measure no current at all.
 
 ``get_throttled`` has bits 0 to 3 for now and 16 to 19 for "since boot", which stay set. A bit of the latter
 that appears between two looks is an event that no look saw, and counts as one; what was set before the first
-look is told apart, for it hides such events.
+look is reported apart, since it hides such events.
 
 Not tried on the hardware: tests put a ``vcgencmd`` of their own on PATH.
 """

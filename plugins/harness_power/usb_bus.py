@@ -41,5 +41,5 @@ def udev_rule(vendor: str, name: str) -> str:
     rule = f'SUBSYSTEM=="usb", ATTR{{idVendor}}=="{vendor}", MODE="0660", GROUP="plugdev"'
     return (
         f"write {rule} to /etc/udev/rules.d/99-{name}.rules, join the group plugdev, "
-        "run udevadm control --reload, and plug it in anew"
+        "run udevadm control --reload, and plug it in again"
     )

@@ -203,7 +203,7 @@ out([before <= t0 <= t1 <= time.monotonic_ns(), e1 - e0])"""
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        ({"0_energy": 7}, "nvml:0:energy: the counter went back, was the driver loaded anew?"),
+        ({"0_energy": 7}, "nvml:0:energy: the counter went back, was the driver reloaded?"),
         ({"0_energy": "!15"}, "nvml:0:energy: NVML answers GpuIsLost"),
     ],
 )
