@@ -231,16 +231,18 @@ def t_quantile(p: float, df: float) -> float:
     if p < 0.5:
         return -t_quantile(1 - p, df)
 
-    def upper(t: float) -> float:  # P(T > t)
-        return beta_regularized(df / 2, 0.5, df / (df + t * t)) / 2
+    def below(t: float) -> bool:  # P(T <= t) < p, from the part whose argument keeps the digits of t
+        if p < 0.75:
+            return beta_regularized(0.5, df / 2, t * t / (df + t * t)) < 2 * p - 1
+        return beta_regularized(df / 2, 0.5, df / (df + t * t)) / 2 > 1 - p
 
     high = 1.0
-    while upper(high) > 1 - p:
+    while below(high):
         high *= 2
     low = 0.0
     for _ in range(100):
         middle = (low + high) / 2
-        low, high = (middle, high) if upper(middle) > 1 - p else (low, middle)
+        low, high = (middle, high) if below(middle) else (low, middle)
     return (low + high) / 2
 
 
