@@ -17,10 +17,10 @@ if TYPE_CHECKING:
 
     Arrays: TypeAlias = Mapping[str, NDArray[Any]]
 
-__all__ = ["MEASURING_CODE", "PredictionCache", "Predictions"]
+__all__ = ["PREDICTING", "PredictionCache", "Predictions"]
 
-MEASURING_CODE = ("measure", "worker", "data")
-"""Packages of the core whose code makes predictions."""
+PREDICTING = ("data", "machine", "measure", "stats.py", "types", "worker")
+"""Packages and files of the core whose code makes predictions."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +50,7 @@ class PredictionCache:
     """
 
     store: Store
-    code: str = field(default_factory=lambda: core_hash(*MEASURING_CODE))
+    code: str = field(default_factory=lambda: core_hash(*PREDICTING))
 
     def get_or_make(self, key: object, label: str, make: Callable[[], Arrays]) -> Arrays:
         """Return the arrays kept under ``key`` (JSON), or call ``make`` and keep what it returns.
