@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -204,11 +205,14 @@ def test_what_cannot_be_split_is_refused_when_planning() -> None:
         describe_vgg(VGGParams(stages=[[2], [2], [2]]), info)  # type: ignore[arg-type]
 
 
-def test_a_class_without_images_is_named_with_the_stage(tmp_path: Path) -> None:
+def test_a_class_without_images_is_named_with_the_stage(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     ctx = make_context(tmp_path, classes=3)
     source = make_model(ctx, VGG_ENTRY, {"stages": STAGES})
-    train = ctx.data.train
-    ctx.data.train = subset(train, np.flatnonzero(np.asarray(train.labels) != 1))  # type: ignore[misc]
+    data, train = ctx.data, ctx.data.train
+    kept = np.flatnonzero(np.asarray(train.labels) != 1)
+    monkeypatch.setattr(type(ctx), "data", replace(data, train=subset(train, kept)))  # type: ignore[type-var]
     params = NNFACET.params(**SPLIT)
     with pytest.raises(ValueError, match="nnfacet, importance: class 1 has no training image"):
         NNFACET.partition(ctx, source, params, NNFACET.sketch(source.spec, params, FLEET))

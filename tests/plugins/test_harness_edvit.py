@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -328,12 +329,14 @@ def test_retraining_trains_all_and_shares_the_sub_models(tmp_path: Path) -> None
         assert any(changed)
 
 
-def test_a_class_without_images_is_named_with_the_stage(tmp_path: Path) -> None:
+def test_a_class_without_images_is_named_with_the_stage(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     ctx = make_context(tmp_path, recipe={"epochs": 1})
     source = make_model(ctx)
-    train = ctx.data.train
+    data, train = ctx.data, ctx.data.train
     kept = np.flatnonzero(np.asarray(train.labels) != 1)
-    ctx.data.train = subset(train, kept)  # type: ignore[misc]
+    monkeypatch.setattr(type(ctx), "data", replace(data, train=subset(train, kept)))  # type: ignore[type-var]
     params = plugin.EDViTParams(parts=2, epochs=1)
     sketch = EDVIT.sketch(source.spec, params, Fleet(devices=()))
     with pytest.raises(ValueError, match=r"edvit, importance: class .* has no sample in the proxy slice"):

@@ -37,11 +37,13 @@ def test_the_child_gets_arguments_and_the_labs_inventory(tmp_path: Path) -> None
 
 
 RUN = """
-import sys
+import signal, sys
 from pathlib import Path
 from harness_remote.lab.run import run_suite
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a process in the background ignores it
 code = (
-    "import sys, time\\n"
+    "import signal, sys, time\\n"
+    "signal.signal(signal.SIGINT, signal.default_int_handler)\\n"
     "try:\\n"
     "    print('up', flush=True); time.sleep(60)\\n"
     "except KeyboardInterrupt:\\n"

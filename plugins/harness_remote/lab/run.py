@@ -17,6 +17,15 @@ PR_SET_PDEATHSIG = 1
 
 _LIBC = ctypes.CDLL(None)
 
+_BOUND = f"""
+import ctypes, os, signal, sys
+ctypes.CDLL(None).prctl({PR_SET_PDEATHSIG}, signal.SIGKILL)
+if os.getppid() != int(sys.argv[1]):
+    sys.exit(1)
+os.execv(sys.argv[2], sys.argv[2:])
+"""
+"""Binds a process to its parent, then becomes another program. ``preexec_fn`` is unsafe in a process with threads."""
+
 
 def die_with_parent() -> None:
     """Have the kernel kill this process when its parent thread ends. Called in a child before ``exec``."""
@@ -30,9 +39,8 @@ def run_suite(arguments: Sequence[str], inventory: Path, command: Sequence[str] 
     terminal the parent passes the signal on. A child that was ended by a signal gives 128 plus its number.
     """
     child = subprocess.Popen(
-        [*command, *arguments],
+        [sys.executable, "-c", _BOUND, str(os.getpid()), *command, *arguments],
         env={**os.environ, "HARNESS_DEVICES": str(inventory)},
-        preexec_fn=die_with_parent,  # noqa: PLW1509 - this process has no other threads
     )
     while True:
         try:
