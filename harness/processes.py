@@ -6,6 +6,8 @@ import multiprocessing
 import os
 import signal
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from multiprocessing import resource_tracker
 from multiprocessing.process import BaseProcess
 
@@ -25,13 +27,35 @@ def die_with_parent() -> None:
 
 
 def start(process: BaseProcess) -> None:
-    """Start a child that Ctrl-C never reaches, even while it imports: it inherits the blocked signal."""
+    """Start a child that Ctrl-C never reaches, even while it imports: it inherits the blocked signal.
+
+    Ctrl-C that comes meanwhile takes effect afterwards, so no child is left with half of what it is given.
+    """
     resource_tracker.ensure_running()  # starting it later would let the signal through
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    with _interrupt_deferred():
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            process.start()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@contextmanager
+def _interrupt_deferred() -> Iterator[None]:
+    """Let SIGINT take effect at the end. Another thread may take a signal that this one blocks, and Python then runs
+    the handler in the main thread."""
+    handler = signal.getsignal(signal.SIGINT)
+    if threading.current_thread() is not threading.main_thread() or not callable(handler):
+        yield
+        return
+    came: list[int] = []
+    signal.signal(signal.SIGINT, lambda number, frame: came.append(number))
     try:
-        process.start()
+        yield
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        signal.signal(signal.SIGINT, handler)
+        if came:
+            signal.raise_signal(signal.SIGINT)
 
 
 def died(code: int | None, what: str = "its process") -> str:

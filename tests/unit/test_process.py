@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from harness.errors import DeviceError
+from harness.processes import start
 from harness.types import Artifact, Monitor, SessionOptions, TensorSpec
 from harness.worker.commands import Listen, Load
 from harness.worker.process import WorkerProcess
@@ -71,3 +72,34 @@ def test_an_error_in_a_worker_names_the_files_in_which_it_arose(
     finally:
         worker.close()
     assert error.value.files[-1] == str(tmp_path / "toy_loader.py")
+
+
+class SlowToStart:
+    """A process whose start takes a while, in which another thread takes Ctrl-C."""
+
+    def __init__(self) -> None:
+        self.started = False
+
+    def start(self) -> None:
+        def take() -> None:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+            os.kill(os.getpid(), signal.SIGINT)
+
+        thread = threading.Thread(target=take)
+        thread.start()
+        thread.join()
+        for _ in range(1000):  # Python runs the handler between two steps of the main thread
+            pass
+        self.started = True
+
+
+def test_ctrl_c_while_a_child_starts_takes_effect_afterwards() -> None:
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    process = SlowToStart()
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            start(process)  # type: ignore[arg-type]
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert process.started
