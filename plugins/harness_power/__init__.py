@@ -1,1 +1,1 @@
-"""Meters of power and energy, and what tells the state of boards and GPUs."""
+"""Meters of power and energy, and watches of the state of boards and GPUs."""

@@ -1,7 +1,7 @@
-"""The clock offset of a log, found by the step of the load in it: idle, busy, idle.
+"""The clock offset of a log, found by the power step of the workload in it: idle, busy, idle.
 
-A least-squares fit of a step of known length (two levels) at every offset; its quality is the share of variance
-that the step explains, and with it comes an interval for the offset, from the fit's deviance.
+At every offset, a step of known length with two levels is fitted by least squares. The quality of a fit is the
+share of the variance that the step explains. The deviance of the fit gives an interval for the offset.
 """
 
 from __future__ import annotations
@@ -15,15 +15,18 @@ __all__ = ["Alignment", "align_step"]
 
 DEVIANCE = 12.0  # about 3.5 standard deviations of one parameter
 LEAST = 3  # readings on each side of an edge
-SIGNIFICANT = 36.0  # squared t of the step: best of some ten thousand places, it still is no chance
-RIVAL = 0.7  # a second place that explains this share of what the best explains
+SIGNIFICANT = 36.0  # squared t of the step: significant even as the best of some ten thousand places
+RIVAL = 0.7  # a second place that explains this share of the best place's variance makes the step ambiguous
 
 Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
 class Alignment:
-    """``offset_s`` added to the log's times gives the load's clock; ``error_s`` is its greatest error."""
+    """The offset of a log's clock, and the two levels of the step.
+
+    ``offset_s`` plus a time of the log is a time of the workload's clock. ``error_s`` is the greatest error of it.
+    """
 
     offset_s: float
     error_s: float
@@ -40,12 +43,12 @@ def align_step(
     *,
     averaging: float = 0.0,
 ) -> Alignment:
-    """Find the offset of a log's clock.
+    """Return the offset of a log's clock.
 
-    ``times`` (seconds of the log's clock, increasing) and ``watts`` are the log; ``load`` is when the load began
-    and ended and ``window``, around it, when the machine did nothing else, both in seconds of the other clock;
-    ``search`` bounds the offset. ``averaging``: a reading is the mean over this time before it.
-    Raises ``ValueError`` that says why no offset can be found.
+    ``times`` (seconds of the log's clock, increasing) and ``watts`` are the log. ``load`` is the begin and end of the
+    workload. ``window`` contains ``load``; outside of the load the machine did nothing else in it. Both are in
+    seconds of the other clock. ``search`` bounds the offset. ``averaging``: a reading is the mean over these seconds
+    before it. Raises ``ValueError`` with the reason if no offset can be found.
     """
     t, w = np.asarray(times, np.float64), np.asarray(watts, np.float64)
     if len(t) < 4 * LEAST:
@@ -90,7 +93,11 @@ def _interval(offsets: Array, shares: Array, at: float, share: float, readings: 
 
 @dataclass(frozen=True)
 class _Fits:
-    """Return for every offset the share of variance explained (0 where the fit is no rise and fall), levels, readings."""
+    """The fits at all offsets, one value of each array per offset.
+
+    ``share`` is the explained share of the variance (0 if the fit is not a rise and a fall), ``idle`` and ``busy``
+    are the levels, ``count`` is the number of readings.
+    """
 
     share: Array
     idle: Array
@@ -106,10 +113,10 @@ def _fits(
     offsets: Array,
     averaging: float,
 ) -> _Fits:
-    """Least squares of ``idle + (busy - idle) * g``, g being the part of a reading that lies in the load.
+    """Fit ``idle + (busy - idle) * g`` by least squares; ``g`` is the part of a reading that lies in the workload.
 
-    Sums over the readings come from running totals, so that a fit costs as much as finding its four bounds;
-    the readings that lie across an edge are put right one by one, which ``averaging`` makes a few at most.
+    Sums over the readings come from running totals, so that a fit costs as much as finding its four bounds. The
+    readings across an edge are corrected one by one. ``averaging`` limits them to a few.
     """
     edge = {
         name: np.searchsorted(t, moment - offsets)
@@ -154,7 +161,7 @@ def _fits(
         height = common / spread
         share = common * common / (spread * variance)
         idle = (sw - height * g1) / n
-        # the load rises out of idle and falls back to it: each side by half of the step at least
+        # the power must rise from idle and fall back to it, each by at least half of the step
         clear = (height > 0) & (during - before > height / 2) & (during - after > height / 2)
         good = whole & clear & np.isfinite(share)
     return _Fits(share=np.where(good, np.clip(share, 0.0, 1.0), 0.0), idle=idle, busy=idle + height, count=n)

@@ -1,4 +1,4 @@
-"""Lines of a meter's log: the meaning of its columns, and the time and power of a line."""
+"""Lines of a meter's log: the meaning of the columns, and the time and power of each line."""
 
 from __future__ import annotations
 
@@ -22,9 +22,10 @@ ISO = re.compile(
 
 @dataclass(frozen=True)
 class Layout:
-    """Where a line holds its time and its power: one column of watts, or amperes and volts to be multiplied.
+    """The columns of a log that hold time and power.
 
-    ``before``: lines that hold no data, as they stand at the log's head (a preamble, the header).
+    ``power`` is one column of watts, or two columns (amperes, volts) whose values are multiplied. ``before`` holds
+    the lines at the start of the log that contain no data: a preamble and the header.
     """
 
     delimiter: str
@@ -34,18 +35,20 @@ class Layout:
 
 
 def cells(line: str, delimiter: str) -> list[str]:
+    """Return the cells of a line without surrounding spaces and quotes."""
     return [cell.strip().strip('"').strip() for cell in line.split(delimiter)]
 
 
 def delimiter_of(line: str) -> str:
+    """Return the delimiter of a line: a tab or a semicolon if the line contains one, else a comma."""
     return next((mark for mark in "\t;" if mark in line), ",")
 
 
 def find_layout(head: Sequence[str], time: Column, power: Sequence[Column]) -> Layout:
-    """The layout of a log that begins with the lines ``head``. Raises ``ValueError`` where columns are missing.
+    """Return the layout of a log that begins with the lines ``head``. Raises ``ValueError`` if columns are missing.
 
-    Names are looked for in the first line that has them all (upper and lower case are one, and a ``#`` before
-    it does no harm); positions need no header.
+    The header is the first line that contains all names. Upper and lower case are equal, and a ``#`` at the start of
+    the line is ignored. Positions need no header.
     """
     wanted = [time, *power]
     names = [column.strip().casefold() for column in wanted if isinstance(column, str)]
@@ -65,6 +68,7 @@ def find_layout(head: Sequence[str], time: Column, power: Sequence[Column]) -> L
 
 
 def _numbered(head: Sequence[str], wanted: Sequence[int]) -> Layout:
+    """Return the layout of a log whose columns are given by position. Raises ``ValueError`` if no line has them."""
     for at, line in enumerate(head):
         delimiter = delimiter_of(line)
         found = cells(line, delimiter)
@@ -77,7 +81,7 @@ def _numbered(head: Sequence[str], wanted: Sequence[int]) -> Layout:
 
 
 def reading(line: str, layout: Layout, time: Callable[[str], int]) -> tuple[int, float]:
-    """Return a line's nanoseconds of the log's clock, and its watts. Raises ``ValueError`` that says what is wrong."""
+    """Return a line's time in nanoseconds of the log's clock, and its watts. Raises ``ValueError`` with the reason."""
     found = cells(line, layout.delimiter)
     if len(found) <= max(layout.time, *layout.power):
         raise ValueError(f"{len(found)} columns only")
@@ -88,7 +92,10 @@ def reading(line: str, layout: Layout, time: Callable[[str], int]) -> tuple[int,
 
 
 def moment(clock: str, unit: str) -> Callable[[str], int]:
-    """Return a function that turns a cell into nanoseconds: since 1970 for ``unix`` and ``iso``, else of the log's clock."""
+    """Return a function that turns a cell into nanoseconds.
+
+    The nanoseconds count from 1970 for the clocks ``unix`` and ``iso``, else from the start of the log's clock.
+    """
     if clock == "iso":
         return _iso
     factor = UNITS[unit]
@@ -114,7 +121,10 @@ def _is_number(text: str) -> bool:
 
 
 def _iso(text: str) -> int:
-    """Parse ISO 8601; without a zone it is this machine's. Python 3.10 itself reads few of its forms."""
+    """Return the nanoseconds since 1970 of an ISO 8601 time. A time without a zone is local time of this machine.
+
+    Python 3.10 reads only few forms of ISO 8601.
+    """
     match = ISO.fullmatch(text)
     if match is None:
         raise ValueError(f"{text!r} is not an ISO 8601 time")

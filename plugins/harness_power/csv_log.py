@@ -1,7 +1,7 @@
-"""A meter's log that another program writes while the load runs: lines of time and power.
+"""A meter's log (CSV) that another program writes during the workload: lines of time and power.
 
-A suite states its path, its columns, and how its clock is read. Only lines of the window
-are read, from the end of the file backwards.
+A suite gives the path, the columns and the way to read the log's clock. Only the lines of the window are read,
+backwards from the end of the file.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ __all__ = ["ENTRY", "CsvLog", "CsvParams", "describe", "open_log", "probe"]
 BLOCK = 1 << 16
 HEAD_LINES = 100
 STALE_S = 60.0
-SLEW = 500e-6  # the fastest at which a clock is slewed
+SLEW = 500e-6  # the greatest relative rate at which a clock is slewed
 KEEP = 3  # files of a log that rotates
 
 Place = str | Annotated[int, Field(ge=0)]
@@ -33,6 +33,8 @@ Row = tuple[int, float]
 
 
 class CsvParams(Params):
+    """The path of the log, the meaning of its columns, and the properties of its clock and its meter."""
+
     path: str = Field(description="the log, at the host if one is named")
     scope: Scope = Field(description="what its watts hold")
     period: float = Field(gt=0, description="seconds between two lines")
@@ -70,21 +72,27 @@ class CsvParams(Params):
 
     @property
     def power(self) -> tuple[Place, ...]:
+        """The column of watts, or the columns of amperes and volts."""
         return (self.watt,) if self.ampere is None or self.volt is None else (self.ampere, self.volt)
 
     @property
     def by_marker(self) -> bool:
+        """True if the clock offset is found by the power step of the workload, false if the log's times are trusted."""
         return (self.align or ("marker" if self.clock == "elapsed" else "timestamps")) == "marker"
 
 
 def probe() -> Iterable[Unavailable]:
+    """Return only a reason: a suite must name the log."""
     reason = "a log is read where a suite names it"
     fix = "meters: [{csv: {path: ..., scope: ..., period: ...}}]"
     return (Unavailable(name="csv", reason=reason, fix=fix),)
 
 
 def describe(params: CsvParams) -> Iterable[MeterInfo | Unavailable]:
-    """Return the log as a meter if it is being written. A log at another host is not opened here."""
+    """Return the log as a meter, or the reason why it cannot be used: unreadable, empty, stale, or a wrong clock.
+
+    A log at another host is not opened here. Raises ``ValueError`` if a line of the log cannot be read.
+    """
     name = f"csv:{Path(params.path).name}:{'*'.join(str(column) for column in params.power)}"
     path = Path(params.path) if params.host else Path(params.path).expanduser().absolute()
     info = MeterInfo(
@@ -127,15 +135,19 @@ def describe(params: CsvParams) -> Iterable[MeterInfo | Unavailable]:
 
 
 def open_log(info: MeterInfo, block: int = BLOCK) -> CsvLog:
+    """Open the log. ``block`` is the number of bytes that are read at once. Raises ``OSError`` if it cannot be read."""
     return CsvLog(info, block)
 
 
 class _NotYetError(OSError):
-    """The log may still get the readings that are asked for."""
+    """The log does not yet contain the requested readings, but it may contain them later."""
 
 
 class CsvLog:
-    """A :class:`~harness.types.Log`. Its times are moved to the monotonic clock by the wall clock, or by the load's step."""
+    """A :class:`~harness.types.Log` of watts.
+
+    Its times are moved to the monotonic clock by the wall clock, or by the power step of the workload.
+    """
 
     def __init__(self, info: MeterInfo, block: int = BLOCK) -> None:
         self._block = block
@@ -148,17 +160,19 @@ class CsvLog:
         self.clock_error_s = 0.0
 
     def close(self) -> None:
+        """Close all files of the log."""
         for file in self._files:
             file.close()
 
     def fetch(self, begin_ns: int, end_ns: int, load: tuple[int, int]) -> Sequence[tuple[int, float]]:
-        """The window's readings, with one before and one after, so that its edges can be interpolated.
+        """Return the readings of the window, with one reading before and one after it to interpolate both ends.
 
-        Waits up to ``lag`` after the window for the last line. Raises ``OSError`` that says why there is no answer.
+        Waits up to ``lag`` after the window for the last line. Raises ``OSError`` with the reason if there is no
+        answer.
         """
         fetch = self._by_marker if self._choice.by_marker else self._by_timestamps
         deadline = end_ns + int((self._choice.lag + self._choice.period) * 1e9)
-        if self._choice.by_marker:  # an earlier look could take another step for the load's
+        if self._choice.by_marker:  # before that, another step could be mistaken for the workload's
             time.sleep(max(0, deadline - time.monotonic_ns()) / 1e9)
         while True:
             self._follow()
@@ -174,6 +188,7 @@ class CsvLog:
         return next((at for at, _ in self._backwards()), None)
 
     def _by_timestamps(self, begin_ns: int, end_ns: int, _: tuple[int, int]) -> list[Row]:
+        """Return the readings of the window, moved by the offset between the wall clock and the monotonic clock."""
         now, offset = _wall_clock()
         then, before = self._wall
         self._wall = now, offset
@@ -192,14 +207,17 @@ class CsvLog:
         return self._window(rows, -offset, begin_ns, end_ns)
 
     def _by_marker(self, begin_ns: int, end_ns: int, load: tuple[int, int]) -> list[Row]:
-        """Return the window's readings, found by the load's step. The newest line is at most ``lag`` old: that limits the search."""
-        from harness_power.align import align_step  # imports numpy, which planning need not
+        """Return the readings of the window, moved by the offset that the power step of the workload gives.
+
+        The newest line is at most ``lag`` old, which limits the search for the offset.
+        """
+        from harness_power.align import align_step  # numpy is not loaded for planning
 
         choice, last, now = self._choice, self._last(), time.monotonic_ns()
         age = time.time() - os.fstat(self._files[-1].fileno()).st_mtime
         if age > choice.lag + choice.period:
             raise self._error(f"was last written {age:.3g} s ago: lag is {choice.lag:g} s at most")
-        margin = int(4 * choice.period * 1e9)  # where the window is the load alone
+        margin = int(4 * choice.period * 1e9)  # idle readings around the load, if the window has none
         window = min(begin_ns, load[0] - margin), max(end_ns, load[1] + margin)
         rows = self._rows(last - (now - window[0]) - margin)
 
@@ -221,6 +239,7 @@ class CsvLog:
         return self._window(rows, begin_ns - last + round(found.offset_s * 1e9), begin_ns, end_ns)
 
     def _window(self, rows: Sequence[Row], shift: int, begin_ns: int, end_ns: int) -> list[Row]:
+        """Shift the rows by ``shift`` nanoseconds and return those of the window, with one row before and after it."""
         moved = [(at + shift, watts * self._choice.scale) for at, watts in rows]
         late = (moved[0][0] - begin_ns) / 1e9
         if late > self._choice.period:
@@ -233,7 +252,7 @@ class CsvLog:
         rows: list[Row] = []
         for row in self._backwards():
             if rows and rows[-1][0] <= since:
-                break  # one line more was looked at, for the order
+                break  # one more line was read, to check the order
             rows.append(row)
         return rows[::-1]
 
@@ -244,7 +263,7 @@ class CsvLog:
         return last
 
     def _backwards(self) -> Iterator[Row]:
-        """Yield readings, newest first. A line that cannot be read or is out of order is an error."""
+        """Yield readings, newest first. Raises ``OSError`` for a line that cannot be read or is out of order."""
         newer: int | None = None
         for line in self._lines():
             if not line or line in self._layout.before or line.startswith("#"):
@@ -270,7 +289,7 @@ class CsvLog:
                 lines = block.split(b"\n")
                 rest = lines.pop(0) if begin else b""
                 if newest and lines:
-                    lines.pop()  # half a line, or what follows the last line's end: nothing
+                    lines.pop()  # an unfinished line, or the empty text after the last line's end
                     newest = False
                 for line in reversed(lines):
                     yield _text(line)
@@ -281,15 +300,15 @@ class CsvLog:
         heads = [
             os.pread(file.fileno(), self._block, 0).split(b"\n")[:-1][:HEAD_LINES] for file in self._files
         ]
-        head = next(filter(None, heads))  # a line was read: one has it
+        head = next(filter(None, heads))  # never empty, because a line was read
         try:
             return find_layout([_text(line) for line in head], self._choice.time, self._choice.power)
         except ValueError as error:
             raise self._error(str(error)) from None
 
     def _follow(self) -> None:
-        """Continue with the new file where the log was rotated. The old one stays open and readable."""
-        with contextlib.suppress(FileNotFoundError):  # between the two
+        """Open the new file if the log was rotated. The old file stays open and readable."""
+        with contextlib.suppress(FileNotFoundError):  # the old file is moved and the new one not yet made
             there, here = os.stat(self._path), os.fstat(self._files[-1].fileno())
             if (there.st_dev, there.st_ino) != (here.st_dev, here.st_ino):
                 self._files.append(_open(self._path))
@@ -310,7 +329,10 @@ def _text(line: bytes) -> str:
 
 
 def _wall_clock() -> tuple[int, int]:
-    """Return monotonic nanoseconds and the wall clock's lead, from the closest pair of some readings."""
+    """Return monotonic nanoseconds, and the difference of the wall clock to them.
+
+    Of five pairs of readings, the pair that took the shortest time is used.
+    """
     tries = []
     for _ in range(5):
         before, wall, after = time.monotonic_ns(), time.time_ns(), time.monotonic_ns()

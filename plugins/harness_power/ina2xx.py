@@ -1,8 +1,8 @@
 """INA219, INA226 and INA228 on an I2C bus: a shunt in a board's supply line, as on many small breakout boards.
 
 Registers are from the datasheets SBOS448G (INA219), SBOS547B (INA226) and SLYS021A (INA228); all are big-endian.
-Power is shunt voltage / shunt x bus voltage; the INA228 adds energy up by itself, so that nothing falls between
-two readings. Not tried on the hardware: tried with smbus2 as it is, on register maps and the datasheets' examples.
+Power is shunt voltage / shunt x bus voltage. The INA228 adds energy up itself, so no energy is lost between two
+readings. Not tried on the hardware: tested with unmodified smbus2 on register maps and the datasheets' examples.
 """
 
 from __future__ import annotations
@@ -46,9 +46,10 @@ _INA219_ADC_US = {  # 8.6.2.1, BADC and SADC: code of 9 to 12 bits, then of 2 to
 
 @dataclass(frozen=True, kw_only=True)
 class _Chip:
-    """``ranges_v``: full scales of the shunt input, with the greatest offset of each in volts.
+    """The limits and errors of a chip, from its datasheet.
 
-    ``slow``: how much longer than nominal a conversion may take. ``error``: greatest relative error.
+    ``ranges_v``: full scale of the shunt input -> greatest offset, both in volts. ``slow``: a conversion takes up to
+    this factor longer than nominal. ``error``: greatest relative error.
     """
 
     ranges_v: dict[float, float]
@@ -80,7 +81,7 @@ _CHIPS = {
 
 
 class Ina2xxParams(Params):
-    """Where the chip is, and how it is wired."""
+    """The address of the chip on its bus, and its wiring."""
 
     chip: Literal["ina219", "ina226", "ina228"] = Field(description="as printed on it")
     shunt_ohm: float = Field(gt=0, le=10, description="the shunt resistor: R100 is 0.1, R002 is 0.002")
@@ -104,6 +105,7 @@ class Ina2xxParams(Params):
 
 
 def probe() -> Iterable[MeterInfo | Unavailable]:
+    """Yield only a reason: a suite must name the chip, because reading unknown I2C devices can upset them."""
     if any((sysfs.root() / "dev").glob("i2c-*")):
         yield Unavailable(
             name="ina2xx",
@@ -115,6 +117,10 @@ def probe() -> Iterable[MeterInfo | Unavailable]:
 
 
 def describe(params: Ina2xxParams) -> Iterable[MeterInfo | Unavailable]:
+    """Yield the chip as a meter, or the reason why it does not answer. A chip at another host is not read here.
+
+    Raises ``ValueError`` if the chip cannot measure what the parameters ask for.
+    """
     info = _plan(params)
     if params.host:  # looked at when it is opened there
         yield info
@@ -129,7 +135,7 @@ def describe(params: Ina2xxParams) -> Iterable[MeterInfo | Unavailable]:
 
 
 def _plan(params: Ina2xxParams) -> MeterInfo:
-    """Return how the chip will be set.
+    """Return the meter, with the register values that set the chip up.
 
     Raises:
         ValueError: the chip cannot measure what the parameters ask for.
@@ -171,12 +177,14 @@ def _plan(params: Ina2xxParams) -> MeterInfo:
     )
 
 
-_Setup = tuple[list[list[int]], float]  # register, value; and how often a result comes, in seconds
+_Setup = tuple[list[list[int]], float]  # [register, value] pairs, and the seconds between two results
 
 
 def _ina219(params: Ina2xxParams, full_v: float) -> _Setup:
-    """Configuration (8.6.2.1): BRNG 32 V, PGA, BADC = SADC, shunt and bus continuously. Calibration (8.5.1):
-    4096, with which the Current register equals the Shunt Voltage register.
+    """Return the setup of an INA219.
+
+    Configuration (8.6.2.1): BRNG 32 V, PGA, BADC = SADC, shunt and bus continuously. Calibration (8.5.1): 4096, with
+    which the Current register equals the Shunt Voltage register.
     """
     limit_us = 1e6 / params.rate_hz / _CHIPS["ina219"].slow / 2
     code = max(
@@ -188,8 +196,10 @@ def _ina219(params: Ina2xxParams, full_v: float) -> _Setup:
 
 
 def _ina226(params: Ina2xxParams, full_v: float) -> _Setup:
-    """Configuration (7.1.1): AVG, VBUSCT = VSHCT, shunt and bus continuously. Calibration (6.5.1): 2048,
-    with which the Current register equals the Shunt Voltage register.
+    """Return the setup of an INA226.
+
+    Configuration (7.1.1): AVG, VBUSCT = VSHCT, shunt and bus continuously. Calibration (6.5.1): 2048, with which the
+    Current register equals the Shunt Voltage register.
     """
     times, limit_us = _CONVERSIONS_US["ina226"], 1e6 / params.rate_hz / _CHIPS["ina226"].slow / 2
     averages, _, mean, time_ = max(
@@ -202,8 +212,11 @@ def _ina226(params: Ina2xxParams, full_v: float) -> _Setup:
 
 
 def _ina228(params: Ina2xxParams, full_v: float) -> _Setup:
-    """CONFIG (7.6.1.1): RSTACC, ADCRANGE. ADC_CONFIG (7.6.1.2): shunt and bus continuously, VBUSCT = VSHCT; no
-    averaging, in which energy has no part (7.3.2). SHUNT_CAL (8.1.2, equation 2), rounded up to hold the current.
+    """Return the setup of an INA228.
+
+    CONFIG (7.6.1.1): RSTACC, ADCRANGE. ADC_CONFIG (7.6.1.2): shunt and bus continuously, VBUSCT = VSHCT, no
+    averaging, because it does not affect energy (7.3.2). SHUNT_CAL (8.1.2, equation 2), rounded up to hold the
+    current.
     """
     limit_us = 1e6 / params.rate_hz / _CHIPS["ina228"].slow / 2
     time_, us = max(pair for pair in enumerate(_CONVERSIONS_US["ina228"]) if pair[1] <= limit_us)
@@ -238,8 +251,8 @@ class _Port:
         self._bus.write_i2c_block_data(self._address, register, list(value.to_bytes(2, "big")))
 
     def identify(self) -> None:
-        """Check that it is the expected chip, without changing it. Raises ``HarnessError`` for another chip."""
-        if self.chip == "ina219":  # has no identity; its Configuration bit 14 is always 0, the INA226's is 1
+        """Check that the chip is the expected one, without changing it. Raises ``HarnessError`` for another chip."""
+        if self.chip == "ina219":  # no identity register; bit 14 of Configuration is 0, the INA226's is 1
             config = self.read(0x00)
             if config & 1 << 14:
                 raise HarnessError(f"is no ina219: Configuration reads {config:#06x}")
@@ -250,6 +263,7 @@ class _Port:
             raise HarnessError(f"is no {self.chip}: manufacturer {found[0]:#06x}, device {found[1]:#06x}")
 
     def set_up(self) -> None:
+        """Reset the chip and write its setup. Raises ``HarnessError`` for another chip."""
         self.identify()
         self.write(0x00, _RESET)
         if self.chip == "ina219" and self.read(0x00) != 0x399F:
@@ -258,6 +272,7 @@ class _Port:
             self.write(register, value)
 
     def overflow(self) -> HarnessError:
+        """Return the error for a current above the range."""
         limit = self.details["range_v"] / self.details["shunt_ohm"]
         return HarnessError(
             f"{self.chip}: the current went over the range of {limit:.3g} A (max_current_a is "
@@ -275,7 +290,7 @@ class _Port:
 
 
 class _Power:
-    """A :class:`~harness.types.Meter` of an INA219 or INA226: watts of the last conversions, with the current's sign."""
+    """A :class:`~harness.types.Meter` of an INA219 or INA226: watts, negative if the current flows backwards."""
 
     def __init__(self, port: _Port) -> None:
         self._port = port
@@ -301,7 +316,7 @@ class _Power:
 
 
 class _Energy:
-    """A :class:`~harness.types.Meter` of an INA228: joules since it was set up (8.1.2, equations 2 to 6)."""
+    """A :class:`~harness.types.Meter` of an INA228: joules since its setup (8.1.2, equations 2 to 6)."""
 
     def __init__(self, port: _Port) -> None:
         self._port = port
@@ -330,6 +345,7 @@ class _Energy:
 
 
 def open_meter(info: MeterInfo) -> _Power | _Energy:
+    """Set the chip up and wait for its first result. Raises ``HarnessError`` with a fix if it does not answer."""
     try:
         port = _Port(info.details)
         try:

@@ -1,10 +1,10 @@
-"""NVIDIA Jetson's own INA3221 power monitors, read through sysfs.
+"""The INA3221 power monitors on NVIDIA Jetson boards, read through sysfs.
 
-Two layouts: hwmon (JetPack 5 and newer; the kernel's Documentation/hwmon/ina3221.rst) and iio (JetPack 4;
+There are two layouts: hwmon (JetPack 5 and newer; the kernel's Documentation/hwmon/ina3221.rst) and iio (JetPack 4;
 NVIDIA's driver ina3221x). Not tried on the hardware: paths, units and rails are from the drivers' sources and
-NVIDIA's guides, tried on trees of files that jetson-stats reads alike.
+NVIDIA's guides, and are tested on trees of files that jetson-stats reads with the same result.
 
-Rails are never added blindly: some feed others, and where that is not known no sum is given.
+Some rails feed others. Rails are added only if their relation is known; otherwise no sum is given.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _IIO_CONFIG = {"ti,continuous-config": 0x7727, "ti,trigger-config": 0x7003}  # t
 
 @dataclass(frozen=True, kw_only=True)
 class _Rail:
-    """The files of a rail: millivolts and milliamperes, or milliwatts."""
+    """A rail and its files: a pair of millivolts and milliamperes, or one of milliwatts."""
 
     name: str
     files: tuple[Path, ...]
@@ -43,7 +43,7 @@ class _Rail:
 
 
 class _File:
-    """A sysfs attribute that is kept open. Each read asks the driver again."""
+    """A sysfs attribute that is kept open. Each read queries the driver."""
 
     def __init__(self, path: str | Path) -> None:
         self.path = path
@@ -61,7 +61,7 @@ class _File:
 
 
 class _Rails:
-    """A :class:`~harness.types.Meter`: the sum of rails, in watts."""
+    """A :class:`~harness.types.Meter` of watts: the sum of rails."""
 
     def __init__(self, rails: Iterable[Iterable[str | Path]]) -> None:
         self._rails: list[list[_File]] = []
@@ -89,10 +89,12 @@ class _Rails:
 
 
 def open_meter(info: MeterInfo) -> _Rails:
+    """Open the files of the meter's rails. Raises ``OSError`` if one cannot be opened."""
     return _Rails(info.details["files"].values())
 
 
 def probe() -> Iterable[MeterInfo | Unavailable]:
+    """Yield the board's power as a meter after reading it once, or the reason why there is none."""
     chips = _chips()
     if not chips:
         yield _no_chip()
@@ -169,7 +171,7 @@ def _unavailable(reason: str, fix: str = "") -> Unavailable:
 
 
 def _chips() -> list[Path]:
-    """Return the folders of I2C devices that are INA3221."""
+    """Return the folders of the I2C devices that are INA3221 chips."""
     chips = []
     for name in sorted((sysfs.root() / "sys/bus/i2c/devices").glob("*/name")):
         with suppress(OSError):
@@ -186,7 +188,7 @@ def _rails(chip: Path) -> Iterator[_Rail]:
 
 
 def _hwmon_rails(folder: Path) -> Iterator[_Rail]:
-    """Yield the rails of the hwmon driver. in1..in3 are the channels; in4..in6 are shunt voltages, in7 their sum."""
+    """Yield the rails of the hwmon driver: in1 to in3 are the channels, in4 to in6 shunt voltages, in7 their sum."""
     interval, samples = number(folder / "update_interval"), number(folder / "samples") or 1
     period_s = interval * 1e-3 if interval else _duration_s(_HWMON_CONFIG)
     timing = "update_interval" if interval else "3 channels x 2 x 1.1 ms, as the driver configures the chip"
@@ -211,7 +213,7 @@ def _hwmon_rails(folder: Path) -> Iterator[_Rail]:
 def _iio_rails(folder: Path, node: Path) -> Iterator[_Rail]:
     """Yield the rails of the industrial I/O driver.
 
-    If triggered, each read converts. If continuous, the chip averages, as the device tree says.
+    In triggered mode each read makes a conversion. In continuous mode the chip averages as the device tree says.
     """
     triggered = number(folder / "running_mode") == 0
     key = "ti,trigger-config" if triggered else "ti,continuous-config"
@@ -233,7 +235,7 @@ def _iio_rails(folder: Path, node: Path) -> Iterator[_Rail]:
 
 
 def _duration_s(config: int) -> float:
-    """Return the seconds of one round of conversions: averages x channels x (bus + shunt)."""
+    """Return the seconds that one round of conversions takes: averages x channels x (bus + shunt)."""
     channels = bin(config >> 12 & 7).count("1")
     once = _CONVERSION_US[config >> 6 & 7] + _CONVERSION_US[config >> 3 & 7]
     return _SAMPLES[config >> 9 & 7] * channels * once * 1e-6

@@ -1,4 +1,4 @@
-"""What is known of Jetson boards without a library: how their rails feed each other, and their state from sysfs.
+"""Jetson boards without a library: how the power rails feed each other, and the state that sysfs gives.
 
 Not tried on the hardware: names, paths and units are from the kernel's sources and NVIDIA's guides.
 """
@@ -25,7 +25,7 @@ _SUMS = (
     ("GPU", "CPU", "SOC", "CV", "VDDRQ", "SYS5V"),  # AGX Xavier: side by side (design guide DG-09840, 5.6.2)
     ("VDD_GPU_SOC", "VDD_CPU_CV", "VIN_SYS_5V0"),  # AGX Orin
 )
-_FED_BY = {  # a rail, and one upstream of it that already holds its power
+_FED_BY = {  # rail -> the rail upstream of it whose power already contains its own
     **dict.fromkeys(("POM_5V_GPU", "POM_5V_CPU"), "POM_5V_IN"),
     **dict.fromkeys(("VDD_CPU_GPU_CV", "VDD_SOC", "VDD_CPU_GPU", "VDD_GPU", "VDD_CPU"), "VDD_IN"),
     **dict.fromkeys(("VDD_SYS_GPU", "VDD_SYS_SOC", "VDD_4V0_WIFI", "VDD_SYS_CPU", "VDD_SYS_DDR"), "VDD_IN"),
@@ -35,7 +35,7 @@ _SUM_NOTE = "a sum of rails, not the board's input: the carrier board and regula
 
 
 def is_jetson() -> bool:
-    """Return whether this machine is a Jetson. A container shows the second or third sign only."""
+    """Return whether this machine is a Jetson. In a container only the second or third sign is visible."""
     return (
         "nvidia,tegra" in _text(sysfs.root() / "proc/device-tree/compatible")
         or _text(sysfs.root() / "sys/devices/soc0/family") == "Tegra"
@@ -45,7 +45,10 @@ def is_jetson() -> bool:
 
 @dataclass(frozen=True, kw_only=True)
 class Composition:
-    """How a Jetson's power is read: the rails to add, those inside them, those beside them."""
+    """The rails whose power is added up, and their relation to the other rails.
+
+    ``inside`` are rails that the added rails feed, ``beside`` are all others, ``note`` says what the sum contains.
+    """
 
     scope: Scope
     add: tuple[str, ...]
@@ -55,15 +58,17 @@ class Composition:
 
     @property
     def name(self) -> str:
+        """The name of the input rail, or ``rails`` for a sum."""
         return self.add[0] if self.scope == "board" else "rails"
 
     @property
     def watches(self) -> str:
+        """The thing whose power this is (``MeterInfo.watches``): ``board``, or the names of the added rails."""
         return "board" if self.scope == "board" else "+".join(self.add)
 
 
 def compose(rails: Iterable[str]) -> Composition | None:
-    """Return the board's input if it has one, else a sum of rails that are known not to overlap, else None."""
+    """Return the board's input rail if there is one, else a sum of rails that do not overlap, else None."""
     names = sorted(set(rails))
     entry = next((name for name in _INPUTS if name in names), None)
     if entry:
@@ -81,14 +86,14 @@ def compose(rails: Iterable[str]) -> Composition | None:
 
 
 def number(path: Path) -> float | None:
-    """Return the number at the beginning of a sysfs attribute, or None where it does not answer."""
+    """Return the number at the beginning of a sysfs attribute, or None if it cannot be read."""
     with suppress(OSError, ValueError, IndexError):
         return float(path.read_text().split()[0])
     return None
 
 
 def watch() -> Watch | None:
-    """Return a watch of nvpmodel's mode, the GPU's clock, temperatures and causes of throttling; None off a Jetson."""
+    """Return a watch of power mode, GPU clock, temperatures and causes of throttling, or None off a Jetson."""
     return _State() if is_jetson() else None
 
 
@@ -96,6 +101,8 @@ _OVER_CURRENT = {"oc1": "under-voltage", "oc2": "over-current", "oc3": "over-cur
 
 
 class _State:
+    """A :data:`~harness.types.Watch` of a Jetson, from the thermal, devfreq and hwmon folders of sysfs."""
+
     def __init__(self) -> None:
         sys = sysfs.root() / "sys/class"
         self._zones = [
@@ -142,7 +149,7 @@ class _State:
         return clock
 
     def _over_current(self) -> set[str]:
-        """Return the causes whose event counter changed since the last call."""
+        """Return the causes whose event counter has increased since the last call."""
         causes = set()
         for file, before in self._events.items():
             now = number(file)
@@ -153,7 +160,10 @@ class _State:
 
 
 def _power_mode() -> dict[str, str]:
-    """Return the name of nvpmodel's mode. nvpmodel keeps it as ``pmode:0002``; its configuration has the names."""
+    """Return the name of nvpmodel's mode.
+
+    Its status file holds the number (``pmode:0002``), and its configuration the names.
+    """
     found = re.search(r"pmode:0*(\d+)", _text(sysfs.root() / "var/lib/nvpmodel/status"))
     if not found:
         return {}

@@ -1,7 +1,7 @@
-"""Joulescope JS220 and JS110: joules that the instrument adds up itself, with the time of its own counter.
+"""Joulescope JS220 and JS110: joules that the instrument itself adds up, with the time of its own counter.
 
-Through the maker's package ``joulescope``. It was not tried on the hardware: what stands here was read in that
-package, and is tested with it over a driver that answers as theirs does.
+It uses the maker's package ``joulescope``. It was not tried on the hardware: it follows the source of that package,
+and is tested with the package over a driver that answers as the real driver does.
 """
 
 from __future__ import annotations
@@ -20,12 +20,14 @@ __all__ = ["ENTRY", "JoulescopeLog", "JoulescopeParams", "describe", "open_meter
 
 VENDOR = "16d0"
 MODELS = {"10ba": "js220", "0e88": "js110"}
-JS110_HZ = 2  # what its sensor adds up by itself comes at this rate, and no other
-COUNTS_PER_S = 2_000_000  # of the sample counter, at any rate of statistics
+JS110_HZ = 2  # the only rate at which a JS110's sensor gives the energy that it adds up itself
+COUNTS_PER_S = 2_000_000  # rate of the sample counter, at any rate of readings
 FIRST_S, LATE_S = 5.0, 5.0
 
 
 class JoulescopeParams(Params):
+    """The instrument, its rate of readings, and the board that it supplies."""
+
     serial: str = Field("", description="its serial number, where there are several")
     frequency: Literal[1, 2, 5, 10, 20, 50, 100] = Field(50, description="readings a second (a JS110 has 2)")
     calibration: float | None = Field(
@@ -36,7 +38,7 @@ class JoulescopeParams(Params):
 
 
 def probe() -> Iterable[Unavailable]:
-    """It is never read unasked: nothing tells which board it feeds."""
+    """Return only reasons: a suite must name this instrument, because nothing shows which board it supplies."""
     found = list(attached(VENDOR, tuple(MODELS)))
     if not found:
         return (Unavailable(name="joulescope", reason="no Joulescope on USB"),)
@@ -52,6 +54,11 @@ def probe() -> Iterable[Unavailable]:
 
 
 def describe(params: JoulescopeParams) -> Iterable[MeterInfo | Unavailable]:
+    """Return the instrument as a meter, or the reason why it cannot be used.
+
+    An instrument at another host is not looked for here. Raises ``ValueError`` if ``serial`` is needed to choose
+    among several, or if a JS110 cannot give the frequency.
+    """
     if params.host:
         return (_info(params, params.serial, f"joulescope:{params.serial}".rstrip(":"), params.frequency),)
     found = [device for device in attached(VENDOR, tuple(MODELS)) if params.serial in ("", device.serial)]
@@ -73,6 +80,7 @@ def _name(device: UsbDevice) -> str:
 
 
 def _closed(device: UsbDevice) -> Unavailable | None:
+    """Return the reason why this user cannot open the device, or None if the user can."""
     if device.open_to_us:
         return None
     fix = udev_rule(VENDOR, "joulescope")
@@ -94,13 +102,14 @@ def _info(params: JoulescopeParams, serial: str, name: str, hertz: int) -> Meter
 
 
 def open_meter(info: MeterInfo, first_s: float = FIRST_S, late_s: float = LATE_S) -> JoulescopeLog:
+    """Open the instrument and wait for its first reading. Raises ``OSError`` if none comes."""
     return JoulescopeLog(info.name, info.details["serial"], info.details["hertz"], first_s, late_s)
 
 
 class JoulescopeLog:
-    """A :class:`~harness.types.Log` of joules. The driver's thread gives its running sum some ten times a second.
+    """A :class:`~harness.types.Log` of joules. The driver's thread delivers the running sum ``hertz`` times a second.
 
-    A reading must come within ``first_s`` after opening, and within ``late_s`` after a span to be fetched.
+    A reading must come within ``first_s`` after opening, and within ``late_s`` after the end of a fetched window.
     """
 
     def __init__(
@@ -108,7 +117,7 @@ class JoulescopeLog:
     ) -> None:
         import joulescope
 
-        from harness_power.stream import Stream  # imports numpy, which planning need not
+        from harness_power.stream import Stream  # numpy is not loaded for planning
 
         self._late_s = late_s
 
@@ -142,10 +151,12 @@ class JoulescopeLog:
             raise
 
     def fetch(self, begin_ns: int, end_ns: int, load: tuple[int, int]) -> Sequence[tuple[int, float]]:
+        """Wait for the end of the window and return its readings. Raises ``OSError`` if no reading comes in time."""
         self._stream.wait(end_ns, self._late_s)
         return self._stream.window(begin_ns, end_ns)
 
     def close(self) -> None:
+        """Close the instrument."""
         self._device.close()
 
     def _on_statistics(self, statistics: Mapping[str, Any]) -> None:
@@ -155,10 +166,10 @@ class JoulescopeLog:
 
 
 class Clock:
-    """Moves the instrument's time to ours: of the last statistics, the one that came quickest tells the offset.
+    """Converts the instrument's time to monotonic time; the reading with the shortest delay gives the offset.
 
-    Some come late when a machine is busy; none comes early. A few seconds of them are few enough that the two
-    clocks do not drift apart meanwhile.
+    Readings can arrive late if the machine is busy, but never early. The offset is found over the last ``span``
+    readings, a time in which the two clocks do not drift apart.
     """
 
     def __init__(self, span: int = 200) -> None:
@@ -166,6 +177,7 @@ class Clock:
         self._last = 0
 
     def at(self, seconds: float, arrival_ns: int) -> int:
+        """Return the monotonic nanoseconds of a reading at ``seconds`` of the instrument. Results always increase."""
         own = round(seconds * 1e9)
         self._offsets.append(arrival_ns - own)
         self._last = max(own + min(self._offsets), self._last + 1)

@@ -1,9 +1,9 @@
-"""NVIDIA Jetson through jetson-stats' service (jtop): the second opinion on power, and the rich one on state.
+"""NVIDIA Jetson through jetson-stats' service (jtop): a second source of power, and the fuller source of state.
 
-jetson-stats is AGPL-3.0: an extra of its own, imported only when a Jetson is there and this meter is asked for.
-Its ``power`` is read once per interval (1 s unless another client chose otherwise); its ``avg`` is half the last
-value and half the one before, no mean over a window, and is never used. Not tried on the hardware: tried with the
-library as it is, against a service that a test plays.
+jetson-stats is AGPL-3.0. It is an extra of its own, and is imported only on a Jetson or beside its service. ``power``
+is read once per interval, which is 1 s unless another client set another. ``avg`` is never used: it is the mean of
+the last two values, not of a window. Not tried on the hardware: tested with the unmodified library against a
+simulated service.
 """
 
 from __future__ import annotations
@@ -26,8 +26,10 @@ __all__ = ["ENTRY", "Limits", "open_log", "probe", "watch"]
 
 @dataclass(frozen=True)
 class Limits:
-    """How long the service may take: ``answer_s`` for its first answer, which a healthy one gives within two of its
-    intervals, and ``silent_intervals`` without fresh values until it counts as gone.
+    """Time limits for the service.
+
+    ``answer_s``: seconds until its first answer; a healthy service answers within two of its intervals.
+    ``silent_intervals``: intervals without fresh values after which the service counts as gone.
     """
 
     answer_s: float = 4.0
@@ -47,13 +49,15 @@ _FIXES = {  # words in jetson-stats' own complaints
 
 
 class _Refused(HarnessError):
+    """The service or the library cannot be used; ``fix`` is a command that can help."""
+
     def __init__(self, reason: str, fix: str = _RESTART) -> None:
         super().__init__(reason)
         self.fix = fix
 
 
 class _Client:
-    """A connection to the service; ``take(jetson)`` is called with each fresh set of values, in jtop's thread."""
+    """A connection to the service. It calls ``take(jetson)`` for each fresh set of values, in jtop's thread."""
 
     def __init__(self, limits: Limits, take: Callable[[Any], None] | None = None) -> None:
         self._take = take
@@ -95,7 +99,7 @@ class _Client:
             self._take(jetson)
 
     def trouble(self) -> str | None:
-        """Return why no fresh values come any more, or None if they do."""
+        """Return the reason why no fresh values come any more, or None if they come."""
         if not self.jetson.is_alive():
             try:
                 self.jetson.ok(spin=True)
@@ -107,11 +111,15 @@ class _Client:
         return f"jtop.service is silent for {silent_s:.0f} s" if silent_s > longest_s else None
 
     def close(self) -> None:
-        """Close the connection without waiting: jtop's own close waits for programs that look for libraries."""
+        """Close the connection in a thread of its own.
+
+        jtop's own close waits for programs that search for libraries.
+        """
         threading.Thread(target=self.jetson.close, daemon=True).start()
 
 
 def load_library() -> Any:
+    """Import jtop and return its class ``jtop``. The start method of ``multiprocessing`` stays as it was."""
     method = multiprocessing.get_start_method(allow_none=True)
     try:
         from jtop import jtop
@@ -138,6 +146,7 @@ def _expected() -> bool:
 
 
 def probe(limits: Limits = LIMITS) -> Iterable[MeterInfo | Unavailable]:
+    """Yield the board's power as a meter, or the reason why the service cannot be used."""
     if not _expected():
         yield Unavailable(name="jtop", reason="not a Jetson")
         return
@@ -180,7 +189,10 @@ def _describe(client: _Client) -> MeterInfo | Unavailable:
 
 
 def _composition(power: Mapping[str, Any]) -> Composition | None:
-    """Return ``tot`` where it is one monitor's, else the rails that do not overlap (``tot`` adds those that do, too)."""
+    """Return ``tot`` if it has a name, which means that it is one monitor; else the rails that do not overlap.
+
+    ``tot`` without a name is a sum, which may count rails twice.
+    """
     rails, total = power.get("rail", {}), power.get("tot", {}).get("name")
     monitors = [name for name, rail in rails.items() if rail.get("type", "INA3221") == "INA3221"]
     if not total:
@@ -204,7 +216,7 @@ def _version() -> str:
 
 
 class _Stream:
-    """The power of each tick of the service, with the time of its arrival."""
+    """A :class:`~harness.types.Log` of watts: one reading per interval of the service, with the time of its arrival."""
 
     def __init__(self, info: MeterInfo, limits: Limits) -> None:
         self._rails = tuple(info.details["rails"])
@@ -229,11 +241,15 @@ class _Stream:
 
 
 def open_log(info: MeterInfo, limits: Limits = LIMITS) -> _Stream:
+    """Connect to the service. Raises ``HarnessError`` if it does not answer."""
     return _Stream(info, limits)
 
 
 def watch(limits: Limits = LIMITS) -> Watch | None:
-    """Return a watch of clocks, nvpmodel, jetson_clocks, temperatures and fans, as the service publishes them."""
+    """Return a watch of what the service publishes, or None if it does not answer.
+
+    It publishes clocks, the mode of nvpmodel, jetson_clocks, temperatures and fans.
+    """
     if not _expected():
         return None
     try:
@@ -243,6 +259,8 @@ def watch(limits: Limits = LIMITS) -> Watch | None:
 
 
 class _State:
+    """A :data:`~harness.types.Watch` of the service's values; the key ``jtop`` is the reason why there are none."""
+
     def __init__(self, client: _Client) -> None:
         self._client = client
 

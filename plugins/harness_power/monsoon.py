@@ -1,7 +1,7 @@
-"""Monsoon's High Voltage Power Monitor: it powers the board through its main channel, and streams 5,000 readings a second.
+"""Monsoon High Voltage Power Monitor (HVPM). It powers the board, and streams 5,000 readings a second.
 
-Through the maker's package ``Monsoon``. It was not tried on the hardware: what stands here was read in that
-package, and is tested with it against a USB device that speaks its protocol.
+It uses the maker's package ``Monsoon``, and the monitor's main channel. It was not tried on the hardware: it follows
+the source of that package, and is tested with the package against a USB device that speaks its protocol.
 """
 
 from __future__ import annotations
@@ -23,11 +23,13 @@ PERIOD_S = 1 / 5000
 DRAIN_S = 0.1
 FIRST_S, LATE_S = 20.0, 5.0  # it calibrates itself before the first reading
 OFF_V = 0.5
-TOLERANCE = 0.05  # of the voltage: cables take some
-WHOLE = 0.95  # share of the readings that must have come; it leaves out some to calibrate itself
+TOLERANCE = 0.05  # relative; the voltage drops in the cables
+WHOLE = 0.95  # share of the readings that must arrive; the monitor omits some while it calibrates itself
 
 
 class MonsoonParams(Params):
+    """The monitor, the voltage of its output, and the board that it powers."""
+
     vout: float = Field(ge=0.8, le=13.5, description="volts at which it powers the board")
     serial: int | None = Field(None, ge=0, description="its serial number, where there are several")
     calibration: float | None = Field(
@@ -54,6 +56,11 @@ def probe() -> Iterable[Unavailable]:
 
 
 def describe(params: MonsoonParams) -> Iterable[MeterInfo | Unavailable]:
+    """Return the monitor as a meter, or the reason why it cannot be used.
+
+    A monitor at another host is not looked for here. Raises ``ValueError`` if ``serial`` is needed to choose among
+    several.
+    """
     wanted = "" if params.serial is None else str(params.serial)
     if params.host:
         return (_info(params, wanted, f"monsoon:{wanted}".rstrip(":")),)
@@ -71,6 +78,7 @@ def _name(device: UsbDevice) -> str:
 
 
 def _closed(device: UsbDevice) -> Unavailable | None:
+    """Return the reason why this user cannot open the device, or None if the user can."""
     if device.open_to_us:
         return None
     return Unavailable(
@@ -93,20 +101,25 @@ def _info(params: MonsoonParams, serial: str, name: str) -> MeterInfo:
 
 
 def open_meter(info: MeterInfo, first_s: float = FIRST_S) -> HvpmLog:
+    """Open the monitor and wait for its first reading.
+
+    Raises ``OSError`` if the monitor does not answer, or if its output does not have the voltage ``vout``. If the
+    output is off, it is switched on before the error is raised.
+    """
     return HvpmLog(info.name, info.details["serial"], info.details["vout"], first_s)
 
 
 class HvpmLog:
     """A :class:`~harness.types.Log` of watts: the main channel's current times its voltage.
 
-    A thread runs the package's engine, which asks the monitor for one packet after the other. Its readings are taken
-    over between two packets; the first must come within ``first_s``. The output stays on when it is closed.
+    A thread runs the package's engine, which asks the monitor for one packet after the other. The readings are copied
+    between two packets. The first reading must come within ``first_s``. The output stays on after closing.
     """
 
     def __init__(self, name: str, serial: str, vout: float, first_s: float = FIRST_S) -> None:
         from Monsoon import Operations, pmapi, sampleEngine
 
-        from harness_power.stream import Stream  # imports numpy, which planning need not
+        from harness_power.stream import Stream  # numpy is not loaded for planning
 
         self._name = name
         self._stream = Stream(name)
@@ -116,7 +129,7 @@ class HvpmLog:
         self._monitor.setup_usb(serial or None, protocol)
         if protocol.DEVICE is None:
             raise OSError(f"no Monsoon power monitor {serial} on USB")
-        self._monitor.stopSampling()  # one that was killed may have left it sampling
+        self._monitor.stopSampling()  # a killed process may have left it sampling
         if protocol.getValue(Operations.OpCodes.HardwareModel, 2) != Operations.HardwareModel.HVPM:
             raise OSError(f"{name} is no HVPM: other models are not supported")
         self._engine = sampleEngine.SampleEngine(self._monitor, errorMode=sampleEngine.ErrorHandlingModes.off)
@@ -133,6 +146,10 @@ class HvpmLog:
             raise
 
     def fetch(self, begin_ns: int, end_ns: int, load: tuple[int, int]) -> Sequence[tuple[int, float]]:
+        """Wait for the end of the window and return its readings.
+
+        Raises ``OSError`` if no reading comes in time, or if less than 95% of the readings of the window arrived.
+        """
         self._stream.wait(end_ns, LATE_S)
         samples = self._stream.window(begin_ns, end_ns)
         due = int((end_ns - begin_ns) / 1e9 / PERIOD_S)
@@ -143,7 +160,7 @@ class HvpmLog:
         return samples
 
     def close(self) -> None:
-        """Close the device and leave its output as it is. The package's own closing would reset a device under load."""
+        """Close the device and leave its output as it is. The package's own close would reset a device under load."""
         import usb.util
 
         self._halt()
@@ -155,7 +172,10 @@ class HvpmLog:
         self._monitor.stopSampling()
 
     def _check(self, vout: float, first_s: float) -> None:
-        """Check the output's voltage, which is never changed while a board runs."""
+        """Check the voltage of the output. Raises ``OSError`` if it is not ``vout``.
+
+        The voltage is never changed while a board runs. An output that is off is switched on.
+        """
         self._stream.wait(0, first_s)
         volts = self._volts
         if volts < OFF_V:
@@ -179,7 +199,7 @@ class HvpmLog:
             self._stream.fail(str(error) or type(error).__name__)
 
     def _between_packets(self) -> None:
-        """Take over the engine's readings, in its own thread, while its lists do not change."""
+        """Copy the engine's readings, in the engine's thread, while its lists do not change."""
         now = time.monotonic_ns()
         if self._closing:
             raise _ClosingError
@@ -189,7 +209,7 @@ class HvpmLog:
         stamps, milliamperes, _, _, volts, _ = self._engine.getSamples()
         if not stamps:
             return
-        import numpy as np  # planning need not
+        import numpy as np  # here, because planning does not need it
 
         # the engine stamps a packet by the wall clock, in seconds since its own start
         end = now - int((time.time() - self._monitor.started_wall_s - float(stamps[-1])) * 1e9)
@@ -203,11 +223,11 @@ class HvpmLog:
 
 
 class _ClosingError(Exception):
-    """Ends the engine, which cannot be stopped between two packets in another way."""
+    """Ends the engine, which has no other way to stop between two packets."""
 
 
 def _tapped(between_packets: Any) -> Any:
-    """Return the package's monitor, which also calls ``between_packets`` and records when the engine began."""
+    """Return the package's monitor, extended: it calls ``between_packets`` and records when the engine began."""
     from Monsoon import HVPM
 
     class Tapped(HVPM.Monsoon):  # type: ignore[misc]

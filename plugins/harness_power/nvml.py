@@ -1,11 +1,11 @@
-"""NVIDIA GPUs by NVML: the energy counter, momentary and average power, clocks and throttling.
+"""NVIDIA GPUs through NVML: the energy counter, momentary and average power, clocks and throttling.
 
-Every query is tried on every GPU, for the library starts well where the GPU then answers NotSupported
-(Jetson Orin and Thor, whose power the INA3221 knows; the energy counter before Volta). A query that reads
-exactly zero counts as one that does not answer: a running GPU takes power.
+Every query is tried on every GPU, because NVML can start although a GPU then answers NotSupported: Jetson Orin and
+Thor, whose power the INA3221 measures, and the energy counter before Volta. A query that reads exactly zero counts as
+unsupported, because a running GPU takes power.
 
-Not tried on the hardware. Facts are from NVIDIA's NVML reference; how often a reading changes, and over what
-time it averages, from Yang, Adamek and Armour, "Part-time Power Measurements" (arXiv 2312.02741), and
+Not tried on the hardware. Facts are from NVIDIA's NVML reference. The period and the averaging time of readings are
+from Yang, Adamek and Armour, "Part-time Power Measurements" (arXiv 2312.02741), and
 https://ml.energy/blog/energy/measurement/thermally-stable-profiling-for-accurate-gpu-energy-measurement.
 """
 
@@ -24,6 +24,8 @@ __all__ = ["ENTRY", "NvmlMeter"]
 
 
 class _Query(NamedTuple):
+    """A query of NVML: the quantity, and the part whose power or energy it is."""
+
     what: Literal["energy", "instant", "average", "usage"]
     of: Literal["gpu", "module", "memory"] = "gpu"
 
@@ -39,17 +41,18 @@ _QUERIES = {
 }
 _FIELDS = {"average": 185, "instant": 186}  # NVML_FI_DEV_POWER_*
 _SCOPE_IDS = {"gpu": 0, "module": 1, "memory": 2}  # NVML_POWER_SCOPE_*
-# To NVML "gpu" is the GPU and its circuitry, memory included, of which "memory" is a part (never added to
-# it); "module" is a superchip (Grace Hopper): the CPU, the GPU and the memory of both.
+# In NVML, "gpu" is the GPU and its circuitry with its memory. "memory" is a part of it and is never added to it.
+# "module" is a superchip (Grace Hopper): the CPU, the GPU and the memory of both.
 _SCOPES: dict[str, Scope] = {"gpu": "gpu", "module": "board", "memory": "gpu"}
 _MEMBERS = ("dVal", "uiVal", "ulVal", "ullVal", "sllVal", "siVal", "usVal")  # by nvmlValueType_t
 
-# The counter advances, and a power reading changes, every 20 to 100 ms by architecture: the longest found.
+# The counter and the power readings change every 20 to 100 ms, depending on the architecture. This is the longest.
 _PERIOD_S = 0.1
-_GA100_GH100 = ((8, 0), (9, 0))  # there a momentary reading is the mean of 25 ms in each 100 ms
+_GA100_GH100 = ((8, 0), (9, 0))  # on these, a momentary reading is the mean of 25 ms in each 100 ms
 
 
 def probe() -> Iterator[MeterInfo | Unavailable]:
+    """Yield a meter for each query that a GPU answers, and a reason for each query that it does not answer."""
     try:
         import pynvml
     except ImportError:
@@ -102,7 +105,7 @@ def _probe_gpu(pynvml: Any, index: int) -> Iterator[MeterInfo | Unavailable]:
         else:
             found.add(name)
             yield _info(name, query, about, capability)
-    # Drivers before the two fields have one power reading; what it averages depends on the architecture.
+    # Older drivers lack the two fields and have one power reading. Its averaging time depends on the architecture.
     if not found & {"power", "average"} and capability:
         usage = _Query("usage")
         if not _failure(pynvml, handle, usage):
@@ -133,7 +136,7 @@ def _info(name: str, query: _Query, about: dict[str, Any], capability: tuple[int
 
 
 def _averaging(query: _Query, capability: tuple[int, int] | None) -> float:
-    """Return the seconds over which a reading is the mean: from nvml.h, or from the measurements cited above."""
+    """Return the averaging time of a reading in seconds, from nvml.h or the sources that the module cites."""
     newer = capability is not None and capability > (8, 0)  # Ampere without GA100, and what followed
     if query.what == "average" or (query.what == "usage" and newer):
         return 1.0
@@ -149,7 +152,7 @@ def _fix(why: str, driver: str, *, nothing: bool) -> str:
 
 
 def _failure(pynvml: Any, handle: Any, query: _Query) -> str:
-    """Return why a query cannot be used, or an empty string where it answers."""
+    """Return the reason why a query cannot be used, or an empty string if it can."""
     try:
         value = _ask(pynvml, handle, query)
     except pynvml.NVMLError as error:
@@ -158,7 +161,7 @@ def _failure(pynvml: Any, handle: Any, query: _Query) -> str:
 
 
 def _ask(pynvml: Any, handle: Any, query: _Query) -> float:
-    """Return joules since the driver was loaded, or watts."""
+    """Return watts, or joules since the driver was loaded."""
     if query.what == "energy":
         return float(pynvml.nvmlDeviceGetTotalEnergyConsumption(handle)) / 1000
     if query.what == "usage":
@@ -170,11 +173,12 @@ def _ask(pynvml: Any, handle: Any, query: _Query) -> float:
 
 
 def open_meter(info: MeterInfo) -> NvmlMeter:
+    """Open one query of one GPU. Raises ``DeviceError`` if the driver or the GPU does not answer."""
     return NvmlMeter(info)
 
 
 class NvmlMeter:
-    """One query on one GPU, which is found by its UUID (:class:`harness.types.Meter`).
+    """A :class:`~harness.types.Meter` of one query of one GPU, which is found by its UUID.
 
     Raises:
         DeviceError: the driver or the GPU is gone, or its counter restarted.
@@ -193,6 +197,7 @@ class NvmlMeter:
             raise DeviceError(f"{self._name}: NVML answers {_name(error)}") from error
 
     def read(self) -> tuple[int, float]:
+        """Return monotonic nanoseconds, and watts or joules since the driver was loaded."""
         before = time.monotonic_ns()
         try:
             value = _ask(self._nvml, self._handle, self._query)
@@ -206,6 +211,7 @@ class NvmlMeter:
         return (before + after) // 2, value
 
     def close(self) -> None:
+        """Shut NVML down."""
         self._nvml.nvmlShutdown()
 
 

@@ -1,4 +1,4 @@
-"""The state of NVIDIA GPUs by NVML: clocks, the causes that lower them, temperature, memory."""
+"""The state of NVIDIA GPUs, read through NVML: clocks, causes of throttling, temperature, memory."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from harness.types.meters import Watch
 __all__ = ["watch"]
 
 _IDLE, _POWER_CAP = 1, 4
-# nvmlClocksEventReason*: causes that are no choice of the user's. A power limit in software (4) is reported apart;
-# set clocks (2), synchronised boost (16) and display clocks (256) are choices.
+# nvmlClocksEventReason*: the causes that the user did not choose. A power limit in software (4) is reported
+# separately. Fixed clocks (2), synchronised boost (16) and display clocks (256) are the user's choices.
 _CAUSES = {8: "hw-slowdown", 32: "sw-thermal", 64: "hw-thermal", 128: "power-brake"}
 _SM, _MEMORY, _TEMPERATURE_OF_GPU = 1, 2, 0  # NVML_CLOCK_SM, NVML_CLOCK_MEM, NVML_TEMPERATURE_GPU
 
-# A newer name of the same query comes first: a driver, or a pynvml, may have only one of them.
+# The newer name of a query comes first, because a driver or a version of pynvml may have only one of the names.
 _SIGNALS: dict[str, tuple[tuple[str, tuple[int, ...]], ...]] = {
     "temperature_c": (
         ("nvmlDeviceGetTemperatureV", (_TEMPERATURE_OF_GPU,)),
@@ -33,7 +33,7 @@ _SIGNALS: dict[str, tuple[tuple[str, tuple[int, ...]], ...]] = {
 
 
 def watch() -> Watch | None:
-    """Return a watch of all GPUs together, and of each under ``gpus``; None where no GPU answers."""
+    """Return a watch of all GPUs, with each GPU's own state under ``gpus``, or None if no GPU answers."""
     try:
         import pynvml
     except ImportError:
@@ -59,7 +59,10 @@ def watch() -> Watch | None:
 
 
 def _summary(gpus: Mapping[str, Mapping[str, int]]) -> dict[str, Any]:
-    """Return the worst of all GPUs: the highest temperature, every cause, the lowest clock of those that are not idle."""
+    """Return the worst values of all GPUs.
+
+    These are the highest temperature, every cause of throttling, and the lowest clock of the GPUs that are not idle.
+    """
     found: dict[str, Any] = {"gpus": {uuid: dict(gpu) for uuid, gpu in gpus.items()}}
     reasons = [gpu["reasons"] for gpu in gpus.values() if "reasons" in gpu]
     if heat := _all(gpus, "temperature_c"):
@@ -80,7 +83,7 @@ def _all(gpus: Mapping[str, Mapping[str, int]], key: str) -> Sequence[int]:
 
 
 def _answering(pynvml: Any, handle: Any) -> dict[str, Callable[[], Any]]:
-    """Return the queries that this GPU answers, each by the first name that works."""
+    """Return the queries that this GPU answers, each under the first name that works."""
     found: dict[str, Callable[[], Any]] = {}
     for signal, names in _SIGNALS.items():
         for name, args in names:
@@ -99,7 +102,7 @@ def _bound(function: Callable[..., Any], handle: Any, args: tuple[int, ...]) -> 
 
 
 def _read(pynvml: Any, calls: Mapping[str, Callable[[], Any]]) -> dict[str, int]:
-    """Return what the GPU answers now; nothing if it was lost meanwhile."""
+    """Return the values that the GPU gives now, or an empty mapping if the GPU was lost."""
     found = {}
     for signal, call in calls.items():
         try:

@@ -1,4 +1,4 @@
-"""The meters, one module each."""
+"""The hook that lists the meters. Each meter is one module."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ __all__ = ["harness_meters"]
 
 @hookimpl
 def harness_meters() -> Iterable[MeterEntry]:
+    """Return the entries of all meters of this plugin."""
     return (
         csv_log.ENTRY,
         ina2xx.ENTRY,

@@ -1,18 +1,18 @@
-"""RAPL counters of x86 processors, read from the kernel's powercap tree by the harness itself.
+"""RAPL counters of x86 processors, read from the kernel's powercap tree without a library.
 
-Zones are folders like ``intel-rapl:0`` (package-0) and ``intel-rapl:0:2`` (its dram), each with a counter in
-microjoules. What holds what decides which meters there are, for overlapping counters are never added:
+Zones are folders like ``intel-rapl:0`` (package-0) and ``intel-rapl:0:2`` (its dram). Each has a counter in
+microjoules. Some counters contain others; counters that overlap are never added. This gives these meters:
 
 - ``powercap:package``, scope package: the sum over packages, or over the dies of a package. On AMD every die
-  shows its *package's* counter (Linux's intel_rapl takes it as package-wide), so one die of each is read.
-- ``powercap:dram``, scope rails: memory is on rails of its own, outside the package.
-- ``powercap:psys``, scope board: what the board's maker routed to the platform's sensor. It holds packages
-  and memory, so that it stands beside them; how much else it holds, and how well, is the maker's affair.
-- core and uncore are parts of a package: listed in its details, never read.
+  shows the counter of its *package* (Linux's intel_rapl treats it as package-wide), so one die of each is read.
+- ``powercap:dram``, scope rails: memory has its own rails, outside the package.
+- ``powercap:psys``, scope board: all that the board's maker connected to the platform's sensor. It contains packages
+  and memory, so it is not added to them. What else it contains, and its accuracy, depend on the maker.
+- core and uncore are parts of a package. They are listed in its details and are never read.
 
-``intel-rapl-mmio`` shows counters of ``intel-rapl`` a second time; it is read only for what the other lacks.
+``intel-rapl-mmio`` shows counters of ``intel-rapl`` a second time. It is read only for zones that the other lacks.
 
-Provenance: Intel measures since Haswell (Hackenberg et al., IPDPSW 2015) and modelled before; AMD's counter
+Provenance: Intel measures since Haswell and modelled before (Hackenberg et al., IPDPSW 2015). AMD's counter
 follows a model of activity (Schöne et al., arXiv 2108.00808, on Zen 2).
 
 Not tried on the hardware: tests read trees made after the kernel's documentation.
@@ -49,7 +49,7 @@ FIX = (
 
 
 class PowercapParams(Params):
-    """Where the zones are."""
+    """The folder of the zones."""
 
     root: str = Field(
         "", description="folder that stands for /sys/class/powercap, as a container may mount it"
@@ -57,6 +57,7 @@ class PowercapParams(Params):
 
 
 def probe() -> Iterable[MeterInfo | Unavailable]:
+    """Return the meters of this machine's powercap tree, or the reasons why there are none."""
     return _meters(sysfs.root() / "sys/class/powercap")
 
 
@@ -64,7 +65,7 @@ def describe(params: PowercapParams) -> Iterable[MeterInfo | Unavailable]:
     """Return the meters of a powercap tree.
 
     Raises:
-        ValueError: the root is no folder.
+        ValueError: the root is not a folder.
     """
     if not params.root:
         return probe()
@@ -74,6 +75,7 @@ def describe(params: PowercapParams) -> Iterable[MeterInfo | Unavailable]:
 
 
 def open_meter(info: MeterInfo) -> Counters:
+    """Open the counters of a meter's zones. Raises ``OSError`` if one cannot be opened."""
     return Counters(info.details["zones"])
 
 
@@ -81,7 +83,10 @@ def open_meter(info: MeterInfo) -> Counters:
 
 
 def zones(root: Path) -> dict[str, list[Path]]:
-    """Return the folders of each zone by its place, like ``package-0`` or ``package-0/dram``; those of mmio last."""
+    """Return place -> folders of the zone, where a place is like ``package-0`` or ``package-0/dram``.
+
+    A zone of ``intel-rapl-mmio`` comes after the zone of ``intel-rapl`` that shows the same counter.
+    """
     folders: dict[str, Path] = {}
     for pattern in ("intel-rapl*:*", "intel-rapl*/intel-rapl*:*", "intel-rapl*/*/intel-rapl*:*:*"):
         for path in root.glob(pattern):
@@ -99,7 +104,7 @@ def zones(root: Path) -> dict[str, list[Path]]:
 
 
 def absent(root: Path) -> Unavailable:
-    """Return why there is no zone."""
+    """Return the reason why the tree ``root`` has no zone."""
     from harness.devices import virtualised
 
     vendor = _processor().get("vendor_id")
@@ -118,7 +123,7 @@ def absent(root: Path) -> Unavailable:
 
 
 def provenance() -> Provenance:
-    """Return whether this processor measures the energy that it counts, or models it."""
+    """Return ``measured`` if this processor measures the energy that it counts, ``modelled`` if it estimates it."""
     info = _processor()
     if info.get("vendor_id") in ("AuthenticAMD", "HygonGenuine"):
         return "modelled"
@@ -127,7 +132,7 @@ def provenance() -> Provenance:
 
 
 def energy_range(folder: Path) -> int:
-    """Return the microjoules at which a zone's counter starts again. Raises ``OSError`` where they are unknown."""
+    """Return the microjoules at which a zone's counter wraps. Raises ``OSError`` if they are unknown."""
     return _number(folder / "max_energy_range_uj")
 
 
@@ -177,7 +182,7 @@ def _meters(root: Path) -> Iterator[MeterInfo | Unavailable]:
 def _meter(
     name: str, scope: Scope, watches: str, places: Mapping[str, Path], notes: Mapping[str, Any]
 ) -> MeterInfo | Unavailable:
-    """Return the meter that sums these zones, each read once."""
+    """Return the meter that sums these zones, or the reason why it cannot be read. Each zone is read once as a test."""
     name = f"powercap:{name}"
     if not places:
         return Unavailable(name=name, reason="no zone is named package-N", fix="")
@@ -203,6 +208,7 @@ def _meter(
 
 
 def _order(folder: str) -> tuple[str, list[int]]:
+    """Return a sort key that puts parents before children, and ``intel-rapl`` before ``intel-rapl-mmio``."""
     control, *index = folder.split(":")
     return control, [int(part) for part in index if part.isdecimal()]
 
@@ -231,9 +237,9 @@ def _processor() -> dict[str, str]:
 
 
 class Unwrapped:
-    """A counter that starts again at ``range_uj``: :meth:`add` turns its values into microjoules since the first.
+    """A counter that wraps at ``range_uj``. :meth:`add` turns its values into microjoules since the first.
 
-    Two readings must be nearer than the counter's round: 65 kJ at worst, 160 s at 400 W.
+    Between two readings the counter must wrap at most once. It wraps after 65 kJ at worst, which is 160 s at 400 W.
     """
 
     def __init__(self, name: str, range_uj: int) -> None:
@@ -262,7 +268,7 @@ class Unwrapped:
 
 
 class Counters:
-    """A :class:`~harness.types.Meter`: the joules of several zones, each unwrapped separately."""
+    """A :class:`~harness.types.Meter` of joules: the sum of several zones, each unwrapped separately."""
 
     def __init__(self, zones: Sequence[Mapping[str, Any]]) -> None:
         self._zones: list[tuple[FileIO, Unwrapped]] = []
@@ -275,6 +281,10 @@ class Counters:
             raise
 
     def read(self) -> tuple[int, float]:
+        """Return monotonic nanoseconds and the joules since the first reading.
+
+        Raises ``OSError`` if a file holds no number or a counter fell without a wrap.
+        """
         began = time.monotonic_ns()
         texts = [os.pread(file.fileno(), 32, 0) for file, _ in self._zones]
         moment = (began + time.monotonic_ns()) // 2
@@ -286,6 +296,7 @@ class Counters:
         return moment, total / 1e6
 
     def close(self) -> None:
+        """Close the files of all zones."""
         for file, _ in self._zones:
             file.close()
 

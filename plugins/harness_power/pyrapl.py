@@ -1,11 +1,11 @@
-"""pyRAPL: the same RAPL counters as ``powercap``, through the library of that name, unmodified.
+"""pyRAPL: the RAPL counters that ``powercap`` reads, through the unmodified library of that name.
 
-It is there to be checked against :mod:`harness_power.powercap`: both watch "cpu" with scope package, and
-memory likewise. pyRAPL's ``Sensor`` is asked for raw counters, not its ``Measurement``, which turns a counter
-that wraps into ``None``; they are unwrapped here. What it does not know: dies (it wants one package zone per
-socket), psys, the mmio zones, and processors that are offline. Each of those is said, none is worked around.
+It is a cross-check of :mod:`harness_power.powercap`: both watch "cpu" with scope package, and both watch "dram". The
+harness reads raw counters from pyRAPL's ``Sensor`` and unwraps them here, because its ``Measurement`` turns a counter
+that wraps into ``None``. pyRAPL does not know dies (it wants one package zone per socket), psys, the mmio zones, or
+processors that are offline. Each of these is reported as a reason, and there is no workaround for them.
 
-Not tried on the hardware: tests let it read made trees.
+Not tried on the hardware: tests let it read trees made for them.
 """
 
 from __future__ import annotations
@@ -42,6 +42,7 @@ _patching = threading.Lock()
 
 
 def probe() -> Iterable[MeterInfo | Unavailable]:
+    """Yield the meters for processors and memory, or the reasons why they cannot be read."""
     root = sysfs.root() / "sys/class/powercap"
     found = powercap.zones(root)
     if not found:
@@ -67,13 +68,14 @@ def probe() -> Iterable[MeterInfo | Unavailable]:
 
 
 def open_meter(info: MeterInfo) -> Sockets:
+    """Open pyRAPL's sensor. Raises ``OSError`` if it fails."""
     return Sockets(
         info.details["device"], {int(key): int(uj) for key, uj in info.details["range_uj"].items()}
     )
 
 
 class Sockets:
-    """A :class:`~harness.types.Meter`: the joules of all sockets, from pyRAPL's ``Sensor``."""
+    """A :class:`~harness.types.Meter` of joules: the sum of all sockets, from pyRAPL's ``Sensor``."""
 
     def __init__(self, device: str, range_uj: dict[int, int]) -> None:
         self._device, self._sensor = device, _sensor(device)
@@ -82,6 +84,10 @@ class Sockets:
         }
 
     def read(self) -> tuple[int, float]:
+        """Return monotonic nanoseconds and the joules since the first reading.
+
+        Raises ``OSError`` if the sockets differ from those found first or a counter fell without a wrap.
+        """
         began = time.monotonic_ns()
         values = _values(self._sensor, self._device)
         moment = (began + time.monotonic_ns()) // 2
@@ -90,11 +96,15 @@ class Sockets:
         return moment, sum(counter.add(moment, values[key]) for key, counter in self._counters.items()) / 1e6
 
     def close(self) -> None:
-        self._sensor = None  # pyRAPL has no close; its files go with it
+        """Release the sensor. pyRAPL has no close; its files are closed with the sensor."""
+        self._sensor = None
 
 
 def _describe(device: str, found: dict[str, list[Path]]) -> MeterInfo:
-    """Open pyRAPL's sensors. Raises ``OSError`` where pyRAPL or a zone's range does not answer."""
+    """Return the meter of one device, after a test of pyRAPL's sensor.
+
+    Raises ``OSError`` if pyRAPL fails or a zone's range is unknown.
+    """
     name, scope, watches = METERS[device]
     part = "/dram" if device == "DRAM" else ""
     ranges = {}
@@ -115,7 +125,7 @@ def _describe(device: str, found: dict[str, list[Path]]) -> MeterInfo:
 
 
 def _values(sensor: Any, device: str) -> dict[int, int]:
-    """Return the microjoules of each socket; pyRAPL gives -1 for one that it does not read."""
+    """Return socket -> microjoules. pyRAPL gives -1 for a socket that it does not read."""
     try:
         values = sensor.energy()[list(METERS).index(device) :: 2]
     except ValueError as error:
@@ -124,7 +134,7 @@ def _values(sensor: Any, device: str) -> dict[int, int]:
 
 
 def _sensor(device: str) -> Any:
-    """Return pyRAPL's sensor of one device. Raises ``OSError`` for every failure in it."""
+    """Return pyRAPL's sensor for one device. Raises ``OSError`` for each of its failures."""
     library = load_library()
     try:
         with _below(library.device_api, sysfs.root()):
@@ -138,8 +148,10 @@ def _sensor(device: str) -> Any:
 
 
 def load_library() -> ModuleType:
-    """pyRAPL, without what it says on import (invalid escapes; absent packages), and without its ways to write
-    results, for which it would import pandas and pymongo: a second, and 50 MB in the process that samples.
+    """Import pyRAPL without its side effects, and return it.
+
+    On import it prints warnings (invalid escapes, absent packages) and changes the root logger. It also imports
+    pandas and pymongo to write results, which would cost a second and 50 MB in the process that samples.
     """
     unused: dict[str, Any] = {name: None for name in ("pandas", "pymongo") if name not in sys.modules}
     sys.modules.update(unused)
@@ -152,7 +164,7 @@ def load_library() -> ModuleType:
             import pyRAPL
             import pyRAPL.device_api
     finally:
-        root.handlers[:] = handlers  # logging.warning() gives a bare root a handler
+        root.handlers[:] = handlers  # logging.warning() adds a handler to a root logger that has none
         logging.disable(level)
         for name in unused:
             del sys.modules[name]
@@ -162,7 +174,7 @@ def load_library() -> ModuleType:
 
 @contextmanager
 def _below(api: Any, root: Path) -> Iterator[None]:
-    """Let pyRAPL, which has ``/sys`` built in, read below HARNESS_SYSROOT."""
+    """Let pyRAPL read below ``HARNESS_SYSROOT``, although it has ``/sys`` built in."""
     if root == Path("/"):
         yield
         return

@@ -1,20 +1,20 @@
-"""Raspberry Pi: the power rails of a Pi 5, and the throttling, heat and clock of a Pi 4 or 5.
+"""Raspberry Pi: the power rails of a Pi 5, and throttling, temperature and clock of a Pi 4 or 5.
 
-The Pi 5's power chip tells current and voltage of twelve rails (``vcgencmd pmic_read_adc``). Their sum leaves
-out the regulators' own loss and what USB and the header draw: it is no board input, and no error is stated
-for it. Two meters come of it, both uncalibrated:
+The Pi 5's power chip gives current and voltage of twelve rails (``vcgencmd pmic_read_adc``). Their sum omits the
+regulators' own loss and the power of USB devices and the header. It is not the board's input power, and its error is
+unknown. There are two meters, both uncalibrated:
 
 - ``raspberry-pi:rails``, scope rails, measured: the sum of volts times amperes.
-- ``raspberry-pi:input-fit``, scope board, fitted: 1.1451 times the sum plus 0.5879 W, one user's straight
-  line through readings of a meter at the USB-C input of one board. Another board has another line.
+- ``raspberry-pi:input-fit``, scope board, fitted: 1.1451 times the sum plus 0.5879 W. One user fitted this line
+  to readings of a meter at the USB-C input of one board. Another board has another line.
 
-A Pi 4 and older measure no current at all.
+A Pi 4 and older measure no current.
 
-``get_throttled`` has bits 0 to 3 for now and 16 to 19 for "since boot", which stay set. A bit of the latter
-that appears between two looks is an event that no look saw, and counts as one; what was set before the first
-look is reported apart, since it hides such events.
+In ``get_throttled``, bits 0 to 3 are the causes now, and bits 16 to 19 the causes since boot, which stay set. If one
+of bits 16 to 19 appears between two readings, the cause occurred between them and is reported. Causes that were set
+before the first reading are reported separately, because they hide later events.
 
-Not tried on the hardware: tests put a ``vcgencmd`` of their own on PATH.
+Not tried on the hardware: tests put their own ``vcgencmd`` on PATH.
 """
 
 from __future__ import annotations
@@ -43,6 +43,7 @@ CAUSES = {0: "under-voltage", 1: "frequency-capped", 2: "throttled", 3: "soft-th
 
 
 def probe() -> Iterable[MeterInfo | Unavailable]:
+    """Yield the two meters of a Pi 5, or the reason why there are none."""
     model = _model()
     if model is None:
         yield Unavailable(name="raspberry-pi", reason="this is no Raspberry Pi")
@@ -81,11 +82,12 @@ def probe() -> Iterable[MeterInfo | Unavailable]:
 
 
 def open_meter(info: MeterInfo) -> Rails:
+    """Open one of the two meters and read it once. Raises ``OSError`` if ``vcgencmd`` fails."""
     return Rails(**{key: info.details[key] for key in ("rails", "slope", "intercept_w")})
 
 
 class Rails:
-    """A :class:`~harness.types.Meter`: a line through the sum of the rails, in watts."""
+    """A :class:`~harness.types.Meter` of watts: ``slope`` times the sum of the rails plus ``intercept_w``."""
 
     def __init__(self, rails: Iterable[str], slope: float, intercept_w: float) -> None:
         self._chip = _chip(frozenset(rails), shutil.which("vcgencmd"), PERIOD_S)
@@ -94,14 +96,18 @@ class Rails:
         self.read()
 
     def read(self) -> tuple[int, float]:
+        """Return monotonic nanoseconds and watts. Raises ``OSError`` if ``vcgencmd`` fails or the rails have
+        changed.
+        """
         self._last, watts = self._chip.read(newer_than=self._last)
         return self._last, self._slope * watts + self._intercept
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Do nothing: no file is kept open."""
 
 
 class _Chip:
-    """The power chip, as the ``program`` reads it. Both meters share its readings: each costs the board a process.
+    """The power chip, read by ``program``. Both meters share its readings, because each reading starts a process.
 
     A reading is shared for half of ``period_s``.
     """
@@ -112,6 +118,7 @@ class _Chip:
         self._time, self._watts = 0, 0.0
 
     def read(self, newer_than: int) -> tuple[int, float]:
+        """Return monotonic nanoseconds and the watts of all rails, from a reading later than ``newer_than``."""
         with self._lock:
             began = time.monotonic_ns()
             if self._time <= newer_than or began - self._time > self._period_s / 2 * 1e9:
@@ -127,7 +134,11 @@ _chip = cache(_Chip)
 
 
 def _rails(text: str) -> dict[str, float]:
-    """Return the watts of each rail with a current and a voltage (the 5 V input and the battery have no current)."""
+    """Return rail -> watts, for the rails with a current and a voltage.
+
+    The 5 V input and the battery have no current. Raises ``OSError`` if the text holds no rail, or a rail has no
+    voltage.
+    """
     found: dict[str, dict[str, float]] = {"A": {}, "V": {}}
     for name, unit, value in RAIL.findall(text):
         found[unit][name] = float(value)
@@ -142,15 +153,17 @@ def _rails(text: str) -> dict[str, float]:
 
 
 def watch() -> Watch | None:
-    """Return a watch of the board's state, also for boards without a meter."""
+    """Return a watch of the board's state, or None if this is not a Raspberry Pi."""
     model = _model()
     return None if model is None else State(model)
 
 
 class State:
-    """A :data:`~harness.types.Watch`. Beside the keys of every watch: ``model``, ``governor``, ``get_throttled``,
-    ``throttle_hidden`` (causes that were set since boot before the first look, so that short events of theirs
-    can't be seen) and, where something is missing, ``vcgencmd``: why it did not answer.
+    """A :data:`~harness.types.Watch` of a Raspberry Pi.
+
+    It adds these keys: ``model``, ``governor``, ``get_throttled``, ``throttle_hidden`` (causes set since boot before
+    the first reading; later short events of these causes cannot be seen) and, if ``vcgencmd`` fails, ``vcgencmd``
+    (the reason).
     """
 
     def __init__(self, model: str) -> None:
@@ -219,7 +232,7 @@ def _model() -> str | None:
 
 
 def _has_pmic(model: str) -> bool:
-    """Return whether the board has the power chip: the Pi 5, 500 and Compute Module 5, those with a BCM2712."""
+    """Return whether the board has the power chip, as boards with a BCM2712 do (Pi 5, 500, Compute Module 5)."""
     try:
         tree = (sysfs.root() / "proc/device-tree/compatible").read_text(errors="replace").split("\0")
     except OSError:
@@ -228,7 +241,7 @@ def _has_pmic(model: str) -> bool:
 
 
 def _vcgencmd(*words: str, program: str | None = None) -> str:
-    """Return the firmware's answer. Raises ``OSError`` if there is none, or an error."""
+    """Return the firmware's answer. Raises ``OSError`` if there is no answer or it is an error."""
     program = program or shutil.which("vcgencmd")
     if program is None:
         raise FileNotFoundError("vcgencmd is not installed")

@@ -1,4 +1,4 @@
-"""Readings that a device streams, kept until they are fetched. One thread adds, another fetches."""
+"""A buffer for the readings that a device streams. One thread adds readings, another fetches them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ KEEP_NS = 3600 * 10**9
 
 
 class Stream:
-    """The last hour of the readings of a device called ``name``."""
+    """The readings of the last hour of the device called ``name``, in watts or joules."""
 
     def __init__(self, name: str) -> None:
         self._name = name
@@ -24,7 +24,7 @@ class Stream:
         self._failed = ""
 
     def add(self, ns: ArrayLike, values: ArrayLike) -> None:
-        """Add readings in order of time, all later than earlier ones."""
+        """Add readings in order of time, later than all readings before. ``ns`` is monotonic nanoseconds."""
         part = np.asarray(ns, np.int64), np.asarray(values, np.float64)
         with self._more:
             self._parts.append(part)
@@ -33,20 +33,20 @@ class Stream:
             self._more.notify_all()
 
     def fail(self, reason: str) -> None:
-        """Record that no more readings come, and why."""
+        """Record that no more readings come, and the reason."""
         with self._more:
             self._failed = reason
             self._more.notify_all()
 
     def wait(self, until_ns: int, limit_s: float) -> None:
-        """Wait until there is a reading at or after that moment. Raises ``OSError`` when none comes."""
+        """Wait until there is a reading at or after ``until_ns``. Raises ``OSError`` if none comes in ``limit_s``."""
         with self._more:
             self._more.wait_for(lambda: self._failed or self._last() >= until_ns, limit_s)
             if self._last() < until_ns:
                 raise OSError(f"{self._name}: {self._failed or f'no reading came for {limit_s:g} s'}")
 
     def window(self, begin_ns: int, end_ns: int) -> Sequence[tuple[int, float]]:
-        """Return the readings from one before ``begin_ns`` to one after ``end_ns``, so that both edges can be interpolated."""
+        """Return the readings of a window, with one reading before and one after it to interpolate both ends."""
         with self._more:
             parts = [part for part in self._parts if part[0][-1] >= begin_ns and part[0][0] <= end_ns]
             earlier = [part for part in self._parts if part[0][-1] < begin_ns][-1:]

@@ -1,4 +1,4 @@
-"""USB devices in sysfs, and whether this user may open them."""
+"""USB devices as sysfs lists them, and the access that this user has to them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,10 @@ __all__ = ["UsbDevice", "attached", "udev_rule"]
 
 @dataclass(frozen=True)
 class UsbDevice:
-    """A USB device. ``node`` is its file below /dev; ``open_to_us``: whether this user may read and write it."""
+    """A USB device.
+
+    ``node`` is its file below ``/dev``; ``open_to_us`` is true if this user may read and write that file.
+    """
 
     product: str
     serial: str
@@ -22,7 +25,7 @@ class UsbDevice:
 
 
 def attached(vendor: str, products: tuple[str, ...]) -> Iterator[UsbDevice]:
-    """Return the devices with these ids (four hexadecimal digits) below ``HARNESS_SYSROOT``."""
+    """Yield the devices with these ids (four hexadecimal digits each) that sysfs lists below ``HARNESS_SYSROOT``."""
     root = sysfs.root()
     for device in sorted(root.glob("sys/bus/usb/devices/*")):
         if sysfs.text(device / "idVendor") == vendor and sysfs.text(device / "idProduct") in products:
@@ -37,7 +40,7 @@ def attached(vendor: str, products: tuple[str, ...]) -> Iterator[UsbDevice]:
 
 
 def udev_rule(vendor: str, name: str) -> str:
-    """Return how to let this user open a device."""
+    """Return instructions that give this user access to a vendor's devices. ``name`` names the rule's file."""
     rule = f'SUBSYSTEM=="usb", ATTR{{idVendor}}=="{vendor}", MODE="0660", GROUP="plugdev"'
     return (
         f"write {rule} to /etc/udev/rules.d/99-{name}.rules, join the group plugdev, "
