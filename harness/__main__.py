@@ -1,4 +1,4 @@
-"""``python -m harness``."""
+"""Run the command line with ``python -m harness``."""
 
 from harness.cli import main
 

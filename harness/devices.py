@@ -1,6 +1,6 @@
-"""What authors of backends, runtimes and meters import beside :mod:`harness.types`.
+"""Names that authors of backends, runtimes and meters import in addition to those of :mod:`harness.types`.
 
-A name is imported from its module when it is first used. So a meter that reads sysfs costs no import of numpy.
+A name is imported from its module when it is first used. Therefore a meter that reads sysfs does not import numpy.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
-"""Doors: modules that re-export names of others, each imported when it is first used.
+"""Doors: modules that re-export names of other modules and import each name when it is first used.
 
-Importing a door therefore costs nothing: planning loads no numpy for a method that only trains with it.
+Importing a door therefore costs nothing. For example, planning loads no numpy for a method that needs it only in
+training.
 """
 
 from __future__ import annotations
@@ -17,8 +18,8 @@ def door(
 ) -> Callable[[str], Any]:
     """Return the ``__getattr__`` (PEP 562) of the door called ``name``.
 
-    ``modules``: module -> the names that it gives to the door. ``namespace``: the door's globals, which keep a name
-    after its first use.
+    ``modules`` maps each module to the names that the door re-exports from it. ``namespace`` is the globals of the
+    door, which keep a name after its first use.
     """
     module_of = {exported: module for module, names in modules.items() for exported in names}
 

@@ -1,4 +1,4 @@
-"""Errors that a person can act on. Each carries one clear line; none needs a traceback."""
+"""Errors that a person can act on. The message of each is one clear line, and no traceback is needed."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ class HarnessError(Exception):
     """Base of all errors that the command line prints as one line, with exit code 2."""
 
     def __init__(self, message: object) -> None:
-        super().__init__(" ".join(printable(str(message)).splitlines()))  # whatever a person typed, one line
+        super().__init__(" ".join(printable(str(message)).splitlines()))  # a typed text may have line breaks
 
 
 class SuiteError(HarnessError):
-    """A suite, or a value given for one, is wrong. The message has file:line, key and what is allowed."""
+    """A suite, or a value that a person set for one, is wrong. The message has file:line, key and what is allowed."""
 
 
 class PluginError(HarnessError):
@@ -38,13 +38,14 @@ class PluginError(HarnessError):
 
 
 class UnknownEntry(HarnessError):
-    """No plugin gives an entry of the name that is asked for. The message says which names there are."""
+    """No plugin has an entry with the name that was asked for. The message lists the names that exist."""
 
 
 class DeviceError(HarnessError):
     """A device or its worker could not be used.
 
-    ``files``: source files of the frames in which a worker's error arose, outermost first; empty if unknown.
+    ``files`` are the source files of the stack frames in which a worker's error arose, outermost first. It is empty
+    if they are unknown.
     """
 
     def __init__(self, message: object, *, files: tuple[str, ...] = ()) -> None:
@@ -65,10 +66,10 @@ class StorageError(HarnessError):
 
 
 class CellError(HarnessError):
-    """One node or cell failed; the rest of the run continues.
+    """One node or cell failed. The rest of the run continues.
 
-    ``stage`` names the step (build, compress, partition, export, deploy, measure, ...) and
-    ``plugin`` the plugin whose code ran, where one did.
+    ``stage`` names the step (build, compress, partition, export, deploy, measure, ...) and ``plugin`` names the
+    plugin whose code ran, if it was a plugin's code.
     """
 
     def __init__(self, message: str, *, stage: str, plugin: str | None = None) -> None:
@@ -101,14 +102,17 @@ def first_line(error: BaseException, *, kind: bool = False) -> str:
 
 
 def source_files(error: BaseException) -> tuple[str, ...]:
-    """Return the source files of the frames in which an error arose, outermost first.
+    """Return the source files of the stack frames in which an error arose, outermost first.
 
-    Those of another process, where it arose there, come last (:class:`DeviceError`).
+    If the error arose in another process, the files of that process come last (:class:`DeviceError`).
     """
     frames = tuple(frame.filename for frame in traceback.extract_tb(error.__traceback__))
     return (*frames, *getattr(error, "files", ()))
 
 
 def printable(text: str) -> str:
-    """Return ``text`` as UTF-8 can hold it: what was no UTF-8 in a file's name becomes ``\\udcff``, say."""
+    """Return ``text`` in a form that UTF-8 can encode.
+
+    A byte of a file's name that is not UTF-8 becomes an escape such as ``\\udcff``.
+    """
     return text.encode("utf-8", "backslashreplace").decode()

@@ -1,7 +1,7 @@
-"""Every hook of the harness. A plugin is a module with any of these functions, marked with ``@hookimpl``,
-and an entry point in the group ``harness``.
+"""All hooks of the harness.
 
-Collecting hooks take no argument and return an iterable of entries. Observers return ``None``.
+A plugin is a module that has some of these functions, marked with ``@hookimpl``, and that an entry point in the group
+``harness`` names. Collecting hooks take no argument and return an iterable of entries. Observers return ``None``.
 Keep a plugin's module light: import torch inside the functions that the entries name.
 """
 
@@ -35,7 +35,7 @@ hookimpl = pluggy.HookimplMarker("harness")
 
 @hookspec
 def harness_models() -> Iterable[ModelEntry]:
-    """Model builders: what stands under ``build:``.
+    """Return the model builders of the plugin. A suite names one under ``build:``.
 
     Example::
 
@@ -59,7 +59,7 @@ def harness_models() -> Iterable[ModelEntry]:
 
 @hookspec
 def harness_compressors() -> Iterable[CompressorEntry]:
-    """Compressors: what stands in the list ``compress:``. They chain.
+    """Return the compressors of the plugin. A suite names them in the list ``compress:``, and they run in that order.
 
     Example::
 
@@ -76,7 +76,8 @@ def harness_compressors() -> Iterable[CompressorEntry]:
 
 @hookspec
 def harness_partitioners() -> Iterable[PartitionerEntry]:
-    """Partitioners: what stands under ``partition:``. Parts may run on several devices.
+    """Return the partitioners of the plugin. A suite names one under ``partition:``. Parts may run on several
+    devices.
 
     Example::
 
@@ -96,7 +97,8 @@ def harness_partitioners() -> Iterable[PartitionerEntry]:
 
 @hookspec
 def harness_placers() -> Iterable[PlacerEntry]:
-    """Placers: what stands under ``place:``; they map parts to a fleet's devices.
+    """Return the placers of the plugin, which map parts to the devices of a fleet. A suite names one under
+    ``place:``.
 
     Example::
 
@@ -111,7 +113,7 @@ def harness_placers() -> Iterable[PlacerEntry]:
 
 @hookspec
 def harness_datasets() -> Iterable[DatasetEntry]:
-    """Data sets: what stands under ``data: {name: ...}``.
+    """Return the data sets of the plugin. A suite names one under ``data: {name: ...}``.
 
     Example::
 
@@ -130,7 +132,7 @@ def harness_datasets() -> Iterable[DatasetEntry]:
 
 @hookspec
 def harness_backends() -> Iterable[BackendEntry]:
-    """Device backends: what stands under ``devices: {NAME: {backend: ...}}``.
+    """Return the device backends of the plugin. A suite names one under ``devices: {NAME: {backend: ...}}``.
 
     Example::
 
@@ -143,7 +145,10 @@ def harness_backends() -> Iterable[BackendEntry]:
 
 @hookspec
 def harness_runtimes() -> Iterable[RuntimeEntry]:
-    """Runtimes: what stands under ``runtime:``. Export where torch is, load in the worker.
+    """Return the runtimes of the plugin. A suite names one under ``runtime:``.
+
+    A runtime exports a part in a process that has torch. It loads the result in the worker, which imports no torch
+    unless the runtime does.
 
     Example::
 
@@ -162,9 +167,9 @@ def harness_runtimes() -> Iterable[RuntimeEntry]:
 
 @hookspec
 def harness_meters() -> Iterable[MeterEntry]:
-    """Power and energy meters, and what tells the state of the machine.
+    """Return the meters of power and energy, and the watches of the machine's state, that the plugin has.
 
-    docs/meters.md has a longer one. Example::
+    docs/meters.md has a longer example. Example::
 
         class Watts:                     # at the module's top level: another process opens it by name,
             def __init__(self, info):    # with an info that went through JSON
@@ -195,7 +200,7 @@ def harness_meters() -> Iterable[MeterEntry]:
 
 @hookspec
 def harness_run_started(plan: Plan) -> None:
-    """A run begins.
+    """Observe that a run begins.
 
     Example::
 
@@ -207,7 +212,7 @@ def harness_run_started(plan: Plan) -> None:
 
 @hookspec
 def harness_cell_started(cell: Cell) -> None:
-    """A cell is about to be measured (never called inside a measuring window).
+    """Observe that a cell is about to be measured. The hook is never called inside a measuring window.
 
     Example::
 
@@ -219,7 +224,7 @@ def harness_cell_started(cell: Cell) -> None:
 
 @hookspec
 def harness_cell_finished(record: Record) -> None:
-    """A cell's record is on disk. Its blocks have named fields, as in ``record.latency.p50_ms``.
+    """Observe that a cell's record is on disk. Its blocks have named fields, such as ``record.latency.p50_ms``.
 
     Example::
 
@@ -231,7 +236,7 @@ def harness_cell_finished(record: Record) -> None:
 
 @hookspec
 def harness_run_finished(records: Sequence[Record]) -> None:
-    """A run is over; ``records`` are those of this run's cells.
+    """Observe that a run is over. ``records`` are the records of this run's cells.
 
     Example::
 

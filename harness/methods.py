@@ -1,7 +1,8 @@
-"""What authors of models, compressors, partitioners and placers import beside :mod:`harness.types`.
+"""Names that authors of models, compressors, partitioners and placers import in addition to those of
+:mod:`harness.types`.
 
-What it re-exports is documented in docs/hooks.md and stays. A name is imported from its module when it is first used,
-so importing this module loads neither torch nor numpy.
+The names are documented in docs/hooks.md and do not change. A name is imported from its module when it is first used,
+so that importing this module loads neither torch nor numpy.
 """
 
 from __future__ import annotations

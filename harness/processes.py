@@ -42,8 +42,10 @@ def start(process: BaseProcess) -> None:
 
 @contextmanager
 def _interrupt_deferred() -> Iterator[None]:
-    """Let SIGINT take effect at the end. Another thread may take a signal that this one blocks, and Python then runs
-    the handler in the main thread."""
+    """Let SIGINT take effect at the end.
+
+    Another thread may take a signal that this one blocks, and Python then runs the handler in the main thread.
+    """
     handler = signal.getsignal(signal.SIGINT)
     if threading.current_thread() is not threading.main_thread() or not callable(handler):
         yield

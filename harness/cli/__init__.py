@@ -1,4 +1,4 @@
-"""The command line: one file per command, which is imported only when the command is used."""
+"""The command line. Each command has a file of its own, which is imported only when the command is used."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ VERBS = {
 
 
 class _Verbs(PluginGroup):
-    """The commands of the harness, imported on use, and those of plugins."""
+    """The commands of the harness, which are imported when they are used, and the commands of plugins."""
 
     def own(self) -> Mapping[str, str]:
         return VERBS
@@ -54,15 +54,15 @@ class _Verbs(PluginGroup):
 
 
 class _Unread(Exception):
-    """Raised where nobody reads our output any more, as in `harness plan | head`."""
+    """Nobody reads the output any more, as in `harness plan | head`."""
 
 
 @contextmanager
 def _pipes() -> Iterator[None]:
-    """Turn a broken pipe into an error of ours.
+    """Raise ``_Unread`` for a broken pipe of the output, and a one-line error for any other broken pipe.
 
-    click takes every broken pipe for our output and exits without a message. The pipe of a child process may break
-    too, and that is an error to report.
+    click treats every broken pipe as one of the output and exits without a message. The pipe of a child process can
+    break too, and a person must learn of that.
     """
     from harness.errors import HarnessError
 
@@ -79,7 +79,7 @@ def _unread(stream: TextIO) -> bool:
         asked = select.poll()
         asked.register(stream.fileno(), 0)
         return any(events & (select.POLLERR | select.POLLHUP) for _, events in asked.poll(0))
-    except (OSError, ValueError):  # closed, or no file
+    except (OSError, ValueError):  # the stream is closed, or is not a file
         return False
 
 
@@ -97,7 +97,11 @@ def cli() -> None:
 
 
 def main() -> None:
-    """Run the command line. Errors that a person can act on are one line and exit code 2; Ctrl-C gives 130, unread output 141."""
+    """Run the command line.
+
+    An error that a person can act on prints one line and gives exit code 2. Ctrl-C gives 130. Output that nobody
+    reads gives 141.
+    """
     from harness.errors import HarnessError
 
     try:

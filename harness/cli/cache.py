@@ -1,4 +1,4 @@
-"""``harness cache list|clear``."""
+"""The commands ``harness cache list`` and ``harness cache clear``."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ import click
 
 @click.group("cache")
 def command() -> None:
-    """Prepared artifacts: trained, compressed, split and exported models."""
+    """List or delete prepared artifacts: trained, compressed, split and exported models."""
 
 
 @command.command("list")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def list_(as_json: bool) -> None:
-    """Every artifact, newest use first."""
+    """List every artifact, the last used first."""
     from harness.store.artifacts import Store
     from harness.store.files import default_cache
 
@@ -38,9 +38,9 @@ def list_(as_json: bool) -> None:
 @click.argument("keys", nargs=-1)
 @click.option("--yes", is_flag=True, help="Do not ask.")
 def clear(keys: tuple[str, ...], yes: bool) -> None:
-    """Delete all artifacts, or those that KEYS name.
+    """Delete all artifacts, or only those with KEYS.
 
-    The beginning of a key is enough. Records are not deleted.
+    A KEY may be the beginning of an artifact's key. Records are not deleted.
     """
     from harness.errors import SuiteError
     from harness.store.artifacts import Store

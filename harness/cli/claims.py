@@ -1,4 +1,4 @@
-"""``harness claims``."""
+"""The command ``harness claims``."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ def command(
 ) -> int:
     """Print the verdict on every claim of SUITE's paper; DIR is a results folder of SUITE.
 
-    Counts are taken from the modules that the plugins build; accuracies, latencies and which method is
-    better from the records in DIR. Exit code 0: no claim is not-reproduced; 1: some is.
+    Counts come from the modules that the plugins build. Accuracies, latencies and comparisons of methods come from
+    the records in DIR. Exit code 0: no claim is not-reproduced. Exit code 1: at least one claim is not-reproduced.
     """
     from harness.render import claims as render
     from harness.results.claims.claims import load_claims

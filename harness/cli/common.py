@@ -28,10 +28,10 @@ def block_option(function: F) -> F:
 
 @dataclass(frozen=True)
 class SuiteChoice:
-    """A suite as the command line names it, and what narrows or changes it.
+    """A suite that the command line names, with the options that narrow or change it.
 
-    ``overrides``: KEY=VALUE each. ``only``: a pattern of methods. ``devices``: the devices to keep; empty for all.
-    ``block``: plugins that are left out.
+    ``overrides``: texts KEY=VALUE. ``only``: a pattern of methods. ``devices``: the devices to keep; empty for all.
+    ``block``: names of plugins that are not loaded.
     """
 
     suite: str
@@ -42,7 +42,7 @@ class SuiteChoice:
 
 
 def suite_options(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Add SUITE and the options that narrow or change it; ``function`` gets them as one :class:`SuiteChoice`."""
+    """Add SUITE and the options that narrow or change it; ``function`` takes them as one :class:`SuiteChoice`."""
 
     @wraps(function)
     def grouped(
@@ -79,7 +79,7 @@ def load(block: Sequence[str]) -> Plugins:
     """Return all plugins that are not blocked by ``--block`` or ``HARNESS_BLOCK_PLUGINS`` (comma-separated).
 
     Raises:
-        PluginError: ``--block`` names a plugin that is not installed; the variable may.
+        PluginError: ``--block`` names a plugin that is not installed. The variable may name such a plugin.
     """
     from importlib.metadata import entry_points
 

@@ -1,4 +1,4 @@
-"""``harness devices list``; plugins add further commands."""
+"""The command ``harness devices list``. Plugins add further commands to the group."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from harness.types.json import JsonObject
 
 @click.group("devices", cls=PluginGroup, points="harness.commands.devices")
 def command() -> None:
-    """The devices of this machine, and boards."""
+    """List the devices of this machine, and work with boards."""
 
 
 @command.command("list")
@@ -24,9 +24,8 @@ def command() -> None:
 def list_(block: tuple[str, ...], as_json: bool) -> None:
     """List what every backend and meter finds here.
 
-    Of one that finds nothing, the reason and the remedy are printed.
-
-    A watch reads the machine's state: temperatures, clocks, causes of throttling.
+    If a backend or meter finds nothing, the reason and the remedy are printed. A watch reads the machine's state:
+    temperatures, clocks, causes of throttling.
     """
     from harness.errors import first_line
     from harness.machine.meters import Meters, answers

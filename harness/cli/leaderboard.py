@@ -1,4 +1,4 @@
-"""``harness leaderboard``."""
+"""The command ``harness leaderboard``."""
 
 from __future__ import annotations
 
@@ -38,11 +38,11 @@ def command(
     published: tuple[str, ...],
     everything: bool,
 ) -> None:
-    """Leaderboards from the records in DIR..., merged.
+    """Print leaderboards of the records in all DIR together.
 
-    Only what may be compared stands in one table: same task, data set and split, scenario, device
-    model and provenance. --within splits further; --where and --sort change no figure and no tier.
-    Published figures have tables of their own and are not ranked.
+    One table has only rows that may be compared: they share task, data set and split, scenario, device model and
+    provenance. --within splits the tables further. --where and --sort change no figure and no tier. Published figures
+    have tables of their own, in which they are not ranked.
     """
     from harness.errors import SuiteError
     from harness.render import render

@@ -1,4 +1,4 @@
-"""``harness plan``."""
+"""The command ``harness plan``."""
 
 from __future__ import annotations
 

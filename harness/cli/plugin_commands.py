@@ -1,4 +1,4 @@
-"""Commands of plugins: found by entry point and imported on use, so that ``--help`` imports none."""
+"""Commands of plugins. They are found by entry point and imported on use, so that ``--help`` imports none."""
 
 from __future__ import annotations
 
@@ -30,28 +30,39 @@ SUMMARIES = {
 
 
 class PluginGroup(click.Group):
-    """A group whose commands are its own, and those that entry points in the group ``points`` name."""
+    """A group with its own commands and with those that entry points in the group ``points`` name."""
 
     def __init__(self, *arguments: Any, points: str, **options: Any) -> None:
         super().__init__(*arguments, **options)
         self.points = points
 
     def own(self) -> Mapping[str, str]:
-        """Return the commands of the harness itself, each with its line of --help."""
+        """Return the commands of the harness itself, as name -> line of --help."""
         return {name: command.get_short_help_str(90) for name, command in self.commands.items()}
 
     def own_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        """Return the command ``name`` of the harness itself, or None if there is none."""
         return super().get_command(ctx, name)
 
     def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return the names of all commands: first those of the harness, then those of plugins.
+
+        No command is imported.
+        """
         return [*self.own(), *(name for name in self._plugin_points() if name not in self.own())]
 
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        """Import and return the command ``name``, or return None if there is none.
+
+        Raises:
+            PluginError: two distributions give the command, or it cannot be imported.
+        """
         points = self._plugin_points().get(name, [])
         self._check_clash(name, points)
         return _load(points[0]) if points else self.own_command(ctx, name)
 
     def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
+        """Find the command that the arguments name. The error for an unknown command names the nearest match."""
         from harness.errors import nearest
 
         if args and not args[0].startswith("-") and args[0] not in self.own():
@@ -61,6 +72,7 @@ class PluginGroup(click.Group):
         return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the list of commands for ``--help``. A command of a plugin shows the name of its distribution."""
         from harness.errors import PluginError
 
         rows, troubles = dict(self.own()), []

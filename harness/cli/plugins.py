@@ -1,4 +1,4 @@
-"""``harness plugins list|show``."""
+"""The commands ``harness plugins list`` and ``harness plugins show``."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def command() -> None:
 @block_option
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def list_(block: tuple[str, ...], as_json: bool) -> int:
-    """List every plugin, what it provides, and what is missing or broken. Exit code 1 if one is broken."""
+    """List every plugin, what it provides, and what is missing or broken. Exit code 1 means that a plugin is broken."""
     plugins = load(block)
     rows = [
         {
@@ -81,7 +81,7 @@ def list_(block: tuple[str, ...], as_json: bool) -> int:
 def show(name: str, block: tuple[str, ...], as_json: bool) -> None:
     """Show the parameters, defaults and origin of an entry.
 
-    NAME is an entry (edgevit), or a plugin (timm): then all its entries are shown.
+    NAME is an entry (edgevit) or a plugin (timm). For a plugin all its entries are shown.
     """
     from harness.errors import SuiteError, nearest
 

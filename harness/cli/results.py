@@ -1,4 +1,4 @@
-"""``harness results``: check and show records."""
+"""The commands of ``harness results``: check and show records."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def command() -> None:
 def validate(folders: tuple[Path, ...]) -> int:
     """Check records and samples against their checksums.
 
-    Exit code 0: all is well; 1: problems, one a line.
+    Exit code 0: there is no problem. Exit code 1: there are problems, which are printed one per line.
     """
     from harness.results.folder import Results
 
@@ -47,8 +47,8 @@ def validate(folders: tuple[Path, ...]) -> int:
 def show(folder: Path, which: str | None, as_json: bool) -> None:
     """Show one record in full, or list all.
 
-    CELL is the id of a cell, or its beginning. Without CELL or METHOD, all records are listed. Of a method with several
-    cells, one of the last run is shown, and the others are listed.
+    CELL is the id of a cell, or its beginning. Without CELL or METHOD, all records are listed. If METHOD has several
+    cells, one cell of the last run is shown and the others are listed.
     """
     import json
 

@@ -1,4 +1,4 @@
-"""``harness run``."""
+"""The command ``harness run``."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ def command(
 ) -> int:
     """Run SUITE: a YAML file, or the name of a shipped suite (see `harness suites list`).
 
-    Exit code 0: every cell is measured; 1: some cell failed; 2: wrong input; 130: interrupted. A run that was
-    stopped continues where it stopped when the same command is given again.
+    Exit code 0: every cell is measured; 1: a cell failed; 2: the input is wrong; 130: the run was interrupted. To
+    continue a run that stopped, give the same command again.
     """
     from harness.render import progress, render
     from harness.render.outcome import failure_lines, interruption

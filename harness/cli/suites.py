@@ -1,4 +1,4 @@
-"""``harness suites list|show|schema``."""
+"""The commands ``harness suites list``, ``show`` and ``schema``."""
 
 from __future__ import annotations
 
@@ -11,25 +11,25 @@ from harness.cli.common import block_option, load
 
 @click.group("suites")
 def command() -> None:
-    """The suites that come with the harness."""
+    """List and print the suites that come with the harness."""
 
 
 @command.command("list")
 def list_() -> None:
-    """Names of the shipped suites; `harness run NAME` runs one."""
+    """List the names of the shipped suites. `harness run NAME` runs one."""
     from harness.suite.shipped import shipped_suites
 
     suites = shipped_suites()
     width = max(map(len, suites), default=0)
     for name, path in suites.items():
-        first = path.read_text().partition("\n")[0]  # a comment that says what the suite is
+        first = path.read_text().partition("\n")[0]  # a comment that describes the suite
         click.echo(f"{name:<{width}}  {first.lstrip('# ')}")
 
 
 @command.command("show")
 @click.argument("name")
 def show(name: str) -> None:
-    """Print a suite's YAML: the place to start your own from."""
+    """Print the YAML of a suite, from which you can start your own."""
     from harness.suite.shipped import find_suite
 
     click.echo(find_suite(name).read_text(), nl=False)

@@ -1,4 +1,4 @@
-"""Data sets as a suite chooses them.
+"""Open the data set that a suite chooses.
 
 In: a data-set entry and the suite's choice. Out: opened splits of images and labels.
 """

@@ -1,7 +1,7 @@
-"""A suite's choice of a data set: classes, samples, image size, normalisation.
+"""The part of a data set that a suite chooses: classes, samples, image size, normalisation.
 
-The chosen samples depend only on the stored labels and on the suite's ``data:`` block, never on a training seed.
-All methods and seeds of a suite therefore see the same splits.
+The chosen samples depend only on the stored labels and on the suite's ``data:`` block, never on a training seed. All
+methods and seeds of a suite therefore see the same splits.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Opening a chosen data set: its train, validation and test splits."""
+"""Open a chosen data set: its train, validation and test splits."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ __all__ = ["REMEMBER", "OpenedData", "open_data", "pick_train"]
 
 @dataclass(frozen=True)
 class OpenedData:
-    """A data set with its splits: the :class:`~harness.types.Data` of a method."""
+    """A data set with its splits, which a method gets as its :class:`~harness.types.Data`."""
 
     info: DataInfo
     train: ImageSplit
@@ -118,9 +118,10 @@ def pick_train(
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Return the indices for training and for validation, both ascending.
 
-    Each class is shuffled with its own fixed seed. Its first ``validation`` share (rounded, never the whole class)
-    is for validation, the next ``shots`` are for training. Fewer shots are therefore a subset of more, validation
-    does not depend on shots, and no class depends on which others are chosen.
+    Each class is shuffled with its own fixed seed. The first ``validation`` share of its images (rounded, never the
+    whole class) is for validation. The next ``shots`` images are for training. Therefore a smaller number of shots is
+    a subset of a larger one, the validation split does not depend on ``shots``, and the images of one class do not
+    depend on the other classes that are chosen.
 
     Raises:
         ValueError: a class has fewer than ``shots`` images left.
@@ -128,7 +129,7 @@ def pick_train(
     train, held_out = [], []
     for label in classes:
         members = np.flatnonzero(labels == label)
-        # RandomState's stream is frozen for good; that of default_rng may change with numpy (NEP 19)
+        # The stream of RandomState never changes. That of default_rng may change with numpy (NEP 19).
         order = np.random.RandomState([SPLIT_SEED, label]).permutation(members)
         held = max(0, min(int(validation * len(order) + 0.5), len(order) - 1))
         rest = order[held:]

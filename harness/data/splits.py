@@ -1,4 +1,4 @@
-"""Splits: what training and evaluation read, by sample indices."""
+"""Splits: the samples that training and evaluation read by their indices."""
 
 from __future__ import annotations
 
@@ -30,13 +30,14 @@ __all__ = [
 ]
 
 KEEP_BYTES = 512 * 2**20
-"""A process keeps decoded splits up to this size in memory."""
+"""Largest size in bytes of a decoded split that a process keeps in memory."""
 
 
 class StoredImages:
-    """A stored split whose images are decoded and resized. A split of up to ``keep_bytes`` stays in memory after decoding.
+    """A stored split with decoded and resized images.
 
-    ``shape`` is (channels, height, width). Without ``interpolation`` no image is resized.
+    A split of up to ``keep_bytes`` bytes stays in memory after decoding. ``shape`` is (channels, height, width). If
+    ``interpolation`` is None, no image is resized.
     """
 
     def __init__(
@@ -122,6 +123,7 @@ class ImageSplit:
         return normalise(images, self.mean, self.std)
 
     def batch(self, indices: Indices) -> NDArray[np.float32]:
+        """Return the preprocessed samples ``indices``, float32 [n, channels, height, width]."""
         return self.normalise(self.raw(indices))
 
     def prepare(self, index: int) -> NDArray[np.float32]:
@@ -143,6 +145,7 @@ class ArraySplit:
         self.labels = np.asarray(labels, np.int64)
 
     def batch(self, indices: Indices) -> NDArray[np.float32]:
+        """Return the samples ``indices``, float32 [n, ...]."""
         picked: NDArray[np.float32] = self.arrays[np.asarray(indices, np.int64)]
         return picked
 
@@ -151,7 +154,7 @@ class ArraySplit:
 
 
 class _View:
-    """Samples of another split, with other labels."""
+    """A selection of another split's samples, with labels of its own."""
 
     def __init__(self, split: Split, indices: NDArray[np.int64], labels: NDArray[np.int64]) -> None:
         self._split = split
@@ -206,10 +209,10 @@ def spread(n: int, most: int) -> list[int]:
 
 
 def to_pixels(images: Array, mean: Sequence[float], std: Sequence[float]) -> NDArray[np.uint8]:
-    """Return the uint8 pixels [n, height, width, channels] from which preprocessing made ``images`` [n, channels, ...]."""
+    """Return the pixels from which preprocessing made ``images``: float32 [n, C, H, W] -> uint8 [n, H, W, C]."""
     shape = (1, -1, 1, 1)
     scaled = images * (255 * np.array(std, np.float32)).reshape(shape)
     scaled += (255 * np.array(mean, np.float32)).reshape(shape)
     np.clip(np.rint(scaled, out=scaled), 0, 255, out=scaled)
     pixels: NDArray[np.uint8] = scaled.astype(np.uint8).transpose(0, 2, 3, 1)
-    return np.ascontiguousarray(pixels)  # else every peer's frame would copy it
+    return np.ascontiguousarray(pixels)  # otherwise the frame of every peer would copy it

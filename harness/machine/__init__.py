@@ -1,1 +1,1 @@
-"""What the harness reads of a machine: kernel files, memory, state, and meters with the process that samples them."""
+"""Read a machine: kernel files, memory, state, and meters with the process that samples them."""

@@ -37,7 +37,7 @@ ROOT = Path("/")
 
 
 def host() -> JsonObject:
-    """Return the facts of this machine and interpreter. They hold no name, no user, no path."""
+    """Return the facts of this machine and interpreter. The facts contain no host name, no user and no path."""
     import psutil
 
     memory = psutil.virtual_memory()
@@ -59,10 +59,10 @@ def host() -> JsonObject:
 
 
 def machine_id(root: Path = ROOT) -> str:
-    """Return 16 hex digits that stay the same on one installation and say nothing else of it.
+    """Return 16 hex digits that identify this installation of the system and reveal nothing else about it.
 
-    They are a salted hash of ``/etc/machine-id`` (man 5 machine-id asks not to show it), or where there is none, of a
-    random one that is kept in the harness's cache folder.
+    They are a salted hash of ``/etc/machine-id``, since man 5 machine-id asks not to publish the id itself. If there
+    is no such file, they are the hash of a random id that is kept in the harness's cache folder.
 
     Raises:
         StorageError: there is no ``/etc/machine-id``, and the cache folder cannot be written.
@@ -79,7 +79,7 @@ def _kept_id(path: Path) -> str:
         new = path.with_name(f"machine-id.{os.getpid()}")
         new.write_text(uuid.uuid4().hex)
         try:
-            os.link(new, path)  # whole or not at all, and the first of two wins
+            os.link(new, path)  # the file appears whole, and of two processes the first one wins
         except FileExistsError:
             pass
         finally:
@@ -90,7 +90,10 @@ def _kept_id(path: Path) -> str:
 
 
 def cpu_model(root: Path = ROOT) -> str:
-    """Return the processor's name; on a board the board's, since Arm's ``cpuinfo`` has none."""
+    """Return the name of the processor.
+
+    On an Arm board it is the board's name, since ``cpuinfo`` has no processor name.
+    """
     board = text(root / "proc/device-tree/model")
     return board or _cpuinfo(root).get("model name") or platform.processor() or platform.machine()
 
@@ -98,7 +101,7 @@ def cpu_model(root: Path = ROOT) -> str:
 def cpu_capability(root: Path = ROOT) -> str:
     """Return the vector extension that decides results and speed: avx512, avx2, sve, neon or default.
 
-    It is chosen as torch chooses its kernels, ``ATEN_CPU_CAPABILITY`` included, which can only lower it.
+    The rule is that of torch's choice of kernels. ``ATEN_CPU_CAPABILITY`` can only lower it.
     """
     info = _cpuinfo(root)
     names = set((info.get("flags") or info.get("Features") or "").split())
@@ -116,13 +119,13 @@ def cpu_capability(root: Path = ROOT) -> str:
 
 
 def governor(root: Path = ROOT) -> str | None:
-    """Return the CPU frequency governor, several joined with ``+``, or None where the kernel shows none."""
+    """Return the CPU frequency governor, or None if the kernel shows none. Several governors are joined with ``+``."""
     names = {text(path) for path in each(root, "sys/devices/system/cpu/cpu[0-9]*/cpufreq/scaling_governor")}
     return "+".join(sorted(name for name in names if name)) or None
 
 
 def virtualised(root: Path = ROOT) -> bool | None:
-    """Return whether a hypervisor runs this machine, or None where that is unknown."""
+    """Return whether a hypervisor runs this machine, or None if that is unknown."""
     if "flags" in _cpuinfo(root):
         return "hypervisor" in _cpuinfo(root)["flags"].split()
     if (root / "proc/device-tree").is_dir():
@@ -157,5 +160,8 @@ def _cpuinfo(root: Path) -> dict[str, str]:
 
 
 def machine_of(info: DeviceInfo) -> str:
-    """Return the id of the machine that a device is on; empty for this machine, also through an agent."""
+    """Return the id of the machine that a device is on.
+
+    It is empty for this machine, even if an agent gives access to it.
+    """
     return "" if info.machine_id == machine_id() else info.machine_id

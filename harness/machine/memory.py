@@ -1,7 +1,7 @@
-"""Memory of this process, as the kernel and the GPU's driver count it. In bytes; a figure that is unknown is absent.
+"""Memory of this process, in bytes, as the kernel and the GPU's driver count it. An unknown figure is absent.
 
-The peak is ``VmHWM`` after a reset through ``/proc/self/clear_refs``, not ``ru_maxrss``, which a child
-inherits through fork and exec. Linux only (man 5 proc).
+The peak is ``VmHWM`` after a reset through ``/proc/self/clear_refs``. It is not ``ru_maxrss``, which a child inherits
+through fork and exec. Linux only (man 5 proc).
 """
 
 from __future__ import annotations
@@ -29,7 +29,9 @@ _KEYS = {"VmRSS": "rss", "VmHWM": "peak", "RssAnon": "anonymous", "RssFile": "fi
 
 
 def usage(status: Path = Path("/proc/self/status")) -> dict[str, int]:
-    """Return ``rss``, its ``peak`` since the last reset, its ``anonymous`` and ``file`` pages, and ``swap``."""
+    """Return bytes by name: ``rss``, its ``peak`` since the last reset, its ``anonymous`` and ``file`` pages, and
+    ``swap``.
+    """
     try:
         lines = status.read_text().splitlines()
     except OSError:
@@ -39,12 +41,12 @@ def usage(status: Path = Path("/proc/self/status")) -> dict[str, int]:
 
 
 def reset_peak() -> bool:
-    """Let the peak begin again at the present size. Return ``False`` where the kernel does not allow it.
+    """Set the peak to the present size. Return ``False`` if the kernel does not allow it.
 
-    Memory that the process has freed goes back to the system first: receiving images leaves holes of many
-    megabytes in the heap, a different number each time, which are not the model's.
+    Memory that the process has freed goes back to the system first. Receiving images leaves holes of many megabytes
+    in the heap, of a different size each time, which do not belong to the model.
     """
-    if trim := getattr(ctypes.CDLL(None), "malloc_trim", None):  # glibc has it, musl has not
+    if trim := getattr(ctypes.CDLL(None), "malloc_trim", None):  # glibc has it, and musl does not
         trim(0)
     try:
         Path("/proc/self/clear_refs").write_text("5")
@@ -61,10 +63,10 @@ def available() -> int | None:
 
 
 def gpu_process_bytes() -> int | None:
-    """Return this process's memory on all GPUs by NVML: allocations, context and kernels; None if it is unknown.
+    """Return the bytes of this process on all GPUs by NVML: allocations, context and kernels; None if unknown.
 
-    It is unknown where a GPU has no such figure (Jetson), and often in a container: NVML knows processes
-    by the host's numbers, or lists them with 0 bytes.
+    A Jetson's GPU has no such figure. In a container it is often unknown, since NVML knows processes by the numbers
+    of the host, or lists them with 0 bytes.
     """
     try:
         import pynvml
@@ -84,21 +86,21 @@ def gpu_process_bytes() -> int | None:
 
 
 def _own_bytes(pynvml: Any, index: int) -> int | None:
-    """Return this process's bytes on one GPU; 0 where it does not use the GPU."""
+    """Return this process's bytes on one GPU; 0 if it does not use the GPU."""
     processes = pynvml.nvmlDeviceGetComputeRunningProcesses_v3(pynvml.nvmlDeviceGetHandleByIndex(index))
     own = [process.usedGpuMemory for process in processes if process.pid == os.getpid()]
     return None if None in own or 0 in own else sum(own)
 
 
 def _is_tegra() -> bool:
-    """Return whether this is a Jetson, by its device tree."""
+    """Return whether this machine is a Jetson, according to its device tree."""
     return "nvidia,tegra" in (sysfs.text(sysfs.root() / "proc/device-tree/compatible") or "")
 
 
 class ProcessMemory:
-    """A process's memory before and after it loads models: baseline and peak.
+    """The memory of this process before and after it loads models: baseline and peak.
 
-    ``free`` and ``gpu`` say what :func:`available` and :func:`gpu_process_bytes` say.
+    ``free`` and ``gpu`` are functions that return what :func:`available` and :func:`gpu_process_bytes` return.
     """
 
     def __init__(
@@ -109,11 +111,12 @@ class ProcessMemory:
         self._loading_peaks: list[int | None] = []
 
     def mark_baseline(self) -> None:
-        """Take the process's present size as its baseline, and let the peak begin. Once a model is loaded, do nothing.
+        """Take the present size of the process as its baseline, and reset the peak.
 
-        The worker calls this before it loads the first model. A runtime calls it once more inside ``load``,
-        when its library is imported (and has run something small of the same kind, if it allocates at first
-        use) and before it reads the model; so the baseline holds the framework, and no model.
+        After a model is loaded, do nothing. The worker calls this before it loads the first model. A runtime calls it
+        once more inside ``load``, after it imported its library and before it reads the model. A library that
+        allocates at first use must have run something small of the same kind before. The baseline then contains the
+        framework and no model.
         """
         if self._loading_peaks:
             return
@@ -124,14 +127,17 @@ class ProcessMemory:
             self._baseline["available"] = free
 
     def model_loaded(self) -> None:
-        """Record that the process now holds a model: the baseline stays, and loading's peak is kept."""
+        """Note that the process now holds a model.
+
+        The baseline does not change any more, and the peak of loading is kept.
+        """
         self._loading_peaks.append(usage().get("peak"))
 
     def peak(self, inputs: int) -> int | None:
-        """Return the greatest size since :meth:`mark_baseline`: while models loaded, or since :func:`reset_peak`.
+        """Return the largest size in bytes: while models were loaded, or since the last :func:`reset_peak`.
 
-        ``inputs`` bytes of images, which the load generator held since then, are not the model's
-        and not counted. None where the kernel does not say.
+        ``inputs`` is the number of bytes of images that the load generator held since then. They do not belong to the
+        model, so they are subtracted. The result is None if the kernel does not give the peak.
         """
         peaks = [*self._loading_peaks, usage().get("peak")]
         if None in peaks:
@@ -140,15 +146,18 @@ class ProcessMemory:
         return max([*loading, running - inputs])
 
     def baseline(self) -> Mapping[str, int]:
-        """Return what :meth:`mark_baseline` read last: ``rss``, ``anonymous``, ``file``, and the system's ``available``."""
+        """Return the bytes that :meth:`mark_baseline` read: ``rss``, ``anonymous``, ``file``, and the system's
+        ``available``.
+        """
         return dict(self._baseline)
 
     def on_gpu(self, *, integrated: bool = False) -> dict[str, int]:
-        """Return what the driver and the system know of this process's GPU memory now, for a session on a GPU.
+        """Return the GPU memory of this process now, in bytes, for a session on a GPU. An unknown figure is absent.
 
-        ``process``: as :func:`gpu_process_bytes`. ``shared``: where CPU and GPU share memory, on a Jetson or if
-        ``integrated``, by how much the system's available memory fell since :meth:`mark_baseline`. It holds CPU
-        memory too, and what other processes took or gave back; it is negative where they gave more.
+        ``process`` is the figure of :func:`gpu_process_bytes`. ``shared`` is given on a Jetson or if ``integrated``,
+        where CPU and GPU share memory. It is the decrease of the system's available memory since
+        :meth:`mark_baseline`. It includes CPU memory, and memory that other processes took or gave back. It is
+        negative if they gave back more.
         """
         known = {}
         if (process := self._gpu()) is not None:
@@ -160,6 +169,6 @@ class ProcessMemory:
 
 
 OWN = ProcessMemory()
-"""The memory of this process, which a runtime's ``load`` marks by :func:`mark_baseline`."""
+"""The memory of this process. A runtime's ``load`` marks its baseline with :func:`mark_baseline`."""
 mark_baseline = OWN.mark_baseline
 on_gpu = OWN.on_gpu

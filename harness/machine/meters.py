@@ -1,4 +1,7 @@
-"""Which meters and watches answer, and which of them a device's cells read. Used while planning; measures nothing."""
+"""Find the meters and watches that answer, and those that the cells of a device read.
+
+Used in planning; measures nothing.
+"""
 
 from __future__ import annotations
 
@@ -15,20 +18,20 @@ from harness.types.json import Signals
 __all__ = ["Found", "Meters", "answers", "fitting"]
 
 Found = tuple[list[MeterUse], list[Unavailable]]
-"""Meters that answer, and those that do not."""
+"""The meters that answer, and the meters that do not, with the reasons."""
 
 
 def _where(function: Any) -> str:
-    """Return a function's name for another process, "module:name"."""
+    """Return the name by which another process imports a function: "module:name"."""
     return f"{function.__module__}:{function.__qualname__}"
 
 
 def answers(
     registered: Registered[MeterEntry], params: Params | None = None
 ) -> list[MeterInfo | Unavailable]:
-    """Return what a kind of meter finds, as a suite describes it (``params``) or by itself.
+    """Return the meters that an entry finds, with the suite's parameters ``params`` or, if None, by itself.
 
-    A meter at another host is opened there once: only that host knows whether it answers.
+    A meter at another host is opened there once, since only that host knows whether it answers.
 
     Raises:
         ValueError: ``params`` cannot be right. No other error is raised.
@@ -66,7 +69,7 @@ def _at_its_host(info: MeterInfo, entry: MeterEntry) -> MeterInfo | Unavailable:
 
 
 class Meters:
-    """What is read beside the cells of one suite, looked up once."""
+    """The meters and watches that are read during the cells of one suite. They are looked up once."""
 
     def __init__(self, plugins: Plugins) -> None:
         self._plugins = plugins
@@ -79,7 +82,7 @@ class Meters:
         self._seen: dict[str, Signals | Unavailable] | None = None
 
     def auto(self) -> Found:
-        """Return every meter that answers by itself, and those that do not, with their reasons."""
+        """Return the meters that answer without parameters, and those that do not answer, with the reasons."""
         if self._auto is None:
             uses: list[MeterUse] = []
             absent: list[Unavailable] = []
@@ -93,7 +96,11 @@ class Meters:
         return self._auto
 
     def named(self, chosen: Iterable[tuple[Registered[MeterEntry], Params]]) -> Found:
-        """Return the meters that a suite names. Raises ``ValueError`` for parameters that cannot be right."""
+        """Return the meters that a suite names, and those of them that do not answer, with the reasons.
+
+        Raises:
+            ValueError: a meter's parameters cannot be right.
+        """
         uses: list[MeterUse] = []
         absent: list[Unavailable] = []
         for registered, params in chosen:
@@ -101,14 +108,17 @@ class Meters:
         return uses, absent
 
     def watches(self) -> Mapping[str, str]:
-        """Return the watches that know something of this machine: name -> function.
+        """Return the watches that know something of this machine: name -> "module:function".
 
-        A watch that fails stays, so that records say so.
+        A watch that fails is included, so that the failure appears in records.
         """
         return {name: _where(self._watches[name]) for name in self.snapshot()}
 
     def snapshot(self) -> Mapping[str, Signals | Unavailable]:
-        """Return what every watch read when it was looked up, or why it read nothing. None is left open."""
+        """Return the signals that each watch read when it was looked up, or why it read nothing.
+
+        Each watch is closed again.
+        """
         if self._seen is None:
             self._seen = {}
             for name, function in self._watches.items():
@@ -135,7 +145,7 @@ def _read_once(watch: Watch) -> Signals:
 
 
 def fitting(uses: Sequence[MeterUse], info: DeviceInfo) -> list[MeterUse]:
-    """Return the meters that say something of this device: another GPU's does not."""
+    """Return the meters that measure this device. A meter of another GPU does not."""
     uuid = info.details.get("uuid")
     return [
         use
@@ -150,7 +160,7 @@ def _sort(
     uses: list[MeterUse],
     absent: list[Unavailable],
 ) -> None:
-    """Put meters that answer into ``uses``, the others into ``absent``."""
+    """Put meters that answer into ``uses``, and the others into ``absent``."""
     for info in infos:
         if isinstance(info, MeterInfo):
             uses.append(MeterUse(info=info, open=_where(entry.open)))

@@ -1,7 +1,7 @@
 """The process that reads meters and states: ``python -m harness.machine.reader``.
 
-Each meter has a thread. Its deadlines are absolute, with a random shift of up to half an interval to either side, so
-that a load with a period of its own is not always read at the same phase.
+Each meter has a thread, which reads at fixed intervals. A random shift of up to half an interval in either direction
+prevents that a periodic load is always read at the same phase.
 """
 
 from __future__ import annotations
@@ -30,7 +30,10 @@ STATE_S = 0.25
 
 
 class _Reader(threading.Thread):
-    """Calls ``read`` about every ``every_s`` seconds while ``on`` is set. A reading that fails ends the thread."""
+    """A thread that calls ``read`` about every ``every_s`` seconds while ``on`` is set.
+
+    It ends when a reading fails.
+    """
 
     def __init__(self, read: Callable[[], tuple[int, Any]], every_s: float, on: threading.Event) -> None:
         super().__init__(daemon=True)
@@ -54,13 +57,15 @@ class _Reader(threading.Thread):
                     self.error = first_line(error)
                     return
                 missed = (time.monotonic_ns() - deadline) // self._every_ns
-                deadline += self._every_ns * max(1, missed)  # one late reading, no burst after it
+                deadline += self._every_ns * max(
+                    1, missed
+                )  # after a late reading there is no burst of readings
 
 
 def main() -> None:
-    """Answer one parent's requests until it closes its end."""
+    """Answer the requests of the parent process until it closes its end of the pipe."""
     answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # a meter's library may print
+    os.dup2(2, 1)  # a meter's library may print to standard output
     on = threading.Event()
     meters: dict[str, tuple[Meter | Log, _Reader | None]] = {}
     watchers: dict[str, _Reader] = {}
@@ -96,7 +101,7 @@ def _open(
     watchers: dict[str, _Reader],
     on: threading.Event,
 ) -> dict[str, str]:
-    """Open every meter and watch. Return for each that failed the reason."""
+    """Open every meter and watch. Return the reason for each one that failed."""
     errors = {}
     for item in asked["meters"]:
         info = MeterInfo(**item["info"])
@@ -125,7 +130,7 @@ def _stop(
     watchers: Mapping[str, _Reader],
     on: threading.Event,
 ) -> JsonObject:
-    """End reading, and return the samples of each meter and the states of each watch."""
+    """Stop reading, and return the samples of each meter and the states of each watch."""
     on.clear()
     samples_of = {}
     for name, (meter, reader) in meters.items():

@@ -1,8 +1,8 @@
-"""Have meters and the machine's state read by a process of its own, so that no query waits for a meter.
+"""Read meters and the machine's state in a separate process, so that no query waits for a meter.
 
-That process is ``python -m harness.machine.reader``: it reads JSON lines from standard input and answers each with one.
-:class:`Sampler` is the other end, in the worker. A meter at another host is read by the same program there, over ssh.
-Times are those at which the readings were taken, on this machine's monotonic clock.
+The process is ``python -m harness.machine.reader``. It reads JSON lines from standard input, and answers each line
+with one line. :class:`Sampler` is the other end, in the worker. If a meter is at another host, the same program reads
+it there, over ssh. All times are the times of the readings, on this machine's monotonic clock.
 """
 
 from __future__ import annotations
@@ -31,9 +31,10 @@ PINGS = 8
 
 @dataclass(frozen=True, kw_only=True)
 class MeterSamples:
-    """What one meter read: monotonic nanoseconds, joules or watts; ``error`` says why it ended early.
+    """The samples of one meter: times in monotonic nanoseconds, and joules or watts.
 
-    ``clock_error_s`` is the greatest error of its times, where they come from another host's clock or a log's.
+    ``error`` says why it ended early. ``clock_error_s`` is the greatest error of the times in seconds, if they come
+    from another host's clock or from a log.
     """
 
     info: MeterInfo
@@ -45,7 +46,7 @@ class MeterSamples:
 
 @dataclass(frozen=True, kw_only=True)
 class Sampled:
-    """What a sampler saw: each meter's samples, and the machine's states (nanoseconds, source, signals)."""
+    """The result of a sampler: the samples of each meter, and the machine's states as (nanoseconds, source, signals)."""
 
     meters: tuple[MeterSamples, ...] = ()
     states: tuple[tuple[int, str, JsonObject], ...] = ()
@@ -53,7 +54,7 @@ class Sampled:
 
 
 class Sampler:
-    """The processes that read a device's meters: one here, and one at each other host."""
+    """The processes that read a device's meters: one on this machine, and one on each other host that has a meter."""
 
     def __init__(self, monitor: Monitor) -> None:
         hosts: dict[str, list[MeterUse]] = {"": []}
@@ -71,15 +72,16 @@ class Sampler:
 
     @property
     def meters(self) -> tuple[MeterUse, ...]:
+        """Return the meters that are read."""
         return self._monitor.meters
 
     @property
     def pids(self) -> tuple[int, ...]:
-        """The process on this machine, as process ids."""
+        """Return the process id of the reader on this machine; empty if it did not start."""
         return self._ends[""].pids
 
     def ready(self) -> Mapping[str, str]:
-        """Wait until every meter is open. Return for each meter or watch that is not the reason."""
+        """Wait until every meter and watch is open. Return the reason for each one that did not open, by name."""
         if self._errors is None:
             self._errors = {}
             for end in self._ends.values():
@@ -88,20 +90,23 @@ class Sampler:
         return self._errors
 
     def problems(self) -> list[str]:
-        """Return what went wrong with the reading processes themselves."""
+        """Return the problems of the reading processes themselves, one line each."""
         return [end.problem for end in self._ends.values() if end.problem]
 
     def start(self) -> None:
-        """Forget earlier samples, and begin to read."""
+        """Discard earlier samples, and start to read."""
         self.ready()
         self._ask(do="start")
 
     def state(self) -> list[JsonObject]:
-        """Return the latest state of every watch, while reading."""
+        """Return the latest state of every watch. Call it between :meth:`start` and :meth:`stop`."""
         return list(self._ends[""].ask(do="state").get("states", []))
 
     def stop(self, begin_ns: int, end_ns: int, load: tuple[int, int]) -> Sampled:
-        """End reading, and return what was read. ``load``: when the load began and ended, which may align a log."""
+        """Stop reading, and return what was read from ``begin_ns`` to ``end_ns`` of the monotonic clock.
+
+        ``load`` is the begin and end of the load in nanoseconds. A meter that keeps a log can be aligned by it.
+        """
         answers = {}
         for host, end in self._ends.items():
             times = [end.remote(ns) for ns in (begin_ns, end_ns, *load)]
@@ -133,6 +138,7 @@ class Sampler:
         return Sampled(meters=tuple(meters), states=states, problems=tuple(problems))
 
     def close(self) -> None:
+        """End all reading processes, within a few seconds."""
         for end in self._ends.values():
             end.close()
 
@@ -142,7 +148,7 @@ class Sampler:
 
 
 class _End:
-    """One reading process and the offset of its clock. What goes wrong is kept in ``problem``, never raised."""
+    """One reading process and the offset of its clock. A problem is kept in ``problem`` and never raised."""
 
     def __init__(self, host: str) -> None:
         own = [sys.executable, "-m", "harness.machine.reader"]
@@ -195,7 +201,7 @@ class _End:
             self.problem = self._death()
 
     def receive(self, limit_s: float = ANSWER_S) -> JsonObject:
-        """Return the next answer. It is empty where there is none, and ``problem`` then says why."""
+        """Return the next answer. If there is none, return an empty object and say why in ``problem``."""
         if self.problem:
             return {}
         try:
@@ -216,10 +222,11 @@ class _End:
         return self.receive()
 
     def join_clocks(self) -> None:
-        """Find the other host's offset by the fastest of some round trips. Its error is at most half of that trip.
+        """Measure the offset of the other host's clock by the fastest of several round trips.
 
-        Cristian, "Probabilistic clock synchronization", Distributed Computing 3, 1989. It is found again after the
-        window; the difference of the two offsets is part of the error.
+        The error is at most half of that trip: Cristian, "Probabilistic clock synchronization", Distributed Computing
+        3, 1989. The offset is measured again after the window. The difference of the two offsets is added to the
+        error.
         """
         if not self._host:
             return
@@ -251,7 +258,7 @@ class _End:
             self._process.wait(2)
         except (OSError, subprocess.TimeoutExpired):
             self._process.kill()
-            with contextlib.suppress(subprocess.TimeoutExpired):  # a device that hangs holds it
+            with contextlib.suppress(subprocess.TimeoutExpired):  # a device that hangs may block the process
                 self._process.wait(2)
         self._said.close()
 

@@ -1,8 +1,8 @@
-"""What the machine did while a window was open.
+"""The state of the machine while a window is open.
 
-Counters are read before and after the window (:class:`Window`). Temperatures, clocks and causes of throttling are also
-read within it, by the sampler (:func:`watch`, :func:`over_time`). A signal that cannot be read is absent; none is
-guessed.
+Counters are read before and after the window (:class:`Window`). The sampler also reads temperatures, clocks and
+causes of throttling within the window (:func:`watch`, :func:`over_time`). A signal that cannot be read is absent. No
+signal is guessed.
 """
 
 from __future__ import annotations
@@ -32,7 +32,9 @@ ZONES = "sys/class/thermal/thermal_zone*/temp"
 
 
 def watch() -> Watch | None:
-    """Return a :data:`~harness.types.Watch` of what Linux says of this machine, or None where it says nothing."""
+    """Return a :data:`~harness.types.Watch` of the state that Linux shows of this machine, or None if it shows
+    nothing.
+    """
     root = sysfs.root()
     return (lambda: _linux(root)) if _linux(root) else None
 
@@ -54,7 +56,7 @@ def _linux(root: Path) -> JsonObject:
 
 
 def _cooling(root: Path) -> list[float]:
-    """Return 1 for each device that now lowers the processor's clock, 0 for each that could."""
+    """Return a number for each cooling device of the processor: 1 if it lowers the clock now, else 0."""
     acts = []
     for folder in sysfs.each(root, "sys/class/thermal/cooling_device*"):
         kind, state = (sysfs.text(folder / "type") or "").lower(), sysfs.text(folder / "cur_state")
@@ -66,11 +68,13 @@ def _cooling(root: Path) -> list[float]:
 def over_time(
     states: Sequence[tuple[int, str, Signals]], begin_ns: int, end_ns: int
 ) -> dict[str, JsonObject]:
-    """Return what each source saw: of a number its values before, after, least and most; lists joined; else the last value.
+    """Return the signals of each source over a window, by source.
 
-    ``states`` are (monotonic nanoseconds, source, signals). Extremes, ``throttle`` and ``power_cap`` are those
-    between ``begin_ns`` and ``end_ns``, or of the samples next to that span where none is inside. ``power_cap`` is the
-    share of samples in which it was true.
+    A number has its values before and after the window, and its least and greatest value in it. Lists are joined. A
+    switch becomes the share of samples in which it was true. Of other signals the last value is taken.
+
+    ``states`` are (monotonic nanoseconds, source, signals). Extremes, lists and shares cover the samples from
+    ``begin_ns`` to ``end_ns``. If there is no sample in that span, they cover the samples next to it.
     """
     seen: dict[str, JsonObject] = {}
     for source in dict.fromkeys(name for _, name, _ in states):
@@ -101,17 +105,18 @@ def _summary(key: str, values: Sequence[Any], edges: Sequence[Any]) -> JsonObjec
 
 
 class Window:
-    """Reads the machine's counters before and after a block; ``signals`` then holds
+    """Read the machine's counters before and after a block. After the block, ``signals`` contains:
 
     - ``wall_s``; ``cpu_s`` of this process, threads included; ``cores`` that it may use,
-    - ``foreign_cores``: mean number of those cores that other processes kept busy (``peers``, the process
-      ids of workers that belong to the measurement, and ``helpers``, those of samplers, are not foreign),
-      ``elsewhere_cores`` the same of the machine's other cores, ``steal_cores`` those that the hypervisor took,
-    - ``delay_s``: time in which this process's threads could have run and waited for a core,
+    - ``foreign_cores``: mean number of those cores that other processes kept busy (``peers``, the process ids of
+      workers that belong to the measurement, and ``helpers``, those of samplers, are not foreign),
+    - ``elsewhere_cores``: mean number of the machine's other cores that were busy,
+    - ``steal_cores``: mean number of the cores in use that the hypervisor took,
+    - ``delay_s``: time in which this process's threads could have run but waited for a core,
     - ``voluntary_switches``, ``involuntary_switches``, ``major_faults`` of this process,
     - ``swap_in_pages`` of the whole machine, ``thermal_events`` (x86 counters of thermal throttling).
 
-    Counters tick in 10 ms: windows below a second make ``foreign_cores`` coarse.
+    Counters have a resolution of 10 ms, so ``foreign_cores`` is coarse for windows below one second.
     """
 
     def __init__(
@@ -161,7 +166,7 @@ class Window:
             "major_faults": own.ru_majflt,
         }
         now.update(self._processors())
-        # man 5 proc_schedstat: time on the CPU, time runnable but waiting for one, slices; per thread
+        # Man 5 proc_schedstat gives per thread: time on a CPU, time spent waiting for a CPU, and slices.
         delays = [
             text.split()[1]
             for path in sysfs.each(self._root, "proc/self/task/*/schedstat")
@@ -175,7 +180,9 @@ class Window:
         return now | ({"thermal_events": sum(events)} if events else {})
 
     def _processors(self) -> dict[str, float]:
-        """Return busy and stolen seconds of the cores in use, busy seconds of the others, CPU seconds of peers and helpers."""
+        """Return seconds: busy and stolen of the cores in use, busy of the other cores, CPU time of peers and
+        helpers.
+        """
         busy = steal = 0.0
         lines = (sysfs.text(self._root / "proc/stat") or "").splitlines()
         rows = [line.split() for line in lines if line.startswith("cpu") and line[3:4].isdigit()]

@@ -1,4 +1,4 @@
-"""Read the kernel's small files, below a root that ``HARNESS_SYSROOT`` moves for tests."""
+"""Read the kernel's small files. The environment variable ``HARNESS_SYSROOT`` sets another root, for tests."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def root() -> Path:
 
 
 def text(path: Path) -> str | None:
-    """Return a file's text without blanks around it, or None where it cannot be read."""
+    """Return the text of a file without surrounding white space, or None if it cannot be read."""
     try:
         return path.read_text(errors="replace").strip("\0\n ")
     except OSError:
@@ -27,7 +27,7 @@ def each(below: Path, pattern: str) -> list[Path]:
 
 
 def numbers(below: Path, pattern: str) -> list[float]:
-    """Return the whole numbers in the files that match a glob; files with anything else are left out."""
+    """Return the whole numbers in the files that match a glob. A file with any other content is left out."""
     values = []
     for path in each(below, pattern):
         content = text(path)

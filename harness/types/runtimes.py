@@ -62,11 +62,10 @@ class Session(Protocol):
 @dataclass(frozen=True, kw_only=True)
 class RuntimeEntry(Entry):
     """A runtime. ``export(ctx, part, params)`` runs where torch is and writes into ``ctx.workdir``.
-    ``load(artifact, options)`` runs in the worker.
 
-    ``precision(params)`` names the element type asked for. ``tolerance(params)`` is the greatest
-    difference from the built module that parity allows: max |a - b| over max |b|, on the logits of
-    256 fixed samples. ``devices`` are the kinds it runs on. ``preload`` are the modules that a
+    ``load(artifact, options)`` runs in the worker. ``precision(params)`` names the element type asked for.
+    ``tolerance(params)`` is the greatest difference from the built module that parity allows: max |a - b| over max
+    |b|, on the logits of 256 fixed samples. ``devices`` are the kinds it runs on. ``preload`` are the modules that a
     forkserver imports once, so that workers start fast (imports only).
     """
 

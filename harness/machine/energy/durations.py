@@ -1,6 +1,6 @@
-"""How long a window and the idle time around it last, for the meters that read it.
+"""The lengths of a window and of the idle time around it that meters need.
 
-One value holds the three durations of a set of meters: :class:`Durations`. What waits reads it from here.
+:class:`Durations` holds the three durations of a set of meters. All code that waits for meters takes them from it.
 """
 
 from __future__ import annotations
@@ -13,24 +13,25 @@ from harness.types import MeterInfo, Workload
 __all__ = ["Durations", "interval_s", "lengthened", "longest_s", "needed_time_s"]
 
 FASTEST_S, SLOWEST_S = 0.01, 0.1
-"""A meter is polled at most and at least this often."""
+"""Shortest and longest time in seconds between two polls of a meter."""
 EDGE_ERROR = 0.1
-"""Share of a window's energy that its two edges may hide where a suite asks for no error."""
+"""Largest error of a window's two edges, as a share of its energy, if the suite sets no ``energy_error``."""
 IDLE_READINGS = 6
 SETTLE_S = 0.5
-"""Wait after a load where no meter reads here."""
+"""Wait in seconds after a load if no meter reads on this machine."""
 ROUNDS = 3
-"""How often a window is measured at most, each time longer, for the error that a suite asks for."""
+"""Largest number of times that a window is measured, longer each time, to reach the ``energy_error`` of a suite."""
 LONGEST_IDLE_S = 30.0
-"""Idle time is lengthened together with the window, up to this."""
+"""Largest length in seconds of idle time that is lengthened together with the window."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Durations:
-    """What a set of meters needs, in seconds.
+    """The times that a set of meters needs, in seconds.
 
-    ``settle_s``: after a load, until no reading tells of it any more. ``idle_s``: idle time with enough readings
-    in it, once they have settled. ``window_s``: the window whose edges hide no more than the admitted error.
+    ``settle_s``: the time after a load until its energy no longer affects a reading. ``idle_s``: the idle time, after
+    the readings have settled, that contains enough readings. ``window_s``: the length of a window for which the error
+    of its edges is small enough.
     """
 
     settle_s: float = SETTLE_S
@@ -39,7 +40,7 @@ class Durations:
 
     @classmethod
     def of(cls, meters: Iterable[MeterInfo], error: float | None = None) -> Durations:
-        """Return the greatest duration of any of the meters. ``error`` is relative; the default is 0.1."""
+        """Return durations that are long enough for every meter. ``error`` is relative; the default is 0.1."""
         meters = list(meters)
         if not meters:
             return cls()
@@ -52,18 +53,20 @@ class Durations:
 
 
 def needed_time_s(info: MeterInfo, error: float, clock_error_s: float = 0.0) -> float:
-    """Return the length of a window for which the error of its two edges is within ``error`` of the energy.
+    """Return the length in seconds of a window for which the error of its two edges is within ``error`` of the
+    energy.
 
-    Each edge is known to one reading, of a meter that is polled 100 times a second at most, and to the clock's
-    error.
+    The time of each edge is known to one reading plus the clock's error. A meter is polled at most 100 times a
+    second.
     """
     return 2 * (max(info.period_s, FASTEST_S) + clock_error_s) / error
 
 
 def interval_s(info: MeterInfo) -> float:
-    """Return the seconds between two readings of a polled meter, 0.01 to 0.1: its period, of a counter a quarter.
+    """Return the seconds between two readings of a polled meter, from 0.01 to 0.1.
 
-    A counter's change is known to the poll that saw it.
+    It is the meter's period. For a counter it is a quarter of the period, since the time of a change is known only to
+    the poll that saw it.
     """
     return min(max(info.period_s / (4 if info.quantity == "energy" else 1), FASTEST_S), SLOWEST_S)
 
@@ -93,9 +96,10 @@ def lengthened(workload: Workload, meters: Sequence[MeterInfo]) -> Workload:
 
 
 def longest_s(workload: Workload, meters: Sequence[MeterInfo] = ()) -> float:
-    """Return the time that no measurement exceeds unless one query does. ``meters`` are those read beside it.
+    """Return a time in seconds that a measurement exceeds only if a single query does.
 
-    It is the sum of idle time, warm-up and window, as often as a window is lengthened, and of cooling down.
+    It is the sum of idle time, warm-up and window, times the number of windows, plus the time to cool down.
+    ``meters`` are the meters that are read elsewhere.
     """
     needed = Durations.of(meters, workload.metering.error)
     rounds = ROUNDS if workload.metering.error is not None else 1

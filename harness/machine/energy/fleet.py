@@ -1,4 +1,4 @@
-"""Energy of a fleet: the sum of the readings of its machines in one window, or the reason why there is none."""
+"""Energy of a fleet: the sum of its machines' readings in one window, or the reason why there is no sum."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from harness.types.figures import EnergyReading
 __all__ = ["has_figure", "main_meter", "readings_of"]
 
 FIGURES = {"energy_gross_mj": "gross", "energy_net_mj": "net", "power_gross_w": "gross", "idle_w": "net"}
-"""Figures that are added over machines -> the key of ``withheld`` that says why one is null."""
+"""Figures that are summed over machines -> the key of ``withheld`` with the reason why the figure is null."""
 
 
 def readings_of(energy: Sequence[EnergyReading], devices: Sequence[FleetMember]) -> list[EnergyReading]:
-    """Return the readings of one window that stand for a whole thing; of several machines, their sums.
+    """Return the readings of one window that cover a whole machine or fleet.
 
     Args:
-        energy: all readings of the window. One that watches THING/part stands for the part only and is left out.
+        energy: all readings of the window. A reading that watches THING/part covers only the part, so it is left out.
         devices: the devices of the fleet that took part; empty for a single device.
 
     Returns:
-        For a fleet of several machines one reading for each scope in which a machine was read. A meter of the
-        whole fleet replaces the sum.
+        For one machine its readings. For a fleet of several machines one sum for each scope in which a machine was
+        read; a meter that reads the whole fleet replaces the sum.
     """
     whole = [reading for reading in energy if "/" not in (reading.watches or "")]
     machines: dict[str, list[str]] = {}
@@ -52,10 +52,10 @@ def readings_of(energy: Sequence[EnergyReading], devices: Sequence[FleetMember])
 
 
 def main_meter(readings: Sequence[EnergyReading]) -> str:
-    """Return the name of the meter whose readings count, where several read the same.
+    """Return the name of the meter whose readings count if several meters read the same thing.
 
-    Measured comes before modelled, a counter of energy before integrated power, then the meter with more figures,
-    then the one with the smaller mean uncertainty.
+    Measured readings come before modelled ones. After that, a counter of energy comes before integrated power, then
+    the meter with more figures, then the one with the smaller mean uncertainty.
     """
     count = Counter(reading.meter for reading in readings if has_figure(reading))
     counters = {reading.meter for reading in readings if reading.quantity == "energy"}
@@ -70,12 +70,12 @@ def main_meter(readings: Sequence[EnergyReading]) -> str:
 
 
 def has_figure(reading: EnergyReading) -> bool:
-    """Return whether a reading has an energy of one inference, gross or net."""
+    """Return whether a reading has the gross or the net energy of one inference."""
     return reading.energy_gross_mj is not None or reading.energy_net_mj is not None
 
 
 def _sum(scope: str, each: Mapping[str, EnergyReading | None]) -> EnergyReading:
-    """Add the readings of the machines; a figure that one machine lacks is null in the sum."""
+    """Return the sum of the machines' readings. A figure that one machine lacks is null in the sum."""
     present = [reading for reading in each.values() if reading is not None]
     methods = sorted({str(reading.method) for reading in present})
     withheld: dict[str, str] = {}

@@ -1,4 +1,4 @@
-"""Joules of a span of time from a meter's readings, and their uncertainty.
+"""Energy of a span of time from a meter's readings, in joules with its uncertainty.
 
 Each part of an uncertainty is expanded to 95%; see :mod:`harness.machine.energy.reading`.
 """
@@ -19,7 +19,7 @@ __all__ = ["K", "UNIFORM", "Joules", "Series", "Span", "Track", "WithheldError",
 
 K = 1.96
 UNIFORM = K / math.sqrt(3)
-"""Expanded uncertainty over the bound of a uniform error (GUM 4.3.7)."""
+"""Expanded uncertainty of an error that is uniform within a bound, divided by that bound (GUM 4.3.7)."""
 
 MIN_READINGS = 3
 GAP_PERIODS = 5
@@ -27,9 +27,11 @@ GAP_PERIODS = 5
 
 @dataclass(frozen=True, kw_only=True)
 class Series:
-    """What one meter read: times (true, monotonic) and joules since an arbitrary start, or watts; both [n].
+    """The readings of one meter: ``ns`` are true times on the monotonic clock, ``value`` is joules or watts; both
+    [n].
 
-    ``error``: why the meter ended early. ``clock_error_s``: greatest error between its clock and the load's.
+    Joules count from an arbitrary start. ``error``: why the meter ended early. ``clock_error_s``: greatest difference
+    between the meter's clock and the load's, in seconds.
     """
 
     info: MeterInfo
@@ -41,19 +43,23 @@ class Series:
 
 @dataclass(frozen=True)
 class Span:
-    """Begin and end of a span, on the monotonic clock of the load."""
+    """Begin and end of a span, in nanoseconds on the monotonic clock of the load."""
 
     begin_ns: int
     end_ns: int
 
 
 class WithheldError(Exception):
-    """A figure cannot be given; the text is the reason."""
+    """A figure cannot be given. The message is the reason."""
 
 
 @dataclass(frozen=True)
 class Joules:
-    """Joules of a span, and the parts of their uncertainty. ``missed`` is that of the ends that mean power leaves out."""
+    """The joules of a span, and the parts of their uncertainty, in joules.
+
+    ``edge`` comes from the two edges, ``gaps`` from the time between samples. ``missed`` comes from the two ends of
+    the span that a mean power leaves out.
+    """
 
     joules: float
     edge: float
@@ -62,11 +68,11 @@ class Joules:
 
 
 class Track:
-    """Readings as points: ``t`` seconds after an origin, known to +-``half``, and the ``value`` then; all [n].
+    """Readings as points: ``t`` in seconds after an origin, known to +-``half``, and the ``value`` then; all [n].
 
     A counter changes every period, and a poll sees the change a little later. Its points are the polls that saw a
-    change, which happened between the last two polls, and at most a period ago. A power reading is the mean over the
-    averaging time before it, so its points lie half of that time earlier.
+    change. The change happened between the last two polls, and at most one period before the poll. A power reading is
+    the mean over the averaging time before it. Its point therefore lies half of that time earlier.
     """
 
     def __init__(self, series: Series, origin_ns: int) -> None:
@@ -78,7 +84,7 @@ class Track:
             raise WithheldError("the meter's times go back")
         if not np.all(np.isfinite(series.value)):
             raise WithheldError("the meter gave what is no number")
-        last = np.append(np.diff(series.ns) > 0, True)  # of readings at one time
+        last = np.append(np.diff(series.ns) > 0, True)  # the last of several readings with one time
         self.polls = polls = (series.ns[last] - origin_ns) / 1e9
         self.value = value = series.value[last].astype(np.float64)
         between = float(np.median(np.diff(polls))) if len(polls) > 1 else 0.0
@@ -96,10 +102,12 @@ class Track:
         return f": {self.error}" if self.error else ""
 
     def check(self, begin: float, end: float, slack: float = 0.0) -> None:
-        """Check that readings cover the span, up to ``slack`` intervals at its ends, without too long a gap.
+        """Check that the readings cover the span and have no long gap.
+
+        They may begin and end up to ``slack`` intervals inside the span.
 
         Raises:
-            WithheldError: they do not.
+            WithheldError: they do not cover it, or a gap is too long.
         """
         polls, most = self.polls, slack * self.interval
         if polls[0] > begin + most:
@@ -111,20 +119,28 @@ class Track:
         first = int(np.searchsorted(polls, begin, "right")) - 1
         last = int(np.searchsorted(polls, end + self.info.averaging_s, "left"))
         gaps = np.diff(polls[max(first, 0) : last + 1])
-        if self.counter:  # it continues to count in a gap: only what the edges fall into is lost
+        if self.counter:  # a counter counts on in a gap, so only gaps at the edges matter
             gaps = np.append(gaps[:1], gaps[-1:])
         gap = gaps.max(initial=0.0)
         if gap > GAP_PERIODS * self.interval:
             raise WithheldError(f"a gap of {gap:.3g} s between readings due every {self.interval:.3g} s")
 
     def enough(self, n: int, seconds: float) -> None:
-        """Raise :class:`WithheldError` for fewer than three readings."""
+        """Check that ``n`` readings are enough for a span of ``seconds``.
+
+        Raises:
+            WithheldError: there are fewer than three readings.
+        """
         if n < MIN_READINGS:
             what = "changes of the counter" if self.counter else "readings"
             raise WithheldError(f"{n} {what} in {seconds:.3g} s, at least {MIN_READINGS} are needed")
 
     def steps(self, i: int, j: int) -> NDArray[np.float64]:
-        """Return the joules between neighbours of the points i..j of a counter."""
+        """Return the joules between neighbouring points of a counter, from point i to point j.
+
+        Raises:
+            WithheldError: the counter went back.
+        """
         steps: NDArray[np.float64] = np.diff(self.value[i : j + 1])
         if np.any(steps < 0):
             raise WithheldError(f"the counter went back by {-steps.min():.3g} J")
@@ -132,17 +148,20 @@ class Track:
 
     @cached_property
     def unit(self) -> float:
-        """The greatest possible resolution of the counter: its steps are multiples of it, and so are their differences."""
+        """Return the largest possible resolution of the counter, in joules.
+
+        The steps of the counter are multiples of its resolution, and so are the differences of the steps.
+        """
         levels = np.diff(np.unique(np.append(0.0, np.abs(np.diff(self.value)))))
         return float(levels[levels > 4 * np.spacing(np.abs(self.value).max())].min(initial=np.inf))
 
 
 def integral(track: Track, begin: float, end: float) -> Joules:
-    """Return the joules from ``begin`` to ``end``, interpolated at both.
+    """Return the joules from ``begin`` to ``end``. The readings are interpolated at both edges.
 
-    A sensor that averages over A smears each edge over A/2 to both sides. So power is integrated from A/2 before
-    to A/2 after the span, which holds all that happened in it; of what was outside, half of the margin is
-    counted, and taken off at the power read there.
+    A sensor that averages over A smears each edge over A/2 to both sides. Power is therefore integrated from A/2
+    before the span to A/2 after it. This integral contains all energy of the span, and half of the energy in the two
+    margins. The half is subtracted, at the power that was read there.
     """
     track.check(begin, end)
     smear = 0.0 if track.counter else track.info.averaging_s / 2
@@ -161,7 +180,10 @@ def integral(track: Track, begin: float, end: float) -> Joules:
 
 
 def mean_power(track: Track, begin: float, end: float, slack: float = GAP_PERIODS) -> Joules:
-    """Return the span's length times the mean power of the readings that hold nothing from outside the span."""
+    """Return the length of the span times a mean power, in joules.
+
+    The mean is over the readings that contain nothing from outside the span.
+    """
     track.check(begin, end, slack)
     before = track.half if track.counter else track.info.averaging_s / 2 + track.info.period_s
     after = track.half if track.counter else track.info.averaging_s / 2
@@ -187,9 +209,10 @@ def _trapezoid(t: NDArray[np.float64], value: NDArray[np.float64]) -> float:
 def _gaps(t: NDArray[np.float64], value: NDArray[np.float64]) -> float:
     """Return the uncertainty of power between its samples, estimated from the samples.
 
-    Each is compared with the line between its two neighbours. Were samples independent, the square of the
-    difference would be 1 + a^2 + b^2 times their variance (a, b: the neighbours' weights); a straight line has
-    none. Neighbouring differences share samples: Student's factor has half as many degrees of freedom.
+    Each sample is compared with the line between its two neighbours. On a straight line the difference is zero. For
+    independent samples the expected square of the difference is 1 + a^2 + b^2 times their variance, where a and b are
+    the weights of the neighbours. Neighbouring differences share samples, so Student's factor takes half as many
+    degrees of freedom.
     """
     wide = t[2:] - t[:-2]
     a = (t[2:] - t[1:-1]) / wide
@@ -206,9 +229,9 @@ def _student(degrees: int) -> float:
 def _power_edges(track: Track, i: int, j: int) -> float:
     """Return the uncertainty at both edges of power.
 
-    Power may change anywhere between two samples, and up to a period before it was read. Both errors have the same sign
-    where the load begins and ends with the span, so their bounds are added. Outside, a sensor that averages must read
-    the power beside the edge.
+    Power may change at any time between two samples, and up to one period before it was read. If the load begins and
+    ends with the span, the errors of the two causes have the same sign, so their bounds are added. A sensor that
+    averages must also read the power beside the edge, outside the span.
     """
     info, t, value = track.info, track.t, track.value
     reach, squares = info.averaging_s + info.period_s, 0.0
@@ -223,8 +246,8 @@ def _power_edges(track: Track, i: int, j: int) -> float:
 def _counter_edges(track: Track, i: int, j: int, begin: float, end: float) -> float:
     """Return the uncertainty at both edges of a counter. An edge lies a fraction f into a step.
 
-    The step's joules may have come at any moment of it, in one burst at worst: that has variance f (1 - f) step^2. The
-    times of both updates, the clock and the resolution are added.
+    The joules of a step may come at any time within it, in the worst case all at once. The variance of that case is f
+    (1 - f) step^2. The uncertainties of the times of both updates, of the clock and of the resolution are added.
     """
     track.steps(i, j)
     variance = 2 * track.unit**2 / 12

@@ -1,14 +1,14 @@
 """Energy of a window from a meter's readings: gross, net of idle, and its uncertainty.
 
-Every uncertainty here is expanded to 95% (JCGM 100:2008, "GUM", section 6): the true energy lies within +-u in
-at least 95 of 100 windows. A part of which only a bound is known (calibration, clocks, edges) is taken as
-uniform within it (GUM 4.3.7), its standard uncertainty being bound / sqrt(3); parts add in squares:
+Every uncertainty here is expanded to 95% (JCGM 100:2008, "GUM", section 6): the true energy lies within +-u in at
+least 95 of 100 windows. If only a bound of a part is known (calibration, clocks, edges), the part is taken as uniform
+within the bound (GUM 4.3.7), with the standard uncertainty bound / sqrt(3). The parts add in squares:
 
     u_gross^2 = calibration^2 + edge^2 + gaps^2        u_net^2 = u_gross^2 + (T * u_idle)^2
 
-It does not include the standard error over repeats, which is computed where repeats are joined. Nor does it include
-what no reading shows: momentary power that is sampled at even times misses a load in step with the samples, and has a
-note that says so.
+The uncertainty does not include the standard error over repeats, which is computed where repeats are joined. It also
+does not include errors that no reading shows. For example, momentary power that is sampled at even intervals misses a
+load that is in step with the samples. Such a reading has a note.
 """
 
 from __future__ import annotations
@@ -43,15 +43,16 @@ def read_window(
     mean_latency_s: float | None = None,
     error: float | None = None,
 ) -> Reading:
-    """Return the energy of ``load``, gross, and net of the mean of idle ``before`` and ``after`` it.
+    """Return the energy of the window ``load``: gross, and net of the mean power of idle ``before`` and ``after`` it.
 
-    ``method``: ``default`` shares the window's energy among its inferences; ``devit`` takes mean latency times
-    (mean power - idle power) instead (DeViT, section V-A); ``mlperf`` takes the mean power of the readings
-    strictly inside the window, and subtracts no idle (MLPerf Power). A figure whose relative uncertainty is
-    over ``error`` is withheld. Nothing is extrapolated, and nothing is guessed.
+    ``method`` names the rules. ``default`` divides the window's energy by its inferences. ``devit`` takes mean
+    latency times (mean power - idle power) instead (DeViT, section V-A). ``mlperf`` takes the mean power of the
+    readings strictly inside the window, and subtracts no idle (MLPerf Power). A figure whose relative uncertainty is
+    over ``error`` is withheld. Nothing is extrapolated or guessed: a figure that the readings do not support is None,
+    with the reason in ``withheld``.
 
     Raises:
-        ValueError: ``method`` is ``devit`` and there is no mean latency; the window has no length.
+        ValueError: ``method`` is ``devit`` and there is no mean latency, or the window has no length.
     """
     if method == "devit" and mean_latency_s is None:
         raise ValueError("method 'devit' needs the mean latency")
@@ -124,7 +125,7 @@ def _net(
     after: Span | None,
     error: float | None,
 ) -> Reading:
-    """Return the reading with idle subtracted. The difference of both idle times is part of the uncertainty."""
+    """Return the reading with idle subtracted. The difference of the two idle powers is a part of the uncertainty."""
     try:
         first, u_first = _idle(track, before, origin, "before")
         reading = replace(reading, idle_before_w=first)
@@ -156,7 +157,7 @@ def _net(
 
 
 def _idle(track: Track, span: Span | None, origin: int, name: str) -> tuple[float, float]:
-    """Return the mean watts of an idle time, and their uncertainty."""
+    """Return the mean power of an idle time and its uncertainty, in watts."""
     if span is None:
         raise WithheldError(f"idle {name} the load was not measured")
     length = (span.end_ns - span.begin_ns) / 1e9
@@ -199,9 +200,10 @@ def _notes(track: Track, method: Method) -> tuple[str, ...]:
 
 
 def cross_check(readings: Sequence[Reading]) -> list[Reading]:
-    """Return the readings, each with its difference from others of the same scope of the same thing.
+    """Return the readings, each with its relative difference from other readings of the same thing in the same scope.
 
-    Counter and integrated power of one GPU are known to differ by up to a factor of two; above 10% it is noted.
+    The counter and the integrated power of one GPU are known to differ by up to a factor of two. A difference of more
+    than 10% gets a note.
     """
     checked = []
     for this in readings:
