@@ -1,4 +1,4 @@
-"""Names that authors of backends, runtimes and meters import in addition to those of :mod:`harness.types`.
+"""Names that authors of backends, runtimes and meters import beside those of :mod:`harness.types`.
 
 A name is imported from its module when it is first used. Therefore a meter that reads sysfs does not import numpy.
 """

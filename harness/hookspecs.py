@@ -76,8 +76,7 @@ def harness_compressors() -> Iterable[CompressorEntry]:
 
 @hookspec
 def harness_partitioners() -> Iterable[PartitionerEntry]:
-    """Return the partitioners of the plugin. A suite names one under ``partition:``. Parts may run on several
-    devices.
+    """Return the partitioners of the plugin. A suite names one under ``partition:``.
 
     Example::
 
@@ -97,8 +96,7 @@ def harness_partitioners() -> Iterable[PartitionerEntry]:
 
 @hookspec
 def harness_placers() -> Iterable[PlacerEntry]:
-    """Return the placers of the plugin, which map parts to the devices of a fleet. A suite names one under
-    ``place:``.
+    """Return the placers of the plugin. A suite names one under ``place:``. A placer maps parts to devices.
 
     Example::
 

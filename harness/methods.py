@@ -1,5 +1,4 @@
-"""Names that authors of models, compressors, partitioners and placers import in addition to those of
-:mod:`harness.types`.
+"""Names that authors of models, compressors, partitioners and placers import beside those of :mod:`harness.types`.
 
 The names are documented in docs/hooks.md and do not change. A name is imported from its module when it is first used,
 so that importing this module loads neither torch nor numpy.

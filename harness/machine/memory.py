@@ -29,8 +29,10 @@ _KEYS = {"VmRSS": "rss", "VmHWM": "peak", "RssAnon": "anonymous", "RssFile": "fi
 
 
 def usage(status: Path = Path("/proc/self/status")) -> dict[str, int]:
-    """Return bytes by name: ``rss``, its ``peak`` since the last reset, its ``anonymous`` and ``file`` pages, and
-    ``swap``.
+    """Return the memory of this process in bytes.
+
+    The keys are ``rss``, its ``peak`` since the last reset, its ``anonymous`` and ``file`` pages, and ``swap``. It is
+    empty if the kernel does not give it.
     """
     try:
         lines = status.read_text().splitlines()
@@ -113,10 +115,10 @@ class ProcessMemory:
     def mark_baseline(self) -> None:
         """Take the present size of the process as its baseline, and reset the peak.
 
-        After a model is loaded, do nothing. The worker calls this before it loads the first model. A runtime calls it
-        once more inside ``load``, after it imported its library and before it reads the model. A library that
-        allocates at first use must have run something small of the same kind before. The baseline then contains the
-        framework and no model.
+        After a model is loaded, the call has no effect. The worker calls this before it loads the first model. A
+        runtime calls it once more inside ``load``, after it imported its library and before it reads the model. A
+        library that allocates at first use must have run something small of the same kind before. The baseline then
+        contains the framework and no model.
         """
         if self._loading_peaks:
             return
@@ -146,8 +148,9 @@ class ProcessMemory:
         return max([*loading, running - inputs])
 
     def baseline(self) -> Mapping[str, int]:
-        """Return the bytes that :meth:`mark_baseline` read: ``rss``, ``anonymous``, ``file``, and the system's
-        ``available``.
+        """Return what :meth:`mark_baseline` read, in bytes.
+
+        The keys are ``rss``, ``anonymous``, ``file``, and the system's ``available``.
         """
         return dict(self._baseline)
 

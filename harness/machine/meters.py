@@ -1,6 +1,6 @@
 """Find the meters and watches that answer, and those that the cells of a device read.
 
-Used in planning; measures nothing.
+Planning uses this module. It measures nothing.
 """
 
 from __future__ import annotations

@@ -32,9 +32,7 @@ ZONES = "sys/class/thermal/thermal_zone*/temp"
 
 
 def watch() -> Watch | None:
-    """Return a :data:`~harness.types.Watch` of the state that Linux shows of this machine, or None if it shows
-    nothing.
-    """
+    """Return a :data:`~harness.types.Watch` of this machine's state in Linux, or None if Linux shows nothing."""
     root = sysfs.root()
     return (lambda: _linux(root)) if _linux(root) else None
 
@@ -180,8 +178,10 @@ class Window:
         return now | ({"thermal_events": sum(events)} if events else {})
 
     def _processors(self) -> dict[str, float]:
-        """Return seconds: busy and stolen of the cores in use, busy of the other cores, CPU time of peers and
-        helpers.
+        """Return counters in seconds.
+
+        ``busy_s`` and ``steal_s`` are of the cores in use, ``elsewhere_s`` is the busy time of the other cores, and
+        ``others_s`` is the CPU time of peers and helpers.
         """
         busy = steal = 0.0
         lines = (sysfs.text(self._root / "proc/stat") or "").splitlines()

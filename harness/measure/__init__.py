@@ -1,1 +1,1 @@
-"""Measuring. In: one cell of a plan. Out: the fields of its record."""
+"""Measure one cell. In: a cell of a plan. Out: the fields of its record."""

@@ -1,4 +1,4 @@
-"""Accuracy of exported artifacts: on the device, or on this host where a device is another machine."""
+"""Accuracy of exported artifacts: on the device, or on this host if the device is another machine."""
 
 from __future__ import annotations
 
@@ -27,13 +27,16 @@ __all__ = ["Infer", "check_parity", "chunk", "predict_split", "worker_on_host"]
 
 
 class InferBatches(Protocol):
-    """Returns logits [n, classes] for images [n, ...], inferred in queries of ``batch``."""
+    """A function that returns logits [n, classes] for images [n, ...], inferred in queries of ``batch`` images."""
 
     def __call__(self, images: Images, batch: int, /) -> Logits: ...
 
 
 class Infer:
-    """Returns logits [n, classes] for images [n, ...], which it sends to a device or worker in bounded pieces."""
+    """A function from images [n, ...] to logits [n, classes].
+
+    It sends the images to a device or worker in pieces of bounded size.
+    """
 
     def __init__(self, infer: InferBatches, batch: int) -> None:
         self._infer, self._batch = infer, batch
@@ -45,18 +48,21 @@ class Infer:
 
 
 def chunk(images: NDArray[Any], batch: int, most_bytes: int = 2**25) -> int:
-    """Return how many images to hand over at once: whole batches of at most 32 MiB as float32, at least one batch."""
+    """Return how many images to send at once, a multiple of ``batch``.
+
+    They take at most ``most_bytes`` (32 MiB by default) as float32, but there is always at least one batch.
+    """
     fitting = most_bytes // (4 * images[0].size)
     return int(max(batch, fitting // batch * batch))
 
 
 def check_parity(infer: Infer, images: Images, reference: Logits, tolerance: float) -> Parity:
-    """Compare the logits of ``infer`` for ``images`` with ``reference``, float32 [n, classes]."""
+    """Return the comparison of ``infer``'s logits for ``images`` with ``reference``, float32 [n, classes]."""
     return compare(reference, infer(images), tolerance)
 
 
 def predict_split(infer: Infer, data: CellData) -> Predictions:
-    """Predict the whole test split. Oracle predictions are made where the export has groups of classes."""
+    """Predict the whole test split. Oracle predictions are made if the export has groups of classes."""
     labels, groups = data.labels, data.export.groups
     predictions, ranks, oracle = [], [], []
     classes = sum(map(len, groups))

@@ -1,7 +1,7 @@
-"""Measuring one cell: deploy its parts, generate the load, check parity, evaluate accuracy.
+"""Measure one cell: deploy its parts, generate the load, check parity, evaluate accuracy.
 
 Latency, energy and memory come from the same worker processes and window. Accuracy is that of the exported artifact,
-at the batch size of the scenario: on the device, or on this host where a part runs on another machine.
+at the batch size of the scenario. It is evaluated on the device, or on this host if a part runs on another machine.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from harness.types.plan import Cell
 __all__ = ["CellFailure", "CellLost", "measure_cell"]
 
 REMOTE_SAMPLES = 32
-"""Images that a window cycles through where each must cross a link."""
+"""Number of images that a window cycles through if each image must cross a link."""
 
 
 class CellFailure(CellError):
@@ -36,7 +36,7 @@ class CellFailure(CellError):
 
 
 class CellLost(CellFailure):
-    """A board does not answer, or not any more. The cell is tried again when the board answers. ``board`` is its name."""
+    """A board does not answer. The cell is tried again when the board answers. ``board`` is the board's name."""
 
     def __init__(self, message: str, *, board: str) -> None:
         super().__init__(message, stage="measure")
@@ -49,14 +49,14 @@ def measure_cell(
     """Measure one cell in fresh worker processes.
 
     Args:
-        cell: the cell; its artifacts are in ``store``.
-        plugins: backends and runtimes.
-        store: the artifacts.
-        cache: predictions of other cells that must give the same.
-        preprocess_ms: time to decode and preprocess one image, where it was measured.
+        cell: the cell. Its artifacts are in ``store``.
+        plugins: the plugins with the cell's backends and runtime.
+        store: the store of artifacts.
+        cache: predictions of other cells that must have the same predictions.
+        preprocess_ms: time to decode and preprocess one image in milliseconds, or None if it was not measured.
 
     Raises:
-        CellLost: a board does not answer, or not any more.
+        CellLost: a board does not answer.
         CellFailure: a worker died, an artifact did not load, or parity was broken.
     """
     try:
@@ -100,7 +100,7 @@ def _measure(
             raise CellFailure(_broken(parity, runtime.name), stage="parity")
         on: Literal["host", "device"] = "host" if deployed.remote and "cpu" in runtime.devices else "device"
         predictions = evaluator.on_devices(infer) if on == "device" else None
-    if predictions is None:  # the boards are not held meanwhile
+    if predictions is None:  # the boards are free during this
         predictions = evaluator.on_host()
     raw = RawResult(
         samples=samples,
@@ -116,7 +116,10 @@ def _measure(
 
 
 def _sends_images(deployed: Deployed, load: Workload) -> bool:
-    """Return whether to measure a window without the input's transfer: for a closed loop whose images are sent."""
+    """Return whether to measure a second window, without the input's transfer.
+
+    It is measured for a closed loop whose images are sent to other devices.
+    """
     takers = [part.name for part in deployed.graph.parts if IMAGE in part.inputs]
     sent = any(deployed.places[name] != deployed.central_index for name in takers)
     return sent and load.scenario == "single-stream" and load.generator == "harness"

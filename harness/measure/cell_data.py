@@ -1,4 +1,4 @@
-"""What one cell is measured with, opened once: its export, its test split, the logits that it must give."""
+"""The data with which one cell is measured, opened once: its export, its test split, and the reference logits."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class CellData:
     """A cell with its opened artifacts.
 
     ``images``: uint8 [n, height, width, channels], mapped from disk. ``labels``: int [n]. ``reference``: float32
-    [samples, classes], logits of the built model on the parity samples.
+    [samples, classes], the logits of the built model on the parity samples.
     """
 
     cell: Cell
@@ -43,7 +43,7 @@ class CellData:
         return self._preprocessed(np.asarray(self.images[parity_indices(len(self.images))]))
 
     def preprocessed(self, size: int) -> Iterator[tuple[int, NDArray[np.float32]]]:
-        """Yield (index of its first image, float32 [up to size, channels, height, width]) over the test split."""
+        """Yield the test split in pieces: (index of the first image, float32 [up to size, channels, height, width])."""
         for start in range(0, len(self.images), size):
             yield start, self._preprocessed(np.asarray(self.images[start : start + size]))
 
@@ -55,7 +55,7 @@ def open_cell(cell: Cell, store: Store) -> CellData:
     """Open the artifacts of a cell, which are in the store.
 
     Raises:
-        StorageError: one is damaged.
+        StorageError: an artifact is damaged.
     """
     return CellData(
         cell=cell,

@@ -1,4 +1,6 @@
-"""Deploys a cell: loads its parts on the devices, connects the central node, and shares its windows with the others."""
+"""Deploy a cell: load its parts on the devices, connect the central node, and share its windows with the other
+devices.
+"""
 
 from __future__ import annotations
 
@@ -33,9 +35,8 @@ __all__ = ["Deployed", "deploy", "graph_of", "device_names", "places_of", "store
 class Deployed:
     """The opened devices of a cell, by their index in the fleet.
 
-    ``places``: part -> index of its device. ``facts``: part -> facts of its session.
-
-    ``meters`` are those that are read beside the central device's own.
+    ``places``: part -> index of its device. ``facts``: part -> facts of its session. ``meters``: the meters of the
+    devices other than the central one.
     """
 
     devices: Mapping[int, Device]
@@ -47,21 +48,21 @@ class Deployed:
 
     @property
     def central(self) -> Device:
-        """The device that fuses."""
+        """Return the device that has the image and gives the answer."""
         return self.devices[self.central_index]
 
     @property
     def remote(self) -> bool:
-        """Whether a part runs on another machine."""
+        """Return whether a part runs on another machine."""
         return any(device.remote for device in self.devices.values())
 
     @property
     def peers(self) -> dict[int, Device]:
-        """All other devices."""
+        """Return the devices other than the central one, by index."""
         return {index: device for index, device in self.devices.items() if index != self.central_index}
 
     def measure(self, load: Workload, images: Any) -> tuple[Samples, dict[int, DeviceReport]]:
-        """Generate the load at the central node; return its samples and the report of every other device.
+        """Generate the load at the central node. Return its samples, and by index the report of every other device.
 
         The times of the window are converted from the clock of the central device to that of each other device,
         through the clock of this machine.
@@ -85,7 +86,10 @@ def _carried(
     first: Mapping[int, Clock],
     last: Mapping[int, Clock],
 ) -> tuple[dict[str, tuple[int, int]], int]:
-    """Return spans on the clock of device ``target``, and their error in nanoseconds: of both clocks, and their drift."""
+    """Return the spans on the clock of device ``target``, and their error in nanoseconds.
+
+    The error includes the errors of both clocks and their drift.
+    """
 
     def apart(clocks: Mapping[int, Clock]) -> int:
         return clocks[target].offset_ns - clocks[source].offset_ns
@@ -102,7 +106,7 @@ def _carried(
 
 
 def deploy(cell: Cell, export: ExportMeta, plugins: Plugins, store: Store, stack: ExitStack) -> Deployed:
-    """Load every part on its device and connect them. ``stack`` closes the devices, the central one first.
+    """Load every part on its device, and connect the devices. ``stack`` closes the devices, the central one first.
 
     Raises:
         DeviceError: a device cannot be used, or an artifact does not load.
@@ -147,13 +151,13 @@ def deploy(cell: Cell, export: ExportMeta, plugins: Plugins, store: Store, stack
 
 
 def places_of(cell: Cell, export: ExportMeta) -> dict[str, int]:
-    """Return part -> index of its device."""
+    """Return the device of each part: part -> index of the device in the fleet."""
     placement = cell.task.placement or {}
     return {part.name: placement.get(part.name, 0) for part in export.parts}
 
 
 def device_names(task: CellTask) -> list[str]:
-    """Return a unique name for each device of a fleet; a device that is in it again gets a number, ``here-2``."""
+    """Return a unique name for each device of a fleet. Repeated names get a number: ``here``, ``here-2``."""
     names: list[str] = []
     for spec in task.specs:
         count, name = 1, spec.name
@@ -165,7 +169,10 @@ def device_names(task: CellTask) -> list[str]:
 
 
 def graph_of(export: ExportMeta, raw: DataFacts | None = None) -> Graph:
-    """Return the graph of an export's parts. ``raw``: images are sent as pixels of this data, not as tensors."""
+    """Return the graph of an export's parts.
+
+    With ``raw``, images are sent to other devices as raw pixels of this data, otherwise as preprocessed tensors.
+    """
     parts = tuple(
         GraphPart(
             name=part.name,
@@ -182,5 +189,5 @@ def graph_of(export: ExportMeta, raw: DataFacts | None = None) -> Graph:
 
 
 def stored_artifact(artifact: Artifact, store: Store, key: str) -> Artifact:
-    """Return ``artifact``, whose path is relative to the folder of ``key``, with its path in the store."""
+    """Return ``artifact`` with its path in the store instead of its path relative to the folder of ``key``."""
     return replace(artifact, path=store.folder(key) / artifact.path)

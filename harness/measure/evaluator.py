@@ -1,4 +1,4 @@
-"""Predictions on the whole test split: of the devices, of this host, and without some parts. Each is kept."""
+"""Predictions on the whole test split: of the devices, of this host, and without some parts. All are cached."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ __all__ = ["Evaluator"]
 
 @dataclass(frozen=True)
 class Evaluator:
-    """Evaluates one cell, or returns what is kept of another cell that must give the same."""
+    """The evaluation of one cell. It takes cached predictions of other cells that must have the same predictions."""
 
     data: CellData
     cache: PredictionCache
@@ -34,7 +34,7 @@ class Evaluator:
     runtime: RuntimeEntry
 
     def on_devices(self, infer: Infer) -> Predictions:
-        """Return the predictions of the cell's devices."""
+        """Return the predictions of the cell's devices. ``infer`` runs if they are not cached."""
         cell = self.data.cell
         task = cell.task
         code = code_that_measures(cell.origins)
@@ -43,7 +43,7 @@ class Evaluator:
         return self._predictions([*key, task.measure.batch], label, lambda: predict_split(infer, self.data))
 
     def on_host(self) -> Predictions:
-        """Return the predictions of a worker on this host's CPU. They serve all boards and placements."""
+        """Return the predictions of a worker on this host's CPU. They are valid for all boards and placements."""
         cell = self.data.cell
         batch = cell.task.measure.batch
         key = ["evaluation", "host", cell.export, cell.data, cell.task.threads, batch]
@@ -60,7 +60,10 @@ class Evaluator:
         return Predictions(**self.cache.get_or_make(key, label, lambda: make().to_arrays()))
 
     def without_parts(self) -> MissingParts:
-        """Return accuracy by number of missing parts, or why there is none; empty where it is not asked for."""
+        """Return the accuracy for each number of missing parts, or the reason why there is none.
+
+        The result is empty if the suite does not ask for it.
+        """
         cell = self.data.cell
         most = cell.task.measure.robustness
         if most is None:

@@ -1,4 +1,4 @@
-"""The fields of a cell's record: what is known before it is measured, and what was measured."""
+"""The fields of a cell's record: those that are known before it is measured, and those that are measured."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 __all__ = ["KnownBefore", "fields_known_before", "record_fields"]
 
 NOT_IN_DETAILS = ("meters", "external")
-"""Details of a device that are not in a record: how meters are opened."""
+"""Keys of a device's details that a record does not contain. They say how meters are opened."""
 
 
 # --- before measuring -----------------------------------------------------------------------------
@@ -55,7 +55,7 @@ NOT_IN_DETAILS = ("meters", "external")
 
 @dataclass(frozen=True, kw_only=True)
 class KnownBefore:
-    """The fields of a record that are known even if the cell fails: where and how it was to be measured."""
+    """The fields of a record that are known even if the cell fails: where and how the cell is measured."""
 
     device: DeviceBlock
     runtime: RuntimeBlock
@@ -65,7 +65,7 @@ class KnownBefore:
 
 
 def fields_known_before(cell: Cell) -> KnownBefore:
-    """Return the fields of a cell's record that its plan knows."""
+    """Return the fields of a cell's record that follow from the plan."""
     task = cell.task
     data = task.data
     return KnownBefore(
@@ -110,9 +110,9 @@ def _device(cell: Cell) -> DeviceBlock:
 
 
 def _provenance(infos: Sequence[DeviceInfo]) -> Provenance:
-    """Return ``emulated`` where a machine stands in a fleet twice, or a device is a virtual board.
+    """Return ``emulated`` if a machine is in the fleet twice or a device is a virtual board, else ``measured``.
 
-    Workers of one machine share its cores and need no network, so they are not a fleet of boards.
+    Several workers of one machine are not a fleet of boards, since they share its cores and need no network.
     """
     machines = [machine_of(info) for info in infos]
     shared = len(set(machines)) < len(machines)
@@ -125,7 +125,7 @@ def _provenance(infos: Sequence[DeviceInfo]) -> Provenance:
 def record_fields(data: CellData, raw: RawResult, preprocess_ms: float | None) -> Measured:
     """Return the fields of the record of a cell that was measured.
 
-    ``preprocess_ms``: time to decode and preprocess one image, where it was measured.
+    ``preprocess_ms``: time to decode and preprocess one image in milliseconds, or None if it was not measured.
     """
     cell, export, deployed = data.cell, data.export, raw.deployed
     known = fields_known_before(cell)
@@ -173,7 +173,7 @@ def record_fields(data: CellData, raw: RawResult, preprocess_ms: float | None) -
 
 
 def _together(samples: Samples, central: str, reports: Mapping[str, DeviceReport]) -> Samples:
-    """Return the central device's samples with the reports of the other devices in its own report, by name."""
+    """Return the central device's samples, with the reports of the other devices merged into its report by name."""
     if not reports:
         return samples
     here = samples.here.read_on(central)
@@ -185,7 +185,9 @@ def _together(samples: Samples, central: str, reports: Mapping[str, DeviceReport
 def _status(
     cell: Cell, samples: Samples, energy: Sequence[EnergyReading], members: Sequence[FleetMember]
 ) -> tuple[Literal["ok", "partial"], str]:
-    """Return ``partial`` with a reason where answers are missing, or energy that the suite requires; else ``ok``."""
+    """Return ``partial`` with a reason if answers are missing, or if energy is missing that the suite requires; else
+    ``ok``.
+    """
     if samples.parts.outcome is not None:
         lost = int((samples.parts.outcome == 2).sum())
         if lost:
@@ -239,7 +241,7 @@ def _accuracy(data: CellData, raw: RawResult) -> Accuracy:
 
 
 def _counts(parts: Sequence[ExportedPart], places: Mapping[str, int]) -> Counts:
-    """Return totals over the parts, fusion included; ``weight_bytes`` are those of the exported files."""
+    """Return totals over the parts, fusion included. ``weight_bytes`` counts the weights in the exported files."""
     per_device: dict[int, int] = {}
     for part in parts:
         device = places[part.name]
@@ -275,7 +277,7 @@ def _members(deployed: Deployed, names: Sequence[str]) -> list[FleetMember]:
 
 
 def _memory(samples: Samples, central: str, reports: Mapping[str, DeviceReport]) -> Memory:
-    """Return the memory of the fullest worker; of a fleet also of every worker."""
+    """Return the memory of the worker with the largest peak, and for a fleet also the memory of every worker."""
     if not reports:
         return Memory.model_validate(samples.here.memory)
     each = {central: samples.here.memory, **{name: report.memory for name, report in reports.items()}}
@@ -285,7 +287,7 @@ def _memory(samples: Samples, central: str, reports: Mapping[str, DeviceReport])
 
 
 def _network(cell: Cell, raw: RawResult, names: Sequence[str]) -> Network:
-    """Return bytes, where the time of a query went, and how near its latency is to the bound."""
+    """Return bytes, the times of a query's steps, and the ratio of its latency to the lower bound."""
     deployed = raw.deployed
     stated = {
         index: StatedLink.of(link)

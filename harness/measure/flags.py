@@ -1,4 +1,4 @@
-"""Flags: what disturbed a measuring window."""
+"""Flags: the disturbances of a measuring window."""
 
 from __future__ import annotations
 
@@ -20,30 +20,31 @@ FLAGS = ("throttled", "contended", "unsteady", "swapped", "short")
 
 
 FOREIGN_SHARE = 0.1
-"""Share of the cores in use that others may take."""
+"""Largest share of the cores in use that other processes may take."""
 
 DELAY_SHARE = 0.05
-"""Share of its time that the process may wait for a core."""
+"""Largest share of its time that the process may wait for a core."""
 
 FOREIGN_CORES = 0.5
-"""Cores of the whole machine that others may keep busy."""
+"""Number of the machine's cores that other processes may not keep busy."""
 
 DRIFT = 0.1
-"""Relative difference of the medians of the window's halves that is steady."""
+"""Largest relative difference of the medians of the window's two halves that counts as steady."""
 
 
 def flags(samples: Samples) -> list[str]:
-    """Return what disturbed a window, in the words and order of :data:`FLAGS`.
+    """Return the disturbances of a window, in the words and order of :data:`FLAGS`.
 
-    ``throttled``: the kernel counted thermal throttling, or a watch saw a cause of it in the window.
-    ``contended``: other processes or the hypervisor took over 10% of the cores in use, and this process waited for a
-    core over 5% of the time in which it could have run (or the kernel does not count that). Also where other
-    processes kept half a core of the machine busy: they share its caches, memory bus, clock and power.
-    ``unsteady``: warm-up reached no steady state; the medians of the two halves of the window differ by over 10% (of
-    a server, without the time that queries waited); queries arrived faster than they can be answered; or the
-    temperature that the suite asked for was not reached in time.
-    ``swapped``: the machine read pages from swap while this process waited for pages.
-    ``short``: the maximum time ended the window before both minima were reached.
+    - ``throttled``: the kernel counted thermal throttling, or a watch saw a cause of it in the window.
+    - ``contended``: other processes or the hypervisor took over 10% of the cores in use, and this process waited for
+      a core over 5% of the time in which it could have run. If the kernel does not count the waiting, the first
+      condition is enough. The flag is also set if other processes kept half a core of the machine busy, since they
+      share its caches, memory bus, clock and power.
+    - ``unsteady``: warm-up reached no steady state; or the medians of the two halves of the window differ by over 10%
+      (for a server, without the time that queries waited); or queries arrived faster than they can be answered; or
+      the temperature that the suite asked for was not reached in time.
+    - ``swapped``: the machine read pages from swap while this process waited for pages.
+    - ``short``: the maximum time ended the window before both minima were reached.
     """
     return [name for name, seen in zip(FLAGS, _disturbances(samples), strict=True) if seen]
 

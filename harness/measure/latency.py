@@ -1,4 +1,4 @@
-"""Raw latencies -> the ``latency`` block of a record."""
+"""Compute the ``latency`` block of a record from raw latencies."""
 
 from __future__ import annotations
 
@@ -16,9 +16,10 @@ __all__ = ["latency_of", "latency_summary"]
 
 
 def latency_of(samples: Samples, preprocess_ms: float | None) -> Latency:
-    """Return the whole ``latency`` block: the summary, the queue of a server, the sustained load, LoadGen's figures.
+    """Return the whole ``latency`` block.
 
-    ``preprocess_ms``: time to decode and preprocess one image, where it was measured.
+    It has the summary, the queue of a server, the sustained load, and LoadGen's figures. ``preprocess_ms`` is the
+    time to decode and preprocess one image in milliseconds, or None if it was not measured.
     """
     return latency_summary(samples, preprocess_ms).model_copy(
         update={
@@ -32,9 +33,9 @@ def latency_of(samples: Samples, preprocess_ms: float | None) -> Latency:
 def latency_summary(samples: Samples, preprocess_ms: float | None = None) -> Latency:
     """Return latencies in milliseconds per query, and inferences per second.
 
-    A percentile is null where there are fewer queries than LoadGen's early-stopping minimum for it. ``bounds`` holds
-    LoadGen's conservative estimates (confidence 0.99). ``std_ms`` is the sample standard deviation, null for one
-    query. ``throughput_ips`` counts images over the whole window.
+    A percentile is null if there are fewer queries than LoadGen's early-stopping minimum for it. ``bounds`` holds
+    LoadGen's conservative estimates (confidence 0.99). ``std_ms`` is the sample standard deviation. It is null for a
+    single query. ``throughput_ips`` counts images over the whole window.
     """
     latency = sorted(samples.trace.latency_ns.tolist())
     n = len(latency)
@@ -72,7 +73,7 @@ def latency_summary(samples: Samples, preprocess_ms: float | None = None) -> Lat
 
 
 def _queue(samples: Samples) -> dict[str, float]:
-    """Return what the queries of a server waited, and its utilisation; empty in other scenarios."""
+    """Return how long the queries of a server waited, and its utilisation. The result is empty in other scenarios."""
     if samples.trace.queue_ns is None or samples.trace.late_ns is None or samples.target_qps is None:
         return {}
     service_s = float((samples.trace.latency_ns - samples.trace.queue_ns).mean()) / 1e9

@@ -1,4 +1,4 @@
-"""What measuring a cell gives: raw from the devices, and as the fields of its record."""
+"""The results of measuring a cell: raw from the devices, and as the fields of its record."""
 
 from __future__ import annotations
 
@@ -39,9 +39,9 @@ __all__ = ["Measured", "RawResult"]
 
 @dataclass(frozen=True, kw_only=True)
 class RawResult:
-    """What the devices and the evaluation gave.
+    """The raw results of the devices and of the evaluation.
 
-    ``reports``: by index of a device, what it saw of the central node's window. ``no_input``: samples of a window
+    ``reports``: index of a device -> its report of the central node's window. ``no_input``: samples of a window
     without the input's transfer. ``on``: where ``predictions`` were made.
     """
 
@@ -59,7 +59,7 @@ class RawResult:
 class Measured:
     """The fields of the record of a cell that was measured.
 
-    ``window`` goes into ``environment``. ``arrays`` are the raw samples, by name.
+    ``window`` becomes a part of ``environment``. ``arrays`` are the raw samples by name.
     """
 
     status: Literal["ok", "partial"]

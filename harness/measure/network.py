@@ -1,4 +1,4 @@
-"""The network of a fleet, from its samples: where the time of a query went, bytes, and a lower bound of latency.
+"""The network of a fleet, computed from its samples: times of a query's steps, bytes, and a lower bound of latency.
 
 Times are medians over the queries of the window, in milliseconds.
 """
@@ -23,9 +23,9 @@ __all__ = ["MeasuredLink", "StatedLink", "critical_path_ns", "measured_link", "n
 class MeasuredLink:
     """The measured link between the central node and the device of a part.
 
-    ``latency_ns``: one way. ``up_ns``, ``down_ns``: time in which the bytes of one query are sent to the device and
-    back. ``source``: ``stated`` by the device (rate and round trip of an emulated link), or ``probe``. ``shared``: all
-    links of the central node pass through one port of its own.
+    ``latency_ns``: latency of one way. ``up_ns``, ``down_ns``: time to send the bytes of one query to the device and
+    back. ``source``: ``stated`` by the device (rate and round trip of an emulated link), or ``probe``. ``shared``:
+    all links of the central node pass through one port.
     """
 
     latency_ns: float
@@ -37,7 +37,7 @@ class MeasuredLink:
 
 @dataclass(frozen=True, kw_only=True)
 class StatedLink:
-    """A link as its device states it: rate, round trip, and whether the central node has one port for all links."""
+    """A link that its device states: rate, round trip, and whether the central node has one port for all links."""
 
     rate_mbps: float
     rtt_ms: float
@@ -57,15 +57,15 @@ def network_of(
     names: Sequence[str],
     stated: Mapping[int, StatedLink],
 ) -> Network:
-    """Return bytes, where the time of each part and device went, and the bound; empty for a single device.
+    """Return bytes, the times of each part and device, and the lower bound; empty for a single device.
 
     Args:
-        samples: of the central node.
-        graph: the parts.
+        samples: the samples of the central node.
+        graph: the graph of the parts.
         places: part -> index of its device.
         central: index of the central device.
         names: names of the devices, in the fleet's order.
-        stated: index of a device -> its link, where the device states it.
+        stated: index of a device -> its link, if the device states it.
     """
     if not any(index != central for index in places.values()):
         return Network()
@@ -92,7 +92,7 @@ def network_of(
         critical_path_ms=_ms(bound),
     )
     outcome = samples.parts.outcome
-    if outcome is None:  # a missing part ends the measurement
+    if outcome is None:  # a missing part ends the measurement in this case
         return network
     whole, substituted, unanswered, *_ = np.bincount(outcome.astype(np.int64), minlength=3).tolist()
     queries = Queries(whole=whole, substituted=substituted, unanswered=unanswered)
@@ -100,10 +100,10 @@ def network_of(
 
 
 def measured_link(part: str, samples: Samples, stated: StatedLink | None) -> MeasuredLink | None:
-    """Return the link that the bytes of a part pass; ``None`` where it is neither stated nor probed.
+    """Return the link that the bytes of a part cross, or ``None`` if it is neither stated nor probed.
 
-    The ``rtt`` of a probe is the time of a few bytes there and back. ``up`` and ``down`` are longer by the time in
-    which the bytes of one query are sent.
+    The ``rtt`` of a probe is the time of a few bytes there and back. ``up`` and ``down`` are longer by the time to
+    send the bytes of one query.
     """
     sent, received = (samples.parts.traffic.get(f"{way}_bytes:{part}") for way in ("sent", "received"))
     if stated is not None and sent is not None and received is not None:
@@ -131,20 +131,21 @@ def critical_path_ns(
     compute: Mapping[str, float | None],
     links: Mapping[str, MeasuredLink | None],
 ) -> float | None:
-    """Return the earliest end of a query: the compute of every part, its bytes over its link, and nothing else.
+    """Return a lower bound of a query's latency in nanoseconds. It counts only computing and transfer times.
 
     All values pass through the central node. A device computes one part at a time, in the order of the graph. Each
-    direction of its link (of the central node's port, where that is shared) sends one value after another.
+    direction of its link sends one value after another. If the links share the central node's port, each direction of
+    the port does so.
 
     Args:
-        graph: the parts.
+        graph: the graph of the parts.
         places: part -> index of its device.
         central: index of the central device.
-        compute: part -> nanoseconds.
-        links: part -> its link, for parts on other devices.
+        compute: part -> its computing time in nanoseconds.
+        links: part -> its link; only for parts on other devices.
 
     Returns:
-        ``None`` where the compute or the link of a part is not known.
+        The bound, or ``None`` if the computing time or the link of a part is not known.
     """
     steps = [Step(IMAGE, IMAGE, (), 0.0)]
     for part in graph.parts:
@@ -165,7 +166,7 @@ def critical_path_ns(
 def _part(
     name: str, samples: Samples, link: MeasuredLink | None, compute: float | None, device: str
 ) -> PartTimes:
-    """Return where the time of a part goes. Transport is divided in proportion to what the link takes each way."""
+    """Return the times of a part. Transport is divided in proportion to the time of the link in each direction."""
     transport = _median(samples, "transport", name)
     if transport is None:
         return PartTimes(compute_ms=_ms(compute), device=device)
@@ -194,7 +195,7 @@ def _part(
 
 
 def _devices(samples: Samples, places: Mapping[str, int], names: Sequence[str]) -> list[DeviceShares]:
-    """Return the share of the window in which each device computed; in the rest it waited."""
+    """Return the share of the window in which each device computed. In the rest it waited."""
     shares = []
     for index in sorted(set(places.values())):
         own = [part for part, place in places.items() if place == index]
@@ -217,7 +218,7 @@ def _median(samples: Samples, kind: str, part: str) -> float | None:
 
 
 def _known(samples: Samples, kind: str, part: str) -> Any:
-    """Return the times of a part in the window, nanoseconds, without queries that it did not answer (-1)."""
+    """Return the times of a part in the window, in nanoseconds, without queries that it did not answer (-1)."""
     values = samples.parts.timeline.get(f"{kind}:{part}", np.zeros(0, np.int64))
     return values[values >= 0]
 

@@ -1,4 +1,4 @@
-"""Whether an exported artifact gives the logits of the module that it was made from."""
+"""Check whether an exported artifact gives the logits of the module from which it was made."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ __all__ = ["Parity", "compare"]
 def compare(reference: NDArray[Any], got: NDArray[Any], tolerance: float) -> Parity:
     """Compare logits, both [n, classes].
 
-    ``max_rel`` is max |a - b| / max |b| over all samples and classes, b the reference; the result is ``ok`` where it
-    is at most ``tolerance``. Shapes that differ, no samples, and NaN or infinity on either side are never ok; then
-    ``reason`` says why, and figures are ``None``.
+    ``max_rel`` is max |a - b| / max |b| over all samples and classes, where b is the reference. The result is ``ok``
+    if ``max_rel`` is at most ``tolerance``. It is never ok if the shapes differ, if there are no samples, or if
+    either side has NaN or infinity. ``reason`` then says why, and the figures are ``None``.
     """
 
     def refused(reason: str) -> Parity:

@@ -20,16 +20,16 @@ if TYPE_CHECKING:
 __all__ = ["PREDICTING", "PredictionCache", "Predictions"]
 
 PREDICTING = ("data", "machine", "measure", "stats.py", "types", "worker")
-"""Packages and files of the core whose code makes predictions."""
+"""Packages and files of the core whose code determines predictions."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Predictions:
     """Predictions for the n images of the test split.
 
-    ``predictions``: int32 [n], the class with the greatest logit. ``rank``: int32 [n], number of classes with a
-    greater logit than the true class. ``oracle``: int32 [n], of a split by classes: the class with the greatest
-    logit among the classes of the sub-model that knows the true class; else ``None``.
+    ``predictions``: int32 [n], the class with the greatest logit. ``rank``: int32 [n], the number of classes with a
+    greater logit than the true class. ``oracle``: int32 [n] for a model that is split by classes, else ``None``: the
+    class with the greatest logit among the classes of the sub-model that knows the true class.
     """
 
     predictions: NDArray[np.int32]
@@ -44,16 +44,16 @@ class Predictions:
 
 @dataclass(frozen=True)
 class PredictionCache:
-    """Keeps arrays that an evaluation gave, so that cells that must give the same share it.
+    """A cache of evaluation results, which cells share if they must have the same predictions.
 
-    ``code`` is the hash of the code that makes them: it is part of every key.
+    ``code`` is the hash of the code that makes the predictions. It is a part of every key.
     """
 
     store: Store
     code: str = field(default_factory=lambda: core_hash(*PREDICTING))
 
     def get_or_make(self, key: object, label: str, make: Callable[[], Arrays]) -> Arrays:
-        """Return the arrays kept under ``key`` (JSON), or call ``make`` and keep what it returns.
+        """Return the arrays that are cached under ``key`` (JSON). If there are none, cache and return ``make()``.
 
         ``label`` describes them to people, in ``harness cache list``.
         """

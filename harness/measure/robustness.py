@@ -29,15 +29,15 @@ __all__ = ["BATCH", "MAX_SUBSETS", "count_correct", "droppable", "missing_parts"
 
 
 MAX_SUBSETS = 20
-"""Sets of missing parts that are tried of one size, where there are more. Single parts are all tried."""
+"""Largest number of sets of missing parts that are tried for one size. All single parts are tried."""
 
 
 BATCH = 64
-"""Images that are inferred at once."""
+"""Number of images that are inferred at once."""
 
 
 def droppable(graph: Graph) -> list[str]:
-    """Return the parts for which something stands in wherever their output is an input."""
+    """Return the names of the parts that may be missing: every part that takes their output has a stand-in for it."""
     names = []
     for part in graph.parts[:-1]:
         users = [user for user in graph.parts if part.name in user.inputs]
@@ -47,7 +47,11 @@ def droppable(graph: Graph) -> list[str]:
 
 
 def subsets(names: Sequence[str], size: int, seed: int) -> list[tuple[str, ...]]:
-    """Return sets of ``size`` missing parts: all where they are few or single, else :data:`MAX_SUBSETS` drawn ones."""
+    """Return the sets of ``size`` missing parts that are tried.
+
+    All sets are tried if ``size`` is 1 or there are at most :data:`MAX_SUBSETS`. Otherwise that many are drawn at
+    random.
+    """
     if size == 1 or comb(len(names), size) <= MAX_SUBSETS:
         return list(combinations(names, size))
     rng = Random(f"{seed} {size}")
@@ -62,10 +66,11 @@ def count_correct(
 ) -> dict[int, NDArray[np.int64]]:
     """Count right answers on the test split for every set of up to ``most`` missing parts.
 
-    What no missing part changes is computed once, so a set costs only the parts that come after it.
+    Outputs that a missing part does not change are computed once. A set therefore costs only the parts after the
+    missing ones.
 
     Returns:
-        Number of missing parts -> int64 [sets], in the order of :func:`subsets`.
+        Number of missing parts -> number of right answers, int64 [sets], in the order of :func:`subsets`.
     """
     names = droppable(graph)
     seed = data.cell.seed
@@ -122,7 +127,7 @@ def _outputs(
 ) -> dict[str, Array]:
     """Return the output of every part that is not ``absent``.
 
-    ``whole``: the outputs with no part absent; they are taken for parts that come after no absent one.
+    ``whole`` contains the outputs with no part absent. They are taken for all parts whose inputs are not changed.
     """
     values = {IMAGE: images}
     changed = set(absent)
@@ -144,14 +149,14 @@ def _outputs(
 
 
 def _stand_in(graph: Graph, values: Sequence[float], name: str, n: int) -> Array:
-    """Return what stands in for the output of part ``name`` for ``n`` images: ``values`` each time, or zeros."""
+    """Return the stand-in for the output of part ``name``, [n, ...]: ``values`` for each image, or zeros."""
     shape = next(part.output.shape for part in graph.parts if part.name == name)
     single = np.reshape(np.asarray(values, np.float32), shape) if values else np.zeros(shape, np.float32)
     return np.repeat(single[None], n, axis=0)
 
 
 class _Parts:
-    """Runs single parts in a worker, through the frames that peers exchange (:mod:`harness.worker.frames`)."""
+    """A function that runs single parts in a worker, through frames (:mod:`harness.worker.frames`)."""
 
     def __init__(self, process: WorkerProcess) -> None:
         listening = process.ask(Listen())

@@ -1,7 +1,7 @@
-"""The ``measure`` block of a suite as the load that a worker generates, and as a record's ``scenario``.
+"""Convert the ``measure`` block of a suite into a worker's workload and into a record's ``scenario``.
 
-The keys are named three times: in :class:`~harness.types.measure.Measure`, in the worker's
-:class:`~harness.types.Workload` and in the record. This is the one place that maps them.
+The keys occur in three types: :class:`~harness.types.measure.Measure`, the worker's :class:`~harness.types.Workload`,
+and the record. Only this module maps them.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from harness.worker.loadgen.queries import per_query
 __all__ = ["resident", "scenario_of", "workload_of"]
 
 RESIDENT_SHARE = 4
-"""The window without the input's transfer is shorter than the other by this factor."""
+"""The window without the input's transfer is shorter than the main window by this factor."""
 
 
 def scenario_of(task: CellTask) -> ScenarioBlock:
-    """Return how a cell is measured, as its record says it. Keys of fleets are absent for a single device."""
+    """Return the scenario block of a cell's record. Keys of fleets are absent for a single device."""
     measure = task.measure
     cool = measure.cool_down
     scenario = ScenarioBlock(
@@ -56,7 +56,7 @@ def scenario_of(task: CellTask) -> ScenarioBlock:
 
 
 def workload_of(cell: Cell, n: int) -> Workload:
-    """Return the load of a cell; ``n`` images are in the test split."""
+    """Return the workload of a cell. ``n`` is the number of images in the test split."""
     measure = cell.task.measure
     load = Workload(
         scenario=measure.scenario,
@@ -96,7 +96,7 @@ def workload_of(cell: Cell, n: int) -> Workload:
 
 
 def resident(load: Workload) -> Workload:
-    """Return a shorter load for latency alone, with the images on the devices before its window begins."""
+    """Return a shorter workload that measures only latency, with the images on the devices before the window."""
     return replace(
         load,
         fleet=replace(load.fleet, resident=True),

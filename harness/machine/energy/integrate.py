@@ -160,8 +160,8 @@ def integral(track: Track, begin: float, end: float) -> Joules:
     """Return the joules from ``begin`` to ``end``. The readings are interpolated at both edges.
 
     A sensor that averages over A smears each edge over A/2 to both sides. Power is therefore integrated from A/2
-    before the span to A/2 after it. This integral contains all energy of the span, and half of the energy in the two
-    margins. The half is subtracted, at the power that was read there.
+    before the span to A/2 after it. This integral contains all energy of the span, and half of the energy in the time
+    A before it and in the time A after it. That half is subtracted, at the power that was read there.
     """
     track.check(begin, end)
     smear = 0.0 if track.counter else track.info.averaging_s / 2
@@ -246,8 +246,8 @@ def _power_edges(track: Track, i: int, j: int) -> float:
 def _counter_edges(track: Track, i: int, j: int, begin: float, end: float) -> float:
     """Return the uncertainty at both edges of a counter. An edge lies a fraction f into a step.
 
-    The joules of a step may come at any time within it, in the worst case all at once. The variance of that case is f
-    (1 - f) step^2. The uncertainties of the times of both updates, of the clock and of the resolution are added.
+    The joules of a step may come at any time within it, in the worst case all at once. That case has the variance
+    step^2 f (1 - f). The uncertainties of the times of both updates, of the clock and of the resolution are added.
     """
     track.steps(i, j)
     variance = 2 * track.unit**2 / 12
