@@ -1,4 +1,4 @@
-"""Finding, loading and blocking plugins, and the source of each."""
+"""Find, load and block plugins, and hash the source of each."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ __all__ = ["GROUP", "Plugins", "load_plugins"]
 
 GROUP = "harness"
 SHIPPED = "edge-harness"
-"""The distribution that ships the harness: each of its plugins is a package of its own."""
+"""The distribution that ships the harness. Each of its plugins is a separate package."""
 
 
 _KINDS = {
@@ -74,6 +74,7 @@ class Plugins:
     _required: dict[tuple[str, ...], dict[str, str]] = field(default_factory=dict)
 
     def registries(self) -> tuple[Registry[Any], ...]:
+        """Return the registries of all kinds of entries."""
         return (
             self.models,
             self.compressors,
@@ -103,7 +104,8 @@ class Plugins:
         )
 
     def code_of(self, entry: Any, origin: Origin) -> str:
-        """Return what identifies the code of an entry: its plugin's source and the versions that it requires.
+        """Return a text that identifies the code of an entry: the hash of its plugin and the versions that it
+        requires.
 
         Raises:
             PluginError: the plugin's source cannot be hashed.
@@ -112,13 +114,13 @@ class Plugins:
         return " ".join([self.source_of(origin), *versions])
 
     def _versions(self, modules: tuple[str, ...]) -> Mapping[str, str]:
-        """Return the versions of what an entry requires; looked up once."""
+        """Return the installed versions of the modules that an entry requires. They are looked up once."""
         if modules not in self._required:
             self._required[modules] = versions_of(modules)
         return self._required[modules]
 
     def source_of(self, origin: Origin) -> str:
-        """Return the hash of a plugin's source, 32 hex digits; computed once.
+        """Return the hash of a plugin's source, 32 hex digits. It is computed once.
 
         Raises:
             PluginError: its files cannot be listed or read.
@@ -134,9 +136,10 @@ class Plugins:
         return self._hashes[origin.plugin]
 
     def blame(self, error: BaseException) -> str | None:
-        """Return the plugin whose code raised ``error``: the innermost frame that is a plugin's, else ``None``.
+        """Return the plugin whose code raised ``error``, or ``None`` if it was not a plugin's code.
 
-        The frames of an error in a worker are those that it names (:class:`~harness.errors.DeviceError`).
+        It is the plugin of the innermost frame that belongs to a plugin. An error in a worker names its frames itself
+        (:class:`~harness.errors.DeviceError`).
         """
         owners = {path: name for name, files in self._owned_files().items() for path in files}
         blamed = [owners[file] for file in source_files(error) if file in owners]
@@ -165,16 +168,16 @@ class Plugins:
         for origin in self.origins:
             try:
                 files = self._own_files(origin)
-            except PluginError:  # it has no hash; its module is still its own
+            except PluginError:  # it cannot be hashed, but its module still belongs to it
                 files = None
             owned[origin.plugin] = {str(path) for path in (files or module_files(origin.module)).values()}
         return owned
 
     def files_of(self, origin: Origin) -> Mapping[str, Path]:
-        """Return the files of a plugin's source by name, those of shipped plugins that it imports too.
+        """Return the files of a plugin's source by name, including those of shipped plugins that it imports.
 
         Raises:
-            PluginError: they cannot be listed.
+            PluginError: the files cannot be listed.
         """
         if origin.plugin not in self._files:
             self._files[origin.plugin] = self._find_files(origin)
@@ -201,7 +204,7 @@ class Plugins:
         return files
 
     def notify(self, hook: str, **arguments: Any) -> None:
-        """Call an observer hook of every plugin. An exception is appended to ``observed``; the run continues."""
+        """Call an observer hook of every plugin. An exception is appended to ``observed``, and the run continues."""
         for implementation in getattr(self.manager.hook, hook).get_hookimpls():
             try:
                 implementation.function(*(arguments[name] for name in implementation.argnames))
@@ -221,8 +224,8 @@ def load_plugins(
 ) -> Plugins:
     """Load every plugin of the group ``harness`` that is not blocked, sorted by name.
 
-    ``extra`` maps names to plugin modules or objects that are not installed (for tests). A plugin that
-    cannot be loaded, or whose hook raises, becomes a :class:`~harness.registry.Problem`. The others work.
+    ``extra`` maps names to plugin modules or objects that are not installed (for tests). A plugin that cannot be
+    loaded, or whose hook raises, becomes a :class:`~harness.registry.Problem`, and the other plugins still work.
 
     Raises:
         PluginError: two plugins have the same name, or give an entry of the same kind and name.
@@ -237,7 +240,7 @@ def load_plugins(
         if name in blocked:
             continue
         if name in seen:
-            if seen[name].module == origin.module:  # one distribution seen twice on the path
+            if seen[name].module == origin.module:  # one distribution can be on the path twice
                 continue
             raise PluginError(
                 f"two plugins are named {name!r}: {seen[name]} and {origin}; uninstall one, or --block {name}"
@@ -259,7 +262,7 @@ def load_plugins(
     distributions: dict[str, Distribution] = {}
     for point in sorted(entry_points(group=GROUP), key=lambda point: (point.name, point.module)):
         if point.dist:
-            distributions.setdefault(point.name, point.dist)  # the one whose plugin was loaded
+            distributions.setdefault(point.name, point.dist)  # the distribution whose plugin was loaded
     return Plugins(
         manager=manager,
         distributions=distributions,
@@ -328,7 +331,7 @@ def _collect(
 
 
 def _object_files(plugin: object) -> dict[str, Path]:
-    """Return the file of a plugin that is not installed: of its module, or of its object's class."""
+    """Return the source file of a plugin that is not installed: the file of its module, or of its object's class."""
     try:
         file = inspect.getsourcefile(plugin if inspect.ismodule(plugin) else type(plugin))
     except TypeError:

@@ -15,7 +15,7 @@ __all__ = ["die_with_parent", "died", "start"]
 
 
 def die_with_parent() -> None:
-    """End this process when its parent ends, also by ``kill -9``. Costs a sleeping thread."""
+    """End this process when its parent ends, even by ``kill -9``. This uses one sleeping thread."""
     parent = multiprocessing.parent_process()
 
     def watch() -> None:
@@ -27,11 +27,12 @@ def die_with_parent() -> None:
 
 
 def start(process: BaseProcess) -> None:
-    """Start a child that Ctrl-C never reaches, even while it imports: it inherits the blocked signal.
+    """Start a child process that Ctrl-C never reaches.
 
-    Ctrl-C that comes meanwhile takes effect afterwards, so no child is left with half of what it is given.
+    The child inherits the blocked signal, so this holds even while it imports. A Ctrl-C during the start takes effect
+    in this process afterwards. No child is therefore left with only a part of its arguments.
     """
-    resource_tracker.ensure_running()  # starting it later would let the signal through
+    resource_tracker.ensure_running()  # a later start would unblock the signal first
     with _interrupt_deferred():
         before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
@@ -42,9 +43,10 @@ def start(process: BaseProcess) -> None:
 
 @contextmanager
 def _interrupt_deferred() -> Iterator[None]:
-    """Let SIGINT take effect at the end.
+    """Delay SIGINT until the end of the block.
 
-    Another thread may take a signal that this one blocks, and Python then runs the handler in the main thread.
+    Blocking the signal is not enough: another thread may take it, and Python then runs the handler in the main
+    thread.
     """
     handler = signal.getsignal(signal.SIGINT)
     if threading.current_thread() is not threading.main_thread() or not callable(handler):
@@ -61,7 +63,7 @@ def _interrupt_deferred() -> Iterator[None]:
 
 
 def died(code: int | None, what: str = "its process") -> str:
-    """Return why ``what`` ended before its answer, from its exit code."""
+    """Return a message that ``what`` ended before its answer, with the reason that its exit code gives."""
     if code is not None and code < 0:
         name = signal.Signals(-code).name if -code in set(signal.Signals) else f"signal {-code}"
         hint = " (out of memory?)" if name == "SIGKILL" else ""

@@ -1,4 +1,4 @@
-"""Entries by name, each with the plugin that gave it."""
+"""Entries by name, each with the plugin that provides it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ E_co = TypeVar("E_co", bound=Entry, covariant=True)
 
 @dataclass(frozen=True)
 class Origin:
-    """Where a plugin comes from."""
+    """The plugin, distribution and version from which an entry comes."""
 
     plugin: str
     distribution: str
@@ -33,7 +33,7 @@ class Origin:
 
 @dataclass(frozen=True)
 class Problem:
-    """A plugin that could not be used, and why."""
+    """A plugin that could not be used, and the reason."""
 
     origin: Origin
     hook: str
@@ -47,14 +47,14 @@ class Problem:
 
 @dataclass(frozen=True)
 class Registered(Generic[E_co]):
-    """An entry and the plugin that gave it."""
+    """An entry and the plugin that provides it."""
 
     entry: E_co
     origin: Origin
 
     @property
     def missing(self) -> str | None:
-        """What to install before this entry can be used, or ``None`` if nothing is missing."""
+        """Return what must be installed before this entry can be used, or ``None`` if nothing is missing."""
         entry: Any = self.entry
         absent = [name for name in entry.requires if not _importable(name)]
         if not absent:
@@ -88,7 +88,7 @@ class Registry(Generic[E_co]):
         """Return the entry called ``name``.
 
         Raises:
-            UnknownEntry: there is none; the message begins with ``where`` (file:line: key).
+            UnknownEntry: there is no such entry. The message begins with ``where`` (file:line: key).
         """
         if name in self._items:
             return self._items[name]

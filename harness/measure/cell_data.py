@@ -43,7 +43,10 @@ class CellData:
         return self._preprocessed(np.asarray(self.images[parity_indices(len(self.images))]))
 
     def preprocessed(self, size: int) -> Iterator[tuple[int, NDArray[np.float32]]]:
-        """Yield the test split in pieces: (index of the first image, float32 [up to size, channels, height, width])."""
+        """Yield the preprocessed test split in pieces of up to ``size`` images.
+
+        A piece is (index of its first image, float32 [n, channels, height, width]).
+        """
         for start in range(0, len(self.images), size):
             yield start, self._preprocessed(np.asarray(self.images[start : start + size]))
 

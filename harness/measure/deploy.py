@@ -1,5 +1,6 @@
-"""Deploy a cell: load its parts on the devices, connect the central node, and share its windows with the other
-devices.
+"""Deploy a cell: load its parts on the devices, and connect the central node.
+
+A deployed cell shares its windows with the devices other than the central one.
 """
 
 from __future__ import annotations

@@ -185,8 +185,9 @@ def _together(samples: Samples, central: str, reports: Mapping[str, DeviceReport
 def _status(
     cell: Cell, samples: Samples, energy: Sequence[EnergyReading], members: Sequence[FleetMember]
 ) -> tuple[Literal["ok", "partial"], str]:
-    """Return ``partial`` with a reason if answers are missing, or if energy is missing that the suite requires; else
-    ``ok``.
+    """Return the status of a record and the reason for it.
+
+    It is ``partial`` if answers are missing, or if the suite requires energy and there is none; else ``ok``.
     """
     if samples.parts.outcome is not None:
         lost = int((samples.parts.outcome == 2).sum())

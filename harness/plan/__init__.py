@@ -1,4 +1,4 @@
-"""Planning, without torch.
+"""Plan a suite, without torch.
 
 In: a suite and the loaded plugins. Out: a plan of preparing nodes and cells.
 """

@@ -1,4 +1,4 @@
-"""Run blocks of a suite: which methods on which devices under which runtime, and how they are measured."""
+"""Run blocks of a suite: the methods, devices, runtimes and measuring rules that each combines."""
 
 from __future__ import annotations
 
@@ -20,7 +20,10 @@ __all__ = ["Setting", "settings"]
 
 @dataclass(frozen=True)
 class Setting:
-    """One method on one device or fleet under one runtime. ``runtime_path``: where the suite names the runtime."""
+    """One method on one device or fleet under one runtime.
+
+    ``runtime_path`` is the place in the suite that names the runtime.
+    """
 
     method: str
     device: str
@@ -30,10 +33,12 @@ class Setting:
 
 
 def settings(resolved: Resolved, only: str | None) -> Iterator[Setting]:
-    """Yield the settings of all run blocks, in the order written; ``only``: of methods that match this pattern.
+    """Yield the settings of all run blocks, in the order of the suite.
+
+    ``only`` is a pattern. It keeps the methods whose names match.
 
     Raises:
-        SuiteError: a block names something unknown, or what it measures cannot be had on its devices.
+        SuiteError: a block names something unknown, or its devices cannot give what it measures.
     """
     suite = resolved.suite
     for index, item in enumerate(suite.run):
@@ -73,7 +78,10 @@ def _selected(suite: Suite, item: RunItem, index: int, only: str | None) -> Sequ
 
 
 def _runtimes(suite: Suite, item: RunItem, index: int, method: str) -> Sequence[tuple[NamedEntry, KeyPath]]:
-    """Return the block's runtimes, else that of the method or of the nearest method that it comes from."""
+    """Return the runtimes of the block.
+
+    By default it is the runtime of the method, or of the nearest method before it.
+    """
     if item.runtimes:
         return [(ref, ("run", index, "runtimes", i)) for i, ref in enumerate(item.runtimes)]
     holder: str | None = method
@@ -94,7 +102,11 @@ def _check_generator(suite: Suite, measure: Measure, index: int) -> None:
 
 
 def _check_cool_down(resolved: Resolved, measure: Measure, index: int) -> None:
-    """Refuse to wait for a temperature that nothing reads. The central device is the one that waits."""
+    """Refuse to wait for a temperature that nothing reads. The central device is the one that waits.
+
+    Raises:
+        SuiteError: no watch reads a temperature on that machine.
+    """
     if measure.cool_down is None:
         return
     suite = resolved.suite

@@ -1,4 +1,7 @@
-"""Chains of preparing nodes: data, steps of a method, export. A node that several methods share stands once."""
+"""Chains of preparing nodes: data, the steps of a method, export.
+
+Methods that share a node share its key, so the plan has the node once.
+"""
 
 from __future__ import annotations
 
@@ -23,8 +26,8 @@ __all__ = ["Chains", "NodeTemplate"]
 class NodeTemplate:
     """A step or export before its seed is known.
 
-    ``task``: its ``seed`` is replaced in each node. ``fixed``: digest of all that neither a seed nor the step
-    before it changes.
+    ``task``: its ``seed`` is replaced in each node. ``fixed``: digest of the content that depends neither on a seed
+    nor on the step before.
     """
 
     plugin: str
@@ -34,7 +37,7 @@ class NodeTemplate:
 
 @dataclass
 class Chains:
-    """Adds the nodes of chains to ``nodes``, each after its inputs."""
+    """The nodes of all chains of a plan. Its methods add to ``nodes``, each node after its inputs."""
 
     prepare: Prepare
     host: PrepareHost
@@ -43,7 +46,7 @@ class Chains:
     _known: dict[tuple[tuple[str, ...], int], str] = field(default_factory=dict)
 
     def reachable(self, keys: Iterable[str]) -> dict[str, Node]:
-        """Return the nodes of ``keys`` and all that they rest on, each after its inputs."""
+        """Return the nodes of ``keys`` and all nodes that they depend on, each after its inputs."""
         wanted: set[str] = set()
         stack = list(keys)
         while stack:
@@ -54,7 +57,7 @@ class Chains:
         return {key: node for key, node in self.nodes.items() if key in wanted}
 
     def data(self, data: ChosenData) -> str:
-        """Add the node that decodes a test split; return its key."""
+        """Add the node that decodes a test split. Return its key."""
         if data.key not in self.nodes:
             self.nodes[data.key] = Node(
                 key=data.key,
@@ -68,7 +71,7 @@ class Chains:
         return data.key
 
     def steps(self, method: ResolvedMethod, sketch: Sketch | None) -> list[NodeTemplate]:
-        """Return a method's steps. ``sketch``: of its partition on the devices of a cell."""
+        """Return the steps of a method. ``sketch`` is that of its partition on the devices of a cell."""
         templates = []
         for link in method.links:
             step, entry, params = link.step, link.step.chosen.entry, link.step.chosen.params
@@ -95,7 +98,7 @@ class Chains:
         return templates
 
     def chain(self, steps: Sequence[NodeTemplate], name: str, seed: int) -> str:
-        """Add the nodes of method ``name`` for one seed; return the key of the last."""
+        """Add the nodes of method ``name`` for one seed. Return the key of the last one."""
         memo = (tuple(step.fixed for step in steps), seed)
         if memo not in self._known:
             key = ""
@@ -107,7 +110,7 @@ class Chains:
         return self._known[memo]
 
     def exporting(self, runtime: ChosenEntry[RuntimeEntry], data: ChosenData) -> NodeTemplate:
-        """Return the export of a model for a runtime. The node of its test split is added."""
+        """Return the export of a model for a runtime, and add the node of its test split."""
         task = ExportTask(
             entry=runtime.entry.name,
             params=runtime.params.model_dump(mode="json"),
@@ -122,7 +125,7 @@ class Chains:
         return NodeTemplate(runtime.origin.plugin, task, digest(content))
 
     def export(self, template: NodeTemplate, name: str, seed: int, model: str) -> str:
-        """Add the node that exports the node ``model``; return its key."""
+        """Add the node that exports the node ``model``. Return its key."""
         key = digest([template.fixed, model])
         label = f"{name} seed {seed} for {template.task.entry}"
         self._add(key, template, label, (model, template.task.data_key), seed)
@@ -143,5 +146,5 @@ class Chains:
 
 
 def _without_seed(task: StepTask | ExportTask) -> dict[str, object]:
-    """Return a task's content for its digest. The seed enters a node's key beside it."""
+    """Return a task's content for its digest. The seed enters the key of a node separately."""
     return {name: value for name, value in to_json(task).items() if name != "seed"}

@@ -1,4 +1,4 @@
-"""Data sets of a suite: parameters and choice checked, facts described. No data is loaded."""
+"""Data sets of a suite: check parameters and choices, and describe the facts. No data is loaded."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ __all__ = ["ChosenData", "Datasets"]
 
 @dataclass(frozen=True)
 class ChosenData:
-    """A checked data set: what loads it, and its effective facts. ``key``: of its node."""
+    """A checked data set: its entry, its parameters, and its effective facts. ``key`` is the key of its node."""
 
     ref: DataRef
     info: DataInfo
@@ -34,7 +34,7 @@ class ChosenData:
 
 @dataclass
 class Datasets:
-    """Resolves data blocks of a suite, each once. ``missing``: why data cannot be read here."""
+    """The data blocks of a suite, each resolved once. ``missing`` holds the reasons why data cannot be read here."""
 
     suite: Suite
     plugins: Plugins
@@ -43,7 +43,7 @@ class Datasets:
     _known: dict[str, ChosenData] = field(default_factory=dict)
 
     def choose(self, own: YamlBlock | None, path: KeyPath) -> ChosenData:
-        """Return the data set of a method whose ``data`` block ``own`` stands at ``path``.
+        """Return the data set of a method whose ``data`` block is ``own``, at ``path`` of the suite.
 
         Keys that the block lacks come from the suite's block, unless it names another data set.
 

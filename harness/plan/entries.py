@@ -1,4 +1,4 @@
-"""Entries that a suite names: looked up in the plugins, their parameters checked, their use noted."""
+"""The entries that a suite names: look them up in the plugins, check their parameters, and note their use."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ E = TypeVar("E", bound=Entry)
 
 @dataclass(frozen=True)
 class ChosenEntry(Generic[E_co]):
-    """An entry, the plugin that it is from, and its checked parameters."""
+    """An entry, its plugin, and its checked parameters."""
 
     entry: E_co
     origin: Origin
@@ -29,7 +29,10 @@ class ChosenEntry(Generic[E_co]):
 
 @dataclass
 class Entries:
-    """Looks up entries for one suite. ``missing_extras``: what to install before some of them can be used."""
+    """The entries of one suite.
+
+    ``missing_extras`` are the extras that must be installed before all entries in use can run.
+    """
 
     source: Source
     missing_extras: dict[str, None] = field(default_factory=dict)
@@ -38,7 +41,7 @@ class Entries:
         """Return the entry that is named at ``path`` of the suite.
 
         Raises:
-            SuiteError: there is none.
+            SuiteError: there is no such entry.
         """
         try:
             return registry.get(name)
@@ -49,7 +52,7 @@ class Entries:
         """Return the entry of a reference at ``path``, with its checked parameters, and note its use.
 
         Raises:
-            SuiteError: there is none, or a parameter is wrong.
+            SuiteError: there is no such entry, or a parameter is wrong.
         """
         registered = self.get(registry, ref.name, path)
         params = validated(registered.entry.params, ref.params, self.source, (*path, ref.name))
@@ -57,6 +60,9 @@ class Entries:
         return ChosenEntry(registered.entry, registered.origin, params)
 
     def use(self, registered: Registered[Entry]) -> None:
-        """Note what an entry needs that is not installed. Backends and meters report it themselves."""
+        """Note the extra that an entry needs and that is not installed.
+
+        Backends and meters report theirs themselves.
+        """
         if registered.missing:
             self.missing_extras.setdefault(registered.missing)

@@ -1,7 +1,8 @@
-"""Estimating plans: latency and memory of a cell from the profiles of its devices. Modelled, never measured.
+"""Estimates for a plan: latency and memory of a cell from the profiles of its devices. They are never measured.
 
-A part takes the time that its device's line gives for its MACs. Parts on different devices run at the same time, those
-on one device one after the other. Every tensor goes by way of the central device; each link sends one at a time.
+The line of a device gives the time of a part from its MACs. Parts on different devices run at the same time, and
+parts on one device run one after another. Every tensor passes through the central device. Each link sends one tensor
+at a time.
 """
 
 from __future__ import annotations
@@ -39,9 +40,9 @@ __all__ = ["DeviceShare", "Estimate", "Assumptions", "estimates"]
 class DeviceShare:
     """The parts of a cell on one device, and what they need there.
 
-    ``compute_s``: of one query, None without a profile. ``memory_bytes``: of the device's worker, None where no
-    profile has it. ``memory_limit``: memory of the device. ``weight_budget``: bytes that parts may weigh there, by
-    the inventory. ``profile``: its summary.
+    ``compute_s``: seconds of one query, None without a profile. ``memory_bytes``: memory of the device's worker, None
+    if no profile has it. ``memory_limit``: memory of the device. ``weight_budget``: bytes that the inventory allows
+    for weights. ``profile``: summary of the profile.
     """
 
     device: str
@@ -56,11 +57,11 @@ class DeviceShare:
 
 @dataclass(frozen=True, kw_only=True)
 class Estimate:
-    """One method on one device or fleet, in seconds of one query.
+    """The estimated latency of one query, in seconds, of one method on one device or fleet, and its memory.
 
-    ``low_s`` and ``high_s``: every line is off by its own error, all to the same side. ``resident_s``: with the image
-    on all devices already. ``links``: whether all links are known. ``reason``: why there is no latency. ``notes``:
-    what a reader must know.
+    ``low_s`` and ``high_s`` assume that each line is off by its own error, all in the same direction. ``resident_s``
+    is the latency with the image on all devices already. ``links``: whether all links are known. ``reason``: why
+    there is no latency. ``notes``: what limits the estimate.
     """
 
     method: str
@@ -157,7 +158,7 @@ def _estimate(
 
 
 def _no_profile(spec: DeviceSpec, runtime: str) -> str:
-    """Return that a device has no profile, with the command that makes one."""
+    """Return a message that a device has no profile, with the command that makes one."""
     name = profile_names(spec)[0] if getattr(spec.params, "board", None) else spec.backend
     setting = f"--threads {spec.threads} --runtime {runtime}"
     if processor := processor_of(spec):
@@ -226,7 +227,8 @@ def _link(
 
 
 def _pieces(cell: Cell, planned: Planned, store: Store, built: dict[str, Footprint]) -> list[Piece]:
-    """Return a cell's parts: from its export if it is prepared, else from the sketch, else by building the module.
+    """Return the parts of a cell: from its export if it is prepared, else from the sketch, else from the built
+    module.
 
     Raises:
         ValueError: the parts are known only when they are prepared.

@@ -1,4 +1,4 @@
-"""The machine that prepares: its training device, and the facts of it that change trained weights."""
+"""The machine that prepares: its training device, and the facts that change trained weights."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def prepare_host(suite: Suite, plugins: Plugins) -> PrepareHost:
     """Return the facts of this machine that are part of the keys of what ``suite`` prepares.
 
     Raises:
-        SuiteError: the training device is not there, or several processes cannot train on it.
+        SuiteError: the training device does not exist, or several processes cannot train on it.
     """
     facts = environment.host()
     device, gpu = training_device(suite, plugins)
@@ -33,7 +33,7 @@ def prepare_host(suite: Suite, plugins: Plugins) -> PrepareHost:
 
 
 def training_device(suite: Suite, plugins: Plugins) -> tuple[str, str]:
-    """Return where models are trained: (torch device, model of the GPU or "").
+    """Return the device that trains: (torch's name of it, model of the GPU or "").
 
     Raises:
         SuiteError: the suite names a GPU that does not answer, or more processes than GPUs.
@@ -58,7 +58,11 @@ def training_device(suite: Suite, plugins: Plugins) -> tuple[str, str]:
 
 
 def check_accelerate(suite: Suite) -> None:
-    """Raise :class:`SuiteError` where several processes train and accelerate is not installed."""
+    """Check that accelerate is installed if several processes train.
+
+    Raises:
+        SuiteError: it is not installed.
+    """
     if suite.prepare.processes > 1 and find_spec("accelerate") is None:
         where = suite.source.where("prepare", "processes")
         raise SuiteError(f"{where}: processes above 1 need accelerate: pip install 'edge-harness[multi-gpu]'")

@@ -1,7 +1,8 @@
-"""Which code of the core is in which key: a change of it makes what depends on it be made again.
+"""The code of the core that is hashed into each kind of key.
 
-Each name is a package or file below ``harness/``. ``tests/unit/test_identity.py`` walks the imports of training,
-exporting and measuring, and demands that every module found is here, or is an exception with a reason.
+If it changes, the results that depend on it are made again. Each name is a package or file below ``harness/``.
+``tests/unit/test_identity.py`` walks the imports of training, exporting and measuring. It requires that every module
+found there is listed here, or is an exception with a reason.
 """
 
 from __future__ import annotations
@@ -15,4 +16,4 @@ TRAINING = (*DATA, "methods.py", "prepare", "stats.py", "store/saved.py", "train
 EXPORTING = (*DATA, "prepare", "store/saved.py", "train")
 """The code that makes an export and its reference answers."""
 MEASURING = (*DATA, "devices.py", "machine", "measure", "stats.py", "worker")
-"""The code that makes a cell's figures."""
+"""The code that determines a cell's figures."""

@@ -1,4 +1,4 @@
-"""What is read beside each device of a cell: which meters, on which device, and why a meter is not read."""
+"""The meters and watches that are read during a cell, on which device, and why a meter is not read."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ class Monitors:
         self._known: dict[tuple[str, str], tuple[tuple[Monitor, ...], str]] = {}
 
     def of(self, target: Target, measure: Measure) -> tuple[tuple[Monitor, ...], str]:
-        """Return what is read beside each device of a target, and why a meter is not read.
+        """Return the monitor of each device of a target, and why a meter is not read.
 
-        The first device of each machine reads the machine; the central device comes before others.
+        Of the devices on one machine, only one reads the machine: the central device if it is there, else the first.
 
         Raises:
             SuiteError: a meter that the suite names is unknown, or its parameters cannot be right.
@@ -69,7 +69,7 @@ class Monitors:
     def _meters_of(self, target: Target, machine: str, machines: Sequence[str]) -> tuple[list[MeterUse], str]:
         """Return the meters of one machine of a target, and why a meter is not read.
 
-        They are those that the suite names. Where it names none they are all that answer.
+        They are the meters that the suite names. If it names none, they are all meters that answer.
         """
         members = [spec.name for spec, where in zip(target.specs, machines, strict=True) if where == machine]
         infos = [info for info, where in zip(target.infos, machines, strict=True) if where == machine]
@@ -95,9 +95,10 @@ class Monitors:
     def _add_named(
         self, uses: dict[str, MeterUse], name: str, own: Sequence[MeterInfo], of_fleet: bool
     ) -> list[Unavailable]:
-        """Add to ``uses`` the meters that device or fleet ``name`` names; return those that do not answer.
+        """Add the meters that device or fleet ``name`` names to ``uses``. Return those that do not answer.
 
-        ``own``: meters that the board reads itself. ``of_fleet``: they watch all devices of a fleet together.
+        ``own``: meters that the board reads itself. ``of_fleet``: whether the meters watch all devices of a fleet
+        together.
         """
         path = ("devices", name, "meters")
         chosen = []
@@ -121,7 +122,7 @@ class Monitors:
 
 
 def _of_fleet(use: MeterUse, fleet: str) -> MeterUse:
-    """Return a meter that watches all devices of a fleet together."""
+    """Return the meter with a mark that it watches all devices of a fleet together."""
     return replace(use, info=replace(use.info, details={**use.info.details, "of_fleet": fleet}))
 
 
@@ -131,7 +132,7 @@ def _own_meters(infos: Sequence[DeviceInfo]) -> list[MeterInfo]:
 
 
 def _board_meters(infos: Sequence[DeviceInfo]) -> dict[str, MeterUse]:
-    """Return by name the meters of a board: its own, and external ones that watch it."""
+    """Return the meters of a board by name: its own, and external ones that watch it."""
     own = {info.name: MeterUse(info=info, open="") for info in _own_meters(infos)}
     external = [from_json(MeterUse, use) for info in infos for use in info.details.get("external", ())]
     return own | {use.info.name: use for use in external}

@@ -1,4 +1,4 @@
-"""The entries that a cell uses, with the code behind each: what its record and its identity say of code."""
+"""The entries that a cell uses, with the code behind each. They are a part of its record and of its identity."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ def origins_of(
     monitors: Iterable[Monitor],
     placer: str | None,
 ) -> tuple[EntryOrigin, ...]:
-    """Return where each entry comes from that a cell uses, once each, in the order of the road.
+    """Return the origin of each entry that a cell uses, once each, in the order of the steps.
 
-    ``placer``: name of the placer that decided the placement, if one did. A meter that a board reads by itself
-    is not among them: the board's own installation has its code.
+    ``placer`` is the name of the placer that decided the placement, or None. A meter that a board reads itself is not
+    included, since the board's own installation has its code.
 
     Raises:
         PluginError: the source of a plugin cannot be hashed.

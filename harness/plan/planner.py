@@ -1,6 +1,6 @@
-"""From a suite to a plan: the nodes to prepare and the cells to measure.
+"""Make a plan from a suite: the nodes to prepare and the cells to measure.
 
-No data is read and nothing is trained. A node that several methods share has one key and stands once.
+No data is read and nothing is trained. A node that several methods share has one key and occurs once.
 """
 
 from __future__ import annotations
@@ -28,24 +28,24 @@ __all__ = ["BESIDE_IDENTITY", "Planned", "make_plan"]
 BESIDE_IDENTITY = ("monitors", "no_meter")
 """Fields of a cell's task that are not in its identity.
 
-Of ``monitors`` the meters' names are in it and their details are not: details may differ each time a meter is looked
-for. ``no_meter`` is a message.
+The names of the meters in ``monitors`` are part of the identity. Their details are not, since details may differ each
+time a meter is looked up. ``no_meter`` is a message.
 """
 
 
 @dataclass(frozen=True)
 class Planned:
-    """A plan, and the suite that it was made of with all names looked up."""
+    """A plan, and the suite from which it was made, with all names looked up."""
 
     plan: Plan
     resolved: Resolved
 
 
 def make_plan(suite: Suite, plugins: Plugins, host: PrepareHost, only: str | None = None) -> Planned:
-    """Plan every cell of ``suite``; ``only`` keeps the methods that match a pattern.
+    """Plan every cell of ``suite``. ``only`` is a pattern that keeps the methods whose names match.
 
     Raises:
-        SuiteError: something in the suite is unknown, ill-typed or cannot be built; one line.
+        SuiteError: something in the suite is unknown, has a wrong type, or cannot be built.
         PluginError: the code of a plugin failed, or its source cannot be hashed.
     """
     with plugins.blaming():
@@ -63,7 +63,7 @@ def _make_plan(suite: Suite, plugins: Plugins, host: PrepareHost, only: str | No
         for cell in _cells(setting, resolved, chains):
             order = (cell.repeat, suite.seeds.index(cell.seed))
             rounds.setdefault(order, {}).setdefault(cell.id, cell)
-    # every method once, then every method again: slow drift of the machine meets all alike
+    # All methods run once before any method repeats, so that slow drift of the machine affects all alike.
     cells = [cell for order in sorted(rounds) for cell in rounds[order].values()]
     plan = Plan(
         suite=suite.suite,
@@ -79,7 +79,7 @@ def _make_plan(suite: Suite, plugins: Plugins, host: PrepareHost, only: str | No
 
 
 def _cells(setting: Setting, resolved: Resolved, chains: Chains) -> Iterable[Cell]:
-    """Yield a setting's cells, for each seed and repeat, and add the nodes that they rest on to ``chains``."""
+    """Yield the cells of a setting for each seed and repeat, and add the nodes that they depend on to ``chains``."""
     suite, name = resolved.suite, setting.method
     method = resolved.method(name)
     threads = suite.methods[name].threads or suite.defaults.threads
@@ -189,7 +189,7 @@ def _method_key(name: str, method: ResolvedMethod, task: CellTask) -> str:
 
 
 def _identity(task: CellTask, method_key: str, origins: Iterable[EntryOrigin]) -> str:
-    """Return the digest of all that a cell's figures depend on, but for seed, repeat and export."""
+    """Return the digest of everything that a cell's figures depend on, except seed, repeat and export."""
     return digest(
         {
             "task": {name: value for name, value in to_json(task).items() if name not in BESIDE_IDENTITY},

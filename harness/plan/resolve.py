@@ -32,7 +32,7 @@ Stage = Literal["build", "compress", "partition"]
 
 @dataclass(frozen=True)
 class MethodStep:
-    """A checked step of a method's chain. ``path``: where the suite names its entry."""
+    """A checked step of a method's chain. ``path`` is the place in the suite that names its entry."""
 
     stage: Stage
     chosen: ChosenEntry[Any]
@@ -41,6 +41,7 @@ class MethodStep:
 
     @property
     def name(self) -> str:
+        """Return the name of the step's entry."""
         return str(self.chosen.entry.name)
 
 
@@ -55,10 +56,10 @@ class ChainLink:
 
 @dataclass(frozen=True)
 class ResolvedMethod:
-    """A method with its whole chain from the build on.
+    """A method with its whole chain, beginning with the build.
 
-    ``spec``: how the module is built, before a partition; None where planning does not know it. ``partition``: the
-    step that splits the model, or None.
+    ``spec`` says how the module is built before a partition. It is None if planning does not know that. ``partition``
+    is the step that splits the model, or None.
     """
 
     links: tuple[ChainLink, ...]
@@ -67,12 +68,12 @@ class ResolvedMethod:
 
     @property
     def data(self) -> ChosenData:
-        """The data of the last step."""
+        """Return the data of the last step."""
         return self.links[-1].data
 
 
 class Resolved:
-    """A suite and what its names mean. Each name is looked up when it is first asked for, and once."""
+    """A suite with its names resolved. Each name is looked up once, at its first use."""
 
     def __init__(self, suite: Suite, plugins: Plugins) -> None:
         self.suite = suite
@@ -90,16 +91,19 @@ class Resolved:
         return self.entries.choose(self.plugins.runtimes, ref, path)
 
     def target(self, name: str, threads: int) -> Target:
-        """Return device or fleet ``name``; ``threads``: of each worker whose device does not set its own."""
+        """Return device or fleet ``name``.
+
+        ``threads`` is the number for each worker whose device does not set its own.
+        """
         return self.targets.get(name, threads)
 
     # --- methods ---
 
     def method(self, name: str) -> ResolvedMethod:
-        """Return a method of the suite with all that it inherits.
+        """Return a method of the suite, with the steps that it inherits.
 
         Raises:
-            SuiteError: a step is unknown, ill-typed, or does not fit the steps before it.
+            SuiteError: a step is unknown, has a wrong type, or does not fit the steps before it.
         """
         if name not in self._methods:
             self._methods[name] = self._resolve(name)
@@ -165,7 +169,9 @@ class Resolved:
     def _check_change(
         self, step: MethodStep, links: Sequence[ChainLink], data: ChosenData, where: str
     ) -> None:
-        """Refuse a step that meets other data, classes or input than the step before and does not declare so."""
+        """Refuse a step with other data, classes or input than the step before, unless the step declares the
+        change.
+        """
         if not links or links[-1].data.key == data.key:
             return
         before, after = links[-1].data.info, data.info
@@ -185,10 +191,10 @@ class Resolved:
     # --- split models ---
 
     def sketch(self, name: str, resolved: ResolvedMethod, target: Target) -> Sketch:
-        """Return how method ``name``, which has a partition, is split for a target.
+        """Return the sketch of method ``name``, which has a partition, for a target.
 
         Raises:
-            SuiteError: the partitioner refuses.
+            SuiteError: the partitioner refuses the method or the target.
         """
         step = resolved.partition
         assert step is not None
@@ -202,7 +208,7 @@ class Resolved:
         return self._sketches[memo]
 
     def placer(self, name: str, sketch: Sketch, target: Target) -> str | None:
-        """Return the name of the placer that places a method's parts on a target, or None where none does."""
+        """Return the name of the placer that places a method's parts on a target, or None if no placer is used."""
         if not target.fleet or sketch.placement is not None:
             return None
         return self._placer(name).entry.name
@@ -215,7 +221,7 @@ class Resolved:
         return ChosenEntry(default.entry, default.origin, default.entry.params())
 
     def place(self, name: str, sketch: Sketch, target: Target) -> Placement:
-        """Return the device of each part: decided by the partition itself, else by the method's placer.
+        """Return the device of each part. The partition itself decides it, or else the method's placer.
 
         Raises:
             SuiteError: the placer refuses, or leaves a part out.
@@ -238,7 +244,7 @@ class Resolved:
 
 
 def _describe(step: MethodStep, spec: ModuleSpec | None, data: ChosenData, where: str) -> ModuleSpec | None:
-    """Return how the module is built after ``step``, or None where planning does not know it."""
+    """Return how the module is built after ``step``, or None if planning does not know it."""
     describe, params = step.chosen.entry.describe, step.chosen.params
     if describe is None:
         return None

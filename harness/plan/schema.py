@@ -16,7 +16,7 @@ __all__ = ["suite_schema"]
 
 
 def suite_schema(plugins: Plugins) -> JsonSchemaValue:
-    """Return the schema with which editors complete and check suites."""
+    """Return the JSON Schema with which editors complete and check suites."""
     schema = Suite.model_json_schema(by_alias=True)
     definitions = schema["$defs"]
     definitions["train"] = TrainRecipe.model_json_schema()
@@ -73,7 +73,7 @@ def _reference(registry: Registry[Any]) -> JsonSchemaValue:
 
 
 def _loose(schema: JsonSchemaValue) -> JsonSchemaValue:
-    """Return a schema that also allows a variable of a grid, like ``"${blocks}"``, in place of each value."""
+    """Return a schema that allows a variable of a grid, like ``"${blocks}"``, in place of each value."""
     properties = {
         name: {"anyOf": [value, {"type": "string", "pattern": r"\$\{\w+\}"}]}
         for name, value in schema.get("properties", {}).items()

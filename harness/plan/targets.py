@@ -21,8 +21,8 @@ Described = tuple[DeviceSpec, DeviceInfo | Unavailable]
 class Target:
     """A device or fleet of the suite, described by its backend.
 
-    ``specs`` and ``infos``: of each device; ``infos`` lacks devices that are not available. ``central``: index of
-    the device that fuses. ``unavailable``: why the target cannot be used, or None.
+    ``specs`` and ``infos`` have one value per device, but ``infos`` lacks devices that are not available. ``central``
+    is the index of the central device. ``unavailable`` says why the target cannot be used, or is None.
     """
 
     name: str
@@ -35,7 +35,7 @@ class Target:
 
 @dataclass
 class Targets:
-    """Describes the devices and fleets of a suite. A backend describes each device once per number of threads."""
+    """The devices and fleets of a suite. A backend describes each device once per number of threads."""
 
     suite: Suite
     plugins: Plugins
@@ -44,7 +44,9 @@ class Targets:
     _devices: dict[tuple[str, int], Described] = field(default_factory=dict)
 
     def get(self, name: str, threads: int) -> Target:
-        """Return device or fleet ``name``; ``threads``: of each worker whose device does not set its own.
+        """Return device or fleet ``name``.
+
+        ``threads`` is the number for each worker whose device does not set its own.
 
         Raises:
             SuiteError: its description in the suite is wrong.
@@ -74,7 +76,10 @@ class Targets:
         )
 
     def _check_boards(self, name: str, members: Sequence[str], described: Mapping[str, Described]) -> None:
-        """Refuse a fleet in which a board stands twice, under one name or two. A worker of this machine may."""
+        """Refuse a fleet that has one board twice, under one name or two names.
+
+        A worker of this machine may be in a fleet several times.
+        """
         seen: dict[str, str] = {}
         for index, member in enumerate(members):
             spec, info = described[member]

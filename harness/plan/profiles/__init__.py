@@ -1,4 +1,4 @@
-"""Speed of devices that was measured before.
+"""Profiles of devices: their speed, measured before.
 
 In: timings per operation. Out: fitted lines and predicted schedules.
 """

@@ -1,4 +1,4 @@
-"""The line through a device's timings, and its error."""
+"""The line through the timings of a device, and its error."""
 
 from __future__ import annotations
 
@@ -33,17 +33,20 @@ class Line:
         return self.fixed + self.slope * x
 
     def covers(self, x: float) -> bool:
-        """Whether ``x`` is inside the range of the points, within 1%. Outside it the error is unknown."""
+        """Return whether ``x`` is inside the range of the points, within 1%.
+
+        Outside the range the error is unknown.
+        """
         return 0.99 * self.low <= x <= 1.01 * self.high
 
 
 def fit(xs: Sequence[float], ys: Sequence[float]) -> Line:
     """Return the line with the least sum of squared *relative* residuals and no negative coefficient.
 
-    Residuals are relative because the points of a profile are decades apart: with absolute ones the largest point
-    alone would determine the line. Coefficients are not negative because an inference takes no negative time, and
-    no less time for more MACs. The error comes from leaving each point out in turn (Stone, "Cross-validatory choice
-    and assessment of statistical predictions", 1974).
+    Residuals are relative because the points of a profile differ by orders of magnitude. With absolute residuals the
+    largest point alone would determine the line. Coefficients are not negative because an inference takes no negative
+    time, and does not take less time for more MACs. The error comes from leaving each point out in turn (Stone,
+    "Cross-validatory choice and assessment of statistical predictions", 1974).
 
     Raises:
         ValueError: fewer than three different ``xs``, a value that is not positive, or ``ys`` that do not rise.
@@ -72,7 +75,7 @@ def _least(xs: Sequence[float], ys: Sequence[float]) -> tuple[float, float]:
     scale = rows.max(axis=0)
     rows = rows / scale
     (a, b), *_ = np.linalg.lstsq(rows, np.ones(len(y)), rcond=None)
-    if min(a, b) < 0:  # convex, so the best is on an edge: one term alone
+    if min(a, b) < 0:  # the sum is convex, so the best non-negative pair has one term that is zero
         alone = rows.sum(axis=0) / (rows**2).sum(axis=0)
         left = [float(((rows[:, k] * alone[k] - 1) ** 2).sum()) for k in (0, 1)]
         a, b = (alone[0], 0.0) if left[0] < left[1] else (0.0, alone[1])

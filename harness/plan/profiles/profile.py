@@ -1,7 +1,7 @@
-"""A device's profile: measured points, and the line through them that plans are estimated by.
+"""The profile of a device: measured points, and the line through them, which estimates use.
 
-A profile is a JSON file: points (MACs, bytes, seconds), the device, and the origin of the points. Values of the line
-are ``modelled`` and come with the line's error.
+A profile is a JSON file with points (MACs, bytes, seconds), the device, and the origin of the points. Values of the
+line are ``modelled`` and come with the line's error.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ KINDS: tuple[Kind, ...] = ("model", "matmul", "attention", "mlp", "conv")
 
 
 class ProfileError(HarnessError):
-    """A profile cannot be read, or its points make no line."""
+    """A profile cannot be read, or no line fits its points."""
 
 
 class Point(Params):
@@ -47,7 +47,7 @@ class Point(Params):
 
 
 class Link(Params):
-    """A device's link to the others: ``bytes`` take ``rtt / 2 + 8 * bytes / rate`` one way."""
+    """The link of a device to the other devices. One way, ``bytes`` take ``rtt / 2 + 8 * bytes / rate``."""
 
     rate_mbps: float | None = Field(None, gt=0, le=1e6, description="10^6 bits per second; None: no limit")
     rtt_ms: float = Field(0.0, ge=0, le=1e6, description="round trip of a small message")
@@ -55,7 +55,7 @@ class Link(Params):
 
     @property
     def latency(self) -> float:
-        """Seconds that a message travels."""
+        """Return the seconds that a message travels, one way."""
         return self.rtt_ms / 2e3
 
     def occupied(self, sent: float) -> float:
@@ -67,7 +67,7 @@ class Link(Params):
         return self.latency + self.occupied(sent)
 
     def joined(self, other: Link) -> Link:
-        """Return the link between two devices, from the link of each to the others: the slower of both."""
+        """Return the link between two devices, from the link of each. It is as slow as the slower one."""
         rates = [link.rate_mbps for link in (self, other) if link.rate_mbps is not None]
         return Link(rate_mbps=min(rates, default=None), rtt_ms=max(self.rtt_ms, other.rtt_ms))
 
@@ -100,22 +100,23 @@ class Profile(Params):
 
     @property
     def label(self) -> str:
+        """Return the name with the provenance, for messages."""
         return f"{self.name} ({self.provenance})"
 
     @cached_property
     def line(self) -> Line:
-        """The seconds of a part by its GMACs, from the points of whole models.
+        """Return the line of a part's seconds over its GMACs, from the points of whole models.
 
         Raises:
-            ProfileError: the points make no line.
+            ProfileError: no line fits the points.
         """
         return self.line_of("model")
 
     def line_of(self, kind: Kind) -> Line:
-        """Return the seconds by GMACs, from the points of one kind.
+        """Return the line of seconds over GMACs, from the points of one kind.
 
         Raises:
-            ProfileError: they make no line.
+            ProfileError: no line fits the points.
         """
         chosen = [point for point in self.points if point.kind == kind]
         try:
@@ -124,7 +125,10 @@ class Profile(Params):
             raise ProfileError(f"profile {self.name}, {kind}: {error}") from None
 
     def memory(self) -> Line | None:
-        """Return a worker's greatest size by its weights, in MiB; None where it was not read or makes no line."""
+        """Return the line of a worker's largest size over its weights, both in MiB.
+
+        It is None if the size was not read, or if no line fits it.
+        """
         known = [p for p in self.points if p.kind == "model" and p.memory_bytes and p.weight_bytes]
         mib = [[(getattr(p, key) or 0) / 2**20 for p in known] for key in ("weight_bytes", "memory_bytes")]
         try:
@@ -133,7 +137,7 @@ class Profile(Params):
             return None
 
     def summary(self) -> JsonObject:
-        """Return ``details["profile"]`` of a device, which placers and sketches read."""
+        """Return the value of ``details["profile"]`` of a device, which placers and sketches read."""
         line = self.line
         return {
             "name": self.name,
@@ -151,7 +155,7 @@ class Profile(Params):
         }
 
     def to_json(self) -> JsonObject:
-        """Return the file's content. ``lines`` are for people; they are computed again when it is read."""
+        """Return the content of the file. ``lines`` are for people; they are computed again when the file is read."""
         lines = {}
         for kind in KINDS:
             try:
@@ -168,6 +172,3 @@ class Profile(Params):
                 "points": line.points,
             }
         return {**self.model_dump(mode="json"), "lines": lines}
-
-
-# --- files ----------------------------------------------------------------------------------------

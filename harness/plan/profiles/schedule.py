@@ -14,7 +14,7 @@ __all__ = ["Piece", "schedule"]
 
 @dataclass(frozen=True, kw_only=True)
 class Piece:
-    """What estimates need of a part: counts for one sample, bytes, and the names of its inputs."""
+    """The facts of a part that estimates need: counts for one sample, bytes, and the names of its inputs."""
 
     name: str
     inputs: tuple[str, ...]
@@ -32,21 +32,22 @@ def schedule(
     image_bytes: float | None,
     batch: int = 1,
 ) -> float:
-    """Return the seconds from when the central device has the image until it has the answer.
+    """Return the latency of a query in seconds: from the image on the central device to the answer there.
 
-    ``links`` are those between the central device and each other device that has a part. Each way of a link sends one
-    tensor after another. Every tensor goes by way of the central device, and to each device once. ``image_bytes``
-    None: the image is on all devices already. ``pieces`` stand in the order in which a device runs its own.
+    ``links`` are the links between the central device and each other device that has a part. Each direction of a link
+    sends one tensor after another. Every tensor passes through the central device, and reaches each device once. If
+    ``image_bytes`` is None, the image is on all devices already. ``pieces`` are in the order in which a device runs
+    them.
     """
     sizes = {piece.name: float(piece.output_bytes) for piece in pieces} | {IMAGE: image_bytes or 0.0}
     home = {IMAGE: central, **device_of}
-    steps: dict[tuple[str, int], Step] = {}  # by tensor and the device where it then is
+    steps: dict[tuple[str, int], Step] = {}  # by tensor and the device that has it after the step
 
     def add(name: str, device: int, resource: Hashable, after: Sequence[Hashable], *spent: float) -> None:
         steps[name, device] = Step((name, device), resource, tuple(after), *spent)
 
     def bring(name: str, device: int) -> None:
-        """Add the transfers that bring a tensor to a device, unless it is there."""
+        """Add the transfers that bring a tensor to a device that does not have it."""
         if (name, device) in steps:
             return
         if device == central:

@@ -1,4 +1,4 @@
-"""Profiles as files: where they are kept, and which one fits a device."""
+"""Profiles as files: where they are stored, and which one fits a device."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def read_profile(path: Path) -> Profile:
     """Read a profile's file.
 
     Raises:
-        ProfileError: it is not a profile; one line.
+        ProfileError: the file cannot be read, or is not a profile.
     """
     try:
         with path.open("rb") as file:
@@ -75,12 +75,12 @@ def read_profile(path: Path) -> Profile:
         problem = error.errors(include_url=False)[0]
         where = ".".join(map(str, problem["loc"]))
         raise ProfileError(f"{path}: {where}: {problem['msg'].removeprefix('Value error, ')}") from None
-    _ = profile.line  # refused here, not in the middle of a plan
+    _ = profile.line  # points without a line are refused here, not in the middle of a plan
     return profile
 
 
 def write_profile(profile: Profile, path: Path | None = None) -> Path:
-    """Write a profile where plans look for it, or to ``path``. Return the path.
+    """Write a profile to ``path``, by default to the place where plans look for it. Return the path.
 
     Raises:
         StorageError: it cannot be written.
@@ -96,12 +96,12 @@ def write_profile(profile: Profile, path: Path | None = None) -> Path:
 
 
 def load_profile(name: str, threads: int | None = None, runtime: str | None = None) -> Profile:
-    """Return the profile of a file, or one that was measured here or is shipped, by its name.
+    """Return the profile in the file ``name``, or the measured or shipped profile with that name.
 
     ``threads`` and ``runtime`` choose among several profiles of one device.
 
     Raises:
-        ProfileError: there is none, or it cannot be read.
+        ProfileError: there is no such profile, or it cannot be read.
     """
     path = Path(name)
     if path.is_file():
@@ -121,7 +121,7 @@ def stored_profile(
 ) -> Profile | None:
     """Return the first profile of ``names`` that was measured with these settings, or None.
 
-    None as a setting stands for any; the CPU and ONNX Runtime come before others.
+    A setting of None means any value. The CPU and ONNX Runtime come before others.
 
     Raises:
         ProfileError: its file cannot be read.
@@ -142,7 +142,7 @@ def stored_profile(
 
 
 def profile_of(spec: DeviceSpec, runtime: str | None = None) -> Profile | None:
-    """Return the measured profile of a suite's device with its number of threads, or None.
+    """Return the measured profile of a suite's device with its number of threads, or None if there is none.
 
     Raises:
         ProfileError: its file cannot be read.
@@ -151,20 +151,20 @@ def profile_of(spec: DeviceSpec, runtime: str | None = None) -> Profile | None:
 
 
 def processor_of(spec: DeviceSpec) -> str:
-    """Return the processor of a board that computes (parameter ``device``), or "" for its CPU."""
+    """Return the processor of a board that computes (its parameter ``device``), or "" for its CPU."""
     return str(getattr(spec.params, "device", "cpu")).removeprefix("cpu")
 
 
 def profile_names(spec: DeviceSpec) -> tuple[str, ...]:
-    """Return the names that a device's profile may have: the board's, the suite's, the backend's."""
+    """Return the names under which a device's profile may be stored: the board's, the suite's, the backend's."""
     board = getattr(spec.params, "board", None)
     return tuple(dict.fromkeys(name for name in (board, spec.name, spec.backend) if name))
 
 
 def profiled(specs: Sequence[DeviceSpec], infos: Sequence[DeviceInfo]) -> tuple[DeviceInfo, ...]:
-    """Return ``infos`` with ``profile`` and ``link`` in their details where a profile was measured.
+    """Return ``infos`` with ``profile`` and ``link`` in the details of each device that has a measured profile.
 
-    Only placers and sketches get them, so that no cell's identity or record depends on a profile.
+    Only placers and sketches get these infos, so that no cell's identity or record depends on a profile.
 
     Raises:
         ProfileError: a profile cannot be read.
@@ -184,7 +184,7 @@ def profiled(specs: Sequence[DeviceSpec], infos: Sequence[DeviceInfo]) -> tuple[
 
 
 def link_of(info: DeviceInfo) -> Link | None:
-    """Return a device's link to the others, from its details, or None."""
+    """Return the link of a device to the other devices, from its details, or None if it is unknown."""
     stated = info.details.get("link")
     if stated is None:
         return None
