@@ -1,14 +1,14 @@
-"""Classes at random in N groups, a small ViT from scratch on each: what splitting alone gives, without a method.
+"""The baseline class-split: random groups of classes, and a small ViT trained from scratch on each group.
 
-Nothing is pruned and there is no teacher. Two fusions:
+It shows what splitting gives without a method: nothing is pruned and there is no teacher. There are two fusions:
 
-- ``average``: softmax of each sub-model over its own classes. A class has one sub-model, so an average over all
-  (0 where a class is foreign) has the order of the outputs themselves; nothing more is trained.
-- ``probe``: a linear layer on the sub-models' features, which stay as they are.
+- ``average``: softmax of each sub-model over its own classes. Each class has one sub-model, so an average over all
+  sub-models (0 for a foreign class) ranks classes as the outputs themselves do. Nothing more is trained.
+- ``probe``: a linear layer on the sub-models' features. The sub-models are frozen.
 
-No sub-model ever saw an image of a foreign class. The oracle shows what that costs: the accuracy if each image were
-answered by the sub-model that owns its class. Measuring takes it from the outputs of ``average``
-(``Partition.groups``); no part of the graph sees a label.
+No sub-model sees an image of a foreign class. The oracle shows what that costs: it is the accuracy if each image were
+answered by the sub-model that owns its class. It is computed during measuring, from the outputs of ``average``
+(``Partition.groups``). No part of the graph sees a label.
 """
 
 from __future__ import annotations
@@ -44,14 +44,14 @@ __all__ = ["AveragedSoftmax", "Probe", "averaged_softmax", "class_split", "probe
 
 
 def class_split(ctx: Context, source: Model, params: ClassSplitParams) -> Partition:
-    """Return the sub-models and their fusion. Of the source's lineage only the budget is taken.
+    """Return the sub-models and their fusion. The source's lineage gives only the training budget.
 
     Raises:
-        ValueError: the source records no training, too many parts, or a class without training images.
+        ValueError: the source records no training, there are too many parts, or a class has no training images.
     """
     shape = small_shape(source.spec, params, source.input.shape, source.classes)
     sizes, draw = group_sizes(source.classes, params.parts), np.random.RandomState(ctx.seed)
-    groups = class_groups(sizes, draw)  # its stream is frozen for good
+    groups = class_groups(sizes, draw)  # the stream of RandomState never changes
     target = budget(source, params)
     wanted = len(ctx.data.train) * _probe_macs(shape, params) if params.fusion == "probe" else 0
     share = max(0, target - wanted) // params.parts
@@ -98,7 +98,7 @@ def class_split(ctx: Context, source: Model, params: ClassSplitParams) -> Partit
 
 
 class AveragedSoftmax(nn.Module):
-    """Logits [n, k_i] of each sub-model over its own classes -> log of the softmax outputs [n, C]."""
+    """A module: logits [n, k_i] of each sub-model over its own classes -> log of the softmax outputs [n, C]."""
 
     order: torch.Tensor
 
@@ -108,17 +108,19 @@ class AveragedSoftmax(nn.Module):
         self.register_buffer("order", classes.argsort(), persistent=False)
 
     def forward(self, *logits: torch.Tensor) -> torch.Tensor:
+        """Return the log of the softmax outputs [n, C], in the order of the classes."""
         return torch.cat([functional.log_softmax(own, dim=-1) for own in logits], dim=-1)[:, self.order]
 
 
 class Probe(nn.Module):
-    """Features [n, D] of each sub-model -> logits [n, C] by one linear layer over all."""
+    """A module: features [n, D] of each sub-model -> logits [n, C], by one linear layer over all features."""
 
     def __init__(self, features: int, classes: int) -> None:
         super().__init__()
         self.linear = nn.Linear(features, classes)
 
     def forward(self, *features: torch.Tensor) -> torch.Tensor:
+        """Return the logits [n, C]."""
         return self.linear(torch.cat(features, dim=-1))
 
 
@@ -128,11 +130,11 @@ def averaged_softmax(*, groups: Sequence[Sequence[int]]) -> nn.Module:
 
 
 def probe(*, features: int, classes: int) -> nn.Module:
-    """Return a new :class:`Probe`; ``features`` are those of all sub-models together."""
+    """Return a new :class:`Probe`; ``features`` is the number of features of all sub-models together."""
     return Probe(features, classes)
 
 
 def _probe_macs(shape: ViTShape, params: ClassSplitParams) -> int:
-    """Return the MACs of the probe's training per image: each sub-model's features once, the layer every epoch."""
+    """Return the MACs of the probe's training per image: each sub-model once, and the linear layer in every epoch."""
     features = params.parts * replace(shape, classes=0).macs()
     return features + params.probe_epochs * params.parts * shape.dim * shape.classes

@@ -1,11 +1,11 @@
 """Neurosurgeon: the cut with the least predicted latency over two devices (Kang et al., ASPLOS 2017).
 
-There the layers' latencies are predicted on the mobile device and on the server, each layer's output is weighed against
-the link, and the best cut is found by trying all of them, those that leave everything on one device included. Here a
-layer is a block of a ViT. Blocks are alike, so one regression per device predicts them all: the line of its profile.
-The image is on the central device, and the answer is wanted there.
+The paper predicts the latency of each layer on the mobile device and on the server, and the time to send each layer's
+output over the link. It tries all cuts, including those that leave everything on one device, and takes the best. Here
+a layer is a block of a ViT. Blocks are alike, so one regression per device predicts them all: the line of its
+profile. The image is on the central device, and the answer is needed there.
 
-Torch-free, since planning calls it.
+This module imports no torch, because planning calls it.
 """
 
 from __future__ import annotations
@@ -27,7 +27,10 @@ __all__ = ["Cut", "cuts", "neurosurgeon_sketch"]
 
 @dataclass(frozen=True)
 class Cut:
-    """Blocks [0, after) on ``front``, the others on ``back`` (indices of devices), and the predicted seconds."""
+    """A cut: blocks [0, after) run on ``front``, the others on ``back``. Both are indices of devices.
+
+    ``seconds`` is the predicted latency.
+    """
 
     after: int
     front: int
@@ -38,11 +41,11 @@ class Cut:
 def neurosurgeon_sketch(spec: ModuleSpec | None, params: NeurosurgeonParams, fleet: Fleet) -> Sketch:
     """Return ``front`` and ``back`` on one device each, or ``whole`` on one of them.
 
-    If ``whole`` is not on the central device, ``answer`` is there and passes its logits on, since a central device has a
-    part.
+    If ``whole`` is not on the central device, that device has the part ``answer``, which returns the logits of
+    ``whole`` unchanged, because a central device must have a part.
 
     Raises:
-        ValueError: not two devices, a model of unknown dimensions, or a device without profile or link.
+        ValueError: there are not two devices, the model's dimensions are unknown, or a device has no profile or link.
     """
     shape = known_shape(spec, "neurosurgeon needs the dimensions of a ViT")
     assert spec is not None
@@ -72,9 +75,9 @@ def neurosurgeon_sketch(spec: ModuleSpec | None, params: NeurosurgeonParams, fle
 
 
 def cuts(shape: ViTShape, lines: Sequence[tuple[float, float]], link: Link, central: int) -> Iterator[Cut]:
-    """Yield every way to run the model on the two devices, the least movement first.
+    """Yield every way to run the model on the two devices, beginning with the whole model on one device.
 
-    ``lines`` are (seconds, seconds per GMAC) of each device, ``central`` is the index of the one with the image.
+    ``lines`` holds (seconds, seconds per GMAC) of each device. ``central`` is the index of the device with the image.
     """
     other = 1 - central
     height, width = shape.image_size
@@ -139,10 +142,10 @@ def _part(name: str, source: str, shape: ViTShape, start: int, stop: int, spec: 
 
 
 def _line(device: DeviceInfo) -> tuple[float, float]:
-    """Return the seconds, and seconds per GMAC, of the device's profile.
+    """Return the fixed seconds, and the seconds per GMAC, of the device's profile.
 
     Raises:
-        ValueError: it has none.
+        ValueError: the device has no profile.
     """
     profile: dict[str, Any] | None = device.details.get("profile")
     if profile is None:
@@ -155,7 +158,7 @@ def _line(device: DeviceInfo) -> tuple[float, float]:
 
 
 def _link(params: NeurosurgeonParams, fleet: Fleet) -> Link:
-    """Return the link by ``params``, and for what they leave out by the devices' own links, the slower of both ends.
+    """Return the link that ``params`` gives, completed by the links of the devices. The slower end decides.
 
     Raises:
         ValueError: no rate is given or known.

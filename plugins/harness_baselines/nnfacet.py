@@ -1,15 +1,15 @@
-"""A CNN split by classes in the manner of NNFacet (Chen, Le, Tan, Ho, IEEE TMC 2023), ED-ViT's CNN baseline.
+"""The baseline nnfacet: a CNN split by classes as NNFacet does (Chen, Le, Tan, Ho, IEEE TMC 2023).
 
-Each class finds some filters important; the filters important for a subset of the classes form a small model, which is
-fine-tuned; a multilayer perceptron reads the features of all small models. Importance is the average percentage of
-zeros of a filter's activations (APoZ, Hu et al. 2016), which ED-ViT names as NNFacet's way: fewer zeros are more
-important.
+It is ED-ViT's CNN baseline. For each subset of the classes, the filters that are important to it form a small model,
+which is fine-tuned. A multilayer perceptron combines the features of all small models. Importance is the average
+percentage of zeros of a filter's activations (APoZ, Hu et al. 2016), which ED-ViT names as NNFacet's criterion: fewer
+zeros are more important.
 
-Readings taken, where NNFacet's own choices need its devices, or only its abstract was at hand:
+Interpretations, where NNFacet's own choice needs its devices, or where only its abstract was available:
 
-- Classes are divided at random, as in DeViT and ED-ViT; NNFacet solves for a division that suits its sensors.
-- Every sub-model keeps the same share of each layer's filters, the least zero over its classes' training images; so
-  sizes are known when planning. NNFacet takes all filters that pass a threshold.
+- Classes are divided at random, as in DeViT and ED-ViT. NNFacet computes a division that suits its sensors.
+- Every sub-model keeps the same share of each layer's filters, those with the fewest zeros over the training images of
+  its classes. So sizes are known at planning time. NNFacet keeps all filters above a threshold.
 - Fine-tuning labels the images of foreign classes 0, with |D| / (10 C) - k of each, as EC-SNN does after NNFacet.
 """
 
@@ -51,13 +51,13 @@ def nnfacet(ctx: Context, model: Model, params: NNFacetParams) -> Partition:
     """Return the sub-models and the perceptron.
 
     Raises:
-        ValueError: no ``vgg``, more parts than classes, or a class without training images.
+        ValueError: the model is not a ``vgg``, there are more parts than classes, or a class has no training images.
     """
     shape = VGGShape.from_spec(model.spec)
     if shape is None or not isinstance(model.module, VGG):
         raise ValueError(f"nnfacet needs a vgg, not {type(model.module).__name__}")
     sizes, draw = group_sizes(model.classes, params.parts, least=1), np.random.RandomState(ctx.seed)
-    groups = class_groups(sizes, draw)  # its stream is frozen for good
+    groups = class_groups(sizes, draw)  # the stream of RandomState never changes
     zeros, counts, measured = zero_shares(ctx, model.module, model.classes, shape.macs())
 
     subs: list[nn.Module] = []
@@ -92,9 +92,10 @@ def nnfacet(ctx: Context, model: Model, params: NNFacetParams) -> Partition:
 def zero_shares(
     ctx: Context, vgg: VGG, classes: int, macs: int
 ) -> tuple[list[torch.Tensor], torch.Tensor, FitResult]:
-    """Return APoZ of each layer's filters on the training images of each class, [C, filters].
+    """Return the APoZ of each layer's filters per class, the images per class, and the cost.
 
-    Then come how many images each class has [C], and what it cost; ``macs`` are those of one pass.
+    The APoZ of a layer is [C, filters], over the training images of each class. The number of images is [C]. ``macs``
+    is the MACs of one pass.
 
     Raises:
         ValueError: a class has no training image.
@@ -122,9 +123,9 @@ def zero_shares(
 
 
 def cut(vgg: VGG, small: nn.Module, shares: Sequence[torch.Tensor]) -> None:
-    """Fill ``small``, but not its head, with the filters of ``vgg`` that are zero least, in their order.
+    """Fill ``small``, except its head, with the filters of ``vgg`` that have the fewest zeros, in their order.
 
-    ``shares`` are the zeros [filters] of each convolution of ``vgg``.
+    ``shares`` holds the shares of zeros [filters] of each convolution of ``vgg``.
     """
     assert isinstance(small, VGG)
     before: torch.Tensor | None = None
@@ -133,27 +134,31 @@ def cut(vgg: VGG, small: nn.Module, shares: Sequence[torch.Tensor]) -> None:
         with torch.no_grad():
             weight = block[0].weight[kept]
             narrow[0].weight.copy_(weight if before is None else weight[:, before])
-            for name, value in block[1].state_dict().items():  # a count of batches has no filters
+            for name, value in block[1].state_dict().items():  # num_batches_tracked is a scalar
                 narrow[1].state_dict()[name].copy_(value[kept] if value.ndim else value)
         before = kept
 
 
 def resample(data: Split, own: Sequence[int], classes: int, negatives: int | None, seed: int) -> Split:
-    """Return the images of ``own``, labelled 1 ... k, and of each foreign class ``negatives`` images, labelled 0."""
+    """Return the images of the classes ``own``, labelled 1 to k, and some images of the others, labelled 0.
+
+    ``negatives`` is the number of images of each foreign class; None stands for |D| / (10 C) - k.
+    """
     return resampled(data, own, classes, negatives, np.random.RandomState([seed, 1, *own]))[0]
 
 
 class Perceptron(nn.Module):
-    """Features [n, D] of each sub-model -> logits [n, C], by one hidden layer."""
+    """A module: features [n, D] of each sub-model -> logits [n, C], by one hidden layer."""
 
     def __init__(self, features: int, hidden: int, classes: int) -> None:
         super().__init__()
         self.fc1, self.fc2 = nn.Linear(features, hidden), nn.Linear(hidden, classes)
 
     def forward(self, *features: torch.Tensor) -> torch.Tensor:
+        """Return the logits [n, C]."""
         return self.fc2(functional.relu(self.fc1(torch.cat(features, dim=-1))))
 
 
 def perceptron(*, features: int, hidden: int, classes: int) -> nn.Module:
-    """Return a new :class:`Perceptron`; ``features`` are those of all sub-models together."""
+    """Return a new :class:`Perceptron`; ``features`` is the number of features of all sub-models together."""
     return Perceptron(features, hidden, classes)

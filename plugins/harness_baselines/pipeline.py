@@ -1,4 +1,7 @@
-"""A trained ViT cut in two after a block, or left whole. No training: the parts compute what the whole does."""
+"""Pipelines: a trained ViT cut in two after a block, or left whole.
+
+Nothing is trained. The parts compute exactly what the whole model computes.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,7 @@ def pipeline(model: Model, after: int) -> Partition:
     """Return ``front``, image -> tokens [T, D] after block ``after``, and ``back``, tokens -> logits.
 
     Raises:
-        ValueError: no timm ViT, or the cut leaves a part without blocks.
+        ValueError: the model is not a timm ViT, or the cut leaves a part without blocks.
     """
     step = Lineage(stage="partition", entry="pipeline", params={"after": after})
     return _cut(model, after, step)
@@ -25,7 +28,8 @@ def pipeline(model: Model, after: int) -> Partition:
 def neurosurgeon(model: Model, params: Mapping[str, Any], sketch: Sketch) -> Partition:
     """Return the parts that the sketch decided: ``front`` and ``back`` of :func:`pipeline`, or ``whole``.
 
-    If ``whole`` is not on the central device, ``answer`` is there and passes its logits on.
+    If ``whole`` is not on the central device, that device has the part ``answer``, which returns the logits
+    unchanged.
     """
     decisions = sketch.decisions
     step = Lineage(stage="partition", entry="neurosurgeon", params=params, notes=decisions)
@@ -36,7 +40,7 @@ def neurosurgeon(model: Model, params: Mapping[str, Any], sketch: Sketch) -> Par
     parts = [Part(name="whole", module=model.module, spec=model.spec, inputs=(image,), output=logits)]
     if len(sketch.parts) > 1:
         whole = Edge(source="whole", tensor=logits)
-        # the mean of one is that one
+        # the mean of one output is that output
         parts.append(Part(name="answer", module=MEAN.build(), spec=MEAN, inputs=(whole,), output=logits))
     return Partition(parts=tuple(parts), classes=model.classes, lineage=(*model.lineage, step))
 

@@ -1,4 +1,4 @@
-"""Baselines that every method should be compared with, and a placer that needs no thought."""
+"""Baselines with which every method should be compared, and the placer ``round-robin``."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ __all__ = [
 
 
 class SmallModelParams(Params):
-    """A small ViT from random weights, on all classes, for the training compute of the model in ``from``."""
+    """A small ViT on all classes, trained from random weights with the training compute of the model in ``from``."""
 
     dim: int = Field(ge=1, description="channels of a token; a multiple of heads")
     depth: int = Field(ge=1, description="blocks")
@@ -65,13 +65,13 @@ class SmallModelParams(Params):
 
 
 class EnsembleParams(SmallModelParams):
-    """Small ViTs that differ by seed; together they have the training compute of the model in ``from``."""
+    """Small ViTs that differ by seed. Together they use the training compute of the model in ``from``."""
 
     members: int = Field(ge=2, le=64, description="how many")
 
 
 class ClassSplitParams(SmallModelParams):
-    """Small ViTs, each for a share of the classes; together they have the training compute of the model in ``from``."""
+    """Small ViTs, each for a group of classes. Together they use the training compute of the model in ``from``."""
 
     parts: int = Field(ge=2, le=256, description="groups of classes (two classes each at least)")
     fusion: Literal["average", "probe"] = Field(
@@ -82,13 +82,13 @@ class ClassSplitParams(SmallModelParams):
 
 
 class PipelineParams(Params):
-    """Where to cut."""
+    """The place of the cut."""
 
     after: int = Field(ge=1, description="the first part has this many blocks, the second the rest")
 
 
 class VGGParams(Params):
-    """A VGG by its dimensions; image size, channels and classes are those of the data set."""
+    """A VGG by its dimensions. Image size, channels and classes come from the data set."""
 
     stages: tuple[tuple[Annotated[int, Field(ge=1)], ...], ...] = Field(
         min_length=1, description="filters of each 3x3 convolution; after each stage a 2x2 max pooling"
@@ -103,7 +103,7 @@ class VGGParams(Params):
 
 
 class NNFacetParams(Params):
-    """How many sub-models, and how much of the VGG each keeps."""
+    """The number of sub-models, the share of the VGG that each keeps, and their training."""
 
     parts: int = Field(ge=2, le=256, description="sub-models, at most one per class")
     keep: float = Field(
@@ -118,7 +118,7 @@ class NNFacetParams(Params):
 
 
 class NeurosurgeonParams(Params):
-    """Where to cut is the method's own choice; what the link between the two devices does may be given."""
+    """The link between the two devices, if it shall differ from their profiles. The method chooses the cut."""
 
     rate_mbps: float | None = Field(
         None, gt=0, le=1e6, description="the link's rate in 10^6 bits per second, instead of the devices' own"
@@ -154,28 +154,28 @@ def describe_small(spec: ModuleSpec, params: SmallModelParams, data: DataInfo) -
 
 
 def compress_small(ctx: Context, model: Model, params: SmallModelParams) -> Model:
-    """Train the small ViT."""
+    """Train the small ViT and return it."""
     from harness_baselines.small import small_model
 
     return small_model(ctx, model, params)
 
 
 def partition_ensemble(ctx: Context, model: Model, params: EnsembleParams, sketch: Sketch) -> Partition:
-    """Train the ensemble."""
+    """Train the members of the ensemble and return them with their mean."""
     from harness_baselines.small import ensemble
 
     return ensemble(ctx, model, params)
 
 
 def partition_class_split(ctx: Context, model: Model, params: ClassSplitParams, sketch: Sketch) -> Partition:
-    """Train a small ViT on each share of the classes, and their fusion."""
+    """Train a small ViT on each group of classes, and their fusion."""
     from harness_baselines.class_split import class_split
 
     return class_split(ctx, model, params)
 
 
 def partition_nnfacet(ctx: Context, model: Model, params: NNFacetParams, sketch: Sketch) -> Partition:
-    """Split the VGG by classes."""
+    """Split the VGG by classes, and train the sub-models and their fusion."""
     from harness_baselines.nnfacet import nnfacet
 
     return nnfacet(ctx, model, params)
@@ -198,9 +198,9 @@ def partition_neurosurgeon(
 
 
 def place_round_robin(sketch: Sketch, fleet: Fleet, params: Params) -> Placement:
-    """Place the parts in order over the devices, the central one last. The part that gives the answer is on it.
+    """Place the last part on the central device, and the others in order over the devices after it.
 
-    So a pipeline of two parts uses two devices, and N members on N devices one each.
+    So a pipeline of two parts uses two devices, and N members on N devices use one each.
     """
     *others, last = sketch.parts
     n = len(fleet.devices)
@@ -210,7 +210,7 @@ def place_round_robin(sketch: Sketch, fleet: Fleet, params: Params) -> Placement
 
 @hookimpl
 def harness_models() -> Iterable[ModelEntry]:
-    """Give the model builder ``vgg``."""
+    """Yield the model builder ``vgg``."""
     yield ModelEntry(
         name="vgg",
         summary="a VGG by its dimensions, with BatchNorm and a linear head: what NNFacet splits",
@@ -224,7 +224,7 @@ def harness_models() -> Iterable[ModelEntry]:
 
 @hookimpl
 def harness_compressors() -> Iterable[CompressorEntry]:
-    """Give the compressor ``small-model``."""
+    """Yield the compressor ``small-model``."""
     yield CompressorEntry(
         name="small-model",
         summary="one small ViT on all classes, trained from scratch with the source's training compute",
@@ -238,7 +238,7 @@ def harness_compressors() -> Iterable[CompressorEntry]:
 
 @hookimpl
 def harness_partitioners() -> Iterable[PartitionerEntry]:
-    """Give the partitioners ``ensemble``, ``class-split``, ``nnfacet``, ``pipeline`` and ``neurosurgeon``."""
+    """Yield the partitioners ``ensemble``, ``class-split``, ``nnfacet``, ``pipeline`` and ``neurosurgeon``."""
     yield PartitionerEntry(
         name="ensemble",
         summary="N small ViTs on all classes, logits averaged; together the source's training compute",
@@ -288,7 +288,7 @@ def harness_partitioners() -> Iterable[PartitionerEntry]:
 
 @hookimpl
 def harness_placers() -> Iterable[PlacerEntry]:
-    """Give the placer ``round-robin``."""
+    """Yield the placer ``round-robin``."""
     yield PlacerEntry(
         name="round-robin",
         summary="parts in order over the devices; the answer on the central one",

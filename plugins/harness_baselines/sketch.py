@@ -1,4 +1,4 @@
-"""What the baselines' parts will be, from dimensions alone. Torch-free, since planning calls it."""
+"""Sketches of the baselines: their parts, computed from dimensions. It imports no torch, because planning calls it."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def known_shape(spec: ModuleSpec | None, what: str) -> ViTShape:
     """Return the dimensions of the source.
 
     Raises:
-        ValueError: they are not known before it is built; ``what`` begins the message.
+        ValueError: they are unknown until the model is built. The message begins with ``what``.
     """
     shape = ViTShape.from_spec(spec)
     if shape is None:
@@ -58,7 +58,7 @@ def known_shape(spec: ModuleSpec | None, what: str) -> ViTShape:
 def small_shape(
     spec: ModuleSpec | None, params: SmallModelParams, image: tuple[int, ...], classes: int
 ) -> ViTShape:
-    """Return the small ViT for images [channels, height, width]; patches and class token are the source's.
+    """Return the small ViT for images [channels, height, width], with the patches and class token of the source.
 
     Raises:
         ValueError: no patch size is known, or the dimensions do not fit.
@@ -82,7 +82,7 @@ def small_shape(
 
 
 def ensemble_sketch(spec: ModuleSpec | None, params: EnsembleParams, fleet: Fleet) -> Sketch:
-    """Return ``member1`` ... ``memberN``, which read the image, and ``mean``, which reads their logits.
+    """Return ``member1`` to ``memberN``, which read the image, and ``mean``, which reads their logits.
 
     Raises:
         ValueError: the source's image size is not known, or the dimensions do not fit.
@@ -102,10 +102,12 @@ def ensemble_sketch(spec: ModuleSpec | None, params: EnsembleParams, fleet: Flee
 
 
 def group_sizes(classes: int, parts: int, least: int = 2) -> list[int]:
-    """Return the classes of each group, which differ by at most one. From one class alone there is nothing to learn.
+    """Return the number of classes of each group. The numbers differ by at most one.
+
+    The default ``least`` is two, because a model of a single class has nothing to learn.
 
     Raises:
-        ValueError: a group would have fewer than ``least``.
+        ValueError: a group would have fewer than ``least`` classes.
     """
     if least * parts > classes:
         of = "one class" if least == 1 else "two classes"
@@ -117,30 +119,30 @@ def group_sizes(classes: int, parts: int, least: int = 2) -> list[int]:
 
 
 def sub_shapes(shape: ViTShape, params: ClassSplitParams) -> list[ViTShape]:
-    """Return each sub-model as deployed: with a head for its classes, or headless if a probe reads its features."""
+    """Return each deployed sub-model: with a head for its classes, or without a head if a probe reads its features."""
     sizes = group_sizes(shape.classes, params.parts)
     return [replace(shape, classes=n if params.fusion == "average" else 0) for n in sizes]
 
 
 def probe_spec(features: int, classes: int) -> ModuleSpec:
-    """Return how any process builds class-split's probe."""
+    """Return the spec from which any process builds class-split's probe."""
     params = {"features": features, "classes": classes}
     return ModuleSpec(factory="harness_baselines.class_split:probe", params=params)
 
 
 def perceptron_spec(features: int, hidden: int, classes: int) -> ModuleSpec:
-    """Return how any process builds NNFacet's perceptron."""
+    """Return the spec from which any process builds NNFacet's perceptron."""
     params = {"features": features, "hidden": hidden, "classes": classes}
     return ModuleSpec(factory="harness_baselines.nnfacet:perceptron", params=params)
 
 
 def class_split_sketch(spec: ModuleSpec | None, params: ClassSplitParams, fleet: Fleet) -> Sketch:
-    """Return ``sub1`` ... ``subN``, which read the image, and ``fusion``, which reads their logits or features.
+    """Return ``sub1`` to ``subN``, which read the image, and ``fusion``, which reads their logits or features.
 
-    Which classes an average has to put in order is drawn when it is trained, so it has no spec yet.
+    The fusion ``average`` has no spec yet, because the groups of classes are drawn when it is trained.
 
     Raises:
-        ValueError: too many parts, the source's image size is not known, or the dimensions do not fit.
+        ValueError: there are too many parts, the source's image size is not known, or the dimensions do not fit.
     """
     source = known_shape(spec, "class-split needs the source's image size and classes")
     shape = small_shape(source.spec(), params, (source.channels, *source.image_size), source.classes)
@@ -161,10 +163,10 @@ def class_split_sketch(spec: ModuleSpec | None, params: ClassSplitParams, fleet:
 
 
 def nnfacet_sketch(spec: ModuleSpec | None, params: NNFacetParams, fleet: Fleet) -> Sketch:
-    """Return ``sub1`` ... ``subN``, which read the image, and ``fusion``, which reads their features.
+    """Return ``sub1`` to ``subN``, which read the image, and ``fusion``, which reads their features.
 
     Raises:
-        ValueError: more parts than classes, or the source is no ``vgg``.
+        ValueError: there are more parts than classes, or the source is not a ``vgg``.
     """
     shape = VGGShape.from_spec(spec)
     if shape is None:
@@ -188,7 +190,7 @@ def nnfacet_sketch(spec: ModuleSpec | None, params: NNFacetParams, fleet: Fleet)
 
 
 def slice_spec(spec: ModuleSpec, start: int, stop: int) -> ModuleSpec:
-    """Return how any process builds blocks [start, stop) of what ``spec`` builds."""
+    """Return the spec from which any process builds blocks [start, stop) of the module that ``spec`` builds."""
     return ModuleSpec(
         factory="harness_timm.surgery:sliced", params={"base": base_of(spec), "start": start, "stop": stop}
     )
@@ -198,7 +200,7 @@ def check_cut(after: int, depth: int) -> None:
     """Check that both parts have a block.
 
     Raises:
-        ValueError: they have not.
+        ValueError: a part has none.
     """
     if not 1 <= after < depth:
         allowed = f"allowed are 1 to {depth - 1}" if depth > 1 else "there is nowhere to cut"
@@ -206,10 +208,10 @@ def check_cut(after: int, depth: int) -> None:
 
 
 def pipeline_sketch(spec: ModuleSpec | None, params: PipelineParams, fleet: Fleet) -> Sketch:
-    """Return ``front``, the embedding and blocks up to the cut, and ``back``, the other blocks, norm and head.
+    """Return ``front``, the embedding and the blocks before the cut, and ``back``, the other blocks, norm and head.
 
     Raises:
-        ValueError: the cut leaves one part without blocks, or the source's dimensions are not known.
+        ValueError: the cut leaves a part without blocks, or the source's dimensions are not known.
     """
     shape, cut = known_shape(spec, "pipeline needs the dimensions of a ViT"), params.after
     assert spec is not None

@@ -1,8 +1,8 @@
-"""Small ViTs from random weights, on all classes, for a stated training compute: one, or an ensemble of N.
+"""Small ViTs on all classes, trained from random weights with a given training compute: one ViT, or an ensemble of N.
 
-Training compute is image passes times the MACs of a forward pass (``Lineage.train_macs``), summed over the source's
-whole history. It is spent in whole epochs: the nearest number, at least one. What was really spent and its ratio to the
-target are in the lineage. Pretraining done elsewhere is in no lineage, so in no budget.
+Training compute is image passes times the MACs of a forward pass (``Lineage.train_macs``), summed over all steps of
+the source. It is spent in whole epochs: the nearest number, at least one. The lineage holds the compute that was
+spent and its ratio to the target. Pretraining that was done elsewhere is in no lineage, so it is in no budget.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ __all__ = ["Mean", "budget", "ensemble", "mean", "small_model", "spend", "step_o
 
 
 def small_model(ctx: Context, source: Model, params: SmallModelParams) -> Model:
-    """Return one small ViT. Of the source's lineage only the budget is taken.
+    """Return one trained small ViT. The source's lineage gives only the training budget.
 
     Raises:
         ValueError: the source records no training, or the dimensions do not fit the image.
@@ -47,7 +47,8 @@ def small_model(ctx: Context, source: Model, params: SmallModelParams) -> Model:
 def ensemble(ctx: Context, source: Model, params: EnsembleParams) -> Partition:
     """Return N small ViTs that differ by their initial weights, each trained with 1/N of the budget.
 
-    Without a member's logits the answer is the mean of the others, scaled: the same class.
+    If a member's logits are absent, zeros replace them. The mean is then scaled, which does not change the predicted
+    class.
 
     Raises:
         ValueError: as :func:`small_model`.
@@ -72,9 +73,10 @@ def ensemble(ctx: Context, source: Model, params: EnsembleParams) -> Partition:
 
 
 class Mean(nn.Module):
-    """Logits [n, classes] of each member -> their mean [n, classes]."""
+    """A module: logits [n, classes] of each member -> their mean [n, classes]."""
 
     def forward(self, *logits: torch.Tensor) -> torch.Tensor:
+        """Return the mean [n, classes]."""
         return torch.stack(logits).mean(dim=0)
 
 
@@ -84,7 +86,7 @@ def mean() -> nn.Module:
 
 
 def budget(source: Model, params: SmallModelParams) -> int:
-    """Return the MACs to be spent.
+    """Return the training compute to spend, in MACs.
 
     Raises:
         ValueError: the source records no training.
@@ -98,7 +100,10 @@ def budget(source: Model, params: SmallModelParams) -> int:
 def spend(
     ctx: Context, module: nn.Module, shape: ViTShape, macs: int, name: str, data: Split | None = None
 ) -> FitResult:
-    """Train ``module`` on ``data`` (all training images) for the epochs that come nearest to ``macs``, at least one."""
+    """Train ``module`` for the number of epochs that is nearest to ``macs``, at least one.
+
+    ``data`` are the training images; None stands for all of them.
+    """
     images = len(ctx.data.train if data is None else data)
     epochs = max(1, round(macs / (shape.macs() * images)))
     return ctx.fit(module, data=data, name=name, epochs=epochs, early_stop=None)  # to the budget's end
@@ -107,7 +112,7 @@ def spend(
 def step_of(
     stage: str, entry: str, params: SmallModelParams, target: int, fits: Sequence[FitResult], **notes: Any
 ) -> Lineage:
-    """Return the lineage's step, with what ``fits`` cost together beside the MACs of ``target``."""
+    """Return the step of the lineage, with the cost of all ``fits`` and the target in MACs."""
     spent = sum(fit.train_macs for fit in fits)
     spending = {
         "target_macs": target,

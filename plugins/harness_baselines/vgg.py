@@ -1,7 +1,8 @@
 """VGG ("Very Deep Convolutional Networks", Simonyan and Zisserman, 2015) by its dimensions.
 
-As it is used at 32 px: BatchNorm after every convolution, and one linear layer on the mean over the pixels in place of
-three fully connected ones. ``[[64, 64], [128, 128], [256, 256, 256], [512, 512, 512], [512, 512, 512]]`` is VGG-16.
+This is the usual form for images of 32 px: BatchNorm after every convolution, and one linear layer on the mean over
+the pixels instead of three fully connected layers. ``[[64, 64], [128, 128], [256, 256, 256], [512, 512, 512], [512,
+512, 512]]`` is VGG-16.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ __all__ = ["VGG", "vgg"]
 
 
 class VGG(nn.Module):
-    """Images [n, C, H, W] -> logits [n, classes], or features [n, D] without classes."""
+    """A module: images [n, C, H, W] -> logits [n, classes], or features [n, D] if ``classes`` is 0."""
 
     def __init__(self, channels: int, classes: int, stages: Sequence[Sequence[int]]) -> None:
         super().__init__()
@@ -31,6 +32,7 @@ class VGG(nn.Module):
         self.head = nn.Linear(widths[-1], classes) if classes else nn.Identity()
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return the logits [n, classes] or features [n, D]."""
         for block, last in zip(self.blocks, self.pooled, strict=True):
             x = block(x)
             if last:
@@ -41,5 +43,5 @@ class VGG(nn.Module):
 def vgg(
     *, image_size: Sequence[int], channels: int, classes: int, stages: Sequence[Sequence[int]]
 ) -> nn.Module:
-    """Return a new :class:`VGG`. ``image_size`` changes no weight; counting needs it in the spec."""
+    """Return a new :class:`VGG`. ``image_size`` changes no weight; it is in the spec because counting needs it."""
     return VGG(channels, classes, stages)

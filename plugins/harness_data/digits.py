@@ -1,7 +1,7 @@
-"""scikit-learn's handwritten digits: 1,797 grey images of 8 x 8 pixels, embedded in the package.
+"""The handwritten digits of scikit-learn: 1,797 grey images of 8 x 8 pixels, embedded in the package.
 
-The test part of the UCI set "Optical Recognition of Handwritten Digits" (Alpaydin, Kaynak 1998). It has
-no split of its own. This one is stratified and fixed: 1,437 images for training, 360 for testing.
+They are the test part of the UCI set "Optical Recognition of Handwritten Digits" (Alpaydin, Kaynak 1998), which has
+no split of its own. This split is stratified and fixed: 1,437 images for training, 360 for testing.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ SPLIT_SEED = 8
 TEST_PER_CLASS = (36, 36, 35, 37, 36, 37, 36, 36, 35, 36)
 """A fifth of each class, rounded. Digit 5 gets the image that is left over."""
 
-# Mean and std are those of the training pixels. The fingerprint covers labels and pixels. Tests compare all three.
+# Mean and std are of the training pixels. The fingerprint covers labels and pixels. Tests compare all three.
 INFO = DataInfo(
     name="digits",
     shape=(1, 8, 8),
@@ -41,6 +41,7 @@ class Digits:
         self.labels = labels
 
     def image(self, index: int) -> NDArray[np.uint8]:
+        """Return the image as uint8 [8, 8, 1]."""
         image: NDArray[np.uint8] = self._images[index]
         return image
 
@@ -54,7 +55,7 @@ def describe(params: Params) -> DataInfo:
 
 
 def load(params: Params, split: str) -> Digits:
-    """Load one split, "train" or "test"."""
+    """Return one split, "train" or "test"."""
 
     import numpy as np
     from sklearn.datasets import load_digits
@@ -63,7 +64,7 @@ def load(params: Params, split: str) -> Digits:
     labels = stored.target.astype(np.int64)
     test = np.zeros(len(labels), bool)
     for label, count in enumerate(TEST_PER_CLASS):
-        # RandomState's stream is frozen for good, so the split is the same with any numpy
+        # the stream of RandomState never changes, so the split is the same with any numpy
         order = np.random.RandomState([SPLIT_SEED, label]).permutation(np.flatnonzero(labels == label))
         test[order[:count]] = True
     chosen = test if split == "test" else ~test

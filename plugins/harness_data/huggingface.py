@@ -1,7 +1,7 @@
-"""Data sets of the Hugging Face hub that are in its local cache, and folders laid out like one.
+"""Data sets of the Hugging Face hub in its local cache, and folders with the same layout.
 
-This module downloads nothing. Data that is not in the cache (``HF_HOME``) is reported as missing, with the
-command that fetches it once.
+This module downloads nothing. Data that is not in the cache (``HF_HOME``) is reported as missing, with the command
+that downloads it.
 """
 
 from __future__ import annotations
@@ -27,6 +27,8 @@ __all__ = ["HubImages", "HuggingFaceParams", "describe", "load"]
 
 
 class HuggingFaceParams(ColumnParams):
+    """The repository or folder of the data, its configuration and revision, and the names of its splits."""
+
     repo: str = Field(min_length=1, description="NAMESPACE/NAME on the hub, or a folder laid out like it")
     config: str | None = Field(None, description="configuration, where the data set has several")
     revision: str | None = Field(None, description="branch, tag or commit (default: main)")
@@ -38,7 +40,7 @@ class HuggingFaceParams(ColumnParams):
 
 
 def describe(params: HuggingFaceParams) -> DataInfo:
-    """Return the facts of the data. If it is not here, they are what the suite says of it, and ``missing``.
+    """Return the facts of the data. If it is not here, return the facts that the suite gives, and ``missing``.
 
     Raises:
         SuiteError: the data is here and cannot be read, or has no such configuration, split or column.
@@ -70,7 +72,7 @@ def describe(params: HuggingFaceParams) -> DataInfo:
 
 
 def load(params: HuggingFaceParams, split: str) -> Dataset:
-    """Load one split, "train" or "test".
+    """Return one split, "train" or "test".
 
     Raises:
         SuiteError: the data is missing, or a part of it cannot be read.
@@ -91,7 +93,7 @@ def _name(params: HuggingFaceParams) -> str:
 
 
 class _Missing(SuiteError):
-    """The data is not here. The message says what to do."""
+    """The data is not here. The message says how to get it."""
 
 
 def _folder(params: HuggingFaceParams) -> Path:
@@ -187,7 +189,7 @@ class _Table:
     def classes(self) -> tuple[tuple[str, ...], NDArray[Any] | None]:
         """Return the class names, and the label values that they stand for.
 
-        The values are ``None`` if the data set declares the names: then labels are their positions.
+        The values are ``None`` if the data set declares the names. Then labels are positions in the names.
         """
 
         import numpy as np
@@ -245,6 +247,7 @@ class HubImages:
         self._channels = decode(train.encoded(0), _channels(params), params.crop, train.where(0)).shape[2]
 
     def image(self, index: int) -> NDArray[np.uint8]:
+        """Return the image as uint8 [height, width, channels]. Raises ``SuiteError`` if it cannot be decoded."""
         return decode(self._table.encoded(index), self._channels, self._crop, self._table.where(index))
 
     def __len__(self) -> int:

@@ -32,6 +32,8 @@ FOLDERS = {"train": ("train",), "test": ("test", "val")}
 
 
 class ImageFolderParams(PictureParams):
+    """The folder of the images."""
+
     path: str = Field(min_length=1, description="folder with the folders train and test, or val")
 
 
@@ -69,7 +71,7 @@ def _facts(params: ImageFolderParams, folder: Path) -> DataInfo:
 
 
 def load(params: ImageFolderParams, split: str) -> FolderImages:
-    """Load one split, "train" or "test".
+    """Return one split, "train" or "test".
 
     Raises:
         SuiteError: a folder is missing, or the splits have different classes.
@@ -90,7 +92,7 @@ def _split(folder: Path, split: str) -> Path:
 
 
 def _files(folder: Path) -> dict[str, list[Path]]:
-    """Return the image files of each class: class name -> files. Both are sorted by name."""
+    """Return class name -> image files. Both are sorted by name."""
     return {
         child.name: sorted(path for path in child.iterdir() if path.suffix.lower() in SUFFIXES)
         for child in sorted(folder.iterdir())
@@ -126,6 +128,7 @@ class FolderImages:
         self._crop = crop
 
     def image(self, index: int) -> NDArray[np.uint8]:
+        """Read the file and return its image as uint8 [height, width, channels]. Raises ``SuiteError`` on failure."""
         path = self._paths[index]
         return decode(path, self._channels, self._crop, str(path))
 

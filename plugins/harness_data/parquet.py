@@ -1,6 +1,6 @@
-"""Encoded images and labels in Parquet files, as data sets on the Hugging Face hub are stored.
+"""Encoded images and labels in Parquet files, in the format of data sets on the Hugging Face hub.
 
-The encoded images are held in memory, decoded when asked for.
+The encoded images are held in memory and are decoded at each access.
 """
 
 from __future__ import annotations
@@ -38,6 +38,8 @@ Files = dict[str, list[Path]]
 
 
 class ParquetParams(ColumnParams):
+    """The folder of the files, and patterns that choose the files of each split."""
+
     path: str = Field(min_length=1, description="folder of the files (relative to where the command runs)")
     train_files: str | None = Field(
         None, description="pattern inside the folder (default: train.parquet or train-*.parquet)"
@@ -48,10 +50,10 @@ class ParquetParams(ColumnParams):
 
 
 def describe(params: ParquetParams) -> DataInfo:
-    """Return the facts of the files. If the folder is not there, they are what the suite says, and ``missing``.
+    """Return the facts of the files. If the folder is absent, return the facts that the suite gives, and ``missing``.
 
     Raises:
-        SuiteError: a file is missing, corrupt, or not what it should be.
+        SuiteError: a file is missing, corrupt, or of the wrong format.
     """
     with looking_at(params.path) as folder:
         missing = absent("pyarrow", "PIL")
@@ -63,7 +65,7 @@ def describe(params: ParquetParams) -> DataInfo:
 
 
 def load(params: ParquetParams, split: str) -> ParquetImages:
-    """Load one split, "train" or "test".
+    """Return one split, "train" or "test".
 
     Raises:
         SuiteError: a file is missing or cannot be read.
@@ -80,10 +82,13 @@ def _files(params: ParquetParams, folder: Path) -> Files:
 
 
 def find(folder: Path, stem: str, pattern: str | None, key: str) -> list[Path]:
-    """Return the files of one split, sorted by name: ``pattern``, else STEM.parquet, else STEM-*.parquet.
+    """Return the files of one split, sorted by name.
+
+    ``pattern`` selects them if it is given, else STEM.parquet, else STEM-*.parquet. ``key`` names the parameter in
+    messages.
 
     Raises:
-        SuiteError: the folder or the files are not there.
+        SuiteError: the folder or the files do not exist.
     """
     if not folder.is_dir():
         raise SuiteError(f"{folder}: not a folder" if folder.exists() else f"{folder}: not found")
@@ -105,7 +110,7 @@ def find(folder: Path, stem: str, pattern: str | None, key: str) -> list[Path]:
 
 
 def describe_files(params: ColumnParams, name: str, files: Files) -> DataInfo:
-    """Return the facts of Parquet files that are here. This hashes all their bytes and decodes one image.
+    """Return the facts of Parquet files that exist. This hashes all their bytes and decodes one image.
 
     Raises:
         SuiteError: a file has no rows or cannot be read.
@@ -163,7 +168,7 @@ def _bytes(column: Any) -> Any:
 
 
 class ParquetImages:
-    """The images of one split, encoded and in memory, by file."""
+    """The images of one split, encoded and in memory, one column per file."""
 
     def __init__(
         self, labels: NDArray[np.int64], columns: list[tuple[Path, Any]], channels: int, crop: str
@@ -177,6 +182,7 @@ class ParquetImages:
         self._crop = crop
 
     def image(self, index: int) -> NDArray[np.uint8]:
+        """Decode and return the image as uint8 [height, width, channels]. Raises ``SuiteError`` if that fails."""
         import numpy as np
 
         which = int(np.searchsorted(self._starts, index, side="right")) - 1
@@ -189,10 +195,10 @@ class ParquetImages:
 
 
 def load_files(params: ColumnParams, files: Files, split: str) -> ParquetImages:
-    """Load one split of Parquet files.
+    """Return one split of Parquet files.
 
     Raises:
-        SuiteError: a row has no image, or no label of the classes.
+        SuiteError: a row has no image, or a label that is not one of the classes.
     """
 
     import numpy as np

@@ -36,7 +36,7 @@ VARYING = (3, 0, 0)
 
 
 class PictureParams(Params):
-    """Parameters of every data set of encoded images."""
+    """Parameters that every data set of encoded images has."""
 
     num_classes: int | None = Field(
         None, ge=2, description="classes there must be; lets a suite be planned where the data is not"
@@ -65,7 +65,7 @@ class PictureParams(Params):
 
 
 def absent(*modules: str) -> str | None:
-    """Return what to install if one of ``modules`` is missing, or ``None`` if all are there."""
+    """Return the command that installs the absent ones of ``modules``, or ``None`` if all are installed."""
     missing = [name for name in modules if importlib.util.find_spec(name) is None]
     extra = "hub" if "datasets" in missing else "bench"
     return f"needs {', '.join(missing)}: pip install 'edge-harness[{extra}]'" if missing else None
@@ -73,7 +73,7 @@ def absent(*modules: str) -> str | None:
 
 @contextmanager
 def looking_at(path: str) -> Iterator[Path]:
-    """Yield ``path`` as a :class:`Path`, the home folder expanded.
+    """Yield ``path`` as a :class:`Path`, with the home folder expanded.
 
     Raises:
         SuiteError: the system refuses the path, here or in the body of the ``with`` statement.
@@ -100,7 +100,7 @@ def facts(
     fingerprint: str,
     notes: Iterable[str] = (),
 ) -> DataInfo:
-    """Return the facts of data that is here, checked against what the suite says of it.
+    """Return the facts of data that is here, after checking them against the suite.
 
     Raises:
         SuiteError: ``num_classes`` or ``shape`` contradicts the data.
@@ -123,10 +123,10 @@ def facts(
 
 
 def planned(params: PictureParams, *, name: str, missing: str) -> DataInfo:
-    """Return the facts of data that is not here, from what the suite says of it.
+    """Return the facts that the suite gives of data that is not here.
 
     Raises:
-        SuiteError: the suite does not say how many classes there are.
+        SuiteError: the suite does not give the number of classes.
     """
     if params.num_classes is None:
         raise SuiteError(f"{missing} (to plan without it, give num_classes, and shape or image_size)")
@@ -147,7 +147,9 @@ def planned(params: PictureParams, *, name: str, missing: str) -> DataInfo:
 
 
 def decode(data: bytes | Path, channels: int | None, crop: str, where: str) -> NDArray[np.uint8]:
-    """Return an encoded image as uint8 [height, width, channels]. For ``None`` grey images have 1 channel, others 3.
+    """Return an encoded image as uint8 [height, width, channels].
+
+    If ``channels`` is ``None``, a grey image has 1 channel and any other image has 3.
 
     Raises:
         SuiteError: the image cannot be decoded. The message begins with ``where``.
@@ -173,7 +175,7 @@ def decode(data: bytes | Path, channels: int | None, crop: str, where: str) -> N
 
 
 def codec(data: bytes) -> str:
-    """Return the name of the encoding (JPEG, PNG ...) of an image that :func:`decode` takes."""
+    """Return the name of an image's encoding, such as JPEG or PNG. :func:`decode` must accept the image."""
     from PIL import Image
 
     with Image.open(_stream(data)) as picture:
@@ -190,7 +192,7 @@ _hashes: dict[tuple[str, int, int], str] = {}
 
 
 def file_hash(path: Path) -> str:
-    """Return the SHA-256 of a file's bytes. It is computed once per process while size and time stay the same."""
+    """Return the SHA-256 of a file's bytes. A process computes it again only if size or time have changed."""
     state = path.stat()
     key = (str(path.resolve()), state.st_size, state.st_mtime_ns)
     if key not in _hashes:
@@ -203,7 +205,7 @@ def file_hash(path: Path) -> str:
 
 
 def listing_hash(folder: Path, files: Iterable[Path]) -> str:
-    """Return a SHA-256 over the files' names inside ``folder``, sizes and times. It reads no content."""
+    """Return a SHA-256 over the files' names inside ``folder``, their sizes and times. It reads no content."""
     whole = hashlib.sha256()
     for path in files:
         state = path.stat()

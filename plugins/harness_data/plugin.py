@@ -1,4 +1,4 @@
-"""Data sets: embedded, in files, on the Hugging Face hub, and made up."""
+"""Data sets: embedded, in files, on the Hugging Face hub, and synthetic."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ __all__ = ["harness_datasets"]
 
 @hookimpl
 def harness_datasets() -> Iterable[DatasetEntry]:
+    """Yield the data sets ``digits``, ``parquet``, ``imagefolder``, ``huggingface`` and ``synthetic``."""
     yield DatasetEntry(
         name="digits",
         summary="scikit-learn's handwritten digits, embedded: 1,437 + 360 grey images of 8 x 8 pixels",

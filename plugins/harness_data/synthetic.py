@@ -1,4 +1,4 @@
-"""Synthetic images: a pattern per class plus noise. For suites about latency, and for tests."""
+"""Synthetic images: a pattern per class plus noise. They serve suites about latency, and tests."""
 
 from __future__ import annotations
 
@@ -17,11 +17,13 @@ if TYPE_CHECKING:
 __all__ = ["Synthetic", "SyntheticParams", "describe", "load"]
 
 CELLS = 4
-"""The number of plain fields along each side of a class's pattern."""
+"""The number of squares of one colour along each side of a class's pattern."""
 CONTRAST, NOISE = 60, 25
 
 
 class SyntheticParams(Params):
+    """The number of images and classes, and the size of an image."""
+
     num_classes: int = Field(10, ge=2, description="classes, as equal in size as can be")
     size: int = Field(32, ge=1, description="pixels per side")
     channels: Literal[1, 3] = Field(3, description="1 or 3")
@@ -43,10 +45,11 @@ class Synthetic:
         )
 
     def image(self, index: int) -> NDArray[np.uint8]:
+        """Return the image as uint8 [size, size, channels]."""
         import numpy as np
 
         p = self._params
-        # RandomState's stream is frozen for good, so these images are the same with any numpy
+        # the stream of RandomState never changes, so these images are the same with any numpy
         pattern = np.random.RandomState([p.seed, int(self.labels[index])])
         fields = 128 + pattern.choice([-CONTRAST, CONTRAST], (CELLS, CELLS, p.channels))
         place = np.arange(p.size) * CELLS // p.size

@@ -1,4 +1,4 @@
-"""Tables of encoded images: their columns, labels and class names."""
+"""Tables of encoded images: columns, labels and class names."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ LABEL_COLUMNS = ("label", "labels", "fine_label", "coarse_label")
 
 
 class ColumnParams(PictureParams):
-    """Parameters of images in a table."""
+    """Parameters of data sets whose images are in a table."""
 
     image_column: str | None = Field(None, description="default: img or image, whichever is there")
     label_column: str | None = Field(
@@ -46,7 +46,11 @@ class ColumnParams(PictureParams):
 
 @dataclass(frozen=True)
 class Layout:
-    """The columns of a file. ``image`` is the path of the bytes; ``names`` are those of a ClassLabel, if it declares them."""
+    """The columns of a file.
+
+    ``image`` is the path of the bytes, such as ``img.bytes``. ``names`` are the names of a ClassLabel, or None if the
+    file declares none.
+    """
 
     image: str
     label: str
@@ -94,7 +98,7 @@ def layout_of(file: Any, params: ColumnParams, path: Path) -> Layout:
 
 
 def column_of(there: Sequence[str], asked: str | None, usual: Sequence[str], key: str, path: object) -> str:
-    """Return the column ``asked`` for, or the first of the ``usual`` ones that is there.
+    """Return the column ``asked``, or the first of ``usual`` that exists if none is asked for.
 
     Raises:
         SuiteError: there is no such column.
@@ -112,7 +116,7 @@ def column_of(there: Sequence[str], asked: str | None, usual: Sequence[str], key
 
 
 def _class_names(metadata: dict[bytes, bytes], label: str) -> tuple[str, ...] | None:
-    """Return the class names that the hub's schema metadata declares for a column, if it does."""
+    """Return the class names that the hub's schema metadata declares for a column, or None."""
     try:
         names = json.loads(metadata[b"huggingface"])["info"]["features"][label]["names"]
     except (KeyError, TypeError, ValueError):
@@ -121,7 +125,7 @@ def _class_names(metadata: dict[bytes, bytes], label: str) -> tuple[str, ...] | 
 
 
 def labels_of(path: Path, file: Any, column: str) -> NDArray[Any]:
-    """Return the labels as stored: int64 or str [n].
+    """Return the labels [n] as stored, int64 or str.
 
     Raises:
         SuiteError: a row has no label.
@@ -140,7 +144,7 @@ def labels_of(path: Path, file: Any, column: str) -> NDArray[Any]:
 def classes_of(params: ColumnParams, train: Sequence[Path]) -> tuple[tuple[str, ...], NDArray[Any] | None]:
     """Return the class names, and the label values that they stand for.
 
-    The values are ``None`` if the schema declares the names: then labels are their positions.
+    The values are ``None`` if the schema declares the names. Then labels are positions in the names.
 
     Raises:
         SuiteError: the labels have fewer than two values.
@@ -167,7 +171,7 @@ def numbers_of(
     """Return stored label values as class indices, int64 [n].
 
     Raises:
-        SuiteError: a label is none of the classes.
+        SuiteError: a label is not one of the classes.
     """
 
     import numpy as np

@@ -1,23 +1,23 @@
 """EdgeViT: "ViT lightweight training at IoT edge based on transfer learning", Z. Li, Y. Long, J. Miao, 2024.
 
-Not the EdgeViTs of ECCV 2022 (Pan et al.), which are an architecture. Here a large ViT trained in the cloud (CloudViT)
+This is not the architecture EdgeViTs of ECCV 2022 (Pan et al.). Here a large ViT trained in the cloud (CloudViT)
 gives its embedding W_IE and its first k blocks W_poE (section 2.2). A LayerNorm W_L and a classification head W_H are
 added and trained on the edge's data (Algorithm 1, Eq. 2).
 
-Readings taken, where the paper leaves a choice:
+Interpretations, where the paper leaves a choice:
 
-- Removed are the LAST blocks (section 2.2); the conclusion's "bottom EncoderBlocks" is a slip.
-- LayerNorm "initialised randomly" is gamma = 1, beta = 0: the usual start, and the only sensible one.
-- "-T", "trained from scratch" in Table 3, is training of all parameters from the transferred weights:
+- The LAST blocks are removed (section 2.2). The conclusion's "bottom EncoderBlocks" is a slip.
+- LayerNorm "initialised randomly" is gamma = 1, beta = 0, the usual and only sensible start.
+- "-T", "trained from scratch" in Table 3, trains all parameters from the transferred weights:
   Table 3 says "initialized with CloudViT assistance".
-- Eq. 2 is the mean cross-entropy over the target data; label smoothing is the recipe's.
+- Eq. 2 is the mean cross-entropy over the target data. Label smoothing is the recipe's.
 - The head is always trained, in Table 2 too. Its initial weights (not given) are N(0, 0.02), as in timm.
 - The frozen part runs without dropout and stochastic depth, so its features are fixed.
-- Optimiser and epochs are the suite's recipe. The paper's: SGD, momentum (value not given, 0.9 is usual),
+- Optimiser and epochs come from the suite's recipe. The paper's are SGD, momentum (value not given, 0.9 is usual),
   learning rate 1e-3 (schedule not given), batches of 4, 10 epochs.
 
-Shapes: images x [n, C, H, W]; tokens [n, T, D]; features z [n, R, D], the R tokens that the head reads, or
-[n, D] where it reads their mean; logits [n, classes].
+Shapes: images x [n, C, H, W]; tokens [n, T, D]; features z, which the head reads: [n, R, D] for R tokens, or [n, D]
+for their mean; logits [n, classes].
 """
 
 from __future__ import annotations
@@ -44,10 +44,10 @@ __all__ = ["Frozen", "edgevit", "features", "logits", "part_of"]
 
 
 def edgevit(ctx: Context, cloud: Model, params: EdgeViTParams) -> Model:
-    """Algorithm 1: CloudViT and the edge's training data -> EdgeViT.
+    """Return the EdgeViT that Algorithm 1 makes from CloudViT and the edge's training data.
 
     Raises:
-        ValueError: no timm ViT with a last LayerNorm, too few blocks, or other images than the source's.
+        ValueError: the source is no timm ViT with a last LayerNorm, has too few blocks, or has other images.
     """
     source = require_vit(cloud.module, "edgevit")
     check_images(cloud.input.shape, ctx.data.info)
@@ -72,12 +72,12 @@ def edgevit(ctx: Context, cloud: Model, params: EdgeViTParams) -> Model:
     # step 4: W_IE, W_poE and W_(L+H) are the EdgeViT
     notes = {"arm": arm(params), "features_cached": params.train == "head" and params.cache}
     step = Lineage.of("compress", "edgevit", params.model_dump(), [fit], notes)
-    before = cloud.lineage if params.train != "scratch" else ()  # ViT-n owes the cloud no training
+    before = cloud.lineage if params.train != "scratch" else ()  # ViT-n uses no weights of the cloud
     return replace(cloud, module=edge, spec=spec, classes=ctx.data.info.classes, lineage=(*before, step))
 
 
 def part_of(name: str) -> str:
-    """Return the paper's part of a tensor or module: trunk (W_IE and W_E), layer_norm (W_L) or head (W_H)."""
+    """Return the paper's name for a tensor or module: trunk (W_IE and W_E), layer_norm (W_L) or head (W_H)."""
     top = name.split(".", maxsplit=1)[0]
     if top in ("norm", "fc_norm"):
         return "layer_norm"
@@ -85,7 +85,7 @@ def part_of(name: str) -> str:
 
 
 def arm(params: EdgeViTParams) -> str:
-    """Return the paper's name: that of Table 2 for ``train: head``, else that of Table 3."""
+    """Return the paper's name for the variant: that of Table 2 for ``train: head``, else that of Table 3."""
     if params.train == "scratch":
         return f"ViT-n{params.blocks}"
     if params.train == "all":
@@ -98,7 +98,7 @@ def arm(params: EdgeViTParams) -> str:
 
 
 def features(vit: VisionTransformer, x: torch.Tensor) -> torch.Tensor:
-    """Return z of images x, by W_IE and W_poE: of their tokens what :func:`logits` reads."""
+    """Return the features z of images x, computed by W_IE and W_poE: the tokens that :func:`logits` reads."""
     tokens = vit.blocks(embed(vit, x))  # [n, T, D]
     if _pools_first(vit):
         return vit.pool(tokens)  # [n, D]
@@ -108,29 +108,30 @@ def features(vit: VisionTransformer, x: torch.Tensor) -> torch.Tensor:
 
 
 def logits(vit: VisionTransformer, z: torch.Tensor) -> torch.Tensor:
-    """Return the logits of features z, by W_L and W_H: the f(x, W_(L+H)) of Eq. 2."""
+    """Return the logits of features z, computed by W_L and W_H: f(x, W_(L+H)) of Eq. 2."""
     if _pools_first(vit):
         return vit.head(vit.head_drop(vit.fc_norm(z)))
     return vit.forward_head(vit.norm(z))
 
 
 def _pools_first(vit: VisionTransformer) -> bool:
-    """Return whether the LayerNorm comes after pooling, as in ViTs that read the mean of their tokens."""
+    """Return whether the LayerNorm comes after pooling, as in ViTs whose head reads the mean of the tokens."""
     return not isinstance(vit.fc_norm, nn.Identity)
 
 
 class Frozen(nn.Module):
-    """A ViT whose trunk stays in eval mode: features z if ``cached``, else images x -> logits."""
+    """A ViT whose trunk stays in evaluation mode: features z if ``cached``, else images x -> logits."""
 
     def __init__(self, vit: VisionTransformer, *, cached: bool) -> None:
         super().__init__()
         self.vit, self.cached = vit, cached
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return the logits [n, classes] of features z or images x."""
         return logits(self.vit, x if self.cached else features(self.vit, x))
 
     def train(self, mode: bool = True) -> Frozen:
-        """Set the mode of W_L and W_H alone."""
+        """Set the mode of W_L and W_H only."""
         super().train(mode)
         for name, child in self.vit.named_children():
             if part_of(name) == "trunk":
@@ -139,7 +140,7 @@ class Frozen(nn.Module):
 
 
 def train_head(ctx: Context, edge: VisionTransformer, params: EdgeViTParams) -> FitResult:
-    """Minimise Eq. 2 over W_H, and over W_L unless it is frozen."""
+    """Minimise Eq. 2 over W_H, and over W_L unless it is frozen. Return the cost."""
     trained = {"head", "layer_norm"} if params.train_layer_norm else {"head"}
     for name, parameter in edge.named_parameters():
         parameter.requires_grad_(part_of(name) in trained)
@@ -152,10 +153,10 @@ def train_head(ctx: Context, edge: VisionTransformer, params: EdgeViTParams) -> 
 
 
 def fit_cached(ctx: Context, edge: VisionTransformer) -> FitResult:
-    """Do the same on features computed once per image: the same loss, a fraction of the passes through the trunk.
+    """Minimise Eq. 2 on features that are computed once per image: the same loss with fewer passes through the trunk.
 
-    Features of augmented images would differ in each epoch, so augmentation is off, and the recipe's is not read.
-    Passes over validation images are not counted, as in every training.
+    Features of augmented images would differ in each epoch, so augmentation is off, whatever the recipe says. Passes
+    over validation images are not counted, as in every training.
     """
 
     def cached(split: Split) -> ArraySplit:

@@ -15,9 +15,9 @@ __all__ = ["EdgeViTParams", "compress", "harness_compressors"]
 
 
 class EdgeViTParams(Params):
-    """Which arm of the paper. Table 3: ``train: head`` is ViT-f, ``all`` ViT-f-T, ``scratch`` ViT-n.
+    """The variant of the paper. In Table 3, ``train: head`` is ViT-f, ``all`` is ViT-f-T, ``scratch`` is ViT-n.
 
-    Table 2, with ``train: head``: (1) ``layer_norm: transfer``; (2) that and ``train_layer_norm: false``;
+    In Table 2, with ``train: head``: (1) ``layer_norm: transfer``; (2) the same with ``train_layer_norm: false``;
     (3) ``train_layer_norm: false``; (4) the defaults.
     """
 
@@ -49,7 +49,7 @@ class EdgeViTParams(Params):
 
 
 def compress(ctx: Context, model: Model, params: EdgeViTParams) -> Model:
-    """Make the EdgeViT of ``model``; torch is imported here, not when planning."""
+    """Make the EdgeViT of ``model``. torch is imported here, so that planning does not need it."""
     from harness_edgevit.paper import edgevit
 
     return edgevit(ctx, model, params)
@@ -57,7 +57,7 @@ def compress(ctx: Context, model: Model, params: EdgeViTParams) -> Model:
 
 @hookimpl
 def harness_compressors() -> Iterable[CompressorEntry]:
-    """Give the compressor ``edgevit``."""
+    """Yield the compressor ``edgevit``."""
     yield CompressorEntry(
         name="edgevit",
         summary="the first k blocks of a trained ViT with a new LayerNorm and head (Li, Long, Miao 2024)",

@@ -1,4 +1,4 @@
-"""What EdgeViT will be, from dimensions alone. Torch-free, since planning calls it."""
+"""The sketch of EdgeViT, computed from dimensions. It imports no torch, because planning calls it."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ __all__ = ["check_images", "describe"]
 
 
 def describe(spec: ModuleSpec, params: EdgeViTParams, data: DataInfo) -> ModuleSpec:
-    """Return the EdgeViT of ``spec``'s ViT for the classes of ``data``.
+    """Return the EdgeViT that comes from the ViT of ``spec``, for the classes of ``data``.
 
     Raises:
-        ValueError: ``blocks`` is beyond the depth, or the images differ from the source's.
+        ValueError: ``blocks`` is beyond the depth, or the images have another shape than the source's.
     """
     shape = ViTShape.from_spec(spec)
     if shape:
@@ -26,7 +26,7 @@ def describe(spec: ModuleSpec, params: EdgeViTParams, data: DataInfo) -> ModuleS
 
 
 def check_images(source: tuple[int, ...], data: DataInfo) -> None:
-    """Check that cloud and edge differ by classes and pixels only.
+    """Check that the images of cloud and edge have the same shape.
 
     Raises:
         ValueError: the shape [channels, height, width] of the source's images is not that of ``data``.

@@ -1,4 +1,4 @@
-"""NVIDIA GPUs by NVML, without torch."""
+"""NVIDIA GPUs of this machine, listed through NVML without torch."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["gpus"]
 
 
 def gpus(name: str = "cuda") -> list[DeviceInfo | Unavailable]:
-    """Return every GPU, or one :class:`Unavailable` that says why there is none."""
+    """Return all GPUs under the device name ``name``, or one :class:`Unavailable` with the reason why there is none."""
     try:
         import pynvml
     except ImportError:

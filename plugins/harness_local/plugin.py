@@ -1,4 +1,4 @@
-"""This machine's processors: CPU, and CUDA GPUs."""
+"""Backends for this machine: its CPU and its CUDA GPUs."""
 
 from __future__ import annotations
 
@@ -14,18 +14,19 @@ __all__ = ["CpuParams", "CudaParams", "harness_backends"]
 
 
 class CpuParams(Params):
-    """The worker's cores."""
+    """The cores on which the worker may run."""
 
     affinity: tuple[int, ...] | None = Field(None, description="cores that the worker may use, like [2, 3]")
 
 
 class CudaParams(Params):
-    """Which GPU."""
+    """The GPU to use."""
 
     index: int = Field(0, ge=0, description="as nvidia-smi numbers them")
 
 
 def probe_cpu() -> Iterable[DeviceInfo]:
+    """Yield this machine's CPU."""
     yield _cpu("cpu", None)
 
 
@@ -48,12 +49,13 @@ def describe_cpu(spec: DeviceSpec) -> DeviceInfo:
 
 
 def open_cpu(spec: DeviceSpec) -> Device:
+    """Open a worker on the CPU, with the cores and threads of ``spec``."""
     assert isinstance(spec.params, CpuParams)
     return _open(spec, describe_cpu(spec), "cpu", spec.params.affinity or ())
 
 
 def _open(spec: DeviceSpec, info: DeviceInfo, computes_on: str, affinity: tuple[int, ...] = ()) -> Device:
-    """Open a worker of this machine. ``computes_on`` is the device that its sessions run on, like ``cuda:0``."""
+    """Open a worker on this machine. ``computes_on`` is the device on which its sessions run, like ``cuda:0``."""
     from harness.devices import LocalTransport, WorkerDevice
 
     forks = computes_on == "cpu"  # a forked process cannot use CUDA
@@ -78,12 +80,18 @@ def _cpu(name: str, affinity: tuple[int, ...] | None) -> DeviceInfo:
 
 
 def probe_cuda() -> Iterable[DeviceInfo | Unavailable]:
+    """Return all GPUs of this machine, or one reason why there is none."""
     from harness_local.nvidia import gpus
 
     return gpus()
 
 
 def describe_cuda(spec: DeviceSpec) -> DeviceInfo | Unavailable:
+    """Return the GPU of the given index, or the reason why no GPU can be used.
+
+    Raises:
+        ValueError: there is no GPU of this index.
+    """
     from harness_local.nvidia import gpus
 
     assert isinstance(spec.params, CudaParams)
@@ -97,6 +105,11 @@ def describe_cuda(spec: DeviceSpec) -> DeviceInfo | Unavailable:
 
 
 def open_cuda(spec: DeviceSpec) -> Device:
+    """Open a worker whose sessions run on the GPU.
+
+    Raises:
+        DeviceError: no GPU can be used.
+    """
     from harness.errors import DeviceError
 
     assert isinstance(spec.params, CudaParams)
@@ -108,6 +121,7 @@ def open_cuda(spec: DeviceSpec) -> Device:
 
 @hookimpl
 def harness_backends() -> Iterable[BackendEntry]:
+    """Yield the backends ``cpu`` and ``cuda``."""
     yield BackendEntry(
         name="cpu",
         summary="this machine's CPU",

@@ -1,1 +1,1 @@
-"""A plugin that profiles devices: it times operations on any backend."""
+"""A plugin that profiles devices: it times operations and small models on any backend."""

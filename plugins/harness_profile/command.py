@@ -1,4 +1,4 @@
-"""``harness devices profile``."""
+"""The command ``harness devices profile``."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def command(
 
 
 def report(profile: Profile, path: Path, *, as_json: bool) -> None:
-    """Print a profile that is kept in ``path``: for a person, or as JSON."""
+    """Print a profile that is stored in ``path``, as text or as JSON."""
     if as_json:
         click.echo(json.dumps(profile.to_json(), indent=1))
         return
@@ -88,10 +88,10 @@ def profile_of(
     probes: Sequence[Probe],
     workload: Workload,
 ) -> Profile:
-    """Measure the profile of a device with the named runtime, and the link from this machine if it is a board.
+    """Measure the profile of a device with the named runtime. For a board, also measure the link from this machine.
 
     Raises:
-        SuiteError: no such runtime.
+        SuiteError: there is no such runtime.
         DeviceError: the device cannot be used.
     """
     from harness.store.artifacts import Store

@@ -1,6 +1,6 @@
-"""Measures a device's profile: operations and small models are exported here and timed there, on any backend's device.
+"""Measure a device's profile: operations and small models are exported here and timed on a device of any backend.
 
-The steps are those of a cell: export, load into a fresh worker, then one input after the other, in steady state.
+The steps are those of a cell: export, load into a new worker, then run one input after the other in steady state.
 """
 
 from __future__ import annotations
@@ -46,14 +46,14 @@ WORKLOAD = Workload(
     stop=Stop(min_time_s=0.5, min_queries=11, max_time_s=60.0, warmup_max_s=3.0),
     metering=Metering(idle_s=0.0),
 )
-"""A confidence interval of the median needs eleven queries at least (harness.stats)."""
+"""The workload of a probe. A confidence interval of the median needs at least eleven queries (harness.stats)."""
 
 TRIES = 2
 
 
 @dataclass(frozen=True, kw_only=True)
 class Probe:
-    """One thing to time: its name, what builds it, the shape of its input."""
+    """A module to time: its name, its kind of operation, the spec that builds it, and the shape of its input."""
 
     what: str
     kind: Kind
@@ -72,7 +72,7 @@ def operation(kind: Kind, what: str, shape: tuple[int, ...], **params: int) -> P
 
 
 def small_vit(side: int, patch: int, dim: int, depth: int, heads: int) -> Probe:
-    """Return a probe of a ViT of 10 classes for images [3, side, side]."""
+    """Return a probe of a ViT with 10 classes for images [3, side, side]."""
     params = {
         "image_size": [side, side],
         "patch_size": patch,
@@ -150,9 +150,10 @@ def measure_profile(
     probes: Sequence[Probe] = PROBES,
     workload: Workload = WORKLOAD,
 ) -> Profile:
-    """Time every probe on the device, and the link from ``central``, on this machine, to a device that is elsewhere.
+    """Time every probe on the device, and the link to it from the device ``central`` if it is on another machine.
 
-    ``code`` identifies the runtime's code (:meth:`harness.plugins.Plugins.code_of`).
+    ``central`` is a device of this machine. ``code`` identifies the runtime's code
+    (:meth:`harness.plugins.Plugins.code_of`).
 
     Raises:
         DeviceError: the device or its worker cannot be used.
@@ -172,7 +173,9 @@ def measure_profile(
     for number, (probe, artifact, counts) in enumerate(prepared, 1):
         say(f"timing {number}/{len(probes)}: {probe.what}")
         tries: list[Point] = []
-        while len(tries) < TRIES and (not tries or tries[-1].flags):  # disturbed: again, in a fresh worker
+        while len(tries) < TRIES and (
+            not tries or tries[-1].flags
+        ):  # a disturbed try is repeated in a new worker
             samples, facts, remote = _timed(backend, spec, runtime.entry, probe, artifact, workload)
             tries.append(_point(probe, artifact, counts, samples))
         points.append(min(tries, key=lambda point: (bool(point.flags), point.seconds)))
@@ -208,7 +211,7 @@ def measure_profile(
 def _prepared(
     probe: Probe, runtime: Registered[RuntimeEntry], store: Store, code: str
 ) -> tuple[Artifact, Counts]:
-    """Export a probe, once for all devices. Return the artifact and the module's counts."""
+    """Export a probe, once for all devices. Return the artifact and the counts of the module."""
     import torch
 
     from harness.methods import count
@@ -261,6 +264,7 @@ def _timed(
     artifact: Artifact,
     workload: Workload,
 ) -> tuple[Samples, Mapping[str, Any], bool]:
+    """Run a probe in a new worker. Return the samples, the session's facts, and whether the device is remote."""
     import numpy as np
 
     images = np.random.default_rng(0).standard_normal((4, *probe.shape), np.float32)
@@ -283,7 +287,7 @@ def _link(
     artifact: Artifact,
     workload: Workload,
 ) -> Link:
-    """Return rate and round trip, as this machine's worker sees them when it sends the board an image."""
+    """Return rate and round-trip time, as this machine's worker sees them when it sends the board an image."""
     import numpy as np
 
     graph = Graph(parts=(GraphPart(name="whole", inputs=(IMAGE,), output=artifact.output),))

@@ -1,7 +1,7 @@
 """Export parts to ONNX files, in float32 or with dynamically quantised matrix products.
 
-Opset 18 and IR version 8 load in every ONNX Runtime from 1.15.1 on. A part is one file: models above
-protobuf's 2 GiB are refused.
+Opset 18 and IR version 8 load in every ONNX Runtime from 1.15.1 on. A part is one file, so a part with more weights
+than protobuf's 2 GiB is refused.
 """
 
 from __future__ import annotations
@@ -38,9 +38,9 @@ PROTOBUF_LIMIT = 2**31 - 1
 
 
 class Converter:
-    """Converts parts to ONNX models of one opset; refuses weights of more than ``max_bytes``.
+    """Converts parts to ONNX models of one opset, and refuses parts with more than ``max_bytes`` of weights.
 
-    Models of one structure share a conversion where that is safe (:class:`harness_runtimes.onnx_graph.Graphs`).
+    Models of equal structure share a conversion if that is safe (:class:`harness_runtimes.onnx_graph.Graphs`).
     """
 
     def __init__(
@@ -50,7 +50,7 @@ class Converter:
         self._max_bytes = max_bytes
 
     def model(self, part: Part) -> onnx.ModelProto:
-        """Return the model of a part.
+        """Return the ONNX model of a part.
 
         Raises:
             ValueError: the part cannot be exported; the message says why.
@@ -64,7 +64,7 @@ class Converter:
                 f"part {part.name!r}: {size / 2**30:.1f} GiB of weights; an ONNX file holds 2 GiB"
             )
         model = self._graphs.of(module, part)
-        # "/" keeps these apart from the names of inner values, which are Python identifiers.
+        # The "/" makes these names differ from those of inner values, which are Python identifiers.
         _rename(model, {f"in/{i}": f"in{i}/{edge.source}" for i, edge in enumerate(part.inputs)})
         _rename(model, {"out/": f"out/{part.name}"})
         onnx.checker.check_model(model)
@@ -74,10 +74,10 @@ class Converter:
 def export(part: Part, folder: Path, *, spinning: bool, converter: Converter | None = None) -> Artifact:
     """Write ``part`` into ``folder`` as float32 ONNX with a free batch dimension.
 
-    The graph's inputs are in the part's edge order. The same part gives the same bytes.
+    The graph's inputs are in the order of the part's edges. The same part gives the same bytes.
 
     Raises:
-        ValueError: the part cannot be exported, and why.
+        ValueError: the part cannot be exported; the message says why.
     """
     import onnx
 
@@ -90,14 +90,14 @@ def export(part: Part, folder: Path, *, spinning: bool, converter: Converter | N
 def export_quantised(
     part: Part, folder: Path, *, spinning: bool, per_channel: bool, reduce_range: bool
 ) -> Artifact:
-    """Do as :func:`export`, with the weights of MatMul and Gemm in int8 by ONNX Runtime's dynamic quantiser.
+    """Export as :func:`export` does, with the weights of MatMul and Gemm in int8 by ONNX Runtime's dynamic quantiser.
 
-    Activations are quantised at run time with one scale per tensor, over the whole batch: results depend
-    on the batch size (``meta["batch_dependent"]``). Convolutions stay float32 (ConvInteger has no kernel
-    in older runtimes). A part without such weights passes as it is, with ``meta["precision"]`` float32.
+    Activations are quantised at run time with one scale per tensor, over the whole batch, so results depend on the
+    batch size (``meta["batch_dependent"]``). Convolutions stay float32, because older runtimes have no kernel for
+    ConvInteger. A part without MatMul and Gemm weights stays float32, and ``meta["precision"]`` says so.
 
     Raises:
-        ValueError: the part cannot be exported, and why.
+        ValueError: the part cannot be exported; the message says why.
     """
     import onnx
     from onnxruntime.quantization import QuantType, quantize_dynamic
@@ -117,11 +117,11 @@ def export_quantised(
 
 
 def convert(module: nn.Module, part: Part, opset: int = OPSET) -> onnx.ModelProto:
-    """Convert a part's module by torch's exporter. Raises ``ValueError`` where it cannot be converted."""
+    """Convert a part's module with torch's exporter. Raises ``ValueError`` if it cannot be converted."""
     import torch
 
     batch = torch.export.Dim("batch")
-    # Two samples: the exporter takes a size of one for a constant.
+    # Two samples, because the exporter treats a size of one as a constant.
     samples = tuple(
         torch.zeros(2, *edge.tensor.shape, dtype=getattr(torch, edge.tensor.dtype)) for edge in part.inputs
     )
@@ -143,11 +143,11 @@ def convert(module: nn.Module, part: Part, opset: int = OPSET) -> onnx.ModelProt
         raise ValueError(f"part {part.name!r}: no ONNX export: {first_line(cause)}") from error
     assert program is not None
     model = program.model_proto
-    # The exporter ignores the requested opset in silence where it cannot convert to it.
+    # If the exporter cannot convert to the requested opset, it ignores the request silently.
     given = _opset(model)
     if given != opset:
         raise ValueError(f"part {part.name!r}: the exporter gave opset {given} where {opset} was asked for")
-    # Nor does it always refuse a module that fixes the batch size: it may export for that size alone.
+    # The exporter does not always refuse a module that fixes the batch size. It may export for that size only.
     if any(
         value.type.tensor_type.shape.dim[0].HasField("dim_value")
         for value in (*model.graph.input, *model.graph.output)
@@ -159,7 +159,7 @@ def convert(module: nn.Module, part: Part, opset: int = OPSET) -> onnx.ModelProt
 
 
 _CONVERTER = Converter()
-"""Shared by all exports of this process, so that parts of one structure are converted once."""
+"""The converter that all exports of this process share, so that parts of equal structure are converted once."""
 
 
 def _rename(model: onnx.ModelProto, names: dict[str, str]) -> None:
@@ -171,8 +171,9 @@ def _rename(model: onnx.ModelProto, names: dict[str, str]) -> None:
 
 
 def _strip(model: onnx.ModelProto) -> None:
-    """Drop fields that name source files, and so differ between machines, and ``value_info`` of initializers, whose
-    shapes the quantiser cannot take.
+    """Remove fields that name source files, and ``value_info`` of initializers.
+
+    Names of source files differ between machines. The quantiser cannot process the shapes of initializers.
     """
     graph = model.graph
     initializers = {tensor.name for tensor in graph.initializer}
@@ -223,7 +224,10 @@ def _opset(model: onnx.ModelProto) -> int:
 
 
 def _batch_first(module: nn.Module, count: int, batch: Any) -> tuple[Any, ...]:
-    """Return the batch dimension of each input, in the structure of ``forward``'s signature: ``*inputs`` is one."""
+    """Return the batch dimension of each input, in the structure of ``forward``'s signature.
+
+    A signature with ``*inputs`` has one element, which holds all inputs.
+    """
     each = tuple({0: batch} for _ in range(count))
     kinds = [parameter.kind for parameter in inspect.signature(module.forward).parameters.values()]
     return (each,) if kinds == [inspect.Parameter.VAR_POSITIONAL] else each
@@ -231,7 +235,7 @@ def _batch_first(module: nn.Module, count: int, batch: Any) -> tuple[Any, ...]:
 
 @contextmanager
 def _quiet_root_logger() -> Iterator[None]:
-    """Silence the root logger for the block: the quantiser logs there, which would install a handler permanently."""
+    """Silence the root logger inside the block, because the quantiser's logging would install a handler permanently."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:

@@ -1,9 +1,9 @@
-"""ONNX graphs, converted once per structure and filled with the weights of each model that has it.
+"""ONNX graphs, converted once per structure and filled with the weights of each model of that structure.
 
-A conversion takes seconds, and a suite exports many models that differ in weights alone (seeds, members of
-an ensemble). So the structure is converted with random weights that all differ, which shows where in the graph each
-weight is, possibly transposed. A structure for which this is not certain (a convolution that its BatchNorm was folded
-into) is converted again for each model.
+A conversion takes seconds, and a suite exports many models that differ only in weights (seeds, members of an
+ensemble). So the structure is converted with random weights that all differ. They show where in the graph each weight
+is, possibly transposed. If this is not certain, each model is converted separately; a convolution with a folded
+BatchNorm is an example.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ __all__ = ["Graphs"]
 
 @dataclass(frozen=True)
 class _Slot:
-    """Initializer ``index`` of a graph is the module's ``name``, or its transpose, in row-major order."""
+    """A place for a weight: initializer ``index`` of a graph is the module's weight ``name``, or its transpose."""
 
     index: int
     name: str
@@ -35,7 +35,10 @@ class _Slot:
 
 @dataclass(frozen=True)
 class _Graph:
-    """A graph without its weights. ``fixed``: the rest of the module's state, which a model must share."""
+    """A graph without its weights.
+
+    ``fixed`` is the rest of the module's state. Only a model with the same values can use the graph.
+    """
 
     model: onnx.ModelProto
     slots: tuple[_Slot, ...]
@@ -43,7 +46,7 @@ class _Graph:
 
 
 class Graphs:
-    """The structures that this process has converted, the last ``limit`` of them."""
+    """The last ``limit`` structures that this process has converted."""
 
     def __init__(self, convert: Callable[[torch.nn.Module, Part], onnx.ModelProto], limit: int = 64) -> None:
         self._convert = convert
@@ -51,7 +54,7 @@ class Graphs:
         self._graphs: dict[str, _Graph | None] = {}
 
     def of(self, module: torch.nn.Module, part: Part) -> onnx.ModelProto:
-        """Return the ONNX model of ``module``, which ``part.spec`` built and which holds the part's weights."""
+        """Return the ONNX model of ``module``, which was built by ``part.spec`` and holds the part's weights."""
         key = json.dumps([asdict(part.spec), [asdict(edge.tensor) for edge in part.inputs]])
         if key not in self._graphs:
             while len(self._graphs) >= self._limit:
@@ -63,6 +66,7 @@ class Graphs:
         return _fill(graph, module)
 
     def _learn(self, part: Part) -> _Graph | None:
+        """Return the graph of a part's structure, or None if the place of a weight is not certain."""
         import torch
         from onnx import numpy_helper
 
@@ -86,7 +90,7 @@ class Graphs:
                 slots.append(_Slot(index, *found))
                 initializer.ClearField("raw_data")
             elif array.size > 1:
-                return None  # made of weights in a way that we do not know, or a constant: who can tell?
+                return None  # a constant, or computed from weights in an unknown way
         if {slot.name for slot in slots} != set(weights):
             return None
         fixed = {name: tensor for name, tensor in module.state_dict().items() if name not in weights}
@@ -94,7 +98,7 @@ class Graphs:
 
 
 def _keeps_weights(module: torch.nn.Module) -> bool:
-    """Return False where it is known beforehand that the converter folds weights into others."""
+    """Return False for a module with BatchNorm, whose weights the converter folds into others."""
     from torch.nn.modules.batchnorm import _BatchNorm
 
     return not any(isinstance(part, _BatchNorm) for part in module.modules())
@@ -124,5 +128,5 @@ def _fill(graph: _Graph, module: torch.nn.Module) -> onnx.ModelProto:
 def _digest(array: np.ndarray) -> tuple[tuple[int, ...], str, bytes]:
     import hashlib
 
-    shape = tuple(size for size in array.shape if size > 1)  # norms' weights are given more dimensions
+    shape = tuple(size for size in array.shape if size > 1)  # the exporter adds dimensions to norms' weights
     return shape, str(array.dtype), hashlib.blake2b(array.tobytes()).digest()

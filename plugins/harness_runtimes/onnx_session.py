@@ -1,4 +1,4 @@
-"""ONNX files in a worker. Never imports torch."""
+"""The session of ONNX Runtime, for a worker. This module never imports torch."""
 
 from __future__ import annotations
 
@@ -34,14 +34,16 @@ class OnnxSession:
         config.intra_op_num_threads = options.threads
         config.inter_op_num_threads = 1
         config.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
-        config.log_severity_level = 3  # errors only: warnings would go to a terminal that is being drawn on
+        config.log_severity_level = (
+            3  # errors only; warnings would disturb the progress display in the terminal
+        )
         spinning = bool(artifact.meta["spinning"])
         config.add_session_config_entry("session.intra_op.allow_spinning", str(int(spinning)))
         session = ort.InferenceSession(
             str(artifact.path / artifact.meta["file"]), config, providers=providers
         )
         used, provider = session.get_providers()[0], providers[0][0]
-        if used != provider:  # onnxruntime falls back to the CPU with no more than a warning
+        if used != provider:  # onnxruntime falls back to the CPU and only warns
             raise DeviceError(
                 f"{options.device}: onnxruntime {ort.__version__} could not start {provider}, only {used}"
             )
@@ -61,19 +63,28 @@ class OnnxSession:
         }
 
     def run(self, inputs: Sequence[NDArray[Any]]) -> NDArray[np.float32]:
+        """Return the output [n, ...] for ``inputs`` in the order of the part's edges."""
         feed = dict(zip(self._inputs, inputs, strict=True))
         return self._session.run(self._output, feed)[0]  # type: ignore[no-any-return]
 
     def device_memory(self) -> dict[str, int]:
-        """Return :func:`harness.devices.on_gpu`, or nothing on a CPU. ONNX Runtime has no figure of its own."""
+        """Return the driver's figure (:func:`harness.devices.on_gpu`), or nothing on a CPU.
+
+        ONNX Runtime has no figure of its own.
+        """
         return {} if self.facts["provider"] == "CPUExecutionProvider" else on_gpu()
 
     def close(self) -> None:
-        self._session = None  # frees the weights
+        """Free the weights."""
+        self._session = None
 
 
 def _providers(device: str) -> list[tuple[str, dict[str, str]]]:
-    """Return ONNX Runtime's execution providers. CUDA runs what TensorRT cannot; TensorRT was not tried."""
+    """Return ONNX Runtime's execution providers. CUDA runs what TensorRT lacks. TensorRT was not tried.
+
+    Raises:
+        DeviceError: the device is unknown, or this ONNX Runtime cannot use it.
+    """
     kind, _, index = device.partition(":")
     if device == "cpu":
         return [("CPUExecutionProvider", {})]
@@ -85,7 +96,7 @@ def _providers(device: str) -> list[tuple[str, dict[str, str]]]:
         raise DeviceError(
             f"{device}: this onnxruntime {ort.__version__} has no {name}: install onnxruntime-gpu"
         )
-    cuda = ("CUDAExecutionProvider", {"device_id": index, "use_tf32": "0"})  # float32 is float32
+    cuda = ("CUDAExecutionProvider", {"device_id": index, "use_tf32": "0"})  # full float32 precision
     if kind == "cuda":
         return [cuda]
     os.environ["NVIDIA_TF32_OVERRIDE"] = "0"

@@ -1,7 +1,8 @@
-"""Runtimes in the box: ONNX Runtime (float32, dynamic int8) and PyTorch (eager, compiled).
+"""The runtimes that the project ships: ONNX Runtime (float32, dynamic int8) and PyTorch (eager, compiled).
 
-``tolerance`` is the greatest max |a - b| / max |b| on the logits that parity admits, by the precision asked
-for. Seen at batch 1 (x86 with AVX-512 VNNI, one thread, torch 2.15, onnxruntime 1.31), and the limit chosen:
+``tolerance`` is the greatest max |a - b| / max |b| on the logits that parity admits, for each requested precision.
+The table has the values measured at batch 1 (x86 with AVX-512 VNNI, one thread, torch 2.15, onnxruntime 1.31), and
+the limit:
 
 =================  =============  ==========  ==========  ==========  =====
 precision          digits ViT     ViT-Tiny    ResNet-18   PoolFormer  limit
@@ -15,9 +16,9 @@ int8 per channel   1.3e-2         3.8e-2      7.7e-3      9.7e-3      0.15
 int8 reduce range  2.5e-2         8.1e-2      1.0e-2      2.5e-2      0.15
 =================  =============  ==========  ==========  ==========  =====
 
-(256 samples for the ViTs, 64 for the others, whose weights are random as ViT-Tiny's are; the worst of the
-runtimes that have the precision.) The float32 limit lies below every figure of float16, so that a silently
-lower precision is refused. ViT-Tiny in int8 at batch 32: 6.1e-2, with a reduced range 8.8e-2.
+The values are over 256 samples for the ViTs and 64 for the others, and are the worst of the runtimes with that
+precision. All models but the trained one have random weights. The float32 limit lies below every value of float16, so
+that a silently lower precision is refused. ViT-Tiny in int8 at batch 32 has 6.1e-2, with a reduced range 8.8e-2.
 """
 
 from __future__ import annotations
@@ -76,12 +77,14 @@ class CompileParams(TorchParams):
 
 
 def export_onnx(ctx: Context, part: Part, params: OnnxParams) -> Artifact:
+    """Export a part for ``onnxruntime``. Raises ``ValueError`` if it cannot be exported."""
     from harness_runtimes.onnx_export import export
 
     return export(part, ctx.workdir, spinning=params.spinning)
 
 
 def export_int8(ctx: Context, part: Part, params: Int8Params) -> Artifact:
+    """Export a part for ``onnxruntime-int8``. Raises ``ValueError`` if it cannot be exported."""
     from harness_runtimes.onnx_export import export_quantised
 
     return export_quantised(
@@ -94,6 +97,7 @@ def export_int8(ctx: Context, part: Part, params: Int8Params) -> Artifact:
 
 
 def load_onnx(artifact: Artifact, options: SessionOptions) -> Session:
+    """Load an ONNX file, after marking the process's memory with the library imported as the baseline."""
     from harness_runtimes.onnx_session import OnnxSession
 
     mark_baseline()
@@ -101,18 +105,24 @@ def load_onnx(artifact: Artifact, options: SessionOptions) -> Session:
 
 
 def export_torch(ctx: Context, part: Part, params: TorchParams) -> Artifact:
+    """Export a part for ``torch``: its weights in the chosen precision."""
     from harness_runtimes.torch_runtime import export
 
     return export(part, ctx.workdir, runtime="torch", precision=params.precision)
 
 
 def export_compile(ctx: Context, part: Part, params: CompileParams) -> Artifact:
+    """Export a part for ``torch-compile``: its weights in the chosen precision, and the mode of the compiler."""
     from harness_runtimes.torch_runtime import export
 
     return export(part, ctx.workdir, runtime="torch-compile", precision=params.precision, mode=params.mode)
 
 
 def load_torch(artifact: Artifact, options: SessionOptions) -> Session:
+    """Load a part into torch, after marking the process's memory at that point as the baseline.
+
+    The baseline contains what torch allocates at first use.
+    """
     from harness_runtimes.torch_runtime import TorchSession, warm
 
     warm(options.threads)
@@ -146,13 +156,14 @@ def _chosen_tolerance(params: TorchParams) -> float:
 
 _ONNX = ("torch", "onnx", "onnxscript", "onnxruntime")
 _TORCH = ("torch", "safetensors")
-# Imports only: a fork after any torch operation hangs. onnxruntime starts a thread when imported, so a
-# forkserver may not preload it.
+# Only imports: a fork after a torch operation hangs. onnxruntime starts a thread when it is imported, so a
+# forkserver must not preload it.
 _TORCH_PRELOAD = ("torch", "timm", "torch._dynamo")
 
 
 @hookimpl
 def harness_runtimes() -> Iterable[RuntimeEntry]:
+    """Yield the runtimes ``onnxruntime``, ``onnxruntime-int8``, ``torch`` and ``torch-compile``."""
     yield RuntimeEntry(
         name="onnxruntime",
         summary="ONNX Runtime, float32, on the CPU or (with onnxruntime-gpu) CUDA",

@@ -1,4 +1,4 @@
-"""Rebuild a part's module as a worker will."""
+"""Rebuild a part's module as a worker does, and name its files."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ __all__ = ["file_name", "rebuild"]
 def rebuild(part: Part) -> torch.nn.Module:
     """Return a copy of ``part.module`` on the CPU in evaluation mode, built from its spec and state.
 
-    The part's own module is left as it is (device, mode).
+    The part's own module does not change (device, mode).
 
     Raises:
-        ValueError: the spec builds something into which the module's state does not fit.
+        ValueError: the spec builds a module that does not accept the state.
     """
     import torch
 
@@ -34,7 +34,7 @@ def rebuild(part: Part) -> torch.nn.Module:
 
 
 def file_name(part: Part, suffix: str) -> str:
-    """Return a file name for the part. Raises ``ValueError`` where its name cannot be one."""
+    """Return a file name for the part. Raises ``ValueError`` if the part's name is not usable as a file name."""
     if not re.fullmatch(r"\w[\w.-]*", part.name, re.ASCII):
         raise ValueError(f"part {part.name!r}: a part's name may hold letters, digits, '_', '-' and '.' only")
     return part.name + suffix

@@ -1,4 +1,4 @@
-"""PyTorch, eager or compiled: a state dict and the spec that rebuilds the module around it."""
+"""The PyTorch runtimes, eager and compiled. An artifact is a state dict, and the spec that rebuilds its module."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ __all__ = ["TorchSession", "export", "gpu_memory", "warm"]
 
 
 def export(part: Part, folder: Path, *, runtime: str, precision: str, mode: str | None = None) -> Artifact:
-    """Write the part's weights, cast to ``precision``, into ``folder``; the same part gives the same bytes.
+    """Write the part's weights, cast to ``precision``, into ``folder``. The same part gives the same bytes.
 
     Raises:
         ValueError: the spec does not rebuild the part's module.
@@ -56,7 +56,7 @@ def export(part: Part, folder: Path, *, runtime: str, precision: str, mode: str 
 
 
 def warm(threads: int) -> None:
-    """Let torch allocate what it allocates at first use, by running a block of attention and MLP on the CPU."""
+    """Run a block of attention and MLP on the CPU, so that torch allocates what it allocates at first use."""
     torch.set_num_threads(threads)
     block = torch.nn.TransformerEncoderLayer(64, 4, 128, batch_first=True).eval()
     with torch.inference_mode():
@@ -66,12 +66,12 @@ def warm(threads: int) -> None:
 class TorchSession:
     """A module rebuilt from its artifact (:class:`harness.types.Session`).
 
-    The thread count is the process's, and so is TF32, which is off. Casting inputs to the precision and
-    outputs to float32 is part of a run. Compiled modules have one graph for each batch size, made at its
-    first run; nothing falls back to eager.
+    The thread count is set for the whole process. So is TF32, which is off. Casting inputs to the precision and
+    outputs to float32 is part of a run. A compiled module has one graph for each batch size, made at its first run.
+    Nothing falls back to eager execution.
 
     Raises:
-        DeviceError: the device, or the compiler that the runtime needs, is not there.
+        DeviceError: the device, or the compiler that the runtime needs, is absent.
     """
 
     def __init__(self, artifact: Artifact, options: SessionOptions) -> None:
@@ -86,7 +86,7 @@ class TorchSession:
         mode = artifact.meta["mode"]
         if mode is not None:
             _check_compiler(self._device)
-            # Graphs per function: parts of one class and batch sizes add up; the default is 8.
+            # The limit counts graphs per function: all parts of one class and all batch sizes. The default is 8.
             torch._dynamo.config.recompile_limit = 256
             self._module = torch.compile(self._module, mode=mode, fullgraph=True, dynamic=False)
         self.facts: Mapping[str, Any] = {
@@ -101,6 +101,7 @@ class TorchSession:
         }
 
     def run(self, inputs: Sequence[NDArray[Any]]) -> NDArray[np.float32]:
+        """Return the output [n, ...] as float32. Raises ``DeviceError`` if the device lacks an operation or memory."""
         try:
             with torch.inference_mode():
                 output = self._module(*(self._tensor(array) for array in inputs)).float().cpu()
@@ -116,7 +117,8 @@ class TorchSession:
         return gpu_memory(self._device) if self._device.type == "cuda" else {}
 
     def close(self) -> None:
-        self._module = None  # frees the weights
+        """Free the weights."""
+        self._module = None
 
     def _tensor(self, array: NDArray[Any]) -> torch.Tensor:
         tensor = torch.from_numpy(array)
@@ -124,8 +126,11 @@ class TorchSession:
 
 
 def gpu_memory(device: torch.device) -> dict[str, int]:
-    """Return this process's bytes on a GPU: by torch the peaks of live tensors and of the allocator's blocks, and by the
-    driver :func:`harness.devices.on_gpu`."""
+    """Return this process's bytes on a GPU.
+
+    torch gives the peaks of live tensors and of the allocator's blocks, and the driver gives
+    :func:`harness.devices.on_gpu`.
+    """
     return {
         "allocated_peak": torch.cuda.max_memory_allocated(device),
         "reserved_peak": torch.cuda.max_memory_reserved(device),
@@ -134,6 +139,7 @@ def gpu_memory(device: torch.device) -> dict[str, int]:
 
 
 def _device(name: str) -> torch.device:
+    """Return torch's device. Raises ``DeviceError`` if torch does not know it."""
     kind, _, index = name.partition(":")
     if name == "cpu":
         return torch.device("cpu")
@@ -145,7 +151,11 @@ def _device(name: str) -> torch.device:
 
 
 def _check_compiler(device: torch.device) -> None:
-    """Look for Inductor's compiler now. Otherwise Inductor looks at the first run, inside the measurement."""
+    """Check that Inductor's compiler exists. Inductor would look for it in the first run, inside the measurement.
+
+    Raises:
+        DeviceError: it does not exist.
+    """
     if device.type == "cuda":
         if importlib.util.find_spec("triton") is None:
             raise DeviceError("torch-compile on CUDA needs Triton: pip install triton")

@@ -1,14 +1,14 @@
 """TFormer: "TFormer: A Transmission-Friendly ViT Model for IoT Devices", Lu et al., IEEE TPDS 2023.
 
-Written from the paper's equations. Readings taken, where the paper leaves a choice:
+The code follows the paper's equations. Interpretations, where the paper leaves a choice:
 
-- How channels are split over operators and kernel sizes that do not divide them: operators first, then
-  kernel sizes, each as evenly as can be, the larger shares first; average pooling before max pooling.
+- Some channels, operators and kernel sizes do not divide evenly. Channels are split over operators first, then over
+  kernel sizes, each as evenly as possible, larger shares first. Average pooling comes before max pooling.
 - Padding does not count in an average (as in PoolFormer): at the last stage most of an 11 x 11 window is padding.
-- The pooled features are not made relative to their input (PoolFormer subtracts it; Eq. 8 does not).
-- Norm, LayerScale and stem padding as in PoolFormer-S12, S24 and S36, whose depths and dimensions the paper takes
-  over: GroupNorm of one group, LayerScale 1e-5 (S36 has 1e-6), no norm after the patch embeddings. Parameter counts
-  can't tell.
+- The input is not subtracted from the pooled features. PoolFormer subtracts it; Eq. 8 does not.
+- Norm, LayerScale and stem padding are those of PoolFormer-S12, S24 and S36, whose depths and dimensions the paper
+  uses: GroupNorm of one group, LayerScale 1e-5 (S36 has 1e-6), no norm after the patch embeddings. The paper's
+  parameter counts do not show these choices.
 """
 
 from __future__ import annotations
@@ -27,8 +27,9 @@ __all__ = ["Block", "GhostFFN", "HybridLayer", "PCSFFN", "StandardFFN", "TFormer
 
 
 class HybridLayer(nn.Module):
-    """Section 3.3, Fig. 3: pooling of several types and scales on shares of the channels, then a 1 x 1
-    convolution that mixes them; D² weights (Eq. 7).
+    """The hybrid layer (section 3.3, Fig. 3): pooling of several types and scales, each on a share of the channels.
+
+    A 1 x 1 convolution then mixes the channels, with D² weights (Eq. 7).
     """
 
     def __init__(self, dim: int, operators: Sequence[str], kernels: Sequence[int]) -> None:
@@ -48,13 +49,15 @@ class HybridLayer(nn.Module):
         self.mix = nn.Conv2d(dim, dim, 1)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:  # [n, D, H, W] -> the same
+        """Return the mixed map, of the same shape [n, D, H, W]."""
         parts = torch.split(x, self.sizes, dim=1)
         return self.mix(torch.cat([pool(part) for pool, part in zip(self.pools, parts, strict=True)], dim=1))
 
 
 class PCSFFN(nn.Module):
-    """Section 3.4, Fig. 5c: two 1 x 1 convolutions in ``groups`` groups, the channels shuffled between them,
-    so that every output sees every group; 2 r D² / g weights.
+    """The PCS-FFN (section 3.4, Fig. 5c): two 1 x 1 convolutions in ``groups`` groups.
+
+    The channels are shuffled between the two, so that every output depends on every group. It has 2 r D² / g weights.
     """
 
     def __init__(self, dim: int, expansion: int, groups: int) -> None:
@@ -65,6 +68,7 @@ class PCSFFN(nn.Module):
         self.fc2 = nn.Conv2d(expansion * dim, dim, 1, groups=groups)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:  # [n, D, H, W] -> the same
+        """Return the map [n, D, H, W]; the hidden map is [n, r D, H, W]."""
         x = self.act(self.fc1(x))  # [n, rD, H, W]
         # channel c of group g becomes channel c * groups + g (ShuffleNet)
         x = x.unflatten(1, (self.groups, x.shape[1] // self.groups)).transpose(1, 2).flatten(1, 2)
@@ -72,22 +76,26 @@ class PCSFFN(nn.Module):
 
 
 class StandardFFN(nn.Sequential):
-    """Fig. 5a: all channels connected; 2 r D² weights."""
+    """The standard FFN (Fig. 5a): all channels are connected, with 2 r D² weights."""
 
     def __init__(self, dim: int, expansion: int) -> None:
         super().__init__(nn.Conv2d(dim, expansion * dim, 1), nn.GELU(), nn.Conv2d(expansion * dim, dim, 1))
 
 
 class GhostFFN(nn.Sequential):
-    """Table 3's comparison: an FFN of two Ghost modules; its ``r`` there is GhostNet's ratio, not the expansion."""
+    """The FFN of two Ghost modules, for the comparison in Table 3.
+
+    The ``r`` of the table is GhostNet's ratio, not the expansion.
+    """
 
     def __init__(self, dim: int, expansion: int, ratio: int) -> None:
         super().__init__(_Ghost(dim, expansion * dim, ratio), nn.GELU(), _Ghost(expansion * dim, dim, ratio))
 
 
 class _Ghost(nn.Module):
-    """Han et al., "GhostNet", CVPR 2020, section 3.1: 1/ratio of the outputs by a 1 x 1 convolution, the
-    others from these by a depthwise 3 x 3 one.
+    """A Ghost module (Han et al., "GhostNet", CVPR 2020, section 3.1).
+
+    A 1 x 1 convolution gives 1/ratio of the outputs. A depthwise 3 x 3 convolution makes the others from these.
     """
 
     def __init__(self, inputs: int, outputs: int, ratio: int) -> None:
@@ -106,7 +114,7 @@ class _Ghost(nn.Module):
 
 
 class Block(nn.Module):
-    """Fig. 2: x + Hybrid(norm(x)), then x + FFN(norm(x)); both branches scaled per channel."""
+    """A block (Fig. 2): x + Hybrid(norm(x)), then x + FFN(norm(x)). Both branches are scaled per channel."""
 
     def __init__(self, shape: TFormerShape, dim: int, drop_path: float) -> None:
         super().__init__()
@@ -119,6 +127,7 @@ class Block(nn.Module):
         self.drop_path = DropPath(drop_path) if drop_path else nn.Identity()
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:  # [n, D, H, W] -> the same
+        """Return the map, of the same shape [n, D, H, W]."""
         x = x + self.drop_path(self.scale1(self.mixer(self.norm1(x))))
         return x + self.drop_path(self.scale2(self.ffn(self.norm2(x))))
 
@@ -144,10 +153,10 @@ class _LayerScale(nn.Module):
 
 
 class TFormer(nn.Module):
-    """Stages of blocks, each behind a strided convolution; norm, mean over the map, linear head.
+    """A TFormer: stages of blocks, each after a strided convolution; then norm, mean over the map, linear head.
 
-    ``forward``: images [n, channels, H, W] -> logits [n, classes]. Stage features are as timm's models give them:
-    ``feature_info`` (channels, reduction, module) and :meth:`forward_intermediates`.
+    ``forward``: images [n, channels, H, W] -> logits [n, classes]. Stage features have the interface of timm's
+    models: ``feature_info`` (channels, reduction, module) and :meth:`forward_intermediates`.
     """
 
     def __init__(self, shape: TFormerShape) -> None:
@@ -176,7 +185,10 @@ class TFormer(nn.Module):
     def forward_intermediates(
         self, x: torch.Tensor, indices: Sequence[int] | None = None
     ) -> tuple[torch.Tensor, list[torch.Tensor]]:
-        """Return the last stage's map, and the maps [n, dim, H / reduction, W / reduction] of ``indices`` (all)."""
+        """Return the last stage's map, and the maps of the stages ``indices`` (all if None).
+
+        A map is [n, dim, H / reduction, W / reduction].
+        """
         wanted = range(len(self.stages)) if indices is None else [i % len(self.stages) for i in indices]
         maps = []
         for stage in self.stages:
@@ -193,6 +205,7 @@ class TFormer(nn.Module):
         return self.head(x.mean(dim=(2, 3)))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return the logits [n, classes] of images [n, channels, H, W]."""
         return self.forward_head(self.forward_features(x))
 
 
@@ -205,7 +218,7 @@ def _initialise(module: nn.Module) -> None:
 
 
 def tformer(**shape: Any) -> TFormer:
-    """Return a new :class:`TFormer`; the keywords are those of :meth:`TFormerShape.spec`."""
+    """Return a new :class:`TFormer`. The keywords are the parameters of :meth:`TFormerShape.spec`."""
     tuples: dict[str, Any] = {
         name: tuple(value) if isinstance(value, list) else value for name, value in shape.items()
     }

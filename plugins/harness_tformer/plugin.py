@@ -17,7 +17,7 @@ Positive = Annotated[int, Field(ge=1)]
 
 
 class TFormerParams(Params):
-    """A size of the paper, or ``dims`` and ``depths``; the switches are those of its Tables 2 and 3."""
+    """A size of the paper, or ``dims`` and ``depths``. The switches are those of the paper's Tables 2 and 3."""
 
     size: Literal["S", "M", "L"] | None = Field(None, description="S, M or L of the paper")
     dims: Annotated[tuple[Positive, ...], Field(min_length=1, max_length=8)] | None = Field(
@@ -55,7 +55,7 @@ def describe(params: TFormerParams, data: DataInfo) -> ModuleSpec:
     """Return the TFormer for the images and classes of ``data``.
 
     Raises:
-        ValueError: the dimensions do not fit one another, or the images.
+        ValueError: the dimensions do not fit each other or the images.
     """
     sizes = params.model_dump(exclude={"size"})
     if params.size is not None:
@@ -66,7 +66,7 @@ def describe(params: TFormerParams, data: DataInfo) -> ModuleSpec:
 
 
 def build(ctx: Context, params: TFormerParams) -> Model:
-    """Build the TFormer with random weights; torch is imported here, not when planning."""
+    """Build the TFormer with random weights. torch is imported here, so that planning does not need it."""
     from harness_timm.models import seeded_model
 
     return seeded_model(ctx, describe(params, ctx.data.info))
@@ -74,7 +74,7 @@ def build(ctx: Context, params: TFormerParams) -> Model:
 
 @hookimpl
 def harness_models() -> Iterable[ModelEntry]:
-    """Give the model builder ``tformer``."""
+    """Yield the model builder ``tformer``."""
     yield ModelEntry(
         name="tformer",
         summary="TFormer: pooling of several types and scales for attention, grouped and shuffled FFN",

@@ -1,4 +1,4 @@
-"""The dimensions of a TFormer, checked without building it. Torch-free, since planning calls it."""
+"""The dimensions of a TFormer, checked without building it. It imports no torch, because planning calls it."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ FFN = Literal["pcs", "standard", "ghost"]
 
 @dataclass(frozen=True, kw_only=True)
 class TFormerShape:
-    """A pyramid of stages; ``dims`` and ``depths`` are their channels and blocks.
+    """The dimensions of a TFormer. ``dims`` and ``depths`` are the channels and blocks of its stages.
 
     Raises:
-        ValueError: the dimensions do not fit one another, or the image.
+        ValueError: the dimensions do not fit each other or the image.
     """
 
     image_size: tuple[int, int]
@@ -78,11 +78,11 @@ class TFormerShape:
 
     @property
     def reduction(self) -> int:
-        """Return the pixels of the image per pixel of the last stage's map, along a side."""
+        """Return the side of the image divided by the side of the last stage's map."""
         return int(self.stem_stride * self.down_stride ** (len(self.dims) - 1))
 
     def spec(self) -> ModuleSpec:
-        """Return how any process builds a TFormer of this shape."""
+        """Return the spec from which any process builds a TFormer of this shape."""
         params: dict[str, Any] = {
             name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()
         }

@@ -1,4 +1,4 @@
-"""Building timm models: the factories that module specs name, and loading pretrained weights."""
+"""Builders of timm models: the factories that module specs name, and the loading of pretrained weights."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def timm_model(
     """Return timm's model ``name`` with random weights, for images [channels, *image_size].
 
     Raises:
-        ValueError: timm has no such model, or cannot build it so.
+        ValueError: timm has no such model, or cannot build it with these arguments.
     """
     _check_name(name)
     arguments: dict[str, Any] = {
@@ -75,10 +75,10 @@ def timm_model(
 
 
 def pretrained_model(spec: ModuleSpec, weights: Path | None) -> nn.Module:
-    """Return what ``spec`` (of :func:`timm_model`) builds, with the hub's weights or those of a safetensors file.
+    """Return the module of ``spec`` (of :func:`timm_model`) with weights from the hub or from a safetensors file.
 
-    Every tensor must fit. The exceptions are a head of another class count, which is new, and what timm itself adapts
-    (input channels, position embeddings).
+    Every tensor must fit, with two exceptions: a head for another number of classes is new, and timm itself adapts
+    input channels and position embeddings.
 
     Raises:
         ValueError: the weights cannot be read, or belong to another model.
@@ -98,7 +98,7 @@ def pretrained_model(spec: ModuleSpec, weights: Path | None) -> nn.Module:
     if weights is not None:
         heads = [config.classifier] if isinstance(config.classifier, str) else list(config.classifier or ())
         source_classes = _classes_in(weights, heads)
-        # read from this file and nowhere else; channels, unlike classes, are always timm's to adapt
+        # timm must read only this file; it always adapts the channels itself, but not the classes
         arguments["pretrained_cfg_overlay"] = {
             "file": str(weights),
             "num_classes": source_classes,
@@ -112,16 +112,16 @@ def pretrained_model(spec: ModuleSpec, weights: Path | None) -> nn.Module:
 
 
 def seeded_model(ctx: Context, spec: ModuleSpec) -> Model:
-    """Return what ``spec`` builds for the data of ``ctx``, with random weights by its seed."""
+    """Return the model of ``spec`` for the data of ``ctx``, with random weights from the seed of ``ctx``."""
     info, module = ctx.data.info, seeded(spec.build, ctx.seed)
     return Model(module=module, spec=spec, input=TensorSpec(shape=info.shape), classes=info.classes)
 
 
 def check_input(model: nn.Module, shape: tuple[int, int, int], classes: int, what: str) -> None:
-    """Check ``model`` with one blank image [channels, height, width]; ``what`` begins the message.
+    """Run ``model`` on one blank image [channels, height, width]. Messages begin with ``what``.
 
     Raises:
-        ValueError: it does not run, or does not give [1, classes].
+        ValueError: it does not run, or does not return [1, classes].
     """
     training = model.training
     try:
@@ -137,7 +137,7 @@ def check_input(model: nn.Module, shape: tuple[int, int, int], classes: int, wha
 
 
 def _create(name: str, image_size: Sequence[int], arguments: Mapping[str, Any]) -> nn.Module:
-    if timm.get_pretrained_cfg(name).fixed_input_size:  # CNNs and the like take any size, and no img_size
+    if timm.get_pretrained_cfg(name).fixed_input_size:  # CNNs accept any size, and have no img_size
         arguments = {"img_size": tuple(image_size), **arguments}
     try:
         return timm.create_model(name, **arguments)
@@ -159,7 +159,7 @@ def _check_name(name: str) -> None:
 
 
 def _classes_in(weights: Path, heads: Sequence[str]) -> int:
-    """Return the rows of the classifier stored in a safetensors file, 0 if it has none."""
+    """Return the rows of the classifier in a safetensors file, or 0 if it has none."""
     try:
         with safe_open(weights, framework="pt") as file:
             stored = [f"{head}.weight" for head in heads if f"{head}.weight" in file.keys()]  # noqa: SIM118

@@ -1,4 +1,4 @@
-"""Model builders over timm: any timm model by name, and Vision Transformers by their dimensions."""
+"""Model builders: any timm model by its name, and Vision Transformers by their dimensions."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _OURS = ("num_classes", "in_chans", "pretrained", "checkpoint_path", "drop_rate"
 
 
 class TimmParams(Params):
-    """A timm model by name; classes, channels and image size are those of the data set."""
+    """A timm model by its name. Classes, channels and image size come from the data set."""
 
     name: str = Field(min_length=1, description="as in timm.list_models(); a tag chooses weights")
     pretrained: bool = Field(False, description="weights from the hub")
@@ -45,7 +45,7 @@ class TimmParams(Params):
 
 
 class ViTParams(Params):
-    """A ViT by its dimensions; image size, channels and classes are those of the data set."""
+    """A ViT by its dimensions. Image size, channels and classes come from the data set."""
 
     patch_size: int = Field(ge=1, description="pixels per side of a patch")
     dim: int = Field(ge=1, description="channels of a token; a multiple of heads")
@@ -60,7 +60,7 @@ def describe_vit(params: ViTParams, data: DataInfo) -> ModuleSpec:
     """Return the ViT for the images and classes of ``data``.
 
     Raises:
-        ValueError: the dimensions do not fit one another, or the images.
+        ValueError: the dimensions do not fit each other or the images.
     """
     channels, height, width = data.shape
     shape = ViTShape(
@@ -70,7 +70,7 @@ def describe_vit(params: ViTParams, data: DataInfo) -> ModuleSpec:
 
 
 def build_vit(ctx: Context, params: ViTParams) -> Model:
-    """Build the ViT with random weights; torch is imported here, not when planning."""
+    """Build the ViT with random weights. torch is imported here, so that planning does not need it."""
     from harness_timm.models import seeded_model
 
     return seeded_model(ctx, describe_vit(params, ctx.data.info))
@@ -80,7 +80,7 @@ def describe_timm(params: TimmParams, data: DataInfo) -> ModuleSpec:
     """Return the timm model for the images and classes of ``data``.
 
     Raises:
-        ValueError: there is no file of weights, or a standard ViT's patches do not fit the images.
+        ValueError: the file of weights does not exist, or a standard ViT's patches do not fit the images.
     """
     if params.weights and not Path(params.weights).is_file():
         raise ValueError(f"weights: there is no file {params.weights}")
@@ -102,15 +102,15 @@ def describe_timm(params: TimmParams, data: DataInfo) -> ModuleSpec:
 
 
 def weight_files(params: TimmParams) -> tuple[Path, ...]:
-    """Return the files that ``params`` name."""
+    """Return the files that ``params`` names."""
     return (Path(params.weights),) if params.weights else ()
 
 
 def build_timm(ctx: Context, params: TimmParams) -> Model:
-    """Build the timm model, with random weights or those that ``params`` name.
+    """Build the timm model, with random weights or those that ``params`` names.
 
     Raises:
-        ValueError: timm has no such model, its weights cannot be read, or it does not take the images.
+        ValueError: timm has no such model, its weights cannot be read, or it does not accept the images.
     """
     from harness_timm.models import check_input, pretrained_model
 
@@ -126,7 +126,7 @@ def build_timm(ctx: Context, params: TimmParams) -> Model:
 
 @hookimpl
 def harness_models() -> Iterable[ModelEntry]:
-    """Give the model builders ``vit`` and ``timm``."""
+    """Yield the model builders ``vit`` and ``timm``."""
     yield ModelEntry(
         name="vit",
         summary="a Vision Transformer by its dimensions",

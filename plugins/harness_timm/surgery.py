@@ -1,4 +1,4 @@
-"""Public surgery on timm Vision Transformers: cut them short, cut them apart, take the head off. All return copies.
+"""Operations on timm Vision Transformers: truncate them, slice them, remove the head. All return copies.
 
 Shapes: images [n, C, H, W]; tokens [n, T, D] with T tokens (class token first) of D channels.
 """
@@ -30,10 +30,10 @@ _EMBEDDING = ("cls_token", "reg_token", "dist_token", "pos_embed")
 
 
 def require_vit(model: nn.Module, who: str) -> VisionTransformer:
-    """Return ``model`` itself, if it is of timm's VisionTransformer family (vit_*, deit_*, ``vit`` ...).
+    """Return ``model`` itself if it is of timm's VisionTransformer family, such as vit_*, deit_* and ``vit``.
 
     Raises:
-        ValueError: it is of another family; ``who`` begins the message.
+        ValueError: it is of another family. The message begins with ``who``.
     """
     if not isinstance(model, VisionTransformer):
         raise ValueError(
@@ -44,15 +44,17 @@ def require_vit(model: nn.Module, who: str) -> VisionTransformer:
 
 
 def embed(vit: VisionTransformer, images: torch.Tensor) -> torch.Tensor:
-    """Return the tokens [n, T, D] of ``images`` that the first block reads."""
+    """Return the tokens [n, T, D] of ``images`` at the input of the first block."""
     return vit.norm_pre(vit.patch_drop(vit._pos_embed(vit.patch_embed(images))))
 
 
 def truncate(model: nn.Module, blocks: int, classes: int | None = None) -> VisionTransformer:
-    """Return a copy with the first ``blocks`` blocks, and with ``classes`` a new head (weights N(0, 0.02), bias 0).
+    """Return a copy with the first ``blocks`` blocks.
+
+    If ``classes`` is given, the head is new, with weights N(0, 0.02) and bias 0.
 
     Raises:
-        ValueError: not a timm VisionTransformer, or ``blocks`` is beyond its depth.
+        ValueError: the model is not a timm VisionTransformer, or ``blocks`` is beyond its depth.
     """
     vit = require_vit(model, "truncation")
     if not 1 <= blocks <= len(vit.blocks):
@@ -70,10 +72,10 @@ def truncate(model: nn.Module, blocks: int, classes: int | None = None) -> Visio
 
 
 class ViTSlice(nn.Module):
-    """Blocks [start, stop) of a ViT, with the embedding before block 0, and norm and head after the last.
+    """Blocks [start, stop) of a ViT, with the embedding before block 0, and norm and head after the last block.
 
-    Takes images if ``start`` is 0, else tokens; gives logits if ``stop`` is the depth, else tokens.
-    Slices that follow each other compute exactly what the whole model does.
+    The input is images if ``start`` is 0, else tokens. The output is logits if ``stop`` is the depth, else tokens.
+    Slices in sequence compute exactly what the whole model computes.
     """
 
     def __init__(self, vit: VisionTransformer, start: int, stop: int) -> None:
@@ -96,6 +98,7 @@ class ViTSlice(nn.Module):
             self.vit.reset_classifier(0)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return the tokens [n, T, D] or, from the last block, the logits [n, classes]."""
         if self.first:
             x = embed(self.vit, x)
         x = self.vit.blocks(x)
@@ -103,26 +106,26 @@ class ViTSlice(nn.Module):
 
 
 def slice_blocks(model: nn.Module, start: int, stop: int) -> ViTSlice:
-    """Return blocks [start, stop) of ``model`` as a module of their own.
+    """Return a copy of blocks [start, stop) of ``model``.
 
     Raises:
-        ValueError: not a timm VisionTransformer, or the range is not within its depth.
+        ValueError: the model is not a timm VisionTransformer, or the range is not within its depth.
     """
     return ViTSlice(require_vit(model, "slicing"), start, stop)
 
 
 def feature_model(model: nn.Module) -> VisionTransformer:
-    """Return a copy without head: images -> what the head would read [n, D] (class token or mean, normalised)."""
+    """Return a copy without the head: images -> features [n, D] (class token or mean, normalised)."""
     bare = copy.deepcopy(require_vit(model, "a feature model"))
     bare.reset_classifier(0)
     return bare
 
 
 def truncated(*, base: Mapping[str, Any], blocks: int, classes: int) -> nn.Module:
-    """Build the module of the spec ``base``, then :func:`truncate` it."""
+    """Build the module of the spec ``base`` and apply :func:`truncate` to it."""
     return truncate(ModuleSpec(**base).build(), blocks, classes)
 
 
 def sliced(*, base: Mapping[str, Any], start: int, stop: int) -> nn.Module:
-    """Build the module of the spec ``base``, then :func:`slice_blocks`."""
+    """Build the module of the spec ``base`` and apply :func:`slice_blocks` to it."""
     return slice_blocks(ModuleSpec(**base).build(), start, stop)

@@ -1,6 +1,6 @@
-"""The dimensions of a Vision Transformer, and what follows from them without building it. Torch-free.
+"""The dimensions of a Vision Transformer, and its counts, computed without building it and without torch.
 
-A planner, a sketch or a placement algorithm works with a :class:`ViTShape`. Its counts equal those of the built module
+Planners, sketches and placement algorithms use a :class:`ViTShape`. Its counts equal those of the built module
 (tests/plugins/test_harness_timm.py).
 """
 
@@ -31,12 +31,12 @@ _STANDARD_SIZES = {  # dim, depth, heads: Dosovitskiy et al. 2021, Table 1; Touv
 
 @dataclass(frozen=True, kw_only=True)
 class ViTShape:
-    """An isotropic pre-norm ViT: patch embedding, learned positions, blocks, LayerNorm, linear head.
+    """The dimensions of an isotropic pre-norm ViT: patch embedding, positions, blocks, LayerNorm, linear head.
 
-    Without a class token the head reads the mean of the patch tokens.
+    Positions are learned. Without a class token the head reads the mean of the patch tokens.
 
     Raises:
-        ValueError: ``dim`` is not a multiple of ``heads``, or the image not of the patch size.
+        ValueError: ``dim`` is not a multiple of ``heads``, or the image size not of the patch size.
     """
 
     image_size: tuple[int, int]
@@ -61,9 +61,9 @@ class ViTShape:
 
     @classmethod
     def from_spec(cls, spec: ModuleSpec | None) -> ViTShape | None:
-        """Return the shape of what ``spec`` builds, or ``None`` if that is not known without building it.
+        """Return the shape of the ViT that ``spec`` builds, or ``None`` if it is unknown until the module is built.
 
-        Known are ``vit``, timm's standard ``vit_*`` and ``deit_*`` names, and truncations of these.
+        Known are ``vit``, timm's standard names ``vit_*`` and ``deit_*``, and truncations of these.
         """
         if spec is None:
             return None
@@ -89,7 +89,7 @@ class ViTShape:
         )
 
     def spec(self) -> ModuleSpec:
-        """Return how any process builds a ViT of this shape."""
+        """Return the spec from which any process builds a ViT of this shape."""
         return ModuleSpec(factory=VIT_FACTORY, params={**asdict(self), "image_size": list(self.image_size)})
 
     def truncated(self, blocks: int, classes: int) -> ViTShape:
@@ -111,7 +111,7 @@ class ViTShape:
 
     @property
     def tokens(self) -> int:
-        """Return the number of tokens between blocks, class token included."""
+        """Return the number of tokens between blocks, with the class token."""
         return self.patches + self.class_token
 
     @property
@@ -120,7 +120,10 @@ class ViTShape:
         return int(self.dim * self.mlp_ratio)
 
     def params(self, start: int = 0, stop: int | None = None) -> int:
-        """Return the parameters of blocks [start, stop), the first with the embedding, the last with norm and head."""
+        """Return the number of parameters of blocks [start, stop).
+
+        The first block includes the embedding, and the last block includes norm and head.
+        """
         start, stop = self._range(start, stop)
         d = self.dim
         total = (stop - start) * (4 * d * (d + 1) + 2 * d * self.hidden + self.hidden + d + 4 * d)
@@ -131,7 +134,7 @@ class ViTShape:
         return total
 
     def macs(self, start: int = 0, stop: int | None = None) -> int:
-        """Return the multiply-accumulates for one image, attention included, of the same pieces as :meth:`params`."""
+        """Return the MACs for one image of the same blocks as :meth:`params`, with attention."""
         start, stop = self._range(start, stop)
         d, t = self.dim, self.tokens
         total = (stop - start) * (t * (4 * d * d + 2 * d * self.hidden) + 2 * t * t * d)
@@ -142,10 +145,11 @@ class ViTShape:
         return total
 
     def weight_bytes(self, start: int = 0, stop: int | None = None) -> int:
-        """Return the bytes of the same pieces as :meth:`params`, stored as float32."""
+        """Return the bytes of the same blocks as :meth:`params`, stored as float32."""
         return 4 * self.params(start, stop)
 
     def _range(self, start: int, stop: int | None) -> tuple[int, int]:
+        """Return the range with its end. Raises ``ValueError`` if it is not within the depth."""
         stop = self.depth if stop is None else stop
         if not 0 <= start < stop <= self.depth:
             raise ValueError(f"blocks {start} to {stop} are not within the model's depth of {self.depth}")
@@ -153,10 +157,10 @@ class ViTShape:
 
 
 def truncated_spec(spec: ModuleSpec, blocks: int, classes: int) -> ModuleSpec:
-    """Return how to rebuild the first ``blocks`` blocks of what ``spec`` builds, with a head for ``classes``.
+    """Return the spec of the first ``blocks`` blocks of the module that ``spec`` builds, with a head for ``classes``.
 
     Raises:
-        ValueError: ``blocks`` is beyond the depth, where the depth is known.
+        ValueError: ``blocks`` is beyond the depth, if the depth is known.
     """
     shape = ViTShape.from_spec(spec)
     short = shape and shape.truncated(blocks, classes)
