@@ -31,11 +31,13 @@ from pathlib import Path
 from fuzzing.inputs import COMMANDS, FILE, LOAD, METHODS, MODEL, REQUESTS, WORKLOAD, Fuzz, work
 from fuzzing.target import HANG_S, Target
 
-from harness.worker.frames import FrameError, header_of, pack
+from harness.worker.frames import FrameError
+from harness.worker.messages import Echo, answer_of, pack_request
 from harness_remote import agent_pb2 as pb
 from harness_remote.wire import codec
 from harness_remote.wire.commands import MeasureFile
 from harness_remote.wire.framesocket import connect
+from harness_remote.wire.greeting import pack_ticket, refusal_of
 from harness_remote.wire.wire import LEASE, MAX_MESSAGE_BYTES, SERVICE
 
 EACH = 50  # inputs between two valid queries
@@ -97,7 +99,7 @@ def _frames(target: Target, fuzz: Fuzz) -> Callable[[], None]:
     """Send what another board could send: changed frames after a ticket, a changed greeting, or no TLS."""
     kind = fuzz.random.random()
     frames = [fuzz.frame() for _ in range(fuzz.random.choice((1, 1, 3, 20)))]
-    greeting = b"".join(pack({"ticket": target.ticket}))
+    greeting = b"".join(pack_ticket(target.ticket))
     if kind < 0.3:
         greeting = fuzz.changed(greeting)
     if kind < 0.1:
@@ -116,14 +118,15 @@ def _frames(target: Target, fuzz: Fuzz) -> Callable[[], None]:
             try:
                 conn.send([greeting])
                 answer = conn.receive()
-                if answer is None or "error" in header_of(answer)[0]:
+                if answer is None or refusal_of(answer):
                     target.became["refused"] += 1
                     return
                 for frame in frames:
                     conn.send([frame])
-                last = pack({"op": "echo", "id": 2**40, "reply_bytes": 0})
-                conn.send(last)
-                while (answer := conn.receive()) is not None and header_of(answer)[0].get("id") != 2**40:
+                conn.send(pack_request(Echo(2**40)))
+                while (answer := conn.receive()) is not None and answer_of(
+                    "the agent", answer
+                ).query != 2**40:
                     pass
             finally:
                 conn.hang_up()

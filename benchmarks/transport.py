@@ -156,7 +156,7 @@ def unary(target: str, stack: ExitStack) -> Trip:
 
 def streamed(folder: Path, stack: ExitStack) -> tuple[Trip, Trip]:
     """Open the data connection as the worker of a central device does. Return the trips to the agent and its worker."""
-    from harness.worker.frames import pack
+    from harness.worker.messages import Echo, pack_request
     from harness_remote.client.client import Client
     from harness_remote.client.peer import open_peer
     from harness_remote.wire.commands import Open, Serve
@@ -178,7 +178,7 @@ def streamed(folder: Path, stack: ExitStack) -> tuple[Trip, Trip]:
     payloads = {up: np.zeros(up, np.uint8) for up, _ in SIZES.values()}
 
     def trip(up: int, down: int, worker: bool = False) -> None:
-        peer.send(pack({"op": "echo", "id": 1, "reply_bytes": down, "worker": worker}, [payloads[up]]))
+        peer.send(pack_request(Echo(1, down, worker), [payloads[up]]))
         answer = answers.get(timeout=30)
         if answer.error:
             sys.exit(answer.error)

@@ -229,12 +229,15 @@ class Fuzz:
             setattr(message, field.name, max(-(2**bits), min(2**bits - 1, self.random.choice(NUMBERS))))
 
     def frame(self) -> bytes:
-        header: dict[str, Any] = {
-            "op": self.random.choice(("run", "keep", "infer", "echo")),
-            "id": 1,
-            "part": "model",
-        }
-        header |= {"slot": self.random.choice((0, 1, 4095)), "reply_bytes": self.random.choice((0, 10, 3000))}
+        slot = self.random.choice((0, 1, 4095))
+        header: dict[str, Any] = self.random.choice(
+            (
+                {"op": "run", "id": 1, "part": "model", "slot": slot},
+                {"op": "keep", "id": 1, "slot": slot},
+                {"op": "infer", "id": 1, "part": "model"},
+                {"op": "echo", "id": 1, "reply_bytes": self.random.choice((0, 10, 3000))},
+            )
+        )
         tensors = [
             np.ones(
                 self.random.choices((0, 1, 2, 4), k=self.random.randint(0, 4)), self.random.choice(DTYPES)
@@ -250,11 +253,6 @@ class Fuzz:
         length = int.from_bytes(frame[4:8], "little")
         header = self.json(json.loads(frame[8 : 8 + length]))
         if isinstance(header, dict) and self.random.random() < 0.5:
-            header |= {
-                "from": self.scalar(),
-                "wire": self.scalar(),
-                "normalise": self.scalar(),
-                "worker": self.scalar(),
-            }
+            header[self.random.choice(("from", "wire", "normalise", "worker", "rehearse"))] = self.scalar()
         text = json.dumps(header).encode()
         return frame[:4] + len(text).to_bytes(4, "little") + text + frame[8 + length :]

@@ -19,11 +19,13 @@ import numpy as np
 import psutil
 from fuzzing.inputs import COMMANDS, FILE, IMAGES, MODEL, VALID, WEIGHT
 
-from harness.worker.frames import header_of, pack, unpack
+from harness.types import Answer
+from harness.worker.messages import Run, answer_of, pack_request
 from harness_remote import agent_pb2 as pb
 from harness_remote.wire import codec, secrets
 from harness_remote.wire.commands import Served
 from harness_remote.wire.framesocket import connect
+from harness_remote.wire.greeting import pack_ticket, refusal_of
 from harness_remote.wire.wire import LEASE, MAX_MESSAGE_BYTES, OPTIONS, SERVICE
 
 HANG_S = 30.0
@@ -127,26 +129,28 @@ class Target:
     def check(self) -> str:
         """Return why a valid query has no answer, or an empty string. Exit if its answer is wrong."""
         try:
-            header, outputs = self.asked("model")
+            answer = self.asked("model")
         except OSError as error:
             return str(error)
-        if outputs and not np.allclose(outputs[0], np.maximum(IMAGES @ WEIGHT, 0), atol=1e-5):
-            raise SystemExit(f"a good query has the answer {outputs[0].tolist()}")
-        return str(header.get("error", ""))
+        if answer.output is not None and not np.allclose(
+            answer.output, np.maximum(IMAGES @ WEIGHT, 0), atol=1e-5
+        ):
+            raise SystemExit(f"a good query has the answer {answer.output.tolist()}")
+        return answer.error
 
-    def asked(self, part: str) -> tuple[dict[str, Any], list[Any]]:
+    def asked(self, part: str) -> Answer:
         """The answer to a good frame for a part, over a connection of its own. Raises ``OSError``."""
         conn = connect(self.frames, self.identity.certificate_pem, HANG_S, MAX_MESSAGE_BYTES)
         try:
-            conn.send(pack({"ticket": self.ticket}))
+            conn.send(pack_ticket(self.ticket))
             welcome = conn.receive()
-            if welcome is None or (why := header_of(welcome)[0].get("error")):
+            if welcome is None or (why := refusal_of(welcome)):
                 raise OSError(why if welcome is not None else "it closed the connection")
-            conn.send(pack({"op": "run", "part": part, "id": 5}, [IMAGES]))
+            conn.send(pack_request(Run(5, part), [IMAGES]))
             answer = conn.receive()
             if answer is None:
                 raise OSError("it closed the connection")
-            return unpack(answer)
+            return answer_of("the agent", answer)
         finally:
             conn.hang_up()
 

@@ -17,7 +17,7 @@ from harness.measure.cell_data import CellData
 from harness.types import IMAGE, Graph
 from harness.types.figures import MissingLevel, MissingParts
 from harness.worker.commands import Listen
-from harness.worker.frames import pack, unpack
+from harness.worker.messages import Run, answer_of, pack_request
 from harness.worker.process import WorkerProcess
 
 if TYPE_CHECKING:
@@ -156,7 +156,7 @@ def _stand_in(graph: Graph, values: Sequence[float], name: str, n: int) -> Array
 
 
 class _Parts:
-    """A function that runs single parts in a worker, through frames (:mod:`harness.worker.frames`)."""
+    """A function that runs single parts in a worker, through frames (:mod:`harness.worker.messages`)."""
 
     def __init__(self, process: WorkerProcess) -> None:
         listening = process.ask(Listen())
@@ -170,10 +170,10 @@ class _Parts:
 
     def __call__(self, part: str, inputs: Sequence[Array]) -> Array:
         try:
-            self._conn.send_bytes(b"".join(pack({"op": "run", "id": 0, "part": part}, inputs)))
-            header, tensors = unpack(self._conn.recv_bytes())
+            self._conn.send_bytes(b"".join(pack_request(Run(0, part), inputs)))
+            answer = answer_of("the host", self._conn.recv_bytes())
         except (EOFError, OSError):
             raise DeviceError(f"the host's worker ended while it ran part {part}") from None
-        if "error" in header:
-            raise DeviceError(f"part {part} on the host: {header['error']}")
-        return tensors[0]
+        if answer.output is None:
+            raise DeviceError(f"part {part} on the host: {answer.error}")
+        return answer.output

@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 from harness.data.splits import to_pixels
 from harness.errors import BoardLost, DeviceError, HarnessError
 from harness.types import IMAGE, Graph, GraphPart, PeerAddress, Session, Workload
-from harness.types.json import JsonObject
-from harness.worker.frames import pack, size_of
+from harness.worker.frames import Pieces, size_of
 from harness.worker.links import REOPEN_S, Arrival, Links, device_of
+from harness.worker.messages import Run, Statistics, pack_request
 
 __all__ = ["Collaboration", "QueryInFlight"]
 
@@ -190,15 +190,11 @@ class Collaboration:
             except (OSError, EOFError) as error:
                 self._peer_lost(key, str(error) or type(error).__name__)
 
-    def _request(self, query: QueryInFlight, part: GraphPart) -> list[bytes | memoryview]:
+    def _request(self, query: QueryInFlight, part: GraphPart) -> Pieces:
         """Return the frame that asks for a part."""
-        header: JsonObject = {"op": "run", "id": query.number, "part": part.name, "wire": part.wire_dtype}
         tensors = []
-        if self._rehearsing:
-            header["rehearse"] = True
-        if query.slot is not None and IMAGE in part.inputs:
-            header["slot"] = query.slot
-            header["from"] = ["slot" if name == IMAGE else "tensor" for name in part.inputs]
+        statistics = None
+        slot = query.slot if IMAGE in part.inputs else None
         for name in part.inputs:
             if name == IMAGE and query.slot is not None:
                 continue
@@ -207,11 +203,20 @@ class Collaboration:
                 if query.pixels is None:
                     query.pixels = to_pixels(value, self.graph.mean, self.graph.std)
                 value = query.pixels  # type: ignore[assignment]
-                header["normalise"] = {"mean": self.graph.mean, "std": self.graph.std}
+                statistics = Statistics(self.graph.mean, self.graph.std)
             elif name != IMAGE:
                 value = value.astype(self._by_name[name].wire_dtype, copy=False)
             tensors.append(value)
-        return pack(header, tensors)
+        request = Run(
+            query.number,
+            part.name,
+            wire=part.wire_dtype,
+            rehearse=self._rehearsing,
+            slot=slot,
+            places=() if slot is None else tuple("slot" if n == IMAGE else "tensor" for n in part.inputs),
+            normalise=statistics,
+        )
+        return pack_request(request, tensors)
 
     def _run(self, query: QueryInFlight, part: GraphPart) -> None:
         """Run a part of this worker."""

@@ -1,11 +1,8 @@
-"""Frames: what the central worker and those of other devices send each other, over a socket or a network.
+"""Frames: a JSON header and tensors, as workers send them to each other over a socket or a network.
 
 A frame is ``HF1\\n``, the header's length (4 bytes, little-endian), the header (JSON), and the tensors' bytes.
 The header's ``tensors`` lists dtype and shape of each. Nothing is unpickled; a frame that is not what its header says is refused.
-
-Requests, by the header's ``op``: ``run`` (a ``part`` on tensors, or on what is kept in ``slot``), ``keep`` (tensors in
-``slot``), ``echo`` (answer ``reply_bytes`` zeros at once). Each has an ``id`` that its answer repeats. An answer has
-``compute_ns``, ``queue_ns`` and one tensor, or ``error``.
+:mod:`harness.worker.messages` has the requests and answers that the other keys of a header state.
 """
 
 from __future__ import annotations
@@ -13,7 +10,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from harness.errors import HarnessError
 from harness.types.json import JsonObject
@@ -21,7 +18,18 @@ from harness.types.json import JsonObject
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["DTYPES", "MAX_HEADER", "FrameError", "header_of", "pack", "size_of", "unpack", "with_header"]
+__all__ = [
+    "DTYPES",
+    "MAX_HEADER",
+    "MAX_TENSORS",
+    "FrameError",
+    "Pieces",
+    "header_of",
+    "pack",
+    "size_of",
+    "unpack",
+    "with_header",
+]
 
 MAGIC = b"HF1\n"
 MAX_HEADER = 65_536
@@ -33,12 +41,15 @@ DTYPES = tuple(_NAMES.values())
 _encode = json.JSONEncoder(separators=(",", ":")).encode
 _decode = json.JSONDecoder().decode
 
+Pieces: TypeAlias = list[bytes | memoryview]
+"""A frame in pieces, which must not change later."""
+
 
 class FrameError(HarnessError):
     """Bytes are no frame, or hold more than a frame may."""
 
 
-def pack(header: JsonObject, tensors: Sequence[NDArray[Any]] = ()) -> list[bytes | memoryview]:
+def pack(header: JsonObject, tensors: Sequence[NDArray[Any]] = ()) -> Pieces:
     """Return a frame in pieces; the tensors are not copied.
 
     Raises:
@@ -91,7 +102,7 @@ def header_of(frame: bytes | memoryview) -> tuple[JsonObject, memoryview]:
     return header, view[8 + length :]
 
 
-def with_header(header: JsonObject, body: memoryview) -> list[bytes | memoryview]:
+def with_header(header: JsonObject, body: memoryview) -> Pieces:
     """Return a frame with another header before the same bytes."""
     return [_head(header), body] if len(body) else [_head(header)]
 

@@ -19,8 +19,7 @@ from numpy.typing import NDArray
 
 from harness.errors import BoardLost, DeviceError, HarnessError
 from harness.types import Answer, Peer, PeerAddress
-from harness.types.json import JsonObject
-from harness.worker.frames import pack
+from harness.worker.messages import Echo, Keep, Request, pack_request
 
 __all__ = ["REOPEN_S", "Arrival", "Links", "device_of"]
 
@@ -130,23 +129,22 @@ class Links:
     def exchange(
         self,
         key: str,
-        header: JsonObject,
+        request: Request,
         tensors: Sequence[NDArray[Any]],
         *,
         others_may_be_lost: bool = False,
         limit_s: float = EXCHANGE_S,
     ) -> Answer:
-        """Send one frame and return its answer. No query may be under way.
+        """Send one request, whose number no other has, and return its answer. No query may be under way.
 
         Raises:
             BoardLost: the peer does not answer within ``limit_s``, or another peer is lost meanwhile and
                 ``others_may_be_lost`` is false.
             DeviceError: the peer answers with an error.
         """
-        number = self.next_number()
         device = device_of(key)
         try:
-            self.send(key, pack({**header, "id": number}, tensors))
+            self.send(key, pack_request(request, tensors))
             end = time.monotonic() + limit_s
             while True:
                 arrival = self.arrivals.get(timeout=max(0.0, end - time.monotonic()))
@@ -156,7 +154,7 @@ class Links:
                     if answer.peer == key or not others_may_be_lost:
                         name = device_of(answer.peer)
                         raise BoardLost(f"{name} does not answer any more: {answer.error}", board=name)
-                if answer.query == number:
+                if answer.query == request.number:
                     break
         except (OSError, EOFError, queue.Empty) as error:
             why = str(error) or f"no answer within {limit_s:g} s"
@@ -169,8 +167,8 @@ class Links:
         """Let every worker that has one of ``parts`` keep these inputs, each in a slot of its own."""
         for key in {self.where(part) for part in parts}:
             for slot, images in enumerate(inputs):
-                header = {"op": "keep", "slot": slot}
-                self.exchange(key, header, [images], others_may_be_lost=others_may_be_lost)
+                request = Keep(self.next_number(), slot)
+                self.exchange(key, request, [images], others_may_be_lost=others_may_be_lost)
 
     def probe(
         self, image_bytes: int, traffic: Mapping[str, int], *, others_may_be_lost: bool
@@ -211,9 +209,8 @@ class Links:
         payload = np.zeros(up, np.uint8)
         while len(times) < least or (len(times) < most and time.perf_counter() - began < PROBE_S):
             start = time.perf_counter_ns()
-            self.exchange(
-                key, {"op": "echo", "reply_bytes": down}, [payload], others_may_be_lost=others_may_be_lost
-            )
+            request = Echo(self.next_number(), down)
+            self.exchange(key, request, [payload], others_may_be_lost=others_may_be_lost)
             times.append(time.perf_counter_ns() - start)
         return int(np.median(times))
 

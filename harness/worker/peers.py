@@ -12,21 +12,31 @@ from multiprocessing import AuthenticationError
 from multiprocessing.connection import Client, Connection, Listener, answer_challenge, deliver_challenge
 from typing import Any
 
-from harness.errors import BoardLost, HarnessError, first_line, source_files
+from harness.errors import HarnessError, first_line, source_files
 from harness.types import Answer, Answers, Peer
-from harness.types.json import JsonObject
-from harness.worker.frames import FrameError, pack, size_of, unpack
+from harness.types.json import Facts
+from harness.worker.frames import FrameError, Pieces
+from harness.worker.messages import (
+    Done,
+    Echo,
+    Failure,
+    Keep,
+    RequestRefused,
+    Run,
+    answer_of,
+    pack_done,
+    pack_failure,
+    read_request,
+)
 
-__all__ = ["LOCAL", "MAX_KEPT_BYTES", "MAX_SLOTS", "LocalPeer", "Server", "answer_of", "open_local"]
+__all__ = ["LOCAL", "LocalPeer", "Server", "open_local"]
 
 LOCAL = "harness.worker.peers:open_local"
 """What a worker of the same machine is opened with."""
-MAX_SLOTS = 4096
-MAX_KEPT_BYTES = 2**30
 MAX_ECHO = 2**26
 
-Handle = Callable[[JsonObject, Sequence[Any]], tuple[JsonObject, Sequence[Any]]]
-"""Takes a request's header and tensors, and returns those of the answer."""
+Handle = Callable[[Run | Keep, Sequence[Any]], Done]
+"""Takes a request and its tensors, and returns the answer."""
 
 
 class Server:
@@ -81,53 +91,30 @@ class Server:
             except OSError:
                 return
 
-    def _answer(self, frame: bytes, came: int) -> list[bytes | memoryview]:
-        """Return the answer to a frame, in pieces; to one that fails, the error."""
-        about: JsonObject = {"id": None}
+    def _answer(self, frame: bytes, came: int) -> Pieces:
+        """Return the answer to a frame; to one that fails, the error."""
+        number: int | None = None
+        part = ""
         try:
-            header, tensors = unpack(frame)
-            about = _about(header)
-            if header.get("op") == "echo":
-                fields, outputs = _echo(header)
-            else:
-                fields, outputs = self._handle(header, tensors)
-            spent = fields.get("compute_ns", 0)
-            return pack({**about, **fields, "queue_ns": time.perf_counter_ns() - came - spent}, outputs)
-        except BoardLost as error:
-            return pack({**about, "error": _line(error), "lost": error.board})
+            request, tensors = read_request(frame)
+            number = request.number
+            part = request.part if isinstance(request, Run) else ""
+            done = _echo(request) if isinstance(request, Echo) else self._handle(request, tensors)
+            return pack_done(done, queue_ns=time.perf_counter_ns() - came - (done.compute_ns or 0))
+        except RequestRefused as error:
+            return pack_failure(Failure(error.number, str(error), error.part))
         except Exception as error:  # noqa: BLE001 - a runtime may raise anything; the central node reports it
-            return pack({**about, "error": _line(error), "files": _files(error)})
+            line = first_line(error, kind=not isinstance(error, HarnessError))
+            return pack_failure(Failure(number, line, part, source_files(error)))
 
 
-def _about(header: JsonObject) -> JsonObject:
-    """Return what an answer repeats of its request, except a name that would make its header too long."""
-    part = header.get("part")
-    named = {"part": part} if isinstance(part, str) and len(part) <= 200 else {}
-    return {"id": _number(header.get("id")), **named}
-
-
-def _number(id: Any) -> int | None:
-    return id if type(id) is int and abs(id) < 2**63 else None
-
-
-def _line(error: BaseException) -> str:
-    """Return one line that says what failed."""
-    return first_line(error, kind=not isinstance(error, HarnessError))[:2000]
-
-
-def _files(error: BaseException) -> list[str]:
-    """Return the innermost files in which an error arose: as many as a header certainly has room for."""
-    return [file for file in source_files(error) if len(file) < 1000 and file.isascii()][-20:]
-
-
-def _echo(header: JsonObject) -> tuple[JsonObject, Sequence[Any]]:
-    """Return as many zeros as the header asks for."""
+def _echo(request: Echo) -> Done:
+    """Return as many zeros as the request asks for."""
     import numpy as np
 
-    size = header.get("reply_bytes", 0)
-    if type(size) is not int or not 0 <= size <= MAX_ECHO:
+    if request.reply_bytes > MAX_ECHO:
         raise FrameError(f"reply_bytes: 0 to {MAX_ECHO}")
-    return {}, [np.zeros(size, np.uint8)]
+    return Done(request.number, outputs=[np.zeros(request.reply_bytes, np.uint8)])
 
 
 class LocalPeer:
@@ -157,34 +144,7 @@ class LocalPeer:
             self._answers(answer_of(self.device, frame))
 
 
-def answer_of(device: str, frame: bytes | memoryview) -> Answer:
-    """Return the answer in a peer's frame. A frame that cannot be read is an answer with an error."""
-    try:
-        header, tensors = unpack(frame)
-    except FrameError as error:
-        return Answer(peer=device, query=-1, part="", error=f"answers with {error}", lost=True)
-    return Answer(
-        peer=device,
-        query=-1 if (number := _number(header.get("id"))) is None else number,
-        part=str(header.get("part", "")),
-        output=tensors[0] if tensors else None,
-        error=str(header.get("error", "")),
-        files=_strings(header.get("files")),
-        queue_ns=_count(header.get("queue_ns")),
-        compute_ns=_count(header.get("compute_ns")),
-        received_bytes=size_of([frame]),
-    )
-
-
-def _strings(value: Any) -> tuple[str, ...]:
-    return tuple(str(item) for item in value) if isinstance(value, list) else ()
-
-
-def _count(value: Any) -> int:
-    return value if type(value) is int and value >= 0 else 0
-
-
-def open_local(details: JsonObject, answers: Answers) -> Peer:
+def open_local(details: Facts, answers: Answers) -> Peer:
     """Reach a worker of this machine. ``details``: the fields of :class:`harness.worker.commands.Listening`, and ``device``."""
     conn = Client(details["address"], "AF_UNIX", authkey=bytes.fromhex(details["key"]))
     assert isinstance(conn, Connection)

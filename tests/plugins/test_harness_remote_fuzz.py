@@ -30,7 +30,8 @@ from harness.types import (
 )
 from harness.worker.commands import Begin, End
 from harness.worker.frames import DTYPES, MAX_HEADER, FrameError, header_of, pack, unpack, with_header
-from harness.worker.peers import Server, answer_of
+from harness.worker.messages import answer_of
+from harness.worker.peers import Server
 from harness.worker.requests import Requests
 from harness_remote import agent_pb2 as pb
 from harness_remote.agent.server import Agent, AgentSettings

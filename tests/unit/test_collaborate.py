@@ -20,7 +20,7 @@ from harness.types import Answer, FleetLoad, Graph, GraphPart, PeerAddress, Stop
 from harness.worker.collaborate import Collaboration
 from harness.worker.frames import DTYPES, FrameError, pack, size_of, unpack
 from harness.worker.loadgen.pipelined import generate_pipelined
-from harness.worker.peers import answer_of
+from harness.worker.messages import Done, Echo, Failure, Run, answer_of, pack_done, pack_failure, read_request
 from harness.worker.requests import Requests
 from harness_remote.lab.replay import VARIABLE, replayed
 
@@ -60,21 +60,18 @@ class ThreadPeer:
         self.ask(b"".join(frame))
 
     def _work(self, frame):
-        header, tensors = unpack(frame)
+        request, tensors = read_request(frame)
         time.sleep(self.lag)
         try:
-            if header["op"] == "echo":
-                reply, out = {}, [np.zeros(header["reply_bytes"], np.uint8)]
+            if isinstance(request, Echo):
+                done = Done(request.number, outputs=[np.zeros(request.reply_bytes, np.uint8)])
             else:
-                reply, out = self.worker.answer(header, tensors)
+                done = self.worker.answer(request, tensors)
+            answer = pack_done(done, queue_ns=0)
         except Exception as error:  # noqa: BLE001 - as a worker does
-            reply, out = {"error": str(error)}, ()
-        self.answers(
-            answer_of(
-                self.device,
-                b"".join(pack({"id": header["id"], "part": header.get("part", ""), **reply}, out)),
-            )
-        )
+            part = request.part if isinstance(request, Run) else ""
+            answer = pack_failure(Failure(request.number, str(error), part))
+        self.answers(answer_of(self.device, b"".join(answer)))
 
     def close(self):
         pass
@@ -228,8 +225,9 @@ class Cable:
     def send(self, frame):
         if self.pulled:
             raise OSError("cable pulled")
-        header, (images,) = unpack(b"".join(frame))
-        frame_back = pack({"id": header["id"], "part": header.get("part", "")}, [2 * images])
+        request, (images,) = read_request(b"".join(frame))
+        part = request.part if isinstance(request, Run) else ""
+        frame_back = pack_done(Done(request.number, part, [2 * images]), queue_ns=0)
         self.answers(answer_of(self.device, b"".join(frame_back)))
 
     def pull(self):

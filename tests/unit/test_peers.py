@@ -12,8 +12,8 @@ import pytest
 
 from harness.errors import DeviceError
 from harness.types import PeerAddress
-from harness.worker.frames import pack, unpack
 from harness.worker.links import Links
+from harness.worker.messages import Done, Run, answer_of, pack_request
 from harness.worker.peers import LOCAL, Server
 
 WAIT_S = 60
@@ -21,13 +21,14 @@ WAIT_S = 60
 
 @pytest.fixture
 def server() -> Server:
-    return Server(lambda header, tensors: ({"part": "a"}, [2 * tensors[0]]))
+    return Server(lambda request, tensors: Done(request.number, "a", [2 * tensors[0]]))
 
 
 def asked(conn: Connection) -> np.ndarray:
-    conn.send_bytes(b"".join(pack({"op": "run", "id": 1}, [np.ones(3, np.float32)])))
+    conn.send_bytes(b"".join(pack_request(Run(1, "a"), [np.ones(3, np.float32)])))
     assert conn.poll(WAIT_S)
-    _, (doubled,) = unpack(conn.recv_bytes())
+    doubled = answer_of("pi", conn.recv_bytes()).output
+    assert doubled is not None
     return doubled
 
 
@@ -68,12 +69,12 @@ def test_without_a_thread_for_it_one_is_turned_away_and_the_next_is_not(
 
 
 def test_an_error_at_a_peer_keeps_the_files_in_which_it_arose() -> None:
-    def fail(header: object, tensors: object) -> NoReturn:
+    def fail(request: object, tensors: object) -> NoReturn:
         raise ValueError("no")
 
     failing = Server(fail)
     details = {"address": failing.address, "key": failing.key.hex(), "device": "pi"}
     links = Links({"a": PeerAddress(device="pi", open=LOCAL, details=details)})
     with pytest.raises(DeviceError, match="pi: ValueError: no") as error:
-        links.exchange(links.where("a"), {"op": "run"}, [])
+        links.exchange(links.where("a"), Run(1, "a"), [])
     assert error.value.files[-1] == __file__

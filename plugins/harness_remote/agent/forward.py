@@ -17,18 +17,25 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Client, Connection
-from typing import Any
 
 import numpy as np
 
 from harness.errors import DeviceError, HarnessError
 from harness.worker.commands import Listening
-from harness.worker.frames import MAX_HEADER, header_of, pack, with_header
+from harness.worker.frames import MAX_HEADER
+from harness.worker.messages import (
+    Done,
+    Echo,
+    Failure,
+    Request,
+    RequestRefused,
+    pack_done,
+    pack_failure,
+    request_of,
+    requeued,
+)
 
 __all__ = ["MAX_WAITING", "Buffer", "Forwarder", "Frame"]
-
-ALLOWED = frozenset({"run", "keep", "echo"})
-"""The requests that another board may make."""
 
 MAX_WAITING = 64
 """Frames of one board that wait for the worker."""
@@ -87,8 +94,10 @@ class Forwarder:
             FrameError: the bytes are no frame.
         """
         frame = _Arrived(data, time.monotonic_ns())
-        header, _ = header_of(data)
-        own = self._own_answer(header)
+        try:
+            own = self._own_answer(request_of(data))
+        except RequestRefused as error:
+            own = pack_failure(Failure(error.number, str(error), error.part))
         if own is not None:
             try:
                 self._reply(own)
@@ -127,18 +136,15 @@ class Forwarder:
         fits = self._waiting_bytes + size <= 4 * self._max_bytes or not self._waiting
         return fits and len(self._waiting) < MAX_WAITING
 
-    def _own_answer(self, header: dict[str, Any]) -> Frame | None:
-        """Return the answer to an echo or to what is refused; None for what the worker is asked."""
-        op, about = header.get("op"), {"id": header.get("id")}
-        if not isinstance(op, str) or op not in ALLOWED:
-            return pack({**about, "error": f"no request {str(op)[:40]!r} on this stream"})
-        if op != "echo" or header.get("worker"):
+    def _own_answer(self, request: Request) -> Frame | None:
+        """Return the answer to an echo; None for what the worker is asked."""
+        if not isinstance(request, Echo) or request.worker:
             return None
-        size, most = header.get("reply_bytes", 0), self._max_bytes - MAX_HEADER
-        if type(size) is not int or not 0 <= size <= most:
-            return pack({**about, "error": f"reply_bytes: allowed are 0 to {most}"})
+        size, most = request.reply_bytes, self._max_bytes - MAX_HEADER
+        if size > most:
+            return pack_failure(Failure(request.number, f"reply_bytes: allowed are 0 to {most}"))
         zeros = [np.zeros(size, np.uint8)] if size else []
-        return pack({**about, "compute_ns": 0, "queue_ns": 0}, zeros)
+        return pack_done(Done(request.number, outputs=zeros, compute_ns=0), queue_ns=0)
 
     def _broken(self, fault: str) -> None:
         with self._changed:
@@ -183,8 +189,6 @@ class Forwarder:
                 self._worker.send_bytes(following.data)
             except (OSError, ValueError):
                 raise DeviceError(ENDED) from None
-        header, body = header_of(answer)
-        if frame is None or type(header.get("compute_ns", 0)) is not int:
+        if frame is None:
             raise DeviceError("the board's worker gave an answer that nobody asked for")
-        header["queue_ns"] = max(0, ready_ns - frame.at_ns - header.get("compute_ns", 0))
-        return with_header(header, body)
+        return requeued(answer, ready_ns - frame.at_ns)

@@ -17,11 +17,12 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 
 from harness.errors import DeviceError, HarnessError
-from harness.worker.frames import FrameError, header_of, pack
+from harness.worker.frames import FrameError
 from harness_remote.agent.calls import Calls, TooMuchError
 from harness_remote.agent.session import LeaseSession
 from harness_remote.wire import framesocket
-from harness_remote.wire.framesocket import FrameSocket, Pieces, Silence
+from harness_remote.wire.framesocket import FrameSocket, Silence
+from harness_remote.wire.greeting import pack_refusal, pack_welcome, ticket_of
 from harness_remote.wire.wire import MAX_GREETING_BYTES, MAX_MESSAGE_BYTES
 
 __all__ = ["FrameLimits", "FramePort"]
@@ -120,7 +121,7 @@ class FramePort:
                 self._answer(session, guest)
             except HarnessError as error:
                 why = " ".join(str(error).split())[:2000]
-            conn.last(_notice(why))
+            conn.last(pack_refusal(why) if why else pack_welcome())
             conn.drain(self._limits.leave_s)
         except (OSError, FrameError):  # gone, or no board: TLS said why, and a stranger gets no answer
             pass
@@ -137,7 +138,7 @@ class FramePort:
         conn = guest.conn
 
         def frames() -> Iterator[memoryview]:
-            conn.send(_notice(""))  # welcome
+            conn.send(pack_welcome())
             self._guests.add(guest)
             yield from iter(conn.receive, None)
 
@@ -178,7 +179,7 @@ class _Guest:
 
     def farewell(self, why: str) -> None:
         """Send the reason why no more answers come; the board has a moment to hang up."""
-        self.conn.last(_notice(why))
+        self.conn.last(pack_refusal(why))
         self._leaves = time.monotonic() + self._leave_s
 
     def see_to(self, now: float) -> None:
@@ -189,17 +190,11 @@ class _Guest:
         return None
 
 
-def _notice(error: str) -> Pieces:
-    """Return a frame that answers no request: a welcome, or an error."""
-    return pack({"id": None, "error": error} if error else {"id": None})
-
-
 def _ticket(conn: FrameSocket) -> str:
     frame = conn.receive()
-    ticket = header_of(frame)[0].get("ticket") if frame is not None else None
-    if not isinstance(ticket, str):
+    if frame is None:
         raise FrameError("no ticket")
-    return ticket
+    return ticket_of(frame)
 
 
 def _hang_up(sock: socket.socket) -> None:

@@ -11,10 +11,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from harness.types import Answer, Answers, Peer
-from harness.worker.frames import FrameError, header_of, pack, size_of
-from harness.worker.peers import answer_of
+from harness.worker.frames import FrameError, size_of
+from harness.worker.messages import answer_of
 from harness_remote.wire import framesocket
 from harness_remote.wire.framesocket import SILENCE, FrameSocket, Silence
+from harness_remote.wire.greeting import pack_ticket, refusal_of
 from harness_remote.wire.secrets import refusal
 from harness_remote.wire.wire import MAX_MESSAGE_BYTES
 
@@ -73,12 +74,12 @@ class FramePeer:
         late.daemon = True
         late.start()
         try:
-            conn.send(pack({"ticket": details["ticket"]}))
+            conn.send(pack_ticket(details["ticket"]))
             welcome = conn.receive()
             conn.settle(MAX_MESSAGE_BYTES)
         finally:
             late.cancel()
-        refused = "it closed the connection" if welcome is None else header_of(welcome)[0].get("error")
+        refused = "it closed the connection" if welcome is None else refusal_of(welcome)
         if refused:
             conn.hang_up()
             raise OSError(refused)

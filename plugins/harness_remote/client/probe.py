@@ -11,7 +11,7 @@ import numpy as np
 
 from harness.errors import BoardLost, DeviceError
 from harness.types import Answer
-from harness.worker.frames import pack
+from harness.worker.messages import Echo, pack_request
 from harness_remote.client.peer import open_peer
 
 __all__ = ["probe_link"]
@@ -43,7 +43,7 @@ def probe_link(details: dict[str, Any], answer_s: float) -> dict[str, float]:
         times = []
         for number in range(PROBES):
             begin = time.perf_counter()
-            peer.send(pack({"op": "echo", "id": number, "reply_bytes": down}, [payload]))
+            peer.send(pack_request(Echo(number, down), [payload]))
             try:
                 answer = answers.get(timeout=answer_s)
             except queue.Empty:
