@@ -39,9 +39,10 @@ def monitor(folder: Path):  # type: ignore[no-untyped-def]
     from harness.machine.meters import answers
     from harness.plugins import load_plugins
     from harness.types import MeterInfo, MeterUse, Monitor
+    from harness.types.plain import function_name
 
     registered = load_plugins().meters.get("powercap")
-    where = f"{registered.entry.open.__module__}:{registered.entry.open.__qualname__}"
+    where = function_name(registered.entry.open)
     uses = []
     for number in range(4):
         params = registered.entry.params(root=str(tree(folder / str(number))))

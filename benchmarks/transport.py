@@ -279,7 +279,7 @@ def over_veth(folder: Path, rounds: int, where: str) -> dict[str, dict[str, floa
 
     able = probe()
     if able.mode == "loopback":
-        return able.missing[0]
+        return able.not_allowed[0]
     command = [
         *enter(able.mode),
         sys.executable,

@@ -53,8 +53,8 @@ class Registered(Generic[E_co]):
     origin: Origin
 
     @property
-    def missing(self) -> str | None:
-        """Return what must be installed before this entry can be used, or ``None`` if nothing is missing."""
+    def not_installed(self) -> str | None:
+        """Return which requirements are not installed and how to install them, or ``None`` if all are."""
         entry: Any = self.entry
         absent = [name for name in entry.requires if not _importable(name)]
         if not absent:

@@ -17,7 +17,6 @@ __all__ = [
     "detectable_difference",
     "early_stopping_bound",
     "early_stopping_discard",
-    "early_stopping_min",
     "holm",
     "mcnemar",
     "paired_p",
@@ -29,7 +28,10 @@ __all__ = [
 ]
 
 EARLY_STOPPING_MIN: dict[float, int] = {50: 11, 90: 64, 95: 130, 97: 219, 99: 662, 99.9: 6636}
-"""Percentile -> smallest number of queries from which LoadGen estimates it (confidence 0.99, tolerance 0)."""
+"""Percentile -> smallest number of queries from which LoadGen estimates it (confidence 0.99, tolerance 0).
+
+This is the smallest n with P(Binomial(n, 1 - q/100) <= 1) <= 1 - confidence (its ``h_min(1) + 1``).
+"""
 
 CONFIDENCE = 0.99
 """LoadGen's confidence (MLPerf Inference, ``loadgen/results.cc``); its tolerance is 0."""
@@ -53,24 +55,6 @@ def percentile(values: Sequence[float], q: float) -> float:
         raise ValueError(f"percentile {q} is not between 0 and 100")
     rank = Fraction(str(q)) * len(values) // 100
     return sorted(values)[int(rank)]
-
-
-def early_stopping_min(q: float, confidence: float = CONFIDENCE) -> int:
-    """Return the smallest number of queries from which LoadGen estimates percentile ``q`` (its ``h_min(1) + 1``).
-
-    This is the smallest n with P(Binomial(n, 1 - q/100) <= 1) <= 1 - confidence.
-    """
-    high = 2
-    while early_stopping_discard(high, q, confidence) == 0:
-        high *= 2
-    low = high // 2  # too few
-    while high - low > 1:
-        middle = (low + high) // 2
-        if early_stopping_discard(middle, q, confidence) == 0:
-            low = middle
-        else:
-            high = middle
-    return high
 
 
 def early_stopping_discard(n: int, q: float, confidence: float = CONFIDENCE) -> int:

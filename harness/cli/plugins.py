@@ -29,7 +29,7 @@ def list_(block: tuple[str, ...], as_json: bool) -> int:
             "summary": item.entry.summary,
             "plugin": item.origin.plugin,
             "from": f"{item.origin.distribution} {item.origin.version}",
-            "missing": item.missing,
+            "missing": item.not_installed,
         }
         for registry in plugins.registries()
         for item in registry
@@ -119,7 +119,7 @@ def _facts(kind: str, item: Any) -> JsonObject:
         "summary": item.entry.summary,
         "plugin": item.origin.plugin,
         "from": f"{item.origin.distribution} {item.origin.version}",
-        "missing": item.missing,
+        "missing": item.not_installed,
         "params": {
             name: {
                 "type": _type(schema.get(field.alias or name, {})),

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from harness.errors import StorageError
 from harness.machine.sysfs import each, text
-from harness.store.files import default_cache
+from harness.store.files import default_cache, write_atomically
 from harness.types import DeviceInfo
 from harness.types.json import JsonObject
 
@@ -76,14 +76,8 @@ def machine_id(root: Path = ROOT) -> str:
 def _kept_id(path: Path) -> str:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        new = path.with_name(f"machine-id.{os.getpid()}")
-        new.write_text(uuid.uuid4().hex)
-        try:
-            os.link(new, path)  # the file appears whole, and of two processes the first one wins
-        except FileExistsError:
-            pass
-        finally:
-            new.unlink()
+        if not path.exists():
+            write_atomically(path, uuid.uuid4().hex, keep=True)
         return path.read_text()
     except OSError as error:
         raise StorageError(f"cannot keep this machine's id in {path}: {error.strerror or error}") from None

@@ -6,7 +6,6 @@ Planning uses this module. It measures nothing.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
 
 from harness.machine import state
 from harness.machine.sampler import Sampler
@@ -14,16 +13,12 @@ from harness.plugins import Plugins
 from harness.registry import Registered
 from harness.types import DeviceInfo, MeterEntry, MeterInfo, MeterUse, Monitor, Params, Unavailable, Watch
 from harness.types.json import Signals
+from harness.types.plain import function_name
 
 __all__ = ["Found", "Meters", "answers", "fitting"]
 
 Found = tuple[list[MeterUse], list[Unavailable]]
 """The meters that answer, and the meters that do not, with the reasons."""
-
-
-def _where(function: Any) -> str:
-    """Return the name by which another process imports a function: "module:name"."""
-    return f"{function.__module__}:{function.__qualname__}"
 
 
 def answers(
@@ -37,8 +32,8 @@ def answers(
         ValueError: ``params`` cannot be right. No other error is raised.
     """
     entry = registered.entry
-    if registered.missing is not None and not getattr(params, "host", ""):
-        reason, _, fix = registered.missing.partition(": ")
+    if registered.not_installed is not None and not getattr(params, "host", ""):
+        reason, _, fix = registered.not_installed.partition(": ")
         return [Unavailable(name=entry.name, reason=reason, fix=fix)]
     try:
         describe = entry.describe
@@ -54,7 +49,7 @@ def answers(
 
 def _at_its_host(info: MeterInfo, entry: MeterEntry) -> MeterInfo | Unavailable:
     """Open a meter at its host, and return its description or why it does not answer."""
-    sampler = Sampler(Monitor(meters=(MeterUse(info=info, open=_where(entry.open)),)))
+    sampler = Sampler(Monitor(meters=(MeterUse(info=info, open=function_name(entry.open)),)))
     try:
         problems = [*sampler.ready().values(), *sampler.problems()]
     finally:
@@ -77,7 +72,7 @@ class Meters:
         self._watches = {"linux": state.watch} | {
             registered.entry.name: registered.entry.watch
             for registered in plugins.meters
-            if registered.entry.watch is not None and registered.missing is None
+            if registered.entry.watch is not None and registered.not_installed is None
         }
         self._seen: dict[str, Signals | Unavailable] | None = None
 
@@ -112,7 +107,7 @@ class Meters:
 
         A watch that fails is included, so that the failure appears in records.
         """
-        return {name: _where(self._watches[name]) for name in self.snapshot()}
+        return {name: function_name(self._watches[name]) for name in self.snapshot()}
 
     def snapshot(self) -> Mapping[str, Signals | Unavailable]:
         """Return the signals that each watch read when it was looked up, or why it read nothing.
@@ -163,6 +158,6 @@ def _sort(
     """Put meters that answer into ``uses``, and the others into ``absent``."""
     for info in infos:
         if isinstance(info, MeterInfo):
-            uses.append(MeterUse(info=info, open=_where(entry.open)))
+            uses.append(MeterUse(info=info, open=function_name(entry.open)))
         else:
             absent.append(info)

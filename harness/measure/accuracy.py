@@ -14,6 +14,7 @@ from harness.measure.parity import Parity, compare
 from harness.measure.predictions import Predictions
 from harness.store.artifacts import Store
 from harness.types import Monitor, RuntimeEntry, SessionOptions
+from harness.types.plain import function_name
 from harness.worker import commands
 from harness.worker.process import WorkerProcess
 
@@ -91,7 +92,7 @@ def worker_on_host(data: CellData, store: Store, runtime: RuntimeEntry) -> Itera
     """Start a worker on this host's CPU, load all parts of a cell's export into it, and end it afterwards."""
     process = WorkerProcess("the host", Monitor(), preload=runtime.preload)
     try:
-        loader = f"{runtime.load.__module__}:{runtime.load.__qualname__}"
+        loader = function_name(runtime.load)
         options = SessionOptions(threads=data.cell.task.threads, device="cpu")
         for part in data.export.parts:
             artifact = stored_artifact(part.artifact, store, data.cell.export)

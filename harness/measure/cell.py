@@ -1,4 +1,4 @@
-"""Measure one cell: deploy its parts, generate the load, check parity, evaluate accuracy.
+"""Measure one cell: deploy its parts, generate the workload, check parity, evaluate accuracy.
 
 Latency, energy and memory come from the same worker processes and window. Accuracy is that of the exported artifact,
 at the batch size of the scenario. It is evaluated on the device, or on this host if a part runs on another machine.
@@ -87,14 +87,14 @@ def _measure(
     runtime = plugins.runtimes.get(cell.task.runtime.name).entry
     tolerance = runtime.tolerance(runtime.params(**cell.task.runtime.params))
     evaluator = Evaluator(data, cache, store, runtime)
-    load = workload_of(cell, len(data.labels))
+    workload = workload_of(cell, len(data.labels))
     with ExitStack() as stack:
         deployed = deploy(cell, data.export, plugins, store, stack)
         cycled = images[spread(len(images), REMOTE_SAMPLES)] if deployed.remote else images
-        samples, reports = deployed.measure(load, cycled)
-        sends = _sends_images(deployed, load)
-        no_input = deployed.central.measure(resident(load), cycled) if sends else None
-        infer = Infer(deployed.central.infer, load.batch)
+        samples, reports = deployed.measure(workload, cycled)
+        sends = _sends_images(deployed, workload)
+        no_input = deployed.central.measure(resident(workload), cycled) if sends else None
+        infer = Infer(deployed.central.infer, workload.batch)
         parity = check_parity(infer, images, data.reference, tolerance)
         if not parity.ok:
             raise CellFailure(_broken(parity, runtime.name), stage="parity")
@@ -109,20 +109,20 @@ def _measure(
         parity=parity,
         on=on,
         predictions=predictions,
-        missing=evaluator.without_parts(),
+        robustness=evaluator.without_parts(),
         deployed=deployed,
     )
     return record_fields(data, raw, preprocess_ms)
 
 
-def _sends_images(deployed: Deployed, load: Workload) -> bool:
+def _sends_images(deployed: Deployed, workload: Workload) -> bool:
     """Return whether to measure a second window, without the input's transfer.
 
     It is measured for a closed loop whose images are sent to other devices.
     """
     takers = [part.name for part in deployed.graph.parts if IMAGE in part.inputs]
     sent = any(deployed.places[name] != deployed.central_index for name in takers)
-    return sent and load.scenario == "single-stream" and load.generator == "harness"
+    return sent and workload.scenario == "single-stream" and workload.generator == "harness"
 
 
 def _broken(parity: Parity, runtime: str) -> str:

@@ -62,8 +62,8 @@ class Deployed:
         """Return the devices other than the central one, by index."""
         return {index: device for index, device in self.devices.items() if index != self.central_index}
 
-    def measure(self, load: Workload, images: Any) -> tuple[Samples, dict[int, DeviceReport]]:
-        """Generate the load at the central node. Return its samples, and by index the report of every other device.
+    def measure(self, workload: Workload, images: Any) -> tuple[Samples, dict[int, DeviceReport]]:
+        """Generate the workload at the central device. Return its samples, and by index the report of every other device.
 
         The times of the window are converted from the clock of the central device to that of each other device,
         through the clock of this machine.
@@ -71,7 +71,7 @@ class Deployed:
         first = {index: device.clock() for index, device in self.devices.items()} if self.peers else {}
         for device in self.peers.values():
             device.begin()
-        samples = self.central.measure(lengthened(load, self.meters), images)
+        samples = self.central.measure(lengthened(workload, self.meters), images)
         last = {index: self.devices[index].clock() for index in first}
         beside = {}
         for index, device in self.peers.items():
@@ -179,7 +179,7 @@ def graph_of(export: ExportMeta, raw: DataFacts | None = None) -> Graph:
             name=part.name,
             inputs=part.inputs,
             output=part.output,
-            stand_ins=part.missing,
+            stand_ins=part.stand_ins,
             wire_dtype=part.wire_dtype,
         )
         for part in export.parts

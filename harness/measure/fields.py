@@ -237,7 +237,7 @@ def _accuracy(data: CellData, raw: RawResult) -> Accuracy:
         n=len(labels),
         on=raw.on,
         parity=raw.parity,
-        missing=raw.missing,
+        missing=raw.robustness,
     )
 
 

@@ -42,7 +42,8 @@ class RawResult:
     """The raw results of the devices and of the evaluation.
 
     ``reports``: index of a device -> its report of the central node's window. ``no_input``: samples of a window
-    without the input's transfer. ``on``: where ``predictions`` were made.
+    without the input's transfer. ``on``: where ``predictions`` were made. ``robustness``: the
+    accuracy when parts are absent.
     """
 
     samples: Samples
@@ -51,7 +52,7 @@ class RawResult:
     parity: Parity
     on: Literal["host", "device"]
     predictions: Predictions
-    missing: MissingParts
+    robustness: MissingParts
     deployed: Deployed
 
 

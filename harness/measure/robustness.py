@@ -95,7 +95,7 @@ def missing_parts(graph: Graph, correct: Mapping[int, NDArray[np.int64]], data: 
     stands_in = {
         name: "mean" if values else "zeros"
         for part in data.export.parts
-        for name, values in part.missing.items()
+        for name, values in part.stand_ins.items()
         if name in names
     }
     levels = []

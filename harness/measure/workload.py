@@ -58,7 +58,7 @@ def scenario_of(task: CellTask) -> ScenarioBlock:
 def workload_of(cell: Cell, n: int) -> Workload:
     """Return the workload of a cell. ``n`` is the number of images in the test split."""
     measure = cell.task.measure
-    load = Workload(
+    workload = Workload(
         scenario=measure.scenario,
         batch=measure.batch,
         streams=measure.streams,
@@ -81,32 +81,34 @@ def workload_of(cell: Cell, n: int) -> Workload:
         ),
     )
     if cell.task.fleet:
-        load = replace(
-            load,
+        workload = replace(
+            workload,
             fleet=replace(
-                load.fleet,
+                workload.fleet,
                 in_flight=measure.in_flight,
                 deadline_s=measure.deadline,
                 on_missing=measure.on_missing,
             ),
         )
     if measure.passes:
-        return replace(load, stop=replace(load.stop, min_queries=measure.passes * -(-n // per_query(load))))
-    return load
+        return replace(
+            workload, stop=replace(workload.stop, min_queries=measure.passes * -(-n // per_query(workload)))
+        )
+    return workload
 
 
-def resident(load: Workload) -> Workload:
+def resident(workload: Workload) -> Workload:
     """Return a shorter workload that measures only latency, with the images on the devices before the window."""
     return replace(
-        load,
-        fleet=replace(load.fleet, resident=True),
+        workload,
+        fleet=replace(workload.fleet, resident=True),
         stop=replace(
-            load.stop,
-            min_time_s=load.stop.min_time_s / RESIDENT_SHARE,
-            min_queries=max(EARLY_STOPPING_MIN[50], load.stop.min_queries // RESIDENT_SHARE),
-            max_time_s=load.stop.max_time_s / RESIDENT_SHARE,
+            workload.stop,
+            min_time_s=workload.stop.min_time_s / RESIDENT_SHARE,
+            min_queries=max(EARLY_STOPPING_MIN[50], workload.stop.min_queries // RESIDENT_SHARE),
+            max_time_s=workload.stop.max_time_s / RESIDENT_SHARE,
             warmup="one",
             sustained_s=None,
         ),
-        metering=replace(load.metering, idle_s=0.0, error=None, cool_below_c=None),
+        metering=replace(workload.metering, idle_s=0.0, error=None, cool_below_c=None),
     )

@@ -34,12 +34,12 @@ class ChosenData:
 
 @dataclass
 class Datasets:
-    """The data blocks of a suite, each resolved once. ``missing`` holds the reasons why data cannot be read here."""
+    """The data blocks of a suite, each resolved once. ``unavailable`` holds the reasons why data cannot be read here."""
 
     suite: Suite
     plugins: Plugins
     entries: Entries
-    missing: dict[str, None] = field(default_factory=dict)
+    unavailable: dict[str, None] = field(default_factory=dict)
     _known: dict[str, ChosenData] = field(default_factory=dict)
 
     def choose(self, own: YamlBlock | None, path: KeyPath) -> ChosenData:
@@ -91,7 +91,7 @@ class Datasets:
         except (ValueError, HarnessError) as error:
             raise SuiteError(f"{source.where(*path)}: {error}") from None
         if info.missing:
-            self.missing.setdefault(f"{source.where(*path)}: {info.missing}")
+            self.unavailable.setdefault(f"{source.where(*path)}: {info.missing}")
         ref = DataRef(entry=name, params=params.model_dump(mode="json"), choice=choice)
         content = {
             "stage": "data",

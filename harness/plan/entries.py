@@ -64,5 +64,5 @@ class Entries:
 
         Backends and meters report theirs themselves.
         """
-        if registered.missing:
-            self.missing_extras.setdefault(registered.missing)
+        if registered.not_installed:
+            self.missing_extras.setdefault(registered.not_installed)

@@ -127,9 +127,9 @@ def _estimate(
         for index, profile in sorted(profiles.items())
     )
     estimate = replace(estimate, devices=shares)
-    missing = [index for index, profile in sorted(profiles.items()) if profile is None]
-    if missing:
-        return replace(estimate, reason=_no_profile(target.specs[missing[0]], runtime))
+    unprofiled = [index for index, profile in sorted(profiles.items()) if profile is None]
+    if unprofiled:
+        return replace(estimate, reason=_no_profile(target.specs[unprofiled[0]], runtime))
     links, unknown = {}, []
     for index in sorted({*placed.values()} - {task.central}):
         link = _link(index, task.central, target.infos, profiles, assumed)

@@ -70,7 +70,7 @@ def _make_plan(suite: Suite, plugins: Plugins, host: PrepareHost, only: str | No
         host=host,
         nodes=chains.reachable({cell.export for cell in cells if cell.impossible is None}),
         cells=tuple(cells),
-        missing_data=tuple(resolved.datasets.missing),
+        missing_data=tuple(resolved.datasets.unavailable),
         missing_extras=tuple(resolved.entries.missing_extras),
         baseline=suite.baseline,
         rank_by=suite.rank_by,

@@ -105,7 +105,7 @@ class PrepareContext:
         )
 
     def evaluate(self, module: torch.nn.Module, data: Split | None = None) -> Evaluation:
-        from harness.train.loop import evaluate
+        from harness.train.evaluation import evaluate
 
         split = self.data.validation if data is None else data
         return self._ranks.broadcast_object(

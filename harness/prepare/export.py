@@ -54,7 +54,7 @@ def export(
             ExportedPart(
                 name=part.name,
                 inputs=tuple(edge.source for edge in part.inputs),
-                missing={
+                stand_ins={
                     edge.source: means.get(edge.source, ()) if edge.missing == "mean" else ()
                     for edge in part.inputs
                     if edge.missing is not None

@@ -96,11 +96,11 @@ def _accuracy(record: Record, arrays: Mapping[str, NDArray[Any]]) -> list[str]:
     return [*lines, *_without_parts(record.accuracy.missing)]
 
 
-def _without_parts(missing: MissingParts) -> Iterator[str]:
+def _without_parts(robustness: MissingParts) -> Iterator[str]:
     """Yield accuracy for each number of missing parts, and without each single part."""
-    if missing.why is not None:
-        yield f"without parts: {missing.why}"
-    for level in missing.levels:
+    if robustness.why is not None:
+        yield f"without parts: {robustness.why}"
+    for level in robustness.levels:
         some = level.sets is not None and level.of is not None and level.sets < level.of
         tried = f"{level.sets} of {level.of}" if some else f"all {level.of}"
         yield (

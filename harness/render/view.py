@@ -272,15 +272,15 @@ def _absences(table: Table, shown: Sequence[Shown]) -> list[str]:
     Of a published table, only reasons that its file gives.
     """
     silent = not_printed(table.key.source) if table.published else None
-    missing: dict[tuple[str, str], list[str]] = {}
+    affected: dict[tuple[str, str], list[str]] = {}
     for column in shown:
         for row in table.rows:
             ended = table.published or row["status"] in ("ok", "partial")
             reason = row.why.get(column.name, silent)
             if ended and reason is not None and reason != silent:
-                missing.setdefault((column.heading, reason), []).append(str(row["method"]))
+                affected.setdefault((column.heading, reason), []).append(str(row["method"]))
     lines = []
-    for (heading, reason), methods in missing.items():
+    for (heading, reason), methods in affected.items():
         who = "" if len(methods) == len(table.rows) else f" ({', '.join(dict.fromkeys(methods))})"
         lines.append(f"{NULL} {heading}{who}: {reason}")
     return lines

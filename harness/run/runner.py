@@ -49,8 +49,8 @@ def run_suite(
         StorageError: the folder is in use by another run, or cannot be written.
     """
     plan, prepare = planned.plan, planned.resolved.suite.prepare
-    for missing in (*plan.missing_extras, *plan.missing_data):
-        raise SuiteError(missing)
+    for reason in (*plan.missing_extras, *plan.missing_data):
+        raise SuiteError(reason)
     options = replace(
         options, jobs=job_count(prepare, plan.host), threads=prepare.threads, processes=prepare.processes
     )

@@ -19,7 +19,12 @@ def default_cache() -> Path:
 
 
 def write_atomically(
-    path: Path, data: str | bytes | memoryview, mode: int | None = None, *, sync: bool = False
+    path: Path,
+    data: str | bytes | memoryview,
+    mode: int | None = None,
+    *,
+    sync: bool = False,
+    keep: bool = False,
 ) -> None:
     """Write a file in one step: a reader finds the old content or the new, never a part of one.
 
@@ -32,6 +37,7 @@ def write_atomically(
         mode: its permissions, exactly; ``None``: those of any new file, less the process's umask.
         sync: whether the content and the name are on the disk when this returns, so that they survive a power
             cut.
+        keep: whether a file that is there already stays: of two writers the first wins.
 
     Raises:
         OSError: the folder is missing or cannot be written, or the disk is full.
@@ -50,7 +56,12 @@ def write_atomically(
             if sync:
                 file.flush()
                 os.fsync(file.fileno())
-        os.replace(aside, path)
+        if keep:
+            with contextlib.suppress(FileExistsError):
+                os.link(aside, path)
+            aside.unlink()
+        else:
+            os.replace(aside, path)
     except BaseException as error:
         with contextlib.suppress(OSError):
             aside.unlink()

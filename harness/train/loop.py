@@ -25,7 +25,7 @@ from harness.train.augment import Augmented
 from harness.train.checkpoint import BestEpoch, Finished, Progress, Unfinished
 from harness.train.counting.count import count
 from harness.train.counting.modes import on_device
-from harness.train.evaluation import KEEP_BYTES, Batch, Batches, evaluate, logits_of
+from harness.train.evaluation import KEEP_BYTES, Batch, Batches, logits_of
 from harness.train.optim import make_optimizer, make_scheduler
 from harness.train.ranks import SINGLE_PROCESS, Ranks
 from harness.types import FitResult, Split, TensorSpec
@@ -34,7 +34,7 @@ from harness.types.recipe import TrainRecipe
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["Batch", "TrainRecipe", "evaluate", "fit"]
+__all__ = ["fit"]
 
 _PROGRESS_S = 5.0  # time between two progress messages of a long epoch
 

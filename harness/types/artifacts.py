@@ -36,14 +36,14 @@ class DataMeta:
 class ExportedPart:
     """One part of an export.
 
-    ``inputs``: names of earlier parts or ``image``. ``missing``: input -> the values, flat, that stand in for one
-    sample of it; empty for zeros; an input that is not in it cannot be missed. ``wire_dtype``: element type in
+    ``inputs``: names of earlier parts or ``image``. ``stand_ins``: input -> the values, flat, that stand in for
+    one sample of it; empty for zeros. An input that is not in it cannot be absent. ``wire_dtype``: element type in
     which the output is sent. ``artifact``: its path is relative to the export's folder.
     """
 
     name: str
     inputs: tuple[str, ...]
-    missing: Mapping[str, tuple[float, ...]]
+    stand_ins: Mapping[str, tuple[float, ...]]
     wire_dtype: str
     output: TensorSpec
     counts: Counts

@@ -44,10 +44,10 @@ class Clock:
 
 @dataclass(frozen=True, kw_only=True)
 class Stop:
-    """When warm-up, window and the load after it end.
+    """When warm-up, window and the workload after it end.
 
     ``warmup``: when the latency is steady, after ``warmup_max_s`` at most, or after one query. The window ends when
-    both minima are met, or the maximum time is. ``sustained_s``: the load continues for this long after the window.
+    both minima are met, or the maximum time is. ``sustained_s``: the workload continues for this long after the window.
     """
 
     min_time_s: float = 1.0
@@ -62,7 +62,7 @@ class Stop:
 class Metering:
     """What is done for meters.
 
-    ``idle_s``: idle time before and after the load, where a meter reads. ``method``: whose rules the energy follows.
+    ``idle_s``: idle time before and after the workload, where a meter reads. ``method``: whose rules the energy follows.
     ``error``: relative uncertainty for which the window is lengthened, within its maximum time. ``cool_below_c``: the
     hottest sensor's temperature to wait for, for ``cool_limit_s`` at most. ``elsewhere``: another host's meter reads,
     so there is idle time also where no meter reads here.
@@ -140,9 +140,9 @@ class LatencyTrace:
 
 @dataclass(frozen=True, kw_only=True)
 class SustainedLoad:
-    """The end of the load that continued after the window, compared with the window (burst).
+    """The end of the workload that continued after the window, compared with the window (burst).
 
-    ``seconds``: length of that load; ``tail_s``: length of its end, whose figures these are: median latency in ms, its
+    ``seconds``: length of that workload; ``tail_s``: length of its end, whose figures these are: median latency in ms, its
     ratio to the window's, images per second, and by meter mean watts (None where they are withheld).
     """
 
@@ -222,7 +222,7 @@ class Samples:
     ``first_ns``: the very first inference after loading. ``batch``: images of a query. ``cooled``: whether a
     temperature that was asked for was reached. ``environment``: the window's signals
     (:class:`harness.machine.state.Window`). ``spans``: begin and end of the window and of idle time, in nanoseconds of
-    the worker's monotonic clock. ``sustained`` and ``lasting_ns`` (int64 [n]) are of the load that continued after the
+    the worker's monotonic clock. ``sustained`` and ``lasting_ns`` (int64 [n]) are of the workload that continued after the
     window. ``here``: the report of the device that measured.
     """
 

@@ -1,13 +1,17 @@
-"""Values as JSON and back: for dataclasses and models that hold strings, numbers, mappings and each other."""
+"""Values as JSON and back: for dataclasses and models that hold strings, numbers, mappings and each other.
+
+A function goes as its name, from which another process imports it.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from types import MappingProxyType
 from typing import Any, TypeVar
 
 from pydantic import TypeAdapter
 
-__all__ = ["COMPLETE", "from_json", "to_json"]
+__all__ = ["COMPLETE", "from_json", "function_name", "to_json"]
 
 T = TypeVar("T")
 
@@ -27,6 +31,11 @@ def from_json(kind: type[T], data: Any) -> T:
         pydantic.ValidationError: ``data`` is no ``kind``.
     """
     return _adapter(kind).validate_python(data, context=COMPLETE)
+
+
+def function_name(function: Callable[..., Any]) -> str:
+    """Return ``"module:name"`` of a function, which ``pkgutil.resolve_name`` resolves in another process."""
+    return f"{function.__module__}:{function.__qualname__}"
 
 
 _adapters: dict[Any, TypeAdapter[Any]] = {}

@@ -23,6 +23,7 @@ from harness.types import (
     Workload,
 )
 from harness.types.json import Facts
+from harness.types.plain import function_name
 from harness.worker.commands import Begin, Command, Connect, End, Infer, Listen, Load, Measure
 from harness.worker.peers import LOCAL
 from harness.worker.process import WorkerProcess
@@ -81,7 +82,7 @@ class WorkerDevice:
         if not self._started:
             self.transport.start(runtime)
             self._started = True
-        loader = f"{runtime.load.__module__}:{runtime.load.__qualname__}"
+        loader = function_name(runtime.load)
         return self._ask(Load(part, artifact, loader, self._options))
 
     def serve(self, central: Device) -> PeerAddress:

@@ -1,4 +1,4 @@
-"""One measuring window: cool down, first inference, idle, warm up, load, idle; meters and state all along.
+"""One measuring window: cool down, first inference, idle, warm up, workload, idle; meters and state all along.
 
 Latency, energy and memory are those of the same window. It is lengthened, and measured again, when a meter
 needs more time for the uncertainty that a suite asks for.
@@ -27,15 +27,15 @@ from harness.worker.report import readings_of, report_of, series_of
 __all__ = ["Observed", "observe"]
 
 TAIL = 0.25
-"""Share of the sustained load whose figures count as sustained: its end."""
+"""Share of the sustained workload whose figures count as sustained: its end."""
 COOL_EVERY_S = 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class Observed:
-    """What one window gave. ``peak`` in bytes; ``spans`` by name: load, and where meters read before, after, tail.
+    """What one window gave. ``peak`` in bytes; ``spans`` by name: ``load`` (the workload), and where meters read before, after, tail.
 
-    ``lasting`` is the load that continued after the window, ``tail`` its last quarter.
+    ``lasting`` is the workload that continued after the window, ``tail`` its last quarter.
     """
 
     first_ns: int
@@ -51,19 +51,19 @@ class Observed:
     tail: LatencyTrace | None = None
 
     def report(self, memory: Mapping[str, int] | None = None) -> DeviceReport:
-        """Return the device's report; states are those over all of the load."""
+        """Return the device's report; states are those over all of the workload."""
         end = self.spans.get("tail", self.spans["load"])
         loaded = Span(self.spans["load"].begin_ns, end.end_ns)
         return report_of(self.sampled, self.spans, loaded, self.readings, memory or {})
 
     def lasting_ns(self) -> NDArray[np.int64] | None:
-        """Return the latencies of all the load that continued after the window, int64 [n]."""
+        """Return the latencies of all the workload that continued after the window, int64 [n]."""
         if self.lasting is None or self.tail is None:
             return None
         return np.concatenate((self.lasting.latency_ns, self.tail.latency_ns))
 
     def sustained(self, workload: Workload) -> SustainedLoad | None:
-        """Compare the window with the last quarter of the load after it; None where the load did not continue."""
+        """Compare the window with the last quarter of the workload after it; None where the workload did not continue."""
         if self.lasting is None or self.tail is None:
             return None
         images = len(self.tail.latency_ns) * per_query(workload)

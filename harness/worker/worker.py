@@ -1,4 +1,4 @@
-"""The worker: loads exported artifacts, generates load next to them, and sends raw samples back.
+"""The worker: loads exported artifacts, generates the workload next to them, and sends raw samples back.
 
 Torch-free. The same code runs as a child process on this machine and, over the network, on a board. Commands
 (:mod:`harness.worker.commands`) come over a connection, and each gets one reply.

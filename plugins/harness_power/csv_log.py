@@ -199,9 +199,9 @@ class CsvLog:
         ahead = (last - offset - now) / 1e9
         if ahead > max(self._choice.period, 1.0):
             raise self._error(f"its clock is {ahead:.6g} s ahead of this machine's")
-        missing = (end_ns - (last - offset)) / 1e9
-        if missing > 0:
-            text = f"ends {missing:.3g} s before the window: is it still written, by the right clock?"
+        short_s = (end_ns - (last - offset)) / 1e9
+        if short_s > 0:
+            text = f"ends {short_s:.3g} s before the window: is it still written, by the right clock?"
             raise _NotYetError(f"{self._path} {text}")
         rows = self._rows(begin_ns + offset)
         return self._window(rows, -offset, begin_ns, end_ns)

@@ -124,8 +124,8 @@ class _Chip:
             if self._time <= newer_than or began - self._time > self._period_s / 2 * 1e9:
                 watts = _rails(_vcgencmd("pmic_read_adc", program=self._program))
                 if watts.keys() != self._rails:
-                    missing = ", ".join(sorted(self._rails ^ watts.keys()))
-                    raise OSError(f"vcgencmd pmic_read_adc: other rails than at first ({missing})")
+                    differing = ", ".join(sorted(self._rails ^ watts.keys()))
+                    raise OSError(f"vcgencmd pmic_read_adc: other rails than at first ({differing})")
                 self._time, self._watts = (began + time.monotonic_ns()) // 2, sum(watts.values())
             return self._time, self._watts
 

@@ -12,7 +12,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from harness.errors import SuiteError
-from harness_remote.inventory.inventory import Board, Inventory, default_path, is_loopback, target
+from harness_remote.inventory.inventory import Board, Inventory, default_path, target
+from harness_remote.wire.addresses import is_loopback, resolves_to_loopback
 from harness_remote.wire.secrets import Credentials
 
 CERTIFICATE = "-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----\n"
@@ -234,6 +235,19 @@ def test_saving_keeps_mode_and_follows_a_link(file: Path, tmp_path: Path) -> Non
 )
 def test_loopback(host: str, is_one: bool) -> None:
     assert is_loopback(host) is is_one
+
+
+@pytest.mark.parametrize(
+    ("host", "is_one"),
+    [("127.0.0.1", True), ("[::1]", True), ("::1", True), ("0.0.0.0", False), ("192.0.2.1", False)],
+)
+def test_an_address_that_only_this_machine_reaches(host: str, is_one: bool) -> None:
+    assert resolves_to_loopback(host) is is_one
+
+
+def test_a_host_that_is_no_address_and_no_known_name_has_no_address() -> None:
+    with pytest.raises(OSError, match=r"."):
+        resolves_to_loopback("no such name")
 
 
 NAMES = st.text(string.ascii_letters + string.digits + "-_", min_size=1, max_size=12).filter(

@@ -21,9 +21,9 @@ from harness.plugins import load_plugins
 from harness.suite.loading import load_suite
 from harness.train.augment import Augmented, RandomImages, drawn_from, mix
 from harness.train.evaluation import KEEP_BYTES
-from harness.train.loop import TrainRecipe, fit
+from harness.train.loop import fit
 from harness.types.plan import PrepareHost
-from harness.types.recipe import NO_AUGMENTATION
+from harness.types.recipe import NO_AUGMENTATION, TrainRecipe
 
 CLASSES = 3
 FULL = {

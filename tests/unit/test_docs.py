@@ -31,13 +31,13 @@ from harness.suite.loading import load_suite
 from harness.suite.shipped import shipped_suites
 from harness.suite.suite import Defaults, DeviceChoice, Method, Prepare, RunItem, Suite
 from harness.train.counting.footprint import STATIC
-from harness.train.loop import TrainRecipe
 from harness.types import Reading
 from harness.types.columns import COLUMNS
 from harness.types.data import DataChoice
 from harness.types.figures import EnergyReading
 from harness.types.measure import Measure
 from harness.types.plan import PrepareHost
+from harness.types.recipe import TrainRecipe
 from harness.types.record import Record
 from harness.worker.loadgen import loop
 

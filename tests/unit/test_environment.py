@@ -25,6 +25,7 @@ def test_a_machine_without_an_id_keeps_a_random_one(tmp_path, monkeypatch):
     first = machine_id(tmp_path)
     assert re.fullmatch(r"[0-9a-f]{16}", first)
     assert machine_id(tmp_path) == first
+    assert [path.name for path in (tmp_path / "cache").iterdir()] == ["machine-id"]
 
 
 @pytest.mark.parametrize(

@@ -25,6 +25,14 @@ def test_a_file_is_replaced_by_its_new_content(tmp_path, sync):
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_of_two_writers_that_keep_what_is_there_the_first_wins(tmp_path):
+    path = tmp_path / "file"
+    write_atomically(path, "first", keep=True)
+    write_atomically(path, "second", keep=True)
+    assert path.read_text() == "first"
+    assert list(tmp_path.iterdir()) == [path]
+
+
 def test_permissions_are_those_asked_for_or_of_any_new_file(tmp_path):
     plain = tmp_path / "plain"
     plain.touch()

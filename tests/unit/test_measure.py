@@ -304,7 +304,7 @@ def test_the_mean_over_training_images_stands_in_where_the_edges_say_so(measured
     assert list(absences.levels[0].top1.values()) == pytest.approx(expected)
     cells, _, store = planned
     parts = store.meta(cells["half", "b1"].export)["parts"]
-    assert parts[-1]["missing"]["sub2"] == pytest.approx(means[1].tolist(), rel=1e-4)
+    assert parts[-1]["stand_ins"]["sub2"] == pytest.approx(means[1].tolist(), rel=1e-4)
     assert [part["wire_dtype"] for part in parts] == ["float16"] * 3 + ["float32"]
 
 

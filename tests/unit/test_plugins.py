@@ -119,7 +119,9 @@ def test_an_unknown_name_lists_what_there_is():
 
 def test_a_missing_module_says_what_to_install():
     plugins = load_plugins(extra={"p": giving("x", requires=("no_such_module",), extra="special")})
-    assert plugins.models.get("x").missing == "x needs no_such_module: pip install 'edge-harness[special]'"
+    assert (
+        plugins.models.get("x").not_installed == "x needs no_such_module: pip install 'edge-harness[special]'"
+    )
 
 
 def test_an_observer_that_raises_stops_nobody():

@@ -27,10 +27,11 @@ from harness.prepare.messages import Failure
 from harness.prepare.team import Follower, Leader, Setup
 from harness.store.artifacts import Store
 from harness.suite.loading import load_suite
-from harness.train.loop import TrainRecipe, fit
+from harness.train.loop import fit
 from harness.train.ranks import SINGLE_PROCESS
 from harness.types import DeviceInfo
 from harness.types.plan import PrepareHost
+from harness.types.recipe import TrainRecipe
 
 pytest.importorskip("accelerate")
 pytestmark = pytest.mark.timeout(900)  # a dozen processes load torch before the first test

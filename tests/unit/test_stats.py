@@ -65,7 +65,11 @@ def test_percentile_refuses_what_is_none(q: float) -> None:
 
 
 def test_early_stopping_minima_are_loadgens() -> None:
-    assert {q: stats.early_stopping_min(q) for q in stats.EARLY_STOPPING_MIN} == stats.EARLY_STOPPING_MIN
+    for q, least in stats.EARLY_STOPPING_MIN.items():
+        over = 1 - q / 100
+        assert reference.binom.cdf(1, least, over) <= 0.01 < reference.binom.cdf(1, least - 1, over)
+        assert stats.early_stopping_discard(least, q) == 1
+        assert stats.early_stopping_discard(least - 1, q) == 0
     assert stats.EARLY_STOPPING_MIN == {50: 11, 90: 64, 95: 130, 97: 219, 99: 662, 99.9: 6636}
 
 

@@ -27,7 +27,9 @@ from harness.data.splits import ImageSplit, StoredImages
 from harness.errors import CellError, StorageError
 from harness.train import checkpoint
 from harness.train.augment import CropFlip
-from harness.train.loop import Batch, TrainRecipe, evaluate, fit
+from harness.train.evaluation import Batch, evaluate
+from harness.train.loop import fit
+from harness.types.recipe import TrainRecipe
 
 CLASSES = 3
 

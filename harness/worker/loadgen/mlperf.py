@@ -1,4 +1,4 @@
-"""The load of MLCommons LoadGen, as a cross-check of ours: it drives the same query in the same process.
+"""The workload of MLCommons LoadGen, as a cross-check of ours: it drives the same query in the same process.
 
 LoadGen (mlcommons/inference, ``loadgen/``) decides when each query is sent and when to stop. The queries are timed
 here, and the figures of LoadGen's own summary of the same queries are returned as ``reference``. It calls
@@ -46,7 +46,7 @@ _QUEUED = re.compile(r'"sample_seq":(\d+),.*"issue_start_ns":(\d+)')
 
 
 def needs() -> str | None:
-    """Return what must be installed for LoadGen to generate a load here, or ``None`` if nothing."""
+    """Return what must be installed for LoadGen to generate a workload here, or ``None`` if nothing."""
     if importlib.util.find_spec("mlperf_loadgen") is not None:
         return None
     return "generator: loadgen needs MLCommons LoadGen; pip install 'edge-harness[loadgen]'"

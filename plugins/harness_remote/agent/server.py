@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes
 import fcntl
-import ipaddress
 import logging
 import os
 import signal
@@ -25,6 +24,7 @@ from harness_remote.agent.calls import Calls
 from harness_remote.agent.frameport import FrameLimits, FramePort
 from harness_remote.agent.lease import Leases
 from harness_remote.agent.rpc import Gate, handlers
+from harness_remote.wire.addresses import resolves_to_loopback
 from harness_remote.wire.framesocket import server_context
 from harness_remote.wire.secrets import Identity
 from harness_remote.wire.wire import MAX_CONTROL_BYTES, OPTIONS
@@ -155,12 +155,10 @@ class Agent:
 
 
 def _loopback(host: str) -> bool:
-    """Return whether only this machine reaches ``host``."""
     try:
-        addresses = socket.getaddrinfo(host.strip("[]"), None)
+        return resolves_to_loopback(host)
     except OSError as error:
         raise DeviceError(f"cannot listen on {host}: {error.strerror or error}") from None
-    return all(ipaddress.ip_address(str(info[4][0]).partition("%")[0]).is_loopback for info in addresses)
 
 
 def _lock(folder: Path) -> int:

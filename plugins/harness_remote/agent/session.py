@@ -17,6 +17,7 @@ from harness.errors import DeviceError, HarnessError, nearest
 from harness.machine.meters import Meters
 from harness.plugins import Plugins
 from harness.types import Monitor, PeerAddress, SessionOptions
+from harness.types.plain import function_name
 from harness.worker.commands import Begin, Command, Connect, End, Infer, Listen, Listening, Load, Measure
 from harness_remote.agent import onnx_check
 from harness_remote.agent.blobs import Blobs
@@ -152,7 +153,7 @@ class LeaseSession:
         onnx_check.check(file)
         shipped = command.artifact.artifact(file.parent, command.runtime, file.name)
         with self._turn(command) as worker:
-            loader = f"{entry.load.__module__}:{entry.load.__qualname__}"
+            loader = function_name(entry.load)
             options = SessionOptions(threads=self._threads, device=command.device)
             facts = worker().ask(Load(part, shipped, loader, options, self._wrapper))
             self._parts.add(part)

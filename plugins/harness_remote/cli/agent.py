@@ -7,7 +7,6 @@ import os
 import socket
 import sys
 from collections.abc import Callable
-from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
@@ -176,11 +175,12 @@ def _identity(host: str, folder: Path) -> Any:
     """
     from harness.errors import DeviceError
     from harness_remote.wire import secrets
+    from harness_remote.wire.addresses import resolves_to_loopback
 
     if any((folder / name).exists() for name in (secrets.KEY, secrets.CERTIFICATE, secrets.TOKEN)):
         return secrets.load(folder)
     try:
-        loopback = all(ip_address(info[4][0]).is_loopback for info in socket.getaddrinfo(host, None))
+        loopback = resolves_to_loopback(host)
     except OSError as error:
         raise DeviceError(f"--host {host}: {error.strerror or error}") from None
     if not loopback:

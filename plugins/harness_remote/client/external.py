@@ -27,9 +27,9 @@ class External:
         self._infos = tuple(use.info for use in meters)
         self._settle_s = Durations.of(self._infos).settle_s
 
-    def prepared(self, load: Workload) -> Workload:
+    def prepared(self, workload: Workload) -> Workload:
         """Return the workload with idle time and a window long enough for these meters."""
-        return lengthened(load, self._infos)
+        return lengthened(workload, self._infos)
 
     def begin(self) -> None:
         """Start to read the meters."""
@@ -48,7 +48,7 @@ class External:
         """Return what the meters read since :meth:`begin`.
 
         ``spans`` are on the board's clock, and so are the raw samples that are returned. Idle time counts once the
-        readings have settled after the load.
+        readings have settled after the workload.
         """
         if self._sampler is None:
             return DeviceReport()

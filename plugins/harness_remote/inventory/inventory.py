@@ -15,7 +15,6 @@ An edit changes the lines of one board only. The new text is read back before it
 from __future__ import annotations
 
 import io
-import ipaddress
 import os
 import re
 import stat
@@ -34,9 +33,10 @@ from harness.suite.yamlfile import Source, parse_yaml, read_text
 from harness.types import Params
 from harness.types.fields import NAME, Name
 from harness_remote import PORT
+from harness_remote.wire.addresses import is_loopback
 from harness_remote.wire.secrets import Credentials
 
-__all__ = ["BACKENDS", "Board", "EmulatedLink", "Inventory", "default_path", "is_loopback", "target"]
+__all__ = ["BACKENDS", "Board", "EmulatedLink", "Inventory", "default_path", "target"]
 
 BACKENDS = ("raspberry-pi", "jetson", "agent")
 MAX_SECRET = 64 * 1024
@@ -222,14 +222,6 @@ def default_path() -> Path:
 def target(host: str, port: int) -> str:
     """Return ``host:port``, with an IPv6 address in brackets."""
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-
-
-def is_loopback(host: str) -> bool:
-    """Return whether ``host`` is a loopback address or localhost. Another name may be any machine."""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def _read(text: str, path: Path) -> tuple[dict[str, Board], Source]:

@@ -37,11 +37,12 @@ tc qdisc del dev v0 root; tc qdisc add dev v0 root netem delay 1ms && echo netem
 
 @dataclass(frozen=True)
 class Ability:
-    """What this machine allows. ``missing`` has one line for each thing that it does not, with what would help."""
+    """What this machine allows. ``not_allowed`` has one line for each thing that it does not allow, with
+    what would help."""
 
     mode: Mode
     tools: frozenset[str] = frozenset()
-    missing: tuple[str, ...] = ()
+    not_allowed: tuple[str, ...] = ()
 
 
 def enter(mode: Mode) -> list[str]:
@@ -62,7 +63,7 @@ def probe() -> Ability:
     absent = [tool for tool in ("unshare", "nsenter", "ip", "tc") if shutil.which(tool) is None]
     if absent:
         why = f"no {', '.join(absent)} here (util-linux, iproute2)"
-        return Ability("loopback", missing=(f"{why}: boards are addresses of this machine",))
+        return Ability("loopback", not_allowed=(f"{why}: boards are addresses of this machine",))
     modes: tuple[Mode, ...] = ("root",) if os.geteuid() == 0 else ("user",)
     reason = ""
     for mode in modes:
@@ -85,7 +86,7 @@ def probe() -> Ability:
     help_ = "run it as root" if os.geteuid() else "a container may need --privileged"
     return Ability(
         "loopback",
-        missing=(f"no network namespaces ({reason}; {help_}): boards are addresses of this machine",),
+        not_allowed=(f"no network namespaces ({reason}; {help_}): boards are addresses of this machine",),
     )
 
 
@@ -94,7 +95,9 @@ def without(lab: Lab, able: Ability) -> str | None:
     if lab.link.shaping == "relay":
         return None
     if able.mode == "loopback":
-        return f"shaping: tc needs network namespaces, and there are {able.missing[0]}; write shaping: relay"
+        return (
+            f"shaping: tc needs network namespaces, and there are {able.not_allowed[0]}; write shaping: relay"
+        )
     if "tbf" not in able.tools:
         return "shaping: tc needs the kernel's tbf, which is not here; write shaping: relay"
     if lab.link.rtt and "netem" not in able.tools:

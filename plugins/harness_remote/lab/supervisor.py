@@ -128,7 +128,7 @@ def _up(lab: Lab, folder: Path, serve: tuple[str, ...], tied: bool, able: Abilit
         started=started,
         mode=able.mode,
         boards=lab.boards,
-        notes=(*able.missing, *answer.notes, *_crowded(lab)),
+        notes=(*able.not_allowed, *answer.notes, *_crowded(lab)),
     )
     state.save(folder)
     return state
