@@ -1,21 +1,42 @@
-"""Start child processes that end with their parent, and say why one ended."""
+"""Start child processes that end with their parent, and say why one ended.
+
+There are two kinds of children. A child of :mod:`multiprocessing` calls :func:`die_with_parent`. Any other program is
+started by the command that :func:`bound` returns.
+"""
 
 from __future__ import annotations
 
 import multiprocessing
 import os
 import signal
+import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from multiprocessing import resource_tracker
 from multiprocessing.process import BaseProcess
 
-__all__ = ["die_with_parent", "died", "start"]
+__all__ = ["bound", "die_with_parent", "died", "start"]
+
+PR_SET_PDEATHSIG = 1
+"""Of ``linux/prctl.h``: the signal that a process gets when its parent ends; it outlives ``exec``."""
+
+_BOUND = f"""
+import ctypes, os, signal, sys
+ctypes.CDLL(None).prctl({PR_SET_PDEATHSIG}, signal.SIGKILL)
+if os.getppid() != int(sys.argv[1]):
+    sys.exit(1)
+os.execvp(sys.argv[2], sys.argv[2:])
+"""
+"""Binds a process to its parent, then becomes another program. ``preexec_fn`` is unsafe in a process with threads."""
 
 
 def die_with_parent() -> None:
-    """End this process when its parent ends, even by ``kill -9``. This uses one sleeping thread."""
+    """End this process of :mod:`multiprocessing` when its parent ends, even by ``kill -9``.
+
+    This uses one sleeping thread. The kernel's signal (:func:`bound`) would come too early, because it comes when the
+    thread of the parent ends that started this process.
+    """
     parent = multiprocessing.parent_process()
 
     def watch() -> None:
@@ -24,6 +45,15 @@ def die_with_parent() -> None:
             os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
+
+
+def bound(command: Sequence[str]) -> list[str]:
+    """Return the command that runs ``command`` as a child of this process until this process ends, at the latest.
+
+    The kernel kills the child (``kill -9``) when the thread that started it ends. The process keeps its number and
+    its open files. A program that cannot be started gives exit code 1.
+    """
+    return [sys.executable, "-ISc", _BOUND, str(os.getpid()), *command]
 
 
 def start(process: BaseProcess) -> None:

@@ -21,12 +21,12 @@ from pathlib import Path
 from typing import IO, NamedTuple
 
 from harness.errors import DeviceError, HarnessError
+from harness.processes import bound
 from harness_remote import PORT
 from harness_remote.inventory.inventory import Board, EmulatedLink, Inventory
 from harness_remote.lab import limits, relay, replay
 from harness_remote.lab.labfile import WORKSTATION
 from harness_remote.lab.namespaces import SWITCH, build, in_namespace
-from harness_remote.lab.run import die_with_parent
 from harness_remote.lab.state import INVENTORY, Settings
 from harness_remote.wire.secrets import CERTIFICATE, TOKEN
 
@@ -149,13 +149,12 @@ class Inside:
             env[replay.VARIABLE] = str(self.settings.folder / "replay.lock")
 
         def confine() -> None:
-            die_with_parent()
             os.sched_setaffinity(0, agent.cores)
             if agent.group is not None:
                 limits.join(agent.group)
 
         agent.process = subprocess.Popen(
-            agent.command,
+            bound(agent.command),
             stdin=subprocess.DEVNULL,
             stdout=agent.log,
             stderr=agent.log,
@@ -207,11 +206,10 @@ class Inside:
             None if free else lab.link.rate, 0.0 if free else lab.link.rtt, lab.link.ports == "shared"
         )
         self.relay = subprocess.Popen(
-            [sys.executable, "-m", "harness_remote.lab.relay"],
+            bound([sys.executable, "-m", "harness_remote.lab.relay"]),
             stdin=subprocess.PIPE,
             text=True,
             pass_fds=[route.fd for route in routes],
-            preexec_fn=die_with_parent,  # noqa: PLW1509
         )
         assert self.relay.stdin is not None
         with self.relay.stdin:

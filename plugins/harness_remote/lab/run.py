@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import signal
 import subprocess
@@ -10,26 +9,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-__all__ = ["COMMAND", "die_with_parent", "run_suite"]
+from harness.processes import bound
+
+__all__ = ["COMMAND", "run_suite"]
 
 COMMAND = (sys.executable, "-m", "harness", "run")
-PR_SET_PDEATHSIG = 1
-
-_LIBC = ctypes.CDLL(None)
-
-_BOUND = f"""
-import ctypes, os, signal, sys
-ctypes.CDLL(None).prctl({PR_SET_PDEATHSIG}, signal.SIGKILL)
-if os.getppid() != int(sys.argv[1]):
-    sys.exit(1)
-os.execv(sys.argv[2], sys.argv[2:])
-"""
-"""Binds a process to its parent, then becomes another program. ``preexec_fn`` is unsafe in a process with threads."""
-
-
-def die_with_parent() -> None:
-    """Have the kernel kill this process when its parent thread ends. Called in a child before ``exec``."""
-    _LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def run_suite(arguments: Sequence[str], inventory: Path, command: Sequence[str] = COMMAND) -> int:
@@ -39,8 +23,7 @@ def run_suite(arguments: Sequence[str], inventory: Path, command: Sequence[str] 
     terminal the parent passes the signal on. A child that was ended by a signal gives 128 plus its number.
     """
     child = subprocess.Popen(
-        [sys.executable, "-c", _BOUND, str(os.getpid()), *command, *arguments],
-        env={**os.environ, "HARNESS_DEVICES": str(inventory)},
+        bound([*command, *arguments]), env={**os.environ, "HARNESS_DEVICES": str(inventory)}
     )
     while True:
         try:
