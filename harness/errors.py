@@ -45,12 +45,14 @@ class DeviceError(HarnessError):
     """A device or its worker could not be used.
 
     ``files`` are the source files of the stack frames in which a worker's error arose, outermost first. It is empty
-    if they are unknown.
+    if they are unknown. For a worker that died they are the files of the runtime that it had loaded. ``plugin`` is
+    the plugin in whose code the error arose, as another machine named it; its files are not on this machine.
     """
 
-    def __init__(self, message: object, *, files: tuple[str, ...] = ()) -> None:
+    def __init__(self, message: object, *, files: tuple[str, ...] = (), plugin: str | None = None) -> None:
         super().__init__(message)
         self.files = files
+        self.plugin = plugin
 
 
 class BoardLost(DeviceError):

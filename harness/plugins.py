@@ -16,7 +16,7 @@ from typing import Any
 import pluggy
 
 from harness import hookspecs
-from harness.errors import HarnessError, PluginError, first_line, nearest, source_files
+from harness.errors import DeviceError, HarnessError, PluginError, first_line, nearest, source_files
 from harness.registry import Origin, Problem, Registered, Registry
 from harness.store.sources import distribution_files, imported_files, module_files, source_hash, versions_of
 from harness.types import (
@@ -138,9 +138,12 @@ class Plugins:
     def blame(self, error: BaseException) -> str | None:
         """Return the plugin whose code raised ``error``, or ``None`` if it was not a plugin's code.
 
-        It is the plugin of the innermost frame that belongs to a plugin. An error in a worker names its frames itself
+        It is the plugin of the innermost frame that belongs to a plugin. An error in a worker names its frames itself,
+        and an error on another machine names the plugin
         (:class:`~harness.errors.DeviceError`).
         """
+        if isinstance(error, DeviceError) and error.plugin is not None:
+            return error.plugin
         owners = {path: name for name, files in self._owned_files().items() for path in files}
         blamed = [owners[file] for file in source_files(error) if file in owners]
         return blamed[-1] if blamed else None

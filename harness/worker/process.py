@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import sys
 import threading
 import time
 from collections.abc import Sequence
@@ -15,7 +16,7 @@ from harness.errors import BoardLost, DeviceError
 from harness.processes import died, start
 from harness.types import Monitor
 from harness.worker import worker
-from harness.worker.commands import Command, Failed, Lost, Observe, Reply
+from harness.worker.commands import Command, Failed, Load, Lost, Observe, Reply
 
 __all__ = ["WorkerProcess"]
 
@@ -33,6 +34,7 @@ class WorkerProcess:
         self, name: str, monitor: Monitor, *, preload: Sequence[str] = (), affinity: Sequence[int] = ()
     ) -> None:
         self.name = name
+        self._runtime_files: tuple[str, ...] = ()
         self._lock = threading.Lock()
         self._reaping = threading.Lock()
         if preload:
@@ -58,6 +60,8 @@ class WorkerProcess:
             DeviceError: the worker answers with an error, died, or is closed.
             BoardLost: another board, which the command needs, does not answer.
         """
+        if isinstance(command, Load):
+            self._runtime_files = _files_of(command.loader)
         with self._lock:
             if self._conn is None:
                 raise DeviceError(f"{self.name} is closed")
@@ -65,7 +69,7 @@ class WorkerProcess:
                 self._conn.send(command)
                 reply: Reply = self._conn.recv()
             except (EOFError, OSError):
-                raise DeviceError(self._death(self._wait(5))) from None
+                raise DeviceError(self._death(self._wait(5)), files=self._runtime_files) from None
         match reply:
             case Lost(board, message):
                 raise BoardLost(message, board=board)
@@ -119,3 +123,9 @@ class WorkerProcess:
 
     def _death(self, code: int | None) -> str:
         return died(code, f"the worker on {self.name}")
+
+
+def _files_of(loader: str) -> tuple[str, ...]:
+    """Return the file of a runtime's function "module:function", if its module is imported here."""
+    file = getattr(sys.modules.get(loader.partition(":")[0]), "__file__", None)
+    return () if file is None else (file,)

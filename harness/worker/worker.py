@@ -90,8 +90,8 @@ def _reply(worker: Worker, command: Command[Any]) -> Reply:
         return Lost(error.board, str(error))
     except HarnessError as error:
         return Failed(str(error), source_files(error))
-    except MemoryError:
-        return Failed("out of memory")
+    except MemoryError as error:
+        return Failed("out of memory", source_files(error))
     except Exception as error:  # noqa: BLE001 - a runtime may raise anything; the parent decides
         return Failed(first_line(error, kind=True), source_files(error))
 

@@ -109,20 +109,22 @@ class FollowRequest(_message.Message):
     def __init__(self, id: _Optional[str] = ..., offset: _Optional[int] = ...) -> None: ...
 
 class FollowReply(_message.Message):
-    __slots__ = ("running", "error", "kind", "size", "data", "lost")
+    __slots__ = ("running", "error", "kind", "size", "data", "lost", "plugin")
     RUNNING_FIELD_NUMBER: _ClassVar[int]
     ERROR_FIELD_NUMBER: _ClassVar[int]
     KIND_FIELD_NUMBER: _ClassVar[int]
     SIZE_FIELD_NUMBER: _ClassVar[int]
     DATA_FIELD_NUMBER: _ClassVar[int]
     LOST_FIELD_NUMBER: _ClassVar[int]
+    PLUGIN_FIELD_NUMBER: _ClassVar[int]
     running: bool
     error: str
     kind: str
     size: int
     data: bytes
     lost: str
-    def __init__(self, running: _Optional[bool] = ..., error: _Optional[str] = ..., kind: _Optional[str] = ..., size: _Optional[int] = ..., data: _Optional[bytes] = ..., lost: _Optional[str] = ...) -> None: ...
+    plugin: str
+    def __init__(self, running: _Optional[bool] = ..., error: _Optional[str] = ..., kind: _Optional[str] = ..., size: _Optional[int] = ..., data: _Optional[bytes] = ..., lost: _Optional[str] = ..., plugin: _Optional[str] = ...) -> None: ...
 
 class CancelRequest(_message.Message):
     __slots__ = ("id",)

@@ -55,6 +55,7 @@ from harness_remote.agent.server import Agent, AgentSettings
 from harness_remote.client.client import Client, Timeouts
 from harness_remote.client.device import hold
 from harness_remote.client.external import External
+from harness_remote.client.failures import plugin_name
 from harness_remote.client.peer import open_peer
 from harness_remote.client.transport import Reach
 from harness_remote.inventory import boards
@@ -440,6 +441,28 @@ def test_an_onnx_file_beyond_the_board_is_not_sent(lab: Boards, plugins: Any, ar
             device.load("whole", newer, runtime)
         with pytest.raises(DeviceError, match="runs ONNX files only"):
             device.load("whole", replace(artifact, meta={"file": "weights.safetensors"}), runtime)
+
+
+def test_an_error_of_the_boards_runtime_names_the_runtimes_plugin(
+    lab: Boards, plugins: Any, artifact: Artifact, tmp_path: Path
+) -> None:
+    import onnx
+
+    model = onnx.load_model(artifact.path / "whole.onnx")
+    model.graph.node[0].op_type = "NoSuchOperator"
+    onnx.save_model(model, tmp_path / "whole.onnx")
+    with (
+        opened(plugins, spec_of(plugins, "pi1")) as device,
+        pytest.raises(DeviceError, match="NoSuchOperator") as caught,
+    ):
+        device.load("whole", replace(artifact, path=tmp_path), plugins.runtimes.get("onnxruntime").entry)
+    assert plugins.blame(caught.value) == "runtimes"
+
+
+@pytest.mark.parametrize("sent", ["", "two words", "line\nbreak", "x" * 101])
+def test_what_is_no_name_of_a_plugin_is_not_taken_from_a_board(sent: str) -> None:
+    assert plugin_name("run-times.2") == "run-times.2"
+    assert plugin_name(sent) is None
 
 
 def test_detached_nothing_is_sent_while_it_measures(lab: Boards, plugins: Any, artifact: Artifact) -> None:

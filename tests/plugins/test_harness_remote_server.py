@@ -41,7 +41,7 @@ from harness_remote.wire.commands import (  # noqa: E402
     ShippedArtifact,
     answer_of,
 )
-from harness_remote.wire.wire import LEASE, LOST, MAX_CONTROL_BYTES, OPTIONS, SERVICE  # noqa: E402
+from harness_remote.wire.wire import LEASE, LOST, MAX_CONTROL_BYTES, OPTIONS, PLUGIN, SERVICE  # noqa: E402
 
 Code = grpc.StatusCode
 WEIGHT = np.arange(12, dtype=np.float32).reshape(4, 3)
@@ -324,6 +324,7 @@ def test_what_may_not_be_loaded_or_connected(agent: Agent) -> None:
         with pytest.raises(grpc.RpcError, match=why) as error:
             client.load(**changed)
         assert refusal(error)[0] == Code.FAILED_PRECONDITION
+        assert PLUGIN not in dict(error.value.trailing_metadata())  # the agent refuses it, not a runtime
     client.load(good)
     output = TensorSpec(shape=(3,))
     graph = Graph(
@@ -433,8 +434,10 @@ def test_a_worker_that_is_killed_is_named_to_all(agent: Agent) -> None:
     os.kill(worker, signal.SIGKILL)
     (*_, last) = client.follow(job)
     assert last.error == "the worker on board was ended by SIGKILL (out of memory?)"
-    with pytest.raises(grpc.RpcError, match="the worker on board was ended by SIGKILL"):
+    assert last.plugin == "runtimes"  # whose code it ran
+    with pytest.raises(grpc.RpcError, match="the worker on board was ended by SIGKILL") as error:
         client.work(Begin())
+    assert dict(error.value.trailing_metadata())[PLUGIN] == "runtimes"
     client.ready()  # a fresh one works
 
 

@@ -181,6 +181,11 @@ def test_a_row_with_failed_cells_is_partial_and_says_how_many() -> None:
     assert row["seeds"] == 2
 
 
+def test_the_reason_names_the_plugin_whose_code_failed() -> None:
+    (row,) = rows([record(seed=0), failed(seed=1, plugin="devit"), failed(seed=2, plugin="devit")])
+    assert row["reason"] == "2 of 3 cells failed at train in plugin devit: out of memory"
+
+
 def test_a_percentile_of_too_few_queries_says_what_it_needs() -> None:
     (row,) = rows([record(latency={"n": 100, "p99_ms": None})])
     assert row["latency_p99_ms"] is None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import signal
 import threading
@@ -13,6 +14,7 @@ import pytest
 from harness.errors import DeviceError
 from harness.processes import start
 from harness.types import Artifact, Monitor, SessionOptions, TensorSpec
+from harness.types.plain import function_name
 from harness.worker.commands import Listen, Load
 from harness.worker.process import WorkerProcess
 
@@ -72,6 +74,26 @@ def test_an_error_in_a_worker_names_the_files_in_which_it_arose(
     finally:
         worker.close()
     assert error.value.files[-1] == str(tmp_path / "toy_loader.py")
+
+
+def test_a_worker_that_died_names_the_file_of_the_runtime_that_it_had_loaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "deadly_loader.py").write_text("import os\ndef load(artifact, options):\n    os._exit(3)\n")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.syspath_prepend(str(tmp_path))
+    loader = function_name(importlib.import_module("deadly_loader").load)
+    tensor = TensorSpec(shape=(1,))
+    artifact = Artifact(
+        path=tmp_path, runtime="toy", precision="fp32", weight_bytes=0, inputs=(tensor,), output=tensor
+    )
+    worker = WorkerProcess("board", Monitor())
+    try:
+        with pytest.raises(DeviceError, match="the worker on board ended with exit code 3") as error:
+            worker.ask(Load(part="model", artifact=artifact, loader=loader, options=SessionOptions()))
+    finally:
+        worker.close()
+    assert error.value.files == (str(tmp_path / "deadly_loader.py"),)
 
 
 class SlowToStart:

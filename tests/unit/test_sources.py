@@ -168,6 +168,7 @@ def test_blame_names_the_plugin_whose_code_raised(site):
     assert plugins.blame(caught.value) == "toy"
     worker = DeviceError("load on here: no", files=(str(site / "harness_toy/plugin.py"), "/usr/lib/torch.py"))
     assert plugins.blame(worker) == "toy"
+    assert plugins.blame(DeviceError("load on pi: no", plugin="there")) == "there"
     with pytest.raises(ZeroDivisionError) as ours:
         _ = 1 / 0
     assert plugins.blame(ours.value) is None

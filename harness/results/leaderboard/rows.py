@@ -85,14 +85,18 @@ class Group:
 
 
 def _reason(records: Sequence[Record]) -> str:
-    """Return what is wrong with the cells that did not end well: "2 of 7 cells failed: why"."""
-    bad = Counter((r.status, r.reason, r.stage) for r in records if r.status != "ok")
+    """Return what is wrong with the cells that did not end well.
+
+    For example: "2 of 7 cells failed at train in plugin devit: why".
+    """
+    bad = Counter((r.status, r.reason, r.stage, r.plugin) for r in records if r.status != "ok")
     total = len(records)
     return "; ".join(
         (f"{count} of {total} cells {status}" if total > 1 else status)
         + (f" at {stage}" if stage else "")
+        + (f" in plugin {plugin}" if plugin else "")
         + (f": {reason}" if reason else "")
-        for (status, reason, stage), count in bad.items()
+        for (status, reason, stage, plugin), count in bad.items()
     )
 
 

@@ -178,11 +178,17 @@ class Calls:
             if gone.is_set():
                 return
             yield pb.FollowReply(running=True)
-        yield from _result(job, request.offset)
+        plugin = None if job.error is None else self.blame(job.error)
+        yield from _result(job, request.offset, plugin)
 
     def cancel(self, request: pb.CancelRequest, call: Call) -> pb.Done:
         self._held(call).cancel(request.id)
         return pb.Done()
+
+    def blame(self, error: BaseException) -> str | None:
+        """Return the plugin in whose code the worker failed, or ``None`` where no worker failed or it is unknown."""
+        failed = isinstance(error, DeviceError) and (error.files or error.plugin)
+        return self._plugins.blame(error) if failed else None
 
     # --- frames of other boards ---
 
@@ -268,11 +274,12 @@ def _left(call: Call) -> threading.Event:
     return left
 
 
-def _result(job: Job, offset: int) -> Iterator[pb.FollowReply]:
-    """Yield the answer of a job that has ended, from ``offset`` on, or its error."""
+def _result(job: Job, offset: int, plugin: str | None) -> Iterator[pb.FollowReply]:
+    """Yield the answer of a job that has ended, from ``offset`` on, or its error with the ``plugin`` to blame."""
     if job.error is not None:
         lost = job.error.board if isinstance(job.error, BoardLost) else ""
-        yield pb.FollowReply(error=str(job.error), kind=type(job.error).__name__, lost=lost)
+        kind = type(job.error).__name__
+        yield pb.FollowReply(error=str(job.error), kind=kind, lost=lost, plugin=plugin)
         return
     if job.result is None:
         raise DeviceError("the job has no answer, or no longer has one")

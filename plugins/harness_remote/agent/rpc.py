@@ -19,11 +19,14 @@ from harness.worker.frames import FrameError
 from harness_remote import agent_pb2 as pb
 from harness_remote.agent.calls import Calls, LeaseError, TooMuchError
 from harness_remote.wire.secrets import Identity
-from harness_remote.wire.wire import LEASE, LOST, MAX_CONTROL_BYTES, SERVICE
+from harness_remote.wire.wire import LEASE, LOST, MAX_CONTROL_BYTES, PLUGIN, SERVICE
 
 __all__ = ["Gate", "handlers"]
 
 _LOG = logging.getLogger(__name__)
+
+Blame = Callable[[BaseException], "str | None"]
+"""Returns the plugin in whose code an error arose, if it is known."""
 
 
 class Gate(grpc.ServerInterceptor):  # type: ignore[misc]
@@ -69,6 +72,7 @@ class _Call:
 
 def handlers(calls: Calls) -> grpc.GenericRpcHandler:
     """Return the handlers of every method of the service."""
+    blame = calls.blame
 
     def health(frames: Any, call: _Call) -> Iterator[pb.HealthReply]:
         yield calls.health(pb.HealthRequest(), call)
@@ -77,14 +81,16 @@ def handlers(calls: Calls) -> grpc.GenericRpcHandler:
         return calls.put(map(_good, requests), call)
 
     def unary(call: Callable[[Any, _Call], Any], request: Any, reply: Any) -> grpc.RpcMethodHandler:
-        return grpc.unary_unary_rpc_method_handler(_answer(call), _reader(request), reply.SerializeToString)
+        return grpc.unary_unary_rpc_method_handler(
+            _answer(call, blame), _reader(request), reply.SerializeToString
+        )
 
     return grpc.method_handlers_generic_handler(
         SERVICE,
         {
             # as a stream, so that it is answered without waiting for the request
             "Health": grpc.stream_stream_rpc_method_handler(
-                _answers(health), None, pb.HealthReply.SerializeToString
+                _answers(health, blame), None, pb.HealthReply.SerializeToString
             ),
             "Describe": unary(calls.describe, pb.DescribeRequest, pb.DescribeReply),
             "Acquire": unary(calls.acquire, pb.AcquireRequest, pb.Lease),
@@ -92,11 +98,11 @@ def handlers(calls: Calls) -> grpc.GenericRpcHandler:
             "Release": unary(calls.release, pb.ReleaseRequest, pb.Done),
             "Stat": unary(calls.stat, pb.StatRequest, pb.StatReply),
             "Put": grpc.stream_unary_rpc_method_handler(
-                _answer(put), _reader(pb.PutRequest), pb.StatReply.SerializeToString
+                _answer(put, blame), _reader(pb.PutRequest), pb.StatReply.SerializeToString
             ),
             "Work": unary(calls.work, pb.WorkRequest, pb.WorkReply),
             "Follow": grpc.unary_stream_rpc_method_handler(
-                _answers(calls.follow), _reader(pb.FollowRequest), pb.FollowReply.SerializeToString
+                _answers(calls.follow, blame), _reader(pb.FollowRequest), pb.FollowReply.SerializeToString
             ),
             "Cancel": unary(calls.cancel, pb.CancelRequest, pb.Done),
         },
@@ -127,32 +133,34 @@ def _good(request: Any) -> Any:
     return request
 
 
-def _answer(call: Callable[[Any, _Call], Any]) -> Callable[[Any, grpc.ServicerContext], Any]:
+def _answer(call: Callable[[Any, _Call], Any], blame: Blame) -> Callable[[Any, grpc.ServicerContext], Any]:
     def answer(request: Any, context: grpc.ServicerContext) -> Any:
         try:
             return call(_good(request), _Call(context))
         except Exception as error:  # noqa: BLE001 - the caller gets the error
-            return _abort(context, error)
+            return _abort(context, error, blame)
 
     return answer
 
 
-def _answers(call: Callable[[Any, _Call], Iterator[Any]]) -> Callable[..., Iterator[Any]]:
+def _answers(call: Callable[[Any, _Call], Iterator[Any]], blame: Blame) -> Callable[..., Iterator[Any]]:
     def answers(request: Any, context: grpc.ServicerContext) -> Iterator[Any]:
         try:
             yield from call(_good(request), _Call(context))
         except Exception as error:  # noqa: BLE001 - the caller gets the error
-            _abort(context, error)
+            _abort(context, error, blame)
 
     return answers
 
 
-def _abort(context: grpc.ServicerContext, error: Exception) -> None:
+def _abort(context: grpc.ServicerContext, error: Exception, blame: Blame) -> None:
     """End a call with an error of one line, never a traceback."""
     code = grpc.StatusCode.FAILED_PRECONDITION
     text = str(error)
     if isinstance(error, BoardLost):
         context.set_trailing_metadata(((LOST, quote(error.board)),))
+    elif plugin := blame(error):
+        context.set_trailing_metadata(((PLUGIN, quote(plugin)),))
     elif isinstance(error, LeaseError):
         code = grpc.StatusCode.PERMISSION_DENIED
     elif isinstance(error, (TooMuchError, MemoryError)):

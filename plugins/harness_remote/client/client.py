@@ -30,7 +30,7 @@ from harness.types import Clock
 from harness.worker.commands import Command
 from harness_remote import agent_pb2 as pb
 from harness_remote.client.channel import open_channel
-from harness_remote.client.failures import LeaseLost, failure
+from harness_remote.client.failures import LeaseLost, failure, plugin_name
 from harness_remote.wire import codec
 from harness_remote.wire.board import PROTOCOL, BoardDescription
 from harness_remote.wire.commands import answer_of
@@ -292,7 +292,7 @@ class Client:
                     if reply.lost:
                         raise BoardLost(reply.error, board=reply.lost)
                     if reply.error:
-                        raise DeviceError(f"{self._who()}: {reply.error}")
+                        raise DeviceError(f"{self._who()}: {reply.error}", plugin=plugin_name(reply.plugin))
                     if reply.running:
                         waiting()
                     else:

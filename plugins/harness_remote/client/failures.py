@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 from urllib.parse import unquote
 
@@ -9,9 +10,9 @@ import grpc
 
 from harness.errors import BoardLost, DeviceError
 from harness_remote.wire.secrets import refusal
-from harness_remote.wire.wire import LOST
+from harness_remote.wire.wire import LOST, PLUGIN
 
-__all__ = ["LeaseLost", "failure"]
+__all__ = ["LeaseLost", "failure", "plugin_name"]
 
 
 class LeaseLost(BoardLost):
@@ -46,10 +47,17 @@ def failure(error: Any, board: str, who: str, method: str, limit_s: float | None
         )
     if code is grpc.StatusCode.UNIMPLEMENTED:
         return DeviceError(f"{who} does not know {method}: it is no agent, or one of another version")
-    lost = dict(error.trailing_metadata() or ()).get(LOST)
-    if lost:
+    trailing = dict(error.trailing_metadata() or ())
+    if lost := trailing.get(LOST):
         return BoardLost(details, board=unquote(str(lost)))
-    return DeviceError(f"{who}: {details or code.name}")
+    return DeviceError(
+        f"{who}: {details or code.name}", plugin=plugin_name(unquote(str(trailing.get(PLUGIN, ""))))
+    )
+
+
+def plugin_name(sent: str) -> str | None:
+    """Return a plugin's name that a board sent, or ``None`` if it is none. An older agent sends none."""
+    return sent if re.fullmatch(r"[\w.-]{1,100}", sent) else None
 
 
 def _reason(details: str) -> str:

@@ -13,11 +13,12 @@ __all__ = [
     "MAX_MESSAGE_BYTES",
     "OPTIONS",
     "PEER",
+    "PLUGIN",
     "SERVICE",
 ]
 
 SERVICE = "harness.agent.v1.Agent"
-LEASE, LOST = "harness-lease", "harness-lost"
+LEASE, LOST, PLUGIN = "harness-lease", "harness-lost", "harness-plugin"
 
 PEER = "harness_remote.client.peer:open_peer"
 """What a worker opens another board's frame port with; it never comes over the network."""
