@@ -104,8 +104,7 @@ class Plugins:
         )
 
     def code_of(self, entry: Any, origin: Origin) -> str:
-        """Return a text that identifies the code of an entry: the hash of its plugin and the versions that it
-        requires.
+        """Return a text that identifies the code of an entry: its plugin's hash and the versions that it requires.
 
         Raises:
             PluginError: the plugin's source cannot be hashed.

@@ -21,10 +21,10 @@ VERBS = {
     "run": "Train, compress, split, export and measure what a suite names; show the leaderboard.",
     "plan": "Show what a run would do, without doing it.",
     "claims": "Print whether each claim of a suite's paper is reproduced.",
-    "leaderboard": "Leaderboards from the records of one or more results folders.",
+    "leaderboard": "Print leaderboards from the records of one or more results folders.",
     "results": "Check and show records.",
     "plugins": "List plugins and what they provide.",
-    "devices": "The devices of this machine, and boards.",
+    "devices": "List the devices of this machine, and work with boards.",
     "suites": "List and show the suites that come with the harness; their JSON Schema.",
     "cache": "List and clear prepared artifacts.",
 }

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 __all__ = ["SUMMARIES", "PluginGroup"]
 
-# lines of --help for the commands that ship with the harness; other commands show their distribution
+# The lines of --help for the commands that ship with the harness. Other commands show their distribution.
 SUMMARIES = {
     "harness.commands": {
         "agent": "Make this machine a board that others measure on.",

@@ -169,8 +169,9 @@ class Resolved:
     def _check_change(
         self, step: MethodStep, links: Sequence[ChainLink], data: ChosenData, where: str
     ) -> None:
-        """Refuse a step with other data, classes or input than the step before, unless the step declares the
-        change.
+        """Refuse a step with other data, classes or input than the step before it.
+
+        A step that declares the change is allowed.
         """
         if not links or links[-1].data.key == data.key:
             return

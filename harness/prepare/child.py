@@ -1,4 +1,4 @@
-"""The preparing process: orders come in over a pipe, progress and results go out."""
+"""The preparing process. Orders come in over a pipe, and progress and results go out."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ __all__ = ["main"]
 def main(conn: Connection, setup: Setup) -> None:
     """Carry out orders from ``conn`` until it closes. This process ends when its parent ends.
 
-    With several processes in ``setup`` this one is rank 0 of them.
+    If ``setup`` asks for several processes, this one is rank 0.
     """
-    os.dup2(2, 1)  # the parent's standard output is for its answer; a plugin may print
+    os.dup2(2, 1)  # a plugin may print, and the parent's standard output is only for the parent's own output
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     die_with_parent()
     import torch

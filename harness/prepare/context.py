@@ -29,22 +29,23 @@ def open_task_data(ref: DataRef, plugins: Plugins) -> OpenedData:
     """Open the data set that a node's task names.
 
     Raises:
-        CellError: its plugin gave no data set.
+        CellError: the data set's plugin returned something that is not a data set.
     """
     registered = plugins.datasets.get(ref.entry)
     entry = registered.entry
     try:
         return open_data(entry, entry.params(**ref.params), ref.choice)
     except TypeError as error:
-        if plugins.blame(error) is not None:  # it arose in the plugin's own code
+        if plugins.blame(error) is not None:  # the error arose in the plugin's own code
             raise
         raise CellError(str(error), stage="data", plugin=registered.origin.plugin) from error
 
 
 class PrepareContext:
-    """The :class:`~harness.types.Context` of one node: what a plugin's code gets from the harness.
+    """The :class:`~harness.types.Context` of one node, through which a plugin's code uses the harness.
 
-    ``fit`` and ``once`` are for steps that make a model; an export has neither a recipe nor a shared model.
+    ``fit`` and ``once`` are for steps that make a model. An export has no recipe and no shared model, so they raise
+    :class:`~harness.errors.CellError` there.
     """
 
     def __init__(
@@ -70,6 +71,7 @@ class PrepareContext:
 
     @property
     def data(self) -> Data:
+        """Return the method's data set. It is loaded at the first use."""
         if self._data is None:
             self._data = open_task_data(self._task.data, self._plugins)
         return self._data
@@ -84,6 +86,10 @@ class PrepareContext:
         name: str = "fit",
         **overrides: Any,
     ) -> FitResult:
+        """Train ``module`` on the node's device.
+
+        Checkpoints are written to ``workdir``, so a killed training resumes.
+        """
         from harness.train.loop import fit
 
         recipe = TrainRecipe(**{**self._step("fit").train.model_dump(), **overrides})
@@ -105,6 +111,7 @@ class PrepareContext:
         )
 
     def evaluate(self, module: torch.nn.Module, data: Split | None = None) -> Evaluation:
+        """Evaluate ``module`` on rank 0. The other ranks get the same result."""
         from harness.train.evaluation import evaluate
 
         split = self.data.validation if data is None else data
@@ -113,6 +120,7 @@ class PrepareContext:
         )
 
     def once(self, key: str, fn: Callable[[], Model]) -> Model:
+        """Return the model that the store has under ``key``, or store ``fn()``. All ranks get the model of rank 0."""
         full = digest(["once", self._plugin, key, _training(self._step("once"))])
         with self._store.making(full) if self._ranks.rank == 0 else nullcontext() as folder:
             if self._ranks.broadcast_object(f"once {full}", lambda: folder is not None):
@@ -127,11 +135,12 @@ class PrepareContext:
         return self._task
 
     def progress(self, text: str, fraction: float | None = None) -> None:
+        """Show a text, and the share of the work that is done (0 to 1), if it is known."""
         self._progress(text, fraction)
 
 
 def _training(task: StepTask) -> object:
-    """Return, for a digest, all of a step that decides what its training gives."""
+    """Return, for a digest, the content of a step that determines the result of its training."""
     return to_json(
         {
             "data": task.data,

@@ -1,4 +1,4 @@
-"""Exporting a partition for a runtime."""
+"""Export a partition for a runtime."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ __all__ = ["MEAN_SAMPLES", "export"]
 
 
 MEAN_SAMPLES = 256
-"""Training images, evenly spread, over which the mean output of a part is taken."""
+"""Number of training images, evenly spread, over which the mean output of a part is taken."""
 
 
 def export(
@@ -34,9 +34,9 @@ def export(
     context: PrepareContext,
     about: About,
 ) -> None:
-    """Export every part of ``partition`` for a runtime into ``folder``, with the logits that it must give.
+    """Export every part of ``partition`` for a runtime into ``folder``, with the reference logits.
 
-    ``images``: the decoded test split, uint8 [n, height, width, channels].
+    ``images`` is the file of the decoded test split, uint8 [n, height, width, channels].
     """
     from harness.train.counting.count import count
 
@@ -79,10 +79,10 @@ def export(
 
 
 def _wire_dtype(partition: Partition, part: Part) -> str:
-    """Return the element type in which a part's output is sent to every part that takes it.
+    """Return the element type in which a part's output is sent to the parts that take it.
 
     Raises:
-        ValueError: the edges that take it differ.
+        ValueError: the edges of these parts declare different types.
     """
     edges = [edge for taker in partition.parts for edge in taker.inputs if edge.source == part.name]
     types = {edge.wire_dtype for edge in edges}
@@ -94,7 +94,7 @@ def _wire_dtype(partition: Partition, part: Part) -> str:
 
 
 def _means(partition: Partition, context: PrepareContext) -> dict[str, tuple[float, ...]]:
-    """Return the mean output over training images, flat, of each part whose mean may stand in for it."""
+    """Return the mean output over training images, flat, of each part that has its mean as a stand-in."""
     edges = [edge for part in partition.parts for edge in part.inputs if edge.missing == "mean"]
     wanted = {edge.source for edge in edges} - {IMAGE}
     if not wanted:
@@ -113,7 +113,7 @@ def _means(partition: Partition, context: PrepareContext) -> dict[str, tuple[flo
 
 
 def _forward(partition: Partition, data: Data, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Return the logits of the built modules, float32 [n, classes]. Every export is compared with them."""
+    """Return the logits of the built modules, float32 [n, classes]. Every export is compared with these logits."""
     outputs = []
     for start in range(0, len(images), 64):
         batch = normalise(np.asarray(images[start : start + 64]), data.info.mean, data.info.std)

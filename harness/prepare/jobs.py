@@ -1,4 +1,4 @@
-"""Preparing nodes in child processes, several at once. A child that dies fails its node, not the run."""
+"""Prepare nodes in child processes, several at once. If a child dies, its node fails and the run continues."""
 
 from __future__ import annotations
 
@@ -21,14 +21,26 @@ __all__ = ["Jobs", "NodeWatcher"]
 
 
 class NodeWatcher(Protocol):
-    """Reports the progress of nodes. Each method is called from the main thread."""
+    """A protocol for objects that show the progress of nodes. Its methods are called from the main thread."""
 
-    def node_started(self, node: Node) -> None: ...
-    def node_progress(self, node: Node, text: str, fraction: float | None) -> None: ...
-    def node_finished(self, node: Node, seconds: float) -> None: ...
-    def node_failed(self, node: Node, failure: Failure) -> None: ...
+    def node_started(self, node: Node) -> None:
+        """Show that a node is started."""
+        ...
+
+    def node_progress(self, node: Node, text: str, fraction: float | None) -> None:
+        """Show the progress of a node. ``fraction`` is the share that is done, 0 to 1, or None if it is unknown."""
+        ...
+
+    def node_finished(self, node: Node, seconds: float) -> None:
+        """Show that a node's artifact is made, after ``seconds``."""
+        ...
+
+    def node_failed(self, node: Node, failure: Failure) -> None:
+        """Show that a node failed, and why."""
+        ...
+
     def tick(self) -> None:
-        """Called twice a second."""
+        """Update the display. This is called twice a second."""
         ...
 
 
@@ -40,7 +52,7 @@ class _Child:
 
 
 class Jobs:
-    """At most ``count`` preparing processes. Each is started when there is work for it."""
+    """A pool of at most ``count`` preparing processes. Each is started when there is work for it."""
 
     def __init__(self, setup: Setup, count: int) -> None:
         self._context = multiprocessing.get_context("spawn")
@@ -48,9 +60,9 @@ class Jobs:
         self._children: list[_Child] = []
 
     def prepare(self, nodes: Sequence[Node], watcher: NodeWatcher) -> dict[str, Failure]:
-        """Make all nodes, each after its inputs. Return failures by key.
+        """Make all nodes, each after its inputs. Return the failures by key.
 
-        A node that rests on a failed one has the same failure.
+        A node that depends on a failed node has the same failure.
         """
         waiting = {node.key: node for node in nodes}
         failures: dict[str, Failure] = {}
@@ -76,7 +88,7 @@ class Jobs:
         return failures
 
     def preprocess_ms(self, node: Node) -> float | None:
-        """Return the time to preprocess one test image of a data node, or None if it could not be measured."""
+        """Return the milliseconds to preprocess one test image of a data node, or None if they cannot be measured."""
         child = self._idle()
         assert child is not None
         self._send(child, TimePreprocessing(node))
@@ -95,20 +107,20 @@ class Jobs:
         return None
 
     def close(self) -> None:
-        """End all children within a second. Checkpoints of what they were making stay."""
+        """End all children within a second. The checkpoints of unfinished nodes are kept."""
         for child in self._children:
-            child.process.terminate()  # so that it frees what it holds of the system
+            child.process.terminate()  # the child then frees its resources of the system
         end = time.monotonic() + 1
         for child in list(self._children):
             child.process.join(max(0.0, end - time.monotonic()))
             self._drop(child)
 
     def _idle(self) -> _Child | None:
-        """Return a child without work, started if there may be another, or None."""
+        """Return a child without work, or None. A child is started if there are fewer than ``count``."""
         for idle in [child for child in self._children if child.node is None]:
             if idle.process.is_alive():
                 return idle
-            self._drop(idle)  # the system may have ended it, where memory is short
+            self._drop(idle)  # the system may have ended it because memory is short
         if len(self._children) >= self._count:
             return None
         ours, theirs = self._context.Pipe()
@@ -120,11 +132,11 @@ class Jobs:
         return started
 
     def _send(self, child: _Child, order: Make | TimePreprocessing) -> None:
-        with suppress(ConnectionError):  # it ended just now, which the next read finds
+        with suppress(ConnectionError):  # it has just ended, and the next read notices that
             child.conn.send(order)
 
     def _news(self, timeout: float) -> list[_Child]:
-        """Return the children that sent something within ``timeout`` seconds, or ended."""
+        """Return the children that sent a message or ended within ``timeout`` seconds."""
         busy = [child for child in self._children if child.node is not None]
         ready: list[Any] = wait([child.conn for child in busy], timeout)
         return [child for child in busy if child.conn in ready]
@@ -150,7 +162,7 @@ class Jobs:
                 watcher.node_finished(node, message.seconds)
                 return
             failure = message
-            if self._setup.processes > 1:  # the other ranks may wait for ever where this one failed
+            if self._setup.processes > 1:  # the other ranks may wait for a rank that failed
                 self._drop(child)
         running.discard(node.key)
         failures[node.key] = failure

@@ -1,4 +1,4 @@
-"""What travels over the pipe between a run and the processes that prepare."""
+"""The messages over the pipe between a run and the processes that prepare."""
 
 from __future__ import annotations
 
@@ -11,21 +11,24 @@ __all__ = ["Done", "Failure", "Make", "Message", "Progress", "TimePreprocessing"
 
 @dataclass(frozen=True)
 class Make:
-    """Order: make the artifact of ``node``."""
+    """An order to make the artifact of ``node``."""
 
     node: Node
 
 
 @dataclass(frozen=True)
 class TimePreprocessing:
-    """Order: time the preprocessing of a test image of the data node ``node``."""
+    """An order to measure the time to preprocess a test image of the data node ``node``."""
 
     node: Node
 
 
 @dataclass(frozen=True)
 class Progress:
-    """An order is at work. ``fraction``: how much of it is done, 0 to 1, where known."""
+    """A report about an order in progress.
+
+    ``fraction`` is the share that is done, 0 to 1, or None if it is unknown.
+    """
 
     text: str
     fraction: float | None
@@ -33,7 +36,7 @@ class Progress:
 
 @dataclass(frozen=True)
 class Done:
-    """An order is carried out. ``preprocess_ms``: answer to :class:`TimePreprocessing`, in milliseconds."""
+    """An order is complete. ``preprocess_ms`` is the answer to :class:`TimePreprocessing`, in milliseconds."""
 
     seconds: float
     preprocess_ms: float | None = None
@@ -41,7 +44,7 @@ class Done:
 
 @dataclass(frozen=True)
 class Failure:
-    """An order failed: the stage, the plugin whose code ran, the reason in one line, the traceback if any."""
+    """An order failed: the stage, the plugin whose code ran, a one-line reason, and the traceback if there is one."""
 
     stage: str
     plugin: str

@@ -1,4 +1,4 @@
-"""Preparing nodes: the only place of the core where torch is at work."""
+"""Make the artifacts of nodes: data, models, partitions and exports. Torch is used here."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ __all__ = ["failure", "preprocess_ms", "run_along", "run_node"]
 
 
 def failure(node: Node, error: Exception, plugins: Plugins) -> Failure:
-    """Return why ``error`` ended ``node``, and whose code failed. Call it where the error is handled."""
+    """Return why ``error`` ended ``node``, and whose code failed. Call it inside the ``except`` block."""
     stage, trace, plugin = str(node.stage), "", None
     if isinstance(error, HarnessError):
         text = str(error)
@@ -48,7 +48,7 @@ def run_node(
     progress: Callable[[str, float | None], None] = lambda text, fraction: None,
     ranks: Ranks = SINGLE_PROCESS,
 ) -> None:
-    """Make a node's artifact unless the store has it. Its inputs are in the store."""
+    """Make the artifact of a node unless the store has it. The inputs of the node must be in the store."""
     with store.making(node.key) as folder:
         if folder is None:
             return
@@ -72,7 +72,7 @@ def run_node(
 
 
 def run_along(node: Node, plugins: Plugins, store: Store, ranks: Ranks) -> None:
-    """Take part in a node that rank 0 makes. The result is the same as rank 0's and is not kept."""
+    """Run a node beside rank 0, which makes it. The result is the same as that of rank 0 and is not stored."""
     assert isinstance(node.task, StepTask)
     workdir = store.workdir(node.key) / f"rank{ranks.rank}"
     workdir.mkdir(exist_ok=True)
@@ -85,7 +85,7 @@ def run_along(node: Node, plugins: Plugins, store: Store, ranks: Ranks) -> None:
 
 
 def preprocess_ms(node: Node, plugins: Plugins, samples: int = 64) -> float:
-    """Return the median time to decode, resize and normalise one test image of a data node, in ms."""
+    """Return the median time to decode, resize and normalise one test image of a data node, in milliseconds."""
     assert isinstance(node.task, DataRef)
     data = open_task_data(node.task, plugins)
     indices = [index * len(data.test) // samples for index in range(min(samples, len(data.test)))]
@@ -101,7 +101,7 @@ def preprocess_ms(node: Node, plugins: Plugins, samples: int = 64) -> float:
 
 
 def _source(node: Node, store: Store) -> Path | None:
-    """Return the folder of the model that a step starts from. A build has none."""
+    """Return the folder of the model from which a step starts, or None for a build."""
     return store.folder(node.inputs[0]) if node.inputs else None
 
 
@@ -154,7 +154,11 @@ def _build(task: StepTask, plugins: Plugins, context: PrepareContext) -> Model:
 def _compress_part(
     context: Context, compressor: CompressorEntry, part: Part, params: Params
 ) -> tuple[Part, tuple[Lineage, ...]]:
-    """A part that reads the image alone is a model of its own; parts that fuse stay as they are."""
+    """Return the compressed part and its lineage.
+
+    A part that reads only the image is compressed as a model. Other parts, such as the fusion, are returned
+    unchanged.
+    """
     if tuple(edge.source for edge in part.inputs) != (IMAGE,):
         return part, ()
     model = Model(
@@ -173,7 +177,8 @@ def _save_data(folder: Path, data: OpenedData, about: About) -> None:
     images = np.lib.format.open_memmap(
         folder / "images.npy", mode="w+", dtype=np.uint8, shape=(n, *first.shape[1:])
     )
-    with (folder / "images.npy").open("r+b") as file:  # else a full disk ends this process, by SIGBUS
+    # Space is reserved first. Otherwise a full disk would end this process by SIGBUS.
+    with (folder / "images.npy").open("r+b") as file:
         os.posix_fallocate(file.fileno(), 0, os.fstat(file.fileno()).st_size)
     for start in range(0, n, 256):
         indices = list(range(start, min(start + 256, n)))

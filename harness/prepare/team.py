@@ -1,4 +1,4 @@
-"""Several processes that make one node together. Rank 0 leads; it is the child that was given the node."""
+"""Several processes that make one node together. Rank 0 leads them; it is the child that got the order."""
 
 from __future__ import annotations
 
@@ -27,15 +27,16 @@ from harness.types.plan import Node, StepTask
 __all__ = ["Follower", "Leader", "Setup", "follow"]
 
 ECHO_S = 1.0
-"""A rank that dies makes the others fail within this time."""
+"""Time in seconds within which the other ranks fail after one rank dies."""
 
 
 @dataclass(frozen=True)
 class Setup:
-    """How preparing processes work.
+    """The settings of preparing processes.
 
-    ``root``: of the store. ``block``: plugins that are left out. ``threads``: of each process. ``processes``: that
-    make one node together. ``finish_s``: how long rank 0 waits for the others when it has made a node.
+    ``root``: the folder of the store. ``block``: plugins that are not loaded. ``threads``: of each process.
+    ``processes``: the number that make one node together. ``finish_s``: seconds that rank 0 waits for the others
+    after it made a node.
     """
 
     root: Path
@@ -48,8 +49,8 @@ class Setup:
 class Leader(Team):
     """Rank 0. It starts the other ranks with the first node.
 
-    ``give_up`` is called with the failure of another rank, from any thread, and ends the process. ``follower`` is
-    what the processes of the other ranks run.
+    ``give_up`` is called with the failure of another rank, from any thread, and ends the process. ``follower`` is the
+    main function of the other ranks' processes.
     """
 
     def __init__(
@@ -59,11 +60,16 @@ class Leader(Team):
         self._setup, self._give_up, self._follower = setup, give_up, follower or follow
         self._followers: dict[Connection, BaseProcess] = {}
         self._done = threading.Semaphore(0)
-        self._asking = threading.Lock()  # of two threads that ask for an exit code at once, one gets none
+        self._asking = threading.Lock()  # only one of two threads that ask for an exit code at once gets it
         self._node: Node | None = None
 
     @contextmanager
     def run_on_all(self, node: Node) -> Iterator[None]:
+        """Have the other ranks run ``node`` as well. At the end of the block, wait for them.
+
+        Raises:
+            CellError: a rank is not done within ``finish_s`` seconds.
+        """
         assert isinstance(node.task, StepTask)
         self._node = node
         if not self._followers:
@@ -78,15 +84,16 @@ class Leader(Team):
                 raise CellError(text, stage=node.stage)
 
     def broadcast_object(self, what: str, make: Callable[[], T]) -> T:
+        """Return ``make()``, and send it to the other ranks."""
         made = make()
-        # pickled here, for a connection's own pickler would share a tensor's memory
+        # pickled here, since the pickler of a connection would share a tensor's memory
         data = pickle.dumps((what, made))
         for conn in self._followers:
             conn.send_bytes(data)
         return made
 
     def cause(self, failed: Failure) -> Failure:
-        """Return the death of a rank if that is behind ``failed``, else ``failed``."""
+        """Return the death of a rank if it caused ``failed``, else ``failed``. This takes a second."""
         time.sleep(ECHO_S)
         with self._asking:
             for rank, process in enumerate(self._followers.values(), start=1):
@@ -101,7 +108,8 @@ class Leader(Team):
 
     def _start(self, device: str) -> None:
         context = multiprocessing.get_context("spawn")
-        multiprocessing.current_process().daemon = False  # a daemon may have no children; these end with it
+        # A daemon may not have children. The children end with this process anyway.
+        multiprocessing.current_process().daemon = False
         listener = socket.create_server(("127.0.0.1", 0), backlog=self.count)
         port = listener.getsockname()[1]
         for rank in range(1, self.count):
@@ -117,7 +125,7 @@ class Leader(Team):
     def _watch(self) -> None:
         """Note each rank that is done, and give up when one fails.
 
-        A thread does so while the main thread computes, or waits for a rank that will not come.
+        This runs in a thread, since the main thread computes, or may wait for a rank that has failed.
         """
         while True:
             connections = list(self._followers)
@@ -134,13 +142,18 @@ class Leader(Team):
 
 
 class Follower(Team):
-    """Any other rank. ``conn`` leads to rank 0."""
+    """Any rank other than 0. ``conn`` is the connection to rank 0."""
 
     def __init__(self, rank: int, count: int, conn: Connection) -> None:
         super().__init__(rank, count)
         self._conn = conn
 
     def broadcast_object(self, what: str, make: Callable[[], T]) -> T:
+        """Return the object that rank 0 made. ``make`` is not called.
+
+        Raises:
+            RuntimeError: rank 0 sent something other than ``what``.
+        """
         sent, made = pickle.loads(self._conn.recv_bytes())
         if sent != what:
             raise RuntimeError(
@@ -150,8 +163,11 @@ class Follower(Team):
 
 
 def follow(conn: Connection, rank: int, port: int, device: str, setup: Setup) -> None:
-    """Run each node that rank 0 sends, and answer None or the failure. The main function of a follower's process."""
-    os.dup2(2, 1)  # the parent's standard output is for its answer; a plugin may print
+    """Run each node that rank 0 sends, and answer with None or the failure.
+
+    It is the main function of a follower's process.
+    """
+    os.dup2(2, 1)  # a plugin may print, and the parent's standard output is only for the parent's own output
     die_with_parent()
     ranks = Follower(rank, setup.processes, conn)
     ranks.join(port, device, setup.threads)

@@ -16,10 +16,10 @@ FORMATS = ("table", "github", "latex", "csv", "json")
 def render(
     leaderboard: Leaderboard, format: str, columns: Sequence[str] | None = None, *, width: int | None = None
 ) -> str:
-    """Return the leaderboard in one of :data:`FORMATS`, without a last newline.
+    """Return the leaderboard in one of :data:`FORMATS`, without a newline at the end.
 
-    ``columns`` choose and order the columns. By default a table for people has the usual ones, CSV has all, and
-    JSON always has all. ``table`` is ``width`` characters wide, by default as wide as the terminal.
+    ``columns`` choose and order the columns. By default a table for people has the usual columns and CSV has all
+    columns. JSON always has all columns. ``table`` is ``width`` characters wide, by default as wide as the terminal.
     """
     if format == "table":
         from harness.render import terminal

@@ -1,4 +1,4 @@
-"""Verdicts on the claims of a paper as tables, one per status, what is not reproduced first."""
+"""Tables of the verdicts on a paper's claims: one table per status, with the claims that are not reproduced first."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def counts(verdicts: Sequence[Verdict]) -> dict[str, int]:
 
 
 def show(paper: str, verdicts: Sequence[Verdict], console: Console | None = None) -> None:
-    """Print ``verdicts``, one table per status, and a line that sums them up."""
+    """Print ``verdicts``, one table per status, and a line with the counts."""
     console = console or wide_console()
     console.print(f"[bold]{escape(paper)}[/]")
     for status in STATUSES:

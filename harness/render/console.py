@@ -1,4 +1,4 @@
-"""A console for tables: as wide as the terminal, or wide enough for whole lines where there is none."""
+"""A console for tables. It is as wide as the terminal, or wide enough for whole lines if there is no terminal."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ __all__ = ["wide_console"]
 
 class _Console(Console):
     def on_broken_pipe(self) -> None:
-        """Raise the error again: the command line decides what a broken pipe means, for all output alike."""
+        """Raise the error again. The command line decides what a broken pipe means, in the same way for all output."""
         raise  # noqa: PLE0704
 
 

@@ -1,4 +1,4 @@
-"""Estimates as a table: latency and memory of a cell, and its slowest and largest device."""
+"""A table of estimates: latency and memory of a cell, with its slowest and its largest device."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ MIB = 2**20
 
 
 def show_estimates(estimates: Sequence[Estimate], console: Console | None = None) -> None:
-    """Print estimates in the order of the plan, without a ranking."""
+    """Print the estimates in the order of the plan. They are not ranked."""
     console = console or wide_console()
     table = Table(
         box=None,
@@ -32,7 +32,7 @@ def show_estimates(estimates: Sequence[Estimate], console: Console | None = None
     right = ("batch", "latency", "image there")
     for column in ("method", "device", "runtime", *right, "slowest device", "largest device", "note"):
         table.add_column(column, overflow="fold", justify="right" if column in right else "left")
-    notes: dict[str, str] = {}  # a note of many rows is printed once, below the table
+    notes: dict[str, str] = {}  # a note that many rows have is printed once, below the table
     for estimate in estimates:
         marks = [notes.setdefault(note, f"[{len(notes) + 1}]") for note in estimate.notes]
         table.add_row(
@@ -75,7 +75,9 @@ def _slowest(shares: Sequence[DeviceShare]) -> str:
 
 
 def _largest(shares: Sequence[DeviceShare]) -> str:
-    """Return memory where a profile has it, else the weights."""
+    """Return a text about the device with the most memory, or if no memory is known, about the one with the most
+    weights.
+    """
     if not shares:
         return ""
     share = max(shares, key=lambda share: (share.memory_bytes or 0, share.weight_bytes))

@@ -1,4 +1,4 @@
-"""What a run did, in lines for a person."""
+"""Lines for a person about the outcome of a run."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["failure_lines", "interruption"]
 
 
 def failure_lines(failed: Iterable[Record]) -> Iterator[str]:
-    """Yield a line for each reason for which cells failed."""
+    """Yield one line for each reason why cells failed."""
     reasons: dict[tuple[str, str], list[str]] = {}  # where it failed, and why -> cells
     for record in failed:
         place = f"{record.stage or ''} in plugin {record.plugin}" if record.plugin else record.stage or ""
@@ -22,7 +22,7 @@ def failure_lines(failed: Iterable[Record]) -> Iterator[str]:
 
 
 def interruption(records: Sequence[Record], cells: int, folder: Path) -> str:
-    """Return what is kept of a run that was interrupted; ``cells`` is the number of cells in its plan."""
+    """Return a line that says what an interrupted run has kept. ``cells`` is the number of cells in its plan."""
     kept = sum(record.good for record in records)
     return (
         f"interrupted: {kept} of {cells} cells are measured and kept in {folder}, prepared models and checkpoints in "

@@ -1,4 +1,4 @@
-"""A plan as tables: its steps and which are prepared already, its cells by method and device."""
+"""Tables of a plan: its steps, with those that are prepared already, and its cells by method and device."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["show"]
 
 
 def show(plan: Plan, prepared: set[str], console: Console | None = None) -> None:
-    """Print ``plan``; ``prepared`` are the keys of the steps that the cache holds."""
+    """Print ``plan``. ``prepared`` has the keys of the steps that are in the cache."""
     console = console or wide_console()
     host = plan.host
     where = host.gpu or f"{host.device}, {host.capability}"
@@ -48,7 +48,7 @@ def show(plan: Plan, prepared: set[str], console: Console | None = None) -> None
 
 
 def _energy(cell: Cell) -> tuple[str, str]:
-    """Return the device of a cell, and its meters or why there is none."""
+    """Return the device of a cell, and its meters or the reason why there are none."""
     names = [use.info.name for monitor in cell.task.monitors for use in monitor.meters]
     no_meter = cell.task.no_meter
     texts = [", ".join(names), no_meter if names else no_meter.partition(" (")[0]]

@@ -25,7 +25,7 @@ MARKS = {"ok": "[green]✓[/]", "partial": "[yellow]~[/]", "failed": "[red]✗[/
 
 
 def watcher(*, plain: bool, stream: IO[str]) -> LiveWatcher | PlainWatcher:
-    """Return the live table, or for ``plain`` a watcher that prints lines."""
+    """Return a watcher that prints lines if ``plain``, else one that shows a live table."""
     return PlainWatcher(stream) if plain else LiveWatcher(Console(file=stream))
 
 
@@ -39,12 +39,12 @@ def _count(number: int, noun: str) -> str:
 
 
 def _code(failure: Failure) -> str:
-    """Return whose code failed, where it is a plugin's."""
+    """Return a text with the plugin whose code failed; empty if it was not a plugin's code."""
     return f" (plugin {failure.plugin})" if failure.plugin else ""
 
 
 def _summary(record: Record) -> str:
-    """Return a finished cell in a few words."""
+    """Return a short text about a finished cell."""
     if record.status in ("failed", "skipped"):
         return f"{record.status}: {record.reason}"
     latency = record.latency.p50_ms
@@ -54,16 +54,18 @@ def _summary(record: Record) -> str:
 
 
 class PlainWatcher:
-    """Prints one line per finished step."""
+    """A watcher that prints one line per finished step. It implements :class:`~harness.run.outcome.Watcher`."""
 
     def __init__(self, stream: IO[str]) -> None:
         self.stream = stream
         self.total = self.done = 0
 
     def say(self, text: str) -> None:
+        """Print a line to the stream at once."""
         print(text, file=self.stream, flush=True)
 
     def started(self, plan: Plan, nodes: Sequence[Node], cells: Sequence[Cell], kept: int) -> None:
+        """Print how many steps are to be prepared and how many cells are to be measured."""
         self.total = len(cells)
         kept_text = f", {kept} measured already" if kept else ""
         self.say(
@@ -71,26 +73,29 @@ class PlainWatcher:
         )
 
     def node_started(self, node: Node) -> None:
-        pass
+        """Print nothing."""
 
     def node_progress(self, node: Node, text: str, fraction: float | None) -> None:
-        pass
+        """Print nothing."""
 
     def node_finished(self, node: Node, seconds: float) -> None:
+        """Print the step and its duration."""
         self.say(f"prepared  {node.stage:<9} {node.entry:<16} {node.label}  {seconds:.1f} s")
 
     def node_failed(self, node: Node, failure: Failure) -> None:
+        """Print the failed step, the reason and the traceback."""
         self.say(f"FAILED    {node.stage:<9} {node.entry:<16} {node.label}{_code(failure)}: {failure.reason}")
         if failure.trace:
             self.say(failure.trace.rstrip())
 
     def tick(self) -> None:
-        pass
+        """Print nothing."""
 
     def cell_started(self, cell: Cell) -> None:
-        pass
+        """Print nothing."""
 
     def cell_finished(self, cell: Cell, record: Record) -> None:
+        """Print the cell, its number, and its status or main figures."""
         self.done += 1
         device = cell.task.device
         self.say(
@@ -99,19 +104,21 @@ class PlainWatcher:
         )
 
     def cell_delayed(self, cell: Cell, board: str) -> None:
+        """Print that a cell is tried again, and count it once more."""
         self.total += 1
         self.say(f"{cell.method} on {cell.task.device} is tried again when {board} is back")
 
     def board_awaited(self, board: str, seconds: float) -> None:
+        """Print the board and the longest wait."""
         self.say(f"waiting for {board}, {seconds:.0f} s at most")
 
     def close(self) -> None:
-        pass
+        """Print nothing."""
 
 
 @dataclass
 class _Row:
-    """The state of one method."""
+    """The state of one method in the live table."""
 
     nodes: set[str] = field(default_factory=set)
     cells: int = 0
@@ -122,10 +129,10 @@ class _Row:
 
 
 class LiveWatcher:
-    """Draws a row per method and a line per training in progress.
+    """A watcher that shows a table with a row per method and a line per training in progress.
 
-    It draws only when something happened, in the thread that runs the suite, so nothing is drawn while a window is
-    open.
+    It implements :class:`~harness.run.outcome.Watcher`. It draws only when something happened, in the thread that
+    runs the suite. Therefore it draws nothing while a window is open.
     """
 
     def __init__(self, console: Console) -> None:
@@ -135,9 +142,10 @@ class LiveWatcher:
         self.active: dict[str, tuple[Node, str, float | None, float]] = {}
         self.measuring = ""
         self.start = self.drawn = time.monotonic()
-        self.counts = [0, 0, 0, 0]  # steps done, steps, cells done, cells
+        self.counts = [0, 0, 0, 0]  # steps done, all steps, cells done, all cells
 
     def started(self, plan: Plan, nodes: Sequence[Node], cells: Sequence[Cell], kept: int) -> None:
+        """Count the steps and cells of each method, and show the table."""
         pending = {node.key for node in nodes}
         for cell in cells:
             row = self.rows.setdefault(cell.method, _Row())
@@ -154,15 +162,18 @@ class LiveWatcher:
         self.draw(force=True)
 
     def node_started(self, node: Node) -> None:
+        """Add a line for the step."""
         self.active[node.key] = (node, "", None, time.monotonic())
         self.draw()
 
     def node_progress(self, node: Node, text: str, fraction: float | None) -> None:
+        """Update the step's line."""
         started = self.active[node.key][3] if node.key in self.active else time.monotonic()
         self.active[node.key] = (node, text, fraction, started)
         self.draw()
 
     def node_finished(self, node: Node, seconds: float) -> None:
+        """Remove the step's line, and count the step in its methods' rows."""
         self.active.pop(node.key, None)
         self.counts[0] += 1
         for row in self.rows.values():
@@ -171,6 +182,7 @@ class LiveWatcher:
         self.draw(force=True)
 
     def node_failed(self, node: Node, failure: Failure) -> None:
+        """Remove the step's line, and print the failure above the table."""
         self.active.pop(node.key, None)
         self.console.print(
             f"[red]failed[/] {node.stage} {node.entry}, {node.label}{_code(failure)}: {escape(failure.reason)}",
@@ -181,13 +193,16 @@ class LiveWatcher:
         self.draw(force=True)
 
     def tick(self) -> None:
+        """Redraw the table, so that the times advance."""
         self.draw()
 
     def cell_started(self, cell: Cell) -> None:
+        """Show which cell is measured."""
         self.measuring = f"{cell.method} on {cell.task.device}, seed {cell.seed}, repeat {cell.repeat}"
         self.draw(force=True)
 
     def cell_finished(self, cell: Cell, record: Record) -> None:
+        """Show the status and main figures of the cell in its method's row."""
         row = self.rows[cell.method]
         row.measured += 1
         self.counts[2] += 1
@@ -198,6 +213,7 @@ class LiveWatcher:
         self.draw(force=True)
 
     def cell_delayed(self, cell: Cell, board: str) -> None:
+        """Print that a cell is tried again, and count it once more."""
         self.rows[cell.method].cells += 1
         self.counts[3] += 1
         self.console.print(
@@ -207,13 +223,16 @@ class LiveWatcher:
         self.draw(force=True)
 
     def board_awaited(self, board: str, seconds: float) -> None:
+        """Print the board and the longest wait above the table."""
         self.console.print(f"waiting for {escape(board)}, {seconds:.0f} s at most", highlight=False)
         self.draw(force=True)
 
     def close(self) -> None:
+        """Remove the table from the terminal."""
         self.live.stop()
 
     def draw(self, force: bool = False) -> None:
+        """Draw the table, at most five times a second unless ``force``."""
         now = time.monotonic()
         if not force and now - self.drawn < 0.2:
             return
@@ -221,6 +240,7 @@ class LiveWatcher:
         self.live.update(self.picture(), refresh=True)
 
     def picture(self) -> RenderableType:
+        """Return the table, the lines of the steps in progress, and the footer."""
         table = Table(box=None, pad_edge=False, header_style="dim")
         table.add_column("", width=1)
         table.add_column("method", no_wrap=True)

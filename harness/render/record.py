@@ -1,4 +1,4 @@
-"""One record as plain text: what was measured, on what, how it was prepared."""
+"""One record as plain text: what was measured, on which device, and how it was prepared."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ BARS = "▁▂▃▄▅▆▇█"
 
 
 def listing(records: Sequence[Record]) -> str:
-    """Return a table with one line per record."""
+    """Return a table with a line for each record."""
     from tabulate import tabulate
 
     rows = [
@@ -44,7 +44,10 @@ def listing(records: Sequence[Record]) -> str:
 
 
 def describe(record: Record, arrays: Mapping[str, NDArray[Any]]) -> str:
-    """Return a record and its raw samples as text, in lines of at most 110 characters where words allow."""
+    """Return a record and its raw samples as text.
+
+    Lines have at most 110 characters, unless a single word is longer.
+    """
     lines: list[str] = []
     for name, chapter in _chapters(record, arrays):
         text = [part for line in chapter for part in textwrap.wrap(line, 97, break_long_words=False)]
@@ -112,7 +115,7 @@ def _without_parts(robustness: MissingParts) -> Iterator[str]:
 
 
 def _network(record: Record) -> list[str]:
-    """Return what is sent, the bound, and a line per part and device."""
+    """Return lines: the bytes that are sent, the bound, and a line per part and device."""
     network = record.network
     return [
         _facts(network, leave_out=("parts", "devices")),
@@ -153,7 +156,7 @@ def _step(number: int, step: LineageStep) -> str:
 
 
 def _facts(facts: Block | Facts, prefix: str = "", leave_out: Sequence[str] = ()) -> str:
-    """Return nested facts in one line: "a 1, b.c 2"; what is null or empty is left out."""
+    """Return nested facts in one line: "a 1, b.c 2"; null and empty values are left out."""
     texts = []
     for key, value in (facts.model_dump() if isinstance(facts, Block) else facts).items():
         if key in leave_out:

@@ -1,4 +1,4 @@
-"""A leaderboard in a terminal: the columns that fit, tiers apart, marks explained below."""
+"""A leaderboard in a terminal: the columns that fit, a gap between tiers, and marks that are explained below."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ __all__ = ["render"]
 
 
 def render(leaderboard: Leaderboard, columns: Sequence[str] | None = None, width: int | None = None) -> str:
-    """Return all tables as text for a terminal of ``width`` characters: by default its own, or 120.
+    """Return all tables as text for a terminal of ``width`` characters.
 
-    Without ``columns``, columns are left out until the rest fits. The text is coloured where standard output is a
-    terminal (rich obeys NO_COLOR and FORCE_COLOR).
+    The default width is that of the terminal, or 120 if there is none. If ``columns`` is None, columns are left out
+    until the rest fits. The text is coloured if standard output is a terminal (rich obeys NO_COLOR and FORCE_COLOR).
     """
     out = io.StringIO()
     console = Console(
@@ -80,7 +80,7 @@ def _table(table: Table, shown: Sequence[Shown]) -> RichTable:
             heading, justify="right" if column.numeric else "left", no_wrap=column.name != "flags"
         )
     tiers = [row.number("tier") or len(table.rows) for row in table.rows]
-    by_tier = tiers == sorted(tiers)  # not where the rows were sorted by another column
+    by_tier = tiers == sorted(tiers)  # no gaps if the rows are sorted by another column
     for index, row in enumerate(table.rows):
         if by_tier and index and tiers[index] != tiers[index - 1]:
             drawn.add_section()

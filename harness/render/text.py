@@ -18,10 +18,10 @@ KEY = ("task", "split", "fingerprint", "scenario", "provenance", "source")
 
 
 def render(leaderboard: Leaderboard, format: str, columns: Sequence[str] | None = None) -> str:
-    """Return the leaderboard as ``github``, ``latex``, ``csv`` or ``json``, without a last newline.
+    """Return the leaderboard as ``github``, ``latex``, ``csv`` or ``json``, without a newline at the end.
 
     JSON always has all columns. CSV has one header for all tables: the number and the key of the table, then the
-    columns of its rows and ``reason``; an empty field is null, and lists are JSON.
+    columns of its rows and ``reason``. An empty field is null, and a list is JSON.
     """
     if format == "json":
         return json.dumps(leaderboard.to_json(), indent=2, ensure_ascii=False, allow_nan=False)

@@ -1,4 +1,4 @@
-"""A table as people see it: its columns, rounded figures, and the notes below."""
+"""The view of a table for people: its columns, rounded figures, and the notes below it."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ SETTINGS = (
     "machine_id",
     "method_key",
 )
-"""Columns that tell rows of one method apart: shown where they differ, else written once above the table."""
+"""Columns that can distinguish rows of one method. They are shown if they differ, else written once above the table."""
 
 KEEP = {
     "method": 0,
@@ -49,12 +49,12 @@ KEEP = {
     "params_m": 10,
     "seeds": 11,
 }
-"""Column -> rank: a narrow terminal leaves out the greatest first; 0, 1 and columns not named here stay."""
+"""Column -> rank. A narrow terminal leaves out the highest rank first. Ranks 0 and 1, and other columns, always stay."""
 
 
 @dataclass(frozen=True)
 class Shown:
-    """One column as people see it: a heading, its unit, one text per row."""
+    """One column of a view: a heading, its unit, and one text per row."""
 
     name: str
     heading: str
@@ -64,7 +64,7 @@ class Shown:
 
 
 def columns_of(table: Table, names: Sequence[str] | None = None) -> list[Shown]:
-    """Return the columns ``names``, or the usual ones for this table."""
+    """Return the columns ``names``; by default the usual columns of this table."""
     wanted = list(names) if names is not None else _default(table)
     return [_shown(table, name) for name in wanted]
 
@@ -92,7 +92,7 @@ def _known(table: Table, name: str) -> bool:
 
 
 def _varies(table: Table, name: str) -> bool:
-    """Return whether a setting tells rows apart that the columns before it do not."""
+    """Return whether a setting distinguishes rows that the columns before it do not distinguish."""
     rows = [row for row in table.rows if row[name] is not None]
     above = {"method_key": "method", "precision": "runtime"}.get(name)
     if above is not None:
@@ -107,7 +107,7 @@ def _shown(table: Table, name: str) -> Shown:
         return Shown(name, heading, unit, cells, numeric=True)
     column = COLUMNS[name]
     if table.published:
-        cells = tuple(NULL if row[name] is None else str(row[name]) for row in table.rows)  # as printed
+        cells = tuple(NULL if row[name] is None else str(row[name]) for row in table.rows)  # not rounded
     else:
         cells = tuple(name_of(table, row) if name == "method" else cell(row, name) for row in table.rows)
     cells = tuple(map(one_line, cells))
@@ -127,7 +127,7 @@ def name_of(table: Table, row: Row) -> str:
 
 
 def cell(row: Row, name: str) -> str:
-    """Return one value as text, rounded to the digits that mean something."""
+    """Return one value as text, rounded to its significant digits."""
     value = row[name]
     if value is None:
         return NULL
@@ -152,7 +152,7 @@ def cell(row: Row, name: str) -> str:
 
 
 def _certain(row: Row) -> str:
-    """Return the energy column whose uncertainty ``energy_u_mj`` is."""
+    """Return the name of the energy column to which the uncertainty ``energy_u_mj`` belongs."""
     return "energy_gross_mj" if row["energy_net_mj"] is None else "energy_net_mj"
 
 
@@ -173,7 +173,7 @@ def _gain(row: Row, reference: Row | None) -> str:
 
 
 def _speedup(row: Row, reference: Row | None) -> str:
-    """Return the ratio of the medians; queries of different batches are not comparable."""
+    """Return the ratio of the median latencies, or a dash for different batches, which are not comparable."""
     if reference is None or row["batch"] != reference["batch"]:
         return NULL
     ours, theirs = row.number("latency_p50_ms"), reference.number("latency_p50_ms")
@@ -190,7 +190,7 @@ _AGAINST: dict[str, tuple[str, str, Callable[[Row, Row | None], str]]] = {
 
 
 def title(table: Table) -> str:
-    """Return what all rows of the table share: data, scenario, hardware, provenance."""
+    """Return the facts that all rows of the table share: data, scenario, hardware, provenance."""
     key = table.key
     parts = [f"{key.data} {key.split}", key.scenario, key.device_model, key.provenance, key.source]
     inner = [f"{name} {value}" for name, value in key.within if name not in _IN_TITLE]
@@ -201,7 +201,7 @@ _IN_TITLE = ("data", "device_model")
 
 
 def setting(table: Table) -> str:
-    """Return the settings that all rows share, in one line."""
+    """Return in one line the settings that all rows share."""
     forms = {
         "runtime": "{}",
         "precision": "{}",
@@ -219,12 +219,12 @@ def setting(table: Table) -> str:
 
 
 def one_line(text: str) -> str:
-    """Return ``text`` without line breaks: a row or a note is one line, and others chose its names."""
+    """Return ``text`` without line breaks. A row or a note must be one line, whatever names people chose."""
     return " ".join(text.split())
 
 
 def notes(table: Table, shown: Sequence[Shown]) -> list[str]:
-    """Return the lines below a table: marks, tiers, intervals, and why a figure is missing."""
+    """Return the lines below a table: marks, tiers, intervals, and the reasons for missing figures."""
     if table.published:
         lines = [f"As printed in {table.key.source}: not measured here, not ranked", table.note or ""]
         return [one_line(line) for line in (*lines, *_absences(table, shown)) if line]
@@ -267,9 +267,9 @@ def notes(table: Table, shown: Sequence[Shown]) -> list[str]:
 
 
 def _absences(table: Table, shown: Sequence[Shown]) -> list[str]:
-    """Return one line per reason for which a row that ended well lacks a shown figure.
+    """Return one line for each reason why a shown figure is missing in a row without a failure.
 
-    Of a published table, only reasons that its file gives.
+    For a published table, only the reasons that its file gives are included.
     """
     silent = not_printed(table.key.source) if table.published else None
     affected: dict[tuple[str, str], list[str]] = {}
