@@ -173,9 +173,8 @@ def measure_profile(
     for number, (probe, artifact, counts) in enumerate(prepared, 1):
         say(f"timing {number}/{len(probes)}: {probe.what}")
         tries: list[Point] = []
-        while len(tries) < TRIES and (
-            not tries or tries[-1].flags
-        ):  # a disturbed try is repeated in a new worker
+        # a disturbed try is repeated in a new worker
+        while len(tries) < TRIES and (not tries or tries[-1].flags):
             samples, facts, remote = _timed(backend, spec, runtime.entry, probe, artifact, workload)
             tries.append(_point(probe, artifact, counts, samples))
         points.append(min(tries, key=lambda point: (bool(point.flags), point.seconds)))

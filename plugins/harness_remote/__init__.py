@@ -2,9 +2,8 @@
 
 import os
 
-os.environ.setdefault(
-    "GRPC_VERBOSITY", "NONE"
-)  # before gRPC is imported, since it prints errors that we report ourselves
+# Set before gRPC is imported, because gRPC prints errors that the harness reports itself.
+os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 
 PORT = 50151
 """The default port of an agent."""

@@ -1,4 +1,4 @@
-"""Boards over the network: backends ``raspberry-pi``, ``jetson`` and ``agent``."""
+"""The backends for boards over the network: ``raspberry-pi``, ``jetson`` and ``agent``."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ _BACKENDS = {
 
 @hookimpl
 def harness_backends() -> Iterable[BackendEntry]:
+    """Yield the backends ``raspberry-pi``, ``jetson`` and ``agent``. They differ in summary and parameters."""
     for name, (summary, params) in _BACKENDS.items():
         yield BackendEntry(
             name=name,

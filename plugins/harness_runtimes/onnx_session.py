@@ -34,9 +34,7 @@ class OnnxSession:
         config.intra_op_num_threads = options.threads
         config.inter_op_num_threads = 1
         config.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
-        config.log_severity_level = (
-            3  # errors only; warnings would disturb the progress display in the terminal
-        )
+        config.log_severity_level = 3  # errors only, because warnings disturb the progress display
         spinning = bool(artifact.meta["spinning"])
         config.add_session_config_entry("session.intra_op.allow_spinning", str(int(spinning)))
         session = ort.InferenceSession(

@@ -1,1 +1,1 @@
-"""The board's half: a server that runs workers for a client."""
+"""The agent: the server on a board, which runs workers for a client."""

@@ -1,7 +1,7 @@
-"""Files sent to a board, by the SHA-256 of their content: resumable, bounded, and never used before they are whole.
+"""Files on a board, named by the SHA-256 of their content. Uploads are resumable and bounded.
 
-``HASH`` is a whole file, ``HASH.part`` a file of which only the first part has arrived. A file gets its name only when
-its content has that hash and is on the disk, so a kill at any time leaves nothing wrong behind.
+``HASH`` is a whole file. ``HASH.part`` is the first part of a file. A file gets its name only when its content has
+that hash and is on the disk, so a kill at any time leaves no wrong file. Only whole files are used.
 """
 
 from __future__ import annotations
@@ -18,16 +18,17 @@ from harness.errors import DeviceError
 
 __all__ = ["RESERVE_BYTES", "Blobs"]
 
-RESERVE_BYTES = 64 * 2**20  # of the disk, which stay free for other programs
+RESERVE_BYTES = 64 * 2**20  # bytes of the disk that stay free for other programs
 _CHUNK = 2**20
 _NAME = re.compile(r"[0-9a-f]{64}(\.part)?", re.ASCII)
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 class Blobs:
-    """The files in ``folder``, each of ``max_blob_bytes`` at most and of ``max_total_bytes`` in all.
+    """The files in ``folder``: at most ``max_blob_bytes`` each, and ``max_total_bytes`` in all.
 
-    The least recently used make room for new ones. Any thread may use it; one process at a time.
+    The least recently used files are removed to make room for new ones. Any thread may use the object, but only one
+    process may use the folder.
     """
 
     def __init__(
@@ -44,21 +45,23 @@ class Blobs:
             raise DeviceError(f"cannot make {folder}: {error.strerror or error}") from None
 
     def held(self, sha256: str, size: int) -> int:
-        """Return how many bytes of this blob are here: ``size`` when it is whole. The next piece goes behind them.
+        """Return the number of bytes of this file that are here, which is ``size`` if it is whole.
+
+        The next piece is written at this offset.
 
         Raises:
-            DeviceError: ``sha256`` is no SHA-256, or the size is not allowed.
+            DeviceError: ``sha256`` is not a SHA-256, or the size is not allowed.
         """
         whole = self._name(sha256, size)
         with self._lock:
             return self._held(whole, size)
 
     def write(self, sha256: str, size: int, offset: int, data: bytes) -> int:
-        """Write ``data`` at ``offset``, which must be what :meth:`held` returns. Return how many bytes are here now.
+        """Write ``data`` at ``offset``, which must be the value of :meth:`held`. Return the bytes that are here now.
 
         Raises:
-            DeviceError: not the next piece, more than ``size``, no room for it, or the whole has another hash
-                (it is then thrown away).
+            DeviceError: the piece is not the next one, is longer than ``size``, has no room, or completes a file with
+                another hash, which is then deleted.
         """
         whole = self._name(sha256, size)
         with self._lock:
@@ -85,10 +88,10 @@ class Blobs:
             return held + len(data)
 
     def path(self, sha256: str) -> Path:
-        """Return the path of a whole blob.
+        """Return the path of a whole file, and mark it as used.
 
         Raises:
-            DeviceError: it is not here, or not whole.
+            DeviceError: the file is not here, or not whole.
         """
         whole = self._name(sha256, 1)
         with self._lock:
@@ -116,7 +119,7 @@ class Blobs:
         begun = _size(_part(whole)) or 0
         if begun < size:
             return begun
-        try:  # the agent was killed before the file got its name, or it began as a longer one
+        try:  # the agent was killed before the file got its name, or a longer file was announced before
             self._finish(_part(whole), whole, size)
         except DeviceError:
             return 0
@@ -134,7 +137,11 @@ class Blobs:
         part.replace(whole)
 
     def _make_room(self, wanted: int, keep: Path) -> None:
-        """Drop the least recently used other blobs until ``wanted`` more bytes fit; none if they can never fit."""
+        """Remove the least recently used other files until ``wanted`` more bytes fit.
+
+        Raises:
+            DeviceError: they can never fit. Nothing is removed then.
+        """
         files = sorted(self._files(), key=lambda item: item[2])
         others = [item for item in files if item[0] != keep]
         used, droppable = (sum(size for _, size, _ in items) for items in (files, others))

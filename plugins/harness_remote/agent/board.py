@@ -1,4 +1,4 @@
-"""A board's description of itself, as its agent gives it."""
+"""The description that a board's agent gives of its board."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _JETPACK = {32: "4", 34: "5", 35: "5", 36: "6", 38: "7"}  # by L4T's major versi
 
 
 class OnnxRuntime:
-    """The installed ONNX Runtime. It is asked once; one that does not start is asked again after ``again_s`` seconds."""
+    """The installed ONNX Runtime. It is queried once, or again after ``again_s`` seconds if it does not start."""
 
     def __init__(self, again_s: float = AGAIN_S) -> None:
         self._again_s = again_s
@@ -42,7 +42,7 @@ class OnnxRuntime:
         self._answer: dict[str, Any] = {}
 
     def facts(self) -> dict[str, Any]:
-        """Return ``version``, ``providers``, ``opset`` and ``ir_version``, or the ``error`` for which it does not start."""
+        """Return ``version``, ``providers``, ``opset`` and ``ir_version``, or the ``error`` if it does not start."""
         with self._asking:
             late = time.monotonic() - self._answered_at > self._again_s
             if not self._answer or ("error" in self._answer and late):
@@ -51,7 +51,7 @@ class OnnxRuntime:
 
     @staticmethod
     def _asked() -> dict[str, Any]:
-        """Ask in a process of its own: importing it would cost the agent memory and a thread for good."""
+        """Query it in a separate process, because the import would cost the agent memory and a thread permanently."""
         ask = "import json, onnxruntime as o; print(json.dumps([o.__version__, o.get_available_providers()]))"
         try:
             done = subprocess.run(
@@ -83,9 +83,9 @@ def describe(
     meters: Meters | None = None,
     onnxruntime: Callable[[], dict[str, Any]] = ONNX_RUNTIME.facts,
 ) -> BoardDescription:
-    """Return the board's description of itself.
+    """Return the board's description.
 
-    Meters and state are those that ``meters`` knows. Without it every sensor is asked, which would disturb a
+    Meters and state are those that ``meters`` knows. If it is None, every sensor is read, which disturbs a
     measurement.
     """
     plugins = plugins or load_plugins()
@@ -127,7 +127,7 @@ def describe(
 
 
 def _soc() -> str | None:
-    """Return the most general entry of the device tree's ``compatible``, without its vendor: bcm2711, tegra234."""
+    """Return the most general entry of the device tree's ``compatible`` without its vendor, such as bcm2711."""
     names = (sysfs.text(sysfs.root() / "proc/device-tree/compatible") or "").split("\0")
     return names[-1].rpartition(",")[2] or None
 
@@ -144,7 +144,10 @@ def _has_gpu() -> bool:
 
 
 def _jetpack() -> dict[str, str | None]:
-    """Return L4T's release, and JetPack's as its package says, else the major version that goes with that L4T."""
+    """Return the releases of L4T and JetPack, or an empty mapping on another board.
+
+    JetPack's release is that of its package, or else the major version that belongs to the release of L4T.
+    """
     release_file = sysfs.text(sysfs.root() / "etc/nv_tegra_release") or ""
     match = re.search(r"R(\d+) \(release\), REVISION: ([\d.]+)", release_file)
     if not match:

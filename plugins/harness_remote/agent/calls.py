@@ -1,4 +1,4 @@
-"""The control plane's calls: what each does, once its token and message are found good."""
+"""The calls of the control plane, after their token and message have been checked."""
 
 from __future__ import annotations
 
@@ -33,31 +33,38 @@ Farewell = Callable[[str], None]
 
 
 class LeaseError(DeviceError):
-    """The caller does not hold the board, or no longer does."""
+    """The caller does not hold the board, or no longer holds it."""
 
 
 class TooMuchError(DeviceError):
-    """A request is larger, or comes more often, than the agent allows."""
+    """A request is larger or more frequent than the agent allows."""
 
 
 class Connected(Protocol):
-    """A call or a connection that lasts while its caller is there, and that the end of the session cancels."""
+    """A call or connection. It lasts while its caller is there, and the end of the session cancels it."""
 
-    def on_end(self, then: Callable[[], None]) -> Any: ...
+    def on_end(self, then: Callable[[], None]) -> Any:
+        """Call ``then`` when the call or connection ends, or at once if it has ended."""
+        ...
 
-    def cancel(self) -> Any: ...
+    def cancel(self) -> Any:
+        """End the call or connection."""
+        ...
 
 
 class Call(Connected, Protocol):
     """A call of the control plane."""
 
-    def lease(self) -> str: ...
+    def lease(self) -> str:
+        """Return the lease's id that the caller sent, or an empty string."""
+        ...
 
 
 class Calls:
-    """One board, its lease, and its holder's session. Any thread may use it.
+    """The calls to one board: its lease, and the session of its holder. Any thread may use the object.
 
-    Every method raises ``DeviceError`` for what cannot be done, :class:`LeaseError` where the lease does not hold.
+    Every method raises ``DeviceError`` if the request cannot be done, and :class:`LeaseError` if the lease is not
+    valid.
     """
 
     def __init__(
@@ -86,12 +93,13 @@ class Calls:
     # --- anyone with the token ---
 
     def health(self, request: pb.HealthRequest, call: Call) -> pb.HealthReply:
+        """Return the agent's monotonic time in ns, its version, and whether the board is leased."""
         return pb.HealthReply(
             monotonic_ns=time.monotonic_ns(), version=harness.__version__, leased=self._leases.held()
         )
 
     def describe(self, request: pb.DescribeRequest, call: Call) -> pb.DescribeReply:
-        """Return the board's description. Every sensor is asked, unless that would disturb a measurement."""
+        """Return the board's description. Every sensor is read, unless that would disturb a measurement."""
         session = self._session
         if session is None or session.idle:
             self._board = pb.DescribeReply(board=json.dumps(asdict(board.describe(self._plugins))))
@@ -100,7 +108,10 @@ class Calls:
         return self._board
 
     def acquire(self, request: pb.AcquireRequest, call: Call) -> pb.Lease:
-        """Give the caller the lease. Ending the last holder's worker takes a while; a caller that leaves meanwhile gets none."""
+        """Give the caller the lease.
+
+        Ending the last holder's worker takes some time. A caller that disconnects meanwhile gets no lease.
+        """
         left = _left(call)
         with self._changing:
             if self._stopped.is_set():
@@ -108,7 +119,7 @@ class Calls:
             if left.is_set():
                 raise DeviceError(NOBODY_WAITS)
             id, seconds = self._leases.acquire(request.holder, request.seconds)
-            self._end_session()  # which the last holder left
+            self._end_session()  # the session of the last holder
             try:
                 self._session = LeaseSession(
                     self._folder / "session",
@@ -131,6 +142,7 @@ class Calls:
     # --- the lease's holder ---
 
     def renew(self, request: pb.RenewRequest, call: Call) -> pb.Lease:
+        """Let the lease last for the requested seconds from now, and return the seconds that were granted."""
         left = _left(call)
         self._held(call)
         if left.is_set():  # the caller may have asked for another time since
@@ -138,6 +150,7 @@ class Calls:
         return pb.Lease(id=call.lease(), seconds=self._leases.renew(call.lease(), request.seconds))
 
     def release(self, request: pb.ReleaseRequest, call: Call) -> pb.Done:
+        """End the session with its worker, then the lease."""
         with self._changing:
             self._held(call)
             self._open.discard(call)
@@ -146,11 +159,12 @@ class Calls:
         return pb.Done()
 
     def stat(self, request: pb.StatRequest, call: Call) -> pb.StatReply:
+        """Return the number of bytes of a file that the board holds."""
         self._held(call)
         return pb.StatReply(held=self._blobs.held(request.sha256, request.size))
 
     def put(self, requests: Iterable[pb.PutRequest], call: Call) -> pb.StatReply:
-        """Write the pieces of a file. They are kept if the sender stops halfway."""
+        """Write the pieces of a file. They are kept if the sender stops before the end."""
         first: pb.PutRequest | None = None
         at = 0
         for request in requests:
@@ -163,7 +177,10 @@ class Calls:
         return pb.StatReply(held=at)
 
     def work(self, request: pb.WorkRequest, call: Call) -> pb.WorkReply:
-        """Have the board's worker carry out a command; a command over images is only started."""
+        """Run a command in the board's worker and return its answer.
+
+        A command over images starts a job, and the answer is its id.
+        """
         answer = self._held(call).work(command_of(request.kind, request.value))
         return (
             pb.WorkReply(job=answer.id)
@@ -172,6 +189,7 @@ class Calls:
         )
 
     def follow(self, request: pb.FollowRequest, call: Call) -> Iterator[pb.FollowReply]:
+        """Yield a heartbeat until a job ends, then its answer in pieces from the requested offset, or its error."""
         job = self._held(call).job(request.id)
         gone = _left(call)
         while not job.done.wait(self._heartbeat_s):
@@ -182,6 +200,7 @@ class Calls:
         yield from _result(job, request.offset, plugin)
 
     def cancel(self, request: pb.CancelRequest, call: Call) -> pb.Done:
+        """End a running job, with its worker."""
         self._held(call).cancel(request.id)
         return pb.Done()
 
@@ -193,7 +212,11 @@ class Calls:
     # --- frames of other boards ---
 
     def admit(self, ticket: str) -> LeaseSession:
-        """Return the session whose worker another board may ask, by the ticket that it shows instead of the token."""
+        """Return the session of the worker to which another board may send frames, if its ticket is right.
+
+        Raises:
+            LeaseError: the ticket is wrong or no longer valid.
+        """
         session = self._session
         if session is None or not session.admits(ticket):
             raise LeaseError(
@@ -209,9 +232,9 @@ class Calls:
         reply: Reply,
         farewell: Farewell,
     ) -> None:
-        """Take the frames of a board that was admitted, until no more come.
+        """Process the frames of an admitted board until no more arrive.
 
-        Answers go to ``reply``. ``farewell`` gets the reason why there will be no more, should the worker end.
+        Answers go to ``reply``. If the worker ends, ``farewell`` gets the reason why no more answers follow.
         """
 
         def over(fault: str) -> None:
@@ -233,13 +256,18 @@ class Calls:
     # --- leases end ---
 
     def stop(self) -> None:
-        """End the session, and take no new one."""
+        """End the session, and refuse new ones."""
         with self._changing:
             self._stopped.set()
             self._end_session()
         self._watcher.join(5)
 
     def _held(self, call: Call) -> LeaseSession:
+        """Return the session of the call's lease, and let the end of the session cancel the call.
+
+        Raises:
+            LeaseError: the lease is not valid.
+        """
         session = self._session
         if session is None or self._holder != call.lease() or not self._leases.holds(call.lease()):
             raise LeaseError(f"{self._name} is not held by this lease, or no longer is: acquire it again")

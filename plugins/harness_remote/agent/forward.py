@@ -1,9 +1,9 @@
-"""Frames from the network to the worker's socket, and answers back; tensors pass unread.
+"""Forward frames from the network to the worker's socket, and answers back. Tensors are not read.
 
-The thread that reads the network feeds the frames, and answers by itself what the worker need not be asked. A thread
-of the forwarder takes the worker's answers, gives the worker the next frame, and sends the answer on. The worker has
-one frame at a time. Frames that come meanwhile wait in a bounded queue; behind it, the network's flow control holds
-the sender.
+The thread that reads the network passes frames to the forwarder. It answers a frame itself if the worker is not
+needed. A thread of the forwarder receives the worker's answers, gives the worker the next frame, and sends the
+answer. The worker has one frame at a time. Further frames wait in a bounded queue. If it is full, the network's flow
+control stops the sender.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from harness.worker.messages import (
 __all__ = ["MAX_WAITING", "Buffer", "Forwarder", "Frame"]
 
 MAX_WAITING = 64
-"""Frames of one board that wait for the worker."""
+"""The largest number of frames of one board that wait for the worker."""
 
 JOIN_S = 3.0
 ENDED = "the board's worker ended"
@@ -50,16 +50,18 @@ Frame = list[Buffer]
 
 @dataclass(frozen=True)
 class _Arrived:
+    """A frame and the time of its arrival, in monotonic ns."""
+
     data: Buffer
     at_ns: int
 
 
 class Forwarder:
-    """One board's frames to and from the worker that listens at ``worker``.
+    """The frames of one board, to and from the worker that listens at ``worker``.
 
-    ``max_bytes`` is the largest frame; at most four times as much waits for the worker. ``reply`` sends an answer on,
-    from any thread, and raises ``OSError`` where nobody takes it. ``over`` is called once, when there will be no more
-    answers: with the reason, which is empty if :meth:`end` was called.
+    ``max_bytes`` is the largest frame. Frames of at most four times that size wait for the worker. ``reply`` sends an
+    answer, from any thread, and raises ``OSError`` if nobody receives it. ``over`` is called once, when no more
+    answers follow, with the reason; the reason is empty if :meth:`end` was called.
 
     Raises:
         DeviceError: the worker does not answer.
@@ -77,21 +79,23 @@ class Forwarder:
         self._max_bytes = max_bytes
         self._reply, self._over = reply, over
         self._changed = threading.Condition()
-        # _changed guards all below
+        # _changed guards the attributes below
         self._running: _Arrived | None = None
         self._waiting: deque[_Arrived] = deque()
         self._waiting_bytes = 0
         self._closed = False
-        self._fault = ""  # a text: an error would keep its frames, and with them the connection
+        self._fault = (
+            ""  # text, because an exception would keep stack frames alive, and with them the connection
+        )
         self._socket = socket.socket(fileno=os.dup(self._worker.fileno()))
         self._thread = threading.Thread(target=self._answers, name="answers", daemon=True)
         self._thread.start()
 
     def feed(self, data: Buffer) -> bool:
-        """Take a frame, as soon as there is room for it. Return whether more frames may come.
+        """Accept a frame as soon as there is room for it. Return whether more frames may follow.
 
         Raises:
-            FrameError: the bytes are no frame.
+            FrameError: the bytes are not a frame.
         """
         frame = _Arrived(data, time.monotonic_ns())
         try:
@@ -121,7 +125,7 @@ class Forwarder:
         return True
 
     def end(self) -> None:
-        """Answer no more. From any thread."""
+        """Stop answering. Any thread may call this."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()
@@ -129,7 +133,7 @@ class Forwarder:
                 self._socket.shutdown(socket.SHUT_RDWR)  # the answers' thread waits there
 
     def join(self) -> None:
-        """After the end, wait until ``over`` was called, for some seconds at most."""
+        """After the end, wait until ``over`` was called, for at most 3 seconds."""
         self._thread.join(JOIN_S)
 
     def _room(self, size: int) -> bool:
@@ -137,7 +141,7 @@ class Forwarder:
         return fits and len(self._waiting) < MAX_WAITING
 
     def _own_answer(self, request: Request) -> Frame | None:
-        """Return the answer to an echo; None for what the worker is asked."""
+        """Return the answer to an echo of the agent, or None if the worker must answer."""
         if not isinstance(request, Echo) or request.worker:
             return None
         size, most = request.reply_bytes, self._max_bytes - MAX_HEADER
@@ -172,7 +176,10 @@ class Forwarder:
                 self._socket.close()
 
     def _next(self) -> Frame:
-        """Return the worker's next answer, with the time that its frame was queued; give the worker its next frame."""
+        """Return the worker's next answer, and give the worker its next frame.
+
+        The answer contains the time for which its frame was queued, in ns.
+        """
         try:
             answer = self._worker.recv_bytes()
         except (OSError, EOFError):

@@ -1,7 +1,7 @@
-"""The agent's second port: other boards, with a ticket, send frames to this board's worker.
+"""The agent's second port, on which other boards with a ticket send frames to this board's worker.
 
-It is apart from gRPC, which takes several times as long for a few kilobytes. Each board has a thread. A stranger, who
-has shown no ticket yet, holds one for ``greet_s`` seconds at most.
+It does not use gRPC, which takes several times as long for a few kilobytes. Each board has a thread. A stranger,
+which has sent no ticket yet, has its thread for at most ``greet_s`` seconds.
 """
 
 from __future__ import annotations
@@ -32,10 +32,11 @@ _LOG = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class FrameLimits:
-    """How many boards may send frames at once (``guests``), and how many more may be without a ticket (``strangers``).
+    """Limits of the frame port.
 
-    A stranger must show its ticket within ``greet_s`` seconds. A board that was refused, or whose worker ended, has
-    ``leave_s`` seconds to hang up.
+    ``guests`` boards may send frames at once, and ``strangers`` more connections may be without a ticket. A stranger
+    must send its ticket within ``greet_s`` seconds. A board that was refused, or whose worker ended, has ``leave_s``
+    seconds to hang up.
     """
 
     guests: int = 16
@@ -46,7 +47,7 @@ class FrameLimits:
 
 
 class FramePort:
-    """Answers frames at ``listener`` until it is stopped; ``context`` is its side of TLS, if there is one."""
+    """A server for frames at ``listener``, until it is stopped. ``context`` is its side of TLS, or None."""
 
     def __init__(
         self,
@@ -67,6 +68,7 @@ class FramePort:
         threading.Thread(target=self._watch, name="frames: watch", daemon=True).start()
 
     def stop(self) -> None:
+        """Stop accepting connections, and hang up on all boards."""
         self._stopped.set()
         with suppress(OSError):
             self._listener.shutdown(socket.SHUT_RDWR)  # wakes the thread that accepts
@@ -105,7 +107,7 @@ class FramePort:
                 _hang_up(stranger)
 
     def _serve(self, sock: socket.socket) -> None:
-        """Serve one connection from its handshake to its end; it is a stranger until its ticket is found good."""
+        """Serve one connection from its handshake to its end. It is a stranger until its ticket has been accepted."""
         guest: _Guest | None = None
         try:
             conn = framesocket.accept(sock, self._context, MAX_GREETING_BYTES, self._limits.silence)
@@ -123,7 +125,7 @@ class FramePort:
                 why = " ".join(str(error).split())[:2000]
             conn.last(pack_refusal(why) if why else pack_welcome())
             conn.drain(self._limits.leave_s)
-        except (OSError, FrameError):  # gone, or no board: TLS said why, and a stranger gets no answer
+        except (OSError, FrameError):  # the other side is gone, or is no board; a stranger gets no answer
             pass
         finally:
             self._strangers.pop(sock, None)
@@ -134,7 +136,7 @@ class FramePort:
                 self._places.release()
 
     def _answer(self, session: LeaseSession, guest: _Guest) -> None:
-        """Answer every frame, until no more come."""
+        """Answer every frame until no more arrive."""
         conn = guest.conn
 
         def frames() -> Iterator[memoryview]:
@@ -152,7 +154,7 @@ class FramePort:
 
 
 class _Guest:
-    """A board that was let in (:class:`harness_remote.agent.calls.Connected`)."""
+    """An admitted board (:class:`harness_remote.agent.calls.Connected`)."""
 
     def __init__(self, conn: FrameSocket, leave_s: float) -> None:
         self.conn = conn
@@ -172,17 +174,19 @@ class _Guest:
         self.ended()
 
     def ended(self) -> None:
+        """Call all functions that wait for the end."""
         with self._lock:
             then, self._then = self._then or [], None
         for callback in then:
             callback()
 
     def farewell(self, why: str) -> None:
-        """Send the reason why no more answers come; the board has a moment to hang up."""
+        """Send the reason why no more answers follow. The board then has ``leave_s`` seconds to hang up."""
         self.conn.last(pack_refusal(why))
         self._leaves = time.monotonic() + self._leave_s
 
     def see_to(self, now: float) -> None:
+        """Ping the board, or hang up if its time is over. ``now`` is in monotonic seconds."""
         if now > self._leaves:
             return self.conn.hang_up()
         with suppress(OSError, MemoryError):

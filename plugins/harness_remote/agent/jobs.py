@@ -1,7 +1,7 @@
-"""Commands over images: each runs as a job, in a thread of its own, and leaves its answer in a file.
+"""Jobs: commands over images, each in its own thread, with the answer in a file.
 
-A job runs whether or not anyone is connected. Its answer stays in the session's folder until the lease ends, so a
-client may drop the link, and fetch the answer later.
+A job runs even if no client is connected. Its answer stays in the session's folder until the lease ends, so a client
+may disconnect and fetch the answer later.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ if TYPE_CHECKING:
 __all__ = ["Job", "Jobs", "read_images"]
 
 MAX_RESULTS = 16
-MAX_IMAGES_BYTES = 256 * 2**20  # they stand in the agent's memory and in the worker's
+MAX_IMAGES_BYTES = 256 * 2**20  # the agent and the worker each hold them in memory
 END_S = 5.0
 
 
 @dataclass
 class Job:
-    """A command that is under way, or has ended with an answer in the file ``result`` or with an ``error``."""
+    """A command that runs, or has ended with an answer in the file ``result`` or with an ``error``."""
 
     id: str = field(default_factory=lambda: token_urlsafe(16))
     done: threading.Event = field(default_factory=threading.Event)
@@ -42,9 +42,9 @@ class Job:
 
 
 class Jobs:
-    """The jobs of one session. The newest :data:`MAX_RESULTS` answers are kept. Any thread may use it.
+    """The jobs of one session. The newest :data:`MAX_RESULTS` answers are kept. Any thread may use the object.
 
-    ``folder`` takes the answers; ``name`` is the board's, for messages.
+    ``folder`` holds the answers. ``name`` is the board's name for messages.
     """
 
     def __init__(self, folder: Path, name: str) -> None:
@@ -54,10 +54,11 @@ class Jobs:
 
     @property
     def running(self) -> bool:
+        """True while a job runs."""
         return any(not job.done.is_set() for job in list(self._jobs.values()))
 
     def start(self, command: Command[Any], worker: WorkerProcess) -> Job:
-        """Have the worker carry out a command in a thread, and return the job.
+        """Let the worker run a command, in a new thread, and return the job.
 
         Raises:
             DeviceError: the system has no more threads.
@@ -77,18 +78,18 @@ class Jobs:
         return job
 
     def get(self, id: str) -> Job:
-        """Return a job. Raises ``DeviceError`` if there is none of this id."""
+        """Return a job. Raises ``DeviceError`` if there is none with this id."""
         try:
             return self._jobs[id]
         except KeyError:
             raise DeviceError(f"no job {id[:40]!r} on {self._name}") from None
 
     def end(self, why: str) -> None:
-        """Have the jobs that still run end with the error ``why``. The caller ends their worker."""
+        """Let the running jobs end with the error ``why``. The caller ends their worker."""
         self._ended = why
 
     def wait(self) -> None:
-        """Wait for each job that still runs, for some seconds."""
+        """Wait for each running job, for at most 5 seconds each."""
         for job in list(self._jobs.values()):
             job.done.wait(END_S)
 
@@ -116,10 +117,10 @@ class Jobs:
 
 
 def read_images(path: Path) -> NDArray[np.float32]:
-    """Return the images of an .npy file, float32 [n, ...].
+    """Return the images [n, ...] of an .npy file, as float32.
 
     Raises:
-        DeviceError: the file holds anything else, or more than :data:`MAX_IMAGES_BYTES`.
+        DeviceError: the file contains anything else, or more than :data:`MAX_IMAGES_BYTES`.
     """
     import numpy as np
 

@@ -1,4 +1,4 @@
-"""One holder of a board at a time, for a limited time, on a clock that cannot jump."""
+"""The lease of a board: one holder at a time, for a limited time, on a clock that cannot jump."""
 
 from __future__ import annotations
 
@@ -20,15 +20,17 @@ _HOLDER_LENGTH = 100
 
 @dataclass
 class _Lease:
+    """A lease. ``until`` is in seconds of the clock."""
+
     id: str
     holder: str
     until: float
 
 
 class Leases:
-    """The board's one lease. Any thread may use it.
+    """The board's only lease. Any thread may use the object.
 
-    A lease that has run out no longer holds. :meth:`lapsed` is then true until the next one is given.
+    A lease that has timed out is no longer valid. :meth:`lapsed` is then true until the next lease is given.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
@@ -37,10 +39,11 @@ class Leases:
         self._lease: _Lease | None = None
 
     def acquire(self, holder: str, seconds: float) -> tuple[str, float]:
-        """Return a new lease's id, and for how many seconds it holds.
+        """Return a new lease's id, and the seconds for which it is valid.
 
         Raises:
-            DeviceError: someone holds the board (the message says who, and for how long), or ``seconds`` is no time.
+            DeviceError: someone holds the board (the message says who, and for how long), or ``seconds`` is not a
+                positive finite number.
         """
         holds_s = _within(seconds)
         with self._lock:
@@ -54,9 +57,10 @@ class Leases:
             return self._lease.id, holds_s
 
     def renew(self, id: str, seconds: float) -> float:
-        """Let the lease hold for ``seconds`` from now, and return for how long it does.
+        """Let the lease last for ``seconds`` from now, and return the seconds that were granted.
 
-        Raises ``DeviceError`` if ``id`` does not hold.
+        Raises:
+            DeviceError: ``id`` is not the valid lease, or ``seconds`` is not a positive finite number.
         """
         holds_s = _within(seconds)
         with self._lock:
@@ -75,7 +79,7 @@ class Leases:
             return held
 
     def holds(self, id: str) -> bool:
-        """Return whether ``id`` is the lease that holds now, in a time that depends only on its length."""
+        """Return whether ``id`` is the valid lease. The time that this takes depends only on the length of ``id``."""
         with self._lock:
             return self._holds(id)
 
@@ -85,7 +89,7 @@ class Leases:
             return self._lease is not None and self._lease.until > self._clock()
 
     def lapsed(self) -> bool:
-        """Return whether the last lease ran out without a release, so that its holder's worker may be ended."""
+        """Return whether the last lease timed out without a release, so that its holder's worker may be ended."""
         with self._lock:
             return self._lease is not None and self._lease.until <= self._clock()
 
@@ -96,11 +100,12 @@ class Leases:
 
 
 def _within(seconds: float) -> float:
+    """Return the seconds within the allowed range. Raises ``DeviceError`` if they are not positive and finite."""
     if not seconds > 0 or math.isinf(seconds):
         raise DeviceError(f"a lease is held for {LEAST_S:g} to {MOST_S:g} seconds, not {seconds}")
     return min(max(seconds, LEAST_S), MOST_S)
 
 
 def _name(holder: str) -> str:
-    """Return a holder's name as one short printable line, since others see it."""
+    """Return a holder's name as one short printable line, because others see it."""
     return "".join(c if c.isprintable() else "?" for c in holder[:_HOLDER_LENGTH]).strip() or "someone"

@@ -1,9 +1,9 @@
-"""Checks that a file is an ONNX model that a board may load. It reads protobuf's wire format, without the onnx package.
+"""Check that a file is an ONNX model that a board may load. It reads protobuf's wire format without the onnx package.
 
-Refused is what is no model, what could make ONNX Runtime open another file (external tensor data, operators that
-name files), what needs code that is not ONNX Runtime's own (foreign domains, model-local functions), and what is
-nested or split so much that reading it would take long. Field numbers are those of onnx.proto (ONNX 1.23); wire
-format: https://protobuf.dev/programming-guides/encoding.
+Refused are files that are not models, models that could make ONNX Runtime open another file (external tensor data,
+operators that name files), models that need code outside ONNX Runtime (foreign domains, model-local functions), and
+models with so many fields or levels that reading them would take long. Field numbers are those of onnx.proto (ONNX
+1.23); wire format: https://protobuf.dev/programming-guides/encoding.
 """
 
 from __future__ import annotations
@@ -42,10 +42,12 @@ _SUPPORTED = {
 
 
 def supported(onnxruntime_version: str) -> tuple[int, int]:
-    """Return the highest opset and IR version that an ONNX Runtime loads. A version newer than the table has its last.
+    """Return the highest opset and IR version that an ONNX Runtime loads.
+
+    A version newer than the table has the values of the table's last entry.
 
     Raises:
-        DeviceError: no version, or one older than 1.10.
+        DeviceError: the text is not a version, or the version is older than 1.10.
     """
     numbers = onnxruntime_version.split(".")[:2]
     if len(numbers) != 2 or not all(number.isdecimal() for number in numbers):
@@ -57,10 +59,12 @@ def supported(onnxruntime_version: str) -> tuple[int, int]:
 
 
 def check(path: Path) -> dict[str, Any]:
-    """Return ``ir_version``, ``opsets`` (domain -> version; ONNX's own is ``""``) and ``producer`` of an ONNX file.
+    """Return ``ir_version``, ``opsets`` and ``producer`` of an ONNX file.
+
+    ``opsets`` is domain -> version; ONNX's own domain is ``""``.
 
     Raises:
-        DeviceError: it is no ONNX model, or one that is refused, and why. The message does not name the file.
+        DeviceError: the file is not an ONNX model, or is refused. The message gives the reason, not the file's name.
     """
     try:
         with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
@@ -72,7 +76,10 @@ def check(path: Path) -> dict[str, Any]:
 
 
 class _Model:
-    """Walks a ModelProto. Protobuf merges a message that occurs twice, so both occurrences are walked."""
+    """A ModelProto that is checked field by field.
+
+    Protobuf merges a message that occurs twice, so both occurrences are checked.
+    """
 
     def __init__(self, content: mmap.mmap) -> None:
         self._content = content
@@ -84,6 +91,7 @@ class _Model:
         self._model(0, len(content), 1)
 
     def facts(self) -> dict[str, Any]:
+        """Return the result of :func:`check`. Raises ``DeviceError`` if IR version, graph or opset is missing."""
         if self._ir_version <= 0 or not self._graphs or "" not in self._opsets:
             raise DeviceError("not an ONNX model: it has no IR version, graph or opset")
         return {

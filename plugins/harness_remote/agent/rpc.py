@@ -1,6 +1,6 @@
-"""The agent's calls as gRPC handlers, and the gate before them.
+"""The agent's calls as gRPC handlers, and the interceptor that checks the token.
 
-A call without the token is refused before it is read, and holds no thread while it waits.
+A call without the token is refused before it is read, and occupies no thread while it waits.
 """
 
 from __future__ import annotations
@@ -30,12 +30,13 @@ Blame = Callable[[BaseException], "str | None"]
 
 
 class Gate(grpc.ServerInterceptor):  # type: ignore[misc]
-    """Lets a call pass that shows the token, and any call for health."""
+    """Lets calls pass that have the token, and every call for health."""
 
     def __init__(self, identity: Identity | None) -> None:
         self._expected = None if identity is None else f"Bearer {identity.token}".encode()
 
     def intercept_service(self, continuation: Callable[[Any], Any], details: Any) -> Any:
+        """Return the handler of a call, or a handler that refuses it if the token is missing or wrong."""
         if self._expected is None or details.method == f"/{SERVICE}/Health":
             return continuation(details)
         shown = _texts(details.invocation_metadata)
@@ -46,14 +47,14 @@ class Gate(grpc.ServerInterceptor):  # type: ignore[misc]
 
 def _refuse(frames: Any, context: grpc.ServicerContext) -> Iterator[bytes]:
     context.abort(grpc.StatusCode.UNAUTHENTICATED, "the agent's token is missing or wrong")
-    yield b""  # the handler of a stream answers without reading what is sent
+    yield b""  # makes this a handler of a stream, which answers without reading the request
 
 
 _REFUSED = grpc.stream_stream_rpc_method_handler(_refuse)
 
 
 class _Call:
-    """A call as the agent sees it (:class:`harness_remote.agent.calls.Call`)."""
+    """A call of gRPC as a :class:`harness_remote.agent.calls.Call`."""
 
     def __init__(self, context: grpc.ServicerContext) -> None:
         self._context = context
@@ -110,9 +111,9 @@ def handlers(calls: Calls) -> grpc.GenericRpcHandler:
 
 
 def _reader(request: Any) -> Callable[[bytes], Any]:
-    """Return a function that parses a message, or returns the error for one that is too long or broken.
+    """Return a function that parses a message, or returns the error for a message that is too long or broken.
 
-    The function must not raise: gRPC would then leave the call in its connection for good.
+    The function must not raise. gRPC would then keep the call in its connection forever.
     """
 
     def read(data: bytes) -> Any:
@@ -127,13 +128,15 @@ def _reader(request: Any) -> Callable[[bytes], Any]:
 
 
 def _good(request: Any) -> Any:
-    """Return a message, or raise the error that :func:`_reader` made of it."""
+    """Return the message, or raise the error that :func:`_reader` returned in its place."""
     if isinstance(request, Exception):
         raise request
     return request
 
 
 def _answer(call: Callable[[Any, _Call], Any], blame: Blame) -> Callable[[Any, grpc.ServicerContext], Any]:
+    """Return a gRPC handler for a call with one answer."""
+
     def answer(request: Any, context: grpc.ServicerContext) -> Any:
         try:
             return call(_good(request), _Call(context))
@@ -144,6 +147,8 @@ def _answer(call: Callable[[Any, _Call], Any], blame: Blame) -> Callable[[Any, g
 
 
 def _answers(call: Callable[[Any, _Call], Iterator[Any]], blame: Blame) -> Callable[..., Iterator[Any]]:
+    """Return a gRPC handler for a call with a stream of answers."""
+
     def answers(request: Any, context: grpc.ServicerContext) -> Iterator[Any]:
         try:
             yield from call(_good(request), _Call(context))
@@ -154,7 +159,7 @@ def _answers(call: Callable[[Any, _Call], Iterator[Any]], blame: Blame) -> Calla
 
 
 def _abort(context: grpc.ServicerContext, error: Exception, blame: Blame) -> None:
-    """End a call with an error of one line, never a traceback."""
+    """End a call with a one-line error, never a traceback."""
     code = grpc.StatusCode.FAILED_PRECONDITION
     text = str(error)
     if isinstance(error, BoardLost):
@@ -168,7 +173,7 @@ def _abort(context: grpc.ServicerContext, error: Exception, blame: Blame) -> Non
     elif isinstance(error, FrameError):
         code = grpc.StatusCode.INVALID_ARGUMENT
     elif isinstance(error, grpc.RpcError):  # the caller went away while it sent
-        error.__traceback__ = None  # gRPC keeps the error, whose frames would keep the call
+        error.__traceback__ = None  # gRPC keeps the error, and its stack frames would keep the call
         code = grpc.StatusCode.CANCELLED
     elif not isinstance(error, HarnessError):
         code, text = grpc.StatusCode.INTERNAL, f"{type(error).__name__}: {error}"

@@ -1,4 +1,4 @@
-"""The agent: lends this board's worker to one holder at a time. A gRPC server, and a port for other boards' frames."""
+"""The agent: it lends this board's worker to one holder at a time, over gRPC and a port for other boards' frames."""
 
 from __future__ import annotations
 
@@ -34,11 +34,12 @@ __all__ = ["Agent", "AgentSettings", "serve"]
 
 @dataclass(frozen=True, kw_only=True)
 class AgentSettings:
-    """Where the agent keeps its files and listens, and how much it takes.
+    """The agent's folder and addresses, and its limits.
 
-    ``port`` 0 is any free port; ``frames_port`` None is the port after ``port``. Without ``identity`` the agent listens
-    on a loopback address only. ``max_calls`` calls are answered at once. A call that follows a job gets a heartbeat
-    every ``heartbeat_s`` seconds. ``wrapper`` ("module:function") wraps each session of a worker: a lab replays them.
+    ``port`` 0 is any free port. ``frames_port`` None is the port after ``port``. Without ``identity`` the agent
+    listens only on a loopback address. ``max_calls`` calls are answered at once. A call that follows a job gets a
+    heartbeat every ``heartbeat_s`` seconds. ``wrapper`` ("module:function") wraps each session of a worker; a lab
+    uses it to replay sessions.
     """
 
     folder: Path
@@ -56,15 +57,15 @@ class AgentSettings:
 
 
 def serve(settings: AgentSettings, announce: Callable[[str, str], Any] = print) -> None:
-    """Run the agent until SIGTERM or SIGINT; ``announce`` is called with both addresses once it listens.
+    """Run the agent until SIGTERM or SIGINT. Call ``announce`` with both addresses once it listens.
 
     Raises:
-        DeviceError: it cannot listen there, or another agent uses the folder.
+        DeviceError: it cannot listen at the address, or another agent uses the folder.
     """
     _few_arenas()
     logging.getLogger("grpc").setLevel(logging.CRITICAL)  # it logs a traceback for a broken message
     ends = {signal.SIGTERM, signal.SIGINT}
-    # a socket, since a lock misses a signal that comes just before it waits, or to another thread
+    # A socket, because a lock misses a signal that comes just before the wait, or to another thread.
     receiving, sending = socket.socketpair()
     with receiving, sending:
         sending.setblocking(False)
@@ -82,18 +83,18 @@ def serve(settings: AgentSettings, announce: Callable[[str, str], Any] = print) 
 
 
 def _few_arenas() -> None:
-    """Have glibc use two heaps: each keeps the memory of long messages, and each thread would have one of its own."""
+    """Limit glibc to two heaps. By default each thread has its own, and each heap keeps the memory of long messages."""
     with suppress(AttributeError, OSError):  # another libc
         ctypes.CDLL(None).mallopt(-8, 2)  # M_ARENA_MAX; of this process, not of its workers
 
 
 class Agent:
-    """A running agent. It takes calls at ``address`` and other boards' frames at ``frames_address``.
+    """A running agent. It accepts calls at ``address`` and other boards' frames at ``frames_address``.
 
-    Use it as a context manager: leaving it ends the worker and the server.
+    It is a context manager, whose end ends the worker and the server.
 
     Raises:
-        DeviceError: it cannot listen there, or another agent uses the folder.
+        DeviceError: it cannot listen at the address, or another agent uses the folder.
     """
 
     def __init__(self, settings: AgentSettings, leases: Leases | None = None) -> None:
@@ -139,8 +140,9 @@ class Agent:
         self.frames_address = _address(settings.host, frames_port)
 
     def stop(self) -> None:
+        """End the server, the session with its worker, and the frame port. Running calls have one second to end."""
         assert self._calls is not None
-        ended = self._server.stop(1.0)  # no new calls; the ones under way have a second
+        ended = self._server.stop(1.0)
         self._calls.stop()
         self._frames.stop()
         ended.wait(5)
@@ -155,6 +157,7 @@ class Agent:
 
 
 def _loopback(host: str) -> bool:
+    """Return whether only this machine can reach ``host``. Raises ``DeviceError`` if ``host`` has no address."""
     try:
         return resolves_to_loopback(host)
     except OSError as error:
@@ -162,7 +165,11 @@ def _loopback(host: str) -> bool:
 
 
 def _lock(folder: Path) -> int:
-    """Lock the folder and return the lock's open file; the system frees it when this process ends."""
+    """Lock the folder and return the lock's open file. The system releases the lock when this process ends.
+
+    Raises:
+        DeviceError: the folder cannot be used, or another agent uses it.
+    """
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         handle = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -179,7 +186,7 @@ def _lock(folder: Path) -> int:
 def _options() -> tuple[tuple[str, Any], ...]:
     return (
         *OPTIONS,
-        ("grpc.max_receive_message_length", 2 * MAX_CONTROL_BYTES),  # the calls refuse what is more than half
+        ("grpc.max_receive_message_length", 2 * MAX_CONTROL_BYTES),  # the calls refuse more than half of this
         ("grpc.so_reuseport", 0),  # without it a second agent would share the port unnoticed
         ("grpc.max_concurrent_streams", 64),
         ("grpc.server_handshake_timeout_ms", 10_000),

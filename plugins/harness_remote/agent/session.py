@@ -1,4 +1,4 @@
-"""One lease holder's worker on this board: what it has loaded, whom it serves, and its jobs."""
+"""The session of a lease's holder on this board: one worker with its loaded parts, its ticket and its jobs."""
 
 from __future__ import annotations
 
@@ -32,10 +32,11 @@ TURN_S = 30.0
 
 
 class LeaseSession:
-    """A board's worker from a lease's beginning to its end. Any thread may use it; the worker does one thing at a time.
+    """A board's worker from the beginning to the end of a lease.
 
-    ``folder`` is this session's own, and empty at its end. ``name`` is the board's, for messages. ``frames_port`` is
-    where the agent takes other boards' frames. ``wrapper`` ("module:function") wraps each of the worker's sessions.
+    Any thread may use the object; the worker does one thing at a time. ``folder`` belongs to this session, and is
+    empty at its end. ``name`` is the board's name for messages. ``frames_port`` is the agent's port for other boards'
+    frames. ``wrapper`` ("module:function") wraps each of the worker's sessions.
     """
 
     def __init__(
@@ -57,14 +58,14 @@ class LeaseSession:
 
     @property
     def idle(self) -> bool:
-        """Whether nothing is measured, here or with another board, that other work would disturb."""
+        """True if no measurement runs that other work would disturb, on this board or together with another board."""
         return not self._jobs.running and not self._in_window
 
     def work(self, command: Command[Any]) -> Any:
-        """Carry out a command and return its answer, or the :class:`~harness_remote.agent.jobs.Job` that has it later.
+        """Run a command and return its answer, or the :class:`~harness_remote.agent.jobs.Job` that will have it.
 
         Raises:
-            DeviceError: the command cannot be carried out, or the worker is busy.
+            DeviceError: the command cannot be run, or the worker is busy.
         """
         match command:
             case Open():
@@ -86,11 +87,11 @@ class LeaseSession:
         raise DeviceError(f"no command {command.name} on {self._name}")
 
     def job(self, id: str) -> Job:
-        """Return a job. Raises ``DeviceError`` if there is none of this id."""
+        """Return a job. Raises ``DeviceError`` if there is none with this id."""
         return self._jobs.get(id)
 
     def cancel(self, id: str) -> None:
-        """End a job that runs, with its worker."""
+        """End a running job, with its worker."""
         job, worker = self.job(id), self._worker
         if not job.done.is_set() and worker is not None:
             job.cancelled = True
@@ -102,23 +103,23 @@ class LeaseSession:
         return bool(known) and hmac.compare_digest(ticket.encode(errors="replace"), known.encode())
 
     def listening(self) -> Listening:
-        """Return how the socket at which the worker answers frames is reached."""
+        """Return the address and key of the socket at which the worker answers frames."""
         with self._turn(Listen()) as worker:
             return worker().ask(Listen())
 
     def death(self) -> str | None:
-        """Return why the worker answers no more, or None if it does."""
+        """Return why the worker no longer answers, or None if it does."""
         worker = self._worker
         return self._ended() if self._closed else None if worker is None else worker.death()
 
     def close(self) -> None:
-        """End the worker and drop all answers, within seconds, also while a command is under way."""
+        """End the worker and delete all answers, within seconds, even if a command runs."""
         self._closed = True
         self._ticket = ""
         self._jobs.end(self._ended())
         worker = self._worker
         if worker is not None:
-            worker.kill()  # the thread that holds the lock is then done
+            worker.kill()  # after this the thread that holds the lock ends its command
         if self._lock.acquire(timeout=TURN_S):
             self._end_worker()
             self._lock.release()
@@ -135,7 +136,7 @@ class LeaseSession:
             monitor = self._monitor(command.meters)
             self._threads = command.threads
             self._worker = WorkerProcess(self._name, monitor)
-            if self._closed:  # while it started
+            if self._closed:  # the session ended while the worker started
                 self._end_worker()
 
     def _load(self, command: LoadFile) -> dict[str, Any]:
@@ -192,7 +193,11 @@ class LeaseSession:
 
     @contextmanager
     def _turn(self, command: Command[Any]) -> Iterator[Callable[[], WorkerProcess]]:
-        """Let one command after the other through; yields a function that returns the worker."""
+        """Let one command at a time use the worker. Yield a function that returns the worker.
+
+        Raises:
+            DeviceError: the worker is busy, or the session has ended.
+        """
         busy = DeviceError(
             f"{command.name}: the worker on {self._name} is busy; wait, or cancel what it does"
         )
@@ -236,7 +241,7 @@ class LeaseSession:
 
 
 def _target(target: str) -> str:
-    """Return a board's address if it is HOST:PORT and nothing else. Raises ``DeviceError`` if it is not."""
+    """Return a board's address if it has the form HOST:PORT. Raises ``DeviceError`` if not."""
     host, _, port = target.rpartition(":")
     name = re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9.-]{0,252}|\[[0-9A-Fa-f:.]{2,45}\]", host, re.ASCII)
     if not name or not re.fullmatch(r"\d{1,5}", port, re.ASCII) or not 0 < int(port) < 65536:

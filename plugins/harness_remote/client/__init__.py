@@ -1,1 +1,1 @@
-"""This host's half: devices that are boards, reached over the network."""
+"""The client: devices of this host that are boards, reached over the network."""

@@ -1,8 +1,8 @@
-"""A connection to one board's agent: every call has a deadline, and every error is one line.
+"""A connection to one board's agent. Every call has a deadline, and every error is one line.
 
-A board that does not answer raises :class:`~harness.errors.BoardLost`. An error that the board answers with raises
-:class:`~harness.errors.DeviceError`. While a lease is held, a thread renews it. That is also how a board is noticed that
-went away silently: every call in progress then ends.
+A board that does not answer raises :class:`~harness.errors.BoardLost`. An answer that is an error raises
+:class:`~harness.errors.DeviceError`. While a lease is held, a thread renews it. In this way a board that disappears
+silently is noticed too. Every call in progress then ends.
 """
 
 from __future__ import annotations
@@ -50,9 +50,9 @@ A = TypeVar("A")
 class Timeouts:
     """Time limits in seconds.
 
-    ``answer``: for a call. ``lost``: without any answer, until a board counts as gone. ``lease``: to wait for a board
-    that someone else holds. ``work``: for loading, or for inference on one piece of the images. ``renew``: between
-    two renewals of the lease.
+    ``answer``: of a call. ``lost``: without any answer, until a board counts as lost. ``lease``: of the wait for a
+    board that someone else holds. ``work``: of loading, or of inference on one piece of the images. ``renew``:
+    between two renewals of the lease.
     """
 
     answer: float = 10.0
@@ -65,7 +65,7 @@ class Timeouts:
 class Client:
     """A connection to one agent. Any thread may use it.
 
-    ``protocol`` is the version that the agent must speak; ``channel`` opens a gRPC channel to a target.
+    ``protocol`` is the version that the agent must speak. ``channel`` opens a gRPC channel to a target.
     """
 
     def __init__(
@@ -85,7 +85,7 @@ class Client:
         self._channel: grpc.Channel | None = None
         self._lease = ""
         self._gone = ""
-        self._quiet = threading.Event()  # set while nothing may be sent
+        self._quiet = threading.Event()  # set while the client is detached and must send nothing
         self._closed = threading.Event()
         self._lock = threading.Lock()
         self._renewing = threading.Lock()
@@ -93,10 +93,11 @@ class Client:
     # --- what the agent is ---
 
     def health(self, timeout_s: float | None = None) -> Any:
+        """Return the agent's monotonic time in ns, its version, and whether the board is leased."""
         return self._call("Health", pb.HealthRequest(), pb.HealthReply, timeout_s)
 
     def describe(self, timeout_s: float | None = None) -> BoardDescription:
-        """Return the board's description of itself.
+        """Return the board's description.
 
         Raises:
             DeviceError: the agent speaks another protocol than this harness.
@@ -122,9 +123,10 @@ class Client:
             raise DeviceError(f"{unreadable}: {where}: {error.errors()[0]['msg']}") from None
 
     def clock(self) -> Clock:
-        """Return the board's monotonic clock less ours, by the fastest of some round trips; half of it is the error.
+        """Return the offset of the board's monotonic clock, from the fastest of 20 round trips, and its error.
 
-        Cristian, "Probabilistic clock synchronization", Distributed Computing 3, 1989.
+        The error is half of that round trip. Cristian, "Probabilistic clock synchronization", Distributed Computing
+        3, 1989.
         """
         trips = []
         for _ in range(PINGS):
@@ -141,7 +143,7 @@ class Client:
         """Hold the board until this client is closed.
 
         Raises:
-            BoardLost: someone else holds it, for longer than we wait.
+            BoardLost: someone else holds it for longer than ``timeouts.lease``.
         """
         holder = f"{socket.gethostname()} (process {os.getpid()})"
         end = time.monotonic() + self.timeouts.lease
@@ -159,7 +161,7 @@ class Client:
         threading.Thread(target=self._keep, name=f"lease of {self.name}", daemon=True).start()
 
     def _keep(self) -> None:
-        """Renew the lease. End all calls after ``lost`` seconds without an answer, or when the lease is lost."""
+        """Renew the lease. End all calls after ``lost`` seconds without an answer, or if the lease is lost."""
         heard = time.monotonic()
         while not self._closed.wait(self.timeouts.renew):
             with self._renewing:
@@ -180,8 +182,8 @@ class Client:
             channel.close()
 
     def detach(self, seconds: float) -> None:
-        """Drop the connection and keep the lease for ``seconds``. :meth:`attach` connects again."""
-        with self._renewing:  # a renewal would connect again, or shorten the lease
+        """Close the connection, and keep the lease for ``seconds``. :meth:`attach` connects again."""
+        with self._renewing:  # because a renewal would connect again, or shorten the lease
             self._call("Renew", pb.RenewRequest(seconds=seconds), pb.Lease)
             self._quiet.set()
             self._drop()
@@ -194,7 +196,7 @@ class Client:
     # --- what is sent ---
 
     def put_file(self, path: Path) -> str:
-        """Send a file, or the part of it that the board does not hold yet, and return its SHA-256."""
+        """Send a file, or the part of it that the board does not yet have, and return its SHA-256."""
         with path.open("rb") as file:
             return self._put(file)
 
@@ -244,29 +246,29 @@ class Client:
     # --- work ---
 
     def work(self, command: Command[A]) -> A:
-        """Have the board's worker carry out a command, and return its answer.
+        """Run a command in the board's worker, and return its answer.
 
         Raises:
             DeviceError: the board answers with an error.
-            BoardLost: the board, or another one that the command needs, does not answer.
+            BoardLost: the board, or another board that the command needs, does not answer.
         """
         answer: A = answer_of(command, self._work(command).answer)
         return answer
 
     def start(self, command: Command[Any]) -> str:
-        """Have the board's worker start a command over images, and return the job's id."""
+        """Start a command over images in the board's worker, and return the job's id."""
         return str(self._work(command).job)
 
     def follow(
         self, command: Command[A], job: str, limit_s: float, waiting: Callable[[], Any] = lambda: None
     ) -> A:
-        """Return the answer to a command that is a job; ``waiting`` is called now and then while it runs.
+        """Wait for a job and return its answer. ``waiting`` is called at each heartbeat while the job runs.
 
-        What came before a connection was lost is not fetched again.
+        If the connection breaks, the answer continues after the bytes that have arrived.
 
         Raises:
             DeviceError: the job failed, or did not end within ``limit_s``.
-            BoardLost: the board, or another one that the job needs, does not answer.
+            BoardLost: the board, or another board that the job needs, does not answer.
         """
         answer: A = answer_of(command, self._fetch(job, limit_s, waiting))
         return answer
@@ -364,7 +366,7 @@ class Client:
 
     @contextlib.contextmanager
     def _closed_means_lost(self) -> Iterator[None]:
-        """Another thread may close the channel between its opening and its use, which gRPC tells by a ``ValueError``."""
+        """Raise ``BoardLost`` if another thread has closed the channel, for which gRPC raises ``ValueError``."""
         try:
             yield
         except ValueError as error:

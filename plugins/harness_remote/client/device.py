@@ -1,4 +1,4 @@
-"""A board as a device: the core's device over a transport to the board, and the meters that watch it from here."""
+"""A board as a device: the core's device over a transport to the board, and external meters that watch it."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ def hold(
     detached: bool = False,
     sleep: Callable[[float], None] = time.sleep,
 ) -> RemoteDevice:
-    """Hold a board by a lease, until the device that is returned is closed.
+    """Acquire a board's lease, and return the board as a device. Closing the device releases the lease.
 
-    ``device`` is what the board's runtime computes on: ``cpu``, ``cuda:0``. ``detached``: the connection is dropped
-    while the board measures; ``sleep`` waits until then.
+    ``device`` is where the board's runtime computes, such as ``cpu`` or ``cuda:0``. If ``detached``, the connection
+    is closed while the board measures, and ``sleep`` waits for the end.
 
     Raises:
         BoardLost: the board does not answer, or someone else holds it.
@@ -61,7 +61,7 @@ def hold(
 
 
 class RemoteDevice(WorkerDevice):
-    """A board (:class:`~harness.types.Device`) that is held, and its external meters."""
+    """A leased board (:class:`~harness.types.Device`) and its external meters."""
 
     transport: BoardTransport
 
@@ -73,21 +73,28 @@ class RemoteDevice(WorkerDevice):
         self._clock: Clock | None = None
 
     def clock(self) -> Clock:
+        """Return the board's clock, and keep it to correct the drift at :meth:`end`."""
         self._clock = super().clock()
         return self._clock
 
     def begin(self) -> None:
+        """Begin a window on the board, and start to read the external meters."""
         self._external.begin()
         super().begin()
 
     def end(self, spans: Mapping[str, tuple[int, int]], clock_error_ns: int, images: int) -> DeviceReport:
+        """Return the board's report of the window, merged with the report of the external meters."""
         report = super().end(spans, clock_error_ns, images)
         clock = self._drifted(self._clock)
         outside = self._external.end(spans, replace(clock, error_ns=clock.error_ns + clock_error_ns), images)
         return report.merged(outside)
 
     def measure(self, workload: Workload, images: NDArray[np.float32]) -> Samples:
-        self.transport.send(images)  # before meters are read: the link is then idle
+        """Measure a window on the board, with the external meters in its report.
+
+        If the board was detached and measured longer than expected, the report says so.
+        """
+        self.transport.send(images)  # before meters are read, so that the link is idle then
         workload = self._external.prepared(workload)
         before = super().clock()
         self._external.begin()
@@ -104,13 +111,14 @@ class RemoteDevice(WorkerDevice):
         return replace(samples, here=samples.here.merged(outside).merged(late))
 
     def close(self) -> None:
+        """Close the external meters and release the board."""
         try:
             self._external.close()
         finally:
-            super().close()  # else the board is held for as long as this process lives
+            super().close()  # without this, the board stays leased as long as this process lives
 
     def _drifted(self, before: Clock | None) -> Clock:
-        """Return the board's clock now; how far it went since ``before`` is in the error."""
+        """Return the middle of the board's clock now and ``before``. Its error includes the drift between the two."""
         now = super().clock()
         if before is None:
             return now

@@ -1,6 +1,7 @@
-"""Meters that watch a board from this workstation or another host, read here while the board measures.
+"""External meters: they watch a board, and are read from this host or another while the board measures.
 
-The board's spans are converted to this machine's clock. The error of that is part of every reading's uncertainty.
+The board's spans are converted to this host's clock. The error of the conversion is part of every reading's
+uncertainty.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ class External:
         self._settle_s = Durations.of(self._infos).settle_s
 
     def prepared(self, workload: Workload) -> Workload:
-        """Return the workload with idle time and a window long enough for these meters."""
+        """Return the workload with an idle time and a window that are long enough for these meters."""
         return lengthened(workload, self._infos)
 
     def begin(self) -> None:
@@ -45,10 +46,10 @@ class External:
         metering: Metering | None = None,
         mean_latency_s: float | None = None,
     ) -> DeviceReport:
-        """Return what the meters read since :meth:`begin`.
+        """Return the report of the meters since :meth:`begin`.
 
-        ``spans`` are on the board's clock, and so are the raw samples that are returned. Idle time counts once the
-        readings have settled after the workload.
+        ``spans`` are in monotonic ns of the board's clock, and so are the raw samples in the report. Idle spans begin
+        after the readings have settled. ``mean_latency_s`` is the mean time per image.
         """
         if self._sampler is None:
             return DeviceReport()
@@ -64,13 +65,14 @@ class External:
         return replace(seen, meters=_shifted(seen.meters, clock.offset_ns))
 
     def close(self) -> None:
+        """End the sampler."""
         sampler, self._sampler = self._sampler, None
         if sampler is not None:
             sampler.close()
 
 
 def _shifted(meters: Mapping[str, Any], offset_ns: int) -> dict[str, Any]:
-    """Return raw samples on the board's clock, without the spans, which the board's own worker reports."""
+    """Return raw samples in the board's clock, without the spans, which the board's own worker reports."""
     return {
         name: values + offset_ns if name.startswith("meter_ns:") else values
         for name, values in meters.items()

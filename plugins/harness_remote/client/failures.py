@@ -1,4 +1,4 @@
-"""gRPC's errors as the harness's: one line each, and whether the board is lost."""
+"""Convert gRPC's errors to errors of the harness with one line each. They tell whether the board is lost."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ class LeaseLost(BoardLost):
 
 
 def failure(error: Any, board: str, who: str, method: str, limit_s: float | None = None) -> DeviceError:
-    """Return the error that a person can act on for a call that gRPC ended with ``error``.
+    """Return the harness's error for a call that gRPC ended with ``error``. Its message says what a person can do.
 
     Args:
         error: a ``grpc.RpcError`` that is also the call.
         board: the board's name.
         who: the board's name and address, for messages.
         method: the call's name.
-        limit_s: the call's deadline, if it had one.
+        limit_s: the call's deadline in seconds, if it had one.
     """
     code, details = error.code(), " ".join((error.details() or "").split())
     if code is grpc.StatusCode.UNAVAILABLE:
@@ -61,7 +61,7 @@ def plugin_name(sent: str) -> str | None:
 
 
 def _reason(details: str) -> str:
-    """Return the operating system's words out of gRPC's, which name every address that was tried."""
+    """Return the operating system's reason from gRPC's text, which also lists every address that was tried."""
     for word in (
         "Connection refused",
         "No route to host",

@@ -1,6 +1,6 @@
-"""Another board, as the central board's worker reaches it: one connection for frames to its agent, kept open.
+"""The connection of the central board's worker to another board: one for frames to its agent, kept open.
 
-It imports nothing of the control plane, since it runs beside the load.
+This module imports nothing of the control plane, because it runs beside the workload.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ __all__ = ["FramePeer", "open_peer"]
 
 CONNECT_S = 10.0
 SHORT = 16_384
-"""The largest frame that is sent at once. Longer frames go through a thread of each board, side by side."""
+"""The largest frame, in bytes, that the calling thread sends. A thread per board sends longer frames, in parallel."""
 
 
 def open_peer(details: Mapping[str, Any], answers: Answers) -> Peer:
@@ -40,7 +40,7 @@ def open_peer(details: Mapping[str, Any], answers: Answers) -> Peer:
 
 
 class FramePeer:
-    """A worker of another board (:class:`harness.types.Peer`)."""
+    """The worker of another board (:class:`harness.types.Peer`)."""
 
     def __init__(
         self,
@@ -55,7 +55,7 @@ class FramePeer:
         self._closed = False
         self._not_sent = ""
         self._frames: queue.SimpleQueue[Sequence[bytes | memoryview] | None] = queue.SimpleQueue()
-        self._queued = self._written = 0  # frames to and by the writer; it is idle when they are equal
+        self._queued = self._written = 0  # frames given to the writer and sent by it; equal if it is idle
         try:
             self._conn = self._open(details, connect_s, silence)
         except TimeoutError:
@@ -86,13 +86,17 @@ class FramePeer:
         return conn
 
     def send(self, frame: Sequence[bytes | memoryview]) -> None:
-        """Begin to send a frame. Its pieces must not change later. From one thread."""
+        """Begin to send a frame. Its pieces must not change later. Only one thread may call this.
+
+        Raises:
+            OSError: the connection is lost.
+        """
         if self._gone:
             raise OSError(self._gone)
         if self._queued == self._written and size_of(frame) <= SHORT:
             try:
                 left = self._conn.offer(frame)
-            except OSError as error:  # the reader reports it, and may know why
+            except OSError as error:  # the reader reports the error, and may know the reason
                 self._not_sent = _reason(error)
                 return
             if left is None:
@@ -102,6 +106,7 @@ class FramePeer:
         self._frames.put(frame)
 
     def close(self) -> None:
+        """Close the connection. No answer comes after that."""
         self._closed = True
         self._frames.put(None)
         self._conn.hang_up()
@@ -118,7 +123,7 @@ class FramePeer:
                     return
                 self._conn.send(frame)
                 self._written += 1
-        except OSError as error:  # the reader reports it, and may know why
+        except OSError as error:  # the reader reports the error, and may know the reason
             self._not_sent = _reason(error)
         except Exception as error:  # noqa: BLE001 - for example out of memory
             self._not_sent = _reason(error)

@@ -1,4 +1,4 @@
-"""Round trip and rates of the link to a board, by echoes over the connection that carries frames."""
+"""Measure round-trip time and rates of the link to a board, by echoes over the connection for frames."""
 
 from __future__ import annotations
 
@@ -22,13 +22,14 @@ SMALL = 16
 
 
 def probe_link(details: dict[str, Any], answer_s: float) -> dict[str, float]:
-    """Return the round trip of a few bytes (``rtt_ms``) and megabits per second each way (``up_mbps``, ``down_mbps``).
+    """Return the round-trip time of a few bytes (``rtt_ms``) and the rates each way (``up_mbps``, ``down_mbps``).
 
-    All are medians. A rate is that of the bytes beyond the round trip, and contains what TLS and copies cost.
+    All are medians. Rates are in 10^6 bits per second. The round-trip time is subtracted from a rate's time, which
+    includes the cost of TLS and of copies.
 
     Args:
-        details: what :func:`~harness_remote.client.peer.open_peer` takes, of a board that serves.
-        answer_s: the longest wait for one echo.
+        details: the argument of :func:`~harness_remote.client.peer.open_peer` for a board that serves.
+        answer_s: the longest wait for one echo, in seconds.
 
     Raises:
         OSError: the board's port for frames cannot be reached.
@@ -58,7 +59,7 @@ def probe_link(details: dict[str, Any], answer_s: float) -> dict[str, float]:
         return median(times)
 
     try:
-        took(SMALL, SMALL)  # the first trips set buffers up
+        took(SMALL, SMALL)  # the first round trips allocate buffers
         rtt = took(SMALL, SMALL)
         up, down = took(PROBE_BYTES, SMALL), took(SMALL, PROBE_BYTES)
     finally:

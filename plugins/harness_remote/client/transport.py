@@ -1,4 +1,4 @@
-"""The way to a board's worker: commands over gRPC, files by their hash, other boards by ticket."""
+"""The transport to a board's worker: commands over gRPC, files by their hash, other boards by ticket."""
 
 from __future__ import annotations
 
@@ -44,10 +44,11 @@ LATE = "detached: it measured for longer than expected, and was connected at the
 
 @dataclass(frozen=True, kw_only=True)
 class Reach:
-    """How a board is reached.
+    """The addresses of a board, and the credentials for it.
 
-    ``credentials`` are for this machine's calls. ``via`` maps a board's name to the host:port at which that board
-    reaches this one's frame port; any other way is ``frames_port``, or the port that the agent gives.
+    ``credentials`` are for this host's calls. ``via`` maps the name of another board to the host:port at which that
+    board reaches this board's frame port. Boards that are not in ``via`` use ``frames_port``, or the port that the
+    agent gives.
     """
 
     board: str
@@ -56,7 +57,10 @@ class Reach:
     frames_port: int | None = None
 
     def details(self, central: str, client: Client) -> dict[str, Any]:
-        """Let the open worker serve; return what the board ``central`` (or this machine: "") opens it with as a peer."""
+        """Let the open worker serve. Return the details with which ``central`` opens it as a peer.
+
+        ``central`` is the name of a board, or "" for this host.
+        """
         served = client.work(Serve())
         host = self.credentials.target.rpartition(":")[0]
         return {
@@ -67,11 +71,11 @@ class Reach:
 
 
 class BoardTransport:
-    """A board's worker (:class:`harness.devices.Transport`), over a client that holds the board.
+    """The transport to a board's worker (:class:`harness.devices.Transport`), over a client that holds the lease.
 
-    ``info`` describes the board. Its worker has ``threads`` and reads the board's own ``meters``. ``device`` is what
-    its runtime computes on: ``cpu``, ``cuda:0``. ``detached``: the connection is dropped while the board measures, and
-    ``sleep`` waits until then.
+    ``info`` describes the board. Its worker has ``threads`` threads and reads the board's own ``meters``. ``device``
+    is where its runtime computes, such as ``cpu`` or ``cuda:0``. If ``detached``, the connection is closed while the
+    board measures, and ``sleep`` waits for the end.
     """
 
     remote = True
@@ -96,12 +100,14 @@ class BoardTransport:
         self._device = device
         self._detached = detached
         self._sleep = sleep
-        self.late = False  # whether the board still measured when a detached client came back
+        self.late = False  # true if the board still measured when a detached client connected again
 
     def start(self, runtime: RuntimeEntry) -> None:
+        """Start a new worker on the board. ``runtime`` is not used, because each part names its own."""
         self.client.work(self._open)
 
     def ask(self, command: Command[A]) -> A:
+        """Run a command in the board's worker, in the form that names files, runtimes and boards for the network."""
         asked: Command[Any] = command
         match asked:
             case Load(part, artifact):
@@ -115,19 +121,22 @@ class BoardTransport:
         return self.client.work(command)
 
     def address(self, central: Device) -> PeerAddress:
+        """Return the address at which the device ``central`` reaches this board's worker."""
         transport = getattr(central, "transport", None)
         own = transport.reach.board if isinstance(transport, BoardTransport) else ""
         details = self.reach.details(own, self.client)
         return PeerAddress(device=self.reach.board, open=PEER, details=details)
 
     def send(self, images: NDArray[np.float32]) -> None:
-        """Send images ahead of the command that needs them."""
+        """Send images before the command that needs them."""
         self.client.put(_npy(images))
 
     def clock(self) -> Clock:
+        """Return the offset of the board's clock (:meth:`Client.clock`)."""
         return self.client.clock()
 
     def close(self) -> None:
+        """Release the board and close the connection."""
         self.client.close()
 
     # --- commands ---
@@ -161,7 +170,11 @@ class BoardTransport:
         return file
 
     def _neighbours(self, peers: Mapping[str, PeerAddress]) -> tuple[Neighbour, ...]:
-        """Return the boards that have the parts of ``peers``; a board's ticket is its own."""
+        """Return the boards that have the parts of ``peers``. Boards are told apart by their tickets.
+
+        Raises:
+            DeviceError: a peer is not a board of the inventory.
+        """
         parts: dict[str, list[str]] = {}
         addresses: dict[str, PeerAddress] = {}
         for part, address in peers.items():
@@ -177,7 +190,7 @@ class BoardTransport:
         )
 
     def _infer(self, images: NDArray[np.float32], batch: int, absent: tuple[str, ...]) -> NDArray[np.float32]:
-        """Send the images in pieces of about ``PIECE_BYTES``; each piece is a job."""
+        """Send the images in pieces of about ``PIECE_BYTES``, and return all outputs. Each piece is a job."""
         size = max(batch, PIECE_BYTES // max(1, images[0].nbytes) // batch * batch)
         answers = []
         for start in range(0, len(images), size):
@@ -199,7 +212,7 @@ class BoardTransport:
         self.late = self._detached
 
     def _leave(self, seconds: float) -> None:
-        """Drop the connection for as long as the board measures, then come back, which may take some attempts."""
+        """Close the connection while the board measures, then connect again. That may take several attempts."""
         self.client.detach(seconds + SLACK_S)
         self._sleep(seconds)
         for pause in (*BACK_OFF_S, None):

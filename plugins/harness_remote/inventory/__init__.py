@@ -1,1 +1,1 @@
-"""The boards that a user has added, and how they answer."""
+"""The inventory: the boards that a user has added, and their answers."""

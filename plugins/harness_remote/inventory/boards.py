@@ -1,6 +1,6 @@
-"""Boards of the inventory as a suite's devices: describing, probing and opening them.
+"""Describe, probe and open boards of the inventory as devices of a suite.
 
-A board's description is kept, so that a suite can be planned while the board is away.
+A board's description is kept in a file, so that a suite can be planned while the board is off.
 """
 
 from __future__ import annotations
@@ -53,16 +53,17 @@ KEPT = (
     "onnxruntime",
     "jetpack",
 )
-"""Facts of a board that go with its records; what changes by itself (temperatures) is not among them."""
+"""The facts of a board that its records contain. Values that change by themselves, like temperatures, are not here."""
 
 _LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Patience:
-    """Seconds that a board has to be reached, by a probe of all boards or for one, and to describe itself.
+    """Time limits in seconds for a board to answer.
 
-    To describe itself it asks its sensors.
+    ``probe_s``: in a probe of all boards. ``reach_s``: when one board is described. ``describe_s``: for the
+    description, for which the board reads its sensors.
     """
 
     probe_s: float = 1.0
@@ -99,7 +100,7 @@ class GpuBoardParams(BoardParams):
 
 
 def probe(backend: str, patience: Patience = PATIENCE) -> Iterable[DeviceInfo | Unavailable]:
-    """Return every board of the inventory of this backend. All are asked at the same time."""
+    """Return every board of the inventory with this backend. All are queried at the same time."""
     try:
         inventory = Inventory.load()
     except SuiteError as error:
@@ -127,10 +128,10 @@ def probe(backend: str, patience: Patience = PATIENCE) -> Iterable[DeviceInfo | 
 
 
 def describe(spec: DeviceSpec, patience: Patience = PATIENCE) -> DeviceInfo | Unavailable:
-    """Return what a suite's board is: as it says now, else as it said when it was last asked.
+    """Return the description of a suite's board: its answer now, or its last answer if it is lost.
 
     Raises:
-        ValueError: the inventory has no such board, or it is not what the backend is for.
+        ValueError: the inventory has no such board, or the backend does not fit it.
     """
     name, board, inventory = _find(spec)
     kept = inventory.path.parent / ".boards" / f"{name}.json"
@@ -161,10 +162,10 @@ def info_of(
     computes_on: str = "cpu",
     external: Sequence[Mapping[str, Any]] = (),
 ) -> DeviceInfo:
-    """Return a board as the harness knows devices.
+    """Return a board as a :class:`DeviceInfo`.
 
     Raises:
-        ValueError: the board is not what the backend is for, or has no such runtime.
+        ValueError: the backend does not fit the board, or the board has no such runtime.
     """
     if not board.emulated and (wrong := _not_of(backend, described)):
         raise ValueError(f"{name} is {described.model}: {wrong}")
@@ -203,11 +204,11 @@ def info_of(
 
 
 def open_board(spec: DeviceSpec) -> Device:
-    """Hold the board and open it.
+    """Acquire the board and open it.
 
     Raises:
         BoardLost: it does not answer, or someone else holds it.
-        DeviceError: it answers, and cannot be used.
+        DeviceError: it answers, but cannot be used.
     """
     from harness_remote.client.client import Timeouts
     from harness_remote.client.device import hold
@@ -250,7 +251,7 @@ def _find(spec: DeviceSpec) -> tuple[str, Board, Inventory]:
 
 
 def _external(inventory: Inventory, name: str) -> list[dict[str, Any]]:
-    """Return the meters that the inventory names for a board and that answer (:class:`MeterUse` as JSON).
+    """Return the meters that the inventory names for a board and that answer, as JSON of :class:`MeterUse`.
 
     Raises:
         ValueError: a meter is unknown, or its parameters are wrong.
@@ -301,13 +302,14 @@ def _computes_on(params: BoardParams) -> str:
 
 
 def backend_of(described: BoardDescription) -> str:
-    """Return the backend for a board that describes itself so."""
+    """Return the backend for a board with this description."""
     if described.model.startswith("Raspberry Pi"):
         return "raspberry-pi"
     return "jetson" if described.jetpack else "agent"
 
 
 def _not_of(backend: str, described: BoardDescription) -> str:
+    """Return why the backend does not fit the board, or an empty string if it fits."""
     own = backend_of(described)
     if backend in ("agent", own):
         return ""
@@ -317,13 +319,13 @@ def _not_of(backend: str, described: BoardDescription) -> str:
 def _keep(path: Path, credentials: Credentials, described: BoardDescription) -> None:
     when = datetime.now().isoformat(" ", "minutes")
     content = json.dumps({"target": credentials.target, "when": when, "board": asdict(described)})
-    with contextlib.suppress(OSError):  # only planning without the board will miss it
+    with contextlib.suppress(OSError):  # the file is needed only for planning without the board
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(path, content)
 
 
 def _kept(path: Path, credentials: Credentials) -> tuple[BoardDescription, str] | None:
-    """Return the description that was kept of the board at this address, and when it was given."""
+    """Return the kept description of the board at this address and its date, or None."""
     try:
         kept = json.loads(path.read_text())
         described = TypeAdapter(BoardDescription).validate_python(kept["board"])

@@ -1,4 +1,4 @@
-"""Asks a board of the inventory whether it can be used, and measures its clock and link."""
+"""Check whether a board of the inventory can be used, and measure its clock and link."""
 
 from __future__ import annotations
 
@@ -24,12 +24,13 @@ WORKER_S = 60.0
 
 @dataclass(kw_only=True)
 class BoardCheck:
-    """What a check of a board found. ``problem`` is why the board is not ``usable``.
+    """The result of a check. ``problem`` is the reason why the board is not ``usable``.
 
-    ``version`` is that of the agent's harness; ``leased``: someone holds the board. ``clock_offset_s`` is the board's
-    clock less ours, within ``clock_error_ms``. ``link`` (:func:`~harness_remote.client.probe.probe_link`) is measured
-    where frames pass, if nobody else holds the board. ``frames`` is why the board cannot be part of a fleet whose central
-    board is this workstation: empty if it can, None if that was not tried. What was not reached is None.
+    ``version`` is the version of the agent's harness. ``leased`` is true if someone holds the board.
+    ``clock_offset_s`` is the board's clock minus this host's, within ``clock_error_ms``. ``link``
+    (:func:`~harness_remote.client.probe.probe_link`) is measured over the port for frames, if nobody else holds the
+    board. ``frames`` is the reason why the board cannot be part of a fleet whose central device is this host: empty
+    if it can, None if it was not tried. Values that were not read are None.
     """
 
     name: str
@@ -48,7 +49,7 @@ class BoardCheck:
     description: BoardDescription | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """Return the check as ``harness devices check --json`` prints it; docs/hardware.md is filled from it."""
+        """Return the check in the form of ``harness devices check --json``. docs/hardware.md is filled from it."""
         head = ("name", "target", "backend", "emulated", "checked")
         shown: dict[str, Any] = {key: getattr(self, key) for key in head}
         shown |= {"harness": harness.__version__, "usable": self.usable, "problem": self.problem}
@@ -64,7 +65,7 @@ class BoardCheck:
 
 
 def check_board(inventory: Inventory, name: str) -> BoardCheck:
-    """Reach a board, and return what it is and how far it can be used. Errors are its ``problem``."""
+    """Connect to a board, and return its description and whether it can be used. An error becomes its ``problem``."""
     board = inventory.boards[name]
     check = BoardCheck(
         name=name, target=target(board.host, board.port), backend=board.backend, emulated=board.emulated

@@ -1,4 +1,4 @@
-"""Adds a board that was set up to the inventory, with its certificate and token in files beside it."""
+"""Add a board that was set up to the inventory, with its certificate and token in files beside the inventory."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["Enrolment"]
 
 @dataclass(frozen=True)
 class Enrolment:
-    """The place of a board in the inventory. ``known``: the inventory has it already, at this address."""
+    """The place of a board in the inventory. ``known`` is true if the board is in it already, at this address."""
 
     inventory: Inventory
     name: str
@@ -24,7 +24,7 @@ class Enrolment:
 
     @classmethod
     def of(cls, name: str, host: str, port: int) -> Enrolment:
-        """Return the place for a board. Raises ``SuiteError`` if the name is another board's."""
+        """Return the place for a board. Raises ``SuiteError`` if another board has the name."""
         inventory = Inventory.load()
         there = inventory.boards.get(name)
         if there is not None and (there.host, there.port) != (host, port):

@@ -1,6 +1,6 @@
-"""The user's boards: the file ``devices.yaml``, read with line numbers, and edited so that its comments stay.
+"""The inventory: the user's boards in the file ``devices.yaml``. Edits keep its comments.
 
-``$HARNESS_DEVICES``, else ``harness/devices.yaml`` in the user's configuration folder::
+The file is ``$HARNESS_DEVICES``, else ``harness/devices.yaml`` in the user's configuration folder::
 
     pi1:
       backend: raspberry-pi
@@ -9,7 +9,8 @@
       token: pi1.token          # readable by its owner only (chmod 600)
       meters: [{ina226: {bus: 1}}]   # external: they watch the board from this workstation or another host
 
-An edit changes the lines of one board only. The new text is read back before it is saved.
+It is read with line numbers. An edit changes only the lines of one board, and the new text is read back before it is
+saved.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ Host = Annotated[str, Field(pattern=r"^[^\s\[\]/]+$", max_length=253)]
 
 
 class EmulatedLink(Params):
-    """The link of an emulated board: half of ``rtt_ms`` one way, and the bytes at ``rate_mbps``."""
+    """The link of an emulated board. A message takes half of ``rtt_ms``, and its bytes at ``rate_mbps``."""
 
     rate_mbps: float | None = Field(None, gt=0, le=1e6, description="megabits a second; none: no limit")
     rtt_ms: float = Field(0.0, ge=0, le=60_000)
@@ -56,7 +57,7 @@ class EmulatedLink(Params):
 
 
 class Board(Params):
-    """A board of the inventory. Without certificate and token its host must be this machine."""
+    """A board of the inventory. If it has no certificate and token, its host must be this machine."""
 
     backend: Literal["raspberry-pi", "jetson", "agent"]
     host: Host = Field(description="name or address, as this workstation reaches it")
@@ -97,7 +98,7 @@ class Board(Params):
 
 @dataclass
 class Inventory:
-    """The boards of one file."""
+    """The boards of one file, with its text for edits."""
 
     path: Path
     boards: dict[str, Board] = field(default_factory=dict)
@@ -110,7 +111,7 @@ class Inventory:
         """Read ``path``, by default the user's file. A file that does not exist is an empty inventory.
 
         Raises:
-            SuiteError: something in it is wrong: file, line, key, and what is allowed.
+            SuiteError: something in it is wrong. The message gives file, line, key, and what is allowed.
         """
         path = path or default_path()
         if not path.exists():
@@ -119,7 +120,7 @@ class Inventory:
         return cls(path, *_read(text, path), text, text)
 
     def board(self, name: str, where: str = "") -> Board:
-        """Return a board. Raises ``SuiteError`` for an unknown name; ``where`` begins the message."""
+        """Return a board. Raises ``SuiteError`` for an unknown name; the message begins with ``where``."""
         if name not in self.boards:
             begin = f"{where}: " if where else ""
             hint = nearest(name, self.boards) if self.boards else "`harness devices add` adds one"
@@ -127,7 +128,7 @@ class Inventory:
         return self.boards[name]
 
     def credentials(self, name: str) -> Credentials:
-        """Return how a board is reached. Raises ``SuiteError`` if its certificate or token cannot be used."""
+        """Return the address and secrets of a board. Raises ``SuiteError`` if certificate or token cannot be used."""
         board = self.board(name)
         certificate, token = b"", ""
         if board.certificate is not None and board.token is not None:
@@ -149,7 +150,7 @@ class Inventory:
         self._edit(f"{self._text}{end}{_block(name, board)}", {**self.boards, name: board}, f"add {name}")
 
     def remove(self, name: str) -> None:
-        """Remove a board. Raises ``SuiteError`` if the name is unknown, or another board names it."""
+        """Remove a board. Raises ``SuiteError`` if the name is unknown, or another board refers to it."""
         self.board(name)
         for other, board in self.boards.items():
             if name in board.via:
@@ -179,7 +180,11 @@ class Inventory:
         self._saved = self._text
 
     def _edit(self, text: str, expected: Mapping[str, Board], what: str) -> None:
-        """Take ``text`` if it has the expected boards. A file in an unusual form must be edited by hand."""
+        """Accept ``text`` if it contains the expected boards. A file in an unusual form must be edited by hand.
+
+        Raises:
+            SuiteError: it does not contain them.
+        """
         try:
             boards, source = _read(text, self.path)
         except SuiteError:
@@ -207,7 +212,7 @@ class Inventory:
 
 
 def _without_waiting(path: str, flags: int) -> int:
-    """Open a file without waiting; a pipe would wait for a writer."""
+    """Open a file without waiting, because the opening of a pipe would wait for a writer."""
     return os.open(path, flags | os.O_NONBLOCK)
 
 

@@ -1,1 +1,1 @@
-"""Installing the agent on a board over ssh."""
+"""The installation of the agent on a board over ssh."""

@@ -1,4 +1,4 @@
-"""What matters of a board for installing the agent; or why it cannot be installed, and what to do."""
+"""Examine a board before the agent is installed. An error says why that is impossible, and what to do."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from harness_remote.setup.ssh import Remote
 
 __all__ = ["Facts", "examine"]
 
-LEAST_FREE_MB = 700  # twice what the agent takes, since pip unpacks it first
+LEAST_FREE_MB = 700  # twice the agent's size, because pip unpacks it first
 OLDEST, NEWEST = (3, 10), (3, 13)  # Pythons for which all of the agent's wheels exist
 
 _EXAMINE = r"""
@@ -35,7 +35,7 @@ true
 
 @dataclass(frozen=True)
 class Facts:
-    """What matters of the board for installing. ``python`` is (version, path)."""
+    """The facts of a board that matter for the installation. ``python`` is (version, path)."""
 
     machine: str
     glibc: tuple[int, int]
@@ -50,16 +50,17 @@ class Facts:
 
     @property
     def backend(self) -> str:
+        """The backend for the board."""
         if self.tegra or "jetson" in self.model.lower():
             return "jetson"
         return "raspberry-pi" if "raspberry pi" in self.model.lower() else "agent"
 
 
 def examine(remote: Remote, wanted: str | None) -> Facts:
-    """Ask the board for its facts.
+    """Return the board's facts. ``wanted`` is the Python that the user chose.
 
     Raises:
-        DeviceError: the agent cannot be installed there: why, and what to do.
+        DeviceError: the agent cannot be installed there; the message says why, and what to do.
     """
     lines = [line.partition(" ") for line in remote.run(_EXAMINE, *([wanted] if wanted else [])).splitlines()]
     answers = {key: value.strip() for key, _, value in lines if key not in ("python", "venv")}

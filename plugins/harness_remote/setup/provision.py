@@ -1,4 +1,4 @@
-"""Installs the agent on a board over ssh, in steps. Each is shown, and repeating them upgrades the agent."""
+"""Install the agent on a board over ssh, in steps that are shown. Repeating them upgrades the agent."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from harness_remote.setup.ssh import Remote, RemoteError
 
 __all__ = ["Installed", "download", "provision", "target_options"]
 
-FOLDER = ".local/share/harness-agent"  # below the home folder there: venv/, wheels/, and the agent's own
+FOLDER = ".local/share/harness-agent"  # in the home folder there; holds venv/, wheels/ and the agent's files
 _INSTALL_S = 1200
 _DOWNLOAD_S = 600
 _READY_S = 60
@@ -36,8 +36,8 @@ _HELD = r"""
 cat "$HOME/$1/installed" 2>/dev/null || true
 """
 
-# The same version may hold other code, so an installed one is replaced after its requirements are installed. A build of
-# ONNX Runtime that the user has chosen stays, in place of PyPI's.
+# The same version may contain other code, so an installed agent is replaced after its requirements are installed. A
+# build of ONNX Runtime that the user chose stays, instead of PyPI's.
 _INSTALL = r"""
 set -e
 cd "$HOME/$1"
@@ -65,7 +65,7 @@ shift
 exec venv/bin/python -m harness agent init --folder "$PWD" "$@"
 """
 
-# An agent that was started without systemd is ended. Its process id may by now be that of another process, even of
+# An agent that was started without systemd is ended. Its process id may meanwhile belong to another process, even to
 # another agent, so the command line is compared.
 END_PROCESS = r"""
 cd "$HOME/$1" || exit
@@ -107,7 +107,7 @@ done
 
 @dataclass(frozen=True)
 class Installed:
-    """What a client needs to reach the agent, and notes for the user."""
+    """The secrets with which a client reaches the agent, and notes for the user."""
 
     certificate: str
     token: str
@@ -131,7 +131,7 @@ def provision(
     upgrades.
 
     Raises:
-        DeviceError: a step fails: which, why, and what to do.
+        DeviceError: a step fails; the message says which, why, and what to do.
     """
     say("making the agent's wheel")
     made = wheel.make(workdir)
@@ -184,8 +184,8 @@ def _install(
 
 
 def target_options(machine: str, glibc: tuple[int, int], python: tuple[int, int]) -> list[str]:
-    """Return the options with which pip chooses wheels for another machine, C library and Python than its own."""
-    # the newest first; 2014 is 2.17
+    """Return the options with which pip chooses wheels for another machine, C library and Python."""
+    # the newest first; manylinux2014 stands for glibc 2.17
     platforms = [f"manylinux_{glibc[0]}_{level}_{machine}" for level in range(glibc[1], 16, -1)]
     return [
         "--only-binary=:all:",
@@ -202,12 +202,12 @@ def target_options(machine: str, glibc: tuple[int, int], python: tuple[int, int]
 
 
 def download(made: Path, into: Path, options: Sequence[str], also: Path | None = None) -> list[Path]:
-    """Download the wheels of all that the agent, and the wheel ``also``, need; return their paths.
+    """Download the wheels that the agent and the wheel ``also`` need, and return their paths.
 
-    ``options``: see :func:`target_options`.
+    ``options`` are those of :func:`target_options`.
 
     Raises:
-        DeviceError: no network here, or no such wheels.
+        DeviceError: there is no network here, or there are no such wheels.
     """
     command = [
         sys.executable,
@@ -247,7 +247,7 @@ def _start(remote: Remote, facts: Facts, port: int, service: bool, say: Callable
 
 
 def _explained(step: Callable[[], object], facts: Facts, *, offline: bool = False) -> None:
-    """Run a step. A long error of pip or venv becomes one line that says what to do."""
+    """Run a step. A long error of pip or venv becomes one line with advice."""
     try:
         step()
     except RemoteError as error:

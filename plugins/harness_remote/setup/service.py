@@ -1,4 +1,4 @@
-"""The agent as a systemd unit, of the system or of one user."""
+"""Install the agent as a systemd unit, of the system or of one user."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ __all__ = ["NAME", "install", "notify_ready", "path_of", "unit"]
 NAME = "harness-agent.service"
 COMMAND_S = 120.0  # more than the unit has for starting
 
-# Meters and accelerators are files in /dev and /sys, and CUDA writes code: so no PrivateDevices and no
-# MemoryDenyWriteExecute. A worker that the kernel kills for memory must not take the agent with it: OOMPolicy.
+# Meters and accelerators are files in /dev and /sys, and CUDA writes code. So PrivateDevices and
+# MemoryDenyWriteExecute are not set. If the kernel kills a worker for its memory, OOMPolicy keeps the agent alive.
 _UNIT = """\
 [Unit]
 Description=harness agent: measures models for other machines
@@ -47,7 +47,7 @@ SystemCallArchitectures=native
 WantedBy={target}
 """
 
-# only the system's manager can do these everywhere
+# only the system's manager supports these on every system
 _SYSTEM = """\
 User={user}
 ProtectSystem=strict
@@ -63,7 +63,7 @@ RestrictNamespaces=yes
 
 
 def unit(command: Sequence[str], folder: Path, *, user: str | None) -> str:
-    """Return the unit's text. ``user`` is whom the system's manager runs it as; None for a unit of the user's own."""
+    """Return the unit's text. ``user`` is the user of a unit of the system's manager, or None for a user's own unit."""
     return _UNIT.format(
         command=" ".join(_quoted(word) for word in command),
         more="" if user is None else _SYSTEM.format(user=user, folder=_quoted(str(folder))),
@@ -72,19 +72,19 @@ def unit(command: Sequence[str], folder: Path, *, user: str | None) -> str:
 
 
 def path_of(*, user: bool) -> Path:
-    """Return where the unit's file lies."""
+    """Return the path of the unit's file."""
     if not user:
         return Path("/etc/systemd/system") / NAME
     return Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "systemd" / "user" / NAME
 
 
 def install(text: str, *, user: bool, command_s: float = COMMAND_S) -> list[str]:
-    """Write the unit, have it start with the machine, and (re)start it now. Return what is left to do by hand.
+    """Write the unit, let it start with the machine, and (re)start it now. Return what the user must still do.
 
-    ``command_s``: the longest wait for one command of systemd.
+    ``command_s`` is the longest wait for one command of systemd.
 
     Raises:
-        DeviceError: no systemd, no right to write there, or it does not start.
+        DeviceError: there is no systemd, the file cannot be written, or the unit does not start.
     """
     if not shutil.which("systemctl"):
         raise DeviceError(
@@ -92,7 +92,7 @@ def install(text: str, *, user: bool, command_s: float = COMMAND_S) -> list[str]
         )
     manager = ["systemctl", "--user"] if user else ["systemctl"]
     path = path_of(user=user)
-    # first of all, since nothing is written without a manager
+    # first, so that nothing is written if there is no manager
     _command([*manager, "show", "--property=Version"], "systemd does not answer", command_s)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -107,7 +107,7 @@ def install(text: str, *, user: bool, command_s: float = COMMAND_S) -> list[str]
 
 
 def notify_ready() -> None:
-    """Tell the manager that started this process, if one did, that it serves (sd_notify(3))."""
+    """Notify the manager that started this process, if one did, that it serves (sd_notify(3))."""
     address = os.environ.get("NOTIFY_SOCKET")
     if not address:
         return
@@ -118,7 +118,7 @@ def notify_ready() -> None:
 
 
 def _linger(command_s: float) -> list[str]:
-    """Have the user linger, without which a user's units end with the last session."""
+    """Enable lingering, because a user's units otherwise end with the last session. Return a note if that fails."""
     try:
         _command(["loginctl", "enable-linger"], "no lingering", command_s)
     except DeviceError as error:
@@ -141,6 +141,6 @@ def _command(words: Sequence[str], what: str, seconds: float) -> None:
 
 
 def _quoted(word: str) -> str:
-    """Return a word of a unit file in systemd's own quoting, in which % and $ have a meaning."""
+    """Return a word of a unit file in systemd's own quoting, in which % and $ have a special meaning."""
     escaped = word.replace("\\", "\\\\").replace('"', '\\"').replace("%", "%%").replace("$", "$$")
     return f'"{escaped}"' if escaped != word or not word or set(word) & set(" \t'") else word

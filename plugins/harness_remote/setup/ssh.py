@@ -1,4 +1,4 @@
-"""A board, reached by the system's own ssh and scp, so with the keys and configuration of ``ssh TARGET``."""
+"""Reach a board with the system's ssh and scp, so that the keys and configuration of ``ssh TARGET`` apply."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _COPY_S = 900
 
 
 class RemoteError(DeviceError):
-    """A command failed on the board. ``output`` is what it printed."""
+    """A command failed on the board. ``output`` is the text that it printed."""
 
     def __init__(self, message: object, output: str = "") -> None:
         super().__init__(message)
@@ -32,29 +32,29 @@ class RemoteError(DeviceError):
 
 @dataclass(frozen=True)
 class Remote:
-    """One board. ``options`` go to ssh and scp."""
+    """A board. ``options`` are options of ssh and scp."""
 
     target: str
     port: int | None
     options: tuple[str, ...]
 
     def run(self, script: str, *arguments: str, seconds: float = 60) -> str:
-        """Run a POSIX shell script on the board, with arguments ``$1``..., and return its output.
+        """Run a POSIX shell script on the board, with ``arguments`` as ``$1``, ``$2`` and so on. Return its output.
 
         Raises:
-            RemoteError: it fails, or takes longer.
+            RemoteError: the script fails, or takes longer than ``seconds``.
             DeviceError: the connection fails.
         """
         words = shlex.join(["sh", "-c", script, "sh", *arguments])
         return self._call(["ssh", *self._port("-p"), self.target, words], seconds)
 
     def copy(self, files: list[Path], folder: str) -> None:
-        """Copy files to a folder on the board, which is relative to the home folder."""
+        """Copy files to a folder on the board, relative to the home folder. Raises as :meth:`run`."""
         sources = [str(file) for file in files]
         self._call(["scp", "-q", *self._port("-P"), *sources, f"{self.target}:{folder}/"], _COPY_S)
 
     def hostname(self) -> str:
-        """Return the host of the target, as ssh's configuration has it."""
+        """Return the host of the target, from ssh's configuration."""
         output = self._call(["ssh", "-G", *self._port("-p"), self.target], _CONNECT_S)
         match = re.search(r"^hostname (\S+)$", output, re.MULTILINE)
         return match[1] if match else self.target.rpartition("@")[2]
@@ -64,7 +64,7 @@ class Remote:
 
     def _call(self, words: list[str], seconds: float) -> str:
         command = [words[0], *self.options, *words[1:]]
-        # to files, since a connection that stays in the background may hold a pipe open
+        # output to files, because a connection that stays in the background may hold a pipe open
         with (
             tempfile.TemporaryFile("w+", errors="replace") as out,
             tempfile.TemporaryFile("w+", errors="replace") as err,
@@ -90,10 +90,10 @@ class Remote:
 
 @contextmanager
 def connected(target: str, port: int | None) -> Iterator[Remote]:
-    """Open one connection that all commands share, so that a password is asked for once. It is closed at the end.
+    """Open one connection that all commands share, so that ssh asks for a password once. It is closed at the end.
 
     Raises:
-        DeviceError: no ssh here, or no connection: why, and what to do.
+        DeviceError: there is no ssh here, or no connection; the message says why, and what to do.
     """
     if missing := [tool for tool in ("ssh", "scp") if not shutil.which(tool)]:
         raise DeviceError(f"{' and '.join(missing)} not found here: apt install openssh-client")
@@ -127,7 +127,7 @@ def connected(target: str, port: int | None) -> Iterator[Remote]:
 
 
 def _connection_error(target: str, said: str) -> DeviceError:
-    """Return what ssh or scp printed in one line, and what to do about it."""
+    """Return an error with one line of the text that ssh or scp printed, and advice."""
     host = target.rpartition("@")[2]
     for pattern, fix in (
         (

@@ -1,4 +1,4 @@
-"""A wheel of this distribution for a board: built from a checkout, or packed from the RECORD of an installed one."""
+"""Make a wheel of this distribution for a board: build it from a checkout, or pack the files of an installed wheel."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ __all__ = ["DISTRIBUTION", "make"]
 
 DISTRIBUTION = "edge-harness"
 _BUILD_S = 300
-_LEFT_OUT = {"RECORD", "INSTALLER", "REQUESTED", "direct_url.json"}  # added by installing
-_STAMP = (2020, 1, 1, 0, 0, 0)  # so that the same content gives the same file
+_LEFT_OUT = {"RECORD", "INSTALLER", "REQUESTED", "direct_url.json"}  # the installation added these
+_STAMP = (2020, 1, 1, 0, 0, 0)  # a fixed time, so that the same content gives the same file
 
 
 def make(into: Path) -> Path:
-    """Make the wheel below ``into``, and return its path.
+    """Make the wheel in the folder ``into``, and return its path.
 
     Raises:
-        DeviceError: neither a checkout with what builds it, nor an installed wheel.
+        DeviceError: this is neither a checkout that can be built, nor an installed wheel.
     """
     checkout = Path(harness.__file__).resolve().parents[1]
     if (checkout / "pyproject.toml").is_file():
@@ -43,7 +43,7 @@ def make(into: Path) -> Path:
 def _build(checkout: Path, into: Path) -> Path:
     command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", str(into)]
     try:
-        import hatchling  # noqa: F401 - what builds it is here: no network needed
+        import hatchling  # noqa: F401 - the build needs no network if its backend is installed
 
         command.append("--no-build-isolation")
     except ImportError:

@@ -1,1 +1,1 @@
-"""What client and agent share: protocol, message codec, credentials, frame socket."""
+"""The code that client and agent share: protocol, message codec, credentials, frame socket."""

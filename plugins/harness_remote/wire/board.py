@@ -10,17 +10,18 @@ __all__ = ["PROTOCOL", "BoardDescription"]
 
 
 PROTOCOL = 3
-"""Raised with every change of agent.proto or of the commands that an older client or agent would not understand."""
+"""The version of the protocol. A change that an older client or agent does not understand increases it."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class BoardDescription:
-    """A board as its agent describes it; what cannot be read is ``None`` or empty.
+    """A board's description by its agent. A field whose value cannot be read is ``None`` or empty.
 
-    ``model`` is the board's name in its device tree, else the processor's; ``product`` is the machine's name in its
-    firmware (DMI). ``onnxruntime``: ``version``, ``providers``, highest ``opset`` and ``ir_version``, or the ``error``
-    for which it does not start. ``jetpack``: ``l4t`` and ``release``. ``meters`` are those that answer, ``absent`` the
-    others with reason and fix. ``state`` has the values of each of ``watches`` at the time of the description.
+    ``model`` is the board's name in its device tree, else the processor's. ``product`` is the machine's name in its
+    firmware (DMI). ``onnxruntime`` holds ``version``, ``providers``, highest ``opset`` and ``ir_version``, or the
+    ``error`` with which it fails to start. ``jetpack`` holds ``l4t`` and ``release``. ``meters`` are the meters that
+    answer, ``absent`` the others with reason and fix. ``state`` has the values of each of ``watches`` at the time of
+    the description.
     """
 
     protocol: int

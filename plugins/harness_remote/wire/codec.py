@@ -1,7 +1,7 @@
-"""The harness's values as JSON and bytes: what an agent and its clients send each other in protobuf's fields.
+"""The harness's values as JSON and bytes, for the fields of protobuf messages between an agent and its clients.
 
-What comes in is checked against the value's type, and refused with one line: a key that the type does not have, a
-number where text belongs, arrays of another element type. Nothing is unpickled.
+A received value is checked against its type, and is refused with one line: a key that the type does not have, a
+number instead of text, an array of another element type. Nothing is unpickled.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ Tensor = NewType("Tensor", Array)
 
 
 def to_json(value: object) -> str:
-    """Return a value type (``Workload``, ``Graph`` ...), or plain JSON, as text.
+    """Return a value type, such as ``Workload`` or ``Graph``, or plain JSON, as text.
 
     Raises:
-        ValueError: the value holds a number that JSON does not have.
+        ValueError: the value contains a number that JSON does not have.
     """
     return json.dumps(_adapter(type(value)).dump_python(value, mode="json"), allow_nan=False)
 
@@ -45,7 +45,7 @@ def from_json(kind: type[T], text: str) -> T:
     """Return the value of type ``kind`` that :func:`to_json` wrote.
 
     Raises:
-        DeviceError: the text is no such value; the message says which key is wrong.
+        DeviceError: the text is not such a value; the message names the wrong key.
     """
     try:
         value: T = _adapter(kind).validate_json(text, strict=True)
@@ -60,9 +60,9 @@ def from_json(kind: type[T], text: str) -> T:
 
 
 def pack(value: object) -> bytes:
-    """Return an answer as a frame: a dataclass's arrays as tensors, all else as JSON in the first tensor.
+    """Return an answer as a frame: the arrays of a dataclass as tensors, and the rest as JSON in the first tensor.
 
-    ``None`` is no bytes at all.
+    ``None`` becomes no bytes.
 
     Raises:
         FrameError: an array has an element type that frames do not have, or there are too many arrays.
@@ -78,7 +78,10 @@ def pack(value: object) -> bytes:
 
 
 def _split(value: Any, prefix: str, arrays: dict[str, Array]) -> dict[str, Any]:
-    """Return the fields that JSON holds; put the others into ``arrays``, those of a nested value as ``FIELD.FIELD``."""
+    """Return the fields that JSON can hold, and put the others into ``arrays``.
+
+    An array of a nested value gets the name ``FIELD.FIELD``.
+    """
     plain: dict[str, Any] = {}
     for name, field in _fields(type(value)).items():
         held, at = getattr(value, name), prefix + name
@@ -97,7 +100,7 @@ def unpack(kind: type[T], data: bytes) -> T:
     """Return the value of type ``kind`` that :func:`pack` wrote.
 
     Raises:
-        DeviceError: the bytes are no such value; the message says what is wrong.
+        DeviceError: the bytes are not such a value; the message says what is wrong.
     """
     try:
         if kind is type(None):
@@ -133,7 +136,7 @@ def _value(kind: type[T], names: Any, tensors: list[Array]) -> T:
 
 
 def _joined(kind: Any, plain: Any, prefix: str, arrays: dict[str, Array]) -> Any:
-    """Return the value whose fields :func:`_split` took apart; take its arrays out of ``arrays``."""
+    """Return the value that :func:`_split` took apart, and remove its arrays from ``arrays``."""
     known = _fields(kind)
     in_json = {name for name, field in known.items() if field.adapter is not None or field.nested is not None}
     if not isinstance(plain, dict) or not plain.keys() <= in_json:
@@ -156,15 +159,15 @@ def _joined(kind: Any, plain: Any, prefix: str, arrays: dict[str, Array]) -> Any
 
 
 class _ArrayOf(Generic[T]):
-    """Stands for ``NDArray`` in the types of fields. What numpy's own is depends on its version."""
+    """A stand-in for ``NDArray`` in the types of fields, because numpy's own definition depends on its version."""
 
 
 @dataclasses.dataclass(frozen=True)
 class _Field:
-    """How a field travels: as JSON that ``adapter`` checks, as an array, or as a mapping of arrays (``by_key``).
+    """The encoding of a field: JSON that ``adapter`` checks, an array, or a mapping of arrays (``by_key``).
 
-    A dataclass that holds arrays is ``nested``: its fields travel in the same way. Arrays of a known element type
-    ``dtype`` have one dimension; without one they may be any.
+    A dataclass that contains arrays is ``nested``; its fields are encoded in the same way. An array with a fixed
+    element type ``dtype`` has one dimension. An array without one may have any type and shape.
     """
 
     adapter: TypeAdapter[Any] | None
@@ -173,6 +176,7 @@ class _Field:
     nested: type[Any] | None = None
 
     def checked(self, name: str, text: str) -> Any:
+        """Return the value of the JSON ``text``. Raises ``ValueError`` if it does not fit the type."""
         assert self.adapter is not None
         try:
             value = self.adapter.validate_json(text, strict=True)
@@ -183,6 +187,7 @@ class _Field:
         return value
 
     def array(self, name: str, array: Array) -> Array:
+        """Return the array. Raises ``ValueError`` if its element type or shape is wrong."""
         if self.dtype is not None and (array.dtype != self.dtype or array.ndim != 1):
             raise ValueError(f"{name} is {array.dtype.name} {array.shape}")
         return array
@@ -205,12 +210,12 @@ def _field(hint: Any) -> _Field:
 
 
 _fields: Callable[[Any], dict[str, _Field]] = cache(_fields_of)
-"""Returns how each field of a dataclass travels, by its type."""
+"""Returns the encoding of each field of a dataclass."""
 _adapter: Callable[[Any], TypeAdapter[Any]] = cache(TypeAdapter)
 
 
 def _unknown(read: Any, known: Any, where: str) -> str:
-    """Return the first key in ``read`` that its type does not have: pydantic passes over those of dataclasses."""
+    """Return the first key in ``read`` that its type does not have. pydantic ignores unknown keys of dataclasses."""
     if isinstance(read, dict) and isinstance(known, dict):
         for key, value in read.items():
             if key not in known:

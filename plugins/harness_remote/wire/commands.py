@@ -1,8 +1,8 @@
 """The commands that a client sends to a board's worker, and the types of their answers.
 
-A command of plain values is the worker's own (:mod:`harness.worker.commands`). A command that names a file, a runtime
-or another board has a form of its own here: a file is its SHA-256, a runtime its name, a board its host and port. So
-no path and no module's name comes over the network.
+A command with plain values is the worker's own (:mod:`harness.worker.commands`). A command that names a file, a
+runtime or another board has its own form here: a file is its SHA-256, a runtime its name, a board its host and port.
+So no path and no module name is sent over the network.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Open(Command[None]):
-    """Start a fresh worker. ``meters``: names of the board's own meters, as its description lists them."""
+    """Start a new worker. ``meters`` names the board's own meters, as its description lists them."""
 
     threads: int
     meters: tuple[str, ...] = ()
@@ -53,6 +53,7 @@ class ShippedArtifact:
 
     @classmethod
     def of(cls, artifact: Artifact) -> ShippedArtifact:
+        """Return the parts of an artifact that are sent."""
         return cls(
             precision=artifact.precision,
             weight_bytes=artifact.weight_bytes,
@@ -76,9 +77,9 @@ class ShippedArtifact:
 
 @dataclass(frozen=True, kw_only=True)
 class LoadFile(Command["dict[str, Any]"]):
-    """Load an ONNX file that the board holds under a part's name; the answer is the session's facts.
+    """Load an ONNX file that is on the board, under a part's name. The answer is the session's facts.
 
-    ``runtime`` is a runtime's name, ``device`` what it computes on: ``cpu``, ``cuda:N`` or ``tensorrt:N``.
+    ``runtime`` is a runtime's name. ``device`` is where it computes: ``cpu``, ``cuda:N`` or ``tensorrt:N``.
     """
 
     part: str
@@ -89,12 +90,13 @@ class LoadFile(Command["dict[str, Any]"]):
 
     @property
     def name(self) -> str:
+        """The name of the command in messages."""
         return f"load {self.part}"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Served:
-    """How other boards reach the worker: the ticket that they show, and the agent's port for frames."""
+    """The access of other boards to the worker: the ticket that they must send, and the agent's port for frames."""
 
     ticket: str
     port: int
@@ -102,12 +104,15 @@ class Served:
 
 @dataclass(frozen=True)
 class Serve(Command[Served]):
-    """Answer the central board's queries from now on. Repeating it gives the same ticket."""
+    """Begin to answer the central board's queries. A repeated command gives the same ticket."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Neighbour:
-    """Another board, as the central board reaches it: ``target`` (host:port), ``certificate`` (PEM), ``ticket``."""
+    """Another board. The central board reaches it at ``target`` (host:port).
+
+    ``certificate`` (PEM) and ``ticket`` are what the central board needs for the connection.
+    """
 
     device: str
     parts: tuple[str, ...]
@@ -144,7 +149,7 @@ class MeasureFile(Command[Samples]):
 ALLOWED: Mapping[str, type[Command[Any]]] = {
     kind.__name__: kind for kind in (Open, LoadFile, Serve, Join, InferFile, MeasureFile, Begin, End)
 }
-"""The kinds of command that an agent takes, by their names."""
+"""The kinds of command that an agent accepts, by their names."""
 
 _ANSWERS: Mapping[type[Command[Any]], Any] = {
     LoadFile: dict[str, Any],
@@ -153,14 +158,14 @@ _ANSWERS: Mapping[type[Command[Any]], Any] = {
     MeasureFile: Samples,
     End: DeviceReport,
 }
-"""The types of answers; the other commands have none."""
+"""The types of the answers. The other commands have no answer."""
 
 
 def command_of(kind: str, value: str) -> Command[Any]:
     """Return the command of a message: its kind and its fields as JSON.
 
     Raises:
-        DeviceError: the kind is not allowed, or the fields are not those of the kind.
+        DeviceError: the kind is not allowed, or the fields do not belong to the kind.
     """
     if kind not in ALLOWED:
         raise DeviceError(f"no command {kind[:40]!r}; allowed: {', '.join(ALLOWED)}")
@@ -168,9 +173,9 @@ def command_of(kind: str, value: str) -> Command[Any]:
 
 
 def answer_of(command: Command[Any], data: bytes) -> Any:
-    """Return what an agent answered to a command.
+    """Return an agent's answer to a command.
 
     Raises:
-        DeviceError: the bytes are no answer to it.
+        DeviceError: the bytes are not an answer to it.
     """
     return codec.unpack(_ANSWERS.get(type(command), type(None)), data)

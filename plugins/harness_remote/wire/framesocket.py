@@ -1,7 +1,7 @@
-"""Frames over one TCP connection: each is a length (4 bytes, big-endian) and that many bytes. TLS is optional.
+"""Frames over one TCP connection. A frame is a length (4 bytes, big-endian) and that many bytes. TLS is optional.
 
-TLS is done in memory, beside the socket, so that one thread may receive while others send; OpenSSL's own sockets do
-not allow that. Each side sends pings, so a silent connection is a broken one.
+TLS works in memory, beside the socket, so that one thread can receive while others send. OpenSSL's own sockets do not
+allow that. Each side sends pings, so a silent connection is a broken one.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ __all__ = ["SILENCE", "FrameSocket", "Pieces", "Silence", "accept", "connect", "
 Pieces = Sequence[bytes | memoryview]
 
 _LENGTH = struct.Struct("!I")
-_RECORD = 16_384  # what TLS seals at once
-_BATCH = 4 * _RECORD  # sent as soon as it is sealed: the other side opens it meanwhile
+_RECORD = 16_384  # the largest record of TLS
+_BATCH = 4 * _RECORD  # sent as soon as it is sealed, so that the other side can open it meanwhile
 _READ = 2**18
 
 _TIMEVAL = struct.Struct("ll")
@@ -38,10 +38,10 @@ _TIMEVAL = struct.Struct("ll")
 
 @dataclass(frozen=True)
 class Silence:
-    """When a silent connection counts as broken.
+    """The times after which a silent connection counts as broken.
 
-    A side that has sent nothing for ``ping_s`` seconds sends a ping. A side that has heard nothing for ``gone_s``
-    seconds takes the other side for gone.
+    A side that has sent nothing for ``ping_s`` seconds sends a ping. A side that has received nothing for ``gone_s``
+    seconds treats the other side as gone.
     """
 
     ping_s: float = 5.0
@@ -52,10 +52,11 @@ SILENCE = Silence()
 
 
 class FrameSocket:
-    """A connection that is set up. One thread receives; any may send, ping and hang up. ``sock`` is the socket below TLS.
+    """An established connection. One thread receives; any thread may send, ping and hang up.
 
-    All methods raise ``OSError`` for what is broken, and ``receive`` ``FrameError`` for more than ``max_bytes``. The
-    descriptor is closed with the last reference: another thread may still be in a call.
+    ``sock`` is the socket below TLS. All methods raise ``OSError`` for a broken connection. ``receive`` raises
+    ``FrameError`` for a frame of more than ``max_bytes``. The descriptor is closed with the last reference, because
+    another thread may still be in a call.
     """
 
     def __init__(self, sock: socket.socket, tls: _Tls | None, max_bytes: int, silence: Silence) -> None:
@@ -64,16 +65,16 @@ class FrameSocket:
         self.sock = sock
         self._tls = tls
         self._sending = threading.Lock()
-        self._left = b""  # of what was offered
+        self._left = b""  # bytes of an offered frame that are not yet sent
         self._sent_at = time.monotonic()
 
     def send(self, frame: Pieces) -> None:
-        """Send a frame in pieces."""
+        """Send a frame that is given in pieces. Wait until the network takes it."""
         with self._sending:
             self._send([_LENGTH.pack(sum(map(len, frame))), *frame])
 
     def offer(self, frame: Pieces) -> Pieces | None:
-        """Send a short frame without waiting. Return what must still go through :meth:`send`, or None."""
+        """Send a short frame without waiting. Return the pieces that must still go through :meth:`send`, or None."""
         if not self._sending.acquire(blocking=False):
             return frame
         try:
@@ -83,14 +84,14 @@ class FrameSocket:
                 sent = self.sock.send(data, socket.MSG_DONTWAIT)
             except BlockingIOError:
                 sent = 0
-            self._left = data[sent:]  # goes before what comes next
+            self._left = data[sent:]  # sent before the next frame
             self._sent_at = time.monotonic()
             return () if self._left else None
         finally:
             self._sending.release()
 
     def ping(self) -> None:
-        """Send a ping, unless something was sent within ``ping_s``. Waits for nothing."""
+        """Send a ping, unless something was sent within ``ping_s``. Do not wait."""
         if time.monotonic() - self._sent_at >= self.silence.ping_s:
             self.offer(())
 
@@ -106,7 +107,7 @@ class FrameSocket:
         return [b"".join(pieces)] if self._tls is None else self._tls.seal(pieces)
 
     def receive(self) -> memoryview | None:
-        """Return the next frame, or None when the other side has closed."""
+        """Return the next frame, or None if the other side has closed the connection."""
         size = 0
         while not size:  # a ping
             head = bytearray(_LENGTH.size)
@@ -115,11 +116,11 @@ class FrameSocket:
             (size,) = _LENGTH.unpack(head)
         if size > self.max_bytes:
             raise FrameError(f"a frame of {size} bytes; allowed are {self.max_bytes}")
-        frame = np.empty(size, np.uint8).data  # which is not zeroed first
+        frame = np.empty(size, np.uint8).data  # unlike a bytearray, not filled with zeros first
         return frame if self._fill(frame) else None
 
     def _fill(self, view: memoryview) -> bool:
-        """Fill ``view``. Return False if the connection ends before."""
+        """Fill ``view``. Return False if the connection ends before it is full."""
         try:
             if self._tls is not None:
                 return self._tls.open(view, self.sock)
@@ -132,31 +133,34 @@ class FrameSocket:
         return True
 
     def settle(self, max_bytes: int) -> None:
-        """From now on wait for as long as the other side is there, and take frames of up to ``max_bytes``."""
+        """Remove the time limit of the set-up, and allow frames of up to ``max_bytes``.
+
+        After this a receiving thread waits as long as the other side is there.
+        """
         self.max_bytes = max_bytes
         self.sock.settimeout(None)
         self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _TIMEVAL.pack(self.silence.gone_s, 0))
 
     @property
     def tls(self) -> tuple[str, str] | None:
-        """The version and the cipher of TLS, or None for a connection in the clear."""
+        """The version and the cipher of TLS, or None for an unencrypted connection."""
         return None if self._tls is None else self._tls.agreed()
 
     def hang_up(self) -> None:
-        """End the connection. A thread that receives then gets None, a thread that sends an error."""
+        """End the connection. A receiving thread then gets None, and a sending thread gets an error."""
         with contextlib.suppress(OSError):
             self.sock.shutdown(socket.SHUT_RDWR)
 
     def last(self, frame: Pieces) -> None:
-        """Send a short frame if the network takes it at once. Nothing can be sent after it."""
+        """Send a short frame if the network takes it at once, and close the sending side."""
         with contextlib.suppress(OSError):
             self.offer(frame)
             self.sock.shutdown(socket.SHUT_WR)
 
     def drain(self, seconds: float) -> None:
-        """Read until the other side hangs up, for ``seconds`` at most. By the receiving thread.
+        """Read until the other side hangs up, for at most ``seconds``. Only the receiving thread may call this.
 
-        Bytes that were never read would reset the connection, and the other side would lose our last frame.
+        Unread bytes would reset the connection, and the other side would lose the last frame.
         """
         end = time.monotonic() + seconds
         with contextlib.suppress(OSError):
@@ -170,7 +174,7 @@ class FrameSocket:
 
 
 class _Tls:
-    """One side of TLS, between bytes in memory and a socket that others write."""
+    """One side of TLS, between bytes in memory and a socket that others write to."""
 
     def __init__(self, context: ssl.SSLContext, *, server: bool) -> None:
         self._in, self._out = ssl.MemoryBIO(), ssl.MemoryBIO()
@@ -185,6 +189,7 @@ class _Tls:
         return str(self._object.version()), cipher[0] if cipher else ""
 
     def shake(self, sock: socket.socket) -> None:
+        """Do the handshake over ``sock``. Raises ``OSError`` (``ssl.SSLError`` is one) if it fails."""
         while True:
             try:
                 self._object.do_handshake()
@@ -194,13 +199,14 @@ class _Tls:
                     raise OSError("it closed the connection") from None
             except ssl.SSLError:
                 with contextlib.suppress(OSError):
-                    sock.sendall(self._out.read())  # why, for the other side
+                    sock.sendall(self._out.read())  # the alert with the reason
                 raise
             else:
                 sock.sendall(self._out.read())
                 return
 
     def seal(self, pieces: Pieces) -> Iterator[bytes]:
+        """Yield the sealed bytes of the pieces, in batches that can be sent at once."""
         small = sum(map(len, pieces)) <= _RECORD
         for piece in [b"".join(pieces)] if small else [b"".join(pieces[:2]), *pieces[2:]]:
             view = memoryview(piece)
@@ -218,12 +224,12 @@ class _Tls:
             yield rest
 
     def open(self, view: memoryview, sock: socket.socket) -> bool:
-        """Fill ``view``; false where the connection ends before."""
+        """Fill ``view`` with opened bytes. Return False if the connection ends before it is full."""
         while True:
             with self._lock:
-                try:  # not without need, since OpenSSL raises a costly exception when there is too little
+                try:  # read only if bytes are pending, because OpenSSL's exception for too few is costly
                     while len(view) and (self._in.pending or self._object.pending()):
-                        count: Any = self._object.read(len(view), view)  # how many
+                        count: Any = self._object.read(len(view), view)
                         if not count:  # the other side has ended TLS
                             return False
                         view = view[count:]
@@ -244,13 +250,13 @@ class _Tls:
 def _context(protocol: int, aes: bool | None) -> ssl.SSLContext:
     """Return a context for TLS 1.3 with AES, or for TLS 1.2 with ChaCha20 on a processor without AES instructions.
 
-    A Raspberry Pi 4 has none: there ChaCha20 is about three times as fast (RFC 8439, 1), and the order of 1.3's
-    ciphers cannot be set from Python. ``aes`` says whether there are instructions; None looks.
+    A Raspberry Pi 4 has no such instructions. On it ChaCha20 is about three times as fast (RFC 8439, 1), and Python
+    cannot set the order of TLS 1.3's ciphers. ``aes`` says whether there are instructions; None checks the processor.
     """
     context = ssl.SSLContext(protocol)
     context.minimum_version = ssl.TLSVersion.TLSv1_3
-    with contextlib.suppress(ssl.SSLError):  # a library without it
-        context.set_ciphers("ECDHE+CHACHA20")  # 1.2's; 1.3's stay
+    with contextlib.suppress(ssl.SSLError):  # a library without ChaCha20
+        context.set_ciphers("ECDHE+CHACHA20")  # sets the ciphers of 1.2; those of 1.3 stay
         context.minimum_version = ssl.TLSVersion.TLSv1_2
         context.options |= ssl.OP_NO_RENEGOTIATION | ssl.OP_NO_TICKET
         if not (has_aes() if aes is None else aes):
@@ -260,7 +266,7 @@ def _context(protocol: int, aes: bool | None) -> ssl.SSLContext:
 
 @functools.cache
 def has_aes(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
-    """Return whether this processor has instructions for AES; True where the system does not say."""
+    """Return whether this processor has instructions for AES, or True if the system does not say."""
     try:
         words = cpuinfo.read_text().split()
     except OSError:
@@ -269,7 +275,7 @@ def has_aes(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
 
 
 def server_context(identity: Identity, aes: bool | None = None) -> ssl.SSLContext:
-    """Return the server's side of TLS; ``aes`` as for :func:`connect`."""
+    """Return the context of TLS for a server. ``aes`` has the meaning that it has for :func:`connect`."""
     context = _context(ssl.PROTOCOL_TLS_SERVER, aes)
     context.num_tickets = 0  # no client resumes a session
     with tempfile.NamedTemporaryFile() as file:  # mode 600; OpenSSL takes no key from memory
@@ -282,10 +288,10 @@ def server_context(identity: Identity, aes: bool | None = None) -> ssl.SSLContex
 def accept(
     sock: socket.socket, context: ssl.SSLContext | None, max_bytes: int, silence: Silence = SILENCE
 ) -> FrameSocket:
-    """Set up the server's side of a connection.
+    """Set up the server's side of a connection. ``context`` None means no TLS.
 
     Raises:
-        OSError: the client goes away, or TLS cannot be agreed on.
+        OSError: the client closes the connection, or the TLS handshake fails.
     """
     return _set_up(sock, context, max_bytes, silence, server=True)
 
@@ -298,10 +304,10 @@ def connect(
     silence: Silence = SILENCE,
     aes: bool | None = None,
 ) -> FrameSocket:
-    """Set up the client's side of a connection to ``host:port``; without ``certificate`` in the clear.
+    """Set up the client's side of a connection to ``host:port``, without TLS if ``certificate`` is empty.
 
-    The time limit holds until :meth:`FrameSocket.settle`. ``aes``: whether the processor has instructions for AES;
-    None looks.
+    The time limit holds until :meth:`FrameSocket.settle`. ``aes`` says whether the processor has instructions for
+    AES; None checks the processor.
 
     Raises:
         OSError: the target cannot be reached, or shows another certificate.
@@ -310,7 +316,7 @@ def connect(
     sock = socket.create_connection((host.strip("[]"), int(port)), timeout_s)
     context = None
     if certificate:
-        context = _context(ssl.PROTOCOL_TLS_CLIENT, aes)  # which checks certificate and name
+        context = _context(ssl.PROTOCOL_TLS_CLIENT, aes)  # this protocol checks certificate and name
         context.load_verify_locations(cadata=certificate.decode("ascii"))
     return _set_up(sock, context, max_bytes, silence, server=False)
 

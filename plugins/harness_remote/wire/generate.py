@@ -1,4 +1,4 @@
-"""Makes ``agent_pb2.py`` and its types from ``agent.proto``: ``make proto``. Needs grpcio-tools."""
+"""Generate ``agent_pb2.py`` and its types from ``agent.proto`` (``make proto``). It needs grpcio-tools."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ __all__ = ["generate"]
 
 
 def generate(folder: Path) -> Path:
-    """Write ``harness_remote/agent_pb2.py`` and ``agent_pb2.pyi`` under ``folder``, and return the former's path.
+    """Write ``harness_remote/agent_pb2.py`` and ``agent_pb2.pyi`` under ``folder``. Return the path of the first.
 
-    The check that the installed protobuf is no older than the one that generated the file is left out: a board has the
-    protobuf that its other packages want. The rest is the same whatever protoc's version.
+    The generated check of protobuf's version is removed, because a board has the protobuf that its other packages
+    need. The rest does not depend on protoc's version.
 
     Raises:
         HarnessError: protoc refuses the file.

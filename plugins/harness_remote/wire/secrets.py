@@ -1,7 +1,7 @@
-"""The secrets of a board: a key, a self-signed certificate that clients pin, and the token that clients show.
+"""The secrets of a board: a key, a self-signed certificate that clients pin, and a token that clients send.
 
-They are three files in one folder that only their owner can read: ``key.pem``, ``certificate.pem``, ``token``. A client needs
-the last two.
+They are three files in one folder that only their owner can read: ``key.pem``, ``certificate.pem`` and ``token``. A
+client needs the last two.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ __all__ = [
 
 KEY, CERTIFICATE, TOKEN = "key.pem", "certificate.pem", "token"
 NAME = "harness-agent"
-"""In every certificate: a client checks this name, and not the board's address."""
+"""The name in every certificate. A client checks this name, and not the board's address."""
 VALID_DAYS = 3650
 _UTC = datetime.timezone.utc
 _EARLIEST = datetime.datetime(2025, 1, 1, tzinfo=_UTC)  # a clock before this was never set
@@ -47,7 +47,7 @@ _EARLIEST = datetime.datetime(2025, 1, 1, tzinfo=_UTC)  # a clock before this wa
 
 @dataclass(frozen=True, kw_only=True)
 class Identity:
-    """Key, certificate and token of an agent. Its ``repr`` shows no secret."""
+    """Key, certificate and token of an agent. Its ``repr`` contains no secret."""
 
     key_pem: bytes = field(repr=False)
     certificate_pem: bytes
@@ -57,11 +57,13 @@ class Identity:
 def create(
     folder: Path, names: Iterable[str] = (), *, days: float = VALID_DAYS, replace: bool = False
 ) -> Identity:
-    """Make key, certificate and token in ``folder``. The certificate is for :data:`NAME` and ``names`` (hosts, IPs).
+    """Make key, certificate and token in ``folder``. The certificate is valid for :data:`NAME` and ``names``.
+
+    ``names`` are host names and IP addresses.
 
     Raises:
-        DeviceError: there are some already and ``replace`` is not set, the clock was never set, a name that
-            cannot stand in a certificate, or the folder cannot be written.
+        DeviceError: some files exist and ``replace`` is not set, the clock was never set, a name cannot be in a
+            certificate, or the folder cannot be written.
     """
     from cryptography import x509
     from cryptography.hazmat.primitives import hashes, serialization
@@ -110,11 +112,10 @@ def create(
 
 
 def load(folder: Path) -> Identity:
-    """Return what :func:`create` made.
+    """Return the identity that :func:`create` made.
 
     Raises:
-        DeviceError: a file is missing or not what it should be, others may read key or token, or the
-            certificate has expired.
+        DeviceError: a file is missing or invalid, others may read key or token, or the certificate has expired.
     """
     from cryptography import x509
     from cryptography.hazmat.primitives import serialization
@@ -138,10 +139,10 @@ _REPLACE = "make new ones with `harness agent init --replace`"
 
 
 def fingerprint(pem: bytes | str) -> str:
-    """Return the SHA-256 of a certificate, as ``openssl x509 -fingerprint`` prints it.
+    """Return the SHA-256 of a certificate, in the form of ``openssl x509 -fingerprint``.
 
     Raises:
-        DeviceError: no certificate.
+        DeviceError: the text is not a certificate.
     """
     try:
         der = ssl.PEM_cert_to_DER_cert(pem.decode("ascii") if isinstance(pem, bytes) else pem)
@@ -151,7 +152,7 @@ def fingerprint(pem: bytes | str) -> str:
 
 
 def refusal(details: str) -> str:
-    """Return in one line why a TLS handshake failed; empty if ``details`` describe none."""
+    """Return in one line why a TLS handshake failed, or an empty string if ``details`` do not describe that."""
     text = details.lower()
     if "certificate has expired" in text or "certificate is not yet valid" in text:
         return "its certificate is not valid at this date: set both clocks, or replace it (`harness agent init --replace`)"
@@ -204,7 +205,7 @@ def _read(path: Path, *, private: bool = False) -> bytes:
 
 @dataclass(frozen=True)
 class Credentials:
-    """How a board's agent is reached: ``host:port``, the certificate that it must show, and the token."""
+    """The access to a board's agent: ``host:port``, the certificate that it must show, and the token."""
 
     target: str
     certificate: bytes = b""
