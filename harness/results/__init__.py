@@ -1,1 +1,1 @@
-"""The results folder. In: records. Out: verified records, and what is computed from them."""
+"""Records on disk. In: records. Out: verified records, and the figures that are computed from them."""

@@ -1,8 +1,8 @@
-"""Records on disk: append, verify, view. Raw samples lie beside them, named by their content.
+"""Records on disk: append, verify, view. Raw samples are beside them, in files named by their content.
 
-A results folder holds ``records.jsonl`` (one JSON object a line, one line per attempt of a cell),
-``samples/ab/<sha256>.npz``, ``.lock`` while a run writes into it, and perhaps ``plan.json`` with the
-cells of the last run. Nothing is ever changed or deleted: a newer attempt is a further line.
+A results folder contains ``records.jsonl`` (one JSON object per line, one line per attempt of a cell),
+``samples/ab/<sha256>.npz``, ``.lock`` while a run writes into it, and, after a run, ``plan.json`` with the cells of
+the last run. Nothing is ever changed or deleted. A newer attempt is a further line.
 """
 
 from __future__ import annotations
@@ -34,15 +34,15 @@ if TYPE_CHECKING:
 __all__ = ["Results", "latest_of"]
 
 OLD_NAMES = {"told": "oracle"}
-"""Raw arrays that version 0.1.0 named otherwise -> their name now."""
+"""Names of raw arrays in version 0.1.0 -> their names now."""
 
 
 class Results:
-    """A results folder. The constructor checks that it is one, and reads nothing else.
+    """A results folder. The constructor checks that it is one, and reads no records.
 
     Raises:
         SuiteError: ``folder`` is not a results folder, and ``create`` is not set.
-        StorageError: it cannot be created.
+        StorageError: the folder cannot be created.
     """
 
     def __init__(self, folder: Path | str, *, create: bool = False) -> None:
@@ -66,15 +66,15 @@ class Results:
     # --- writing
 
     def append(self, record: Record) -> Record:
-        """Write ``record`` with its checksum as one whole line, which is on disk when this returns.
+        """Append ``record``, with its checksum, as one whole line. The line is on disk when this returns.
 
-        A last line without an end, left by a crash, is ended first, so that it does not damage this one.
+        A crash can leave a last line without a line end. It gets one first, so that it does not damage the new line.
 
         Returns:
             The record as written.
 
         Raises:
-            StorageError: full disk, read-only folder; earlier records are intact.
+            StorageError: the disk is full or the folder is read-only. Earlier records are intact.
         """
         sealed = record.sealed()
         line = json.dumps(sealed.dump(), ensure_ascii=False, allow_nan=False).encode("utf-8", "surrogatepass")
@@ -94,10 +94,10 @@ class Results:
         return sealed
 
     def store_samples(self, arrays: Mapping[str, NDArray[Any] | int]) -> SampleFile:
-        """Write raw arrays into a file named by its content; return what a record says of the file.
+        """Write raw arrays into a file named by its content. Return the block of a record that describes the file.
 
         Raises:
-            StorageError: it cannot be written.
+            StorageError: the file cannot be written.
             ValueError: an array holds Python objects.
         """
         import numpy as np
@@ -121,7 +121,7 @@ class Results:
         """Hold the folder for one run. The kernel releases the lock when the process ends.
 
         Raises:
-            StorageError: another process holds it (the message names it), or the folder is read-only.
+            StorageError: another process holds the folder (the message names the process), or it is read-only.
         """
         path = self.folder / ".lock"
         with _storage(path):
@@ -145,10 +145,12 @@ class Results:
             os.close(descriptor)
 
     def archive(self, name: str) -> None:
-        """Rename the file of records to ``records-NAME.jsonl``, with a number where that exists, and start a new one.
+        """Rename the file of records to ``records-NAME.jsonl``, with a number if that exists.
+
+        The next record starts a new file.
 
         Raises:
-            StorageError: it cannot be done.
+            StorageError: the file cannot be renamed.
         """
         with _storage(self._file):
             aside = self.folder / f"records-{name}.jsonl"
@@ -164,7 +166,7 @@ class Results:
     # --- reading
 
     def records(self) -> list[Record]:
-        """Return all valid records, in the order written; :meth:`validate` names the lines that are not valid."""
+        """Return all valid records, in the order written. :meth:`validate` names the lines that are not valid."""
         return [record for _, record in self.scan()[0]]
 
     def scan(self) -> tuple[list[tuple[int, Record]], list[str]]:
@@ -192,7 +194,7 @@ class Results:
     def latest(self, *, current_only: bool = False) -> list[Record]:
         """Return one record per cell, as :func:`latest_of` chooses it.
 
-        ``current_only`` keeps the cells that ``plan.json`` names, where there is one.
+        ``current_only`` keeps only the cells that ``plan.json`` names, if there is such a file.
         """
         cells = self._planned() if current_only else None
         return [record for record in latest_of(self.records()) if cells is None or record.cell_id in cells]
@@ -216,10 +218,10 @@ class Results:
         return self._attempts.get((machine_id, run_id, cell_id), 0) + 1
 
     def load_samples(self, record: Record) -> dict[str, NDArray[Any]]:
-        """Return the raw arrays of a record; empty where it has none.
+        """Return the raw arrays of a record by name; empty if it has none.
 
         Raises:
-            StorageError: the file is missing, or is not what was measured.
+            StorageError: the file is missing, or its content is not what was measured.
         """
         import numpy as np
 
@@ -235,7 +237,7 @@ class Results:
             raise StorageError(
                 f"{self._file}: record of {record.cell_id} names no sample file of this folder"
             )
-        path = self.folder / _sample_path(digest)  # never a path that the record made up
+        path = self.folder / _sample_path(digest)  # the path never comes from the record itself
         with _storage(path):
             content = path.read_bytes()
         if hashlib.sha256(content).hexdigest() != digest:
@@ -243,7 +245,7 @@ class Results:
         return content
 
     def validate(self) -> list[str]:
-        """Return what is wrong with the folder, one line each: bad lines, doubled records, sample files."""
+        """Return the problems of the folder, one line each: invalid lines, repeated records, wrong sample files."""
         valid, problems = self.scan()
         first: dict[tuple[tuple[str, str, str], int], int] = {}
         for number, record in valid:
@@ -262,10 +264,10 @@ class Results:
 
 
 def latest_of(records: Iterable[Record]) -> list[Record]:
-    """Return for each cell its latest good attempt, or its latest attempt where none is good.
+    """Return for each cell its latest good attempt, or its latest attempt if none is good.
 
-    Of two records with the same number of attempt the later in ``records`` counts. Cells stay in the order in which
-    they first appear.
+    If two records have the same number of attempt, the later one in ``records`` counts. Cells are in the order of
+    their first record.
     """
     latest: dict[tuple[str, str, str], Record] = {}
     for record in records:
@@ -276,7 +278,7 @@ def latest_of(records: Iterable[Record]) -> list[Record]:
 
 
 def _parse(line: bytes) -> tuple[Record | None, str]:
-    """Return the record in a line, or None and what is wrong with the line."""
+    """Return the record in a line, or None and the problem of the line."""
     try:
         content = json.loads(line.decode("utf-8", "surrogatepass"))
     except (ValueError, RecursionError):
@@ -292,7 +294,7 @@ def _parse(line: bytes) -> tuple[Record | None, str]:
         return None, f"{'.'.join(map(str, detail['loc']))}: {detail['msg']}"
     try:
         matches = checksum(content) == record.checksum
-    except ValueError:  # NaN is not JSON, though Python reads it
+    except ValueError:  # NaN is not JSON, although Python reads it
         matches = False
     return (record, "") if matches else (None, "checksum does not match: the line was changed or damaged")
 

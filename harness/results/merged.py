@@ -1,4 +1,4 @@
-"""Several results folders read as one."""
+"""Several results folders, read as one."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["Merged"]
 class Merged:
     """The latest record of each cell in several folders (:func:`harness.results.folder.latest_of`).
 
-    ``current_only`` keeps of each folder the cells that its ``plan.json`` names.
+    With ``current_only``, only the cells that a folder's ``plan.json`` names are taken from it.
 
     Raises:
         StorageError: a folder cannot be read.
@@ -33,9 +33,9 @@ class Merged:
         self.records = latest_of(every)
 
     def load_samples(self, record: Record) -> dict[str, NDArray[Any]]:
-        """Return the raw arrays of one of the records; empty where it has none.
+        """Return the raw arrays of one of the records; empty if it has none.
 
         Raises:
-            StorageError: the file is missing, or is not what was measured.
+            StorageError: the file is missing, or its content is not what was measured.
         """
         return self._folder_of[record.samples.sha256].load_samples(record)

@@ -1,1 +1,1 @@
-"""Running. In: a plan. Out: records on disk, and the outcome."""
+"""Run a plan. In: a plan. Out: records on disk, and the outcome."""

@@ -13,14 +13,15 @@ from harness.types.plan import Cell
 __all__ = ["CellQueue", "Turn"]
 
 ATTEMPTS = 3
-"""How often a run begins a cell whose board is lost each time."""
+"""Largest number of times that a run begins a cell, if its board is lost each time."""
 
 
 @dataclass(frozen=True)
 class Turn:
-    """The next cell. ``absent``: a board that it needs, which did not come back: it cannot be measured.
+    """The next cell of a run.
 
-    ``begun``: whether the cell was begun before in this run.
+    ``absent`` is a board that the cell needs and that did not come back, or None. If it is set, the cell cannot be
+    measured. ``begun``: whether the cell was begun before in this run.
     """
 
     cell: Cell
@@ -29,7 +30,7 @@ class Turn:
 
 
 class CellQueue:
-    """Gives cells in the order of the plan; cells whose board is lost come after all others."""
+    """The cells of a run in the order of the plan. A cell whose board is lost comes after all others."""
 
     def __init__(self, cells: Sequence[Cell], boards: LostBoards, watcher: Watcher) -> None:
         self._cells = deque(cells)
@@ -37,7 +38,7 @@ class CellQueue:
         self._begun: Counter[str] = Counter()
 
     def next(self) -> Turn | None:
-        """Return the next cell, after waiting for its board where it is lost; ``None`` at the end."""
+        """Return the next cell, or ``None`` at the end. If only cells with a lost board remain, wait for the board."""
         while self._cells:
             cell = self._cells.popleft()
             board = self._boards.away(cell)
@@ -48,9 +49,9 @@ class CellQueue:
         return None
 
     def again(self, cell: Cell, board: str) -> bool:
-        """Queue a cell again because ``board`` was lost; return whether it is queued.
+        """Queue a cell again because ``board`` was lost. Return whether it is queued.
 
-        It is not where the board is unknown to the cell, or the cell was begun :data:`ATTEMPTS` times.
+        It is not queued if the cell does not need the board, or if it was begun :data:`ATTEMPTS` times.
         """
         if not self._boards.lose(cell, board) or self._begun[cell.id] >= ATTEMPTS:
             return False

@@ -1,4 +1,4 @@
-"""Boards that stopped answering during a run: which cells need one, and whether it answers again."""
+"""Boards that stopped answering during a run: the cells that need them, and whether they answer again."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from harness.types.plan import Cell, DeviceRef
 __all__ = ["LostBoards"]
 
 WAIT_S = 60.0
-"""How long a run waits for one board, all its absences together."""
+"""Total time in seconds that a run waits for one board, over all its absences."""
 
 LOOK_S = 2.0
-"""Pause between two attempts to open a lost board."""
+"""Pause in seconds between two attempts to open a lost board."""
 
 
 class LostBoards:
-    """The lost boards, by name. A worker of this machine is not a board: every cell starts its own.
+    """The lost boards, by name. A worker of this machine is not a board: every cell starts its own worker.
 
-    ``wait_s``: how long to wait for one board, all its absences together. ``look_s``: pause between two attempts.
+    ``wait_s``: total time to wait for one board, over all its absences. ``look_s``: pause between two attempts.
     """
 
     def __init__(
@@ -42,7 +42,7 @@ class LostBoards:
         self._left: dict[str, float] = {}
 
     def lose(self, cell: Cell, board: str) -> bool:
-        """Note that ``board`` does not answer ``cell``; return whether the cell needs that board."""
+        """Note that ``board`` does not answer ``cell``. Return whether the cell needs that board."""
         spec = self._needed(cell).get(board)
         if spec is None:
             return False
@@ -50,15 +50,15 @@ class LostBoards:
         return True
 
     def away(self, cell: Cell) -> str | None:
-        """Return a lost board that the cell needs, if there is one."""
+        """Return a lost board that the cell needs, or None."""
         return next((board for board in self._needed(cell) if board in self._lost), None)
 
     def left_s(self, board: str) -> float:
-        """Return how long the run still waits for a board."""
+        """Return the seconds for which the run still waits for a board."""
         return self._left.get(board, self._wait_s)
 
     def back(self, board: str) -> bool:
-        """Wait until a lost board answers, at most for the time that is left; return whether it does."""
+        """Wait until a lost board answers, but not longer than the time that is left. Return whether it answers."""
         end = self._clock() + self.left_s(board)
         while self._clock() < end:
             if self._answers(self._lost[board]):
@@ -80,11 +80,11 @@ class LostBoards:
         except BoardLost:
             return False
         except HarnessError:
-            return True  # it answers; the cell will record what is wrong
+            return True  # it answers, and the cell will record the error
 
     @staticmethod
     def _needed(cell: Cell) -> dict[str, DeviceRef]:
-        """Return the boards of a cell by each of their names: in the suite, and in the list of boards."""
+        """Return the boards of a cell by each of their names: in the suite and in the inventory."""
         needed: dict[str, DeviceRef] = {}
         for name, spec, info in zip(device_names(cell.task), cell.task.specs, cell.task.infos, strict=False):
             if info.is_board:

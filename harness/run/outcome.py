@@ -1,4 +1,4 @@
-"""Options and outcome of a run, and the protocol of what shows its progress."""
+"""Options and outcome of a run, and the protocol of objects that show its progress."""
 
 from __future__ import annotations
 
@@ -16,40 +16,43 @@ __all__ = ["Options", "Outcome", "Watcher"]
 
 
 class Watcher(NodeWatcher, Protocol):
-    """Shows the progress of a run. Its methods are never called while a measuring window is open."""
+    """A protocol for objects that show the progress of a run. No method is called while a measuring window is open."""
 
     def started(self, plan: Plan, nodes: Sequence[Node], cells: Sequence[Cell], kept: int) -> None:
-        """The run begins: ``nodes`` to prepare, ``cells`` to measure; ``kept`` cells are measured already."""
+        """Show that the run begins, with ``nodes`` to prepare and ``cells`` to measure.
+
+        ``kept`` cells are measured already.
+        """
         ...
 
     def cell_started(self, cell: Cell) -> None:
-        """An attempt of a cell begins."""
+        """Show that an attempt of a cell begins."""
         ...
 
     def cell_finished(self, cell: Cell, record: Record) -> None:
-        """The record of an attempt is written."""
+        """Show that the record of an attempt is written."""
         ...
 
     def cell_delayed(self, cell: Cell, board: str) -> None:
-        """A cell is tried again after the others, because its board was lost."""
+        """Show that a cell will be tried again after the others, because its board was lost."""
         ...
 
     def board_awaited(self, board: str, seconds: float) -> None:
-        """The run waits for a lost board, at most for so long."""
+        """Show that the run waits for a lost board, for at most ``seconds``."""
         ...
 
     def close(self) -> None:
-        """The run is over, also by an error or an interruption."""
+        """End the display. This is also called after an error or an interruption."""
         ...
 
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """What a run does beyond its suite.
+    """The options of a run that are not in its suite.
 
-    ``jobs``: trainings at the same time. ``threads``: of each training process. ``processes``: that share each
-    training. ``prepare_only``: measure nothing. ``fresh``: set earlier records aside. ``retry_flagged``: measure
-    cells again whose record has flags.
+    ``jobs``: number of trainings at the same time. ``threads``: threads of each training process. ``processes``:
+    processes that share each training. ``prepare_only``: measure nothing. ``fresh``: set earlier records aside.
+    ``retry_flagged``: measure cells again whose record has flags.
     """
 
     jobs: int = 1
@@ -62,11 +65,11 @@ class Options:
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """What a run did.
+    """The outcome of a run.
 
-    ``records``: the latest of every cell of the plan that has one. ``measured``: attempts made. ``kept``: cells that
-    had a good record before. ``failed_nodes``: by key. ``leaderboard``: of the records; ``None`` where nothing was to
-    be measured, or the run was interrupted.
+    ``records``: the latest record of each cell of the plan that has one. ``measured``: number of attempts. ``kept``:
+    number of cells that had a good record before. ``failed_nodes``: failures of nodes, by key. ``leaderboard``: of
+    the records, or ``None`` if nothing was to be measured or the run was interrupted.
     """
 
     records: Sequence[Record] = ()
@@ -78,12 +81,12 @@ class Outcome:
 
     @property
     def failed(self) -> list[Record]:
-        """Records of cells that failed."""
+        """Return the records of cells that failed."""
         return [record for record in self.records if record.status == "failed"]
 
     @property
     def exit_code(self) -> int:
-        """0: every cell is measured; 1: some cell failed; 130: interrupted."""
+        """Return 0 if every cell is measured, 1 if a node or cell failed, and 130 if the run was interrupted."""
         if self.interrupted:
             return 130
         return 1 if self.failed or self.failed_nodes else 0

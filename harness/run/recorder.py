@@ -1,4 +1,4 @@
-"""Makes the records of a run and writes them, one per attempt of a cell."""
+"""Make the records of a run and write them, one per attempt of a cell."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from harness.types.record import Record
 __all__ = ["Attempt", "Recorder"]
 
 NOT_FIELDS = ("arrays", "window")
-"""Fields of :class:`Measured` that are written elsewhere: as a file of samples, and in ``environment``."""
+"""Fields of :class:`Measured` that are not fields of a record: one becomes a file, the other a part of ``environment``."""
 
 
 @dataclass
 class Recorder:
-    """Begins attempts. ``count`` is the number of records written."""
+    """The writer of a run's records. ``count`` is the number of records written."""
 
     plan: Plan
     plugins: Plugins
@@ -40,7 +40,7 @@ class Recorder:
         self.host = Environment.model_validate({**environment.host(), "prepared_on": prepared_on})
 
     def start(self, cell: Cell) -> Attempt:
-        """Begin an attempt of ``cell``; its record is written when one of its methods is called."""
+        """Begin an attempt of ``cell``. Its record is written when one of the attempt's methods is called."""
         started = datetime.now(timezone.utc).isoformat(timespec="milliseconds")
         self.watcher.cell_started(cell)
         self.plugins.notify("harness_cell_started", cell=cell)
@@ -49,7 +49,7 @@ class Recorder:
 
 @dataclass(frozen=True)
 class Attempt:
-    """An attempt of a cell that has begun. Exactly one of its methods is called."""
+    """An attempt of a cell that has begun. Call exactly one of its methods."""
 
     recorder: Recorder
     cell: Cell

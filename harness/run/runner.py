@@ -1,7 +1,7 @@
-"""The order of the stages: prepare what is missing, then measure one cell at a time.
+"""Run a plan: prepare what is missing, then measure one cell at a time.
 
-The only module that knows this order. Preparing runs in child processes, in parallel. Measuring has the machine to
-itself, and this process sleeps while a window is open.
+No other module knows this order. Nodes are prepared in parallel, in child processes. A cell has the machine to itself
+while it is measured, and this process sleeps while a window is open.
 """
 
 from __future__ import annotations
@@ -40,13 +40,14 @@ __all__ = ["Prepares", "job_count", "run", "run_suite"]
 def run_suite(
     planned: Planned, plugins: Plugins, store: Store, folder: Path, watcher: Watcher, options: Options
 ) -> Outcome:
-    """Run a planned suite into a results folder, which no other run may use meanwhile.
+    """Run a planned suite into a results folder, which no other run may use at the same time.
 
-    An interruption by the keyboard ends every process; what is finished is on disk, and the outcome says so.
+    A keyboard interruption ends every process. Everything that is finished is on disk, and the outcome has
+    ``interrupted``.
 
     Raises:
         SuiteError: a package or data that the plan needs is missing.
-        StorageError: the folder is in use by another run, or cannot be written.
+        StorageError: another run uses the folder, or it cannot be written.
     """
     plan, prepare = planned.plan, planned.resolved.suite.prepare
     for reason in (*plan.missing_extras, *plan.missing_data):
@@ -71,7 +72,7 @@ def run_suite(
 
 
 def job_count(prepare: Prepare, host: PrepareHost) -> int:
-    """Return how many trainings run at the same time: as many as the cores carry, one where a GPU trains."""
+    """Return the number of trainings that run at the same time: as many as the cores allow, or 1 on a GPU."""
     if prepare.jobs != "auto":
         return int(prepare.jobs)
     if host.device != "cpu":
@@ -80,11 +81,19 @@ def job_count(prepare: Prepare, host: PrepareHost) -> int:
 
 
 class Prepares(Protocol):
-    """Prepares nodes, as :class:`~harness.prepare.jobs.Jobs` does."""
+    """A protocol for objects that prepare nodes, such as :class:`~harness.prepare.jobs.Jobs`."""
 
-    def prepare(self, nodes: Sequence[Node], watcher: NodeWatcher) -> dict[str, Failure]: ...
-    def preprocess_ms(self, node: Node) -> float | None: ...
-    def close(self) -> None: ...
+    def prepare(self, nodes: Sequence[Node], watcher: NodeWatcher) -> dict[str, Failure]:
+        """Make all nodes, each after its inputs. Return the failures by key."""
+        ...
+
+    def preprocess_ms(self, node: Node) -> float | None:
+        """Return the milliseconds to preprocess one test image of a data node, or None if they cannot be measured."""
+        ...
+
+    def close(self) -> None:
+        """End all preparing processes."""
+        ...
 
 
 def run(
@@ -98,13 +107,13 @@ def run(
     jobs: Prepares | None = None,
     boards: LostBoards | None = None,
 ) -> Outcome:
-    """Run a plan into a results folder; cells that have a good record there are kept.
+    """Run a plan into a results folder. Cells that have a good record there are not measured again.
 
-    ``jobs`` and ``boards`` are those of ``options`` and ``plugins`` by default.
+    ``jobs`` and ``boards`` are made from ``options`` and ``plugins`` by default.
 
     Raises:
         StorageError: the folder cannot be written.
-        KeyboardInterrupt: after ending every process; all that is finished is on disk.
+        KeyboardInterrupt: the user interrupted. Every process is ended, and everything that is finished is on disk.
     """
     run_id = _begin(plan, results, options.fresh)
     known = {record.cell_id: record for record in results.latest(current_only=True)}
@@ -138,7 +147,7 @@ def run(
 def _measurable(
     pending: Sequence[Cell], plan: Plan, failed_nodes: Mapping[str, Failure], recorder: Recorder
 ) -> list[Cell]:
-    """Record the cells that cannot be measured, as skipped or failed; return the others."""
+    """Record the cells that cannot be measured, as skipped or failed. Return the other cells."""
     cells = []
     for cell in pending:
         failure = next((failed_nodes[key] for key in plan.needed_by(cell) if key in failed_nodes), None)
@@ -190,7 +199,7 @@ def _settled(cell: Cell, record: Record | None, options: Options) -> bool:
 
 
 def _begin(plan: Plan, results: Results, fresh: bool) -> str:
-    """Write ``plan.json`` and return the run id: that of an earlier run in this folder, unless ``fresh``."""
+    """Write ``plan.json`` and return the run id. It is that of an earlier run in this folder, unless ``fresh``."""
     path = results.folder / "plan.json"
     earlier = _earlier_run_id(path)
     if fresh:
@@ -205,7 +214,7 @@ def _begin(plan: Plan, results: Results, fresh: bool) -> str:
 
 
 def _earlier_run_id(path: Path) -> str | None:
-    """Return the run id in a ``plan.json``; ``None`` where there is no such file, or it is no plan."""
+    """Return the run id in a ``plan.json``; ``None`` if there is no such file or it is not a plan."""
     if not path.exists():
         return None
     try:
@@ -217,6 +226,9 @@ def _earlier_run_id(path: Path) -> str | None:
 def _preprocess_times(
     plan: Plan, cells: Sequence[Cell], failed_nodes: Mapping[str, Failure], jobs: Prepares
 ) -> dict[str, float | None]:
-    """Return the time to preprocess one image, in milliseconds, by key of data; measured while nothing else runs."""
+    """Return the milliseconds to preprocess one image, by key of the data.
+
+    They are measured before any cell, while nothing else runs.
+    """
     keys = dict.fromkeys(cell.data for cell in cells if cell.data not in failed_nodes)
     return {key: jobs.preprocess_ms(plan.nodes[key]) for key in keys}

@@ -1,1 +1,1 @@
-"""Claims of papers. In: a claims file, modules and records. Out: a verdict per claim."""
+"""Claims of papers. In: a claims file, modules and records. Out: one verdict per claim."""

@@ -1,7 +1,7 @@
-"""Claims of a paper as data: the file beside a suite that says what its tables claim.
+"""Claims of a paper as data: a file beside a suite, with the statements of the paper's tables.
 
-``suites/papers/edvit.yaml`` has its claims in ``suites/papers/edvit.claims.yaml``. :mod:`harness.results.claims.verdicts`
-gives the verdict on each.
+``suites/papers/edvit.yaml`` has its claims in ``suites/papers/edvit.claims.yaml``. Module
+:mod:`harness.results.claims.verdicts` gives a verdict on each claim.
 """
 
 from __future__ import annotations
@@ -39,12 +39,12 @@ __all__ = [
 
 ALL, BUT_FUSION = "all", "all-but-fusion"
 RECORDED = [name for name, column in COLUMNS.items() if column.kind == "number" and column.better]
-"""Columns of a leaderboard that a claim may be about."""
+"""Columns of a leaderboard that a claim may name."""
 
 
 @dataclass(frozen=True)
 class Tolerance:
-    """How far ours may be from the paper's: a share of the paper's value, or an absolute difference."""
+    """The allowed difference from the paper's value: a share of that value, or an absolute difference."""
 
     amount: float
     relative: bool
@@ -52,7 +52,7 @@ class Tolerance:
     def covers(self, ours: float, published: float) -> bool:
         """Return whether ``ours`` is within the tolerance of ``published``."""
         limit = self.amount * abs(published) if self.relative else self.amount
-        rounding = 1e-9 * max(limit, abs(published))  # of floats: a limit is not missed by it
+        rounding = 1e-9 * max(limit, abs(published))  # rounding of floats never decides
         return abs(ours - published) <= limit + rounding
 
     def __str__(self) -> str:
@@ -84,7 +84,7 @@ class _Claim(Params):
 
 
 class Number(_Claim):
-    """A method has this much of a quantity: of one part, or of several together."""
+    """A claim that a method has a certain value of a quantity, for one part or for several parts together."""
 
     method: str
     quantity: str = Field(description="a count of the module, or a column of the leaderboard")
@@ -113,7 +113,7 @@ class Number(_Claim):
 
 
 class Ordering(_Claim):
-    """One method has more, or less where less is better, of a column than another."""
+    """A claim that one method is better than another in a column."""
 
     better: str = Field(description="the method that the paper ranks higher")
     than: str
@@ -135,9 +135,10 @@ class Ordering(_Claim):
 
 
 class Placed(_Claim):
-    """The method's placer puts this many parts on each device of a fleet, the answering part aside.
+    """A claim that the method's placer puts a certain number of parts on each device of a fleet.
 
-    Which of several equal devices has them does not matter. MACs are counted as ``macs_linear_g``.
+    The part that gives the answer is not counted. Equal devices may be exchanged. MACs are counted as
+    ``macs_linear_g``.
     """
 
     method: str
@@ -148,7 +149,7 @@ class Placed(_Claim):
 
 
 class Statement(_Claim):
-    """A claim that cannot be written as a number or an ordering. Only what is known of it is printed."""
+    """A claim that cannot be written as a number or an ordering. It is printed and not checked."""
 
     says: str = Field(min_length=1)
     needs: str | None = Field(None, min_length=1, description="what checking it would take")
@@ -164,7 +165,7 @@ class Statement(_Claim):
 
 Claim: TypeAlias = Number | Ordering | Placed | Statement
 KINDS: dict[str, type[Claim]] = {"value": Number, "better": Ordering, "placed": Placed}
-"""The key that tells a claim's kind; a statement has none of them."""
+"""The key that determines the kind of a claim. A statement has none of these keys."""
 
 
 class _File(Params):
@@ -175,7 +176,7 @@ class _File(Params):
 
 @dataclass(frozen=True)
 class Claims:
-    """A claims file, checked against its suite: ``claims`` by their names, in the order written."""
+    """The claims of a file, checked against its suite: ``claims`` by name, in the order of the file."""
 
     paper: str
     claims: Mapping[str, Claim]
@@ -183,10 +184,10 @@ class Claims:
 
 
 def load_claims(path: Path, suite: Suite) -> Claims:
-    """Read the claims that stand beside the suite at ``path``.
+    """Read the claims file beside the suite at ``path``.
 
     Raises:
-        SuiteError: there are none, or one is wrong; one line naming file:line, what is allowed, the nearest.
+        SuiteError: there is no such file, or a claim is wrong. The message has file:line and what is allowed.
     """
     beside = path.with_suffix(".claims.yaml")
     if not beside.is_file():
@@ -214,13 +215,20 @@ def _claim(name: str, content: Any, file: _File, source: Source) -> Claim:
 
 
 def _likely(content: Facts) -> type[Claim]:
-    """The kind of a claim without the key that tells it: the one that lacks it, so that the message says so."""
+    """Return the most likely kind of a claim without the key that determines the kind.
+
+    It is chosen by another key. The error message can then name the missing key.
+    """
     telling: dict[str, type[Claim]] = {"quantity": Number, "than": Ordering, "fleet": Placed}
     return next((kind for key, kind in telling.items() if key in content), Statement)
 
 
 def _check(name: str, claim: Claim, suite: Suite, source: Source) -> None:
-    """Names of methods and fleets."""
+    """Check that the methods and fleets of a claim are in the suite.
+
+    Raises:
+        SuiteError: a name is not in the suite.
+    """
     for key in ("method", "better", "than"):
         method = getattr(claim, key, None)
         if method is not None and method not in suite.methods:

@@ -1,4 +1,4 @@
-"""What the records of a results folder say about a claim: the figure of a method, or which of two methods is better."""
+"""The evidence of a results folder for a claim: the figure of a method, or which of two methods is better."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ __all__ = ["Difference", "Evidence", "Unchecked"]
 
 
 class Unchecked(Exception):
-    """Raised where a claim cannot be checked here; the message says why."""
+    """A claim cannot be checked here. The message says why."""
 
 
 @dataclass(frozen=True)
 class Difference:
-    """How much better one method is than another, in the column's unit.
+    """The difference by which one method is better than another, in the column's unit.
 
-    ``decided``: whether this decides which method is better. ``why``: what the figures rest on.
+    ``decided``: whether the difference decides which method is better. ``why``: the seeds and the test behind it.
     """
 
     difference: float
@@ -38,7 +38,7 @@ class Difference:
 
 
 class Evidence:
-    """The rows of ``folder`` that belong to ``suite``, by table. Published figures are no evidence.
+    """The rows of ``folder`` that belong to ``suite``, by table. Published figures are not evidence.
 
     Raises:
         SuiteError: ``folder`` is not a results folder.
@@ -53,11 +53,11 @@ class Evidence:
         )
 
     def number(self, claim: Number, data: str, keys: Collection[str]) -> tuple[float, str]:
-        """Return the figure that a claim is about, and what was measured to get it.
+        """Return the figure that a claim is about, and a text about the seeds, runtime and device behind it.
 
         Args:
-            claim: the claim.
-            data: name of the data set of the suite's method.
+            claim: a claim about a number.
+            data: name of the data set that the suite's method uses.
             keys: ``method_key`` of each configuration that the suite's method has.
 
         Raises:
@@ -80,7 +80,7 @@ class Evidence:
         raise Unchecked(f"its records have no {claim.quantity}: {same[0].why.get(claim.quantity)}")
 
     def ordering(self, claim: Ordering) -> Difference:
-        """Return by how much ``claim.better`` is better, on one table, in the two settings that are most alike.
+        """Return by how much ``claim.better`` is better, from the two most similar rows of one table.
 
         Raises:
             Unchecked: no table has both methods with figures.
@@ -101,7 +101,7 @@ class Evidence:
         column = COLUMNS[claim.column]
         sign = 1 if column.better == "higher" else -1
         ours, other = first.row.number(claim.column), second.row.number(claim.column)
-        assert ours is not None  # as are both of every pair
+        assert ours is not None  # pairs with a missing value are left out above
         assert other is not None
         difference = sign * (ours - other)
         seeds = f"{_seeds(first.row)} against {_seeds(second.row)}"
@@ -113,7 +113,7 @@ class Evidence:
                 difference, False, f"cannot be told apart: no raw predictions of common seeds; {seeds}"
             )
         p = stats.paired_p([(b, c) for b, c, _ in tables])
-        common = fmean((b - c) / n for b, c, n in tables)  # the test sees the seeds that both have
+        common = fmean((b - c) / n for b, c, n in tables)  # the test uses only the seeds that both have
         decided = p <= ALPHA and common * difference > 0
         prefix = "" if decided else "cannot be told apart: "
         return Difference(difference, decided, f"{prefix}p = {p:.2g}; {seeds}")
@@ -136,7 +136,7 @@ class Evidence:
 
 
 def _unlike(first: Row, second: Row) -> int:
-    """Return in how many settings two rows differ."""
+    """Return the number of settings in which two rows differ."""
     return sum(first[name] != second[name] for name in ("runtime", "device", "batch", "threads"))
 
 

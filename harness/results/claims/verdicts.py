@@ -1,4 +1,4 @@
-"""The verdict on each claim of a paper: the claim compared with the modules that plugins build and with records."""
+"""Verdicts on the claims of a paper: compare each claim with modules that plugins build, and with records."""
 
 from __future__ import annotations
 
@@ -30,15 +30,15 @@ STATUSES: tuple[Status, ...] = (
     "reproduced",
     "not-checkable-here",
 )
-"""In the order in which they are printed."""
+"""All statuses, in the order in which they are printed."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Verdict:
     """The verdict on one claim.
 
-    ``published`` and ``ours`` are figures in ``unit``, or ``None``. Of an ordering they are differences: how much
-    better one method is than the other.
+    ``published`` and ``ours`` are figures in ``unit``, or ``None``. For an ordering they are the difference by which
+    one method is better than the other.
     """
 
     claim: str
@@ -57,12 +57,13 @@ class Verdict:
 
 
 class Judge:
-    """Judges the claims of one suite. A module that several claims are about is built once.
+    """The judge of one suite's claims. A module that several claims are about is built once.
 
-    ``evidence``: the records of a results folder; without it, a claim that needs records is not checkable.
+    ``evidence`` is made from the records of a results folder. Without it, a claim that needs records is not
+    checkable.
 
     Raises:
-        SuiteError: a claim names a part that its method does not have, or places a whole model.
+        SuiteError: a claim names a part that its method does not have, or is about the placement of a whole model.
     """
 
     def __init__(self, claims: Claims, planned: Planned, evidence: Evidence | None) -> None:
@@ -165,7 +166,10 @@ class Judge:
         return self._modules[key]
 
     def _sketch(self, method: str, target: Target | None = None) -> Sketch | None:
-        """Return how the method is split, for ``target`` or else the suite's first device; ``None`` for a whole model."""
+        """Return the sketch of a method, or ``None`` for a whole model.
+
+        It is made for ``target``, or else for the suite's first device.
+        """
         resolved = self.resolved.method(method)
         if resolved.partition is None:
             return None
@@ -192,9 +196,9 @@ class Judge:
         if target.unavailable:
             raise Unchecked(target.unavailable)
         sketch = self._sketch(claim.method, target)
-        assert sketch is not None  # checked
+        assert sketch is not None  # checked by ``_check``
         counted = []
-        for part in sketch.parts:  # the paper's devices are given in the paper's MACs
+        for part in sketch.parts:  # the suite gives the capacity of devices in the paper's MACs
             counts = self._figure(claim.method, part.name, lambda footprint: footprint.counts, target)
             counted.append(replace(part, macs=counts.macs_linear, weight_bytes=counts.weight_bytes))
         try:
@@ -235,7 +239,7 @@ class Judge:
 
 
 def _published(claim: Claim) -> JsonObject:
-    """Return the fields of a verdict that come from the paper, with words where the claim has none."""
+    """Return the fields of a verdict that come from the paper, with a default text if the claim has none."""
     if isinstance(claim, Number):
         what = claim.method if claim.part is None else f"{claim.method}, {claim.part}"
         column = COLUMNS.get(claim.quantity)
@@ -262,4 +266,4 @@ def _published(claim: Claim) -> JsonObject:
 
 
 STATIC_UNITS = {"file_mib": "MiB", "payload_bytes": "B"}
-"""Units of the quantities that are no columns."""
+"""Units of the quantities that are not columns."""

@@ -1,4 +1,4 @@
-"""Energy columns of a row, and the scope that a table shows: one scope for all its rows."""
+"""The energy columns of a row, and the scope of a table, which is the same for all its rows."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ NAMES = (
     "energy_method",
 )
 REPEATS = 5
-"""From this many processes on, their spread joins the meter's own uncertainty."""
+"""Smallest number of processes whose spread is a part of the uncertainty, beside the meter's own."""
 
 
 def scopes_of(records: Sequence[Record]) -> list[str]:
     """Return the scopes in which a record has a figure, the widest first.
 
-    Scopes of readings that are not measured count only where nothing is measured.
+    Readings that are not measured count only if no reading is measured.
     """
     readings = [reading for record in records for reading in _readings(record) if has_figure(reading)]
     measured = [reading for reading in readings if reading.provenance == "measured"]
@@ -43,9 +43,10 @@ def scopes_of(records: Sequence[Record]) -> list[str]:
 
 
 def table_scope(rows: Sequence[Sequence[str]]) -> str | None:
-    """Return the scope that most rows have, the widest of these; ``None`` where no row has a meter.
+    """Return the scope that most rows have, or ``None`` if no row has a meter. If several are equal, it is the
+    widest.
 
-    ``rows`` holds the scopes of each row.
+    ``rows`` has the scopes of each row.
     """
     count = Counter(scope for scopes in rows for scope in scopes)
     return max(SCOPES, key=lambda scope: (count[scope], -SCOPES.index(scope))) if count else None
@@ -54,9 +55,9 @@ def table_scope(rows: Sequence[Sequence[str]]) -> str | None:
 def energy_columns(records: Sequence[Record], scope: str | None) -> Mapping[str, Value | Why]:
     """Return the energy columns of a row: medians over its cells, or the reason why there is no value.
 
-    All cells are read with the same meter: measured before modelled, counters before integrated power, then the
-    meter that more cells have. With :data:`REPEATS` processes or more their spread (the 95% t-interval) joins the
-    meter's own uncertainty.
+    The figures of all cells are from the same meter. Measured readings come before modelled ones, counters before
+    integrated power, and then the meter that more cells have. With :data:`REPEATS` or more processes, the 95%
+    t-interval of their spread is added to the meter's own uncertainty.
     """
     readings = [reading for record in records for reading in _readings(record)]
     if not readings:
@@ -85,7 +86,7 @@ def energy_columns(records: Sequence[Record], scope: str | None) -> Mapping[str,
 
 
 def _median(own: Sequence[EnergyReading], values: Sequence[float | None], kind: str) -> float | Why:
-    """Return the median of the values that are known; ``kind`` is the key of ``withheld`` with the reason."""
+    """Return the median of the known values, or the reason under the key ``kind`` of ``withheld``."""
     known = [value for value in values if value is not None]
     if known:
         return median(known)

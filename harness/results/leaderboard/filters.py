@@ -30,12 +30,12 @@ _EXAMPLE = "for example: top1 > 90 and latency_p50_ms < 5 and runtime == 'onnxru
 
 
 def parse_where(text: str) -> Callable[[Row], bool]:
-    """Return a filter over rows, from an expression of columns, numbers, texts, lists, comparisons, and/or/not.
+    """Return a filter of rows, from an expression of columns, numbers, texts, lists, comparisons, and/or/not.
 
-    A comparison with a null value is false, negated or not, except ``== None`` and ``!= None``.
+    A comparison with a null value is false, and so is its negation. ``== None`` and ``!= None`` are the exceptions.
 
     Raises:
-        SuiteError: the expression is not of this form. The filter raises it too, where it compares a text with a
+        SuiteError: the expression is not of this form. The filter itself raises it if it compares a text with a
             number.
     """
     try:
@@ -59,7 +59,7 @@ def parse_where(text: str) -> Callable[[Row], bool]:
 
 
 def _check(node: ast.expr, text: str) -> None:
-    """Raise SuiteError for syntax that :func:`_value` does not evaluate."""
+    """Raise :class:`SuiteError` for syntax that :func:`_value` does not evaluate."""
     children: list[ast.expr]
     match node:
         case ast.Constant(value=int() | float() | str() | None):
@@ -109,4 +109,4 @@ def _value(node: ast.expr, row: Row) -> Any:
                     return False
                 left = right
             return True
-    raise AssertionError(node)  # _check admits nothing else
+    raise AssertionError(node)  # _check allows nothing else

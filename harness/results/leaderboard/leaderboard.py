@@ -1,7 +1,7 @@
-"""Records -> tables: pure, and the same records always give the same tables.
+"""Make tables from records. The same records always give the same tables.
 
-A table compares what may be compared: one task, data set and split, scenario, device model and provenance. A row is
-one method in one setting (runtime, batch, threads, device), over its seeds and repeats.
+The rows of a table may be compared: they share task, data set and split, scenario, device model and provenance. A row
+is one method in one setting (runtime, batch, threads, device), over its seeds and repeats.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ __all__ = ["Leaderboard", "Table", "TableKey", "grouped", "leaderboard_of", "not
 
 @dataclass(frozen=True, kw_only=True)
 class TableKey:
-    """What all rows of a table share.
+    """The facts that all rows of a table share.
 
-    ``within``: further columns by which tables were split, with their values. ``source``: of published figures,
+    ``within``: further columns by which tables were split, with their values. ``source``: for published figures,
     where they are printed.
     """
 
@@ -45,7 +45,7 @@ class TableKey:
     source: str | None = None
 
     def to_json(self) -> JsonObject:
-        """Return the key as JSON; ``source`` only of published figures."""
+        """Return the key as JSON. It has ``source`` only for published figures."""
         return {
             "task": self.task,
             "data": self.data,
@@ -63,10 +63,10 @@ class TableKey:
 class Table:
     """Rows in rank order.
 
-    ``reference`` is the row that the others are compared with (the baseline's best), whether or not a filter hides
-    it. ``detectable_top1`` is the difference, in points, that the test of a pair would have seen with 80% power on
-    one seed, at the table's median discordance and Holm's first step. ``why`` gives reasons for what is ``None``.
-    Without ``rank_by`` the rows are not ranked: they stand as they were published.
+    ``reference`` is the baseline's best row, with which the others are compared, even if a filter hides it.
+    ``detectable_top1`` is the difference, in points, that the test of a pair would have found with 80% power on one
+    seed, at the table's median discordance and Holm's first step. ``why`` gives reasons for values that are ``None``.
+    If ``rank_by`` is None the rows are not ranked. They are in the order in which they were published.
     """
 
     key: TableKey
@@ -80,7 +80,7 @@ class Table:
 
     @property
     def published(self) -> bool:
-        """Whether the figures are a paper's."""
+        """Return whether the figures are those of a paper."""
         return self.key.provenance == "published"
 
     def to_json(self) -> JsonObject:
@@ -98,7 +98,7 @@ class Table:
 
 @dataclass(frozen=True)
 class Leaderboard:
-    """Tables, measured ones first."""
+    """A list of tables, the measured ones first."""
 
     tables: tuple[Table, ...]
 
@@ -119,15 +119,15 @@ def leaderboard_of(
     """Group records into tables and rank their rows.
 
     Args:
-        records: one per cell (:func:`harness.results.folder.latest_of`).
-        samples_of: reads the raw arrays of a record. Tiers need ``predictions`` and ``labels``.
-        rank_by: a column; by default that of the table's newest record.
-        baseline: a method; by default that of the table's newest record.
+        records: one record per cell (:func:`harness.results.folder.latest_of`).
+        samples_of: a function that reads the raw arrays of a record. Tiers need ``predictions`` and ``labels``.
+        rank_by: the column that ranks; by default that of the table's newest record.
+        baseline: the method of the reference row; by default that of the table's newest record.
         within: columns by which tables are split further.
-        where: an expression that hides rows and changes no number.
+        where: an expression that rows must meet to be shown. It changes no number.
 
     Raises:
-        SuiteError: an unknown column, a column that cannot rank, or a bad expression.
+        SuiteError: a column is unknown or cannot rank, or an expression is wrong.
     """
     check_columns(within, "--within")
     keep = parse_where(where) if where else None
@@ -147,7 +147,7 @@ def leaderboard_of(
 
 
 def grouped(records: Iterable[Record]) -> dict[TableKey, list[Group]]:
-    """Return the rows of every table; not ranked yet."""
+    """Return the rows of every table, by the table's key. They are not ranked yet."""
     by_table: dict[TableKey, dict[str, list[Record]]] = {}
     for record in records:
         setting = json.dumps(_row_key(record), sort_keys=True)
@@ -161,7 +161,7 @@ def not_printed(source: str | None) -> str:
 
 
 def sorted_by(leaderboard: Leaderboard, name: str) -> Leaderboard:
-    """Return the same tables with their rows ordered by one column: its better end first, nulls last."""
+    """Return the same tables with their rows sorted by one column: the better values first, nulls last."""
     key = order(name)
     return Leaderboard(
         tuple(replace(table, rows=tuple(sorted(table.rows, key=key))) for table in leaderboard.tables)
@@ -181,7 +181,7 @@ def _table_key(record: Record) -> TableKey:
 
 
 def _table_order(key: TableKey) -> tuple[int, str]:
-    """Measured tables first, then as :data:`harness.types.Provenance` lists them."""
+    """Return the sort key of a table: the order of :data:`harness.types.Provenance`, measured first, then its key."""
     return get_args(Provenance).index(key.provenance), json.dumps(key.to_json())
 
 
@@ -190,7 +190,10 @@ def _hashable(value: Value) -> Value:
 
 
 def _row_key(record: Record) -> list[Any]:
-    """Return what was asked for, so that a cell that failed before it knew its precision stays in its row."""
+    """Return the requested settings of a record, which are the same for all records of a row.
+
+    The precision is not included, since a cell that failed may not know it.
+    """
     scenario = record.scenario
     return [
         record.machine_id,
@@ -262,7 +265,7 @@ def _table(
 
 
 def _tie(row: Row) -> tuple[Any, ...]:
-    """Order of rows that rank alike: the faster first, then by name."""
+    """Return the sort key of rows with the same rank: the faster one first, then by name."""
     names = ("method", "runtime", "device", "machine_id", "method_key")
     texts = tuple(str(row[name]) for name in names)
     return (*order("latency_p50_ms")(row), *texts, str(row["batch"]), str(row["threads"]))

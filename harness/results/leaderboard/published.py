@@ -1,16 +1,14 @@
 """Figures that papers print, read from a YAML file. They have tables of their own and are never ranked.
 
-A file ``suites/papers/NAME.published.yaml``, or anyone's::
+The file is ``suites/papers/NAME.published.yaml``, or a file of your own::
 
     paper: TFormer (Lu et al., 2023)
     tables:
-      - table: Table 5
-        data: ImageNet-1K
-        rows:
+      - table: Table 5 data: ImageNet-1K rows:
           - {method: PVT-Tiny, params_m: 13, macs_g: 1.9, top1: 75.1, top5: 92.4}
 
-A row has the columns of a leaderboard, in their units, as far as they are printed. ``why`` gives the reason for an
-absent one where "not printed" is not enough. The rows of a table stay in the paper's order.
+A row has the columns of a leaderboard, in their units, as far as they are printed. ``why`` gives the reason why a
+column is absent, if "not printed" is not enough. The rows of a table keep the paper's order.
 """
 
 from __future__ import annotations
@@ -44,13 +42,13 @@ PRINTED = [
     ),
     *("device", "runtime", "precision", "shape", "energy_scope"),
 ]
-"""Columns that a published row may give beside ``method``; the table gives data set and device model."""
+"""Columns that a published row may give in addition to ``method``. The table gives data set and device model."""
 
 NOT_RANKED = "published figures are not ranked"
 
 
 class PrintedTable(Params):
-    """One table of a paper, or the part of it that is about one data set and device."""
+    """A table of a paper, or the part of it that is about one data set and device."""
 
     table: str = Field(min_length=1, description="which table")
     data: str = Field(min_length=1, description="data set")
@@ -73,7 +71,7 @@ def shipped_published() -> dict[str, Path]:
 
 
 def find_published(name: str) -> Path:
-    """Return the file that ``name`` means: a path, or the name of a shipped file.
+    """Return the file of published figures ``name``, which is a path or the name of a shipped file.
 
     Raises:
         SuiteError: there is no such file.
@@ -87,10 +85,10 @@ def find_published(name: str) -> Path:
 
 
 def published_tables(path: Path, where: str | None = None) -> tuple[Table, ...]:
-    """Return the tables of a file, their rows in the paper's order; ``where`` hides rows.
+    """Return the tables of a file, with their rows in the paper's order. ``where`` is a filter of rows.
 
     Raises:
-        SuiteError: one line naming file:line, key, and what is allowed.
+        SuiteError: the file is wrong. The message has file:line, key, and what is allowed.
     """
     keep = parse_where(where) if where else None
     tree, source = read_yaml(path)
@@ -124,7 +122,7 @@ def _table(printed: PrintedTable, origin: str, rows: list[Row]) -> Table:
 def _row(
     content: JsonObject, table: PrintedTable, origin: str, source: Source, path: tuple[str | int, ...]
 ) -> Row:
-    """Return the row that a file's ``content`` gives: a column that is not printed is null, with a reason."""
+    """Return the row that a file's ``content`` gives. A column that is not printed is null, with a reason."""
     if not isinstance(content.get("method"), str) or not content["method"].strip():
         raise SuiteError(f"{source.where(*path)}: a row needs a method, the name that the paper gives it")
     reasons = content.get("why", {})
@@ -154,7 +152,7 @@ def _row(
 
 
 def _wrong(name: str, value: Any, *, text: bool) -> str | None:
-    """Return what is wrong with a value of the file; ``text``: it is a reason, not a figure."""
+    """Return the problem of a value of the file, or None. With ``text`` the value must be a reason, else a figure."""
     if text or COLUMNS[name].kind == "text":
         return None if isinstance(value, str) and value.strip() else f"expected a text, not {value!r}"
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value < 0:

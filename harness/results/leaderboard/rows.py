@@ -1,4 +1,4 @@
-"""One row of a table from the records of its cells: every column, and a reason for every null."""
+"""Make one row of a table from the records of its cells: every column, and a reason for every null."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from harness.types.record import Record
 __all__ = ["Group"]
 
 Of = Callable[[Record], float | None]
-"""Takes a figure out of a record."""
+"""A function that returns a figure of a record."""
 
 
 class Group:
     """The records of one row, and the row. Tier and energy columns are set while the table is ranked.
 
-    ``records`` are in a fixed order; ``good`` are those that measured anything; ``scopes`` are the scopes of their
-    energy readings.
+    ``records`` are in a fixed order. ``good`` are the records with figures. ``scopes`` are the scopes of their energy
+    readings.
     """
 
     def __init__(self, records: list[Record]) -> None:
@@ -44,7 +44,7 @@ class Group:
 
     @property
     def row(self) -> Row:
-        """The row as it is now."""
+        """Return the row in its present state."""
         return Row(values=dict(self._values), why=dict(self._why), reason=self.reason)
 
     def put_energy(self, scope: str | None) -> None:
@@ -53,7 +53,7 @@ class Group:
             self.put(name, value if self.good else Why(self.reason))
 
     def put(self, name: str, value: Value | Why) -> None:
-        """Set a column; a :class:`Why` makes it null with that reason."""
+        """Set a column. A :class:`Why` makes it null with that reason."""
         if isinstance(value, Why):
             self._values[name] = None
             self._why[name] = str(value) or "no reason was recorded"
@@ -62,7 +62,7 @@ class Group:
             self._why.pop(name, None)
 
     def _settings(self) -> dict[str, Value]:
-        """What was asked for: the same in all cells of the row."""
+        """Return the requested settings, which are the same in all cells of the row."""
         first = self.records[0]
         return {
             "method": first.method,
@@ -85,10 +85,7 @@ class Group:
 
 
 def _reason(records: Sequence[Record]) -> str:
-    """Return what is wrong with the cells that did not end well.
-
-    For example: "2 of 7 cells failed at train in plugin devit: why".
-    """
+    """Return a text about the cells that are not ok, such as "2 of 7 cells failed: reason"."""
     bad = Counter((r.status, r.reason, r.stage, r.plugin) for r in records if r.status != "ok")
     total = len(records)
     return "; ".join(
@@ -101,7 +98,7 @@ def _reason(records: Sequence[Record]) -> str:
 
 
 def _load(scenario: ScenarioBlock) -> str:
-    """Return in words what scenario and batch do not say about the load."""
+    """Return the facts of the workload that scenario and batch do not contain, as text."""
     words = [f"{scenario.streams} streams"] if scenario.name == "multi-stream" else []
     words += [f"{scenario.target_qps:g}/s"] if scenario.target_qps else []
     words += [f"{scenario.in_flight} in flight"] if (scenario.in_flight or 1) > 1 else []
@@ -114,7 +111,7 @@ def _load(scenario: ScenarioBlock) -> str:
 
 
 def _measured(records: Sequence[Record], good: Sequence[Record]) -> dict[str, Value | Why]:
-    """Return the columns that were measured, energy aside. ``good`` are those of ``records`` that have figures."""
+    """Return the measured columns except energy. ``good`` are the records that have figures."""
     by_seed = {seed: [r for r in good if r.seed == seed] for seed in {r.seed for r in good}}
     whole = records[0].device.nodes == 1
     return {
@@ -204,7 +201,7 @@ def _latency(good: Sequence[Record]) -> dict[str, Value | Why]:
 
 
 def _pooled(good: Sequence[Record]) -> tuple[float | Why, float | Why]:
-    """Return mean and standard deviation over all queries of all cells, from n, mean and deviation of each."""
+    """Return mean and standard deviation over all queries of all cells, from n, mean and deviation of each cell."""
     measured = [r.latency for r in good if r.latency.n]
     cells = [(own.n or 0, own.mean_ms, own.std_ms) for own in measured if own.mean_ms is not None]
     if not cells or len(cells) < len(measured):
@@ -221,7 +218,7 @@ def _pooled(good: Sequence[Record]) -> tuple[float | Why, float | Why]:
 
 
 def _memory(good: Sequence[Record]) -> dict[str, Value | Why]:
-    """Return memory of the worst cell."""
+    """Return the memory of the cell with the largest memory."""
     peaks = [record.memory for record in good if record.memory.process_peak_bytes is not None]
     worst = max(peaks, key=lambda memory: memory.process_peak_bytes or 0, default=None)
     return {
@@ -232,7 +229,10 @@ def _memory(good: Sequence[Record]) -> dict[str, Value | Why]:
 
 
 def _device_memory(good: Sequence[Record]) -> Value | Why:
-    """Return GPU memory of the worst cell by the first measure that all cells have; each counts something else."""
+    """Return the GPU memory of the cell with the largest memory.
+
+    It is the first measure that all cells have, since each measure counts something else.
+    """
     if all(record.device.kind == "cpu" for record in good):
         return Why("a CPU has no memory apart")
     measures: tuple[Of, ...] = (
@@ -248,7 +248,7 @@ def _device_memory(good: Sequence[Record]) -> Value | Why:
 
 
 def _network(good: Sequence[Record], whole: bool) -> dict[str, Value | Why]:
-    """Return bytes, latency without the input's transfer, and how near latency is to what parts and links allow.
+    """Return bytes, latency without the input's transfer, and the ratio of latency to its lower bound.
 
     ``whole``: one device has all parts.
     """

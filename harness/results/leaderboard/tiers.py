@@ -1,4 +1,4 @@
-"""Tiers: which rows of a table are significantly worse than the best."""
+"""Tiers: groups of rows whose accuracy no test distinguishes from the best row of the group."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     SamplesOf: TypeAlias = Callable[[Record], Mapping[str, NDArray[Any]]]
-    """Reads the raw arrays of a record."""
+    """A function that reads the raw arrays of a record."""
     Answers: TypeAlias = Mapping[int, tuple[NDArray[Any], NDArray[np.bool_]]]
-    """Seed -> labels [n] and whether each of the n images was answered right."""
+    """Seed -> labels [n], and whether each of the n images was answered right, bool [n]."""
 
 __all__ = ["ALPHA", "answers_of", "no_tiers", "paired_tables", "rank_by_tiers"]
 
@@ -27,20 +27,21 @@ ALPHA = 0.05
 
 
 def no_tiers(groups: Iterable[Group], reason: str) -> None:
-    """Leave the tier of all rows null, with a reason."""
+    """Set the tier of all rows to null, with a reason."""
     for group in groups:
         group.put("tier", Why(reason if group.good else group.reason))
 
 
 def rank_by_tiers(groups: list[Group], samples_of: SamplesOf) -> float | None:
-    """Give each row its tier and sort the rows by it; return the detectable difference in points.
+    """Give each row its tier, and sort the rows by it. Return the detectable difference in points.
 
-    Every pair of rows is compared on the same test images, seed by seed (exact McNemar); the seeds are combined,
-    and all pairs of the table are corrected by Holm. The first tier is the most accurate row and all rows that no
-    test tells from it; the next tiers are found in the same way among the rest. ``groups`` are sorted by accuracy.
+    Every pair of rows is compared on the same test images, seed by seed (exact McNemar). The seeds are combined, and
+    all pairs of the table are corrected by Holm. The first tier has the most accurate row, and all rows that no test
+    distinguishes from it. The next tiers are found in the same way among the remaining rows. ``groups`` must be
+    sorted by accuracy.
 
     Returns:
-        ``None`` where no two rows have a seed and raw predictions in common.
+        The detectable difference, or ``None`` if no two rows have a seed and raw predictions in common.
     """
     answers = [answers_of(group, samples_of) for group in groups]
     compared: dict[tuple[int, int], list[tuple[int, int]]] = {}
@@ -76,7 +77,7 @@ def rank_by_tiers(groups: list[Group], samples_of: SamplesOf) -> float | None:
 
 
 def answers_of(group: Group, samples_of: SamplesOf) -> Answers:
-    """Return for each seed the labels and whether each image was answered right; repeats share their predictions."""
+    """Return for each seed the labels, and whether each image was answered right. Repeats share their predictions."""
     answers: dict[int, tuple[Any, Any]] = {}
     for record in group.good:
         if record.seed not in answers and not record.samples.empty:
@@ -88,7 +89,10 @@ def answers_of(group: Group, samples_of: SamplesOf) -> Answers:
 
 
 def paired_tables(first: Answers, second: Answers) -> list[tuple[int, int, int]]:
-    """Return for each common seed with the same images: (only the first right, only the second right, images)."""
+    """Return one table for each common seed with the same images.
+
+    A table is (images that only the first answers right, images that only the second answers right, all images).
+    """
     tables = []
     for seed in sorted(first.keys() & second.keys()):
         (labels, right), (other_labels, other_right) = first[seed], second[seed]

@@ -1,4 +1,4 @@
-"""A reason in place of a value."""
+"""The reason why a column has no value."""
 
 from __future__ import annotations
 
@@ -6,6 +6,6 @@ __all__ = ["Why"]
 
 
 class Why(str):
-    """Stands for null: the reason why there is no value."""
+    """A reason, which stands for null in a column."""
 
     __slots__ = ()
