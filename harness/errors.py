@@ -80,10 +80,44 @@ class CellError(HarnessError):
         self.plugin = plugin
 
 
+_OTHER_NAMES = {
+    "lr": ("learningrate", "baselr", "peaklr"),
+    "min_lr": ("finallr", "endlr", "minlearningrate"),
+    "weight_decay": ("wd", "l2", "decay"),
+    "batch_size": ("bs", "batch", "trainbatchsize"),
+    "batch": ("bs", "batchsize"),
+    "epochs": ("numepochs", "nepochs", "passes", "iterations"),
+    "warmup_epochs": ("warmup", "warmupsteps"),
+    "schedule": ("scheduler", "lrschedule", "lrscheduler"),
+    "optimizer": ("opt", "optim"),
+    "label_smoothing": ("smoothing",),
+    "clip_grad": ("gradclip", "maxgradnorm", "gradientclipping"),
+    "image_size": ("imgsize", "size", "resolution", "inputsize"),
+    "dim": ("embeddim", "hiddendim", "hiddensize", "width", "channels"),
+    "depth": ("numlayers", "layers", "numblocks", "nlayers"),
+    "heads": ("numheads", "nheads", "attentionheads"),
+    "patch_size": ("patch",),
+    "min_time": ("duration", "time"),
+    "min_queries": ("queries", "minquerycount", "iterations"),
+    "warmup": ("warmupqueries", "warmupiterations"),
+    "repeats": ("repetitions", "runs", "trials"),
+    "seeds": ("seed", "randomseed"),
+    "build": ("model", "architecture", "arch", "backbone"),
+    "from": ("base", "parent", "extends"),
+    "data": ("dataset",),
+}
+"""Name of the harness -> what other tools call the same, without underscores."""
+
+
 def nearest(word: str, allowed: Iterable[str]) -> str:
-    """Return a hint for a mistyped word: the nearest match if there is one, then all allowed words."""
+    """Return a hint for a mistyped word: the nearest match if there is one, then all allowed words.
+
+    A word that other tools use for an allowed one, like ``learning_rate`` for ``lr``, is matched first.
+    """
     names = sorted(allowed)
-    match = difflib.get_close_matches(word, names, n=1, cutoff=0.6)
+    bare = word.replace("_", "").replace("-", "").lower()
+    match = [name for name in names if bare in _OTHER_NAMES.get(name, ())]
+    match = match or difflib.get_close_matches(word, names, n=1, cutoff=0.6)
     guess = f"did you mean {match[0]!r}? " if match else ""
     return f"{guess}allowed: {', '.join(names) or 'none'}"
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import inspect
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -17,7 +18,7 @@ import pluggy
 
 from harness import hookspecs
 from harness.errors import DeviceError, HarnessError, PluginError, first_line, nearest, source_files
-from harness.registry import Origin, Problem, Registered, Registry
+from harness.registry import Origin, Problem, Registered, Registry, SlowImport
 from harness.store.sources import distribution_files, imported_files, module_files, source_hash, versions_of
 from harness.types import (
     BackendEntry,
@@ -37,6 +38,9 @@ __all__ = ["GROUP", "Plugins", "load_plugins"]
 GROUP = "harness"
 SHIPPED = "edge-harness"
 """The distribution that ships the harness. Each of its plugins is a separate package."""
+
+SLOW = ("torch",)
+"""Modules that take seconds to import, so that no plugin may import them while it is loaded."""
 
 
 _KINDS = {
@@ -67,6 +71,7 @@ class Plugins:
     origins: tuple[Origin, ...] = ()
     problems: tuple[Problem, ...] = ()
     blocked: tuple[str, ...] = ()
+    slow: tuple[SlowImport, ...] = ()
     observed: list[Problem] = field(default_factory=list)
     distributions: Mapping[str, Distribution] = field(default_factory=dict)
     _files: dict[str, dict[str, Path]] = field(default_factory=dict)
@@ -237,9 +242,12 @@ def load_plugins(
     manager.add_hookspecs(hookspecs)
     problems: list[Problem] = []
     origins: list[Origin] = []
+    slow: list[SlowImport] = []
     seen: dict[str, Origin] = {}
+    present: set[str] = set()
     for name, origin, load in _candidates(extra or {}):
         if name in blocked:
+            present.add(name)
             continue
         if name in seen:
             if seen[name].module == origin.module:  # one distribution can be on the path twice
@@ -249,7 +257,8 @@ def load_plugins(
             )
         seen[name] = origin
         try:
-            plugin = load()
+            with _noting(origin, slow):
+                plugin = load()
             manager.register(plugin, name=name)
             _check_hook_names(plugin)
         except (Exception, SystemExit) as error:  # noqa: BLE001 - any plugin may raise anything
@@ -259,8 +268,10 @@ def load_plugins(
             continue
         origins.append(origin)
 
-    collected = {hook: _collect(manager, hook, origins, problems) for hook in hookspecs.COLLECTING}
-    registries = {kind + "s": Registry(kind, collected[hook], problems) for hook, kind in _KINDS.items()}
+    collected = {hook: _collect(manager, hook, origins, problems, slow) for hook in hookspecs.COLLECTING}
+    registries = {
+        kind + "s": Registry(kind, collected[hook], problems, present) for hook, kind in _KINDS.items()
+    }
     distributions: dict[str, Distribution] = {}
     for point in sorted(entry_points(group=GROUP), key=lambda point: (point.name, point.module)):
         if point.dist:
@@ -271,6 +282,7 @@ def load_plugins(
         origins=tuple(origins),
         problems=tuple(problems),
         blocked=blocked,
+        slow=tuple(slow),
         **registries,  # type: ignore[arg-type]
     )
 
@@ -296,6 +308,16 @@ def _origin(point: EntryPoint) -> Origin:
     )
 
 
+@contextmanager
+def _noting(origin: Origin, slow: list[SlowImport]) -> Iterator[None]:
+    """Append the modules of :data:`SLOW` that the code inside imports, with the plugin whose code it is."""
+    absent = [name for name in SLOW if name not in sys.modules]
+    try:
+        yield
+    finally:
+        slow += [SlowImport(origin, name) for name in absent if name in sys.modules]
+
+
 def _check_hook_names(plugin: object) -> None:
     known = {*hookspecs.COLLECTING, *hookspecs.OBSERVERS}
     for name in dir(plugin):
@@ -308,7 +330,11 @@ def _check_hook_names(plugin: object) -> None:
 
 
 def _collect(
-    manager: pluggy.PluginManager, hook: str, origins: list[Origin], problems: list[Problem]
+    manager: pluggy.PluginManager,
+    hook: str,
+    origins: list[Origin],
+    problems: list[Problem],
+    slow: list[SlowImport],
 ) -> list[Registered[Any]]:
     by_name = {origin.plugin: origin for origin in origins}
     wanted = hookspecs.COLLECTING[hook]
@@ -317,7 +343,8 @@ def _collect(
     for implementation in sorted(implementations, key=lambda item: str(item.plugin_name)):
         origin = by_name[implementation.plugin_name]
         try:
-            entries: list[Any] = list(implementation.function())
+            with _noting(origin, slow):
+                entries: list[Any] = list(implementation.function())
             for entry in entries:
                 given = type(entry).__name__
                 if not isinstance(entry, wanted):

@@ -12,7 +12,7 @@ from typing import Any, Generic, TypeVar
 from harness.errors import PluginError, UnknownEntry, nearest
 from harness.types.params import Entry
 
-__all__ = ["E_co", "Origin", "Problem", "Registered", "Registry"]
+__all__ = ["E_co", "Origin", "Problem", "Registered", "Registry", "SlowImport"]
 
 
 E_co = TypeVar("E_co", bound=Entry, covariant=True)
@@ -46,6 +46,20 @@ class Problem:
 
 
 @dataclass(frozen=True)
+class SlowImport:
+    """A plugin that imports a module which takes seconds to import, while it is loaded or lists its entries."""
+
+    origin: Origin
+    module: str
+
+    def __str__(self) -> str:
+        return (
+            f"plugin {self.origin} imports {self.module} when it is loaded, which makes every command slow: "
+            f"import {self.module} inside the function that uses it"
+        )
+
+
+@dataclass(frozen=True)
 class Registered(Generic[E_co]):
     """An entry and the plugin that provides it."""
 
@@ -69,11 +83,16 @@ class Registry(Generic[E_co]):
     """Entries of one kind by name."""
 
     def __init__(
-        self, kind: str, items: Iterable[Registered[E_co]], problems: Iterable[Problem] = ()
+        self,
+        kind: str,
+        items: Iterable[Registered[E_co]],
+        problems: Iterable[Problem] = (),
+        blocked: Iterable[str] = (),
     ) -> None:
         self.kind = kind
         self._items: dict[str, Registered[E_co]] = {}
         self._broken = sorted({problem.origin.plugin for problem in problems})
+        self._blocked = sorted(blocked)
         for item in items:
             name = item.entry.name
             if name in self._items:
@@ -92,11 +111,11 @@ class Registry(Generic[E_co]):
         """
         if name in self._items:
             return self._items[name]
-        broken = (
-            f" (not loaded: {', '.join(self._broken)}; see `harness plugins list`)" if self._broken else ""
-        )
+        absent = f" (blocked: {', '.join(self._blocked)})" if self._blocked else ""
+        if self._broken:
+            absent += f" (not loaded: {', '.join(self._broken)}; see `harness plugins list`)"
         raise UnknownEntry(
-            f"{where + ': ' if where else ''}unknown {self.kind} {name!r}: {nearest(name, self._items)}{broken}"
+            f"{where + ': ' if where else ''}unknown {self.kind} {name!r}: {nearest(name, self._items)}{absent}"
         )
 
     def __contains__(self, name: str) -> bool:

@@ -78,8 +78,10 @@ def suite_options(function: Callable[..., Any]) -> Callable[..., Any]:
 def load(block: Sequence[str]) -> Plugins:
     """Return all plugins that are not blocked by ``--block`` or ``HARNESS_BLOCK_PLUGINS`` (comma-separated).
 
+    A name in the variable that is not installed is a warning, since the variable may serve several environments.
+
     Raises:
-        PluginError: ``--block`` names a plugin that is not installed. The variable may name such a plugin.
+        PluginError: ``--block`` names a plugin that is not installed.
     """
     from importlib.metadata import entry_points
 
@@ -90,12 +92,18 @@ def load(block: Sequence[str]) -> Plugins:
     for name in block:
         if name not in installed:
             raise PluginError(f"--block {name}: no such plugin; {nearest(name, installed)}")
-    return load_plugins([*block, *os.environ.get("HARNESS_BLOCK_PLUGINS", "").replace(" ", "").split(",")])
+    always = os.environ.get("HARNESS_BLOCK_PLUGINS", "").replace(" ", "").split(",")
+    for name in filter(None, dict.fromkeys(always)):
+        if name not in installed:
+            click.echo(
+                f"warning: HARNESS_BLOCK_PLUGINS: no plugin {name!r}; {nearest(name, installed)}", err=True
+            )
+    return load_plugins([*block, *always])
 
 
 def warn_problems(plugins: Plugins) -> None:
-    """Print a warning for each plugin that could not be used."""
-    for problem in plugins.problems:
+    """Print a warning for each plugin that could not be used, or that makes commands slow."""
+    for problem in (*plugins.problems, *plugins.slow):
         click.echo(f"warning: {problem}", err=True)
 
 

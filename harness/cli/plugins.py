@@ -43,6 +43,8 @@ def list_(block: tuple[str, ...], as_json: bool) -> int:
         }
         for problem in plugins.problems
     ]
+    for slow in plugins.slow:
+        click.echo(f"warning: {slow}", err=True)
     if as_json:
         click.echo(json.dumps({"entries": rows, "broken": broken, "blocked": plugins.blocked}, indent=1))
         return 1 if broken else 0

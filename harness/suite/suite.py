@@ -6,9 +6,18 @@ Entries of plugins (``build: {vit: {...}}``) are kept as a name and unchecked pa
 from __future__ import annotations
 
 from collections.abc import Mapping
+from difflib import get_close_matches
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from harness.suite.entry_ref import EntryRef, NamedEntry, OptionalEntryRef
 from harness.suite.yamlfile import Source, YamlBlock
@@ -98,10 +107,21 @@ class DeviceChoice(BaseModel):
         return self
 
 
+def _all_or_list(value: object) -> object:
+    if isinstance(value, str) and value != "all":
+        guess = "did you mean 'all'? " if get_close_matches(value, ["all"]) else ""
+        raise ValueError(
+            f"{value!r} is no list of methods; {guess}allowed: all, or names and patterns in brackets, like [{value}]"
+        )
+    return value
+
+
 class RunItem(Params):
     """A block of cells: methods x devices x runtimes."""
 
-    methods: Literal["all"] | tuple[str, ...] = Field("all", description="names or patterns (edgevit-*)")
+    methods: Annotated[Literal["all"] | tuple[str, ...], BeforeValidator(_all_or_list)] = Field(
+        "all", description="names or patterns (edgevit-*)"
+    )
     devices: tuple[Name, ...] = Field(min_length=1)
     runtimes: tuple[EntryRef, ...] | None = Field(None, description="instead of each method's own")
     measure: YamlBlock | None = Field(None, description="keys that differ from the suite's measure")

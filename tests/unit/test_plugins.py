@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import os
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -122,6 +123,48 @@ def test_a_missing_module_says_what_to_install():
     assert (
         plugins.models.get("x").not_installed == "x needs no_such_module: pip install 'edge-harness[special]'"
     )
+
+
+@pytest.mark.parametrize("inside_hook", [False, True])
+def test_a_plugin_that_imports_torch_when_it_is_loaded_is_warned_of(tmp_path, inside_hook):
+    """``torch`` here is an empty module: what counts is that it is imported."""
+    (tmp_path / "torch.py").touch()
+    hook = "from harness.hookspecs import hookimpl\n@hookimpl\ndef harness_models():\n    import torch\n    return []\n"
+    (tmp_path / "waves_plugin.py").write_text(hook if inside_hook else "import torch\n")
+    info = tmp_path / "harness_waves-1.2.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: harness-waves\nVersion: 1.2\n")
+    (info / "entry_points.txt").write_text("[harness]\nwaves = waves_plugin\n")
+    done = subprocess.run(
+        [sys.executable, "-m", "harness", "plugins", "list", "--json"],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+    )
+    assert done.stderr.splitlines() == [
+        "warning: plugin waves (harness-waves 1.2) imports torch when it is loaded, which makes every command slow: "
+        "import torch inside the function that uses it"
+    ]
+
+
+def test_what_ships_imports_nothing_slow_when_it_is_loaded():
+    assert load_plugins().slow == ()
+
+
+def test_a_typo_in_the_variable_that_blocks_plugins_is_warned_of(monkeypatch):
+    monkeypatch.setenv("HARNESS_BLOCK_PLUGINS", "timn, edvit")
+    answer = CliRunner().invoke(cli, ["plugins", "list", "--json"])
+    assert answer.exit_code == 0
+    assert answer.stderr.startswith(
+        "warning: HARNESS_BLOCK_PLUGINS: no plugin 'timn'; did you mean 'timm'? allowed: "
+    )
+    assert answer.stderr.count("\n") == 1
+
+
+def test_an_unknown_name_names_the_plugins_that_are_blocked():
+    with pytest.raises(UnknownEntry, match=r"unknown model 'mine': allowed: .* \(blocked: my-plugin\)$"):
+        load_plugins(["my-plugin", "absent"], extra={"my-plugin": giving("mine")}).models.get("mine")
 
 
 def test_an_observer_that_raises_stops_nobody():
