@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 
 __all__ = ["show_estimates"]
 
-MIB = 2**20
+MB = 1e6
+"""Bytes of a megabyte, the unit of leaderboards."""
 
 
 def show_estimates(estimates: Sequence[Estimate], console: Console | None = None) -> None:
@@ -29,12 +30,15 @@ def show_estimates(estimates: Sequence[Estimate], console: Console | None = None
         title_justify="left",
         title="estimates: modelled, not measured, and never ranked with measured rows",
     )
-    right = ("batch", "latency", "image there")
+    right = ("batch", "latency", "latency w/o input")
     for column in ("method", "device", "runtime", *right, "slowest device", "largest device", "note"):
-        table.add_column(column, overflow="fold", justify="right" if column in right else "left")
-    notes: dict[str, str] = {}  # a note that many rows have is printed once, below the table
+        figure = column in right
+        table.add_column(column, overflow="fold", no_wrap=figure, justify="right" if figure else "left")
+    notes: dict[str, int] = {}  # note -> its number; a note of many rows is printed once, below the table
     for estimate in estimates:
-        marks = [notes.setdefault(note, f"[{len(notes) + 1}]") for note in estimate.notes]
+        marks = [
+            f"[{number}]" for number in sorted(notes.setdefault(n, len(notes) + 1) for n in estimate.notes)
+        ]
         table.add_row(
             estimate.method,
             estimate.device,
@@ -47,8 +51,8 @@ def show_estimates(estimates: Sequence[Estimate], console: Console | None = None
             f"[yellow]{escape(' '.join([*marks, estimate.reason]).strip())}[/]",
         )
     console.print(table)
-    for note, mark in notes.items():
-        console.print(escape(f"{mark} {note}"), highlight=False)
+    for note, number in notes.items():
+        console.print(escape(f"[{number}] {note}"), highlight=False)
     for line in _profiles(estimates):
         console.print(line, highlight=False)
 
@@ -81,13 +85,13 @@ def _largest(shares: Sequence[DeviceShare]) -> str:
     if not shares:
         return ""
     share = max(shares, key=lambda share: (share.memory_bytes or 0, share.weight_bytes))
-    text = f"{share.weight_bytes / MIB:.3g} MiB of weights"
+    text = f"{share.weight_bytes / MB:.3g} MB of weights"
     if share.memory_bytes is not None:
-        text = f"{share.memory_bytes / MIB:.0f} MiB, {text}"
+        text = f"{share.memory_bytes / MB:.0f} MB, {text}"
     if share.memory_limit and (share.memory_bytes or share.weight_bytes) > share.memory_limit:
-        text += f", but it has {share.memory_limit / MIB:.0f} MiB"
+        text += f", but it has {share.memory_limit / MB:.0f} MB"
     if share.weight_budget is not None and share.weight_bytes > share.weight_budget:
-        text += f", over its budget of {share.weight_budget / MIB:.3g} MiB"
+        text += f", over its budget of {share.weight_budget / MB:.3g} MB"
     return text
 
 

@@ -289,6 +289,9 @@ def test_a_table_for_people_says_modelled_and_whose_profile(tmp_path: Path) -> N
     assert "cpu (measured): this machine" in text
     assert "[1] without transfers" in text
     assert "leave-one-out" in " ".join(text.split())
+    assert "latency w/o input" in text
+    assert "MB of weights" in text
+    assert "MiB" not in text
 
 
 @pytest.mark.parametrize(
