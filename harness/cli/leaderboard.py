@@ -12,13 +12,15 @@ from harness.render import FORMATS
 @click.command("leaderboard")
 @click.argument("folders", nargs=-1, required=True, metavar="DIR...", type=click.Path(path_type=Path))
 @click.option("--format", type=click.Choice(FORMATS), default="table", help="Default: table.")
-@click.option("--sort", metavar="COL", help="Order the rows by this column instead of by rank.")
+@click.option(
+    "--sort",
+    metavar="COL",
+    help="Order the rows by this column, its better end first, or the greatest value first: -COL.",
+)
 @click.option("--columns", metavar="A,B", help="These columns, in this order, or 'all'.")
 @click.option("--within", metavar="A,B", help="Split tables further, e.g. runtime,precision.")
 @click.option(
-    "--where",
-    metavar="EXPR",
-    help="Show only rows for which this holds, e.g. 'top1 > 90 and latency_p50_ms < 5'.",
+    "--where", metavar="EXPR", help="Show only rows for which this holds, e.g. 'top-1 > 90 and p50 < 5'."
 )
 @click.option(
     "--published",
@@ -41,19 +43,21 @@ def command(
     """Print leaderboards of the records in all DIR together.
 
     One table has only rows that may be compared: they share task, data set and split, scenario, device model and
-    provenance. --within splits the tables further. --where and --sort change no figure and no tier. Published figures
-    have tables of their own, in which they are not ranked.
+    provenance. --within splits the tables further. --where and --sort change no figure and no tier. A column is named
+    by its name or its heading: latency_p50_ms or p50. Published figures have tables of their own, in which they are
+    not ranked.
     """
     from harness.errors import SuiteError
     from harness.render import render
     from harness.results.folder import Results
-    from harness.results.leaderboard.leaderboard import Leaderboard, leaderboard_of, sorted_by
+    from harness.results.leaderboard.leaderboard import Leaderboard, leaderboard_of
     from harness.results.leaderboard.published import find_published, published_tables
+    from harness.results.leaderboard.selection import filtered, sorted_by
     from harness.results.merged import Merged
-    from harness.types.columns import COLUMNS, check_columns
+    from harness.types.column_names import check_columns, sort_order
+    from harness.types.columns import COLUMNS
 
-    if sort:
-        check_columns([sort], "--sort")
+    ordered = sort_order(sort, "--sort") if sort else None
     chosen = None
     if columns:
         chosen = list(COLUMNS) if columns == "all" else check_columns(_names(columns), "--columns")
@@ -65,15 +69,27 @@ def command(
                 err=True,
             )
     merged = Merged(opened, current_only=not everything)
+    if merged.left_out:
+        cells = f"{merged.left_out} cells" if merged.left_out > 1 else "1 cell"
+        click.echo(
+            f"note: {cells} left out that the folder's last run did not have; --all shows them", err=True
+        )
     if not merged.records:
         raise SuiteError(f"no records in {', '.join(map(str, folders))}")
-    measured = leaderboard_of(merged.records, merged.load_samples, within=_names(within or ""), where=where)
-    printed = [table for name in published for table in published_tables(find_published(name), where)]
+    measured = leaderboard_of(merged.records, merged.load_samples, within=_names(within or ""))
+    printed = [table for name in published for table in published_tables(find_published(name))]
     leaderboard = Leaderboard((*measured.tables, *printed))
-    if not leaderboard.tables and format not in ("csv", "json"):
+    if where:
+        leaderboard = filtered(leaderboard, where)
+    if ordered:
+        name, greatest_first = ordered
+        leaderboard = sorted_by(leaderboard, name, greatest_first=greatest_first)
+    if leaderboard.tables or format in ("csv", "json"):
+        click.echo(render(leaderboard, format, chosen))
+    else:
         click.echo(f"no row for which {where}")
-        return
-    click.echo(render(sorted_by(leaderboard, sort) if sort else leaderboard, format, chosen))
+    for note in leaderboard.notes:
+        click.echo(f"note: {note}", err=True)
 
 
 def _names(text: str) -> list[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -48,7 +48,8 @@ def show(folder: Path, which: str | None, as_json: bool) -> None:
     """Show one record in full, or list all.
 
     CELL is the id of a cell, or its beginning. Without CELL or METHOD, all records are listed. If METHOD has several
-    cells, one cell of the last run is shown and the others are listed.
+    cells, one cell of the last run is shown and the others are listed. Cells that the last run did not have are
+    marked.
     """
     import json
 
@@ -57,18 +58,22 @@ def show(folder: Path, which: str | None, as_json: bool) -> None:
 
     results = Results(folder)
     records = results.latest()
-    chosen = records if which is None else _matching(records, which, results)
+    last_run = {record.cell_id for record in results.latest(current_only=True)}
+    earlier = {record.cell_id for record in records} - last_run
+    chosen = records if which is None else _matching(records, which, results, earlier)
     if as_json:
         click.echo(json.dumps([record.dump() for record in chosen], indent=2, ensure_ascii=False))
     elif which is None:
-        click.echo(listing(chosen))
+        click.echo(listing(chosen, earlier))
     else:
-        click.echo(describe(chosen[0], results.load_samples(chosen[0])))
+        click.echo(describe(chosen[0], results.load_samples(chosen[0]), earlier))
         if len(chosen) > 1:
-            click.echo("\n" + listing(chosen[1:]))
+            click.echo("\n" + listing(chosen[1:], earlier))
 
 
-def _matching(records: Sequence[Record], which: str, results: Results) -> list[Record]:
+def _matching(
+    records: Sequence[Record], which: str, results: Results, earlier: Container[str]
+) -> list[Record]:
     from harness.errors import SuiteError, nearest
 
     matching = [r for r in records if r.method == which] or [
@@ -78,5 +83,4 @@ def _matching(records: Sequence[Record], which: str, results: Results) -> list[R
         known = nearest(which, {record.method for record in records})
         raise SuiteError(f"{results.folder}: no cell and no method {which!r}: {known}")
     # a changed method has other cells: those before the change are in the folder, and describe other code
-    last_run = {record.identity for record in results.latest(current_only=True)}
-    return sorted(matching, key=lambda r: (r.identity not in last_run, not r.good, r.seed, r.repeat))
+    return sorted(matching, key=lambda r: (r.cell_id in earlier, not r.good, r.seed, r.repeat))

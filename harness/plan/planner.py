@@ -18,7 +18,7 @@ from harness.plugins import Plugins
 from harness.store.hashing import core_hash, digest
 from harness.suite.suite import Suite
 from harness.types import Monitor, RuntimeEntry
-from harness.types.columns import check_rank
+from harness.types.column_names import check_rank
 from harness.types.origin import EntryOrigin, code_that_measures
 from harness.types.plain import to_json
 from harness.types.plan import Cell, CellTask, DataFacts, DatasetRef, DeviceRef, Plan, PrepareHost, RuntimeRef
@@ -53,7 +53,7 @@ def make_plan(suite: Suite, plugins: Plugins, host: PrepareHost, only: str | Non
 
 
 def _make_plan(suite: Suite, plugins: Plugins, host: PrepareHost, only: str | None) -> Planned:
-    check_rank(suite.rank_by, suite.source.where("rank_by"))
+    rank_by = check_rank(suite.rank_by, suite.source.where("rank_by"))
     resolved = Resolved(suite, plugins)
     for name in suite.methods:  # a mistake in a method that no run block uses is still a mistake
         resolved.method(name)
@@ -73,7 +73,7 @@ def _make_plan(suite: Suite, plugins: Plugins, host: PrepareHost, only: str | No
         missing_data=tuple(resolved.datasets.unavailable),
         missing_extras=tuple(resolved.entries.missing_extras),
         baseline=suite.baseline,
-        rank_by=suite.rank_by,
+        rank_by=rank_by,
     )
     return Planned(plan, resolved)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
@@ -22,13 +22,22 @@ SLICES = 48
 BARS = "▁▂▃▄▅▆▇█"
 
 
-def listing(records: Sequence[Record]) -> str:
-    """Return a table with a line for each record."""
+EARLIER = (
+    "earlier: the folder's last run did not have this cell; `harness leaderboard` shows it with --all only"
+)
+
+
+def listing(records: Sequence[Record], earlier: Container[str] = ()) -> str:
+    """Return a table with a line for each record.
+
+    ``earlier`` has the ids of the cells that the folder's last run did not have. They are marked.
+    """
     from tabulate import tabulate
 
     rows = [
         [
             r.cell_id[:12],
+            "earlier" if r.cell_id in earlier else "last",
             r.method,
             r.seed,
             r.repeat,
@@ -39,17 +48,20 @@ def listing(records: Sequence[Record]) -> str:
         ]
         for r in records
     ]
-    headers = ["cell", "method", "seed", "repeat", "device", "runtime", "status", "flags or reason"]
-    return tabulate(rows, headers, tablefmt="plain", disable_numparse=True)
+    headers = ["cell", "run", "method", "seed", "repeat", "device", "runtime", "status", "flags or reason"]
+    text = tabulate(rows, headers, tablefmt="plain", disable_numparse=True)
+    return f"{text}\n{EARLIER}" if any(r.cell_id in earlier for r in records) else text
 
 
-def describe(record: Record, arrays: Mapping[str, NDArray[Any]]) -> str:
+def describe(record: Record, arrays: Mapping[str, NDArray[Any]], earlier: Container[str] = ()) -> str:
     """Return a record and its raw samples as text.
 
-    Lines have at most 110 characters, unless a single word is longer.
+    Lines have at most 110 characters, unless a single word is longer. ``earlier`` has the ids of the cells that the
+    folder's last run did not have.
     """
     lines: list[str] = []
-    for name, chapter in _chapters(record, arrays):
+    run = [("Run", [EARLIER])] if record.cell_id in earlier else []
+    for name, chapter in (*run, *_chapters(record, arrays)):
         text = [part for line in chapter for part in textwrap.wrap(line, 97, break_long_words=False)]
         lines += [f"{'' if i else name:<12} {line}" for i, line in enumerate(text)]
     return "\n".join(lines)

@@ -232,6 +232,8 @@ def notes(table: Table, shown: Sequence[Shown]) -> list[str]:
     lines = []
     if table.reference is not None and "method" in names:
         lines.append(f"{MARKS['baseline']} baseline: gain and speed are against it")
+    elif table.baseline is not None:
+        lines.append(f"No gain and no speed: the baseline {table.baseline} has no measured row here")
     for row in table.rows:
         status = str(row["status"])
         if status in MARKS:
@@ -263,7 +265,10 @@ def notes(table: Table, shown: Sequence[Shown]) -> list[str]:
         lines.append(
             f"Tier: the most accurate row and all rows that no test separates from it, then the same for the rest ({test}){limit}"
         )
-    return [one_line(line) for line in lines + _absences(table, shown)]
+    lines += _absences(table, shown)
+    if "energy" in table.why and any(name.startswith("energy_") for name in names):
+        lines.append(f"Meters: {table.why['energy']}")
+    return [one_line(line) for line in lines]
 
 
 def _absences(table: Table, shown: Sequence[Shown]) -> list[str]:

@@ -17,7 +17,8 @@ __all__ = ["Merged"]
 class Merged:
     """The latest record of each cell in several folders (:func:`harness.results.folder.latest_of`).
 
-    With ``current_only``, only the cells that a folder's ``plan.json`` names are taken from it.
+    With ``current_only``, only the cells that a folder's ``plan.json`` names are taken from it. ``left_out`` is the
+    number of other cells.
 
     Raises:
         StorageError: a folder cannot be read.
@@ -25,9 +26,12 @@ class Merged:
 
     def __init__(self, folders: Iterable[Results], *, current_only: bool = False) -> None:
         every: list[Record] = []
+        self.left_out = 0
         self._folder_of: dict[str | None, Results] = {}  # a sample file is named by its content
         for folder in folders:
             own = folder.latest(current_only=current_only)
+            if current_only:
+                self.left_out += len({r.cell_id for r in folder.latest()} - {r.cell_id for r in own})
             every += own
             self._folder_of |= {record.samples.sha256: folder for record in own}
         self.records = latest_of(every)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
-from harness.errors import SuiteError, nearest
 from harness.types.json import JsonObject
 
-__all__ = ["COLUMNS", "Column", "Row", "Value", "check_columns", "check_rank", "order"]
+__all__ = ["COLUMNS", "Column", "Row", "Value", "order"]
 
 Value: TypeAlias = int | float | str | Sequence[float] | Sequence[str] | None
 """A value in a row: a number, a text, an interval [low, high], a list of texts, or null."""
@@ -89,8 +88,8 @@ COLUMNS: dict[str, Column] = {
         Column("idle_w", "Idle", "W", "idle power, mean of before and after", "lower"),
         _text("energy_scope", "Energy scope", "what the meter sees: wall, board, rails, package or gpu"),
         _text("energy_provenance", "Energy from", "measured, fitted, modelled, emulated ..."),
-        Column("input_bytes", "Input", "B", "bytes of input sent, one query", "lower"),
-        Column("feature_bytes", "Features", "B", "bytes of features sent, one query", "lower"),
+        Column("input_bytes", "Input sent", "B", "bytes of input sent, one query", "lower"),
+        Column("feature_bytes", "Features sent", "B", "bytes of features sent, one query", "lower"),
         Column("nodes", "Nodes", "", "devices that work on one query"),
         _text("device", "Device", "the device's or fleet's name in the suite"),
         _text("device_model", "Device model", "its hardware"),
@@ -100,7 +99,9 @@ COLUMNS: dict[str, Column] = {
         Column("threads", "Threads", "", "threads of each worker"),
         _text("data", "Data", "data set"),
         Column("train_s", "Train", "s", "wall time of all its training, mean over seeds", "lower"),
-        Column("train_pmacs", "Train", "PMACs", "training compute, 10^15 MACs, mean over seeds", "lower"),
+        Column(
+            "train_pmacs", "Train compute", "PMACs", "training compute, 10^15 MACs, mean over seeds", "lower"
+        ),
         Column("flags", "Flags", "", "disturbances seen in any of its cells", kind="list"),
         # beyond the contract's columns
         Column("top1_oracle", "Oracle", "%", "top-1 if each image were answered by its class's sub-model"),
@@ -187,32 +188,6 @@ class Row:
     def to_json(self) -> JsonObject:
         """Return the row as JSON: its columns, ``why`` and ``reason``."""
         return {**self.values, "why": dict(self.why), "reason": self.reason}
-
-
-def check_columns(names: Iterable[str], where: str) -> list[str]:
-    """Return ``names`` as a list, after checking that each is a column.
-
-    Raises:
-        SuiteError: a name is not a column; ``where`` begins the message.
-    """
-    checked = list(names)
-    for name in checked:
-        if name not in COLUMNS:
-            raise SuiteError(f"{where}: no column {name!r}: {nearest(name, COLUMNS)}")
-    return checked
-
-
-def check_rank(name: str, where: str) -> None:
-    """Check that rows can be ranked by the column ``name``.
-
-    Raises:
-        SuiteError: it is not a column, not a number, or has no better end; ``where`` begins the message.
-    """
-    check_columns([name], where)
-    if COLUMNS[name].kind != "number":
-        raise SuiteError(f"{where}: {name!r} is not a number")
-    if COLUMNS[name].better is None:
-        raise SuiteError(f"{where}: {name!r} has no better end to rank by")
 
 
 def order(name: str) -> Callable[[Row], tuple[Any, ...]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 from typing import Any
 
 import numpy as np
@@ -11,8 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from harness.errors import SuiteError
+from harness.render import render
 from harness.results.leaderboard.filters import parse_where
-from harness.results.leaderboard.leaderboard import leaderboard_of, sorted_by
+from harness.results.leaderboard.leaderboard import Leaderboard, leaderboard_of
+from harness.results.leaderboard.selection import filtered, sorted_by
+from harness.types.column_names import check_columns, column_named, sort_order
 from harness.types.columns import COLUMNS
 from harness.types.figures import Accuracy, Counts, Latency
 from harness.types.record import Record
@@ -209,13 +213,16 @@ def test_rank_is_by_the_suites_column_its_better_end_first() -> None:
     ]
     assert [row["method"] for row in rows(given)] == ["slow", "fast"]
     assert [row["method"] for row in rows(given, rank_by="latency_p50_ms")] == ["fast", "slow"]
-    by_name = sorted_by(leaderboard_of(given), "latency_p50_ms").tables[0]
-    assert [row["method"] for row in by_name.rows] == ["fast", "slow"]
+    board = leaderboard_of([*given, failed("broken")])
+    assert methods(sorted_by(board, "latency_p50_ms")) == ["fast", "slow", "broken"]
+    assert methods(sorted_by(board, "latency_p50_ms", greatest_first=True)) == ["slow", "fast", "broken"]
+    assert methods(sorted_by(board, "top1", greatest_first=True)) == ["slow", "fast", "broken"]
+    assert methods(sorted_by(board, "method", greatest_first=True)) == ["slow", "fast", "broken"]
 
 
 def test_the_baseline_is_the_reference_even_where_a_filter_hides_it() -> None:
     given = [record(), record("small", accuracy={"top1": 95.0})]
-    (board,) = leaderboard_of(given, where="top1 > 92").tables
+    (board,) = filtered(leaderboard_of(given), "top1 > 92").tables
     assert [row["method"] for row in board.rows] == ["small"]
     assert board.reference is not None
     assert board.reference["method"] == "vit"
@@ -228,25 +235,61 @@ def test_the_baseline_is_the_reference_even_where_a_filter_hides_it() -> None:
     ("where", "kept"),
     [
         ("top1 > 90 and latency_p50_ms < 5", ["b"]),
-        ("not top1 > 90", ["a", "broken"]),
+        ("not top1 > 90", ["a"]),  # of the one that failed nobody knows
         ("top1 == None", ["broken"]),
         ("method in ('a', 'broken')", ["a", "broken"]),
         ("80 < top1 <= 90 or status == 'failed'", ["a", "broken"]),
         ("top1 > -1", ["b", "a"]),
         ("-top1 < -90", ["b"]),
-        ("not -top1 < 0", ["broken"]),
+        ("not -top1 < 0", []),
+        ("top-1 > 90", ["b"]),
+        ("Top-1 > 90 and P50 < 5", ["b"]),
+        ("p50 w/o input == None and tier == None and Top-1 CI == None", ["b", "a", "broken"]),
+        ("method != 'top-1'", ["b", "a", "broken"]),
+        ("top1 in (90, None)", ["a", "broken"]),
         (r"'\d' != method", ["b", "a", "broken"]),
     ],
 )
 def test_filters(where: str, kept: list[str]) -> None:
     given = [record("a"), record("b", accuracy={"top1": 95.0}), failed("broken")]
-    assert [row["method"] for row in rows(given, where=where)] == kept
+    assert methods(filtered(leaderboard_of(given), where)) == kept
+
+
+def methods(leaderboard: Leaderboard) -> list[Any]:
+    return [row["method"] for board in leaderboard.tables for row in board.rows]
+
+
+def test_a_figure_that_was_not_measured_is_unknown_and_not_a_no() -> None:
+    no_meter = {"no_meter": "no meter answers (rapl: absent; nvml: absent)"}
+    given = [record(str(i), accuracy={"top1": 80.0 + i}, state=no_meter) for i in range(16)]
+    board = filtered(leaderboard_of(given), "top1 > 83 and energy_net_mj < 2")
+    assert methods(board) == []
+    assert board.notes == (
+        "energy_net_mj is unknown in 12 of 16 rows (no meter answers); without it 12 match",
+    )
+    board = filtered(leaderboard_of(given), "energy_net_mj < 2 and idle_w < 3")
+    assert board.notes == (
+        "energy_net_mj, idle_w are unknown in 16 of 16 rows (no meter answers); without them 16 match",
+    )
+    assert filtered(leaderboard_of(given), "top1 > 83 or energy_net_mj < 2").notes == (
+        "energy_net_mj is unknown in 4 of 16 rows (no meter answers); without it 12 match",
+    )
+    assert filtered(leaderboard_of(given), "top1 > 83").notes == ()
+    assert filtered(leaderboard_of(given), "energy_net_mj == None and top1 > 94").notes == ()
+
+
+def test_several_reasons_of_unknown_figures_are_counted() -> None:
+    given = [failed("a"), failed("b", reason="no data"), record("c")]
+    assert filtered(leaderboard_of(given), "top1 > 1").notes == (
+        "top1 is unknown in 2 of 3 rows (failed at train: out of memory, or another of 2 reasons); without it 3 match",
+    )
 
 
 @pytest.mark.parametrize(
     ("where", "message"),
     [
-        ("top_1 > 3", "no column 'top_1'.*top1"),
+        ("topp > 3", "no column 'topp': did you mean 'top1'\\? nearest: top1, top5,.*"),
+        ("topp-1 > 3", "is not allowed"),
         ("top1 >", "invalid syntax"),
         ("method > 3", "not supported"),
         ("__import__('os')", "is not allowed"),
@@ -256,7 +299,7 @@ def test_filters(where: str, kept: list[str]) -> None:
 )
 def test_a_bad_filter_is_one_line(where: str, message: str) -> None:
     with pytest.raises(SuiteError, match=message) as caught:
-        rows([record()], where=where)
+        filtered(leaderboard_of([record()]), where)
     assert "\n" not in str(caught.value)
 
 
@@ -268,7 +311,7 @@ def test_any_text_is_a_filter_or_one_error(text: str) -> None:
 
 @pytest.mark.parametrize(
     ("rank_by", "message"),
-    [("top_1", "no column"), ("method", "is not a number"), ("top1_oracle", "no better end to rank by")],
+    [("top_9", "no column"), ("method", "is not a number"), ("top1_oracle", "no better end to rank by")],
 )
 def test_what_cannot_rank_is_refused(rank_by: str, message: str) -> None:
     with pytest.raises(SuiteError, match=message):
@@ -314,6 +357,44 @@ def test_the_same_accuracy_on_other_samples_is_distinguished_by_none_and_by_pair
     # 20 points apart, but 80 discordant pairs all one way: unmistakable
     given, samples_of = answering({"one": [hits(20)], "other": [hits(100)]})
     assert [row["tier"] for row in rows(given, samples_of=samples_of)] == [1, 2]
+
+
+def test_columns_are_named_by_name_or_heading_in_any_case() -> None:
+    asked = ["p50", "P50", "top-1", "TOP1", "Net energy", "weights", "Weights MiB", "latency_p50_ms", "macs"]
+    assert check_columns(asked, "--columns") == [
+        "latency_p50_ms",
+        "latency_p50_ms",
+        "top1",
+        "top1",
+        "energy_net_mj",
+        "weights_mb",
+        "weights_mib",
+        "latency_p50_ms",
+        "macs_g",
+    ]
+    assert all(column_named(name) == name for name in COLUMNS)
+    same = [c.name for c in COLUMNS.values() if column_named(c.heading) != c.name]
+    assert same == ["weights_mib"]  # the same figure in another unit; every other heading names one column
+    assert sort_order("-p50", "--sort") == ("latency_p50_ms", True)
+
+
+def test_an_unknown_column_lists_the_five_nearest() -> None:
+    with pytest.raises(SuiteError) as caught:
+        check_columns(["p5o"], "--sort")
+    text = str(caught.value)
+    assert text.startswith(
+        "--sort: no column 'p5o': did you mean 'latency_p50_ms'? nearest: latency_p50_ms, "
+    )
+    assert len(text.split("nearest: ")[1].split(", ")) == 5
+
+
+def test_json_says_once_why_no_meter_was_read() -> None:
+    long = "no meter answers (rapl: no /sys/class/powercap; nvml: no driver)"
+    board = leaderboard_of([record(str(i), state={"no_meter": long}) for i in range(5)])
+    assert json.dumps(board.to_json()).count("powercap") == 1
+    assert board.tables[0].why["energy"] == long
+    assert {row.why["energy_net_mj"] for row in board.tables[0].rows} == {"no meter answers"}
+    assert long in " ".join(render(board, "table", ["method", "energy_net_mj"], width=200).split())
 
 
 def test_without_predictions_there_is_no_tier_and_a_reason() -> None:

@@ -69,7 +69,7 @@ def results(tmp_path: Path) -> Path:
 def shown(results: Path, *arguments: str) -> str:
     answer = CliRunner().invoke(cli, ["leaderboard", str(results), *arguments], catch_exceptions=False)
     assert answer.exit_code == 0, answer.output
-    return answer.output
+    return answer.stdout
 
 
 # --- never ranked, never mixed ------------------------------------------------------------------------

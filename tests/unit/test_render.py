@@ -99,6 +99,15 @@ def test_a_narrow_terminal_loses_columns_and_says_which(width: int) -> None:
         assert max(map(len, text.splitlines())) <= width
 
 
+@pytest.mark.parametrize("format", ["table", "github", "latex"])
+def test_a_board_without_the_baseline_says_why_it_has_no_gain(format: str) -> None:
+    alone = leaderboard_of([record("other")])
+    text = " ".join(render(alone, format).replace("\n%", "").split())
+    assert "No gain and no speed: the baseline vit has no measured row here" in text
+    assert "No gain" not in render(board(), format)
+    assert "No gain" not in render(leaderboard_of([record("other", baseline=None)]), format)
+
+
 def test_chosen_columns_are_shown_in_their_order_at_any_width() -> None:
     text = render(board(), "table", ["threads", "method", "energy_net_mj"], width=50)
     heading = next(line for line in text.splitlines() if "Threads" in line)

@@ -15,6 +15,7 @@ from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
+from harness.cli import cli
 from harness.cli.results import command
 from harness.errors import StorageError, SuiteError
 from harness.measure.latency import latency_summary
@@ -167,7 +168,37 @@ def test_show_prefers_a_cell_of_the_last_run(results: Results) -> None:
     (results.folder / "plan.json").write_text(json.dumps({"run_id": "r", "cells": ["after"]}))
     shown = CliRunner().invoke(command, ["show", str(results.folder), "vit"], standalone_mode=False).output
     assert "failed at build in plugin mine: after the change" in shown.splitlines()[1]
-    assert "before the change" in shown.splitlines()[-1]
+    assert "before the change" in shown.splitlines()[-2]
+
+
+def test_a_cell_that_the_last_run_did_not_have_is_marked(results: Results) -> None:
+    results.append(record("before"))
+    results.append(record("after", seed=1))
+    listed = show(results)
+    assert "earlier" not in listed
+    (results.folder / "plan.json").write_text(json.dumps({"run_id": "r", "cells": ["after"]}))
+    heading, before, after, note = show(results).splitlines()
+    assert heading.split()[:2] == ["cell", "run"]
+    assert before.split()[:2] == ["before", "earlier"]
+    assert after.split()[:2] == ["after", "last"]
+    assert note.startswith("earlier: the folder's last run did not have this cell")
+    assert show(results, "before").startswith("Run          earlier: the folder's last run")
+    assert "earlier" not in show(results, "after")
+
+
+def show(results: Results, *which: str) -> str:
+    return CliRunner().invoke(command, ["show", str(results.folder), *which], standalone_mode=False).output
+
+
+def test_the_leaderboard_says_how_many_cells_it_leaves_out(results: Results) -> None:
+    results.append(record("before"))
+    results.append(record("after", seed=1))
+    (results.folder / "plan.json").write_text(json.dumps({"run_id": "r", "cells": ["after"]}))
+    answer = CliRunner().invoke(cli, ["leaderboard", str(results.folder)])
+    assert answer.stderr == (
+        "note: 1 cell left out that the folder's last run did not have; --all shows them\n"
+    )
+    assert CliRunner().invoke(cli, ["leaderboard", str(results.folder), "--all"]).stderr == ""
 
 
 def test_a_failure_names_the_stage_and_the_plugin() -> None:

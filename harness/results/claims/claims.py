@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, TypeAlias
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from harness.errors import SuiteError, nearest
 from harness.suite.suite import Suite
@@ -20,6 +20,7 @@ from harness.suite.validate import validated
 from harness.suite.yamlfile import Source, read_yaml
 from harness.train.counting.footprint import STATIC
 from harness.types import Params
+from harness.types.column_names import column_named, near_columns
 from harness.types.columns import COLUMNS
 from harness.types.fields import NAME
 from harness.types.json import Facts
@@ -69,7 +70,13 @@ def _tolerance(value: object) -> object:
     raise ValueError(f"{value!r} is no tolerance; write 1% of the paper's value, or a number in its unit")
 
 
+def _quantity(value: str) -> str:
+    """Return the column that a heading names; other values as they are."""
+    return value if value in STATIC else column_named(value) or value
+
+
 Within = Annotated[Any, BeforeValidator(_tolerance)]
+Quantity = Annotated[str, AfterValidator(_quantity)]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 
 
@@ -87,7 +94,7 @@ class Number(_Claim):
     """A claim that a method has a certain value of a quantity, for one part or for several parts together."""
 
     method: str
-    quantity: str = Field(description="a count of the module, or a column of the leaderboard")
+    quantity: Quantity = Field(description="a count of the module, or a column of the leaderboard")
     value: Finite = Field(description="the paper's number, in the quantity's unit")
     tolerance: Within = Field(None, description="1% of the value, or an absolute difference")
     part: str | None = Field(
@@ -117,7 +124,7 @@ class Ordering(_Claim):
 
     better: str = Field(description="the method that the paper ranks higher")
     than: str
-    column: str = Field("top1", description="a column of the leaderboard")
+    column: Quantity = Field("top1", description="a column of the leaderboard")
     by: Annotated[float, Field(ge=0, allow_inf_nan=False)] = Field(0.0, description="at least, in its unit")
     on: str | None = Field(
         None, min_length=1, description="words of the device's model: the paper's hardware"
@@ -126,7 +133,7 @@ class Ordering(_Claim):
     @model_validator(mode="after")
     def _known(self) -> Ordering:
         if self.column not in RECORDED:
-            raise ValueError(f"no column {self.column!r}; {nearest(self.column, RECORDED)}")
+            raise ValueError(f"no column {self.column!r}; {near_columns(self.column, RECORDED)}")
         if self.column in STATIC and self.on is not None:
             raise ValueError(f"on: {self.column} is the same on all hardware")
         if self.better == self.than:

@@ -14,7 +14,7 @@ from harness.types.columns import Value
 from harness.types.figures import EnergyReading
 from harness.types.record import Record
 
-__all__ = ["REPEATS", "energy_columns", "scopes_of", "table_scope"]
+__all__ = ["REPEATS", "energy_columns", "meterless", "scopes_of", "table_scope"]
 
 NAMES = (
     "energy_gross_mj",
@@ -61,7 +61,7 @@ def energy_columns(records: Sequence[Record], scope: str | None) -> Mapping[str,
     """
     readings = [reading for record in records for reading in _readings(record)]
     if not readings:
-        reasons = {record.state.no_meter for record in records if record.state.no_meter}
+        reasons = {reason.partition(" (")[0] for reason in meterless(records)}  # the whole: once per table
         return dict.fromkeys(NAMES, Why("; ".join(sorted(reasons)) or "no meter"))
     if not any(map(has_figure, readings)):
         lines = (f"{reading.meter}: {why}" for reading in readings for why in reading.withheld.values())
@@ -83,6 +83,13 @@ def energy_columns(records: Sequence[Record], scope: str | None) -> Mapping[str,
         "energy_meter": meter,
         "energy_method": _same([str(reading.method) for reading in own]),
     }
+
+
+def meterless(records: Sequence[Record]) -> set[str]:
+    """Return why no meter was read, in full, for each meter that was looked for; empty if one was read."""
+    if any(_readings(record) for record in records):
+        return set()
+    return {record.state.no_meter for record in records if record.state.no_meter}
 
 
 def _median(own: Sequence[EnergyReading], values: Sequence[float | None], kind: str) -> float | Why:

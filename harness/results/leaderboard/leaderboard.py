@@ -11,19 +11,19 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, get_args
 
-from harness.results.leaderboard.energy_columns import table_scope
-from harness.results.leaderboard.filters import parse_where
+from harness.results.leaderboard.energy_columns import meterless, table_scope
 from harness.results.leaderboard.rows import Group
 from harness.results.leaderboard.tiers import no_tiers, rank_by_tiers
 from harness.types import Provenance
-from harness.types.columns import Row, Value, check_columns, check_rank, order
+from harness.types.column_names import check_columns, check_rank
+from harness.types.columns import Row, Value, order
 from harness.types.json import JsonObject
 from harness.types.record import Record
 
 if TYPE_CHECKING:
     from harness.results.leaderboard.tiers import SamplesOf
 
-__all__ = ["Leaderboard", "Table", "TableKey", "grouped", "leaderboard_of", "not_printed", "sorted_by"]
+__all__ = ["Leaderboard", "Table", "TableKey", "grouped", "leaderboard_of", "not_printed"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,7 +65,8 @@ class Table:
 
     ``reference`` is the baseline's best row, with which the others are compared, even if a filter hides it.
     ``detectable_top1`` is the difference, in points, that the test of a pair would have found with 80% power on one
-    seed, at the table's median discordance and Holm's first step. ``why`` gives reasons for values that are ``None``.
+    seed, at the table's median discordance and Holm's first step. ``why`` gives reasons for values that are ``None``,
+    and under ``energy`` the full reason why no meter was read. The rows have that reason in short.
     If ``rank_by`` is None the rows are not ranked. They are in the order in which they were published.
     """
 
@@ -98,13 +99,18 @@ class Table:
 
 @dataclass(frozen=True)
 class Leaderboard:
-    """A list of tables, the measured ones first."""
+    """A list of tables, the measured ones first.
+
+    ``notes`` are sentences about rows that a filter hides because a figure was not measured.
+    """
 
     tables: tuple[Table, ...]
+    notes: tuple[str, ...] = ()
 
     def to_json(self) -> JsonObject:
-        """Return the leaderboard as JSON, in which a table is called a board."""
-        return {"boards": [table.to_json() for table in self.tables]}
+        """Return the leaderboard as JSON, in which a table is called a board; ``notes`` only where there are some."""
+        notes = {"notes": list(self.notes)} if self.notes else {}
+        return {"boards": [table.to_json() for table in self.tables], **notes}
 
 
 def leaderboard_of(
@@ -114,7 +120,6 @@ def leaderboard_of(
     rank_by: str | None = None,
     baseline: str | None = None,
     within: Sequence[str] = (),
-    where: str | None = None,
 ) -> Leaderboard:
     """Group records into tables and rank their rows.
 
@@ -124,13 +129,11 @@ def leaderboard_of(
         rank_by: the column that ranks; by default that of the table's newest record.
         baseline: the method of the reference row; by default that of the table's newest record.
         within: columns by which tables are split further.
-        where: an expression that rows must meet to be shown. It changes no number.
 
     Raises:
-        SuiteError: a column is unknown or cannot rank, or an expression is wrong.
+        SuiteError: a column is unknown or cannot rank.
     """
-    check_columns(within, "--within")
-    keep = parse_where(where) if where else None
+    within = check_columns(within, "--within")
     by_table: dict[TableKey, list[Group]] = {}
     for key, groups in grouped(records).items():
         for group in groups:
@@ -141,9 +144,7 @@ def leaderboard_of(
         _table(key, groups, samples_of, rank_by, baseline)
         for key, groups in sorted(by_table.items(), key=lambda item: _table_order(item[0]))
     ]
-    if keep is not None:
-        ranked = [replace(table, rows=tuple(row for row in table.rows if keep(row))) for table in ranked]
-    return Leaderboard(tuple(table for table in ranked if table.rows))
+    return Leaderboard(tuple(ranked))
 
 
 def grouped(records: Iterable[Record]) -> dict[TableKey, list[Group]]:
@@ -158,14 +159,6 @@ def grouped(records: Iterable[Record]) -> dict[TableKey, list[Group]]:
 def not_printed(source: str | None) -> str:
     """Return the reason why a published row has no value."""
     return f"not printed in {source}"
-
-
-def sorted_by(leaderboard: Leaderboard, name: str) -> Leaderboard:
-    """Return the same tables with their rows sorted by one column: the better values first, nulls last."""
-    key = order(name)
-    return Leaderboard(
-        tuple(replace(table, rows=tuple(sorted(table.rows, key=key))) for table in leaderboard.tables)
-    )
 
 
 def _table_key(record: Record) -> TableKey:
@@ -224,9 +217,8 @@ def _table(
     baseline: str | None,
 ) -> Table:
     newest = max((record for group in groups for record in group.records), key=lambda record: record.started)
-    rank_by = rank_by or newest.rank_by
+    rank_by = check_rank(rank_by or newest.rank_by, "rank_by")
     baseline = baseline or newest.baseline
-    check_rank(rank_by, "rank_by")
     scope = table_scope([group.scopes for group in groups])
     for group in groups:
         group.put_energy(scope)
@@ -253,6 +245,8 @@ def _table(
         why["baseline"] = "the suite names none"
     elif reference is None:
         why["baseline"] = f"{baseline} has no measured row on this board"
+    if no_meter := {reason for group in groups for reason in meterless(group.good)}:
+        why["energy"] = "; ".join(sorted(no_meter))
     return Table(
         key=key,
         rows=tuple(rows),

@@ -21,12 +21,12 @@ from typing import Any
 from pydantic import Field
 
 from harness.errors import SuiteError, nearest
-from harness.results.leaderboard.filters import parse_where
 from harness.results.leaderboard.leaderboard import Table, TableKey, not_printed
 from harness.suite.shipped import shipped_files
 from harness.suite.validate import validated
 from harness.suite.yamlfile import Source, read_yaml
 from harness.types import Params
+from harness.types.column_names import near_columns
 from harness.types.columns import COLUMNS, Row, Value
 from harness.types.json import JsonObject
 
@@ -84,13 +84,12 @@ def find_published(name: str) -> Path:
     raise SuiteError(f"--published {name}: no such file, nor one that is shipped; {nearest(name, shipped)}")
 
 
-def published_tables(path: Path, where: str | None = None) -> tuple[Table, ...]:
-    """Return the tables of a file, with their rows in the paper's order. ``where`` is a filter of rows.
+def published_tables(path: Path) -> tuple[Table, ...]:
+    """Return the tables of a file, with their rows in the paper's order.
 
     Raises:
         SuiteError: the file is wrong. The message has file:line, key, and what is allowed.
     """
-    keep = parse_where(where) if where else None
     tree, source = read_yaml(path)
     published: Published = validated(Published, tree, source, ())
     tables = []
@@ -98,9 +97,7 @@ def published_tables(path: Path, where: str | None = None) -> tuple[Table, ...]:
         origin = f"{published.paper}, {table.table}"
         places = [("tables", index, "rows", number) for number in range(len(table.rows))]
         rows = [_row(row, table, origin, source, at) for row, at in zip(table.rows, places, strict=True)]
-        rows = [row for row in rows if keep is None or keep(row)]
-        if rows:
-            tables.append(_table(table, origin, rows))
+        tables.append(_table(table, origin, rows))
     return tuple(tables)
 
 
@@ -132,7 +129,8 @@ def _row(
     for at, names in ((path, printed), ((*path, "why"), reasons)):
         for name, value in names.items():
             if name not in PRINTED:
-                raise SuiteError(f"{source.where(*at, name)}: no published column; {nearest(name, PRINTED)}")
+                hint = near_columns(str(name), PRINTED)
+                raise SuiteError(f"{source.where(*at, name)}: no published column; {hint}")
             if problem := _wrong(name, value, text=names is reasons):
                 raise SuiteError(f"{source.where(*at, name)}: {problem}")
     both = sorted(printed.keys() & reasons.keys())
