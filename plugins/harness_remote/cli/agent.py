@@ -1,4 +1,4 @@
-"""``harness agent init|serve|install-service``."""
+"""The commands ``harness agent init``, ``serve`` and ``install-service``."""
 
 from __future__ import annotations
 
@@ -168,10 +168,10 @@ def install_service(
 
 
 def _identity(host: str, folder: Path) -> Any:
-    """What to serve with; ``None`` where there is nothing and nothing is needed.
+    """Return the agent's identity, or None if there is none and ``host`` needs none.
 
     Raises:
-        DeviceError: other machines could reach ``host``, and there is no certificate and token.
+        DeviceError: other machines can reach ``host``, and there is no certificate and token.
     """
     from harness.errors import DeviceError
     from harness_remote.wire import secrets
@@ -193,7 +193,7 @@ def _identity(host: str, folder: Path) -> Any:
 
 
 def _write_whole(path: Path, content: dict[str, Any]) -> None:
-    """Write a file for which another process waits: it never finds half of it."""
+    """Write a file for which another process waits, in one step, so that it never reads half of it."""
     from harness.errors import DeviceError
     from harness.store.files import write_atomically
 

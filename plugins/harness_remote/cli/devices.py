@@ -1,4 +1,4 @@
-"""``harness devices add|check|remove``: the boards of the inventory."""
+"""The commands ``harness devices add``, ``check`` and ``remove``, for the boards of the inventory."""
 
 from __future__ import annotations
 
@@ -47,7 +47,10 @@ def add(
     labels: tuple[str, ...],
     backend: str | None,
 ) -> None:
-    """Add a board whose agent runs already to the inventory. (`harness devices setup` also installs the agent.)"""
+    """Add a board whose agent is already running to the inventory.
+
+    `harness devices setup` also installs the agent.
+    """
     from harness.suite.validate import validated
     from harness.suite.yamlfile import Source
     from harness_remote.inventory.boards import ask_board, backend_of
@@ -78,7 +81,7 @@ def add(
 @click.command("remove")
 @click.argument("name")
 def remove(name: str) -> None:
-    """Take a board out of the inventory. Its certificate and token stay where they are."""
+    """Remove a board from the inventory. Its certificate and token files are not deleted."""
     from harness_remote.inventory.inventory import Inventory
 
     inventory = Inventory.load()
@@ -97,9 +100,9 @@ def remove(name: str) -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print JSON: what docs/hardware.md is filled from.")
 @click.pass_context
 def check(context: click.Context, names: tuple[str, ...], as_json: bool) -> None:
-    """Ask boards (all, or those named) what they are, and measure clock and link. Exit code 1 if one cannot be used.
+    """Check the named boards, or all boards, and measure clock and link. The exit code is 1 if one cannot be used.
 
-    A board that someone else holds is asked, and its link is not measured.
+    The link of a board that someone else holds is not measured.
     """
     from concurrent.futures import ThreadPoolExecutor
 
@@ -120,7 +123,7 @@ def check(context: click.Context, names: tuple[str, ...], as_json: bool) -> None
 
 
 def _from(folder: Path, file: Path | None) -> str | None:
-    """As it is written in the inventory: relative to its folder where it is in there."""
+    """Return a file's path for the inventory: relative to ``folder`` if it is inside, else absolute."""
     if file is None:
         return None
     path = file.expanduser().resolve()

@@ -1,4 +1,4 @@
-"""``harness lab up|run|status|down``."""
+"""The commands ``harness lab up``, ``run``, ``status`` and ``down``."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def command() -> None:
 def up(lab: str) -> None:
     """Bring LAB up and leave it up.
 
-    The path of an inventory is printed, by which `harness run` reaches the boards.
+    The command prints the path of an inventory, with which `harness run` reaches the boards.
     """
     from harness_remote.lab import supervisor
     from harness_remote.lab.labfile import find_lab, load_lab
@@ -43,7 +43,8 @@ def up(lab: str) -> None:
 def run(lab: str, suite: str | None, out: Path | None, fresh: bool, quiet: bool) -> int:
     """Bring LAB up, run SUITE, and take LAB down.
 
-    Without SUITE, the lab's own suite is run. A lab that was up stays up. The exit code is that of `harness run`.
+    Without SUITE, the lab's own suite is run. A lab that was already up stays up. The exit code is that of `harness
+    run`.
     """
     from harness.errors import SuiteError
     from harness_remote.lab import supervisor
@@ -74,7 +75,7 @@ def run(lab: str, suite: str | None, out: Path | None, fresh: bool, quiet: bool)
 
 @command.command("status")
 def status() -> None:
-    """Which labs are up, and which ended without being taken down."""
+    """Show which labs are up, and which ended without being taken down."""
     from harness_remote.lab.state import states
 
     labs = states()
@@ -90,7 +91,7 @@ def status() -> None:
 @command.command("down")
 @click.argument("name", required=False)
 def down(name: str | None) -> None:
-    """Take a lab down. Without NAME it is the only one."""
+    """Take a lab down. NAME may be omitted if there is only one."""
     from harness.errors import DeviceError, nearest
     from harness_remote.lab import supervisor
     from harness_remote.lab.state import states

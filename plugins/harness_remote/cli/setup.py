@@ -1,4 +1,4 @@
-"""``harness devices setup``."""
+"""The command ``harness devices setup``."""
 
 from __future__ import annotations
 
@@ -44,10 +44,10 @@ def command(
     onnxruntime: Path | None,
     no_service: bool,
 ) -> None:
-    """Install or upgrade the agent on a board over ssh, and add the board.
+    """Install or upgrade the agent on a board over ssh, and add the board to the inventory.
 
-    The agent gets an environment of its own below ~/.local/share/harness-agent there, and runs as a service: the
-    user's, or the system's where ssh logs in as root.
+    The agent gets its own environment in ~/.local/share/harness-agent there, and runs as a service: the user's
+    service, or the system's if ssh logs in as root.
     """
     from importlib.util import find_spec
 
@@ -68,9 +68,8 @@ def command(
         tempfile.TemporaryDirectory(prefix="harness-setup-") as work,
     ):
         address = host or remote.hostname()
-        enrolment = Enrolment.of(
-            name, address, port
-        )  # first of all, so that a name that is taken costs nothing
+        # first, so that a name that is taken costs no time
+        enrolment = Enrolment.of(name, address, port)
         facts = examine.examine(remote, python)
         version = f"{facts.python[0][0]}.{facts.python[0][1]}"
         say(f"{facts.model or facts.hostname}: {facts.machine}, Python {version}, {facts.free_mb} MB free")

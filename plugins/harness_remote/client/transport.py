@@ -170,7 +170,7 @@ class BoardTransport:
         return file
 
     def _neighbours(self, peers: Mapping[str, PeerAddress]) -> tuple[Neighbour, ...]:
-        """Return the boards that have the parts of ``peers``. Boards are told apart by their tickets.
+        """Return the boards that have the parts of ``peers``. A ticket identifies a board.
 
         Raises:
             DeviceError: a peer is not a board of the inventory.

@@ -1,1 +1,1 @@
-"""The virtual lab: boards as network namespaces of this machine, joined by a link model that runs in user space."""
+"""The virtual lab: boards as network namespaces of this machine, with a link model in user space between them."""

@@ -1,6 +1,6 @@
-"""The first process inside a lab's namespaces: builds it, starts relay and agents, and ends them.
+"""The first process inside a lab's namespaces. It builds the lab, starts relay and agents, and ends them.
 
-It lives as long as the lifeline that its keeper holds; in namespaces, nothing there outlives it.
+It lives as long as its keeper holds the lifeline. If there are namespaces, no process in them outlives it.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ RESTART_S = 1.0
 
 
 class Listening(NamedTuple):
-    """Where a board's agent takes calls, and where it takes other boards' frames."""
+    """The addresses of a board's agent: one for calls, and one for other boards' frames."""
 
     calls: tuple[str, int]
     frames: tuple[str, int]
@@ -46,7 +46,7 @@ class Listening(NamedTuple):
 
 @dataclass
 class Running:
-    """A board's agent, and the settings to start it again."""
+    """A board's agent, and the settings to start it again. ``group`` is its cgroup."""
 
     board: str
     command: list[str]
@@ -59,9 +59,10 @@ class Running:
 
 @dataclass
 class Inside:
-    """A lab from within. ``doors``: per board, descriptor and port of its door for calls and of its door for frames.
+    """A lab, from inside its namespaces.
 
-    The workstation reaches the board through its doors.
+    ``doors`` has, for each board, descriptor and port of its door for calls and of its door for frames. The
+    workstation reaches the board through its doors.
     """
 
     settings: Settings
@@ -71,7 +72,11 @@ class Inside:
     notes: list[str] = field(default_factory=list)
 
     def build(self) -> None:
-        """Build the lab and start its agents. Return when every board answers."""
+        """Build the lab and start its agents. Return when every board answers.
+
+        Raises:
+            DeviceError: a board does not answer.
+        """
         lab, folder = self.settings.lab, self.settings.folder
         spaces = self.settings.mode != "loopback"
         hosts = build(lab) if spaces else dict.fromkeys(lab.boards, "127.0.0.1")
@@ -105,7 +110,7 @@ class Inside:
         self._inventory(self._relay({board: self._listening(board, end) for board in hosts}))
 
     def watch(self, lifeline: int) -> str:
-        """Wait until the lifeline or the relay ends, and return which. Agents that end are started again, as by a service."""
+        """Wait until the lifeline or the relay ends, and return which. Restart agents that end, as a service would."""
         while not select.select([lifeline], [], [], TICK_S)[0]:
             now = time.monotonic()
             for agent in self.agents.values():
@@ -123,6 +128,7 @@ class Inside:
         return "taken down"
 
     def end(self) -> None:
+        """End the agents and the relay, and remove the groups for memory limits."""
         children = [agent.process for agent in self.agents.values() if agent.process is not None]
         for child in children:
             child.terminate()
@@ -137,7 +143,9 @@ class Inside:
             child.wait()
         if os.getpid() == 1:
             with suppress(OSError):
-                os.kill(-1, signal.SIGKILL)  # what an agent left running: only an empty cgroup can be removed
+                os.kill(
+                    -1, signal.SIGKILL
+                )  # processes that an agent left; only an empty cgroup can be removed
             _reap(set())
         limits.sweep(self.settings.lab.lab)
 
@@ -166,14 +174,14 @@ class Inside:
         return self.settings.folder / "boards" / board / "ready.json"
 
     def _listening(self, board: str, end: float) -> Listening:
-        """Wait until a board's agent says where it listens."""
+        """Wait until a board's agent reports its addresses, and return them."""
         agent, log = self.agents[board], self.settings.folder / "boards" / board / "agent.log"
         while time.monotonic() < end:
             with suppress(OSError, ValueError, KeyError):
                 ready = json.loads(self._ready(board).read_text())
                 host, _, port = ready["address"].rpartition(":")
                 frames_port = ready["frames"].rpartition(":")[2]
-                agent.command[agent.command.index("--port") + 1] = port  # and again there after a restart
+                agent.command[agent.command.index("--port") + 1] = port  # the same port after a restart
                 agent.command += ["--frames-port", frames_port]
                 return Listening((host, int(port)), (host, int(frames_port)))
             if agent.process is not None and agent.process.poll() is not None:
@@ -182,7 +190,7 @@ class Inside:
         raise DeviceError(f"lab: the agent of {board} is not ready after {READY_S:g} s; see {log}")
 
     def _relay(self, listening: Mapping[str, Listening]) -> dict[str, dict[str, str]]:
-        """Start the relay. Return how each board is reached by the others (board -> other board -> host:port)."""
+        """Start the relay. Return board -> other board -> host:port at which the other board reaches the first."""
         lab = self.settings.lab
         routes = [
             relay.Route(fd, WORKSTATION, board, address)
@@ -199,9 +207,8 @@ class Inside:
                 routes.append(relay.Route(door.fileno(), source, target, listening[target].frames))
                 host, port = door.getsockname()
             vias[target][source] = f"{host}:{port}"
-        free = (
-            lab.link.shaping == "tc"
-        )  # the kernel limits the boards' ports, and not the workstation's doors
+        # with tc, the kernel limits the boards' ports, and not the workstation's doors
+        free = lab.link.shaping == "tc"
         model = relay.Model(
             None if free else lab.link.rate, 0.0 if free else lab.link.rtt, lab.link.ports == "shared"
         )
@@ -256,10 +263,14 @@ class Inside:
 
 
 def main() -> None:
-    """Take settings and descriptors of doors and pipes as arguments. Report the outcome as JSON on the report pipe."""
+    """Run the lab until its lifeline ends.
+
+    The arguments are the settings, and the descriptors of doors and pipes. The outcome goes to the report pipe as
+    JSON.
+    """
     settings, inherited = Settings.parse(sys.argv[1]), json.loads(sys.argv[2])
-    for number in (signal.SIGTERM, signal.SIGINT):  # not SIG_IGN: the agents would inherit it
-        signal.signal(number, lambda *_: None)  # the end of the keeper's lifeline ends this process
+    for number in (signal.SIGTERM, signal.SIGINT):  # not SIG_IGN, because the agents would inherit it
+        signal.signal(number, lambda *_: None)  # this process ends when the keeper's lifeline ends
     lab = Inside(settings, inherited["doors"])
     report = inherited["report"]
     try:
@@ -279,7 +290,7 @@ def _report(report: int, what: Mapping[str, object]) -> None:
 
 
 def _reap(own: set[int]) -> None:
-    """Reap processes that ended here without a parent, but none of our own children."""
+    """Reap processes that ended here without a parent, except the children ``own``."""
     while True:
         try:
             ended = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)

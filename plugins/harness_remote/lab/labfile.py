@@ -26,7 +26,7 @@ _PREFIXES = {"": 1.0, "k": 1e3, "M": 1e6, "G": 1e9}
 
 
 def _rate(value: object) -> object:
-    """Return a rate as written (``2 MB/s``, ``16 Mbit/s``) in bits per second."""
+    """Return a written rate (``2 MB/s``, ``16 Mbit/s``) in bits per second. Raises ``ValueError`` for other text."""
     match = (
         re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kMG]?)(bit/s|B/s)\s*", value)
         if isinstance(value, str)
@@ -62,7 +62,7 @@ class LinkChoice(Params):
 
 
 class Lab(Params):
-    """A lab as written."""
+    """A lab as its file gives it."""
 
     lab: Name
     boards: tuple[Name, ...] = Field(min_length=1, max_length=MAX_BOARDS, description="names, or how many")
@@ -103,7 +103,7 @@ def load_lab(path: Path) -> Lab:
     """Read and check a lab. Its ``suite`` becomes a path.
 
     Raises:
-        SuiteError: one line naming file:line, key, what is allowed and the nearest match.
+        SuiteError: one line with file:line, key, what is allowed and the nearest match.
     """
     tree, source = read_yaml(path)
     if not isinstance(tree, dict):
@@ -127,7 +127,11 @@ def shipped_labs() -> dict[str, Path]:
 
 
 def find_lab(name: str) -> Path:
-    """Return the file of a lab, which is given as a path or as the name of a shipped lab."""
+    """Return the file of a lab. ``name`` is a path or the name of a shipped lab.
+
+    Raises:
+        SuiteError: there is no such file or shipped lab.
+    """
     path = Path(name)
     if path.is_file():
         return path

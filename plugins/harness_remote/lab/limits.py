@@ -1,6 +1,6 @@
-"""Limits of a board's memory: cgroups, version 1 or 2, where this machine allows them.
+"""Limits of a board's memory: cgroups of version 1 or 2, if this machine allows them.
 
-A cgroup outlives its processes, so the folders are the supervisor's to remove: :func:`sweep`.
+A cgroup outlives its processes, so the supervisor must remove the folders with :func:`sweep`.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ PREFIX = "harness-lab"
 
 
 def controller() -> tuple[Path, str]:
-    """Return the folder in which memory groups are made, and the name of the file that holds the limit."""
+    """Return the folder for memory groups, and the name of the file with the limit."""
     if (ROOT / "memory").is_dir():
         return ROOT / "memory", "memory.limit_in_bytes"
     return ROOT, "memory.max"
 
 
 def group(lab: str, board: str, limit: int) -> Path | str:
-    """Make a board's group. Return its folder, or in a text why there is none."""
+    """Make a board's group with a limit in bytes. Return its folder, or a text with the reason why there is none."""
     root, name = controller()
     folder = root / f"{PREFIX}-{lab}" / board
     try:
@@ -48,7 +48,7 @@ def join(folder: Path) -> None:
 
 
 def sweep(lab: str, wait_s: float = 2.0) -> None:
-    """Remove a lab's groups when their processes have ended; give up after ``wait_s`` seconds."""
+    """Remove a lab's groups after their processes have ended. Give up after ``wait_s`` seconds."""
     root, _ = controller()
     top = root / f"{PREFIX}-{lab}"
     end = time.monotonic() + wait_s

@@ -1,4 +1,4 @@
-"""The link model: when each byte that is sent arrives. It is pure arithmetic, which ``relay.py`` applies."""
+"""The link model: the time at which each sent byte arrives. It is pure arithmetic, which ``relay.py`` applies."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ __all__ = ["LinkModel", "Port"]
 
 @dataclass
 class Port:
-    """One direction of a switch's port or of a wire. At ``free_at`` it has sent everything that it took so far."""
+    """One direction of a switch's port or of a wire. At ``free_at`` (seconds) all bytes that it took are sent."""
 
     free_at: float = 0.0
 
@@ -19,8 +19,8 @@ class Port:
 class LinkModel:
     """The link from one board to another, through ``ports`` of ``rate`` bits per second (``None``: no limit).
 
-    A chunk is due ``delay`` + 8 bytes / rate after it was sent, later where a port is still busy: ports pass
-    on what they begin to receive, so that a chunk takes its time on the wire once, and each is busy for it.
+    A chunk arrives ``delay`` seconds + 8 x bytes / rate after it was sent, or later if a port is busy. Ports forward
+    bytes while they receive them, so a chunk takes its time on the wire only once. Each port is busy for that time.
     """
 
     rate: float | None
@@ -28,7 +28,7 @@ class LinkModel:
     ports: Sequence[Port]
 
     def due(self, now: float, size: int) -> float:
-        """Send ``size`` bytes at ``now``, and return when the last of them arrives."""
+        """Send ``size`` bytes at ``now``, and return the time at which the last byte arrives, in seconds."""
         takes = 8 * size / self.rate if self.rate else 0.0
         start = now
         for port in self.ports:
@@ -37,5 +37,5 @@ class LinkModel:
         return start + takes + self.delay
 
     def ahead(self, now: float) -> float:
-        """Return for how long from ``now`` the link is busy."""
+        """Return the seconds from ``now`` for which the link is busy."""
         return max(0.0, *(port.free_at - now for port in self.ports)) if self.ports else 0.0

@@ -1,7 +1,7 @@
-"""Boards as network namespaces on a bridge, with iproute2; and what of that this machine allows.
+"""Make boards as network namespaces on a bridge, with iproute2, and probe which of that this machine allows.
 
-Everything is built inside namespaces of the supervisor's own, with a tmpfs on /run that only it sees: when its
-first process ends, however it ends, the kernel takes all of it away.
+Everything is built inside the supervisor's own namespaces, with a tmpfs on /run that only it sees. When its first
+process ends in any way, the kernel removes everything.
 """
 
 from __future__ import annotations
@@ -32,13 +32,12 @@ echo netns
 tc qdisc add dev v0 root tbf rate 16mbit burst 4kb latency 400ms && echo tbf
 tc qdisc del dev v0 root; tc qdisc add dev v0 root netem delay 1ms && echo netem
 """
-"""Tries what :func:`build` does, and prints what worked."""
+"""A script that tries the steps of :func:`build`, and prints the names of those that worked."""
 
 
 @dataclass(frozen=True)
 class Ability:
-    """What this machine allows. ``not_allowed`` has one line for each thing that it does not allow, with
-    what would help."""
+    """The abilities of this machine. ``missing`` has one line for each thing that it does not allow, with advice."""
 
     mode: Mode
     tools: frozenset[str] = frozenset()
@@ -46,7 +45,7 @@ class Ability:
 
 
 def enter(mode: Mode) -> list[str]:
-    """Return the command that runs another one in its own namespaces. Killing it kills every process inside."""
+    """Return the command that runs another command in new namespaces. Killing it kills every process inside."""
     if mode == "loopback":
         return []
     user = ["--user", "--map-root-user"] if mode == "user" else []
@@ -54,12 +53,12 @@ def enter(mode: Mode) -> list[str]:
 
 
 def in_namespace(board: str, mode: Mode) -> list[str]:
-    """Return the command that runs another one on a board."""
+    """Return the command that runs another command on a board."""
     return [] if mode == "loopback" else ["nsenter", f"--net=/run/netns/{board}"]
 
 
 def probe() -> Ability:
-    """Try to build a lab of one board, as root, else in a user namespace. It takes about 50 ms."""
+    """Try to build a lab of one board, as root or in a user namespace. It takes about 50 ms."""
     absent = [tool for tool in ("unshare", "nsenter", "ip", "tc") if shutil.which(tool) is None]
     if absent:
         why = f"no {', '.join(absent)} here (util-linux, iproute2)"
@@ -91,7 +90,7 @@ def probe() -> Ability:
 
 
 def without(lab: Lab, able: Ability) -> str | None:
-    """Return in one line what this machine cannot do of the lab, or None if it can do everything."""
+    """Return in one line which part of the lab this machine cannot do, or None if it can do everything."""
     if lab.link.shaping == "relay":
         return None
     if able.mode == "loopback":
@@ -106,9 +105,10 @@ def without(lab: Lab, able: Ability) -> str | None:
 
 
 def build(lab: Lab) -> dict[str, str]:
-    """Make the bridge and the boards, and return the address of each. Only inside :func:`enter`.
+    """Make the bridge and the boards, and return the address of each. Works only inside :func:`enter`.
 
-    The relay's boards reach the bridge alone, and through it the relay: no byte goes round the link model.
+    With ``shaping: relay``, boards reach only the bridge, and through it the relay, so that no byte bypasses the link
+    model.
     """
     _run("mount", "-t", "tmpfs", "tmpfs", "/run")
     _ip(
@@ -137,7 +137,7 @@ def build(lab: Lab) -> dict[str, str]:
 
 
 def _shape(lab: Lab, port: str, board: str) -> None:
-    """Shape a board's link by a token bucket in each direction. Half of a delay comes behind each bucket."""
+    """Limit a board's link with a token bucket in each direction, and delay a quarter of the round trip after it."""
     bucket = f"tbf rate {lab.link.rate:.0f}bit burst {BURST} latency 400ms"
     for inside, interface in ((["-n", board], "eth0"), ([], port)):
         _run("tc", *inside, *f"qdisc add dev {interface} root handle 1: {bucket}".split())

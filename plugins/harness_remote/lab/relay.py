@@ -1,6 +1,6 @@
-"""A TCP relay that delays bytes as :class:`~harness_remote.lab.link.LinkModel` says: one process, one listener per route.
+"""A TCP relay that delays bytes by :class:`~harness_remote.lab.link.LinkModel`: one process, one listener per route.
 
-Started by the supervisor with its routes as JSON on standard input; the listening sockets are inherited.
+The supervisor starts it, with its routes as JSON on standard input. The listening sockets are inherited.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from harness_remote.lab.link import LinkModel, Port
 __all__ = ["Model", "Relay", "Route", "main"]
 
 LOOKAHEAD_S = 0.02
-"""Seconds before their turn at which bytes are taken from the sender's socket. So ports are shared fairly, and the
+"""Bytes are read from the sender's socket this many seconds before their turn, so that ports are shared fairly and the
 buffers here are bounded."""
 
 CHUNK_S = 0.002
@@ -35,7 +35,10 @@ PR_SET_TIMERSLACK = 29
 
 @dataclass(frozen=True)
 class Model:
-    """The settings of all links. ``shared``: boards share links by port instead of having one per pair."""
+    """The settings of all links: ``rate`` in bits per second (None: no limit), ``rtt`` in seconds.
+
+    If ``shared``, boards share links by port instead of having one per pair.
+    """
 
     rate: float | None
     rtt: float
@@ -44,7 +47,7 @@ class Model:
 
 @dataclass(frozen=True)
 class Route:
-    """The way of connections from ``source`` to ``target``: they come to the inherited socket ``fd`` and go to ``address``."""
+    """The route of connections from ``source`` to ``target``: from the inherited socket ``fd`` to ``address``."""
 
     fd: int
     source: str
@@ -53,7 +56,7 @@ class Route:
 
 
 class Relay:
-    """All routes of a lab over one :class:`Model`."""
+    """All routes of a lab with one :class:`Model`."""
 
     def __init__(self, model: Model, routes: Sequence[Route]) -> None:
         self._model = model
@@ -62,13 +65,13 @@ class Relay:
         self._joined: set[asyncio.Future[None]] = set()
 
     def link(self, source: str, target: str) -> LinkModel:
-        """Return the link of bytes from ``source`` to ``target``, whichever of them opened the connection."""
+        """Return the link for bytes from ``source`` to ``target``, whichever of them opened the connection."""
         names = [(source, "out"), ("in", target)] if self._model.shared else [(source, target)]
         ports = tuple(self._ports.setdefault(name, Port()) for name in names)
         return LinkModel(self._model.rate, self._model.rtt / 2, ports)
 
     async def start(self) -> list[asyncio.Server]:
-        """Accept connections from now on, and return the servers."""
+        """Begin to accept connections, and return the servers."""
         return [await self._listen(route) for route in self._routes]
 
     async def _listen(self, route: Route) -> asyncio.Server:
@@ -77,7 +80,7 @@ class Relay:
                 writer.transport.abort()
                 return
             task = asyncio.ensure_future(self._join(route, reader, writer))
-            self._joined.add(task)  # asyncio itself forgets a task whose connection is gone
+            self._joined.add(task)  # asyncio keeps no reference to a task whose connection is gone
             task.add_done_callback(self._joined.discard)
 
         return await asyncio.start_server(accept, sock=socket.socket(fileno=route.fd), backlog=64)
@@ -102,7 +105,7 @@ class Relay:
         ]
         try:
             await asyncio.gather(*tasks)
-        except OSError:  # one side is gone, so is the other
+        except OSError:  # one side is gone, so the other is closed too
             writer.transport.abort()
             far_writer.transport.abort()
         finally:
@@ -118,7 +121,7 @@ _Sent = asyncio.Queue["tuple[float, bytes]"]
 def _way(
     reader: asyncio.StreamReader, writer: asyncio.StreamWriter, link: LinkModel
 ) -> tuple[Coroutine[Any, Any, None], Coroutine[Any, Any, None]]:
-    """Return the two tasks that carry one direction of a connection until its end, and pass the end on."""
+    """Return the two tasks that carry one direction of a connection until its end, and forward the end."""
     sent: _Sent = asyncio.Queue(MAX_CHUNKS)
     return _take(reader, sent, link), _deliver(sent, writer)
 
@@ -154,19 +157,22 @@ def _chunk(rate: float | None) -> int:
 
 
 def precise_loop() -> asyncio.AbstractEventLoop:
-    """Return a loop that uses select(), which waits to the microsecond; epoll, asyncio's choice, to the millisecond."""
+    """Return an event loop that uses select(), which waits with microsecond precision.
+
+    asyncio's default is epoll, which waits with millisecond precision.
+    """
     return asyncio.SelectorEventLoop(selectors.SelectSelector())
 
 
 def _be_punctual() -> None:
-    """Use short timers, and run before the boards' computing where that is allowed."""
+    """Use short timers, and get priority over the boards' computing if that is allowed."""
     ctypes.CDLL(None).prctl(PR_SET_TIMERSLACK, 1)
     with suppress(OSError):
         os.sched_setscheduler(0, os.SCHED_RR, os.sched_param(1))
 
 
 def config(model: Model, routes: Sequence[Route]) -> str:
-    """Return the text that :func:`main` reads."""
+    """Return the JSON text that :func:`main` reads."""
     return json.dumps({"model": asdict(model), "routes": [asdict(route) for route in routes]})
 
 

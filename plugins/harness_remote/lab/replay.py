@@ -1,8 +1,8 @@
-"""Replay a part's compute, so that many boards of one machine do not take each other's cores.
+"""Replay the compute of a part, so that many boards on one machine do not compete for its cores.
 
-A part *rehearses* an input: it runs alone on the machine, several times; its output and its time are kept. A query
-then sleeps for that time and returns that output. An input that was not rehearsed is really computed, alone too, and
-counted. Records show it: the session's facts have ``replayed``.
+A part *rehearses* an input: it runs alone on the machine, several times, and its output and time are kept. A query
+then sleeps for that time and returns that output. An input that was not rehearsed is computed, also alone, and is
+counted. The session's facts have ``replayed``, so records show the replay.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ if TYPE_CHECKING:
 __all__ = ["VARIABLE", "WRAPPER", "ReplayedSession", "replayed"]
 
 VARIABLE = "HARNESS_REPLAY"
-"""Names the lock file that all boards of a lab share."""
+"""The environment variable with the path of the lock file that all boards of a lab share."""
 WRAPPER = "harness_remote.lab.replay:replayed"
-"""What a worker wraps its sessions with (:class:`harness.worker.commands.Load`)."""
+"""The function with which a worker wraps its sessions (:class:`harness.worker.commands.Load`)."""
 
 PASSES = 5
 KEPT_BYTES = 2**29
@@ -42,15 +42,19 @@ Shapes = tuple[tuple[int, ...], ...]
 
 
 class Clock(Protocol):
-    """What a replay needs of the module :mod:`time`."""
+    """The functions of the module :mod:`time` that a replay uses."""
 
-    def perf_counter_ns(self) -> int: ...
+    def perf_counter_ns(self) -> int:
+        """Return the time of a clock that only increases, in ns."""
+        ...
 
-    def sleep(self, seconds: float, /) -> None: ...
+    def sleep(self, seconds: float, /) -> None:
+        """Wait for ``seconds``."""
+        ...
 
 
 def replayed(session: Session) -> Session:
-    """Return the session's replay; its lock file is named by ``HARNESS_REPLAY``.
+    """Return the session's replay. ``HARNESS_REPLAY`` names its lock file.
 
     Raises:
         DeviceError: the variable is not set, or the lock file cannot be used.
@@ -62,10 +66,10 @@ def replayed(session: Session) -> Session:
 
 
 class ReplayedSession:
-    """A :class:`harness.types.Session` that sleeps for as long as another one computes alone on the machine.
+    """A :class:`harness.types.Session` that sleeps as long as another session computes alone on the machine.
 
-    Its facts are updated: ``rehearsed`` inputs, ``solo_ms`` (the last rehearsal's median), and how many queries it
-    ``computed`` since.
+    It updates its facts: the number of ``rehearsed`` inputs, ``solo_ms`` (median of the last rehearsal), and the
+    number of queries that it has ``computed`` since then.
 
     Raises:
         DeviceError: the lock file cannot be used.
@@ -88,14 +92,14 @@ class ReplayedSession:
             ctypes.CDLL(None).prctl(PR_SET_TIMERSLACK, 1)
 
     def rehearse(self, inputs: Sequence[NDArray[Any]]) -> NDArray[np.float32]:
-        """Run alone on the machine; keep output and time, and return the output."""
+        """Run alone on the machine, keep output and time, and return the output."""
         key, shapes = _key(inputs)
         self._facts["computed"] = 0
         if (known := self._outputs.get(key)) is not None:
             return known
         times = self._passes.setdefault(shapes, [])
         with self._alone():
-            output = self._session.run(inputs)  # caches are warm from here on
+            output = self._session.run(inputs)  # warms the caches
             for _ in range(PASSES):
                 start = self._clock.perf_counter_ns()
                 output = self._session.run(inputs)
@@ -108,6 +112,7 @@ class ReplayedSession:
         return output
 
     def run(self, inputs: Sequence[NDArray[Any]]) -> NDArray[np.float32]:
+        """Return the kept output after the time of its rehearsal. Compute an input that was not rehearsed."""
         start = self._clock.perf_counter_ns()
         key, shapes = _key(inputs)
         known = self._outputs.get(key)
@@ -119,11 +124,12 @@ class ReplayedSession:
         return known
 
     def close(self) -> None:
+        """Close the replayed session and the lock file."""
         self._session.close()
         os.close(self._lock)
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self._session, name)  # what some sessions have: device_memory
+        return getattr(self._session, name)  # optional members of a session, such as device_memory
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
@@ -147,7 +153,7 @@ def _key(inputs: Sequence[NDArray[Any]]) -> tuple[bytes, Shapes]:
 
 
 def _wait(due_ns: int, clock: Clock) -> None:
-    """Sleep until just before ``due_ns``, then watch the clock."""
+    """Sleep until shortly before ``due_ns``, then poll the clock."""
     while (left := due_ns - clock.perf_counter_ns()) > 0:
         if left > SPIN_NS:
             clock.sleep((left - SPIN_NS) / 1e9)

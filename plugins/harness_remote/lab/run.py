@@ -1,4 +1,4 @@
-"""``harness run`` on the boards of a lab, as a child process."""
+"""Run ``harness run`` on the boards of a lab, in a child process."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ COMMAND = (sys.executable, "-m", "harness", "run")
 def run_suite(arguments: Sequence[str], inventory: Path, command: Sequence[str] = COMMAND) -> int:
     """Run ``harness run`` with ``arguments`` on the boards of ``inventory`` and return its exit code.
 
-    Ctrl-C in a terminal reaches parent and child, so the parent only waits for the child to end. Without a
-    terminal the parent passes the signal on. A child that was ended by a signal gives 128 plus its number.
+    In a terminal, Ctrl-C reaches parent and child, so the parent only waits for the child. Without a terminal, the
+    parent forwards the signal. The exit code of a child that a signal ended is 128 plus the signal's number.
     """
     child = subprocess.Popen(
         bound([*command, *arguments]), env={**os.environ, "HARNESS_DEVICES": str(inventory)}

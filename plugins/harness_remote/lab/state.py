@@ -1,4 +1,4 @@
-"""The files of a lab that is up, and whether it still is. A process id alone is no proof: it may be another's later."""
+"""The files of a lab that is up, and whether it still is. A process id alone proves nothing, because ids are reused."""
 
 from __future__ import annotations
 
@@ -26,11 +26,13 @@ class Settings:
     serve: tuple[str, ...]
 
     def dump(self) -> str:
+        """Return the settings as JSON text."""
         content = {"folder": str(self.folder), "lab": self.lab.model_dump_json(), "mode": self.mode}
         return json.dumps({**content, "serve": self.serve})
 
     @classmethod
     def parse(cls, text: str) -> Settings:
+        """Return the settings that :meth:`dump` wrote."""
         content = json.loads(text)
         return cls(
             folder=Path(content["folder"]),
@@ -42,7 +44,11 @@ class Settings:
 
 @dataclass(frozen=True, kw_only=True)
 class State:
-    """A lab that was brought up: its keeper's process and when that started, and ``notes`` on what is not as asked for."""
+    """A lab that was brought up.
+
+    ``pid`` and ``started`` (ticks since boot) identify its keeper's process. ``notes`` say where the lab differs from
+    its file.
+    """
 
     lab: str
     pid: int
@@ -52,11 +58,12 @@ class State:
     notes: tuple[str, ...] = ()
 
     def save(self, folder: Path) -> None:
+        """Write the state into the lab's folder."""
         write_atomically(folder / STATE, json.dumps(asdict(self), indent=1))
 
     @classmethod
     def load(cls, folder: Path) -> State | None:
-        """Return what was saved, or None if nothing was, or if the file holds no state."""
+        """Return the saved state, or None if there is no file or the file contains no state."""
         try:
             content = json.loads((folder / STATE).read_text())
             return cls(**{**content, "boards": tuple(content["boards"]), "notes": tuple(content["notes"])})
@@ -65,15 +72,17 @@ class State:
 
     @staticmethod
     def remove(folder: Path) -> None:
+        """Delete the saved state, if there is one."""
         (folder / STATE).unlink(missing_ok=True)
 
     @property
     def up(self) -> bool:
+        """True if the keeper still runs."""
         return started_at(self.pid) == self.started
 
 
 def started_at(pid: int) -> int | None:
-    """Return when a process was started, in the kernel's ticks since boot, or None if it does not run."""
+    """Return the start time of a process in the kernel's ticks since boot, or None if it does not run."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
@@ -87,11 +96,11 @@ def _root() -> Path:
 
 
 def folder_of(lab: str) -> Path:
-    """Return the lab's folder, which may not exist yet."""
+    """Return the lab's folder. It may not exist yet."""
     return _root() / lab
 
 
 def states() -> dict[str, State]:
-    """Return every lab that was not taken down, whether it is up or not."""
+    """Return every lab that was not taken down, including labs whose keeper has ended."""
     saved = {path.parent.name: State.load(path.parent) for path in sorted(_root().glob(f"*/{STATE}"))}
     return {name: state for name, state in saved.items() if state is not None}

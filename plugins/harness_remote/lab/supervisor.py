@@ -1,7 +1,8 @@
-"""A lab from outside: bringing it up, and taking it down.
+"""Bring a lab up, and take it down.
 
-Its keeper is one detached process that opens the boards' doors to this machine, enters the lab's namespaces and
-holds its lifeline; :mod:`~harness_remote.lab.inside` does the rest. Whichever of them is killed, all of it goes.
+Its keeper is one detached process. It opens the boards' doors to this machine, enters the lab's namespaces and holds
+the lifeline; :mod:`~harness_remote.lab.inside` does the rest. If any of these processes is killed, all of the lab
+ends.
 """
 
 from __future__ import annotations
@@ -42,13 +43,13 @@ def up(
     """Bring a lab up. Its inventory is in the lab's folder.
 
     Args:
-        lab: the lab as written.
+        lab: the lab as its file gives it.
         serve: the command of a board's agent, without its options.
-        tied: whether the lab ends with this process.
-        ability: what this machine can do for a lab; None looks.
+        tied: true if the lab shall end with this process.
+        ability: the abilities of this machine; None probes them.
 
     Raises:
-        DeviceError: it is up already, this machine cannot do it, or a board does not start.
+        DeviceError: the lab is up already, this machine cannot do it, or a board does not start.
     """
     folder = folder_of(lab.lab)
     with _alone(folder.with_suffix(".lock"), lab.lab):
@@ -59,6 +60,7 @@ def up(
 
 @contextlib.contextmanager
 def _alone(path: Path, lab: str, wait_s: float = 0.0) -> Iterator[None]:
+    """Hold the lab's lock inside the block. Raises ``DeviceError`` if it is not free within ``wait_s`` seconds."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         file = path.open("w")
@@ -109,7 +111,7 @@ def _up(lab: Lab, folder: Path, serve: tuple[str, ...], tied: bool, able: Abilit
     os.close(reporting)
     os.close(tie)
     if not tied:
-        os.close(tied_to)  # else it stays open as long as this process lives
+        os.close(tied_to)  # without this, it stays open as long as this process lives
     try:
         answer = _answer(report, folder / LOG)
     except BaseException:
@@ -135,14 +137,14 @@ def _up(lab: Lab, folder: Path, serve: tuple[str, ...], tied: bool, able: Abilit
 
 
 def down(state: State, wait_s: float = 2 * DOWN_S) -> None:
-    """End a lab and wait until it has ended. A lab that is no longer up is only forgotten.
+    """End a lab and wait until it has ended. If it has ended already, only its files are removed.
 
     Raises:
-        DeviceError: another process is bringing it up, and still does after ``wait_s`` seconds.
+        DeviceError: another process is bringing it up, and has not finished after ``wait_s`` seconds.
     """
     folder = folder_of(state.lab)
     with _alone(folder.with_suffix(".lock"), state.lab, wait_s):
-        if State.load(folder) in (state, None):  # else it was taken down, and another one is up
+        if State.load(folder) in (state, None):  # otherwise another lab of this name is up now
             _down(state, folder)
 
 
@@ -154,7 +156,7 @@ def _down(state: State, folder: Path) -> None:
         while state.up:
             if time.monotonic() > end:
                 with contextlib.suppress(ProcessLookupError):
-                    os.kill(state.pid, signal.SIGKILL)  # the lifeline goes with it
+                    os.kill(state.pid, signal.SIGKILL)  # this also ends the lifeline
                 break
             time.sleep(0.01)
     limits.sweep(state.lab)
@@ -164,19 +166,20 @@ def _down(state: State, folder: Path) -> None:
 
 @dataclass(frozen=True)
 class _Report:
-    """What the inside of a lab says once: that it is up, with ``notes``, or the ``error`` for which it is not."""
+    """The only report from inside a lab: it is up, with ``notes``, or it failed with ``error``."""
 
     notes: tuple[str, ...] = ()
     error: str = ""
 
     @classmethod
     def parse(cls, line: bytes) -> _Report:
+        """Return the report of a line of JSON."""
         content = json.loads(line)
         return cls(tuple(content.get("notes", ())), str(content.get("error", "")))
 
 
 def _answer(report: int, log: Path) -> _Report:
-    """Wait for the report of the inside. Raises ``DeviceError`` if it ends before, or is late."""
+    """Wait for the report from inside. Raises ``DeviceError`` if the lab ends before it, or it is late."""
     text, end = b"", time.monotonic() + UP_S
     while select.select([report], [], [], max(0.0, end - time.monotonic()))[0]:
         text += (data := os.read(report, 65_536))
@@ -188,6 +191,7 @@ def _answer(report: int, log: Path) -> _Report:
 
 
 def _crowded(lab: Lab) -> tuple[str, ...]:
+    """Return a note if the boards have more cores together than this machine."""
     have = len(os.sched_getaffinity(0))
     wanted = len(lab.boards) * (lab.cores or have)
     if wanted <= have or lab.replay == "solo":
@@ -198,7 +202,7 @@ def _crowded(lab: Lab) -> tuple[str, ...]:
 
 
 def main() -> None:
-    """Keep a lab up until SIGTERM, or until the tie's other end closes, or until the inside ends."""
+    """Keep a lab up until SIGTERM, until the tie's other end closes, or until the inside ends."""
     settings, inherited = Settings.parse(sys.argv[1]), json.loads(sys.argv[2])
     stopped: list[int] = []
     signal.signal(signal.SIGTERM, lambda number, _: stopped.append(number))
