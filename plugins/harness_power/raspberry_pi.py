@@ -33,7 +33,7 @@ from typing import Any
 from harness.devices import sysfs
 from harness.types import MeterEntry, MeterInfo, Unavailable, Watch
 
-__all__ = ["ENTRY"]
+__all__ = ["ENTRY", "open_meter", "probe", "watch"]
 
 PERIOD_S = 0.1
 TIMEOUT_S = 0.5
@@ -42,7 +42,7 @@ RAIL = re.compile(r"^\s*(\w+)_([AV]) (?:current|volt)\(\d+\)=(-?\d+\.?\d*)\2\s*$
 CAUSES = {0: "under-voltage", 1: "frequency-capped", 2: "throttled", 3: "soft-thermal-limit"}
 
 
-def probe() -> Iterable[MeterInfo | Unavailable]:
+def probe(period_s: float = PERIOD_S, timeout_s: float = TIMEOUT_S) -> Iterable[MeterInfo | Unavailable]:
     """Yield the two meters of a Pi 5, or the reason why there are none."""
     model = _model()
     if model is None:
@@ -56,7 +56,7 @@ def probe() -> Iterable[MeterInfo | Unavailable]:
         )
         return
     try:
-        rails = sorted(_rails(_vcgencmd("pmic_read_adc")))
+        rails = sorted(_rails(_vcgencmd("pmic_read_adc", timeout_s=timeout_s)))
     except OSError as error:
         yield Unavailable(name="raspberry-pi", reason=f"{model}: {error}", fix=_fix(str(error)))
         return
@@ -67,7 +67,7 @@ def probe() -> Iterable[MeterInfo | Unavailable]:
         watches="board",
         provenance="measured",
         quantity="power",
-        period_s=PERIOD_S,
+        period_s=period_s,
         details={**facts, "slope": 1.0, "intercept_w": 0.0},
     )
     yield MeterInfo(
@@ -76,21 +76,24 @@ def probe() -> Iterable[MeterInfo | Unavailable]:
         watches="board",
         provenance="fitted",
         quantity="power",
-        period_s=PERIOD_S,
+        period_s=period_s,
         details={**facts, "slope": SLOPE, "intercept_w": INTERCEPT_W},
     )
 
 
-def open_meter(info: MeterInfo) -> Rails:
+def open_meter(info: MeterInfo, timeout_s: float = TIMEOUT_S) -> Rails:
     """Open one of the two meters and read it once. Raises ``OSError`` if ``vcgencmd`` fails."""
-    return Rails(**{key: info.details[key] for key in ("rails", "slope", "intercept_w")})
+    line = {key: info.details[key] for key in ("rails", "slope", "intercept_w")}
+    return Rails(**line, period_s=info.period_s, timeout_s=timeout_s)
 
 
 class Rails:
     """A :class:`~harness.types.Meter` of watts: ``slope`` times the sum of the rails plus ``intercept_w``."""
 
-    def __init__(self, rails: Iterable[str], slope: float, intercept_w: float) -> None:
-        self._chip = _chip(frozenset(rails), shutil.which("vcgencmd"), PERIOD_S)
+    def __init__(
+        self, rails: Iterable[str], slope: float, intercept_w: float, period_s: float, timeout_s: float
+    ) -> None:
+        self._chip = _chip(frozenset(rails), shutil.which("vcgencmd"), period_s, timeout_s)
         self._slope, self._intercept = slope, intercept_w
         self._last = 0
         self.read()
@@ -109,11 +112,12 @@ class Rails:
 class _Chip:
     """The power chip, read by ``program``. Both meters share its readings, because each reading starts a process.
 
-    A reading is shared for half of ``period_s``.
+    A reading is shared for half of ``period_s``. ``program`` must answer within ``timeout_s``.
     """
 
-    def __init__(self, rails: frozenset[str], program: str | None, period_s: float) -> None:
-        self._rails, self._program, self._period_s = rails, program, period_s
+    def __init__(self, rails: frozenset[str], program: str | None, period_s: float, timeout_s: float) -> None:
+        self._rails, self._program = rails, program
+        self._period_s, self._timeout_s = period_s, timeout_s
         self._lock = threading.Lock()
         self._time, self._watts = 0, 0.0
 
@@ -122,7 +126,7 @@ class _Chip:
         with self._lock:
             began = time.monotonic_ns()
             if self._time <= newer_than or began - self._time > self._period_s / 2 * 1e9:
-                watts = _rails(_vcgencmd("pmic_read_adc", program=self._program))
+                watts = _rails(_vcgencmd("pmic_read_adc", timeout_s=self._timeout_s, program=self._program))
                 if watts.keys() != self._rails:
                     differing = ", ".join(sorted(self._rails ^ watts.keys()))
                     raise OSError(f"vcgencmd pmic_read_adc: other rails than at first ({differing})")
@@ -152,10 +156,10 @@ def _rails(text: str) -> dict[str, float]:
 # --- state --------------------------------------------------------------------------------------
 
 
-def watch() -> Watch | None:
+def watch(timeout_s: float = TIMEOUT_S) -> Watch | None:
     """Return a watch of the board's state, or None if this is not a Raspberry Pi."""
     model = _model()
-    return None if model is None else State(model)
+    return None if model is None else State(model, timeout_s)
 
 
 class State:
@@ -166,8 +170,8 @@ class State:
     (the reason).
     """
 
-    def __init__(self, model: str) -> None:
-        self._model = model
+    def __init__(self, model: str, timeout_s: float = TIMEOUT_S) -> None:
+        self._model, self._timeout_s = model, timeout_s
         self._first: int | None = None
         self._last = 0
         with suppress(OSError):
@@ -183,13 +187,18 @@ class State:
             state["temperature_c"] = max(known)
         try:
             state |= self._throttle()
-            state["mhz"] = _measured(_vcgencmd("measure_clock", "arm"), r"frequency\(\d+\)=(\d+)") / 1e6
+            state["mhz"] = (
+                _measured(
+                    _vcgencmd("measure_clock", "arm", timeout_s=self._timeout_s), r"frequency\(\d+\)=(\d+)"
+                )
+                / 1e6
+            )
         except OSError as error:
             state["vcgencmd"] = str(error)
         return state
 
     def _throttle(self) -> dict[str, Any]:
-        bits = _measured(_vcgencmd("get_throttled"), r"throttled=(0x[0-9a-fA-F]+)")
+        bits = _measured(_vcgencmd("get_throttled", timeout_s=self._timeout_s), r"throttled=(0x[0-9a-fA-F]+)")
         if self._first is None:
             self._first = self._last = bits
         appeared = (bits & ~self._last) >> 16
@@ -240,7 +249,7 @@ def _has_pmic(model: str) -> bool:
     return "brcm,bcm2712" in tree or bool(re.match(r"Raspberry Pi (5|Compute Module 5)", model))
 
 
-def _vcgencmd(*words: str, program: str | None = None) -> str:
+def _vcgencmd(*words: str, timeout_s: float, program: str | None = None) -> str:
     """Return the firmware's answer. Raises ``OSError`` if there is no answer or it is an error."""
     program = program or shutil.which("vcgencmd")
     if program is None:
@@ -248,10 +257,10 @@ def _vcgencmd(*words: str, program: str | None = None) -> str:
     command = " ".join(("vcgencmd", *words))
     try:
         done = subprocess.run(
-            [program, *words], stdin=subprocess.DEVNULL, capture_output=True, timeout=TIMEOUT_S, check=False
+            [program, *words], stdin=subprocess.DEVNULL, capture_output=True, timeout=timeout_s, check=False
         )
     except subprocess.TimeoutExpired:
-        raise OSError(f"{command}: no answer within {TIMEOUT_S} s") from None
+        raise OSError(f"{command}: no answer within {timeout_s} s") from None
     text = done.stdout.decode(errors="replace")
     if done.returncode or text.startswith("error="):
         said = " ".join(f"{text} {done.stderr.decode(errors='replace')}".split())[:120]

@@ -10,8 +10,7 @@ from dataclasses import asdict
 import pytest
 
 from harness.types import MeterInfo, Unavailable
-from harness_power import raspberry_pi
-from harness_power.raspberry_pi import ENTRY
+from harness_power.raspberry_pi import ENTRY, open_meter, probe, watch
 
 PI4 = ("Raspberry Pi 4 Model B Rev 1.4", "raspberrypi,4-model-b\0brcm,bcm2711")
 PI5 = ("Raspberry Pi 5 Model B Rev 1.0", "raspberrypi,5-model-b\0brcm,bcm2712")
@@ -30,6 +29,7 @@ WATTS = {
     "HDMI": (0.02, 5.0),
 }
 SUM = sum(amperes * volts for amperes, volts in WATTS.values())
+PATIENT_S = 60  # for a busy machine
 NOT_THERE = 'error=1 error_msg="Command not registered"'
 
 
@@ -79,8 +79,6 @@ class Board:
 
 @pytest.fixture
 def board(tmp_path, monkeypatch):
-    monkeypatch.setattr(raspberry_pi, "TIMEOUT_S", 60)
-
     def make(model, compatible):
         board = Board(tmp_path, model, compatible)
         monkeypatch.setenv("HARNESS_SYSROOT", str(board.root))
@@ -97,12 +95,20 @@ def pi5(board):
     return made
 
 
+def probed(**limits):
+    return list(probe(**{"timeout_s": PATIENT_S, **limits}))
+
+
 def found():
-    return {info.name: info for info in ENTRY.probe()}
+    return {info.name: info for info in probed()}
 
 
-def opened(info: MeterInfo):
-    return ENTRY.open(MeterInfo(**json.loads(json.dumps(asdict(info)))))
+def opened(info: MeterInfo, timeout_s=PATIENT_S):
+    return open_meter(MeterInfo(**json.loads(json.dumps(asdict(info)))), timeout_s)
+
+
+def test_the_entry_has_these_functions():
+    assert (ENTRY.probe, ENTRY.open, ENTRY.watch) == (probe, open_meter, watch)
 
 
 def test_a_pi_5_gives_the_sum_of_its_rails_and_a_fit_both_uncalibrated(pi5):
@@ -128,9 +134,8 @@ def test_each_reading_is_new_and_later(pi5):
     meter.close()
 
 
-def test_both_meters_share_a_reading_for_each_costs_the_board_a_process(pi5, monkeypatch):
-    monkeypatch.setattr(raspberry_pi, "PERIOD_S", 60.0)
-    rails, fit = (opened(info) for info in ENTRY.probe())
+def test_both_meters_share_a_reading_for_each_costs_the_board_a_process(pi5):
+    rails, fit = map(opened, probed(period_s=60.0))
     before = pi5.calls("pmic_read_adc")
     for _ in range(5):
         (one_ns, one), (two_ns, two) = rails.read(), fit.read()
@@ -140,7 +145,7 @@ def test_both_meters_share_a_reading_for_each_costs_the_board_a_process(pi5, mon
 
 
 def test_two_threads_may_read_at_once(pi5):
-    meters = [opened(info) for info in ENTRY.probe()]
+    meters = [opened(info) for info in probed()]
     times = [[], []]
 
     def poll(meter, into):
@@ -159,9 +164,8 @@ def test_two_threads_may_read_at_once(pi5):
         assert all(early < late for early, late in itertools.pairwise(series))
 
 
-def test_an_old_shared_reading_is_not_used(pi5, monkeypatch):
-    monkeypatch.setattr(raspberry_pi, "PERIOD_S", 0.02)
-    rails, fit = (opened(info) for info in ENTRY.probe())
+def test_an_old_shared_reading_is_not_used(pi5):
+    rails, fit = map(opened, probed(period_s=0.02))
     rails.read()
     pi5.says("pmic_read_adc", adc({name: (0.0, volts) for name, (_, volts) in WATTS.items()}))
     time.sleep(0.02)
@@ -176,20 +180,20 @@ def test_the_kin_of_the_pi_5_has_the_same_chip(board, model):
 
 def test_a_pi_4_has_no_current_sensing(board):
     board(*PI4)
-    (answer,) = ENTRY.probe()
+    (answer,) = probed()
     assert answer.reason == f"{PI4[0]}: no current sensing"
     assert "external meter" in answer.fix
 
 
 def test_another_machine_is_reported_in_one_line(tmp_path, monkeypatch):
     monkeypatch.setenv("HARNESS_SYSROOT", str(tmp_path))
-    assert list(ENTRY.probe()) == [Unavailable(name="raspberry-pi", reason="this is no Raspberry Pi")]
-    assert ENTRY.watch() is None
+    assert probed() == [Unavailable(name="raspberry-pi", reason="this is no Raspberry Pi")]
+    assert watch(PATIENT_S) is None
 
 
 def test_a_missing_vcgencmd_is_named(pi5, monkeypatch):
     monkeypatch.setenv("PATH", "")
-    (answer,) = ENTRY.probe()
+    (answer,) = probed()
     assert "vcgencmd is not installed" in answer.reason
     assert answer.fix == "sudo apt install raspi-utils"
 
@@ -197,14 +201,14 @@ def test_a_missing_vcgencmd_is_named(pi5, monkeypatch):
 def test_a_missing_right_to_the_firmware_names_the_group(pi5):
     pi5.says("pmic_read_adc", '#!/bin/sh\necho "Can\'t open device file: /dev/vcio" >&2\nexit 255\n')
     (pi5.answers / "pmic_read_adc").chmod(0o755)
-    (answer,) = ENTRY.probe()
+    (answer,) = probed()
     assert "/dev/vcio" in answer.reason
     assert "usermod -aG video" in answer.fix
 
 
 def test_an_old_firmware_says_so(pi5):
     (pi5.answers / "pmic_read_adc").unlink()
-    (answer,) = ENTRY.probe()
+    (answer,) = probed()
     assert "Command not registered" in answer.reason
     assert answer.fix
 
@@ -218,7 +222,7 @@ def test_garbage_is_no_meter_and_no_reading(pi5, text):
     pi5.says("pmic_read_adc", text)
     with pytest.raises(OSError, match="pmic_read_adc"):
         meter.read()
-    (answer,) = ENTRY.probe()
+    (answer,) = probed()
     assert isinstance(answer, Unavailable)
     assert "\n" not in answer.reason
 
@@ -234,14 +238,13 @@ def test_a_rail_that_is_missing_is_not_counted_as_nothing(pi5):
 
 
 @pytest.mark.clock
-def test_a_firmware_that_hangs_ends_the_meter_and_holds_nothing_up(pi5, monkeypatch):
-    meter = opened(found()["raspberry-pi:rails"])
+def test_a_firmware_that_hangs_ends_the_meter_and_holds_nothing_up(pi5):
+    meter = opened(found()["raspberry-pi:rails"], timeout_s=0.5)
     pi5.hangs("pmic_read_adc")
-    monkeypatch.setattr(raspberry_pi, "TIMEOUT_S", 0.5)
     began = time.monotonic()
     with pytest.raises(OSError, match=r"no answer within 0\.5 s"):
         meter.read()
-    (answer,) = ENTRY.probe()
+    (answer,) = probed(timeout_s=0.5)
     assert "no answer" in answer.reason
     assert time.monotonic() - began < 3
 
@@ -249,7 +252,7 @@ def test_a_firmware_that_hangs_ends_the_meter_and_holds_nothing_up(pi5, monkeypa
 @pytest.mark.parametrize("kind", [PI4, PI5], ids=["4", "5"])
 def test_the_state_of_a_quiet_board(board, kind):
     board(*kind)
-    state = ENTRY.watch()()
+    state = watch(PATIENT_S)()
     assert json.loads(json.dumps(state)) == {
         "model": kind[0],
         "governor": "ondemand",
@@ -273,12 +276,12 @@ def test_the_state_of_a_quiet_board(board, kind):
 def test_what_throttles_now(board, bits, causes):
     pi = board(*PI4)
     pi.says("get_throttled", f"throttled={bits}\n")
-    assert ENTRY.watch()()["throttle"] == causes
+    assert watch(PATIENT_S)()["throttle"] == causes
 
 
 def test_what_came_and_went_between_two_looks_is_seen_once(board):
     pi = board(*PI4)
-    look = ENTRY.watch()
+    look = watch(PATIENT_S)
     assert look()["throttle"] == []
     pi.says("get_throttled", "throttled=0x40000\n")
     assert look()["throttle"] == ["throttled"]
@@ -291,14 +294,14 @@ def test_what_came_and_went_between_two_looks_is_seen_once(board):
 def test_what_was_set_since_boot_is_not_this_windows_but_hides_its_like(board):
     pi = board(*PI4)
     pi.says("get_throttled", "throttled=0x50000\n")
-    state = ENTRY.watch()()
+    state = watch(PATIENT_S)()
     assert state["throttle"] == []
     assert state["throttle_hidden"] == ["under-voltage", "throttled"]
 
 
 def test_an_event_before_the_first_look_and_after_opening_is_seen(board):
     pi = board(*PI4)
-    look = ENTRY.watch()
+    look = watch(PATIENT_S)
     pi.says("get_throttled", "throttled=0x10000\n")
     assert look()["throttle"] == ["under-voltage"]
 
@@ -306,7 +309,7 @@ def test_an_event_before_the_first_look_and_after_opening_is_seen(board):
 def test_a_vcgencmd_that_fails_leaves_its_keys_out_and_says_why(board):
     pi = board(*PI4)
     pi.says("get_throttled", "nonsense")
-    look = ENTRY.watch()
+    look = watch(PATIENT_S)
     state = look()
     assert "throttle" not in state
     assert "mhz" not in state

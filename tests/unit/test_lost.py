@@ -46,11 +46,11 @@ class NoJobs:
 
 
 @pytest.fixture
-def ran(prepared, toys, monkeypatch, tmp_path, capsys):
+def ran(prepared, toys, tmp_path, capsys):
     def run(falls: dict[str, int], wait_s: float = 60.0):
         """(device, status) of every attempt, and what a person saw; boards are away for so many looks."""
         toys.AWAY.clear()
-        monkeypatch.setattr(toys, "FALLS", dict(falls))
+        toys.FALLS.update(falls)
         results = Results(tmp_path / "out", create=True)
         plan, plugins, store = prepared
         boards = LostBoards(plugins, wait_s=wait_s, look_s=0.01)
@@ -59,7 +59,8 @@ def ran(prepared, toys, monkeypatch, tmp_path, capsys):
         attempts = [(record.device.name, record.status, record.attempt) for record in results.records()]
         return attempts, outcome, capsys.readouterr().out
 
-    return run
+    yield run
+    toys.FALLS.clear()
 
 
 def test_the_suite_continues_and_comes_back(ran):
