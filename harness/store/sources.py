@@ -8,14 +8,17 @@ cannot be listed or read is refused: results of different code would have the sa
 
 from __future__ import annotations
 
+import ast
 import importlib.util
 import json
+import logging
 import os
 import re
+import sys
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from functools import cache
 from importlib import metadata
-from importlib.machinery import EXTENSION_SUFFIXES
+from importlib.machinery import EXTENSION_SUFFIXES, ModuleSpec
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
@@ -47,6 +50,13 @@ LEFT_OUT = frozenset(
 RUN_FILE = "records.jsonl"
 """A folder with this file holds results of a run."""
 
+VERSION_FILES = ("__init__", "_version", "version", "__about__")
+"""Modules of a package that may assign its version, in the order in which they are read."""
+
+UNKNOWN = "unknown"
+"""The version of a library that states none."""
+
+_LOG = logging.getLogger(__name__)
 _CODE = (".py", *EXTENSION_SUFFIXES)
 _NAME = re.compile(r"\w+")
 
@@ -93,10 +103,7 @@ def imported_files(files: Mapping[str, Path], shipped: Collection[str]) -> dict[
 def module_files(module: str) -> dict[str, Path]:
     """Return the files of the top-level module or package of ``module``; a package may lack ``__init__.py``."""
     package = module.partition(".")[0]
-    try:
-        spec = importlib.util.find_spec(package)
-    except (ImportError, ValueError):
-        spec = None
+    spec = _spec(package)
     if spec is None:
         return {}
     if spec.submodule_search_locations is not None:
@@ -105,6 +112,14 @@ def module_files(module: str) -> dict[str, Path]:
     if spec.origin is None or not Path(spec.origin).is_file():
         return {}
     return {Path(spec.origin).name: Path(spec.origin)}
+
+
+def _spec(module: str) -> ModuleSpec | None:
+    """Return where a top-level module is, or ``None`` if it is not installed."""
+    try:
+        return importlib.util.find_spec(module)
+    except (ImportError, ValueError):
+        return None
 
 
 def distribution_files(distribution: metadata.Distribution) -> dict[str, Path]:
@@ -142,13 +157,56 @@ def _listed_files(distribution: metadata.Distribution) -> dict[str, Path]:
 def versions_of(modules: Iterable[str]) -> dict[str, str]:
     """Return the version of each distribution that provides one of ``modules``; of none that is not installed.
 
-    Names are normalised (PEP 503): Pillow became pillow with one of its releases.
+    Names are normalised (PEP 503): Pillow became pillow with one of its releases. A library without metadata, such as
+    one of an operating system's package, has the version that its source states, under the name of its module. If
+    its source states none, the version is ``"unknown"``, and a warning says so once.
     """
     versions = {}
     for module in modules:
-        for name in _providers(module.partition(".")[0]):
-            versions[re.sub(r"[-_.]+", "-", name).lower()] = metadata.version(name)
+        top = module.partition(".")[0]
+        providers = _providers(top)
+        stated = {name: metadata.version(name) for name in providers} if providers else _stated_version(top)
+        versions |= {re.sub(r"[-_.]+", "-", name).lower(): version for name, version in stated.items()}
     return dict(sorted(versions.items()))
+
+
+@cache
+def _stated_version(module: str) -> Mapping[str, str]:
+    """Return the version of a top-level module from its source, which is not run; empty if it is not installed.
+
+    A module of Python itself has no version of its own.
+    """
+    spec = None if module in sys.stdlib_module_names else _spec(module)
+    if spec is None:
+        return {}
+    folders = spec.submodule_search_locations or ()
+    files = [Path(folder, f"{name}.py") for name in VERSION_FILES for folder in folders]
+    for file in files or [Path(spec.origin or "")]:
+        if file.suffix == ".py" and (version := _assigned_version(file)) is not None:
+            return {module: version}
+    _LOG.warning(
+        "%s: its version is unknown, for it has no metadata and its source assigns no __version__; results of "
+        "different versions of it have the same key",
+        module,
+    )
+    return {module: UNKNOWN}
+
+
+def _assigned_version(file: Path) -> str | None:
+    """Return the text that a Python file assigns to ``__version__``, or to ``version``, if it assigns one."""
+    try:
+        statements = ast.parse(file.read_text("utf-8", "replace")).body
+    except (OSError, SyntaxError, ValueError, RecursionError):
+        return None
+    texts = {}
+    for statement in statements:
+        targets = (
+            statement.targets if isinstance(statement, ast.Assign) else [getattr(statement, "target", None)]
+        )
+        value = getattr(statement, "value", None)
+        if isinstance(value, ast.Constant) and isinstance(value.value, str):
+            texts |= {target.id: value.value for target in targets if isinstance(target, ast.Name)}
+    return texts.get("__version__", texts.get("version"))
 
 
 def _providers(module: str) -> tuple[str, ...]:

@@ -141,6 +141,44 @@ def test_the_versions_of_what_an_entry_requires_are_in_its_origin(site):
     assert versions_of(["PIL.Image", "not_there"]).keys() == {"pillow"}
 
 
+@pytest.mark.parametrize(
+    ("files", "version"),
+    [
+        ({"__init__.py": '__version__ = "1.2"\n'}, "1.2"),
+        ({"__init__.py": "__version__: str = '1.2'\n"}, "1.2"),
+        (
+            {"__init__.py": "from .version import version as __version__\n", "version.py": "version = '3'\n"},
+            "3",
+        ),
+        ({"__init__.py": "", "_version.py": "__version__ = version = '4.5'\n"}, "4.5"),
+    ],
+)
+def test_a_library_without_metadata_has_the_version_that_its_source_states(site, files, version):
+    package = f"bare{version.replace('.', '_')}{len(files)}{len(files['__init__.py'])}"
+    for name, text in files.items():
+        write(site / package / name, text)
+    assert versions_of([f"{package}.part"]) == {package.replace("_", "-"): version}
+    assert package not in sys.modules
+
+
+@pytest.mark.parametrize("text", ["raise SystemExit", "__version__ = str(1)", "not Python ("])
+def test_a_library_that_states_no_version_is_unknown_and_this_is_said_once(site, caplog, text):
+    package = f"silent{len(text)}"
+    write(site / package / "__init__.py", text)
+    assert versions_of([package]) == versions_of([package]) == {package: "unknown"}
+    (warning,) = caplog.messages
+    assert warning.startswith(f"{package}: its version is unknown")
+
+
+def test_a_library_of_one_file_states_its_version_there(site):
+    write(site / "onefile.py", "__version__ = '0.3'\n")
+    assert versions_of(["onefile"]) == {"onefile": "0.3"}
+
+
+def test_a_module_of_python_has_no_version_of_its_own():
+    assert versions_of(["sqlite3"]) == {}
+
+
 def test_a_shipped_plugin_is_its_package_and_the_shipped_packages_that_it_imports():
     code = """
 import sys
