@@ -7,7 +7,6 @@ prevents that a periodic load is always read at the same phase.
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import pkgutil
 import random
@@ -19,8 +18,24 @@ from typing import Any
 
 from harness.errors import first_line
 from harness.machine.energy.durations import interval_s
-from harness.types import Log, Meter, MeterInfo, Watch
-from harness.types.json import JsonObject
+from harness.machine.messages import (
+    MeterLog,
+    Now,
+    Open,
+    Opened,
+    Seen,
+    Start,
+    Started,
+    State,
+    States,
+    Stop,
+    Stopped,
+    Time,
+    line_of,
+    read_request,
+)
+from harness.types import Log, Meter, Watch
+from harness.types.json import Signals
 
 __all__ = ["STATE_S", "main"]
 
@@ -70,22 +85,22 @@ def main() -> None:
     meters: dict[str, tuple[Meter | Log, _Reader | None]] = {}
     watchers: dict[str, _Reader] = {}
     for line in sys.stdin:
-        asked = json.loads(line)
-        answer: JsonObject = {}
-        match asked["do"]:
-            case "open":
-                answer = {"errors": _open(asked, meters, watchers, on)}
-            case "now":
-                answer = {"now": time.monotonic_ns()}
-            case "start":
+        answer: object = None
+        match read_request(line):
+            case Open() as request:
+                answer = Opened(_open(request, meters, watchers, on))
+            case Now():
+                answer = Time(time.monotonic_ns())
+            case Start():
                 for reader in (*(reader for _, reader in meters.values() if reader), *watchers.values()):
                     reader.samples.clear()
                 on.set()
-            case "stop":
-                answer = _stop(asked, meters, watchers, on)
-            case "state":
-                answer = {"states": [s for reader in watchers.values() for _, s in reader.samples[-1:]]}
-        answers.write(json.dumps(answer) + "\n")
+                answer = Started()
+            case Stop() as request:
+                answer = _stop(request, meters, watchers, on)
+            case State():
+                answer = States([s for reader in watchers.values() for _, s in reader.samples[-1:]])
+        answers.write(line_of(answer))
         answers.flush()
     on.clear()
     threading.Timer(CLOSE_S, os._exit, (0,)).start()  # a meter's thread may be in a system call
@@ -96,17 +111,17 @@ def main() -> None:
 
 
 def _open(
-    asked: JsonObject,
+    request: Open,
     meters: dict[str, tuple[Meter | Log, _Reader | None]],
     watchers: dict[str, _Reader],
     on: threading.Event,
 ) -> dict[str, str]:
     """Open every meter and watch. Return the reason for each one that failed."""
     errors = {}
-    for item in asked["meters"]:
-        info = MeterInfo(**item["info"])
+    for use in request.meters:
+        info = use.info
         try:
-            meter = pkgutil.resolve_name(item["open"])(info)
+            meter = pkgutil.resolve_name(use.open)(info)
             reader = None
             if not hasattr(meter, "fetch"):
                 meter.read()
@@ -114,7 +129,7 @@ def _open(
             meters[info.name] = meter, reader
         except Exception as error:  # noqa: BLE001 - it becomes the reason why there is no figure
             errors[info.name] = first_line(error)
-    for name, function in asked["watches"].items():
+    for name, function in request.watches.items():
         try:
             watch = pkgutil.resolve_name(function)()
             if watch is not None:
@@ -125,40 +140,44 @@ def _open(
 
 
 def _stop(
-    asked: JsonObject,
+    request: Stop,
     meters: Mapping[str, tuple[Meter | Log, _Reader | None]],
     watchers: Mapping[str, _Reader],
     on: threading.Event,
-) -> JsonObject:
+) -> Stopped:
     """Stop reading, and return the samples of each meter and the states of each watch."""
     on.clear()
-    samples_of = {}
+    logs = {}
     for name, (meter, reader) in meters.items():
-        samples: Sequence[tuple[int, float]] = []
-        error = ""
-        if reader is not None:
-            samples, error = list(reader.samples), reader.error
-        else:
-            begin, end = asked["load"]
-            try:
-                samples = meter.fetch(asked["begin"], asked["end"], (begin, end))  # type: ignore[union-attr]
-            except Exception as problem:  # noqa: BLE001 - a log's library may raise anything; it becomes the reason
-                error = first_line(problem)
-        samples_of[name] = {
-            "ns": [ns for ns, _ in samples],
-            "value": [value for _, value in samples],
-            "error": error,
-            "clock_error_s": getattr(meter, "clock_error_s", 0.0),
-        }
+        try:
+            logs[name] = _log(meter, reader, request)
+        except Exception as error:  # noqa: BLE001 - a log's library may raise anything; it becomes the reason
+            logs[name] = MeterLog([], [], first_line(error), getattr(meter, "clock_error_s", 0.0))
     states = [
-        (ns, name, signals) for name, watcher in watchers.items() for ns, signals in list(watcher.samples)
+        Seen(ns, name, signals) for name, watcher in watchers.items() for ns, signals in list(watcher.samples)
     ]
     failed = {name: watcher.error for name, watcher in watchers.items() if watcher.error}
-    return {"meters": samples_of, "states": states, "failed": failed}
+    return Stopped(logs, states, failed)
 
 
-def _stamped(watch: Watch) -> Callable[[], tuple[int, JsonObject]]:
-    def read() -> tuple[int, JsonObject]:
+def _log(meter: Meter | Log, reader: _Reader | None, request: Stop) -> MeterLog:
+    """Return the readings of a meter. A meter without a ``reader`` keeps a log, which is fetched."""
+    error = ""
+    samples: Sequence[tuple[int, float]]
+    if reader is not None:
+        samples, error = list(reader.samples), reader.error
+    else:
+        samples = meter.fetch(request.begin, request.end, request.load)  # type: ignore[union-attr]
+    return MeterLog(
+        ns=[int(ns) for ns, _ in samples],
+        value=[float(value) for _, value in samples],
+        error=error,
+        clock_error_s=getattr(meter, "clock_error_s", 0.0),
+    )
+
+
+def _stamped(watch: Watch) -> Callable[[], tuple[int, Signals]]:
+    def read() -> tuple[int, Signals]:
         before = time.monotonic_ns()
         return before, dict(watch())
 

@@ -8,7 +8,6 @@ it there, over ssh. All times are the times of the readings, on this machine's m
 from __future__ import annotations
 
 import contextlib
-import json
 import queue
 import subprocess
 import sys
@@ -16,17 +15,34 @@ import tempfile
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from typing import IO, Any
+from dataclasses import dataclass, field
+from typing import IO, TypeVar
 
+from harness.machine.messages import (
+    MeterLog,
+    Now,
+    Open,
+    Opened,
+    Request,
+    Seen,
+    Start,
+    State,
+    States,
+    Stop,
+    Stopped,
+    line_of,
+    read_answer,
+)
 from harness.processes import died
 from harness.types import MeterInfo, MeterUse, Monitor
-from harness.types.json import JsonObject
+from harness.types.json import Signals
 
 __all__ = ["MeterSamples", "Sampled", "Sampler"]
 
 READY_S, ANSWER_S = 30.0, 30.0
 PINGS = 8
+
+A = TypeVar("A")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,10 +62,10 @@ class MeterSamples:
 
 @dataclass(frozen=True, kw_only=True)
 class Sampled:
-    """The result of a sampler: the samples of each meter, and the machine's states as (nanoseconds, source, signals)."""
+    """The result of a sampler: the samples of each meter, and the machine's states."""
 
     meters: tuple[MeterSamples, ...] = ()
-    states: tuple[tuple[int, str, JsonObject], ...] = ()
+    states: tuple[Seen, ...] = ()
     problems: tuple[str, ...] = field(default=())
 
 
@@ -63,11 +79,7 @@ class Sampler:
         self._monitor = monitor
         self._ends = {host: _End(host) for host in hosts}
         for host, end in self._ends.items():
-            end.send(
-                do="open",
-                meters=[{"open": use.open, "info": asdict(use.info)} for use in hosts[host]],
-                watches=dict(monitor.watches) if not host else {},
-            )
+            end.send(Open(tuple(hosts[host]), dict(monitor.watches) if not host else {}))
         self._errors: dict[str, str] | None = None
 
     @property
@@ -85,7 +97,7 @@ class Sampler:
         if self._errors is None:
             self._errors = {}
             for end in self._ends.values():
-                self._errors.update(end.receive(READY_S).get("errors", {}))
+                self._errors.update((end.receive(Open, READY_S) or Opened()).errors)
                 end.join_clocks()
         return self._errors
 
@@ -96,11 +108,12 @@ class Sampler:
     def start(self) -> None:
         """Discard earlier samples, and start to read."""
         self.ready()
-        self._ask(do="start")
+        for end in self._ends.values():
+            end.ask(Start())
 
-    def state(self) -> list[JsonObject]:
+    def state(self) -> list[Signals]:
         """Return the latest state of every watch. Call it between :meth:`start` and :meth:`stop`."""
-        return list(self._ends[""].ask(do="state").get("states", []))
+        return (self._ends[""].ask(State()) or States()).states
 
     def stop(self, begin_ns: int, end_ns: int, load: tuple[int, int]) -> Sampled:
         """Stop reading, and return what was read from ``begin_ns`` to ``end_ns`` of the monotonic clock.
@@ -109,42 +122,33 @@ class Sampler:
         """
         answers = {}
         for host, end in self._ends.items():
-            times = [end.remote(ns) for ns in (begin_ns, end_ns, *load)]
-            answers[host] = end.ask(do="stop", begin=times[0], end=times[1], load=times[2:])
+            loaded = end.remote(load[0]), end.remote(load[1])
+            answers[host] = end.ask(Stop(end.remote(begin_ns), end.remote(end_ns), loaded)) or Stopped()
             end.join_clocks()
         errors = self.ready()
         meters = []
         for use in self._monitor.meters:
             end = self._ends[use.info.host]
-            got = (
-                answers[use.info.host]
-                .get("meters", {})
-                .get(use.info.name, {"ns": [], "value": [], "error": ""})
-            )
+            log = answers[use.info.host].meters.get(use.info.name) or MeterLog([], [])
             meters.append(
                 MeterSamples(
                     info=use.info,
-                    ns=[end.local(ns) for ns in got["ns"]],
-                    value=got["value"],
-                    error=end.problem or errors.get(use.info.name, "") or got["error"],
-                    clock_error_s=end.clock_error_s + got.get("clock_error_s", 0.0),
+                    ns=[end.local(ns) for ns in log.ns],
+                    value=log.value,
+                    error=end.problem or errors.get(use.info.name, "") or log.error,
+                    clock_error_s=end.clock_error_s + log.clock_error_s,
                 )
             )
         failed = {name: text for name, text in errors.items() if name in self._monitor.watches}
-        failed |= answers[""].get("failed", {})
+        failed |= answers[""].failed
         problems = [f"{name}: {text}" for name, text in failed.items()]
         problems += self.problems()
-        states = tuple((int(ns), name, signals) for ns, name, signals in answers[""].get("states", []))
-        return Sampled(meters=tuple(meters), states=states, problems=tuple(problems))
+        return Sampled(meters=tuple(meters), states=tuple(answers[""].states), problems=tuple(problems))
 
     def close(self) -> None:
         """End all reading processes, within a few seconds."""
         for end in self._ends.values():
             end.close()
-
-    def _ask(self, **message: Any) -> None:
-        for end in self._ends.values():
-            end.ask(**message)
 
 
 class _End:
@@ -190,36 +194,35 @@ class _End:
             self._answers.put(line)
         self._answers.put("")
 
-    def send(self, **message: Any) -> None:
+    def send(self, request: Request[object]) -> None:
         if self.problem:
             return
         assert self._process.stdin is not None
         try:
-            self._process.stdin.write(json.dumps(message) + "\n")
+            self._process.stdin.write(line_of(request))
             self._process.stdin.flush()
         except OSError:
             self.problem = self._death()
 
-    def receive(self, limit_s: float = ANSWER_S) -> JsonObject:
-        """Return the next answer. If there is none, return an empty object and say why in ``problem``."""
+    def receive(self, request: type[Request[A]], limit_s: float = ANSWER_S) -> A | None:
+        """Return the next answer, which is to a ``request``. If there is none, return None and say why in ``problem``."""
         if self.problem:
-            return {}
+            return None
         try:
             line = self._answers.get(timeout=limit_s)
             if not line:
                 self.problem = self._death()
-                return {}
-            answer: JsonObject = json.loads(line)
-            return answer
+                return None
+            return read_answer(request, line)
         except queue.Empty:
             self.problem = f"the sampler{self._at()} did not answer within {limit_s:g} s"
         except ValueError:
-            self.problem = f"the sampler{self._at()} answered with something else than JSON"
-        return {}
+            self.problem = f"the sampler{self._at()} gave no answer to {request.do!r}, but something else"
+        return None
 
-    def ask(self, **message: Any) -> JsonObject:
-        self.send(**message)
-        return self.receive()
+    def ask(self, request: Request[A]) -> A | None:
+        self.send(request)
+        return self.receive(type(request))
 
     def join_clocks(self) -> None:
         """Measure the offset of the other host's clock by the fastest of several round trips.
@@ -233,11 +236,11 @@ class _End:
         trips = []
         for _ in range(PINGS):
             sent = time.monotonic_ns()
-            now = self.ask(do="now").get("now")
-            if now is None:
+            there = self.ask(Now())
+            if there is None:
                 return
             got = time.monotonic_ns()
-            trips.append((got - sent, now - (sent + got) // 2))
+            trips.append((got - sent, there.now - (sent + got) // 2))
         took, offset = min(trips)
         drift = abs(offset - self._offset_ns) if self._offset_ns else 0
         self.clock_error_s = (took / 2 + drift) / 1e9

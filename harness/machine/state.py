@@ -11,6 +11,7 @@ import os
 import resource
 import time
 from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -18,7 +19,7 @@ from typing import Any
 from harness.machine import sysfs
 from harness.machine.environment import governor
 from harness.types import Watch
-from harness.types.json import JsonObject, Signals
+from harness.types.json import Signals
 
 __all__ = ["Window", "over_time", "watch"]
 
@@ -31,26 +32,38 @@ ZONES = "sys/class/thermal/thermal_zone*/temp"
 # --- within a window -----------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True)
+class _LinuxState:
+    """What Linux shows of this machine now; None for what it does not show.
+
+    The hottest zone, the mean and the slowest clock, the governor, and the causes that lower the clock.
+    """
+
+    temperature_c: float | None
+    mhz: float | None
+    mhz_slowest: float | None
+    governor: str | None
+    throttle: list[str] | None
+
+    @classmethod
+    def read(cls, root: Path) -> _LinuxState:
+        zones, clocks, cooling = sysfs.numbers(root, ZONES), sysfs.numbers(root, CLOCKS), _cooling(root)
+        return cls(
+            temperature_c=max(zones) / 1000 if zones else None,
+            mhz=sum(clocks) / len(clocks) / 1000 if clocks else None,
+            mhz_slowest=min(clocks) / 1000 if clocks else None,
+            governor=governor(root),
+            throttle=(["cooling device"] if any(cooling) else []) if cooling else None,
+        )
+
+    def signals(self) -> Signals:
+        return {name: value for name, value in asdict(self).items() if value is not None}
+
+
 def watch() -> Watch | None:
     """Return a :data:`~harness.types.Watch` of this machine's state in Linux, or None if Linux shows nothing."""
     root = sysfs.root()
-    return (lambda: _linux(root)) if _linux(root) else None
-
-
-def _linux(root: Path) -> JsonObject:
-    """Return the hottest zone, the mean and the slowest clock, the governor, and whether a cooling device acts."""
-    zones, clocks = sysfs.numbers(root, ZONES), sysfs.numbers(root, CLOCKS)
-    cooling = _cooling(root)
-    state: JsonObject = {}
-    if zones:
-        state["temperature_c"] = max(zones) / 1000
-    if clocks:
-        state |= {"mhz": sum(clocks) / len(clocks) / 1000, "mhz_slowest": min(clocks) / 1000}
-    if name := governor(root):
-        state["governor"] = name
-    if cooling:
-        state["throttle"] = ["cooling device"] if any(cooling) else []
-    return state
+    return (lambda: _LinuxState.read(root).signals()) if _LinuxState.read(root).signals() else None
 
 
 def _cooling(root: Path) -> list[float]:
@@ -63,9 +76,7 @@ def _cooling(root: Path) -> list[float]:
     return acts
 
 
-def over_time(
-    states: Sequence[tuple[int, str, Signals]], begin_ns: int, end_ns: int
-) -> dict[str, JsonObject]:
+def over_time(states: Sequence[tuple[int, str, Signals]], begin_ns: int, end_ns: int) -> dict[str, Signals]:
     """Return the signals of each source over a window, by source.
 
     A number has its values before and after the window, and its least and greatest value in it. Lists are joined. A
@@ -74,29 +85,31 @@ def over_time(
     ``states`` are (monotonic nanoseconds, source, signals). Extremes, lists and shares cover the samples from
     ``begin_ns`` to ``end_ns``. If there is no sample in that span, they cover the samples next to it.
     """
-    seen: dict[str, JsonObject] = {}
+    seen: dict[str, Signals] = {}
     for source in dict.fromkeys(name for _, name, _ in states):
         own = [(ns, signals) for ns, name, signals in states if name == source]
         inside = [signals for ns, signals in own if begin_ns <= ns <= end_ns]
         before = [signals for ns, signals in own if ns < begin_ns][-1:]
         after = [signals for ns, signals in own if ns > end_ns][:1]
         around = [*before, *inside, *after]
-        seen[source] = {}
+        summaries = []
         for key in dict.fromkeys(key for signals in around for key in signals):
             values = [signals[key] for signals in (inside or around) if key in signals]
             edges = [signals[key] for signals in around if key in signals]
-            seen[source] |= _summary(key, values or edges, edges)
+            summaries.append(_summary(key, values or edges, edges))
+        seen[source] = dict(summaries)
     return seen
 
 
-def _summary(key: str, values: Sequence[Any], edges: Sequence[Any]) -> JsonObject:
+def _summary(key: str, values: Sequence[Any], edges: Sequence[Any]) -> tuple[str, Any]:
+    """Return the name and the value that a record has for the values of one signal."""
     if isinstance(edges[0], bool):
-        return {f"{key}_share": sum(map(bool, values)) / len(values)}
+        return f"{key}_share", sum(map(bool, values)) / len(values)
     if isinstance(edges[0], int | float):
-        return {key: {"before": edges[0], "after": edges[-1], "least": min(values), "most": max(values)}}
+        return key, {"before": edges[0], "after": edges[-1], "least": min(values), "most": max(values)}
     if isinstance(edges[0], list):
-        return {key: sorted({item for value in values for item in value})}
-    return {key: edges[-1]}
+        return key, sorted({item for value in values for item in value})
+    return key, edges[-1]
 
 
 # --- before and after ---------------------------------------------------------------------------

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
-from harness.types.json import Facts
+from harness.types.json import Facts, Signals
 
 __all__ = ["SCOPES", "Log", "Meter", "MeterInfo", "MeterUse", "Monitor", "Provenance", "Scope", "Watch"]
 
@@ -72,7 +72,7 @@ class Log(Protocol):
     def close(self) -> None: ...
 
 
-Watch = Callable[[], Facts]
+Watch = Callable[[], Signals]
 """Reads the machine's state now, as JSON. It is closed if it has a ``close``. Keys, where they are known:
 
 ``temperature_c`` (the hottest sensor), ``mhz`` (the clock that matters), ``throttle`` (a list of causes at
