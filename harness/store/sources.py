@@ -161,7 +161,7 @@ def versions_of(modules: Iterable[str]) -> dict[str, str]:
     one of an operating system's package, has the version that its source states, under the name of its module. If
     its source states none, the version is ``"unknown"``, and a warning says so once.
     """
-    versions = {}
+    versions: dict[str, str] = {}
     for module in modules:
         top = module.partition(".")[0]
         providers = _providers(top)
@@ -198,7 +198,7 @@ def _assigned_version(file: Path) -> str | None:
         statements = ast.parse(file.read_text("utf-8", "replace")).body
     except (OSError, SyntaxError, ValueError, RecursionError):
         return None
-    texts = {}
+    texts: dict[str, str] = {}
     for statement in statements:
         targets = (
             statement.targets if isinstance(statement, ast.Assign) else [getattr(statement, "target", None)]
