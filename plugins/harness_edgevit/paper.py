@@ -23,8 +23,9 @@ for their mean; logits [n, classes].
 from __future__ import annotations
 
 import time
-from dataclasses import replace
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import nn
@@ -38,41 +39,62 @@ from harness_timm.vit import truncated_spec
 if TYPE_CHECKING:
     from timm.models.vision_transformer import VisionTransformer
 
-    from harness_edgevit.plugin import EdgeViTParams
-
-__all__ = ["Frozen", "edgevit", "features", "logits", "part_of"]
+__all__ = ["Arm", "Frozen", "edgevit", "features", "logits", "part_of"]
 
 
-def edgevit(ctx: Context, cloud: Model, params: EdgeViTParams) -> Model:
-    """Return the EdgeViT that Algorithm 1 makes from CloudViT and the edge's training data.
+@dataclass(frozen=True, kw_only=True)
+class Arm:
+    """What is transferred and what is trained: an arm of Table 2 (``train: head``) or 3, with k ``blocks``."""
+
+    blocks: int
+    layer_norm: Literal["reinit", "transfer"]
+    train: Literal["head", "all", "scratch"]
+    train_layer_norm: bool
+
+    @property
+    def name(self) -> str:
+        """Return the paper's name for the variant: that of Table 2 for ``train: head``, else that of Table 3."""
+        if self.train == "scratch":
+            return f"ViT-n{self.blocks}"
+        if self.train == "all":
+            return f"ViT-f{self.blocks}-T"
+        numbers = {("transfer", True): 1, ("transfer", False): 2, ("reinit", False): 3, ("reinit", True): 4}
+        return f"ViT-f{self.blocks}-{numbers[self.layer_norm, self.train_layer_norm]}"
+
+
+def edgevit(ctx: Context, cloud: Model, arm: Arm, *, cache: bool, recorded: Mapping[str, Any]) -> Model:
+    """Make the EdgeViT of ``cloud``, CloudViT, and train it on the edge's data (Algorithm 1).
+
+    With ``cache``, features of the frozen part are computed once per image. ``recorded`` are the parameters as the
+    record states them.
 
     Raises:
         ValueError: the source is no timm ViT with a last LayerNorm, has too few blocks, or has other images.
     """
     source = require_vit(cloud.module, "edgevit")
     check_images(cloud.input.shape, ctx.data.info)
-    if params.blocks > len(source.blocks):
-        raise ValueError(f"blocks: {params.blocks} is beyond the model's depth of {len(source.blocks)}")
+    if arm.blocks > len(source.blocks):
+        raise ValueError(f"blocks: {arm.blocks} is beyond the model's depth of {len(source.blocks)}")
 
     # an EdgeViT of random weights: W_IE, k blocks, W_L (gamma = 1, beta = 0), W_H for the target's classes
-    spec = truncated_spec(cloud.spec, params.blocks, ctx.data.info.classes)
+    spec = truncated_spec(cloud.spec, arm.blocks, ctx.data.info.classes)
     edge = require_vit(seeded(spec.build, ctx.seed), "edgevit")
     if source.attn_pool is not None or not any(part_of(name) == "layer_norm" for name in edge.state_dict()):
         raise ValueError("edgevit needs a ViT with a last LayerNorm and class-token or average pooling")
 
     # steps 1 and 2: transfer W_IE and W_poE, and W_L in arms 1 and 2 of Table 2
-    if params.train != "scratch":
-        wanted = {"trunk"} | ({"layer_norm"} if params.layer_norm == "transfer" else set())
+    if arm.train != "scratch":
+        wanted = {"trunk"} | ({"layer_norm"} if arm.layer_norm == "transfer" else set())
         sent, own = source.state_dict(), edge.state_dict()
         edge.load_state_dict({name: sent[name] if part_of(name) in wanted else own[name] for name in own})
 
     # step 3: minimise Eq. 2 over W_(L+H), or over all weights
-    fit = train_head(ctx, edge, params) if params.train == "head" else ctx.fit(edge, name="edgevit")
+    fit = train_head(ctx, edge, arm, cache) if arm.train == "head" else ctx.fit(edge, name="edgevit")
 
     # step 4: W_IE, W_poE and W_(L+H) are the EdgeViT
-    notes = {"arm": arm(params), "features_cached": params.train == "head" and params.cache}
-    step = Lineage.of("compress", "edgevit", params.model_dump(), [fit], notes)
-    before = cloud.lineage if params.train != "scratch" else ()  # ViT-n uses no weights of the cloud
+    notes = {"arm": arm.name, "features_cached": arm.train == "head" and cache}
+    step = Lineage.of("compress", "edgevit", recorded, [fit], notes)
+    before = cloud.lineage if arm.train != "scratch" else ()  # ViT-n uses no weights of the cloud
     return replace(cloud, module=edge, spec=spec, classes=ctx.data.info.classes, lineage=(*before, step))
 
 
@@ -82,16 +104,6 @@ def part_of(name: str) -> str:
     if top in ("norm", "fc_norm"):
         return "layer_norm"
     return "head" if top in ("head", "head_dist", "head_drop") else "trunk"
-
-
-def arm(params: EdgeViTParams) -> str:
-    """Return the paper's name for the variant: that of Table 2 for ``train: head``, else that of Table 3."""
-    if params.train == "scratch":
-        return f"ViT-n{params.blocks}"
-    if params.train == "all":
-        return f"ViT-f{params.blocks}-T"
-    numbers = {("transfer", True): 1, ("transfer", False): 2, ("reinit", False): 3, ("reinit", True): 4}
-    return f"ViT-f{params.blocks}-{numbers[params.layer_norm, params.train_layer_norm]}"
 
 
 # --- training W_(L+H), the rest frozen ------------------------------------------------------------
@@ -139,12 +151,12 @@ class Frozen(nn.Module):
         return self
 
 
-def train_head(ctx: Context, edge: VisionTransformer, params: EdgeViTParams) -> FitResult:
+def train_head(ctx: Context, edge: VisionTransformer, arm: Arm, cache: bool) -> FitResult:
     """Minimise Eq. 2 over W_H, and over W_L unless it is frozen. Return the cost."""
-    trained = {"head", "layer_norm"} if params.train_layer_norm else {"head"}
+    trained = {"head", "layer_norm"} if arm.train_layer_norm else {"head"}
     for name, parameter in edge.named_parameters():
         parameter.requires_grad_(part_of(name) in trained)
-    if params.cache:
+    if cache:
         fit = fit_cached(ctx, edge)
     else:
         fit = ctx.fit(Frozen(edge, cached=False), name="edgevit-head")

@@ -8,10 +8,10 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from harness.hookspecs import hookimpl
-from harness.types import CompressorEntry, Context, Model, Params
-from harness_edgevit.sketch import describe
+from harness.types import CompressorEntry, Context, DataInfo, Model, ModuleSpec, Params
+from harness_edgevit.sketch import edgevit_spec
 
-__all__ = ["EdgeViTParams", "compress", "harness_compressors"]
+__all__ = ["EdgeViTParams", "compress", "describe", "harness_compressors"]
 
 
 class EdgeViTParams(Params):
@@ -48,11 +48,26 @@ class EdgeViTParams(Params):
         return self
 
 
+def describe(spec: ModuleSpec, params: EdgeViTParams, data: DataInfo) -> ModuleSpec:
+    """Return how any process builds the EdgeViT of ``spec``'s ViT for the classes of ``data``.
+
+    Raises:
+        ValueError: ``blocks`` is beyond the depth, or the images differ from the source's.
+    """
+    return edgevit_spec(spec, params.blocks, data)
+
+
 def compress(ctx: Context, model: Model, params: EdgeViTParams) -> Model:
     """Make the EdgeViT of ``model``. torch is imported here, so that planning does not need it."""
-    from harness_edgevit.paper import edgevit
+    from harness_edgevit.paper import Arm, edgevit
 
-    return edgevit(ctx, model, params)
+    arm = Arm(
+        blocks=params.blocks,
+        layer_norm=params.layer_norm,
+        train=params.train,
+        train_layer_norm=params.train_layer_norm,
+    )
+    return edgevit(ctx, model, arm, cache=params.cache, recorded=params.model_dump())
 
 
 @hookimpl

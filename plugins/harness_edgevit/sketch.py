@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from harness.types import DataInfo, ModuleSpec
 from harness_timm.vit import ViTShape, truncated_spec
 
-if TYPE_CHECKING:
-    from harness_edgevit.plugin import EdgeViTParams
-
-__all__ = ["check_images", "describe"]
+__all__ = ["check_images", "edgevit_spec"]
 
 
-def describe(spec: ModuleSpec, params: EdgeViTParams, data: DataInfo) -> ModuleSpec:
-    """Return the EdgeViT that comes from the ViT of ``spec``, for the classes of ``data``.
+def edgevit_spec(spec: ModuleSpec, blocks: int, data: DataInfo) -> ModuleSpec:
+    """Return the EdgeViT with the first ``blocks`` of ``spec``'s ViT, for the classes of ``data``.
 
     Raises:
         ValueError: ``blocks`` is beyond the depth, or the images have another shape than the source's.
@@ -22,7 +17,7 @@ def describe(spec: ModuleSpec, params: EdgeViTParams, data: DataInfo) -> ModuleS
     shape = ViTShape.from_spec(spec)
     if shape:
         check_images((shape.channels, *shape.image_size), data)
-    return truncated_spec(spec, params.blocks, data.classes)
+    return truncated_spec(spec, blocks, data.classes)
 
 
 def check_images(source: tuple[int, ...], data: DataInfo) -> None:
