@@ -1,4 +1,6 @@
-"""Section 4.5 and Table 3: the modules that make one answer of the sub-models' outputs.
+"""Model fusion (section 4.5 and Table 3): the networks that make one answer of the sub-models' outputs.
+
+This file imports no training code, since the process that is measured builds these networks too.
 
 Shapes: B images, C classes, N sub-models; sub-model i has k_i classes and features of d_i channels.
 """
@@ -49,7 +51,7 @@ class Average(nn.Module):
 
 
 class Whole(nn.Module):
-    """Sub-models and MLP as one model, images -> logits [B, C], for the entire retraining."""
+    """Sub-models and MLP as one model: images -> logits [B, C], for the entire retraining of Table 3."""
 
     def __init__(self, subs: Sequence[nn.Module], mlp: FusionMLP) -> None:
         super().__init__()
@@ -60,10 +62,10 @@ class Whole(nn.Module):
 
 
 def fusion_mlp(*, dims: Sequence[int], hidden: int, classes: int) -> nn.Module:
-    """Return a new :class:`FusionMLP`."""
+    """Build a :class:`FusionMLP` with random weights; ``dims`` are the channels d_i of the features."""
     return FusionMLP(dims, hidden, classes)
 
 
 def average(*, owned: Sequence[Sequence[int]]) -> nn.Module:
-    """Return a new :class:`Average`; ``owned`` are the classes of each sub-model."""
+    """Build an :class:`Average`; ``owned`` are the classes of each sub-model."""
     return Average(owned)

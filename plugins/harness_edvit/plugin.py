@@ -8,9 +8,20 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from harness.hookspecs import hookimpl
-from harness.types import Context, Model, Params, Partition, PartitionerEntry, PlacerEntry, Sketch
-from harness_edvit.assignment import exact, greedy, greedy_as_printed
-from harness_edvit.sketch import edvit_sketch
+from harness.types import (
+    Context,
+    Fleet,
+    Model,
+    ModuleSpec,
+    Params,
+    Partition,
+    PartitionerEntry,
+    Placement,
+    PlacerEntry,
+    Sketch,
+)
+from harness_edvit.assignment import Problem, exact, greedy, greedy_as_printed, problem_of
+from harness_edvit.sketch import Fusion, Policy, edvit_sketch
 
 __all__ = ["EDViTParams", "PlaceParams", "harness_partitioners", "harness_placers"]
 
@@ -19,20 +30,20 @@ NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
 class EDViTParams(Params):
-    """How many sub-models, how small, pruned by what, and how their answers are fused."""
+    """How many sub-models there are, how small, how they are pruned, and how their answers are fused."""
 
     parts: int = Field(ge=1, le=256, description="sub-models (N), at most one per class")
     memory_budget_mb: Positive | None = Field(
         None,
         description="MiB of all sub-models together, float32; by default 0.55 of the source's (180 / 327)",
     )
-    policy: Literal["largest-first", "uniform-divisors"] = Field(
+    policy: Policy = Field(
         "largest-first",
         description="which heads Algorithm 1 removes next: one of the largest sub-model (as printed), or of all, "
         "down the divisors of the source's heads (as the published sizes show)",
     )
     importance: Literal["kl-exact", "kl-fisher", "random"] = Field(
-        "kl-exact", description="of a unit: KL when it is left out, its Fisher approximation, or chance"
+        "kl-exact", description="of a unit: KL when it is left out, its Fisher approximation, or at random"
     )
     proxy: int = Field(8, ge=1, description="training images per class on which importance is measured")
     negatives: int | None = Field(
@@ -40,7 +51,7 @@ class EDViTParams(Params):
     )
     epochs: int = Field(4, ge=0, description="of fine-tuning after each of the three pruning stages")
     lr: Positive | None = Field(None, description="of fine-tuning (the recipe's)")
-    fusion: Literal["mlp", "retrain", "average"] = Field(
+    fusion: Fusion = Field(
         "mlp", description="Table 3: MLP on frozen sub-models; then all trained together; or averaged softmax"
     )
     shrinking: Positive = Field(0.5, description="lambda: neurons of the MLP over concatenated features")
@@ -64,11 +75,66 @@ class PlaceParams(Params):
     samples: int = Field(1, ge=1, description="L: images to be processed")
 
 
-def partition_edvit(ctx: Context, model: Model, params: EDViTParams, sketch: Sketch) -> Partition:
-    """Split ``model``; torch is imported here, not when planning."""
-    from harness_edvit.paper import edvit
+def sketch_edvit(spec: ModuleSpec | None, params: EDViTParams, fleet: Fleet) -> Sketch:
+    """Return the parts of the split model, as small as budget and ``fleet`` demand.
 
-    return edvit(ctx, model, params, sketch)
+    Raises:
+        ValueError: more parts than classes, a budget that nothing fits in, or a source of unknown dimensions.
+    """
+    return edvit_sketch(
+        spec,
+        fleet,
+        parts=params.parts,
+        budget_mb=params.memory_budget_mb,
+        policy=params.policy,
+        fusion=params.fusion,
+        shrinking=params.shrinking,
+    )
+
+
+def partition_edvit(ctx: Context, model: Model, params: EDViTParams, sketch: Sketch) -> Partition:
+    """Split ``model``. torch is imported here, because planning imports this file."""
+    from harness_edvit.paper import Settings, edvit
+    from harness_edvit.pruning import Pruning
+
+    settings = Settings(
+        classes=sketch.decisions["classes"],
+        heads=sketch.decisions["heads"],
+        pruning=Pruning(
+            importance=params.importance,
+            proxy=params.proxy,
+            negatives=params.negatives,
+            epochs=params.epochs,
+            lr=params.lr,
+        ),
+        fusion=params.fusion,
+        shrinking=params.shrinking,
+        fusion_epochs=params.fusion_epochs,
+        missing=params.missing,
+        recorded=params.model_dump(),
+    )
+    return edvit(ctx, model, settings)
+
+
+def _problem(sketch: Sketch, fleet: Fleet, params: PlaceParams) -> Problem:
+    return problem_of(
+        sketch, fleet, energy_gmacs=params.energy_gmacs, memory_mb=params.memory_mb, samples=params.samples
+    )
+
+
+def place_greedy_as_printed(sketch: Sketch, fleet: Fleet, params: PlaceParams) -> Placement:
+    """Place the parts of ``sketch`` by :func:`~harness_edvit.assignment.greedy_as_printed`."""
+    return greedy_as_printed(_problem(sketch, fleet, params))
+
+
+def place_greedy(sketch: Sketch, fleet: Fleet, params: PlaceParams) -> Placement:
+    """Place the parts of ``sketch`` by :func:`~harness_edvit.assignment.greedy`."""
+    return greedy(_problem(sketch, fleet, params))
+
+
+def place_exact(sketch: Sketch, fleet: Fleet, params: PlaceParams) -> Placement:
+    """Place the parts of ``sketch`` by :func:`~harness_edvit.assignment.exact`."""
+    return exact(_problem(sketch, fleet, params))
 
 
 @hookimpl
@@ -78,7 +144,7 @@ def harness_partitioners() -> Iterable[PartitionerEntry]:
         name="edvit",
         summary="N sub-models of a ViT, pruned for a share of the classes each, and a fusion MLP (ED-ViT)",
         params=EDViTParams,
-        sketch=edvit_sketch,
+        sketch=sketch_edvit,
         partition=partition_edvit,
         requires=("torch", "timm"),
         extra="bench",
@@ -92,19 +158,19 @@ def harness_placers() -> Iterable[PlacerEntry]:
         name="greedy-as-printed",
         summary="ED-ViT's Algorithm 3 to the letter; refuses where that loses a part",
         params=PlaceParams,
-        place=greedy_as_printed,
+        place=place_greedy_as_printed,
     )
     yield PlacerEntry(
         name="greedy",
         summary="ED-ViT's Algorithm 3 repaired: a part that a device cannot take goes to the next",
         params=PlaceParams,
-        place=greedy,
+        place=place_greedy,
     )
     yield PlacerEntry(
         name="exact",
         summary="ED-ViT's Eq. 1 solved as a mixed-integer program (HiGHS)",
         params=PlaceParams,
-        place=exact,
+        place=place_exact,
         requires=("scipy",),
         extra="bench",
     )

@@ -1,4 +1,6 @@
-"""Algorithm 1, lines 6 to 19: heads per sub-model under a memory budget. Torch-free, since planning calls it.
+"""Model splitting (section 4.2, Algorithm 1, lines 6 to 19): heads per sub-model under a memory budget.
+
+This file imports no torch, because planning calls it.
 
 Readings taken:
 
@@ -6,7 +8,7 @@ Readings taken:
   head size.
 - Its size m_i is that of the part as deployed, in float32.
 - hp starts at 0.
-- Line 12, the assignment, is tried here with the devices' memory. The placer decides where the parts really go.
+- Line 12, the assignment, is tried here with the devices' memory alone. The placer decides where the parts run.
 """
 
 from __future__ import annotations
@@ -14,23 +16,26 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import Literal, TypeAlias
 
 from harness.methods import even_shares, fused_sketch, image_sketch
 from harness.types import Fleet, ModuleSpec, Sketch
 from harness_timm.vit import TIMM_FACTORY, TRUNCATED_FACTORY, VIT_FACTORY, ViTShape, base_of
 
-if TYPE_CHECKING:
-    from harness_edvit.plugin import EDViTParams
-
-__all__ = ["edvit_sketch", "mlp_spec", "part_classes", "split", "sub_shape", "sub_spec"]
+__all__ = ["Fusion", "Policy", "edvit_sketch", "mlp_spec", "part_classes", "split", "sub_shape", "sub_spec"]
 
 MIB = 2**20
 BUDGET_SHARE = 0.55  # 180 MB for a ViT-Base of 327 MB (section 5.2)
 
+Policy: TypeAlias = Literal["largest-first", "uniform-divisors"]
+"""Which heads line 17 removes: one of the largest sub-model as printed, or of all, as the published sizes show."""
+
+Fusion: TypeAlias = Literal["mlp", "retrain", "average"]
+"""A row of Table 3."""
+
 
 def sub_shape(shape: ViTShape, heads: int, classes: int) -> ViTShape:
-    """Return the source with ``heads`` of its heads: s d channels, s h heads, s c neurons."""
+    """Return the source's ``shape`` with ``heads`` of its heads: s d channels, s h heads, s c neurons."""
     return replace(shape, dim=shape.dim // shape.heads * heads, heads=heads, classes=classes)
 
 
@@ -53,13 +58,13 @@ def sub_spec(spec: ModuleSpec, dim: int, heads: int, classes: int) -> ModuleSpec
 
 
 def mlp_spec(dims: Sequence[int], hidden: int, classes: int) -> ModuleSpec:
-    """Return how any process builds the fusion MLP."""
+    """Return how any process builds the fusion MLP: ``dims`` are the channels of the features it reads."""
     params = {"dims": list(dims), "hidden": hidden, "classes": classes}
     return ModuleSpec(factory="harness_edvit.fusion:fusion_mlp", params=params)
 
 
 def part_classes(classes: int, parts: int) -> list[int]:
-    """Return |C_i|, which differ by at most one (line 5).
+    """Return |C_1| ... |C_N|, which differ by at most one (line 5).
 
     Raises:
         ValueError: there are more parts than classes.
@@ -74,10 +79,12 @@ def split(
     heads: int,
     size: Callable[[int], int],
     budget: float,
-    policy: str,
+    policy: Policy,
     assignable: Callable[[Sequence[int]], bool],
 ) -> list[int]:
-    """Lines 6 to 19: return the heads kept per sub-model, of ``size(k)`` bytes each, within ``budget`` bytes.
+    """Return the heads kept per sub-model, within ``budget`` bytes together (lines 6 to 19).
+
+    A sub-model of k heads has ``size(k)`` bytes. ``assignable`` says whether devices can hold sub-models of these sizes.
 
     Raises:
         ValueError: even one head each is too much.
@@ -105,11 +112,21 @@ def split(
     )
 
 
-def edvit_sketch(spec: ModuleSpec | None, params: EDViTParams, fleet: Fleet) -> Sketch:
+def edvit_sketch(
+    spec: ModuleSpec | None,
+    fleet: Fleet,
+    *,
+    parts: int,
+    budget_mb: float | None,
+    policy: Policy,
+    fusion: Fusion,
+    shrinking: float,
+) -> Sketch:
     """Return ``sub1`` ... ``subN``, which read the image, and ``fusion``, which reads their features.
 
-    With averaged softmax ``fusion`` reads logits. Which classes it has to put in order is drawn when it is trained, so
-    it has no spec yet.
+    All sub-models together have at most ``budget_mb`` MiB, by default 0.55 of the source's size. ``shrinking`` is lambda
+    of the MLP. With averaged softmax ``fusion`` reads logits. The order of their classes is drawn when sub-models are
+    trained, so it has no spec yet.
 
     Raises:
         ValueError: more parts than classes, a budget nothing fits in, or a source of unknown dimensions.
@@ -120,24 +137,24 @@ def edvit_sketch(spec: ModuleSpec | None, params: EDViTParams, fleet: Fleet) -> 
             "edvit needs the dimensions of a ViT; planning knows those of `vit`, and of timm's standard vit_* "
             "and deit_* without args"
         )
-    owned = part_classes(shape.classes, params.parts)
-    average = params.fusion == "average"
-    budget = MIB * params.memory_budget_mb if params.memory_budget_mb else BUDGET_SHARE * shape.weight_bytes()
+    owned = part_classes(shape.classes, parts)
+    average = fusion == "average"
+    budget = MIB * budget_mb if budget_mb else BUDGET_SHARE * shape.weight_bytes()
 
     def deployed(heads: int, own: int) -> ViTShape:
         return sub_shape(shape, heads, own + 1 if average else 0)
 
     kept = split(
-        params.parts,
+        parts,
         shape.heads,
         lambda heads: deployed(heads, max(owned)).weight_bytes(),
         budget,
-        params.policy,
+        policy,
         lambda sizes: _assignable(sizes, fleet),
     )
     subs = [deployed(heads, own) for heads, own in zip(kept, owned, strict=True)]
     wide = sum(sub.dim for sub in subs)
-    hidden = max(1, int(params.shrinking * wide))
+    hidden = max(1, int(shrinking * wide))
     weights = 0 if average else wide * hidden + hidden * shape.classes
     biases = 0 if average else hidden + shape.classes
     return fused_sketch(

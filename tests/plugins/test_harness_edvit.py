@@ -19,11 +19,10 @@ from harness.testing import check_partitioner, check_plugin, make_context, make_
 from harness.types import Fleet, ModuleSpec
 from harness_edvit import plugin
 from harness_edvit.fusion import Average
-from harness_edvit.importance import kl_exact, kl_fisher
-from harness_edvit.masked import masked_logits, tokens
-from harness_edvit.paper import class_partition, resample
-from harness_edvit.pruning import best_merged, keep_attention, keep_ffn, keep_residual, new_head
-from harness_edvit.sketch import sub_shape, sub_spec
+from harness_edvit.importance import kl_exact, kl_fisher, masked_logits, tokens
+from harness_edvit.paper import class_partition
+from harness_edvit.pruning import best_merged, keep_attention, keep_ffn, keep_residual, new_head, resample
+from harness_edvit.sketch import part_classes, sub_shape, sub_spec
 from harness_timm.vit import TIMM_FACTORY, ViTShape
 
 (EDVIT,) = plugin.harness_partitioners()
@@ -249,10 +248,11 @@ def test_published_sizes_in_mib_come_from_the_built_module(
 
 
 def test_classes_are_split_evenly_at_random() -> None:
-    owned = class_partition(10, 4, seed=0)
+    sizes = part_classes(10, 4)
+    owned = class_partition(sizes, seed=0)
     assert sorted(c for own in owned for c in own) == list(range(10))
     assert sorted(map(len, owned)) == [2, 2, 3, 3]
-    assert owned == class_partition(10, 4, seed=0) != class_partition(10, 4, seed=1)
+    assert owned == class_partition(sizes, seed=0) != class_partition(sizes, seed=1)
 
 
 def test_resampling_labels_own_classes_from_1_and_the_others_0() -> None:
