@@ -1,15 +1,16 @@
 """CCT: "Escaping the Big Data Paradigm with Compact Transformers", A. Hassani, S. Walton, N. Shah,
 A. Abuduweili, J. Li, H. Shi, 2021. The third family of teachers that DeViT decomposes.
 
-A Vision Transformer whose patch embedding is a small CNN and whose class token is a pooling over the sequence. So it is
-timm's with these two replaced, and what reads blocks, heads and neurons of a ViT also reads those of a CCT.
+A CCT is a Vision Transformer whose patch embedding is a small CNN, and which pools the sequence instead of reading a
+class token. So the class here is timm's with these two replaced, and code that reads blocks, heads and neurons of a ViT
+also reads those of a CCT.
 
 Readings taken:
 
-- The encoder is ViT's own, pre-norm (the paper changes what is before and after it); q, k and v have no bias, which
-  the published parameter counts say.
-- CCT-L/kxn: kernel k, n convolutions without bias, padding k // 2; the stride is 1 for kernels of 3 and 2 for 7.
-  The convolutions before the last have ``conv_dim`` channels: 64 in the published counts.
+- The encoder is that of ViT, pre-norm: the paper changes what is before and after it. q, k and v have no bias, as the
+  published parameter counts show.
+- CCT-L/kxn has n convolutions of kernel k without bias, with padding k // 2. The stride is 1 for kernels of 3 and 2 for
+  7. The convolutions before the last have ``conv_dim`` channels: 64 in the published counts.
 
 Shapes: images [n, C, H, W]; tokens [n, T, D]; pooled [n, D].
 """
@@ -31,7 +32,10 @@ __all__ = ["CCT", "ConvTokenizer", "SequencePool", "cct", "sinusoids"]
 
 
 class ConvTokenizer(nn.Module):
-    """x_0 = MaxPool(ReLU(Conv2d(x))), repeated: images -> tokens, one per pixel left. ``proj`` gives their channels."""
+    """x_0 = MaxPool(ReLU(Conv2d(x))), repeated: images [n, C, H, W] -> tokens [n, T, D], one per remaining pixel.
+
+    ``proj`` is the last convolution, whose outputs are the D channels.
+    """
 
     def __init__(self, shape: CCTShape) -> None:
         super().__init__()
@@ -66,14 +70,14 @@ class SequencePool(nn.Module):
 
 
 def sinusoids(tokens: int, dim: int) -> torch.Tensor:
-    """Return the positions [1, T, D] of Vaswani et al. 2017: sines in even channels, cosines in odd ones."""
+    """Return the position embedding [1, T, D] of Vaswani et al. 2017: sines in even channels, cosines in odd ones."""
     channel = torch.arange(dim)
     angle = torch.arange(tokens)[:, None] / 10000 ** ((channel - channel % 2) / dim)
     return torch.where(channel % 2 == 0, angle.sin(), angle.cos())[None]
 
 
 class CCT(VisionTransformer):
-    """Images -> logits, or the pooled token [n, D] without classes."""
+    """Images [n, C, H, W] -> logits [n, classes], or without classes the pooled token [n, D]."""
 
     def __init__(self, shape: CCTShape) -> None:
         super().__init__(
@@ -100,6 +104,6 @@ class CCT(VisionTransformer):
 
 
 def cct(*, image_size: Sequence[int], **shape: Any) -> nn.Module:
-    """Return a new :class:`CCT`; the keywords are the fields of :class:`CCTShape`."""
+    """Build a :class:`CCT` with random weights; the keywords are the fields of :class:`CCTShape`."""
     height, width = image_size
     return CCT(CCTShape(image_size=(height, width), **shape))

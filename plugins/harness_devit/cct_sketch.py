@@ -1,4 +1,4 @@
-"""The dimensions of a CCT, and what follows from them without building it. Torch-free, since planning calls it."""
+"""The dimensions of a CCT (Hassani et al., 2021), and the counts that follow from them. Torch-free: planning calls it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Sub-task distillation (section IV-D): Algorithm 2, feature matching and the losses of Eq. 8 to 13.
+"""Sub-task distillation (section IV-D): Algorithm 2, feature matching (Fig. 6) and the losses of Eq. 8 to 13.
 
 Shapes: Q, K, V [n, h, T, e]; tokens T; heads h of e channels; logits Y [n, classes].
 
@@ -17,8 +17,9 @@ Readings taken of L_feat:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 import torch
 from timm.models.vision_transformer import VisionTransformer
@@ -28,44 +29,74 @@ from torch.nn import functional
 from harness.methods import Batch, count
 from harness.types import Context, FitResult, Model
 from harness_devit.partitioning import SubTask
-from harness_devit.shrinking import layer_map
-from harness_devit.submodel import Tap, with_teacher
+from harness_devit.shrinking import Tap, layer_map
 from harness_timm.surgery import require_vit
 
-if TYPE_CHECKING:
-    from harness_devit.plugin import DeViTParams
-
-__all__ = ["FeatureLoss", "Loss", "distil", "fm_code", "fm_paper", "prediction_loss", "sub_task_loss"]
+__all__ = [
+    "Distillation",
+    "FeatureLoss",
+    "Loss",
+    "distil",
+    "fm_code",
+    "fm_paper",
+    "prediction_loss",
+    "sub_task_loss",
+    "with_teacher",
+]
 
 Loss = Callable[[nn.Module, Batch], torch.Tensor]
 """(student, batch) -> a scalar."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Distillation:
+    """How a sub-teacher teaches its sub-model.
+
+    ``terms`` are a row of Table VII, ``alpha`` the weights of Q, K and V in Eq. 12, ``beta`` that of L_feat in Eq. 8,
+    ``smoothing`` that of the labels. ``recipe`` holds keywords of ``ctx.fit``.
+    """
+
+    terms: Sequence[Literal["truth", "prediction", "feature"]]
+    fm: Literal["code", "paper"]
+    alpha: tuple[float, float, float]
+    beta: float
+    smoothing: float
+    recipe: Mapping[str, Any]
+
+
 def distil(
-    ctx: Context, teacher: Model, small: VisionTransformer, omega: SubTask, params: DeViTParams
+    ctx: Context, teacher: Model, small: VisionTransformer, omega: SubTask, how: Distillation
 ) -> FitResult:
-    """Algorithm 2: M_i teaches m_i on Omega_i. The teacher's passes are in the cost."""
+    """Train ``small``, m_i, on Omega_i with the ``teacher`` M_i (Algorithm 2). The cost includes the teacher's passes."""
     m_i = require_vit(teacher.module, "devit").to(ctx.device).eval()
-    matched = "feature" in params.sub_losses
-    features = FeatureLoss(small, m_i, params.fm, params.alpha) if matched else None
+    matched = "feature" in how.terms
+    features = FeatureLoss(small, m_i, how.fm, how.alpha) if matched else None
     fit = ctx.fit(  # lines 2 to 17
         small,
-        loss=sub_task_loss(m_i, features, params),
+        loss=sub_task_loss(m_i, features, how),
         data=omega.train,
         validation=omega.validation,
         name=f"distil-{omega.name}",
-        **params.sub_stage.overrides(),
+        **how.recipe,
     )
     if features is not None:
         features.close()
-    taught = matched or "prediction" in params.sub_losses
+    taught = matched or "prediction" in how.terms
     return with_teacher(fit, count(m_i, [teacher.input]).macs if taught else 0)
+
+
+def with_teacher(fit: FitResult, macs: int) -> FitResult:
+    """Return ``fit`` with the cost of a teacher, which makes a pass of ``macs`` for each pass of the student."""
+    return replace(fit, train_macs=fit.train_macs + fit.image_passes * macs)
 
 
 def prediction_loss(
     student: torch.Tensor, labels: torch.Tensor, teacher: torch.Tensor | None, smoothing: float
 ) -> torch.Tensor:
-    """Return L_pred (Eq. 9 and 10) of logits [n, classes]. Without a ``teacher`` it is that of the labels alone."""
+    """Return L_pred (Eq. 9 to 11) of logits [n, classes] and ``labels`` [n].
+
+    ``teacher`` are its logits [n, classes]. If there are none, the loss is that of the labels alone.
+    """
     truth = functional.cross_entropy(student, labels, label_smoothing=smoothing)
     if teacher is None:
         return truth
@@ -74,14 +105,14 @@ def prediction_loss(
 
 
 def _kl(student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
-    """Return Eq. 13 between softmaxes of rows [n, rows, rows]: summed over rows, mean over the batch."""
+    """Return Eq. 13 between softmaxes of the rows of [n, rows, rows]: summed over rows, mean over the batch."""
     return functional.kl_div(
         student.log_softmax(-1), teacher.log_softmax(-1), reduction="batchmean", log_target=True
     )
 
 
 def fm_code(student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
-    """Return the divergence of [n, h, T, e] of both by the token unfolding alone."""
+    """Return the divergence of Q, K or V [n, h, T, e] of both by the token unfolding alone (the authors' code)."""
 
     def match(p: torch.Tensor) -> torch.Tensor:
         x = p.transpose(1, 2).flatten(2)  # [n, T, h e]
@@ -91,7 +122,7 @@ def fm_code(student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
 
 
 def fm_paper(student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
-    """Return the divergence of [n, h, T, e] of both, summed over the three unfoldings of Fig. 6."""
+    """Return the divergence of Q, K or V [n, h, T, e] of both, summed over the three unfoldings of Fig. 6."""
     total = student.new_zeros(())
     for dim in (2, 3, 1):  # T, e, h
         s, t = (p.movedim(dim, 1).flatten(2) for p in (student, teacher))  # [n, rows, columns]
@@ -103,7 +134,7 @@ def fm_paper(student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
 
 
 class FeatureLoss:
-    """L_feat (Eq. 12) of the batch that student and teacher saw last. ``close`` ends the watching."""
+    """L_feat (Eq. 12) of the batch that student and teacher computed last, whose Q, K and V hooks keep."""
 
     def __init__(
         self, student: VisionTransformer, teacher: VisionTransformer, fm: str, alpha: Sequence[float]
@@ -137,16 +168,16 @@ class FeatureLoss:
         return qkv.unflatten(2, (3, heads, -1)).permute(2, 0, 3, 1, 4)
 
 
-def sub_task_loss(teacher: VisionTransformer, features: FeatureLoss | None, params: DeViTParams) -> Loss:
-    """Return L_sub-task: Eq. 8, or a row of Table VII."""
-    needed = features is not None or "prediction" in params.sub_losses
+def sub_task_loss(teacher: VisionTransformer, features: FeatureLoss | None, how: Distillation) -> Loss:
+    """Return L_sub-task: Eq. 8, or what ``how.terms`` leave of it (Table VII)."""
+    hard = "prediction" in how.terms
+    needed = features is not None or hard
 
     def loss(student: nn.Module, batch: Batch) -> torch.Tensor:
         with torch.no_grad():
-            y_t = teacher(batch.inputs) if needed else None  # line 5: the taps keep Q, K and V
+            y_t = teacher(batch.inputs) if needed else None  # line 5: the hooks keep Q, K and V
         y_s = student(batch.inputs)
-        hard = y_t if "prediction" in params.sub_losses else None
-        total = prediction_loss(y_s, batch.labels, hard, params.label_smoothing)
-        return total if features is None else total + params.beta * features()  # lines 6 and 7
+        total = prediction_loss(y_s, batch.labels, y_t if hard else None, how.smoothing)
+        return total if features is None else total + how.beta * features()  # lines 6 and 7
 
     return loss

@@ -2,7 +2,7 @@
 
 Readings taken:
 
-- All sub-models are trained in this stage (Algorithm 3 updates theta_0, which holds them), by one optimiser.
+- All sub-models are trained in this stage by one optimiser: Algorithm 3 updates theta_0, which holds them.
 - The gradient of line 7 is of L_ensemble.
 - Table VIII's L_token alone trains no classifier: it is read as ground truth plus that.
 
@@ -11,7 +11,9 @@ Shapes: images [n, C, H, W]; teacher's tokens Z_t [n, R, D_t]; logits [n, classe
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import torch
 from timm.models.vision_transformer import VisionTransformer
@@ -20,19 +22,31 @@ from torch.nn import functional
 
 from harness.methods import Batch, count, seeded
 from harness.types import Context, FitResult, TensorSpec
-from harness_devit.distillation import Loss, prediction_loss
+from harness_devit.deit import read_tokens
+from harness_devit.distillation import Loss, prediction_loss, with_teacher
 from harness_devit.fusion import Fusion
-from harness_devit.sketch import Shape, fusion_shape
-from harness_devit.submodel import Tap, read_tokens, with_teacher
+from harness_devit.shrinking import Tap
+from harness_devit.sketch import Shapes
 
-if TYPE_CHECKING:
-    from harness_devit.plugin import DeViTParams
+__all__ = ["Ensemble", "Ensembling", "ensemble_loss", "token_maps", "train_ensemble"]
 
-__all__ = ["Ensemble", "ensemble_loss", "token_maps", "train_ensemble"]
+
+@dataclass(frozen=True, kw_only=True)
+class Ensembling:
+    """How the large ViT teaches the ensemble.
+
+    ``terms`` are a row of Table VIII, ``gamma`` is the weight of L_token in Eq. 14, ``smoothing`` that of the labels.
+    ``recipe`` holds keywords of ``ctx.fit``.
+    """
+
+    terms: Sequence[Literal["truth", "prediction", "token"]]
+    gamma: float
+    smoothing: float
+    recipe: Mapping[str, Any]
 
 
 class Ensemble(nn.Module):
-    """All sub-models and their fusion: images -> logits. ``maps`` are G of Eq. 15, in training only."""
+    """All sub-models and their fusion, m_0: images -> logits. ``maps`` are G of Eq. 15, used in training only."""
 
     def __init__(self, subs: list[nn.Module], fusion: Fusion, maps: nn.ModuleList) -> None:
         super().__init__()
@@ -47,56 +61,57 @@ def train_ensemble(
     m0: VisionTransformer,
     subs: list[nn.Module],
     fusion: Fusion,
-    shape: Shape,
-    params: DeViTParams,
+    shapes: Shapes,
+    how: Ensembling,
 ) -> FitResult:
-    """Algorithm 3: sub-models and fusion are trained together on all classes. The teacher's passes are in the cost.
+    """Train sub-models and fusion together on all classes, with the teacher ``m0``, M_0 (Algorithm 3).
 
-    ``shape`` is that of the teacher ``m0``.
+    The cost includes the teacher's passes.
     """
-    m0 = m0.to(ctx.device).eval()
-    direct = params.fusion in ("linear", "mlp") and params.fa == "code"
-    fused = fusion_shape(shape, params).fused
-    maps = seeded(lambda: token_maps(fused, shape.dim, shape.read, direct), ctx.seed * 1000 + 999)
+    m0, teacher = m0.to(ctx.device).eval(), shapes.teacher
+    direct = shapes.fusion.kind in ("linear", "mlp") and shapes.fusion.fa == "code"
+    fused = shapes.fusion.fused
+    maps = seeded(lambda: token_maps(fused, teacher.dim, teacher.read, direct), ctx.seed * 1000 + 999)
     whole = Ensemble(subs, fusion, maps)  # line 1
-    if "token" not in params.ensemble_losses:
+    if "token" not in how.terms:
         maps.requires_grad_(False)
     taps = [Tap(branch.fa) for branch in fusion.branches]
-    fit = ctx.fit(  # lines 2 to 16
-        whole,
-        loss=ensemble_loss(m0, whole, taps, params),
-        name="ensemble",
-        **params.ensemble_stage.overrides(),
-    )
+    loss = ensemble_loss(m0, whole, taps, how)
+    fit = ctx.fit(whole, loss=loss, name="ensemble", **how.recipe)  # lines 2 to 16
     for tap in taps:
         tap.close()
-    taught = {"prediction", "token"} & set(params.ensemble_losses)
-    image = TensorSpec(shape=(shape.channels, *shape.image_size))
+    taught = {"prediction", "token"} & set(how.terms)
+    image = TensorSpec(shape=(teacher.channels, *teacher.image_size))
     return with_teacher(fit, count(m0, [image]).macs if taught else 0)
 
 
 def token_maps(fused: int, teacher: int, read: int, direct: bool) -> nn.ModuleList:
-    """Return G of each token. With ``fa: code`` the fused feature itself is compared, if the widths agree."""
+    """Return G of Eq. 15 for each of the ``read`` tokens: [n, ``fused``] -> [n, ``teacher``] channels.
+
+    If the fused feature is compared ``direct``ly (``fa: code``) and the widths agree, G is the identity.
+    """
     if direct and fused == teacher:
         return nn.ModuleList(nn.Identity() for _ in range(read))
     return nn.ModuleList(nn.Linear(fused, teacher, bias=False) for _ in range(read))
 
 
-def ensemble_loss(m0: VisionTransformer, whole: Ensemble, taps: list[Tap], params: DeViTParams) -> Loss:
-    """Return L_ensemble: Eq. 14 and 15, or a row of Table VIII. ``taps`` keep FA(Z_s) of each branch."""
-    tokens, hard = "token" in params.ensemble_losses, "prediction" in params.ensemble_losses
+def ensemble_loss(m0: VisionTransformer, whole: Ensemble, taps: list[Tap], how: Ensembling) -> Loss:
+    """Return L_ensemble: Eq. 14 and 15, or what ``how.terms`` leave of it (Table VIII).
+
+    ``taps`` keep FA(Z_s) [n, F] of each branch.
+    """
+    tokens, hard = "token" in how.terms, "prediction" in how.terms
 
     def loss(module: nn.Module, batch: Batch) -> torch.Tensor:
         with torch.no_grad():
             last = m0.forward_features(batch.inputs) if tokens or hard else None
             y_t = m0.forward_head(last) if hard else None
             z_t = read_tokens(m0, last) if tokens else None  # [n, R, D_t]
-        total = prediction_loss(
-            module(batch.inputs), batch.labels, y_t, params.label_smoothing
-        )  # line 4 within
+        y_s = module(batch.inputs)  # line 4
+        total = prediction_loss(y_s, batch.labels, y_t, how.smoothing)
         if not tokens:
             return total
         fused = torch.stack([g(tap.value) for g, tap in zip(whole.maps, taps, strict=True)], dim=1)
-        return total + params.gamma * functional.mse_loss(fused, z_t)  # lines 5 and 6
+        return total + how.gamma * functional.mse_loss(fused, z_t)  # lines 5 and 6
 
     return loss

@@ -1,18 +1,20 @@
-"""Feature aggregation FA: the features of N sub-models -> logits (section III-B, Table IX).
+"""Feature aggregation FA (section III-B, Eq. 2 and 3, Table IX): the features of N sub-models -> logits.
+
+This file imports no training code, since the process that is measured builds the fusion too.
 
 Shapes: features Z_1 ... Z_N [n, D], or [n, 2, D] from a distilled DeiT; fused [n, F]; logits [n, classes].
 
-Readings taken. ``fa: code`` is Linear(N D, D_t) before the head, and the fused feature is compared with the
-teacher's token directly: the published parameter counts are of this one. ``fa: paper`` is Eq. 3, with the head
-after W_2. A distilled DeiT has a branch for each of its tokens, their logits averaged (authors' code).
+Readings taken:
 
-``concat`` is Eq. 2 alone: the head reads the features side by side. The paper describes one FA for all, but the
-published 18.3 M of DeCCTs are those of four sub-models and Linear(N D, 100), with no room for an MLP. The token loss
-then goes through G [N D, D_t] of Eq. 15, in training only.
-
-Of the others in Table IX the paper gives one sentence each. ``mlp`` is FA with the activation (GELU) that it removes,
-``attention`` a learned query over keys and values of the features, and ``senet`` squeeze (mean of a feature's channels)
-and excitation over the N features, then their weighted sum.
+- ``fa: code`` is Linear(N D, D_t) before the head, and the fused feature is compared with the teacher's token directly.
+  The published parameter counts are of this one. ``fa: paper`` is Eq. 3, with the head after W_2.
+- A distilled DeiT has a branch for each of its tokens, and their logits are averaged (authors' code).
+- ``concat`` is Eq. 2 alone: the head reads the features side by side. The paper describes one FA for all, but the
+  published 18.3 M of DeCCTs are those of four sub-models and Linear(N D, 100), which leaves no room for an MLP. The
+  token loss then goes through G [N D, D_t] of Eq. 15, in training only.
+- Of the others in Table IX the paper gives one sentence each. ``mlp`` is FA with the activation (GELU) that it removes.
+  ``attention`` is a learned query over keys and values of the features. ``senet`` is squeeze (mean of a feature's
+  channels) and excitation over the N features, then their weighted sum.
 """
 
 from __future__ import annotations
@@ -28,7 +30,7 @@ __all__ = ["Branch", "Fusion", "fusion"]
 
 
 class _Linear(nn.Module):
-    """Eq. 2 and 3, with an activation between where the shape says ``mlp``."""
+    """Eq. 2 and 3, with an activation between the layers if the shape's kind is ``mlp``."""
 
     def __init__(self, shape: FusionShape) -> None:
         super().__init__()
@@ -87,7 +89,7 @@ _KINDS: dict[str, type[nn.Module]] = {
 
 
 class Branch(nn.Module):
-    """The features [n, N, D] of one token -> FA -> head -> logits."""
+    """Features [n, N, D] of one token -> FA -> [n, F] -> head -> logits."""
 
     def __init__(self, shape: FusionShape) -> None:
         super().__init__()
@@ -99,7 +101,7 @@ class Branch(nn.Module):
 
 
 class Fusion(nn.Module):
-    """Features of each sub-model -> logits: the central device's part."""
+    """Features of each sub-model -> logits, on the central device."""
 
     def __init__(self, shape: FusionShape) -> None:
         super().__init__()
@@ -113,5 +115,5 @@ class Fusion(nn.Module):
 
 
 def fusion(**shape: Any) -> nn.Module:
-    """Return a new :class:`Fusion`; the keywords are the fields of :class:`FusionShape`."""
+    """Build a :class:`Fusion` with random weights; the keywords are the fields of :class:`FusionShape`."""
     return Fusion(FusionShape(**shape))

@@ -1,4 +1,4 @@
-"""Data partitioning (section IV-B): the classes in N groups, and the images of each.
+"""Data partitioning (section IV-B, Eq. 4): divide the classes into N groups, and the images with them.
 
 Readings taken:
 
@@ -8,6 +8,7 @@ Readings taken:
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -15,7 +16,6 @@ import numpy as np
 
 from harness.methods import class_groups, own_images, subset
 from harness.types import Context, Split
-from harness_devit.sketch import group_sizes
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -25,7 +25,10 @@ __all__ = ["SubTask", "held_out", "partition_classes", "partition_data"]
 
 @dataclass(frozen=True, kw_only=True)
 class SubTask:
-    """Omega_i, relabelled 0 ... N_i - 1. ``seen`` and ``unseen`` by the sub-teacher together are ``train``."""
+    """The dataset Omega_i of the ``classes`` that one sub-model answers for, labelled 0 ... N_i - 1 in their order.
+
+    The images of ``train`` that the sub-teacher learns from are ``seen``. Importance is taken on the ``unseen`` ones.
+    """
 
     name: str
     classes: tuple[int, ...]
@@ -35,24 +38,26 @@ class SubTask:
     validation: Split | None
 
 
-def partition_data(ctx: Context, classes: int, parts: int, share: float) -> list[SubTask]:
-    """Algorithm 1, lines 1 to 4: return Omega_1 ... Omega_N.
+def partition_data(ctx: Context, sizes: Sequence[int], share: float) -> list[SubTask]:
+    """Return Omega_1 ... Omega_N of ``sizes`` classes each (Algorithm 1, lines 1 to 4).
+
+    A sub-teacher does not see a ``share`` of its images.
 
     Raises:
         ValueError: a class has fewer than two training images.
     """
-    groups = partition_classes(classes, parts, ctx.seed)  # line 1
+    groups = partition_classes(sizes, ctx.seed)  # line 1
     return [_sub_task(ctx, f"sub{i}", group, share) for i, group in enumerate(groups, 1)]  # line 2
 
 
-def partition_classes(classes: int, parts: int, seed: int) -> tuple[tuple[int, ...], ...]:
-    """Eq. 4: return the classes at random in N groups whose sizes differ by one at most."""
-    draw = np.random.RandomState(seed)  # its stream is frozen for good
-    return class_groups(group_sizes(classes, parts), draw)
+def partition_classes(sizes: Sequence[int], seed: int) -> tuple[tuple[int, ...], ...]:
+    """Draw the classes 0 to sum(``sizes``) - 1 without replacement, in N groups of ``sizes`` classes (line 3)."""
+    draw = np.random.RandomState(seed)  # its stream is the same in every version of numpy
+    return class_groups(sizes, draw)
 
 
 def _sub_task(ctx: Context, name: str, classes: tuple[int, ...], share: float) -> SubTask:
-    """Lines 3 and 4: return Omega_i, the images of ``classes``. The sub-teacher does not see a ``share`` of them."""
+    """Return Omega_i, the images of ``classes`` (line 4). The sub-teacher does not see a ``share`` of them."""
     train = own_images(ctx.data.train, classes, needed_by="devit, data partition")
     validation = own_images(ctx.data.validation, classes) if len(ctx.data.validation) else None
     unseen = held_out(train.labels, share, ctx.seed)
@@ -67,7 +72,7 @@ def _sub_task(ctx: Context, name: str, classes: tuple[int, ...], share: float) -
 
 
 def held_out(labels: NDArray[np.int64], share: float, seed: int) -> NDArray[np.int64]:
-    """Return positions of a ``share`` of each class, at least one image and never all.
+    """Return the positions of a ``share`` of each class's images in ``labels`` [n], ascending: at least one, never all.
 
     Raises:
         ValueError: a class has one image only.

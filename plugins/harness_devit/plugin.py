@@ -14,6 +14,7 @@ from harness.hookspecs import hookimpl
 from harness.types import (
     Context,
     DataInfo,
+    Fleet,
     Model,
     ModelEntry,
     ModuleSpec,
@@ -23,13 +24,13 @@ from harness.types import (
     Sketch,
 )
 from harness_devit.cct_sketch import CCTShape, Position, default_stride
-from harness_devit.sketch import devit_sketch
+from harness_devit.sketch import Aggregation, Criterion, Shapes, decompose, devit_sketch
 
 __all__ = ["CCTParams", "DeViTParams", "StageRecipe", "harness_models", "harness_partitioners"]
 
 
 class StageRecipe(Params):
-    """What one training stage does otherwise than the suite's ``train`` block."""
+    """What one training stage changes of the suite's ``train`` block."""
 
     epochs: int | None = Field(None, ge=0, description="passes over the stage's data")
     lr: float | None = Field(None, gt=0, description="greatest learning rate")
@@ -38,15 +39,15 @@ class StageRecipe(Params):
     clip_grad: float | None = Field(None, gt=0, description="greatest norm of all gradients together")
 
     def overrides(self) -> dict[str, Any]:
-        """Return the keys that are set, for ``ctx.fit``."""
+        """Return the keys that are set, as keywords of ``ctx.fit``."""
         return self.model_dump(exclude_none=True)
 
 
 class DeViTParams(Params):
-    """The sub-models' size, and the readings and ablations of the paper.
+    """The size of the sub-models, and the readings and ablations of the paper.
 
-    Tables VII and VIII: ``[truth]``, ``[prediction]``, ``[truth, feature]`` or ``[truth, token]``, and the
-    defaults. Table IX: ``fusion``.
+    The rows of Tables VII and VIII are ``[truth]``, ``[prediction]``, ``[truth, feature]`` or ``[truth, token]``, and
+    the defaults. Those of Table IX are values of ``fusion``.
     """
 
     parts: int = Field(4, ge=1, le=64, description="sub-models (N), each with a share of the classes")
@@ -59,10 +60,10 @@ class DeViTParams(Params):
     init: Literal["teacher-slice", "random"] = Field(
         "teacher-slice", description="a sub-model starts as the important parts of its teacher, or at random"
     )
-    importance: Literal["taylor", "hsic", "random"] = Field(
+    importance: Criterion = Field(
         "taylor",
-        description="how teacher-slice ranks heads and neurons: Eq. 5 to 7, the authors' code (what they tell of the "
-        "prediction), or drawn",
+        description="how teacher-slice ranks heads and neurons: Eq. 5 to 7, the authors' code (dependence of their "
+        "outputs and the prediction), or at random",
     )
     held_out: float = Field(
         0.1,
@@ -83,7 +84,7 @@ class DeViTParams(Params):
     ensemble_losses: tuple[Literal["truth", "prediction", "token"], ...] = Field(
         ("prediction", "token"), description="of the ensemble stage (Table VIII)"
     )
-    fusion: Literal["linear", "concat", "attention", "senet", "mlp"] = Field(
+    fusion: Aggregation = Field(
         "linear",
         description="how features are aggregated (Table IX); linear is the paper's own, concat (no layer before "
         "the head) that of DeCCTs' published count",
@@ -148,17 +149,71 @@ def describe_cct(params: CCTParams, data: DataInfo) -> ModuleSpec:
 
 
 def build_cct(ctx: Context, params: CCTParams) -> Model:
-    """Build the CCT with random weights; torch is imported here, not when planning."""
+    """Build the CCT with random weights. torch is imported here, because planning imports this file."""
     from harness_timm.models import seeded_model
 
     return seeded_model(ctx, describe_cct(params, ctx.data.info))
 
 
-def partition(ctx: Context, model: Model, params: DeViTParams, sketch: Sketch) -> Partition:
-    """Decompose ``model``; torch is imported here, not when planning."""
-    from harness_devit.paper import dekd
+def shapes_of(spec: ModuleSpec | None, params: DeViTParams) -> Shapes:
+    """Return the dimensions of what ``params`` make of the teacher that ``spec`` builds.
 
-    return dekd(ctx, model, params)
+    Raises:
+        ValueError: a teacher of another family, more parts than classes, or dimensions that do not fit.
+    """
+    return decompose(
+        spec,
+        parts=params.parts,
+        dim=params.dim,
+        heads=params.heads,
+        depth=params.depth,
+        mlp_ratio=params.mlp_ratio,
+        sliced=params.init == "teacher-slice",
+        matched=params.fm == "paper",
+        fusion=params.fusion,
+        fa=params.fa,
+        width=params.width,
+    )
+
+
+def sketch(spec: ModuleSpec | None, params: DeViTParams, fleet: Fleet) -> Sketch:
+    """Return the parts of the decomposed teacher; the devices of ``fleet`` change nothing.
+
+    Raises:
+        ValueError: as :func:`shapes_of`.
+    """
+    return devit_sketch(shapes_of(spec, params))
+
+
+def partition(ctx: Context, model: Model, params: DeViTParams, sketch: Sketch) -> Partition:
+    """Decompose ``model``. torch is imported here, because planning imports this file."""
+    from harness_devit.distillation import Distillation
+    from harness_devit.ensemble import Ensembling
+    from harness_devit.paper import Settings, dekd
+
+    settings = Settings(
+        shapes=shapes_of(model.spec, params),
+        held_out=params.held_out,
+        criterion=params.importance if params.init == "teacher-slice" else None,
+        teacher_recipe=params.teacher_stage.overrides(),
+        distillation=Distillation(
+            terms=params.sub_losses,
+            fm=params.fm,
+            alpha=params.alpha,
+            beta=params.beta,
+            smoothing=params.label_smoothing,
+            recipe=params.sub_stage.overrides(),
+        ),
+        ensembling=Ensembling(
+            terms=params.ensemble_losses,
+            gamma=params.gamma,
+            smoothing=params.label_smoothing,
+            recipe=params.ensemble_stage.overrides(),
+        ),
+        missing=params.missing,
+        recorded=params.model_dump(mode="json"),
+    )
+    return dekd(ctx, model, settings)
 
 
 @hookimpl
@@ -182,7 +237,7 @@ def harness_partitioners() -> Iterable[PartitionerEntry]:
         name="devit",
         summary="N small ViTs distilled on shares of the classes, features fused (DeViT, Xu et al. 2023)",
         params=DeViTParams,
-        sketch=devit_sketch,
+        sketch=sketch,
         partition=partition,
         requires=("torch", "timm"),
         extra="bench",

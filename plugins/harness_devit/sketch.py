@@ -1,29 +1,34 @@
-"""What DeViT's parts will be, from dimensions alone. Torch-free, since planning calls it."""
+"""The dimensions of DeViT's sub-models and fusion (sections III-B and IV-B, Table II). Torch-free: planning calls it."""
 
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import Literal, TypeAlias
 
 from harness.methods import even_shares, fused_sketch, image_sketch
-from harness.types import Fleet, ModuleSpec, Sketch
+from harness.types import ModuleSpec, Sketch
 from harness_devit.cct_sketch import CCTShape
 from harness_timm.vit import TIMM_FACTORY, ViTShape
 
-if TYPE_CHECKING:
-    from harness_devit.plugin import DeViTParams
-
 __all__ = [
+    "Aggregation",
+    "Criterion",
     "FusionShape",
     "Shape",
+    "Shapes",
     "TokenShape",
+    "decompose",
     "devit_sketch",
-    "fusion_shape",
     "group_sizes",
-    "sub_shape",
     "teacher_shape",
 ]
+
+Criterion: TypeAlias = Literal["taylor", "hsic", "random"]
+"""How heads and neurons are ranked (section IV-C): Eq. 5 to 7, as in the authors' code, or at random."""
+
+Aggregation: TypeAlias = Literal["linear", "concat", "attention", "senet", "mlp"]
+"""How features are aggregated (section III-B, Table IX)."""
 
 _DISTILLED_NAME = re.compile(r"deit_(tiny|small|base)_distilled_patch(\d+)_\d+(?:\.\w+)?")
 _DISTILLED_SIZES = {"tiny": (192, 3), "small": (384, 6), "base": (768, 12)}  # dim, heads; depth 12
@@ -73,18 +78,22 @@ class TokenShape(ViTShape):
             return ViTShape(**plain).spec()
         params = {**plain, "image_size": list(self.image_size)}
         del params["class_token"]
-        return ModuleSpec(factory="harness_devit.submodel:two_tokens", params=params)
+        return ModuleSpec(factory="harness_devit.deit:two_tokens", params=params)
 
 
-Shape = TokenShape | CCTShape
+Shape: TypeAlias = TokenShape | CCTShape
+"""The families of ViTs that are decomposed."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class FusionShape:
-    """N features of D channels, for each of R tokens -> logits (:mod:`harness_devit.fusion`)."""
+    """The fusion: N features of D channels, for each of R tokens -> logits (:mod:`harness_devit.fusion`).
 
-    kind: str
-    fa: str
+    ``width`` is D_t of Eq. 3. With ``fa: code`` there is one layer before the head, with ``paper`` there are two.
+    """
+
+    kind: Aggregation
+    fa: Literal["code", "paper"]
     parts: int
     dim: int
     width: int
@@ -93,7 +102,7 @@ class FusionShape:
 
     @property
     def fused(self) -> int:
-        """Return the channels of the aggregated feature that the head reads."""
+        """Return F, the channels of the aggregated feature that the head reads."""
         if self.kind in ("attention", "senet"):
             return self.dim
         if self.kind == "concat" or self.fa == "paper":
@@ -122,7 +131,7 @@ class FusionShape:
 
 
 def group_sizes(classes: int, parts: int) -> list[int]:
-    """Eq. 4: return how many classes each part gets.
+    """Return how many of the ``classes`` each of the N ``parts`` gets (Eq. 4).
 
     Raises:
         ValueError: a part would have fewer than two, so nothing to tell apart.
@@ -138,7 +147,7 @@ def group_sizes(classes: int, parts: int) -> list[int]:
 
 
 def teacher_shape(spec: ModuleSpec | None) -> Shape:
-    """Return the dimensions of the teacher.
+    """Return the dimensions of the teacher that ``spec`` builds.
 
     Raises:
         ValueError: it is of another family, or its dimensions are not known before it is built.
@@ -168,66 +177,90 @@ def teacher_shape(spec: ModuleSpec | None) -> Shape:
     )
 
 
-def sub_shape(teacher: Shape, params: DeViTParams, classes: int = 0) -> Shape:
-    """Return a sub-model of the teacher's family, with a head for ``classes`` if there are any.
+@dataclass(frozen=True, kw_only=True)
+class Shapes:
+    """The dimensions of all that Algorithm 1 makes of the ``teacher`` M_0.
+
+    Each sub-model m_i has the shape ``sub``, without a head. ``groups`` are the numbers of classes N_i of Eq. 4.
+    """
+
+    teacher: Shape
+    groups: tuple[int, ...]
+    sub: Shape
+    fusion: FusionShape
+
+
+def decompose(
+    spec: ModuleSpec | None,
+    *,
+    parts: int,
+    dim: int,
+    heads: int,
+    depth: int | None,
+    mlp_ratio: float,
+    sliced: bool,
+    matched: bool,
+    fusion: Aggregation,
+    fa: Literal["code", "paper"],
+    width: int | None,
+) -> Shapes:
+    """Return the dimensions of ``parts`` sub-models of the teacher that ``spec`` builds, and of their fusion.
+
+    A sub-model has ``depth`` blocks (L_s, by default half the teacher's), ``heads`` heads (h_s), ``dim`` channels (D_s)
+    and ``mlp_ratio`` x ``dim`` neurons (d_s). If it is ``sliced``, it is cut from its teacher and is no larger. If it is
+    ``matched`` as in Fig. 6, it has no more and no wider heads. ``width`` is D_t, by default the teacher's D.
 
     Raises:
-        ValueError: its dimensions do not fit together, or not into a teacher that it is cut from.
+        ValueError: a teacher of another family, too many parts, or dimensions that do not fit together or the teacher.
     """
-    shape = replace(
+    teacher = teacher_shape(spec)
+    groups = group_sizes(teacher.classes, parts)
+    sub = replace(
         teacher,
-        classes=classes,
-        dim=params.dim,
-        depth=params.depth or (teacher.depth + 1) // 2,
-        heads=params.heads,
-        mlp_ratio=params.mlp_ratio,
+        classes=0,
+        dim=dim,
+        depth=depth or (teacher.depth + 1) // 2,
+        heads=heads,
+        mlp_ratio=mlp_ratio,
         drop_path_rate=0.0,
     )
-    head, teacher_head = shape.dim // shape.heads, teacher.dim // teacher.heads
-    limits = [("depth", shape.depth, teacher.depth)]  # Eq. 12 maps each layer to one of the teacher's
-    if params.init == "teacher-slice":
-        limits += [("dim", shape.dim, teacher.dim), ("mlp_ratio x dim", shape.hidden, teacher.hidden)]
-    if params.init == "teacher-slice" or params.fm == "paper":
-        limits += [("heads", shape.heads, teacher.heads), ("dim / heads", head, teacher_head)]
+    limits = [("depth", sub.depth, teacher.depth)]  # Eq. 12 maps each layer to one of the teacher's
+    if sliced:
+        limits += [("dim", sub.dim, teacher.dim), ("mlp_ratio x dim", sub.hidden, teacher.hidden)]
+    if sliced or matched:
+        limits += [
+            ("heads", sub.heads, teacher.heads),
+            ("dim / heads", sub.dim // sub.heads, teacher.dim // teacher.heads),
+        ]
     for name, value, most in limits:
         if value > most:
             raise ValueError(
                 f"{name}: {value} is more than the teacher's {most}, of which a sub-model takes a part"
                 + "; init: random and fm: code allow it" * (name != "depth")
             )
-    return shape
-
-
-def fusion_shape(teacher: Shape, params: DeViTParams) -> FusionShape:
-    """Return the fusion of the sub-models' features."""
-    return FusionShape(
-        kind=params.fusion,
-        fa=params.fa,
-        parts=params.parts,
-        dim=params.dim,
-        width=params.width or teacher.dim,
+    fused = FusionShape(
+        kind=fusion,
+        fa=fa,
+        parts=parts,
+        dim=dim,
+        width=width or teacher.dim,
         classes=teacher.classes,
         tokens=teacher.read,
     )
+    return Shapes(teacher=teacher, groups=tuple(groups), sub=sub, fusion=fused)
 
 
-def devit_sketch(spec: ModuleSpec | None, params: DeViTParams, fleet: Fleet) -> Sketch:
-    """Return ``sub1`` ... ``subN``, which read the image, and ``fusion``, which reads their features.
-
-    Raises:
-        ValueError: a teacher of another family, more parts than classes, dimensions that do not fit.
-    """
-    teacher = teacher_shape(spec)
-    sizes = group_sizes(teacher.classes, params.parts)
-    shape, fusion = sub_shape(teacher, params), fusion_shape(teacher, params)
+def devit_sketch(shapes: Shapes) -> Sketch:
+    """Return ``sub1`` ... ``subN``, which read the image, and ``fusion``, which reads their features [R, D_s]."""
+    sub, fusion = shapes.sub, shapes.fusion
     return fused_sketch(
         [
-            image_sketch(f"sub{i}", shape, shape.read * shape.dim, shape.spec())
-            for i in range(1, params.parts + 1)
+            image_sketch(f"sub{i}", sub, sub.read * sub.dim, sub.spec())
+            for i in range(1, len(shapes.groups) + 1)
         ],
         params=fusion.params(),
         macs=fusion.macs(),
         classes=fusion.classes,
         spec=fusion.spec(),
-        decisions={"classes_per_part": sizes, "depth": shape.depth},
+        decisions={"classes_per_part": list(shapes.groups), "depth": sub.depth},
     )

@@ -21,7 +21,6 @@ from harness_devit.cct_sketch import CCTShape
 from harness_devit.fusion import fusion
 from harness_devit.plugin import CCTParams, DeViTParams, describe_cct, harness_models, harness_partitioners
 from harness_devit.shrinking import Kept, slice_teacher, taylor_importance
-from harness_devit.sketch import devit_sketch
 from harness_runtimes.plugin import OnnxParams, export_onnx, load_onnx
 
 (ENTRY,) = harness_models()
@@ -81,7 +80,7 @@ def test_deccts_have_the_published_count() -> None:
     """Tables III to V: 18.3 M, four sub-models of 4.548 M and Linear(1024, 100)."""
     teacher = describe_cct(CCTParams(**CCT14), info((3, 224, 224), 100))
     params = DeViTParams(parts=4, dim=256, heads=4, depth=7, mlp_ratio=2, fusion="concat")
-    *subs, last = devit_sketch(teacher, params, FLEET).parts
+    *subs, last = DEVIT.sketch(teacher, params, FLEET).parts
     assert [round(sub.params / 1e6, 3) for sub in subs] == [4.548] * 4
     assert last.params == 1024 * 100 + 100
     assert round((sum(sub.params for sub in subs) + last.params) / 1e6, 3) == 18.293
@@ -276,7 +275,7 @@ def dekd(tmp_path: Path, teacher: dict[str, Any], **params: Any) -> tuple[Model,
     source = Model(module=spec.build().eval(), spec=spec, input=TensorSpec(shape=(1, 8, 8)), classes=4)
     stages = {name: {"epochs": 1} for name in ("teacher_stage", "sub_stage", "ensemble_stage")}
     given = DeViTParams(**{**DECCT, **stages, **params})
-    sketch = devit_sketch(spec, given, FLEET)
+    sketch = DEVIT.sketch(spec, given, FLEET)
     return source, DEVIT.partition(ctx, source, given, sketch), sketch
 
 
@@ -346,7 +345,7 @@ def test_the_token_loss_of_concat_goes_through_the_map_of_eq_15(tmp_path: Path) 
 )
 def test_sub_models_that_do_not_fit_are_refused_when_planning(params: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        devit_sketch(shape().spec(), DeViTParams(**{**DECCT, **params}), FLEET)
+        DEVIT.sketch(shape().spec(), DeViTParams(**{**DECCT, **params}), FLEET)
 
 
 def test_the_partitioner_keeps_the_contracts_with_a_cct(tmp_path: Path) -> None:

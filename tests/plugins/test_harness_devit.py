@@ -17,7 +17,7 @@ from harness.testing import check_partitioner, check_plugin, make_context, make_
 from harness.types import Fleet, Model, ModuleSpec, Partition, TensorSpec
 from harness_devit.partitioning import held_out, partition_classes
 from harness_devit.plugin import DeViTParams, harness_partitioners
-from harness_devit.sketch import devit_sketch
+from harness_devit.sketch import group_sizes
 from harness_timm.vit import TIMM_FACTORY, ViTShape
 
 (ENTRY,) = harness_partitioners()
@@ -45,7 +45,7 @@ def model(spec: ModuleSpec) -> Model:
 def dekd(tmp_path: Path, spec: ModuleSpec = MEAN, seed: int = 0, **params: Any) -> Partition:
     ctx = make_context(tmp_path, classes=6, shape=(1, 8, 8), train=48, test=12, seed=seed)
     given = DeViTParams(**{**SIZES, **STEPS, **params})
-    return ENTRY.partition(ctx, model(spec), given, devit_sketch(spec, given, FLEET))
+    return ENTRY.partition(ctx, model(spec), given, ENTRY.sketch(spec, given, FLEET))
 
 
 def run(made: Partition, images: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -65,10 +65,10 @@ def run(made: Partition, images: torch.Tensor) -> dict[str, torch.Tensor]:
 def test_every_class_is_in_one_group_and_sizes_are_those_of_eq_4(
     classes: int, parts: int, sizes: list[int]
 ) -> None:
-    groups = partition_classes(classes, parts, seed=0)
+    groups = partition_classes(group_sizes(classes, parts), seed=0)
     assert [len(group) for group in groups] == sizes
     assert sorted(label for group in groups for label in group) == list(range(classes))
-    others = {partition_classes(classes, parts, seed) for seed in range(5)}
+    others = {partition_classes(sizes, seed) for seed in range(5)}
     assert parts == 1 or len(others) > 1
 
 
@@ -99,7 +99,7 @@ def test_held_out_images_are_some_of_each_class_and_never_all() -> None:
 def test_the_sketch_tells_what_the_parts_are(tmp_path: Path, teacher: str, params: dict[str, Any]) -> None:
     spec = TEACHERS[teacher]
     given = DeViTParams(**{**SIZES, **params})
-    sketch = devit_sketch(spec, given, FLEET)
+    sketch = ENTRY.sketch(spec, given, FLEET)
     stages = {name: {"epochs": 0} for name in ("teacher_stage", "sub_stage", "ensemble_stage")}
     made = dekd(tmp_path, spec, **{**params, **stages})
     values = run(made, torch.randn(2, 1, 8, 8))
@@ -129,7 +129,7 @@ def test_published_parameter_counts(name: str, sizes: dict[str, Any], millions: 
     spec = timm_spec(name, classes=100, size=224)
     spec = ModuleSpec(factory=spec.factory, params={**spec.params, "channels": 3})
     params = DeViTParams(parts=4, dim=192, heads=3, depth=12, **sizes)
-    total = sum(part.params for part in devit_sketch(spec, params, FLEET).parts)
+    total = sum(part.params for part in ENTRY.sketch(spec, params, FLEET).parts)
     assert total / 1e6 == pytest.approx(millions, abs=0.006)
 
 
@@ -149,18 +149,18 @@ def test_published_parameter_counts(name: str, sizes: dict[str, Any], millions: 
 )
 def test_what_cannot_be_is_refused_when_planning(params: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        devit_sketch(SHAPE.spec(), DeViTParams(**{**SIZES, **params}), FLEET)
+        ENTRY.sketch(SHAPE.spec(), DeViTParams(**{**SIZES, **params}), FLEET)
 
 
 @pytest.mark.parametrize("spec", [None, timm_spec("resnet18"), ModuleSpec(factory="torch.nn:Linear")])
 def test_a_teacher_of_unknown_family_is_refused_when_planning(spec: ModuleSpec | None) -> None:
     with pytest.raises(ValueError, match="devit cannot tell the dimensions of"):
-        devit_sketch(spec, DeViTParams(**SIZES), FLEET)
+        ENTRY.sketch(spec, DeViTParams(**SIZES), FLEET)
 
 
 def test_a_random_start_may_be_wider_than_the_teacher() -> None:
     params = DeViTParams(parts=3, dim=32, heads=2, init="random")
-    assert devit_sketch(SHAPE.spec(), params, FLEET).parts[0].output_bytes == 4 * 32
+    assert ENTRY.sketch(SHAPE.spec(), params, FLEET).parts[0].output_bytes == 4 * 32
 
 
 @pytest.mark.parametrize(
@@ -212,7 +212,7 @@ def test_rows_of_an_ablation_share_their_sub_teachers(tmp_path: Path) -> None:
     )
     for losses in (["prediction", "feature"], ["truth"]):
         params = DeViTParams(**SIZES, **STEPS, sub_losses=losses, ensemble_stage={"epochs": 0})
-        made = ENTRY.partition(lab, source, params, devit_sketch(MEAN, params, FLEET))
+        made = ENTRY.partition(lab, source, params, ENTRY.sketch(MEAN, params, FLEET))
         assert [step.entry for step in made.lineage] == ["devit-teacher"] * 3 + ["devit"]
     assert sorted(name for name in asked if name.startswith("teacher")) == [
         "teacher-sub1",
@@ -254,7 +254,7 @@ def test_the_source_is_left_as_it_was(tmp_path: Path) -> None:
     source = model(DISTILLED)
     before = {name: tensor.clone() for name, tensor in source.module.state_dict().items()}
     params = DeViTParams(**SIZES, **STEPS)
-    ENTRY.partition(ctx, source, params, devit_sketch(DISTILLED, params, FLEET))
+    ENTRY.partition(ctx, source, params, ENTRY.sketch(DISTILLED, params, FLEET))
     assert all(torch.equal(tensor, before[name]) for name, tensor in source.module.state_dict().items())
     assert not any(module._forward_hooks for module in source.module.modules())
 

@@ -12,13 +12,18 @@ import pytest
 import torch
 from torch import nn
 
-from harness_devit.distillation import FeatureLoss, fm_code, fm_paper, prediction_loss, sub_task_loss
-from harness_devit.ensemble import Ensemble, ensemble_loss, token_maps
+from harness_devit.distillation import (
+    Distillation,
+    FeatureLoss,
+    fm_code,
+    fm_paper,
+    prediction_loss,
+    sub_task_loss,
+)
+from harness_devit.ensemble import Ensemble, Ensembling, ensemble_loss, token_maps
 from harness_devit.fusion import fusion
-from harness_devit.plugin import DeViTParams
-from harness_devit.shrinking import Importance, Kept, choose, layer_map, slice_teacher, taylor_importance
+from harness_devit.shrinking import Importance, Kept, Tap, choose, layer_map, slice_teacher, taylor_importance
 from harness_devit.sketch import TokenShape
-from harness_devit.submodel import Tap
 
 SHAPE = TokenShape(
     image_size=(8, 8), patch_size=4, channels=1, classes=3, dim=12, depth=3, heads=3, class_token=False
@@ -190,9 +195,9 @@ def entropy(logits: torch.Tensor, labels: torch.Tensor) -> float:
 @torch.no_grad()
 def test_the_sub_task_loss_is_eq_8(losses: tuple[Any, ...]) -> None:
     teacher, student = vit(1), vit(2, depth=2)
-    params = DeViTParams(dim=12, heads=3, sub_losses=losses, beta=0.7, label_smoothing=0)
-    features = FeatureLoss(student, teacher, "code", params.alpha) if "feature" in losses else None
-    got = float(sub_task_loss(teacher, features, params)(student, BATCH))
+    how = Distillation(terms=losses, fm="code", alpha=(0.2, 0.1, 0.3), beta=0.7, smoothing=0, recipe={})
+    features = FeatureLoss(student, teacher, how.fm, how.alpha) if "feature" in losses else None
+    got = float(sub_task_loss(teacher, features, how)(student, BATCH))
     y_s, y_t = student(BATCH.inputs), teacher(BATCH.inputs).argmax(1)
     assert y_t.tolist() != BATCH.labels.tolist()
     want = entropy(y_s, BATCH.labels)
@@ -212,9 +217,9 @@ def test_the_ensemble_loss_is_eq_14_and_15(kind: str, losses: tuple[Any, ...]) -
     fused = made_fusion(kind, parts=2, dim=12, width=12, classes=3)
     maps = token_maps(24 if kind == "concat" else 12, 12, 1, direct=kind == "linear")
     whole = Ensemble(subs, fused, maps)
-    params = DeViTParams(dim=12, heads=3, ensemble_losses=losses, gamma=0.7, label_smoothing=0)
+    how = Ensembling(terms=losses, gamma=0.7, smoothing=0, recipe={})
     taps = [Tap(branch.fa) for branch in fused.branches]
-    got = float(ensemble_loss(m0, whole, taps, params)(whole, BATCH))
+    got = float(ensemble_loss(m0, whole, taps, how)(whole, BATCH))
 
     z = torch.cat([sub.forward_features(BATCH.inputs)[:, 0] for sub in subs], 1)  # class tokens
     if kind == "linear":

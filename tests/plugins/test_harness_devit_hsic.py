@@ -9,9 +9,8 @@ import pytest
 import torch
 
 from harness.testing import check_partitioner
-from harness_devit.hsic import hsic_importance
 from harness_devit.plugin import harness_partitioners
-from harness_devit.shrinking import Importance, choose
+from harness_devit.shrinking import Importance, choose, hsic_importance
 from harness_devit.sketch import TokenShape
 
 (ENTRY,) = harness_partitioners()
