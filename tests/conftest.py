@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from harness.store.artifacts import Store
     from harness.types.plan import Plan
 
+pytest.register_assert_rewrite("remote_boards", "remote_calls", "remote_messages")
+
 # how long an example takes says nothing on a shared machine
 settings.register_profile(
     "untimed", settings.get_profile("ci" if os.environ.get("CI") else "default"), deadline=None
