@@ -1,6 +1,6 @@
-"""Small, cited statistics on raw samples. Only the standard library.
+"""Small statistics on raw samples, each with its source. Only the standard library is used.
 
-Notation: ``q`` is a percentile in percent (0 < q < 100), probabilities and confidences are fractions.
+Notation: ``q`` is a percentile in percent (0 < q < 100). Probabilities and confidences are fractions.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def percentile(values: Sequence[float], q: float) -> float:
     exactly 999.
 
     Raises:
-        ValueError: no values, or ``q`` outside (0, 100).
+        ValueError: there are no values, or ``q`` is outside (0, 100).
     """
     if len(values) == 0:
         raise ValueError("a percentile of no values")
@@ -58,9 +58,9 @@ def percentile(values: Sequence[float], q: float) -> float:
 
 
 def early_stopping_discard(n: int, q: float, confidence: float = CONFIDENCE) -> int:
-    """Return LoadGen's t: the most queries that may exceed the ``q``-th percentile, at this confidence.
+    """Return LoadGen's t: the largest number of queries that may exceed the ``q``-th percentile, at this confidence.
 
-    This is the largest t >= 1 with P(Binomial(n, 1 - q/100) <= t) <= 1 - confidence; 0 where n is too small.
+    This is the largest t >= 1 with P(Binomial(n, 1 - q/100) <= t) <= 1 - confidence; 0 if n is too small.
     """
     over = 1 - q / 100
 
@@ -69,7 +69,7 @@ def early_stopping_discard(n: int, q: float, confidence: float = CONFIDENCE) -> 
 
     if n < 2 or not admissible(1):
         return 0
-    low, high = 1, n  # P(X <= n) = 1: never admissible
+    low, high = 1, n  # P(X <= n) = 1, so n is never admissible
     while high - low > 1:
         middle = (low + high) // 2
         low, high = (middle, high) if admissible(middle) else (low, middle)
@@ -79,8 +79,8 @@ def early_stopping_discard(n: int, q: float, confidence: float = CONFIDENCE) -> 
 def early_stopping_bound(values: Sequence[float], q: float, confidence: float = CONFIDENCE) -> float | None:
     """Return LoadGen's early-stopping estimate: an upper bound of percentile ``q`` at this confidence.
 
-    This is the t-th highest sample (t from :func:`early_stopping_discard`); t - 1 are discarded. It is ``None``
-    with too few samples. Source: MLPerf Inference, ``loadgen/early_stopping.cc`` and
+    This is the t-th highest sample (t from :func:`early_stopping_discard`); t - 1 samples are discarded. The result
+    is ``None`` if there are too few samples. Source: MLPerf Inference, ``loadgen/early_stopping.cc`` and
     ``loadgen/results.cc``.
     """
     discard = early_stopping_discard(len(values), q, confidence)
@@ -91,9 +91,9 @@ def early_stopping_bound(values: Sequence[float], q: float, confidence: float = 
 
 
 def t_interval(values: Sequence[float], confidence: float = 0.95) -> tuple[float, float] | None:
-    """Return Student's t-interval of the mean, (low, high), or ``None`` below three values.
+    """Return Student's t-interval of the mean, (low, high), or ``None`` for fewer than three values.
 
-    The interval of two values has a half-width of 9 standard deviations, which informs nobody.
+    With two values its half-width is 9 standard deviations, which is of no use.
     """
     n = len(values)
     if n < 3:
@@ -124,7 +124,8 @@ def wilson(successes: int, n: int, confidence: float = 0.95) -> tuple[float, flo
 def mcnemar(b: int, c: int) -> float:
     """Return the p-value of the exact two-sided McNemar test (McNemar 1947, exact binomial form).
 
-    Only the first method gets ``b`` samples right, only the second gets ``c`` right. Without such samples it is 1.
+    ``b`` is the number of samples that only the first method gets right, and ``c`` the number that only the second
+    gets right. If both are 0, the p-value is 1.
     """
     return paired_p([(b, c)])
 
@@ -137,7 +138,7 @@ def paired_p(discordant: Sequence[tuple[int, int]]) -> float:
     directions therefore do not add up. One seed gives :func:`mcnemar`.
 
     Raises:
-        ValueError: there is no table.
+        ValueError: ``discordant`` is empty.
     """
     first = ruger([binomial_cdf(c, b + c, 0.5) for b, c in discordant])
     second = ruger([binomial_cdf(b, b + c, 0.5) for b, c in discordant])
@@ -147,11 +148,11 @@ def paired_p(discordant: Sequence[tuple[int, int]]) -> float:
 def ruger(p_values: Sequence[float]) -> float:
     """Combine K p-values under any dependence: K/k times the k-th smallest, k = floor(K/2) + 1.
 
-    Rüger (1978); Vovk and Wang (2020), "Combining p-values via averaging", section 1. With this k
-    more than half of the p-values must be small, and the result is below twice the median.
+    Rüger (1978); Vovk and Wang (2020), "Combining p-values via averaging", section 1. With this k more than half of
+    the p-values must be small, and the result is below twice the median.
 
     Raises:
-        ValueError: there is no p-value.
+        ValueError: ``p_values`` is empty.
     """
     if not p_values:
         raise ValueError("no p-values to combine")
@@ -211,11 +212,11 @@ def binomial_cdf(k: int, n: int, p: float) -> float:
 
 
 def t_quantile(p: float, df: float) -> float:
-    """Return the quantile of Student's t distribution with ``df`` degrees of freedom, 0 < p < 1."""
+    """Return the quantile at ``p`` (0 < p < 1) of Student's t distribution with ``df`` degrees of freedom."""
     if p < 0.5:
         return -t_quantile(1 - p, df)
 
-    def below(t: float) -> bool:  # P(T <= t) < p, from the part whose argument keeps the digits of t
+    def below(t: float) -> bool:  # P(T <= t) < p, in the form whose argument keeps the digits of t
         if p < 0.75:
             return beta_regularized(0.5, df / 2, t * t / (df + t * t)) < 2 * p - 1
         return beta_regularized(df / 2, 0.5, df / (df + t * t)) / 2 > 1 - p
@@ -236,7 +237,7 @@ def beta_regularized(a: float, b: float, x: float) -> float:
         return 0.0
     if x >= 1:
         return 1.0
-    if x > (a + 1) / (a + b + 2):  # the fraction converges fast only on the other side
+    if x > (a + 1) / (a + b + 2):  # the fraction converges fast only for the other argument
         return 1 - beta_regularized(b, a, 1 - x)
     front = math.exp(
         math.lgamma(a + b) - math.lgamma(a) - math.lgamma(b) + a * math.log(x) + b * math.log1p(-x)

@@ -1,6 +1,7 @@
-"""The content-addressed store of trained, compressed, partitioned and exported things.
+"""The content-addressed store of trained, compressed, partitioned and exported models.
 
-An artifact is a folder named by its key. It is written elsewhere and renamed into place, so it is whole or absent.
+An artifact is a folder named by its key. It is written under another name and then renamed, so it is complete or
+absent.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ __all__ = ["Store", "Stored"]
 
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
-"""The error numbers of a disk that takes no more data."""
+"""The error numbers of a disk that accepts no more data."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,10 @@ class Stored:
 
 
 class Store:
-    """The folders ``ROOT/artifacts/KEY/`` of artifacts, and ``ROOT/work/KEY/`` of checkpoints of those in progress."""
+    """The folders of the store.
+
+    ``ROOT/artifacts/KEY/`` is an artifact. ``ROOT/work/KEY/`` has the checkpoints of an artifact in progress.
+    """
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -55,7 +59,10 @@ class Store:
         return (self.artifacts / key / "meta.json").is_file()
 
     def folder(self, key: str) -> Path:
-        """Return the folder of a finished artifact. Its time of change becomes that of its last use."""
+        """Return the folder of a finished artifact.
+
+        Its modification time is set to now, as the time of its last use.
+        """
         path = self.artifacts / key
         with contextlib.suppress(OSError):
             os.utime(path)
@@ -65,7 +72,7 @@ class Store:
         """Return the content of an artifact's ``meta.json``.
 
         Raises:
-            StorageError: it is damaged.
+            StorageError: the artifact is damaged.
         """
         return self._meta(self.folder(key))
 
@@ -79,7 +86,7 @@ class Store:
         return meta
 
     def damaged(self, key: str, why: str) -> StorageError:
-        """Return the error that says that an artifact cannot be used, and how to make it again."""
+        """Return the error for an artifact that cannot be used. Its message says how to make the artifact again."""
         return StorageError(
             f"artifact {key[:12]} in {self.root} is damaged: {why}; `harness cache clear {key[:12]}` lets it be made again"
         )
@@ -92,13 +99,13 @@ class Store:
 
     @contextlib.contextmanager
     def making(self, key: str) -> Iterator[Path | None]:
-        """Yield a folder to fill (``meta.json`` included), or ``None`` if the artifact exists by now.
+        """Yield a folder to fill (``meta.json`` included), or ``None`` if the artifact exists already.
 
         A lock per key keeps two runs from making the same artifact at the same time.
 
         Raises:
-            StorageError: the disk is full or not writable; nothing half-written stays. Other errors of the caller
-                pass through.
+            StorageError: the disk is full or not writable. No incomplete artifact remains. Other errors of the caller
+                are raised unchanged.
         """
         lock_path = self.workplace / f"{key}.lock"
         with lock_path.open("w") as lock:
@@ -106,7 +113,8 @@ class Store:
             if self.has(key):
                 yield None
                 return
-            for left in self.workplace.glob(f"{key}.*/"):  # by a maker that was killed, for we hold the lock
+            # This process has the lock, so any folder here is from a process that was killed.
+            for left in self.workplace.glob(f"{key}.*/"):
                 shutil.rmtree(left, ignore_errors=True)
             aside = Path(tempfile.mkdtemp(prefix=f"{key}.", dir=self.workplace))
             filled = False
@@ -114,7 +122,7 @@ class Store:
                 yield aside
                 filled = True
                 sync_tree(aside)
-                shutil.rmtree(self.artifacts / key, ignore_errors=True)  # a folder without meta.json
+                shutil.rmtree(self.artifacts / key, ignore_errors=True)  # an artifact without meta.json
                 aside.rename(self.artifacts / key)
             except OSError as error:
                 inside = str(error.filename or "").startswith(str(aside))
@@ -130,7 +138,7 @@ class Store:
             lock_path.unlink()
 
     def stored(self) -> list[Stored]:
-        """Return all artifacts, the last used first. What has no readable ``meta.json`` is left out."""
+        """Return all artifacts, the last used first. A folder without a readable ``meta.json`` is left out."""
         artifacts = []
         for path in self.artifacts.iterdir():
             try:

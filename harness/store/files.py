@@ -26,17 +26,16 @@ def write_atomically(
     sync: bool = False,
     keep: bool = False,
 ) -> None:
-    """Write a file in one step: a reader finds the old content or the new, never a part of one.
+    """Write a file in one step. A reader finds the old content or the new content, never a part of one.
 
-    The data goes into a file beside ``path``, which then takes its name. A failure leaves the old file as it
-    was, and nothing beside it.
+    The data is written to a temporary file in the same folder, which is then renamed. After a failure the old file is
+    unchanged and no temporary file remains.
 
     Args:
         path: the file; its folder must exist.
         data: its content; text is encoded as UTF-8.
-        mode: its permissions, exactly; ``None``: those of any new file, less the process's umask.
-        sync: whether the content and the name are on the disk when this returns, so that they survive a power
-            cut.
+        mode: the exact permissions. With ``None`` they are those of a new file under the process's umask.
+        sync: whether to flush content and name to disk before this returns, so that they survive a power cut.
         keep: whether a file that is there already stays: of two writers the first wins.
 
     Raises:
@@ -66,7 +65,7 @@ def write_atomically(
         with contextlib.suppress(OSError):
             aside.unlink()
         if isinstance(error, OSError):
-            error.filename, error.filename2 = str(path), None  # the file that the caller knows
+            error.filename, error.filename2 = str(path), None  # the caller knows this file
         raise
     if sync:
         sync_folder(path.parent)
@@ -76,7 +75,7 @@ def sync_folder(folder: Path) -> None:
     """Flush a folder's entries (the names of its files) to disk, so that they survive a power cut.
 
     Raises:
-        OSError: it cannot be opened.
+        OSError: the folder cannot be opened.
     """
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
@@ -89,7 +88,7 @@ def sync_tree(folder: Path) -> None:
     """Flush ``folder`` and all files and folders below it to disk.
 
     Raises:
-        OSError: one cannot be opened.
+        OSError: a file or folder cannot be opened.
     """
     for path in [*folder.rglob("*"), folder]:
         descriptor = os.open(path, os.O_RDONLY)

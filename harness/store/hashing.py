@@ -1,4 +1,4 @@
-"""Hashes of code, files and JSON values: the identity of what is made."""
+"""Hashes of code, files and JSON values, which are the identity of artifacts and results."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["core_hash", "digest", "files_hash", "hash_files"]
 
 
 def files_hash(paths: Iterable[Path]) -> str:
-    """Return the hashes of the contents of data files; a missing file counts as ``-``."""
+    """Return the hashes of the contents of data files, in one text. A missing file counts as ``-``."""
     return "".join(_file_hash(path, path.stat().st_mtime_ns) if path.is_file() else "-" for path in paths)
 
 
@@ -38,7 +38,7 @@ def core_hash(*names: str) -> str:
 
 
 def hash_files(files: Mapping[str, Path]) -> str:
-    """Return the hash of files by name: of each name, size and content, 32 hex digits."""
+    """Return one hash of all names, sizes and contents of files, 32 hex digits."""
     whole = hashlib.sha256()
     for name in sorted(files):
         content = files[name].read_bytes()

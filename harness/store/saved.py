@@ -1,4 +1,4 @@
-"""Models and partitions as folders: weights as safetensors, everything else as JSON."""
+"""Models and partitions as folders. Weights are stored as safetensors, and everything else as JSON."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = ["load_any", "load_model", "load_partition", "save_model", "save_parti
 
 
 def write_meta(folder: Path, meta: JsonObject) -> None:
-    """Write ``meta.json``, which makes a folder an artifact. ``meta`` is JSON."""
+    """Write ``meta.json``, whose presence makes a folder an artifact. ``meta`` is JSON."""
     (folder / "meta.json").write_text(json.dumps(meta, indent=1))
 
 

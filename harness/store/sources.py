@@ -1,9 +1,10 @@
 """The source of a plugin: the files of its code and data, and one hash of them.
 
-A third party's plugin is its whole distribution: the files of its RECORD (PEP 376), or the tree of an editable
-install (PEP 610) or of a project whose metadata lie in it. The distribution that ships the harness holds many
-plugins: there a plugin's source is its own package and the shipped packages that it imports. A plugin whose files
-cannot be listed or read is refused: results of different code would have the same key.
+The source of a third party's plugin is its whole distribution. Its files are those of RECORD (PEP 376), or the tree
+of an editable install (PEP 610), or the tree of a project that contains its metadata. The distribution that ships the
+harness contains many plugins. The source of such a plugin is its own package and the shipped packages that it
+imports. If the files of a plugin cannot be listed or read, the plugin is refused, since results of different code
+would have the same key.
 """
 
 from __future__ import annotations
@@ -45,10 +46,10 @@ LEFT_OUT = frozenset(
         "venv",
     ]
 )
-"""Folders of an editable install's tree that an install would not contain, or that hold results."""
+"""Folders in the tree of an editable install that an install would not contain, or that contain results."""
 
 RUN_FILE = "records.jsonl"
-"""A folder with this file holds results of a run."""
+"""The file that marks a folder with the results of a run."""
 
 VERSION_FILES = ("__init__", "_version", "version", "__about__")
 """Modules of a package that may assign its version, in the order in which they are read."""
@@ -62,10 +63,10 @@ _NAME = re.compile(r"\w+")
 
 
 def source_hash(files: Mapping[str, Path]) -> str:
-    """Return the hash of ``files`` (name -> path): of their names and contents, 32 hex digits.
+    """Return one hash of the names and contents of ``files`` (name -> path), 32 hex digits.
 
     Raises:
-        PluginError: there are none, too many or too large ones, or one cannot be read.
+        PluginError: there are no files, there are too many or too large ones, or one cannot be read.
     """
     if not files:
         raise PluginError("no source file was found")
@@ -81,9 +82,9 @@ def source_hash(files: Mapping[str, Path]) -> str:
 
 
 def imported_files(files: Mapping[str, Path], shipped: Collection[str]) -> dict[str, Path]:
-    """Return ``files``, and those of the packages of ``shipped`` that they import, directly or through each other.
+    """Return ``files``, and the files of those packages in ``shipped`` that they import, directly or indirectly.
 
-    ``shipped`` are names of top-level packages. A package counts as imported where its name is in a file, since an
+    ``shipped`` has names of top-level packages. A package counts as imported if a file contains its name, since an
     import can also be a string such as ``"package.module:function"``.
     """
     every: dict[str, Path] = dict(files)
@@ -101,7 +102,7 @@ def imported_files(files: Mapping[str, Path], shipped: Collection[str]) -> dict[
 
 
 def module_files(module: str) -> dict[str, Path]:
-    """Return the files of the top-level module or package of ``module``; a package may lack ``__init__.py``."""
+    """Return the files of the top-level module or package of ``module``. A package may have no ``__init__.py``."""
     package = module.partition(".")[0]
     spec = _spec(package)
     if spec is None:
@@ -123,17 +124,17 @@ def _spec(module: str) -> ModuleSpec | None:
 
 
 def distribution_files(distribution: metadata.Distribution) -> dict[str, Path]:
-    """Return the files that an installed distribution consists of, without its metadata and byte code.
+    """Return the files of an installed distribution, without its metadata and byte code.
 
     Raises:
-        PluginError: its files are not listed, or a folder cannot be read.
+        PluginError: the distribution has no list of its files, or a folder cannot be read.
     """
     try:
         if (tree := _project_tree(distribution)) is not None:
             return _tree_files(tree)
         listed = _listed_files(distribution)
         if (tree := _editable_tree(distribution)) is not None:
-            # a compiled module may be built elsewhere and installed
+            # a compiled module may be installed from another build folder
             built = {name: path for name, path in listed.items() if name.endswith(tuple(EXTENSION_SUFFIXES))}
             return {**_tree_files(tree), **built}
     except OSError as error:
@@ -148,18 +149,18 @@ def _listed_files(distribution: metadata.Distribution) -> dict[str, Path]:
     for listed in distribution.files or ():
         if ".dist-info" in listed.parts[0] or ".egg-info" in listed.parts[0] or "__pycache__" in listed.parts:
             continue
-        if listed.parts[0] == "..":  # scripts, which only call the package
+        if listed.parts[0] == "..":  # scripts are left out, since they only call the package
             continue
         files[listed.as_posix()] = Path(str(listed.locate()))
     return files
 
 
 def versions_of(modules: Iterable[str]) -> dict[str, str]:
-    """Return the version of each distribution that provides one of ``modules``; of none that is not installed.
+    """Return the version of each installed distribution that provides one of ``modules``.
 
-    Names are normalised (PEP 503): Pillow became pillow with one of its releases. A library without metadata, such as
-    one of an operating system's package, has the version that its source states, under the name of its module. If
-    its source states none, the version is ``"unknown"``, and a warning says so once.
+    Names are normalised (PEP 503), since a release may change their case, as in Pillow and pillow. A library without
+    metadata, such as a package of the operating system, has the version that its source states, under the name of its
+    module. If the source states none, the version is ``"unknown"``, and a warning says so once.
     """
     versions: dict[str, str] = {}
     for module in modules:
@@ -238,19 +239,20 @@ def _editable_tree(distribution: metadata.Distribution) -> Path | None:
 
 
 def _project_tree(distribution: metadata.Distribution) -> Path | None:
-    """Return the project folder in which the metadata lie (``setup.py develop``, or a build in that folder), if any.
+    """Return the project folder that contains the metadata, else ``None``.
 
-    The list of files there is that of the last build.
+    ``setup.py develop`` and a build in that folder put them there. The list of files in the metadata is then that of
+    the last build, so it is not used.
     """
     if distribution.read_text("RECORD") is not None or distribution.read_text("SOURCES.txt") is None:
         return None
     base = Path(str(distribution.locate_file("")))
-    above = (base, base.parent)  # of a layout with `src`
+    above = (base, base.parent)  # in a layout with `src`
     return next((d for d in above if any((d / n).is_file() for n in ("pyproject.toml", "setup.py"))), base)
 
 
 def _tree_files(tree: Path) -> dict[str, Path]:
-    """Return the files of a project's tree that an install would contain: every folder that holds a module.
+    """Return the files of a project's tree that an install would contain: all folders with a module.
 
     At the top of the tree only modules and ``pyproject.toml`` count, since a run can write its results there.
     """
@@ -269,7 +271,8 @@ def _tree_files(tree: Path) -> dict[str, Path]:
 def _walk(root: Path) -> Iterator[tuple[str, Path]]:
     """Yield every file below ``root`` with its relative name. Links to folders are followed, each folder once.
 
-    Left out are byte code that Python made, hidden files and folders, copies of editors, venvs and results of runs.
+    It leaves out byte code that Python made, hidden files and folders, backup copies of editors, venvs and results of
+    runs.
 
     Raises:
         OSError: a folder cannot be read.

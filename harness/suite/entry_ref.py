@@ -1,4 +1,4 @@
-"""How a suite refers to an entry of a plugin."""
+"""References to plugins' entries in a suite."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["EntryRef", "NamedEntry", "OptionalEntryRef"]
 
 @dataclass(frozen=True)
 class NamedEntry:
-    """An entry as a suite writes it, ``vit`` or ``{vit: {dim: 96}}``. Its parameters are not checked yet."""
+    """A reference to an entry in a suite: ``vit`` or ``{vit: {dim: 96}}``. Its parameters are not checked yet."""
 
     name: str
     params: YamlBlock
@@ -44,4 +44,4 @@ EntryRef = Annotated[NamedEntry, BeforeValidator(_parse), Field(description=_DES
 OptionalEntryRef = Annotated[
     NamedEntry | None, BeforeValidator(_parse), Field(description=_DESCRIPTION), _SCHEMA
 ]
-"""For a field whose default is None. A person cannot write null."""
+"""The type of a field whose default is None. A person cannot write null."""

@@ -1,4 +1,4 @@
-"""Changes to a suite's tree before it is checked: ``--set key=value`` and grids of methods."""
+"""Change the tree of a suite before it is checked: ``--set key=value``, and grids of methods."""
 
 from __future__ import annotations
 
@@ -14,7 +14,10 @@ __all__ = ["expand_grids", "set_value", "split_overrides"]
 
 
 def split_overrides(tree: YamlBlock, overrides: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Return the overrides of written keys, and those of methods that a grid will add."""
+    """Split the overrides in two lists.
+
+    The first has those of keys that are in the file. The second has those of methods that a grid will add.
+    """
     methods = tree.get("methods")
     written: list[str] = []
     expanded: list[str] = []
@@ -29,7 +32,7 @@ def set_value(tree: Tree, source: Source, override: str, top_keys: Collection[st
     """Apply ``key.path=value`` to a tree. Keys that the schema lacks are refused later, when the suite is checked.
 
     Raises:
-        SuiteError: the override is malformed, or names a method or device that is not there.
+        SuiteError: the override is malformed, or names a method or device that the suite does not have.
     """
     key, equals, text = override.partition("=")
     path = [part for part in key.strip().split(".") if part]
@@ -74,7 +77,7 @@ def _step(target: Any, part: str, done: list[str | int], place: str) -> Any:
 
 
 def _known_child(target: Tree, part: str, done: list[str | int], place: str) -> None:
-    """Refuse a method or device that the suite does not have: ``--set`` changes them and adds none."""
+    """Refuse a method or device that the suite does not have. ``--set`` changes entries and adds none."""
     if done in (["methods"], ["devices"]) and part not in target:
         raise SuiteError(f"{place}: no {str(done[0])[:-1]} {part!r}; {nearest(part, target)}")
 

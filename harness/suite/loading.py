@@ -1,4 +1,4 @@
-"""Loading a suite file, and checking its references."""
+"""Load a suite file, and check its references."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ __all__ = ["keep_devices", "load_suite"]
 
 
 def load_suite(path: Path, overrides: Sequence[str] = ()) -> Suite:
-    """Read a suite, expand its grids and check it. ``overrides`` are ``key.path=value`` from ``--set``.
+    """Read a suite, expand its grids and check it. ``overrides`` are texts ``key.path=value`` from ``--set``.
 
     Raises:
-        SuiteError: one line naming file:line, key, what is allowed and the nearest match.
+        SuiteError: the suite is wrong. The message has file:line, key, what is allowed, and the nearest match.
     """
     tree, source = read_yaml(path)
     if not isinstance(tree, dict):
@@ -56,7 +56,7 @@ def keep_devices(suite: Suite, names: Sequence[str]) -> Suite:
 
 
 def _check_names(suite: Suite) -> None:
-    """Check the references inside the suite: from, fleets, run blocks, baseline."""
+    """Check that the names in ``from``, fleets, run blocks and ``baseline`` exist in the suite."""
     source = suite.source
     for name, method in suite.methods.items():
         if method.from_ is not None and method.from_ not in suite.methods:

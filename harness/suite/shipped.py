@@ -12,7 +12,7 @@ __all__ = ["find_suite", "shipped_files", "shipped_suites"]
 
 def shipped_suites() -> dict[str, Path]:
     """Return the suites that ship with the harness: name -> file."""
-    beside = (".claims", ".published")  # claims and published results of papers
+    beside = (".claims", ".published")  # files of claims and published figures are no suites
     return {
         name: path
         for name, path in shipped_files(".yaml").items()
@@ -24,7 +24,7 @@ def shipped_files(suffix: str) -> dict[str, Path]:
     """Return the files with ``suffix`` in the folder of suites: name without ``suffix`` -> file."""
     package = Path(str(files("harness")))
     folder = package / "_suites"
-    if not folder.is_dir():  # an editable install reads the checkout
+    if not folder.is_dir():  # an editable install reads the folder of the checkout
         folder = package.parent / "suites"
     return {
         path.relative_to(folder).as_posix().removesuffix(suffix): path
@@ -36,7 +36,7 @@ def find_suite(name: str) -> Path:
     """Return the file of a suite. ``name`` is a path, or the name of a shipped suite.
 
     Raises:
-        SuiteError: there is neither.
+        SuiteError: there is no such file or shipped suite.
     """
     path = Path(name)
     if path.exists():

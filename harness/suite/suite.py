@@ -1,6 +1,6 @@
-"""The schema of a suite, which says what to compare, on which devices, and how to measure.
+"""The schema of a suite, which says what to compare, on which devices, and how to measure it.
 
-Entries of plugins (``build: {vit: {...}}``) are kept as a name and unchecked parameters. Planning checks them.
+Entries of plugins (``build: {vit: {...}}``) are kept as a name with unchecked parameters. Planning checks them.
 """
 
 from __future__ import annotations
@@ -29,7 +29,10 @@ __all__ = ["DeviceChoice", "Method", "Prepare", "RunItem", "Suite"]
 
 
 class Prepare(Params):
-    """Where models are trained and exported. Threads, processes and device can change a result."""
+    """The keys of ``prepare:``: where models are trained and exported.
+
+    Threads, processes and device can change a result.
+    """
 
     threads: int = Field(1, ge=1, le=1024, description="threads of each training process")
     processes: int = Field(1, ge=1, le=64, description="processes that share each training, a GPU each")
@@ -52,7 +55,7 @@ class Prepare(Params):
 
 
 class Method(Params):
-    """One method: a chain of steps from a build to the model that is measured."""
+    """A method: a chain of steps from a build to the model that is measured."""
 
     build: OptionalEntryRef = None
     from_: Name | None = Field(None, alias="from", description="the method whose result this one starts from")
@@ -72,7 +75,7 @@ class Method(Params):
 
 
 class Defaults(Params):
-    """Values for methods that do not set their own."""
+    """The keys of ``defaults:``: values for methods that do not set their own."""
 
     train: YamlBlock = Field({})
     runtime: EntryRef = NamedEntry("onnxruntime", {})
@@ -128,7 +131,7 @@ class RunItem(Params):
 
 
 class Suite(BaseModel):
-    """A suite after its grids are expanded. The type of every key is checked."""
+    """A suite with its grids expanded. The type of every key is checked."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -149,11 +152,11 @@ class Suite(BaseModel):
 
     @property
     def source(self) -> Source:
-        """Where its values are written."""
+        """Return the places in the file where the values of the suite are written."""
         return self._source
 
     def located(self, source: Source) -> Suite:
-        """Return the suite with the places of its values."""
+        """Return the suite with the places of its values in the file."""
         copy = self.model_copy()
         copy._source = source
         return copy

@@ -1,4 +1,4 @@
-"""Checking what a person wrote against a pydantic model. The first mistake becomes one line."""
+"""Check a value that a person wrote against a pydantic model. The first mistake becomes one line."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ M = TypeVar("M", bound=BaseModel)
 
 
 def validated(model: type[M], value: object, source: Source, path: KeyPath) -> M:
-    """Return ``value`` as ``model``. ``path`` is where it stands in ``source``.
+    """Return ``value`` as a ``model``. ``path`` is its place in ``source``.
 
     Raises:
-        SuiteError: the first mistake, with its place and what is allowed.
+        SuiteError: the value is wrong. The message has the first mistake, its place, and what is allowed.
     """
     if not isinstance(value, Mapping):
         raise SuiteError(f"{source.where(*path)}: expected a mapping of keys, not {_kind(value)}")
@@ -33,7 +33,7 @@ def _explain(
     error: ValidationError, model: type[BaseModel], value: Any, source: Source, path: KeyPath
 ) -> str:
     problems = error.errors(include_url=False)
-    # a mistyped key comes before the key that it leaves missing
+    # a mistyped key is reported before the key that is missing because of it
     problem = next((p for p in problems if p["type"] == "extra_forbidden"), problems[0])
     kind = problem["type"]
     loc = _written(value, problem["loc"])
@@ -57,7 +57,10 @@ def _explain(
 
 
 def _written(value: Any, loc: Sequence[str | int]) -> list[str | int]:
-    """Return the keys of pydantic's path that a person wrote. The path also names tried members of unions."""
+    """Return the keys of pydantic's path that a person wrote.
+
+    pydantic's path also has the names of union members that it tried.
+    """
     kept: list[str | int] = []
     for part in loc:
         known = value if isinstance(value, Mapping) else {}
@@ -70,7 +73,10 @@ def _written(value: Any, loc: Sequence[str | int]) -> list[str | int]:
 
 
 def _fields_at(model: type[BaseModel], loc: Sequence[str | int]) -> list[str]:
-    """Return the names allowed at a place inside a model. Keys of mappings and indices of lists are skipped."""
+    """Return the keys that are allowed at a place inside a model.
+
+    Keys of mappings and indices of lists are skipped.
+    """
     current, inside = model, False
     for part in loc:
         if inside:

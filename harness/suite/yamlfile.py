@@ -1,4 +1,4 @@
-"""Reading YAML: plain values and the line of every key. Size, depth and types are limited."""
+"""Read YAML into plain values, with the line of every key. Size, depth and types are limited."""
 
 from __future__ import annotations
 
@@ -15,32 +15,35 @@ __all__ = ["YamlBlock", "KeyPath", "Source", "Tree", "parse_value", "parse_yaml"
 KeyPath = tuple[str | int, ...]
 
 Tree: TypeAlias = dict[str, Any]
-"""A mapping as it was read. A schema checks its keys later."""
+"""A mapping from a file, whose keys a schema checks later."""
 YamlBlock: TypeAlias = Mapping[str, Any]
-"""A mapping of a suite whose keys only a plugin or a later step can check."""
+"""A mapping in a suite whose keys only a plugin or a later step can check."""
 
 MAX_BYTES = 256 * 1024
 MAX_NODES = 200_000
-"""Nodes that are visited, with aliases followed. It stops an alias bomb."""
+"""Largest number of nodes, with aliases followed. It stops an alias bomb."""
 
 MAX_DEPTH = 64
-"""Depth of lists and mappings, with aliases followed. It stops an alias that contains itself."""
+"""Largest depth of lists and mappings, with aliases followed. It stops an alias that contains itself."""
 
 
 @dataclass
 class Source:
-    """Where each value of a suite is written. ``places`` maps a key path to "file:line" or "--set"."""
+    """The places of a suite's values in its file. ``places`` maps a key path to "file:line" or "--set"."""
 
     name: str
     places: dict[KeyPath, str] = field(default_factory=dict)
 
     def where(self, *path: str | int) -> str:
-        """Return ``edge.yaml:12: methods.cloudvit`` for a key path, or the place of its nearest written parent."""
+        """Return the place of a key path, such as ``edge.yaml:12: methods.cloudvit``.
+
+        If the key is not written, it is the place of its nearest written parent.
+        """
         dotted = ".".join(str(part) for part in path)
         for end in range(len(path), -1, -1):
             place = self.places.get(tuple(path[:end]))
             if place is not None:
-                named = not dotted or place == f"--set {dotted}"  # the place names the key already
+                named = not dotted or place == f"--set {dotted}"  # the place already names the key
                 return place if named else f"{place}: {dotted}"
         return f"{self.name}: {dotted}" if dotted else self.name
 
@@ -55,7 +58,7 @@ def read_yaml(path: Path) -> tuple[Any, Source]:
     """Read one YAML file.
 
     Raises:
-        SuiteError: no such file, a directory, not text, too large, empty, or not YAML; one line.
+        SuiteError: the file does not exist, is a directory, is not text, is too large, is empty, or is not YAML.
     """
     value, source = parse_yaml(read_text(path, "a suite"), str(path))
     if value is None:
@@ -67,11 +70,11 @@ def read_text(path: Path, kind: str) -> str:
     """Return the text of a file that a person wrote. Errors say that it should be ``kind``.
 
     Raises:
-        SuiteError: it cannot be read, is too large, or is not UTF-8; one line.
+        SuiteError: the file cannot be read, is too large, or is not UTF-8.
     """
     try:
         with path.open("rb") as file:
-            data = file.read(MAX_BYTES + 1)  # a device or a pipe may have no end
+            data = file.read(MAX_BYTES + 1)  # reading a device or a pipe may never end
     except IsADirectoryError:
         raise SuiteError(f"{path}: is a directory, not {kind} file") from None
     except OSError as error:
@@ -85,7 +88,7 @@ def read_text(path: Path, kind: str) -> str:
 
 
 def parse_yaml(text: str, name: str) -> tuple[Any, Source]:
-    """Return the value of ``text``, None if it is empty, and its source. Errors name ``name`` as the file."""
+    """Return the value of ``text`` (None if it is empty) and its source. Error messages call the file ``name``."""
     source = Source(name)
     return _parse(text, source), source
 
@@ -101,7 +104,7 @@ def _parse(text: str, source: Source, *, line_numbers: bool = True) -> Any:
 
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # YAML allows an anchor to be defined again
+            warnings.simplefilter("ignore")  # YAML allows a second definition of an anchor
             root = YAML(typ="safe", pure=True).compose(text)
     except MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
@@ -117,7 +120,7 @@ def _parse(text: str, source: Source, *, line_numbers: bool = True) -> Any:
 
 
 class _Walker:
-    """Turns YAML nodes into plain values and notes their places."""
+    """A walk over YAML nodes, which makes plain values and notes their places."""
 
     def __init__(self, source: Source, line_numbers: bool) -> None:
         self.source = source
@@ -181,7 +184,7 @@ class _Walker:
         base = {"0x": 16, "0o": 8, "0b": 2}.get(digits.lstrip("+-")[:2].lower(), 10)
         if (
             len(digits) > 80 or abs(number := int(digits, base)) >= 2**64
-        ):  # longer ones cannot even be printed
+        ):  # Python cannot print longer integers
             raise SuiteError(f"{self.place(node)}: a number of more than 64 bits")
         return number
 

@@ -62,8 +62,9 @@ __all__ = [
 def check_model(entry: ModelEntry, params: ParamsLike = None, **data: Any) -> None:
     """Build a model twice with one seed, and check it.
 
-    It must be saved and rebuilt from its spec with equal outputs, for one sample and for three. It must agree with
-    ``describe``, and it must be trainable."""
+    After it is saved and rebuilt from its spec it must have equal outputs, for one sample and for three. It must
+    agree with ``describe``, and it must be trainable.
+    """
     need = _needing(f"model {entry.name!r}")
     checked = make_params(entry, params)
     with _contexts(data) as new:
@@ -108,10 +109,12 @@ def check_partitioner(
     fleet: Fleet | None = None,
     **data: Any,
 ) -> None:
-    """Sketch ``model`` (by default a tiny trained ViT), split it over ``fleet`` (by default two equal devices), and check the parts.
+    """Sketch and split ``model`` over ``fleet``, and check the parts.
 
-    Each part must be saved and rebuilt from its spec, and the parts together must give [n, classes]. Names, inputs and
-    numbers of parameters must be those of the sketch."""
+    The default model is a tiny trained ViT, and the default fleet two equal devices. It must be possible to save each
+    part and to rebuild it from its spec. The parts together must give logits [n, classes]. Names, inputs and numbers
+    of parameters must be those of the sketch.
+    """
     need = _needing(f"partitioner {entry.name!r}")
     checked = make_params(entry, params)
     with _contexts(data) as new:
@@ -119,7 +122,7 @@ def check_partitioner(
         source = model or make_model(new())
         device = DeviceInfo(name="d", backend="b", model="m", kind="cpu", cores=1, memory_bytes=2**30)
         fleet = fleet or Fleet(devices=(device, device))
-        with contextlib.suppress(ValueError):  # a model of unknown shape may be refused
+        with contextlib.suppress(ValueError):  # a partitioner may refuse a model of unknown shape
             entry.sketch(None, checked, fleet)
         sketch = in_new_process(need, entry.sketch, source.spec, checked, fleet)
         made, twin = (
@@ -186,7 +189,8 @@ def check_runtime(
 ) -> None:
     """Export ``model`` (by default a tiny trained ViT), load it, and compare its outputs with the module's.
 
-    At batches of one and of three they must agree within ``tolerance``."""
+    The outputs must agree within ``tolerance``, at batches of one and of three.
+    """
     import torch
 
     need = _needing(f"runtime {entry.name!r}")
@@ -222,8 +226,9 @@ def check_runtime(
 def check_plugin(plugin: str | ModuleType) -> None:
     """Check an installed plugin, named by its entry point, or any module.
 
-    Importing it and calling its hooks must not import torch. Its entries must be well named, and their parameters
-    must have a JSON Schema."""
+    Importing it and calling its hooks must not import torch. Its entries must have valid names, and their parameters
+    must have a JSON Schema.
+    """
     name = plugin if isinstance(plugin, str) else plugin.__name__
     need = _needing(f"plugin {name!r}")
     installed = {point.name: point.value.partition(":")[0] for point in entry_points(group=GROUP)}
@@ -257,7 +262,10 @@ def _needing(who: str) -> Need:
 
 @contextlib.contextmanager
 def _contexts(data: Facts) -> Iterator[Callable[[], Context]]:
-    """Yield a function that makes contexts, each in its own folder, so that none finds another's checkpoints."""
+    """Yield a function that makes contexts.
+
+    Each has a folder of its own, so that it finds no checkpoints of another.
+    """
     with tempfile.TemporaryDirectory(prefix="harness-testing-") as folder:
         yield lambda: make_context(Path(tempfile.mkdtemp(dir=folder)), **data)
 
@@ -285,7 +293,10 @@ def _check_lineage(need: Need, made: Model | Partition, stage: str, name: str) -
 
 
 def _check_parts(need: Need, made: Partition, twin: Partition, ctx: Context) -> None:
-    """Check that every saved and rebuilt part gives equal outputs, and that ``twin``, of the same seed, has equal weights."""
+    """Check that saved and rebuilt parts have equal outputs.
+
+    Also check that ``twin``, which was made with the same seed, has equal weights.
+    """
     import torch
 
     for part, other in zip(made.parts, twin.parts, strict=True):

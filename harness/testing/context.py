@@ -38,7 +38,7 @@ ParamsLike = Params | Facts | None
 
 
 class _Blobs:
-    """Images of one split: one pattern per class, plus noise."""
+    """The images of one split: one pattern per class, plus noise."""
 
     def __init__(self, info: DataInfo, n: int, seed: int) -> None:
         channels, height, width = info.shape
@@ -56,7 +56,7 @@ class _Blobs:
 
 
 class _BlobsPlugin:
-    """A plugin with the synthetic data set, so that a context loads it as any other."""
+    """A plugin with the synthetic data set, so that a context loads the data like any other."""
 
     def __init__(self, info: DataInfo) -> None:
         self.info = info
@@ -81,13 +81,11 @@ def make_context(
     seed: int = 0,
     recipe: Facts | None = None,
 ) -> Context:
-    """Return the context that a builder, compressor or partitioner gets, over synthetic data.
+    """Return a context like the one that a builder, compressor or partitioner gets, over synthetic data.
 
     The data are ``train`` and ``test`` images [channels, height, width] of easily separable classes. An eighth of
-    ``train`` is for validation.
-
-    ``recipe`` replaces keys of the training recipe (one epoch, batches of 16, constant learning rate).
-    Everything runs on the CPU and writes below ``tmp_path``. ``seed`` is the training seed.
+    ``train`` is for validation. ``recipe`` replaces keys of the training recipe (one epoch, batches of 16, constant
+    learning rate). ``seed`` is the training seed. Everything runs on the CPU and writes below ``tmp_path``.
     """
     info = DataInfo(
         name="blobs",
@@ -122,9 +120,10 @@ def make_context(
 
 
 def make_model(ctx: Context, build: str | ModelEntry = "vit", params: ParamsLike = None) -> Model:
-    """Build and train a model with the context's recipe, to compress, split or export.
+    """Build a model, train it with the context's recipe, and return it.
 
-    ``build`` is an entry, or the name of an installed one. Without ``params`` the entry ``vit`` builds a tiny model.
+    ``build`` is an entry, or the name of an installed entry. Without ``params`` the entry ``vit`` builds a tiny
+    model.
     """
     if isinstance(build, str):
         params = TINY_VIT if build == "vit" and params is None else params
@@ -153,7 +152,7 @@ def make_params(entry: Entry, params: ParamsLike) -> Params:
 
 
 def seeded(ctx: Context, function: Callable[..., Any], *arguments: Any) -> Any:
-    """Call a plugin's function as the harness does: with torch seeded."""
+    """Call a plugin's function with torch seeded, as the harness does, and return its result."""
     import torch
 
     torch.manual_seed(ctx.seed)

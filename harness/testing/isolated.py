@@ -1,4 +1,4 @@
-"""Calling a plugin's hooks and planning functions in a new process."""
+"""Call a plugin's hooks and planning functions in a new process."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["HEAVY", "Need", "call_hooks", "in_new_process", "serve"]
 
 
 HEAVY = ("torch", "timm", "onnx", "onnxruntime")
-"""The modules that a plugin's module and its planning functions must not import."""
+"""Modules that a plugin's module and its planning functions must not import."""
 
 
 Need = Callable[[bool, str, str], None]
@@ -25,7 +25,7 @@ Need = Callable[[bool, str, str], None]
 
 
 def in_new_process(need: Need, function: Callable[..., Any], *arguments: Any, light: bool = True) -> Any:
-    """Return ``function(*arguments)`` from a new interpreter. If ``light``, it must not import torch there."""
+    """Return ``function(*arguments)`` from a new interpreter. If ``light``, the call must not import torch there."""
     name = getattr(function, "__qualname__", function)
     where = "where it, and all it is given, must be importable by name"
     with tempfile.NamedTemporaryFile() as answer:
@@ -46,7 +46,10 @@ def in_new_process(need: Need, function: Callable[..., Any], *arguments: Any, li
 
 
 def serve(answer: str) -> None:
-    """Call the function that stdin holds. Write its result and the heavy modules that it imported to ``answer``."""
+    """Call the function that is pickled on stdin.
+
+    Write its result, and the heavy modules that it imported, to ``answer``.
+    """
     function, arguments = pickle.load(sys.stdin.buffer)
     result = function(*arguments), [name for name in HEAVY if name in sys.modules]
     Path(answer).write_bytes(pickle.dumps(result))

@@ -1,4 +1,4 @@
-"""Training and evaluation of torch modules.
+"""Train and evaluate torch modules.
 
 In: a module, data and a recipe. Out: trained weights and their history.
 """

@@ -1,4 +1,4 @@
-"""Training-time augmentation: DeiT's, through timm, and a crop and flip in one gather per batch."""
+"""Augmentation in training: that of DeiT, through timm, and a crop and flip in one gather per batch."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ __all__ = ["Augmented", "CropFlip", "RandomImages", "drawn_from", "mix"]
 
 
 class Augmented:
-    """The training samples on the device, augmented as the recipe says: RandAugment, crop and flip, erasing, mixing.
+    """The training samples on the device, augmented by the recipe: RandAugment, crop and flip, erasing, mixing.
 
-    Every random choice is a pure function of the seed given to ``start`` and of the step. The noise of erased
-    pixels is the exception: it comes from torch's global generator. A split of up to ``keep_bytes`` stays on the
-    device whole, unless its images are drawn from their bytes in every epoch.
+    Every random choice is a pure function of the step and of the seed that ``start`` gets. The noise of erased pixels
+    is the exception: it comes from torch's global generator. A split of up to ``keep_bytes`` bytes is kept on the
+    device, unless its images are augmented from their bytes in every epoch.
     """
 
     def __init__(
@@ -59,12 +59,12 @@ class Augmented:
         if recipe.mixup or recipe.cutmix:
             from timm.data.mixup import Mixup
 
-            # Unsmoothed: smoothing and mixing commute, and smoothing is the loss's.
+            # Without smoothing: smoothing and mixing commute, and the loss does the smoothing.
             classes = _classes(module, split, device)
             self._mixup = Mixup(recipe.mixup, recipe.cutmix, label_smoothing=0.0, num_classes=classes)
 
     def start(self, seed: int) -> None:
-        """Begin an epoch."""
+        """Begin an epoch. ``seed`` determines its random choices."""
         self._seed = seed
         if self._crops:
             self._crop = CropFlip(len(self), seed, self._device)
@@ -78,7 +78,7 @@ class Augmented:
             if self._crop is not None:
                 inputs = self._crop(inputs, batch.index)
             if self._erase is not None:
-                inputs = self._erase(inputs.clone())  # timm's write in place
+                inputs = self._erase(inputs.clone())  # timm's functions write in place
             if self._mixup is not None:
                 inputs, labels = mix(self._mixup, inputs, labels)
         return replace(batch, inputs=inputs, labels=labels)
@@ -107,7 +107,9 @@ def _classes(module: torch.nn.Module, split: Split, device: torch.device) -> int
 def mix(
     mixup: Callable[..., Any], inputs: torch.Tensor, labels: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Apply timm's ``mixup`` to any n: ``inputs`` [n, ...] and ``labels`` [n] -> [n, ...] and float32 [n, classes].
+    """Apply timm's ``mixup`` to any number n of samples.
+
+    Maps ``inputs`` [n, ...] and ``labels`` [n] to inputs [n, ...] and labels float32 [n, classes].
 
     timm mixes sample i with sample n - 1 - i. With an odd n the last sample stays unmixed.
     """
@@ -120,13 +122,13 @@ def mix(
 
 
 class RandomImages:
-    """A split of images that ``batch`` augments differently at each call.
+    """A split of images whose ``batch`` augments them differently at each call.
 
     It applies timm's random resized crop, a flip, and timm's RandAugment to the images' bytes. The random numbers
     come from the global random states of Python and numpy.
 
     Raises:
-        ValueError: the split is not of images, or not of grey or RGB ones.
+        ValueError: the split does not consist of grey or RGB images.
     """
 
     def __init__(self, split: Split, recipe: TrainRecipe) -> None:
@@ -149,7 +151,7 @@ class RandomImages:
             size = split.raw([0]).shape[1:3]
             self._changes += [RandomResizedCropAndInterpolation(size, interpolation="bicubic"), _flip]
         if recipe.rand_augment != "none":
-            fill = tuple(min(255, round(255 * mean)) for mean in split.mean)  # what moves in is mean grey
+            fill = tuple(min(255, round(255 * mean)) for mean in split.mean)  # for new border pixels
             hparams = {"img_mean": fill, "interpolation": Image.Resampling.BICUBIC}
             transform = rand_augment_transform(recipe.rand_augment, hparams)
             for operation in transform.ops:
@@ -158,6 +160,7 @@ class RandomImages:
             self._changes.append(transform)
 
     def batch(self, indices: Sequence[int] | NDArray[np.int64]) -> NDArray[np.float32]:
+        """Return the samples ``indices``, augmented and preprocessed: float32 [n, channels, height, width]."""
         from PIL import Image
 
         images = self._split.raw(indices)  # [n, H, W, C]
@@ -180,7 +183,10 @@ def _flip(picture: Any) -> Any:
 
 
 def _posterize(picture: Any, bits: int, **_: Any) -> Any:
-    """Posterize as timm does. Its greatest magnitudes keep no bit (a black image), which Pillow 13 refuses."""
+    """Posterize as timm does.
+
+    At timm's greatest magnitudes no bit is kept (a black image), which Pillow 13 refuses.
+    """
     from PIL import Image
     from timm.data.auto_augment import posterize
 
@@ -202,10 +208,10 @@ def drawn_from(*seed: int) -> Iterator[None]:
 
 
 class CropFlip:
-    """Random crop after padding by 4 pixels, and horizontal flip with probability 1/2, for one epoch.
+    """A random crop after padding by 4 pixels, and a horizontal flip with probability 1/2, for one epoch.
 
-    The padding mirrors the image, so it stays an image after any normalisation. The crop and flip of a sample are
-    a pure function of the seed and the sample's index: neither batch size nor earlier draws change them.
+    The padding mirrors the image, so that padded pixels are plausible after any normalisation. The crop and flip of a
+    sample are a pure function of the seed and the sample's index. Neither batch size nor earlier draws change them.
     """
 
     pad = 4
@@ -221,7 +227,7 @@ class CropFlip:
         """Return ``inputs`` [n, C, H, W] cropped and flipped. ``index`` [n] are the samples' positions in the split.
 
         Raises:
-            ValueError: not images, or images too small to mirror 4 pixels.
+            ValueError: the inputs are not images, or are too small to mirror 4 pixels.
         """
         import torch
 
@@ -240,5 +246,5 @@ class CropFlip:
 
 
 def _mirror(position: torch.Tensor, size: int) -> torch.Tensor:
-    """Mirror positions outside 0..size-1 back inside. The border pixel is not repeated."""
+    """Mirror positions outside 0..size-1 into that range. The border pixel is not repeated."""
     return (size - 1) - (size - 1 - position.abs()).abs()

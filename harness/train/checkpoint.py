@@ -1,4 +1,4 @@
-"""Checkpoints of a training: each is written whole or not at all, and only the same training reads it back."""
+"""Checkpoints of a training. Each is written whole or not at all, and only the same training reads it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["BestEpoch", "Finished", "Progress", "Unfinished", "load", "save", "training_key"]
 
 StateDict = dict[str, Any]
-"""A state dict of torch: the values of an optimizer's are free."""
+"""A state dict of torch. The values in that of an optimizer can have any type."""
 
 
 class BestEpoch(TypedDict):
@@ -32,7 +32,7 @@ class BestEpoch(TypedDict):
 
 
 class Progress(TypedDict):
-    """The epochs that are done: a mapping of figures for each, and the sums over them."""
+    """The completed epochs: a mapping of figures for each epoch, and sums over all of them."""
 
     history: list[dict[str, float]]
     image_passes: int
@@ -58,9 +58,10 @@ class Finished(Progress):
 
 
 def training_key(facts: Mapping[str, Any], module: torch.nn.Module, labels: bytes) -> str:
-    """Return a hash of what a training starts from: JSON facts, the module's weights and frozen parts, the labels.
+    """Return a hash of a training's start: JSON facts, the module's weights and frozen parts, and the labels.
 
-    The hash covers neither the inputs nor the loss. Two fits of one step that differ only in these need two names.
+    The hash covers neither the inputs nor the loss. Two fits of one step that differ only in inputs or loss need
+    different names.
     """
     import torch
 
@@ -77,11 +78,11 @@ def save(path: Path, key: str, state: Unfinished | Finished) -> None:
     """Write the state of the training ``key`` in one step.
 
     Raises:
-        StorageError: the folder cannot be written, or the disk is full; an earlier checkpoint is kept.
+        StorageError: the folder cannot be written, or the disk is full. An earlier checkpoint is kept.
     """
     import torch
 
-    buffer = io.BytesIO()  # so that a full disk is an OSError, not an error inside torch's writer
+    buffer = io.BytesIO()  # a full disk is then an OSError, and not an error inside torch's writer
     torch.save({**state, "key": key}, buffer)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -91,12 +92,13 @@ def save(path: Path, key: str, state: Unfinished | Finished) -> None:
 
 
 def load(path: Path, key: str) -> Unfinished | Finished | None:
-    """Return the state saved under ``key``, on the CPU, or ``None`` if it is absent, of another training, or broken.
+    """Return the state that was saved under ``key``, on the CPU.
 
-    A training that starts over instead of resuming gives the same weights, later.
+    It is ``None`` if there is no checkpoint, or if it is broken or belongs to another training. A training that then
+    starts from the beginning gives the same weights, but later.
 
     Raises:
-        StorageError: the file is there and cannot be opened.
+        StorageError: the file exists and cannot be opened.
     """
     import torch
 

@@ -1,4 +1,4 @@
-"""Evaluating a module: batches of a split on a device, and the logits for them."""
+"""Evaluate a module: batches of a split on a device, and the logits for them."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ if TYPE_CHECKING:
 __all__ = ["KEEP_BYTES", "Batch", "Batches", "evaluate", "logits_of"]
 
 KEEP_BYTES = 1 << 30
-"""A training keeps splits up to this size on the device whole. CIFAR-10's training part fits."""
+"""Largest size in bytes of a split that a training keeps on the device. The training split of CIFAR-10 fits."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Batch:
-    """The samples that a loss is called with, on the training device.
+    """The samples that a loss gets, on the training device.
 
     ``inputs`` are float32 [n, ...], ``labels`` int64 [n]. ``index``, int64 [n], are the samples' positions in the
     training split. Under mixup or cutmix ``labels`` are float32 [n, classes], and each row sums to 1. torch's
@@ -37,7 +37,7 @@ class Batch:
 def evaluate(module: torch.nn.Module, split: Split, *, device: str, batch_size: int = 256) -> Evaluation:
     """Run ``module`` over a split in inference mode. Its training mode and device are restored afterwards.
 
-    With fewer than five classes ``top5`` is over all of them. Equal logits rank by class index.
+    With fewer than five classes, ``top5`` covers all classes. Equal logits are ranked by class index.
 
     Raises:
         ValueError: the split is empty, or the module does not give logits [n, classes].
@@ -60,7 +60,10 @@ def evaluate(module: torch.nn.Module, split: Split, *, device: str, batch_size: 
 
 
 class Batches:
-    """A split on a device. A split of up to ``keep_bytes`` is copied whole, a larger one is fetched batch by batch."""
+    """A split on a device. A split of up to ``keep_bytes`` bytes is copied whole.
+
+    A larger one is copied batch by batch.
+    """
 
     def __init__(self, split: Split, device: torch.device, *, keep_bytes: int = 0) -> None:
         import torch

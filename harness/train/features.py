@@ -1,4 +1,4 @@
-"""Features that a frozen module computes once per image, and training a head on them."""
+"""Compute the features of a frozen module once per image, and train a head on them."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def extract_features(
 ) -> NDArray[np.float32]:
     """Return the outputs [n, ...] of ``module`` in evaluation mode for every sample of ``split``.
 
-    ``forward`` maps inputs to outputs instead, if it is given; it uses ``module``.
+    If ``forward`` is given, it maps inputs to outputs instead. It must use ``module``.
     """
     import torch
 
@@ -54,9 +54,10 @@ def fit_on_features(
     name: str,
     **recipe: Any,
 ) -> FitResult:
-    """Train ``head`` on the features [n, D] of the frozen ``trunks`` side by side, which cost ``macs`` per image.
+    """Train ``head`` on the features [n, D] of the frozen ``trunks``, concatenated.
 
-    The features are computed once per image, so there is no augmentation. Their passes are in the cost.
+    The trunks cost ``macs`` per image. Their features are computed once per image, so there is no augmentation. The
+    forward passes of the trunks are a part of the cost.
     """
     start, train = time.perf_counter(), ctx.data.train
     columns = [extract_features(ctx, trunk, train) for trunk in trunks]

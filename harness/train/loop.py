@@ -1,10 +1,9 @@
-"""The one training loop. A method hands it a module and, if it needs one, a loss.
+"""The training loop of all methods. A method gives it a module and, if needed, a loss.
 
-Everything random in an epoch (order, augmentation, dropout) is a pure function of the seed and the epoch's
-number, and a checkpoint is written after every epoch. A training that was killed and resumed therefore ends
-with bit-identical weights. So do two processes with the same seed, threads, CPU capability, torch version
-and ``compile``. On CUDA deterministic kernels are requested, but the backward pass of fused attention is not
-bit-reproducible there.
+Everything random in an epoch (order, augmentation, dropout) is a pure function of the seed and the epoch's number,
+and a checkpoint is written after every epoch. A training that was killed and resumed therefore ends with
+bit-identical weights. So do two processes with the same seed, threads, CPU capability, torch version and ``compile``.
+On CUDA deterministic kernels are requested, but the backward pass of fused attention is not bit-reproducible there.
 """
 
 from __future__ import annotations
@@ -36,7 +35,7 @@ if TYPE_CHECKING:
 
 __all__ = ["fit"]
 
-_PROGRESS_S = 5.0  # time between two progress messages of a long epoch
+_PROGRESS_S = 5.0  # seconds between two progress messages of a long epoch
 
 Loss = Callable[["torch.nn.Module", Batch], "torch.Tensor"]
 
@@ -59,23 +58,23 @@ def fit(
     """Train ``module`` in place. Afterwards it is in evaluation mode, on the device where it was before.
 
     ``loss(module, batch)`` returns the mean over the batch as a scalar. Its random numbers must come from torch's
-    global generator, and every parameter that it trains must belong to ``module``. ``module(inputs)`` must work
-    for any loss: MACs are counted on it, and validation takes its output as logits [n, classes].
+    global generator, and every parameter that it trains must belong to ``module``. ``module(inputs)`` must work for
+    any loss: MACs are counted on it, and validation takes its output as logits [n, classes].
 
     Parameters with ``requires_grad=False`` do not change. A submodule whose parameters are all frozen runs in
-    evaluation mode: its BatchNorm statistics do not change, and its dropout is off. If a BatchNorm is trained, a
-    last batch of one sample is skipped.
+    evaluation mode: its BatchNorm statistics do not change, and its dropout is off. If a BatchNorm is trained, a last
+    batch of one sample is skipped.
 
-    The training resumes from ``folder/name.ckpt`` if that has the same recipe, seed, labels and starting weights.
-    A training that is complete there returns at once. ``image_passes`` counts samples in training forward passes;
-    ``train_macs`` is that times the MACs of one forward pass (not of forward and backward; no validation).
-    ``history`` has per epoch ``loss`` (mean), ``lr`` (after its last update) and, with validation, ``top1``.
+    The training resumes from ``folder/name.ckpt`` if that has the same recipe, seed, labels and starting weights. A
+    training that is complete there returns at once. ``image_passes`` counts samples in training forward passes;
+    ``train_macs`` is that number times the MACs of one forward pass. Backward passes and validation are not in it.
+    ``history`` has for each epoch ``loss`` (mean), ``lr`` (after the last update) and, with validation, ``top1``.
 
-    With several ``ranks`` each rank calls this with the same arguments and ends with the same weights. Every batch
-    is split among the ranks, and only rank 0 reads and writes the checkpoint. ``loss`` then sees a part of the
-    batch, so a loss that compares samples (and is no mean over them) gives other values.
+    With several ``ranks`` each rank calls this with the same arguments and ends with the same weights. Every batch is
+    split among the ranks, and only rank 0 reads and writes the checkpoint. ``loss`` then sees a part of the batch, so
+    a loss that compares samples, and is therefore not a mean over samples, gives other values.
 
-    Splits of up to ``keep_bytes`` are copied to the device whole. This does not change the result.
+    Splits of up to ``keep_bytes`` bytes are copied to the device whole. This does not change the result.
 
     Raises:
         ValueError: the recipe does not fit the module, the data or the device.
@@ -124,7 +123,7 @@ def fit(
 
 
 class _Run:
-    """The state of a training between two epochs: all that the next epoch depends on."""
+    """The state of a training between two epochs. The next epoch depends on nothing else."""
 
     def __init__(
         self,
@@ -173,7 +172,10 @@ class _Run:
         }
 
     def result(self) -> Finished:
-        """Return the result of a complete training: its weights (with early stopping the best) and its history."""
+        """Return the result of a complete training: its weights and its history.
+
+        With early stopping, the weights are the best ones.
+        """
         weights = self.kept.state_dict() if self.best is None else self.best["module"]
         kept = {name: tensor.cpu() for name, tensor in weights.items()}
         return {"done": True, "module": kept, **self._progress()}
@@ -182,7 +184,7 @@ class _Run:
         return {"history": self.history, "image_passes": self.image_passes, "train_s": self.train_s}
 
     def restore(self, saved: Unfinished) -> None:
-        """Take over the state that a checkpoint holds."""
+        """Set the state to that of a checkpoint."""
         self.module.load_state_dict(saved["module"])
         self.optimizer.load_state_dict(saved["optimizer"])
         self.scaler.load_state_dict(saved["scaler"])
@@ -196,7 +198,7 @@ class _Run:
 
     @property
     def kept(self) -> torch.nn.Module:
-        """Return the module that is validated and kept: with the averaged weights if the recipe averages them."""
+        """Return the module that is validated and kept. It has averaged weights if the recipe averages weights."""
         return self.module if self.average is None else self.average.module
 
     @property
@@ -316,7 +318,7 @@ def _updates_per_epoch(samples: int, batch_size: int, processes: int, module: to
     Raises:
         ValueError: no batch is left.
     """
-    # Some rank would get one sample of the last batch.
+    # A rank would get one sample of the last batch.
     lonely = 0 < samples % batch_size < 2 * processes <= batch_size
     updates = math.ceil(samples / batch_size) - (lonely and _trains_batch_norm(module))
     if updates == 0:

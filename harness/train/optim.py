@@ -14,7 +14,7 @@ __all__ = ["make_optimizer", "make_scheduler"]
 
 
 def make_optimizer(module: torch.nn.Module, recipe: TrainRecipe) -> torch.optim.Optimizer:
-    """Return timm's optimizer of the recipe's name. One-dimensional parameters get no weight decay.
+    """Return timm's optimizer with the recipe's name. One-dimensional parameters get no weight decay.
 
     Raises:
         ValueError: timm knows no such optimizer.
@@ -26,7 +26,7 @@ def make_optimizer(module: torch.nn.Module, recipe: TrainRecipe) -> torch.optim.
     name = recipe.optimizer.lower()
     if name not in list_optimizers():
         raise ValueError(f"unknown optimizer {recipe.optimizer!r}: {nearest(name, list_optimizers())}")
-    # One kernel for all weights where there is one: small models spend a seventh of a step here.
+    # One kernel for all weights, if there is one. Small models spend a seventh of a step here.
     fused = {"fused": True} if "fused" in signature(get_optimizer_info(name).opt_class).parameters else {}
     return create_optimizer_v2(
         module, name, lr=recipe.lr, weight_decay=recipe.weight_decay, momentum=recipe.momentum, **fused
@@ -34,7 +34,7 @@ def make_optimizer(module: torch.nn.Module, recipe: TrainRecipe) -> torch.optim.
 
 
 def make_scheduler(optimizer: torch.optim.Optimizer, recipe: TrainRecipe, steps: int) -> Any:
-    """Return timm's scheduler, stepped by updates: the learning rate is a pure function of their number."""
+    """Return timm's scheduler. It is stepped by updates, so the learning rate is a pure function of their number."""
     from timm.scheduler import create_scheduler_v2
 
     constant = recipe.schedule == "none"  # timm's own "none" has no warm-up

@@ -1,11 +1,11 @@
-"""Several processes that train one model, each on its own GPU (or, over gloo, on the CPU's cores).
+"""Several processes that train one model, each on its own GPU (or, over gloo, on cores of the CPU).
 
-Every rank runs the same node with the same code and seed, so each computes the same modules, losses and splits.
-A method does not notice. Only training is parallel: each batch is sharded over the ranks, and the gradients are
-averaged over all of its samples before each update. What must agree but may differ between ranks (an artifact
-that exists, a checkpoint, an accuracy) is decided by rank 0 and broadcast.
+Every rank runs the same node with the same code and seed, so all ranks compute the same modules, losses and splits. A
+method needs no code for this. Only training is parallel: each batch is sharded over the ranks, and before each update
+the gradients are averaged over all samples of the batch. Some facts must be equal but may differ between ranks, such
+as whether an artifact exists, a checkpoint, or an accuracy. Rank 0 decides them and broadcasts them.
 
-Rank 0 is the child process that :mod:`harness.prepare.jobs` gave the node to. It starts the others and ends them.
+Rank 0 is the child process that got the node from :mod:`harness.prepare.jobs`. It starts and ends the others.
 """
 
 from __future__ import annotations
@@ -28,17 +28,17 @@ __all__ = ["PATIENCE_S", "SINGLE_PROCESS", "Ranks", "T", "Team"]
 T = TypeVar("T")
 
 PATIENCE_S = 1800.0
-"""The time in seconds that a rank waits for the others: in one exchange of gradients, and at the end of a node."""
+"""Longest time in seconds that a rank waits for the others, in one exchange of gradients and at the end of a node."""
 
 
 class Ranks:
-    """The collective operations of one process; subclasses implement them for several."""
+    """The collective operations of a single process. Subclasses implement them for several processes."""
 
     rank = 0
     count = 1
 
     def broadcast_object(self, what: str, make: Callable[[], T]) -> T:
-        """Return on every rank what ``make`` returns on rank 0. The other ranks wait for it.
+        """Return the value of ``make()`` on rank 0, on every rank. The other ranks wait for it.
 
         Raises:
             RuntimeError: rank 0 broadcasts something other than ``what``.
@@ -46,25 +46,29 @@ class Ranks:
         return make()
 
     def device(self, wanted: str) -> str:
-        """Return the device of this rank."""
+        """Return torch's name of this rank's device."""
         return wanted
 
     def shard(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Return this rank's shard of a batch. All shards in order are the batch; one can be empty."""
+        """Return this rank's shard of a batch. The shards of all ranks, in order, are the batch.
+
+        A shard can be empty.
+        """
         n = len(rows)
         return rows[n * self.rank // self.count : n * (self.rank + 1) // self.count]
 
     def sync_weights(self, module: torch.nn.Module) -> None:
-        """Give every rank the weights of rank 0."""
+        """Replace the weights of ``module`` by those of rank 0."""
 
     def all_reduce_mean(self, module: torch.nn.Module, weight: float) -> None:
-        """Replace each gradient by its weighted mean over the ranks; ``weight`` is this rank's share of the samples.
+        """Replace each gradient by its weighted mean over the ranks. ``weight`` is this rank's share of the samples.
 
-        The running statistics of each trained BatchNorm are averaged too: it normalises by its own rank's samples.
+        The running statistics of each trained BatchNorm are averaged too, since it normalises with the samples of its
+        own rank.
         """
 
     def all_reduce_sum(self, value: torch.Tensor) -> torch.Tensor:
-        """Return the sum over all ranks."""
+        """Return the sum of ``value`` over all ranks."""
         return value
 
     @contextmanager
@@ -77,19 +81,23 @@ SINGLE_PROCESS = Ranks()
 
 
 class Team(Ranks):
-    """One of several processes."""
+    """The collective operations of one of several processes."""
 
     def __init__(self, rank: int, count: int) -> None:
         self.rank, self.count = rank, count
 
     def device(self, wanted: str) -> str:
+        """Return ``cuda:RANK`` if a GPU is wanted, else ``wanted``."""
         return f"cuda:{self.rank}" if wanted.startswith("cuda") else wanted
 
     def join(self, port: int, device: str, threads: int, listening: int | None = None) -> None:
-        """Connect to the other ranks on ``port`` of this machine. Rank 0 listens there with file descriptor ``listening``."""
+        """Connect to the other ranks on ``port`` of this machine.
+
+        Rank 0 listens there with the file descriptor ``listening``.
+        """
         os.environ.update(RANK=str(self.rank), LOCAL_RANK=str(self.rank))
         os.environ.update(WORLD_SIZE=str(self.count), LOCAL_WORLD_SIZE=str(self.count))
-        os.environ.setdefault("OMP_NUM_THREADS", str(threads))  # else accelerate chooses
+        os.environ.setdefault("OMP_NUM_THREADS", str(threads))  # otherwise accelerate chooses the number
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
         import torch
         from accelerate import PartialState
@@ -115,16 +123,19 @@ class Team(Ranks):
         torch.set_num_threads(threads)
 
     def sync_weights(self, module: torch.nn.Module) -> None:
+        """Replace the weights of ``module`` by those of rank 0."""
+
         def weights() -> dict[str, torch.Tensor]:
             return {name: tensor.cpu() for name, tensor in module.state_dict().items()}
 
         module.load_state_dict(self.broadcast_object("starting weights", weights))
 
     def all_reduce_mean(self, module: torch.nn.Module, weight: float) -> None:
+        """Replace each gradient, and the BatchNorm statistics, by the weighted mean over the ranks."""
         import torch
 
         trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
-        # a rank without a sample, or whose samples pass a parameter by, has no gradient: then it counts as zero
+        # A rank has no gradient of a parameter that its samples do not use. The gradient then counts as zero.
         gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in trained]
         statistics = _statistics(module)
         flat = torch.cat([tensor.flatten() for tensor in (*gradients, *statistics)]) * weight
@@ -138,6 +149,7 @@ class Team(Ranks):
             parameter.grad = gradient if by_any else None
 
     def all_reduce_sum(self, value: torch.Tensor) -> torch.Tensor:
+        """Return the sum of ``value`` over all ranks."""
         from accelerate.utils import reduce
 
         return reduce(value, "sum")

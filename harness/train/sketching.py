@@ -1,4 +1,4 @@
-"""Sketches of split models, and seeded building: what planning needs of a method, without numpy and torch."""
+"""Sketches of split models, and seeded building. Planning needs them of a method, without numpy and torch."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ __all__ = ["Countable", "even_shares", "fused_sketch", "image_sketch", "seeded"]
 
 
 def even_shares(total: int, parts: int) -> list[int]:
-    """Return ``total`` as ``parts`` sizes that differ by at most one, the larger ones first."""
+    """Return ``parts`` sizes with the sum ``total`` that differ by at most one, the larger ones first."""
     return [total // parts + (i < total % parts) for i in range(parts)]
 
 
 def seeded(build: Callable[[], torch.nn.Module], seed: int) -> torch.nn.Module:
-    """Return ``build()``, whose random weights ``seed`` determines. The global random state is left as it was."""
+    """Return ``build()``, with random weights that ``seed`` determines. The global random state does not change."""
     import torch
 
     with torch.random.fork_rng(devices=[]):
@@ -29,10 +29,10 @@ def seeded(build: Callable[[], torch.nn.Module], seed: int) -> torch.nn.Module:
 
 
 class Countable(Protocol):
-    """The dimensions of a module, from which its counts follow without building it."""
+    """The dimensions of a module, which give its counts without building it."""
 
     def params(self) -> int:
-        """Return how many parameters it has."""
+        """Return its number of parameters."""
         ...
 
     def macs(self) -> int:
@@ -40,7 +40,7 @@ class Countable(Protocol):
         ...
 
     def weight_bytes(self) -> int:
-        """Return the bytes of its parameters and buffers as stored."""
+        """Return the bytes of its stored parameters and buffers."""
         ...
 
 
@@ -67,9 +67,9 @@ def fused_sketch(
     decisions: Facts,
     name: str = "fusion",
 ) -> Sketch:
-    """Return the sketch of ``subs`` and of the part that fuses their outputs to logits of ``classes``.
+    """Return the sketch of ``subs`` and of the part that fuses their outputs into logits of ``classes``.
 
-    ``params`` and ``macs`` are those of the fusion. Its ``spec`` is ``None`` where only training decides it.
+    ``params`` and ``macs`` are those of the fusion. Its ``spec`` is ``None`` if only training determines it.
     """
     fusion = PartSketch(
         name=name,

@@ -1,6 +1,6 @@
-"""What methods share that split a model by its classes: groups of classes, their images, sub-models, their fusion.
+"""Code for methods that split a model by its classes: class groups, their images, sub-models, fusion.
 
-Sketches are made by it too, so importing this module does not import torch.
+Sketches are also made with it, so importing this module does not import torch.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ __all__ = [
 ]
 
 FINE_TUNING: Facts = MappingProxyType({"warmup_epochs": 0, "early_stop": None})
-"""For ``ctx.fit(..., **FINE_TUNING)``: a short training of weights that are trained already, to its last epoch."""
+"""For ``ctx.fit(..., **FINE_TUNING)``: a short training of trained weights, without warm-up and early stopping."""
 
 
 # --- classes and their images ---------------------------------------------------------------------
@@ -58,10 +58,10 @@ def class_groups(sizes: Sequence[int], draw: Draw) -> tuple[tuple[int, ...], ...
 
 
 def own_images(data: Split, group: Sequence[int], needed_by: str | None = None) -> Split:
-    """Return the images of the classes in ``group``, labelled 0, 1 ... in the order of ``group``.
+    """Return the images of the classes in ``group``. Their labels are 0, 1 ... in the order of ``group``.
 
     Raises:
-        ValueError: a class has no image, and ``needed_by``, which begins the message, needs one of each.
+        ValueError: a class has no image, and ``needed_by`` is given, which begins the message.
     """
     members = np.flatnonzero(np.isin(data.labels, group))
     absent = set(group) - set(np.asarray(data.labels)[members].tolist())
@@ -73,12 +73,12 @@ def own_images(data: Split, group: Sequence[int], needed_by: str | None = None) 
 def resampled(
     data: Split, group: Sequence[int], classes: int, negatives: int | None, draw: Draw
 ) -> tuple[Split, NDArray[np.int64]]:
-    """Return the images of ``group``, labelled 1 ... k, among some of the other classes, labelled 0.
+    """Return the images of ``group``, labelled 1 ... k, and some images of the other classes, labelled 0.
 
-    So a sub-model of one class has something to tell it from. Of each other class there are ``negatives`` images, by
-    default n / (10 ``classes``) - k for n images in ``data``, and at least one. EC-SNN does so.
+    A sub-model of a single class then has something to distinguish it from. There are ``negatives`` images of each
+    other class. The default is n / (10 ``classes``) - k for n images in ``data``, as in EC-SNN, and at least one.
 
-    The second value is how many images of each class were taken, int64 [classes].
+    The second value is the number of images taken from each class, int64 [classes].
     """
     labels = np.asarray(data.labels)
     wanted = negatives or max(1, round(len(labels) / (10 * classes)) - len(group))
@@ -97,9 +97,9 @@ def resampled(
 def resumable(ctx: Context, name: str, make: Callable[[], Model], *, source: Model, **facts: Any) -> Model:
     """Return ``make()``, which is called once for all steps that share ``name``, ``source`` and ``facts``.
 
-    ``facts`` are JSON, and hold all parameters that decide the result. A step that is started again after a kill finds
-    the sub-models that it had finished, and so do other steps: rows of one ablation share what they do not vary. The
-    rest of the key is that of ``ctx.once``.
+    ``facts`` are JSON, and contain all parameters that determine the result. A step that starts again after a kill
+    finds its finished sub-models. Other steps find them too, so rows of one ablation share the sub-models that they
+    do not vary. The rest of the key is that of ``ctx.once``.
     """
     weights = hashlib.sha256()
     for key, tensor in source.module.state_dict().items():
@@ -109,12 +109,12 @@ def resumable(ctx: Context, name: str, make: Callable[[], Model], *, source: Mod
     return ctx.once(json.dumps(about, sort_keys=True), make)
 
 
-# --- sub-models and what fuses them ---------------------------------------------------------------
+# --- sub-models and their fusion ------------------------------------------------------------------
 
 
 @dataclass(frozen=True, kw_only=True)
 class Piece:
-    """A module that becomes a part, how to rebuild it, and the shape of its output without the batch."""
+    """A module that becomes a part, with its spec and the shape of its output without the batch dimension."""
 
     module: torch.nn.Module
     spec: ModuleSpec
@@ -131,9 +131,10 @@ def fused_partition(
     groups: Sequence[Sequence[int]] = (),
     names: tuple[str, str] = ("sub", "fusion"),
 ) -> Partition:
-    """Return the partition whose parts ``sub1`` ... ``subN`` read the image, and ``fusion`` the outputs of all.
+    """Return a partition with the parts ``sub1`` ... ``subN`` and ``fusion``.
 
-    ``missing`` is what stands in for a sub-model that does not answer; ``groups`` are those of ``Partition``.
+    The sub-models read the image, and the fusion reads the outputs of all sub-models. ``missing`` is the stand-in for
+    a sub-model that does not answer. ``groups`` are those of ``Partition``.
     """
     image = (Edge(source=IMAGE, tensor=source.input),)
     parts = [

@@ -1,6 +1,6 @@
-"""Counting what a module holds and does for one sample: parameters, MACs, bytes.
+"""Count the parameters, MACs and bytes of a module, and the MACs that it does for one sample.
 
-The conventions, and why there are two counts of MACs: docs/measuring.md.
+docs/measuring.md explains the conventions, and why there are two counts of MACs.
 """
 
 from __future__ import annotations
@@ -23,26 +23,28 @@ __all__ = ["count"]
 _PRODUCT = re.compile(
     r"(?:^|_)(?:\w*mm|mv|addmv|v?dot|matmul|linear|trilinear|conv\w*|attention|lstm|gru|rnn|encoder_layer)(?:_|$)"
 )
-"""Parts of the names of operators that multiply and accumulate. ``upsample_bilinear2d`` and similar do not count."""
+"""Parts of the names of operators that multiply and accumulate. ``upsample_bilinear2d`` and similar ones do not."""
 
 
 def count(module: torch.nn.Module, inputs: Sequence[TensorSpec]) -> Counts:
     """Count one eager forward pass ``module(*inputs)`` at batch 1, in evaluation mode, on zeros.
 
-    - ``params``: elements of all parameters, frozen ones included, shared ones once.
-    - ``macs``: half of what ``torch.utils.flop_counter.FlopCounterMode`` reports: products of matrices and
-      convolutions, attention's two included, fused or not. No bias additions, norms, softmax, pooling.
-    - ``macs_linear``: MACs of every linear and convolution layer plus one per bias addition, no products
-      of two activations (the EdgeViT and ED-ViT papers' count: ViT-B/16 at 224 px 16.864 G).
-    - ``weight_bytes``: parameters and buffers in their element types, shared ones once.
-    - ``activation_bytes``: greatest sum of tensor storage that the forward pass allocated and had not yet
-      freed. Weights and the inputs are not in it, nor scratch memory inside one operator's kernel.
+    - ``params``: elements of all parameters, frozen ones included. Shared parameters count once.
+    - ``macs``: half of what ``torch.utils.flop_counter.FlopCounterMode`` reports. It counts products of matrices and
+      convolutions, with the two products of attention, fused or not. It counts no bias additions, norms, softmax or
+      pooling.
+    - ``macs_linear``: the MACs of every linear and convolution layer, plus one per bias addition. It does not count
+      products of two activations. This is the count of the EdgeViT and ED-ViT papers: ViT-B/16 at 224 px has 16.864
+      G.
+    - ``weight_bytes``: parameters and buffers in their element types. Shared ones count once.
+    - ``activation_bytes``: largest sum of tensor storage that the forward pass had allocated and not yet freed. It
+      contains neither the weights and inputs nor the scratch memory inside the kernel of one operator.
 
-    The module runs on its own device and is unchanged afterwards. On ``meta`` nothing is computed; attention is then
-    never fused, which changes only ``activation_bytes``.
+    The module runs on its own device and is unchanged afterwards. On ``meta`` nothing is computed. Attention is never
+    fused there, which changes only ``activation_bytes``.
 
     Raises:
-        CellError: an operator that multiplies matrices has no known count (it is never taken as zero).
+        CellError: an operator that multiplies matrices has no known count. Its count is never taken as zero.
     """
     import torch
     from torch.utils.flop_counter import FlopCounterMode
@@ -53,7 +55,7 @@ def count(module: torch.nn.Module, inputs: Sequence[TensorSpec]) -> Counts:
     ]
     flops = FlopCounterMode(display=False, custom_mapping=_more_formulas())
     watch = _watcher(flops, [*_weights(module), *tensors])
-    # Inference mode, not no_grad: only there does the watch see a linear layer before it becomes a product.
+    # Inference mode, not no_grad: the watch then sees a linear layer before it becomes a product.
     with evaluating(module), _no_opaque_attention(), torch.inference_mode(), flops, watch:
         module(*tensors)
 
@@ -132,7 +134,10 @@ def _watcher(flops: Any, known: Sequence[torch.Tensor]) -> Any:
 
 
 def _more_formulas() -> dict[Any, Any]:
-    """Return formulas for FLOPs (2 per MAC) that torch's counter lacks: products with a vector, attention on CPUs."""
+    """Return formulas of FLOPs (2 per MAC) that torch's counter lacks.
+
+    They are for products with a vector, and for attention on CPUs.
+    """
     import torch
 
     aten = torch.ops.aten
@@ -155,7 +160,7 @@ def _more_formulas() -> dict[Any, Any]:
         aten.addmv: added_matrix_vector,
         aten.dot: vectors,
         aten.vdot: vectors,
-        aten._scaled_dot_product_flash_attention_for_cpu: attention,  # in torch's own only since 2.15
+        aten._scaled_dot_product_flash_attention_for_cpu: attention,  # torch itself has it only since 2.15
     }
 
 

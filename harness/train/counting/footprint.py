@@ -1,7 +1,7 @@
-"""Counts of a module before it is trained: it is built on torch's meta device, which holds no data.
+"""Counts of a module before it is trained. The module is built on torch's meta device, which stores no data.
 
-The counts come from building and running the plugin's module. Formulas exist only in the plugins' ``sketch.py``,
-since planning must not import torch; tests compare the two.
+The counts come from building and running the plugin's module. The plugins' ``sketch.py`` files have formulas for the
+same counts, since planning must not import torch. Tests compare the two.
 """
 
 from __future__ import annotations
@@ -41,12 +41,14 @@ class Footprint:
 
     @cached_property
     def counts(self) -> Counts:
+        """Return the parameters, MACs and bytes of the module for one sample."""
         from harness.train.counting.count import count
 
         return count(self.module, self.inputs)
 
     @cached_property
     def output(self) -> TensorSpec:
+        """Return the shape of the output, without the batch dimension."""
         import torch
 
         from harness.train.counting.modes import evaluating
@@ -61,12 +63,12 @@ class Footprint:
 
     @cached_property
     def file_bytes(self) -> int:
-        """Return the size of the saved state dict. The weights' bytes are counted, not written."""
+        """Return the size in bytes of the saved state dict. The bytes of the weights are counted and not written."""
         import torch
 
         state: dict[str, torch.Tensor] = self.module.state_dict()
         made: dict[tuple[int, torch.Size], torch.Tensor] = {}
-        for name, tensor in state.items():  # tied weights are in the file once
+        for name, tensor in state.items():  # the file has tied weights once
             key = tensor.untyped_storage()._cdata, tensor.shape
             state[name] = made.setdefault(key, torch.empty_like(tensor, device="cpu"))
         sink = _Sink()
@@ -75,7 +77,7 @@ class Footprint:
         return sink.end
 
     def figure(self, quantity: str) -> float:
-        """Return one quantity of :data:`STATIC`."""
+        """Return one quantity of :data:`STATIC`, in the unit given there."""
         if quantity == "params_m":
             elements: int = sum(parameter.numel() for parameter in self.module.parameters())
             return elements / 1e6
@@ -92,7 +94,7 @@ class Footprint:
 
 
 class _Sink:
-    """A file object that discards its content and keeps its length."""
+    """A file object that counts the bytes written and discards them."""
 
     def __init__(self) -> None:
         self.at = self.end = 0
@@ -114,10 +116,10 @@ class _Sink:
 
 
 class Modules:
-    """The modules of one method by part. Each is built on first use.
+    """The modules of one method, by part. Each is built on first use.
 
-    ``parts`` are (name, spec, names of its inputs), each after its inputs. ``built`` holds modules that several
-    parts or methods share.
+    ``parts`` are (name, spec, names of its inputs), each after its inputs. ``built`` has modules that several parts
+    or methods share.
     """
 
     def __init__(
@@ -132,10 +134,14 @@ class Modules:
 
     @property
     def names(self) -> list[str]:
+        """Return the names of the parts, each after its inputs."""
         return list(self._parts)
 
     def get(self, name: str) -> Footprint | None:
-        """Return the footprint of a part, or ``None`` if planning does not know its module or a module that it reads from."""
+        """Return the footprint of a part, or ``None`` if it is unknown.
+
+        It is unknown if planning does not know the module of the part, or a module whose output it takes.
+        """
         import torch
 
         spec, sources = self._parts[name]

@@ -1,4 +1,4 @@
-"""Temporary evaluation mode and device of a module."""
+"""Set a module's evaluation mode and device for the length of a block."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["evaluating", "on_device"]
 
 @contextmanager
 def on_device(module: torch.nn.Module, device: torch.device) -> Iterator[None]:
-    """Move the module to a device, and back afterwards."""
+    """Move the module to a device, and move it back afterwards."""
     home = next((parameter.device for parameter in module.parameters()), device)
     module.to(device)
     try:
