@@ -13,6 +13,7 @@ import click
 if TYPE_CHECKING:
     from harness.plan.planner import Planned
     from harness.plugins import Plugins
+    from harness.types.selection import Selection
 
 __all__ = ["SuiteChoice", "block_option", "load", "make", "suite_options", "warn_problems"]
 
@@ -39,6 +40,13 @@ class SuiteChoice:
     only: str | None = None
     devices: tuple[str, ...] = ()
     block: tuple[str, ...] = ()
+
+    @property
+    def selection(self) -> Selection:
+        """The part of the suite that is kept."""
+        from harness.types.selection import Selection
+
+        return Selection(self.only, self.devices)
 
 
 def suite_options(function: Callable[..., Any]) -> Callable[..., Any]:

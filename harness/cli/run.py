@@ -14,7 +14,11 @@ from harness.cli.common import SuiteChoice, load, make, suite_options, warn_prob
 @suite_options
 @click.option("--out", type=click.Path(path_type=Path), help="Results folder (results/local/SUITE).")
 @click.option("--prepare-only", is_flag=True, help="Train and export; measure nothing.")
-@click.option("--fresh", is_flag=True, help="Measure every cell again; earlier records are set aside.")
+@click.option(
+    "--fresh",
+    is_flag=True,
+    help="Measure all cells again, or those that --only and --device name; their records are set aside.",
+)
 @click.option("--retry-flagged", is_flag=True, help="Measure cells again whose record is flagged.")
 @click.option("--json", "as_json", is_flag=True, help="Print the leaderboard as JSON, progress to stderr.")
 @click.option("-q", "--quiet", is_flag=True, help="Plain lines instead of a live table.")
@@ -49,7 +53,9 @@ def command(
     watcher = progress.watcher(
         plain=quiet or as_json or not sys.stdout.isatty(), stream=sys.stderr if as_json else sys.stdout
     )
-    options = Options(prepare_only=prepare_only, fresh=fresh, retry_flagged=retry_flagged)
+    options = Options(
+        prepare_only=prepare_only, fresh=fresh, retry_flagged=retry_flagged, selection=chosen.selection
+    )
     outcome = run_suite(planned, plugins, Store(default_cache()), folder, watcher, options)
     if outcome.interrupted:
         click.echo(f"\n{interruption(outcome.records, len(plan.cells), folder)}", err=True)

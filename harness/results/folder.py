@@ -15,7 +15,7 @@ import json
 import os
 import re
 import socket
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -144,13 +144,11 @@ class Results:
         finally:
             os.close(descriptor)
 
-    def archive(self, name: str) -> None:
-        """Rename the file of records to ``records-NAME.jsonl``, with a number if that exists.
-
-        The next record starts a new file.
+    def archive(self, name: str, chosen: Callable[[Record], bool] | None = None) -> None:
+        """Move records to ``records-NAME.jsonl``, with a number if that exists: the chosen ones, by default all.
 
         Raises:
-            StorageError: the file cannot be renamed.
+            StorageError: the folder cannot be written.
         """
         with _storage(self._file):
             aside = self.folder / f"records-{name}.jsonl"
@@ -158,10 +156,25 @@ class Results:
             while aside.exists():
                 count += 1
                 aside = self.folder / f"records-{name}-{count}.jsonl"
-            self._file.rename(aside)
-            self._file.touch()
-            sync_folder(self.folder)
+            if chosen is None:
+                self._file.rename(aside)
+                self._file.touch()
+                sync_folder(self.folder)
+            else:
+                self._split(aside, chosen)
         self._attempts = None
+
+    def _split(self, aside: Path, chosen: Callable[[Record], bool]) -> None:
+        """Move the lines of the chosen records to ``aside``. A crash in between leaves them in both files."""
+        numbers = {number for number, record in self.scan()[0] if chosen(record)}
+        if not numbers:
+            return
+        moved, kept = [], []
+        for number, line in enumerate(self._file.read_bytes().split(b"\n"), 1):
+            if line:
+                (moved if number in numbers else kept).append(line + b"\n")
+        write_atomically(aside, b"".join(moved), 0o644, sync=True)
+        write_atomically(self._file, b"".join(kept), 0o644, sync=True)
 
     # --- reading
 

@@ -11,6 +11,7 @@ from harness.prepare.messages import Failure
 from harness.results.leaderboard.leaderboard import Leaderboard
 from harness.types.plan import Cell, Node, Plan
 from harness.types.record import Record
+from harness.types.selection import Selection
 
 __all__ = ["Options", "Outcome", "Watcher"]
 
@@ -52,7 +53,8 @@ class Options:
 
     ``jobs``: number of trainings at the same time. ``threads``: threads of each training process. ``processes``:
     processes that share each training. ``prepare_only``: measure nothing. ``fresh``: set earlier records aside.
-    ``retry_flagged``: measure cells again whose record has flags.
+    ``retry_flagged``: measure cells again whose record has flags. ``selection``: the part of the suite that the plan
+    is limited to.
     """
 
     jobs: int = 1
@@ -61,6 +63,7 @@ class Options:
     prepare_only: bool = False
     fresh: bool = False
     retry_flagged: bool = False
+    selection: Selection = field(default_factory=Selection)
 
 
 @dataclass(frozen=True, kw_only=True)

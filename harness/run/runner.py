@@ -6,15 +6,13 @@ while it is measured, and this process sleeps while a window is open.
 
 from __future__ import annotations
 
-import json
 import os
-import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
-from harness.errors import StorageError, SuiteError
+from harness.errors import SuiteError
 from harness.measure.cell import CellFailure, CellLost, measure_cell
 from harness.measure.predictions import PredictionCache
 from harness.plan.planner import Planned
@@ -27,9 +25,9 @@ from harness.results.leaderboard.leaderboard import leaderboard_of
 from harness.run.cell_queue import CellQueue
 from harness.run.lost_boards import LostBoards
 from harness.run.outcome import Options, Outcome, Watcher
+from harness.run.plan_file import begin
 from harness.run.recorder import Recorder
 from harness.store.artifacts import Store
-from harness.store.files import write_atomically
 from harness.suite.suite import Prepare
 from harness.types.plan import Cell, Node, Plan, PrepareHost
 from harness.types.record import Record
@@ -115,7 +113,7 @@ def run(
         StorageError: the folder cannot be written.
         KeyboardInterrupt: the user interrupted. Every process is ended, and everything that is finished is on disk.
     """
-    run_id = _begin(plan, results, options.fresh)
+    run_id = begin(plan, results, options)
     known = {record.cell_id: record for record in results.latest(current_only=True)}
     pending = [cell for cell in plan.cells if not _settled(cell, known.get(cell.id), options)]
     possible = [cell for cell in pending if cell.impossible is None]
@@ -196,31 +194,6 @@ def _settled(cell: Cell, record: Record | None, options: Options) -> bool:
     if record.status == "skipped":
         return record.reason == cell.impossible
     return record.good and not (options.retry_flagged and record.flags)
-
-
-def _begin(plan: Plan, results: Results, fresh: bool) -> str:
-    """Write ``plan.json`` and return the run id. It is that of an earlier run in this folder, unless ``fresh``."""
-    path = results.folder / "plan.json"
-    earlier = _earlier_run_id(path)
-    if fresh:
-        results.archive(earlier or "earlier")
-    run_id = earlier if earlier is not None and not fresh else secrets.token_hex(8)
-    text = json.dumps({"run_id": run_id, "suite": plan.suite, "cells": [cell.id for cell in plan.cells]})
-    try:
-        write_atomically(path, text)
-    except OSError as error:
-        raise StorageError(f"cannot write {path}: {error.strerror or error}") from None
-    return run_id
-
-
-def _earlier_run_id(path: Path) -> str | None:
-    """Return the run id in a ``plan.json``; ``None`` if there is no such file or it is not a plan."""
-    if not path.exists():
-        return None
-    try:
-        return str(json.loads(path.read_text())["run_id"])
-    except (ValueError, KeyError, TypeError):
-        return None
 
 
 def _preprocess_times(

@@ -1,0 +1,30 @@
+"""The part of a suite that a run is limited to."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+
+__all__ = ["Selection"]
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Methods that match a pattern, on some devices.
+
+    ``only``: the pattern, or ``None`` for all methods. ``devices``: their names in the suite; empty for all.
+    """
+
+    only: str | None = None
+    devices: tuple[str, ...] = ()
+
+    @property
+    def everything(self) -> bool:
+        """Whether the run is not limited."""
+        return self.only is None and not self.devices
+
+    def covers(self, method: str, device: str | None) -> bool:
+        """Return whether cells of ``method`` on ``device`` are selected."""
+        if self.only is not None and not fnmatchcase(method, self.only):
+            return False
+        return not self.devices or device in self.devices
