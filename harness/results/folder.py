@@ -169,7 +169,8 @@ class Results:
         numbers = {number for number, record in self.scan()[0] if chosen(record)}
         if not numbers:
             return
-        moved, kept = [], []
+        moved: list[bytes] = []
+        kept: list[bytes] = []
         for number, line in enumerate(self._file.read_bytes().split(b"\n"), 1):
             if line:
                 (moved if number in numbers else kept).append(line + b"\n")
