@@ -12,6 +12,7 @@ from typing import Literal
 from harness.data.splits import spread
 from harness.errors import BoardLost, CellError, HarnessError, first_line
 from harness.measure.accuracy import Infer, check_parity
+from harness.measure.answers import check_answers
 from harness.measure.cell_data import open_cell
 from harness.measure.deploy import Deployed, deploy
 from harness.measure.evaluator import Evaluator
@@ -98,6 +99,10 @@ def _measure(
         parity = check_parity(infer, images, data.reference, tolerance)
         if not parity.ok:
             raise CellFailure(_broken(parity, runtime.name), stage="parity")
+        window, wrong = check_answers(samples, infer, data, cycled, deployed.graph, tolerance)
+        if wrong:
+            plugin = plugins.runtimes.get(runtime.name).origin.plugin
+            raise CellFailure(f"runtime {runtime.name}: {wrong}", stage="measure", plugin=plugin)
         on: Literal["host", "device"] = "host" if deployed.remote and "cpu" in runtime.devices else "device"
         predictions = evaluator.on_devices(infer) if on == "device" else None
     if predictions is None:  # the boards are free during this
@@ -107,6 +112,7 @@ def _measure(
         reports=reports,
         no_input=no_input,
         parity=parity,
+        window=window,
         on=on,
         predictions=predictions,
         robustness=evaluator.without_parts(),

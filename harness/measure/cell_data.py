@@ -42,6 +42,10 @@ class CellData:
         """Return the preprocessed parity samples, float32 [samples, channels, height, width]."""
         return self._preprocessed(np.asarray(self.images[parity_indices(len(self.images))]))
 
+    def images_at(self, indices: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Return preprocessed test images, float32 [n, channels, height, width]."""
+        return self._preprocessed(np.asarray(self.images[indices]))
+
     def preprocessed(self, size: int) -> Iterator[tuple[int, NDArray[np.float32]]]:
         """Yield the preprocessed test split in pieces of up to ``size`` images.
 

@@ -237,6 +237,7 @@ def _accuracy(data: CellData, raw: RawResult) -> Accuracy:
         n=len(labels),
         on=raw.on,
         parity=raw.parity,
+        window=raw.window,
         missing=raw.robustness,
     )
 

@@ -25,6 +25,7 @@ from harness.types.figures import (
     Network,
     Parity,
     State,
+    WindowCheck,
 )
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ class RawResult:
     """The raw results of the devices and of the evaluation.
 
     ``reports``: index of a device -> its report of the central node's window. ``no_input``: samples of a window
-    without the input's transfer. ``on``: where ``predictions`` were made. ``robustness``: the
+    without the input's transfer. ``window``: the check of the window's answers. ``on``: where ``predictions`` were made. ``robustness``: the
     accuracy when parts are absent.
     """
 
@@ -50,6 +51,7 @@ class RawResult:
     reports: Mapping[int, DeviceReport]
     no_input: Samples | None
     parity: Parity
+    window: WindowCheck
     on: Literal["host", "device"]
     predictions: Predictions
     robustness: MissingParts

@@ -29,6 +29,7 @@ from harness.types.measuring import (
     Stop,
     SustainedLoad,
     WarmUp,
+    WindowAnswers,
     Workload,
 )
 from harness.types.meters import SCOPES, Log, Meter, MeterInfo, MeterUse, Monitor, Provenance, Scope, Watch
@@ -66,6 +67,7 @@ __all__ = [
     "Stop",
     "SustainedLoad",
     "WarmUp",
+    "WindowAnswers",
     "Answers",
     "Answer",
     "IMAGE",

@@ -54,6 +54,24 @@ class Parity(Block):
     reason: str | None = known("why not")
 
 
+class WindowCheck(Block):
+    """Whether the answers of the measuring window are those of the model."""
+
+    n: int | None = known("answers that the window and its warm-up gave; each was read in the measured time")
+    compared: int | None = known("answers, drawn at random, that were compared with answers after the window")
+    max_rel: Number | None = known(
+        "greatest difference of a logit, divided by the greatest logit after the window"
+    )
+    changed_ratio: Number | None = known(
+        "median time of a query with images that changed by a millionth, divided by that with the window's images"
+    )
+    changed_n: int | None = known(
+        "test images, drawn at random, whose answers were compared with those to changed ones"
+    )
+    changed_max_rel: Number | None = known("greatest relative difference of those answers")
+    why: str | None = known("why nothing was checked")
+
+
 class MissingLevel(Block):
     """Accuracy with one number of missing parts."""
 
@@ -88,6 +106,7 @@ class Accuracy(Block):
     n: int | None = known("images evaluated")
     on: str | None = known("where the exported artifact was evaluated: `host` or `device`")
     parity: Parity | None = known("the exported artifact compared with the model it was made from")
+    window: WindowCheck | None = known("the answers of the measuring window, checked")
     missing: MissingParts = Field(
         MissingParts(), description="accuracy when parts are absent; empty unless requested"
     )

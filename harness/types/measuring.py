@@ -25,6 +25,7 @@ __all__ = [
     "Stop",
     "SustainedLoad",
     "WarmUp",
+    "WindowAnswers",
     "Workload",
 ]
 
@@ -174,6 +175,23 @@ class PartTrace:
 
 
 @dataclass(frozen=True, kw_only=True)
+class WindowAnswers:
+    """A random sample of the answers of a window, and how the runtime behaves on changed images.
+
+    ``n`` answers were read. Of the sample, int64 [k]: ``first``, the index of an answer's first image, and ``size``, how
+    many images it answers; ``logits``, float32 [sum of size, classes]. ``same_ns`` and ``changed_ns``, int64 [pairs]:
+    times of queries with the window's images and with changed ones, taken by turns after the window.
+    """
+
+    n: int = 0
+    first: NDArray[np.int64] | None = None
+    size: NDArray[np.int64] | None = None
+    logits: NDArray[Any] | None = None
+    same_ns: NDArray[np.int64] | None = None
+    changed_ns: NDArray[np.int64] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class DeviceReport:
     """What one device's meters and watches saw of a window.
 
@@ -223,7 +241,7 @@ class Samples:
     temperature that was asked for was reached. ``environment``: the window's signals
     (:class:`harness.machine.state.Window`). ``spans``: begin and end of the window and of idle time, in nanoseconds of
     the worker's monotonic clock. ``sustained`` and ``lasting_ns`` (int64 [n]) are of the workload that continued after the
-    window. ``here``: the report of the device that measured.
+    window. ``answers``: a sample of the window's answers. ``here``: the report of the device that measured.
     """
 
     trace: LatencyTrace
@@ -237,4 +255,5 @@ class Samples:
     sustained: SustainedLoad | None = None
     lasting_ns: NDArray[np.int64] | None = None
     parts: PartTrace = field(default_factory=PartTrace)
+    answers: WindowAnswers = field(default_factory=WindowAnswers)
     here: DeviceReport = field(default_factory=DeviceReport)

@@ -47,7 +47,8 @@ class SessionOptions:
 class Session(Protocol):
     """A loaded artifact. ``facts`` say what really runs: precision, provider, version, threads."""
 
-    facts: Facts
+    @property
+    def facts(self) -> Facts: ...
 
     def run(self, inputs: Sequence[NDArray[Any]]) -> NDArray[np.float32]:
         """Run one forward pass: inputs [n, ...] in the part's edge order -> output [n, ...].

@@ -9,7 +9,7 @@ from __future__ import annotations
 import queue
 import time
 from array import array
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -63,7 +63,8 @@ class Collaboration:
     """The central worker's queries. Used from one thread.
 
     ``timeline`` holds nanoseconds by ``KIND:PART``, ``outcomes`` how each query ended, ``missed`` how often a part did
-    not answer, ``traffic`` the bytes of the last query by part.
+    not answer, ``traffic`` the bytes of the last query by part. ``on_answer`` is called with the images and the answer
+    of each query that ends whole, before its time ends.
 
     Raises:
         BoardLost: a peer cannot be reached, or (``on_missing: fail``) does not answer any more, or in time.
@@ -82,6 +83,7 @@ class Collaboration:
         self.links = Links(peers, reopen_s)
         self.missed: dict[str, int] = {}
         self.traffic: dict[str, int] = {}
+        self.on_answer: Callable[[Array, Array], None] | None = None
         self._last = graph.parts[-1].name
         self._by_name = {part.name: part for part in graph.parts}
         self._remote = frozenset(peers)
@@ -238,6 +240,8 @@ class Collaboration:
             self._dispatch(query)
 
     def _end(self, query: QueryInFlight, outcome: int) -> None:
+        if outcome == WHOLE and self.on_answer is not None:
+            self.on_answer(query.images, query.values[self._last])
         query.end_ns = time.perf_counter_ns()
         query.outcome, query.output = outcome, query.values.get(self._last)
         self._queries.pop(query.number, None)

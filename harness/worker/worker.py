@@ -34,9 +34,11 @@ from harness.types import (
     Samples,
     Session,
     SessionOptions,
+    WindowAnswers,
     Workload,
 )
 from harness.types.json import Facts
+from harness.worker.answers import AnswerWatch, time_changed
 from harness.worker.collaborate import Collaboration, QueryInFlight
 from harness.worker.commands import (
     Begin,
@@ -54,6 +56,7 @@ from harness.worker.commands import (
     Observe,
     Reply,
 )
+from harness.worker.loaded import LoadedPart
 from harness.worker.loadgen.queries import batches, per_query, whole
 from harness.worker.peers import LOCAL, Server
 from harness.worker.report import device_report
@@ -100,7 +103,8 @@ class Worker:
     """What one process has loaded, and how its parts are joined to those of other workers."""
 
     def __init__(self) -> None:
-        self._sessions: dict[str, Session] = {}
+        self._sessions: dict[str, LoadedPart] = {}
+        self._graph: Graph | None = None
         self._busy = threading.RLock()
         self._requests = Requests(self._sessions, self._busy)
         self._collaboration: Collaboration | None = None
@@ -149,7 +153,9 @@ class Worker:
         load = pkgutil.resolve_name(loader)
         memory.OWN.mark_baseline()
         session: Session = load(artifact, options)
-        self._sessions[part] = pkgutil.resolve_name(wrapper)(session) if wrapper else session
+        if wrapper:
+            session = pkgutil.resolve_name(wrapper)(session)
+        self._sessions[part] = LoadedPart(part, session, artifact)
         memory.OWN.model_loaded()
         return dict(self._sessions[part].facts)
 
@@ -158,6 +164,7 @@ class Worker:
         return Listening(self._server.address, self._server.key.hex(), os.getpid())
 
     def _connect(self, graph: Graph, peers: Mapping[str, PeerAddress]) -> None:
+        self._graph = graph
         if len(graph.parts) > 1 or peers:
             self._collaboration = Collaboration(graph, self._sessions, peers)
             local = (address for address in peers.values() if address.open == LOCAL)
@@ -174,7 +181,7 @@ class Worker:
         answers = []
         for offset in range(0, len(images), batch):
             start = time.perf_counter_ns()
-            answers.append(query(images[offset : offset + batch]))
+            answers.append(np.array(query(images[offset : offset + batch])))  # as it is now: a copy
             self._first_ns = self._first_ns or time.perf_counter_ns() - start
         return np.concatenate(answers)
 
@@ -186,8 +193,12 @@ class Worker:
         query = self._query()
         together = self._collaboration
         self._rehearse(inputs)
-        if together is not None:
+        watch = AnswerWatch(inputs, (min(len(inputs[0]), workload.batch), *self._answer_shape()))
+        if together is None:
+            query = watch.watch(query)
+        else:
             together.follow(workload)
+            together.on_answer = watch.read
             if workload.fleet.resident:
                 query = _Resident(together, inputs)
         observed = observe(
@@ -197,10 +208,14 @@ class Worker:
             self._sampler,
             first_ns=self._first_ns or self._requests.first_ns,
             peers=self._peer_pids,
-            held=images.nbytes + copied,
+            held=images.nbytes + copied + watch.nbytes,
         )
         self._first_ns = observed.first_ns
         report = observed.report(self._memory(observed.peak))
+        parts = self._parts(observed, workload, inputs[0][: workload.batch])
+        problems = (*report.problems, *self._computed())
+        if together is not None:
+            together.on_answer = None
         return Samples(
             trace=observed.trace,
             warmup=observed.warm,
@@ -212,9 +227,25 @@ class Worker:
             spans={name: (span.begin_ns, span.end_ns) for name, span in observed.spans.items()},
             sustained=observed.sustained(workload),
             lasting_ns=observed.lasting_ns(),
-            parts=self._parts(observed, workload, inputs[0][: workload.batch]),
-            here=replace(report, problems=(*report.problems, *self._computed())),
+            parts=parts,
+            answers=self._answers(watch, inputs, workload),
+            here=replace(report, problems=problems),
         )
+
+    def _answer_shape(self) -> tuple[int, ...]:
+        """Return the shape of one image's answer, [classes]."""
+        if self._graph is not None:
+            return self._graph.parts[-1].output.shape
+        return next(iter(self._sessions.values())).output
+
+    def _answers(self, watch: AnswerWatch, inputs: Sequence[Array], workload: Workload) -> WindowAnswers:
+        """Return the window's sample of answers, with times on changed images where nothing is replayed."""
+        answers = watch.seen()
+        if workload.fleet.resident or self._rehearses():
+            return answers
+        images = [batch[: workload.batch] for batch in inputs]
+        same, changed = time_changed(self._query(), images, self._graph)
+        return replace(answers, same_ns=same, changed_ns=changed)
 
     def _parts(self, observed: Observed, workload: Workload, images: Array) -> PartTrace:
         """Return times, outcomes and traffic of the parts in the window.
@@ -238,15 +269,19 @@ class Worker:
 
     def _rehearse(self, inputs: Sequence[Array]) -> None:
         """Run each input of the window once before the window, here and on peers, if all sessions can rehearse."""
-        sessions = self._sessions.values()
-        if not sessions or not all(hasattr(session, "rehearse") for session in sessions):
+        if not self._rehearses():
             return
         if self._collaboration is not None:
             self._collaboration.rehearse(inputs)
             return
-        (session,) = sessions
+        (session,) = self._sessions.values()
         for batch in inputs:
-            session.rehearse((batch,))  # type: ignore[attr-defined]
+            session.rehearse((batch,))
+
+    def _rehearses(self) -> bool:
+        """Return whether all sessions replay what they rehearsed."""
+        sessions = self._sessions.values()
+        return bool(sessions) and all(hasattr(session, "rehearse") for session in sessions)
 
     def _computed(self) -> tuple[str, ...]:
         """Return a problem for each session that computed an output that it had to replay."""

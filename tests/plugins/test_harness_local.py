@@ -72,21 +72,27 @@ def opened(plugins):
         device.close()
 
 
-def artifact(**what):
-    spec = TensorSpec(shape=(2,))
+def artifact(*, inputs=1, width=2, **what):
+    spec = TensorSpec(shape=(width,))
     return Artifact(
-        path=FAKE, runtime="fake", precision="float32", weight_bytes=0, inputs=(spec,), output=spec, meta=what
+        path=FAKE,
+        runtime="fake",
+        precision="float32",
+        weight_bytes=0,
+        inputs=(spec,) * inputs,
+        output=spec,
+        meta=what,
     )
 
 
 def whole(device, runtime, **what):
     facts = device.load("model", artifact(**what), runtime)
-    device.connect(graph(model=("image",)), {})
+    device.connect(graph(width=what.get("width", 2), model=("image",)), {})
     return facts
 
 
-def graph(missing=None, **parts):
-    spec = TensorSpec(shape=(2,))
+def graph(missing=None, width=2, **parts):
+    spec = TensorSpec(shape=(width,))
     return Graph(
         parts=tuple(
             GraphPart(name=name, inputs=inputs, output=spec, stand_ins=(missing or {}).get(name, {}))
@@ -119,6 +125,8 @@ def test_measure_gives_raw_samples(opened, runtime):
     assert samples.trace.latency_ns.min() >= 1_000_000
     assert samples.first_ns >= 50_000_000  # the first inference stands apart
     asked = 1 + len(samples.warmup.latency_ns) + len(samples.trace.latency_ns)
+    assert samples.answers.n == asked
+    asked += len(samples.answers.same_ns) + len(samples.answers.changed_ns)
     assert set(device.infer(IMAGES[:1], 1).flat) == {asked + 1}
     assert samples.environment["wall_s"] >= 0.05
     assert samples.parts.traffic == {}
@@ -136,7 +144,7 @@ def test_memory_is_that_of_the_model(opened, runtime):
 @pytest.mark.parametrize(("count", "batch"), [(1000, 1), (200, 1000)])
 def test_the_images_of_the_load_are_not_the_model_s_memory(opened, runtime, count, batch):
     device = opened()
-    whole(device, runtime())
+    whole(device, runtime(), width=25_000)
     images = np.ones((count, 1), np.float32) * np.ones(25_000, np.float32)  # 0.1 MB each
     load = Workload(batch=batch, stop=Stop(min_time_s=0.05, min_queries=1, max_time_s=5, warmup_max_s=0.2))
     memory = device.measure(load, images).here.memory
@@ -184,7 +192,7 @@ def test_parts_run_on_their_devices_and_are_joined(opened, runtime):
     for device, name, what in (
         (left, "left", {"times": 2, "sleep_s": 0.01}),
         (right, "right", {"times": 3, "sleep_s": 0.01}),
-        (central, "sum", {}),
+        (central, "sum", {"inputs": 2}),
         (central, "last", {"times": 10}),
     ):
         device.load(name, artifact(**what), runtime())
@@ -219,7 +227,7 @@ def test_two_parts_of_one_peer_take_turns(opened, runtime):
     central, peer = opened("a"), opened("b")
     for name in ("one", "two"):
         peer.load(name, artifact(times=2), runtime())
-    central.load("sum", artifact(), runtime())
+    central.load("sum", artifact(inputs=2), runtime())
     joined(central, {"one": ("image",), "two": ("image",), "sum": ("one", "two")}, {"one": peer, "two": peer})
     np.testing.assert_array_equal(central.infer(IMAGES, len(IMAGES)), IMAGES * 4)
 

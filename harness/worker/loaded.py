@@ -1,0 +1,93 @@
+"""A part that a worker has loaded: a runtime's session with the tensors that its artifact declares."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from harness.errors import DeviceError
+from harness.types import Artifact, Session
+from harness.types.json import Facts
+
+__all__ = ["LoadedPart"]
+
+FLOAT32 = np.dtype(np.float32)
+
+
+class LoadedPart:
+    """A session whose answers are checked where they arrive (:class:`harness.types.Session`).
+
+    ``output`` is the declared shape of one sample's answer. Everything else that the session has (``facts``,
+    ``rehearse``, ``device_memory``) is the session's own.
+    """
+
+    def __init__(self, name: str, session: Session, artifact: Artifact) -> None:
+        self._part = f"runtime {artifact.runtime}: part {name}"
+        self._session = session
+        self._inputs = [np.dtype(spec.dtype) for spec in artifact.inputs]
+        self.output = tuple(artifact.output.shape)
+        self._runs = 0
+
+    @property
+    def facts(self) -> Facts:
+        """What really runs, as the session says it."""
+        return self._session.facts
+
+    def close(self) -> None:
+        """Close the session."""
+        self._session.close()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._session, name)
+
+    def run(self, inputs: Sequence[NDArray[Any]]) -> NDArray[np.float32]:
+        """Run one forward pass: inputs [n, ...] in the element types that the part declares -> float32 [n, *output].
+
+        The answer is in host memory when the function returns: an answer that is computed when it is read is computed
+        here. The second run also finds out whether the session changes its inputs; the first one is timed alone.
+
+        Raises:
+            DeviceError: the answer is not what the artifact declares, or the session changed an input.
+        """
+        given = self._cast(inputs)
+        self._runs += 1
+        if self._runs == 2:
+            return self._watched(given)
+        return self._checked(self._session.run(given), len(given[0]))
+
+    def _cast(self, inputs: Sequence[NDArray[Any]]) -> Sequence[NDArray[Any]]:
+        """Return the inputs in the declared element types: the same object where they have them."""
+        if [value.dtype for value in inputs] == self._inputs:
+            return inputs
+        return tuple(
+            value.astype(dtype, copy=False) for value, dtype in zip(inputs, self._inputs, strict=True)
+        )
+
+    def _watched(self, given: Sequence[NDArray[Any]]) -> NDArray[np.float32]:
+        before = _checksums(given)
+        answer = self._checked(self._session.run(given), len(given[0]))
+        if before != _checksums(given):
+            raise DeviceError(f"{self._part} changes its inputs in place; a session may only read them")
+        return answer
+
+    def _checked(self, answer: Any, n: int) -> NDArray[np.float32]:
+        """Return the answer as an array in host memory."""
+        if type(answer) is not np.ndarray:
+            answer = np.asarray(answer)
+        if answer.dtype != FLOAT32 or answer.shape[1:] != self.output or len(answer) != n:
+            raise DeviceError(self._refused(answer, n))
+        checked: NDArray[np.float32] = answer
+        return checked
+
+    def _refused(self, answer: NDArray[Any], n: int) -> str:
+        found = f"{answer.dtype} {list(answer.shape)}"
+        return f"{self._part} answers {found}; its artifact declares float32 {[n, *self.output]}"
+
+
+def _checksums(arrays: Sequence[NDArray[Any]]) -> list[int]:
+    """Return a checksum of each array. A copy to compare with would count as the model's memory."""
+    return [zlib.crc32(np.ascontiguousarray(array).data) for array in arrays]
