@@ -91,11 +91,17 @@ def whole(device, runtime, **what):
     return facts
 
 
-def graph(missing=None, width=2, **parts):
+def graph(missing=None, width=2, wire="float32", **parts):
     spec = TensorSpec(shape=(width,))
     return Graph(
         parts=tuple(
-            GraphPart(name=name, inputs=inputs, output=spec, stand_ins=(missing or {}).get(name, {}))
+            GraphPart(
+                name=name,
+                inputs=inputs,
+                output=spec,
+                stand_ins=(missing or {}).get(name, {}),
+                wire_dtype=wire,
+            )
             for name, inputs in parts.items()
         )
     )
@@ -221,6 +227,16 @@ def test_parts_run_on_their_devices_and_are_joined(opened, runtime):
         f"{way}:{part}" for way in ("rtt", "up", "down") for part in ("left", "right")
     }
     assert set(samples.parts.outcome) == {0}
+
+
+def test_outputs_that_travel_as_float16_arrive_as_float32(opened, runtime):
+    central, left, right = opened("a"), opened("b"), opened("c")
+    for device, name in ((left, "left"), (right, "right"), (central, "last")):
+        device.load(name, artifact(times=3, strict=True), runtime())
+    parts = {"left": ("image",), "right": ("left",), "last": ("right",)}
+    joined(central, parts, {"left": left, "right": right}, wire="float16")
+    np.testing.assert_array_equal(central.infer(IMAGES, len(IMAGES)), IMAGES * 27)
+    assert central.measure(SHORT, IMAGES).trace.reached
 
 
 def test_two_parts_of_one_peer_take_turns(opened, runtime):

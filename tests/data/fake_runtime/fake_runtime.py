@@ -23,6 +23,8 @@ class FakeSession:
         if self.what.get("raise_at") == self.calls:
             raise RuntimeError("the fake session fails on demand")
         time.sleep(self.what.get("first_s", 0) if self.calls == 1 else self.what.get("sleep_s", 0))
+        if self.what.get("strict") and any(part.dtype != np.float32 for part in inputs):
+            raise TypeError("this session takes float32 alone, as ONNX Runtime does")
         if self.what.get("counts"):
             return np.full_like(inputs[0], self.calls)
         return sum(np.asarray(part) for part in inputs) * np.float32(self.what.get("times", 1))
