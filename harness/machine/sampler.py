@@ -13,11 +13,11 @@ import subprocess
 import sys
 import tempfile
 import threading
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import IO, TypeVar
 
+from harness.machine.clock import clock_of
 from harness.machine.messages import (
     MeterLog,
     Now,
@@ -225,26 +225,26 @@ class _End:
         return self.receive(type(request))
 
     def join_clocks(self) -> None:
-        """Measure the offset of the other host's clock by the fastest of several round trips.
+        """Measure the offset of the other host's clock (:func:`~harness.machine.clock.clock_of`).
 
-        The error is at most half of that trip: Cristian, "Probabilistic clock synchronization", Distributed Computing
-        3, 1989. The offset is measured again after the window. The difference of the two offsets is added to the
-        error.
+        It is measured again after the window. The difference of the two offsets is added to the error.
         """
         if not self._host:
             return
-        trips = []
-        for _ in range(PINGS):
-            sent = time.monotonic_ns()
-            there = self.ask(Now())
-            if there is None:
-                return
-            got = time.monotonic_ns()
-            trips.append((got - sent, there.now - (sent + got) // 2))
-        took, offset = min(trips)
-        drift = abs(offset - self._offset_ns) if self._offset_ns else 0
-        self.clock_error_s = (took / 2 + drift) / 1e9
-        self._offset_ns = offset
+        try:
+            clock = clock_of(self._now, PINGS)
+        except OSError:
+            return  # ``problem`` says why
+        drift = abs(clock.offset_ns - self._offset_ns) if self._offset_ns else 0
+        self.clock_error_s = (clock.error_ns + drift) / 1e9
+        self._offset_ns = clock.offset_ns
+
+    def _now(self) -> int:
+        """Return the other host's monotonic nanoseconds. Raises ``OSError`` if there is no answer."""
+        there = self.ask(Now())
+        if there is None:
+            raise OSError(self.problem)
+        return there.now
 
     def local(self, ns: int) -> int:
         return ns - self._offset_ns

@@ -26,6 +26,7 @@ from pydantic import TypeAdapter, ValidationError
 
 import harness
 from harness.errors import BoardLost, DeviceError
+from harness.machine.clock import clock_of
 from harness.types import Clock
 from harness.worker.commands import Command
 from harness_remote import agent_pb2 as pb
@@ -123,19 +124,12 @@ class Client:
             raise DeviceError(f"{unreadable}: {where}: {error.errors()[0]['msg']}") from None
 
     def clock(self) -> Clock:
-        """Return the offset of the board's monotonic clock, from the fastest of 20 round trips, and its error.
+        """Return the board's monotonic clock less this process's (:func:`~harness.machine.clock.clock_of`).
 
-        The error is half of that round trip. Cristian, "Probabilistic clock synchronization", Distributed Computing
-        3, 1989.
+        Raises:
+            BoardLost: the board does not answer.
         """
-        trips = []
-        for _ in range(PINGS):
-            sent = time.monotonic_ns()
-            answered_ns = self.health().monotonic_ns
-            got = time.monotonic_ns()
-            trips.append((got - sent, answered_ns - (sent + got) // 2))
-        took, offset = min(trips)
-        return Clock(offset_ns=offset, error_ns=took // 2 + 1)
+        return clock_of(lambda: int(self.health().monotonic_ns), PINGS)
 
     # --- the lease ---
 
