@@ -143,9 +143,7 @@ class Inside:
             child.wait()
         if os.getpid() == 1:
             with suppress(OSError):
-                os.kill(
-                    -1, signal.SIGKILL
-                )  # processes that an agent left; only an empty cgroup can be removed
+                os.kill(-1, signal.SIGKILL)  # processes that an agent left would keep its cgroup
             _reap(set())
         limits.sweep(self.settings.lab.lab)
 
