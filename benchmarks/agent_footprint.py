@@ -1,4 +1,4 @@
-"""Measure what the agent costs a board: memory while it waits, time to start, disk on aarch64 per Python.
+"""Measure the cost of the agent for a board: memory while it waits, time to start, disk on aarch64 per Python.
 
 Memory and start time are those of this machine. The disk space is that of the aarch64 wheels that pip downloads,
 packed and unpacked.

@@ -76,7 +76,7 @@ def one(target: Target, fuzz: Fuzz) -> None:
 
 
 def _method(target: Target, fuzz: Fuzz) -> Callable[[], None]:
-    """A call with a changed message, under any token and lease."""
+    """Return a call with a changed message, with any token and lease."""
     kind = fuzz.random.choice(METHODS)
     data = fuzz.message(REQUESTS.get(kind, pb.HealthRequest()))
     name = "Work" if kind in COMMANDS else kind
@@ -151,7 +151,7 @@ def address_of(target: str) -> tuple[str, int]:
 
 
 def _broken_off(target: Target, fuzz: Fuzz) -> Callable[[], None]:
-    """A call that its caller leaves within milliseconds, while it sends."""
+    """Return a call whose caller disconnects within milliseconds, while it sends."""
     kind = fuzz.random.choice(("Put", "Follow", "LoadFile", "Serve", "InferFile"))
     data = REQUESTS[kind].SerializeToString()
     name = "Work" if kind in COMMANDS else kind

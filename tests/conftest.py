@@ -40,7 +40,7 @@ def real_data() -> Path:
 
 @pytest.fixture
 def unknown_keys() -> Callable[[BaseModel], list[str]]:
-    """Returns the keys of a record, or of a block of one, that are no named fields."""
+    """Return a function that lists the keys of a record, or of one of its blocks, that are not named fields."""
 
     def unknown(value: Any, path: str = "") -> list[str]:
         if isinstance(value, BaseModel):
@@ -90,7 +90,7 @@ def toys() -> Iterator[ModuleType]:
 def prepare_toys(
     toys: ModuleType, tmp_path_factory: pytest.TempPathFactory
 ) -> Callable[[str], tuple[Plan, Plugins, Store]]:
-    """Returns a function that plans a suite of the plugin ``toys`` and prepares its nodes."""
+    """Return a function that plans a suite of the plugin ``toys`` and prepares its nodes."""
     from harness.plan.planner import make_plan
     from harness.plugins import load_plugins
     from harness.prepare.nodes import run_node

@@ -139,7 +139,7 @@ class Target:
         return answer.error
 
     def asked(self, part: str) -> Answer:
-        """The answer to a good frame for a part, over a connection of its own. Raises ``OSError``."""
+        """Send a good request for a part over a new connection, and return the answer. Raises ``OSError``."""
         conn = connect(self.frames, self.identity.certificate_pem, HANG_S, MAX_MESSAGE_BYTES)
         try:
             conn.send(pack_ticket(self.ticket))

@@ -1,4 +1,4 @@
-"""Powercap trees as the kernel lays them out, and a process that may not read them."""
+"""Powercap trees with the kernel's layout, and a process that may not read them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ RANGE = 262_143_328_850  # as on many Intel desktops
 
 
 def build(root: Path, zones: dict[str, tuple[str, int] | tuple[str, int, int]], cpuinfo: str = "") -> Path:
-    """A tree below ``root``. ``zones``: {"intel-rapl:0:2": (name, energy_uj[, range_uj])}, parents first."""
+    """Make a tree below ``root``. ``zones`` is {"intel-rapl:0:2": (name, energy_uj[, range_uj])}, parents first."""
     top = root / "sys/class/powercap"
     for zone, (name, energy, *limit) in zones.items():
         control, *index = zone.split(":")
@@ -31,7 +31,7 @@ def build(root: Path, zones: dict[str, tuple[str, int] | tuple[str, int, int]], 
 
 
 def sockets(root: Path, packages: list[int]) -> None:
-    """What pyRAPL reads of the processors: the package of each."""
+    """Write the files from which pyRAPL reads the package of each processor."""
     system = root / "sys/devices/system/cpu"
     for cpu, package in enumerate(packages):
         (system / f"cpu{cpu}/topology").mkdir(parents=True)
@@ -40,13 +40,13 @@ def sockets(root: Path, packages: list[int]) -> None:
 
 
 def refuse(top: Path) -> None:
-    """Counters as the kernel guards them; root's own 0400 says nothing to an owner who isn't root."""
+    """Protect the counters as the kernel does. Mode 0400 would not stop an owner who is not root, so that is mode 0."""
     for path in top.glob("intel-rapl*:*/energy_uj"):
         path.chmod(0o400 if os.geteuid() == 0 else 0)
 
 
 def as_nobody(ask):
-    """What ``ask()`` answers in a process without root's rights."""
+    """Return the answer of ``ask()`` in a process without root's rights."""
     ours, theirs = os.pipe()
     child = os.fork()
     if child == 0:

@@ -157,7 +157,7 @@ def until(condition: Callable[[], object], process: subprocess.Popen[str], withi
 
 
 def training(place: Path, name: str = "train") -> list[str]:
-    """Checkpoints of trainings under way. ``Path.glob`` would raise for a folder that goes meanwhile."""
+    """Return the checkpoints of running trainings. ``Path.glob`` would raise for a folder that disappears meanwhile."""
     return glob.glob(str(place / "cache" / "work" / "*" / f"{name}*"))
 
 
@@ -274,7 +274,7 @@ def test_two_processes_that_train_together(place):
 
 
 def kill_one(process: subprocess.Popen[str], chance: random.Random) -> None:
-    """``kill -9`` the run itself, or one of its children."""
+    """Send SIGKILL to the run itself, or to one of its children."""
     processes = family(process.pid)
     victim = chance.choice(processes) if processes and chance.random() < 0.5 else None
     with contextlib.suppress(psutil.NoSuchProcess):

@@ -56,7 +56,7 @@ if words[0] == "restart":
 
 
 def free_port() -> int:
-    """One that stays free, as does the next: below those that the system gives to outgoing connections."""
+    """Return a port that stays free, as does the next one: it is below the range of outgoing connections."""
     for port in random.sample(range(20_000, 30_000), 100):
         with contextlib.suppress(OSError), socket.socket() as one, socket.socket() as other:
             one.bind(("127.0.0.1", port))
@@ -122,7 +122,7 @@ def board(tmp_path):
 
 
 def quick_environments(board: Board) -> None:
-    """What the agent needs is found where these tests found it, so that only the wheel itself is installed."""
+    """Let new environments find the packages of this one, so that only the wheel itself is installed."""
     site = sysconfig.get_path("purelib")
     version = f"python{sys.version_info[0]}.{sys.version_info[1]}"
     board.program(
@@ -205,7 +205,7 @@ def test_a_board_is_set_up_upgraded_and_becomes_a_service(board):
 @pytest.mark.soak
 @pytest.mark.parametrize("words", [(), ("--offline",)])
 def test_a_board_with_nothing_gets_all_that_the_agent_needs(board, words):
-    """Minutes: everything is downloaded and installed. The board of the second has no network."""
+    """This takes minutes, because everything is downloaded and installed. In the second case the board is offline."""
     if words:
         board.variables["FAKE_SSH_NO_NETWORK"] = "1"
         done = board.harness("devices", "setup", "pi1", "--ssh", "me@pi1", "--port", str(board.port))

@@ -98,7 +98,7 @@ def run(made: Partition, images: torch.Tensor) -> dict[str, torch.Tensor]:
 
 
 def check_sketch(sketch: Sketch, made: Partition) -> None:
-    """The sketch tells what the parts turn out to be."""
+    """Check that the sketch agrees with the parts that were made."""
     tensors = {"image": torch.zeros(2, 1, 8, 8)}
     assert [part.name for part in sketch.parts] == [part.name for part in made.parts]
     for planned, part in zip(sketch.parts, made.parts, strict=True):

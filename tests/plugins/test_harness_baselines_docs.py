@@ -1,4 +1,4 @@
-"""docs/baselines.md: each line of a suite in it can be planned, and builds the model that the page describes."""
+"""Tests of docs/baselines.md: each line of a suite in it can be planned, and builds the described model."""
 
 from __future__ import annotations
 

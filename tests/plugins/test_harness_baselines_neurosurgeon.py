@@ -24,7 +24,7 @@ Line = tuple[float, float]
 
 
 def fleet(lines: Any, rate: float | None = None, rtt: float = 0.0, central: int = 0) -> Fleet:
-    """Two devices with the lines (seconds, seconds per GMAC); ``None`` for no profile."""
+    """Return two devices with the lines (seconds, seconds per GMAC). None stands for no profile."""
     devices = []
     for name, line in zip("ab", lines, strict=True):
         details: dict[str, Any] = {}
@@ -46,7 +46,7 @@ def sketch(fleet: Fleet, shape: ViTShape = SHAPE, **params: Any) -> Sketch:
 
 
 def times(shape: ViTShape, lines: list[Line], rate: float, rtt: float, central: int) -> dict[Any, float]:
-    """(front's device, blocks there, back's device) -> seconds, written down from the definition."""
+    """Return (device of front, its blocks, device of back) -> seconds, computed from the definition."""
     bytes_of = {"image": 4 * 3 * 32 * 32, "tokens": 4 * 65 * 48, "answer": 4 * 10}
     block = 65 * 12 * 48**2 + 2 * 65**2 * 48
     embedding, head = 64 * 3 * 16 * 48, 48 * 10

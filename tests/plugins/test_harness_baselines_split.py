@@ -1,4 +1,4 @@
-"""class-split: who sees which images, equal compute, the two fusions by hand, and the oracle beside them."""
+"""Tests of class-split: the images of each sub-model, equal compute, the two fusions by hand, and the oracle."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ def test_a_class_without_images_is_named(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("fusion", ["average", "probe"])
 def test_all_trainings_together_spend_the_sources_compute(fusion: str, tmp_path: Path) -> None:
-    """Passes as the training loop counts them, times MACs counted by torch."""
+    """The expected compute is the passes of the training loop times the MACs that torch counts."""
     target = 60_000_000
     ctx, made = split(tmp_path, target, fusion=fusion, probe_epochs=3)
     (step,) = made.lineage
@@ -140,7 +140,7 @@ def test_an_untrained_source_sets_no_budget(tmp_path: Path) -> None:
 
 
 def test_averaged_softmax_by_hand() -> None:
-    """Groups {2, 0} and {1, 3, 4}: class 0 is the first one's second output, class 3 the second's second."""
+    """With the groups {2, 0} and {1, 3, 4}, class 0 is output 2 of the first, and class 3 is output 2 of the second."""
     first, second = [0.0, math.log(3.0)], [math.log(2.0), math.log(5.0), 0.0]
     want = [3 / 4, 2 / 8, 1 / 4, 5 / 8, 1 / 8]
     fusion = averaged_softmax(groups=[[2, 0], [1, 3, 4]])

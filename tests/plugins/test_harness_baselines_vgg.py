@@ -36,7 +36,7 @@ def shape(classes: int = 4, stages: Any = ((5, 6), (8,)), size: tuple[int, int] 
 
 
 def plain(vgg: VGG, images: torch.Tensor) -> list[torch.Tensor]:
-    """Every layer's activations [n, filters, H, W], each layer written out."""
+    """Return the activations [n, filters, H, W] of every layer, computed without the module's own forward."""
     found, x = [], images
     for block, last in zip(vgg.blocks, [False, True, True], strict=True):
         norm = block[1]
@@ -49,7 +49,7 @@ def plain(vgg: VGG, images: torch.Tensor) -> list[torch.Tensor]:
 
 
 def lively(vgg: VGG) -> VGG:
-    """With BatchNorms that have seen something."""
+    """Return the VGG in evaluation mode, with random statistics in its BatchNorms."""
     torch.manual_seed(1)
     for block in vgg.blocks:
         nn.init.normal_(block[1].weight, 1, 0.3)

@@ -77,7 +77,7 @@ def test_published_operations(params: dict[str, Any], printed: float, fvcores: f
 
 
 def test_deccts_have_the_published_count() -> None:
-    """Tables III to V: 18.3 M, four sub-models of 4.548 M and Linear(1024, 100)."""
+    """Tables III to V publish 18.3 M: four sub-models of 4.548 M and Linear(1024, 100)."""
     teacher = describe_cct(CCTParams(**CCT14), info((3, 224, 224), 100))
     params = DeViTParams(parts=4, dim=256, heads=4, depth=7, mlp_ratio=2, fusion="concat")
     *subs, last = DEVIT.sketch(teacher, params, FLEET).parts
@@ -115,7 +115,7 @@ def test_the_shape_tells_what_is_built(params: dict[str, Any]) -> None:
 
 
 def by_hand(state: dict[str, np.ndarray], image: np.ndarray, heads: int) -> np.ndarray:
-    """Logits of one image [C, H, W], by loops over pixels, heads and tokens; kernel 3, stride 1."""
+    """Return the logits of one image [C, H, W], by loops over pixels, heads and tokens (kernel 3, stride 1)."""
     x = np.maximum(windows(image, lambda w: np.einsum("ocij,cij->o", state["patch_embed.proj.weight"], w)), 0)
     x = windows(x, lambda w: w.max(axis=(1, 2)), fill=-np.inf)[:, ::2, ::2]
     x = x.reshape(len(x), -1).T + state["pos_embed"][0]  # [T, D]
@@ -136,7 +136,7 @@ def by_hand(state: dict[str, np.ndarray], image: np.ndarray, heads: int) -> np.n
 
 
 def windows(x: np.ndarray, of: Any, fill: float = 0.0) -> np.ndarray:
-    """``of`` each 3 by 3 window of [C, H, W] padded by one."""
+    """Return the values of ``of`` at each 3 x 3 window of [C, H, W], padded by one."""
     padded = np.pad(x, ((0, 0), (1, 1), (1, 1)), constant_values=fill)
     rows = [[of(padded[:, i : i + 3, j : j + 3]) for j in range(x.shape[2])] for i in range(x.shape[1])]
     return np.array(rows).transpose(2, 0, 1)
@@ -218,7 +218,7 @@ def test_fewer_blocks_and_neurons_are_exactly_a_masked_teacher() -> None:
 
 @pytest.mark.parametrize("position", ["learnable", "sinusoidal", "none"])
 def test_fewer_channels_are_those_of_the_last_convolution(position: str) -> None:
-    """What comes before and after the blocks, exactly: the convolutions before the last are kept whole."""
+    """The layers before and after the blocks must be exact. The convolutions before the last keep all channels."""
     sizes: dict[str, Any] = {"convs": 2, "conv_dim": 5, "position": position, "size": (1, 16, 16)}
     teacher, small = built(1, **sizes), built(2, dim=8, heads=2, **sizes)
     channels, heads = torch.tensor([0, 1, 3, 4, 6, 7, 9, 11]), torch.tensor([0, 1, 2, 3, 8, 9, 10, 11])

@@ -49,7 +49,7 @@ def png(pixels: NDArray[np.uint8]) -> bytes:
 
 
 def write(path: Path, labels: list[Any], images: list[Any] | None = None, **keys: Any) -> Path:
-    """A Parquet file laid out as the hub's; ``metadata``, ``image`` and ``label`` change that."""
+    """Write a Parquet file in the hub's format. ``metadata``, ``image`` and ``label`` change the format."""
     images = [png(picture(10 * index)) for index in range(len(labels))] if images is None else images
     structs = [{"bytes": image, "path": None} for image in images]
     kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])

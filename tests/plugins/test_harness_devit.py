@@ -125,7 +125,7 @@ def test_the_sketch_tells_what_the_parts_are(tmp_path: Path, teacher: str, param
     ],
 )
 def test_published_parameter_counts(name: str, sizes: dict[str, Any], millions: float) -> None:
-    """Tables III to V: 23.0 M and 23.9 M, which are those of 100 classes and the code's FA."""
+    """Tables III to V publish 23.0 M and 23.9 M, the counts for 100 classes and the published code's FA."""
     spec = timm_spec(name, classes=100, size=224)
     spec = ModuleSpec(factory=spec.factory, params={**spec.params, "channels": 3})
     params = DeViTParams(parts=4, dim=192, heads=3, depth=12, **sizes)

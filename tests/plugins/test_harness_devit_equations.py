@@ -80,7 +80,7 @@ def test_fm_of_the_code_by_hand() -> None:
 
 
 def unfold(x: torch.Tensor, dim: int) -> list[list[float]]:
-    """Rows of [h, T, e] along ``dim``."""
+    """Return the rows of [h, T, e] along ``dim``."""
     return [x.select(dim, i).flatten().tolist() for i in range(x.shape[dim])]
 
 
@@ -212,7 +212,7 @@ def test_the_sub_task_loss_is_eq_8(losses: tuple[Any, ...]) -> None:
 @pytest.mark.parametrize("kind", ["concat", "linear"])
 @torch.no_grad()
 def test_the_ensemble_loss_is_eq_14_and_15(kind: str, losses: tuple[Any, ...]) -> None:
-    """``concat`` goes through G [24, 12]; the fused feature of ``linear`` is as wide as the teacher's token."""
+    """``concat`` uses G [24, 12]. The fused feature of ``linear`` is as wide as the teacher's token."""
     m0, subs = vit(1, class_token=True), [vit(seed, class_token=True, classes=0) for seed in (2, 3)]
     fused = made_fusion(kind, parts=2, dim=12, width=12, classes=3)
     maps = token_maps(24 if kind == "concat" else 12, 12, 1, direct=kind == "linear")
@@ -403,7 +403,7 @@ def test_fewer_heads_and_channels_are_exactly_a_masked_attention() -> None:
 
 
 def test_narrower_heads_keep_the_scale_of_attention() -> None:
-    """Channels of q and k that are zero in the teacher may go without any change."""
+    """Channels of q and k that are zero in the teacher can be removed without any change of the output."""
     teacher, small = vit(1, dim=12), vit(2, dim=6)  # three heads of 4, of 2
     channels, heads = torch.arange(6), torch.tensor([0, 1, 4, 5, 8, 9])
     gone = [2, 3, 6, 7, 10, 11]

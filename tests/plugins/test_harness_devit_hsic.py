@@ -87,7 +87,7 @@ def outputs(
 
 
 def measure(x: np.ndarray, p: np.ndarray) -> np.ndarray:
-    """Of each unit of [n, T, u]."""
+    """Return the importance of each unit of [n, T, u]."""
     relevance = scaled([hsic(gaussian(x[..., i]), p @ p.T) for i in range(x.shape[2])])
     return 0.1 * relevance + 0.9 * scaled([float(np.abs(x[..., i]).sum()) for i in range(x.shape[2])])
 

@@ -107,7 +107,7 @@ class Lab:
 
 
 def cloud(spec: ModuleSpec | None = None) -> Model:
-    """A CloudViT none of whose tensors is as initialised."""
+    """Return a CloudViT in which every tensor differs from its initialisation."""
     spec = spec or SHAPE.spec()
     module = spec.build().eval()
     generator = torch.Generator().manual_seed(5)
@@ -124,7 +124,7 @@ def edge(lab: Lab, source: Model, **params: Any) -> Model:
 
 
 def equal_parts(a: nn.Module, b: nn.Module) -> set[str]:
-    """Which parts of the paper hold the same numbers in both, as far as both have them."""
+    """Return the parts of the paper whose tensors are equal in both models, or missing in ``a``."""
     left, right = a.state_dict(), b.state_dict()
     part = {"norm": "norm", "fc_norm": "norm", "head": "head", "head_dist": "head"}
     differing = {

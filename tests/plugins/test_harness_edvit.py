@@ -85,7 +85,7 @@ def test_removed_channels_give_what_masked_ones_do(kind: str) -> None:
 
 @torch.no_grad()
 def test_channels_set_to_zero_are_not_removed_ones() -> None:
-    """Why LayerNorm counts over the kept channels."""
+    """This is why LayerNorm computes its statistics over the kept channels."""
     vit, keep = model(), torch.tensor([0, 2, 3, 7, 8, 11])
     zeroed = copy.deepcopy(vit)
     gone = [c for c in range(12) if c not in keep]

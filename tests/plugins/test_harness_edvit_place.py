@@ -91,7 +91,7 @@ def fleet(memory_mb: list[int]) -> Fleet:
 
 
 def sketch(parts: list[tuple[int, int]]) -> Sketch:
-    """``parts``: (10^9 MACs, MiB) each; the part that answers needs nothing."""
+    """Return a sketch with ``parts`` of (10^9 MACs, MiB) each, and a last part that needs nothing."""
     made = [
         PartSketch(
             name=f"p{i}",
@@ -117,7 +117,7 @@ def place(
 
 
 def left(parts: list[tuple[int, int]], energy: list[int], memory: list[int], chosen: list[int]) -> int | None:
-    """min_i E_i - sum e_j of a choice, by hand; None where it breaks Eq. 1."""
+    """Return min_i E_i - sum e_j of a placement, computed by hand, or None if it violates Eq. 1."""
     e, m = list(energy), list(memory)
     for (macs, mb), device in zip(parts, chosen, strict=True):
         e[device] -= macs

@@ -1,3 +1,5 @@
+"""Tests of the CPU backend: real workers on this machine, their samples, memory and affinity."""
+
 from __future__ import annotations
 
 import contextlib

@@ -1,4 +1,4 @@
-"""The offset of a log's clock, found by the load's step in it."""
+"""Tests of the clock offset of a log, found by the power step of the workload."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ TRIALS = 200
 
 
 def log(rng, *, rate, idle, busy, noise, load, window, offset, averaging=0.0, jitter=0.2, margin=5.0):
-    """A meter's log: (its own times, watts) of a load at ``load``, whose clock is ``offset`` behind."""
+    """Return a meter's log (its own times, watts) of a workload at ``load``. The log's clock is ``offset`` behind."""
     period = 1 / rate
     true = np.arange(window[0] - margin, window[1] + margin, period)
     true = true + rng.uniform(-jitter / 2, jitter / 2, len(true)) * period + rng.uniform(0, period)

@@ -1,4 +1,4 @@
-"""A log from any meter: columns, clocks, what is wrong with a line, and the window that is read."""
+"""Tests of logs from any meter: columns, clocks, faults in a line, and the window that is read."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def params(path, **more):
 
 
 def opened(path, block=BLOCK, **more) -> CsvLog:
-    """As the sampler does: what describes the meter went through JSON."""
+    """Open the log as the sampler does, after the meter's description has been converted to JSON and back."""
     (info,) = describe(params(path, host="elsewhere", **more))
     return open_log(MeterInfo(**json.loads(json.dumps(asdict(info)))), block)
 
@@ -350,7 +350,7 @@ def test_a_log_that_was_just_rotated_and_is_still_empty(tmp_path):
 
 @pytest.mark.parametrize(("clock", "origin"), [("elapsed", 7.0), ("unix", 1e9)])
 def test_by_the_loads_step(tmp_path, clock, origin):
-    """A log whose clock began at some other time, and whose last line was measured half a second ago."""
+    """The log's clock has another origin, and its last line was measured half a second ago."""
     path = tmp_path / "log.csv"
     now = time.monotonic()
     load = now - 6.5, now - 5.5

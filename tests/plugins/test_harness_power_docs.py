@@ -1,4 +1,4 @@
-"""docs/meters.md: its example of a meter works, from probing to a reading."""
+"""Tests of docs/meters.md: its example of a meter works, from probing to a reading."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""INA219, INA226 and INA228 through smbus2 as it is: only the kernel's ioctl is played, over register maps."""
+"""Tests of INA219, INA226 and INA228 with unmodified smbus2, over a simulated ioctl with register maps."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ Bus = dict[int, Chip]
 
 @pytest.fixture
 def bus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bus:
-    """Chips by address on /dev/i2c-1, behind the kernel's interface (i2c-dev.h)."""
+    """Return chips by address on /dev/i2c-1, behind a simulation of the kernel's interface (i2c-dev.h)."""
     monkeypatch.setenv("HARNESS_SYSROOT", str(tmp_path))
     (tmp_path / "dev").mkdir()
     (tmp_path / "dev/i2c-1").touch()

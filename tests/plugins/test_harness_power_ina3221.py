@@ -41,7 +41,7 @@ def put(path: Path, text: object) -> None:
 
 
 def hwmon(root: Path, chips: list[Rails], **attributes: object) -> Path:
-    """The layout of JetPack 5 and newer."""
+    """Make a tree with the layout of JetPack 5 and newer."""
     for number, rails in enumerate(chips):
         chip = root / f"sys/bus/i2c/devices/1-{40 + number:04}"
         put(chip / "name", "ina3221")
@@ -58,7 +58,7 @@ def hwmon(root: Path, chips: list[Rails], **attributes: object) -> Path:
 
 
 def iio(root: Path, chips: list[Rails], *, running_mode: int = 1, config: int | None = None) -> Path:
-    """The layout of JetPack 4."""
+    """Make a tree with the layout of JetPack 4."""
     for number, rails in enumerate(chips):
         chip = root / f"sys/bus/i2c/devices/6-{40 + number:04}"
         put(chip / "name", "ina3221x")
@@ -104,7 +104,7 @@ def watts(info: MeterInfo) -> float:
 
 
 def jtop_says(root: Path) -> dict[str, Any]:
-    """What jetson-stats' service would publish of this tree."""
+    """Return the values that jetson-stats' service would publish for this tree."""
     before = multiprocessing.get_start_method(allow_none=True)
     power = pytest.importorskip("jtop.core.power")
     multiprocessing.set_start_method(before, force=True)  # importing jtop sets it

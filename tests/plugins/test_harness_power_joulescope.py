@@ -1,8 +1,8 @@
-"""The Joulescope: the maker's package, unchanged, over a driver that answers as theirs does.
+"""Tests of the Joulescope: the maker's unmodified package, over a driver that answers as the real one does.
 
-The driver below the package is compiled and speaks to libusb itself; here it is a double of its interface
-(``pyjoulescope_driver.Driver``: paths, open, publish, subscribe). joulescope before 1.6 asks it for the paths;
-later ones watch for devices, and use the contexts that ``open`` and ``subscribe`` return.
+The real driver is compiled and uses libusb itself. Here it is a double of its interface
+(``pyjoulescope_driver.Driver``: paths, open, publish, subscribe). joulescope before 1.6 asks the driver for the
+paths. Later versions watch for devices, and use the contexts that ``open`` and ``subscribe`` return.
 """
 
 from __future__ import annotations
@@ -110,7 +110,7 @@ class Driver:
 
 @pytest.fixture
 def plugged(monkeypatch, tmp_path):
-    """Plugs instruments in: sysfs tells of them, and the driver finds them."""
+    """Return a function that plugs instruments in: sysfs lists them, and the driver finds them."""
 
     def plug(*paths, **more):
         driver = Driver(*paths, **more)

@@ -1,4 +1,4 @@
-"""The jtop meter with jetson-stats as it is, against a service that these tests play."""
+"""Tests of the jtop meter with unmodified jetson-stats, against a simulated service."""
 
 from __future__ import annotations
 
@@ -163,7 +163,7 @@ def opened(info: MeterInfo, limits: meter.Limits = LONG) -> Any:
 
 
 def fetched(log: Any, count: int) -> tuple[int, int, list[tuple[int, float]]]:
-    """A window, begun now, with at least so many samples, however late they come."""
+    """Return begin, end and samples of a window that begins now and has at least ``count`` samples."""
     begin = end = time.monotonic_ns()
     samples: list[tuple[int, float]] = []
     while len(samples) < count:

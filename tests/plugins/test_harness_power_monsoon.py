@@ -1,6 +1,6 @@
-"""The Monsoon HVPM: the maker's package, unchanged, drives a USB device that speaks its protocol.
+"""Tests of the Monsoon HVPM: the maker's unmodified package drives a USB device that speaks its protocol.
 
-The device is a backend of pyusb, so that everything above the transfers is the real thing.
+The device is a backend of pyusb, so only the transfers are simulated.
 """
 
 from __future__ import annotations
@@ -195,7 +195,7 @@ class Backend(usb_backend.IBackend):
 
 @pytest.fixture
 def plugged(monkeypatch, tmp_path):
-    """Plugs a monitor in: sysfs tells of it, and pyusb finds it."""
+    """Return a function that plugs a monitor in: sysfs lists it, and pyusb finds it."""
 
     def plug(milliamperes=lambda _: 1000.0, **more):
         backend = Backend(milliamperes, **more)

@@ -1,4 +1,4 @@
-"""NVML without a GPU: unmodified pynvml in a process of its own, which loads tests/data/nvml_stub.c."""
+"""Tests of NVML without a GPU: unmodified pynvml in a separate process, which loads tests/data/nvml_stub.c."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def build(folder: Path, *flags: str) -> Path:
 
 @contextmanager
 def python(code: str, folder: Path) -> Iterator[subprocess.Popen[str]]:
-    """A process that finds NVML's library in ``folder``."""
+    """Run a process that finds NVML's library in ``folder``."""
     env = {
         **os.environ,
         "LD_LIBRARY_PATH": str(folder),

@@ -1,3 +1,5 @@
+"""Tests of the powercap meters, on trees of files made after the kernel's documentation."""
+
 from __future__ import annotations
 
 import json

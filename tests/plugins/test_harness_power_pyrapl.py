@@ -1,3 +1,5 @@
+"""Tests of the pyRAPL meters: the unmodified library on powercap trees, compared with the powercap meters."""
+
 from __future__ import annotations
 
 import json

@@ -1,3 +1,5 @@
+"""Tests of the Raspberry Pi meter and watch, with a ``vcgencmd`` of their own."""
+
 from __future__ import annotations
 
 import itertools
@@ -34,7 +36,7 @@ NOT_THERE = 'error=1 error_msg="Command not registered"'
 
 
 def adc(rails=WATTS):
-    """As the firmware prints it: currents, then voltages, and two voltages without a current."""
+    """Return the firmware's output: currents, then voltages, and two voltages without a current."""
     lines = [f"{name}_A current({i})={rails[name][0]:.8f}A" for i, name in enumerate(rails)]
     lines += [f"{name}_V volt({i + 8})={rails[name][1]:.8f}V" for i, name in enumerate(rails)]
     lines += ["EXT5V_V volt(24)=5.15400000V", "BATT_V volt(25)=0.00512820V"]

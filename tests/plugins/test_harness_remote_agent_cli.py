@@ -1,4 +1,4 @@
-"""``harness agent init|serve|install-service``."""
+"""Tests of the commands ``harness agent init``, ``serve`` and ``install-service``."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def test_half_an_identity_is_never_served_without(agent, tmp_path):
 
 
 def test_serve_says_when_it_is_ready_and_ends_with_a_signal(tmp_path):
-    """By a line, a file, and to systemd; the address is one that it listens at."""
+    """It reports by a line, by a file and to systemd. It listens at the address that it reports."""
     identity = secrets.create(tmp_path / "agent")
     (tmp_path / "ready").write_text("of an earlier agent")
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
@@ -136,7 +136,7 @@ for line in range(1, 9):
 
 
 def test_a_signal_ends_it_at_whichever_line_it_comes(tmp_path):
-    """A handler runs between any two lines of the main thread, also inside what it waits with."""
+    """A signal handler can run between any two lines of the main thread, also inside the code that waits."""
     done = subprocess.run(
         [sys.executable, "-c", _SIGNAL_AT_EACH_LINE],
         cwd=tmp_path,

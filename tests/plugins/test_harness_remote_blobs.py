@@ -1,4 +1,4 @@
-"""Files sent to a board."""
+"""Tests of files that are sent to a board."""
 
 from __future__ import annotations
 
@@ -163,7 +163,7 @@ class TestRoom:
     )
 )
 def test_against_a_model(steps):
-    """What is held is a prefix of the content that was sent; only what is whole and right can be used."""
+    """The board holds a prefix of the sent content. Only a whole file with the right hash can be used."""
     contents = [bytes([i]) * size for i, size in enumerate((1, 30, 50, 70, 100))]
     with tempfile.TemporaryDirectory() as folder:
         blobs = Blobs(Path(folder), 100, 10_000, reserve_bytes=0)

@@ -1,4 +1,4 @@
-"""What a board says of itself."""
+"""Tests of a board's description by its agent."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def tree(tmp_path, monkeypatch):
 
 
 def describe(plugins=None, meters=None, providers=("CPUExecutionProvider",)):
-    """The description of a board whose ONNX Runtime has these providers."""
+    """Return the description of a board whose ONNX Runtime has these providers."""
     facts = {"version": "1.20.0", "providers": list(providers)}
     return asdict(board.describe(plugins, meters, lambda: facts))
 

@@ -1,4 +1,4 @@
-"""A board's agent from this side, one board at a time: real agents on loopback, with TLS and token."""
+"""Tests of the client of one board's agent: real agents on loopback, with TLS and token."""
 
 from __future__ import annotations
 

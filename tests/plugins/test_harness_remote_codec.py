@@ -1,4 +1,4 @@
-"""Values as JSON and bytes: they come back as they were, and what is none is refused with one line."""
+"""Tests of values as JSON and bytes: they come back unchanged, and anything else is refused with one line."""
 
 from __future__ import annotations
 
@@ -227,7 +227,7 @@ def test_samples_and_reports_come_back() -> None:
 
 
 def packed(text: bytes, names: Any = (), *arrays: np.ndarray) -> bytes:
-    """A report as bytes; ``text`` is its JSON."""
+    """Return a report as bytes; ``text`` is its JSON."""
     return b"".join(pack({"names": list(names)}, [np.frombuffer(text, np.uint8), *arrays]))
 
 

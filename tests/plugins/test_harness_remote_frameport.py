@@ -1,4 +1,4 @@
-"""The port at which an agent takes other boards' frames."""
+"""Tests of the port on which an agent accepts frames of other boards."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def identity(tmp_path_factory: pytest.TempPathFactory) -> secrets.Identity:
 
 
 def matmul(weight: Any) -> bytes:
-    """An ONNX file that multiplies."""
+    """Return an ONNX file with one matrix product."""
     from onnx import TensorProto, helper, numpy_helper
 
     graph = helper.make_graph(
@@ -272,7 +272,7 @@ def test_no_more_boards_than_there_are_places(central: Central) -> None:
 
 
 def until(attempt: Callable[[], Any]) -> Any:
-    """What comes of it, once it works."""
+    """Repeat the attempt until it raises no ``OSError``, and return its result."""
     end = time.monotonic() + WAIT_S
     while True:
         try:
@@ -307,7 +307,7 @@ def test_what_is_no_frame_ends_the_stream_with_a_reason(central: Central) -> Non
 
 
 def workers() -> list[int]:
-    """The workers of this process's agents."""
+    """Return the process ids of the workers of this process's agents."""
     children = psutil.Process().children()
     return [child.pid for child in children if any("spawn_main" in word for word in child.cmdline())]
 

@@ -115,7 +115,7 @@ def test_what_is_sent_in_pieces_arrives_as_one_frame(lasting: Any, pieces: list[
 
 
 def test_long_frames_pass_each_other(ends: tuple[FrameSocket, FrameSocket]) -> None:
-    """Both sides send more than the network holds before either has received all."""
+    """Both sides send more than the network buffers before either side has received everything."""
     frames = [bytes([n]) * (MOST - n) for n in range(20)]
     got: dict[int, list[bytes]] = {0: [], 1: []}
 

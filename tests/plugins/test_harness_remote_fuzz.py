@@ -1,4 +1,4 @@
-"""Whatever comes over the wire, it is answered or refused, in one line; nothing hangs, and no thread dies of it."""
+"""Tests with arbitrary network input: it is answered or refused in one line, nothing hangs, and no thread dies."""
 
 from __future__ import annotations
 
@@ -144,7 +144,7 @@ class Double:
 
 
 def asking(behind):
-    """A connection to a worker's socket, and a function that asks there and waits for the answer."""
+    """Return a connection to a worker's socket, and a function that sends a frame there and waits for the answer."""
     server = Server(behind.answer)
     conn = Client(server.address, "AF_UNIX", authkey=server.key)
 

@@ -1,4 +1,6 @@
-"""Whatever a call to an agent contains, it is answered or refused, and the agent takes the next one."""
+"""Tests of calls to an agent with arbitrary content: each is answered or refused, and the agent accepts the next
+one.
+"""
 
 from __future__ import annotations
 
@@ -53,7 +55,10 @@ BY_TYPE = {
 
 
 def message(kind):
-    """Messages of a kind, with any of its fields set to anything; no field is repeated or a message."""
+    """Return a strategy for messages of a kind with arbitrary values in any fields.
+
+    No field of these kinds is repeated or a message.
+    """
     fields = {}
     for field in kind.DESCRIPTOR.fields:
         name = next(name for name in BY_TYPE if getattr(field, f"TYPE_{name.upper()}") == field.type)
@@ -80,7 +85,7 @@ class Board:
         self.lease = ""
 
     def call(self, method, *data, **metadata):
-        """Status and answers; the call must end in time."""
+        """Return status and answers of a call, which must end within 20 s."""
         told = [
             (key.replace("_", "-"), value)
             for key, value in ({"harness_lease": self.lease} | metadata).items()
@@ -173,7 +178,7 @@ class TestAgent:
 
 
 def measure_of(board, images):
-    """A request to measure over a file, which is sent first."""
+    """Send a file of images, and return a request to measure over it."""
     name = hashlib.sha256(images).hexdigest()
     board.call("Put", pb.PutRequest(sha256=name, size=len(images), data=images).SerializeToString())
     return work(MeasureFile(name, Workload()))

@@ -1,4 +1,4 @@
-"""A board's certificate and token, and its lease."""
+"""Tests of a board's certificate and token, and of its lease."""
 
 from __future__ import annotations
 
@@ -210,7 +210,7 @@ class TestLease:
         )
     )
     def test_against_a_model(self, steps):
-        """At most one id holds, and exactly until the time that was announced."""
+        """At most one id is valid, and it is valid exactly until the announced time."""
         clock = Clock()
         leases = Leases(clock)
         ids = ["none"] * 3

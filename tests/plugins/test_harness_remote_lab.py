@@ -1,4 +1,4 @@
-"""The lab without boards: its file, the link model, and the relay that keeps to it."""
+"""Tests of the lab without boards: its file, the link model, and the relay that follows the model."""
 
 from __future__ import annotations
 
@@ -170,7 +170,7 @@ Connect = Callable[..., socket.socket]
 
 @pytest.fixture
 def relayed() -> Iterator[Connect]:
-    """Connections through a relay to something that answers, or to ``address``."""
+    """Yield a function that connects through a relay, to an echo server or to ``address``."""
     echo = Echo()
     with contextlib.ExitStack() as stack:
 
@@ -222,7 +222,7 @@ def test_a_relay_whose_target_is_gone_closes(relayed: Connect) -> None:
 
 
 def test_a_sender_is_held_back(relayed: Connect) -> None:
-    """What is sent faster than the link takes waits at the sender, not in the relay."""
+    """Bytes that are sent faster than the link's rate wait at the sender, not in the relay."""
     conn = relayed(Model(rate=0.1 * MB, rtt=0.0, shared=False))
     sent, end = 0, time.monotonic() + 0.4
     while (left := end - time.monotonic()) > 0:

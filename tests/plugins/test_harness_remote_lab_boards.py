@@ -1,4 +1,4 @@
-"""Labs that are really up: what their links take, and that nothing is left of them. A simple server is the agent."""
+"""Tests of labs that are up: their link times, and that nothing remains of them. A simple server is the agent."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ Up = Callable[..., State]
 
 
 def _lacking() -> dict[str, str]:
-    """Why a lab of a mode cannot be tried here."""
+    """Return mode -> the reason why a lab of this mode cannot be tested here."""
     if shutil.which("ip") is None:
         return dict.fromkeys(("root", "user", "loopback"), "no iproute2")
     alone = ["unshare", "--user", "--map-root-user", "--net", "true"]
@@ -69,7 +69,7 @@ def up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Up]:
 
 
 def ask(state: State, board: str, **asked: Any) -> Any:
-    """What a board's server answers, asked from here."""
+    """Send a request to a board's server from this process, and return the answer."""
     known = Inventory.load(folder_of(state.lab) / INVENTORY).board(board)
     with socket.create_connection((known.host, known.port), 5) as conn, conn.makefile("rw") as stream:
         stream.write(json.dumps(asked) + "\n")
@@ -79,7 +79,7 @@ def ask(state: State, board: str, **asked: Any) -> Any:
 
 
 def between(state: State, up: int, down: int, times: int) -> list[float]:
-    """Seconds of messages from a to b and back, on the way that the inventory names; the shortest first."""
+    """Return the sorted seconds of messages from a to b and back, over the address that the inventory gives."""
     to = Inventory.load(folder_of(state.lab) / INVENTORY).board("b").via["a"]
     return sorted(ask(state, "a", to=to, up=up, down=down, times=times))
 
@@ -89,7 +89,7 @@ OTHERS = {path.parent.name for path in Path("/proc").glob("[0-9]*/cmdline")}
 
 
 def left_of(state: State) -> list[str]:
-    """Processes, cgroups, links, namespaces and mounts of a lab that are there."""
+    """Return the processes, cgroups, links, namespaces and mounts of a lab that still exist."""
     folder = str(folder_of(state.lab))
     found = []
     for path in Path("/proc").glob("[0-9]*/cmdline"):
@@ -155,7 +155,7 @@ def test_a_board_has_cores_threads_and_memory_of_its_own(up: Up) -> None:
 
 
 def processes(state: State) -> dict[str, int]:
-    """The keeper, and what it started."""
+    """Return the process ids of the keeper and of the processes below it."""
     below = {"keeper": state.pid}
     for name in ("unshare", "inside"):
         parent = list(below.values())[-1]

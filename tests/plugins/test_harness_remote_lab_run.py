@@ -1,4 +1,4 @@
-"""`harness run` in a child process on a lab's boards: its inventory, exit code and Ctrl-C."""
+"""Tests of `harness run` in a child process on a lab's boards: its inventory, exit code and Ctrl-C."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A lease whose holder leaves at the wrong moment, and a session whose board is out of threads."""
+"""Tests of a lease whose holder disconnects at a bad moment, and of a session on a board without free threads."""
 
 from __future__ import annotations
 
@@ -117,14 +117,14 @@ def test_who_left_in_the_queue_holds_nothing(calls: Calls) -> None:
 
 
 def left_s(leases: Leases) -> int:
-    """Seconds that the board is held for still."""
+    """Return the seconds for which the board is still held."""
     with pytest.raises(DeviceError, match="held by") as caught:
         leases.acquire("another", 1)
     return int(str(caught.value).partition(" s more")[0].rpartition(" ")[2])
 
 
 def test_a_renewal_that_nobody_waits_for_shortens_no_lease(calls: Calls, leases: Leases) -> None:
-    """It may have been waiting for its turn at the agent, while its holder asked for another time."""
+    """The renewal may have waited for its turn at the agent, while its holder asked for another time."""
     caller = Caller(acquire(calls, Caller()).id)
     calls.renew(pb.RenewRequest(seconds=3600), caller)
     caller.on_end = lambda then: then()  # type: ignore[method-assign]

@@ -1,4 +1,4 @@
-"""Which ONNX files a board takes: against the onnx package's own reader."""
+"""Tests of the ONNX files that a board accepts, against the onnx package's own reader."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def sparse(tensor):
 
 
 def inside(attribute, deep=1):
-    """A node with a graph in it, in which ... is a node with the attribute."""
+    """Return a node with the attribute, nested in ``deep`` graphs."""
     node = helper.make_node("Constant", [], ["y"])
     node.attribute.append(attribute)
     for _ in range(deep):
@@ -183,7 +183,7 @@ BAD = model(
 
 @st.composite
 def mutated(draw):
-    """A good or a bad model, some of its bytes changed, taken out or put in."""
+    """Return a good or a bad model with some bytes changed, removed or added."""
     content = bytearray(draw(st.sampled_from([SEED, BAD])))
     for _ in range(draw(st.integers(0, 4))):
         at = draw(st.integers(0, len(content)))
@@ -193,7 +193,7 @@ def mutated(draw):
 
 
 def has_what_is_refused(made):
-    """By the onnx package's own classes, everywhere in the message."""
+    """Return whether any part of the message must be refused, by the onnx package's own classes."""
     if made.DESCRIPTOR.name == "TensorProto" and (made.external_data or made.data_location):
         return True
     if made.DESCRIPTOR.name in ("NodeProto", "OperatorSetIdProto") and (

@@ -1,4 +1,4 @@
-"""A part's compute, replayed: its time alone, its real output."""
+"""Tests of replay: a part's time when it runs alone, and its real output."""
 
 from __future__ import annotations
 

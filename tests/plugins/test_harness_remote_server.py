@@ -1,4 +1,4 @@
-"""The agent over real gRPC on loopback, with TLS and without."""
+"""Tests of the agent over real gRPC on loopback, with and without TLS."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``harness devices setup``: by an ssh whose other end is this machine under another home."""
+"""Tests of ``harness devices setup``, with an ssh that runs commands on this machine under another home folder."""
 
 from __future__ import annotations
 

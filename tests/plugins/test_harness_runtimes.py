@@ -198,7 +198,7 @@ def test_every_form_of_part_answers_as_built_at_any_batch(export: Export, runtim
 
 
 def with_weights(of: Part, name: str, fill: Callable[[torch.Tensor], object]) -> Part:
-    """A part of the same structure with other weights, and other names around it."""
+    """Return a part of the same structure with other weights, and with other names of itself and its inputs."""
     module = of.spec.build().eval()
     with torch.no_grad():
         for tensor in module.state_dict().values():

@@ -105,7 +105,7 @@ class Capture:
         self.ask(f"run/{name}", *arguments, variables=variables, limit=RUN_LIMIT)
 
     def neutral(self, text: str) -> str:
-        """``text`` without the names of the folders that differ between two captures."""
+        """Return ``text`` without the names of the folders that differ between two captures."""
         names = {
             KEPT_RECORDS: "$KEPT",
             self.reference: "$OUT",
@@ -137,7 +137,7 @@ class Capture:
 
 
 def commands(capture: Capture) -> None:
-    """The names of all commands and their options, from ``--help``."""
+    """Capture the names of all commands and their options, from ``--help``."""
     usage: dict[str, list[str]] = {}
 
     def visit(words: tuple[str, ...]) -> None:
@@ -158,7 +158,7 @@ def commands(capture: Capture) -> None:
 
 
 def lists(capture: Capture) -> None:
-    """What is installed: plugins with their parameters, devices, suites, the suites' schema."""
+    """Capture what is installed: plugins with their parameters, devices, suites, the suites' schema."""
     entries = capture.ask("lists/plugins", "plugins", "list", "--json")["entries"]
     for plugin in sorted({entry["plugin"] for entry in entries}):
         capture.ask(f"lists/plugin-{plugin}", "plugins", "show", plugin, "--json")
@@ -168,7 +168,7 @@ def lists(capture: Capture) -> None:
 
 
 def plans(capture: Capture) -> None:
-    """The plans of all shipped suites that need no board, and the estimates of three of them."""
+    """Capture the plans of all shipped suites that need no board, and the estimates of three of them."""
     variables = capture.nothing_prepared
     for line in capture.call("suites", "list")["stdout"]:
         suite = line.split()[0]
@@ -179,13 +179,13 @@ def plans(capture: Capture) -> None:
 
 
 def claims(capture: Capture) -> None:
-    """The claims of each paper, without records."""
+    """Capture the claims of each paper, without records."""
     for paper in PAPERS:
         capture.ask(f"claims/{paper}", "claims", f"papers/{paper}", "--json")
 
 
 def boards(capture: Capture) -> None:
-    """The plans of the suites for boards, on virtual boards, and what these boards answer. Needs root."""
+    """Capture the plans of the suites for boards, on virtual boards, and the boards' descriptions. Needs root."""
     for lab, suites in LABS.items():
         with capture.lab(lab) as devices:
             variables = capture.nothing_prepared | devices
@@ -197,34 +197,34 @@ def boards(capture: Capture) -> None:
 
 
 def smoke(capture: Capture) -> None:
-    """Every method, two seeds, short trainings."""
+    """Capture a run of every method, with two seeds and short trainings."""
     capture.run("smoke", "smoke")
 
 
 def edge(capture: Capture) -> None:
-    """Every method, three seeds, full trainings."""
+    """Capture a run of every method, with three seeds and full trainings."""
     capture.run("edge", "edge")
 
 
 def corners(capture: Capture) -> None:
-    """Every scenario and status, and a meter."""
+    """Capture a run with every scenario and status, and a meter."""
     with _meter(capture.work / "meter.csv"):
         capture.run("corners", str(HERE / "corners.yaml"))
 
 
 def remote(capture: Capture) -> None:
-    """Parts on virtual boards with slow links. Needs root."""
+    """Capture a run with parts on virtual boards with slow links. Needs root."""
     with capture.lab("nano4") as devices:
         capture.run("remote", str(HERE / "remote.yaml"), variables=devices)
 
 
 def digits(capture: Capture) -> None:
-    """Records for the claims of papers/on-digits: two seeds, short trainings."""
+    """Capture records for the claims of papers/on-digits, with two seeds and short trainings."""
     capture.run("on-digits", "papers/on-digits", *SHORT)
 
 
 def reading(capture: Capture) -> None:
-    """What the harness prints of existing records: those of the reference, and those of version 0.1.0."""
+    """Capture the output for existing records: those of the reference, and those of version 0.1.0."""
     folders = {path.name: path for path in sorted((capture.reference / "runs").iterdir())}
     if KEPT_RECORDS.is_dir():
         folders["kept"] = KEPT_RECORDS

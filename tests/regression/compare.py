@@ -29,14 +29,14 @@ ALLOWED, VOLATILE = HERE / "allowed.txt", HERE / "volatile.txt"
 
 @dataclass(frozen=True)
 class Moment:
-    """What depends on the moment: places whose value may change, and places that may be absent."""
+    """The places that depend on the time of a capture: those whose value may change, and those that may be absent."""
 
     value: re.Pattern[str]
     presence: re.Pattern[str]
 
     @classmethod
     def read(cls, path: Path) -> Moment:
-        """The patterns of volatile.txt."""
+        """Read the patterns of volatile.txt."""
         patterns = read_patterns(path)
         optional = [pattern[2:] for pattern in patterns if pattern.startswith("? ")]
         return cls(compiled([*patterns, *optional]), compiled(optional))
@@ -57,7 +57,7 @@ class Difference:
 
     @property
     def group(self) -> tuple[str, str, str]:
-        """What this difference has in common with the same one in other records of a run, or in other items."""
+        """Return the key that equal differences in other records of a run, or in other items, share."""
         words = self.document.split("/")
         family = "/".join(words[:2]) if words[0] in ("record", "arrays") else words[0]
         return self.kind, family, re.sub(r"\[[^\]]*\]", "[]", self.path)
@@ -66,7 +66,7 @@ class Difference:
 def differences(
     before: Mapping[str, Document], after: Mapping[str, Document], moment: Moment
 ) -> Iterator[Difference]:
-    """The differences between two captures. The values of ``moment`` may change."""
+    """Yield the differences between two captures. The values of ``moment`` may change."""
     for name in sorted(before.keys() | after.keys()):
         if name not in after:
             yield Difference("lost", name, "", "the document")
@@ -116,12 +116,12 @@ def _short(value: Any) -> str:
 
 
 def compiled(patterns: Iterable[str]) -> re.Pattern[str]:
-    """A regular expression for any of ``patterns``, in which ``*`` is any text."""
+    """Return a regular expression for any of ``patterns``, in which ``*`` is any text."""
     return re.compile("|".join(re.escape(pattern).replace(r"\*", ".*") for pattern in patterns) or "(?!)")
 
 
 def read_patterns(path: Path) -> list[str]:
-    """The patterns in a file, without its comments."""
+    """Return the patterns in a file, without its comments."""
     lines = [line.partition("  #")[0].strip() for line in path.read_text().splitlines()]
     return [line for line in lines if line and not line.startswith("#")]
 
@@ -130,7 +130,7 @@ def read_patterns(path: Path) -> list[str]:
 
 
 def latency_ratios(before: Mapping[str, Document], after: Mapping[str, Document]) -> Iterator[str]:
-    """One line per run: the ratio of p50 after to p50 before, over the cells."""
+    """Yield one line per run: the ratio of p50 after to p50 before, over the cells."""
     ratios: dict[str, list[float]] = {}
     for name, old in before.items():
         p50, p50_after = old.get("latency.p50_ms"), after.get(name, {}).get("latency.p50_ms")
@@ -144,7 +144,7 @@ def latency_ratios(before: Mapping[str, Document], after: Mapping[str, Document]
 
 
 def report(items: Sequence[Difference], *, every: bool) -> Iterator[str]:
-    """The lines for ``items``. Unless ``every``, one line stands for a difference in many records or items."""
+    """Yield the lines for ``items``. Unless ``every``, one line stands for a difference in many records or items."""
     groups: dict[Any, list[Difference]] = {}
     for item in items:
         groups.setdefault(item if every else item.group, []).append(item)

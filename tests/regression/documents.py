@@ -49,7 +49,7 @@ def documents(capture: Path) -> Iterator[tuple[str, Document]]:
 
 
 def _records(path: Path) -> Iterator[tuple[str, Document]]:
-    """The last attempt of each cell and its raw arrays, by the name of the cell."""
+    """Yield the last attempt of each cell and its raw arrays, with the name of the cell."""
     attempts = [json.loads(line) for line in path.read_text().splitlines()]
     names: set[str] = set()
     for record in {record["cell_id"]: record for record in attempts}.values():
@@ -72,7 +72,7 @@ def _array_document(arrays: Mapping[str, Any]) -> Document:
 
 
 def _cell_name(cell: Mapping[str, Any], device: str | None, scenario: Mapping[str, Any]) -> str:
-    """A name for a cell of a plan or of a record. ``scenario`` is the block ``measure`` or ``scenario``."""
+    """Return a name for a cell of a plan or of a record. ``scenario`` is the block ``measure`` or ``scenario``."""
     kind = scenario.get("scenario") or scenario.get("name")
     unusual = "".join(
         f", {key} {scenario[key]}" for key, usual in USUAL.items() if scenario.get(key, usual) != usual
@@ -81,7 +81,7 @@ def _cell_name(cell: Mapping[str, Any], device: str | None, scenario: Mapping[st
 
 
 def _named_plan(plan: Mapping[str, Any]) -> dict[str, Any]:
-    """``plan`` with names for hashes: nodes and cells are addressed by name and refer to each other by name."""
+    """Return ``plan`` with names instead of hashes, as addresses of nodes and cells and in their references."""
     nodes: dict[str, Any] = {}
     cells: dict[str, Any] = {}
     methods: dict[str, Any] = {}
@@ -115,7 +115,7 @@ def _named_plan(plan: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _flat(value: Any, path: str = "") -> Document:
-    """The document of a JSON value."""
+    """Return the document of a JSON value."""
     if isinstance(value, list) and value and all(isinstance(item, dict) for item in value):
         items = Items()
         for item in value:
@@ -137,7 +137,7 @@ def _item_name(item: Mapping[str, Any]) -> str:
 
 
 def _unique(name: str, names: Collection[str]) -> str:
-    """``name``, with a number if it is one of ``names`` already."""
+    """Return ``name``, with a number if it is already one of ``names``."""
     count, numbered = 1, name
     while numbered in names:
         count += 1

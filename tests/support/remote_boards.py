@@ -51,7 +51,7 @@ def weights(seed: int, inputs: int = int(np.prod(SHAPE))) -> Any:
 
 
 def onnx_file(folder: Path, seed: int = 0, part: str = "whole", shape: tuple[int, ...] = SHAPE) -> Artifact:
-    """A linear layer."""
+    """Write an ONNX file with one linear layer, and return its artifact."""
     import onnx
     from onnx import TensorProto, helper, numpy_helper
 
@@ -101,7 +101,7 @@ QUICK = Workload(
 
 
 def until(condition: Callable[[], object]) -> bool:
-    """Whether it comes true within a minute."""
+    """Wait for up to a minute, and return whether the condition became true."""
     end = time.monotonic() + 60
     while not condition():
         if time.monotonic() > end:
@@ -148,7 +148,7 @@ class Relay:
             threading.Thread(target=self._carry, args=(down, up), daemon=True).start()
 
     def _carry(self, down: socket.socket, up: socket.socket) -> None:
-        """Both ways; it is open until neither passes any more."""
+        """Forward bytes both ways until both directions have ended."""
         back = threading.Thread(target=self._pump, args=(up, down), daemon=True)
         back.start()
         self._pump(down, up)
@@ -206,7 +206,7 @@ class Boards:
         self.enter(name, int(self.agents[name].address.rpartition(":")[2]))
 
     def enter(self, name: str, port: int) -> None:
-        """A board whose certificate and token are there, into the inventory."""
+        """Add a board to the inventory, behind a new relay. Its certificate and token exist."""
         self.ports[name], self.relays[name] = port, Relay(port)
         inventory = Inventory.load(self.path)
         board = Board(
@@ -251,7 +251,7 @@ def described(spec: DeviceSpec) -> DeviceInfo | Unavailable:
 
 @pytest.fixture
 def lab(made: Boards, monkeypatch: pytest.MonkeyPatch) -> Boards:
-    """Boards pi1 and pi2 behind relays."""
+    """Return the boards pi1 and pi2 behind relays."""
     monkeypatch.setenv("HARNESS_DEVICES", str(made.path))
     return made
 

@@ -83,7 +83,7 @@ class Client:
         return name
 
     def ready(self, weight: np.ndarray = WEIGHT) -> Client:
-        """A worker with one part, which is the whole graph."""
+        """Start a worker with one part, which is the whole graph."""
         sha = self.put(matmul(weight))
         self.work(Open(threads=1))
         self.load(sha)
@@ -93,7 +93,7 @@ class Client:
         return self
 
     def work(self, command: Command[Any]) -> Any:
-        """The answer to a command, or its job."""
+        """Run a command, and return its answer or its job's id."""
         request = pb.WorkRequest(kind=type(command).__name__, value=codec.to_json(command))
         reply = self("Work", request, pb.WorkReply)
         return reply.job or answer_of(command, reply.answer)
@@ -156,7 +156,7 @@ def neighbour(part: str, target: str, certificate: str = "", ticket: str = "") -
 
 
 def workers() -> list[int]:
-    """Workers of this process's agents."""
+    """Return the process ids of the workers of this process's agents."""
     found = []
     for pid in below(os.getpid()):
         with contextlib.suppress(OSError):  # it has ended since

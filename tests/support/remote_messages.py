@@ -51,7 +51,7 @@ TEXTS = {type(command).__name__: codec.to_json(command) for command in COMMANDS}
 
 @st.composite
 def altered(draw, value):
-    """A JSON value, with one of its parts replaced, one left out, or one put in."""
+    """Return a JSON value with one of its parts replaced, removed or added."""
     if isinstance(value, dict) and value and draw(st.integers(0, 5)):
         key = draw(st.sampled_from(sorted(value)))
         kept = {name: one for name, one in value.items() if name != key}

@@ -1,4 +1,4 @@
-"""docs/architecture.md names every package and top-level file of the code, and no path that does not exist."""
+"""Tests of docs/architecture.md: it names every package and top-level file, and no path that does not exist."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def test_the_picture_names_packages_and_files_that_exist():
 
 
 def test_the_packages_stand_in_the_order_of_the_layers():
-    """The order of the paragraphs is that of the linter's layers; packages of one layer may stand in any order."""
+    """The order of the paragraphs is that of the linter's layers. Packages of one layer may be in any order."""
     layers = re.findall(
         r'^  "([\w |]+)",$',
         (ROOT / "pyproject.toml").read_text().split("\nlayers = [\n")[1].split("\n]")[0],

@@ -1,4 +1,4 @@
-"""Artifacts in the store: which are listed, and what becomes of damaged ones."""
+"""Tests of artifacts in the store: the list of artifacts, and the handling of damaged ones."""
 
 from __future__ import annotations
 

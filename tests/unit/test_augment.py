@@ -1,4 +1,4 @@
-"""DeiT's augmentations: what a batch becomes, that nothing outside is touched, and what is refused."""
+"""Tests of DeiT's augmentations: the augmented batch, no effect outside of it, and refused settings."""
 
 from __future__ import annotations
 

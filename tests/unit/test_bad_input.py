@@ -1,4 +1,4 @@
-"""Every wrong input is answered by one line that says where, what, and what is allowed; exit code 2."""
+"""Tests of wrong input: the answer is one line with place, fault and allowed values, and the exit code is 2."""
 
 from __future__ import annotations
 

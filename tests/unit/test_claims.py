@@ -1,4 +1,4 @@
-"""Claims of a paper: how they are written, and what becomes of each."""
+"""Tests of the claims of a paper: their form, and their verdicts."""
 
 from __future__ import annotations
 
@@ -284,7 +284,7 @@ def test_a_placement_is_judged_up_to_the_order_of_devices(judged):
 
 
 def test_a_placement_is_of_the_parts_that_its_own_fleet_has_room_for(judged, monkeypatch):
-    """Two sub-models of 3 heads, 90 kB each, have room on three devices of 150 kB, not on the suite's first."""
+    """Two sub-models of 3 heads (90 kB each) fit on three devices of 150 kB, but not on the suite's first fleet."""
     monkeypatch.setattr("psutil.virtual_memory", lambda: SimpleNamespace(total=150_000))
     macs = count(whole(), [TensorSpec(shape=(1, 16, 16))]).macs_linear / 1e9
     text = SUITE.replace("policy: uniform-divisors", "policy: uniform-divisors, memory_budget_mb: 1")
@@ -313,7 +313,7 @@ N = 200
 
 @pytest.fixture
 def records(harness) -> Callable[..., None]:
-    """Writes records of the suite into ``out``: (method, seeds' accuracies in percent, changes)."""
+    """Return a function that writes records of the suite: (method, accuracies of the seeds in percent, changes)."""
     Path("mine.claims.yaml").write_text(CLAIMS)
     code, out, err = harness("plan", "mine.yaml", "--json")
     assert code == 0, err

@@ -1,4 +1,4 @@
-"""How the command line ends where a pipe breaks: its own output, or one to a process of its own."""
+"""Tests of the exit of the command line if a pipe breaks: its own output, or a pipe to one of its processes."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from harness.cli import main
 
 
 def pipe() -> int:
-    """What is written to when nobody reads it any more."""
+    """Return the writing end of a pipe that nobody reads."""
     reader, writer = os.pipe()
     os.close(reader)
     return writer
 
 
 def sockets() -> int:
-    """As some programs that start others give them, instead of pipes."""
+    """Return one end of a closed pair of sockets, which some programs use instead of pipes."""
     one, other = socket.socketpair()
     other.close()
     return one.detach()
@@ -31,7 +31,7 @@ def sockets() -> int:
 @pytest.mark.parametrize("unread", [pipe, sockets])
 @pytest.mark.parametrize("words", ["", "--help", "run --help", "suites schema", "plan smoke"])
 def test_output_that_nobody_reads_ends_it_quietly(words: str, unread: Callable[[], int]) -> None:
-    """`harness plan smoke | head -1`, as any other program: 128 + SIGPIPE."""
+    """`harness plan smoke | head -1` ends as any other program does, with exit code 128 + SIGPIPE."""
     command = [sys.executable, "-m", "harness", *words.split()]
     writer = unread()
     done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, timeout=120, check=False)

@@ -1,4 +1,4 @@
-"""The central node against peers in this process: what answers, what is late, what is gone."""
+"""Tests of the central device with peers in this process: answers, late answers, and lost peers."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def open_thread(details, answers):
 
 
 def fleet(sessions, own=None, missing=("zeros", "zeros"), options=None, **graph):
-    """``left`` and ``right`` on peers of their own, ``sum`` here, unless the test says otherwise."""
+    """Return a collaboration: by default ``left`` and ``right`` on one peer each, and ``sum`` on this device."""
     PEERS.clear()
     peers = {}
     for number, (name, session) in enumerate(sessions.items()):
@@ -240,7 +240,7 @@ class Cable:
 
 @pytest.mark.parametrize("between", [lambda together: None, lambda together: together.probe(IMAGES)])
 def test_the_loss_of_a_connection_is_not_that_of_the_next(monkeypatch, between):
-    """It may be reported between two queries, and be read only once the board is back."""
+    """The loss may be reported between two queries, and be read only after the board is back."""
     monkeypatch.setattr(Cable, "plugged", plugged := [])
     address = PeerAddress(device="far", open=f"{HERE}:Cable")
     far = GraphPart(name="far", inputs=("image",), output=SPEC)

@@ -1,4 +1,4 @@
-"""The comparison of two captures finds what must not change, and nothing else."""
+"""Tests of the comparison of two captures: it finds forbidden changes, and nothing else."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ class Captures:
         (run / "records.jsonl").write_text("\n".join(lines) + "\n")
 
     def compare(self, *options: str) -> tuple[int, list[str]]:
-        """The exit code and the lines of compare.py."""
+        """Return the exit code and the lines of compare.py."""
         self.write("after", latency=2)
         self.allowed.touch()
         folders = [self.folder / "before", self.folder / "after"]

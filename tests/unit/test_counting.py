@@ -92,7 +92,7 @@ def test_fused_attention_changes_no_mac():
 
 @pytest.mark.parametrize(("name", "mib"), [("vit_tiny_patch16_224", 1.7), ("vit_base_patch16_224", 6.9)])
 def test_activations_of_vits(name, mib):
-    """The peak is in a block's MLP, for 2 blocks as for 12: two hidden states, four of the blocks' width."""
+    """The peak is in a block's MLP, for 2 blocks as for 12: two hidden states, each four times as wide as the block."""
     model = timm.create_model(name, depth=2)
     assert count(model, IMAGE).activation_bytes / 2**20 == pytest.approx(mib, rel=0.05)
 

@@ -1,4 +1,4 @@
-"""Splits, class selection, sizes and pixels: what a suite's ``data:`` block comes to."""
+"""Tests of a suite's ``data:`` block: splits, class selection, sizes and pixels."""
 
 from __future__ import annotations
 

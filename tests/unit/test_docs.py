@@ -387,7 +387,7 @@ def test_the_page_of_reproduction_has_the_text_of_its_generator():
 
 @pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md"])
 def test_the_notes_below_a_printed_table_are_those_of_the_code(page):
-    """Figures and names of a note are those of the printed run; the fixed words must be in the code."""
+    """The figures and names of a note come from the printed run. Its fixed words must be in the code."""
     code = inspect.getsource(view) + inspect.getsource(terminal)
     (printed,) = [body for body in fences(page, "") if body.startswith("digits test")]
     table, notes = printed.rsplit("\n\n", 1)

@@ -1,4 +1,4 @@
-"""How long a window and its idle time last, for the meters that read it."""
+"""Tests of the durations of a window and its idle time, for the meters that read it."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ S = 1_000_000_000
 
 
 def _benchmark() -> Any:
-    """The synthetic loads and meters that benchmarks/energy_error.py makes its table with."""
+    """Return the module benchmarks/energy_error.py, with its synthetic power curves and meters."""
     path = Path(__file__).parents[2] / "benchmarks" / "energy_error.py"
     spec = importlib.util.spec_from_file_location("energy_error", path)
     assert spec is not None

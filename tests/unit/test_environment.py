@@ -1,3 +1,5 @@
+"""Tests of the description of this machine: host, identity, CPU capability, model and governors."""
+
 from __future__ import annotations
 
 import os

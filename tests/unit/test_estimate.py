@@ -1,4 +1,4 @@
-"""Estimates of plans: the schedule against hand-worked cases and bounds, and what the command line tells."""
+"""Tests of estimates of plans: the schedule against cases by hand and bounds, and the output of the command line."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def estimated(tmp_path: Path) -> Any:
-    """Estimates by (method, device), of the command line."""
+    """Return a function that runs the command line and returns its estimates by (method, device)."""
 
     def run(*arguments: str, suite: str = SUITE) -> dict[tuple[str, str], dict[str, Any]]:
         path = tmp_path / "mine.yaml"

@@ -1,4 +1,4 @@
-"""Writing in one step, and the first line of an error."""
+"""Tests of writing in one step, and of the first line of an error."""
 
 from __future__ import annotations
 

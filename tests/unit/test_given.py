@@ -1,4 +1,4 @@
-"""Commands of plugins: found without being imported, blocked, broken, clashing."""
+"""Tests of commands of plugins: found without being imported, blocked, broken, in conflict."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""docs/hardware.md has the table that docs/hardware.py writes, and a row contains nothing about its owner."""
+"""Tests of docs/hardware.md: it has the table that docs/hardware.py writes, without data about the owner of a board."""
 
 from __future__ import annotations
 

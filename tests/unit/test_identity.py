@@ -1,4 +1,4 @@
-"""Keys cover the code that can change a result: by the imports of the code, and by changing it."""
+"""Tests of keys: they cover the code that can change a result, checked by imports and by changes of the code."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ class Copy:
         (folder / "suite.yaml").write_text(SUITE)
 
     def keys(self) -> tuple[str, list[str]]:
-        """The cell's identity, and the keys of its nodes by stage."""
+        """Return the cell's identity, and the keys of its nodes by stage."""
         environment = {**os.environ, "PYTHONPATH": f"{self.folder}:{self.folder / 'plugins'}"}
         command = [sys.executable, "-m", "harness", "plan", "suite.yaml", "--json"]
         done = subprocess.run(

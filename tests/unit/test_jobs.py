@@ -1,4 +1,4 @@
-"""The processes that prepare: what becomes of a run when one of them ends."""
+"""Tests of the preparing processes: the effect on a run if one of them ends."""
 
 from __future__ import annotations
 
@@ -59,13 +59,13 @@ def children() -> list[psutil.Process]:
 
 
 def end(child: psutil.Process) -> None:
-    """As the system does; its exit code is left for who started it."""
+    """Kill a child as the system does, and leave its exit code to the process that started it."""
     os.kill(child.pid, signal.SIGKILL)
     os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
 
 
 def test_a_child_that_ended_while_idle_is_replaced(jobs: Jobs, tmp_path: Path) -> None:
-    """As the system ends processes where memory is short."""
+    """The system ends processes if memory is short."""
     assert jobs.prepare([data_of(tmp_path, 8)], Recording()) == {}
     (child,) = children()
     end(child)

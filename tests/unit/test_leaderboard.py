@@ -1,4 +1,4 @@
-"""Records -> boards: what is compared with what, how seeds combine, and what is never invented."""
+"""Tests of tables from records: which rows are compared, how seeds combine, and that no figure is invented."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ N = 400
 
 
 def record(method: str = "vit", seed: int = 0, repeat: int = 0, **more: Any) -> Record:
-    """A measured cell; ``more`` replaces blocks, a dict is merged into its block."""
+    """Return a record of a measured cell. ``more`` replaces blocks; a dict is merged into its block."""
     values: dict[str, Any] = {
         "run_id": "r",
         "machine_id": "m",
@@ -322,7 +322,7 @@ def test_what_cannot_rank_is_refused(rank_by: str, message: str) -> None:
 
 
 def answering(right: dict[str, list[np.ndarray]]) -> tuple[list[Record], Any]:
-    """Records of methods that answer right where their arrays say so, one array [N] per seed."""
+    """Return records of methods whose answers are right where their arrays [N] (one per seed) are true."""
     given = [
         record(method, seed, accuracy={"top1": 100 * float(hits.mean())}, samples={"predictions": "x"})
         for method, seeds in right.items()

@@ -1,3 +1,5 @@
+"""Tests of the load generator, on a clock that the tests set: batches, windows, scenarios, arrivals."""
+
 from __future__ import annotations
 
 import gc
@@ -91,7 +93,7 @@ class Clock:
         self.now += round(seconds * 1e9)
 
     def query(self, seconds):
-        """A query that takes each of ``seconds`` in turn; the last one ever after."""
+        """Return a query that takes each of ``seconds`` in turn, and then the last one forever."""
         left = list(seconds)
 
         def query(batch):

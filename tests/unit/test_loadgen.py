@@ -1,3 +1,5 @@
+"""Tests of MLCommons LoadGen as the generator, and of its agreement with the project's own."""
+
 from __future__ import annotations
 
 import itertools
@@ -49,7 +51,7 @@ def two_ms(images):
 
 
 def agrees(name: str, measure, within: float = 0.01) -> None:
-    """``measure`` gives two figures; a busy machine may part them now and then, not five times out of five."""
+    """Check that the two figures of ``measure`` agree in one of five tries. On a busy machine they can differ."""
     seen = []
     for _ in range(5):
         one, other = measure()

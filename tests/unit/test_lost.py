@@ -1,4 +1,4 @@
-"""A board that goes away in a run: its cells come last, once it is back, and the run doesn't wait for ever."""
+"""Tests of a board that is lost in a run: its cells come last, after it is back, and the run does not wait forever."""
 
 from __future__ import annotations
 
@@ -48,7 +48,10 @@ class NoJobs:
 @pytest.fixture
 def ran(prepared, toys, tmp_path, capsys):
     def run(falls: dict[str, int], wait_s: float = 60.0):
-        """(device, status) of every attempt, and what a person saw; boards are away for so many looks."""
+        """Return (device, status, attempt) of each attempt, the outcome and the output.
+
+        ``falls`` is the number of looks for which each board is away.
+        """
         toys.AWAY.clear()
         toys.FALLS.update(falls)
         results = Results(tmp_path / "out", create=True)

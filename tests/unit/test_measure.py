@@ -1,4 +1,4 @@
-"""Cells of fleets, measured by processes of this machine, some of which pose as other machines."""
+"""Tests of cells of fleets, measured by processes of this machine. Some of them stand for other machines."""
 
 from __future__ import annotations
 
@@ -233,7 +233,7 @@ def test_a_board_stands_in_a_fleet_once(toys, tmp_path):
 
 
 def logits(partition, images, absent=(), stands_in=None):
-    """The partition's answers by torch, with ``stands_in`` [4] for the features of absent parts."""
+    """Return the partition's logits by torch, with ``stands_in`` [4] as the features of absent parts."""
     import torch
 
     *subs, fusion = partition.parts

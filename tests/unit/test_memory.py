@@ -1,3 +1,5 @@
+"""Tests of the memory figures of a process and of a GPU."""
+
 from __future__ import annotations
 
 import subprocess

@@ -1,4 +1,4 @@
-"""Requests and answers between workers: their bytes, and what is refused."""
+"""Tests of requests and answers between workers: their bytes, and refused messages."""
 
 from __future__ import annotations
 

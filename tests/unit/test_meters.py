@@ -1,4 +1,4 @@
-"""What is looked up while planning: which watches there are, what broke, and that none is left open."""
+"""Tests of the look-ups of planning: existing watches, broken watches, and that no watch stays open."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Samples and a graph -> where time went, and the bound; against figures worked out by hand."""
+"""Tests of network figures from samples and a graph: shares of the time and the bound, against cases by hand."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Records written by version 0.1.0 are still valid, readable, and give the same leaderboard."""
+"""Tests of records written by version 0.1.0: they are valid, readable, and give the same leaderboard."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def test_the_leaderboard_is_the_one_that_version_0_1_0_printed() -> None:
 
 
 def _figures(value: Any) -> Any:
-    """``value`` without the words of its reasons, which may be worded better; which figures have one is kept."""
+    """Return ``value`` without the text of its reasons, whose wording may change. The names with a reason stay."""
     if isinstance(value, dict):
         return {key: sorted(item) if key == "why" else _figures(item) for key, item in value.items()}
     return [_figures(item) for item in value] if isinstance(value, list) else value

@@ -1,3 +1,5 @@
+"""Tests of parity: the difference and the agreement of two sets of logits."""
+
 import re
 
 import numpy as np

@@ -1,3 +1,5 @@
+"""Tests of planning: nodes, cells, their order, keys and reasons."""
+
 from __future__ import annotations
 
 import json
@@ -298,7 +300,7 @@ def refused_or_good(path: Path, overrides: list[str]) -> Suite | None:
 
 
 def one_line(call):
-    """What ``call`` returns, or nothing where it refuses in one line; any other error is the test's."""
+    """Return the result of ``call``, or None if it refuses in one line. Any other error fails the test."""
     try:
         return call()
     except SuiteError as error:

@@ -1,3 +1,5 @@
+"""Tests of finding plugins and their entries, of faults in plugins, and of `harness plugins`."""
+
 from __future__ import annotations
 
 import inspect
@@ -19,7 +21,7 @@ from harness.types import ModelEntry, Params
 
 
 def giving(*names: str, **changes):
-    """A plugin object that gives model entries of these names."""
+    """Return a plugin object that gives model entries with these names."""
 
     class Plugin:
         @hookimpl
@@ -127,7 +129,7 @@ def test_a_missing_module_says_what_to_install():
 
 @pytest.mark.parametrize("inside_hook", [False, True])
 def test_a_plugin_that_imports_torch_when_it_is_loaded_is_warned_of(tmp_path, inside_hook):
-    """``torch`` here is an empty module: what counts is that it is imported."""
+    """``torch`` is an empty module here, because only the import matters."""
     (tmp_path / "torch.py").touch()
     hook = "from harness.hookspecs import hookimpl\n@hookimpl\ndef harness_models():\n    import torch\n    return []\n"
     (tmp_path / "waves_plugin.py").write_text(hook if inside_hook else "import torch\n")

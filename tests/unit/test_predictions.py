@@ -1,4 +1,4 @@
-"""Kept predictions: made once for a key, and again when the code that makes them changes."""
+"""Tests of kept predictions: computed once for a key, and again when the code that computes them changes."""
 
 from __future__ import annotations
 

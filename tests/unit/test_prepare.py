@@ -1,5 +1,4 @@
-"""What preparing nodes make: what is shared is as new as its code, the cost of each part is reported, and so is
-whose fault a failure is."""
+"""Tests of preparing nodes: shared results, the cost of each part, and the plugin that is blamed for a failure."""
 
 from __future__ import annotations
 
@@ -104,7 +103,7 @@ class Plugin:
 
 @pytest.fixture
 def prepared(tmp_path):
-    """Makes all that the suite trains, in this process: the plugin, and what came out by method."""
+    """Return a function that trains the suite's models in this process, and returns the plugin and the results."""
     plugin, store = Plugin(), Store(tmp_path / "cache")
     plugins = load_plugins(extra={"mine": plugin})
     path = tmp_path / "mine.yaml"

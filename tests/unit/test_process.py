@@ -1,4 +1,4 @@
-"""The worker's process, as several threads see it end."""
+"""Tests of the end of a worker's process, as several threads see it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from harness.worker.process import WorkerProcess
 
 
 def test_every_thread_learns_how_a_worker_ended(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The system tells one of them only; here it takes its time to pass it on."""
+    """The system informs only one thread. Here that thread is slow to pass the status on."""
     wait, reaped = os.waitpid, threading.Event()
 
     def slowly(pid: int, options: int) -> tuple[int, int]:

@@ -1,4 +1,4 @@
-"""Programs that end with the process that started them."""
+"""Tests of programs that end with the process that started them."""
 
 from __future__ import annotations
 

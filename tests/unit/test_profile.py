@@ -1,4 +1,4 @@
-"""Profiles: the line and its error against independent references, files, and who gets them."""
+"""Tests of profiles: the line and its error against independent references, files, and matching devices."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def line(points: Any) -> Any:
-    """The fit, where there is one."""
+    """Return the fit. Skip the example if no line fits."""
     try:
         return fit(*zip(*points, strict=True))
     except ValueError as error:

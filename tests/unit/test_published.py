@@ -1,4 +1,4 @@
-"""Published figures: read with care, shown beside measured boards, ranked with nothing."""
+"""Tests of published figures: they are checked, shown beside measured tables, and never ranked."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Several processes that train one model: what they compute, and how they end when something goes wrong."""
+"""Tests of several processes that train one model: their results, and their end if something goes wrong."""
 
 from __future__ import annotations
 

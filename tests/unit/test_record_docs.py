@@ -1,4 +1,4 @@
-"""docs/results.md lists the keys of a record as its types describe them. Run this file to write the lists again."""
+"""Tests of docs/results.md: it lists the keys of a record as the types do. Run this file to write the lists."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Boards as people and machines read them, in every format."""
+"""Tests of tables in every format, for people and for programs."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def record(method: str = "vit", **more: Any) -> Record:
 
 
 def board() -> Leaderboard:
-    """The baseline, a method that is better and faster, one that failed."""
+    """Return a leaderboard with the baseline, a method that is better and faster, and a method that failed."""
     broken = record(
         "broken",
         status="failed",
@@ -68,7 +68,7 @@ def board() -> Leaderboard:
 
 
 def row_of(text: str, method: str) -> str:
-    """The table's line of a method; notes about it start with a mark."""
+    """Return the table's line of a method. Notes about the method begin with a mark."""
     return next(line for line in text.splitlines() if re.match(rf"[|\s\d]*{method}\b", line))
 
 

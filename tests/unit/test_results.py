@@ -1,4 +1,4 @@
-"""Records survive crashes, tell when they were changed, and give each cell once."""
+"""Tests of records: they survive crashes, show that they were changed, and give each cell once."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def test_what_json_cannot_say_becomes_null(results: Results) -> None:
 
 
 def test_text_that_utf8_cannot_hold_is_written_and_read(results: Results) -> None:
-    """The name of a file, say, in a reason or in a note."""
+    """A file name in a reason or in a note can be such text."""
     data = {"note": "a\udcff.png", "n": 3}
     results.append(record(reason="a\udcff", data=data, latency={"p50_ms": float("nan")}))
     assert results.validate() == []

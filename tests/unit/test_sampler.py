@@ -1,3 +1,5 @@
+"""Tests of the sampler: times of readings, and meters that fail, hang or keep a log."""
+
 from __future__ import annotations
 
 import os
@@ -177,7 +179,7 @@ def test_it_closes_its_meters_and_ends_with_its_parent(sampler, tmp_path, monkey
 
 
 def test_one_that_cannot_even_be_killed_is_left(sampler, monkeypatch):
-    """It waits in the kernel, for a device."""
+    """Such a process waits in the kernel, for a device."""
     made = sampler(("Clock", info()))
     made.start()
     with monkeypatch.context() as patch:

@@ -1,4 +1,4 @@
-"""A plugin's source is its whole distribution; what cannot be listed is refused; blame names the right plugin."""
+"""Tests of a plugin's source: it is the whole distribution, it must be listable, and blame names the right plugin."""
 
 from __future__ import annotations
 
@@ -216,7 +216,7 @@ def test_blame_names_the_plugin_whose_code_raised(site):
 
 
 def editable(site: Path, tree: Path) -> Distribution:
-    """A project with a flat layout, installed editable."""
+    """Make a project with a flat layout that is installed editable."""
     made = Distribution(site)
     made.write(
         f"{made.info.name}/direct_url.json",
@@ -283,7 +283,7 @@ def test_file_names_of_any_bytes_are_hashed(tree):
 
 
 def test_the_metadata_in_a_projects_own_tree_gives_the_same_source_as_its_editable_install(site, tree):
-    """``python -m harness`` in that folder finds it first."""
+    """``python -m harness`` in that folder finds this metadata first."""
     installed = toy(load_plugins()).source
     egg = tree / "harness_toy.egg-info"
     write(egg / "PKG-INFO", "Metadata-Version: 2.1\nName: harness-toy\nVersion: 1.0\n")

@@ -1,4 +1,4 @@
-"""What methods share that split by classes: groups, images, sub-models made once, and the graph of their fusion."""
+"""Tests of the shared code of methods that split by classes: groups, images, sub-models, and the fusion's graph."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_groups_are_a_partition_of_the_classes_with_the_sizes_given(total: int, 
 
 
 def test_the_streams_of_the_two_generators_stay_what_they_are() -> None:
-    """Results published with a seed must come out again, so the drawn groups are pinned."""
+    """Published results with a seed must be reproducible, so the drawn groups are pinned."""
     assert class_groups([3, 3, 2, 2], np.random.RandomState(0)) == ((2, 4, 8), (1, 6, 9), (3, 7), (0, 5))
     assert class_groups([3, 3, 2, 2], np.random.default_rng([0, 1])) == ((1, 3, 9), (6, 7, 8), (0, 4), (2, 5))
 

@@ -1,3 +1,5 @@
+"""Tests of the machine's state around a window, and of the flags that it gives."""
+
 from __future__ import annotations
 
 import numpy as np

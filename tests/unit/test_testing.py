@@ -1,4 +1,4 @@
-"""The checks of ``harness.testing`` pass what keeps the contracts, and name what breaks them."""
+"""Tests of ``harness.testing``: its checks accept entries that keep the contracts, and name the broken contract."""
 
 from __future__ import annotations
 
@@ -239,7 +239,7 @@ def test_a_spec_that_is_no_json_is_named(entries, fake):
 
 
 def test_a_factory_with_a_mind_of_its_own_is_named(entries, fake):
-    """The state dict fits, yet what is rebuilt computes something else."""
+    """The state dict fits, but the rebuilt module computes something else."""
 
     def build(ctx, params):
         model = fake.build(ctx, params)

@@ -1,4 +1,4 @@
-"""Ends of steps that share devices and links, and the walk over a graph of parts."""
+"""Tests of the end times of steps that share devices and links, and of the walk over a graph of parts."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""The training loop: what it computes, and that a kill at any moment changes nothing.
+"""Tests of the training loop: its results, and that a kill at any moment changes nothing.
 
-Run as a script, this file trains in forked children that are killed on the way; the tests then resume.
+As a script, this file trains in forked children that are killed during training. The tests then resume.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class Arrays:
 
 
 def images(n=53, seed=0):
-    """Images [n, 1, 8, 8] whose brightness depends on the class, with noise."""
+    """Return images [n, 1, 8, 8] whose brightness depends on the class, with noise."""
     rng = np.random.default_rng(seed)
     labels = rng.integers(0, CLASSES, n)
     return Arrays(labels[:, None, None, None] * 0.4 + rng.normal(size=(n, 1, 8, 8)), labels)
@@ -102,7 +102,7 @@ class Stored:
 
 
 def pictures(n=53, seed=0, shape=(8, 8, 1)):
-    """A split of uint8 images [height, width, channels]."""
+    """Return a split of uint8 images [height, width, channels]."""
     stored = Stored(n, shape, seed)
     height, width, channels = shape
     images = StoredImages(stored, "toy", (channels, height, width), None)
@@ -133,7 +133,7 @@ KINDS = {"plain": (RECIPE, images), "augmented": (AUGMENTED, pictures)}
 
 
 def train(folder, module=None, recipe=RECIPE, data=None, validation=None, progress=None, **more):
-    """``fit`` with this file's defaults."""
+    """Call ``fit`` with the defaults of this file."""
     module = network() if module is None else module
     more = {"seed": 7, "device": "cpu", **more}
     data = images() if data is None else data
@@ -189,7 +189,7 @@ def train_until_killed(kind, how, folder):
 
 
 def main(folder):
-    """One import of all that is needed; forking is safe as no operator has run before."""
+    """Import all modules once, then fork a process for each run. No operator has run before, so forking is safe."""
     for name in ("timm.data", "timm.optim", "timm.scheduler", "timm.utils", "torch.utils.flop_counter"):
         importlib.import_module(name)
 

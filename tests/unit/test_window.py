@@ -1,4 +1,4 @@
-"""Windows with a meter that can be checked: one watt, and four more for each core that this process keeps busy."""
+"""Tests of windows with a meter of known watts: one, and four more for each core that this process keeps busy."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def sampler(tmp_path, monkeypatch):
 
 
 def measured(*arguments):
-    """A window in which the sampler came to its turn: a busy machine may leave gaps, which withhold a figure."""
+    """Return a window without gaps in its readings. A busy machine may cause gaps, so there are five tries."""
     for _ in range(5):
         seen = observe(*arguments)
         if not any(

@@ -1,4 +1,4 @@
-"""Any text gives a value or one line that says what is wrong and where; never anything else."""
+"""Tests of YAML: any text gives a value, or one line with the fault and its place."""
 
 from __future__ import annotations
 

@@ -1,5 +1,7 @@
-"""In an agent's place: answers a line of JSON, {"to": "host:port", "up": n, "down": n}, with the seconds that it took
-to send so many bytes there and get so many back; without "to" it is the one that gets and sends them.
+"""A stand-in for an agent.
+
+It answers a line of JSON, {"to": "host:port", "up": n, "down": n}, with the seconds that it took to send and receive
+these numbers of bytes. A line without "to" makes it the side that receives and sends them.
 """
 
 import argparse

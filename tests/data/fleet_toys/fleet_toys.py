@@ -42,7 +42,7 @@ SEEN: list[tuple] = []
 
 
 def joined(inputs, outputs):
-    """A linear layer over all inputs, flattened. Workers import this module: torch only here."""
+    """Return a linear layer over all inputs, flattened. torch is imported here, because workers import this module."""
     import torch
 
     class Joined(torch.nn.Module):

@@ -85,7 +85,7 @@ def build(ctx, params):
 
 
 def hangs_up(conn, *rest):
-    """A follower that closes its connection at the first node, and lives on."""
+    """Run as a follower that closes its connection at the first node, and stays alive."""
     conn.recv()
     conn.close()
     time.sleep(600)
