@@ -13,9 +13,9 @@ answered by the sub-model that owns its class. It is computed during measuring, 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -32,29 +32,39 @@ from harness.methods import (
     seeded,
 )
 from harness.types import Context, FitResult, Model, ModuleSpec, Partition
-from harness_baselines.sketch import group_sizes, probe_spec, small_shape, sub_shapes
-from harness_baselines.small import budget, spend, step_of
+from harness_baselines.sketch import SmallSize, group_sizes, probe_spec, small_shape, sub_shapes
+from harness_baselines.small import Compute, budget, spend, step_of
 from harness_timm.surgery import feature_model
 from harness_timm.vit import ViTShape
-
-if TYPE_CHECKING:
-    from harness_baselines.plugin import ClassSplitParams
 
 __all__ = ["AveragedSoftmax", "Probe", "averaged_softmax", "class_split", "probe"]
 
 
-def class_split(ctx: Context, source: Model, params: ClassSplitParams) -> Partition:
+def class_split(
+    ctx: Context,
+    source: Model,
+    size: SmallSize,
+    compute: Compute,
+    *,
+    parts: int,
+    fusion: Literal["average", "probe"],
+    probe_epochs: int,
+    recorded: Mapping[str, Any],
+) -> Partition:
     """Return the sub-models and their fusion. The source's lineage gives only the training budget.
+
+    ``recorded`` are the parameters as the record states them.
 
     Raises:
         ValueError: the source records no training, there are too many parts, or a class has no training images.
     """
-    shape = small_shape(source.spec, params, source.input.shape, source.classes)
-    sizes, draw = group_sizes(source.classes, params.parts), np.random.RandomState(ctx.seed)
+    shape = small_shape(source.spec, size, source.input.shape, source.classes)
+    sizes, draw = group_sizes(source.classes, parts), np.random.RandomState(ctx.seed)
     groups = class_groups(sizes, draw)  # the stream of RandomState never changes
-    target = budget(source, params)
-    wanted = len(ctx.data.train) * _probe_macs(shape, params) if params.fusion == "probe" else 0
-    share = max(0, target - wanted) // params.parts
+    target = budget(source, compute)
+    probed = fusion == "probe"
+    wanted = len(ctx.data.train) * _probe_macs(shape, parts, probe_epochs) if probed else 0
+    share = max(0, target - wanted) // parts
 
     subs: list[nn.Module] = []
     fits: list[FitResult] = []
@@ -65,35 +75,34 @@ def class_split(ctx: Context, source: Model, params: ClassSplitParams) -> Partit
         fits.append(spend(ctx, module, trained, share, f"sub{i}", images))
         subs.append(module)
 
-    deployed = sub_shapes(shape, params)
-    if params.fusion == "average":
+    deployed = sub_shapes(shape, parts, probed=probed)
+    if not probed:
         spec = ModuleSpec(
             factory="harness_baselines.class_split:averaged_softmax",
             params={"groups": [list(group) for group in groups]},
         )
-        fusion = spec.build()
+        answer = spec.build()
     else:
         subs = [feature_model(sub) for sub in subs]
-        spec = probe_spec(params.parts * shape.dim, source.classes)
-        fusion = seeded(spec.build, ctx.seed * 1000)
+        spec = probe_spec(parts * shape.dim, source.classes)
+        answer = seeded(spec.build, ctx.seed * 1000)
         macs = sum(sub.macs() for sub in deployed)
-        epochs = params.probe_epochs
         fits.append(
-            fit_on_features(ctx, subs, fusion, macs=macs, name="fusion", epochs=epochs, **FINE_TUNING)
+            fit_on_features(ctx, subs, answer, macs=macs, name="fusion", epochs=probe_epochs, **FINE_TUNING)
         )
 
     notes = {"classes": [list(group) for group in groups]}
-    step = step_of("partition", "class-split", params, target, fits, **notes)
+    step = step_of("partition", "class-split", recorded, target, fits, **notes)
     return fused_partition(
         source,
         [
             Piece(module=sub, spec=small.spec(), output=(small.classes or small.dim,))
             for sub, small in zip(subs, deployed, strict=True)
         ],
-        Piece(module=fusion, spec=spec, output=(source.classes,)),
+        Piece(module=answer, spec=spec, output=(source.classes,)),
         missing="zeros",
         lineage=(step,),
-        groups=groups if params.fusion == "average" else (),
+        groups=() if probed else groups,
     )
 
 
@@ -134,7 +143,7 @@ def probe(*, features: int, classes: int) -> nn.Module:
     return Probe(features, classes)
 
 
-def _probe_macs(shape: ViTShape, params: ClassSplitParams) -> int:
+def _probe_macs(shape: ViTShape, parts: int, epochs: int) -> int:
     """Return the MACs of the probe's training per image: each sub-model once, and the linear layer in every epoch."""
-    features = params.parts * replace(shape, classes=0).macs()
-    return features + params.probe_epochs * params.parts * shape.dim * shape.classes
+    features = parts * replace(shape, classes=0).macs()
+    return features + epochs * parts * shape.dim * shape.classes

@@ -12,15 +12,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from harness.devices import Link, link_of
 from harness.types import IMAGE, DeviceInfo, Fleet, ModuleSpec, PartSketch, Placement, Sketch
 from harness_baselines.sketch import MEAN, known_shape, slice_spec
 from harness_timm.vit import ViTShape
-
-if TYPE_CHECKING:
-    from harness_baselines.plugin import NeurosurgeonParams
 
 __all__ = ["Cut", "cuts", "neurosurgeon_sketch"]
 
@@ -38,8 +35,12 @@ class Cut:
     seconds: float
 
 
-def neurosurgeon_sketch(spec: ModuleSpec | None, params: NeurosurgeonParams, fleet: Fleet) -> Sketch:
+def neurosurgeon_sketch(
+    spec: ModuleSpec | None, fleet: Fleet, *, rate_mbps: float | None, rtt_ms: float | None
+) -> Sketch:
     """Return ``front`` and ``back`` on one device each, or ``whole`` on one of them.
+
+    ``rate_mbps`` (10^6 bits per second) and ``rtt_ms`` replace what the devices' profiles state of their link.
 
     If ``whole`` is not on the central device, that device has the part ``answer``, which returns the logits of
     ``whole`` unchanged, because a central device must have a part.
@@ -52,7 +53,7 @@ def neurosurgeon_sketch(spec: ModuleSpec | None, params: NeurosurgeonParams, fle
     if len(fleet.devices) != 2:
         raise ValueError(f"neurosurgeon cuts a model over a fleet of two devices, not {len(fleet.devices)}")
     lines = [_line(device) for device in fleet.devices]
-    link = _link(params, fleet)
+    link = _link(fleet, rate_mbps, rtt_ms)
     tried = sorted(cuts(shape, lines, link, fleet.central), key=lambda cut: cut.seconds)
     best = tried[0]
     names = [device.name for device in fleet.devices]
@@ -157,20 +158,20 @@ def _line(device: DeviceInfo) -> tuple[float, float]:
     return profile["fixed_s"], profile["s_per_gmac"]
 
 
-def _link(params: NeurosurgeonParams, fleet: Fleet) -> Link:
-    """Return the link that ``params`` gives, completed by the links of the devices. The slower end decides.
+def _link(fleet: Fleet, rate_mbps: float | None, rtt_ms: float | None) -> Link:
+    """Return the link of ``rate_mbps`` and ``rtt_ms``; a value that is not given is that of the devices' slower link.
 
     Raises:
         ValueError: no rate is given or known.
     """
     ends = [end for device in fleet.devices if (end := link_of(device)) is not None]
-    if params.rate_mbps is None and not ends:
+    if rate_mbps is None and not ends:
         raise ValueError(
             "neurosurgeon needs the link between the devices: `harness devices profile NAME` measures a board's, "
             "or give rate_mbps and rtt_ms"
         )
     known = ends[0].joined(ends[-1]) if ends else Link()
     return Link(
-        rate_mbps=known.rate_mbps if params.rate_mbps is None else params.rate_mbps,
-        rtt_ms=known.rtt_ms if params.rtt_ms is None else params.rtt_ms,
+        rate_mbps=known.rate_mbps if rate_mbps is None else rate_mbps,
+        rtt_ms=known.rtt_ms if rtt_ms is None else rtt_ms,
     )

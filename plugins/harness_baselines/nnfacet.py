@@ -16,8 +16,8 @@ Interpretations, where NNFacet's own choice needs its devices, or where only its
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -41,14 +41,25 @@ from harness_baselines.sketch import group_sizes, perceptron_spec
 from harness_baselines.vgg import VGG
 from harness_baselines.vgg_sketch import VGGShape
 
-if TYPE_CHECKING:
-    from harness_baselines.plugin import NNFacetParams
-
 __all__ = ["Perceptron", "cut", "nnfacet", "perceptron", "resample", "zero_shares"]
 
 
-def nnfacet(ctx: Context, model: Model, params: NNFacetParams) -> Partition:
-    """Return the sub-models and the perceptron.
+def nnfacet(
+    ctx: Context,
+    model: Model,
+    *,
+    parts: int,
+    keep: float,
+    negatives: int | None,
+    epochs: int,
+    hidden: int,
+    fusion_epochs: int,
+    recorded: Mapping[str, Any],
+) -> Partition:
+    """Return the ``parts`` sub-models, each with the share ``keep`` of the filters, and the perceptron.
+
+    ``negatives`` are the images of each foreign class (by default as in EC-SNN), ``epochs`` those of fine-tuning,
+    ``hidden`` the neurons of the perceptron, and ``recorded`` the parameters as the record states them.
 
     Raises:
         ValueError: the model is not a ``vgg``, there are more parts than classes, or a class has no training images.
@@ -56,7 +67,7 @@ def nnfacet(ctx: Context, model: Model, params: NNFacetParams) -> Partition:
     shape = VGGShape.from_spec(model.spec)
     if shape is None or not isinstance(model.module, VGG):
         raise ValueError(f"nnfacet needs a vgg, not {type(model.module).__name__}")
-    sizes, draw = group_sizes(model.classes, params.parts, least=1), np.random.RandomState(ctx.seed)
+    sizes, draw = group_sizes(model.classes, parts, least=1), np.random.RandomState(ctx.seed)
     groups = class_groups(sizes, draw)  # the stream of RandomState never changes
     zeros, counts, measured = zero_shares(ctx, model.module, model.classes, shape.macs())
 
@@ -65,21 +76,23 @@ def nnfacet(ctx: Context, model: Model, params: NNFacetParams) -> Partition:
     for i, group in enumerate(groups, 1):
         weights = counts[list(group), None] / counts[list(group)].sum()
         shares = [(weights * layer[list(group)]).sum(0) for layer in zeros]
-        small = seeded(shape.narrowed(params.keep, len(group) + 1).spec().build, ctx.seed * 1000 + i)
+        small = seeded(shape.narrowed(keep, len(group) + 1).spec().build, ctx.seed * 1000 + i)
         cut(model.module, small, shares)
-        data = resample(ctx.data.train, group, model.classes, params.negatives, ctx.seed)
-        fits.append(ctx.fit(small, data=data, name=f"sub{i}", epochs=params.epochs, **FINE_TUNING))
+        data = resample(ctx.data.train, group, model.classes, negatives, ctx.seed)
+        fits.append(ctx.fit(small, data=data, name=f"sub{i}", epochs=epochs, **FINE_TUNING))
         small.head = nn.Identity()
         subs.append(small)
 
-    bare = shape.narrowed(params.keep, 0)
-    spec = perceptron_spec(params.parts * bare.dim, params.hidden, model.classes)
+    bare = shape.narrowed(keep, 0)
+    spec = perceptron_spec(parts * bare.dim, hidden, model.classes)
     fusion = seeded(spec.build, ctx.seed * 1000)
-    macs, epochs = params.parts * bare.macs(), params.fusion_epochs
-    fits.append(fit_on_features(ctx, subs, fusion, macs=macs, name="fusion", epochs=epochs, **FINE_TUNING))
+    macs = parts * bare.macs()
+    fits.append(
+        fit_on_features(ctx, subs, fusion, macs=macs, name="fusion", epochs=fusion_epochs, **FINE_TUNING)
+    )
 
     notes = {"classes": [list(group) for group in groups]}
-    step = Lineage.of("partition", "nnfacet", params.model_dump(), fits, notes)
+    step = Lineage.of("partition", "nnfacet", recorded, fits, notes)
     return fused_partition(
         model,
         [Piece(module=sub, spec=bare.spec(), output=(bare.dim,)) for sub in subs],

@@ -25,6 +25,7 @@ from harness.types import (
 )
 from harness_baselines.neurosurgeon import neurosurgeon_sketch
 from harness_baselines.sketch import (
+    SmallSize,
     class_split_sketch,
     ensemble_sketch,
     nnfacet_sketch,
@@ -62,6 +63,16 @@ class SmallModelParams(Params):
     compute: Literal["equal"] | Annotated[float, Field(gt=0)] = Field(
         "equal", description="training compute, in image passes x MACs: equal to the source's, or a multiple"
     )
+
+    def size(self) -> SmallSize:
+        """Return the dimensions."""
+        return SmallSize(
+            dim=self.dim,
+            depth=self.depth,
+            heads=self.heads,
+            mlp_ratio=self.mlp_ratio,
+            patch_size=self.patch_size,
+        )
 
 
 class EnsembleParams(SmallModelParams):
@@ -150,35 +161,74 @@ def build_vgg(ctx: Context, params: VGGParams) -> Model:
 
 def describe_small(spec: ModuleSpec, params: SmallModelParams, data: DataInfo) -> ModuleSpec:
     """Return the small ViT for the images and classes of ``data``."""
-    return small_shape(spec, params, data.shape, data.classes).spec()
+    return small_shape(spec, params.size(), data.shape, data.classes).spec()
 
 
 def compress_small(ctx: Context, model: Model, params: SmallModelParams) -> Model:
     """Train the small ViT and return it."""
     from harness_baselines.small import small_model
 
-    return small_model(ctx, model, params)
+    return small_model(ctx, model, params.size(), params.compute, params.model_dump())
+
+
+def sketch_ensemble(spec: ModuleSpec | None, params: EnsembleParams, fleet: Fleet) -> Sketch:
+    """Return the members and their mean."""
+    return ensemble_sketch(spec, params.size(), params.members)
 
 
 def partition_ensemble(ctx: Context, model: Model, params: EnsembleParams, sketch: Sketch) -> Partition:
     """Train the members of the ensemble and return them with their mean."""
     from harness_baselines.small import ensemble
 
-    return ensemble(ctx, model, params)
+    return ensemble(ctx, model, params.size(), params.compute, params.members, params.model_dump())
+
+
+def sketch_class_split(spec: ModuleSpec | None, params: ClassSplitParams, fleet: Fleet) -> Sketch:
+    """Return the small ViTs and their fusion."""
+    return class_split_sketch(spec, params.size(), params.parts, probed=params.fusion == "probe")
 
 
 def partition_class_split(ctx: Context, model: Model, params: ClassSplitParams, sketch: Sketch) -> Partition:
     """Train a small ViT on each group of classes, and their fusion."""
     from harness_baselines.class_split import class_split
 
-    return class_split(ctx, model, params)
+    return class_split(
+        ctx,
+        model,
+        params.size(),
+        params.compute,
+        parts=params.parts,
+        fusion=params.fusion,
+        probe_epochs=params.probe_epochs,
+        recorded=params.model_dump(),
+    )
+
+
+def sketch_nnfacet(spec: ModuleSpec | None, params: NNFacetParams, fleet: Fleet) -> Sketch:
+    """Return the sub-models of the VGG and their fusion."""
+    return nnfacet_sketch(spec, params.parts, keep=params.keep, hidden=params.hidden)
 
 
 def partition_nnfacet(ctx: Context, model: Model, params: NNFacetParams, sketch: Sketch) -> Partition:
     """Split the VGG by classes, and train the sub-models and their fusion."""
     from harness_baselines.nnfacet import nnfacet
 
-    return nnfacet(ctx, model, params)
+    return nnfacet(
+        ctx,
+        model,
+        parts=params.parts,
+        keep=params.keep,
+        negatives=params.negatives,
+        epochs=params.epochs,
+        hidden=params.hidden,
+        fusion_epochs=params.fusion_epochs,
+        recorded=params.model_dump(),
+    )
+
+
+def sketch_pipeline(spec: ModuleSpec | None, params: PipelineParams, fleet: Fleet) -> Sketch:
+    """Return the two parts of the ViT."""
+    return pipeline_sketch(spec, params.after)
 
 
 def partition_pipeline(ctx: Context, model: Model, params: PipelineParams, sketch: Sketch) -> Partition:
@@ -186,6 +236,11 @@ def partition_pipeline(ctx: Context, model: Model, params: PipelineParams, sketc
     from harness_baselines.pipeline import pipeline
 
     return pipeline(model, params.after)
+
+
+def sketch_neurosurgeon(spec: ModuleSpec | None, params: NeurosurgeonParams, fleet: Fleet) -> Sketch:
+    """Return the parts of the best cut, each with its device of ``fleet``."""
+    return neurosurgeon_sketch(spec, fleet, rate_mbps=params.rate_mbps, rtt_ms=params.rtt_ms)
 
 
 def partition_neurosurgeon(
@@ -243,7 +298,7 @@ def harness_partitioners() -> Iterable[PartitionerEntry]:
         name="ensemble",
         summary="N small ViTs on all classes, logits averaged; together the source's training compute",
         params=EnsembleParams,
-        sketch=ensemble_sketch,
+        sketch=sketch_ensemble,
         partition=partition_ensemble,
         requires=("torch", "timm"),
         extra="bench",
@@ -252,7 +307,7 @@ def harness_partitioners() -> Iterable[PartitionerEntry]:
         name="class-split",
         summary="N small ViTs from scratch, each on its share of the classes; together the source's training compute",
         params=ClassSplitParams,
-        sketch=class_split_sketch,
+        sketch=sketch_class_split,
         partition=partition_class_split,
         requires=("torch", "timm"),
         extra="bench",
@@ -261,7 +316,7 @@ def harness_partitioners() -> Iterable[PartitionerEntry]:
         name="nnfacet",
         summary="N sub-models of a VGG, of the filters that matter to a share of the classes each (as NNFacet does)",
         params=NNFacetParams,
-        sketch=nnfacet_sketch,
+        sketch=sketch_nnfacet,
         partition=partition_nnfacet,
         requires=("torch", "timm"),
         extra="bench",
@@ -270,7 +325,7 @@ def harness_partitioners() -> Iterable[PartitionerEntry]:
         name="pipeline",
         summary="a trained ViT cut in two after block k; the same answers",
         params=PipelineParams,
-        sketch=pipeline_sketch,
+        sketch=sketch_pipeline,
         partition=partition_pipeline,
         requires=("torch", "timm"),
         extra="bench",
@@ -279,7 +334,7 @@ def harness_partitioners() -> Iterable[PartitionerEntry]:
         name="neurosurgeon",
         summary="a trained ViT cut where two devices' profiles and their link give the least latency",
         params=NeurosurgeonParams,
-        sketch=neurosurgeon_sketch,
+        sketch=sketch_neurosurgeon,
         partition=partition_neurosurgeon,
         requires=("torch", "timm"),
         extra="bench",

@@ -2,25 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, replace
 
 from harness.methods import even_shares, fused_sketch, image_sketch
-from harness.types import IMAGE, Fleet, ModuleSpec, PartSketch, Sketch
+from harness.types import IMAGE, ModuleSpec, PartSketch, Sketch
 from harness_baselines.vgg_sketch import VGGShape
 from harness_timm.vit import ViTShape, base_of
 
-if TYPE_CHECKING:
-    from harness_baselines.plugin import (
-        ClassSplitParams,
-        EnsembleParams,
-        NNFacetParams,
-        PipelineParams,
-        SmallModelParams,
-    )
-
 __all__ = [
     "MEAN",
+    "SmallSize",
     "check_cut",
     "class_split_sketch",
     "ensemble_sketch",
@@ -55,9 +46,18 @@ def known_shape(spec: ModuleSpec | None, what: str) -> ViTShape:
 # --- small models ---------------------------------------------------------------------------------
 
 
-def small_shape(
-    spec: ModuleSpec | None, params: SmallModelParams, image: tuple[int, ...], classes: int
-) -> ViTShape:
+@dataclass(frozen=True, kw_only=True)
+class SmallSize:
+    """The dimensions of a small ViT that do not come from the data; ``patch_size`` is by default the source's."""
+
+    dim: int
+    depth: int
+    heads: int
+    mlp_ratio: float
+    patch_size: int | None
+
+
+def small_shape(spec: ModuleSpec | None, size: SmallSize, image: tuple[int, ...], classes: int) -> ViTShape:
     """Return the small ViT for images [channels, height, width], with the patches and class token of the source.
 
     Raises:
@@ -65,7 +65,7 @@ def small_shape(
     """
     channels, height, width = image
     source = ViTShape.from_spec(spec)
-    patch_size = params.patch_size
+    patch_size = size.patch_size
     if patch_size is None:
         patch_size = known_shape(spec, "no patch_size, and the source has none known").patch_size
     return ViTShape(
@@ -73,28 +73,30 @@ def small_shape(
         patch_size=patch_size,
         channels=channels,
         classes=classes,
-        dim=params.dim,
-        depth=params.depth,
-        heads=params.heads,
-        mlp_ratio=params.mlp_ratio,
+        dim=size.dim,
+        depth=size.depth,
+        heads=size.heads,
+        mlp_ratio=size.mlp_ratio,
         class_token=source.class_token if source is not None else True,
     )
 
 
-def ensemble_sketch(spec: ModuleSpec | None, params: EnsembleParams, fleet: Fleet) -> Sketch:
+def ensemble_sketch(spec: ModuleSpec | None, size: SmallSize, members: int) -> Sketch:
     """Return ``member1`` to ``memberN``, which read the image, and ``mean``, which reads their logits.
 
     Raises:
         ValueError: the source's image size is not known, or the dimensions do not fit.
     """
     source = known_shape(spec, "ensemble needs the source's image size and classes")
-    shape = small_shape(spec, params, (source.channels, *source.image_size), source.classes)
-    members = [
-        image_sketch(f"member{i}", shape, shape.classes, shape.spec()) for i in range(1, params.members + 1)
-    ]
-    decisions = {"members": params.members}
+    shape = small_shape(spec, size, (source.channels, *source.image_size), source.classes)
     return fused_sketch(
-        members, params=0, macs=0, classes=shape.classes, spec=MEAN, decisions=decisions, name="mean"
+        [image_sketch(f"member{i}", shape, shape.classes, shape.spec()) for i in range(1, members + 1)],
+        params=0,
+        macs=0,
+        classes=shape.classes,
+        spec=MEAN,
+        decisions={"members": members},
+        name="mean",
     )
 
 
@@ -118,10 +120,9 @@ def group_sizes(classes: int, parts: int, least: int = 2) -> list[int]:
     return even_shares(classes, parts)
 
 
-def sub_shapes(shape: ViTShape, params: ClassSplitParams) -> list[ViTShape]:
+def sub_shapes(shape: ViTShape, parts: int, *, probed: bool) -> list[ViTShape]:
     """Return each deployed sub-model: with a head for its classes, or without a head if a probe reads its features."""
-    sizes = group_sizes(shape.classes, params.parts)
-    return [replace(shape, classes=n if params.fusion == "average" else 0) for n in sizes]
+    return [replace(shape, classes=0 if probed else n) for n in group_sizes(shape.classes, parts)]
 
 
 def probe_spec(features: int, classes: int) -> ModuleSpec:
@@ -136,7 +137,7 @@ def perceptron_spec(features: int, hidden: int, classes: int) -> ModuleSpec:
     return ModuleSpec(factory="harness_baselines.nnfacet:perceptron", params=params)
 
 
-def class_split_sketch(spec: ModuleSpec | None, params: ClassSplitParams, fleet: Fleet) -> Sketch:
+def class_split_sketch(spec: ModuleSpec | None, size: SmallSize, parts: int, *, probed: bool) -> Sketch:
     """Return ``sub1`` to ``subN``, which read the image, and ``fusion``, which reads their logits or features.
 
     The fusion ``average`` has no spec yet, because the groups of classes are drawn when it is trained.
@@ -145,25 +146,26 @@ def class_split_sketch(spec: ModuleSpec | None, params: ClassSplitParams, fleet:
         ValueError: there are too many parts, the source's image size is not known, or the dimensions do not fit.
     """
     source = known_shape(spec, "class-split needs the source's image size and classes")
-    shape = small_shape(source.spec(), params, (source.channels, *source.image_size), source.classes)
-    probed = params.fusion == "probe"
-    features = params.parts * shape.dim
+    shape = small_shape(source.spec(), size, (source.channels, *source.image_size), source.classes)
+    features = parts * shape.dim
     weights, biases = (features * shape.classes, shape.classes) if probed else (0, 0)
     return fused_sketch(
         [
             image_sketch(f"sub{i}", sub, sub.classes or sub.dim, sub.spec())
-            for i, sub in enumerate(sub_shapes(shape, params), 1)
+            for i, sub in enumerate(sub_shapes(shape, parts, probed=probed), 1)
         ],
         params=weights + biases,
         macs=weights,
         classes=shape.classes,
         spec=probe_spec(features, shape.classes) if probed else None,
-        decisions={"classes": group_sizes(shape.classes, params.parts)},
+        decisions={"classes": group_sizes(shape.classes, parts)},
     )
 
 
-def nnfacet_sketch(spec: ModuleSpec | None, params: NNFacetParams, fleet: Fleet) -> Sketch:
+def nnfacet_sketch(spec: ModuleSpec | None, parts: int, *, keep: float, hidden: int) -> Sketch:
     """Return ``sub1`` to ``subN``, which read the image, and ``fusion``, which reads their features.
+
+    Each sub-model has the share ``keep`` of the filters, and the fusion ``hidden`` neurons.
 
     Raises:
         ValueError: there are more parts than classes, or the source is not a ``vgg``.
@@ -171,17 +173,17 @@ def nnfacet_sketch(spec: ModuleSpec | None, params: NNFacetParams, fleet: Fleet)
     shape = VGGShape.from_spec(spec)
     if shape is None:
         raise ValueError("nnfacet splits a CNN whose dimensions are known when planning: build: {vgg: ...}")
-    sub = shape.narrowed(params.keep, 0)
-    features = params.parts * sub.dim
-    weights = (features + shape.classes) * params.hidden
-    biases = params.hidden + shape.classes
-    sizes = group_sizes(shape.classes, params.parts, least=1)
+    sub = shape.narrowed(keep, 0)
+    features = parts * sub.dim
+    weights = (features + shape.classes) * hidden
+    biases = hidden + shape.classes
+    sizes = group_sizes(shape.classes, parts, least=1)
     return fused_sketch(
-        [image_sketch(f"sub{i}", sub, sub.dim, sub.spec()) for i in range(1, params.parts + 1)],
+        [image_sketch(f"sub{i}", sub, sub.dim, sub.spec()) for i in range(1, parts + 1)],
         params=weights + biases,
         macs=weights,
         classes=shape.classes,
-        spec=perceptron_spec(features, params.hidden, shape.classes),
+        spec=perceptron_spec(features, hidden, shape.classes),
         decisions={"classes": sizes, "filters": [list(s) for s in sub.stages]},
     )
 
@@ -207,31 +209,31 @@ def check_cut(after: int, depth: int) -> None:
         raise ValueError(f"after: {after} is outside the model, whose depth is {depth}: {allowed}")
 
 
-def pipeline_sketch(spec: ModuleSpec | None, params: PipelineParams, fleet: Fleet) -> Sketch:
+def pipeline_sketch(spec: ModuleSpec | None, after: int) -> Sketch:
     """Return ``front``, the embedding and the blocks before the cut, and ``back``, the other blocks, norm and head.
 
     Raises:
         ValueError: the cut leaves a part without blocks, or the source's dimensions are not known.
     """
-    shape, cut = known_shape(spec, "pipeline needs the dimensions of a ViT"), params.after
+    shape = known_shape(spec, "pipeline needs the dimensions of a ViT")
     assert spec is not None
-    check_cut(cut, shape.depth)
+    check_cut(after, shape.depth)
     front = PartSketch(
         name="front",
         inputs=(IMAGE,),
-        params=shape.params(0, cut),
-        macs=shape.macs(0, cut),
-        weight_bytes=shape.weight_bytes(0, cut),
+        params=shape.params(0, after),
+        macs=shape.macs(0, after),
+        weight_bytes=shape.weight_bytes(0, after),
         output_bytes=4 * shape.tokens * shape.dim,
-        spec=slice_spec(spec, 0, cut),
+        spec=slice_spec(spec, 0, after),
     )
     back = PartSketch(
         name="back",
         inputs=("front",),
-        params=shape.params(cut),
-        macs=shape.macs(cut),
-        weight_bytes=shape.weight_bytes(cut),
+        params=shape.params(after),
+        macs=shape.macs(after),
+        weight_bytes=shape.weight_bytes(after),
         output_bytes=4 * shape.classes,
-        spec=slice_spec(spec, cut, shape.depth),
+        spec=slice_spec(spec, after, shape.depth),
     )
-    return Sketch(parts=(front, back), decisions={"after": cut})
+    return Sketch(parts=(front, back), decisions={"after": after})

@@ -7,32 +7,36 @@ spent and its ratio to the target. Pretraining that was done elsewhere is in no 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, TypeAlias
 
 import torch
 from torch import nn
 
 from harness.methods import Piece, fused_partition, seeded
 from harness.types import Context, FitResult, Lineage, Model, Partition, Split, TensorSpec
-from harness_baselines.sketch import MEAN, small_shape
+from harness_baselines.sketch import MEAN, SmallSize, small_shape
 from harness_timm.vit import ViTShape
 
-if TYPE_CHECKING:
-    from harness_baselines.plugin import EnsembleParams, SmallModelParams
+__all__ = ["Compute", "Mean", "budget", "ensemble", "mean", "small_model", "spend", "step_of"]
 
-__all__ = ["Mean", "budget", "ensemble", "mean", "small_model", "spend", "step_of"]
+Compute: TypeAlias = Literal["equal"] | float
+"""Training compute: equal to the source's, or a multiple of it."""
 
 
-def small_model(ctx: Context, source: Model, params: SmallModelParams) -> Model:
-    """Return one trained small ViT. The source's lineage gives only the training budget.
+def small_model(
+    ctx: Context, source: Model, size: SmallSize, compute: Compute, recorded: Mapping[str, Any]
+) -> Model:
+    """Return one small ViT of ``size``, trained with ``compute``. The source's lineage gives only the training budget.
+
+    ``recorded`` are the parameters as the record states them.
 
     Raises:
         ValueError: the source records no training, or the dimensions do not fit the image.
     """
     info = ctx.data.info
-    shape = small_shape(source.spec, params, info.shape, info.classes)
-    target = budget(source, params)
+    shape = small_shape(source.spec, size, info.shape, info.classes)
+    target = budget(source, compute)
     module = seeded(shape.spec().build, ctx.seed)
     fit = spend(ctx, module, shape, target, "small-model")
     return Model(
@@ -40,12 +44,14 @@ def small_model(ctx: Context, source: Model, params: SmallModelParams) -> Model:
         spec=shape.spec(),
         input=TensorSpec(shape=info.shape),
         classes=info.classes,
-        lineage=(step_of("compress", "small-model", params, target, [fit]),),
+        lineage=(step_of("compress", "small-model", recorded, target, [fit]),),
     )
 
 
-def ensemble(ctx: Context, source: Model, params: EnsembleParams) -> Partition:
-    """Return N small ViTs that differ by their initial weights, each trained with 1/N of the budget.
+def ensemble(
+    ctx: Context, source: Model, size: SmallSize, compute: Compute, members: int, recorded: Mapping[str, Any]
+) -> Partition:
+    """Return N = ``members`` small ViTs that differ by their initial weights, each trained with 1/N of the budget.
 
     If a member's logits are absent, zeros replace them. The mean is then scaled, which does not change the predicted
     class.
@@ -53,21 +59,21 @@ def ensemble(ctx: Context, source: Model, params: EnsembleParams) -> Partition:
     Raises:
         ValueError: as :func:`small_model`.
     """
-    shape = small_shape(source.spec, params, source.input.shape, source.classes)
-    target = budget(source, params)
-    members: list[nn.Module] = []
+    shape = small_shape(source.spec, size, source.input.shape, source.classes)
+    target = budget(source, compute)
+    modules: list[nn.Module] = []
     fits: list[FitResult] = []
-    for i in range(1, params.members + 1):
+    for i in range(1, members + 1):
         module = seeded(shape.spec().build, ctx.seed * 1000 + i)
-        fits.append(spend(ctx, module, shape, target // params.members, f"member{i}"))
-        members.append(module)
+        fits.append(spend(ctx, module, shape, target // members, f"member{i}"))
+        modules.append(module)
     logits = (source.classes,)
     return fused_partition(
         source,
-        [Piece(module=module, spec=shape.spec(), output=logits) for module in members],
+        [Piece(module=module, spec=shape.spec(), output=logits) for module in modules],
         Piece(module=MEAN.build(), spec=MEAN, output=logits),
         missing="zeros",
-        lineage=(step_of("partition", "ensemble", params, target, fits),),
+        lineage=(step_of("partition", "ensemble", recorded, target, fits),),
         names=("member", "mean"),
     )
 
@@ -85,7 +91,7 @@ def mean() -> nn.Module:
     return Mean()
 
 
-def budget(source: Model, params: SmallModelParams) -> int:
+def budget(source: Model, compute: Compute) -> int:
     """Return the training compute to spend, in MACs.
 
     Raises:
@@ -94,7 +100,7 @@ def budget(source: Model, params: SmallModelParams) -> int:
     spent = sum(step.train_macs for step in source.lineage)
     if not spent:
         raise ValueError("the model in `from` was not trained: there is no training compute to be equal to")
-    return round(spent * (1.0 if params.compute == "equal" else params.compute))
+    return round(spent * (1.0 if compute == "equal" else compute))
 
 
 def spend(
@@ -110,7 +116,7 @@ def spend(
 
 
 def step_of(
-    stage: str, entry: str, params: SmallModelParams, target: int, fits: Sequence[FitResult], **notes: Any
+    stage: str, entry: str, recorded: Mapping[str, Any], target: int, fits: Sequence[FitResult], **notes: Any
 ) -> Lineage:
     """Return the step of the lineage, with the cost of all ``fits`` and the target in MACs."""
     spent = sum(fit.train_macs for fit in fits)
@@ -120,4 +126,4 @@ def step_of(
         "ratio": spent / target,
         "epochs": [fit.epochs for fit in fits],
     }
-    return Lineage.of(stage, entry, params.model_dump(), fits, {**spending, **notes})
+    return Lineage.of(stage, entry, recorded, fits, {**spending, **notes})
