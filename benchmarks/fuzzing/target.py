@@ -1,4 +1,4 @@
-"""The agent that ``fuzz_agent.py`` sends its inputs to, in its own process, and the count of outcomes."""
+"""The agent that receives the inputs of ``fuzz_agent.py``, in its own process, and the count of outcomes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The agent's requirements have wheels for boards, and torch is not among them."""
+"""Tests that wheels exist for boards for all of the agent's requirements, and that torch is not one of them."""
 
 from __future__ import annotations
 

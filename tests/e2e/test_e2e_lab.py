@@ -1,4 +1,4 @@
-"""The lab as a user runs it: agents with TLS and token on virtual boards, a suite over two of them, nothing left."""
+"""Tests of the lab as a user runs it: agents with TLS and token on virtual boards, a suite over two, and no remains."""
 
 from __future__ import annotations
 

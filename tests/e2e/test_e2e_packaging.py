@@ -1,4 +1,4 @@
-"""The wheel outside the checkout, the light install, and distributions of others."""
+"""Tests of the wheel outside the checkout, of the light install, and of other people's distributions."""
 
 from __future__ import annotations
 

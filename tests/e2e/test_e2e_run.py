@@ -1,4 +1,4 @@
-"""Whole runs as a user starts them: watched, interrupted, killed, resumed, repeated."""
+"""Tests of whole runs as a user starts them: watched, interrupted, killed, resumed, repeated."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A board is set up from nothing, upgraded and started again; the agent that then runs there is a real one."""
+"""Tests of the set-up of a board: from nothing, as an upgrade, and as a restart. The agent on it is a real one."""
 
 from __future__ import annotations
 

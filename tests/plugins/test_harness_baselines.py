@@ -1,4 +1,4 @@
-"""The baselines: equal training compute, the ensemble, the pipeline cut, and round-robin."""
+"""Tests of the baselines: equal training compute, the ensemble, the pipeline cut, and round-robin."""
 
 from __future__ import annotations
 

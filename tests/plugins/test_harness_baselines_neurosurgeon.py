@@ -1,4 +1,4 @@
-"""Neurosurgeon: its cut against brute force over an independent model of time, its ends, and what it refuses."""
+"""Tests of Neurosurgeon: its cut against brute force over an independent model of time, its limits, and its errors."""
 
 from __future__ import annotations
 

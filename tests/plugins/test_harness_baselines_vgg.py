@@ -1,4 +1,4 @@
-"""The VGG and its split: counts, importance by a plain loop, cutting against a masked original."""
+"""Tests of the VGG and its split: counts, importance by a plain loop, and cuts against a masked original."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""CCT against the papers' counts and plain loops, and as a teacher that DeViT decomposes."""
+"""Tests of CCT against the papers' counts and plain loops, and as a teacher that DeViT splits."""
 
 from __future__ import annotations
 

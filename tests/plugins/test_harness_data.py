@@ -1,4 +1,4 @@
-"""Encoded images in tables: Parquet files and the hub's layout, and what is said of bad data."""
+"""Tests of encoded images in tables: Parquet files, the hub's layout, and the messages for bad data."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Digits, made-up images, and image files in folders."""
+"""Tests of the digits, of synthetic images, and of image files in folders."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""DeViT: partition of classes, what planning knows and refuses, and one whole run."""
+"""Tests of DeViT: division of classes, facts and errors of planning, and one whole run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""DeViT's equations against cases by hand, finite differences and masked originals."""
+"""Tests of DeViT's equations against cases by hand, finite differences and masked originals."""
 
 from __future__ import annotations
 

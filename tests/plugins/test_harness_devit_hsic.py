@@ -1,4 +1,4 @@
-"""DeViT's ``importance: hsic`` against its definition in float64, one head or neuron at a time."""
+"""Tests of DeViT's ``importance: hsic`` against its definition in float64, one head or neuron at a time."""
 
 from __future__ import annotations
 

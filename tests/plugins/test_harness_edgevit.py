@@ -1,4 +1,4 @@
-"""EdgeViT: what each arm transfers and trains, what it counts, and how it is rebuilt."""
+"""Tests of EdgeViT: the tensors that each variant transfers and trains, its counts, and its rebuilding."""
 
 from __future__ import annotations
 

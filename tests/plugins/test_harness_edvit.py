@@ -1,4 +1,4 @@
-"""ED-ViT: masks against removal, importance against plain loops, published sizes, and the whole method."""
+"""Tests of ED-ViT: masks against removal, importance against plain loops, published sizes, and the whole method."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""ED-ViT's Algorithm 1 (sizes under a budget) and the placers, without torch."""
+"""Tests of ED-ViT's Algorithm 1 (sizes under a budget) and of the placers, without torch."""
 
 from __future__ import annotations
 

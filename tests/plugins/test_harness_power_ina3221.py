@@ -1,4 +1,4 @@
-"""The Jetson meter on trees of files, against jetson-stats' own reader of the same trees."""
+"""Tests of the Jetson meter on trees of files, against jetson-stats' own reader of the same trees."""
 
 from __future__ import annotations
 

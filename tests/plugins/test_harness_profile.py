@@ -1,4 +1,4 @@
-"""`harness devices profile`: a device of known speed gives its line back; what is disturbed is timed again."""
+"""Tests of `harness devices profile`: the line of a device of known speed, and repeated timing after a disturbance."""
 
 from __future__ import annotations
 

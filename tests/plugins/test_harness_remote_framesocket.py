@@ -1,4 +1,4 @@
-"""The connection that carries frames between boards."""
+"""Tests of the connection that carries frames between boards."""
 
 from __future__ import annotations
 

@@ -1,6 +1,4 @@
-"""Tests of calls to an agent with arbitrary content: each is answered or refused, and the agent accepts the next
-one.
-"""
+"""Tests of calls to an agent with arbitrary content: each is answered or refused, and the agent stays usable."""
 
 from __future__ import annotations
 

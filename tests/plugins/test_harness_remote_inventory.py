@@ -1,4 +1,4 @@
-"""The inventory of boards: what is read, what is refused, and edits that keep everything else."""
+"""Tests of the inventory of boards: valid files, refused files, and edits that change nothing else."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Boards that are left alone while they measure, that are lost, and that are parts of a fleet."""
+"""Tests of boards that are detached while they measure, that are lost, and that are part of a fleet."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Meters of this host that watch a board."""
+"""Tests of meters of this host that watch a board."""
 
 from __future__ import annotations
 

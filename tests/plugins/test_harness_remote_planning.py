@@ -1,4 +1,4 @@
-"""Boards of the inventory as planning sees them, and the commands that change the inventory."""
+"""Tests of boards of the inventory in planning, and of the commands that change the inventory."""
 
 from __future__ import annotations
 

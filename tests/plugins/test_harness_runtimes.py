@@ -1,4 +1,4 @@
-"""Every runtime, exported and loaded as the runner does it, on small parts of each form."""
+"""Tests of every runtime, exported and loaded as in a run, on small parts of each form."""
 
 import json
 import shutil

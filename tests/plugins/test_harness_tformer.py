@@ -1,4 +1,4 @@
-"""TFormer against its paper's counts and against plain loops; refused at planning, exported as built."""
+"""Tests of TFormer against its paper's counts and against plain loops, of its errors at planning, and of its export."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Builders over timm, shapes known without torch, and the public surgery."""
+"""Tests of the builders over timm, of shapes without torch, and of the operations on ViTs."""
 
 from __future__ import annotations
 

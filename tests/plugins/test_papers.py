@@ -1,4 +1,4 @@
-"""The papers' suites plan, and what their tables say of modules is what the plugins build."""
+"""Tests of the papers' suites: they can be planned, and the plugins build the modules of the papers' tables."""
 
 from __future__ import annotations
 

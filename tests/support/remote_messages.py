@@ -1,4 +1,4 @@
-"""One command of each kind that an agent takes, as JSON, and JSON values that differ from them."""
+"""One command of each kind that an agent accepts, as JSON, and JSON values that differ from them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Answers of a window: what a worker refuses, what it hands on, and what the harness then finds out."""
+"""Tests of the answers of a window: which a worker refuses, which it returns, and the checks of the harness."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The offset of another machine's clock, by round trips over a made-up network."""
+"""Tests of the offset of another machine's clock, found by round trips over a simulated network."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Counts against literals, against fvcore, and against arithmetic done by hand."""
+"""Tests of counts against literals, against fvcore, and against arithmetic by hand."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The door for authors of backends, runtimes and meters."""
+"""Tests of ``harness.devices``, the interface for authors of backends, runtimes and meters."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The documentation agrees with the code: signatures, keys, defaults, commands, links."""
+"""Tests that the documentation agrees with the code: signatures, keys, defaults, commands, links."""
 
 from __future__ import annotations
 

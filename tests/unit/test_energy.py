@@ -1,4 +1,4 @@
-"""Energy from readings: against true integrals, within the stated uncertainty, or withheld with a reason."""
+"""Tests of energy from readings: equal to true integrals within the stated uncertainty, or withheld with a reason."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Readings of records -> energy columns: one scope a board, one meter a row, a reason for every null."""
+"""Tests of energy columns from readings of records: one scope per table, one meter per row, a reason for every null."""
 
 from __future__ import annotations
 

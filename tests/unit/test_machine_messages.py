@@ -1,4 +1,4 @@
-"""The lines between a sampler and the process that reads: what they hold, and what is refused."""
+"""Tests of the lines between a sampler and the process that reads: their content, and refused lines."""
 
 from __future__ import annotations
 

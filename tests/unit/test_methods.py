@@ -1,4 +1,4 @@
-"""The door for authors of models, compressors, partitioners and placers."""
+"""Tests of ``harness.methods``, the interface for authors of models, compressors, partitioners and placers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The socket at which a worker answers other workers."""
+"""Tests of the socket at which a worker answers other workers."""
 
 from __future__ import annotations
 

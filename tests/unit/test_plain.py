@@ -1,4 +1,4 @@
-"""Names of functions that another process imports."""
+"""Tests of names of functions that another process imports."""
 
 from __future__ import annotations
 

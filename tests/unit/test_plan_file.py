@@ -1,4 +1,4 @@
-"""``plan.json``: a run that is limited to a part of its suite touches that part and nothing else."""
+"""Tests of ``plan.json``: a run that is limited to a part of its suite changes only that part."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The statistics against scipy, against published minima, and by their defining properties."""
+"""Tests of the statistics against scipy, against published minima, and by their defining properties."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Sessions that a worker loads: an honest one, and some whose times are of something else."""
+"""Sessions for a worker: an honest one, and some whose times do not belong to their work."""
 
 import threading
 import time

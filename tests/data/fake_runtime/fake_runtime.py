@@ -1,4 +1,4 @@
-"""A runtime for tests of workers: sessions that compute, count, sleep, allocate or die, as their artifact says."""
+"""A runtime for tests of workers. Its sessions compute, count, sleep, allocate or die, as their artifact says."""
 
 import os
 import signal

@@ -1,4 +1,4 @@
-"""A builder whose ranks tell what they trained, or go wrong in a given way."""
+"""A model builder whose ranks report what they trained, or fail in a chosen way."""
 
 import hashlib
 import os
