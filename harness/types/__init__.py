@@ -1,6 +1,6 @@
-"""The value types that travel between the rooms of the harness, and the entries that plugins give.
+"""The value types that travel between the packages of the harness, and the entries of plugins.
 
-Importing this package never imports torch. Shapes never count the batch dimension.
+Importing this package never imports torch. Shapes never include the batch dimension.
 """
 
 from harness.types.context import Context, Evaluation, FitResult

@@ -1,4 +1,4 @@
-"""What ``meta.json`` says of an artifact in the store."""
+"""The content of an artifact's ``meta.json``."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["About", "DataMeta", "ExportMeta", "ExportedPart"]
 
 @dataclass(frozen=True, kw_only=True)
 class About:
-    """What made an artifact, for people: the stage, the entry and a label."""
+    """A description of an artifact for people: the stage, the entry and a label."""
 
     stage: str
     entry: str
@@ -36,9 +36,9 @@ class DataMeta:
 class ExportedPart:
     """One part of an export.
 
-    ``inputs``: names of earlier parts or ``image``. ``stand_ins``: input -> the values, flat, that stand in for
-    one sample of it; empty for zeros. An input that is not in it cannot be absent. ``wire_dtype``: element type in
-    which the output is sent. ``artifact``: its path is relative to the export's folder.
+    ``inputs``: names of earlier parts or ``image``. ``stand_ins``: input -> the stand-in for one sample of it, flat;
+    empty for zeros. An input without a stand-in must arrive. ``wire_dtype``: element type in which the output is
+    sent. The path of ``artifact`` is relative to the export's folder.
     """
 
     name: str

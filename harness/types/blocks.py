@@ -1,7 +1,7 @@
-"""The blocks of a record that say what was measured, on what, and how it was prepared. Its figures: figures.py.
+"""The blocks of a record about what was measured, on what, and how it was prepared. Its figures are in figures.py.
 
-A block keeps the difference between a value that is null and one that is absent: a key that was not set does not
-appear in the JSON. It also keeps keys that it does not know, so that a record of another version loses nothing.
+A block distinguishes a null value from an absent one: a key that was not set does not appear in the JSON. It also
+keeps unknown keys, so that a record of another version loses nothing.
 """
 
 from __future__ import annotations
@@ -34,26 +34,32 @@ __all__ = [
 ]
 
 Number: TypeAlias = int | float
-"""A number that stays an integer where it was one."""
+"""A number. An integer stays an integer."""
 
 
 def known(description: str, **options: Any) -> Any:
-    """A key that may be absent. ``description`` goes into docs/results.md."""
+    """Return a field for a key that may be absent. ``description`` appears in docs/results.md."""
     return Field(None, description=description, **options)
 
 
 class Block(BaseModel):
-    """A group of a record's values. All keys are optional; unknown ones are kept."""
+    """A group of a record's values. All keys are optional, and unknown keys are kept."""
 
     model_config = ConfigDict(extra="allow", frozen=True, ser_json_inf_nan="null", protected_namespaces=())
 
     @property
     def empty(self) -> bool:
-        """Whether no key is set."""
+        """Return whether no key is set."""
         return not self.model_fields_set
 
     def __getitem__(self, key: str) -> Any:
-        """Return the value of a key that was set, as a mapping does: observers written for 0.1.0 read mappings."""
+        """Return the value of a key that was set.
+
+        A block can be read as a mapping because observers written for 0.1.0 do so.
+
+        Raises:
+            KeyError: the key was not set.
+        """
         if key not in self.model_fields_set:
             raise KeyError(key)
         return getattr(self, key)
@@ -66,7 +72,7 @@ class Block(BaseModel):
         return getattr(self, key) if key in self.model_fields_set else default
 
     def keys(self) -> KeysView[str]:
-        """Return the keys that were set, as a mapping does; so ``dict(block)`` and ``**block`` work."""
+        """Return the keys that were set, sorted. ``dict(block)`` and ``**block`` use this."""
         return dict.fromkeys(sorted(self.model_fields_set)).keys()
 
     def items(self) -> ItemsView[str, Any]:

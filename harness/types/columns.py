@@ -1,4 +1,4 @@
-"""The columns of a leaderboard: names, units, meanings; rows of values under them, and their order."""
+"""The columns of a leaderboard: names, units, meanings, and their order; and the rows of values."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Value: TypeAlias = int | float | str | Sequence[float] | Sequence[str] | None
 
 @dataclass(frozen=True)
 class Column:
-    """One column. ``heading`` is for people; ``better`` names the good end of the scale, where there is one."""
+    """One column. ``heading`` is for people. ``better`` names the good end of the scale, if there is one."""
 
     name: str
     heading: str
@@ -103,7 +103,7 @@ COLUMNS: dict[str, Column] = {
             "train_pmacs", "Train compute", "PMACs", "training compute, 10^15 MACs, mean over seeds", "lower"
         ),
         Column("flags", "Flags", "", "disturbances seen in any of its cells", kind="list"),
-        # beyond the contract's columns
+        # columns beyond those that the contract names
         Column("top1_oracle", "Oracle", "%", "top-1 if each image were answered by its class's sub-model"),
         Column(
             "sustained_p50_ms",
@@ -151,8 +151,8 @@ COLUMNS: dict[str, Column] = {
 class Row:
     """One row of a leaderboard.
 
-    ``values`` has every column of :data:`COLUMNS`. ``why`` gives the reason for each null. ``reason`` says what is
-    wrong with the cells of the row that did not end well.
+    ``values`` has every column of :data:`COLUMNS`. ``why`` gives the reason for each null. ``reason`` is the reason
+    why cells of the row failed or are partial.
     """
 
     values: Mapping[str, Value]
@@ -174,14 +174,14 @@ class Row:
         return value
 
     def numbers(self, name: str) -> Sequence[float]:
-        """Return the values of a column of intervals; empty where it is null."""
+        """Return the values of a column of intervals; empty if it is null."""
         value = self.values[name]
         return (
             [] if value is None or isinstance(value, str | int | float) else [float(item) for item in value]
         )
 
     def texts(self, name: str) -> Sequence[str]:
-        """Return the texts of a column of lists; empty where it is null."""
+        """Return the texts of a column of lists; empty if it is null."""
         value = self.values[name]
         return [] if value is None or isinstance(value, str | int | float) else [str(item) for item in value]
 
@@ -191,7 +191,7 @@ class Row:
 
 
 def order(name: str) -> Callable[[Row], tuple[Any, ...]]:
-    """Return a sort key for one column: the better end first, texts and lists in ascending order, nulls last."""
+    """Return the sort key for one column: better values first, texts and lists in ascending order, nulls last."""
     column = COLUMNS[name]
 
     def key(row: Row) -> tuple[Any, ...]:

@@ -1,4 +1,4 @@
-"""The part of the harness that a method uses, and the results of its trainings and evaluations."""
+"""The context that the harness gives to a method, and the results of trainings and evaluations."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ __all__ = ["Context", "Evaluation", "FitResult"]
 
 @dataclass(frozen=True, kw_only=True)
 class FitResult:
-    """The cost and the course of a training. ``history`` has one mapping per epoch (loss, lr, validation top1 ...)."""
+    """The cost and the history of a training. ``history`` has a mapping per epoch (loss, lr, validation top1 ...)."""
 
     image_passes: int
     train_macs: int
@@ -41,7 +41,7 @@ class Evaluation:
 
 
 class Context(Protocol):
-    """The harness as builders, compressors and partitioners see it."""
+    """The part of the harness that builders, compressors and partitioners use."""
 
     @property
     def data(self) -> Data:
@@ -62,20 +62,19 @@ class Context(Protocol):
         name: str = "fit",
         **overrides: Any,
     ) -> FitResult:
-        """Train ``module`` in place with the method's recipe (``overrides`` replace its keys).
+        """Train ``module`` in place with the method's recipe. ``overrides`` replace keys of the recipe.
 
-        ``loss(module, batch)`` returns a scalar; ``batch`` has ``inputs`` [n, ...], ``labels`` [n]
-        and ``index`` [n], the samples' positions in ``data`` (to look up cached teacher outputs).
-        Under mixup or cutmix ``labels`` are float32 [n, classes], which torch's ``cross_entropy`` takes
-        too. ``**harness.methods.NO_AUGMENTATION`` switches all augmentation off.
-        The default loss is cross-entropy with the recipe's label smoothing. Parameters with
-        ``requires_grad=False`` do not change. A training that was killed resumes from ``workdir``. ``name``
-        must differ between the fits of one step.
+        ``loss(module, batch)`` returns a scalar; ``batch`` has ``inputs`` [n, ...], ``labels`` [n] and ``index`` [n],
+        the samples' positions in ``data`` (to look up cached teacher outputs). Under mixup or cutmix ``labels`` are
+        float32 [n, classes], which torch's ``cross_entropy`` takes too. ``**harness.methods.NO_AUGMENTATION``
+        switches all augmentation off. The default loss is cross-entropy with the recipe's label smoothing. Parameters
+        with ``requires_grad=False`` do not change. A training that was killed resumes from ``workdir``. ``name`` must
+        differ between the fits of one step.
         """
         ...
 
     def evaluate(self, module: torch.nn.Module, data: Split | None = None) -> Evaluation:
-        """Evaluate ``module`` on a split, by default the validation split. Test data is not for methods."""
+        """Evaluate ``module`` on a split, by default the validation split. Methods must not use test data."""
         ...
 
     def once(self, key: str, fn: Callable[[], Model]) -> Model:
@@ -83,5 +82,5 @@ class Context(Protocol):
         ...
 
     def progress(self, text: str, fraction: float | None = None) -> None:
-        """Show the user what happens now."""
+        """Show the user the present activity. ``fraction`` is the share that is done, 0 to 1, or None if unknown."""
         ...

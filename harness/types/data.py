@@ -22,8 +22,8 @@ __all__ = ["Data", "DataChoice", "DataInfo", "Dataset", "Split"]
 class DataInfo:
     """Static facts of a data set.
 
-    ``shape``: (channels, height, width); the last two are 0 where images have no common size. ``sizes``: numbers of
-    samples of "train" and "test", 0 where unknown before loading. ``mean`` and ``std``: per channel, on a 0..1 scale.
+    ``shape``: (channels, height, width); height and width are 0 if the images have no common size. ``sizes``: numbers
+    of samples of "train" and "test", 0 if unknown before loading. ``mean`` and ``std``: per channel, on a 0..1 scale.
     ``missing``: why the data cannot be read here, and how to get it.
     """
 
@@ -39,6 +39,7 @@ class DataInfo:
 
     @property
     def classes(self) -> int:
+        """Return the number of classes."""
         return len(self.class_names)
 
 
@@ -77,7 +78,7 @@ class DataChoice(Params):
 
 
 class Dataset(Protocol):
-    """One split as stored. Labels are in memory; images are decoded one at a time."""
+    """One stored split. The labels are in memory, and images are decoded one at a time."""
 
     labels: NDArray[np.int64]
 
@@ -89,7 +90,7 @@ class Dataset(Protocol):
 
 
 class Split(Protocol):
-    """What training and evaluation read: labels, and batches by the indices of their samples."""
+    """A split for training and evaluation: labels, and batches by the indices of their samples."""
 
     labels: NDArray[np.int64]
 
@@ -104,10 +105,21 @@ class Data(Protocol):
     """The data set of a method: its facts after class selection and resizing, and its splits."""
 
     @property
-    def info(self) -> DataInfo: ...
+    def info(self) -> DataInfo:
+        """Return the facts of the data after class selection and resizing."""
+        ...
+
     @property
-    def train(self) -> Split: ...
+    def train(self) -> Split:
+        """Return the training split, without the validation samples."""
+        ...
+
     @property
-    def validation(self) -> Split: ...
+    def validation(self) -> Split:
+        """Return the validation split, which is a part of the stored training split."""
+        ...
+
     @property
-    def test(self) -> Split: ...
+    def test(self) -> Split:
+        """Return the test split. Methods must not use it."""
+        ...

@@ -1,4 +1,4 @@
-"""Devices: how they are described, and the protocol of an opened one."""
+"""Devices: their descriptions, and the protocol of an opened device."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ __all__ = ["Device", "DeviceInfo", "DeviceSpec", "Fleet", "Unavailable"]
 
 @dataclass(frozen=True, kw_only=True)
 class Unavailable:
-    """Something that was looked for and cannot be used: the reason, and what to do about it."""
+    """A thing that was looked up and cannot be used: the reason, and the remedy."""
 
     name: str
     reason: str
@@ -35,10 +35,11 @@ class Unavailable:
 
 @dataclass(frozen=True, kw_only=True)
 class DeviceInfo:
-    """A device as it was found. ``model`` is its hardware, which table keys compare; ``kind`` is cpu or cuda ...
+    """A device that was found.
 
-    ``emulated``: a virtual board; its rows stand apart from measured ones. ``machine_id``: of a device that is reached
-    through an agent, the id of its machine; empty for this machine's own devices.
+    ``model`` is its hardware, which is a part of a table's key. ``kind`` is the kind of processor, such as cpu or
+    cuda. ``emulated``: a virtual board, whose rows are in tables of their own. ``machine_id``: for a device that is
+    reached through an agent, the id of its machine; empty for this machine's own devices.
     """
 
     name: str
@@ -53,13 +54,13 @@ class DeviceInfo:
 
     @property
     def is_board(self) -> bool:
-        """Whether the device is reached through an agent."""
+        """Return whether the device is reached through an agent."""
         return bool(self.machine_id)
 
 
 @dataclass(frozen=True, kw_only=True)
 class DeviceSpec:
-    """A device as a suite names it: backend, its parameters, threads per worker, meters and watches."""
+    """A device that a suite names: backend, its parameters, threads per worker, meters and watches."""
 
     name: str
     backend: str
@@ -70,7 +71,7 @@ class DeviceSpec:
 
 @dataclass(frozen=True, kw_only=True)
 class Fleet:
-    """Devices that run one partition. ``central`` is the index of the one that fuses."""
+    """Devices that run one partition. ``central`` is the index of the central device."""
 
     devices: tuple[DeviceInfo, ...]
     central: int = 0
@@ -78,7 +79,7 @@ class Fleet:
 
 @runtime_checkable
 class Device(Protocol):
-    """An opened device: one fresh worker. Use it as a context manager; closing ends the worker.
+    """An opened device with one fresh worker. Use it as a context manager. Closing it ends the worker.
 
     The order is ``load`` (once per part), ``serve`` or ``connect``, ``infer`` or ``measure`` (any number), ``close``.
     ``remote``: the device is another machine. Accuracy is then evaluated on this machine, and parity on the device.
@@ -92,45 +93,52 @@ class Device(Protocol):
         ...
 
     def serve(self, central: Device) -> PeerAddress:
-        """Answer the central device's queries for the loaded parts from now on. Return how its worker reaches this one.
+        """Answer the central device's queries for the loaded parts from now on. Return the address for its worker.
 
         Raises:
-            DeviceError: this device cannot be reached from there.
+            DeviceError: the central device cannot reach this device.
         """
         ...
 
     def connect(self, graph: Graph, peers: Mapping[str, PeerAddress]) -> None:
-        """Make this device the central one. ``peers`` maps each part that is elsewhere to its worker."""
+        """Make this device the central one.
+
+        ``peers`` maps each part on another device to the address of its worker.
+        """
         ...
 
     def clock(self) -> Clock:
-        """Return this device's monotonic clock relative to the caller's."""
+        """Return the offset of this device's monotonic clock from the caller's, with its error."""
         ...
 
     def begin(self) -> None:
-        """Read memory, meters and state from now on: the central device's window begins."""
+        """Begin to read memory, meters and state, because the central device's window begins."""
         ...
 
     def end(self, spans: Mapping[str, tuple[int, int]], clock_error_ns: int, images: int) -> DeviceReport:
-        """Report what was read of the central device's window, which has ended.
+        """Stop reading, and return the report of the central device's window, which has ended.
 
-        ``spans`` (``before``, ``load``, ``after``) are on this device's clock, in nanoseconds. ``images`` were answered.
+        ``spans`` (``before``, ``load``, ``after``) are on this device's clock, in nanoseconds, within
+        ``clock_error_ns``. ``images`` is the number of images that were answered.
         """
         ...
 
     def infer(
         self, images: NDArray[np.float32], batch: int, absent: Sequence[str] = ()
     ) -> NDArray[np.float32]:
-        """Answer ``images`` [n, ...] in queries of ``batch`` (the last one may be smaller), as if the parts
-        ``absent`` did not answer.
+        """Answer ``images`` [n, ...] with logits [n, classes], in queries of ``batch`` images.
+
+        The last one may be smaller. The parts in ``absent`` are treated as if they did not answer.
         """
         ...
 
     def measure(self, workload: Workload, images: NDArray[np.float32]) -> Samples:
-        """Generate the workload over ``images`` [m, ...], cycled, next to the sessions. Return raw samples."""
+        """Measure one window of the workload over ``images`` [m, ...], which are cycled. Return raw samples."""
         ...
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """End the worker."""
+        ...
 
     def __enter__(self) -> Device: ...
 

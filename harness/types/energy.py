@@ -1,4 +1,4 @@
-"""What a meter's readings of one window come to."""
+"""The energy reading of a meter in one window."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from harness.types.meters import Provenance, Scope
 __all__ = ["Method", "Reading"]
 
 Method = Literal["default", "devit", "mlperf"]
-"""Whose rules an energy follows (:func:`harness.machine.energy.reading.read_window`)."""
+"""The rules by which energy is computed (:func:`harness.machine.energy.reading.read_window`)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,9 +20,9 @@ class Reading:
     """One meter's figures for one window. A figure that is ``None`` has its reason in ``withheld``.
 
     ``energy_*_j`` is of the whole window of ``window_s``, ``energy_*_mj`` of one inference. ``energy_u_mj`` is the
-    uncertainty of the net energy, or of the gross energy where there is no net. ``disagreement``: difference
-    from other meters of the same thing, over the mean of both. ``details``: what the meter says of itself.
-    ``device``: of a fleet, the device that was read.
+    uncertainty of the net energy, or of the gross energy where there is no net. ``disagreement``: difference from
+    other meters of the same thing, divided by the mean of both. ``details``: facts that the meter states about
+    itself. ``device``: for a fleet, the device that was read.
     """
 
     meter: str
@@ -59,6 +59,6 @@ class Reading:
     device: str = ""
 
     def to_json(self) -> JsonObject:
-        """Return the reading as a record has it: ``device`` only for a fleet."""
+        """Return the reading as in a record. It has ``device`` only for a fleet."""
         values = asdict(self) | {"notes": list(self.notes)}
         return values if self.device else {key: value for key, value in values.items() if key != "device"}

@@ -1,4 +1,4 @@
-"""The kinds of entries that plugins give."""
+"""The kinds of entries that plugins provide."""
 
 from __future__ import annotations
 
@@ -27,7 +27,11 @@ __all__ = [
 
 @dataclass(frozen=True, kw_only=True)
 class _StepEntry(Entry):
-    """``files(params)``, optional: files that the result depends on. When one changes, the result is made again."""
+    """The base of entries for preparing steps.
+
+    ``files(params)`` is optional. It returns files on which the result depends. If one changes, the result is made
+    again.
+    """
 
     files: Callable[[Any], Iterable[Path]] | None = None
 
@@ -36,9 +40,9 @@ class _StepEntry(Entry):
 class ModelEntry(_StepEntry):
     """A model builder.
 
-    ``build(ctx, params)`` returns the model before training. The harness trains it with the method's recipe;
-    ``train: {epochs: 0}`` leaves it untrained. ``describe(params, data)``, optional, runs in planning without torch.
-    It returns how the module is built and raises ``ValueError`` for parameters that cannot be built.
+    ``build(ctx, params)`` returns the model before training. The harness trains it with the method's recipe; ``train:
+    {epochs: 0}`` leaves it untrained. ``describe(params, data)`` is optional and runs in planning, without torch. It
+    returns the spec of the module, and raises ``ValueError`` if the parameters cannot be built.
     """
 
     build: Callable[[Context, Any], Model]
@@ -49,8 +53,9 @@ class ModelEntry(_StepEntry):
 class CompressorEntry(_StepEntry):
     """A compressor: it makes a smaller or retrained model from a model. Compressors chain.
 
-    ``changes``: in what the result may differ from its input: "data" (another data set), "classes", "input".
-    ``describe(spec, params, data)``: as of :class:`ModelEntry`, from the input's ``spec``.
+    ``changes``: the respects in which the result may differ from its input: "data" (another data set), "classes",
+    "input". ``describe(spec, params, data)`` is like that of :class:`ModelEntry`, and starts from the input's
+    ``spec``.
     """
 
     compress: Callable[[Context, Model, Any], Model]
@@ -63,7 +68,7 @@ class PartitionerEntry(_StepEntry):
     """A partitioner: it splits a model into parts.
 
     ``sketch(spec, params, fleet)`` runs in planning without torch. It raises ``ValueError`` for a partition that
-    cannot be made; ``spec`` is ``None`` where planning does not know how the model is built. ``partition(ctx, model,
+    cannot be made. ``spec`` is ``None`` if planning does not know how the model is built. ``partition(ctx, model,
     params, sketch)`` makes the parts.
     """
 
@@ -90,7 +95,7 @@ class DatasetEntry(Entry):
 class BackendEntry(Entry):
     """A kind of device.
 
-    ``probe()`` returns the devices that are there. ``describe(spec)`` describes a device of a suite and raises
+    ``probe()`` returns the devices that it finds. ``describe(spec)`` describes a device of a suite and raises
     ``ValueError`` for parameters that cannot be right. ``open(spec)`` starts a new worker on it.
     """
 
@@ -103,11 +108,11 @@ class BackendEntry(Entry):
 class MeterEntry(Entry):
     """A kind of power or energy meter.
 
-    ``probe()`` returns the meters that answer every query they need, without parameters. ``describe(params)`` is for a
-    meter that needs parameters, like an address or a file. It returns the meters that a suite names and raises
-    ``ValueError`` for parameters that cannot be right. ``open(info)`` runs in the sampler. ``watch()``, optional,
-    opens what this kind knows of the machine's state, or returns ``None``. It runs in the sampler too. Both are
-    functions at the top level of their module, so that another process can import them.
+    ``probe()`` returns the meters that answer every query they need, without parameters. ``describe(params)`` is for
+    a meter that needs parameters, such as an address or a file. It returns the meters that a suite names and raises
+    ``ValueError`` for parameters that cannot be right. ``open(info)`` runs in the sampler. ``watch()`` is optional.
+    It opens a watch of the machine's state, or returns ``None``. It also runs in the sampler. Both are functions at
+    the top level of their module, so that another process can import them.
     """
 
     probe: Callable[[], Iterable[MeterInfo | Unavailable]]

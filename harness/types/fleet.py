@@ -1,4 +1,4 @@
-"""Parts on several devices: the graph that joins them, how a part's worker is reached, and its answers."""
+"""Parts on several devices: the graph that joins them, the address of a part's worker, and its answers."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ __all__ = ["Answer", "Answers", "Graph", "GraphPart", "Peer", "PeerAddress"]
 
 @dataclass(frozen=True, kw_only=True)
 class GraphPart:
-    """A part as the central worker knows it.
+    """A part of a graph, with the facts that the central worker needs.
 
-    ``inputs`` name ``image`` or earlier parts. ``output`` is that of one sample. ``stand_ins`` maps an input to the
-    values that are used when its device does not answer: those of one sample, flat; empty for zeros. An input
-    without an entry must arrive. ``wire_dtype`` is the element type in which the output is sent.
+    ``inputs`` name ``image`` or earlier parts. ``output`` is for one sample. ``stand_ins`` maps an input to the
+    values that replace it if its device does not answer. They are for one sample, flat; empty for zeros. An input
+    without a stand-in must arrive. ``wire_dtype`` is the element type in which the output is sent.
     """
 
     name: str
@@ -33,7 +33,7 @@ class GraphPart:
 
     @property
     def sources(self) -> tuple[str, ...]:
-        """Names of the inputs: ``image`` or earlier parts."""
+        """Return the names of the inputs: ``image`` or earlier parts."""
         return self.inputs
 
 
@@ -53,7 +53,7 @@ class Graph:
 
 @dataclass(frozen=True, kw_only=True)
 class PeerAddress:
-    """How the central worker reaches another one.
+    """The address at which the central worker reaches another worker.
 
     ``open`` ("module:function") takes ``details`` (JSON) and a function that takes answers, and returns a
     :class:`Peer`. ``device`` is the name of the peer's device.
@@ -68,9 +68,9 @@ class PeerAddress:
 class Answer:
     """A peer's answer to the request for one part of a query. Times are durations on its own clock, in nanoseconds.
 
-    ``queue_ns``: from the request's arrival at the device until the answer is ready, less ``compute_ns``.
-    Without ``output`` there is an ``error``; ``files`` are those of the frames in which it arose, outermost first,
-    as far as the peer states them. ``lost``: no more answers come from this peer.
+    ``queue_ns``: from the request's arrival at the device until the answer is ready, less ``compute_ns``. If
+    ``output`` is None there is an ``error``. ``files`` are the source files of the stack frames in which it arose,
+    outermost first, as far as the peer states them. ``lost``: this peer sends no more answers.
     """
 
     peer: str
@@ -89,16 +89,23 @@ Answers = Callable[[Answer], None]
 
 
 class Peer(Protocol):
-    """The worker of another device, for the central worker. Used from one thread; answers come from any thread."""
+    """The worker of another device, as the central worker uses it. It is used from one thread.
+
+    Answers come from any thread.
+    """
 
     device: str
 
     def send(self, frame: Sequence[bytes | memoryview]) -> None:
-        """Send a frame (:mod:`harness.worker.frames`) in pieces, which must not change later. Do not wait for the answer.
+        """Send a frame (:mod:`harness.worker.frames`) in pieces, which must not change later.
+
+        It does not wait for the answer.
 
         Raises:
-            OSError: the connection is gone.
+            OSError: the connection is closed.
         """
         ...
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Close the connection."""
+        ...

@@ -1,4 +1,4 @@
-"""Names for values whose keys the harness does not define, one for each reason. All others are typed values."""
+"""Names for mappings whose keys the harness does not define, one name for each reason. All other values are typed."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from typing import Any, TypeAlias
 __all__ = ["Facts", "JsonObject", "Signals"]
 
 JsonObject: TypeAlias = dict[str, Any]
-"""An object of JSON where it is read or written: of a file, a frame's header, a message to another process."""
+"""A JSON object that is read or written: in a file, in a frame's header, or in a message to another process."""
 
 Facts: TypeAlias = Mapping[str, Any]
-"""What a plugin or a library states of its own things. Only it knows the keys."""
+"""Facts that a plugin or a library states. Only the plugin or library knows the keys."""
 
 Signals: TypeAlias = Mapping[str, Any]
-"""What a watch reads of a machine at one moment: signal -> number, word, or switch."""
+"""The state of a machine that a watch reads at one moment: signal -> number, word, or switch."""

@@ -1,4 +1,4 @@
-"""How cells are measured: the keys of a suite's ``measure`` block."""
+"""The keys of a suite's ``measure`` block."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["PRESETS", "CoolDown", "Measure"]
 
 
 class CoolDown(Params):
-    """Waiting for a temperature before a cell."""
+    """The key ``cool_down``: wait for a temperature before a cell."""
 
     below: float = Field(ge=-40, le=150, description="degrees Celsius of the hottest sensor")
     limit: Duration = Field(300.0, description="wait no longer than this; the cell is then flagged unsteady")
@@ -24,16 +24,16 @@ class CoolDown(Params):
 
 PRESETS: Mapping[str, Mapping[str, object]] = {
     "default": {},
-    # DeViT, section V-A: one warm-up run, then 100 runs over the whole test set, without break
+    # DeViT, section V-A: one warm-up run, then 100 runs over the whole test set, without a pause
     "devit": {"passes": 100, "warmup": "one", "min_time": 0.0, "max_time": 3600.0},
-    # MLPerf Power: the whole system, nothing subtracted
+    # MLPerf Power: the energy of the whole system, without subtracting idle
     "mlperf": {"idle_time": 0.0},
 }
-"""Rules of papers and standards: values of ``measure:`` keys that a suite does not set."""
+"""Rules of papers and standards: values for those ``measure:`` keys that a suite does not set."""
 
 
 class Measure(Params):
-    """How cells are measured."""
+    """The keys of ``measure:``, which say how cells are measured."""
 
     preset: Literal["default", "devit", "mlperf"] = Field("default", description="whose rules for energy")
     scenario: Literal["single-stream", "offline", "multi-stream", "server"] = Field(

@@ -1,4 +1,4 @@
-"""What a measurement takes and gives: the workload, the samples of its window, and each device's report."""
+"""The input and output of a measurement: the workload, the samples of its window, and the report of each device."""
 
 from __future__ import annotations
 
@@ -34,21 +34,22 @@ Scenario = Literal["single-stream", "offline", "multi-stream", "server"]
 
 @dataclass(frozen=True, kw_only=True)
 class Clock:
-    """A device's monotonic clock less this process's, within ``error_ns``."""
+    """The offset of a device's monotonic clock from this process's, in nanoseconds, within ``error_ns``."""
 
     offset_ns: int = 0
     error_ns: int = 0
 
 
-# --- what is asked for ---------------------------------------------------------------------------
+# --- the workload --------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, kw_only=True)
 class Stop:
-    """When warm-up, window and the workload after it end.
+    """The ends of warm-up, window, and the sustained workload after it.
 
-    ``warmup``: when the latency is steady, after ``warmup_max_s`` at most, or after one query. The window ends when
-    both minima are met, or the maximum time is. ``sustained_s``: the workload continues for this long after the window.
+    ``warmup``: warm-up ends when the latency is steady, after ``warmup_max_s`` at most, or after one query. The
+    window ends when both minima are met, or at the maximum time. ``sustained_s``: the workload continues for this
+    long after the window.
     """
 
     min_time_s: float = 1.0
@@ -61,12 +62,12 @@ class Stop:
 
 @dataclass(frozen=True, kw_only=True)
 class Metering:
-    """What is done for meters.
+    """The parts of a measurement that meters need.
 
-    ``idle_s``: idle time before and after the workload, where a meter reads. ``method``: whose rules the energy follows.
-    ``error``: relative uncertainty for which the window is lengthened, within its maximum time. ``cool_below_c``: the
-    hottest sensor's temperature to wait for, for ``cool_limit_s`` at most. ``elsewhere``: another host's meter reads,
-    so there is idle time also where no meter reads here.
+    ``idle_s``: idle time before and after the workload if a meter reads. ``method``: the rules by which energy is
+    computed. ``error``: relative uncertainty for which the window is lengthened, within its maximum time.
+    ``cool_below_c``: temperature of the hottest sensor to wait for, for ``cool_limit_s`` at most. ``elsewhere``: a
+    meter of another host reads, so there is idle time even if no meter reads here.
     """
 
     idle_s: float = 2.0
@@ -79,11 +80,11 @@ class Metering:
 
 @dataclass(frozen=True, kw_only=True)
 class FleetLoad:
-    """How queries of a partition over several devices are sent.
+    """The rules by which queries are sent to a partition over several devices.
 
-    ``in_flight`` queries are worked on at once. A query is answered, or given up, within ``deadline_s``.
-    ``on_missing``: a part that does not answer by then ends the measurement, or what its edges declare stands in.
-    ``resident``: the images are on the devices before the window begins.
+    ``in_flight``: number of queries that are in flight at once. ``deadline_s``: time after which a query is given up.
+    ``on_missing``: if a part does not answer by then, either the measurement ends, or the stand-ins of its edges are
+    used. ``resident``: the images are on the devices before the window begins.
     """
 
     in_flight: int = 1
@@ -94,10 +95,10 @@ class FleetLoad:
 
 @dataclass(frozen=True, kw_only=True)
 class Workload:
-    """The queries to generate, when to stop, and what is done for meters and fleets.
+    """The queries to generate, when to stop, and the rules for meters and fleets.
 
-    ``batch``: images that are inferred at once. ``streams``: images of a multi-stream query. ``target_qps``: mean
-    arrivals per second of the server scenario, drawn from ``seed``.
+    ``batch``: number of images that are inferred at once. ``streams``: number of images of a multi-stream query.
+    ``target_qps``: mean arrivals per second in the server scenario. ``seed`` determines the arrivals.
     """
 
     scenario: Scenario = "single-stream"
@@ -111,12 +112,12 @@ class Workload:
     fleet: FleetLoad = field(default_factory=FleetLoad)
 
 
-# --- what a window gives -------------------------------------------------------------------------
+# --- the results of a window ---------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class WarmUp:
-    """Latencies before the window, int64 [n] in nanoseconds, and whether they became steady."""
+    """The latencies before the window, int64 [n] in nanoseconds, and whether they became steady."""
 
     latency_ns: NDArray[np.int64]
     steady: bool
@@ -124,11 +125,12 @@ class WarmUp:
 
 @dataclass(frozen=True)
 class LatencyTrace:
-    """The latencies of one window, int64 [n]; its length, both in nanoseconds; whether both minima were met.
+    """The latencies of one window, int64 [n], and its length, both in nanoseconds; and whether both minima were met.
 
-    Of the server scenario also, int64 [n]: ``queue_ns``, from when a query was due until it was taken up, a part
-    of its latency; and ``late_ns``, the generator's own share of that, when nothing else was being answered.
-    ``reference``: the summary of LoadGen where it drove the window (:mod:`harness.worker.loadgen.mlperf`).
+    The server scenario has two more arrays, int64 [n] in nanoseconds. ``queue_ns`` is the time from when a query was
+    due until it was started; it is a part of the latency. ``late_ns`` is the part of it that the generator itself
+    caused, while no other query was being answered. ``reference`` is the summary of LoadGen if it drove the window
+    (:mod:`harness.worker.loadgen.mlperf`).
     """
 
     latency_ns: NDArray[np.int64]
@@ -158,13 +160,14 @@ class SustainedLoad:
 
 @dataclass(frozen=True, kw_only=True)
 class PartTrace:
-    """How a partition's parts fared in a window.
+    """The times, outcomes and traffic of a partition's parts in a window.
 
     ``timeline``: nanoseconds of each query, int64 [n], by ``compute:PART``, and of parts on other devices also
-    ``encode:PART``, ``transport:PART``, ``queue:PART``. ``outcome`` int8 [n]: 0 whole, 1 something stood in for a part,
-    2 not answered. ``missed``: by part, queries that it did not answer in time. ``traffic``: bytes of one query, as
-    ``input_bytes``, ``feature_bytes``, and for parts on other devices ``sent_bytes:PART``, ``received_bytes:PART``.
-    ``links``: nanoseconds of a probe of each link (:meth:`harness.worker.links.Links.probe`).
+    ``encode:PART``, ``transport:PART``, ``queue:PART``. ``outcome`` int8 [n]: 0 whole, 1 with a stand-in for a part,
+    2 not answered. ``missed``: by part, the number of queries that it did not answer in time. ``traffic``: bytes of
+    one query, as ``input_bytes``, ``feature_bytes``, and for parts on other devices ``sent_bytes:PART``,
+    ``received_bytes:PART``. ``links``: nanoseconds of a probe of each link
+    (:meth:`harness.worker.links.Links.probe`).
     """
 
     timeline: Mapping[str, NDArray[np.int64]] = field(default_factory=dict)
@@ -178,9 +181,10 @@ class PartTrace:
 class WindowAnswers:
     """A random sample of the answers of a window, and how the runtime behaves on changed images.
 
-    ``n`` answers were read. Of the sample, int64 [k]: ``first``, the index of an answer's first image, and ``size``, how
-    many images it answers; ``logits``, float32 [sum of size, classes]. ``same_ns`` and ``changed_ns``, int64 [pairs]:
-    times of queries with the window's images and with changed ones, taken by turns after the window.
+    ``n``: number of answers that were read. The sample has k answers. ``first``, int64 [k], is the index of an
+    answer's first image, and ``size``, int64 [k], its number of images. ``logits``: float32 [sum of size, classes].
+    ``same_ns`` and ``changed_ns``, int64 [pairs]: times of queries with the window's images and with changed images,
+    measured alternately after the window.
     """
 
     n: int = 0
@@ -193,11 +197,11 @@ class WindowAnswers:
 
 @dataclass(frozen=True, kw_only=True)
 class DeviceReport:
-    """What one device's meters and watches saw of a window.
+    """The report of one device about a window.
 
-    ``memory`` in bytes; ``energy`` the meters' readings; ``meters`` their raw samples, and the spans that they are
-    read over, in nanoseconds of the device's monotonic clock; ``states`` what each watch saw of the machine;
-    ``problems`` of meters and watches, a line each.
+    ``memory`` is in bytes. ``energy`` has the readings of its meters. ``meters`` has their raw samples, and the spans
+    over which they are read, in nanoseconds of the device's monotonic clock. ``states`` has the state of the machine
+    from each watch. ``problems`` has a line for each problem of meters and watches.
     """
 
     memory: Mapping[str, int] = field(default_factory=dict)
@@ -207,7 +211,7 @@ class DeviceReport:
     problems: tuple[str, ...] = ()
 
     def merged(self, other: DeviceReport) -> DeviceReport:
-        """Return this report and another one as one. Where both have a key, the other's value counts."""
+        """Return this report merged with another one. If both have a key, the value of the other one counts."""
         return DeviceReport(
             memory={**self.memory, **other.memory},
             energy=(*self.energy, *other.energy),
@@ -217,9 +221,9 @@ class DeviceReport:
         )
 
     def of_device(self, name: str) -> DeviceReport:
-        """Return the report with the device's name in each entry, so that those of several devices may be merged.
+        """Return the report with the device's name in each entry, so that reports of several devices can be merged.
 
-        It has no ``memory``, which is each device's own.
+        The result has no ``memory``, since memory is not merged.
         """
         return DeviceReport(
             energy=self.read_on(name).energy,
@@ -229,7 +233,7 @@ class DeviceReport:
         )
 
     def read_on(self, name: str) -> DeviceReport:
-        """Return the report with the device's name in its readings alone."""
+        """Return the report with the device's name in its readings only."""
         return replace(self, energy=tuple(replace(reading, device=name) for reading in self.energy))
 
 
@@ -237,11 +241,11 @@ class DeviceReport:
 class Samples:
     """Raw samples of one measuring window, all from one process.
 
-    ``first_ns``: the very first inference after loading. ``batch``: images of a query. ``cooled``: whether a
-    temperature that was asked for was reached. ``environment``: the window's signals
-    (:class:`harness.machine.state.Window`). ``spans``: begin and end of the window and of idle time, in nanoseconds of
-    the worker's monotonic clock. ``sustained`` and ``lasting_ns`` (int64 [n]) are of the workload that continued after the
-    window. ``answers``: a sample of the window's answers. ``here``: the report of the device that measured.
+    ``first_ns``: the time of the first inference after loading. ``batch``: number of images of a query. ``cooled``:
+    whether the requested temperature was reached. ``environment``: the signals of the window
+    (:class:`harness.machine.state.Window`). ``spans``: begin and end of the window and of idle time, in nanoseconds
+    of the worker's monotonic clock. ``sustained`` and ``lasting_ns`` (int64 [n]) are of the workload that continued
+    after the window. ``answers``: a sample of the window's answers. ``here``: the report of the device that measured.
     """
 
     trace: LatencyTrace

@@ -15,20 +15,20 @@ Provenance = Literal["measured", "fitted", "modelled", "emulated", "simulated", 
 Scope = Literal["wall", "board", "rails", "package", "gpu"]
 
 SCOPES: tuple[Scope, ...] = ("wall", "board", "rails", "package", "gpu")
-"""What a meter's joules include, the widest first."""
+"""The scopes of meters: what their joules include, the widest first."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class MeterInfo:
     """A meter that answers every query it needs.
 
-    ``name``: unique on its machine, like ``powercap:package``. ``watches``: the thing whose energy it reads.
-    Two meters of one scope that watch the same thing are checked against each other, never added. ``THING/part``
-    is a part of a thing, whose joules no leaderboard shows for the whole.
-    ``period_s``: how often the reading changes. ``averaging_s``: a power reading is the mean over this
-    time before it; 0 for a momentary one. ``calibration``: greatest relative error that the maker states
-    (0.01 is 1%), or None where none is stated. ``host``: the machine that reads the meter, as ssh names it;
-    empty for this one. ``details``: JSON, all that ``open`` needs and a record should contain.
+    ``name``: unique on its machine, for example ``powercap:package``. ``watches``: the thing whose energy it reads.
+    Two meters of one scope that watch the same thing are checked against each other, never added. ``THING/part`` is a
+    part of a thing, whose joules no leaderboard shows for the whole. ``period_s``: how often the reading changes.
+    ``averaging_s``: a power reading is the mean over this time before it; 0 for a momentary one. ``calibration``:
+    greatest relative error that the maker states (0.01 is 1%), or None if none is stated. ``host``: ssh's name of the
+    machine that reads the meter; empty for this one. ``details``: JSON with everything that ``open`` needs and that a
+    record should contain.
     """
 
     name: str
@@ -47,33 +47,41 @@ class Meter(Protocol):
     """An opened meter that is read repeatedly, from one thread of a process of its own."""
 
     def read(self) -> tuple[int, float]:
-        """Return ``time.monotonic_ns()``, and joules since an arbitrary start or watts.
+        """Return ``time.monotonic_ns()``, and joules since an arbitrary start, or watts.
 
-        A counter that wraps is unwrapped here. Raises ``OSError`` or ``HarnessError`` when the meter is gone.
+        A counter that wraps is unwrapped here.
+
+        Raises:
+            OSError, HarnessError: the meter cannot be read any more.
         """
         ...
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Close the meter."""
+        ...
 
 
 class Log(Protocol):
-    """An opened meter that keeps its own log: it streams, or another program writes the log.
+    """An opened meter with a log: the meter streams its readings, or another program writes the log.
 
     It may have an attribute ``clock_error_s``: the greatest error of the times in its last answer.
     """
 
     def fetch(self, begin_ns: int, end_ns: int, load: tuple[int, int]) -> Sequence[tuple[int, float]]:
-        """Return (monotonic nanoseconds, joules or watts) from ``begin_ns`` to ``end_ns``; wait a little for the last.
+        """Return (monotonic nanoseconds, joules or watts) from ``begin_ns`` to ``end_ns``.
 
-        ``load`` is when the load began and ended, a step by which a log of an unknown clock can be aligned.
+        Wait shortly for the last one. ``load`` is the begin and end of the workload. A log with an unknown clock can
+        be aligned by this step of power.
         """
         ...
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Close the log."""
+        ...
 
 
 Watch = Callable[[], Signals]
-"""Reads the machine's state now, as JSON. It is closed if it has a ``close``. Keys, where they are known:
+"""A function that returns the machine's present state as JSON. If it has a ``close``, it is closed. Keys, if known:
 
 ``temperature_c`` (the hottest sensor), ``mhz`` (the clock that matters), ``throttle`` (a list of causes at
 work now, like ``["thermal"]``), ``power_cap`` (true where only a power limit lowers the clock), ``power_mode``. Others
@@ -91,7 +99,7 @@ class MeterUse:
 
 @dataclass(frozen=True, kw_only=True)
 class Monitor:
-    """What is read while a device is measured: meters, and watches of its state (name -> "module:function")."""
+    """The meters and watches that are read while a device is measured. Watches are name -> "module:function"."""
 
     meters: tuple[MeterUse, ...] = ()
     watches: Mapping[str, str] = field(default_factory=dict)

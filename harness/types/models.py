@@ -1,4 +1,4 @@
-"""Modules, models and partitions: what preparing steps hand on."""
+"""Modules, models and partitions, which preparing steps make and use."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class ModuleSpec:
 
 
 class TrainingCost(Protocol):
-    """The cost of training: that of one training in a ``FitResult``, of one preparing step in a ``Lineage``."""
+    """The cost of training. A ``FitResult`` has that of one training, and a ``Lineage`` that of one preparing step."""
 
     @property
     def image_passes(self) -> int:
@@ -68,7 +68,7 @@ class TrainingCost(Protocol):
 
     @property
     def train_macs(self) -> int:
-        """Return the multiply-accumulates of these passes."""
+        """Return the multiply-accumulates of these forward passes."""
         ...
 
     @property
@@ -79,7 +79,7 @@ class TrainingCost(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Lineage:
-    """One preparing step in a model's history, as it stands in the record.
+    """One preparing step in a model's history, as in the record.
 
     ``image_passes`` counts the forward passes in training, one per image. ``train_macs`` is the sum of the MACs of
     these passes (docs/measuring.md). ``train_s`` is the wall time in seconds.
@@ -102,7 +102,7 @@ class Lineage:
         trainings: Sequence[TrainingCost],
         notes: Facts | None = None,
     ) -> Lineage:
-        """Return the step of ``entry``, whose cost is the sum over ``trainings``.
+        """Return the step of ``entry``. Its cost is the sum over ``trainings``.
 
         ``params`` and ``notes`` are JSON.
         """
@@ -119,7 +119,7 @@ class Lineage:
 
 @dataclass(frozen=True, kw_only=True)
 class Model:
-    """A module with its spec, the tensor that it takes, and the number of classes that it tells apart."""
+    """A module with its spec, its input tensor, and its number of classes."""
 
     module: torch.nn.Module
     spec: ModuleSpec
@@ -132,9 +132,9 @@ class Model:
 class Edge:
     """One input of a part.
 
-    ``source`` is ``"image"`` or another part's name. ``wire_dtype`` is the element type that is sent between
-    devices. ``missing`` says what stands in when the source does not answer: zeros, or the source's mean output over
-    training images, which the export computes. With ``None`` nothing may stand in.
+    ``source`` is ``"image"`` or another part's name. ``wire_dtype`` is the element type that is sent between devices.
+    ``missing`` is the stand-in if the source does not answer: zeros, or the source's mean output over training
+    images, which the export computes. ``None`` means that there is no stand-in.
     """
 
     source: str
@@ -163,11 +163,11 @@ class Part:
 class Partition:
     """Parts in an order in which each comes after its inputs. The last part gives the logits.
 
-    ``groups`` are the sub-models' classes, if one sub-model alone answers each class. The logits of a group, compared
-    with each other only, are then that sub-model's answer (``top1_oracle``).
+    ``groups`` are the classes of each sub-model, if each class belongs to exactly one sub-model. The greatest logit
+    of a group is then the answer of that sub-model (``top1_oracle``).
 
     Raises:
-        ValueError: the parts or the groups contradict this.
+        ValueError: the parts or the groups are not of this form.
     """
 
     parts: tuple[Part, ...]
@@ -177,7 +177,7 @@ class Partition:
 
     @classmethod
     def whole(cls, model: Model) -> Partition:
-        """Return ``model`` as the one part of a partition."""
+        """Return a partition whose only part is ``model``."""
         part = Part(
             name="model",
             module=model.module,
@@ -211,7 +211,7 @@ class Partition:
 class PartSketch:
     """A part before it is trained: its counts for one sample, its bytes, and the sources of its inputs.
 
-    ``spec`` builds its module. It is ``None`` if only training decides the module.
+    ``spec`` builds its module. It is ``None`` if only training determines the module.
     """
 
     name: str
@@ -248,7 +248,7 @@ class Counts:
 
     ``macs`` are all multiply-accumulates, attention included. ``macs_linear`` are those of linear and convolution
     layers, plus their bias additions (the papers' convention). ``activation_bytes`` is the peak of live activations
-    in eager execution. ``weight_bytes`` are parameters and buffers as stored.
+    in eager execution. ``weight_bytes`` are the bytes of stored parameters and buffers.
     """
 
     params: int

@@ -1,4 +1,4 @@
-"""Where an entry comes from: the code behind a record's figures."""
+"""The origin of an entry: the code behind a record's figures."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 __all__ = ["EntryOrigin", "code_that_measures"]
 
 _MEASURES = ("runtime", "backend", "meter")
-"""The kinds of entries whose code runs while a cell is measured. The code of the others is in the export's key."""
+"""The kinds of entries whose code runs while a cell is measured. The export's key covers the code of the others."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,5 +29,5 @@ class EntryOrigin:
 
 
 def code_that_measures(origins: Iterable[EntryOrigin]) -> list[tuple[str, str, str, dict[str, str]]]:
-    """Return what identifies the code that runs while a cell is measured: kind, name, source and versions."""
+    """Return the identity of the code that runs while a cell is measured: kind, name, source hash and versions."""
     return [(o.kind, o.name, o.source, dict(o.requires)) for o in origins if o.kind in _MEASURES]

@@ -1,4 +1,4 @@
-"""The bases of every entry and of its parameters."""
+"""The base classes of every entry and of its parameters."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ JsonParams: TypeAlias = Facts
 
 
 class Params(BaseModel):
-    """Base of every entry's parameters: unknown keys are refused, values never change."""
+    """The base of every entry's parameters. Unknown keys are refused, and values never change."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Entry:
-    """Base of what plugins give.
+    """The base of everything that plugins provide.
 
     ``requires``: modules that must be importable. ``extra``: the extra of edge-harness that installs them.
     """

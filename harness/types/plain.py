@@ -1,6 +1,6 @@
-"""Values as JSON and back: for dataclasses and models that hold strings, numbers, mappings and each other.
+"""Convert values to JSON and back: dataclasses and models of strings, numbers, mappings and each other.
 
-A function goes as its name, from which another process imports it.
+A function is converted to its name, by which another process imports it.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ __all__ = ["COMPLETE", "from_json", "function_name", "to_json"]
 T = TypeVar("T")
 
 COMPLETE = MappingProxyType({"complete": True})
-"""Validation context of :func:`from_json`: every key is there, so none tells what a person wrote."""
+"""Validation context of :func:`from_json`: every key is set, so a set key does not mean that a person wrote it."""
 
 
 def to_json(value: Any) -> Any:
@@ -25,10 +25,10 @@ def to_json(value: Any) -> Any:
 
 
 def from_json(kind: type[T], data: Any) -> T:
-    """Return what :func:`to_json` made ``data`` of.
+    """Return the value from which :func:`to_json` made ``data``.
 
     Raises:
-        pydantic.ValidationError: ``data`` is no ``kind``.
+        pydantic.ValidationError: ``data`` is not a ``kind``.
     """
     return _adapter(kind).validate_python(data, context=COMPLETE)
 

@@ -63,10 +63,9 @@ class DataRef:
 class StepTask:
     """Building, compressing or partitioning a model with one seed.
 
-    ``each_part``: the compressor is applied to every part of a split
-    model. ``data_key``: key of the data node. ``threads``: of each training process. ``device``: torch's name of
-    the training device. ``sketch``: of a partition, as planned. ``made_with``: digest of the code and the
-    machine that make the model.
+    ``each_part``: the compressor is applied to every part of a split model. ``data_key``: key of the data node.
+    ``threads``: of each training process. ``device``: torch's name of the training device. ``sketch``: the planned
+    sketch of a partition. ``made_with``: digest of the code and the machine that make the model.
     """
 
     stage: Literal["build", "compress", "partition"]
@@ -86,7 +85,10 @@ class StepTask:
 
 @dataclass(frozen=True, kw_only=True)
 class ExportTask:
-    """Exporting a model for the runtime ``entry`` with its ``params``. ``data_key``: key of the data node."""
+    """Exporting a model for the runtime ``entry``, which has parameters ``params``.
+
+    ``data_key``: key of the data node.
+    """
 
     stage: Literal["export"] = "export"
     entry: str
@@ -124,7 +126,7 @@ class RuntimeRef:
 
 @dataclass(frozen=True, kw_only=True)
 class DeviceRef:
-    """A device as a suite names it: backend, the backend's parameters, threads of each worker."""
+    """A device that a suite names: backend, the backend's parameters, threads of each worker."""
 
     name: str
     backend: str
@@ -160,12 +162,12 @@ class DataFacts:
 
 @dataclass(frozen=True, kw_only=True)
 class CellTask:
-    """All that measuring a cell needs beside its artifacts.
+    """The facts that measuring a cell needs in addition to its artifacts.
 
-    ``device``: name of the device or fleet. ``specs``, ``infos``, ``monitors``: of each device; there is no info
-    of a device that is not available. ``central``: index of the device that fuses. ``input``: how images are sent
-    to other devices. ``placement``: part -> index of its device; None where the first device holds all parts.
-    ``threads``: of each worker. ``no_meter``: why a meter is not read, or empty.
+    ``device``: name of the device or fleet. ``specs``, ``infos``, ``monitors``: one per device, but ``infos`` lacks
+    devices that are not available. ``central``: index of the central device. ``input``: the form in which images are
+    sent to other devices. ``placement``: part -> index of its device; None if the first device has all parts.
+    ``threads``: of each worker. ``no_meter``: the reason why a meter is not read, or empty.
     """
 
     device: str
@@ -188,8 +190,7 @@ class Cell:
     """One measurement: a method, trained with one seed, on one device or fleet, in one set of processes.
 
     ``export`` and ``data`` are keys of nodes. ``origins``: the entries that it uses, with the code behind each.
-    ``impossible`` says why the cell cannot be measured here; it is then
-    recorded as skipped.
+    ``impossible`` says why the cell cannot be measured here. It is then recorded as skipped.
     """
 
     id: str
@@ -225,7 +226,7 @@ class Plan:
     rank_by: str = "top1"
 
     def needed_by(self, cell: Cell) -> list[str]:
-        """Return the keys of all nodes that ``cell`` rests on, inputs first."""
+        """Return the keys of all nodes on which ``cell`` depends, inputs first."""
         order: dict[str, None] = {}
 
         def visit(key: str) -> None:

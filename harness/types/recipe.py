@@ -23,17 +23,17 @@ NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 NO_AUGMENTATION: Facts = MappingProxyType(
     {"augment": "none", "rand_augment": "none", "random_erasing": 0.0, "mixup": 0.0, "cutmix": 0.0}
 )
-"""For a method's ``ctx.fit(..., **NO_AUGMENTATION)``: its samples may not change between epochs."""
+"""For a method's ``ctx.fit(..., **NO_AUGMENTATION)`` if its samples must be the same in all epochs."""
 
 
-# timm's own reader passes over what it does not know, and it would be imported to plan
+# timm's own parser ignores unknown parts, and importing it would slow down planning
 _RAND_AUGMENT = re.compile(
     r"rand(-(m\d{1,2}|n[1-9]|p(0(\.\d+)?|1(\.0+)?)|mstd\d{1,3}(\.\d+)?|mmax[1-9]\d?|inc[01]|t(weights|3aw?)))*"
 )
 
 
 class TrainRecipe(Params):
-    """How a module is trained: the keys of a suite's ``train`` block."""
+    """The keys of a suite's ``train`` block, which say how a module is trained."""
 
     epochs: int = Field(40, ge=0, description="passes over the training part; 0 trains nothing")
     optimizer: str = Field(

@@ -73,7 +73,7 @@ class Record(BaseModel):
     )
     environment: Environment = Field(Environment(), description="the machine and its software")
     samples: SampleFile = Field(SampleFile(), description="the raw samples; empty if there are none")
-    # beyond the contract's keys
+    # keys beyond those that the contract names
     method_key: str = Field(description="hash of the method's configuration without its seed")
     stage: str | None = Field(None, description="the step that failed")
     plugin: str | None = Field(None, description="the plugin whose code failed")
@@ -92,16 +92,19 @@ class Record(BaseModel):
 
     @property
     def identity(self) -> tuple[str, str, str]:
-        """What names one cell among all results folders: machine, run, cell."""
+        """Return the identity of the cell among all results folders: machine, run, cell."""
         return self.machine_id, self.run_id, self.cell_id
 
     @property
     def good(self) -> bool:
-        """Whether this attempt measured anything."""
+        """Return whether this attempt has figures."""
         return self.status in ("ok", "partial")
 
     def dump(self) -> JsonObject:
-        """Return the record as JSON values; NaN and infinities become null, what UTF-8 cannot hold ``?``."""
+        """Return the record as JSON values. NaN and infinities become null.
+
+        Text that UTF-8 cannot encode becomes ``?``.
+        """
         try:
             return json.loads(self.model_dump_json(by_alias=True))  # type: ignore[no-any-return]
         except PydanticSerializationError:

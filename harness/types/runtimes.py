@@ -24,7 +24,7 @@ __all__ = ["Artifact", "RuntimeEntry", "Session", "SessionOptions"]
 class Artifact:
     """An exported part in a folder, which a worker loads. ``meta`` is JSON.
 
-    ``precision`` is the one asked for. A session's facts have the one that really runs.
+    ``precision`` is the requested precision. A session's facts have the actual precision.
     """
 
     path: Path
@@ -38,36 +38,38 @@ class Artifact:
 
 @dataclass(frozen=True, kw_only=True)
 class SessionOptions:
-    """How a worker loads an artifact. ``device`` is ``"cpu"``, ``"cuda:N"`` or ``"tensorrt:N"``."""
+    """The options with which a worker loads an artifact. ``device`` is ``"cpu"``, ``"cuda:N"`` or ``"tensorrt:N"``."""
 
     threads: int = 1
     device: str = "cpu"
 
 
 class Session(Protocol):
-    """A loaded artifact. ``facts`` say what really runs: precision, provider, version, threads."""
+    """A loaded artifact. ``facts`` describe what actually runs: precision, provider, version, threads."""
 
     @property
     def facts(self) -> Facts: ...
 
     def run(self, inputs: Sequence[NDArray[Any]]) -> NDArray[np.float32]:
-        """Run one forward pass: inputs [n, ...] in the part's edge order -> output [n, ...].
+        """Run one forward pass. ``inputs`` are [n, ...] in the order of the part's edges; the output is [n, ...].
 
         Return when the result is in host memory.
         """
         ...
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Release the memory of the artifact."""
+        ...
 
 
 @dataclass(frozen=True, kw_only=True)
 class RuntimeEntry(Entry):
     """A runtime. ``export(ctx, part, params)`` runs where torch is and writes into ``ctx.workdir``.
 
-    ``load(artifact, options)`` runs in the worker. ``precision(params)`` names the element type asked for.
-    ``tolerance(params)`` is the greatest difference from the built module that parity allows: max |a - b| over max
-    |b|, on the logits of 256 fixed samples. ``devices`` are the kinds it runs on. ``preload`` are the modules that a
-    forkserver imports once, so that workers start fast (imports only).
+    ``load(artifact, options)`` runs in the worker. ``precision(params)`` names the requested element type.
+    ``tolerance(params)`` is the greatest difference from the built module that parity allows: max |a - b| / max |b|,
+    on the logits of 256 fixed samples. ``devices`` are the kinds of devices on which it runs. ``preload`` are modules
+    that a forkserver imports once, so that workers start fast. They must only import.
     """
 
     export: Callable[[Context, Part, Any], Artifact]

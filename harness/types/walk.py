@@ -1,4 +1,4 @@
-"""Walking a graph of parts."""
+"""Walk a graph of parts."""
 
 from __future__ import annotations
 
@@ -9,12 +9,17 @@ __all__ = ["PartNode", "in_order"]
 
 
 class PartNode(Protocol):
-    """A part of a graph. ``sources``: names of its inputs, ``image`` or earlier parts."""
+    """A protocol for a part of a graph."""
 
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """Return the name of the part."""
+        ...
+
     @property
-    def sources(self) -> tuple[str, ...]: ...
+    def sources(self) -> tuple[str, ...]:
+        """Return the names of its inputs: ``image`` or earlier parts."""
+        ...
 
 
 N = TypeVar("N", bound=PartNode)
@@ -24,8 +29,8 @@ V = TypeVar("V")
 def in_order(parts: Iterable[N], values: Mapping[str, V]) -> Iterator[tuple[N, list[V]]]:
     """Yield (part, its inputs) over ``parts``, each after its sources.
 
-    ``values`` holds the image by its name. The caller puts each part's output into it, by the part's name, before it
-    asks for the next part.
+    ``values`` has the image under its name. The caller must add the output of each part, under the part's name,
+    before it takes the next part.
     """
     for part in parts:
         yield part, [values[source] for source in part.sources]
