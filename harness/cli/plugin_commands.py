@@ -20,11 +20,11 @@ SUMMARIES = {
         "lab": "Virtual boards on this machine: the same agent, behind emulated links.",
     },
     "harness.commands.devices": {
-        "add": "Add a board whose agent runs already to the inventory.",
-        "check": "Ask boards (all, or those named) what they are, and measure clock and link.",
+        "add": "Add a board whose agent is already running to the inventory.",
+        "check": "Check the named boards, or all boards, and measure clock and link.",
         "profile": "Measure the speed of NAME, a board of the inventory or cpu, for estimates and placers.",
-        "remove": "Take a board out of the inventory.",
-        "setup": "Install or upgrade the agent on a board over ssh, and add the board.",
+        "remove": "Remove a board from the inventory.",
+        "setup": "Install or upgrade the agent on a board over ssh, and add the board to the inventory.",
     },
 }
 
