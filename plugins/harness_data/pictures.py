@@ -66,9 +66,9 @@ class PictureParams(Params):
 
 def absent(*modules: str) -> str | None:
     """Return the command that installs the absent ones of ``modules``, or ``None`` if all are installed."""
-    missing = [name for name in modules if importlib.util.find_spec(name) is None]
-    extra = "hub" if "datasets" in missing else "bench"
-    return f"needs {', '.join(missing)}: pip install 'edge-harness[{extra}]'" if missing else None
+    needed = [name for name in modules if importlib.util.find_spec(name) is None]
+    extra = "hub" if "datasets" in needed else "bench"
+    return f"needs {', '.join(needed)}: pip install 'edge-harness[{extra}]'" if needed else None
 
 
 @contextmanager
