@@ -109,7 +109,7 @@ COLUMNS: dict[str, Column] = {
             "sustained_p50_ms",
             "Sustained p50",
             "ms",
-            f"p50 at the end of a sustained load, {_CELLS}",
+            f"p50 at the end of a sustained workload, {_CELLS}",
             "lower",
         ),
         Column("slowdown", "Slowdown", "", f"sustained p50 over that of the window, {_CELLS}", "lower"),

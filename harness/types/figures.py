@@ -124,7 +124,7 @@ class Bounds(Block):
 
 
 class Sustained(Block):
-    """The load after the window."""
+    """The workload after the window."""
 
     seconds: Number | None = known("length of the workload after the window")
     tail_s: Number | None = known("length of its last part, which gives these figures")

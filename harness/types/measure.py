@@ -37,12 +37,12 @@ class Measure(Params):
 
     preset: Literal["default", "devit", "mlperf"] = Field("default", description="whose rules for energy")
     scenario: Literal["single-stream", "offline", "multi-stream", "server"] = Field(
-        "single-stream", description="which load is generated"
+        "single-stream", description="which workload is generated"
     )
     batch: int = Field(1, ge=1, le=4096, description="samples that are inferred at once")
     streams: int = Field(8, ge=1, le=4096, description="multi-stream: samples that arrive at once")
     target_qps: float | None = Field(None, gt=0, le=1e6, description="server: mean arrivals per second")
-    generator: Literal["harness", "loadgen"] = Field("harness", description="what generates the load")
+    generator: Literal["harness", "loadgen"] = Field("harness", description="what generates the workload")
     min_time: Duration = Field(1.0, description="a window lasts at least this long")
     min_queries: int = Field(662, ge=1, le=10_000_000, description="and at least this many queries")
     passes: int | None = Field(None, ge=1, le=10_000, description="or passes over the test split, instead")
