@@ -18,7 +18,7 @@ __all__ = ["Digits", "describe", "load"]
 
 SPLIT_SEED = 8
 TEST_PER_CLASS = (36, 36, 35, 37, 36, 37, 36, 36, 35, 36)
-"""A fifth of each class, rounded. Digit 5 gets the image that is left over."""
+"""The number of test images of each class: a fifth of the class, rounded. Digit 5 gets the one image that remains."""
 
 # Mean and std are of the training pixels. The fingerprint covers labels and pixels. Tests compare all three.
 INFO = DataInfo(

@@ -230,7 +230,7 @@ def _read(params: HuggingFaceParams, folder: Path, split: str) -> Any:
             split=split,
             download_config=datasets.DownloadConfig(local_files_only=True),
         )
-    except Exception as error:  # noqa: BLE001 - the library passes on all errors of its readers
+    except Exception as error:  # noqa: BLE001 - the library raises all errors of its readers
         reason = first_line(error.__cause__ or error)
         raise SuiteError(f"{params.repo}: split {split!r} cannot be read: {reason}") from None
 

@@ -65,7 +65,9 @@ class PictureParams(Params):
 
 
 def absent(*modules: str) -> str | None:
-    """Return the command that installs the absent ones of ``modules``, or ``None`` if all are installed."""
+    """Return the names of those ``modules`` that are not installed, with the command that installs them, or
+    ``None``.
+    """
     needed = [name for name in modules if importlib.util.find_spec(name) is None]
     extra = "hub" if "datasets" in needed else "bench"
     return f"needs {', '.join(needed)}: pip install 'edge-harness[{extra}]'" if needed else None

@@ -44,7 +44,10 @@ __all__ = ["Arm", "Frozen", "edgevit", "features", "logits", "part_of"]
 
 @dataclass(frozen=True, kw_only=True)
 class Arm:
-    """What is transferred and what is trained: an arm of Table 2 (``train: head``) or 3, with k ``blocks``."""
+    """A variant of the paper: the tensors that are transferred and trained, with k ``blocks``.
+
+    It is an arm of Table 2 (``train: head``) or of Table 3.
+    """
 
     blocks: int
     layer_norm: Literal["reinit", "transfer"]
@@ -114,7 +117,7 @@ def features(vit: VisionTransformer, x: torch.Tensor) -> torch.Tensor:
     tokens = vit.blocks(embed(vit, x))  # [n, T, D]
     if _pools_first(vit):
         return vit.pool(tokens)  # [n, D]
-    if vit.global_pool == "token":  # LayerNorm works on each token alone: the patches are not needed
+    if vit.global_pool == "token":  # LayerNorm works on single tokens, so the patches are not needed
         return tokens[:, : vit.num_prefix_tokens]  # [n, R, D]: class token (and DeiT's distillation token)
     return tokens  # [n, T, D]
 

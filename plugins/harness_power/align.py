@@ -72,7 +72,7 @@ def align_step(
     if readings * share < SIGNIFICANT * (1 - share):
         noise = float(np.sqrt(w.var() * (1 - share)))
         raise ValueError(f"{step} is below the noise of {noise:.3g} W")
-    rival = np.where(np.abs(offsets - near[at]) > length / 2, fits.share, 0.0)  # no two loads are closer
+    rival = np.where(np.abs(offsets - near[at]) > length / 2, fits.share, 0.0)  # two loads are never closer
     if rival.max() > RIVAL * share:
         other = offsets[int(np.argmax(rival))] - near[at]
         raise ValueError(f"{step} is ambiguous: another fits nearly as well, {abs(other):.2g} s away")

@@ -122,7 +122,7 @@ def describe(params: Ina2xxParams) -> Iterable[MeterInfo | Unavailable]:
     Raises ``ValueError`` if the chip cannot measure what the parameters ask for.
     """
     info = _plan(params)
-    if params.host:  # looked at when it is opened there
+    if params.host:  # the chip is first read when it is opened there
         yield info
         return
     try:

@@ -52,7 +52,7 @@ class _File:
     def value(self) -> float:
         text = os.pread(self._descriptor, 64, 0).decode()
         try:
-            return float(text.split()[0])  # JetPack 4 appends a unit to some
+            return float(text.split()[0])  # JetPack 4 appends a unit to some values
         except (IndexError, ValueError):
             raise OSError(f"{self.path} holds {text.strip()!r}, not a number") from None
 

@@ -38,7 +38,7 @@ class Limits:
 
 LIMITS = Limits()
 _RESTART = "sudo systemctl restart jtop.service"
-_FIXES = {  # words in jetson-stats' own complaints
+_FIXES = {  # words in jetson-stats' own messages -> advice
     "not active": "sudo systemctl start jtop.service, once after sudo jtop --install-service; in a container, "
     "mount /run/jtop.sock",
     "can't access": "sudo usermod -aG jtop $USER, then log in again",
@@ -76,7 +76,7 @@ class _Client:
         def start() -> None:
             try:
                 self.jetson.start()
-            except Exception as error:  # noqa: BLE001 - jtop lets anything through: EOFError, queue.Empty ...
+            except Exception as error:  # noqa: BLE001 - jtop raises any kind, such as EOFError or queue.Empty
                 failures.append(error)
             if self._abandoned:
                 self.close()
@@ -103,7 +103,7 @@ class _Client:
         if not self.jetson.is_alive():
             try:
                 self.jetson.ok(spin=True)
-            except Exception as error:  # noqa: BLE001 - what ended jtop's thread
+            except Exception as error:  # noqa: BLE001 - any error can end jtop's thread
                 return f"jtop ended: {_words(error)}"
             return "jtop ended"
         silent_s = (time.monotonic_ns() - self._fresh_ns) * 1e-9
@@ -273,7 +273,7 @@ class _State:
             return {"jtop": trouble}
         state: dict[str, Any] = {}
         for read in (_temperature, _gpu_clock, _cpu_clock, _mode, _fans):
-            with suppress(KeyError, TypeError, ValueError, AttributeError):  # not every board has everything
+            with suppress(KeyError, TypeError, ValueError, AttributeError):  # a board may lack some values
                 state |= read(self._client.jetson)
         return state
 

@@ -195,7 +195,7 @@ class HvpmLog:
             self._stream.fail("it could not calibrate itself")
         except _ClosingError:
             self._stream.fail("it was closed")
-        except Exception as error:  # noqa: BLE001 - whatever the package raises, the readings end here
+        except Exception as error:  # noqa: BLE001 - after any error of the package no more readings come
             self._stream.fail(str(error) or type(error).__name__)
 
     def _between_packets(self) -> None:

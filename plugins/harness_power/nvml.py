@@ -137,7 +137,7 @@ def _info(name: str, query: _Query, about: dict[str, Any], capability: tuple[int
 
 def _averaging(query: _Query, capability: tuple[int, int] | None) -> float:
     """Return the averaging time of a reading in seconds, from nvml.h or the sources that the module cites."""
-    newer = capability is not None and capability > (8, 0)  # Ampere without GA100, and what followed
+    newer = capability is not None and capability > (8, 0)  # Ampere except GA100, and later
     if query.what == "average" or (query.what == "usage" and newer):
         return 1.0
     return 0.025 if query.what != "energy" and capability in _GA100_GH100 else 0.0

@@ -48,7 +48,7 @@ class HybridLayer(nn.Module):
         )
         self.mix = nn.Conv2d(dim, dim, 1)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:  # [n, D, H, W] -> the same
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Return the mixed map, of the same shape [n, D, H, W]."""
         parts = torch.split(x, self.sizes, dim=1)
         return self.mix(torch.cat([pool(part) for pool, part in zip(self.pools, parts, strict=True)], dim=1))
@@ -67,7 +67,7 @@ class PCSFFN(nn.Module):
         self.act = nn.GELU()
         self.fc2 = nn.Conv2d(expansion * dim, dim, 1, groups=groups)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:  # [n, D, H, W] -> the same
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Return the map [n, D, H, W]; the hidden map is [n, r D, H, W]."""
         x = self.act(self.fc1(x))  # [n, rD, H, W]
         # channel c of group g becomes channel c * groups + g (ShuffleNet)
@@ -126,7 +126,7 @@ class Block(nn.Module):
         self.scale2 = _LayerScale(dim, shape.layer_scale) if shape.layer_scale else nn.Identity()
         self.drop_path = DropPath(drop_path) if drop_path else nn.Identity()
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:  # [n, D, H, W] -> the same
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Return the map, of the same shape [n, D, H, W]."""
         x = x + self.drop_path(self.scale1(self.mixer(self.norm1(x))))
         return x + self.drop_path(self.scale2(self.ffn(self.norm2(x))))

@@ -97,7 +97,7 @@ def describe_timm(params: TimmParams, data: DataInfo) -> ModuleSpec:
             "args": dict(params.args),
         },
     )
-    ViTShape.from_spec(spec)  # a standard ViT whose patches don't fit the image is refused
+    ViTShape.from_spec(spec)  # refuses a standard ViT whose patches do not fit the image
     return spec
 
 

@@ -145,7 +145,7 @@ class Calls:
         """Let the lease last for the requested seconds from now, and return the seconds that were granted."""
         left = _left(call)
         self._held(call)
-        if left.is_set():  # the caller may have asked for another time since
+        if left.is_set():  # the caller may meanwhile have asked for another duration
             raise DeviceError(NOBODY_WAITS)
         return pb.Lease(id=call.lease(), seconds=self._leases.renew(call.lease(), request.seconds))
 

@@ -82,7 +82,7 @@ class FramePort:
         while not self._stopped.is_set():
             try:
                 sock, _ = self._listener.accept()
-            except OSError:  # no descriptor left; or stopped
+            except OSError:  # no descriptor is left, or the port was stopped
                 self._stopped.wait(0.05)
                 continue
             if len(self._strangers) >= self._limits.strangers:

@@ -135,6 +135,6 @@ def read_images(path: Path) -> NDArray[np.float32]:
             raise ValueError("float32 [n, ...] is needed")
         if mapped.nbytes > MAX_IMAGES_BYTES:
             raise ValueError(f"{mapped.nbytes} bytes; allowed are {MAX_IMAGES_BYTES}")
-    except Exception as error:  # noqa: BLE001 - numpy's reader raises many kinds on what is no array
+    except Exception as error:  # noqa: BLE001 - numpy's reader raises many kinds for invalid files
         raise DeviceError(f"the images: {str(error)[:200]}") from None
     return np.array(mapped, np.float32)

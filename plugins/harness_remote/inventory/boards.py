@@ -330,5 +330,5 @@ def _kept(path: Path, credentials: Credentials) -> tuple[BoardDescription, str] 
         kept = json.loads(path.read_text())
         described = TypeAdapter(BoardDescription).validate_python(kept["board"])
         return (described, str(kept["when"])) if kept["target"] == credentials.target else None
-    except (OSError, ValueError, KeyError, TypeError):  # ValueError: another version kept it
+    except (OSError, ValueError, KeyError, TypeError):  # ValueError: another version wrote the file
         return None

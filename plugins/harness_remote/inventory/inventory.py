@@ -231,7 +231,7 @@ def target(host: str, port: int) -> str:
 
 def _read(text: str, path: Path) -> tuple[dict[str, Board], Source]:
     tree, source = parse_yaml(text, str(path))
-    if tree is None:  # nothing, or comments
+    if tree is None:  # an empty file, or only comments
         return {}, source
     if not isinstance(tree, Mapping):
         raise SuiteError(f"{source.where()}: expected boards, NAME: {{backend: ..., host: ...}}")

@@ -28,7 +28,7 @@ buffers here are bounded."""
 CHUNK_S = 0.002
 CHUNK_BYTES = (1460, 65_536)
 MAX_CHUNKS = 1024
-MAX_CONNECTIONS = 400  # select() takes 1024 descriptors; a connection has two
+MAX_CONNECTIONS = 400  # select() supports 1024 descriptors; a connection has two
 CONNECT_S = 5.0
 PR_SET_TIMERSLACK = 29
 

@@ -88,7 +88,7 @@ class ReplayedSession:
         self._solo_ns: dict[Shapes, int] = {}
         self._facts: dict[str, Any] = {**session.facts, "replayed": True, "rehearsed": 0, "computed": 0}
         self.facts: Mapping[str, Any] = self._facts
-        with suppress(OSError, AttributeError):  # Linux: timers to the microsecond
+        with suppress(OSError, AttributeError):  # on Linux: timers with microsecond precision
             ctypes.CDLL(None).prctl(PR_SET_TIMERSLACK, 1)
 
     def rehearse(self, inputs: Sequence[NDArray[Any]]) -> NDArray[np.float32]:

@@ -15,7 +15,7 @@ from harness.errors import DeviceError
 __all__ = ["NAME", "install", "notify_ready", "path_of", "unit"]
 
 NAME = "harness-agent.service"
-COMMAND_S = 120.0  # more than the unit has for starting
+COMMAND_S = 120.0  # more than the unit's time limit for starting
 
 # Meters and accelerators are files in /dev and /sys, and CUDA writes code. So PrivateDevices and
 # MemoryDenyWriteExecute are not set. If the kernel kills a worker for its memory, OOMPolicy keeps the agent alive.

@@ -278,7 +278,7 @@ def server_context(identity: Identity, aes: bool | None = None) -> ssl.SSLContex
     """Return the context of TLS for a server. ``aes`` has the meaning that it has for :func:`connect`."""
     context = _context(ssl.PROTOCOL_TLS_SERVER, aes)
     context.num_tickets = 0  # no client resumes a session
-    with tempfile.NamedTemporaryFile() as file:  # mode 600; OpenSSL takes no key from memory
+    with tempfile.NamedTemporaryFile() as file:  # mode 600; OpenSSL cannot load a key from memory
         file.write(identity.key_pem + b"\n" + identity.certificate_pem)
         file.flush()
         context.load_cert_chain(file.name)

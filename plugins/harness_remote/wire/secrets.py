@@ -42,7 +42,7 @@ NAME = "harness-agent"
 """The name in every certificate. A client checks this name, and not the board's address."""
 VALID_DAYS = 3650
 _UTC = datetime.timezone.utc
-_EARLIEST = datetime.datetime(2025, 1, 1, tzinfo=_UTC)  # a clock before this was never set
+_EARLIEST = datetime.datetime(2025, 1, 1, tzinfo=_UTC)  # an earlier time means that the clock was never set
 
 
 @dataclass(frozen=True, kw_only=True)
