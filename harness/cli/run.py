@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from pathlib import Path
 
@@ -38,10 +39,13 @@ def command(
     """
     from harness.render import progress, render
     from harness.render.outcome import failure_lines, interruption
+    from harness.run.made_by import MadeBy
     from harness.run.outcome import Options
     from harness.run.runner import run_suite
     from harness.store.artifacts import Store
     from harness.store.files import default_cache
+    from harness.suite.loading import suite_text
+    from harness.suite.shipped import find_suite
 
     plugins = load(chosen.block)
     warn_problems(plugins)
@@ -54,7 +58,13 @@ def command(
         plain=quiet or as_json or not sys.stdout.isatty(), stream=sys.stderr if as_json else sys.stdout
     )
     options = Options(
-        prepare_only=prepare_only, fresh=fresh, retry_flagged=retry_flagged, selection=chosen.selection
+        prepare_only=prepare_only,
+        fresh=fresh,
+        retry_flagged=retry_flagged,
+        selection=chosen.selection,
+        made_by=MadeBy(
+            suite_text(find_suite(chosen.suite), chosen.overrides), shlex.join(["harness", *sys.argv[1:]])
+        ),
     )
     outcome = run_suite(planned, plugins, Store(default_cache()), folder, watcher, options)
     if outcome.interrupted:

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 
 from harness.errors import StorageError, SuiteError
-from harness.store.files import sync_folder, write_atomically
+from harness.store.files import append_line, sync_folder, write_atomically
 from harness.types.blocks import SampleFile
 from harness.types.record import SCHEMA, Record, checksum
 
@@ -79,16 +79,7 @@ class Results:
         sealed = record.sealed()
         line = json.dumps(sealed.dump(), ensure_ascii=False, allow_nan=False).encode("utf-8", "surrogatepass")
         with _storage(self._file):
-            descriptor = os.open(self._file, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
-            try:
-                size = os.fstat(descriptor).st_size
-                torn = size > 0 and os.pread(descriptor, 1, size - 1) != b"\n"
-                whole = (b"\n" if torn else b"") + line + b"\n"
-                if os.write(descriptor, whole) != len(whole):
-                    raise OSError(28, "No space left on device for a whole record")
-                os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
+            append_line(self._file, line)
         if self._attempts is not None:
             self._attempts[sealed.identity] = max(sealed.attempt, self._attempts.get(sealed.identity, 0))
         return sealed

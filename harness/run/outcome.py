@@ -9,6 +9,7 @@ from typing import Protocol
 from harness.prepare.jobs import NodeWatcher
 from harness.prepare.messages import Failure
 from harness.results.leaderboard.leaderboard import Leaderboard
+from harness.run.made_by import MadeBy
 from harness.types.plan import Cell, Node, Plan
 from harness.types.record import Record
 from harness.types.selection import Selection
@@ -54,7 +55,7 @@ class Options:
     ``jobs``: number of trainings at the same time. ``threads``: threads of each training process. ``processes``:
     processes that share each training. ``prepare_only``: measure nothing. ``fresh``: set earlier records aside.
     ``retry_flagged``: measure cells again whose record has flags. ``selection``: the part of the suite that the plan
-    is limited to.
+    is limited to. ``made_by``: how the run was started, which the results folder keeps.
     """
 
     jobs: int = 1
@@ -64,6 +65,7 @@ class Options:
     fresh: bool = False
     retry_flagged: bool = False
     selection: Selection = field(default_factory=Selection)
+    made_by: MadeBy | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

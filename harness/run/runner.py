@@ -24,6 +24,7 @@ from harness.results.folder import Results
 from harness.results.leaderboard.leaderboard import leaderboard_of
 from harness.run.cell_queue import CellQueue
 from harness.run.lost_boards import LostBoards
+from harness.run.made_by import keep_origin
 from harness.run.outcome import Options, Outcome, Watcher
 from harness.run.plan_file import begin
 from harness.run.recorder import Recorder
@@ -114,6 +115,8 @@ def run(
         KeyboardInterrupt: the user interrupted. Every process is ended, and everything that is finished is on disk.
     """
     run_id = begin(plan, results, options)
+    if options.made_by is not None:
+        keep_origin(results.folder, run_id, options.made_by)
     known = {record.cell_id: record for record in results.latest(current_only=True)}
     pending = [cell for cell in plan.cells if not _settled(cell, known.get(cell.id), options)]
     possible = [cell for cell in pending if cell.impossible is None]

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import secrets
 from pathlib import Path
 
-__all__ = ["default_cache", "sync_folder", "sync_tree", "write_atomically"]
+__all__ = ["append_line", "default_cache", "sync_folder", "sync_tree", "write_atomically"]
 
 
 def default_cache() -> Path:
@@ -69,6 +70,26 @@ def write_atomically(
         raise
     if sync:
         sync_folder(path.parent)
+
+
+def append_line(path: Path, line: bytes) -> None:
+    """Append one whole line to a file, which is on disk when this returns.
+
+    A crash can leave a last line without a line end. It gets one first, so that it does not damage the new line.
+
+    Raises:
+        OSError: the file cannot be written, or the disk has no space for the whole line.
+    """
+    descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        size = os.fstat(descriptor).st_size
+        torn = size > 0 and os.pread(descriptor, 1, size - 1) != b"\n"
+        whole = (b"\n" if torn else b"") + line + b"\n"
+        if os.write(descriptor, whole) != len(whole):
+            raise OSError(errno.ENOSPC, "No space left on device for a whole line")
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def sync_folder(folder: Path) -> None:

@@ -9,9 +9,9 @@ from harness.errors import SuiteError, nearest
 from harness.suite.grids import expand_grids, set_value, split_overrides
 from harness.suite.suite import Suite
 from harness.suite.validate import validated
-from harness.suite.yamlfile import read_yaml
+from harness.suite.yamlfile import Source, Tree, dump_yaml, read_text, read_yaml
 
-__all__ = ["keep_devices", "load_suite"]
+__all__ = ["keep_devices", "load_suite", "suite_text"]
 
 
 def load_suite(path: Path, overrides: Sequence[str] = ()) -> Suite:
@@ -20,18 +20,44 @@ def load_suite(path: Path, overrides: Sequence[str] = ()) -> Suite:
     Raises:
         SuiteError: the suite is wrong. The message has file:line, key, what is allowed, and the nearest match.
     """
+    tree, source, expanded = _with_written(path, overrides)
+    _expand(tree, source, expanded)
+    suite = validated(Suite, tree, source, ()).located(source)
+    _check_names(suite)
+    return suite
+
+
+def suite_text(path: Path, overrides: Sequence[str] = ()) -> str:
+    """Return YAML that loads as the suite with ``overrides`` does: the file itself if there are none.
+
+    With overrides, comments are lost. Grids stay, unless an override is for a method that a grid makes.
+
+    Raises:
+        SuiteError: the file cannot be read, or an override is wrong.
+    """
+    if not overrides:
+        return read_text(path, "a suite")
+    tree, source, expanded = _with_written(path, overrides)
+    if expanded:
+        _expand(tree, source, expanded)
+    return dump_yaml(tree)
+
+
+def _with_written(path: Path, overrides: Sequence[str]) -> tuple[Tree, Source, list[str]]:
+    """Return a suite's tree with the overrides of written keys, and the overrides of methods that grids make."""
     tree, source = read_yaml(path)
     if not isinstance(tree, dict):
         raise SuiteError(f"{source.where()}: a suite is a mapping of keys (suite:, data:, methods: ...)")
     written, expanded = split_overrides(tree, overrides)
     for override in written:
         set_value(tree, source, override, Suite.model_fields)
+    return tree, source, expanded
+
+
+def _expand(tree: Tree, source: Source, overrides: Sequence[str]) -> None:
     expand_grids(tree, source)
-    for override in expanded:
+    for override in overrides:
         set_value(tree, source, override, Suite.model_fields)
-    suite = validated(Suite, tree, source, ()).located(source)
-    _check_names(suite)
-    return suite
 
 
 def keep_devices(suite: Suite, names: Sequence[str]) -> Suite:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -10,7 +11,17 @@ from typing import Any, TypeAlias
 
 from harness.errors import SuiteError, first_line
 
-__all__ = ["YamlBlock", "KeyPath", "Source", "Tree", "parse_value", "parse_yaml", "read_text", "read_yaml"]
+__all__ = [
+    "YamlBlock",
+    "KeyPath",
+    "Source",
+    "Tree",
+    "dump_yaml",
+    "parse_value",
+    "parse_yaml",
+    "read_text",
+    "read_yaml",
+]
 
 KeyPath = tuple[str | int, ...]
 
@@ -96,6 +107,20 @@ def parse_yaml(text: str, name: str) -> tuple[Any, Source]:
 def parse_value(text: str, where: str) -> Any:
     """Return the value of ``--set key=value``, which is written as YAML."""
     return _parse(text, Source(where), line_numbers=False)
+
+
+def dump_yaml(tree: Tree) -> str:
+    """Return a tree as YAML that reads back as the same tree, keys in their order."""
+    from ruamel.yaml import YAML
+
+    yaml = YAML(typ="safe", pure=True)
+    yaml.default_flow_style = None  # lists and mappings of plain values in one line
+    yaml.sort_base_mapping_type_on_output = False  # type: ignore[assignment]
+    yaml.width = 10_000
+    yaml.representer.ignore_aliases = lambda data: True
+    out = io.StringIO()
+    yaml.dump(tree, out)
+    return out.getvalue()
 
 
 def _parse(text: str, source: Source, *, line_numbers: bool = True) -> Any:

@@ -74,17 +74,19 @@ def prepared(place, first_run):
     return place
 
 
-def command(place: Path, *arguments: str) -> list[str]:
-    return [sys.executable, "-m", "harness", "run", "tiny.yaml", "--out", "out", "-q", *arguments]
+def command(place: Path, *arguments: str, suite: str = "tiny.yaml") -> list[str]:
+    return [sys.executable, "-m", "harness", "run", suite, "--out", "out", "-q", *arguments]
 
 
 def environment(place: Path) -> dict[str, str]:
     return {**os.environ, "HARNESS_CACHE": str(place / "cache")}
 
 
-def run(place: Path, *arguments: str, timeout: float = 240) -> subprocess.CompletedProcess[str]:
+def run(
+    place: Path, *arguments: str, timeout: float = 240, suite: str = "tiny.yaml"
+) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        command(place, *arguments),
+        command(place, *arguments, suite=suite),
         cwd=place,
         env=environment(place),
         capture_output=True,
@@ -179,9 +181,15 @@ def test_a_run_and_the_same_run_again(first_run):
     boards = json.loads(fresh.stdout)["boards"]
     rows = [row for board in boards for row in board["rows"]]
     assert {row["method"] for row in rows} == {"cloud", "edge", "cut"}
-    assert len(records(place)) == 6
-    assert good(place).keys() < cells.keys()
-    assert len(list((place / "out").glob("records-*.jsonl"))) == 1
+    (aside,) = (place / "out").glob("records-*.jsonl")
+    assert len(aside.read_text().splitlines()) == 6  # the two cells on the pair stay
+    assert good(place) == cells
+
+    assert (place / "out" / "suite.yaml").read_text() == SUITE
+    runs = [json.loads(line) for line in (place / "out" / "runs.jsonl").read_text().splitlines()]
+    assert [line["command"].endswith("--device here") for line in runs] == [False, False, True]
+    rerun = run(place, suite="out/suite.yaml")
+    assert "0 cells to measure" in rerun.stdout, rerun.stdout + rerun.stderr
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounts a full disk: needs root")

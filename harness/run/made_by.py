@@ -1,0 +1,103 @@
+"""What a results folder keeps of how it was made: the suite, the command, and the state of the harness.
+
+``suite.yaml`` is the suite of the last run, which ``harness run`` reruns. An earlier suite is kept as
+``suite-HASH.yaml``. ``runs.jsonl`` has a line for each run.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import subprocess
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from importlib import metadata
+from pathlib import Path
+
+from harness.errors import StorageError
+from harness.store.files import append_line, write_atomically
+from harness.types.json import JsonObject
+
+__all__ = ["MadeBy", "keep_origin", "project_state"]
+
+GIT_S = 20.0
+"""How long one git command may take, in seconds."""
+
+LARGEST = 2**22
+"""Bytes of an earlier suite that is kept. No suite is as large."""
+
+
+@dataclass(frozen=True)
+class MadeBy:
+    """How a run was started. ``suite``: its suite as YAML, ``--set`` included. ``command``: the command line."""
+
+    suite: str
+    command: str
+
+
+def keep_origin(folder: Path, run_id: str, made_by: MadeBy, project: JsonObject | None = None) -> None:
+    """Write the suite and a line about the run into a results folder.
+
+    ``project``: the state of the harness, by default :func:`project_state`.
+
+    Raises:
+        StorageError: the folder cannot be written.
+    """
+    content = made_by.suite.encode()
+    line = {
+        "run_id": run_id,
+        "started": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "command": made_by.command,
+        "suite_sha256": hashlib.sha256(content).hexdigest(),
+        "harness": project_state() if project is None else project,
+    }
+    path = folder / "suite.yaml"
+    try:
+        earlier = _earlier(path)
+        if earlier is not None and earlier != content:
+            digest = hashlib.sha256(earlier).hexdigest()
+            write_atomically(folder / f"suite-{digest[:8]}.yaml", earlier)
+        if earlier != content:
+            write_atomically(path, content)
+        append_line(folder / "runs.jsonl", json.dumps(line, ensure_ascii=False).encode("utf-8", "replace"))
+    except OSError as error:
+        raise StorageError(f"{error.filename or path}: {error.strerror or error}") from None
+
+
+def _earlier(path: Path) -> bytes | None:
+    """Return the content of an earlier suite, or ``None`` if there is none or it is not a suite."""
+    if not path.is_file() or path.stat().st_size > LARGEST:
+        return None
+    return path.read_bytes()
+
+
+def project_state(root: Path | None = None) -> JsonObject:
+    """Return the version of the harness, the commit of its checkout, and whether tracked files differ from it.
+
+    ``commit`` and ``dirty`` are null, with ``why``, if the harness does not run from a git checkout.
+    """
+    version = metadata.version("edge-harness")
+    root = root or Path(__file__).resolve().parents[2]
+    try:
+        if not (root / ".git").exists():
+            raise OSError(f"installed without a checkout: {root.name} has no .git")
+        commit = _git(root, "rev-parse", "--verify", "HEAD")
+        dirty = bool(_git(root, "status", "--porcelain", "--untracked-files=no"))
+    except (OSError, subprocess.SubprocessError) as error:
+        return {"version": version, "commit": None, "dirty": None, "why": str(error)}
+    return {"version": version, "commit": commit, "dirty": dirty}
+
+
+def _git(root: Path, *words: str) -> str:
+    done = subprocess.run(
+        ["git", "--no-optional-locks", "-C", str(root), *words],
+        capture_output=True,
+        text=True,
+        errors="replace",
+        stdin=subprocess.DEVNULL,
+        timeout=GIT_S,
+        check=False,
+    )
+    if done.returncode:
+        raise OSError(f"git {words[0]}: {(done.stderr.strip().splitlines() or ['failed'])[0]}")
+    return done.stdout.strip()
