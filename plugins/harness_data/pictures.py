@@ -65,9 +65,7 @@ class PictureParams(Params):
 
 
 def absent(*modules: str) -> str | None:
-    """Return the names of those ``modules`` that are not installed, with the command that installs them, or
-    ``None``.
-    """
+    """Return which of ``modules`` are not installed and the command that installs them, or ``None``."""
     needed = [name for name in modules if importlib.util.find_spec(name) is None]
     extra = "hub" if "datasets" in needed else "bench"
     return f"needs {', '.join(needed)}: pip install 'edge-harness[{extra}]'" if needed else None
