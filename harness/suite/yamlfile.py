@@ -115,7 +115,7 @@ def dump_yaml(tree: Tree) -> str:
 
     yaml = YAML(typ="safe", pure=True)
     yaml.default_flow_style = None  # lists and mappings of plain values in one line
-    yaml.sort_base_mapping_type_on_output = False  # type: ignore[assignment]
+    yaml.sort_base_mapping_type_on_output = False
     yaml.width = 10_000
     yaml.representer.ignore_aliases = lambda data: True
     out = io.StringIO()
