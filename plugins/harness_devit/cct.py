@@ -1,5 +1,7 @@
-"""CCT: "Escaping the Big Data Paradigm with Compact Transformers", A. Hassani, S. Walton, N. Shah,
-A. Abuduweili, J. Li, H. Shi, 2021. The third family of teachers that DeViT decomposes.
+"""CCT, the third family of ViTs that DeViT decomposes.
+
+"Escaping the Big Data Paradigm with Compact Transformers", A. Hassani, S. Walton, N. Shah, A. Abuduweili, J. Li,
+H. Shi, 2021.
 
 A CCT is a Vision Transformer whose patch embedding is a small CNN, and which pools the sequence instead of reading a
 class token. So the class here is timm's with these two replaced, and code that reads blocks, heads and neurons of a ViT
@@ -50,6 +52,7 @@ class ConvTokenizer(nn.Module):
         self.num_patches = shape.tokens  # timm's name
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return the tokens [n, T, D] of images [n, C, H, W]."""
         for conv in (*self.stem, self.proj):
             x = functional.max_pool2d(functional.relu(conv(x)), 3, stride=2, padding=1)
         return x.flatten(2).transpose(1, 2)  # [n, D, H', W'] -> [n, T, D]
@@ -65,6 +68,7 @@ class SequencePool(nn.Module):
         nn.init.zeros_(self.score.bias)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return the pooled tokens [n, D] of [n, T, D]."""
         weights = self.score(x).softmax(dim=1).transpose(1, 2)  # [n, 1, T]
         return (weights @ x)[:, 0]
 

@@ -22,7 +22,9 @@ def default_stride(kernel: int) -> int:
 
 @dataclass(frozen=True, kw_only=True)
 class CCTShape:
-    """``convs`` convolutions, each with a max-pooling of 3 by 3 and stride 2, then pre-norm blocks, LayerNorm,
+    """The dimensions of a CCT.
+
+    It has ``convs`` convolutions, each with a max-pooling of 3 by 3 and stride 2, then pre-norm blocks, LayerNorm,
     sequence pooling and a linear head.
 
     Raises:

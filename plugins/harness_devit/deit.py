@@ -1,8 +1,8 @@
-"""A distilled DeiT whose class token and distillation token both leave the model ("Training data-efficient image
-transformers & distillation through attention", H. Touvron et al., 2021).
+"""A distilled DeiT that gives both its class token and its distillation token: the sub-model of DeViT's DeDeiTs.
 
-DeViT calls the sub-models of such a teacher DeDeiTs. This file imports no training code, since the process that is
-measured builds the network too.
+"Training data-efficient image transformers & distillation through attention", H. Touvron et al., 2021.
+
+This file imports no training code, since the process that is measured builds the network too.
 
 Shapes: images [n, C, H, W]; tokens x [n, T, D]; Z [n, R, D], the R tokens that heads read, after the last LayerNorm.
 """
@@ -23,6 +23,7 @@ class TwoTokens(VisionTransformerDistilled):
     """A distilled DeiT: images -> logits, or without classes the class and the distillation token [n, 2, D]."""
 
     def forward_head(self, x: torch.Tensor, pre_logits: bool = False) -> torch.Tensor:
+        """Return the logits [n, classes] of ``x`` [n, T, D], or without classes its first two tokens [n, 2, D]."""
         return super().forward_head(x, pre_logits) if self.num_classes else x[:, :2]
 
 

@@ -151,6 +151,7 @@ class FeatureLoss:
         self._taps = [(Tap(student.blocks[j].attn.qkv), Tap(teacher.blocks[k].attn.qkv)) for j, k in pairs]
 
     def __call__(self) -> torch.Tensor:
+        """Return L_feat, a scalar."""
         terms = []
         for taps in self._taps:
             s, t = (self._split(tap.value, h) for tap, h in zip(taps, self._heads, strict=True))

@@ -53,6 +53,7 @@ class Ensemble(nn.Module):
         self.subs, self.fusion, self.maps = nn.ModuleList(subs), fusion, maps
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Return the logits [n, classes]."""
         return self.fusion(*(sub(images) for sub in self.subs))
 
 

@@ -97,6 +97,7 @@ class Branch(nn.Module):
         self.head = nn.Linear(shape.fused, shape.classes)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return the logits [n, classes]."""
         return self.head(self.fa(x))
 
 
@@ -108,6 +109,7 @@ class Fusion(nn.Module):
         self.branches = nn.ModuleList(Branch(shape) for _ in range(shape.tokens))
 
     def forward(self, *features: torch.Tensor) -> torch.Tensor:
+        """Return the logits [n, classes] of N ``features`` [n, D], or [n, 2, D] from a distilled DeiT."""
         x = torch.stack(features, dim=1)  # [n, N, D] or [n, N, R, D]
         if len(self.branches) == 1:
             return self.branches[0](x)

@@ -1,9 +1,11 @@
-"""DeViT: "DeViT: Decomposing Vision Transformers for Collaborative Inference in Edge Devices", G. Xu, Z. Hao,
-Y. Luo, H. Hu, J. An, S. Mao, IEEE Transactions on Mobile Computing, 2024.
+"""DeViT's algorithm DEKD (section IV-A, Algorithm 1).
 
-The DEKD algorithm (Algorithm 1, section IV-A). The classes are divided among N devices. For each share Omega_i a copy
-M_i of the large ViT M_0 is trained and shrunk to a small ViT m_i, which M_i then teaches. At the end all m_i are trained
-together, their class tokens fused, with M_0 as the teacher.
+"DeViT: Decomposing Vision Transformers for Collaborative Inference in Edge Devices", G. Xu, Z. Hao, Y. Luo, H. Hu,
+J. An, S. Mao, IEEE Transactions on Mobile Computing, 2024.
+
+The classes are divided among N devices. For each share Omega_i a copy M_i of the large ViT M_0 is trained and shrunk to
+a small ViT m_i, which M_i then teaches. At the end all m_i are trained together with the fusion of their class tokens,
+with M_0 as the teacher.
 
 Readings taken, where the paper leaves a choice (further ones are in the other files):
 

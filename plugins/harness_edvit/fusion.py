@@ -28,6 +28,7 @@ class FusionMLP(nn.Module):
         self.fc2 = nn.Linear(hidden, classes)
 
     def forward(self, *features: torch.Tensor) -> torch.Tensor:
+        """Return the logits [B, C]."""
         return self.fc2(functional.relu(self.fc1(torch.cat(features, dim=-1))))
 
 
@@ -46,6 +47,7 @@ class Average(nn.Module):
         self.register_buffer("order", torch.tensor(classes).argsort(), persistent=False)
 
     def forward(self, *logits: torch.Tensor) -> torch.Tensor:
+        """Return the log of the softmax outputs [B, C]."""
         own = [functional.log_softmax(z, dim=-1)[:, 1:] for z in logits]
         return torch.cat(own, dim=-1)[:, self.order]
 
@@ -58,6 +60,7 @@ class Whole(nn.Module):
         self.subs, self.mlp = nn.ModuleList(subs), mlp
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Return the logits [B, C]."""
         return self.mlp(*(sub(images) for sub in self.subs))
 
 

@@ -56,7 +56,7 @@ __all__ = [
 
 _ROWS = 1024  # images of a batch: so many that matrices are large, so few that they stay in the cache
 
-Tell: TypeAlias = Callable[[float], None]
+Report: TypeAlias = Callable[[float], None]
 """Reports which share of the work is done, 0 to 1."""
 
 Unit: TypeAlias = str | tuple[str, int]
@@ -151,7 +151,7 @@ def measure_importance(
 # --- three ways to score --------------------------------------------------------------------------
 
 
-def kl_exact(vit: VisionTransformer, images: torch.Tensor, tell: Tell = lambda done: None) -> Importance:
+def kl_exact(vit: VisionTransformer, images: torch.Tensor, report: Report = lambda done: None) -> Importance:
     """Return D_KL per unit and image of ``images`` [n, C, H, W], by leaving each unit out in turn."""
     check_prunable(vit)
     n = len(images)
@@ -175,12 +175,12 @@ def kl_exact(vit: VisionTransformer, images: torch.Tensor, tell: Tell = lambda d
                 log_q = logits.log_softmax(-1).view(m, n, -1)
                 parts.append((log_p.exp() * (log_p - log_q)).sum(-1))  # [m, n]
                 done += m
-                tell(done / passes)
+                report(done / passes)
             scores[key] = torch.cat(parts)
     return _gather(vit, scores)
 
 
-def kl_fisher(vit: VisionTransformer, images: torch.Tensor, tell: Tell = lambda done: None) -> Importance:
+def kl_fisher(vit: VisionTransformer, images: torch.Tensor, report: Report = lambda done: None) -> Importance:
     """Return the second-order term of D_KL per unit and image: 1/2 sum_y q_y (d log q_y / d mask)^2."""
     check_prunable(vit)
     n = len(images)
@@ -197,7 +197,7 @@ def kl_fisher(vit: VisionTransformer, images: torch.Tensor, tell: Tell = lambda 
             grads = torch.autograd.grad(log_q[:, y].sum(), list(masks.values()), retain_graph=y < classes - 1)
             for key, grad in zip(masks, grads, strict=True):  # a row of a mask acts on its own image: [n, U]
                 scores[key] += 0.5 * (log_q[:, y].detach().exp()[:, None] * grad.square()).T
-            tell((y + 1) / classes)
+            report((y + 1) / classes)
     return _gather(vit, scores)
 
 

@@ -1,4 +1,6 @@
-"""ED-ViT: "Splitting Vision Transformer for Distributed Inference on Edge Devices", X. Liu et al., 2024.
+"""ED-ViT's model splitting (section 4.2, Algorithm 1) and model fusion (section 4.5).
+
+"Splitting Vision Transformer for Distributed Inference on Edge Devices", X. Liu et al., 2024.
 
 A ViT trained on all classes (Model_0) is split by classes into N sub-models (Algorithm 1, section 4.2). Each is pruned
 from d, h, c to s d, s h, s c and fine-tuned (Algorithm 2, pruning.py). An MLP fuses their features (section 4.5). Which
@@ -62,7 +64,7 @@ def edvit(ctx: Context, model: Model, settings: Settings) -> Partition:
     vit = require_vit(model.module, "edvit")
     check_prunable(vit)
     owned = class_partition(settings.classes, ctx.seed)  # lines 3 to 5: C_1 ... C_N
-    shares = [  # lines 6 to 19, run when planning: h - hp_1 ... h - hp_N
+    shares = [  # lines 6 and 10 to 19, run when planning: h - hp_1 ... h - hp_N
         Share(name=f"sub{i}", classes=classes, heads=heads)
         for i, (classes, heads) in enumerate(zip(owned, settings.heads, strict=True), 1)
     ]
