@@ -28,8 +28,7 @@ def list_(as_json: bool) -> None:
         return
     for item in stored:
         used = time.strftime("%Y-%m-%d %H:%M", time.localtime(item.made))
-        stage, entry, label = (str(item.about.get(name, "")) for name in ("stage", "entry", "label"))
-        about = f"{stage:<10} {entry:<18} {label}"
+        about = f"{item.about.stage:<10} {item.about.entry:<18} {item.about.label}"
         click.echo(f"{item.key[:12]}  {used}  {item.size / 1e6:9.2f} MB  {about}")
     click.echo(f"{len(stored)} artifacts, {sum(item.size for item in stored) / 1e6:.1f} MB in {store.root}")
 

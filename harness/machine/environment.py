@@ -6,6 +6,8 @@ import hashlib
 import os
 import platform
 import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
@@ -13,9 +15,17 @@ from harness.errors import StorageError
 from harness.machine.sysfs import each, text
 from harness.store.files import default_cache, write_atomically
 from harness.types import DeviceInfo
-from harness.types.json import JsonObject
 
-__all__ = ["cpu_capability", "cpu_model", "governor", "host", "machine_id", "machine_of", "virtualised"]
+__all__ = [
+    "Host",
+    "cpu_capability",
+    "cpu_model",
+    "governor",
+    "host",
+    "machine_id",
+    "machine_of",
+    "virtualised",
+]
 
 PACKAGES = (
     "edge-harness",
@@ -36,26 +46,47 @@ PACKAGES = (
 ROOT = Path("/")
 
 
-def host() -> JsonObject:
-    """Return the facts of this machine and interpreter. The facts contain no host name, no user and no path."""
+@dataclass(frozen=True, kw_only=True)
+class Host:
+    """The facts of a machine and its interpreter, as the record's ``environment`` has them; None if unknown.
+
+    They contain no host name, no user and no path.
+    """
+
+    machine_id: str
+    os: str
+    kernel: str
+    arch: str
+    python: str
+    cpu: str
+    cores_physical: int | None
+    cores_logical: int | None
+    memory_bytes: int
+    cpu_capability: str
+    governor: str | None
+    virtualised: bool | None
+    versions: Mapping[str, str]
+
+
+def host() -> Host:
+    """Return the facts of this machine and interpreter."""
     import psutil
 
-    memory = psutil.virtual_memory()
-    return {
-        "machine_id": machine_id(),
-        "os": _os_name(),
-        "kernel": f"{platform.system()} {platform.release()}",
-        "arch": platform.machine(),
-        "python": platform.python_version(),
-        "cpu": cpu_model(),
-        "cores_physical": psutil.cpu_count(logical=False),
-        "cores_logical": psutil.cpu_count(logical=True),
-        "memory_bytes": memory.total,
-        "cpu_capability": cpu_capability(),
-        "governor": governor(),
-        "virtualised": virtualised(),
-        "versions": _versions(),
-    }
+    return Host(
+        machine_id=machine_id(),
+        os=_os_name(),
+        kernel=f"{platform.system()} {platform.release()}",
+        arch=platform.machine(),
+        python=platform.python_version(),
+        cpu=cpu_model(),
+        cores_physical=psutil.cpu_count(logical=False),
+        cores_logical=psutil.cpu_count(logical=True),
+        memory_bytes=psutil.virtual_memory().total,
+        cpu_capability=cpu_capability(),
+        governor=governor(),
+        virtualised=virtualised(),
+        versions=_versions(),
+    )
 
 
 def machine_id(root: Path = ROOT) -> str:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
 from harness.store.artifacts import Store
 from harness.store.hashing import core_hash, digest
+from harness.types.artifacts import About, EvaluationMeta
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -65,6 +66,6 @@ class PredictionCache:
         with self.store.making(name) as folder:
             if folder is not None:
                 np.savez(folder / "evaluation.npz", **arrays)  # type: ignore[arg-type]
-                about = {"stage": "evaluate", "entry": "", "label": label}
-                (folder / "meta.json").write_text(json.dumps({"kind": "evaluation", "about": about}))
+                about = About(stage="evaluate", entry="", label=label)
+                (folder / "meta.json").write_text(json.dumps(asdict(EvaluationMeta(about=about))))
         return arrays

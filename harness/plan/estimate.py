@@ -9,17 +9,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import reduce
 from typing import TYPE_CHECKING
 
 from harness.errors import CellError
-from harness.plan.profiles.profile import Link, Profile
+from harness.plan.profiles.profile import Link, Profile, ProfileSummary
 from harness.plan.profiles.schedule import Piece, schedule
 from harness.plan.profiles.stored import link_of, processor_of, profile_names, profile_of
 from harness.types import IMAGE
 from harness.types.artifacts import ExportMeta
-from harness.types.json import Facts
 from harness.types.plain import from_json
 from harness.types.plan import StepTask
 
@@ -30,10 +29,17 @@ if TYPE_CHECKING:
     from harness.types import DeviceInfo, DeviceSpec, ModuleSpec
     from harness.types.plan import Cell
 
-__all__ = ["DeviceShare", "Estimate", "Assumptions", "estimates"]
+__all__ = ["Assumptions", "DeviceShare", "Estimate", "UsedProfile", "estimates"]
 
 
 # --- cells ----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class UsedProfile(ProfileSummary):
+    """The summary of a profile that an estimate uses, and the origin of its points."""
+
+    origin: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +58,7 @@ class DeviceShare:
     memory_bytes: int | None
     memory_limit: int | None
     weight_budget: int | None
-    profile: Facts | None
+    profile: UsedProfile | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -200,7 +206,7 @@ def _share(info: DeviceInfo, pieces: Sequence[Piece], profile: Profile | None, b
         memory_bytes=round(2**20 * memory.at(weights / 2**20)) if memory is not None else None,
         memory_limit=info.memory_bytes or None,
         weight_budget=info.details.get("memory_budget_bytes"),
-        profile={**profile.summary(), "origin": profile.origin} if profile else None,
+        profile=UsedProfile(**asdict(profile.summary()), origin=profile.origin) if profile else None,
     )
 
 

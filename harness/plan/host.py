@@ -24,9 +24,9 @@ def prepare_host(suite: Suite, plugins: Plugins) -> PrepareHost:
     device, gpu = training_device(suite, plugins)
     check_accelerate(suite)
     return PrepareHost(
-        torch=str(facts["versions"].get("torch") or ""),
-        timm=str(facts["versions"].get("timm") or ""),
-        capability="" if gpu else str(facts["cpu_capability"]),
+        torch=facts.versions.get("torch", ""),
+        timm=facts.versions.get("timm", ""),
+        capability="" if gpu else facts.cpu_capability,
         device=device,
         gpu=gpu,
     )

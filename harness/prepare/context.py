@@ -15,6 +15,7 @@ from harness.store.hashing import digest
 from harness.store.saved import load_model, save_model
 from harness.train.ranks import SINGLE_PROCESS, Ranks
 from harness.types import Data, Evaluation, FitResult, Model, Split
+from harness.types.artifacts import About
 from harness.types.plain import to_json
 from harness.types.plan import DataRef, ExportTask, StepTask
 from harness.types.recipe import TrainRecipe
@@ -126,7 +127,7 @@ class PrepareContext:
             if self._ranks.broadcast_object(f"once {full}", lambda: folder is not None):
                 model = fn()
                 if folder is not None:
-                    save_model(model, folder, {"stage": "once", "entry": key, "label": self._plugin})
+                    save_model(model, folder, About(stage="once", entry=key, label=self._plugin))
         return load_model(self._ranks.broadcast_object(f"made {full}", lambda: self._store.folder(full)))
 
     def _step(self, used: str) -> StepTask:

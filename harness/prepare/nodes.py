@@ -66,9 +66,9 @@ def run_node(
             with ranks.run_on_all(node):
                 made = _make(task, _source(node, store), plugins, context)
             if isinstance(made, Partition):
-                save_partition(made, folder, to_json(about))
+                save_partition(made, folder, about)
             else:
-                save_model(made, folder, to_json(about))
+                save_model(made, folder, about)
 
 
 def run_along(node: Node, plugins: Plugins, store: Store, ranks: Ranks) -> None:

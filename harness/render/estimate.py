@@ -101,12 +101,12 @@ def _profiles(estimates: Iterable[Estimate]) -> Iterable[str]:
     for estimate in estimates:
         for share in estimate.devices:
             if share.profile is not None:
-                key = tuple(share.profile[key] for key in ("name", "runtime", "threads"))
-                profiles[key] = share.profile
+                profile = share.profile
+                profiles[profile.name, profile.runtime, profile.threads] = profile
     for profile in profiles.values():
         yield escape(
-            f"{profile['name']} ({profile['provenance']}): {profile['device_model']}, {1e3 * profile['fixed_s']:.3g} ms + "
-            f"{1e3 * profile['s_per_gmac']:.4g} ms per GMAC, from {profile['low_gmacs']:.3g} to {profile['high_gmacs']:.3g} "
-            f"GMACs; ± {profile['error']:.0%} (leave-one-out, root mean square; the worst point {profile['worst']:.0%}); "
-            f"{profile['origin']}"
+            f"{profile.name} ({profile.provenance}): {profile.device_model}, {1e3 * profile.fixed_s:.3g} ms + "
+            f"{1e3 * profile.s_per_gmac:.4g} ms per GMAC, from {profile.low_gmacs:.3g} to {profile.high_gmacs:.3g} "
+            f"GMACs; ± {profile.error:.0%} (leave-one-out, root mean square; the worst point {profile.worst:.0%}); "
+            f"{profile.origin}"
         )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields
 from datetime import datetime, timezone
 
 from harness.machine import environment
@@ -37,7 +37,7 @@ class Recorder:
 
     def __post_init__(self) -> None:
         prepared_on = PreparedOn.model_validate(to_json(self.plan.host))
-        self.host = Environment.model_validate({**environment.host(), "prepared_on": prepared_on})
+        self.host = Environment.model_validate({**asdict(environment.host()), "prepared_on": prepared_on})
 
     def start(self, cell: Cell) -> Attempt:
         """Begin an attempt of ``cell``. Its record is written when one of the attempt's methods is called."""

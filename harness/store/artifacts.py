@@ -19,6 +19,7 @@ from pathlib import Path
 
 from harness.errors import StorageError
 from harness.store.files import sync_tree
+from harness.types.artifacts import About
 from harness.types.json import JsonObject
 
 __all__ = ["Store", "Stored"]
@@ -35,7 +36,7 @@ class Stored:
     key: str
     made: float
     size: int
-    about: JsonObject
+    about: About
 
 
 class Store:
@@ -148,8 +149,11 @@ class Store:
             except StorageError:
                 about = None
             about = about if isinstance(about, dict) else {"label": "damaged"}
+            stage, entry, label = (str(about.get(name, "")) for name in ("stage", "entry", "label"))
             size = sum(item.stat().st_size for item in path.rglob("*") if item.is_file())
-            artifacts.append(Stored(path.name, path.stat().st_mtime, size, about))
+            artifacts.append(
+                Stored(path.name, path.stat().st_mtime, size, About(stage=stage, entry=entry, label=label))
+            )
         return sorted(artifacts, key=lambda stored: stored.made, reverse=True)
 
     def clear(self, keys: list[str] | None = None) -> int:

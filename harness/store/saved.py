@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from harness.errors import CellError
-from harness.types import Edge, Lineage, Model, ModuleSpec, Part, Partition, TensorSpec
+from harness.types import Model, ModuleSpec, Part, Partition
+from harness.types.artifacts import About, ModelMeta, PartitionMeta, StoredPart
 from harness.types.json import JsonObject
+from harness.types.plain import from_json
 
 if TYPE_CHECKING:
     import torch
 
 __all__ = ["load_any", "load_model", "load_partition", "save_model", "save_partition", "write_meta"]
+
+M = TypeVar("M", ModelMeta, PartitionMeta)
 
 
 def write_meta(folder: Path, meta: JsonObject) -> None:
@@ -29,42 +32,31 @@ def _save_weights(module: torch.nn.Module, path: Path) -> None:
     save(module.cpu(), str(path))
 
 
-def save_model(model: Model, folder: Path, about: JsonObject) -> None:
-    """Write ``model`` into ``folder``. ``about`` describes it for people and is JSON."""
+def save_model(model: Model, folder: Path, about: About) -> None:
+    """Write ``model`` into ``folder``. ``about`` describes it for people."""
     _save_weights(model.module, folder / "model.safetensors")
-    meta = {
-        "kind": "model",
-        "about": about,
-        "spec": asdict(model.spec),
-        "input": asdict(model.input),
-        "classes": model.classes,
-        "lineage": [asdict(step) for step in model.lineage],
-    }
-    write_meta(folder, meta)
+    meta = ModelMeta(
+        about=about, spec=model.spec, input=model.input, classes=model.classes, lineage=model.lineage
+    )
+    write_meta(folder, asdict(meta))
 
 
-def save_partition(partition: Partition, folder: Path, about: JsonObject) -> None:
-    """Write ``partition`` into ``folder``. ``about`` describes it for people and is JSON."""
-    parts = []
+def save_partition(partition: Partition, folder: Path, about: About) -> None:
+    """Write ``partition`` into ``folder``. ``about`` describes it for people."""
     for index, part in enumerate(partition.parts):
         _save_weights(part.module, folder / f"{index}.safetensors")
-        parts.append(
-            {
-                "name": part.name,
-                "spec": asdict(part.spec),
-                "output": asdict(part.output),
-                "inputs": [asdict(edge) for edge in part.inputs],
-            }
-        )
-    meta = {
-        "kind": "partition",
-        "about": about,
-        "parts": parts,
-        "classes": partition.classes,
-        "groups": partition.groups,
-        "lineage": [asdict(step) for step in partition.lineage],
-    }
-    write_meta(folder, meta)
+    parts = tuple(
+        StoredPart(name=part.name, spec=part.spec, output=part.output, inputs=part.inputs)
+        for part in partition.parts
+    )
+    meta = PartitionMeta(
+        about=about,
+        parts=parts,
+        classes=partition.classes,
+        groups=partition.groups,
+        lineage=partition.lineage,
+    )
+    write_meta(folder, asdict(meta))
 
 
 def load_any(folder: Path) -> Partition:
@@ -80,14 +72,13 @@ def load_model(folder: Path) -> Model:
     Raises:
         CellError: the folder holds another kind of artifact.
     """
-    meta = _read_meta(folder, "model")
-    spec = ModuleSpec(**meta["spec"])
+    meta = _read_meta(folder, "model", ModelMeta)
     return Model(
-        module=_load_weights(spec, folder / "model.safetensors"),
-        spec=spec,
-        input=_tensor(meta["input"]),
-        classes=meta["classes"],
-        lineage=_lineage(meta["lineage"]),
+        module=_load_weights(meta.spec, folder / "model.safetensors"),
+        spec=meta.spec,
+        input=meta.input,
+        classes=meta.classes,
+        lineage=meta.lineage,
     )
 
 
@@ -97,28 +88,25 @@ def load_partition(folder: Path) -> Partition:
     Raises:
         CellError: the folder holds another kind of artifact.
     """
-    meta = _read_meta(folder, "partition")
-    parts = []
-    for index, part in enumerate(meta["parts"]):
-        spec = ModuleSpec(**part["spec"])
-        inputs = tuple(Edge(**{**edge, "tensor": _tensor(edge["tensor"])}) for edge in part["inputs"])
-        module = _load_weights(spec, folder / f"{index}.safetensors")
-        parts.append(
-            Part(name=part["name"], module=module, spec=spec, inputs=inputs, output=_tensor(part["output"]))
+    meta = _read_meta(folder, "partition", PartitionMeta)
+    parts = [
+        Part(
+            name=part.name,
+            module=_load_weights(part.spec, folder / f"{index}.safetensors"),
+            spec=part.spec,
+            inputs=part.inputs,
+            output=part.output,
         )
-    return Partition(
-        parts=tuple(parts),
-        classes=meta["classes"],
-        lineage=_lineage(meta["lineage"]),
-        groups=tuple(tuple(group) for group in meta["groups"]),
-    )
+        for index, part in enumerate(meta.parts)
+    ]
+    return Partition(parts=tuple(parts), classes=meta.classes, lineage=meta.lineage, groups=meta.groups)
 
 
-def _read_meta(folder: Path, kind: str) -> JsonObject:
-    meta: JsonObject = json.loads((folder / "meta.json").read_text())
+def _read_meta(folder: Path, kind: str, into: type[M]) -> M:
+    meta = json.loads((folder / "meta.json").read_text())
     if meta["kind"] != kind:
         raise CellError(f"artifact {folder.name} is a {meta['kind']}, not a {kind}", stage="load")
-    return meta
+    return from_json(into, meta)
 
 
 def _load_weights(spec: ModuleSpec, path: Path) -> torch.nn.Module:
@@ -127,11 +115,3 @@ def _load_weights(spec: ModuleSpec, path: Path) -> torch.nn.Module:
     module = spec.build()
     load(module, str(path))
     return module.eval()
-
-
-def _tensor(value: JsonObject) -> TensorSpec:
-    return TensorSpec(shape=tuple(value["shape"]), dtype=value["dtype"])
-
-
-def _lineage(steps: Sequence[JsonObject]) -> tuple[Lineage, ...]:
-    return tuple(Lineage(**step) for step in steps)

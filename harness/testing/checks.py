@@ -39,6 +39,7 @@ from harness.types import (
     RuntimeEntry,
     SessionOptions,
 )
+from harness.types.artifacts import About
 from harness.types.fields import NAME
 from harness.types.json import Facts
 from harness.types.walk import in_order
@@ -305,7 +306,7 @@ def _check_parts(need: Need, made: Partition, twin: Partition, ctx: Context) -> 
         need(not differ, f"{part.name}: the same seed gave other weights: {differ[:3]}", "Context.seed")
     folder = Path(tempfile.mkdtemp(dir=ctx.workdir))
     try:
-        save_partition(made, folder, {})
+        save_partition(made, folder, About(stage="check", entry="", label=""))
         rebuilt = load_any(folder)
     except Exception as error:  # noqa: BLE001 - a factory may raise anything
         need(False, f"cannot be saved and rebuilt: {' '.join(str(error).split())}", "ModuleSpec")

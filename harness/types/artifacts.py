@@ -6,10 +6,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from harness.types.models import Counts, Lineage, TensorSpec
+from harness.types.models import Counts, Edge, Lineage, ModuleSpec, TensorSpec
 from harness.types.runtimes import Artifact
 
-__all__ = ["About", "DataMeta", "ExportMeta", "ExportedPart"]
+__all__ = [
+    "About",
+    "DataMeta",
+    "EvaluationMeta",
+    "ExportMeta",
+    "ExportedPart",
+    "ModelMeta",
+    "PartitionMeta",
+    "StoredPart",
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,6 +28,48 @@ class About:
     stage: str
     entry: str
     label: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelMeta:
+    """A model. The weights are in a file beside ``meta.json``."""
+
+    kind: Literal["model"] = "model"
+    about: About
+    spec: ModuleSpec
+    input: TensorSpec
+    classes: int
+    lineage: tuple[Lineage, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoredPart:
+    """A part of a partition, as :class:`~harness.types.Part` without its module."""
+
+    name: str
+    spec: ModuleSpec
+    output: TensorSpec
+    inputs: tuple[Edge, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PartitionMeta:
+    """A partition. The weights of each part are in a file beside ``meta.json``."""
+
+    kind: Literal["partition"] = "partition"
+    about: About
+    parts: tuple[StoredPart, ...]
+    classes: int
+    groups: tuple[tuple[int, ...], ...]
+    lineage: tuple[Lineage, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationMeta:
+    """The predictions of an export on a test split, in a file beside ``meta.json``."""
+
+    kind: Literal["evaluation"] = "evaluation"
+    about: About
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,6 +6,7 @@ line are ``modelled`` and come with the line's error.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
 
@@ -17,7 +18,7 @@ from harness.types import Params
 from harness.types.fields import NAME
 from harness.types.json import JsonObject
 
-__all__ = ["KINDS", "Link", "Point", "Profile", "ProfileError"]
+__all__ = ["KINDS", "Link", "Point", "Profile", "ProfileError", "ProfileSummary"]
 
 
 Kind = Literal["model", "matmul", "attention", "mlp", "conv"]
@@ -70,6 +71,28 @@ class Link(Params):
         """Return the link between two devices, from the link of each. It is as slow as the slower one."""
         rates = [link.rate_mbps for link in (self, other) if link.rate_mbps is not None]
         return Link(rate_mbps=min(rates, default=None), rtt_ms=max(self.rtt_ms, other.rtt_ms))
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProfileSummary:
+    """A profile as placers, sketches and estimates see it: its device, and its line over MACs.
+
+    Seconds are ``fixed_s`` plus ``s_per_gmac`` for each 10^9 MACs. ``error`` and ``worst`` are relative
+    (:class:`~harness.plan.profiles.line.Line`). The points are from ``low_gmacs`` to ``high_gmacs``.
+    """
+
+    name: str
+    device_model: str
+    provenance: Literal["measured", "emulated", "published"]
+    processor: str
+    runtime: str | None
+    threads: int | None
+    fixed_s: float
+    s_per_gmac: float
+    error: float
+    worst: float
+    low_gmacs: float
+    high_gmacs: float
 
 
 class Profile(Params):
@@ -136,23 +159,23 @@ class Profile(Params):
         except ValueError:
             return None
 
-    def summary(self) -> JsonObject:
-        """Return the value of ``details["profile"]`` of a device, which placers and sketches read."""
+    def summary(self) -> ProfileSummary:
+        """Return the summary. As JSON it is ``details["profile"]`` of a device, which placers and sketches read."""
         line = self.line
-        return {
-            "name": self.name,
-            "device_model": self.device_model,
-            "provenance": self.provenance,
-            "processor": self.processor,
-            "runtime": self.runtime,
-            "threads": self.threads,
-            "fixed_s": line.fixed,
-            "s_per_gmac": line.slope,
-            "error": line.error,
-            "worst": line.worst,
-            "low_gmacs": line.low,
-            "high_gmacs": line.high,
-        }
+        return ProfileSummary(
+            name=self.name,
+            device_model=self.device_model,
+            provenance=self.provenance,
+            processor=self.processor,
+            runtime=self.runtime,
+            threads=self.threads,
+            fixed_s=line.fixed,
+            s_per_gmac=line.slope,
+            error=line.error,
+            worst=line.worst,
+            low_gmacs=line.low,
+            high_gmacs=line.high,
+        )
 
     def to_json(self) -> JsonObject:
         """Return the content of the file. ``lines`` are for people; they are computed again when the file is read."""

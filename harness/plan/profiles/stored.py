@@ -169,13 +169,13 @@ def profiled(specs: Sequence[DeviceSpec], infos: Sequence[DeviceInfo]) -> tuple[
     Raises:
         ProfileError: a profile cannot be read.
     """
-    from dataclasses import replace
+    from dataclasses import asdict, replace
 
     known = []
     for spec, info in zip(specs, infos, strict=True):
         profile = profile_of(spec)
         if profile is not None:
-            details = {**info.details, "profile": profile.summary()}
+            details = {**info.details, "profile": asdict(profile.summary())}
             if profile.link is not None:
                 details.setdefault("link", profile.link.model_dump())
             info = replace(info, details=details)
