@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 from pathlib import Path
 
@@ -74,3 +75,23 @@ def test_the_packages_stand_in_the_order_of_the_layers():
     order = re.findall(r"^\*\*`harness/(\w+)`\*\*", PAGE, re.MULTILINE)
     assert {name for name in level if (ROOT / "harness" / name).is_dir()} == set(order)
     assert [level[name] for name in order] == sorted(level[name] for name in order)
+
+
+METHODS = ("harness_devit", "harness_edgevit", "harness_edvit", "harness_tformer")
+FURTHER = [
+    path
+    for method in METHODS
+    for path in sorted((ROOT / "plugins" / method).glob("*.py"))
+    if path.name not in ("__init__.py", "plugin.py", "paper.py", "sketch.py")
+]
+
+
+@pytest.mark.parametrize("path", FURTHER, ids=lambda path: f"{path.parent.name}/{path.stem}")
+def test_a_methods_further_file_is_a_section_of_its_paper_or_another_network(path: Path) -> None:
+    """The first line names the section, or the docstring cites the network's own paper."""
+    text = ast.get_docstring(ast.parse(path.read_text())) or ""
+    assert (
+        re.search(r"\(section (\d|[IV]+-)", text.splitlines()[0])
+        or "et al., 20" in text
+        or '"Escaping' in text
+    )
