@@ -6,13 +6,14 @@ import hashlib
 import os
 import platform
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
 from harness.errors import StorageError
 from harness.machine.sysfs import each, text
+from harness.quiet import telemetry_off
 from harness.store.files import default_cache, write_atomically
 from harness.types import DeviceInfo
 
@@ -66,6 +67,7 @@ class Host:
     governor: str | None
     virtualised: bool | None
     versions: Mapping[str, str]
+    telemetry_off: Sequence[str]
 
 
 def host() -> Host:
@@ -86,6 +88,7 @@ def host() -> Host:
         governor=governor(),
         virtualised=virtualised(),
         versions=_versions(),
+        telemetry_off=telemetry_off(),
     )
 
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import queue
 import subprocess
-import sys
 import tempfile
 import threading
 from collections.abc import Mapping, Sequence
@@ -34,6 +33,7 @@ from harness.machine.messages import (
     read_answer,
 )
 from harness.processes import died
+from harness.quiet import without_current_folder
 from harness.types import MeterInfo, MeterUse, Monitor
 from harness.types.json import Signals
 
@@ -155,7 +155,7 @@ class _End:
     """One reading process and the offset of its clock. A problem is kept in ``problem`` and never raised."""
 
     def __init__(self, host: str) -> None:
-        own = [sys.executable, "-m", "harness.machine.reader"]
+        own = without_current_folder("harness.machine.reader")
         there = [
             "ssh",
             "-o",

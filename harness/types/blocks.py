@@ -256,6 +256,9 @@ class Environment(Block):
     versions: Mapping[str, str | None] = Field(
         {}, description="by distribution: its version, null if not installed"
     )
+    telemetry_off: list[str] = Field(
+        [], description="environment variables that switch off the telemetry of libraries"
+    )
     prepared_on: PreparedOn | None = known("the machine on which models were prepared")
     window: WindowSignals | None = known("signals of the window")
 

@@ -50,7 +50,7 @@ for own in onnxruntime/*.whl; do
   [ -f "$own" ] || continue
   $pip uninstall --quiet --yes onnxruntime onnxruntime-gpu
   $pip install --quiet --timeout 20 --retries 2 $3 "$own"
-  venv/bin/python -c 'import onnxruntime'
+  ORT_DISABLE_TELEMETRY=1 venv/bin/python -c 'import onnxruntime'
 done
 venv/bin/python -m harness --version
 rm -rf wheels
