@@ -1,1 +1,1 @@
-"""The process beside the model, without torch. In: an exported artifact and a workload. Out: raw samples."""
+"""The process that runs a model, without torch. In: an exported artifact and a workload. Out: raw samples."""

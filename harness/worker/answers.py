@@ -1,8 +1,9 @@
-"""The answers of a window: read inside the timed call, a sample of them kept, and the runtime tried on changed images.
+"""The answers of a window. They are read inside the timed call, a sample is kept, and the runtime gets changed
+images.
 
-A runtime that returns before it has computed, or that remembers what it answered, would give times of something else.
-So every answer is read within the time that is measured, and a sample of the answers, drawn by a seed that no plugin
-knows, goes to the harness, which compares them with those of the accuracy run (:mod:`harness.measure.answers`).
+A runtime that returns before it has computed, or that remembers its answers, would give the times of something else.
+Therefore every answer is read within the measured time. A sample of the answers, drawn with a seed that no plugin
+knows, goes to the harness, which compares it with the answers of the accuracy run (:mod:`harness.measure.answers`).
 """
 
 from __future__ import annotations
@@ -24,23 +25,23 @@ __all__ = ["AnswerWatch", "changed_images", "time_changed"]
 Array = NDArray[np.float32]
 
 KEPT = 16
-"""Most answers that are compared after a window."""
+"""Largest number of answers that are compared after a window."""
 KEPT_BYTES = 2**24
-"""Most bytes of these answers; one answer is kept in any case."""
+"""Largest number of bytes of these answers. At least one answer is kept."""
 CHANGE = 1e-6
-"""Greatest change of a value for the runtime's control, relative to the greatest value of the images."""
+"""Largest change of a value in changed images, relative to the largest value of the images."""
 PAIRS = 50
-"""Most pairs of queries, unchanged and changed, that are timed."""
+"""Largest number of pairs of queries, unchanged and changed, that are timed."""
 LEAST_PAIRS = 3
 PAIRS_NS = 1_000_000_000
-"""Time after which no further pair begins, once ``LEAST_PAIRS`` ran."""
+"""Time in seconds after which no further pair begins, if ``LEAST_PAIRS`` have run."""
 
 
 class AnswerWatch:
-    """Reads every answer and keeps a random sample of them.
+    """A reader of every answer, which keeps a random sample of them.
 
-    ``inputs`` are the window's queries: views [n, ...] of one contiguous array, in its order. ``answer`` is the shape
-    of the answer to one batch, [batch, classes].
+    ``inputs`` are the queries of the window: views [n, ...] of one contiguous array, in its order. ``answer`` is the
+    shape of the answer to one batch, [batch, classes].
     """
 
     def __init__(self, inputs: Sequence[Array], answer: tuple[int, ...], seed: int | None = None) -> None:
@@ -48,20 +49,18 @@ class AnswerWatch:
         self._random = np.random.default_rng(secrets.randbits(64) if seed is None else seed)
         most = min(KEPT, max(1, KEPT_BYTES // max(1, 4 * math.prod(answer))))
         self._sum = np.full(answer, 0, np.float32)
-        self._answers = np.full(
-            (most, *answer), 0, np.float32
-        )  # written, so that it is in memory from now on
+        self._answers = np.full((most, *answer), 0, np.float32)  # writing puts it into memory now
         self._images: list[Array] = []
         self._n = self._next = 0
         self._weight = 1.0
 
     @property
     def nbytes(self) -> int:
-        """The bytes that the sample takes."""
+        """Return the size of the sample in bytes."""
         return self._sum.nbytes + self._answers.nbytes
 
     def watch(self, query: Callable[[Array], Array]) -> Callable[[Array], Array]:
-        """Return ``query`` with each answer read before it returns."""
+        """Return a function that calls ``query`` and reads each answer before it returns."""
 
         def watched(images: Array) -> Array:
             answer = query(images)
@@ -71,9 +70,10 @@ class AnswerWatch:
         return watched
 
     def read(self, images: Array, answer: Array) -> None:
-        """Read the answer [n, ...] to ``images``, n at most the batch. The cost is part of the query's time.
+        """Read the answer [n, ...] to ``images``, where n is at most the batch. This takes a part of the query's
+        time.
 
-        The values are added up: this reads them all, and NaN and infinity stay in the sum.
+        The values are summed. This reads all of them, and a NaN or infinity remains in the sum.
         """
         if len(answer) == len(self._sum):
             self._sum += answer
@@ -84,7 +84,10 @@ class AnswerWatch:
         self._n += 1
 
     def _keep(self, images: Array, answer: Array) -> None:
-        """Put an answer into the sample, and draw which one is next (K.-H. Li, ACM TOMS 20(4), 1994, algorithm L)."""
+        """Put an answer into the sample, and draw the next one to keep (K.-H.
+
+        Li, ACM TOMS 20(4), 1994, algorithm L).
+        """
         most, slot = len(self._answers), len(self._images)
         if slot < most:
             self._images.append(images)
@@ -128,10 +131,10 @@ def _address(array: Array) -> int:
 
 
 def changed_images(images: Array, graph: Graph | None, random: np.random.Generator) -> Array:
-    """Return the images with changes that no one sees: other bytes, the same picture.
+    """Return images with invisible changes: other bytes, but the same picture.
 
-    Each value moves by up to a millionth of the greatest one. Where images cross a link as pixels (``graph``), one
-    pixel of each image moves by one level, since a smaller change would be lost.
+    Each value changes by up to a millionth of the largest one. If images cross a link as pixels (``graph``), one
+    pixel of each image changes by one level, since a smaller change would be lost.
     """
     if graph is not None and graph.input_wire == "uint8":
         pixels = to_pixels(images, graph.mean, graph.std)
@@ -148,9 +151,10 @@ def changed_images(images: Array, graph: Graph | None, random: np.random.Generat
 def time_changed(
     query: Callable[[Array], object], inputs: Sequence[Array], graph: Graph | None, seed: int | None = None
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Time queries with the window's images and with changed ones by turns, each int64 [pairs] in nanoseconds.
+    """Measure queries with the window's images and with changed ones alternately.
 
-    A runtime that remembers its answers is fast with the first and slow with the second.
+    Return both times, each int64 [pairs] in nanoseconds. A runtime that remembers its answers is fast with the first
+    and slow with the second.
     """
     random = np.random.default_rng(secrets.randbits(64) if seed is None else seed)
     same: list[int] = []

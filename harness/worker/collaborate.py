@@ -1,7 +1,7 @@
-"""One query's way through a partition: parts that are elsewhere are asked for, the central worker's own run here.
+"""The path of one query through a partition: the central worker runs its own parts and requests the others.
 
-Every part starts as soon as its inputs are known. A peer says how long it computed and how long the query
-waited. The clocks of two hosts are never subtracted: ``transport`` is the round trip less the peer's time.
+Every part starts as soon as its inputs are known. A peer states how long it computed and how long the query waited.
+The clocks of two hosts are never subtracted. ``transport`` is the round trip minus the peer's time.
 """
 
 from __future__ import annotations
@@ -28,15 +28,15 @@ Array = NDArray[np.float32]
 
 WHOLE, SUBSTITUTED, UNANSWERED = 0, 1, 2
 HANG_S = 120.0
-"""A peer that takes longer than this hangs."""
+"""Time in seconds after which a peer without an answer counts as hanging."""
 
 
 @dataclass
 class QueryInFlight:
-    """A query on its way through the graph. Times in nanoseconds of this process's clock.
+    """A query on its way through the graph. Times are in nanoseconds of this process's clock.
 
-    ``waiting``: parts that were not started. ``values``: outputs by part, and the image. ``sent``: for each part
-    that was asked for, when, and the request's bytes. ``spent``: times by ``KIND:PART``.
+    ``waiting``: parts that are not started. ``values``: the image, and outputs by part. ``sent``: part -> (time of
+    the request, bytes of the request). ``spent``: times by ``KIND:PART``.
     """
 
     number: int
@@ -56,18 +56,19 @@ class QueryInFlight:
 
     @property
     def done(self) -> bool:
+        """Return whether the query has ended."""
         return self.end_ns > 0
 
 
 class Collaboration:
-    """The central worker's queries. Used from one thread.
+    """The queries of the central worker. Use it from one thread.
 
-    ``timeline`` holds nanoseconds by ``KIND:PART``, ``outcomes`` how each query ended, ``missed`` how often a part did
-    not answer, ``traffic`` the bytes of the last query by part. ``on_answer`` is called with the images and the answer
-    of each query that ends whole, before its time ends.
+    ``timeline`` has nanoseconds by ``KIND:PART``. ``outcomes`` says how each query ended. ``missed`` is the number of
+    queries that a part did not answer. ``traffic`` is the bytes of the last query by part. ``on_answer`` is called
+    with the images and the answer of each query that ends whole, before its time ends.
 
     Raises:
-        BoardLost: a peer cannot be reached, or (``on_missing: fail``) does not answer any more, or in time.
+        BoardLost: a peer cannot be reached, or, with ``on_missing: fail``, does not answer in time.
         HarnessError: a part failed on a peer.
     """
 
@@ -96,13 +97,13 @@ class Collaboration:
 
     @property
     def remote(self) -> bool:
-        """Whether any part is on another device."""
+        """Return whether a part is on another device."""
         return bool(self._remote)
 
     def follow(self, workload: Workload) -> None:
-        """Forget earlier queries; take deadlines and stand-ins from the workload.
+        """Discard earlier queries, and take the rules for deadlines and stand-ins from the workload.
 
-        ``timeline`` then has one entry for each query that ends; -1 where the query did not get to the part.
+        ``timeline`` then has one entry for each query that ends. It is -1 if the query did not reach the part.
         """
         kinds = {True: ("encode", "transport", "queue", "compute"), False: ("compute",)}
         self.timeline = {
@@ -116,7 +117,7 @@ class Collaboration:
     # --- one query ---
 
     def __call__(self, images: Array, absent: Sequence[str] = ()) -> Array | None:
-        """Answer ``images`` [n, ...]; ``None`` where no answer came by the deadline (``substitute`` only)."""
+        """Return the answer to ``images`` [n, ...], or ``None`` if none came by the deadline (with ``substitute``)."""
         query = self.submit(images, absent=absent)
         while not query.done:
             self.step()
@@ -125,12 +126,12 @@ class Collaboration:
     def submit(
         self, images: Array, due_ns: int | None = None, slot: int | None = None, absent: Sequence[str] = ()
     ) -> QueryInFlight:
-        """Begin a query and send what can be sent.
+        """Begin a query, and request all parts of peers whose inputs are known.
 
         Args:
-            due_ns: when the query was due; now if ``None``.
-            slot: where the peers keep these images.
-            absent: parts that are taken not to answer.
+            due_ns: the time when the query was due; now if ``None``.
+            slot: the slot in which the peers have these images.
+            absent: parts that are treated as if they did not answer.
         """
         now = time.perf_counter_ns()
         query = QueryInFlight(
@@ -149,7 +150,7 @@ class Collaboration:
         return query
 
     def step(self, until_ns: int | None = None) -> None:
-        """Do one thing: run a part of our own, or wait for an answer until ``until_ns`` or a query's deadline."""
+        """Do one step: run a part of this worker, or wait for an answer until ``until_ns`` or a query's deadline."""
         while not self._arrivals.empty():
             self._arrived(self._arrivals.get())
         for query in list(self._queries.values()):
@@ -167,14 +168,14 @@ class Collaboration:
         return None
 
     def _ready(self, query: QueryInFlight, *, here: bool) -> GraphPart | None:
-        """Return a part whose inputs are known and that was not started, of this worker or of others."""
+        """Return a part of this worker (``here``) or of a peer that is not started and whose inputs are known."""
         for part in query.waiting.values():
             if (part.name not in self._remote) is here and all(name in query.values for name in part.inputs):
                 return part
         return None
 
     def _dispatch(self, query: QueryInFlight) -> None:
-        """Send every part of other devices whose inputs are known."""
+        """Request every part of a peer whose inputs are known."""
         while not query.done and (part := self._ready(query, here=False)) is not None:
             del query.waiting[part.name]
             key = self.links.where(part.name)
@@ -193,7 +194,7 @@ class Collaboration:
                 self._peer_lost(key, str(error) or type(error).__name__)
 
     def _request(self, query: QueryInFlight, part: GraphPart) -> Pieces:
-        """Return the frame that asks for a part."""
+        """Return the frame that requests a part."""
         tensors = []
         statistics = None
         slot = query.slot if IMAGE in part.inputs else None
@@ -233,7 +234,7 @@ class Collaboration:
         self._continue(query)
 
     def _continue(self, query: QueryInFlight) -> None:
-        """A value became known: send the parts that need it, or end the query."""
+        """Request the parts that need a value that is now known, or end the query."""
         if self._last in query.values:
             self._end(query, SUBSTITUTED if query.stood_in else WHOLE)
         else:
@@ -250,20 +251,20 @@ class Collaboration:
             times.append(query.spent.get(name, -1))
 
     def _arrived(self, arrival: Arrival) -> None:
-        """Take a peer's answer, or the news that the peer is lost."""
+        """Process a peer's answer, or the message that the peer is lost."""
         answer = arrival.answer
         if answer.lost:
             if self.links.is_current(arrival):
                 self._peer_lost(answer.peer, answer.error)
             return None
         query = self._queries.get(answer.query)
-        if query is not None and answer.error and not answer.part:  # of a request that was not understood
+        if query is not None and answer.error and not answer.part:  # the peer did not understand it
             for part in [name for name in query.sent if self.links.where(name) == answer.peer]:
                 query.sent.pop(part)
                 self._give_up(query, part, answer.error, lost=False, files=answer.files)
             return None
         if query is None or answer.part not in query.sent or answer.part in query.values:
-            return None  # too late: its query is over
+            return None  # too late, since its query has ended
         sent_ns, request_bytes = query.sent.pop(answer.part)
         if answer.output is None:
             return self._give_up(query, answer.part, answer.error, lost=False, files=answer.files)
@@ -279,7 +280,7 @@ class Collaboration:
     # --- parts that do not answer ---
 
     def _peer_lost(self, key: str, why: str) -> None:
-        """Give up everything that was asked of a peer; end the measurement unless something may stand in."""
+        """Give up every part that was requested of a peer. Without stand-ins the measurement ends."""
         if key in self._lost:
             return
         self._lost[key] = why
@@ -296,16 +297,16 @@ class Collaboration:
     def _give_up(
         self, query: QueryInFlight, part: str, why: str, lost: bool = True, files: tuple[str, ...] = ()
     ) -> None:
-        """Go on without a part: what its edges declare stands in, or the query ends unanswered.
+        """Continue without a part: use its stand-ins, or end the query without an answer.
 
         Raises:
-            BoardLost: nothing may stand in, and the part's peer is ``lost``.
-            DeviceError: nothing may stand in, and the part failed, in ``files``.
+            BoardLost: there is no stand-in, and the part's peer is ``lost``.
+            DeviceError: there is no stand-in, and the part failed, in ``files``.
         """
         if query.done:
             return
         if not self.substitute:
-            self._queries.clear()  # of no use to anyone: the measurement ends here
+            self._queries.clear()  # the query is of no use, since the measurement ends here
             device = device_of(self.links.where(part))
             message = f"part {part} on {device}: {why}"
             raise BoardLost(message, board=device) if lost else DeviceError(message, files=files)
@@ -318,7 +319,7 @@ class Collaboration:
             self._continue(query)
 
     def _stand_in(self, query: QueryInFlight, name: str) -> None:
-        """Take what the part's edges declare for its output. Raises ``HarnessError`` where one declares nothing."""
+        """Use the stand-in that a part's edges declare. Raise :class:`HarnessError` if an edge declares none."""
         part = self._by_name.get(name)
         users = [user for user in self.graph.parts if name in user.inputs]
         if part is None or not users or any(name not in user.stand_ins for user in users):
@@ -330,13 +331,13 @@ class Collaboration:
         query.stood_in.append(name)
 
     def _next_deadline(self) -> int | None:
-        """Return when the oldest query must be ended to be answered in time: its fusion takes a while."""
+        """Return the time by which the oldest query must get its last part to be answered in time, fusion included."""
         if not self._queries:
             return None
         return min(query.due_ns for query in self._queries.values()) + self.deadline_ns - self._fusing_ns
 
     def _expire(self) -> None:
-        """Give up the parts of queries whose deadline is over."""
+        """Give up the parts of queries whose deadline has passed."""
         now = time.perf_counter_ns()
         for query in list(self._queries.values()):
             if now < query.due_ns + self.deadline_ns - self._fusing_ns:
@@ -352,7 +353,7 @@ class Collaboration:
     # --- before a window ---
 
     def rehearse(self, inputs: Sequence[Array]) -> None:
-        """Have every part rehearse these inputs, here and elsewhere. All sessions here have ``rehearse``."""
+        """Have every part rehearse these inputs, here and on peers. All sessions here must have ``rehearse``."""
         self.follow(Workload())
         self._rehearsing = True
         try:
@@ -362,19 +363,19 @@ class Collaboration:
             self._rehearsing = False
 
     def keep(self, inputs: Sequence[Array]) -> None:
-        """Let every peer that takes images keep these, each in a slot of its own."""
+        """Have every peer that takes images keep these images, each in a slot of its own."""
         takers = (part.name for part in self.graph.parts if IMAGE in part.inputs)
         remote = [name for name in takers if name in self._remote]
         self.links.keep(remote, inputs, others_may_be_lost=self.substitute)
 
     def probe(self, images: Array) -> dict[str, int]:
-        """Time each link with the bytes of one query (:meth:`harness.worker.links.Links.probe`)."""
+        """Measure each link with the bytes of one query (:meth:`harness.worker.links.Links.probe`)."""
         return self.links.probe(images.nbytes, self.traffic, others_may_be_lost=self.substitute)
 
     def sent_bytes(self, images: Array) -> dict[str, int]:
         """Return the bytes that one query sends between devices: ``input_bytes`` and ``feature_bytes``.
 
-        Runs the query once, for the sizes of all outputs.
+        The query runs once, to get the sizes of all outputs.
         """
         query = self.submit(images)
         while not query.done:

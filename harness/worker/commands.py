@@ -1,7 +1,8 @@
-"""The commands that a worker takes: small frozen values, each of which names the type of its answer.
+"""The commands that a worker takes. Each is a small frozen value, which names the type of its answer.
 
 A worker takes one command at a time. The order is :class:`Observe`, :class:`Load` (once per part), then
-:class:`Listen` (a peer) or :class:`Connect` (the central worker), then any of the others, any number of times.
+:class:`Listen` (a peer) or :class:`Connect` (the central worker), then any of the other commands, any number of
+times.
 """
 
 from __future__ import annotations
@@ -47,28 +48,28 @@ A_co = TypeVar("A_co", covariant=True)
 
 
 class Command(Generic[A_co]):
-    """A command that a worker answers with an ``A``."""
+    """A command to which a worker answers with an ``A``."""
 
     @property
     def name(self) -> str:
-        """The command's name in messages, like ``measure``."""
+        """Return the name of the command for messages, such as ``measure``."""
         return type(self).__name__.lower()
 
 
 @dataclass(frozen=True)
 class Observe(Command[None]):
-    """Start the process that reads these meters and watches, so that it is up when a window begins."""
+    """Start the process that reads these meters and watches, so that it is ready when a window begins."""
 
     monitor: Monitor
 
 
 @dataclass(frozen=True)
 class Load(Command[Facts]):
-    """Load an artifact under a part's name; the answer is the session's facts.
+    """Load an artifact under a part's name. The answer is the facts of the session.
 
     ``loader`` ("module:function") is the runtime's function that loads it. ``wrapper`` ("module:function") takes the
-    session and returns the one to use. If the session has a method ``rehearse``, it is called with each input
-    before a window.
+    session and returns the one to use. If the session has a method ``rehearse``, it is called with each input before
+    a window.
     """
 
     part: str
@@ -80,7 +81,7 @@ class Load(Command[Facts]):
 
 @dataclass(frozen=True)
 class Listening:
-    """How a worker's private socket is reached: its address, its key (hex), and the worker's process."""
+    """The address of a worker's private socket, its key (hex), and the worker's process id."""
 
     address: str
     key: str
@@ -94,7 +95,10 @@ class Listen(Command[Listening]):
 
 @dataclass(frozen=True)
 class Connect(Command[None]):
-    """Become the central worker of a partition. ``peers`` maps each part that is elsewhere to its worker."""
+    """Become the central worker of a partition.
+
+    ``peers`` maps each part on another device to the address of its worker.
+    """
 
     graph: Graph
     peers: Mapping[str, PeerAddress]
@@ -102,7 +106,7 @@ class Connect(Command[None]):
 
 @dataclass(frozen=True)
 class Infer(Command["NDArray[np.float32]"]):
-    """Answer ``images`` [n, ...] in queries of ``batch``, as if the parts ``absent`` did not answer."""
+    """Answer ``images`` [n, ...] in queries of ``batch`` images, as if the parts in ``absent`` did not answer."""
 
     images: NDArray[np.float32]
     batch: int
@@ -119,15 +123,15 @@ class Measure(Command[Samples]):
 
 @dataclass(frozen=True)
 class Begin(Command[None]):
-    """The central worker's window begins: read memory, meters and state from now on."""
+    """Begin to read memory, meters and state, because the central worker's window begins."""
 
 
 @dataclass(frozen=True)
 class End(Command[DeviceReport]):
-    """The central worker's window has ended.
+    """Report on the central worker's window, which has ended.
 
     ``spans`` (``before``, ``load``, ``after``) are its times on this machine's clock, in nanoseconds, within
-    ``clock_error_ns``. ``images`` were answered in the window.
+    ``clock_error_ns``. ``images`` is the number of images that were answered in the window.
     """
 
     spans: Mapping[str, tuple[int, int]]
@@ -137,14 +141,17 @@ class End(Command[DeviceReport]):
 
 @dataclass(frozen=True)
 class Done:
-    """A command was carried out; ``answer`` is of the type that the command names."""
+    """A command was carried out. ``answer`` has the type that the command names."""
 
     answer: Any
 
 
 @dataclass(frozen=True)
 class Failed:
-    """A command failed; ``message`` is one line. ``files``: of the frames in which it failed, outermost first."""
+    """A command failed. ``message`` is one line.
+
+    ``files`` are the source files of the stack frames in which it failed, outermost first.
+    """
 
     message: str
     files: tuple[str, ...] = ()
@@ -159,4 +166,4 @@ class Lost:
 
 
 Reply = Done | Failed | Lost
-"""What a worker sends back for each command."""
+"""The reply of a worker to each command."""

@@ -1,8 +1,9 @@
-"""Frames: a JSON header and tensors, as workers send them to each other over a socket or a network.
+"""Frames: a JSON header and tensors, which workers send to each other over a socket or a network.
 
-A frame is ``HF1\\n``, the header's length (4 bytes, little-endian), the header (JSON), and the tensors' bytes.
-The header's ``tensors`` lists dtype and shape of each. Nothing is unpickled; a frame that is not what its header says is refused.
-:mod:`harness.worker.messages` has the requests and answers that the other keys of a header state.
+A frame is ``HF1\\n``, the header's length (4 bytes, little-endian), the header (JSON), and the tensors' bytes. The
+header's ``tensors`` lists the dtype and shape of each tensor. Nothing is unpickled. A frame that does not match its
+header is refused. :mod:`harness.worker.messages` defines the other keys of a header, which state requests and
+answers.
 """
 
 from __future__ import annotations
@@ -46,14 +47,15 @@ Pieces: TypeAlias = list[bytes | memoryview]
 
 
 class FrameError(HarnessError):
-    """Bytes are no frame, or hold more than a frame may."""
+    """Bytes are not a frame, or contain more than a frame may contain."""
 
 
 def pack(header: JsonObject, tensors: Sequence[NDArray[Any]] = ()) -> Pieces:
-    """Return a frame in pieces; the tensors are not copied.
+    """Return a frame in pieces. The tensors are not copied.
 
     Raises:
-        FrameError: an element type that frames do not have, too many tensors, or too long a header.
+        FrameError: a tensor has an element type that frames do not allow, there are too many tensors, or the header
+            is too long.
     """
     import numpy as np
 
@@ -69,7 +71,7 @@ def pack(header: JsonObject, tensors: Sequence[NDArray[Any]] = ()) -> Pieces:
 
 
 def _head(header: JsonObject) -> bytes:
-    """Return a frame's bytes before its tensors."""
+    """Return the bytes of a frame before its tensors."""
     text = _encode(header).encode()
     if len(text) > MAX_HEADER:
         raise FrameError(f"a header of {len(text)} bytes; allowed are {MAX_HEADER}")
@@ -77,15 +79,15 @@ def _head(header: JsonObject) -> bytes:
 
 
 def size_of(frame: Sequence[bytes | memoryview]) -> int:
-    """Return the bytes of a frame in pieces."""
+    """Return the number of bytes of a frame in pieces."""
     return sum(len(piece) for piece in frame)
 
 
 def header_of(frame: bytes | memoryview) -> tuple[JsonObject, memoryview]:
-    """Return the header, and the bytes behind it.
+    """Return the header, and the bytes after it.
 
     Raises:
-        FrameError: the bytes are no frame.
+        FrameError: the bytes are not a frame.
     """
     view = memoryview(frame).cast("B")
     if bytes(view[:4]) != MAGIC or len(view) < 8:
@@ -103,15 +105,15 @@ def header_of(frame: bytes | memoryview) -> tuple[JsonObject, memoryview]:
 
 
 def with_header(header: JsonObject, body: memoryview) -> Pieces:
-    """Return a frame with another header before the same bytes."""
+    """Return a frame that has another header before the same bytes."""
     return [_head(header), body] if len(body) else [_head(header)]
 
 
 def unpack(frame: bytes | memoryview) -> tuple[JsonObject, list[NDArray[Any]]]:
-    """Return header and tensors, which are views into ``frame`` (read-only where it is).
+    """Return the header and the tensors, which are views into ``frame``. They are read-only if ``frame`` is.
 
     Raises:
-        FrameError: the bytes are no frame, or its tensors are not what its header says.
+        FrameError: the bytes are not a frame, or the tensors do not match the header.
     """
     import numpy as np
 
@@ -137,13 +139,13 @@ def unpack(frame: bytes | memoryview) -> tuple[JsonObject, list[NDArray[Any]]]:
 
 
 def _tensor(described: Any) -> tuple[str, tuple[int, ...]]:
-    """Return dtype and shape of a tensor, as the header describes it."""
+    """Return the dtype and shape of a tensor that the header describes."""
     known = isinstance(described, dict)
     dtype, shape = (described.get("dtype"), described.get("shape")) if known else (None, None)
     if dtype not in DTYPES or not isinstance(shape, list) or len(shape) > MAX_DIMS:
         raise FrameError("a tensor without dtype and shape that frames have")
     if not all(type(size) is int and 0 <= size < 2**31 for size in shape):
         raise FrameError("a tensor whose shape is no list of sizes")
-    if math.prod(max(size, 1) for size in shape) >= MAX_ELEMENTS:  # numpy refuses it, though it be empty
+    if math.prod(max(size, 1) for size in shape) >= MAX_ELEMENTS:  # numpy refuses it, even if empty
         raise FrameError("a tensor whose shape is too large")
     return dtype, tuple(shape)

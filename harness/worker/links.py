@@ -1,6 +1,6 @@
-"""The central worker's links to the workers that have the other parts: opened, used between queries, reopened.
+"""The central worker's links to peers, the workers that have the other parts: open, use and reopen them.
 
-A worker is known by a key, ``DEVICE#N``: several workers of one machine may have one device's name.
+A peer is known by a key ``DEVICE#N``, since several workers of one machine may have one device's name.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ SMALL = 16
 
 
 class Arrival(NamedTuple):
-    """An answer, when it arrived (``time.perf_counter_ns()``), and over which of its peer's connections."""
+    """An answer, the time of its arrival (``time.perf_counter_ns()``), and the number of its peer's connection."""
 
     at_ns: int
     connection: int
@@ -39,10 +39,10 @@ class Arrival(NamedTuple):
 
 
 class Links:
-    """Links to peers. ``peers`` maps each part that is elsewhere to the worker that has it.
+    """The links to peers. ``peers`` maps each part on another worker to the address of that worker.
 
-    Used from one thread; answers arrive from others. ``lost`` maps the key of a peer that does not answer to the
-    reason. ``reopen_s`` passes before a lost peer is tried again.
+    Use it from one thread. Answers arrive from other threads. ``lost`` maps the key of a peer that does not answer to
+    the reason. A lost peer is tried again after ``reopen_s`` seconds.
 
     Raises:
         BoardLost: a peer cannot be reached.
@@ -58,7 +58,7 @@ class Links:
         self.arrivals: queue.SimpleQueue[Arrival] = queue.SimpleQueue()
         self.lost: dict[str, str] = {}
         self._peers: dict[str, Peer] = {}
-        self._connections: dict[str, int] = {}  # how many each peer has had
+        self._connections: dict[str, int] = {}  # number of connections that each peer has had
         self._reopening: dict[str, threading.Thread] = {}
         self._reopen_s = reopen_s
         self._numbers = itertools.count(1)
@@ -67,7 +67,7 @@ class Links:
 
     @property
     def parts(self) -> Iterable[str]:
-        """The parts that are elsewhere."""
+        """Return the names of the parts that peers have."""
         return self._keys.keys()
 
     def where(self, part: str) -> str:
@@ -79,11 +79,15 @@ class Links:
         return next(self._numbers)
 
     def send(self, key: str, frame: Sequence[bytes | memoryview]) -> None:
-        """Send a frame. Raises ``OSError`` or ``EOFError`` where the connection is gone."""
+        """Send a frame.
+
+        Raises:
+            OSError, EOFError: the connection is closed.
+        """
         self._peers[key].send(frame)
 
     def is_current(self, arrival: Arrival) -> bool:
-        """Whether an arrival came over its peer's present connection, and not over one that was replaced."""
+        """Return whether an arrival came over its peer's present connection, not over an earlier one."""
         return arrival.connection == self._connections[arrival.answer.peer]
 
     def reopen(self, key: str) -> None:
@@ -94,9 +98,9 @@ class Links:
 
         def attempt() -> None:
             time.sleep(self._reopen_s)
-            if key not in self.lost:  # the last attempt had just got through
+            if key not in self.lost:  # the previous attempt has just succeeded
                 return
-            with contextlib.suppress(HarnessError, RuntimeError, MemoryError):  # no thread is left, say
+            with contextlib.suppress(HarnessError, RuntimeError, MemoryError):  # such as no more threads
                 self._open(key)
                 self.lost.pop(key, None)
 
@@ -135,7 +139,7 @@ class Links:
         others_may_be_lost: bool = False,
         limit_s: float = EXCHANGE_S,
     ) -> Answer:
-        """Send one request, whose number no other has, and return its answer. No query may be under way.
+        """Send one request, whose number no other request has, and return its answer. No query may be in flight.
 
         Raises:
             BoardLost: the peer does not answer within ``limit_s``, or another peer is lost meanwhile and
@@ -164,7 +168,7 @@ class Links:
         return answer
 
     def keep(self, parts: Iterable[str], inputs: Sequence[NDArray[Any]], *, others_may_be_lost: bool) -> None:
-        """Let every worker that has one of ``parts`` keep these inputs, each in a slot of its own."""
+        """Have every worker that has one of ``parts`` keep these inputs, each in a slot of its own."""
         for key in {self.where(part) for part in parts}:
             for slot, images in enumerate(inputs):
                 request = Keep(self.next_number(), slot)
@@ -173,15 +177,15 @@ class Links:
     def probe(
         self, image_bytes: int, traffic: Mapping[str, int], *, others_may_be_lost: bool
     ) -> dict[str, int]:
-        """Time each link with the bytes of one query, in nanoseconds (medians).
+        """Measure each link with the bytes of one query. The times are medians in nanoseconds.
 
         Args:
-            image_bytes: bytes that a part is sent if ``traffic`` does not say.
+            image_bytes: bytes that are sent to a part that ``traffic`` does not contain.
             traffic: ``sent_bytes:PART`` and ``received_bytes:PART`` of one query.
-            others_may_be_lost: leave out links of peers that do not answer.
+            others_may_be_lost: whether to leave out links of peers that do not answer.
 
         Returns:
-            For each part elsewhere ``rtt:PART`` (a few bytes both ways), ``up:PART`` (the query's bytes there and a
+            For each part on a peer: ``rtt:PART`` (a few bytes both ways), ``up:PART`` (the query's bytes there and a
             few back) and ``down:PART`` (the reverse).
         """
         times: dict[str, int] = {}
@@ -202,7 +206,7 @@ class Links:
         return times
 
     def _echo(self, key: str, up: int, down: int, others_may_be_lost: bool) -> int:
-        """Return the median time of some exchanges of ``up`` bytes for ``down`` bytes."""
+        """Return the median time of several exchanges of ``up`` bytes for ``down`` bytes, in nanoseconds."""
         times: list[int] = []
         began = time.perf_counter()
         least, most = PROBES

@@ -19,10 +19,10 @@ FLOAT32 = np.dtype(np.float32)
 
 
 class LoadedPart:
-    """A session whose answers are checked where they arrive (:class:`harness.types.Session`).
+    """A session whose answers are checked when they arrive (:class:`harness.types.Session`).
 
-    ``output`` is the declared shape of one sample's answer. Everything else that the session has (``facts``,
-    ``rehearse``, ``device_memory``) is the session's own.
+    ``output`` is the declared shape of one sample's answer. The attributes ``facts``, ``rehearse`` and
+    ``device_memory`` are those of the session.
     """
 
     def __init__(self, name: str, session: Session, artifact: Artifact) -> None:
@@ -34,7 +34,7 @@ class LoadedPart:
 
     @property
     def facts(self) -> Facts:
-        """What really runs, as the session says it."""
+        """Return what actually runs, according to the session."""
         return self._session.facts
 
     def close(self) -> None:
@@ -45,10 +45,11 @@ class LoadedPart:
         return getattr(self._session, name)
 
     def run(self, inputs: Sequence[NDArray[Any]]) -> NDArray[np.float32]:
-        """Run one forward pass: inputs [n, ...] in the element types that the part declares -> float32 [n, *output].
+        """Run one forward pass.
 
-        The answer is in host memory when the function returns: an answer that is computed when it is read is computed
-        here. The second run also finds out whether the session changes its inputs; the first one is timed alone.
+        ``inputs`` are [n, ...] in the declared element types; the output is float32 [n, *output]. The answer is in
+        host memory when the function returns. An answer that is computed when it is read is computed here. The second
+        run also checks whether the session changes its inputs. The first run does not, since it is timed.
 
         Raises:
             DeviceError: the answer is not what the artifact declares, or the session changed an input.
@@ -60,7 +61,7 @@ class LoadedPart:
         return self._checked(self._session.run(given), len(given[0]))
 
     def _cast(self, inputs: Sequence[NDArray[Any]]) -> Sequence[NDArray[Any]]:
-        """Return the inputs in the declared element types: the same object where they have them."""
+        """Return the inputs in the declared element types. They are the same object if they have these types."""
         if [value.dtype for value in inputs] == self._inputs:
             return inputs
         return tuple(
@@ -89,5 +90,5 @@ class LoadedPart:
 
 
 def _checksums(arrays: Sequence[NDArray[Any]]) -> list[int]:
-    """Return a checksum of each array. A copy to compare with would count as the model's memory."""
+    """Return a checksum of each array. A copy for comparison would count as the model's memory."""
     return [zlib.crc32(np.ascontiguousarray(array).data) for array in arrays]

@@ -1,7 +1,7 @@
-"""Requests that workers send each other in frames, and the answers, as typed values.
+"""Requests that workers send to each other in frames, and the answers, as typed values.
 
 Only this file knows the keys of a frame's header (:mod:`harness.worker.frames`). A request has ``op`` and ``id``. Its
-answer repeats ``id``, and ``part`` where there is one. It has ``queue_ns``, or the text ``error``.
+answer repeats ``id``, and ``part`` if there is one. It has ``queue_ns``, or the text ``error``.
 
 A request with an unknown key is refused, because a half-understood request would give a wrong figure. An unknown key
 of an answer is ignored.
@@ -52,24 +52,25 @@ __all__ = [
 
 MAX_SLOTS = 4096
 MAX_NAME = 200
-"""The longest name of a part, in characters."""
+"""Largest length of a part's name, in characters."""
 MAX_ERROR = 2000
-"""The longest text of an error, in characters."""
+"""Largest length of an error's text, in characters."""
 MAX_FILES = 20
 
 
 class Statistics(NamedTuple):
-    """Mean and standard deviation of each channel, by which raw pixels are normalised."""
+    """The mean and standard deviation of each channel, with which raw pixels are normalised."""
 
     mean: tuple[float, ...]
     std: tuple[float, ...]
 
 
 class Run(NamedTuple):
-    """Run ``part`` on the frame's tensors, and on those that are kept in ``slot``.
+    """A request to run ``part`` on the frame's tensors, and on the tensors that are kept in ``slot``.
 
     ``wire`` is the element type in which the output is sent. ``places`` says for each input of the part whether it is
-    a ``tensor`` of the frame or one of the ``slot``; empty if all are tensors. ``normalise`` applies to uint8 tensors.
+    a ``tensor`` of the frame or one of the ``slot``. It is empty if all inputs are tensors of the frame.
+    ``normalise`` applies to uint8 tensors.
     """
 
     number: int
@@ -82,14 +83,17 @@ class Run(NamedTuple):
 
 
 class Keep(NamedTuple):
-    """Keep the frame's tensors in ``slot``, in place of what was there."""
+    """A request to keep the frame's tensors in ``slot``, in place of its earlier content."""
 
     number: int
     slot: int
 
 
 class Echo(NamedTuple):
-    """Answer ``reply_bytes`` zeros at once. ``worker``: the board's worker answers, and not its agent."""
+    """A request to answer with ``reply_bytes`` zeros at once.
+
+    ``worker``: the board's worker must answer, not its agent.
+    """
 
     number: int
     reply_bytes: int = 0
@@ -100,7 +104,7 @@ Request: TypeAlias = Run | Keep | Echo
 
 
 class Done(NamedTuple):
-    """The answer to a request that was carried out. ``compute_ns`` is None where no part was run."""
+    """The answer to a request that was carried out. ``compute_ns`` is None if no part was run."""
 
     number: int
     part: str = ""
@@ -111,7 +115,7 @@ class Done(NamedTuple):
 class Failure(NamedTuple):
     """The answer to a request that failed, or (``number`` None) the last message to a peer.
 
-    ``files`` are the source files of the frames in which the error arose, outermost first.
+    ``files`` are the source files of the stack frames in which the error arose, outermost first.
     """
 
     number: int | None
@@ -121,7 +125,7 @@ class Failure(NamedTuple):
 
 
 class RequestRefused(FrameError):
-    """A frame is no request, or not one that a peer may make. ``number`` and ``part`` are those that it names."""
+    """A frame is not a request, or not one that a peer may send. ``number`` and ``part`` are those that it names."""
 
     def __init__(self, why: str, number: int | None = None, part: str = "") -> None:
         super().__init__(why)
@@ -133,7 +137,11 @@ class RequestRefused(FrameError):
 
 
 def pack_request(request: Request, tensors: Sequence[NDArray[Any]] = ()) -> Pieces:
-    """Return the frame of a request. Raises ``FrameError`` as :func:`harness.worker.frames.pack` does."""
+    """Return the frame of a request.
+
+    Raises:
+        FrameError: the tensors do not fit into a frame (:func:`harness.worker.frames.pack`).
+    """
     header: JsonObject
     if isinstance(request, Run):
         header = {"op": "run", "id": request.number, "part": request.part, "wire": request.wire}
@@ -158,15 +166,20 @@ def read_request(frame: bytes | memoryview) -> tuple[Request, list[NDArray[Any]]
     """Return the request in a frame, and the frame's tensors.
 
     Raises:
-        RequestRefused: the frame holds another request than those of this module, or a wrong value.
-        FrameError: the bytes are no frame.
+        RequestRefused: the frame has an unknown request, or a wrong value.
+        FrameError: the bytes are not a frame.
     """
     header, tensors = unpack(frame)
     return _request(header), tensors
 
 
 def request_of(frame: bytes | memoryview) -> Request:
-    """Return the request in a frame, whose tensors are not read. Raises the errors of :func:`read_request`."""
+    """Return the request in a frame. The tensors are not read.
+
+    Raises:
+        RequestRefused: the frame has an unknown request, or a wrong value.
+        FrameError: the bytes are not a frame.
+    """
     return _request(header_of(frame)[0])
 
 
@@ -276,7 +289,7 @@ def _is_name(value: Any) -> TypeGuard[str]:
 
 
 def pack_done(done: Done, queue_ns: int) -> Pieces:
-    """Return the frame of an answer. ``queue_ns``: time in the device that was not compute, in nanoseconds."""
+    """Return the frame of an answer. ``queue_ns``: nanoseconds in the device that were not spent on computing."""
     header: JsonObject = {"id": done.number}
     if done.part:
         header["part"] = done.part
@@ -287,7 +300,7 @@ def pack_done(done: Done, queue_ns: int) -> Pieces:
 
 
 def pack_failure(failure: Failure) -> Pieces:
-    """Return the frame of an error answer. Of ``error`` and ``files`` it has what a header certainly has room for."""
+    """Return the frame of an error answer. ``error`` and ``files`` are shortened so that they fit into a header."""
     header: JsonObject = {"id": failure.number}
     if failure.part:
         header["part"] = failure.part
@@ -298,7 +311,7 @@ def pack_failure(failure: Failure) -> Pieces:
 
 
 def answer_of(device: str, frame: bytes | memoryview) -> Answer:
-    """Return the answer in a frame of ``device``. A frame that holds no answer is the end of this peer."""
+    """Return the answer in a frame of ``device``. After a frame without an answer the peer counts as lost."""
     try:
         header, tensors = unpack(frame)
         return _answer(device, header, tensors, size_of([frame]))
@@ -332,10 +345,10 @@ def _answer(device: str, header: JsonObject, tensors: Sequence[NDArray[Any]], si
 
 
 def requeued(answer: bytes | memoryview, spent_ns: int) -> Pieces:
-    """Return an answer whose ``queue_ns`` is what its compute leaves of ``spent_ns``. The tensors pass unread.
+    """Return the answer with ``queue_ns`` set to ``spent_ns`` minus its computing time. The tensors are not read.
 
     Raises:
-        FrameError: the bytes are no answer.
+        FrameError: the bytes are not an answer.
     """
     header, body = header_of(answer)
     compute_ns = header.get("compute_ns", 0)

@@ -40,10 +40,10 @@ Handle = Callable[[Run | Keep, Sequence[Any]], Done]
 
 
 class Server:
-    """Answers frames on a private socket at ``address``, for whoever has the ``key``.
+    """A server of frames on a private socket at ``address``, for clients that have the ``key``.
 
-    It is an abstract Unix socket, of which nothing is left after a kill. Each connection is read by a thread of its
-    own, ahead of the work. So a stranger that connects and sends nothing delays nobody.
+    It is an abstract Unix socket, which leaves nothing behind after a kill. A thread of its own reads each
+    connection, ahead of the work. Therefore a client that connects and sends nothing delays no other client.
     """
 
     def __init__(self, handle: Handle) -> None:
@@ -58,13 +58,16 @@ class Server:
             try:
                 self._let_in(self._listener.accept())
             except (OSError, RuntimeError, MemoryError):
-                time.sleep(0.01)  # no descriptor or thread left
+                time.sleep(0.01)  # no file descriptor or thread is available
 
     def _let_in(self, conn: Connection) -> None:
         threading.Thread(target=self._serve, args=(conn,), daemon=True).start()
 
     def _serve(self, conn: Connection) -> None:
-        """Check the key as :class:`Listener` does with ``authkey``, but without holding up others; then read frames."""
+        """Check the key as :class:`Listener` does with ``authkey``, but without delaying other clients.
+
+        Then read frames.
+        """
         arrived: queue.SimpleQueue[tuple[int, bytes] | None] = queue.SimpleQueue()
         with suppress(OSError, EOFError, AuthenticationError, RuntimeError, MemoryError):
             deliver_challenge(conn, self.key)
@@ -74,7 +77,7 @@ class Server:
 
     @staticmethod
     def _read(conn: Connection, arrived: queue.SimpleQueue[tuple[int, bytes] | None]) -> None:
-        """Queue each frame with its time of arrival; ``None`` when no more come."""
+        """Queue each frame with its time of arrival. Queue ``None`` after the last one."""
         while True:
             try:
                 frame = conn.recv_bytes()
@@ -92,7 +95,7 @@ class Server:
                 return
 
     def _answer(self, frame: bytes, came: int) -> Pieces:
-        """Return the answer to a frame; to one that fails, the error."""
+        """Return the answer to a frame. If the request fails, it is an error."""
         number: int | None = None
         part = ""
         try:
@@ -109,7 +112,7 @@ class Server:
 
 
 def _echo(request: Echo) -> Done:
-    """Return as many zeros as the request asks for."""
+    """Return an answer with the number of zeros that the request asks for."""
     import numpy as np
 
     if request.reply_bytes > MAX_ECHO:
@@ -118,7 +121,7 @@ def _echo(request: Echo) -> Done:
 
 
 class LocalPeer:
-    """A worker of this machine as a :class:`harness.types.Peer`."""
+    """A worker on this machine as a :class:`harness.types.Peer`."""
 
     def __init__(self, device: str, conn: Connection, answers: Answers) -> None:
         self.device = device
@@ -127,9 +130,11 @@ class LocalPeer:
         threading.Thread(target=self._read, daemon=True).start()
 
     def send(self, frame: Sequence[bytes | memoryview]) -> None:
+        """Send a frame over the socket."""
         self._conn.send_bytes(b"".join(frame))
 
     def close(self) -> None:
+        """Close the socket."""
         self._conn.close()
 
     def _read(self) -> None:
@@ -145,7 +150,10 @@ class LocalPeer:
 
 
 def open_local(details: Facts, answers: Answers) -> Peer:
-    """Reach a worker of this machine. ``details``: the fields of :class:`harness.worker.commands.Listening`, and ``device``."""
+    """Connect to a worker on this machine.
+
+    ``details`` has the fields of :class:`harness.worker.commands.Listening`, and ``device``.
+    """
     conn = Client(details["address"], "AF_UNIX", authkey=bytes.fromhex(details["key"]))
     assert isinstance(conn, Connection)
     return LocalPeer(details["device"], conn, answers)

@@ -1,4 +1,4 @@
-"""A worker's process, as its parent sees it: commands in, answers out."""
+"""The process of a worker, which its parent starts, sends commands to, and ends."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ A = TypeVar("A")
 
 
 class WorkerProcess:
-    """A fresh :mod:`harness.worker.worker` on this machine. ``name`` is its device's, for messages.
+    """A fresh :mod:`harness.worker.worker` on this machine. ``name`` is the name of its device, for messages.
 
-    Without ``preload`` it is spawned, free of torch; with it, forked from a server that has only imported those
-    modules. ``affinity``: the cores that it may use; the process that reads meters may use all.
+    Without ``preload`` it is spawned, without torch. With ``preload`` it is forked from a server that has only
+    imported those modules. ``affinity``: the cores that it may use. The process that reads meters may use all cores.
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class WorkerProcess:
             os.sched_setaffinity(self.pid, affinity)
 
     def ask(self, command: Command[A]) -> A:
-        """Return the answer to a command. One command at a time, whichever thread asks.
+        """Return the answer to a command. Only one command runs at a time, even if several threads ask.
 
         Raises:
             DeviceError: the worker answers with an error, died, or is closed.
@@ -84,16 +84,16 @@ class WorkerProcess:
         return None if code is None else self._death(code)
 
     def kill(self) -> None:
-        """End the process at once, from any thread. A command that waits for its answer then raises."""
-        with self._reaping:  # else its number could be another's by now
+        """End the process at once, from any thread. A command that waits for its answer then raises an error."""
+        with self._reaping:  # otherwise its number could belong to another process by now
             self._process.kill()
 
     def close(self) -> None:
-        """End the process: politely, and within a second in any case."""
+        """End the process. It is asked to end first, and is killed if it has not ended within a second."""
         conn = self._conn
         if conn is None:
             return
-        if self._lock.acquire(blocking=False):  # else it works for another thread
+        if self._lock.acquire(blocking=False):  # otherwise it works for another thread
             try:
                 conn.send(None)
                 self._wait(0.2)
@@ -111,7 +111,7 @@ class WorkerProcess:
     def _wait(self, seconds: float) -> int | None:
         """Return the exit code once there is one, or None after ``seconds``.
 
-        The system gives the code to one thread only, so one thread asks at a time.
+        The system gives the code to only one thread, so only one thread asks at a time.
         """
         end = time.monotonic() + seconds
         while True:

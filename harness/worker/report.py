@@ -1,4 +1,4 @@
-"""What a device's meters and watches saw of a window -> its report."""
+"""Make the report of a device from the samples of its meters and watches."""
 
 from __future__ import annotations
 
@@ -28,13 +28,14 @@ def device_report(
     metering: Metering | None = None,
     mean_latency_s: float | None = None,
 ) -> DeviceReport:
-    """Stop the sampler and report what it read of another worker's window since ``began_ns``.
+    """Stop the sampler, and return the report of another worker's window. It began to read at ``began_ns``.
 
     Args:
-        spans: ``load``, and ``before`` and ``after`` where it was idle, in nanoseconds of this machine's clock,
-            within ``clock_error_ns``. The readings' uncertainty holds that error.
-        images: how many were answered in the window.
-        metering: how the readings are taken. ``mean_latency_s`` is what the method ``devit`` needs.
+        spans: ``load``, and ``before`` and ``after`` if there was idle time, in nanoseconds of this machine's clock,
+            within ``clock_error_ns``. The uncertainty of the readings includes that error.
+        images: the number of images that were answered in the window.
+        metering: the rules for the readings. mean_latency_s: mean latency in seconds, which the method ``devit``
+            needs.
     """
     if sampler is None:
         return DeviceReport(memory=memory)
@@ -55,7 +56,7 @@ def report_of(
     readings: Sequence[Reading],
     memory: Mapping[str, int],
 ) -> DeviceReport:
-    """Return the report of a device. ``loaded`` is the time in which states are looked at."""
+    """Return the report of a device. ``loaded`` is the span over which states are summarised."""
     raw: dict[str, NDArray[Any]] = {}
     for meter in series_of(sampled):
         raw |= {f"meter_ns:{meter.info.name}": meter.ns, f"meter_value:{meter.info.name}": meter.value}
@@ -80,7 +81,7 @@ def readings_of(
     metering: Metering,
     mean_latency_s: float | None,
 ) -> tuple[Reading, ...]:
-    """Return each meter's reading of the span ``load``, compared with others of the same thing."""
+    """Return each meter's reading of the span ``load``, compared with other meters of the same thing."""
     readings = [
         read_window(
             meter,

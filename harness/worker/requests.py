@@ -1,4 +1,4 @@
-"""The requests that a worker answers over its socket, when another worker is the central one."""
+"""Answer the requests that a worker gets over its socket when another worker is the central one."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ MAX_KEPT_BYTES = 2**30
 
 
 class Requests:
-    """Answers ``Run`` and ``Keep`` (:mod:`harness.worker.messages`) with the sessions of a worker.
+    """The answers to ``Run`` and ``Keep`` (:mod:`harness.worker.messages`), from the sessions of a worker.
 
-    ``busy`` is held while a request is answered. ``first_ns`` is the time of the first one. The images that are kept
-    hold at most ``max_kept_bytes``.
+    ``busy`` is held while a request is answered. ``first_ns`` is the time of the first request. Kept images take at
+    most ``max_kept_bytes`` bytes.
     """
 
     def __init__(
@@ -53,7 +53,7 @@ class Requests:
             return Done(request.number)
 
     def _keep(self, slot: int, tensors: Sequence[NDArray[Any]]) -> None:
-        """Keep tensors in a slot, in place of what was there."""
+        """Keep tensors in a slot, in place of its earlier content."""
         self._slots.pop(slot, None)
         held = (tensor.nbytes for kept in (tensors, *self._slots.values()) for tensor in kept)
         if sum(held) > self._max_kept_bytes:
@@ -61,7 +61,7 @@ class Requests:
         self._slots[slot] = list(tensors)
 
     def _run(self, request: Run, tensors: Sequence[NDArray[Any]]) -> Done:
-        """Run a part on tensors, and on those that its slot keeps."""
+        """Run a part on the tensors, and on those that are kept in its slot."""
         part = request.part
         if part not in self._sessions:
             raise FrameError(f"no part {part!r} is loaded")
@@ -84,7 +84,7 @@ class Requests:
 
 
 def _pixels(tensor: NDArray[Any], statistics: Statistics | None) -> Array:
-    """Return a tensor as the model takes it: raw pixels are normalised here."""
+    """Return a tensor in the form that the model takes. Raw pixels are normalised."""
     if tensor.dtype.name != "uint8" or statistics is None:
         return tensor
     return normalise(tensor, statistics.mean, statistics.std)

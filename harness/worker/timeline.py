@@ -1,4 +1,7 @@
-"""When steps end that share devices and links: each device, and each way of a link, does one thing at a time."""
+"""The end times of steps that share devices and links.
+
+Each device, and each direction of a link, does one step at a time.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,7 @@ class Step:
     """One computation or transfer.
 
     It begins when all steps of ``after`` have ended and ``resource`` is free, and keeps the resource busy for
-    ``busy``. It ends ``latency`` after that.
+    ``busy``. Its result is available ``latency`` later.
     """
 
     name: Hashable
@@ -24,9 +27,10 @@ class Step:
 
 
 def ends(steps: Iterable[Step]) -> dict[Hashable, float]:
-    """Return when each step ends, by name, from 0 on. A resource serves its steps in the order of ``steps``.
+    """Return the end time of each step by name. Time begins at 0.
 
-    ``steps`` names each step after those that it waits for. Times have the unit of ``busy`` and ``latency``.
+    A resource serves its steps in the order of ``steps``. Each step comes after the steps for which it waits. Times
+    have the unit of ``busy`` and ``latency``.
     """
     free: dict[Hashable, float] = {}
     end: dict[Hashable, float] = {}

@@ -1,7 +1,7 @@
-"""One measuring window: cool down, first inference, idle, warm up, workload, idle; meters and state all along.
+"""One measuring window: cool down, first inference, idle, warm up, workload, idle.
 
-Latency, energy and memory are those of the same window. It is lengthened, and measured again, when a meter
-needs more time for the uncertainty that a suite asks for.
+Meters and state are read throughout. Latency, energy and memory are from the same window. If a meter needs more time
+for the uncertainty that a suite asks for, the window is lengthened and measured again.
 """
 
 from __future__ import annotations
@@ -27,15 +27,16 @@ from harness.worker.report import readings_of, report_of, series_of
 __all__ = ["Observed", "observe"]
 
 TAIL = 0.25
-"""Share of the sustained workload whose figures count as sustained: its end."""
+"""Share of the sustained workload, at its end, whose figures count as sustained."""
 COOL_EVERY_S = 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class Observed:
-    """What one window gave. ``peak`` in bytes; ``spans`` by name: ``load`` (the workload), and where meters read before, after, tail.
+    """The results of one window. ``peak`` is in bytes.
 
-    ``lasting`` is the workload that continued after the window, ``tail`` its last quarter.
+    ``spans`` has the workload under ``load``, and if meters read also ``before``, ``after`` and ``tail``. ``lasting``
+    is the workload that continued after the window, and ``tail`` is its last quarter.
     """
 
     first_ns: int
@@ -51,19 +52,22 @@ class Observed:
     tail: LatencyTrace | None = None
 
     def report(self, memory: Mapping[str, int] | None = None) -> DeviceReport:
-        """Return the device's report; states are those over all of the workload."""
+        """Return the report of the device. States are summarised over the whole workload."""
         end = self.spans.get("tail", self.spans["load"])
         loaded = Span(self.spans["load"].begin_ns, end.end_ns)
         return report_of(self.sampled, self.spans, loaded, self.readings, memory or {})
 
     def lasting_ns(self) -> NDArray[np.int64] | None:
-        """Return the latencies of all the workload that continued after the window, int64 [n]."""
+        """Return the latencies of the whole workload that continued after the window, int64 [n] in nanoseconds."""
         if self.lasting is None or self.tail is None:
             return None
         return np.concatenate((self.lasting.latency_ns, self.tail.latency_ns))
 
     def sustained(self, workload: Workload) -> SustainedLoad | None:
-        """Compare the window with the last quarter of the workload after it; None where the workload did not continue."""
+        """Return the comparison of the window with the last quarter of the workload after it.
+
+        It is None if the workload did not continue.
+        """
         if self.lasting is None or self.tail is None:
             return None
         images = len(self.tail.latency_ns) * per_query(workload)
@@ -94,9 +98,9 @@ def observe(
     """Measure one window.
 
     Args:
-        first_ns: the first inference's time, if it was taken before.
+        first_ns: the time of the first inference in nanoseconds, if it was measured before.
         peers: process ids of workers that belong to the measurement.
-        held: bytes of images that are not the model's.
+        held: bytes of images, which do not belong to the model.
     """
     meters = [use.info for use in sampler.meters] if sampler else []
     error = workload.metering.error
@@ -118,7 +122,7 @@ def observe(
 
 
 def _longer(workload: Workload, seconds: float) -> Workload:
-    """Return the workload with another minimum time, within its maximum time."""
+    """Return the workload with the minimum time ``seconds``, but not more than its maximum time."""
     stop = workload.stop
     return replace(workload, stop=replace(stop, min_time_s=min(seconds, stop.max_time_s)))
 
@@ -149,7 +153,7 @@ def _once(
     if sustained_s := workload.stop.sustained_s:
         _, lasting = _generate(query, inputs, _for(workload, (1 - TAIL) * sustained_s))
         spans["tail"], tail = _generate(query, inputs, _for(workload, TAIL * sustained_s))
-    # LoadGen makes its queries beforehand: that is not the model's memory
+    # LoadGen makes its queries beforehand; their memory is not the model's
     peak = memory.OWN.peak(held) if peak_known and workload.generator == "harness" else None
     if after := _idle(sampler, workload, needed):
         spans["after"] = after
@@ -186,7 +190,10 @@ def _for(workload: Workload, seconds: float) -> Workload:
 
 
 def _cool_down(sampler: Sampler | None, workload: Workload) -> bool:
-    """Wait until the hottest sensor is below the temperature asked for. Return whether it is, within the limit."""
+    """Wait until the hottest sensor is below the requested temperature.
+
+    Return whether it got there within the limit.
+    """
     below = workload.metering.cool_below_c
     if below is None or sampler is None:
         return below is None
@@ -201,9 +208,9 @@ def _cool_down(sampler: Sampler | None, workload: Workload) -> bool:
 
 
 def _idle(sampler: Sampler | None, workload: Workload, needed: Durations) -> Span | None:
-    """Do nothing until the readings have settled, and then for the idle time asked for, or what the meters need.
+    """Stay idle until the readings have settled, and then for the idle time that the suite or the meters need.
 
-    Return the idle time without settling, or ``None`` where no meter reads or no idle time is asked for.
+    Return the idle time without settling, or ``None`` if no meter reads or no idle time is requested.
     """
     metering = workload.metering
     if not (sampler and sampler.meters) and not metering.elsewhere:
@@ -228,10 +235,10 @@ def _readings(observed: Observed, workload: Workload, error: float | None) -> tu
 
 
 def _growth(readings: Sequence[Reading], error: float | None) -> float:
-    """Return by how much longer a window must be for the readings that miss ``error``; 1 where none does.
+    """Return the factor by which the window must grow for the readings that exceed ``error``; 1 if none does.
 
-    The edges' share of the error falls with the window's length, noise with its root. The mean of both exponents is
-    taken, and what is missed then is measured once more.
+    The error of the edges falls with the length of the window, and noise falls with its square root. The mean of both
+    exponents is used. If a reading still exceeds ``error``, the window is measured once more.
     """
     if error is None:
         return 1.0

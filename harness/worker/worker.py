@@ -1,6 +1,6 @@
-"""The worker: loads exported artifacts, generates the workload next to them, and sends raw samples back.
+"""The worker: it loads exported artifacts, generates the workload in the same process, and sends raw samples back.
 
-Torch-free. The same code runs as a child process on this machine and, over the network, on a board. Commands
+It imports no torch. The same code runs as a child process on this machine and, over the network, on a board. Commands
 (:mod:`harness.worker.commands`) come over a connection, and each gets one reply.
 """
 
@@ -69,8 +69,8 @@ Array = NDArray[np.float32]
 
 
 def main(conn: Connection) -> None:
-    """Answer one parent's commands until its end of the connection is closed."""
-    os.dup2(2, 1)  # the parent's standard output is for its answer; a runtime may print
+    """Answer the commands of the parent process until it closes its end of the connection."""
+    os.dup2(2, 1)  # a runtime may print, and the parent's standard output is only for the parent's own output
     die_with_parent()
     worker = Worker()
     while True:
@@ -83,7 +83,7 @@ def main(conn: Connection) -> None:
         conn.send(_reply(worker, command))
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(0)  # unloading a framework takes longer than a cell
+    os._exit(0)  # unloading a framework can take longer than a cell
 
 
 def _reply(worker: Worker, command: Command[Any]) -> Reply:
@@ -100,7 +100,7 @@ def _reply(worker: Worker, command: Command[Any]) -> Reply:
 
 
 class Worker:
-    """What one process has loaded, and how its parts are joined to those of other workers."""
+    """The state of a worker process: its loaded parts, and its connections to other workers."""
 
     def __init__(self) -> None:
         self._sessions: dict[str, LoadedPart] = {}
@@ -115,7 +115,7 @@ class Worker:
         self._first_ns = 0
 
     def handle(self, command: Command[Any]) -> Any:
-        """Carry out a command; the answer is of the type that the command names.
+        """Carry out a command. The answer has the type that the command names.
 
         Raises:
             BoardLost: another board, which the command needs, does not answer.
@@ -181,7 +181,7 @@ class Worker:
         answers = []
         for offset in range(0, len(images), batch):
             start = time.perf_counter_ns()
-            answers.append(np.array(query(images[offset : offset + batch])))  # as it is now: a copy
+            answers.append(np.array(query(images[offset : offset + batch])))  # a copy, it may change
             self._first_ns = self._first_ns or time.perf_counter_ns() - start
         return np.concatenate(answers)
 
@@ -239,7 +239,7 @@ class Worker:
         return next(iter(self._sessions.values())).output
 
     def _answers(self, watch: AnswerWatch, inputs: Sequence[Array], workload: Workload) -> WindowAnswers:
-        """Return the window's sample of answers, with times on changed images where nothing is replayed."""
+        """Return the window's sample of answers. It has times on changed images if no session replays its answers."""
         answers = watch.seen()
         if workload.fleet.resident or self._rehearses():
             return answers
@@ -250,7 +250,7 @@ class Worker:
     def _parts(self, observed: Observed, workload: Workload, images: Array) -> PartTrace:
         """Return times, outcomes and traffic of the parts in the window.
 
-        ``images`` of one query are sent once more, to measure the links.
+        The ``images`` of one query are sent once more, to measure the links.
         """
         together = self._collaboration
         if together is None:
@@ -268,7 +268,7 @@ class Worker:
         return PartTrace(timeline=times, outcome=outcome, missed=missed, traffic=traffic, links=links)
 
     def _rehearse(self, inputs: Sequence[Array]) -> None:
-        """Run each input of the window once before the window, here and on peers, if all sessions can rehearse."""
+        """Rehearse each input of the window before the window, here and on peers, if all sessions have ``rehearse``."""
         if not self._rehearses():
             return
         if self._collaboration is not None:
@@ -284,7 +284,7 @@ class Worker:
         return bool(sessions) and all(hasattr(session, "rehearse") for session in sessions)
 
     def _computed(self) -> tuple[str, ...]:
-        """Return a problem for each session that computed an output that it had to replay."""
+        """Return a problem for each session that computed an output that it should have replayed."""
         counts = ((part, session.facts.get("computed", 0)) for part, session in self._sessions.items())
         return tuple(
             f"part {part} computed {count} queries that were to be replayed"
@@ -315,13 +315,13 @@ class Worker:
             used["baseline_bytes"] = base
         for session in self._sessions.values():
             if hasattr(session, "device_memory"):
-                for key, size in session.device_memory().items():  # one process, one allocator: the greatest
+                for key, size in session.device_memory().items():  # one allocator, so the largest counts
                     name = f"device_{key}_bytes"
                     used[name] = max(size, used.get(name, size))
         return used
 
     def _query(self) -> Callable[[Array], Any]:
-        """Return the function of one query: images in, the last part's output back."""
+        """Return the function that answers one query: from images to the output of the last part."""
         if self._collaboration is not None:
             return self._collaboration
         run = next(iter(self._sessions.values())).run
@@ -329,7 +329,7 @@ class Worker:
 
 
 class _Resident:
-    """Queries whose images the peers already have."""
+    """A query stream whose images the peers already have."""
 
     def __init__(self, together: Collaboration, inputs: Sequence[Array]) -> None:
         together.keep(inputs)
@@ -353,7 +353,7 @@ def _in_window(values: Sequence[int], observed: Observed, workload: Workload) ->
 
     ``values`` has one value per run of the graph, oldest first: warm-up, window, then the sustained workload.
     """
-    calls = per_query(workload) // workload.batch  # runs of the graph in a query
+    calls = per_query(workload) // workload.batch  # number of runs of the graph in one query
     after = (observed.lasting, observed.tail)
     beyond = sum(len(trace.latency_ns) for trace in after if trace is not None) * calls
     n = len(observed.trace.latency_ns) * calls

@@ -1,1 +1,1 @@
-"""Load generation. In: a query function and a workload. Out: the time of each query."""
+"""Load generation. In: a query function and a workload. Out: the times of the queries."""

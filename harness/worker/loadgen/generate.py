@@ -1,4 +1,4 @@
-"""A workload of any scenario: the one file that knows all generators."""
+"""Generate a workload of any scenario. Only this file knows all generators."""
 
 from __future__ import annotations
 
@@ -20,14 +20,15 @@ __all__ = ["generate"]
 def generate(
     query: Query, inputs: list[NDArray[np.float32]], workload: Workload, clock: Timer = time
 ) -> LatencyTrace:
-    """Query until minimum time and minimum count are both met, or the maximum time is: without pause, or as due.
+    """Send queries until minimum time and minimum count are both met, or the maximum time is over.
 
-    The timed region holds the call and nothing else; the garbage collector rests. With ``in_flight`` above 1,
-    ``query`` is a :class:`harness.worker.loadgen.queries.QueryStream`.
+    The queries are sent without pause, or when they are due in the server scenario. The timed region contains the
+    call and nothing else. The garbage collector is off. With ``in_flight`` above 1, ``query`` is a
+    :class:`harness.worker.loadgen.queries.QueryStream`.
 
     Raises:
-        ValueError: the server scenario without ``target_qps``, or no query was due within the maximum time.
-        ImportError: LoadGen is asked for and not installed (:func:`harness.worker.loadgen.mlperf.needs`).
+        ValueError: the server scenario has no ``target_qps``, or no query was due within the maximum time.
+        ImportError: LoadGen is requested and not installed (:func:`harness.worker.loadgen.mlperf.needs`).
     """
     if workload.generator == "loadgen":
         return generate_with_loadgen(query, inputs, workload)

@@ -1,4 +1,4 @@
-"""The closed loop and the server loop, warm-up and the first query."""
+"""The closed loop, the server loop, warm-up, and the first query."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from harness.worker.loadgen.queries import Query, Timer, arrivals, no_collection
 __all__ = ["closed_loop", "first_query", "server_loop", "warm_up"]
 
 STEADY = 0.02
-"""Greatest relative difference of the medians of two successive windows of a steady latency."""
+"""Largest relative difference between the medians of two successive windows of a steady latency."""
 WINDOW_NS = 50_000_000
 WINDOW_QUERIES = 10
 SPIN_NS = 1_000_000
@@ -24,7 +24,7 @@ SPIN_NS = 1_000_000
 
 
 def first_query(query: Query, batch: NDArray[np.float32], clock: Timer = time) -> int:
-    """Return the nanoseconds of one query. The caller makes sure that none ran before."""
+    """Return the time of one query in nanoseconds. The caller must ensure that no query ran before."""
     latency, _ = closed_loop(query, iter([batch]), lambda n, elapsed_ns: True, clock)
     return int(latency[0])
 
@@ -32,14 +32,14 @@ def first_query(query: Query, batch: NDArray[np.float32], clock: Timer = time) -
 def warm_up(
     query: Query, inputs: list[NDArray[np.float32]], workload: Workload, clock: Timer = time
 ) -> WarmUp:
-    """Query once where ``workload.stop.warmup`` is ``one``, else until the latency is steady.
+    """Send one query if ``workload.stop.warmup`` is ``one``, else send queries until the latency is steady.
 
-    It is steady where the medians of two successive windows differ by at most 2%. A window is at least 10 queries
-    and 50 ms, or a quarter of ``warmup_max_s``, whichever comes first. No window begins after ``warmup_max_s``, but
-    two always run (two queries where one takes seconds). The limit is that of Georges et al., "Statistically
+    It is steady if the medians of two successive windows differ by at most 2%. A window is at least 10 queries and 50
+    ms, or a quarter of ``warmup_max_s``, whichever comes first. No window begins after ``warmup_max_s``, but two
+    always run. If one query takes seconds, they are two queries. The limit is that of Georges et al., "Statistically
     rigorous Java performance evaluation", OOPSLA 2007, section 4.2 (coefficient of variation of 10 iterations below
     0.02), applied to medians so that a single disturbed query does not restart it. Warm-up ends effects of first use
-    (caches, allocators, compilation, clocks). A slow drift passes; it is looked for in the window itself
+    (caches, allocators, compilation, clocks). A slow drift is not detected here, but in the window itself
     (:func:`harness.measure.flags.flags`).
     """
     source = itertools.cycle(inputs)
@@ -68,14 +68,14 @@ def warm_up(
 def server_loop(
     query: Query, source: Iterator[NDArray[np.float32]], workload: Workload, clock: Timer = time
 ) -> LatencyTrace:
-    """Send queries when they are due, one at a time. Latency counts from when a query was due.
+    """Send queries when they are due, one at a time. Latency counts from the time when a query was due.
 
-    If latency counted from when a query is taken up, a query that stalls would hide the waiting of those that came
-    meanwhile ("coordinated omission", G. Tene, "How NOT to measure latency", 2013). The schedule alone says which
-    query is the last, as in LoadGen; where more arrive than can be answered, the maximum time ends the window.
+    If latency counted from the start of a query, a query that stalls would hide the waiting of the queries behind it
+    ("coordinated omission", G. Tene, "How NOT to measure latency", 2013). The schedule alone determines the last
+    query, as in LoadGen. If more queries arrive than can be answered, the maximum time ends the window.
 
     Raises:
-        ValueError: no ``target_qps``, or no query was due within the maximum time.
+        ValueError: there is no ``target_qps``, or no query was due within the maximum time.
     """
     if workload.target_qps is None:
         raise ValueError("scenario server needs target_qps, mean arrivals per second")
@@ -111,7 +111,7 @@ def server_loop(
 
 
 def _wait(due: int, clock: Timer) -> int:
-    """Sleep until shortly before ``due`` and spin until it. Return the time then, later if ``due`` was past."""
+    """Sleep until shortly before ``due``, then spin until ``due``. Return the time at the end."""
     now = clock.perf_counter_ns()
     if due - now > SPIN_NS:
         clock.sleep((due - now - SPIN_NS) / 1e9)
@@ -123,9 +123,9 @@ def _wait(due: int, clock: Timer) -> int:
 def closed_loop(
     query: Query, source: Iterator[NDArray[np.float32]], stop: Callable[[int, int], bool], clock: Timer = time
 ) -> tuple[NDArray[np.int64], int]:
-    """Send the next query when the last one is answered, until ``stop(count, elapsed_ns)``.
+    """Send each query when the one before is answered, until ``stop(count, elapsed_ns)`` is true.
 
-    Return the latencies (int64 [n], nanoseconds) and the nanoseconds that all took.
+    Return the latencies (int64 [n], in nanoseconds) and the total time in nanoseconds.
     """
     now = clock.perf_counter_ns
     latency = np.zeros(4096, np.int64)

@@ -1,13 +1,14 @@
-"""The workload of MLCommons LoadGen, as a cross-check of ours: it drives the same query in the same process.
+"""The workload of MLCommons LoadGen, which checks that of the harness. It sends the same query in the same process.
 
 LoadGen (mlcommons/inference, ``loadgen/``) decides when each query is sent and when to stop. The queries are timed
-here, and the figures of LoadGen's own summary of the same queries are returned as ``reference``. It calls
-back in the calling thread, waits for the answer, and ends within the maximum time: after the query during which
-that time is over, in the server scenario after the next arrival. A run cannot be interrupted.
+here. The figures of LoadGen's own summary of the same queries are returned as ``reference``. It calls back in the
+calling thread, waits for the answer, and ends within the maximum time: after the query during which that time ends,
+or in the server scenario after the next arrival. A run cannot be interrupted.
 
-It differs from the harness's own generators: images are drawn at random with replacement; the arrivals of the server scenario are
-those of its own generator; offline is one query of all samples, whose number is set beforehand by the speed of
-a few queries. Its queries are made before the window, and count as the process's memory.
+It differs from the harness's own generators. Images are drawn at random with replacement. The arrivals of the server
+scenario are those of LoadGen's own generator. Offline is a single query of all samples; their number is set
+beforehand, from the speed of a few queries. LoadGen makes its queries before the window, and they count as memory of
+the process.
 """
 
 from __future__ import annotations
@@ -33,8 +34,8 @@ __all__ = ["generate_with_loadgen", "needs"]
 
 TRIED = 10
 TRIED_NS = 50_000_000
-MOST = 1_000_000  # queries made beforehand for a length of time, some 200 bytes each
-SLACK = 1.1  # more samples than the speed asks for, as LoadGen itself takes in the offline scenario
+MOST = 1_000_000  # largest number of queries that are made beforehand, of about 200 bytes each
+SLACK = 1.1  # factor of extra samples, which LoadGen itself uses in the offline scenario
 
 _PERCENTILE = re.compile(r"^(50|90|99)\.00 percentile latency \(ns\)\s*: (\d+)$", re.MULTILINE)
 _RATE = {
@@ -46,7 +47,7 @@ _QUEUED = re.compile(r'"sample_seq":(\d+),.*"issue_start_ns":(\d+)')
 
 
 def needs() -> str | None:
-    """Return what must be installed for LoadGen to generate a workload here, or ``None`` if nothing."""
+    """Return what must be installed before LoadGen can generate a workload here, or ``None`` if nothing is missing."""
     if importlib.util.find_spec("mlperf_loadgen") is not None:
         return None
     return "generator: loadgen needs MLCommons LoadGen; pip install 'edge-harness[loadgen]'"
@@ -55,16 +56,17 @@ def needs() -> str | None:
 def generate_with_loadgen(
     query: Query, inputs: list[NDArray[np.float32]], workload: Workload
 ) -> LatencyTrace:
-    """Let LoadGen generate the workload in performance mode. Latencies are as in :mod:`harness.worker.loadgen.generate`.
+    """Let LoadGen generate the workload in performance mode.
 
-    ``reference`` holds ``loadgen``, its version, and of its summary ``p50_ms``, ``p90_ms``, ``p99_ms`` and ``qps``
-    (single-stream: its own time between queries included; server: completed; multi-stream has none), or
-    ``samples_per_s`` alone (offline). Offline beyond the maximum time, there is no reference: LoadGen would count
-    samples that were not inferred.
+    Latencies are as in :mod:`harness.worker.loadgen.generate`. ``reference`` has ``loadgen``, which is its version,
+    and figures of its summary. For offline that is ``samples_per_s``. For the other scenarios they are ``p50_ms``,
+    ``p90_ms``, ``p99_ms`` and ``qps``. In single-stream, ``qps`` includes LoadGen's own time between queries. In
+    server it counts completed queries, and multi-stream has none. There is no reference if an offline run exceeds the
+    maximum time, since LoadGen would count samples that were not inferred.
 
     Raises:
         ImportError: LoadGen is not installed.
-        ValueError: its trace of the server scenario cannot be read.
+        ValueError: LoadGen's trace of the server scenario cannot be read.
     """
     import mlperf_loadgen as lg
 
@@ -79,9 +81,9 @@ def generate_with_loadgen(
         logs = lg.LogSettings()
         logs.log_output.outdir = folder
         logs.log_output.copy_summary_to_stdout = False
-        logs.enable_trace = workload.scenario == "server"  # only there it says when a query was due
+        logs.enable_trace = workload.scenario == "server"  # only this trace says when a query was due
         tested = lg.ConstructSUT(sut.issue_all if workload.scenario == "offline" else sut.issue, _nothing)
-        count = len(inputs) * sut.streams  # a sample of LoadGen is a batch here
+        count = len(inputs) * sut.streams  # one sample of LoadGen is one batch here
         library = lg.ConstructQSL(count, count, _nothing, _nothing)
         try:
             with no_collection():
@@ -95,9 +97,9 @@ def generate_with_loadgen(
 
 
 class _Sut:
-    """LoadGen's "system under test": answers its queries, one at a time, and keeps their times.
+    """LoadGen's "system under test". It answers LoadGen's queries one at a time, and keeps their times.
 
-    No exception may pass through LoadGen: the first is kept, and later queries are answered without running.
+    No exception may pass through LoadGen. The first one is kept, and later queries are answered without running.
     """
 
     def __init__(
@@ -116,12 +118,12 @@ class _Sut:
         self.cut = False
 
     def issue(self, samples: Sequence[Any]) -> None:
-        """Answer one query of a sample, or in multi-stream of as many as there are streams."""
+        """Answer one query. It has one sample, or in multi-stream one sample for each stream."""
         self._answer(self.inputs[samples[0].index // self.streams])
         self.complete([sample.id for sample in samples])
 
     def issue_all(self, samples: Sequence[Any]) -> None:
-        """Answer all samples of an offline run. Beyond the maximum time they are not run, so that LoadGen ends."""
+        """Answer all samples of an offline run. After the maximum time they do not run, so that LoadGen ends."""
         batch = self.workload.batch
         source = itertools.cycle(self.inputs)
         for start in range(0, len(samples), batch):
@@ -165,8 +167,8 @@ class _Sut:
 def _settings(lg: Any, workload: Workload, pace_ns: int) -> Any:
     """Return TestSettings that end within the maximum time. ``pace_ns`` is the time of one query.
 
-    LoadGen makes its queries beforehand: twice as many as the expected latency asks for, or all of the schedule.
-    Where those would be too many, the window is shorter than its minimum time, and the trace says so.
+    LoadGen makes its queries beforehand: twice as many as the expected latency requires, or all of the schedule. If
+    they would be too many, the window is shorter than its minimum time, and the trace says so.
     """
     pace_ns = max(pace_ns, 1, int(2e9 * workload.stop.min_time_s / MOST))
     min_time_s = workload.stop.min_time_s
@@ -178,7 +180,7 @@ def _settings(lg: Any, workload: Workload, pace_ns: int) -> Any:
         "offline": lg.TestScenario.Offline,
     }[workload.scenario]
     settings.mode = lg.TestMode.PerformanceOnly
-    settings.max_duration_ms = max(1, int(workload.stop.max_time_s * 1000))  # 0 is no limit
+    settings.max_duration_ms = max(1, int(workload.stop.max_time_s * 1000))  # 0 means no limit
     settings.min_query_count = workload.stop.min_queries
     settings.qsl_rng_seed = settings.sample_index_rng_seed = settings.schedule_rng_seed = workload.seed
     settings.single_stream_expected_latency_ns = settings.multi_stream_expected_latency_ns = pace_ns
@@ -198,7 +200,7 @@ def _settings(lg: Any, workload: Workload, pace_ns: int) -> Any:
 
 
 def _pace_ns(query: Query, inputs: list[NDArray[np.float32]]) -> int:
-    """Return the least time of a few queries: as many as 10, or for 50 ms."""
+    """Return the shortest time of a few queries in nanoseconds. At most 10 queries are sent, for at most 50 ms."""
     taken: list[int] = []
     for batch in itertools.islice(itertools.cycle(inputs), TRIED):
         start = time.perf_counter_ns()
@@ -210,7 +212,7 @@ def _pace_ns(query: Query, inputs: list[NDArray[np.float32]]) -> int:
 
 
 def _queue(trace: Path, n: int) -> NDArray[np.int64]:
-    """Return the time from when each query was due until LoadGen sent it: int64 [n], from its trace."""
+    """Return the nanoseconds from when each query was due until LoadGen sent it: int64 [n], from its trace."""
     queue = np.full(n, -1, np.int64)
     with trace.open() as lines:
         for line in lines:
@@ -225,7 +227,7 @@ def _summary(path: Path, scenario: str) -> dict[str, float | str]:
     """Return the figures of LoadGen's summary."""
     text = path.read_text()
     figures: dict[str, float | str] = {"loadgen": version("mlcommons_loadgen")}
-    if scenario != "offline":  # there latency counts from the window's begin
+    if scenario != "offline":  # in this scenario latency counts from the begin of the window
         figures |= {f"p{name}_ms": int(ns) / 1e6 for name, ns in _PERCENTILE.findall(text)}
     if scenario in _RATE:
         name, pattern = _RATE[scenario]
@@ -235,4 +237,7 @@ def _summary(path: Path, scenario: str) -> dict[str, float | str]:
 
 
 def _nothing(*_: object) -> None:
-    """Do nothing where LoadGen asks to load images or to flush queries: images are in memory, queries answered."""
+    """Do nothing when LoadGen asks to load images or to flush queries.
+
+    The images are in memory, and the queries are answered.
+    """

@@ -1,7 +1,7 @@
-"""Several queries in flight over a partition: the next one is sent while others are computed.
+"""Several queries in flight over a partition: the next query is sent while others are computed.
 
-Consecutive images of a camera gain throughput from several devices, and each is delayed. Both are measured in one
-run here: latency counts from when a query was due, and ``in_flight`` queries are worked on at once.
+With several devices, the throughput of consecutive camera images increases, and so does their latency. One run here
+measures both. Latency counts from the time when a query was due, and ``in_flight`` queries are in flight at once.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ Array = NDArray[np.float32]
 
 
 def generate_pipelined(stream: QueryStream, inputs: list[Array], workload: Workload) -> LatencyTrace:
-    """Do as :func:`harness.worker.loadgen.generate.generate`, with ``fleet.in_flight`` queries at once.
+    """Generate a workload like :func:`harness.worker.loadgen.generate.generate`, with ``in_flight`` queries at once.
 
-    ``single-stream``: a query is due when one is answered; ``server``: as its Poisson process says. Every query that was
-    begun is answered and counted; with a deadline, so is every query that was due. Latencies are in the order of the
-    answers.
+    In ``single-stream`` a query is due when another one is answered. In ``server`` it is due at the time of its
+    Poisson process. Every query that was begun is answered and counted. With a deadline, every query that was due is
+    counted too. Latencies are in the order of the answers.
 
     Raises:
         ValueError: no query was due within the maximum time.
@@ -77,7 +77,7 @@ def generate_pipelined(stream: QueryStream, inputs: list[Array], workload: Workl
 
 
 def _schedule(workload: Workload, begin: int, max_ns: int) -> Iterator[int] | None:
-    """Return when queries are due, on the clock of ``begin``, or None for queries that are due when there is room."""
+    """Return the times when queries are due, on the clock of ``begin``, or None if they are due when there is room."""
     if workload.scenario != "server":
         return None
     assert workload.target_qps is not None

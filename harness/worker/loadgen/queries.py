@@ -1,10 +1,11 @@
-"""The vocabulary of load generation: queries, when they are due, and what their images are.
+"""The terms of load generation: queries, the times when they are due, and their images.
 
 Scenarios (MLPerf Inference, Reddi et al., ISCA 2020, section 4; multi-stream as of version 2.0 of its rules):
-``single-stream`` sends the next query when the last is answered; ``multi-stream`` does so with queries of
-``streams`` samples that arrive at once; ``offline`` sends queries of ``batch`` samples back to back, and its
-figure is samples / window. These are one loop here, and differ in how the samples are used. ``server`` sends
-queries when they are due, answered or not: the arrivals of a Poisson process, drawn beforehand from a seed.
+``single-stream`` sends the next query when the last one is answered. ``multi-stream`` does so with queries of
+``streams`` samples that arrive together. ``offline`` sends queries of ``batch`` samples without pause, and its figure
+is samples / window. These three use one loop here, and differ in the use of the samples. ``server`` sends queries
+when they are due, whether or not earlier ones are answered. The times are the arrivals of a Poisson process, drawn
+beforehand from a seed.
 """
 
 from __future__ import annotations
@@ -33,46 +34,55 @@ __all__ = [
 ]
 
 Query = Callable[[NDArray[np.float32]], Any]
-"""Answers images [n, ...]; returns when the answer is there."""
+"""A function that answers images [n, ...] and returns when the answer is complete."""
 
 DRAWN_AT_ONCE = 4096
 
 
 class Timer(Protocol):
-    """What the loops need of the module :mod:`time`."""
+    """The functions of the module :mod:`time` that the loops need."""
 
-    def perf_counter_ns(self) -> int: ...
+    def perf_counter_ns(self) -> int:
+        """Return a monotonic time in nanoseconds."""
+        ...
 
-    def sleep(self, seconds: float, /) -> None: ...
+    def sleep(self, seconds: float, /) -> None:
+        """Sleep for ``seconds``."""
+        ...
 
 
 class InFlight(Protocol):
-    """A query that was begun. Times in nanoseconds of ``time.perf_counter_ns()``; ``end_ns`` once it is ``done``."""
+    """A query that was begun. Times are nanoseconds of ``time.perf_counter_ns()``.
+
+    ``end_ns`` is set when it is ``done``.
+    """
 
     due_ns: int
     begin_ns: int
     end_ns: int
 
     @property
-    def done(self) -> bool: ...
+    def done(self) -> bool:
+        """Return whether the query has ended."""
+        ...
 
 
 class QueryStream(Protocol):
-    """Takes queries before earlier ones are answered."""
+    """An object that takes queries before earlier ones are answered."""
 
     def submit(self, images: NDArray[np.float32], due_ns: int | None = None) -> InFlight:
-        """Begin a query that was due at ``due_ns``, or now."""
+        """Begin a query that was due at ``due_ns``, or is due now."""
         ...
 
     def step(self, until_ns: int | None = None) -> None:
-        """Do one thing for the queries that were begun; wait until ``until_ns`` at most, if given."""
+        """Do one step of the queries that were begun. Wait no longer than until ``until_ns``, if given."""
         ...
 
 
 def batches(images: NDArray[np.float32], batch: int) -> list[NDArray[np.float32]]:
-    """Return queries to cycle through: ``images`` [m, ...] cut into contiguous views [batch, ...].
+    """Return the queries of a cycle: ``images`` [m, ...] cut into contiguous views [batch, ...].
 
-    Fewer than ``batch`` images are repeated to fill one query; a remainder that fills none is left out.
+    Fewer than ``batch`` images are repeated to fill one query. A remainder that does not fill a query is left out.
 
     Raises:
         ValueError: there is no image, or ``batch`` is below 1.
@@ -91,7 +101,7 @@ def per_query(workload: Workload) -> int:
 
 
 def whole(query: Query, workload: Workload) -> Query:
-    """Return a function that takes all images of one query: a multi-stream query is answered in batches."""
+    """Return a function that answers all images of one query. A multi-stream query is answered in batches."""
     if workload.scenario != "multi-stream" or workload.streams == workload.batch:
         return query
 
@@ -103,7 +113,7 @@ def whole(query: Query, workload: Workload) -> Query:
 
 
 def arrivals(qps: float, seed: int) -> Iterator[int]:
-    """Yield when queries are due, in nanoseconds from a window's begin, without end: a Poisson process."""
+    """Yield without end the times when queries are due, in nanoseconds from a window's begin: a Poisson process."""
     rng = np.random.default_rng(seed)
     last = 0.0
     while True:
@@ -115,18 +125,20 @@ def arrivals(qps: float, seed: int) -> Iterator[int]:
 def queued(
     due_ns: NDArray[np.int64], start_ns: NDArray[np.int64], end_ns: NDArray[np.int64]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Return ``queue_ns`` and ``late_ns`` of :class:`harness.types.LatencyTrace`, of queries that are answered one at a time.
+    """Return ``queue_ns`` and ``late_ns`` of :class:`harness.types.LatencyTrace`.
+
+    The queries are answered one at a time.
 
     All are int64 [n], in nanoseconds of one clock.
     """
     queue = start_ns - due_ns
-    free = np.concatenate((due_ns[:1], end_ns[:-1]))  # since when nothing was being answered
+    free = np.concatenate((due_ns[:1], end_ns[:-1]))  # the time since which no query was being answered
     return queue, np.where(free <= due_ns, queue, 0)
 
 
 @contextmanager
 def no_collection() -> Iterator[None]:
-    """Switch the garbage collector off for the block."""
+    """Switch off the garbage collector for the length of the block."""
     was_on = gc.isenabled()
     gc.disable()
     try:
