@@ -43,7 +43,7 @@ class SuiteChoice:
 
     @property
     def selection(self) -> Selection:
-        """The part of the suite that is kept."""
+        """Return the part of the suite that is kept."""
         from harness.types.selection import Selection
 
         return Selection(self.only, self.devices)

@@ -79,9 +79,7 @@ def _slowest(shares: Sequence[DeviceShare]) -> str:
 
 
 def _largest(shares: Sequence[DeviceShare]) -> str:
-    """Return a text about the device with the most memory, or if no memory is known, about the one with the most
-    weights.
-    """
+    """Return a text about the device with the most memory, or with the most weights if no memory is known."""
     if not shares:
         return ""
     share = max(shares, key=lambda share: (share.memory_bytes or 0, share.weight_bytes))

@@ -19,10 +19,10 @@ Method = Literal["default", "devit", "mlperf"]
 class Reading:
     """One meter's figures for one window. A figure that is ``None`` has its reason in ``withheld``.
 
-    ``energy_*_j`` is of the whole window of ``window_s``, ``energy_*_mj`` of one inference. ``energy_u_mj`` is the
-    uncertainty of the net energy, or of the gross energy where there is no net. ``disagreement``: difference from
-    other meters of the same thing, divided by the mean of both. ``details``: facts that the meter states about
-    itself. ``device``: for a fleet, the device that was read.
+    ``energy_*_j`` is the energy of the whole window of ``window_s`` seconds in joules, and ``energy_*_mj`` that of
+    one inference in millijoules. ``energy_u_mj`` is the uncertainty of the net energy, or of the gross energy if
+    there is no net energy. ``disagreement``: difference from other meters of the same thing, divided by the mean of
+    both. ``details``: facts that the meter states about itself. ``device``: for a fleet, the device that was read.
     """
 
     meter: str

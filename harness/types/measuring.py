@@ -145,8 +145,8 @@ class LatencyTrace:
 class SustainedLoad:
     """The end of the workload that continued after the window, compared with the window (burst).
 
-    ``seconds``: length of that workload; ``tail_s``: length of its end, whose figures these are: median latency in ms, its
-    ratio to the window's, images per second, and by meter mean watts (None where they are withheld).
+    ``seconds``: length of that workload. ``tail_s``: length of its end, to which the figures belong: median latency
+    in ms, its ratio to that of the window, images per second, and mean watts by meter (None if they are withheld).
     """
 
     seconds: float

@@ -84,7 +84,7 @@ Watch = Callable[[], Signals]
 """A function that returns the machine's present state as JSON. If it has a ``close``, it is closed. Keys, if known:
 
 ``temperature_c`` (the hottest sensor), ``mhz`` (the clock that matters), ``throttle`` (a list of causes at
-work now, like ``["thermal"]``), ``power_cap`` (true where only a power limit lowers the clock), ``power_mode``. Others
+work now, like ``["thermal"]``), ``power_cap`` (true if only a power limit lowers the clock), ``power_mode``. Others
 are kept too.
 """
 

@@ -48,7 +48,9 @@ class Session(Protocol):
     """A loaded artifact. ``facts`` describe what actually runs: precision, provider, version, threads."""
 
     @property
-    def facts(self) -> Facts: ...
+    def facts(self) -> Facts:
+        """Return what actually runs: precision, provider, version, threads."""
+        ...
 
     def run(self, inputs: Sequence[NDArray[Any]]) -> NDArray[np.float32]:
         """Run one forward pass. ``inputs`` are [n, ...] in the order of the part's edges; the output is [n, ...].
@@ -64,7 +66,7 @@ class Session(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class RuntimeEntry(Entry):
-    """A runtime. ``export(ctx, part, params)`` runs where torch is and writes into ``ctx.workdir``.
+    """A runtime. ``export(ctx, part, params)`` runs in a process with torch and writes into ``ctx.workdir``.
 
     ``load(artifact, options)`` runs in the worker. ``precision(params)`` names the requested element type.
     ``tolerance(params)`` is the greatest difference from the built module that parity allows: max |a - b| / max |b|,

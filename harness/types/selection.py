@@ -20,7 +20,7 @@ class Selection:
 
     @property
     def everything(self) -> bool:
-        """Whether the run is not limited."""
+        """Return whether the run is not limited."""
         return self.only is None and not self.devices
 
     def covers(self, method: str, device: str | None) -> bool:

@@ -70,8 +70,9 @@ class AnswerWatch:
         return watched
 
     def read(self, images: Array, answer: Array) -> None:
-        """Read the answer [n, ...] to ``images``, where n is at most the batch. This takes a part of the query's
-        time.
+        """Read the answer [n, ...] to ``images``, where n is at most the batch.
+
+        This takes a part of the query's time.
 
         The values are summed. This reads all of them, and a NaN or infinity remains in the sum.
         """

@@ -53,8 +53,7 @@ class Durations:
 
 
 def needed_time_s(info: MeterInfo, error: float, clock_error_s: float = 0.0) -> float:
-    """Return the length in seconds of a window for which the error of its two edges is within ``error`` of the
-    energy.
+    """Return the length of a window for which the error of its edges is within ``error`` of the energy, in seconds.
 
     The time of each edge is known to one reading plus the clock's error. A meter is polled at most 100 times a
     second.

@@ -43,10 +43,9 @@ def scopes_of(records: Sequence[Record]) -> list[str]:
 
 
 def table_scope(rows: Sequence[Sequence[str]]) -> str | None:
-    """Return the scope that most rows have, or ``None`` if no row has a meter. If several are equal, it is the
-    widest.
+    """Return the scope that most rows have, or ``None`` if no row has a meter.
 
-    ``rows`` has the scopes of each row.
+    If several scopes have equally many rows, it is the widest of them. ``rows`` has the scopes of each row.
     """
     count = Counter(scope for scopes in rows for scope in scopes)
     return max(SCOPES, key=lambda scope: (count[scope], -SCOPES.index(scope))) if count else None
