@@ -1,7 +1,7 @@
-"""What every process of the harness sets before it imports a library, for itself and for its children.
+"""Settings that every process of the harness makes before it imports a library, for itself and for its children.
 
-A library that phones home, or a file of the current folder that is imported in place of a module, changes what is
-measured. So telemetry is switched off, and the current folder is not on the path.
+A library that sends telemetry, or a file in the current folder that is imported in place of a module, changes the
+result of a measurement. Therefore telemetry is switched off, and the current folder is not on the path.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ NO_TELEMETRY: Mapping[str, str] = MappingProxyType(
 def be_quiet(environment: MutableMapping[str, str] = os.environ, path: list[str] = sys.path) -> None:
     """Switch telemetry off, and keep the current folder off the path of this process and of its children.
 
-    Python 3.10 has no such variable. There, files of the current folder can stand in for modules of the standard
-    library while a worker starts.
+    Python 3.10 has no variable for the path. Under it, files in the current folder can replace modules of the
+    standard library while a worker starts.
     """
     environment.update(NO_TELEMETRY)
     environment["PYTHONSAFEPATH"] = "1"

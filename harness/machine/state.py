@@ -34,9 +34,9 @@ ZONES = "sys/class/thermal/thermal_zone*/temp"
 
 @dataclass(frozen=True)
 class _LinuxState:
-    """What Linux shows of this machine now; None for what it does not show.
+    """The present state of this machine, as far as Linux shows it. A value that it does not show is None.
 
-    The hottest zone, the mean and the slowest clock, the governor, and the causes that lower the clock.
+    It has the hottest zone, the mean and the slowest clock, the governor, and the causes that lower the clock.
     """
 
     temperature_c: float | None

@@ -1,13 +1,13 @@
-"""Whether the answers of a window are those of the model: what a benchmark needs to trust its latencies.
+"""Check whether the answers of a window are those of the model, without which its latencies mean nothing.
 
-Three things are looked at, each by inputs that are drawn at random, so that no plugin knows them:
+There are three checks. Each uses inputs that are drawn at random, so that no plugin knows them:
 
-1. a sample of the window's answers is compared with the answers to the same images after the window;
-2. times with the window's images are compared with those with changed ones (a millionth of the values' range);
-3. answers to random test images are compared with those to the same images, changed as little.
+1. A sample of the window's answers is compared with the answers to the same images after the window. 2. Times with
+the window's images are compared with times with changed images (by a millionth of the values' range). 3. Answers to
+random test images are compared with the answers to the same images, changed by as little.
 
-A runtime that returns before it has computed breaks the first, one that remembers answers the second, one that looks
-test images up the third. Training on test data cannot be found this way.
+The first check finds a runtime that returns before it has computed. The second one finds a runtime that remembers
+answers. The third one finds a runtime that looks up test images. Training on test data cannot be found in this way.
 """
 
 from __future__ import annotations
@@ -34,25 +34,25 @@ if TYPE_CHECKING:
 __all__ = ["check_answers"]
 
 REMEMBERS = 2.0
-"""A runtime remembers answers where every query with changed images takes more than this many medians of the others."""
+"""A runtime remembers answers if every query with changed images takes longer than this number of medians of the others."""
 DRAWN = 8
-"""Least number of test images whose answers are compared with those of the changed images."""
+"""Smallest number of test images whose answers are compared with those to the changed images."""
 ROUNDING = 0.01
-"""What the change itself may do to an answer, beside the runtime's tolerance (twice: both answers may be off)."""
+"""Relative difference that the change itself may cause, in addition to twice the runtime's tolerance."""
 
 
 def check_answers(
     samples: Samples, infer: Infer, data: CellData, cycled: Images, graph: Graph, tolerance: float
 ) -> tuple[WindowCheck, str]:
-    """Check a window's answers; return the figures, and what is wrong in one line, or an empty text.
+    """Check a window's answers. Return the figures, and the problem in one line, or an empty text.
 
     Args:
-        samples: the window.
-        infer: the same workers.
+        samples: the samples of the window.
+        infer: inference by the workers of the window.
         data: the cell's test images.
         cycled: the window's images, float32 [m, channels, height, width].
-        graph: the parts, and how images are sent.
-        tolerance: the runtime's, as for parity.
+        graph: the parts, and the form in which images are sent.
+        tolerance: the runtime's tolerance, as for parity.
     """
     n, answers = samples.answers.n, samples.answers
     if answers.logits is None or answers.first is None or answers.size is None:
@@ -70,7 +70,7 @@ def check_answers(
         )
     images = data.images_at(_drawn(len(data.images), data.cell.task.measure.batch))
     changed = changed_images(images, graph, np.random.default_rng(secrets.randbits(64)))
-    if graph.input_wire == "uint8":  # one level of a pixel: a real change, whose effect is unknown
+    if graph.input_wire == "uint8":  # one level of a pixel is a real change with an unknown effect
         return found, ""
     moved = compare(infer(images), infer(changed), 2 * tolerance + ROUNDING)
     found = found.model_copy(update={"changed_n": len(images), "changed_max_rel": moved.max_rel})

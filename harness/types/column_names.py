@@ -1,4 +1,4 @@
-"""How a person may name a column: by its name or by its heading."""
+"""Find a column by the text with which a person names it: its name or its heading."""
 
 from __future__ import annotations
 
@@ -21,23 +21,23 @@ __all__ = [
 ]
 
 NEAR = 5
-"""How many columns the message about an unknown one lists."""
+"""Number of columns that the message about an unknown column lists."""
 
 
 def column_named(text: str) -> str | None:
     """Return the column that ``text`` names, or ``None``.
 
     A text is a name (``latency_p50_ms``), a heading (``p50``), or a heading with its unit (``Weights MiB``). Case,
-    spaces, hyphens and underscores do not matter. A heading of two columns names the first of them.
+    spaces, hyphens and underscores do not matter. If two columns have a heading, it names the first one.
     """
     return _BY_FORM.get(_bare(text))
 
 
 def column_of(text: str, where: str, allowed: Collection[str] = COLUMNS) -> str:
-    """Return the column that ``text`` names, one of ``allowed``.
+    """Return the column in ``allowed`` that ``text`` names.
 
     Raises:
-        SuiteError: there is none; the message begins with ``where`` and lists the nearest.
+        SuiteError: there is no such column. The message begins with ``where`` and lists the nearest ones.
     """
     name = column_named(text)
     if name is None or name not in allowed:
@@ -49,7 +49,7 @@ def check_columns(names: Iterable[str], where: str) -> list[str]:
     """Return the columns that ``names`` name.
 
     Raises:
-        SuiteError: a name is not a column; ``where`` begins the message.
+        SuiteError: a name is not a column. ``where`` begins the message.
     """
     return [column_of(name, where) for name in names]
 
