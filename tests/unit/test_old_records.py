@@ -74,10 +74,17 @@ def test_the_leaderboard_is_the_one_that_version_0_1_0_printed() -> None:
     assert _figures(json.loads(answer.stdout)) == _figures(json.loads((FOLDER / "boards.json").read_text()))
 
 
+ADDED = {"energy"}
+"""Names for which a table gives a reason today and gave none in version 0.1.0: why no meter was read."""
+
+
 def _figures(value: Any) -> Any:
     """Return ``value`` without the text of its reasons, whose wording may change. The names with a reason stay."""
     if isinstance(value, dict):
-        return {key: sorted(item) if key == "why" else _figures(item) for key, item in value.items()}
+        return {
+            key: sorted(item.keys() - ADDED) if key == "why" else _figures(item)
+            for key, item in value.items()
+        }
     return [_figures(item) for item in value] if isinstance(value, list) else value
 
 
