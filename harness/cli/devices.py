@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
-from typing import Any
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from harness.cli.common import block_option, load
 from harness.cli.plugin_commands import PluginGroup
-from harness.types.json import JsonObject
+
+if TYPE_CHECKING:
+    from harness.types import DeviceInfo, MeterInfo, Unavailable
+    from harness.types.json import JsonObject, Signals
 
 
 @click.group("devices", cls=PluginGroup, points="harness.commands.devices")
@@ -32,56 +35,71 @@ def list_(block: tuple[str, ...], as_json: bool) -> None:
     from harness.types import Unavailable
 
     plugins = load(block)
-    items: list[JsonObject] = []
+    items: list[_Item] = []
     for registered in plugins.backends:
         try:
             probed = list(registered.entry.probe())
         except Exception as error:  # noqa: BLE001 - one broken backend must not hide the others
             probed = [Unavailable(name=registered.entry.name, reason=first_line(error, kind=True))]
-        items += [_item("backend", registered.entry.name, device) for device in probed]
+        items += [_Item("backend", registered.entry.name, device) for device in probed]
     for meter in plugins.meters:
         try:
             metered = answers(meter)
         except ValueError as error:
             metered = [Unavailable(name=meter.entry.name, reason=str(error))]
-        items += [_item("meter", meter.entry.name, info) for info in metered]
+        items += [_Item("meter", meter.entry.name, info) for info in metered]
     for name, state in Meters(plugins).snapshot().items():
-        if isinstance(state, Unavailable):
-            items.append(_item("watch", name, state))
-        else:
-            items.append({"is": "watch", "entry": name, "usable": True, "signals": dict(state)})
+        items.append(_Item("watch", name, state if isinstance(state, Unavailable) else _Read(dict(state))))
     if as_json:
-        click.echo(json.dumps(items, indent=1))
+        click.echo(json.dumps([item.to_json() for item in items], indent=1))
         return
     for item in items:
         _show(item)
 
 
-def _item(kind: str, entry: str, answer: Any) -> JsonObject:
-    from harness.types import Unavailable
+@dataclass(frozen=True)
+class _Read:
+    """The signals that a watch read."""
 
-    return {"is": kind, "entry": entry, "usable": not isinstance(answer, Unavailable), **asdict(answer)}
+    signals: Signals
 
 
-def _show(item: JsonObject) -> None:
-    head = f"{item['is']} {item['entry']}"
-    if not item["usable"]:
+@dataclass(frozen=True)
+class _Item:
+    """A line of the list: the kind and the name of an entry, and what it found."""
+
+    kind: str
+    entry: str
+    found: DeviceInfo | MeterInfo | _Read | Unavailable
+
+    def to_json(self) -> JsonObject:
+        from harness.types import Unavailable
+
+        usable = not isinstance(self.found, Unavailable)
+        return {"is": self.kind, "entry": self.entry, "usable": usable, **asdict(self.found)}
+
+
+def _show(item: _Item) -> None:
+    from harness.types import DeviceInfo, MeterInfo, Unavailable
+
+    head, found = f"{item.kind} {item.entry}", item.found
+    if isinstance(found, Unavailable):
         click.secho(f"{head}: not usable", fg="yellow")
-        click.echo(f"  {item['reason']}" + (f"\n  {item['fix']}" if item["fix"] else ""))
-    elif item["is"] == "backend":
-        memory = f"{item['memory_bytes'] / 2**30:.1f} GiB"
-        click.secho(f"{head}: {item['model']}", bold=True)
-        click.echo(f"  {item['cores']} cores, {memory}" if item["cores"] else f"  {memory}")
-    elif item["is"] == "meter":
-        click.secho(f"{head}: {item['name']}", bold=True)
-        error = f"{item['calibration']:.2%}" if item["calibration"] is not None else "not stated"
-        averaged = f", the mean over {item['averaging_s']:g} s" if item["averaging_s"] else ""
+        click.echo(f"  {found.reason}" + (f"\n  {found.fix}" if found.fix else ""))
+    elif isinstance(found, DeviceInfo):
+        memory = f"{found.memory_bytes / 2**30:.1f} GiB"
+        click.secho(f"{head}: {found.model}", bold=True)
+        click.echo(f"  {found.cores} cores, {memory}" if found.cores else f"  {memory}")
+    elif isinstance(found, MeterInfo):
+        click.secho(f"{head}: {found.name}", bold=True)
+        error = f"{found.calibration:.2%}" if found.calibration is not None else "not stated"
+        averaged = f", the mean over {found.averaging_s:g} s" if found.averaging_s else ""
         click.echo(
-            f"  {item['quantity']} of the {item['scope']}, {item['provenance']}, new every {item['period_s']:g} s"
+            f"  {found.quantity} of the {found.scope}, {found.provenance}, new every {found.period_s:g} s"
             f"{averaged}; error {error}"
         )
     else:
-        signals = ", ".join(f"{key} {_plain(value)}" for key, value in item["signals"].items())
+        signals = ", ".join(f"{key} {_plain(value)}" for key, value in found.signals.items())
         click.secho(f"{head}: {signals}", bold=True)
 
 

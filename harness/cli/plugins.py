@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from harness.cli.common import block_option, load
-from harness.types.json import JsonObject
+
+if TYPE_CHECKING:
+    from harness.registry import Registered
+    from harness.types.json import JsonObject
 
 
 @click.group("plugins")
@@ -92,48 +97,75 @@ def show(name: str, block: tuple[str, ...], as_json: bool) -> None:
     if not items:
         names = {i.entry.name for r in plugins.registries() for i in r} | {o.plugin for o in plugins.origins}
         raise SuiteError(f"no entry or plugin {name!r}; {nearest(name, names)}")
+    shown = [_EntryView.of(kind, item) for kind, item in items]
     if as_json:
-        click.echo(json.dumps([_facts(kind, item) for kind, item in items], indent=1))
+        click.echo(json.dumps([view.to_json() for view in shown], indent=1))
         return
-    for kind, item in items:
-        facts = _facts(kind, item)
-        click.secho(f"{facts['name']}", bold=True, nl=False)
-        click.echo(f"  {kind}: {facts['summary']}\n  from {facts['from']}, plugin {facts['plugin']}")
-        if facts["missing"]:
-            click.secho(f"  {facts['missing']}", fg="yellow")
-        for key, about in facts["params"].items():
-            default = "required" if about["required"] else f"default {about['default']!r}"
+    for view in shown:
+        click.secho(f"{view.name}", bold=True, nl=False)
+        click.echo(f"  {view.kind}: {view.summary}\n  from {view.origin}, plugin {view.plugin}")
+        if view.missing:
+            click.secho(f"  {view.missing}", fg="yellow")
+        for key, param in view.params.items():
+            default = "required" if param.required else f"default {param.default!r}"
             click.echo(
-                f"    {key}: {about['type']}, {default}"
-                + (f"  ({about['description']})" if about["description"] else "")
+                f"    {key}: {param.type}, {default}"
+                + (f"  ({param.description})" if param.description else "")
             )
         click.echo()
 
 
-def _facts(kind: str, item: Any) -> JsonObject:
-    from pydantic_core import to_jsonable_python
+@dataclass(frozen=True)
+class _ParamView:
+    """A parameter of an entry. ``default`` is JSON, None if the parameter is required."""
 
-    fields = item.entry.params.model_fields
-    schema = item.entry.params.model_json_schema().get("properties", {})
-    return {
-        "kind": kind,
-        "name": item.entry.name,
-        "summary": item.entry.summary,
-        "plugin": item.origin.plugin,
-        "from": f"{item.origin.distribution} {item.origin.version}",
-        "missing": item.not_installed,
-        "params": {
-            name: {
-                "type": _type(schema.get(field.alias or name, {})),
-                "required": field.is_required(),
-                "default": None
+    type: str
+    required: bool
+    default: Any
+    description: str
+
+
+@dataclass(frozen=True)
+class _EntryView:
+    """An entry. ``origin``: distribution and version. ``missing``: why it cannot be used here, or None."""
+
+    kind: str
+    name: str
+    summary: str
+    plugin: str
+    origin: str
+    missing: str | None
+    params: Mapping[str, _ParamView]
+
+    @classmethod
+    def of(cls, kind: str, item: Registered[Any]) -> _EntryView:
+        from pydantic_core import to_jsonable_python
+
+        fields = item.entry.params.model_fields
+        schema = item.entry.params.model_json_schema().get("properties", {})
+        params = {
+            name: _ParamView(
+                type=_type(schema.get(field.alias or name, {})),
+                required=field.is_required(),
+                default=None
                 if field.is_required()
                 else to_jsonable_python(field.get_default(call_default_factory=True)),
-                "description": field.description or "",
-            }
+                description=field.description or "",
+            )
             for name, field in fields.items()
-        },
-    }
+        }
+        return cls(
+            kind=kind,
+            name=item.entry.name,
+            summary=item.entry.summary,
+            plugin=item.origin.plugin,
+            origin=f"{item.origin.distribution} {item.origin.version}",
+            missing=item.not_installed,
+            params=params,
+        )
+
+    def to_json(self) -> JsonObject:
+        return {"from" if name == "origin" else name: value for name, value in asdict(self).items()}
 
 
 def _type(schema: JsonObject) -> str:

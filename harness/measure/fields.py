@@ -299,13 +299,13 @@ def _network(cell: Cell, raw: RawResult, names: Sequence[str]) -> Network:
     network = network_of(raw.samples, deployed.graph, deployed.places, deployed.central_index, names, stated)
     if network.empty:
         return network
-    more: dict[str, Any] = {}
     if raw.no_input is not None:
         summary = latency_summary(raw.no_input)
-        more["no_input"] = NoInput(
+        no_input = NoInput(
             n=summary.n, p50_ms=summary.p50_ms, p90_ms=summary.p90_ms, throughput_ips=summary.throughput_ips
         )
+        network = network.model_copy(update={"no_input": no_input})
     measure, bound, p50_ms = cell.task.measure, network.critical_path_ms, latency_summary(raw.samples).p50_ms
     if bound and p50_ms and measure.scenario == "single-stream" and measure.in_flight == 1:
-        more["over_bound"] = p50_ms / bound
-    return network.model_copy(update=more)
+        network = network.model_copy(update={"over_bound": p50_ms / bound})
+    return network

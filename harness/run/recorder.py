@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field, fields
 from datetime import datetime, timezone
+from typing import Any
 
 from harness.machine import environment
 from harness.measure.fields import fields_known_before
@@ -12,7 +13,6 @@ from harness.plugins import Plugins
 from harness.results.folder import Results
 from harness.run.outcome import Watcher
 from harness.types.blocks import Environment, OriginBlock, PreparedOn
-from harness.types.json import JsonObject
 from harness.types.origin import EntryOrigin
 from harness.types.plain import to_json
 from harness.types.plan import Cell, Plan
@@ -60,15 +60,15 @@ class Attempt:
         values = {f.name: getattr(measured, f.name) for f in fields(measured) if f.name not in NOT_FIELDS}
         samples = self.recorder.results.store_samples(measured.arrays)
         host = self._environment().model_copy(update={"window": measured.window})
-        self._write({**values, "samples": samples, "environment": host})
+        self._write(**{**values, "samples": samples, "environment": host})
 
     def failed(self, stage: str, plugin: str | None, reason: str) -> None:
         """Write the record of a cell that failed at ``stage``, in the code of ``plugin``."""
-        self._write({"status": "failed", "stage": stage, "plugin": plugin, "reason": reason})
+        self._write(status="failed", stage=stage, plugin=plugin, reason=reason)
 
     def skipped(self, reason: str) -> None:
         """Write the record of a cell that cannot be measured here."""
-        self._write({"status": "skipped", "reason": reason})
+        self._write(status="skipped", reason=reason)
 
     def _environment(self) -> Environment:
         """Return the machine, with the versions of all distributions that the cell's entries require."""
@@ -78,14 +78,12 @@ class Attempt:
         }
         return host.model_copy(update={"versions": {**host.versions, **required}})
 
-    def _write(self, values: JsonObject) -> None:
+    def _write(self, **outcome: Any) -> None:
+        """Write the record. ``outcome`` has the fields that are known only after the attempt."""
         recorder, cell = self.recorder, self.cell
         machine = str(recorder.host.machine_id)
         known = fields_known_before(cell)
-        fixed: JsonObject = {
-            **{f.name: getattr(known, f.name) for f in fields(known)},
-            "environment": self._environment(),
-        }
+        fixed = {f.name: getattr(known, f.name) for f in fields(known)}
         record = recorder.results.append(
             Record(
                 run_id=recorder.run_id,
@@ -101,7 +99,7 @@ class Attempt:
                 baseline=recorder.plan.baseline,
                 rank_by=recorder.plan.rank_by,
                 started=self.started,
-                **{**fixed, **values},
+                **{**fixed, "environment": self._environment(), **outcome},
             )
         )
         recorder.count += 1

@@ -7,7 +7,6 @@ import io
 import json
 import pickle
 import zipfile
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypedDict, cast
 
@@ -16,6 +15,8 @@ from harness.store.files import write_atomically
 
 if TYPE_CHECKING:
     import torch
+
+    from harness.types.recipe import TrainRecipe
 
 __all__ = ["BestEpoch", "Finished", "Progress", "Unfinished", "load", "save", "training_key"]
 
@@ -57,8 +58,8 @@ class Finished(Progress):
     module: dict[str, torch.Tensor]
 
 
-def training_key(facts: Mapping[str, Any], module: torch.nn.Module, labels: bytes) -> str:
-    """Return a hash of a training's start: JSON facts, the module's weights and frozen parts, and the labels.
+def training_key(recipe: TrainRecipe, seed: int, module: torch.nn.Module, labels: bytes) -> str:
+    """Return a hash of a training's start: recipe, seed, the module's weights and frozen parts, and the labels.
 
     The hash covers neither the inputs nor the loss. Two fits of one step that differ only in inputs or loss need
     different names.
@@ -66,7 +67,8 @@ def training_key(facts: Mapping[str, Any], module: torch.nn.Module, labels: byte
     import torch
 
     frozen = [name for name, parameter in module.named_parameters() if not parameter.requires_grad]
-    known = hashlib.sha256(json.dumps([facts, frozen, torch.__version__], sort_keys=True).encode())
+    start = {"recipe": recipe.model_dump(), "seed": seed}
+    known = hashlib.sha256(json.dumps([start, frozen, torch.__version__], sort_keys=True).encode())
     known.update(labels)
     for name, tensor in sorted(module.state_dict().items()):
         known.update(f"{name} {tensor.dtype} {tuple(tensor.shape)};".encode())

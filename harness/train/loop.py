@@ -95,7 +95,7 @@ def fit(
     macs = count(module, [TensorSpec(shape=train.batch([0]).shape[1:])]).macs
     path = folder / f"{name}.ckpt"
     labels = b"|".join(np.array(split.labels).tobytes() for split in (train, validation) if split is not None)
-    key = checkpoint.training_key({"recipe": recipe.model_dump(), "seed": seed}, module, labels)
+    key = checkpoint.training_key(recipe, seed, module, labels)
     saved = ranks.broadcast_object(f"the checkpoint of {name!r}", lambda: checkpoint.load(path, key))
     if saved is None or not saved["done"]:
         with on_device(module, where), _reproducible(where):

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Literal
 
-from harness.types.json import JsonObject
+from harness.types.json import Facts, JsonObject
 from harness.types.meters import Provenance, Scope
 
 __all__ = ["Method", "Reading"]
@@ -55,7 +55,7 @@ class Reading:
     withheld: Mapping[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     disagreement: Mapping[str, float] = field(default_factory=dict)
-    details: JsonObject = field(default_factory=dict)
+    details: Facts = field(default_factory=dict)
     device: str = ""
 
     def to_json(self) -> JsonObject:

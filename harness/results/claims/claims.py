@@ -17,13 +17,12 @@ from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 from harness.errors import SuiteError, nearest
 from harness.suite.suite import Suite
 from harness.suite.validate import validated
-from harness.suite.yamlfile import Source, read_yaml
+from harness.suite.yamlfile import Source, YamlBlock, read_yaml
 from harness.train.counting.footprint import STATIC
 from harness.types import Params
 from harness.types.column_names import column_named, near_columns
 from harness.types.columns import COLUMNS
 from harness.types.fields import NAME
-from harness.types.json import Facts
 
 __all__ = [
     "ALL",
@@ -221,7 +220,7 @@ def _claim(name: str, content: Any, file: _File, source: Source) -> Claim:
     return claim
 
 
-def _likely(content: Facts) -> type[Claim]:
+def _likely(content: YamlBlock) -> type[Claim]:
     """Return the most likely kind of a claim without the key that determines the kind.
 
     It is chosen by another key. The error message can then name the missing key.

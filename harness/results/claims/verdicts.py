@@ -86,9 +86,7 @@ class Judge:
             yield verdict
 
     def _verdict(self, name: str, claim: Claim) -> Verdict:
-        open_verdict = Verdict(
-            claim=name, table=claim.table, status="not-checkable-here", **_published(claim)
-        )
+        open_verdict = _open(name, claim)
         try:
             if isinstance(claim, Number):
                 return self._number(claim, open_verdict)
@@ -238,31 +236,34 @@ class Judge:
         return replace(verdict, status="reproduced" if holds else "not-reproduced")
 
 
-def _published(claim: Claim) -> JsonObject:
-    """Return the fields of a verdict that come from the paper, with a default text if the claim has none."""
+def _open(name: str, claim: Claim) -> Verdict:
+    """Return the verdict on a claim that is not checked yet, with what the paper prints.
+
+    Where the claim has no words, they are made from its figure.
+    """
+    verdict = Verdict(claim=name, table=claim.table, status="not-checkable-here", says=claim.says or "")
     if isinstance(claim, Number):
         what = claim.method if claim.part is None else f"{claim.method}, {claim.part}"
         column = COLUMNS.get(claim.quantity)
-        unit = column.unit if column is not None else STATIC_UNITS[claim.quantity]
-        return {
-            "says": claim.says or f"{what}: {claim.quantity}",
-            "published": claim.value,
-            "unit": unit,
-            "tolerance": str(claim.tolerance),
-        }
+        return replace(
+            verdict,
+            says=claim.says or f"{what}: {claim.quantity}",
+            published=claim.value,
+            unit=column.unit if column is not None else STATIC_UNITS[claim.quantity],
+            tolerance=str(claim.tolerance),
+        )
     if isinstance(claim, Ordering):
         column = COLUMNS[claim.column]
-        return {
-            "says": claim.says or f"{claim.better} before {claim.than} in {claim.column}",
-            "published": claim.by or None,
-            "unit": "points" if column.unit == "%" else column.unit,
-        }
+        return replace(
+            verdict,
+            says=claim.says or f"{claim.better} before {claim.than} in {claim.column}",
+            published=claim.by or None,
+            unit="points" if column.unit == "%" else column.unit,
+        )
     if isinstance(claim, Placed):
-        return {
-            "says": claim.says or f"parts of {claim.method} per device of {claim.fleet}",
-            "published": claim.placed,
-        }
-    return {"says": claim.says}
+        says = claim.says or f"parts of {claim.method} per device of {claim.fleet}"
+        return replace(verdict, says=says, published=claim.placed)
+    return verdict
 
 
 STATIC_UNITS = {"file_mib": "MiB", "payload_bytes": "B"}

@@ -24,11 +24,10 @@ from harness.errors import SuiteError, nearest
 from harness.results.leaderboard.leaderboard import Table, TableKey, not_printed
 from harness.suite.shipped import shipped_files
 from harness.suite.validate import validated
-from harness.suite.yamlfile import Source, read_yaml
+from harness.suite.yamlfile import Source, Tree, read_yaml
 from harness.types import Params
 from harness.types.column_names import near_columns
 from harness.types.columns import COLUMNS, Row, Value
-from harness.types.json import JsonObject
 
 __all__ = ["PRINTED", "find_published", "published_tables", "shipped_published"]
 
@@ -55,7 +54,7 @@ class PrintedTable(Params):
     split: str = Field("test", min_length=1, description="on which top1 was measured")
     device_model: str | None = Field(None, min_length=1, description="hardware on which latency was measured")
     note: str | None = Field(None, min_length=1, description="what a reader of the figures must know")
-    rows: tuple[JsonObject, ...] = Field(min_length=1)
+    rows: tuple[Tree, ...] = Field(min_length=1)
 
 
 class Published(Params):
@@ -116,9 +115,7 @@ def _table(printed: PrintedTable, origin: str, rows: list[Row]) -> Table:
     return Table(key=key, rows=tuple(rows), rank_by=None, why=why, note=printed.note)
 
 
-def _row(
-    content: JsonObject, table: PrintedTable, origin: str, source: Source, path: tuple[str | int, ...]
-) -> Row:
+def _row(content: Tree, table: PrintedTable, origin: str, source: Source, path: tuple[str | int, ...]) -> Row:
     """Return the row that a file's ``content`` gives. A column that is not printed is null, with a reason."""
     if not isinstance(content.get("method"), str) or not content["method"].strip():
         raise SuiteError(f"{source.where(*path)}: a row needs a method, the name that the paper gives it")
