@@ -8,6 +8,7 @@ from pydantic.json_schema import JsonSchemaValue
 
 from harness.plugins import Plugins
 from harness.registry import Registry
+from harness.suite.loading import OWN
 from harness.suite.suite import Suite
 from harness.types.data import DataChoice
 from harness.types.recipe import TrainRecipe
@@ -43,6 +44,7 @@ def suite_schema(plugins: Plugins) -> JsonSchemaValue:
     definitions["RunItem"]["properties"]["runtimes"] = {"type": "array", "items": ref("runtime")}
     definitions["RunItem"]["properties"]["measure"] = ref("Measure")
     schema["properties"]["data"] = {**ref("data"), "required": ["name"]}
+    schema["patternProperties"] = {f"^{OWN}": {}}
     # a grid's names hold ${variables}
     schema["properties"]["methods"] = {
         "type": "object",

@@ -83,7 +83,7 @@ def _known_child(target: Tree, part: str, done: list[str | int], place: str) -> 
 
 
 def _index(target: list[Any], part: str, done: list[str | int], place: str) -> int:
-    if not part.isdigit() or int(part) >= len(target):
+    if not (part.isascii() and part.isdigit()) or int(part) >= len(target):
         raise SuiteError(
             f"{place}: {'.'.join(map(str, done))} is a list of {len(target)}: 0 to {len(target) - 1}"
         )

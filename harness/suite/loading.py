@@ -11,7 +11,10 @@ from harness.suite.suite import Suite
 from harness.suite.validate import validated
 from harness.suite.yamlfile import Source, Tree, dump_yaml, read_text, read_yaml
 
-__all__ = ["keep_devices", "load_suite", "suite_text"]
+__all__ = ["OWN", "keep_devices", "load_suite", "suite_text"]
+
+OWN = "x-"
+"""Top-level keys that begin so are the author's: a place for anchors. The harness does not read them."""
 
 
 def load_suite(path: Path, overrides: Sequence[str] = ()) -> Suite:
@@ -48,6 +51,8 @@ def _with_written(path: Path, overrides: Sequence[str]) -> tuple[Tree, Source, l
     tree, source = read_yaml(path)
     if not isinstance(tree, dict):
         raise SuiteError(f"{source.where()}: a suite is a mapping of keys (suite:, data:, methods: ...)")
+    for key in [key for key in tree if key.startswith(OWN)]:
+        del tree[key]
     written, expanded = split_overrides(tree, overrides)
     for override in written:
         set_value(tree, source, override, Suite.model_fields)

@@ -156,11 +156,7 @@ class _Walker:
         return f"{self.source.name}:{node.start_mark.line + 1}" if self.line_numbers else self.source.name
 
     def value(self, node: Any, path: KeyPath) -> Any:
-        self.visited += 1
-        if self.visited > MAX_NODES:
-            raise SuiteError(
-                f"{self.source.name}: more than {MAX_NODES:,} values once its aliases are expanded"
-            )
+        self.count()
         if len(path) > MAX_DEPTH:
             raise SuiteError(f"{self.place(node)}: nested too deeply, or an alias that contains itself")
         self.source.places.setdefault(path, self.place(node))
@@ -173,18 +169,58 @@ class _Walker:
             return self.mapping(node, path)
         return [self.value(child, (*path, index)) for index, child in enumerate(node.value)]
 
+    def count(self) -> None:
+        self.visited += 1
+        if self.visited > MAX_NODES:
+            raise SuiteError(
+                f"{self.source.name}: more than {MAX_NODES:,} values once its aliases are expanded"
+            )
+
     def mapping(self, node: Any, path: KeyPath) -> Tree:
         result: Tree = {}
+        merged: Tree = {}
         for key_node, value_node in node.value:
-            if type(key_node).__name__ != "ScalarNode":
-                raise SuiteError(f"{self.place(key_node)}: a key must be a plain word")
-            key = self.text(key_node)
+            if _is_merge(key_node):
+                continue
+            key = self.key(key_node)
             if key in result:
                 raise SuiteError(f"{self.place(key_node)}: {'.'.join(map(str, (*path, key)))}: written twice")
-            inner = (*path, key)
-            self.source.places[inner] = self.place(key_node)
-            result[key] = self.value(value_node, inner)
-        return result
+            self.entry(key_node, value_node, path, result)
+        self.merge(node, path, result, merged, 0)
+        return {**merged, **result}
+
+    def key(self, node: Any) -> str:
+        if type(node).__name__ != "ScalarNode":
+            raise SuiteError(f"{self.place(node)}: a key must be a plain word")
+        return self.text(node)
+
+    def entry(self, key_node: Any, value_node: Any, path: KeyPath, into: Tree) -> None:
+        inner = (*path, key := self.key(key_node))
+        self.source.places[inner] = self.place(key_node)
+        into[key] = self.value(value_node, inner)
+
+    def merge(self, node: Any, path: KeyPath, written: Tree, merged: Tree, depth: int) -> None:
+        """Put into ``merged`` what the merge keys (``<<``) of a mapping name, except the keys that are ``written``.
+
+        Of several mappings in a list, the first one that has a key counts (https://yaml.org/type/merge.html).
+        """
+        if depth > MAX_DEPTH:
+            raise SuiteError(f"{self.place(node)}: nested too deeply, or an alias that contains itself")
+        for key_node, value_node in node.value:
+            if not _is_merge(key_node):
+                continue
+            several = type(value_node).__name__ == "SequenceNode"
+            for part in value_node.value if several else (value_node,):
+                if type(part).__name__ != "MappingNode":
+                    raise SuiteError(
+                        f"{self.place(key_node)}: << merges a mapping or a list of mappings, such as *anchor"
+                    )
+                for inner_key, inner_value in part.value:
+                    self.count()
+                    if _is_merge(inner_key) or (key := self.key(inner_key)) in written or key in merged:
+                        continue
+                    self.entry(inner_key, inner_value, path, merged)
+                self.merge(part, path, written, merged, depth + 1)
 
     def scalar(self, node: Any, tag: str) -> Any:
         text = self.text(node)
@@ -223,6 +259,10 @@ class _Walker:
 
     def unknown(self, node: Any) -> SuiteError:
         return SuiteError(f"{self.place(node)}: unknown YAML tag {node.tag!s}; use plain values")
+
+
+def _is_merge(node: Any) -> bool:
+    return str(node.tag) == "tag:yaml.org,2002:merge"
 
 
 _A = {"int": "an int", "float": "a float"}

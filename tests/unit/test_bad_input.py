@@ -63,6 +63,19 @@ def test_the_suite_that_the_mistakes_are_made_in_is_good(harness):
     assert code == 0, text
 
 
+def test_top_level_keys_that_begin_with_x_are_the_author_s(harness):
+    Path("mine.yaml").write_text(
+        "x-recipe: &recipe {epochs: 1}\nx-note: anything\n"
+        + GOOD
+        + "  # the end\ndefaults: {train: {<<: *recipe}}\n"
+        if "defaults:" not in GOOD
+        else "x-note: &anything [1, {2: 3}]\n" + GOOD
+    )
+    code, text = harness("plan", "mine.yaml")
+    assert code == 0, text
+    assert "unknown key 'x-note'" in refused(harness("plan", "mine.yaml", "--set", "x-note=1"))
+
+
 @pytest.mark.parametrize(
     ("old", "new", "line", "words"),
     [
@@ -261,6 +274,8 @@ def test_a_file_that_is_no_suite(harness, content, words):
         (["plan", "mine.yaml", "--set", "measure.min_tim=1s"], ["--set measure.min_tim", "min_time"]),
         (["plan", "mine.yaml", "--set", "seeds.7=1"], ["--set seeds.7", "0 to 1"]),
         (["plan", "mine.yaml", "--set", "suite.x=1"], ["single value"]),
+        (["plan", "mine.yaml", "--set", "seeds.²=1"], ["--set seeds.²", "0 to 1"]),
+        (["plan", "mine.yaml", "--set", "seeds.٣=1"], ["--set seeds.٣", "0 to 1"]),
         (["plan", "mine.yaml", "--set", "seeds=[1"], ["--set seeds", "not valid YAML"]),
         (["plan", "mine.yaml", "--only", "clod"], ["--only clod", "did you mean 'cloud'?"]),
         (["plan", "mine.yaml", "--block", "edgevitt"], ["--block edgevitt", "did you mean 'edgevit'?"]),

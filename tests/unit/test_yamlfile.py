@@ -164,6 +164,10 @@ def test_a_copied_branch_stands_where_the_original_does(tmp_path: Path) -> None:
         ('a: 1\nb: "\\ud800"\n', ":2: half a surrogate pair is no text"),
         ('a: 1\n"\\ud800": b\n', ":2: half a surrogate pair is no text"),
         ("a: &x {b: *x}\n", ":1: nested too deeply, or an alias that contains itself"),
+        ("a: &x {<<: *x}\n", ":1: nested too deeply, or an alias that contains itself"),
+        ("a: 1\nb:\n  <<: 3\n", ":3: << merges a mapping or a list of mappings, such as *anchor"),
+        ("a: &x [1]\nb: {<<: [*x]}\n", ":2: << merges a mapping or a list of mappings"),
+        ("a: &x {? [c] : d}\n", ":1: a key must be a plain word"),
         ("[" * 5000, ": nested too deeply"),
         ("a: " + "[" * 100 + "]" * 100, ":1: nested too deeply, or an alias that contains itself"),
     ],
@@ -215,6 +219,38 @@ def test_a_file_without_end_is_not_read_to_its_end() -> None:
 def test_an_alias_bomb_ends_soon(refusal: Any) -> None:
     text = "a0: &a0 [x]\n" + "".join(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]\n" for i in range(1, 12))
     assert refusal(text) == ": more than 200,000 values once its aliases are expanded"
+
+
+def test_a_bomb_of_merge_keys_ends_soon(refusal: Any) -> None:
+    keys = ", ".join(f"k{i}: 0" for i in range(5000))
+    text = f"a: &a {{{keys}}}\n" + "".join(f"b{i}: {{<<: *a, <<: *a}}\n" for i in range(5000))
+    assert refusal(text) == ": more than 200,000 values once its aliases are expanded"
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("[&a {k: 1, l: 2}, {<<: *a, l: 3}]", {"k": 1, "l": 3}),
+        ("[&a {k: 1, l: 2}, {l: 3, <<: *a}]", {"k": 1, "l": 3}),
+        ("[[&a {k: 1}, &b {k: 2, m: 3}], {<<: [*a, *b], n: 4}]", {"k": 1, "m": 3, "n": 4}),
+        ("[[&a {k: 1}, &b {k: 2, m: 3}], {<<: [*b, *a]}]", {"k": 2, "m": 3}),
+        ("[&a {k: 1, <<: &b {k: 2, m: 3}}, {<<: *a}]", {"k": 1, "m": 3}),
+        ("[&a {k: {x: 1, y: 2}}, {<<: *a, k: {x: 3}}]", {"k": {"x": 3}}),
+        ("[&a {}, {<<: *a}]", {}),
+        ('[&a {k: 1}, {"<<": *a}]', {"<<": {"k": 1}}),
+    ],
+)
+def test_merge_keys(text: str, expected: Any) -> None:
+    assert value(text)[1] == expected
+    assert list(value(text)[1]) == list(expected)
+
+
+def test_a_merged_key_has_the_place_where_it_is_written(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text("x-own: &own\n  k: 1\n  l: 2\nb:\n  <<: *own\n  l: 3\n")
+    _, source = read_yaml(path)
+    assert source.where("b", "k") == f"{path}:2: b.k"
+    assert source.where("b", "l") == f"{path}:6: b.l"
 
 
 def test_a_name_given_twice_to_an_anchor_prints_no_warning() -> None:
