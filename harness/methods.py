@@ -1,4 +1,4 @@
-"""Names that authors of models, compressors, partitioners and placers import beside those of :mod:`harness.types`.
+"""Names that authors of models, compressors, partitioners, placers and data sets import beside :mod:`harness.types`.
 
 The names are documented in docs/hooks.md and do not change. A name is imported from its module when it is first used,
 so that importing this module loads neither torch nor numpy.
@@ -12,6 +12,7 @@ from harness.doors import door
 
 if TYPE_CHECKING:
     from harness.data.splits import ArraySplit, relabel, subset
+    from harness.store.remembered import remembered
     from harness.train.counting.count import count
     from harness.train.counting.modes import evaluating, on_device
     from harness.train.evaluation import Batch, Batches
@@ -50,6 +51,7 @@ __all__ = [
     "on_device",
     "own_images",
     "relabel",
+    "remembered",
     "resampled",
     "resumable",
     "seeded",
@@ -58,6 +60,7 @@ __all__ = [
 
 _MODULES = {
     "harness.data.splits": ("ArraySplit", "relabel", "subset"),
+    "harness.store.remembered": ("remembered",),
     "harness.train.counting.count": ("count",),
     "harness.train.counting.modes": ("evaluating", "on_device"),
     "harness.train.evaluation": ("Batch", "Batches"),

@@ -19,6 +19,7 @@ from pathlib import Path
 
 from harness.errors import StorageError
 from harness.store.files import sync_tree
+from harness.store.remembered import FOLDER
 from harness.types.artifacts import About
 from harness.types.json import JsonObject
 
@@ -157,13 +158,14 @@ class Store:
         return sorted(artifacts, key=lambda stored: stored.made, reverse=True)
 
     def clear(self, keys: list[str] | None = None) -> int:
-        """Delete artifacts (all, or those named) and leftovers. Return the bytes freed."""
+        """Delete artifacts (all, or those named), leftovers and what is remembered. Return the bytes freed by artifacts."""
         freed = 0
         for item in self.stored():
             if keys is None or item.key in keys:
                 shutil.rmtree(self.artifacts / item.key, ignore_errors=True)
                 freed += item.size
         if keys is None:
+            shutil.rmtree(self.root / FOLDER, ignore_errors=True)
             for path in self.workplace.iterdir():
                 shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
         return freed

@@ -4,21 +4,44 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Iterable, Mapping
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-__all__ = ["core_hash", "digest", "files_hash", "hash_files"]
+__all__ = ["FileState", "core_hash", "digest", "file_state", "files_hash", "hash_files"]
+
+
+class FileState(NamedTuple):
+    """What differs after each write to a file: a program can set mtime to any value, but not ctime."""
+
+    inode: int
+    size: int
+    mtime_ns: int
+    ctime_ns: int
+
+
+def file_state(path: str | Path) -> FileState:
+    """Return the state of a file; of a link, that of the file behind it.
+
+    Raises:
+        OSError: there is no such file.
+    """
+    status = os.stat(path)
+    return FileState(status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
 
 
 def files_hash(paths: Iterable[Path]) -> str:
-    """Return the hashes of the contents of data files, in one text. A missing file counts as ``-``."""
-    return "".join(_file_hash(path, path.stat().st_mtime_ns) if path.is_file() else "-" for path in paths)
+    """Return the hashes of the contents of data files, in one text. A missing file counts as ``-``.
+
+    A process reads a file again only if its state has changed.
+    """
+    return "".join(_file_hash(path, file_state(path)) if path.is_file() else "-" for path in paths)
 
 
 @cache
-def _file_hash(path: Path, changed: int) -> str:
+def _file_hash(path: Path, state: FileState) -> str:
     with path.open("rb") as file:
         whole = hashlib.sha256()
         while block := file.read(2**20):

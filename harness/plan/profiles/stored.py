@@ -14,6 +14,7 @@ from pydantic import ValidationError
 from harness.errors import StorageError, nearest
 from harness.plan.profiles.profile import Link, Profile, ProfileError
 from harness.store.files import write_atomically
+from harness.store.hashing import FileState, file_state
 from harness.suite.shipped import shipped_files
 
 if TYPE_CHECKING:
@@ -129,7 +130,7 @@ def stored_profile(
     asked = {"threads": threads, "runtime": runtime, "processor": processor}
     for name in names:
         profiles = [
-            _kept(path, path.stat().st_mtime_ns) for path in _stored() if path.name.partition(".")[0] == name
+            _kept(path, file_state(path)) for path in _stored() if path.name.partition(".")[0] == name
         ]
         matches = [
             profile
@@ -192,7 +193,7 @@ def link_of(info: DeviceInfo) -> Link | None:
 
 
 @lru_cache(maxsize=256)
-def _kept(path: Path, changed_ns: int) -> Profile:
+def _kept(path: Path, state: FileState) -> Profile:
     return read_profile(path)
 
 
