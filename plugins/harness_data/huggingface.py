@@ -1,13 +1,16 @@
 """Data sets of the Hugging Face hub in its local cache, and folders with the same layout.
 
 This module downloads nothing. Data that is not in the cache (``HF_HOME``) is reported as missing, with the command
-that downloads it.
+that downloads it. The library ``datasets`` finds the files of a split. Parquet files are then read as those of the data
+set ``parquet``, files of other kinds by the library.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,8 +19,21 @@ from pydantic import Field
 from harness.errors import SuiteError, first_line
 from harness.types import DataInfo, Dataset
 from harness_data import parquet
-from harness_data.pictures import absent, codec, decode, facts, listing_hash, looking_at, planned
-from harness_data.tables import IMAGE_COLUMNS, LABEL_COLUMNS, ColumnParams, column_of, numbers_of
+from harness_data.names import name_notes
+from harness_data.pictures import absent, facts, looking_at, planned
+from harness_data.pixels import decode, read_file
+from harness_data.shards import check_complete, find
+from harness_data.survey import Survey, channels_of, content_of, notes_of, survey
+from harness_data.tables import (
+    IMAGE_COLUMNS,
+    LABEL_COLUMNS,
+    Classes,
+    ColumnParams,
+    column_note,
+    column_of,
+    count_notes,
+    labels_from,
+)
 
 if TYPE_CHECKING:
     import numpy as np
@@ -49,26 +65,10 @@ def describe(params: HuggingFaceParams) -> DataInfo:
         folder = _folder(params)
     except _Missing as missing:
         return planned(params, name=_name(params), missing=str(missing))
-    if params.path is not None:
-        return parquet.describe_files(params, _name(params), _files(params, folder))
-    splits = {split: _Table(params, folder, split) for split in ("train", "test")}
-    names, _ = splits["train"].classes()
-    train = splits["train"]
-    pixels = decode(train.encoded(0), _channels(params), params.crop, train.where(0))
-    height, width, channels = pixels.shape
-    sizes = {split: len(table) for split, table in splits.items()}
-    content: list[Any] = [_version(folder), params.config, params.train_split, params.test_split]
-    content += [train.image_column, train.label_column, sizes]
-    return facts(
-        params,
-        name=_name(params),
-        where=params.repo,
-        shape=(channels, height, width),
-        class_names=names,
-        sizes=sizes,
-        fingerprint=hashlib.sha256(json.dumps(content).encode()).hexdigest(),
-        notes=(f"images stored as {codec(train.encoded(0))}",),
-    )
+    found = _found(params, folder)
+    if found.files is not None:
+        return parquet.describe_files(params, _name(params), found.files, found.card)
+    return _Hub(params, folder).describe(_name(params))
 
 
 def load(params: HuggingFaceParams, split: str) -> Dataset:
@@ -78,9 +78,10 @@ def load(params: HuggingFaceParams, split: str) -> Dataset:
         SuiteError: the data is missing, or a part of it cannot be read.
     """
     folder = _folder(params)
-    if params.path is not None:
-        return parquet.load_files(params, _files(params, folder), split)
-    return HubImages(params, folder, split)
+    found = _found(params, folder)
+    if found.files is not None:
+        return parquet.load_files(params, found.files, split, found.card)
+    return HubImages(_Hub(params, folder), split)
 
 
 # --- finding ------------------------------------------------------------------------------------
@@ -127,22 +128,72 @@ def _snapshot(repo: str, revision: str | None) -> Path:
         raise SuiteError(f"repo: {repo!r} is no folder here and no name on the hub: {reason}") from None
 
 
-def _version(folder: Path) -> str:
-    """Return the commit of a snapshot in the hub's cache, or for any other folder a hash of its listing."""
-    if folder.parent.name == "snapshots":
-        return folder.name
-    return listing_hash(folder, sorted(path for path in folder.rglob("*") if path.is_file()))
+@dataclass(frozen=True)
+class _Found:
+    """The Parquet files of both splits, or None if they are of another kind; and the class names of the set's card."""
+
+    files: parquet.Files | None
+    card: tuple[str, ...] | None = None
 
 
-def _files(params: HuggingFaceParams, folder: Path) -> parquet.Files:
-    return {
-        "train": parquet.find(folder, params.train_split, None, "train_split"),
-        "test": parquet.find(folder, params.test_split, None, "test_split"),
-    }
+def _found(params: HuggingFaceParams, folder: Path) -> _Found:
+    """Return the files of the splits as the ``datasets`` library finds them.
+
+    Raises:
+        SuiteError: there is no such configuration, or shards are missing.
+    """
+    if params.path is not None:
+        return _Found(
+            {
+                "train": find(folder, params.train_split, None, "train_split"),
+                "test": find(folder, params.test_split, None, "test_split"),
+            }
+        )
+    import datasets
+
+    with _reading(params, params.train_split):
+        builder = datasets.load_dataset_builder(str(folder), name=params.config, download_config=_offline())
+    data_files = builder.config.data_files or {}
+    splits = {"train": params.train_split, "test": params.test_split}
+    files = {split: [Path(path) for path in data_files.get(name) or ()] for split, name in splits.items()}
+    if not all(files.values()) or any(
+        path.suffix != ".parquet" for paths in files.values() for path in paths
+    ):
+        return _Found(None)
+    for paths in files.values():
+        check_complete(paths)
+    features = builder.info.features or {}
+    columns = [name for name in (params.label_column, *LABEL_COLUMNS) if name in features]
+    names = getattr(features[columns[0]], "names", None) if columns else None
+    return _Found(files, None if names is None else tuple(map(str, names)))
 
 
-def _channels(params: HuggingFaceParams) -> int | None:
-    return params.shape[0] if params.shape else None
+def _offline() -> Any:
+    import datasets
+
+    return datasets.DownloadConfig(local_files_only=True)
+
+
+class _reading:
+    """A ``with`` statement around the library ``datasets``, which passes on all errors of its readers.
+
+    Raises:
+        SuiteError: it raised any.
+    """
+
+    def __init__(self, params: HuggingFaceParams, split: str) -> None:
+        self._where = f"{params.repo}: split {split!r}"
+
+    def __enter__(self) -> None:
+        import datasets
+
+        datasets.disable_progress_bars()
+        datasets.logging.set_verbosity_error()
+
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+        if isinstance(error, Exception):
+            reason = first_line(error.__cause__ or error)
+            raise SuiteError(f"{self._where} cannot be read: {reason}") from None
 
 
 # --- reading ------------------------------------------------------------------------------------
@@ -154,15 +205,15 @@ class _Table:
     def __init__(self, params: HuggingFaceParams, folder: Path, split: str) -> None:
         import datasets
 
-        self.name = f"{params.repo}: split {getattr(params, f'{split}_split')!r}"
-        table = _read(params, folder, getattr(params, f"{split}_split"))
-        where = self.name
-        self.image_column = column_of(
-            table.column_names, params.image_column, IMAGE_COLUMNS, "image_column", where
-        )
-        self.label_column = column_of(
-            table.column_names, params.label_column, LABEL_COLUMNS, "label_column", where
-        )
+        name = getattr(params, f"{split}_split")
+        self.name = where = f"{params.repo}: split {name!r}"
+        with _reading(params, name):
+            table = datasets.load_dataset(
+                str(folder), name=params.config, split=name, download_config=_offline()
+            )
+        self.columns = table.column_names
+        self.image_column = column_of(self.columns, params.image_column, IMAGE_COLUMNS, "image_column", where)
+        self.label_column = column_of(self.columns, params.label_column, LABEL_COLUMNS, "label_column", where)
         if not len(table):
             raise SuiteError(f"{where}: no rows")
         if not isinstance(table.features[self.image_column], datasets.Image):
@@ -171,80 +222,85 @@ class _Table:
         self._images = table.select_columns([self.image_column]).cast_column(
             self.image_column, datasets.Image(decode=False)
         )
-        self._label = table.features[self.label_column]
-        self.values = self._labels(table)
-
-    def _labels(self, table: Any) -> NDArray[Any]:
-        import numpy as np
-
-        labels = list(table[self.label_column])
-        empty = next((row for row, value in enumerate(labels) if value is None), None)
-        if empty is not None:
-            raise SuiteError(f"{self.where(empty)} has no label (column {self.label_column!r})")
-        if not isinstance(labels[0], int | str):
-            raise SuiteError(f"{self.name}: column {self.label_column!r} holds {self._label}, not labels")
-        values = np.asarray(labels)
-        return values.astype(np.int64) if values.dtype.kind in "iu" else values
-
-    def classes(self) -> tuple[tuple[str, ...], NDArray[Any] | None]:
-        """Return the class names, and the label values that they stand for.
-
-        The values are ``None`` if the data set declares the names. Then labels are positions in the names.
-        """
-
-        import numpy as np
-
-        names = getattr(self._label, "names", None)
-        if names is not None:
-            return tuple(names), None
-        known = np.unique(self.values)
-        return tuple(str(value) for value in known), known
+        names = getattr(table.features[self.label_column], "names", None)
+        stored = table.select_columns([self.label_column]).with_format("arrow")[:].column(0)
+        self.labels = labels_from(where, stored, self.label_column, None if names is None else tuple(names))
 
     def encoded(self, row: int) -> bytes:
         stored = self._images[row][self.image_column]
         if stored is None or (stored["bytes"] is None and stored["path"] is None):
             raise SuiteError(f"{self.where(row)} has no image")
-        if stored["bytes"] is not None:
-            return bytes(stored["bytes"])
-        try:
-            return Path(stored["path"]).read_bytes()
-        except OSError as error:
-            raise SuiteError(f"{self.where(row)}: {first_line(error)}") from None
+        return bytes(stored["bytes"]) if stored["bytes"] is not None else read_file(stored["path"])
+
+    def pictures(self) -> Iterator[tuple[str, bytes]]:
+        """Yield where each picture is, and its bytes."""
+        for row in range(len(self)):
+            yield self.where(row), self.encoded(row)
 
     def where(self, row: int) -> str:
         return f"{self.name} row {row}"
 
     def __len__(self) -> int:
-        return len(self.values)
+        return len(self.labels.positions)
 
 
-def _read(params: HuggingFaceParams, folder: Path, split: str) -> Any:
-    import datasets
+class _Hub:
+    """Both splits as the ``datasets`` library reads them."""
 
-    datasets.disable_progress_bars()
-    datasets.logging.set_verbosity_error()
-    try:
-        return datasets.load_dataset(
-            str(folder),
-            name=params.config,
-            split=split,
-            download_config=datasets.DownloadConfig(local_files_only=True),
+    def __init__(self, params: HuggingFaceParams, folder: Path) -> None:
+        self.params = params
+        self.tables = {split: _Table(params, folder, split) for split in ("train", "test")}
+        self.classes = Classes.of([self.tables["train"].labels])
+        self._files = sorted(path for path in folder.rglob("*") if path.is_file())
+
+    def numbers(self, split: str) -> NDArray[np.int64]:
+        return self.classes.of_rows(self.tables[split].labels)
+
+    def survey(self) -> Survey:
+        train = self.tables["train"]
+        params = self.params
+        about = [params.config, params.train_split, params.test_split, train.image_column]
+        return survey(self._files, ["hub", *about], lambda split: self.tables[split].pictures())
+
+    def channels(self) -> int:
+        return self.params.shape[0] if self.params.shape else channels_of(self.survey())
+
+    def describe(self, name: str) -> DataInfo:
+        """Return the facts of the data."""
+        train, pictures, channels = self.tables["train"], self.survey(), self.channels()
+        numbers = {split: self.numbers(split) for split in self.tables}
+        height, width, _ = decode(train.encoded(0), channels, self.params.crop, train.where(0)).shape
+        labels = {split: hashlib.sha256(classes.tobytes()).hexdigest() for split, classes in numbers.items()}
+        content = [self.classes.names, labels, pictures.content, content_of(pictures, channels)]
+        columns = (
+            column_note(train.columns, self.params.label_column, LABEL_COLUMNS, train.label_column),
+            column_note(train.columns, self.params.image_column, IMAGE_COLUMNS, train.image_column),
         )
-    except Exception as error:  # noqa: BLE001 - the library raises all errors of its readers
-        reason = first_line(error.__cause__ or error)
-        raise SuiteError(f"{params.repo}: split {split!r} cannot be read: {reason}") from None
+        return facts(
+            self.params,
+            name=name,
+            where=self.params.repo,
+            shape=(channels, height, width),
+            class_names=self.classes.names,
+            sizes={split: len(classes) for split, classes in numbers.items()},
+            fingerprint=hashlib.sha256(json.dumps(content).encode()).hexdigest(),
+            notes=(
+                *notes_of(pictures, channels),
+                *columns,
+                *count_notes(self.classes.names, numbers),
+                *name_notes(self.classes.names),
+            ),
+        )
 
 
 class HubImages:
     """The images of one split. Encoded images stay in the library's memory-mapped cache."""
 
-    def __init__(self, params: HuggingFaceParams, folder: Path, split: str) -> None:
-        train = _Table(params, folder, "train")
-        names, known = train.classes()
-        self._table = train if split == "train" else _Table(params, folder, split)
-        self.labels = numbers_of(self._table.name, self._table.values, names, known)
-        self._crop = params.crop
-        self._channels = decode(train.encoded(0), _channels(params), params.crop, train.where(0)).shape[2]
+    def __init__(self, hub: _Hub, split: str) -> None:
+        self._table = hub.tables[split]
+        self.labels = hub.numbers(split)
+        self._crop = hub.params.crop
+        self._channels = hub.channels()
 
     def image(self, index: int) -> NDArray[np.uint8]:
         """Return the image as uint8 [height, width, channels]. Raises ``SuiteError`` if it cannot be decoded."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,16 +12,11 @@ from pydantic import Field
 
 from harness.errors import SuiteError
 from harness.types import DataInfo
-from harness_data.pictures import (
-    VARYING,
-    PictureParams,
-    absent,
-    decode,
-    facts,
-    listing_hash,
-    looking_at,
-    planned,
-)
+from harness_data.listing import Listing, listed
+from harness_data.names import name_notes, ordered
+from harness_data.pictures import VARYING, PictureParams, absent, facts, looking_at, planned
+from harness_data.pixels import SUFFIXES, decode, read_file
+from harness_data.survey import content_of, notes_of, survey
 
 if TYPE_CHECKING:
     import numpy as np
@@ -27,7 +24,6 @@ if TYPE_CHECKING:
 
 __all__ = ["FolderImages", "ImageFolderParams", "describe", "load"]
 
-SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp"})
 FOLDERS = {"train": ("train",), "test": ("test", "val")}
 
 
@@ -40,10 +36,11 @@ class ImageFolderParams(PictureParams):
 def describe(params: ImageFolderParams) -> DataInfo:
     """Return the facts of the folder. Images may differ in size, so the suite must give image_size.
 
-    The fingerprint covers names, sizes and times of files, not their contents.
+    The fingerprint covers the bytes of the pictures, their order and their classes, not names and times of files. All
+    bytes are read once; while no file changes, the result is remembered.
 
     Raises:
-        SuiteError: a folder is missing, or the splits have different classes.
+        SuiteError: a folder is missing, the splits have different classes, or a picture cannot be read.
     """
     with looking_at(params.path) as folder:
         missing = absent("PIL")
@@ -55,18 +52,32 @@ def describe(params: ImageFolderParams) -> DataInfo:
 
 
 def _facts(params: ImageFolderParams, folder: Path) -> DataInfo:
-    train, test = (_files(_split(folder, split)) for split in ("train", "test"))
-    names = _class_names(folder, train, test)
-    paths = [path for files in (train, test) for members in files.values() for path in members]
+    splits = {split: listed(_split(folder, split)) for split in ("train", "test")}
+    names = _class_names(folder, splits)
+    for listing in splits.values():
+        listing.classes = {name: listing.classes[name] for name in names}
     channels = params.shape[0] if params.shape else 3
+
+    def pictures(split: str) -> Iterator[tuple[str, bytes]]:
+        for path in splits[split].paths():
+            yield path, read_file(path)
+
+    paths = [path for listing in splits.values() for path in listing.paths()]
+    sizes = {split: {name: len(files) for name, files in of.classes.items()} for split, of in splits.items()}
+    survey_ = survey(paths, ["imagefolder", sizes], pictures)
+    content = [sizes, survey_.content, content_of(survey_, channels)]
+    notes = [note for split, listing in splits.items() for note in listing.notes(_split(folder, split))]
+    if all((folder / name).is_dir() for name in FOLDERS["test"]):
+        notes.append("tested on the folder test, not val")
     return facts(
         params,
         name=folder.resolve().name,
         where=str(folder),
         shape=(channels, *VARYING[1:]),
         class_names=names,
-        sizes={"train": sum(map(len, train.values())), "test": sum(map(len, test.values()))},
-        fingerprint=hashlib.sha256(f"{names} {listing_hash(folder, paths)}".encode()).hexdigest(),
+        sizes={split: sum(counts.values()) for split, counts in sizes.items()},
+        fingerprint=hashlib.sha256(json.dumps(content).encode()).hexdigest(),
+        notes=(*notes_of(survey_, channels), *notes, *name_notes(names)),
     )
 
 
@@ -77,11 +88,10 @@ def load(params: ImageFolderParams, split: str) -> FolderImages:
         SuiteError: a folder is missing, or the splits have different classes.
     """
     with looking_at(params.path) as folder:
-        files = {name: _files(_split(folder, name)) for name in ("train", "test")}
-        names = _class_names(folder, files["train"], files["test"])
-    number = {name: index for index, name in enumerate(names)}
-    listed = [(path, number[name]) for name, paths in files[split].items() for path in paths]
-    return FolderImages(listed, params.shape[0] if params.shape else 3, params.crop)
+        splits = {name: listed(_split(folder, name)) for name in FOLDERS}
+        names = _class_names(folder, splits)
+    pairs = [(path, number) for number, name in enumerate(names) for path in splits[split].classes[name]]
+    return FolderImages(pairs, params.shape[0] if params.shape else 3, params.crop)
 
 
 def _split(folder: Path, split: str) -> Path:
@@ -91,16 +101,9 @@ def _split(folder: Path, split: str) -> Path:
     raise SuiteError(f"{folder}: no folder {' or '.join(FOLDERS[split])} there")
 
 
-def _files(folder: Path) -> dict[str, list[Path]]:
-    """Return class name -> image files. Both are sorted by name."""
-    return {
-        child.name: sorted(path for path in child.iterdir() if path.suffix.lower() in SUFFIXES)
-        for child in sorted(folder.iterdir())
-        if child.is_dir() and not child.name.startswith(".")
-    }
-
-
-def _class_names(folder: Path, train: dict[str, list[Path]], test: dict[str, list[Path]]) -> tuple[str, ...]:
+def _class_names(folder: Path, splits: dict[str, Listing]) -> tuple[str, ...]:
+    """Return the classes in order: by number if all are numbers, else by name."""
+    train, test = (splits[split].classes for split in ("train", "test"))
     if len(train) < 2:
         raise SuiteError(f"{folder / 'train'}: {len(train)} class folders; at least two are needed")
     if set(train) != set(test):
@@ -113,13 +116,13 @@ def _class_names(folder: Path, train: dict[str, list[Path]], test: dict[str, lis
             raise SuiteError(
                 f"{folder}: class {empty!r} has no {split} images; allowed are {', '.join(sorted(SUFFIXES))}"
             )
-    return tuple(train)
+    return tuple(ordered(train))
 
 
 class FolderImages:
     """The images of one split: paths and labels. Each call reads one file."""
 
-    def __init__(self, listed: list[tuple[Path, int]], channels: int, crop: str) -> None:
+    def __init__(self, listed: list[tuple[str, int]], channels: int, crop: str) -> None:
         import numpy as np
 
         self._paths = [path for path, _ in listed]
@@ -130,7 +133,7 @@ class FolderImages:
     def image(self, index: int) -> NDArray[np.uint8]:
         """Read the file and return its image as uint8 [height, width, channels]. Raises ``SuiteError`` on failure."""
         path = self._paths[index]
-        return decode(path, self._channels, self._crop, str(path))
+        return decode(Path(path), self._channels, self._crop, path)
 
     def __len__(self) -> int:
         return len(self.labels)

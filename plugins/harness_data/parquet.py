@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,25 +16,29 @@ from pydantic import Field
 
 from harness.errors import SuiteError
 from harness.types import DataInfo
-from harness_data.pictures import absent, codec, decode, facts, file_hash, looking_at, planned
-from harness_data.tables import ColumnParams, classes_of, labels_of, layout_of, numbers_of, opened
+from harness_data.names import name_notes, shown, some
+from harness_data.pictures import absent, facts, looking_at, planned
+from harness_data.pixels import decode
+from harness_data.shards import Layout, find, layout_of, left_notes, opened
+from harness_data.survey import Survey, channels_of, content_of, notes_of, survey
+from harness_data.tables import (
+    IMAGE_COLUMNS,
+    LABEL_COLUMNS,
+    Classes,
+    ColumnParams,
+    Labels,
+    column_note,
+    count_notes,
+    labels_from,
+)
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-__all__ = [
-    "Files",
-    "ParquetImages",
-    "ParquetParams",
-    "describe",
-    "describe_files",
-    "find",
-    "load",
-    "load_files",
-]
+__all__ = ["Files", "ParquetImages", "ParquetParams", "describe", "describe_files", "load", "load_files"]
 
-Files = dict[str, list[Path]]
+Files = Mapping[str, list[Path]]
 """The files of "train" and of "test", in order."""
 
 
@@ -81,82 +86,127 @@ def _files(params: ParquetParams, folder: Path) -> Files:
     }
 
 
-def find(folder: Path, stem: str, pattern: str | None, key: str) -> list[Path]:
-    """Return the files of one split, sorted by name.
-
-    ``pattern`` selects them if it is given, else STEM.parquet, else STEM-*.parquet. ``key`` names the parameter in
-    messages.
-
-    Raises:
-        SuiteError: the folder or the files do not exist.
-    """
-    if not folder.is_dir():
-        raise SuiteError(f"{folder}: not a folder" if folder.exists() else f"{folder}: not found")
-    if pattern is not None and (Path(pattern).is_absolute() or ".." in Path(pattern).parts):
-        raise SuiteError(f"{key}: {pattern!r} must be a pattern inside {folder}")
-    tried = (pattern,) if pattern is not None else (f"{stem}.parquet", f"{stem}-*.parquet")
-    for name in tried:
-        files = sorted(path for path in folder.glob(name) if path.is_file())
-        if files:
-            return files
-    there = sorted(path.name for path in folder.iterdir())
-    listing = ", ".join(there[:8]) + (", ..." if len(there) > 8 else "")
-    raise SuiteError(
-        f"{folder}: no {' or '.join(tried)} there (there is: {listing or 'nothing'}); {key}: gives a pattern"
-    )
+# --- facts --------------------------------------------------------------------------------------
 
 
-# --- facts and images ---------------------------------------------------------------------------
+@dataclass(frozen=True)
+class _Tables:
+    """The labels and layouts of all files. ``card``: class names that are declared outside the files."""
+
+    files: Files
+    layouts: Mapping[Path, Layout]
+    labels: Mapping[Path, Labels]
+    classes: Classes
+
+    @classmethod
+    def of(cls, params: ColumnParams, files: Files, card: tuple[str, ...] | None) -> _Tables:
+        layouts, labels = {}, {}
+        for path in [path for paths in files.values() for path in paths]:
+            with opened(path) as file:
+                layouts[path] = layout = layout_of(file, params, path)
+                column = file.read(columns=[layout.label]).column(0)
+                labels[path] = labels_from(path, column, layout.label, layout.names)
+        first = files["train"][0]
+        for path, layout in layouts.items():
+            if layout.label != layouts[first].label:
+                raise SuiteError(
+                    f"{first}: labels are in column {layouts[first].label!r}, but in {path} in {layout.label!r}; "
+                    "label_column: names one that all files have"
+                )
+        classes = Classes.of([labels[path] for path in files["train"]], card)
+        return cls(files, layouts, labels, classes)
+
+    def numbers(self, split: str) -> NDArray[np.int64]:
+        """Return the class of each row of a split, int64 [n].
+
+        Raises:
+            SuiteError: the split has no rows, or a label is none of the classes.
+        """
+
+        import numpy as np
+
+        numbers = np.concatenate([self.classes.of_rows(self.labels[path]) for path in self.files[split]])
+        if not len(numbers):
+            raise SuiteError(f"{self.files[split][0]}: no rows")
+        return numbers
+
+    def pictures(self, split: str) -> Iterator[tuple[str, bytes]]:
+        """Yield where each picture of a split is, and its bytes.
+
+        Raises:
+            SuiteError: a row has none.
+        """
+        for path in self.files[split]:
+            row, column = 0, self.layouts[path].image
+            with opened(path) as file:
+                for batch in file.iter_batches(batch_size=32, columns=[column]):
+                    for picture in _bytes(batch.column(0)).to_pylist():
+                        if picture is None:
+                            raise SuiteError(f"{path}: row {row} has no image bytes (column {column!r})")
+                        yield f"{path}: row {row}", picture
+                        row += 1
+
+    def survey(self) -> Survey:
+        """Return what all pictures have in common."""
+        paths = [path for split in ("train", "test") for path in self.files[split]]
+        columns = [self.layouts[path].image for path in paths]
+        division = [len(self.files["train"]), len(self.files["test"])]
+        return survey(paths, ["parquet", columns, division], self.pictures, hashed=paths)
 
 
-def describe_files(params: ColumnParams, name: str, files: Files) -> DataInfo:
-    """Return the facts of Parquet files that exist. This hashes all their bytes and decodes one image.
+def describe_files(
+    params: ColumnParams, name: str, files: Files, card: tuple[str, ...] | None = None
+) -> DataInfo:
+    """Return the facts of Parquet files that are here. All bytes are read once; while no file changes, that is remembered.
+
+    ``card``: the class names that the data set declares outside its files.
 
     Raises:
         SuiteError: a file has no rows or cannot be read.
     """
-    sizes = {"train": 0, "test": 0}
-    columns = set()
-    for split, paths in files.items():
-        for path in paths:
-            with opened(path) as file:
-                layout = layout_of(file, params, path)
-                columns.add((layout.image, layout.label))
-                sizes[split] += file.metadata.num_rows
-    for split, count in sizes.items():
-        if not count:
-            raise SuiteError(f"{files[split][0]}: no rows")
-    names, _ = classes_of(params, files["train"])
-    first = _first_image(params, files["train"])
-    where = f"{files['train'][0]}: row 0"
-    pixels = decode(first, params.shape[0] if params.shape else None, params.crop, where)
-    height, width, channels = pixels.shape
-    content = {
-        "columns": sorted(columns),
-        **{split: [file_hash(path) for path in paths] for split, paths in files.items()},
-    }
+    tables = _Tables.of(params, files, card)
+    numbers = {split: tables.numbers(split) for split in ("train", "test")}
+    pictures = tables.survey()
+    channels = params.shape[0] if params.shape else channels_of(pictures)
+    where, first = next(tables.pictures("train"))
+    height, width, _ = decode(first, channels, params.crop, where).shape
+    columns = sorted({(layout.image, layout.label) for layout in tables.layouts.values()})
+    hashes = {split: [pictures.files[str(path)] for path in paths] for split, paths in files.items()}
+    reading = content_of(pictures, channels)
+    content = {"columns": columns, **hashes, **({"reading": reading} if reading else {})}
     return facts(
         params,
         name=name,
         where=str(files["train"][0].parent),
         shape=(channels, height, width),
-        class_names=names,
-        sizes=sizes,
+        class_names=tables.classes.names,
+        sizes={split: len(classes) for split, classes in numbers.items()},
         fingerprint=hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest(),
-        notes=(f"images stored as {codec(first)}",),
+        notes=(
+            *notes_of(pictures, channels),
+            *_column_notes(params, tables.layouts[files["train"][0]]),
+            *(note for split in ("train", "test") for note in left_notes(files[split])),
+            *_order_notes(tables),
+            *count_notes(tables.classes.names, numbers),
+            *name_notes(tables.classes.names),
+        ),
     )
 
 
-def _first_image(params: ColumnParams, train: Sequence[Path]) -> bytes:
-    for path in train:
-        with opened(path) as file:
-            column = layout_of(file, params, path).image
-            for batch in file.iter_batches(batch_size=1, columns=[column]):
-                first = _bytes(batch.column(0))[0].as_py()
-                if first is None:
-                    raise SuiteError(f"{path}: row 0 has no image bytes (column {column!r})")
-                return bytes(first)
-    raise SuiteError(f"{train[0]}: no rows")
+def _column_notes(params: ColumnParams, layout: Layout) -> list[str]:
+    image = layout.image.removesuffix(".bytes")
+    notes = [
+        column_note(layout.columns, params.label_column, LABEL_COLUMNS, layout.label),
+        column_note(layout.columns, params.image_column, IMAGE_COLUMNS, image),
+    ]
+    return [note for note in notes if note]
+
+
+def _order_notes(tables: _Tables) -> list[str]:
+    classes = tables.classes
+    reordered = [path for path, labels in tables.labels.items() if classes.of_table(labels) is not classes]
+    names = some(shown(path.name) for path in reordered)
+    return [f"labels mapped by class name, as the order of names differs in {names}"] if reordered else []
 
 
 def _bytes(column: Any) -> Any:
@@ -165,6 +215,9 @@ def _bytes(column: Any) -> Any:
     import pyarrow.compute as pc
 
     return pc.struct_field(column, "bytes") if pa.types.is_struct(column.type) else column
+
+
+# --- images -------------------------------------------------------------------------------------
 
 
 class ParquetImages:
@@ -194,28 +247,23 @@ class ParquetImages:
         return len(self.labels)
 
 
-def load_files(params: ColumnParams, files: Files, split: str) -> ParquetImages:
-    """Return one split of Parquet files.
+def load_files(
+    params: ColumnParams, files: Files, split: str, card: tuple[str, ...] | None = None
+) -> ParquetImages:
+    """Load one split of Parquet files; ``card`` as in :func:`describe_files`.
 
     Raises:
         SuiteError: a row has no image, or a label that is not one of the classes.
     """
-
-    import numpy as np
-
-    names, known = classes_of(params, files["train"])
-    channels = params.shape[0] if params.shape else None
-    if channels is None:
-        where = f"{files['train'][0]}: row 0"
-        channels = decode(_first_image(params, files["train"]), None, params.crop, where).shape[2]
-    labels, columns = [], []
+    tables = _Tables.of(params, files, card)
+    channels = params.shape[0] if params.shape else channels_of(tables.survey())
+    columns = []
     for path in files[split]:
+        column = tables.layouts[path].image
         with opened(path) as file:
-            layout = layout_of(file, params, path)
-            labels.append(numbers_of(path, labels_of(path, file, layout.label), names, known))
-            images = _bytes(file.read(columns=[layout.image]).column(0))
+            images = _bytes(file.read(columns=[column]).column(0))
         if images.null_count:
             row = images.is_null().index(True).as_py()
-            raise SuiteError(f"{path}: row {row} has no image bytes (column {layout.image!r})")
+            raise SuiteError(f"{path}: row {row} has no image bytes (column {column!r})")
         columns.append((path, images))
-    return ParquetImages(np.concatenate(labels), columns, channels, params.crop)
+    return ParquetImages(tables.numbers(split), columns, channels, params.crop)

@@ -1,35 +1,20 @@
-"""Parameters, decoding and static facts of data sets of encoded images."""
+"""Parameters and static facts of data sets of encoded images."""
 
 from __future__ import annotations
 
-import hashlib
 import importlib.util
-import io
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Literal
 
 from pydantic import Field, model_validator
 
 from harness.errors import SuiteError, first_line
 from harness.types import DataInfo, Params
+from harness_data.names import shown
 
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
-__all__ = [
-    "PictureParams",
-    "absent",
-    "codec",
-    "decode",
-    "facts",
-    "file_hash",
-    "listing_hash",
-    "looking_at",
-    "planned",
-]
+__all__ = ["VARYING", "PictureParams", "absent", "facts", "looking_at", "planned"]
 
 VARYING = (3, 0, 0)
 """The shape of RGB images whose sizes differ or are unknown."""
@@ -76,14 +61,14 @@ def looking_at(path: str) -> Iterator[Path]:
     """Yield ``path`` as a :class:`Path`, with the home folder expanded.
 
     Raises:
-        SuiteError: the system refuses the path, here or in the body of the ``with`` statement.
+        SuiteError: the system refuses the path or one below it, here or in the body of the ``with`` statement.
     """
     try:
         yield Path(path).expanduser()
     except (OSError, RuntimeError) as error:  # expanduser raises RuntimeError
         reason = getattr(error, "strerror", None) or first_line(error)
-        shown = path if len(path) <= 200 else f"{path[:200]}..."
-        raise SuiteError(f"{shown}: {reason}") from None
+        refused = shown(str(getattr(error, "filename", None) or path))
+        raise SuiteError(f"{refused if len(refused) <= 200 else f'{refused[:200]}...'}: {reason}") from None
 
 
 # --- static facts -------------------------------------------------------------------------------
@@ -141,74 +126,3 @@ def planned(params: PictureParams, *, name: str, missing: str) -> DataInfo:
         missing=missing,
         note=params.note,
     )
-
-
-# --- pixels -------------------------------------------------------------------------------------
-
-
-def decode(data: bytes | Path, channels: int | None, crop: str, where: str) -> NDArray[np.uint8]:
-    """Return an encoded image as uint8 [height, width, channels].
-
-    If ``channels`` is ``None``, a grey image has 1 channel and any other image has 3.
-
-    Raises:
-        SuiteError: the image cannot be decoded. The message begins with ``where``.
-    """
-
-    import numpy as np
-    from PIL import Image
-
-    try:
-        with Image.open(_stream(data)) as picture:
-            if picture.mode[0] in "IF":
-                raise SuiteError(f"{where}: more than 8 bits per channel ({picture.mode}); convert it first")
-            grey = channels == 1 or (channels is None and picture.mode in ("1", "L", "LA"))
-            pixels = np.asarray(picture.convert("L" if grey else "RGB"))
-    except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
-        raise SuiteError(f"{where}: not an image that can be decoded: {first_line(error)}") from None
-    pixels = pixels.reshape(*pixels.shape[:2], 1 if grey else 3)
-    if crop == "center" and pixels.shape[0] != pixels.shape[1]:
-        side = min(pixels.shape[:2])
-        top, left = (pixels.shape[0] - side) // 2, (pixels.shape[1] - side) // 2
-        pixels = pixels[top : top + side, left : left + side]
-    return pixels
-
-
-def codec(data: bytes) -> str:
-    """Return the name of an image's encoding, such as JPEG or PNG. :func:`decode` must accept the image."""
-    from PIL import Image
-
-    with Image.open(_stream(data)) as picture:
-        return str(picture.format)
-
-
-def _stream(data: bytes | Path) -> Any:
-    return io.BytesIO(data) if isinstance(data, bytes) else data
-
-
-# --- fingerprints -------------------------------------------------------------------------------
-
-_hashes: dict[tuple[str, int, int], str] = {}
-
-
-def file_hash(path: Path) -> str:
-    """Return the SHA-256 of a file's bytes. A process computes it again only if size or time have changed."""
-    state = path.stat()
-    key = (str(path.resolve()), state.st_size, state.st_mtime_ns)
-    if key not in _hashes:
-        whole = hashlib.sha256()
-        with path.open("rb") as file:
-            while chunk := file.read(1 << 20):
-                whole.update(chunk)
-        _hashes[key] = whole.hexdigest()
-    return _hashes[key]
-
-
-def listing_hash(folder: Path, files: Iterable[Path]) -> str:
-    """Return a SHA-256 over the files' names inside ``folder``, their sizes and times. It reads no content."""
-    whole = hashlib.sha256()
-    for path in files:
-        state = path.stat()
-        line = f"{path.relative_to(folder).as_posix()}\0{state.st_size}\0{state.st_mtime_ns}\n"
-        whole.update(line.encode("utf-8", "surrogateescape"))
-    return whole.hexdigest()

@@ -473,8 +473,8 @@ def test_a_snapshot_in_the_cache_is_read(hub: Path) -> None:
         ({"config": "large"}, "split 'train' cannot be read: BuilderConfig 'large' not found"),
         ({"test_split": "held"}, "split 'held' cannot be read: Unknown split"),
         ({"label_column": "kind"}, "has no column 'kind'; allowed: img, label"),
-        ({"image_column": "label"}, "column 'label' holds .*, not images"),
-        ({"label_column": "img"}, "column 'img' holds .*, not labels"),
+        ({"image_column": "label"}, "column 'label' is int64, not image bytes"),
+        ({"label_column": "img"}, "column 'img' is struct.*; labels are whole numbers or text"),
         ({"num_classes": 3}, "num_classes: 3, but .* has 2 classes"),
         (
             {"repo": "no such/thing/here"},

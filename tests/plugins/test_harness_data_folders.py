@@ -144,15 +144,17 @@ def test_a_changed_file_changes_the_fingerprint(pictures_in_folders: Path) -> No
 def test_bad_folders_are_named(pictures_in_folders: Path) -> None:
     path = pictures_in_folders
     entry = ENTRIES["imagefolder"]
-    (path / "train" / "dog" / "0.png").write_bytes(b"no image")
     data = open_data(entry, entry.params(path=str(path)), DataChoice(name="imagefolder", image_size=4))
+    (path / "train" / "dog" / "0.png").write_bytes(b"no image")
     with pytest.raises(SuiteError, match=r"dog/0\.png: not an image that can be decoded"):
         data.train.batch(range(len(data.train)))
+    with pytest.raises(SuiteError, match=r"dog/0\.png: not an image that can be decoded"):
+        describe("imagefolder", path=str(path))
     (path / "val" / "cow").mkdir()
     with pytest.raises(SuiteError, match="class 'cow' has a folder for test, but none for training"):
         describe("imagefolder", path=str(path))
     (path / "train" / "cow").mkdir()
-    with pytest.raises(SuiteError, match=r"class 'cow' has no training images; allowed are \.bmp"):
+    with pytest.raises(SuiteError, match=r"class 'cow' has no training images; allowed are \.apng"):
         describe("imagefolder", path=str(path))
     (path / "val").rename(path / "dev")
     with pytest.raises(SuiteError, match="no folder test or val there"):
