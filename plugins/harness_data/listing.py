@@ -89,7 +89,7 @@ def listed(folder: Path) -> Listing:
 
 def _collect(folder: str, identity: tuple[int, int], files: list[str], listing: Listing) -> None:
     """Add the pictures in the folder of a class and below it to ``files``. ``identity``: its device and inode."""
-    waiting = [(folder, (identity,))]
+    waiting: list[tuple[str, tuple[tuple[int, int], ...]]] = [(folder, (identity,))]
     while waiting:
         path, above = waiting.pop()
         for entry in _entries(path):

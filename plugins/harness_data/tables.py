@@ -221,7 +221,7 @@ def count_notes(names: Sequence[str], numbers: Mapping[str, NDArray[np.int64]]) 
     notes = []
     for split, words in (("train", "training"), ("test", "test")):
         counts = np.bincount(numbers[split], minlength=len(names))
-        empty = [repr(names[index]) for index in np.flatnonzero(counts == 0)]
+        empty = [repr(names[index]) for index in np.flatnonzero(counts == 0).tolist()]
         if empty:
             notes.append(f"{len(empty):,} of {len(names):,} classes have no {words} pictures: {some(empty)}")
     return notes

@@ -28,6 +28,7 @@ EXCEPTIONS = {
     "store.artifacts": "where an artifact lies, not what is in it",
     "store.files": "how a file is written, not what is in it",
     "store.hashing": "computes the keys themselves",
+    "store.remembered": "whether a file is read again, not what is in it",
     "store.sources": "computes the keys themselves",
     "plan.profiles.line": "predicts times while planning; what is decided by them is in the task",
     "plan.profiles.profile": "read while planning only; a decision that it leads to is in the task",

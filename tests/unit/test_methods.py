@@ -21,7 +21,7 @@ def test_every_exported_name_has_a_docstring_and_is_documented(name: str) -> Non
         doc = inspect.getdoc(value) or ""
         assert doc, f"{name} has no docstring"
         assert not doc.startswith(f"{name}("), f"{name} has only the docstring that a dataclass makes"
-    section = HOOKS.partition("## What models, compressors, partitioners and placers import")[2]
+    section = HOOKS.partition("## What models, compressors, partitioners, placers and data sets import")[2]
     assert f"| `{name}` |" in section.partition("## ")[0]
 
 
