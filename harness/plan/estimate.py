@@ -233,8 +233,7 @@ def _link(
 
 
 def _pieces(cell: Cell, planned: Planned, store: Store, built: dict[str, Footprint]) -> list[Piece]:
-    """Return the parts of a cell, from its export if it is prepared, else from the sketch, else from the built
-    module.
+    """Return the parts of a cell: from its export if it is prepared, else from the sketch or the built module.
 
     Raises:
         ValueError: the parts are known only when they are prepared.

@@ -250,7 +250,7 @@ def check_plugin(plugin: str | ModuleType) -> None:
         entry.params.model_json_schema()
 
 
-# --- what the checks share ------------------------------------------------------------------------
+# --- helpers of the checks ------------------------------------------------------------------------
 
 
 def _needing(who: str) -> Need:

@@ -95,7 +95,7 @@ class FleetMember(Block):
 
 
 class DeviceBlock(Block):
-    """Where the cell was measured."""
+    """The device or fleet on which the cell was measured."""
 
     name: str | None = known("name of the device or fleet in the suite")
     backend: str | None = known("backend of the device; for a fleet, that of its central device")
@@ -110,23 +110,23 @@ class DeviceBlock(Block):
 
 
 class RuntimeBlock(Block):
-    """What ran the artifact."""
+    """The runtime that ran the artifact."""
 
     name: str | None = known("name of the runtime")
     params: Facts = Field({}, description="its parameters, free")
-    precision: str | None = known("element type that really ran; several are joined by `+`")
+    precision: str | None = known("actual element type; several types are joined by `+`")
     facts: Mapping[str, Facts] = Field({}, description="by part: facts of its session, free")
 
 
 class CoolDownRule(Block):
-    """The temperature that is waited for before a cell."""
+    """The temperature for which a cell waits before it is measured."""
 
     below: Number | None = known("degrees Celsius of the hottest sensor")
     limit: Number | None = known("seconds after which the cell is measured anyway")
 
 
 class ScenarioBlock(Block):
-    """How the cell was measured: the keys of `measure:`, durations in seconds."""
+    """The rules by which the cell was measured: the keys of `measure:`, with durations in seconds."""
 
     name: str | None = known("`single-stream`, `offline`, `multi-stream` or `server`")
     threads: int | None = known("threads of each worker")
@@ -222,7 +222,7 @@ class PreparedOn(Block):
 
 
 class WindowSignals(Block):
-    """What the kernel counted in the window, of the measuring process and the machine."""
+    """The signals that the kernel counted in the window, for the measuring process and the machine."""
 
     wall_s: Number | None = known("length of the window")
     cpu_s: Number | None = known("CPU time of the measuring process")
@@ -264,7 +264,7 @@ class Environment(Block):
 
 
 class SampleFile(Block):
-    """Where the raw samples are; empty if there are none."""
+    """The file of the raw samples; empty if there are none."""
 
     file: str | None = known("path of the raw samples in the results folder")
     sha256: str | None = known("SHA-256 of their content")

@@ -1,4 +1,4 @@
-"""The blocks of a record that hold its figures: counts, accuracy, latency, memory, energy, network, state."""
+"""The blocks of a record with its figures: counts, accuracy, latency, memory, energy, network, state."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ class Counts(Block):
 
     params: int | None = known("parameters of all parts")
     macs: int | None = known("multiply-accumulates of one image, all operations")
-    macs_linear: int | None = known("the same of linear layers and convolutions alone")
+    macs_linear: int | None = known("multiply-accumulates of linear layers and convolutions only")
     weight_bytes: int | None = known("bytes of the weights as exported")
-    weight_bytes_max_device: int | None = known("the same on the device that holds most")
+    weight_bytes_max_device: int | None = known("bytes of the weights on the device that has most of them")
     activation_bytes: int | None = known("peak of live activations of the largest part, batch 1")
 
 
 class Parity(Block):
-    """How the logits of the artifact differ from those of the model."""
+    """The comparison of the artifact's logits with those of the model."""
 
     n: int | None = known("images compared")
     max_abs_diff: Number | None = known("greatest difference of a logit")
@@ -51,11 +51,11 @@ class Parity(Block):
     agreement_low: Number | None = known("lower limit of the 95% Wilson interval of that share")
     tolerance: Number | None = known("greatest `max_rel` that the runtime allows")
     ok: bool | None = known("whether the artifact answers as the model does")
-    reason: str | None = known("why not")
+    reason: str | None = known("why the artifact does not answer as the model does")
 
 
 class WindowCheck(Block):
-    """Whether the answers of the measuring window are those of the model."""
+    """The check that the answers of the measuring window are those of the model."""
 
     n: int | None = known("answers that the window and its warm-up gave; each was read in the measured time")
     compared: int | None = known("answers, drawn at random, that were compared with answers after the window")
@@ -66,7 +66,7 @@ class WindowCheck(Block):
         "median time of a query with images that changed by a millionth, divided by that with the window's images"
     )
     changed_n: int | None = known(
-        "test images, drawn at random, whose answers were compared with those to changed ones"
+        "test images, drawn at random, whose answers were compared with those to changed images"
     )
     changed_max_rel: Number | None = known("greatest relative difference of those answers")
     why: str | None = known("why nothing was checked")
@@ -79,8 +79,8 @@ class MissingLevel(Block):
     sets: int | None = known("sets of that many parts that were tried")
     of: int | None = known("all sets of that many parts")
     mean: Number | None = known("mean top-1 over the sets tried, percent")
-    min: Number | None = known("the least")
-    max: Number | None = known("the greatest")
+    min: Number | None = known("least top-1 over the sets tried, percent")
+    max: Number | None = known("greatest top-1 over the sets tried, percent")
     worst: list[str] = Field([], description="the parts of the worst set")
     top1: Mapping[str, Number] = Field({}, description="by set, names joined by `+`: top-1, percent")
 
@@ -106,7 +106,7 @@ class Accuracy(Block):
     n: int | None = known("images evaluated")
     on: str | None = known("where the exported artifact was evaluated: `host` or `device`")
     parity: Parity | None = known("the exported artifact compared with the model it was made from")
-    window: WindowCheck | None = known("the answers of the measuring window, checked")
+    window: WindowCheck | None = known("the check of the answers of the measuring window")
     missing: MissingParts = Field(
         MissingParts(), description="accuracy when parts are absent; empty unless requested"
     )
@@ -115,12 +115,12 @@ class Accuracy(Block):
 class Bounds(Block):
     """LoadGen's upper bounds of percentiles, in milliseconds."""
 
-    p50_ms: Number | None = known("of the median")
-    p90_ms: Number | None = known("of the 90th percentile")
-    p95_ms: Number | None = known("of the 95th percentile")
-    p97_ms: Number | None = known("of the 97th percentile")
-    p99_ms: Number | None = known("of the 99th percentile")
-    p999_ms: Number | None = known("of the 99.9th percentile")
+    p50_ms: Number | None = known("upper bound of the median")
+    p90_ms: Number | None = known("upper bound of the 90th percentile")
+    p95_ms: Number | None = known("upper bound of the 95th percentile")
+    p97_ms: Number | None = known("upper bound of the 97th percentile")
+    p99_ms: Number | None = known("upper bound of the 99th percentile")
+    p999_ms: Number | None = known("upper bound of the 99.9th percentile")
 
 
 class Sustained(Block):
@@ -143,10 +143,10 @@ class Latency(Block):
     n: int | None = known("queries in the window")
     p50_ms: Number | None = known("median latency of a query")
     p90_ms: Number | None = known("90th percentile; null if there are fewer queries than LoadGen needs")
-    p95_ms: Number | None = known("95th percentile, likewise")
-    p97_ms: Number | None = known("97th percentile, likewise")
-    p99_ms: Number | None = known("99th percentile, likewise")
-    p999_ms: Number | None = known("99.9th percentile, likewise")
+    p95_ms: Number | None = known("95th percentile; null in the same case")
+    p97_ms: Number | None = known("97th percentile; null in the same case")
+    p99_ms: Number | None = known("99th percentile; null in the same case")
+    p999_ms: Number | None = known("99.9th percentile; null in the same case")
     mean_ms: Number | None = known("mean latency")
     std_ms: Number | None = known("standard deviation; null for one query")
     first_ms: Number | None = known("the first inference after loading")
@@ -204,19 +204,19 @@ class EnergyReading(Block):
     averaging_s: Number | None = known("the time over which a reading averages")
     calibration: Number | None = known("relative error that the maker states")
     energy_gross_j: Number | None = known("energy of the window")
-    energy_net_j: Number | None = known("the same without idle energy")
+    energy_net_j: Number | None = known("that energy without idle energy")
     power_gross_w: Number | None = known("mean power in the window")
     idle_before_w: Number | None = known("idle power before the window")
-    idle_after_w: Number | None = known("idle power after it")
-    idle_w: Number | None = known("the mean of both")
-    idle_drift: Number | None = known("their difference divided by the mean")
+    idle_after_w: Number | None = known("idle power after the window")
+    idle_w: Number | None = known("mean of idle power before and after the window")
+    idle_drift: Number | None = known("idle power after the window minus that before, divided by `idle_w`")
     u_gross_j: Number | None = known("uncertainty of `energy_gross_j`, expanded to 95%")
     u_net_j: Number | None = known("uncertainty of `energy_net_j`, expanded to 95%")
     uncertainty: Mapping[str, Number | None] = Field(
         {}, description="the parts of the uncertainty: `calibration_j`, `edge_j`, `gaps_j`, `idle_j`"
     )
     energy_gross_mj: Number | None = known("energy of one inference")
-    energy_net_mj: Number | None = known("the same without idle energy")
+    energy_net_mj: Number | None = known("that energy without idle energy")
     energy_u_mj: Number | None = known(
         "uncertainty of the net energy; or of the gross energy if there is no net"
     )
@@ -229,29 +229,29 @@ class EnergyReading(Block):
 
 
 class PartTimes(Block):
-    """Where the time of a part goes, in milliseconds for one query."""
+    """The times of a part for one query, in milliseconds."""
 
     compute_ms: Number | None = known("median time in which it computes")
     encode_ms: Number | None = known("median time in which its inputs are encoded for sending")
     queue_ms: Number | None = known("median time in which a query waits on the device")
     transport_ms: Number | None = known("median time in which its bytes are on their way")
     sent_bytes: int | None = known("bytes sent to the device for one query")
-    received_bytes: int | None = known("bytes sent back")
+    received_bytes: int | None = known("bytes sent back for one query")
     send_ms: Number | None = known("the share of `transport_ms` on the way there")
-    return_ms: Number | None = known("the share on the way back")
+    return_ms: Number | None = known("the share of `transport_ms` on the way back")
     link_there_ms: Number | None = known("the least time that the link allows on the way there")
-    link_back_ms: Number | None = known("the same on the way back")
+    link_back_ms: Number | None = known("the least time that the link allows on the way back")
     link: str | None = known("`stated` by the device, or `probe`")
     device: str | None = known("the device that runs the part")
 
 
 class DeviceShares(Block):
-    """How busy a device was in the window."""
+    """The shares of the window in which a device computed and waited."""
 
     name: str | None = known("name of the device")
     parts: list[str] = Field([], description="the parts that it runs")
     compute_share: Number | None = known("share of the window in which it computed")
-    wait_share: Number | None = known("the rest of the window")
+    wait_share: Number | None = known("share of the window in which it waited")
 
 
 class NoInput(Block):
@@ -276,9 +276,11 @@ class Network(Block):
 
     input_bytes: int | None = known("bytes of images that one query sends")
     feature_bytes: int | None = known("bytes of features that one query sends")
-    parts: Mapping[str, PartTimes] = Field({}, description="by part: where its time goes")
+    parts: Mapping[str, PartTimes] = Field({}, description="by part: its times for one query")
     fuse_ms: Number | None = known("median time of the last part")
-    devices: list[DeviceShares] = Field([], description="how busy each device was")
+    devices: list[DeviceShares] = Field(
+        [], description="the shares of the window in which each device computed and waited"
+    )
     critical_path_ms: Number | None = known("least latency that the compute and the links allow")
     over_bound: Number | None = known(
         "median latency divided by that bound; for `single-stream` with one query at a time"

@@ -108,7 +108,10 @@ class Leaderboard:
     notes: tuple[str, ...] = ()
 
     def to_json(self) -> JsonObject:
-        """Return the leaderboard as JSON, in which a table is called a board; ``notes`` only where there are some."""
+        """Return the leaderboard as JSON, in which a table is called a board.
+
+        It has ``notes`` only if there are some.
+        """
         notes = {"notes": list(self.notes)} if self.notes else {}
         return {"boards": [table.to_json() for table in self.tables], **notes}
 
