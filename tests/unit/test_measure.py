@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from functools import cache
 
 import numpy as np
@@ -11,11 +12,12 @@ import pytest
 from harness.errors import SuiteError
 from harness.machine.energy.fleet import readings_of
 from harness.measure import robustness
-from harness.measure.cell import CellLost, measure_cell
+from harness.measure.cell import CellFailure, CellLost, measure_cell
 from harness.measure.measured import Measured
 from harness.measure.predictions import PredictionCache
 from harness.plan.planner import make_plan
 from harness.plugins import load_plugins
+from harness.registry import Registry
 from harness.store.saved import load_any
 from harness.suite.loading import load_suite
 from harness.types.blocks import FleetMember, ScenarioBlock
@@ -321,6 +323,19 @@ def test_subsets_are_all_where_they_are_few_else_drawn():
     drawn = robustness.subsets(names, 3, 0)
     assert len(set(drawn)) == len(drawn) == robustness.MAX_SUBSETS
     assert drawn == robustness.subsets(names, 3, 0) != robustness.subsets(names, 3, 1)
+
+
+def test_a_worker_that_dies_names_the_plugin_of_its_runtime(planned, toys):
+    cells, plugins, store = planned
+    plain = plugins.runtimes.get("plain")
+    deadly = Registry("runtime", [replace(plain, entry=replace(plain.entry, load=toys.die))])
+    with pytest.raises(
+        CellFailure, match=r"worker on here was ended by SIGKILL \(out of memory\?\)"
+    ) as caught:
+        measure_cell(
+            cells["whole", "here"], replace(plugins, runtimes=deadly), store, PredictionCache(store), None
+        )
+    assert caught.value.plugin == plain.origin.plugin == "toys"
 
 
 def test_a_lost_board_is_named(measured, toys, monkeypatch):
