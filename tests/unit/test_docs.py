@@ -364,8 +364,9 @@ def test_whole_suites_in_the_docs_can_be_planned(page, tmp_path):
 
 def test_fragments_of_suites_in_the_docs_can_be_planned(tmp_path):
     whole, *fragments = fences("docs/suite.md", "yaml")
-    assert len(fragments) == 3
+    assert len(fragments) == 4
     for fragment in fragments:
+        own, fragment = re.match(r"((?:x-.*\n)*)((?s:.*))", fragment).groups()
         key = fragment.split(":", 1)[0]
         if fragment.startswith("  "):  # one more method
             text = whole.replace("devices:\n", f"{fragment}devices:\n", 1)
@@ -373,7 +374,7 @@ def test_fragments_of_suites_in_the_docs_can_be_planned(tmp_path):
             text = re.sub(rf"^{key}:\n(?:  .*\n)+", fragment, whole, flags=re.MULTILINE)
         assert text != whole
         path = tmp_path / "suite.yaml"
-        path.write_text(text)
+        path.write_text(own + text)
         assert planner.make_plan(load_suite(path), load_plugins(), PrepareHost()).plan.cells
 
 
