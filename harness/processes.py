@@ -19,7 +19,7 @@ from multiprocessing.process import BaseProcess
 __all__ = ["bound", "die_with_parent", "died", "start"]
 
 PR_SET_PDEATHSIG = 1
-"""Of ``linux/prctl.h``: the signal that a process gets when its parent ends; it outlives ``exec``."""
+"""The option in ``linux/prctl.h`` for the signal that a process gets when its parent ends. It persists over ``exec``."""
 
 _BOUND = f"""
 import ctypes, os, signal, sys
@@ -28,7 +28,7 @@ if os.getppid() != int(sys.argv[1]):
     sys.exit(1)
 os.execvp(sys.argv[2], sys.argv[2:])
 """
-"""Binds a process to its parent, then becomes another program. ``preexec_fn`` is unsafe in a process with threads."""
+"""Code that binds a process to its parent and then runs another program. ``preexec_fn`` is unsafe with threads."""
 
 
 def die_with_parent() -> None:

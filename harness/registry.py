@@ -47,7 +47,7 @@ class Problem:
 
 @dataclass(frozen=True)
 class SlowImport:
-    """A plugin that imports a module which takes seconds to import, while it is loaded or lists its entries."""
+    """A plugin that imports a slow module (one that takes seconds) while it is loaded or lists its entries."""
 
     origin: Origin
     module: str

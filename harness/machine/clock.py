@@ -13,15 +13,15 @@ __all__ = ["clock_of"]
 def clock_of(
     read_ns: Callable[[], int], round_trips: int, own_ns: Callable[[], int] = time.monotonic_ns
 ) -> Clock:
-    """Return another clock less this process's clock, by the fastest of several round trips.
+    """Return the offset of another clock from this process's clock, by the fastest of several round trips.
 
     The other clock was read between the beginning and the end of the trip. The error is therefore at most half of the
     trip: Cristian, "Probabilistic clock synchronization", Distributed Computing 3, 1989.
 
     Args:
-        read_ns: asks for the other clock, in nanoseconds, and waits for the answer. What it raises is passed on.
-        round_trips: how often it is asked, at least once.
-        own_ns: this process's clock.
+        read_ns: requests the other clock in nanoseconds, and waits for the answer. Its errors are raised unchanged.
+        round_trips: the number of requests, at least one.
+        own_ns: returns this process's clock in nanoseconds.
     """
     trips = []
     for _ in range(round_trips):

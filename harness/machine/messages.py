@@ -1,6 +1,7 @@
 """The messages between a sampler and a process that reads meters: one JSON line for a request, one for its answer.
 
-Each request names the type of its answer. The process may be at another host, so a line is checked when it is read.
+Each request names the type of its answer. The process may be on another host, so each line is checked when it is
+read.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ A = TypeVar("A")
 
 
 class Seen(NamedTuple):
-    """What a watch (``source``) read at one moment, in nanoseconds of its host's monotonic clock."""
+    """The signals that a watch (``source``) read at one moment, in nanoseconds of its host's monotonic clock."""
 
     ns: int
     source: str
@@ -47,9 +48,10 @@ class Seen(NamedTuple):
 
 @dataclass(frozen=True)
 class MeterLog:
-    """What one meter read: nanoseconds of its host's monotonic clock, and joules or watts.
+    """The readings of one meter: nanoseconds of its host's monotonic clock, and joules or watts.
 
-    ``error`` says why it ended early. ``clock_error_s`` is the greatest error of the times that a log states.
+    ``error`` says why it ended early. ``clock_error_s`` is the greatest error of the times that a log states, in
+    seconds.
     """
 
     ns: list[int]
@@ -67,21 +69,21 @@ class MeterLog:
 
 @dataclass(frozen=True)
 class Opened:
-    """For each meter or watch that cannot be opened the reason."""
+    """The reason for each meter or watch that cannot be opened, by name."""
 
     errors: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Time:
-    """The monotonic clock of the reading process's host, in nanoseconds."""
+    """The monotonic time of the reading process's host, in nanoseconds."""
 
     now: int
 
 
 @dataclass(frozen=True)
 class Started:
-    """Reading has begun."""
+    """The answer that reading has begun."""
 
 
 @dataclass(frozen=True)
@@ -93,7 +95,10 @@ class States:
 
 @dataclass(frozen=True)
 class Stopped:
-    """What was read: by meter, and by each watch over time. ``failed``: for each watch that ended early the reason."""
+    """The readings of each meter, and the signals of each watch over time.
+
+    ``failed`` has the reason for each watch that ended early.
+    """
 
     meters: Mapping[str, MeterLog] = field(default_factory=dict)
     states: list[Seen] = field(default_factory=list)
@@ -104,7 +109,10 @@ class Stopped:
 
 
 class Request(Generic[A_co]):
-    """A request that the reading process answers with an ``A``: its word ``do`` in JSON, and the answer's type."""
+    """A request to which the reading process answers with an ``A``.
+
+    ``do`` is its word in JSON, and ``answer`` is the type of the answer.
+    """
 
     do: ClassVar[str]
     answer: ClassVar[type[Any]]

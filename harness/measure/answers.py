@@ -2,9 +2,9 @@
 
 There are three checks. Each uses inputs that are drawn at random, so that no plugin knows them:
 
-1. A sample of the window's answers is compared with the answers to the same images after the window. 2. Times with
-the window's images are compared with times with changed images (by a millionth of the values' range). 3. Answers to
-random test images are compared with the answers to the same images, changed by as little.
+1. A sample of the window's answers is compared with the answers to the same images after the window.
+2. Times with the window's images are compared with times with changed images (by a millionth of the values' range).
+3. Answers to random test images are compared with the answers to the same images, changed by as little.
 
 The first check finds a runtime that returns before it has computed. The second one finds a runtime that remembers
 answers. The third one finds a runtime that looks up test images. Training on test data cannot be found in this way.
@@ -92,7 +92,10 @@ def _queried(samples: Samples, cycled: Images) -> list[Images]:
 
 
 def _slower(samples: Samples) -> tuple[float | None, bool]:
-    """Return how many times as long a query with changed images takes (medians), and whether each one is slow."""
+    """Return a ratio of times, and whether every query with changed images is slow.
+
+    The ratio is the median time with changed images, divided by that with the window's images.
+    """
     same, changed = samples.answers.same_ns, samples.answers.changed_ns
     if same is None or changed is None or not len(same):
         return None, False
@@ -101,7 +104,7 @@ def _slower(samples: Samples) -> tuple[float | None, bool]:
 
 
 def _drawn(n: int, batch: int) -> NDArray[np.int64]:
-    """Return indices of test images in whole batches, drawn by a seed that nobody knows."""
+    """Return indices of test images in whole batches, drawn with a seed that no plugin knows."""
     random = np.random.default_rng(secrets.randbits(64))
     size = -(-DRAWN // batch) * batch
     return np.sort(random.choice(n, size, replace=size > n)).astype(np.int64)

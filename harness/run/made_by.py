@@ -1,4 +1,4 @@
-"""What a results folder keeps of how it was made: the suite, the command, and the state of the harness.
+"""The origin of a results folder: the suite, the command, and the state of the harness.
 
 ``suite.yaml`` is the suite of the last run, which ``harness run`` reruns. An earlier suite is kept as
 ``suite-HASH.yaml``. ``runs.jsonl`` has a line for each run.
@@ -21,10 +21,10 @@ from harness.types.json import JsonObject
 __all__ = ["MadeBy", "keep_origin", "project_state"]
 
 GIT_S = 20.0
-"""How long one git command may take, in seconds."""
+"""Longest time of one git command, in seconds."""
 
 LARGEST = 2**22
-"""Bytes of an earlier suite that is kept. No suite is as large."""
+"""Largest size in bytes of an earlier suite that is kept. No suite is as large."""
 
 
 @dataclass(frozen=True)

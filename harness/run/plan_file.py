@@ -49,7 +49,7 @@ def begin(plan: Plan, results: Results, options: Options) -> str:
 
 @dataclass(frozen=True)
 class _Earlier:
-    """What an earlier ``plan.json`` says; ``None`` where it is missing or is not a plan."""
+    """The content of an earlier ``plan.json``; ``None`` if the file is missing or is not a plan."""
 
     run_id: str | None = None
     suite: str | None = None

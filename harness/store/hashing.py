@@ -14,7 +14,7 @@ __all__ = ["FileState", "core_hash", "digest", "file_state", "files_hash", "hash
 
 
 class FileState(NamedTuple):
-    """What differs after each write to a file: a program can set mtime to any value, but not ctime."""
+    """The state of a file, which differs after each write. A program can set mtime to any value, but not ctime."""
 
     inode: int
     size: int
@@ -23,7 +23,7 @@ class FileState(NamedTuple):
 
 
 def file_state(path: str | Path) -> FileState:
-    """Return the state of a file; of a link, that of the file behind it.
+    """Return the state of a file. For a link, it is the state of the file to which the link points.
 
     Raises:
         OSError: there is no such file.

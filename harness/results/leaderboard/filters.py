@@ -88,7 +88,7 @@ class Filter:
 def parse_where(text: str) -> Filter:
     """Return a filter over rows, from an expression of columns, numbers, texts, lists, comparisons, and/or/not.
 
-    A column stands by its name or its heading. A comparison with a null value is unknown, except with ``None``.
+    A column is named by its name or its heading. A comparison with a null value is unknown, except with ``None``.
 
     Raises:
         SuiteError: the expression is not of this form.

@@ -1,4 +1,4 @@
-"""What a person asks to see of a leaderboard: some of its rows, in an order. No figure and no tier changes."""
+"""Select and sort rows of a leaderboard for a person. No figure and no tier changes."""
 
 from __future__ import annotations
 
@@ -27,7 +27,8 @@ def filtered(leaderboard: Leaderboard, where: str) -> Leaderboard:
 def sorted_by(leaderboard: Leaderboard, name: str, *, greatest_first: bool = False) -> Leaderboard:
     """Return the same tables with their rows ordered by one column, nulls last.
 
-    The better end is first, or the least value where no end is better; with ``greatest_first`` the greatest value.
+    The better values come first. If the column has no better end, the least value comes first. With
+    ``greatest_first`` the greatest value comes first.
     """
     tables = (replace(t, rows=_ordered(t.rows, name, greatest_first)) for t in leaderboard.tables)
     return replace(leaderboard, tables=tuple(tables))
