@@ -66,7 +66,7 @@ class _Read:
 
 @dataclass(frozen=True)
 class _Item:
-    """A line of the list: the kind and the name of an entry, and what it found."""
+    """A line of the list: the kind and the name of an entry, and the things that the entry found."""
 
     kind: str
     entry: str

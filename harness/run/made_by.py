@@ -29,7 +29,7 @@ LARGEST = 2**22
 
 @dataclass(frozen=True)
 class MadeBy:
-    """How a run was started. ``suite``: its suite as YAML, ``--set`` included. ``command``: the command line."""
+    """The start of a run. ``suite``: its suite as YAML, ``--set`` included. ``command``: the command line."""
 
     suite: str
     command: str

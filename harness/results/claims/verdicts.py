@@ -237,9 +237,9 @@ class Judge:
 
 
 def _open(name: str, claim: Claim) -> Verdict:
-    """Return the verdict on a claim that is not checked yet, with what the paper prints.
+    """Return the verdict on a claim that is not checked yet, with the figures of the paper.
 
-    Where the claim has no words, they are made from its figure.
+    If the claim has no words, they are made from its figure.
     """
     verdict = Verdict(claim=name, table=claim.table, status="not-checkable-here", says=claim.says or "")
     if isinstance(claim, Number):
