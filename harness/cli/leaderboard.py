@@ -76,7 +76,9 @@ def command(
         )
     if not merged.records:
         raise SuiteError(f"no records in {', '.join(map(str, folders))}")
-    measured = leaderboard_of(merged.records, merged.load_samples, within=_names(within or ""))
+    measured = leaderboard_of(
+        merged.records, merged.load_samples, within=_names(within or ""), place_of=merged.place_of
+    )
     printed = [table for name in published for table in published_tables(find_published(name))]
     leaderboard = Leaderboard((*measured.tables, *printed))
     if where:

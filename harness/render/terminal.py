@@ -1,4 +1,4 @@
-"""A leaderboard in a terminal: the columns that fit, a gap between tiers, and marks that are explained below."""
+"""A leaderboard in a terminal: all columns, in several blocks if they are too wide, and marks explained below."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ from collections.abc import Sequence
 
 from rich import box
 from rich.console import Console
+from rich.measure import Measurement
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from harness.render.view import KEEP, MARKS, Shown, columns_of, notes, setting, title
+from harness.render.view import IMPORTANCE, MARKS, SETTINGS, Shown, columns_of, notes, setting, title
 from harness.results.leaderboard.leaderboard import Leaderboard, Table
 
 __all__ = ["render"]
@@ -21,8 +22,8 @@ __all__ = ["render"]
 def render(leaderboard: Leaderboard, columns: Sequence[str] | None = None, width: int | None = None) -> str:
     """Return all tables as text for a terminal of ``width`` characters.
 
-    The default width is that of the terminal, or 120 if there is none. If ``columns`` is None, columns are left out
-    until the rest fits. The text is coloured if standard output is a terminal (rich obeys NO_COLOR and FORCE_COLOR).
+    The default width is that of the terminal, or 120 if there is none. Columns that do not fit stand in further
+    blocks; no figure is left out or cut. The text is coloured if standard output is a terminal (rich obeys NO_COLOR and FORCE_COLOR).
     """
     out = io.StringIO()
     console = Console(
@@ -37,39 +38,76 @@ def render(leaderboard: Leaderboard, columns: Sequence[str] | None = None, width
 
 
 def _show(table: Table, console: Console, columns: Sequence[str] | None) -> None:
-    shown, left_out = _fit(table, console, columns)
+    shown = columns_of(table, columns)
     console.print(Text(title(table), style="bold"))
-    if common := setting(table):
+    if common := setting(table, shown):
         console.print(Text(common, style="dim"))
     console.print()
-    console.print(_table(table, shown))
-    console.print()
-    for line in notes(table, shown):
+    for block in _blocks(table, shown, console.width, ranked=columns is None):
+        drawn = _table(table, block)
+        least = _width(drawn).minimum
+        console.print(drawn, width=max(console.width, least), crop=False, no_wrap=False)
+        console.print()
+    for line in notes(table, shown, usual=columns is None):
         console.print(Text(line, style=_NOTES.get(line[0], "dim")))
-    if left_out:
-        console.print(Text(f"Not shown, the terminal is too narrow: {', '.join(left_out)}", style="dim"))
     console.print()
 
 
 _NOTES = {MARKS["failed"]: "red", MARKS["partial"]: "yellow", MARKS["flagged"]: "yellow"}
 _ROWS = {"failed": "red", "skipped": "dim", "partial": "yellow"}
+_UNBOUNDED = Console(width=10_000)
 
 
-def _fit(table: Table, console: Console, columns: Sequence[str] | None) -> tuple[list[Shown], list[str]]:
-    """Return the columns that fit side by side, and the headings of those that are left out."""
-    shown = columns_of(table, columns)
-    left_out: list[str] = []
-    unbounded = console.options.update(width=10_000)
-    while (
-        columns is None and console.measure(_table(table, shown), options=unbounded).maximum > console.width
-    ):
-        spare = [c for c in shown if KEEP.get(c.name, 0) > 1 and c.name != table.rank_by]
-        if not spare:
-            break
-        least = max(spare, key=lambda column: KEEP[column.name])
-        shown.remove(least)
-        left_out.append(least.heading)
-    return shown, left_out
+def _blocks(table: Table, shown: Sequence[Shown], width: int, *, ranked: bool) -> list[list[Shown]]:
+    """Return the columns in blocks, one below the other, each of at most ``width`` characters where that is possible.
+
+    Every block names its rows. If ``ranked``, the first block has the most important columns that fit, else the
+    columns stay in their order.
+    """
+
+    def fits(columns: Sequence[Shown]) -> bool:
+        return _width(_table(table, columns)).maximum <= width
+
+    if fits(shown):
+        return [list(shown)]
+    named = any(column.name == "method" for column in shown)
+    naming = [column for column in shown if named and column.name in _NAMING]
+    left = [column for column in shown if column not in naming]
+    if ranked:
+        left.sort(key=lambda column: _importance(table, column.name))
+    blocks: list[list[Shown]] = []
+    methods = [row["method"] for row in table.rows]
+    unique = len(set(methods)) == len(methods)
+    repeated = [column for column in naming if column.name == "method"] if unique else naming
+    while left or not blocks:
+        block = naming if not blocks else repeated
+        taken = left[:1]
+        for column in left[1:]:
+            if fits(_in_order([*block, *taken, column], shown)):
+                taken.append(column)
+            elif not ranked:
+                break
+        left = [column for column in left if column not in taken]
+        blocks.append(_in_order([*block, *taken], shown))
+    return blocks
+
+
+_NAMING = ("tier", "method", *SETTINGS, "started")
+"""Columns that say which row it is."""
+
+
+def _importance(table: Table, name: str) -> int:
+    if name == table.rank_by:
+        return -1
+    return IMPORTANCE.index(name) if name in IMPORTANCE else len(IMPORTANCE)
+
+
+def _in_order(columns: Sequence[Shown], shown: Sequence[Shown]) -> list[Shown]:
+    return [column for column in shown if column in columns]
+
+
+def _width(drawn: RichTable) -> Measurement:
+    return Measurement.get(_UNBOUNDED, _UNBOUNDED.options, drawn)
 
 
 def _table(table: Table, shown: Sequence[Shown]) -> RichTable:
@@ -77,7 +115,7 @@ def _table(table: Table, shown: Sequence[Shown]) -> RichTable:
     for column in shown:
         heading = Text(f"{column.heading}\n{column.unit}")
         drawn.add_column(
-            heading, justify="right" if column.numeric else "left", no_wrap=column.name != "flags"
+            heading, justify="right" if column.numeric else "left", no_wrap=column.numeric, overflow="fold"
         )
     tiers = [row.number("tier") or len(table.rows) for row in table.rows]
     by_tier = tiers == sorted(tiers)  # no gaps if the rows are sorted by another column

@@ -47,15 +47,20 @@ def _csv(leaderboard: Leaderboard, columns: Sequence[str] | None) -> str:
 
 def _github(table: Table, columns: Sequence[str] | None) -> str:
     shown = columns_of(table, columns)
-    texts = [f"### {_escaped(title(table))}", _escaped(setting(table)), _table(table, columns, "github")]
+    texts = [
+        f"### {_escaped(title(table))}",
+        _escaped(setting(table, shown)),
+        _table(table, columns, "github"),
+    ]
     lines = [line for text in texts if text for line in (text, "")]
-    lines += [f"- {_escaped(line)}" for line in notes(table, shown)]
+    lines += [f"- {_escaped(line)}" for line in notes(table, shown, usual=columns is None)]
     return "\n".join(lines)
 
 
 def _latex(table: Table, columns: Sequence[str] | None) -> str:
     shown = columns_of(table, columns)
-    comments = [f"% {line}" for line in (title(table), setting(table), *notes(table, shown))]
+    below = notes(table, shown, usual=columns is None)
+    comments = [f"% {line}" for line in (title(table), setting(table, shown), *below)]
     return "\n".join([*comments, _table(table, columns, "latex_booktabs")])
 
 

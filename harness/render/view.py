@@ -9,10 +9,25 @@ from harness.results.leaderboard.leaderboard import Table, not_printed
 from harness.results.leaderboard.tiers import ALPHA
 from harness.types.columns import COLUMNS, Row
 
-__all__ = ["NULL", "Shown", "cell", "columns_of", "name_of", "notes", "setting", "title"]
+__all__ = [
+    "APART",
+    "IMPORTANCE",
+    "NULL",
+    "SETTINGS",
+    "Shown",
+    "cell",
+    "columns_of",
+    "name_of",
+    "notes",
+    "setting",
+    "title",
+]
 
 NULL = "–"
 MARKS = {"failed": "✗", "skipped": "✗", "partial": "~", "flagged": "!", "baseline": "*"}
+
+APART = ("method_key", "folder", "run")
+"""Settings that are shown only if they distinguish rows that are alike in all others."""
 
 SETTINGS = (
     "device",
@@ -26,30 +41,28 @@ SETTINGS = (
     "shape",
     "normalize",
     "machine_id",
-    "method_key",
+    *APART,
 )
 """Columns that can distinguish rows of one method. They are shown if they differ, else written once above the table."""
 
-KEEP = {
-    "method": 0,
-    "top1": 1,
-    "latency_p50_ms": 1,
-    "tier": 2,
-    "weights_mb": 3,
-    "speedup": 4,
-    "throughput_ips": 4,
-    "gain": 5,
-    "top1_drop1": 5,
-    "latency_no_input_p50_ms": 5,
-    "macs_g": 6,
-    "process_peak_mb": 7,
-    "latency_p99_ms": 8,
-    "energy_net_mj": 9,
-    "energy_gross_mj": 9,
-    "params_m": 10,
-    "seeds": 11,
-}
-"""Column -> rank. A narrow terminal leaves out the highest rank first. Ranks 0 and 1, and other columns, always stay."""
+IMPORTANCE = (
+    "top1",
+    "latency_p50_ms",
+    "energy_net_mj",
+    "energy_gross_mj",
+    "latency_p99_ms",
+    "process_peak_mb",
+    "throughput_ips",
+    "weights_mb",
+    "speedup",
+    "gain",
+    "top1_drop1",
+    "latency_no_input_p50_ms",
+    "macs_g",
+    "params_m",
+    "seeds",
+)
+"""Columns of figures, the most important first: on a narrow terminal the last ones stand in a further block."""
 
 
 @dataclass(frozen=True)
@@ -75,6 +88,7 @@ def _default(table: Table) -> list[str]:
         return [name for name in printed if name not in (*_IN_TITLE, "energy_provenance")]
     reference = table.reference is not None
     wanted = ["method", *(name for name in SETTINGS if _varies(table, name))]
+    wanted += ["started"] if table.differences else []
     if sum(row["tier"] is not None for row in table.rows) > 1:
         wanted.insert(0, "tier")
     wanted += ["top1", "gain"] if reference else ["top1"]
@@ -83,8 +97,14 @@ def _default(table: Table) -> list[str]:
     wanted += ["speedup"] if reference else []
     energy = [name for name in ("energy_net_mj", "energy_gross_mj") if _known(table, name)]
     wanted += energy[:1]
-    wanted += ["params_m", "macs_g", "weights_mb", "process_peak_mb", "seeds"]
+    wanted += ["params_m", "macs_g", "weights_mb", "process_peak_mb"]
+    wanted += ["seeds"] if len(_seed_counts(table)) > 1 else []
     return wanted if table.rank_by is None or table.rank_by in wanted else [*wanted, table.rank_by]
+
+
+def _seed_counts(table: Table) -> set[tuple[float | None, float | None]]:
+    """Return each number of seeds, with the number of processes on the seed that has most, that a row has."""
+    return {(row.number("seeds"), row.number("repeats")) for row in table.rows}
 
 
 def _known(table: Table, name: str) -> bool:
@@ -94,10 +114,11 @@ def _known(table: Table, name: str) -> bool:
 def _varies(table: Table, name: str) -> bool:
     """Return whether a setting distinguishes rows that the columns before it do not distinguish."""
     rows = [row for row in table.rows if row[name] is not None]
-    above = {"method_key": "method", "precision": "runtime"}.get(name)
-    if above is not None:
-        return len({(row[above], row[name]) for row in rows}) > len({row[above] for row in rows})
-    return len({row[name] for row in rows}) > 1
+    above: Sequence[str] = ("runtime",) if name == "precision" else ()
+    if name in APART:
+        above = ("method", *(other for other in SETTINGS if other not in APART))
+    before = [tuple(row[other] for other in above) for row in rows]
+    return len({(known, row[name]) for known, row in zip(before, rows, strict=True)}) > len(set(before))
 
 
 def _shown(table: Table, name: str) -> Shown:
@@ -200,8 +221,8 @@ def title(table: Table) -> str:
 _IN_TITLE = ("data", "device_model")
 
 
-def setting(table: Table) -> str:
-    """Return in one line the settings that all rows share."""
+def setting(table: Table, shown: Sequence[Shown]) -> str:
+    """Return in one line the settings that all rows share, and their seeds where no column of ``shown`` has them."""
     forms = {
         "runtime": "{}",
         "precision": "{}",
@@ -215,7 +236,13 @@ def setting(table: Table) -> str:
         values = {str(row[name]) for row in table.rows if row[name] is not None}
         if len(values) == 1:
             words.append(form.format(values.pop()))
-    return one_line(", ".join("1 thread" if word == "1 threads" else word for word in words))
+    counts = _seed_counts(table)
+    if len(counts) == 1 and all(column.name != "seeds" for column in shown):
+        seeds, repeats = counts.pop()
+        words += [f"{seeds} seeds"] if seeds else []
+        words += [f"{repeats} processes on the first"] if seeds and (repeats or 0) > 1 else []
+    singular = {"1 threads": "1 thread", "1 seeds": "1 seed"}
+    return one_line(", ".join(singular.get(word, word) for word in words))
 
 
 def one_line(text: str) -> str:
@@ -223,8 +250,11 @@ def one_line(text: str) -> str:
     return " ".join(text.split())
 
 
-def notes(table: Table, shown: Sequence[Shown]) -> list[str]:
-    """Return the lines below a table: marks, tiers, intervals, and the reasons for missing figures."""
+def notes(table: Table, shown: Sequence[Shown], *, usual: bool = True) -> list[str]:
+    """Return the lines below a table: marks, tiers, intervals, and the reasons for missing figures.
+
+    ``usual``: ``shown`` are the usual columns, not columns that a person chose.
+    """
     if table.published:
         lines = [f"As printed in {table.key.source}: not measured here, not ranked", table.note or ""]
         return [one_line(line) for line in (*lines, *_absences(table, shown)) if line]
@@ -232,7 +262,7 @@ def notes(table: Table, shown: Sequence[Shown]) -> list[str]:
     lines = []
     if table.reference is not None and "method" in names:
         lines.append(f"{MARKS['baseline']} baseline: gain and speed are against it")
-    elif table.baseline is not None:
+    elif table.baseline is not None and (usual or names & _AGAINST.keys()):
         lines.append(f"No gain and no speed: the baseline {table.baseline} has no measured row here")
     for row in table.rows:
         status = str(row["status"])
@@ -265,6 +295,7 @@ def notes(table: Table, shown: Sequence[Shown]) -> list[str]:
         lines.append(
             f"Tier: the most accurate row and all rows that no test separates from it, then the same for the rest ({test}){limit}"
         )
+    lines += table.differences
     lines += _absences(table, shown)
     if "energy" in table.why and any(name.startswith("energy_") for name in names):
         lines.append(f"Meters: {table.why['energy']}")

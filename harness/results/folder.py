@@ -201,10 +201,15 @@ class Results:
 
         ``current_only`` keeps only the cells that ``plan.json`` names, if there is such a file.
         """
-        cells = self._planned() if current_only else None
+        cells = self.planned() if current_only else None
         return [record for record in latest_of(self.records()) if cells is None or record.cell_id in cells]
 
-    def _planned(self) -> set[str] | None:
+    def planned(self) -> set[str] | None:
+        """Return the ids of the cells that ``plan.json`` names; ``None`` if there is no such file.
+
+        Raises:
+            StorageError: the file is not a plan.
+        """
         path = self.folder / "plan.json"
         if not path.exists():
             return None

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from harness.results.folder import Results, latest_of
+from harness.results.leaderboard.place import Place
 from harness.types.record import Record
 
 if TYPE_CHECKING:
@@ -28,13 +29,26 @@ class Merged:
         every: list[Record] = []
         self.left_out = 0
         self._folder_of: dict[str | None, Results] = {}  # a sample file is named by its content
+        self._name_of: dict[str, str] = {}  # run -> the first folder that has it: a copy is no other folder
+        self._current: set[tuple[str, str, str]] = set()
         for folder in folders:
-            own = folder.latest(current_only=current_only)
+            own = folder.latest()
+            planned = folder.planned()
+            current = [record for record in own if planned is None or record.cell_id in planned]
+            self._current |= {record.identity for record in current}
             if current_only:
-                self.left_out += len({r.cell_id for r in folder.latest()} - {r.cell_id for r in own})
+                self.left_out += len(own) - len(current)
+                own = current
             every += own
             self._folder_of |= {record.samples.sha256: folder for record in own}
+            for record in own:
+                self._name_of.setdefault(record.run_id, str(folder.folder))
         self.records = latest_of(every)
+
+    def place_of(self, record: Record) -> Place:
+        """Return the folder of one of the records, and whether its last run has the record's cell."""
+        current = record.identity in self._current
+        return Place(self._name_of[record.run_id], "last" if current else "earlier")
 
     def load_samples(self, record: Record) -> dict[str, NDArray[Any]]:
         """Return the raw arrays of one of the records; empty if it has none.

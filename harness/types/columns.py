@@ -142,6 +142,9 @@ COLUMNS: dict[str, Column] = {
         _text("normalize", "Normalise", "which mean and deviation the input is normalised with"),
         _text("machine_id", "Machine", "the machine that measured"),
         _text("method_key", "Config", "hash of the method's configuration"),
+        _text("folder", "Folder", "the results folder, as it was named"),
+        _text("run", "Run", "last: the folder's last run has these cells; earlier: it does not"),
+        _text("started", "Measured", "when the first of its cells was started, UTC"),
     )
 }
 """Every column by name."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 from typing import Any
 
 import numpy as np
@@ -13,8 +14,10 @@ from hypothesis import strategies as st
 
 from harness.errors import SuiteError
 from harness.render import render
+from harness.results.leaderboard.differences import SHOWN
 from harness.results.leaderboard.filters import parse_where
 from harness.results.leaderboard.leaderboard import Leaderboard, leaderboard_of
+from harness.results.leaderboard.place import Place
 from harness.results.leaderboard.selection import filtered, sorted_by
 from harness.types.column_names import check_columns, column_named, sort_order
 from harness.types.columns import COLUMNS
@@ -108,6 +111,75 @@ def test_measured_boards_come_first_and_the_order_of_records_does_not_matter() -
     given = [record(provenance="emulated"), record("b"), record("a", seed=1), record("a")]
     assert [board.key.provenance for board in leaderboard_of(given).tables] == ["measured", "emulated"]
     assert leaderboard_of(given) == leaderboard_of(given[::-1])
+
+
+# --- folders and runs ------------------------------------------------------------------------------
+
+
+def in_folders(**places: list[Record]) -> Leaderboard:
+    where = {id(record): Place(name) for name, records in places.items() for record in records}
+    everything = [record for records in places.values() for record in records]
+    return leaderboard_of(everything, place_of=lambda record: where[id(record)])
+
+
+def test_records_of_two_folders_are_never_in_one_row() -> None:
+    step = {"stage": "build", "entry": "vit", "params": {"dim": 48}, "notes": {"train": {"epochs": 30}}}
+    longer = {**step, "notes": {"train": {"epochs": 60}}}
+    old = [
+        record(seed=s, run_id="a", started=f"2026-11-20T10:0{s}", lineage=[step], accuracy={"top1": 80.0})
+        for s in (0, 1)
+    ]
+    new = [record(seed=s, run_id="b", started="2026-11-29T19:47", lineage=[longer]) for s in (0, 1)]
+    (table,) = in_folders(old=old, new=new).tables
+    assert [(row["folder"], row["started"], row["seeds"], row["top1"]) for row in table.rows] == [
+        ("new", "2026-11-29 19:47", 2, 90.0),
+        ("old", "2026-11-20 10:00", 2, 80.0),
+    ]
+    assert table.differences == (
+        "vit (new, 2026-11-29 19:47 | old, 2026-11-20 10:00) differs in: 1. build vit train epochs 60 | 30",
+    )
+    text = render(Leaderboard((table,)), "table", width=200)
+    assert re.search(r"vit \S* +new +2026-11-29 19:47 ", text)
+    assert "differs in: 1. build vit train epochs 60 | 30" in text
+    assert json.loads(render(Leaderboard((table,)), "json"))["boards"][0]["differences"]
+
+
+def test_folders_without_a_common_method_need_no_folder_column() -> None:
+    (table,) = in_folders(one=[record("a")], two=[record("b")]).tables
+    assert table.differences == ()
+    assert "Folder" not in render(Leaderboard((table,)), "table", width=200)
+
+
+def test_a_method_under_two_runtimes_is_told_apart_by_the_runtime_alone() -> None:
+    other = {"runtime": {"name": "torch"}, "method_key": "other"}
+    text = render(leaderboard_of([record(), record(**other)]), "table", width=200)
+    assert "Runtime" in text
+    assert "Config" not in text
+
+
+def test_cells_of_an_earlier_run_or_of_other_code_are_rows_of_their_own() -> None:
+    now = record(started="2026-11-29T10:00", origins={"model:vit": {"version": "1", "source": "aaaa"}})
+    then = record(started="2026-11-28T10:00", origins={"model:vit": {"version": "1", "source": "bbbb"}})
+    (table,) = leaderboard_of([now, then]).tables
+    assert [row["started"] for row in table.rows] == ["2026-11-28 10:00", "2026-11-29 10:00"]
+    assert "code of model:vit 1 bbbb | 1 aaaa" in table.differences[0]
+    places = {"2026-11-29T10:00": Place("f"), "2026-11-28T10:00": Place("f", "earlier")}
+    (table,) = leaderboard_of([now, then], place_of=lambda record: places[record.started]).tables
+    assert {row["run"] for row in table.rows} == {"last", "earlier"}
+    assert "Run" in render(Leaderboard((table,)), "table", width=200)
+
+
+def test_many_differences_are_counted() -> None:
+    machines = [
+        record(
+            machine_id=f"m{i}",
+            environment={"kernel": f"Linux {i}", "versions": {f"p{j}": f"{i}.{j}" for j in range(9)}},
+        )
+        for i in (1, 2)
+    ]
+    (sentence,) = leaderboard_of(machines).tables[0].differences
+    assert sentence.count(" | ") == 1 + SHOWN
+    assert sentence.endswith("; and 5 more")
 
 
 def test_within_splits_a_board_by_a_column() -> None:

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from harness.render import FORMATS, render
 from harness.render.record import describe
+from harness.render.view import columns_of
 from harness.results.leaderboard.leaderboard import Leaderboard, leaderboard_of
 from harness.types.blocks import DeviceBlock, ScenarioBlock
 from harness.types.columns import COLUMNS
@@ -67,6 +68,24 @@ def board() -> Leaderboard:
     return leaderboard_of([record(), better, broken])
 
 
+def metered() -> Leaderboard:
+    """The same with energy, and figures of many digits."""
+    energy = [
+        {
+            "meter": "rapl",
+            "scope": "package",
+            "provenance": "measured",
+            "energy_gross_mj": 12.3456,
+            "energy_net_mj": 0.0905,
+            "energy_u_mj": 0.00123,
+            "method": "default",
+        }
+    ]
+    given = [record(seed=seed, energy=energy) for seed in (0, 1, 2)]
+    tiny = record("a-method-with-a-long-name", counts={"params": 15_586, "macs": 269_136}, energy=energy)
+    return leaderboard_of([*given, tiny])
+
+
 def row_of(text: str, method: str) -> str:
     """Return the table's line of a method. Notes about the method begin with a mark."""
     return next(line for line in text.splitlines() if re.match(rf"[|\s\d]*{method}\b", line))
@@ -86,17 +105,45 @@ def test_people_see_gain_speed_and_why_a_figure_is_missing(format: str) -> None:
     assert "baseline: gain and speed are against it" in text
 
 
-@pytest.mark.parametrize("width", [40, 60, 80, 100, 120, 200])
-def test_a_narrow_terminal_loses_columns_and_says_which(width: int) -> None:
-    text = render(board(), "table", width=width)
-    lost = re.search(r"Not shown, the terminal is too narrow: ([\s\S]*)\Z", text)
-    # The loss is reported, and the rest is there.
-    lost_words = lost[1] if lost else ""
-    for heading in ("Params", "MACs", "Peak", "p99"):
-        assert (heading in text.split("──")[0]) != (heading in lost_words), heading
-    assert {"Method", "Top-1"} <= set(text.split("──")[0].split())
-    if width >= 80:
+@pytest.mark.parametrize("width", [20, 40, 60, 80, 100, 120, 200])
+def test_a_narrow_terminal_shows_every_figure_whole_in_further_blocks(width: int) -> None:
+    (table,) = metered().tables
+    text = render(metered(), "table", width=width)
+    shown = columns_of(table)
+    figures = [cell for column in shown if column.numeric for cell in column.cells]
+    for figure in figures:
+        assert re.search(rf"(?<!\S){re.escape(figure)}(?!\S)", text), figure
+    assert "…" not in text
+    for column in shown:
+        assert column.heading.split()[0] in text
+    if width >= 60:
         assert max(map(len, text.splitlines())) <= width
+
+
+@pytest.mark.parametrize("width", [60, 70, 80, 90])
+def test_energy_p99_and_memory_come_before_macs_and_gain(width: int) -> None:
+    text = render(metered(), "table", width=width)
+    headings = ("Net energy", "p99", "Peak", "Gain", "MACs")
+    order = [next(re.finditer(rf"\s{heading}\s", text)).start() for heading in headings]
+    blocks = [text[:place].count("\n\n") for place in order]
+    assert max(blocks[:3]) <= min(blocks[3:])
+    assert max(blocks[:3]) < blocks[4]
+
+
+def test_every_block_names_its_rows() -> None:
+    twice = [record(), record(runtime={"name": "torch", "params": {}, "precision": "float32"})]
+    for block in render(leaderboard_of(twice), "table", width=50).split("\n\n")[1:-1]:
+        assert "onnxruntime" in block
+        assert "torch" in block
+
+
+def test_seeds_are_a_column_only_where_they_differ() -> None:
+    same = [record(seed=seed) for seed in (0, 1)]
+    assert "on here, 2 seeds\n" in render(leaderboard_of(same), "table")
+    assert "Seeds" not in render(leaderboard_of(same), "table")
+    assert "Seeds" in render(leaderboard_of([*same, record("other")]), "table")
+    again = [*same, record(repeat=1)]
+    assert "2 seeds, 2 processes on the first\n" in render(leaderboard_of(again), "table")
 
 
 @pytest.mark.parametrize("format", ["table", "github", "latex"])
@@ -105,6 +152,7 @@ def test_a_board_without_the_baseline_says_why_it_has_no_gain(format: str) -> No
     text = " ".join(render(alone, format).replace("\n%", "").split())
     assert "No gain and no speed: the baseline vit has no measured row here" in text
     assert "No gain" not in render(board(), format)
+    assert "No gain" not in render(alone, format, ["method", "top1"])
     assert "No gain" not in render(leaderboard_of([record("other", baseline=None)]), format)
 
 

@@ -21,6 +21,7 @@ from harness.errors import StorageError, SuiteError
 from harness.measure.latency import latency_summary
 from harness.render.outcome import failure_lines
 from harness.results.folder import Results, latest_of
+from harness.results.leaderboard.place import Place
 from harness.results.merged import Merged
 from harness.types import LatencyTrace, Samples, WarmUp
 from harness.types.figures import Latency
@@ -118,6 +119,31 @@ def test_folders_are_merged_and_each_record_has_its_own_samples(tmp_path: Path) 
     assert [(r.cell_id, int(merged.load_samples(r)["number"])) for r in merged.records] == [
         ("a", 2),
         ("b", 1),
+    ]
+
+
+def test_a_copy_of_a_folder_is_no_other_folder_and_two_runs_are(tmp_path: Path) -> None:
+    folders = [Results(tmp_path / name, create=True) for name in ("first", "copy", "other")]
+    for folder, run in zip(folders, ("r1", "r1", "r2"), strict=True):
+        folder.append(record("a", run_id=run))
+        folder.append(record("before", run_id=run))
+        (folder.folder / "plan.json").write_text(json.dumps({"run_id": run, "cells": ["a"]}))
+    merged = Merged(folders)
+    first, other = (str(folders[i].folder) for i in (0, 2))
+    assert [merged.place_of(r) for r in merged.records] == [
+        Place(first),
+        Place(first, "earlier"),
+        Place(other),
+        Place(other, "earlier"),
+    ]
+    assert len(Merged(folders, current_only=True).records) == 2
+    text = (
+        CliRunner().invoke(cli, ["leaderboard", *(str(f.folder) for f in folders), "--format", "json"]).stdout
+    )
+    (board,) = json.loads(text)["boards"]
+    assert [(row["folder"], row["seeds"], row["repeats"]) for row in board["rows"]] == [
+        (first, 1, 1),
+        (other, 1, 1),
     ]
 
 

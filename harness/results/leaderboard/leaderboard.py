@@ -11,7 +11,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, get_args
 
+from harness.results.leaderboard.differences import differences
 from harness.results.leaderboard.energy_columns import meterless, table_scope
+from harness.results.leaderboard.place import NOWHERE, Place, PlaceOf
 from harness.results.leaderboard.rows import Group
 from harness.results.leaderboard.tiers import no_tiers, rank_by_tiers
 from harness.types import Provenance
@@ -67,6 +69,7 @@ class Table:
     ``detectable_top1`` is the difference, in points, that the test of a pair would have found with 80% power on one
     seed, at the table's median discordance and Holm's first step. ``why`` gives reasons for values that are ``None``,
     and under ``energy`` the full reason why no meter was read. The rows have that reason in short.
+    ``differences`` has a sentence for each method with several rows that are alike in their settings.
     If ``rank_by`` is None the rows are not ranked. They are in the order in which they were published.
     """
 
@@ -78,6 +81,7 @@ class Table:
     detectable_top1: float | None = None
     why: Mapping[str, str] = field(default_factory=dict)
     note: str | None = None
+    differences: tuple[str, ...] = ()
 
     @property
     def published(self) -> bool:
@@ -93,6 +97,7 @@ class Table:
             "detectable_top1": self.detectable_top1,
             "why": dict(self.why),
             "note": self.note,
+            **({"differences": list(self.differences)} if self.differences else {}),
             "rows": [row.to_json() for row in self.rows],
         }
 
@@ -123,6 +128,7 @@ def leaderboard_of(
     rank_by: str | None = None,
     baseline: str | None = None,
     within: Sequence[str] = (),
+    place_of: PlaceOf = lambda record: NOWHERE,
 ) -> Leaderboard:
     """Group records into tables and rank their rows.
 
@@ -132,13 +138,14 @@ def leaderboard_of(
         rank_by: the column that ranks; by default that of the table's newest record.
         baseline: the method of the reference row; by default that of the table's newest record.
         within: columns by which tables are split further.
+        place_of: a function that gives the folder of a record. Records of several folders are never in one row.
 
     Raises:
         SuiteError: a column is unknown or cannot rank.
     """
     within = check_columns(within, "--within")
     by_table: dict[TableKey, list[Group]] = {}
-    for key, groups in grouped(records).items():
+    for key, groups in grouped(records, place_of).items():
         for group in groups:
             row = group.row
             inner = tuple((name, _hashable(row[name])) for name in within)
@@ -150,13 +157,17 @@ def leaderboard_of(
     return Leaderboard(tuple(ranked))
 
 
-def grouped(records: Iterable[Record]) -> dict[TableKey, list[Group]]:
+def grouped(
+    records: Iterable[Record], place_of: PlaceOf = lambda record: NOWHERE
+) -> dict[TableKey, list[Group]]:
     """Return the rows of every table, by the table's key. They are not ranked yet."""
-    by_table: dict[TableKey, dict[str, list[Record]]] = {}
+    by_table: dict[TableKey, dict[tuple[Place, str], list[Record]]] = {}
     for record in records:
-        setting = json.dumps(_row_key(record), sort_keys=True)
-        by_table.setdefault(_table_key(record), {}).setdefault(setting, []).append(record)
-    return {key: [Group(members) for members in rows.values()] for key, rows in by_table.items()}
+        row = place_of(record), json.dumps(_row_key(record), sort_keys=True)
+        by_table.setdefault(_table_key(record), {}).setdefault(row, []).append(record)
+    return {
+        key: [Group(members, place) for (place, _), members in rows.items()] for key, rows in by_table.items()
+    }
 
 
 def not_printed(source: str | None) -> str:
@@ -209,6 +220,10 @@ def _row_key(record: Record) -> list[Any]:
         record.device.input,
         record.device.name,
         record.device.nodes,
+        [
+            (name, origin if isinstance(origin, str) else [origin.version, origin.source])
+            for name, origin in sorted(record.origins.items())
+        ],
     ]
 
 
@@ -258,11 +273,12 @@ def _table(
         reference=reference,
         detectable_top1=detectable,
         why=why,
+        differences=tuple(differences(groups)),
     )
 
 
 def _tie(row: Row) -> tuple[Any, ...]:
     """Return the sort key of rows with the same rank: the faster one first, then by name."""
-    names = ("method", "runtime", "device", "machine_id", "method_key")
+    names = ("method", "runtime", "device", "machine_id", "method_key", "folder", "run", "started")
     texts = tuple(str(row[name]) for name in names)
     return (*order("latency_p50_ms")(row), *texts, str(row["batch"]), str(row["threads"]))

@@ -8,6 +8,7 @@ from statistics import fmean, median
 
 from harness import stats
 from harness.results.leaderboard.energy_columns import energy_columns, scopes_of
+from harness.results.leaderboard.place import NOWHERE, Place
 from harness.results.leaderboard.why import Why
 from harness.types.blocks import ScenarioBlock
 from harness.types.columns import COLUMNS, Row, Value
@@ -26,7 +27,8 @@ class Group:
     readings.
     """
 
-    def __init__(self, records: list[Record]) -> None:
+    def __init__(self, records: list[Record], place: Place = NOWHERE) -> None:
+        self.place = place
         self.records = sorted(records, key=lambda r: (r.seed, r.repeat, r.started, r.cell_id, r.run_id))
         self.good = [record for record in self.records if record.good]
         self.reason = _reason(self.records)
@@ -81,6 +83,9 @@ class Group:
             "flags": sorted({flag for record in self.records for flag in record.flags}),
             "machine_id": first.machine_id,
             "method_key": first.method_key,
+            "folder": self.place.folder,
+            "run": self.place.run,
+            "started": min(record.started for record in self.records)[:16].replace("T", " ") or None,
         }
 
 
