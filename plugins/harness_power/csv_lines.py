@@ -18,6 +18,7 @@ UNITS = {"s": 1e9, "ms": 1e6, "us": 1e3, "ns": 1.0}
 ISO = re.compile(
     r"(\d{4}-\d\d-\d\d)[T ](\d\d:\d\d:\d\d)(?:[.,](\d{1,9})\d*)?\s*(Z|[+-]\d\d:?\d\d)?", re.IGNORECASE
 )
+MONTH_FIRST = re.compile(r"(\d\d)[-/](\d\d)[-/](\d{4}) (.*)")
 
 
 @dataclass(frozen=True)
@@ -94,12 +95,27 @@ def reading(line: str, layout: Layout, time: Callable[[str], int]) -> tuple[int,
 def moment(clock: str, unit: str) -> Callable[[str], int]:
     """Return a function that turns a cell into nanoseconds.
 
-    The nanoseconds count from 1970 for the clocks ``unix`` and ``iso``, else from the start of the log's clock.
+    The nanoseconds count from 1970 for the clocks ``unix``, ``iso`` and ``month-day-year``, else from the start of the
+    log's clock.
     """
+    if clock == "month-day-year":
+        return _month_first
     if clock == "iso":
         return _iso
     factor = UNITS[unit]
     return lambda text: round(_number(text) * factor)
+
+
+def _month_first(text: str) -> int:
+    """Return the nanoseconds since 1970 of a time such as ``01-31-2026 13:35:07.085``, which is local time.
+
+    SPEC PTDaemon writes its log so.
+    """
+    match = MONTH_FIRST.fullmatch(text)
+    if match is None:
+        raise ValueError(f"{text!r} is not a time MM-DD-YYYY HH:MM:SS")
+    month, day, year, rest = match.groups()
+    return _iso(f"{year}-{month}-{day} {rest}")
 
 
 def _number(text: str) -> float:

@@ -43,8 +43,9 @@ class CsvParams(Params):
     ampere: Place | None = Field(None, description="with volt, instead of watt: column of the current")
     volt: Place | None = Field(None, description="with ampere, instead of watt: column of the voltage")
     scale: float = Field(1.0, gt=0, description="watts in one unit of the power, like 0.001 for milliwatts")
-    clock: Literal["unix", "iso", "elapsed"] = Field(
-        "unix", description="time since 1970, ISO 8601, or time since the log's own start"
+    clock: Literal["unix", "iso", "month-day-year", "elapsed"] = Field(
+        "unix",
+        description="time since 1970, ISO 8601, MM-DD-YYYY HH:MM:SS (PTDaemon), or time since the log's own start",
     )
     time_unit: Literal["s", "ms", "us", "ns"] = Field("s", description="unit of the time, if it is a number")
     align: Literal["timestamps", "marker"] | None = Field(
@@ -65,9 +66,11 @@ class CsvParams(Params):
         if self.ampere is not None and "watt" in self.model_fields_set:
             raise ValueError("give watt, or ampere and volt, not both")
         if self.clock == "elapsed" and self.align == "timestamps":
-            raise ValueError("align: timestamps needs a clock that tells the day: unix or iso")
-        if self.clock == "iso" and self.time_unit != "s":
-            raise ValueError("time_unit has no effect: clock is iso")
+            raise ValueError(
+                "align: timestamps needs a clock that tells the day: unix, iso or month-day-year"
+            )
+        if self.clock in ("iso", "month-day-year") and self.time_unit != "s":
+            raise ValueError(f"time_unit has no effect: clock is {self.clock}")
         return self
 
     @property

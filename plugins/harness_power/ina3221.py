@@ -1,8 +1,8 @@
-"""The INA3221 power monitors on NVIDIA Jetson boards, read through sysfs.
+"""The INA3221 and INA238 power monitors on NVIDIA Jetson boards, read through sysfs.
 
 There are two layouts: hwmon (JetPack 5 and newer; the kernel's Documentation/hwmon/ina3221.rst) and iio (JetPack 4;
-NVIDIA's driver ina3221x). Not tried on the hardware: paths, units and rails are from the drivers' sources and
-NVIDIA's guides, and are tested on trees of files that jetson-stats reads with the same result.
+NVIDIA's driver ina3221x). AGX Thor also has an INA238 at its input (the kernel's drivers/hwmon/ina238.c). Not tried on
+the hardware: paths, units and rails are from the drivers' sources and NVIDIA's guides, and are tested on trees of files that jetson-stats reads with the same result.
 
 Some rails feed others. Rails are added only if their relation is known; otherwise no sum is given.
 """
@@ -27,6 +27,7 @@ __all__ = ["ENTRY", "open_meter", "probe"]
 _SAMPLES = (1, 4, 16, 64, 128, 256, 512, 1024)
 _CONVERSION_US = (140, 204, 332, 588, 1100, 2116, 4156, 8244)
 _HWMON_CONFIG = 0x7127  # the hwmon driver's: 3 channels, no averaging, 1.1 ms a conversion
+_INA238_S = 3 * 16 * 1052e-6  # drivers/hwmon/ina238.c: 16 averages, 1052 us for each of 3 channels
 _IIO_CONFIG = {"ti,continuous-config": 0x7727, "ti,trigger-config": 0x7003}  # the iio driver's own defaults
 
 
@@ -171,18 +172,18 @@ def _unavailable(reason: str, fix: str = "") -> Unavailable:
 
 
 def _chips() -> list[Path]:
-    """Return the folders of the I2C devices that are INA3221 chips."""
+    """Return the folders of the I2C devices that are INA3221 or INA238 chips."""
     chips = []
     for name in sorted((sysfs.root() / "sys/bus/i2c/devices").glob("*/name")):
         with suppress(OSError):
-            if name.read_text().strip().lower().startswith("ina3221"):
+            if name.read_text().strip().lower().startswith(("ina3221", "ina238")):
                 chips.append(name.parent)
     return chips
 
 
 def _rails(chip: Path) -> Iterator[_Rail]:
     for folder in sorted(chip.glob("hwmon/hwmon*")):
-        yield from _hwmon_rails(folder)
+        yield from _ina238_rail(folder) if _is_ina238(chip) else _hwmon_rails(folder)
     for folder in sorted(chip.glob("iio:device*")):
         yield from _iio_rails(folder, chip / "of_node")
 
@@ -208,6 +209,26 @@ def _hwmon_rails(folder: Path) -> Iterator[_Rail]:
             timing=timing,
             step_ma=40_000 / shunt_uohm if shunt_uohm else None,  # 40 uV, the shunt ADC's step
         )
+
+
+def _is_ina238(chip: Path) -> bool:
+    return (chip / "name").read_text().strip().lower().startswith("ina238")
+
+
+def _ina238_rail(folder: Path) -> Iterator[_Rail]:
+    """Yield the rail of an INA238: in1 is its bus voltage, in0 its shunt voltage. Thor's driver gives it no name."""
+    interval = number(folder / "update_interval")
+    period_s = interval * 1e-3 if interval else _INA238_S
+    label = folder / "label"
+    yield _Rail(
+        name=label.read_text().strip() if label.exists() else "VIN",
+        files=(folder / "in1_input", folder / "curr1_input"),
+        period_s=period_s,
+        averaging_s=period_s,
+        timing="update_interval"
+        if interval
+        else "16 averages x 3 x 1052 us, as the driver configures the chip",
+    )
 
 
 def _iio_rails(folder: Path, node: Path) -> Iterator[_Rail]:

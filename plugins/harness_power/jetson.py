@@ -17,7 +17,8 @@ from harness.types import Scope, Watch
 
 __all__ = ["Composition", "compose", "is_jetson", "number", "watch"]
 
-_INPUTS = {  # VDD_IN: Orin NX and Nano, Xavier NX, TX2, TX1
+_INPUTS = {  # the first one that is there; VDD_IN: Orin NX and Nano, Xavier NX, TX2, TX1
+    "VIN": "the carrier board's input (AGX Thor)",
     "POM_5V_IN": "the board's 5 V input (Jetson Nano)",
     "VDD_IN": "the module's input: what the carrier board takes for itself is not in it",
 }

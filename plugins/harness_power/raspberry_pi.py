@@ -38,7 +38,9 @@ __all__ = ["ENTRY", "open_meter", "probe", "watch"]
 PERIOD_S = 0.1
 TIMEOUT_S = 0.5
 SLOPE, INTERCEPT_W = 1.1451, 0.5879
-RAIL = re.compile(r"^\s*(\w+)_([AV]) (?:current|volt)\(\d+\)=(-?\d+\.?\d*)\2\s*$", re.MULTILINE)
+RAIL = re.compile(
+    r"^\s*(\w+)_([AV]) (?:current|volt)\(\d+\)=(-?\d+\.?\d*(?:[eE][+-]?\d+)?)\2\s*$", re.MULTILINE
+)
 CAUSES = {0: "under-voltage", 1: "frequency-capped", 2: "throttled", 3: "soft-thermal-limit"}
 
 

@@ -138,6 +138,34 @@ def test_iso_times(day, zone, mark, colon):
     assert moment("iso", "s")(text) == expected
 
 
+@given(st.datetimes(datetime(1990, 1, 1), datetime(2100, 1, 1)), st.sampled_from("-/"))
+def test_month_first_times(at, mark):
+    text = at.strftime(f"%m{mark}%d{mark}%Y %H:%M:%S.%f")[:-3]
+    expected = moment("iso", "s")(at.isoformat(timespec="milliseconds"))
+    assert moment("month-day-year", "s")(text) == expected
+
+
+@pytest.mark.parametrize(
+    "text", ["2023-01-10 13:35:07", "13-01-2023 13:35:07", "01-10-2023", "1-10-2023 13:35:07"]
+)
+def test_no_month_first_time(text):
+    with pytest.raises(ValueError, match=r"time|month"):
+        moment("month-day-year", "s")(text)
+
+
+def test_a_log_of_ptdaemon(tmp_path):
+    path = tmp_path / "log.txt"
+    path.write_text(
+        "".join(
+            f"Time,{datetime.fromtimestamp(at):%m-%d-%Y %H:%M:%S.%f},Watts,16.9,Volts,230.1,Amps,0.1,PF,0.9\n"
+            for at in past(1000)
+        )
+    )
+    begin, end, samples = fetched(opened(path, clock="month-day-year", time=1, watt=3), 8.0, 4.0)
+    assert [watts for _, watts in samples] == [16.9] * len(samples)
+    assert samples[0][0] <= begin < end <= samples[-1][0]
+
+
 def test_iso_zones_and_fractions():
     ns = moment("iso", "s")
     assert ns("1970-01-01T00:00:01Z") == 10**9

@@ -127,6 +127,27 @@ BOARDS = {  # layout, chips, what is added
 }
 
 
+@pytest.mark.filterwarnings("ignore:The 'warn' method:DeprecationWarning")
+def test_thor_has_a_monitor_at_its_input(root: Path) -> None:
+    hwmon(root, [{"VDD_GPU": (19000, 100), "VDD_CPU_SOC_MSS": (19000, 200), "VIN_SYS_5V0": (5000, 100)}])
+    chip = root / "sys/bus/i2c/devices/2-0044"
+    put(chip / "name", "ina238")
+    for name, value in {
+        "in0_input": 3,
+        "in1_input": 19850,
+        "curr1_input": 2600,
+        "power1_input": 51_610_000,
+    }.items():
+        put(chip / "hwmon/hwmon9" / name, value)
+    info = only()
+    assert (info.name, info.scope, info.watches) == ("ina3221:VIN", "board", "board")
+    assert watts(info) == pytest.approx(51.61)
+    assert jtop_says(root)["tot"]["power"] == 51_610
+    assert info.period_s == pytest.approx(0.0505, abs=1e-4)
+    assert info.averaging_s == info.period_s
+    assert list(info.details["beside"]) == ["VDD_CPU_SOC_MSS", "VDD_GPU", "VIN_SYS_5V0"]
+
+
 @pytest.mark.parametrize("board", BOARDS)
 def test_a_board_is_read_and_every_rail_accounted_for_once(root: Path, board: str) -> None:
     layout, chips, added = BOARDS[board]

@@ -215,6 +215,13 @@ def test_an_old_firmware_says_so(pi5):
     assert answer.fix
 
 
+def test_a_current_that_is_written_with_an_exponent_is_read(pi5):
+    meter = opened(found()["raspberry-pi:rails"])
+    before = meter.read()[1]
+    pi5.says("pmic_read_adc", adc().replace("0.02000000A", "1.2e-05A"))
+    assert before - meter.read()[1] == pytest.approx((0.02 - 1.2e-05) * 5.0)
+
+
 GARBAGE = ["", "\x00\xff\n", "VDD_CORE_A current(7)=oopsA\n", "VDD_CORE_A current(7)=1.0V\n", NOT_THERE]
 
 
