@@ -43,6 +43,9 @@ def show(plan: Plan, prepared: set[str], console: Console | None = None) -> None
         note = f"[yellow]skipped: {escape(cells[0].impossible)}[/]" if cells[0].impossible else ""
         table.add_row(method, device, runtime, seeds, str(len(cells)), note)
     console.print(table)
+    facts = [cell.task.data for cell in plan.cells]
+    for name, note in dict.fromkeys((data.name, data.note) for data in facts if data.note):
+        console.print(f"data {escape(name)}: {escape(note)}", highlight=False)
     for device, meters in dict.fromkeys(_energy(cell) for cell in plan.cells):
         console.print(f"energy on {device}: {escape(meters)}", highlight=False)
 

@@ -299,6 +299,8 @@ def notes(table: Table, shown: Sequence[Shown], *, usual: bool = True) -> list[s
     lines += _absences(table, shown)
     if "energy" in table.why and any(name.startswith("energy_") for name in names):
         lines.append(f"Meters: {table.why['energy']}")
+    if table.note:
+        lines.append(f"Data: {table.note}")
     return [one_line(line) for line in lines]
 
 

@@ -90,11 +90,15 @@ ADDED = {"energy"}
 
 
 def _figures(value: Any) -> Any:
-    """Return ``value`` without the text of its reasons, whose wording may change. The names with a reason stay."""
+    """Return ``value`` without the text of its reasons, whose wording may change. The names with a reason stay.
+
+    A table's note is left out: today it is that of the data, and in version 0.1.0 a measured table had none.
+    """
     if isinstance(value, dict):
         return {
             key: sorted(item.keys() - ADDED) if key == "why" else _figures(item)
             for key, item in value.items()
+            if key != "note"
         }
     return [_figures(item) for item in value] if isinstance(value, list) else value
 

@@ -69,7 +69,8 @@ class Table:
     ``detectable_top1`` is the difference, in points, that the test of a pair would have found with 80% power on one
     seed, at the table's median discordance and Holm's first step. ``why`` gives reasons for values that are ``None``,
     and under ``energy`` the full reason why no meter was read. The rows have that reason in short.
-    ``differences`` has a sentence for each method with several rows that are alike in their settings.
+    ``differences`` has a sentence for each method with several rows that are alike in their settings. ``note`` is what a
+    reader should know of the data, or of a published table.
     If ``rank_by`` is None the rows are not ranked. They are in the order in which they were published.
     """
 
@@ -274,7 +275,13 @@ def _table(
         detectable_top1=detectable,
         why=why,
         differences=tuple(differences(groups)),
+        note=" · ".join(sorted(_data_notes(groups))) or None,
     )
+
+
+def _data_notes(groups: Iterable[Group]) -> set[str]:
+    """Return the notes of the records' data sets. They are one, unless a suite or a newer version says more of the same data."""
+    return {record.data.note for group in groups for record in group.records if record.data.note}
 
 
 def _tie(row: Row) -> tuple[Any, ...]:
