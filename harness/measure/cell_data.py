@@ -4,23 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 import numpy as np
-from pydantic import ValidationError
 
 from harness.data.splits import normalise, parity_indices
 from harness.store.artifacts import Store
 from harness.types.artifacts import DataMeta, ExportMeta
-from harness.types.plain import from_json
 from harness.types.plan import Cell
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 __all__ = ["CellData", "open_cell"]
-
-M = TypeVar("M", DataMeta, ExportMeta)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,17 +62,9 @@ def open_cell(cell: Cell, store: Store) -> CellData:
     """
     return CellData(
         cell=cell,
-        export=_meta(ExportMeta, cell.export, store),
-        data=_meta(DataMeta, cell.data, store),
+        export=store.meta(cell.export, ExportMeta),
+        data=store.meta(cell.data, DataMeta),
         images=np.load(store.folder(cell.data) / "images.npy", mmap_mode="r"),
         labels=np.load(store.folder(cell.data) / "labels.npy"),
         reference=np.load(store.folder(cell.export) / "reference.npy"),
     )
-
-
-def _meta(kind: type[M], key: str, store: Store) -> M:
-    try:
-        return from_json(kind, store.meta(key))
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise store.damaged(key, f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from None

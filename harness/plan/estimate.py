@@ -19,7 +19,6 @@ from harness.plan.profiles.schedule import Piece, schedule
 from harness.plan.profiles.stored import link_of, processor_of, profile_names, profile_of
 from harness.types import IMAGE
 from harness.types.artifacts import ExportMeta
-from harness.types.plain import from_json
 from harness.types.plan import StepTask
 
 if TYPE_CHECKING:
@@ -247,7 +246,7 @@ def _pieces(cell: Cell, planned: Planned, store: Store, built: dict[str, Footpri
                 weight_bytes=part.artifact.weight_bytes,
                 output_bytes=4 * math.prod(part.output.shape),
             )
-            for part in from_json(ExportMeta, store.meta(cell.export)).parts
+            for part in store.meta(cell.export, ExportMeta).parts
         ]
     resolved = planned.resolved.method(cell.method)
     if any(link.step.each_part for link in resolved.links):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import subprocess
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
 from importlib import metadata
 from pathlib import Path
@@ -18,7 +18,7 @@ from harness.errors import StorageError
 from harness.store.files import append_line, write_atomically
 from harness.types.json import JsonObject
 
-__all__ = ["MadeBy", "keep_origin", "project_state"]
+__all__ = ["MadeBy", "ProjectState", "keep_origin", "project_state"]
 
 GIT_S = 20.0
 """Longest time of one git command, in seconds."""
@@ -35,7 +35,25 @@ class MadeBy:
     command: str
 
 
-def keep_origin(folder: Path, run_id: str, made_by: MadeBy, project: JsonObject | None = None) -> None:
+@dataclass(frozen=True)
+class ProjectState:
+    """The version of the harness, the commit of its checkout, and whether tracked files differ from the commit.
+
+    ``commit`` and ``dirty`` are None, with ``why``, if the harness does not run from a git checkout.
+    """
+
+    version: str
+    commit: str | None
+    dirty: bool | None
+    why: str = ""
+
+    def to_json(self) -> JsonObject:
+        """Return the state as a line of ``runs.jsonl`` has it: ``why`` only if there is a reason."""
+        values = asdict(self)
+        return values if self.why else {key: value for key, value in values.items() if key != "why"}
+
+
+def keep_origin(folder: Path, run_id: str, made_by: MadeBy, project: ProjectState | None = None) -> None:
     """Write the suite and a line about the run into a results folder.
 
     ``project``: the state of the harness, by default :func:`project_state`.
@@ -49,7 +67,7 @@ def keep_origin(folder: Path, run_id: str, made_by: MadeBy, project: JsonObject 
         "started": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "command": made_by.command,
         "suite_sha256": hashlib.sha256(content).hexdigest(),
-        "harness": project_state() if project is None else project,
+        "harness": (project_state() if project is None else project).to_json(),
     }
     path = folder / "suite.yaml"
     try:
@@ -71,11 +89,8 @@ def _earlier(path: Path) -> bytes | None:
     return path.read_bytes()
 
 
-def project_state(root: Path | None = None) -> JsonObject:
-    """Return the version of the harness, the commit of its checkout, and whether tracked files differ from it.
-
-    ``commit`` and ``dirty`` are null, with ``why``, if the harness does not run from a git checkout.
-    """
+def project_state(root: Path | None = None) -> ProjectState:
+    """Return the state of the harness, whose checkout is ``root``."""
     version = metadata.version("edge-harness")
     root = root or Path(__file__).resolve().parents[2]
     try:
@@ -84,8 +99,8 @@ def project_state(root: Path | None = None) -> JsonObject:
         commit = _git(root, "rev-parse", "--verify", "HEAD")
         dirty = bool(_git(root, "status", "--porcelain", "--untracked-files=no"))
     except (OSError, subprocess.SubprocessError) as error:
-        return {"version": version, "commit": None, "dirty": None, "why": str(error)}
-    return {"version": version, "commit": commit, "dirty": dirty}
+        return ProjectState(version, commit=None, dirty=None, why=str(error))
+    return ProjectState(version, commit, dirty)
 
 
 def _git(root: Path, *words: str) -> str:

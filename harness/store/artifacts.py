@@ -16,14 +16,20 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
+
+from pydantic import ValidationError
 
 from harness.errors import StorageError
 from harness.store.files import sync_tree
 from harness.store.remembered import FOLDER
 from harness.types.artifacts import About
 from harness.types.json import JsonObject
+from harness.types.plain import from_json
 
 __all__ = ["Store", "Stored"]
+
+M = TypeVar("M")
 
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
@@ -70,13 +76,17 @@ class Store:
             os.utime(path)
         return path
 
-    def meta(self, key: str) -> JsonObject:
-        """Return the content of an artifact's ``meta.json``.
+    def meta(self, key: str, kind: type[M]) -> M:
+        """Return the content of an artifact's ``meta.json`` as a value of type ``kind``.
 
         Raises:
-            StorageError: the artifact is damaged.
+            StorageError: the artifact is damaged, or is not of this kind.
         """
-        return self._meta(self.folder(key))
+        try:
+            return from_json(kind, self._meta(self.folder(key)))
+        except ValidationError as error:
+            first = error.errors()[0]
+            raise self.damaged(key, f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from None
 
     def _meta(self, folder: Path) -> JsonObject:
         try:

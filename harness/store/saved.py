@@ -7,6 +7,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
+from pydantic import ValidationError
+
 from harness.errors import CellError
 from harness.types import Model, ModuleSpec, Part, Partition
 from harness.types.artifacts import About, ModelMeta, PartitionMeta, StoredPart
@@ -70,7 +72,7 @@ def load_model(folder: Path) -> Model:
     """Load a stored model, in evaluation mode.
 
     Raises:
-        CellError: the folder holds another kind of artifact.
+        CellError: the folder holds another kind of artifact, or its ``meta.json`` is damaged.
     """
     meta = _read_meta(folder, "model", ModelMeta)
     return Model(
@@ -86,7 +88,7 @@ def load_partition(folder: Path) -> Partition:
     """Load a stored partition, its modules in evaluation mode.
 
     Raises:
-        CellError: the folder holds another kind of artifact.
+        CellError: the folder holds another kind of artifact, or its ``meta.json`` is damaged.
     """
     meta = _read_meta(folder, "partition", PartitionMeta)
     parts = [
@@ -106,7 +108,12 @@ def _read_meta(folder: Path, kind: str, into: type[M]) -> M:
     meta = json.loads((folder / "meta.json").read_text())
     if meta["kind"] != kind:
         raise CellError(f"artifact {folder.name} is a {meta['kind']}, not a {kind}", stage="load")
-    return from_json(into, meta)
+    try:
+        return from_json(into, meta)
+    except ValidationError as error:
+        first = error.errors()[0]
+        what = f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
+        raise CellError(f"artifact {folder.name} is damaged: {what}", stage="load") from None
 
 
 def _load_weights(spec: ModuleSpec, path: Path) -> torch.nn.Module:

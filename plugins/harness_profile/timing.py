@@ -12,7 +12,7 @@ from datetime import datetime, timezone
 from importlib.util import find_spec
 from pathlib import Path
 from statistics import median
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import harness
 from harness.devices import Link, processor_of
@@ -22,6 +22,7 @@ from harness.types import (
     IMAGE,
     Artifact,
     Context,
+    Counts,
     DeviceSpec,
     Edge,
     Graph,
@@ -34,11 +35,12 @@ from harness.types import (
     Unavailable,
     Workload,
 )
+from harness.types.artifacts import About
 
 if TYPE_CHECKING:
     from harness.registry import Registered
     from harness.store.artifacts import Store
-    from harness.types import BackendEntry, Counts, RuntimeEntry, Samples
+    from harness.types import BackendEntry, RuntimeEntry, Samples
 
 __all__ = ["PROBES", "WORKLOAD", "Probe", "measure_profile", "operation", "small_vit"]
 
@@ -207,6 +209,16 @@ def measure_profile(
     return profile
 
 
+@dataclass(frozen=True, kw_only=True)
+class ProbeMeta:
+    """The ``meta.json`` of an exported probe. The artifact's path is relative to its folder."""
+
+    kind: Literal["profile"] = "profile"
+    about: About
+    artifact: Artifact
+    counts: Counts
+
+
 def _prepared(
     probe: Probe, runtime: Registered[RuntimeEntry], store: Store, code: str
 ) -> tuple[Artifact, Counts]:
@@ -216,6 +228,7 @@ def _prepared(
     from harness.methods import count
     from harness.store.hashing import digest, files_hash
     from harness.store.saved import write_meta
+    from harness.types.plain import to_json
 
     module_spec = find_spec(probe.spec.factory.partition(":")[0])
     assert module_spec is not None
@@ -239,20 +252,18 @@ def _prepared(
             )
             context = cast(Context, _Exporting(folder))
             artifact = runtime.entry.export(context, part, runtime.entry.params())
-            about = {"stage": "profile", "entry": runtime.entry.name, "label": probe.what}
-            stored = {**asdict(artifact), "path": str(artifact.path.relative_to(folder))}
-            counts = asdict(count(module, [image]))
-            write_meta(folder, {"kind": "profile", "about": about, "artifact": stored, "counts": counts})
+            meta = ProbeMeta(
+                about=About(stage="profile", entry=runtime.entry.name, label=probe.what),
+                artifact=replace(artifact, path=artifact.path.relative_to(folder)),
+                counts=count(module, [image]),
+            )
+            write_meta(folder, to_json(meta))
     return _stored(key, store)
 
 
 def _stored(key: str, store: Store) -> tuple[Artifact, Counts]:
-    from harness.types import Counts
-    from harness.types.plain import from_json
-
-    meta = store.meta(key)
-    artifact = from_json(Artifact, meta["artifact"])
-    return replace(artifact, path=store.folder(key) / artifact.path), from_json(Counts, meta["counts"])
+    meta = store.meta(key, ProbeMeta)
+    return replace(meta.artifact, path=store.folder(key) / meta.artifact.path), meta.counts
 
 
 def _timed(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from harness.errors import StorageError
-from harness.run.made_by import MadeBy, keep_origin, project_state
+from harness.run.made_by import MadeBy, ProjectState, keep_origin, project_state
 from harness.suite.loading import load_suite, suite_text
 from harness.suite.shipped import shipped_suites
 from harness.suite.yamlfile import dump_yaml, parse_yaml
 
-STATE: dict[str, Any] = {"version": "1", "commit": "abc", "dirty": False}
+STATE = ProjectState(version="1", commit="abc", dirty=False)
 
 
 def runs(folder: Path) -> list[dict[str, Any]]:
@@ -30,11 +31,12 @@ def test_a_folder_has_the_last_suite_every_earlier_one_and_a_line_for_each_run(t
     keep_origin(tmp_path, "r1", first, STATE)
     keep_origin(tmp_path, "r1", first, STATE)
     assert sorted(os.listdir(tmp_path)) == ["runs.jsonl", "suite.yaml"]
-    keep_origin(tmp_path, "r2", second, {**STATE, "dirty": True})
+    keep_origin(tmp_path, "r2", second, replace(STATE, dirty=True))
     assert (tmp_path / "suite.yaml").read_text() == "suite: b\n"
     (earlier,) = tmp_path.glob("suite-*.yaml")
     assert earlier.read_text() == "suite: a\n"
     lines = runs(tmp_path)
+    assert lines[0]["harness"] == {"version": "1", "commit": "abc", "dirty": False}
     assert [line["run_id"] for line in lines] == ["r1", "r1", "r2"]
     assert lines[0]["suite_sha256"].startswith(earlier.stem.removeprefix("suite-"))
     assert (lines[2]["command"], lines[2]["harness"]["dirty"]) == ("harness run b.yaml -q", True)
@@ -54,19 +56,19 @@ def test_an_odd_folder_is_one_line_or_is_mended(tmp_path: Path) -> None:
 def test_the_commit_and_whether_tracked_files_differ_from_it(tmp_path: Path) -> None:
     git = ("git", "-C", str(tmp_path), "-c", "user.name=n", "-c", "user.email=e@x")
     no_git = project_state(tmp_path)
-    assert (no_git["commit"], no_git["dirty"]) == (None, None)
-    assert "no .git" in no_git["why"]
+    assert (no_git.commit, no_git.dirty) == (None, None)
+    assert "no .git" in no_git.why
     subprocess.run([*git, "init", "-q"], check=True)
-    assert "git rev-parse" in project_state(tmp_path)["why"]
+    assert "git rev-parse" in project_state(tmp_path).why
     (tmp_path / "a").write_text("1")
     subprocess.run([*git, "add", "a"], check=True)
     subprocess.run([*git, "commit", "-q", "-m", "m"], check=True)
     (tmp_path / "untracked").touch()
     clean = project_state(tmp_path)
-    assert len(clean["commit"]) == 40
-    assert clean["dirty"] is False
+    assert len(clean.commit or "") == 40
+    assert clean.dirty is False
     (tmp_path / "a").write_text("2")
-    assert project_state(tmp_path) == {**clean, "dirty": True}
+    assert project_state(tmp_path) == replace(clean, dirty=True)
 
 
 @pytest.mark.parametrize("name", shipped_suites())

@@ -20,6 +20,7 @@ from harness.plugins import load_plugins
 from harness.registry import Registry
 from harness.store.saved import load_any
 from harness.suite.loading import load_suite
+from harness.types.artifacts import DataMeta, ExportMeta
 from harness.types.blocks import FleetMember, ScenarioBlock
 from harness.types.measure import Measure
 from harness.types.plan import DataRef, PrepareHost
@@ -256,8 +257,8 @@ def references(planned):
 
     def of(method: str, device: str):
         cell = cells[method, device]
-        meta = store.meta(cell.data)
-        images = normalise(np.load(store.folder(cell.data) / "images.npy"), meta["mean"], meta["std"])
+        meta = store.meta(cell.data, DataMeta)
+        images = normalise(np.load(store.folder(cell.data) / "images.npy"), meta.mean, meta.std)
         labels = np.load(store.folder(cell.data) / "labels.npy")
         dataset = cell.task.data.dataset
         ref = DataRef(entry=dataset.entry, params=dataset.params, choice=cell.task.data.choice)
@@ -305,9 +306,9 @@ def test_the_mean_over_training_images_stands_in_where_the_edges_say_so(measured
     assert set(absences.stands_in.values()) == {"mean"}
     assert list(absences.levels[0].top1.values()) == pytest.approx(expected)
     cells, _, store = planned
-    parts = store.meta(cells["half", "b1"].export)["parts"]
-    assert parts[-1]["stand_ins"]["sub2"] == pytest.approx(means[1].tolist(), rel=1e-4)
-    assert [part["wire_dtype"] for part in parts] == ["float16"] * 3 + ["float32"]
+    parts = store.meta(cells["half", "b1"].export, ExportMeta).parts
+    assert parts[-1].stand_ins["sub2"] == pytest.approx(means[1].tolist(), rel=1e-4)
+    assert [part.wire_dtype for part in parts] == ["float16"] * 3 + ["float32"]
 
 
 def test_where_nothing_can_be_missing_the_record_says_why(measured):
