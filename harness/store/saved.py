@@ -62,8 +62,12 @@ def save_partition(partition: Partition, folder: Path, about: About) -> None:
 
 
 def load_any(folder: Path) -> Partition:
-    """Load a stored model or partition as a partition. A whole model is one part."""
-    if json.loads((folder / "meta.json").read_text())["kind"] == "partition":
+    """Load a stored model or partition as a partition. A whole model is one part.
+
+    Raises:
+        CellError: the folder holds another kind of artifact, or its ``meta.json`` is damaged.
+    """
+    if _kind(folder) == "partition":
         return load_partition(folder)
     return Partition.whole(load_model(folder))
 
@@ -105,15 +109,31 @@ def load_partition(folder: Path) -> Partition:
 
 
 def _read_meta(folder: Path, kind: str, into: type[M]) -> M:
-    meta = json.loads((folder / "meta.json").read_text())
-    if meta["kind"] != kind:
-        raise CellError(f"artifact {folder.name} is a {meta['kind']}, not a {kind}", stage="load")
+    if (read := _kind(folder)) != kind:
+        raise CellError(f"artifact {folder.name} is a {read}, not a {kind}", stage="load")
     try:
-        return from_json(into, meta)
+        return from_json(into, json.loads((folder / "meta.json").read_bytes()))
     except ValidationError as error:
         first = error.errors()[0]
-        what = f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
-        raise CellError(f"artifact {folder.name} is damaged: {what}", stage="load") from None
+        raise _damaged(folder, f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+
+
+def _kind(folder: Path) -> str:
+    """Return the kind of an artifact. Raises ``CellError`` if its ``meta.json`` has none."""
+    try:
+        meta = json.loads((folder / "meta.json").read_bytes())
+    except ValueError:
+        meta = None
+    if not isinstance(meta, dict) or not isinstance(meta.get("kind"), str):
+        raise _damaged(folder, "meta.json is no JSON object with a kind")
+    return str(meta["kind"])
+
+
+def _damaged(folder: Path, why: str) -> CellError:
+    return CellError(
+        f"artifact {folder.name[:12]} is damaged: {why}; `harness cache clear {folder.name[:12]}` lets it be made again",
+        stage="load",
+    )
 
 
 def _load_weights(spec: ModuleSpec, path: Path) -> torch.nn.Module:

@@ -19,6 +19,7 @@ from harness.plugins import load_plugins
 from harness.prepare.context import open_task_data
 from harness.prepare.nodes import failure
 from harness.store.artifacts import Store
+from harness.store.saved import load_any
 from harness.types import DataInfo, DatasetEntry
 from harness.types.data import DataChoice
 from harness.types.plan import DataRef
@@ -69,6 +70,17 @@ def test_a_damaged_export_is_one_line_that_says_how_to_make_it_again(tmp_path: P
         StorageError, match=r"artifact 0123456789ab .* is damaged: .*harness cache clear 01234"
     ):
         open_cell(cell, store)
+
+
+@pytest.mark.parametrize(
+    "content", [*DAMAGED, b'{"kind": "model", "about": {}}', b'{"kind": "partition", "parts": 5}']
+)
+def test_a_damaged_model_is_one_line_that_says_how_to_make_it_again(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "0123456789abcdef"
+    path.mkdir()
+    (path / "meta.json").write_bytes(content)
+    with pytest.raises(CellError, match=r"artifact 0123456789ab is damaged: .*harness cache clear 01234"):
+        load_any(path)
 
 
 def test_an_artifact_that_is_used_is_listed_first(tmp_path: Path) -> None:
