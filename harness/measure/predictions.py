@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = ["PREDICTING", "PredictionCache", "Predictions"]
 
-PREDICTING = ("data", "machine", "measure", "stats.py", "types", "worker")
+PREDICTING = ("data", "machine", "measure", "quiet.py", "stats.py", "types", "worker")
 """Packages and files of the core whose code determines predictions."""
 
 

@@ -15,5 +15,5 @@ TRAINING = (*DATA, "methods.py", "prepare", "stats.py", "store/saved.py", "train
 """The code that makes trained weights and the record of their training."""
 EXPORTING = (*DATA, "prepare", "store/saved.py", "train")
 """The code that makes an export and its reference answers."""
-MEASURING = (*DATA, "devices.py", "machine", "measure", "stats.py", "worker")
+MEASURING = (*DATA, "devices.py", "machine", "measure", "quiet.py", "stats.py", "worker")
 """The code that determines a cell's figures."""

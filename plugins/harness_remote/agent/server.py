@@ -6,6 +6,7 @@ import ctypes
 import fcntl
 import logging
 import os
+import resource
 import signal
 import socket
 from collections.abc import Callable
@@ -30,6 +31,12 @@ from harness_remote.wire.secrets import Identity
 from harness_remote.wire.wire import MAX_CONTROL_BYTES, OPTIONS
 
 __all__ = ["Agent", "AgentSettings", "serve"]
+
+MAX_CONNECTIONS = 128
+"""Connections at once, with or without a token. More are closed as soon as they come."""
+MAX_FILES = 65_536
+IDLE_MS = 60_000
+"""Time after which a connection without a call is closed. A client connects again by itself."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,6 +70,7 @@ def serve(settings: AgentSettings, announce: Callable[[str, str], Any] = print) 
         DeviceError: it cannot listen at the address, or another agent uses the folder.
     """
     _few_arenas()
+    _many_files()
     logging.getLogger("grpc").setLevel(logging.CRITICAL)  # it logs a traceback for a broken message
     ends = {signal.SIGTERM, signal.SIGINT}
     # A socket, because a lock misses a signal that comes just before the wait, or to another thread.
@@ -86,6 +94,18 @@ def _few_arenas() -> None:
     """Limit glibc to two heaps. By default each thread has its own, and each heap keeps the memory of long messages."""
     with suppress(AttributeError, OSError):  # another libc
         ctypes.CDLL(None).mallopt(-8, 2)  # M_ARENA_MAX; of this process, not of its workers
+
+
+def _many_files() -> None:
+    """Let this process and its workers open as many files as the system allows, up to ``MAX_FILES``.
+
+    Connections count as files. A worker that a crowd of connections left no file could not be measured.
+    """
+    now, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = MAX_FILES if most == resource.RLIM_INFINITY else min(most, MAX_FILES)
+    if now != resource.RLIM_INFINITY and now < wanted:
+        with suppress(ValueError, OSError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, most))
 
 
 class Agent:
@@ -190,7 +210,8 @@ def _options() -> tuple[tuple[str, Any], ...]:
         ("grpc.so_reuseport", 0),  # without it a second agent would share the port unnoticed
         ("grpc.max_concurrent_streams", 64),
         ("grpc.server_handshake_timeout_ms", 10_000),
-        ("grpc.max_connection_idle_ms", 600_000),
+        ("grpc.max_connection_idle_ms", IDLE_MS),
+        ("grpc.max_allowed_incoming_connections", MAX_CONNECTIONS),  # before any token is checked
         ("grpc.keepalive_time_ms", 60_000),  # notices a client that was unplugged
         ("grpc.keepalive_timeout_ms", 20_000),
         ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
