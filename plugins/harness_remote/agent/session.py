@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hmac
 import re
+import resource
 import shutil
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from secrets import token_urlsafe
 from typing import Any
@@ -28,6 +29,8 @@ from harness_remote.wire.wire import PEER
 __all__ = ["LeaseSession"]
 
 MAX_PARTS = 64
+SPARE_BYTES = 64 * 2**20
+"""Free memory that a worker must leave to the system."""
 TURN_S = 30.0
 
 
@@ -136,6 +139,7 @@ class LeaseSession:
             monitor = self._monitor(command.meters)
             self._threads = command.threads
             self._worker = WorkerProcess(self._name, monitor)
+            _bound_memory(self._worker.pid)
             if self._closed:  # the session ended while the worker started
                 self._end_worker()
 
@@ -247,3 +251,16 @@ def _target(target: str) -> str:
     if not name or not re.fullmatch(r"\d{1,5}", port, re.ASCII) or not 0 < int(port) < 65536:
         raise DeviceError(f"{target[:100]!r} is no HOST:PORT")
     return target
+
+
+def _bound_memory(pid: int) -> None:
+    """Limit the memory of a worker to what is free now.
+
+    A file of 200 bytes can ask for a constant of 2^33 elements. Without a limit the kernel would end any process of
+    the board, the agent too.
+    """
+    import psutil
+
+    most = max(psutil.virtual_memory().available - SPARE_BYTES, SPARE_BYTES)
+    with suppress(OSError, ValueError):  # the worker has ended: the next command says so
+        resource.prlimit(pid, resource.RLIMIT_DATA, (most, most))
