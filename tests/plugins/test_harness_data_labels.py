@@ -146,18 +146,29 @@ def test_what_is_no_list_of_names_declares_none(tmp_path: Path, declared: Any) -
 @pytest.mark.parametrize(
     ("values", "names", "numbers"),
     [
-        pytest.param(pa.array([2**63, 2**63 + 1, 5], pa.uint64()), ["5", str(2**63), str(2**63 + 1)], [1, 2, 0], id="uint64"),
+        pytest.param(
+            pa.array([2**63, 2**63 + 1, 5], pa.uint64()),
+            ["5", str(2**63), str(2**63 + 1)],
+            [1, 2, 0],
+            id="uint64",
+        ),
         pytest.param(pa.array([-(2**63), 2**63 - 1]), [str(-(2**63)), str(2**63 - 1)], [0, 1], id="int64"),
         pytest.param(pa.array([127, -128, 0], pa.int8()), ["-128", "0", "127"], [2, 0, 1], id="int8"),
         pytest.param(pa.array([10, 9, 100], pa.uint16()), ["9", "10", "100"], [1, 0, 2], id="uint16"),
-        pytest.param(pa.array(["dog", "cat", "dog"]).dictionary_encode(), ["cat", "dog"], [1, 0, 1], id="dictionary"),
-        pytest.param(pa.array([7, 3, 7]).dictionary_encode(), ["3", "7"], [1, 0, 1], id="dictionary of numbers"),
+        pytest.param(
+            pa.array(["dog", "cat", "dog"]).dictionary_encode(), ["cat", "dog"], [1, 0, 1], id="dictionary"
+        ),
+        pytest.param(
+            pa.array([7, 3, 7]).dictionary_encode(), ["3", "7"], [1, 0, 1], id="dictionary of numbers"
+        ),
         pytest.param(pa.array([True, False, True]), ["False", "True"], [1, 0, 1], id="bool"),
         pytest.param(pa.array(["b", "a"], pa.large_string()), ["a", "b"], [1, 0], id="large_string"),
         pytest.param(pa.array(["10", "9", "1"]), ["1", "9", "10"], [2, 1, 0], id="texts that are numbers"),
-        pytest.param(pa.array(["e\u0301", "\u00e9", "a"]), ["a", "\u00e9"], [1, 1, 0], id="two Unicode forms"),
+        pytest.param(
+            pa.array(["e\u0301", "\u00e9", "a"]), ["a", "\u00e9"], [1, 1, 0], id="two Unicode forms"
+        ),
     ],
-)  # fmt: skip
+)
 def test_labels_are_read_exactly(
     tmp_path: Path, values: pa.Array, names: list[str], numbers: list[int]
 ) -> None:
@@ -177,20 +188,37 @@ def test_numbers_of_different_widths_are_one_kind(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("train", "test", "message"),
     [
-        pytest.param([0, -1, 1], None, r"train.parquet: row 1 has label -1, which stands for no label", id="-1"),
-        pytest.param([0, 1], [0, -1], r"test.parquet: row 1 has label -1, .*; -1 stands for no label", id="-1, test"),
-        pytest.param([0.0, 1.0], None, "column 'label' is double; labels are whole numbers or text", id="float"),
+        pytest.param(
+            [0, -1, 1], None, r"train.parquet: row 1 has label -1, which stands for no label", id="-1"
+        ),
+        pytest.param(
+            [0, 1], [0, -1], r"test.parquet: row 1 has label -1, .*; -1 stands for no label", id="-1, test"
+        ),
+        pytest.param(
+            [0.0, 1.0], None, "column 'label' is double; labels are whole numbers or text", id="float"
+        ),
         pytest.param([[0], [1]], None, "column 'label' is list<.*>; labels are", id="list"),
         pytest.param([None, None], None, "column 'label' is null; labels are", id="null"),
         pytest.param([0, None], None, "train.parquet: row 1 has no label", id="one null"),
-        pytest.param(pa.array(["a", None, "b"]).dictionary_encode(), None, "row 1 has no label", id="null in dictionary"),
+        pytest.param(
+            pa.array(["a", None, "b"]).dictionary_encode(),
+            None,
+            "row 1 has no label",
+            id="null in dictionary",
+        ),
         pytest.param(["a", ""], None, "train.parquet: row 1 has an empty label", id="empty text"),
-        pytest.param([True, False], [1, 0], "test.parquet: row 0 has label 1, which is none of", id="bool, then int"),
-        pytest.param([1, 0], [True, False], "test.parquet: row 0 has label True, which is none of", id="int, then bool"),
-        pytest.param([1, 0], ["1", "0"], "test.parquet: row 0 has label '1', which is none of", id="int, then text"),
+        pytest.param(
+            [True, False], [1, 0], "test.parquet: row 0 has label 1, which is none of", id="bool, then int"
+        ),
+        pytest.param(
+            [1, 0], [True, False], "test.parquet: row 0 has label True, which is none of", id="int, then bool"
+        ),
+        pytest.param(
+            [1, 0], ["1", "0"], "test.parquet: row 0 has label '1', which is none of", id="int, then text"
+        ),
         pytest.param(["é", "e\u0301"], None, "labels have 1 different values", id="one text in two forms"),
     ],
-)  # fmt: skip
+)
 def test_what_is_no_label_is_refused(tmp_path: Path, train: Any, test: Any, message: str) -> None:
     refused(pair(tmp_path, train, test), message)
 

@@ -54,10 +54,23 @@ def test_a_note_is_in_the_plan_the_record_and_every_table(suite: Path) -> None:
     known = fields_known_before(cell)
     assert COUNTED in (known.data.note or "")
     record = Record(
-        run_id="r", machine_id="m", suite="s", method="vit", method_key="k", seed=0, cell_id="c", attempt=1,
-        status="ok", baseline="vit", rank_by="top1", accuracy={"top1": 90.0, "n": 2, "on": "device"},
-        data=known.data, device=known.device, runtime=known.runtime, scenario=known.scenario,
-    )  # fmt: skip
+        run_id="r",
+        machine_id="m",
+        suite="s",
+        method="vit",
+        method_key="k",
+        seed=0,
+        cell_id="c",
+        attempt=1,
+        status="ok",
+        baseline="vit",
+        rank_by="top1",
+        accuracy={"top1": 90.0, "n": 2, "on": "device"},
+        data=known.data,
+        device=known.device,
+        runtime=known.runtime,
+        scenario=known.scenario,
+    )
     board = leaderboard_of([record])
     assert board.tables[0].note == known.data.note
     for form in ("table", "github", "latex"):

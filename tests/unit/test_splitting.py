@@ -142,8 +142,12 @@ def test_every_sub_model_reads_the_image_and_the_fusion_reads_all_of_them() -> N
 
     sketched = fused_sketch(
         [image_sketch(f"sub{i}", Size(), width, spec) for i, width in enumerate((4, 5), 1)],
-        params=10, macs=9, classes=3, spec=None, decisions={"why": "so"},
-    )  # fmt: skip
+        params=10,
+        macs=9,
+        classes=3,
+        spec=None,
+        decisions={"why": "so"},
+    )
     assert [(part.name, part.inputs) for part in sketched.parts] == [
         (part.name, tuple(edge.source for edge in part.inputs)) for part in made.parts
     ]
