@@ -92,11 +92,12 @@ class Datasets:
             raise SuiteError(f"{source.where(*path)}: {error}") from None
         if info.missing:
             self.unavailable.setdefault(f"{source.where(*path)}: {info.missing}")
-        ref = DataRef(entry=name, params=params.model_dump(mode="json"), choice=choice)
+        ref = DataRef(
+            entry=name, params=params.model_dump(mode="json"), choice=choice, fingerprint=info.fingerprint
+        )
         content = {
             "stage": "data",
             **to_json(ref),
-            "fingerprint": info.fingerprint,
             "source": self.plugins.code_of(entry, registered.origin),
             "core": core_hash(*DATA),
         }

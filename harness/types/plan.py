@@ -52,11 +52,15 @@ class PrepareHost:
 
 @dataclass(frozen=True, kw_only=True)
 class DataRef:
-    """A data set: the entry that loads it, the entry's parameters, and the part of it that is used."""
+    """A data set: the entry that loads it, the entry's parameters, and the part of it that is used.
+
+    ``fingerprint``: that of the data when it was planned, or empty if it was not known.
+    """
 
     entry: str
     params: JsonParams
     choice: DataChoice
+    fingerprint: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,7 +13,7 @@ from pydantic import Field
 from harness.errors import SuiteError
 from harness.types import DataInfo
 from harness_data.listing import Listing, listed
-from harness_data.names import name_notes, ordered
+from harness_data.names import name_notes, ordered, shown
 from harness_data.pictures import VARYING, PictureParams, absent, facts, looking_at, planned
 from harness_data.pixels import SUFFIXES, decode, read_file
 from harness_data.survey import content_of, notes_of, survey
@@ -60,7 +60,7 @@ def _facts(params: ImageFolderParams, folder: Path) -> DataInfo:
 
     def pictures(split: str) -> Iterator[tuple[str, bytes]]:
         for path in splits[split].paths():
-            yield path, read_file(path)
+            yield shown(path), read_file(path)
 
     paths = [path for listing in splits.values() for path in listing.paths()]
     sizes = {split: {name: len(files) for name, files in of.classes.items()} for split, of in splits.items()}
@@ -133,7 +133,7 @@ class FolderImages:
     def image(self, index: int) -> NDArray[np.uint8]:
         """Read the file and return its image as uint8 [height, width, channels]. Raises ``SuiteError`` on failure."""
         path = self._paths[index]
-        return decode(Path(path), self._channels, self._crop, path)
+        return decode(Path(path), self._channels, self._crop, shown(path))
 
     def __len__(self) -> int:
         return len(self.labels)

@@ -167,6 +167,12 @@ def describe_files(
     tables = _Tables.of(params, files, card)
     numbers = {split: tables.numbers(split) for split in ("train", "test")}
     pictures = tables.survey()
+    for split, count in (("train", pictures.pictures - pictures.test), ("test", pictures.test)):
+        if count != len(numbers[split]):
+            labels = len(numbers[split])
+            raise SuiteError(
+                f"{files[split][0]}: damaged: the split has {labels:,} labels and {count:,} images"
+            )
     channels = params.shape[0] if params.shape else channels_of(pictures)
     where, first = next(tables.pictures("train"))
     height, width, _ = decode(first, channels, params.crop, where).shape

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from harness.errors import SuiteError, first_line
+from harness_data.names import shown
 
 if TYPE_CHECKING:
     import numpy as np
@@ -137,12 +138,14 @@ def read_file(path: str | Path) -> bytes:
     try:
         status = Path(path).stat()
         if not stat.S_ISREG(status.st_mode):
-            raise SuiteError(f"{path}: not a regular file")
+            raise SuiteError(f"{shown(str(path))}: not a regular file")
         if status.st_size > MOST_BYTES:
-            raise SuiteError(f"{path}: {status.st_size:,} bytes; a picture has at most {MOST_BYTES:,}")
+            raise SuiteError(
+                f"{shown(str(path))}: {status.st_size:,} bytes; a picture has at most {MOST_BYTES:,}"
+            )
         return Path(path).read_bytes()
     except OSError as error:
-        raise SuiteError(f"{path}: {error.strerror or first_line(error)}") from None
+        raise SuiteError(f"{shown(str(path))}: {error.strerror or first_line(error)}") from None
 
 
 def nature(data: bytes) -> str:

@@ -48,7 +48,7 @@ def opened(path: Path) -> Iterator[Any]:
     try:
         with pyarrow.parquet.ParquetFile(path) as file:
             yield file
-    except (pyarrow.ArrowException, OSError) as error:
+    except (pyarrow.ArrowException, OSError, ValueError) as error:  # ValueError: of text that is no UTF-8
         raise SuiteError(f"{path}: cannot be read as Parquet: {_reason(path, error)}") from None
 
 

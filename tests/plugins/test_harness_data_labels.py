@@ -358,6 +358,35 @@ def test_a_folder_or_a_pipe_in_place_of_a_file_is_not_opened(tmp_path: Path) -> 
     refused(tmp_path, r"no train\.parquet or .* \(there is: test\.parquet, train\.parquet/\); train_files:")
 
 
+def test_damaged_files_end_in_one_line(tmp_path: Path) -> None:
+    write(tmp_path / "test.parquet", [0, 1], ["a", "b"], first=9)
+    draw = np.random.default_rng(0)
+    refusals = []
+    for source in (
+        write(tmp_path / "train.parquet", ["a", "b", "a"]),
+        write(tmp_path / "train.parquet", [0, 1]),
+    ):
+        data = source.read_bytes()
+        for _ in range(150):
+            damaged = bytearray(data)
+            for at in draw.integers(max(0, len(data) - 1500), len(data), 2):
+                damaged[at] = draw.integers(256)
+            (tmp_path / "train.parquet").write_bytes(damaged)
+            refusals += refusal(tmp_path)
+    assert len(refusals) > 100
+    assert not [message for message in refusals if "\n" in message]
+
+
+def refusal(folder: Path) -> list[str]:
+    """Return why a folder is refused, if it is. No other error passes."""
+    try:
+        describe(folder)
+        labels(folder)
+    except SuiteError as error:
+        return [str(error)]
+    return []
+
+
 @pytest.mark.parametrize("pattern", ["**x", "", "train\0"])
 def test_a_pattern_that_is_none_is_one_line(tmp_path: Path, pattern: str) -> None:
     refused(pair(tmp_path, [0, 1]), "train", train_files=pattern)

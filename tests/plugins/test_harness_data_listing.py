@@ -214,8 +214,10 @@ def test_what_is_no_regular_file_is_never_opened(folder: Path) -> None:
 def test_a_file_with_a_control_character_in_its_name_is_shown_without_it(folder: Path) -> None:
     (folder / "train/a/x\x1b[31m.txt").write_text("no picture")
     assert "train/a/x\\x1b[31m.txt" in describe(folder).note
-    picture(folder / "train/a/x\ny.png", 6)
+    path = picture(folder / "train/a/x\ny.png", 6)
     assert load(folder)[1] == (0, 6)
+    path.write_bytes(b"no picture")
+    refused(folder, r"train/a/x\\ny\.png'?: not an image that can be decoded")
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read all folders")

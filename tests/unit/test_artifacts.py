@@ -4,25 +4,30 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 from click.testing import CliRunner
+from numpy.typing import NDArray
 
 from harness.cli import cli
 from harness.errors import CellError, StorageError
 from harness.hookspecs import hookimpl
 from harness.measure.cell_data import open_cell
+from harness.plan.planner import make_plan
 from harness.plugins import load_plugins
 from harness.prepare.context import open_task_data
 from harness.prepare.nodes import failure
 from harness.store.artifacts import Store
 from harness.store.saved import load_any
+from harness.suite.loading import load_suite
 from harness.types import DataInfo, DatasetEntry
 from harness.types.data import DataChoice
-from harness.types.plan import DataRef
+from harness.types.plan import DataRef, PrepareHost
 
 INFO = DataInfo(
     name="toy",
@@ -107,3 +112,41 @@ def test_a_plugin_that_gives_no_data_set_is_named() -> None:
         open_task_data(DataRef(entry="toy", params={}, choice=DataChoice(name="toy")), plugins)
     node: Any = SimpleNamespace(stage="build", plugin="timm")
     assert failure(node, caught.value, plugins).plugin == "broken"
+
+
+class _Toy:
+    """A data set whose fingerprint can change."""
+
+    fingerprint = "planned"
+    labels = np.array([0, 1], np.int64)
+
+    def image(self, index: int) -> NDArray[np.uint8]:
+        return np.zeros((4, 4, 1), np.uint8)
+
+    def __len__(self) -> int:
+        return 2
+
+    @hookimpl
+    def harness_datasets(self) -> Iterator[DatasetEntry]:
+        yield DatasetEntry(
+            name="toy",
+            summary="for tests",
+            describe=lambda params: replace(INFO, fingerprint=self.fingerprint),
+            load=lambda params, split: self,
+        )
+
+
+def test_data_that_changed_after_planning_is_not_stored_under_the_old_key(tmp_path: Path) -> None:
+    toy = _Toy()
+    plugins = load_plugins(extra={"toy": toy})
+    path = tmp_path / "mine.yaml"
+    path.write_text(
+        "suite: mine\ndata: {name: toy}\nmethods: {vit: {build: {vit: {patch_size: 2, dim: 8, depth: 1, heads: 1}}}}\n"
+        "devices: {here: {backend: cpu}}\nrun: [{methods: all, devices: [here]}]\n"
+    )
+    nodes = make_plan(load_suite(path), plugins, PrepareHost(torch="1")).plan.nodes.values()
+    ref = next(node.task for node in nodes if isinstance(node.task, DataRef))
+    assert open_task_data(ref, plugins).info.fingerprint == ref.fingerprint
+    toy.fingerprint = "changed"
+    with pytest.raises(CellError, match="the data has changed since it was planned; run again"):
+        open_task_data(ref, plugins)
