@@ -14,9 +14,11 @@ from functools import reduce
 from typing import TYPE_CHECKING
 
 from harness.errors import CellError
+from harness.plan.profiles.line import Line
 from harness.plan.profiles.profile import Link, Profile, ProfileSummary
 from harness.plan.profiles.schedule import Piece, schedule
 from harness.plan.profiles.stored import link_of, processor_of, profile_names, profile_of
+from harness.plan.profiles.timing import bounded_s, mismatch, outside
 from harness.types import IMAGE
 from harness.types.artifacts import ExportMeta
 from harness.types.plan import StepTask
@@ -45,8 +47,8 @@ class UsedProfile(ProfileSummary):
 class DeviceShare:
     """The parts of a cell on one device, and what they need there.
 
-    ``compute_s``: seconds of one query, None without a profile. ``memory_bytes``: memory of the device's worker, None
-    if no profile has it. ``memory_limit``: memory of the device. ``weight_budget``: bytes that the inventory allows
+    ``compute_s``: seconds of one query, None if no profile gives them. ``memory_bytes``: memory of the device's worker,
+    None if no profile gives it. ``memory_limit``: memory of the device. ``weight_budget``: bytes that the inventory allows
     for weights. ``profile``: summary of the profile.
     """
 
@@ -127,8 +129,15 @@ def _estimate(
         for index, spec in enumerate(target.specs)
         if index in placed.values()
     }
+    precision = _precision(cell, planned)
     shares = tuple(
-        _share(target.infos[index], [p for p in pieces if placed[p.name] == index], profile, batch)
+        _share(
+            target.infos[index],
+            [piece for piece in pieces if placed[piece.name] == index],
+            profile,
+            None if profile is None else mismatch(profile, runtime, precision),
+            batch,
+        )
         for index, profile in sorted(profiles.items())
     )
     estimate = replace(estimate, devices=shares)
@@ -141,25 +150,49 @@ def _estimate(
         links[index] = link or Link()
         if link is None:
             unknown.append(target.specs[index].name)
-    lines = {index: profile.line for index, profile in profiles.items() if profile is not None}
+    fitting = {index: profile for index, profile in profiles.items() if profile is not None}
+    for profile in fitting.values():
+        if reason := mismatch(profile, runtime, precision):
+            return replace(estimate, reason=reason)
+    for piece in pieces:
+        profile = fitting[placed[piece.name]]
+        if _gmacs(piece, batch) > profile.line.high and not profile.line.covers(_gmacs(piece, batch)):
+            return replace(estimate, reason=outside(profile, piece.name, _gmacs(piece, batch)))
 
-    def latency(image_bytes: int | None, error: float) -> float:
+    def latency(image_bytes: int | None, side: int, *, error: bool = True) -> float:
         def compute(piece: Piece) -> float:
-            line = lines[placed[piece.name]]
-            return line.at(batch * piece.macs / 1e9) * max(0.0, 1 + error * line.error)
+            line = fitting[placed[piece.name]].line
+            return bounded_s(line, _gmacs(piece, batch), side, error=error)
 
         return schedule(pieces, placed, task.central, compute, links, image_bytes, batch)
 
     image = math.prod(task.data.shape) * (1 if task.input == "raw" else 4)
+    middle, doubt = latency(image, 0), latency(image, 1, error=False) - latency(image, -1, error=False)
+    if doubt > max(profile.line.error for profile in fitting.values()) * middle:
+        small = [p for p in pieces if not fitting[placed[p.name]].line.covers(_gmacs(p, batch))]
+        least = max(small, key=lambda piece: piece.macs)
+        reason = outside(fitting[placed[least.name]], least.name, _gmacs(least, batch))
+        return replace(estimate, reason=reason)
     return replace(
         estimate,
-        latency_s=latency(image, 0),
+        latency_s=middle,
         low_s=latency(image, -1),
         high_s=latency(image, 1),
         resident_s=latency(None, 0),
         links=not unknown,
-        notes=tuple(dict.fromkeys(_notes(pieces, placed, profiles, target.specs, runtime, batch, unknown))),
+        notes=tuple(dict.fromkeys(_notes(fitting, target.specs, unknown))),
     )
+
+
+def _gmacs(piece: Piece, batch: int) -> float:
+    return batch * piece.macs / 1e9
+
+
+def _precision(cell: Cell, planned: Planned) -> str:
+    """Return the precision that the cell's runtime is asked for."""
+    runtime = cell.task.runtime
+    entry = planned.resolved.plugins.runtimes.get(runtime.name).entry
+    return entry.precision(entry.params(**runtime.params))
 
 
 def _no_profile(spec: DeviceSpec, runtime: str) -> str:
@@ -172,41 +205,46 @@ def _no_profile(spec: DeviceSpec, runtime: str) -> str:
 
 
 def _notes(
-    pieces: Sequence[Piece],
-    placed: Mapping[str, int],
-    profiles: Mapping[int, Profile | None],
-    specs: Sequence[DeviceSpec],
-    runtime: str,
-    batch: int,
-    unknown: Sequence[str],
+    profiles: Mapping[int, Profile], specs: Sequence[DeviceSpec], unknown: Sequence[str]
 ) -> Iterable[str]:
     if unknown:
         names = ", ".join(dict.fromkeys(unknown))
         yield f"without transfers: no link of {names} is known (--link MBPS,MS)"
     for index, profile in profiles.items():
-        assert profile is not None
-        if profile.runtime != runtime or profile.threads != specs[index].threads:
-            threads = "threads unknown" if profile.threads is None else f"{profile.threads} threads"
-            yield f"{profile.label} is of {profile.runtime or 'an unknown runtime'}, {threads}"
-        largest = max(batch * piece.macs / 1e9 for piece in pieces if placed[piece.name] == index)
-        if largest and not profile.line.covers(largest):
-            low, high = profile.line.low, profile.line.high
-            yield f"{largest:.3g} GMACs is outside the points of {profile.label}: {low:.3g} to {high:.3g} GMACs"
+        if profile.threads != specs[index].threads:
+            threads = "unknown threads" if profile.threads is None else f"{profile.threads} threads"
+            yield f"{profile.label} is of {threads}"
+        if profile.precision is None:
+            yield f"{profile.label} does not say its precision; float32 is assumed"
 
 
-def _share(info: DeviceInfo, pieces: Sequence[Piece], profile: Profile | None, batch: int) -> DeviceShare:
+def _share(
+    info: DeviceInfo, pieces: Sequence[Piece], profile: Profile | None, unfit: str | None, batch: int
+) -> DeviceShare:
+    """Return what the parts need on one device. ``unfit``: why the profile gives no figure for them."""
     weights = sum(piece.weight_bytes for piece in pieces)
-    memory = profile.memory() if profile is not None else None
+    usable = profile if unfit is None else None
+    memory = usable.memory() if usable is not None else None
+    if memory is not None and not memory.covers(weights / 2**20):
+        memory = None
     return DeviceShare(
         device=info.name,
         parts=tuple(piece.name for piece in pieces),
-        compute_s=sum(profile.line.at(batch * piece.macs / 1e9) for piece in pieces) if profile else None,
+        compute_s=_compute_s(usable.line, [_gmacs(piece, batch) for piece in pieces]) if usable else None,
         weight_bytes=weights,
         memory_bytes=round(2**20 * memory.at(weights / 2**20)) if memory is not None else None,
         memory_limit=info.memory_bytes or None,
         weight_budget=info.details.get("memory_budget_bytes"),
         profile=UsedProfile(**asdict(profile.summary()), origin=profile.origin) if profile else None,
     )
+
+
+def _compute_s(line: Line, gmacs: Sequence[float]) -> float | None:
+    """Return the seconds of parts one after another, or ``None`` if the points of the line do not bound them enough."""
+    if any(size > line.high and not line.covers(size) for size in gmacs):
+        return None
+    least, middle, most = (sum(bounded_s(line, x, side, error=False) for x in gmacs) for side in (-1, 0, 1))
+    return middle if most - least <= line.error * middle else None
 
 
 def _link(

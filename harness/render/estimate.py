@@ -58,10 +58,10 @@ def show_estimates(estimates: Sequence[Estimate], console: Console | None = None
 
 
 def _latency(estimate: Estimate) -> str:
-    if estimate.latency_s is None or estimate.high_s is None:
+    if estimate.latency_s is None or estimate.low_s is None or estimate.high_s is None:
         return "-"
-    share = (estimate.high_s - estimate.latency_s) / estimate.latency_s
-    return f"{_time(estimate.latency_s)} ± {share:.0%}"
+    less, more = (f"{abs(bound / estimate.latency_s - 1):.0%}" for bound in (estimate.low_s, estimate.high_s))
+    return f"{_time(estimate.latency_s)} " + (f"± {more}" if less == more else f"-{less} +{more}")
 
 
 def _time(seconds: float | None) -> str:
@@ -83,14 +83,18 @@ def _largest(shares: Sequence[DeviceShare]) -> str:
     if not shares:
         return ""
     share = max(shares, key=lambda share: (share.memory_bytes or 0, share.weight_bytes))
-    text = f"{share.weight_bytes / MB:.3g} MB of weights"
+    text = f"{_mb(share.weight_bytes)} of weights"
     if share.memory_bytes is not None:
-        text = f"{share.memory_bytes / MB:.0f} MB, {text}"
+        text = f"{_mb(share.memory_bytes)}, {text}"
     if share.memory_limit and (share.memory_bytes or share.weight_bytes) > share.memory_limit:
-        text += f", but it has {share.memory_limit / MB:.0f} MB"
+        text += f", but it has {_mb(share.memory_limit)}"
     if share.weight_budget is not None and share.weight_bytes > share.weight_budget:
-        text += f", over its budget of {share.weight_budget / MB:.3g} MB"
+        text += f", over its budget of {_mb(share.weight_budget)}"
     return text
+
+
+def _mb(size: int) -> str:
+    return f"{size / MB:.3g} MB" if size < 1000 * MB else f"{size / MB:,.0f} MB"
 
 
 def _profiles(estimates: Iterable[Estimate]) -> Iterable[str]:

@@ -39,7 +39,18 @@ CLOUD = 3 * (17 * 12 * 24**2 + 2 * 17**2 * 24) + 16 * 16 * 24 + 24 * 10
 """MACs of the ViT: three blocks on 17 tokens, 16 patches of 16 pixels, the head."""
 
 
-def profile(fixed: float = 0.001, slope: float = 2.0, off: float = 0.0, **more: Any) -> Profile:
+SIZES = (0.0001, 0.001, 0.01, 0.1)
+"""GMACs of the points of a profile."""
+
+
+def profile(
+    fixed: float = 0.001,
+    slope: float = 2.0,
+    off: float = 0.0,
+    sizes: tuple[float, ...] = SIZES,
+    weigh: float = 1e8,
+    **more: Any,
+) -> Profile:
     points = [
         Point(
             what="m",
@@ -47,11 +58,11 @@ def profile(fixed: float = 0.001, slope: float = 2.0, off: float = 0.0, **more: 
             macs=round(g * 1e9),
             macs_linear=1,
             bytes=1,
-            weight_bytes=round(g * 1e9),
-            memory_bytes=round(50 * 2**20 + 2 * g * 1e9),
+            weight_bytes=round(g * weigh),
+            memory_bytes=round(50 * 2**20 + 2 * g * weigh),
             seconds=(fixed + slope * g) * (1 + sign * off),
         )
-        for g, sign in ((0.0001, 1), (0.001, -1), (0.01, 1), (0.1, -1))
+        for g, sign in zip(sizes, (1, -1, 1, -1), strict=False)
     ]
     fields: dict[str, Any] = {
         "name": "cpu",
@@ -59,6 +70,7 @@ def profile(fixed: float = 0.001, slope: float = 2.0, off: float = 0.0, **more: 
         "provenance": "measured",
         "origin": "a test",
         "runtime": "onnxruntime",
+        "precision": "float32",
         "threads": 1,
     }
     return Profile(points=tuple(points), **{**fields, **more})
@@ -201,7 +213,7 @@ def test_a_split_model_on_a_fleet_has_its_transfers_and_devices(estimated: Any) 
 
 
 def test_sub_models_run_beside_each_other_and_fusion_after_them(estimated: Any) -> None:
-    write_profile(profile())
+    write_profile(profile(sizes=(1e-7, 1e-5, 1e-3, 0.1)))
     estimate = estimated("--link", "1e6,0")["four", "pair"]
     central, other = estimate["devices"]
     assert (central["parts"], other["parts"]) == (["sub2", "fusion"], ["sub1", "sub3"])
@@ -237,17 +249,95 @@ def test_a_device_without_a_profile_has_no_figure_but_the_command_that_makes_it(
     assert all(share["weight_bytes"] > 0 for share in estimate["devices"])
 
 
-def test_a_profile_that_is_given_stands_for_all_and_its_differences_are_reported(
+def test_a_profile_that_is_given_stands_for_all_and_its_threads_are_reported(
     estimated: Any, tmp_path: Path
 ) -> None:
-    path = write_profile(
-        profile(slope=4.0, name="board", runtime=None, threads=None), tmp_path / "board.json"
-    )
+    path = write_profile(profile(slope=4.0, name="board", threads=None), tmp_path / "board.json")
     estimate = estimated("--profile", str(path))["cloud", "here"]
     assert estimate["latency_s"] == pytest.approx(0.001 + 4 * CLOUD / 1e9, rel=1e-6)
-    assert estimate["notes"] == ["board (measured) is of an unknown runtime, threads unknown"]
-    estimate = estimated("--profile", "raspberry-pi-4b")["cloud", "here"]
-    assert "outside the points of raspberry-pi-4b (published): 0.603 to 61.6 GMACs" in estimate["notes"][1]
+    assert estimate["notes"] == ["board (measured) is of unknown threads"]
+    path = write_profile(profile(name="board", precision=None), tmp_path / "board.json")
+    estimate = estimated("--profile", str(path))["cloud", "here"]
+    assert estimate["latency_s"] is not None
+    assert estimate["notes"] == ["board (measured) does not say its precision; float32 is assumed"]
+
+
+# --- what a profile has no figure for ---------------------------------------------------------------
+
+
+def no_figure(estimate: dict[str, Any]) -> str:
+    for name in ("latency_s", "low_s", "high_s", "resident_s"):
+        assert estimate[name] is None
+    assert all(share["compute_s"] is None for share in estimate["devices"])
+    assert all(share["weight_bytes"] > 0 for share in estimate["devices"])
+    return str(estimate["reason"])
+
+
+@pytest.mark.parametrize(
+    ("more", "arguments", "why"),
+    [
+        ({"runtime": "torch"}, (), "was measured with torch: no figure for onnxruntime"),
+        ({"runtime": None}, (), "does not say its runtime: no figure for onnxruntime"),
+        ({"precision": "float16"}, (), "was measured in float16: no figure for float32"),
+        (
+            {"runtime": "onnxruntime-int8", "precision": None},
+            ("--set", "defaults.runtime=onnxruntime-int8"),
+            "does not say its precision: no figure for int8",
+        ),
+        (
+            {"runtime": "torch"},
+            ("--set", "defaults.runtime={torch: {precision: bfloat16}}"),
+            "was measured in float32: no figure for bfloat16",
+        ),
+    ],
+)
+def test_a_runtime_or_precision_that_the_profile_lacks_has_no_figure(
+    more: dict[str, Any], arguments: tuple[str, ...], why: str, estimated: Any, tmp_path: Path
+) -> None:
+    path = write_profile(profile(name="board", **more), tmp_path / "board.json")
+    reason = no_figure(estimated("--profile", str(path), *arguments)["cloud", "here"])
+    assert reason == f"board (measured) {why}"
+
+
+@pytest.mark.parametrize(
+    ("sizes", "range_"), [((0.001, 0.01, 0.1), "0.001 to 0.1"), ((1e-6, 1e-5, 1e-4), "1e-06 to 0.0001")]
+)
+def test_a_model_outside_the_points_has_no_figure(
+    sizes: tuple[float, ...], range_: str, estimated: Any
+) -> None:
+    write_profile(profile(sizes=sizes))
+    reason = no_figure(estimated()["cloud", "here"])
+    assert reason == f"whole has 0.000401 GMACs, outside the points of cpu (measured): {range_} GMACs"
+
+
+def test_the_shipped_profile_has_no_figure_for_tiny_models(estimated: Any) -> None:
+    torch = ("--set", "defaults.runtime=torch")
+    reason = no_figure(estimated("--profile", "raspberry-pi-4b", *torch)["cloud", "here"])
+    assert "outside the points of raspberry-pi-4b (published): 0.603 to 61.6 GMACs" in reason
+
+
+def test_a_small_part_beside_large_ones_is_bounded_by_the_smallest_point(estimated: Any) -> None:
+    """Fusion is below the points: it takes no time at least, and that of the smallest point at most."""
+    rough = profile(off=0.2, fixed=1e-5, slope=1000.0, sizes=(1e-5, 1e-4, 0.01, 0.1))
+    write_profile(rough)
+    estimate = estimated("--link", "1e6,0")["four", "pair"]
+    line = rough.line
+    subs = estimate["devices"][1]["compute_s"]
+    assert estimate["latency_s"] == pytest.approx(subs + line.fixed, rel=0.02)
+    assert estimate["low_s"] == pytest.approx((1 - line.error) * subs, rel=1e-3)
+    assert estimate["high_s"] == pytest.approx((1 + line.error) * (subs + line.at(line.low)), rel=1e-3)
+    # where that bound says too little, there is no figure
+    write_profile(profile(off=0.05))
+    estimate = estimated("--link", "1e6,0")["four", "pair"]
+    assert (estimate["latency_s"], estimate["high_s"]) == (None, None)
+    assert "fusion has" in estimate["reason"]
+
+
+def test_memory_outside_the_points_is_left_out(estimated: Any) -> None:
+    write_profile(profile(weigh=1e12))
+    (share,) = estimated()["cloud", "here"]["devices"]
+    assert share["compute_s"] is not None
+    assert share["memory_bytes"] is None
 
 
 def test_what_only_preparing_tells_has_no_figure(estimated: Any) -> None:
