@@ -29,8 +29,14 @@ def list_(as_json: bool) -> None:
     for item in stored:
         used = time.strftime("%Y-%m-%d %H:%M", time.localtime(item.made))
         about = f"{item.about.stage:<10} {item.about.entry:<18} {item.about.label}"
+        about += "" if item.usable else "  (without hashes: not used)"
         click.echo(f"{item.key[:12]}  {used}  {item.size / 1e6:9.2f} MB  {about}")
     click.echo(f"{len(stored)} artifacts, {sum(item.size for item in stored) / 1e6:.1f} MB in {store.root}")
+    damaged, size = store.set_aside()
+    if damaged:
+        click.echo(
+            f"{damaged} damaged, {size / 1e6:.1f} MB, set aside in {store.damaged}; `harness cache clear` deletes them"
+        )
 
 
 @command.command("clear")
@@ -39,12 +45,17 @@ def list_(as_json: bool) -> None:
 def clear(keys: tuple[str, ...], yes: bool) -> None:
     """Delete all artifacts, or only those with KEYS.
 
-    A KEY may be the beginning of an artifact's key. Records are not deleted.
+    A KEY may be the beginning of an artifact's key. Without KEYS, damaged artifacts that were set aside are deleted
+    too. Records are not deleted.
     """
     from harness.errors import SuiteError
     from harness.store.artifacts import Store
     from harness.store.files import default_cache
 
+    if any(not key.strip() for key in keys):
+        raise SuiteError(
+            "an empty KEY is the beginning of every key, so nothing is deleted; leave KEY out to delete all artifacts"
+        )
     store = Store(default_cache())
     known = [item.key for item in store.stored()]
     chosen = [key for key in known if any(key.startswith(prefix) for prefix in keys)] if keys else None

@@ -66,7 +66,8 @@ def command(
             suite_text(find_suite(chosen.suite), chosen.overrides), shlex.join(["harness", *sys.argv[1:]])
         ),
     )
-    outcome = run_suite(planned, plugins, Store(default_cache()), folder, watcher, options)
+    store = Store(default_cache(), watcher.noted)
+    outcome = run_suite(planned, plugins, store, folder, watcher, options)
     if outcome.interrupted:
         click.echo(f"\n{interruption(outcome.records, len(plan.cells), folder)}", err=True)
         return outcome.exit_code

@@ -58,7 +58,7 @@ def open_cell(cell: Cell, store: Store) -> CellData:
     """Open the artifacts of a cell, which are in the store.
 
     Raises:
-        StorageError: an artifact is damaged.
+        StorageError: an artifact is absent or damaged.
     """
     return CellData(
         cell=cell,

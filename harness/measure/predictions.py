@@ -59,7 +59,7 @@ class PredictionCache:
         ``label`` describes them to people, in ``harness cache list``.
         """
         name = digest([key, self.code])
-        if self.store.has(name):
+        if self.store.usable(name):
             with np.load(self.store.folder(name) / "evaluation.npz") as kept:
                 return {array: kept[array] for array in kept.files}
         arrays = make()

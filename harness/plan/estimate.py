@@ -275,7 +275,7 @@ def _pieces(cell: Cell, planned: Planned, store: Store, built: dict[str, Footpri
     Raises:
         ValueError: the parts are known only when they are prepared.
     """
-    if store.has(cell.export):
+    if store.usable(cell.export):
         return [
             Piece(
                 name=part.name,

@@ -10,7 +10,7 @@ import time
 from multiprocessing.connection import Connection
 
 from harness.plugins import load_plugins
-from harness.prepare.messages import Done, Failure, Make, Message, Progress, TimePreprocessing
+from harness.prepare.messages import Done, Failure, Make, Message, Note, Progress, TimePreprocessing
 from harness.prepare.nodes import failure, preprocess_ms, run_node
 from harness.prepare.team import Leader, Setup
 from harness.processes import die_with_parent
@@ -32,7 +32,6 @@ def main(conn: Connection, setup: Setup) -> None:
 
     torch.set_num_threads(setup.threads)
     plugins = load_plugins(setup.block)
-    store = Store(setup.root)
     sending = threading.Lock()
 
     def send(message: Message) -> None:
@@ -47,6 +46,7 @@ def main(conn: Connection, setup: Setup) -> None:
     def progress(text: str, fraction: float | None) -> None:
         send(Progress(text, fraction))
 
+    store = Store(setup.root, report=lambda text: send(Note(text)))
     leader = Leader(setup, give_up) if setup.processes > 1 else None
     while True:
         try:

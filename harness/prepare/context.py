@@ -115,6 +115,7 @@ class PrepareContext:
             progress=self.progress,
             name=name,
             ranks=self._ranks,
+            set_aside=self._store.put_aside,
         )
 
     def evaluate(self, module: torch.nn.Module, data: Split | None = None) -> Evaluation:

@@ -12,7 +12,7 @@ from multiprocessing.process import BaseProcess
 from typing import Any, Protocol
 
 from harness.prepare.child import main
-from harness.prepare.messages import Done, Failure, Make, Message, Progress, TimePreprocessing
+from harness.prepare.messages import Done, Failure, Make, Message, Note, Progress, TimePreprocessing
 from harness.prepare.team import Setup
 from harness.processes import died, start
 from harness.types.plan import Node
@@ -37,6 +37,10 @@ class NodeWatcher(Protocol):
 
     def node_failed(self, node: Node, failure: Failure) -> None:
         """Show that a node failed, and why."""
+        ...
+
+    def noted(self, text: str) -> None:
+        """Show a line that a person should know."""
         ...
 
     def tick(self) -> None:
@@ -155,6 +159,9 @@ class Jobs:
         else:
             if isinstance(message, Progress):
                 watcher.node_progress(node, message.text, message.fraction)
+                return
+            if isinstance(message, Note):
+                watcher.noted(message.text)
                 return
             child.node = None
             if isinstance(message, Done):

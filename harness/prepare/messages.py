@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from harness.types.plan import Node
 
-__all__ = ["Done", "Failure", "Make", "Message", "Progress", "TimePreprocessing"]
+__all__ = ["Done", "Failure", "Make", "Message", "Note", "Progress", "TimePreprocessing"]
 
 
 @dataclass(frozen=True)
@@ -35,6 +35,13 @@ class Progress:
 
 
 @dataclass(frozen=True)
+class Note:
+    """A person should know this: a damaged artifact or checkpoint, say. The order is still at work."""
+
+    text: str
+
+
+@dataclass(frozen=True)
 class Done:
     """An order is complete. ``preprocess_ms`` is the answer to :class:`TimePreprocessing`, in milliseconds."""
 
@@ -52,4 +59,4 @@ class Failure:
     trace: str = ""
 
 
-Message = Progress | Done | Failure
+Message = Progress | Note | Done | Failure

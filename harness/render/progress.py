@@ -88,6 +88,9 @@ class PlainWatcher:
         if failure.trace:
             self.say(failure.trace.rstrip())
 
+    def noted(self, text: str) -> None:
+        self.say(f"warning: {text}")
+
     def tick(self) -> None:
         """Print nothing."""
 
@@ -191,6 +194,11 @@ class LiveWatcher:
         if failure.trace:
             self.console.print(failure.trace.rstrip(), style="dim", markup=False, highlight=False)
         self.draw(force=True)
+
+    def noted(self, text: str) -> None:
+        self.console.print(f"[yellow]warning[/]: {escape(text)}", highlight=False, soft_wrap=True)
+        if self.live.is_started:
+            self.draw(force=True)
 
     def tick(self) -> None:
         """Redraw the table, so that the times advance."""

@@ -121,7 +121,7 @@ def run(
     pending = [cell for cell in plan.cells if not _settled(cell, known.get(cell.id), options)]
     possible = [cell for cell in pending if cell.impossible is None]
     needed = dict.fromkeys(key for cell in possible for key in plan.needed_by(cell))
-    nodes = [node for key, node in plan.nodes.items() if key in needed and not store.has(key)]
+    nodes = [node for key, node in plan.nodes.items() if key in needed and not store.usable(key)]
     kept = len(plan.cells) - len(pending)
     watcher.started(plan, nodes, pending, kept)
     plugins.notify("harness_run_started", plan=plan)

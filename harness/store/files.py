@@ -1,4 +1,4 @@
-"""The place of the store on disk, and writes that survive a crash."""
+"""The place of the store on disk, writes that survive a crash, and reads that never wait."""
 
 from __future__ import annotations
 
@@ -6,9 +6,27 @@ import contextlib
 import errno
 import os
 import secrets
+import stat
 from pathlib import Path
+from typing import BinaryIO
 
-__all__ = ["append_line", "default_cache", "sync_folder", "sync_tree", "write_atomically"]
+__all__ = [
+    "append_line",
+    "default_cache",
+    "open_regular",
+    "read_regular",
+    "sync_folder",
+    "sync_tree",
+    "write_atomically",
+]
+
+_KINDS = {
+    stat.S_IFDIR: "a folder",
+    stat.S_IFIFO: "a pipe",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+    stat.S_IFSOCK: "a socket",
+}
 
 
 def default_cache() -> Path:
@@ -17,6 +35,48 @@ def default_cache() -> Path:
     if own:
         return Path(own)
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "harness"
+
+
+def open_regular(path: Path) -> BinaryIO:
+    """Open a regular file for reading.
+
+    Anything else is refused before it is opened: a pipe has no end until someone writes, and to open a device may
+    have an effect.
+
+    Raises:
+        OSError: it cannot be opened, or is not a regular file.
+    """
+    _refuse_others(os.stat(path).st_mode, path)
+    file = os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb")
+    try:
+        _refuse_others(os.fstat(file.fileno()).st_mode, path)  # it may have been replaced meanwhile
+    except OSError:
+        file.close()
+        raise
+    return file
+
+
+def read_regular(path: Path, most: int) -> bytes:
+    """Return the content of a regular file of at most ``most`` bytes.
+
+    Raises:
+        OSError: it cannot be read, is not a regular file, or is larger.
+    """
+    with open_regular(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        data = file.read(min(size, most) + 1) if size <= most else b""  # one more shows that it has grown
+    if size > most or len(data) > most:
+        raise OSError(
+            errno.EFBIG, f"has {max(size, len(data)):,} bytes, at most {most:,} are read", str(path)
+        )
+    return data
+
+
+def _refuse_others(mode: int, path: Path) -> None:
+    if not stat.S_ISREG(mode):
+        kind = _KINDS.get(stat.S_IFMT(mode), "special")
+        number = errno.EISDIR if stat.S_ISDIR(mode) else errno.EINVAL
+        raise OSError(number, f"is {kind}, not a regular file", str(path))
 
 
 def write_atomically(

@@ -54,6 +54,7 @@ def fit(
     name: str = "fit",
     ranks: Ranks = SINGLE_PROCESS,
     keep_bytes: int = KEEP_BYTES,
+    set_aside: checkpoint.SetAside = checkpoint.warn,
 ) -> FitResult:
     """Train ``module`` in place. Afterwards it is in evaluation mode, on the device where it was before.
 
@@ -66,9 +67,10 @@ def fit(
     batch of one sample is skipped.
 
     The training resumes from ``folder/name.ckpt`` if that has the same recipe, seed, labels and starting weights. A
-    training that is complete there returns at once. ``image_passes`` counts samples in training forward passes;
-    ``train_macs`` is that number times the MACs of one forward pass. Backward passes and validation are not in it.
-    ``history`` has for each epoch ``loss`` (mean), ``lr`` (after the last update) and, with validation, ``top1``.
+    training that is complete there returns at once. ``set_aside`` is called for a damaged file there.
+    ``image_passes`` counts samples in training forward passes; ``train_macs`` is that number times the MACs of one
+    forward pass. Backward passes and validation are not in it. ``history`` has for each epoch ``loss`` (mean), ``lr``
+    (after the last update) and, with validation, ``top1``.
 
     With several ``ranks`` each rank calls this with the same arguments and ends with the same weights. Every batch is
     split among the ranks, and only rank 0 reads and writes the checkpoint. ``loss`` then sees a part of the batch, so
@@ -96,7 +98,9 @@ def fit(
     path = folder / f"{name}.ckpt"
     labels = b"|".join(np.array(split.labels).tobytes() for split in (train, validation) if split is not None)
     key = checkpoint.training_key(recipe, seed, module, labels)
-    saved = ranks.broadcast_object(f"the checkpoint of {name!r}", lambda: checkpoint.load(path, key))
+    saved = ranks.broadcast_object(
+        f"the checkpoint of {name!r}", lambda: checkpoint.load(path, key, set_aside)
+    )
     if saved is None or not saved["done"]:
         with on_device(module, where), _reproducible(where):
             samples = Augmented(train, recipe, where, module, keep_bytes=keep_bytes)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +16,7 @@ from click.testing import CliRunner
 from numpy.typing import NDArray
 
 from harness.cli import cli
-from harness.errors import CellError, StorageError
+from harness.errors import CellError, StorageError, SuiteError
 from harness.hookspecs import hookimpl
 from harness.measure.cell_data import open_cell
 from harness.plan.planner import make_plan
@@ -65,14 +66,16 @@ def test_a_damaged_artifact_is_listed_and_cleared(
 
 
 @pytest.mark.parametrize("content", [*DAMAGED, b'{"kind": "model", "about": {}}'])
-def test_a_damaged_export_is_one_line_that_says_how_to_make_it_again(tmp_path: Path, content: bytes) -> None:
+def test_an_export_of_another_form_is_one_line_that_says_how_to_make_it_again(
+    tmp_path: Path, content: bytes
+) -> None:
     store = Store(tmp_path)
-    path = store.artifacts / "0123456789abcdef"
-    path.mkdir()
-    (path / "meta.json").write_bytes(content)
-    cell: Any = SimpleNamespace(export=path.name, data=path.name)
+    with store.making("0123456789abcdef") as folder:
+        assert folder is not None
+        (folder / "meta.json").write_bytes(content)
+    cell: Any = SimpleNamespace(export="0123456789abcdef", data="0123456789abcdef")
     with pytest.raises(
-        StorageError, match=r"artifact 0123456789ab .* is damaged: .*harness cache clear 01234"
+        StorageError, match=r"artifact 0123456789ab .* cannot be used: .*harness cache clear 01234"
     ):
         open_cell(cell, store)
 
@@ -88,13 +91,74 @@ def test_a_damaged_model_is_one_line_that_says_how_to_make_it_again(tmp_path: Pa
         load_any(path)
 
 
+def test_a_cache_that_is_only_read_stays_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HARNESS_CACHE", str(tmp_path / "none"))
+    for words in (["list"], ["list", "--json"], ["clear", "--yes"]):
+        assert CliRunner().invoke(cli, ["cache", *words], catch_exceptions=False).exit_code == 0
+    store = Store(tmp_path / "none")
+    assert not store.has("k")
+    assert not store.usable("k")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("keys", [[""], [" "], ["", "k"]])
+def test_an_unset_shell_variable_clears_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, keys: list[str]
+) -> None:
+    monkeypatch.setenv("HARNESS_CACHE", str(tmp_path))
+    with Store(tmp_path).making("k") as folder:
+        assert folder is not None
+        (folder / "meta.json").write_text('{"about": {}}')
+    with pytest.raises(SuiteError, match="an empty KEY"):
+        CliRunner().invoke(
+            cli, ["cache", "clear", *keys, "--yes"], catch_exceptions=False, standalone_mode=False
+        )
+    assert Store(tmp_path).usable("k")
+
+
+def test_what_is_set_aside_is_listed_and_cleared_with_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HARNESS_CACHE", str(tmp_path))
+    for key in ("a", "b"):
+        with Store(tmp_path).making(key) as folder:
+            assert folder is not None
+            (folder / "meta.json").write_text('{"about": {}}')
+    (tmp_path / "artifacts/b/meta.json").write_text("{}")
+    assert not Store(tmp_path, lambda text: None).usable("b")
+    said = CliRunner().invoke(cli, ["cache", "list"], catch_exceptions=False).stdout
+    assert "1 artifacts" in said
+    assert f"1 damaged, 0.0 MB, set aside in {tmp_path / 'damaged'}" in said
+    for words, left in ((["clear", "a", "--yes"], 1), (["clear", "--yes"], 0)):
+        CliRunner().invoke(cli, ["cache", *words], catch_exceptions=False)
+        assert len(list((tmp_path / "damaged").iterdir())) == left
+
+
+def test_two_makers_of_one_artifact_wait_for_each_other(tmp_path: Path) -> None:
+    made = []
+
+    def make(number: int) -> None:
+        with Store(tmp_path).making("k") as folder:
+            if folder is not None:
+                made.append(number)
+                (folder / "meta.json").write_text("{}")
+
+    threads = [threading.Thread(target=make, args=(number,)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    assert len(made) == 1
+    assert list((tmp_path / "work").iterdir()) == []
+
+
 def test_an_artifact_that_is_used_is_listed_first(tmp_path: Path) -> None:
     store = Store(tmp_path)
     for number, key in enumerate(("old", "new")):
-        path = store.artifacts / key
-        path.mkdir()
-        (path / "meta.json").write_text('{"about": {}}')
-        os.utime(path, (number, number))
+        with store.making(key) as folder:
+            assert folder is not None
+            (folder / "meta.json").write_text('{"about": {}}')
+        os.utime(store.artifacts / key, (number, number))
     assert [item.key for item in store.stored()] == ["new", "old"]
     store.folder("old")
     assert [item.key for item in store.stored()] == ["old", "new"]

@@ -175,6 +175,38 @@ def test_an_artifact_that_cannot_be_written_is_one_line(tmp_path, how):
     assert list((tmp_path / "artifacts").iterdir()) == []
 
 
+@pytest.mark.parametrize("what", ["weights", "arrays", "an archive"])
+def test_a_disk_that_is_full_while_weights_are_saved_is_one_line(tmp_path, what):
+    """safetensors reports the system's error in its text, and numpy not at all."""
+    code = f"""
+import resource
+from pathlib import Path
+import numpy as np
+from harness.errors import StorageError
+from harness.store.artifacts import Store
+from harness.store.saved import save_model
+from harness.types import Model, ModuleSpec, TensorSpec
+
+spec = ModuleSpec(factory="torch.nn:Linear", params={{"in_features": 300, "out_features": 300}})
+model = Model(module=spec.build(), spec=spec, input=TensorSpec(shape=(300,)), classes=300)
+resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+write = {{
+    "weights": lambda folder: save_model(model, folder, {{}}),
+    "arrays": lambda folder: np.save(folder / "images.npy", np.zeros(100_000)),
+    "an archive": lambda folder: np.savez(folder / "evaluation.npz", x=np.zeros(100_000)),
+}}
+try:
+    with Store(Path({str(tmp_path)!r})).making("k") as folder:
+        write[{what!r}](folder)
+except StorageError as error:
+    print(error)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    why = "not all bytes were written: is the disk full?" if what == "arrays" else "File too large"
+    assert done.stdout == f"cannot write {tmp_path / 'artifacts/k'}: {why}\n"
+    assert {path.name for path in tmp_path.rglob("*")} == {"artifacts", "work"}
+
+
 def test_an_export_trains_nothing(tmp_path):
     plugins = load_plugins()
     data = DataRef(entry="digits", params={}, choice=DataChoice(name="digits"))

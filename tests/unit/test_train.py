@@ -25,6 +25,7 @@ from torch import nn
 
 from harness.data.splits import ImageSplit, StoredImages
 from harness.errors import CellError, StorageError
+from harness.store.artifacts import Store
 from harness.train import checkpoint
 from harness.train.augment import CropFlip
 from harness.train.evaluation import Batch, evaluate
@@ -309,6 +310,33 @@ def test_another_trainings_checkpoint_is_ignored(tmp_path, other):
     assert run(tmp_path / "shared", changed=True) == expected
 
 
+@pytest.mark.parametrize("position", [0, 40, 100, 0.3, 0.6, 0.9, 1.0])
+def test_a_flipped_bit_in_a_checkpoint_is_reported_and_the_training_starts_over(tmp_path, whole, position):
+    """torch.load checks no checksum: of ten bits in the weights it notices none."""
+    train(tmp_path, network(), loss=smoothed)
+    path, said = tmp_path / "fit.ckpt", []
+    content = bytearray(path.read_bytes())
+    content[int(position * (len(content) - 1)) if isinstance(position, float) else position] ^= 4
+    path.write_bytes(content)
+    module = network()
+    train(tmp_path, module, loss=smoothed, set_aside=lambda path, why: said.append((path.name, why)))
+    assert digest(module) == whole[0]
+    assert len(said) == 1
+    assert said[0][0] == "fit.ckpt"
+
+
+@pytest.mark.parametrize("make", [Path.mkdir, os.mkfifo, Path.touch, lambda path: path.symlink_to("nowhere")])
+def test_what_is_no_checkpoint_is_set_aside(tmp_path, make):
+    make(tmp_path / "fit.ckpt")
+    store = Store(tmp_path / "cache", report=(said := []).append)
+    train(tmp_path, network(), set_aside=store.put_aside)
+    assert (tmp_path / "fit.ckpt").is_file()
+    (aside,) = (tmp_path / "cache/damaged").iterdir()
+    assert aside.name == f"{tmp_path.name}-fit.ckpt"
+    assert len(said) == 1
+    assert said[0].endswith(f"set aside in {aside}")
+
+
 def test_names_keep_trainings_apart(tmp_path):
     train(tmp_path, name="a")
     train(tmp_path, name="b")
@@ -327,7 +355,7 @@ def test_a_full_disk_is_one_line_and_keeps_the_last_checkpoint(tmp_path):
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
         signal.signal(signal.SIGXFSZ, handler)
-    assert list(checkpoint.load(path, "k")) == ["small", "key"]
+    assert list(checkpoint.load(path, "k", checkpoint.warn)) == ["small", "key"]
     assert list(tmp_path.iterdir()) == [path]
 
 

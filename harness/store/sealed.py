@@ -1,0 +1,113 @@
+"""The list of an artifact's files with their hashes: written when it is made, checked when it is used."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path, PurePosixPath
+from typing import TypeAlias
+
+from harness.store.files import open_regular, read_regular
+
+__all__ = ["SEAL", "Damage", "State", "check", "seal"]
+
+SEAL = "files.json"
+"""The name of the list: file -> [size in bytes, SHA-256 of its content]."""
+
+_MOST_BYTES = 16 * 2**20
+_BLOCK_BYTES = 2**20
+
+State: TypeAlias = Mapping[str, tuple[int, ...]]
+"""File -> what the file system says of it. It differs once the file was written or replaced."""
+
+
+class Damage(Exception):
+    """Says in one line what is wrong with an artifact."""
+
+
+def seal(folder: Path) -> None:
+    """Write the list of all files in ``folder``.
+
+    Raises:
+        OSError: a file cannot be read, or the list cannot be written.
+    """
+    files = {}
+    for path in sorted(folder.rglob("*")):
+        if not path.is_dir():
+            state, digest = _hashed(path)
+            files[path.relative_to(folder).as_posix()] = [state[1], digest]
+    (folder / SEAL).write_text(json.dumps(files, indent=1))
+
+
+def check(folder: Path, known: State | None = None) -> State:
+    """Compare every file of an artifact with the list; return their state, for the next check.
+
+    ``known``: what the last check returned. If it is still the state of the files, they are not read again.
+
+    Raises:
+        Damage: a file is missing, has changed or is not a regular file; or the list is.
+        PermissionError: a file may not be read.
+    """
+    if known is not None and known == _states(folder, known):
+        return known
+    states: dict[str, tuple[int, ...]] = {}
+    for name, (size, digest) in _listed(folder).items():
+        try:
+            states[name], actual = _hashed(folder / name, size)
+        except PermissionError:
+            raise
+        except OSError as error:
+            raise Damage(f"{name}: {error.strerror or error}") from None
+        if actual != digest:
+            raise Damage(f"{name}: its content is not what was written")
+    return states | _states(folder, [SEAL])
+
+
+def _listed(folder: Path) -> dict[str, tuple[int, str]]:
+    try:
+        text = read_regular(folder / SEAL, _MOST_BYTES)
+    except PermissionError:
+        raise
+    except FileNotFoundError:
+        raise Damage(f"it has no {SEAL}, as version 0.1.0 left it, or it was removed") from None
+    except OSError as error:
+        raise Damage(f"{SEAL}: {error.strerror or error}") from None
+    try:
+        content = json.loads(text)
+        files = {str(name): (int(size), str(digest)) for name, (size, digest) in content.items()}
+    except (ValueError, TypeError, AttributeError, RecursionError):
+        raise Damage(f"{SEAL}: is not a list of files and hashes") from None
+    for name in files:
+        if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts or "\0" in name:
+            raise Damage(f"{SEAL}: names a file outside the artifact")
+    if "meta.json" not in files:
+        raise Damage(f"{SEAL}: does not list meta.json")
+    return files
+
+
+def _hashed(path: Path, size: int | None = None) -> tuple[tuple[int, ...], str]:
+    """Return the state of a file and the SHA-256 of its content, which has ``size`` bytes."""
+    with open_regular(path) as file:
+        state = _state(os.fstat(file.fileno()))
+        if size is not None and state[1] != size:
+            raise OSError(0, f"has {state[1]:,} bytes, not the {size:,} that were written")
+        whole = hashlib.sha256()
+        while block := file.read(_BLOCK_BYTES):
+            whole.update(block)
+    return state, whole.hexdigest()
+
+
+def _states(folder: Path, names: Mapping[str, object] | list[str]) -> dict[str, tuple[int, ...]]:
+    states = {}
+    for name in names:
+        try:
+            states[name] = _state(os.stat(folder / name))
+        except OSError:
+            states[name] = ()
+    return states
+
+
+def _state(status: os.stat_result) -> tuple[int, ...]:
+    return status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
