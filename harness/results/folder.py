@@ -9,32 +9,28 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import hashlib
-import io
 import json
 import os
-import re
 import socket
+import stat
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pydantic import ValidationError
-
 from harness.errors import StorageError, SuiteError
+from harness.results import lines
+from harness.results.planned import read_plan
+from harness.results.samples import SampleFiles
 from harness.store.files import append_line, sync_folder, write_atomically
 from harness.types.blocks import SampleFile
-from harness.types.record import SCHEMA, Record, checksum
+from harness.types.record import Record
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
 __all__ = ["Results", "latest_of"]
-
-OLD_NAMES = {"told": "oracle"}
-"""Names of raw arrays in version 0.1.0 -> their names now."""
 
 
 class Results:
@@ -47,14 +43,17 @@ class Results:
 
     def __init__(self, folder: Path | str, *, create: bool = False) -> None:
         self.folder = Path(folder)
+        self.samples = SampleFiles(self.folder)
         self._file = self.folder / "records.jsonl"
         self._attempts: dict[tuple[str, str, str], int] | None = None
         if create:
             with _storage(self.folder):
                 self.folder.mkdir(parents=True, exist_ok=True)
-                if not self._file.exists():
+                if not os.path.lexists(self._file):
                     self._file.touch()
                     sync_folder(self.folder)
+            if self._file.is_symlink() or not self._file.is_file():
+                raise StorageError(f"{self._file}: is not a regular file; give another --out")
         elif not self._file.is_file():
             raise SuiteError(f"{self.folder}: {self._lack()}; give a folder that `harness run --out` wrote")
 
@@ -91,21 +90,7 @@ class Results:
             StorageError: the file cannot be written.
             ValueError: an array holds Python objects.
         """
-        import numpy as np
-
-        for name, array in arrays.items():
-            if np.asarray(array).dtype.hasobject:
-                raise ValueError(f"array {name!r} holds Python objects")
-        buffer = io.BytesIO()
-        np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]
-        content = buffer.getvalue()
-        digest = hashlib.sha256(content).hexdigest()
-        target = self.folder / _sample_path(digest)
-        with _storage(target):
-            if not target.exists() or target.stat().st_size != len(content):
-                target.parent.mkdir(parents=True, exist_ok=True)
-                write_atomically(target, content, 0o644, sync=True)
-        return SampleFile(file=_sample_path(digest), sha256=digest)
+        return self.samples.write(arrays)
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
@@ -116,8 +101,10 @@ class Results:
         """
         path = self.folder / ".lock"
         with _storage(path):
-            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
         try:
+            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+                raise StorageError(f"{path}: is not a regular file; delete it")
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
@@ -180,21 +167,7 @@ class Results:
         Raises:
             StorageError: the file cannot be read.
         """
-        with _storage(self._file):
-            content = self._file.read_bytes()
-        valid: list[tuple[int, Record]] = []
-        problems: list[str] = []
-        lines = content.split(b"\n")
-        for number, line in enumerate(lines, 1):
-            if not line.strip():
-                continue
-            record, problem = _parse(line)
-            if record is not None:
-                valid.append((number, record))
-                continue
-            torn = " (torn: the last write was cut off)" if number == len(lines) else ""
-            problems.append(f"{self._file}:{number}: {problem}{torn}")
-        return valid, problems
+        return lines.scan(self._file)
 
     def latest(self, *, current_only: bool = False) -> list[Record]:
         """Return one record per cell, as :func:`latest_of` chooses it.
@@ -204,20 +177,14 @@ class Results:
         cells = self.planned() if current_only else None
         return [record for record in latest_of(self.records()) if cells is None or record.cell_id in cells]
 
-    def planned(self) -> set[str] | None:
+    def planned(self) -> frozenset[str] | None:
         """Return the ids of the cells that ``plan.json`` names; ``None`` if there is no such file.
 
         Raises:
             StorageError: the file is not a plan.
         """
-        path = self.folder / "plan.json"
-        if not path.exists():
-            return None
-        with _storage(path):
-            try:
-                return {str(cell) for cell in json.loads(path.read_bytes())["cells"]}
-            except (ValueError, KeyError, TypeError):
-                raise StorageError(f'{path}: not a plan ({{"run_id": ..., "cells": [...]}})') from None
+        plan = read_plan(self.folder)
+        return None if plan is None else plan.cells
 
     def next_attempt(self, machine_id: str, run_id: str, cell_id: str) -> int:
         """Return the number of a cell's next attempt; the first is 1."""
@@ -233,26 +200,7 @@ class Results:
         Raises:
             StorageError: the file is missing, or its content is not what was measured.
         """
-        import numpy as np
-
-        if record.samples.empty:
-            return {}
-        content = self._sample_bytes(record)
-        with np.load(io.BytesIO(content), allow_pickle=False) as archive:
-            return {OLD_NAMES.get(name, name): archive[name] for name in archive.files}
-
-    def _sample_bytes(self, record: Record) -> bytes:
-        digest = record.samples.sha256 or ""
-        if not re.fullmatch(r"[0-9a-f]{64}", digest) or record.samples.file != _sample_path(digest):
-            raise StorageError(
-                f"{self._file}: record of {record.cell_id} names no sample file of this folder"
-            )
-        path = self.folder / _sample_path(digest)  # the path never comes from the record itself
-        with _storage(path):
-            content = path.read_bytes()
-        if hashlib.sha256(content).hexdigest() != digest:
-            raise StorageError(f"{path}: content does not match its name: changed since it was measured")
-        return content
+        return self.samples.read(record)
 
     def validate(self) -> list[str]:
         """Return the problems of the folder, one line each: invalid lines, repeated records, wrong sample files."""
@@ -265,11 +213,12 @@ class Results:
                     f"{self._file}:{number}: attempt {record.attempt} of cell {record.cell_id} "
                     f"stands in line {earlier} already"
                 )
-            if not record.samples.empty:
-                try:
-                    self._sample_bytes(record)
-                except StorageError as error:
-                    problems.append(str(error))
+            if (problem := self.samples.problem(record)) is not None:
+                problems.append(problem)
+        try:
+            self.planned()
+        except StorageError as error:
+            problems.append(str(error))
         return problems
 
 
@@ -285,32 +234,6 @@ def latest_of(records: Iterable[Record]) -> list[Record]:
         if earlier is None or (record.good, record.attempt) >= (earlier.good, earlier.attempt):
             latest[record.identity] = record
     return list(latest.values())
-
-
-def _parse(line: bytes) -> tuple[Record | None, str]:
-    """Return the record in a line, or None and the problem of the line."""
-    try:
-        content = json.loads(line.decode("utf-8", "surrogatepass"))
-    except (ValueError, RecursionError):
-        return None, "not JSON"
-    if not isinstance(content, dict):
-        return None, "not a JSON object"
-    if content.get("schema") != SCHEMA:
-        return None, f"schema {content.get('schema')!r} is not one this version reads ({SCHEMA})"
-    try:
-        record = Record.model_validate(content)
-    except ValidationError as error:
-        detail = error.errors()[0]
-        return None, f"{'.'.join(map(str, detail['loc']))}: {detail['msg']}"
-    try:
-        matches = checksum(content) == record.checksum
-    except ValueError:  # NaN is not JSON, although Python reads it
-        matches = False
-    return (record, "") if matches else (None, "checksum does not match: the line was changed or damaged")
-
-
-def _sample_path(digest: str) -> str:
-    return f"samples/{digest[:2]}/{digest}.npz"
 
 
 @contextlib.contextmanager

@@ -1,0 +1,207 @@
+"""The raw samples of records: files named by their content, which is checked before anything is unpacked."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import math
+import re
+import zipfile
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from harness.errors import StorageError, first_line
+from harness.store.files import read_regular, write_atomically
+from harness.types.blocks import SampleFile
+from harness.types.record import Record
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    Header = tuple[tuple[int, ...], np.dtype[Any]]
+
+__all__ = ["MOST_BYTES", "MOST_UNPACKED_BYTES", "SampleFiles"]
+
+MOST_BYTES = 256 * 2**20
+"""The largest file that is read."""
+
+MOST_UNPACKED_BYTES = 2**30
+"""The largest size of all arrays of a file together, as their headers state it."""
+
+_MOST_DIRECTORY_BYTES = 2**20
+_END = 22
+"""Bytes of the end record of a zip archive without a comment."""
+
+_UNREADABLE = (
+    *(ValueError, TypeError, KeyError, OSError, EOFError, SyntaxError, RecursionError, MemoryError),
+    *(NotImplementedError, RuntimeError, zipfile.BadZipFile, zlib.error),
+)
+"""What Python's and numpy's readers raise for damaged or hostile archives and headers."""
+
+_OLD_NAMES = {"told": "oracle"}
+"""Raw arrays that version 0.1.0 named otherwise -> their name now."""
+
+
+class SampleFiles:
+    """The files ``samples/ab/<sha256>.npz`` of a results folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def write(self, arrays: Mapping[str, NDArray[Any] | int]) -> SampleFile:
+        """Write raw arrays into a file named by its content; return what a record says of the file.
+
+        Raises:
+            StorageError: it cannot be written.
+            ValueError: an array holds Python objects.
+        """
+        import numpy as np
+
+        for name, array in arrays.items():
+            if np.asarray(array).dtype.hasobject:
+                raise ValueError(f"array {name!r} holds Python objects")
+        buffer = io.BytesIO()
+        np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]
+        content = buffer.getvalue()
+        digest = hashlib.sha256(content).hexdigest()
+        target = self._folder / _name(digest)
+        try:
+            if not _has(target, content):
+                target.parent.mkdir(parents=True, exist_ok=True)
+                write_atomically(target, content, 0o644, sync=True)
+        except OSError as error:
+            raise StorageError(f"{target}: {error.strerror or error}") from error
+        return SampleFile(file=_name(digest), sha256=digest)
+
+    def read(self, record: Record) -> dict[str, NDArray[Any]]:
+        """Return the raw arrays of a record; empty if it has none.
+
+        Raises:
+            StorageError: the file is missing, is not what was measured, or is larger than samples may be.
+        """
+        import numpy as np
+
+        if record.samples.empty:
+            return {}
+        path, content = self._content(record)
+        _checked(path, content)
+        try:
+            with np.load(io.BytesIO(content), allow_pickle=False) as archive:
+                return {_OLD_NAMES.get(name, name): archive[name] for name in archive.files}
+        except _UNREADABLE as error:
+            raise StorageError(f"{path}: cannot be unpacked: {first_line(error)}") from None
+
+    def missing(self, record: Record) -> bool:
+        """Return whether the record has samples and their file is absent, as in a folder that was copied in part."""
+        try:
+            path = self._path(record)
+        except StorageError:
+            return False
+        return path is not None and not path.is_symlink() and not path.exists()
+
+    def problem(self, record: Record) -> str | None:
+        """Return what is wrong with a record's file in one line, or None. Nothing is unpacked but the headers."""
+        if record.samples.empty:
+            return None
+        try:
+            _checked(*self._content(record))
+        except StorageError as error:
+            return str(error)
+        return None
+
+    def _path(self, record: Record) -> Path | None:
+        """Return the path of a record's file, or None if it has none: never a path that the record made up."""
+        if record.samples.empty:
+            return None
+        digest = record.samples.sha256 or ""
+        if not re.fullmatch(r"[0-9a-f]{64}", digest) or record.samples.file != _name(digest):
+            raise StorageError(
+                f"{self._folder / 'records.jsonl'}: record of {record.cell_id} names no sample file of this folder"
+            )
+        return self._folder / _name(digest)
+
+    def _content(self, record: Record) -> tuple[Path, bytes]:
+        path = self._path(record)
+        assert path is not None  # the callers return early
+        try:
+            content = read_regular(path, MOST_BYTES)
+        except OSError as error:
+            raise StorageError(f"{path}: {error.strerror or error}") from None
+        if hashlib.sha256(content).hexdigest() != record.samples.sha256:
+            raise StorageError(f"{path}: content does not match its name: changed since it was measured")
+        return path, content
+
+
+def _name(digest: str) -> str:
+    return f"samples/{digest[:2]}/{digest}.npz"
+
+
+def _has(path: Path, content: bytes) -> bool:
+    """Return whether the file is there with this content."""
+    try:
+        return read_regular(path, len(content)) == content
+    except OSError:
+        return False
+
+
+def _checked(path: Path, content: bytes) -> None:
+    """Check the headers of an archive's arrays.
+
+    Raises:
+        StorageError: it is no archive of arrays, too large, or its predictions are not what they should be.
+    """
+    try:
+        headers = _headers(content)
+        _check_predictions(headers)
+    except _UNREADABLE as error:
+        raise StorageError(f"{path}: is no file of samples: {first_line(error)}") from None
+
+
+def _headers(content: bytes) -> dict[str, Header]:
+    """Return name -> (shape, element type) of each array. No array is unpacked."""
+    import numpy as np
+
+    end = content[-_END:]
+    if len(end) < _END or end[:4] != b"PK\5\6" or content[-_END - 20 :][:4] == b"PK\6\7":
+        raise ValueError("it does not end as a small zip archive does")
+    if int.from_bytes(end[12:16], "little") > _MOST_DIRECTORY_BYTES:
+        raise ValueError(f"its directory has more than {_MOST_DIRECTORY_BYTES:,} bytes")
+    headers: dict[str, Header] = {}
+    total = 0
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        for member in archive.infolist():
+            name = member.filename.removesuffix(".npy")
+            if name == member.filename or name in headers:
+                raise ValueError(f"member {member.filename!r} is no array, or is there twice")
+            with archive.open(member) as file:
+                version = np.lib.format.read_magic(file)
+                read = {
+                    (1, 0): np.lib.format.read_array_header_1_0,
+                    (2, 0): np.lib.format.read_array_header_2_0,
+                }
+                if version not in read:
+                    raise ValueError(f"array {name!r} has an unknown header")
+                shape, _, dtype = read[version](file)
+                size = math.prod(shape) * dtype.itemsize
+                if dtype.hasobject or dtype.kind not in "biufSU" or min(shape, default=0) < 0:
+                    raise ValueError(f"array {name!r} has no numbers or texts")
+                if member.file_size != file.tell() + size:
+                    raise ValueError(f"array {name!r} has another size than its header states")
+            total += member.file_size
+            headers[name] = shape, dtype
+            if total > MOST_UNPACKED_BYTES:
+                raise ValueError(f"its arrays have more than {MOST_UNPACKED_BYTES:,} bytes")
+    return headers
+
+
+def _check_predictions(headers: Mapping[str, Header]) -> None:
+    """Check that predictions and labels, where they are there, are integers [n] of the same n."""
+    given = {name: headers[name] for name in ("predictions", "labels") if name in headers}
+    for name, (shape, dtype) in given.items():
+        if len(shape) != 1 or dtype.kind not in "iu":
+            raise ValueError(f"{name} are {dtype} {list(shape)}, not integers [n]")
+    if len({shape for shape, _ in given.values()}) > 1:
+        raise ValueError("predictions and labels differ in length")
