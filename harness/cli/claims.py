@@ -41,6 +41,8 @@ def command(
     planned = make(SuiteChoice(suite, overrides), plugins)
     claims = load_claims(find_suite(suite), planned.resolved.suite)
     evidence = Evidence(folder, planned.plan.suite) if folder is not None else None
+    for problem in evidence.results.problems if evidence is not None else ():
+        click.echo(f"warning: {problem}", err=True)
     verdicts = list(Judge(claims, planned, evidence).verdicts())
     if as_json:
         document = {

@@ -69,6 +69,8 @@ def command(
                 err=True,
             )
     merged = Merged(opened, current_only=not everything)
+    for problem in merged.problems:
+        click.echo(f"warning: {problem}", err=True)
     if merged.left_out:
         cells = f"{merged.left_out} cells" if merged.left_out > 1 else "1 cell"
         click.echo(

@@ -66,7 +66,9 @@ def show(folder: Path, which: str | None, as_json: bool) -> None:
     elif which is None:
         click.echo(listing(chosen, earlier))
     else:
-        click.echo(describe(chosen[0], results.load_samples(chosen[0]), earlier))
+        if (problem := results.samples.problem(chosen[0])) is not None:
+            click.echo(f"warning: {problem}", err=True)
+        click.echo(describe(chosen[0], {} if problem else results.load_samples(chosen[0]), earlier))
         if len(chosen) > 1:
             click.echo("\n" + listing(chosen[1:], earlier))
 

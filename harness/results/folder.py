@@ -184,7 +184,7 @@ class Results:
             StorageError: the file is not a plan.
         """
         plan = read_plan(self.folder)
-        return None if plan is None else plan.cells
+        return None if plan is None else frozenset(plan.cells)
 
     def next_attempt(self, machine_id: str, run_id: str, cell_id: str) -> int:
         """Return the number of a cell's next attempt; the first is 1."""

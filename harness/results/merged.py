@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
+from harness.errors import StorageError
 from harness.results.folder import Results, latest_of
 from harness.results.leaderboard.place import Place
 from harness.types.record import Record
@@ -19,7 +20,8 @@ class Merged:
     """The latest record of each cell in several folders (:func:`harness.results.folder.latest_of`).
 
     With ``current_only``, only the cells that a folder's ``plan.json`` names are taken from it. ``left_out`` is the
-    number of other cells.
+    number of other cells. Records whose raw samples are damaged are left out; ``problems`` has a line for each, and one
+    for the sample files that a folder lacks.
 
     Raises:
         StorageError: a folder cannot be read.
@@ -28,20 +30,29 @@ class Merged:
     def __init__(self, folders: Iterable[Results], *, current_only: bool = False) -> None:
         every: list[Record] = []
         self.left_out = 0
+        self.problems: list[str] = []
         self._folder_of: dict[str | None, Results] = {}  # a sample file is named by its content
         self._name_of: dict[str, str] = {}  # run -> the first folder that has it: a copy is no other folder
         self._current: set[tuple[str, str, str]] = set()
         for folder in folders:
             own = folder.latest()
-            planned = folder.planned()
+            try:
+                planned = folder.planned()
+            except StorageError as error:
+                if current_only:
+                    raise
+                planned = None
+                self.problems.append(f"{error}; all cells count as those of the last run")
             current = [record for record in own if planned is None or record.cell_id in planned]
             self._current |= {record.identity for record in current}
             if current_only:
                 self.left_out += len(own) - len(current)
                 own = current
-            every += own
-            self._folder_of |= {record.samples.sha256: folder for record in own}
-            for record in own:
+            sound, problems = folder.samples.check(own)
+            self.problems += problems
+            every += sound
+            self._folder_of |= {record.samples.sha256: folder for record in sound}
+            for record in sound:
                 self._name_of.setdefault(record.run_id, str(folder.folder))
         self.records = latest_of(every)
 
@@ -51,9 +62,10 @@ class Merged:
         return Place(self._name_of[record.run_id], "last" if current else "earlier")
 
     def load_samples(self, record: Record) -> dict[str, NDArray[Any]]:
-        """Return the raw arrays of one of the records; empty if it has none.
+        """Return the raw arrays of one of the records; empty if it has none, or their file is missing.
 
         Raises:
-            StorageError: the file is missing, or its content is not what was measured.
+            StorageError: the file was damaged since the records were read.
         """
-        return self._folder_of[record.samples.sha256].load_samples(record)
+        folder = self._folder_of[record.samples.sha256]
+        return {} if folder.samples.missing(record) else folder.load_samples(record)

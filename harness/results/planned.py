@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,10 +22,11 @@ _RUN_ID = re.compile(r"[A-Za-z0-9_-]{1,80}", re.ASCII)
 
 @dataclass(frozen=True)
 class PlanFile:
-    """The id of a folder's run, and the ids of the cells of the last run."""
+    """The run id of a folder, the suite of its last run, and the ids of the cells that views of the folder show."""
 
     run_id: str
-    cells: frozenset[str]
+    suite: str | None
+    cells: tuple[str, ...]
 
 
 def read_plan(folder: Path) -> PlanFile | None:
@@ -48,10 +49,10 @@ def read_plan(folder: Path) -> PlanFile | None:
     )
     if not (isinstance(run_id, str) and _RUN_ID.fullmatch(run_id) and isinstance(cells, list)):
         raise StorageError(f'{path}: not a plan ({{"run_id": ..., "cells": [...]}})')
-    return PlanFile(run_id, frozenset(map(str, cells)))
+    return PlanFile(run_id, content.get("suite"), tuple(map(str, cells)))
 
 
-def write_plan(folder: Path, run_id: str, suite: str, cells: Sequence[str]) -> None:
+def write_plan(folder: Path, plan: PlanFile) -> None:
     """Write ``plan.json`` in one step.
 
     Raises:
@@ -59,7 +60,7 @@ def write_plan(folder: Path, run_id: str, suite: str, cells: Sequence[str]) -> N
     """
     path = folder / "plan.json"
     try:
-        write_atomically(path, json.dumps({"run_id": run_id, "suite": suite, "cells": cells}))
+        write_atomically(path, json.dumps({"run_id": plan.run_id, "suite": plan.suite, "cells": plan.cells}))
     except OSError as error:
         raise StorageError(f"cannot write {path}: {error.strerror or error}") from None
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import hashlib
 import io
 import math
+import os
 import re
 import zipfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +31,9 @@ MOST_BYTES = 256 * 2**20
 
 MOST_UNPACKED_BYTES = 2**30
 """The largest size of all arrays of a file together, as their headers state it."""
+
+_MOST_NAMED = 10
+"""How many damaged files are named one by one; the others are counted."""
 
 _MOST_DIRECTORY_BYTES = 2**20
 _END = 22
@@ -100,7 +104,37 @@ class SampleFiles:
             path = self._path(record)
         except StorageError:
             return False
-        return path is not None and not path.is_symlink() and not path.exists()
+        return path is not None and not os.path.lexists(path)
+
+    def check(self, records: Iterable[Record]) -> tuple[list[Record], list[str]]:
+        """Return the records whose file is not damaged, and a line for each problem.
+
+        A record whose file is missing stays: its figures are under a checksum of their own.
+        """
+        sound: list[Record] = []
+        problems: list[str] = []
+        missing: list[Record] = []
+        damaged = 0
+        for record in records:
+            if self.missing(record):
+                missing.append(record)
+            elif (problem := self.problem(record)) is not None:
+                damaged += 1
+                if damaged <= _MOST_NAMED:
+                    what = f"{record.method}, seed {record.seed}, repeat {record.repeat}"
+                    problems.append(f"{problem}; the record of {what} is left out")
+                continue
+            sound.append(record)
+        if damaged > _MOST_NAMED:
+            problems.append(
+                f"{self._folder}: {damaged - _MOST_NAMED:,} further records with damaged samples left out"
+            )
+        if missing:
+            files = "file of samples is" if len(missing) == 1 else "files of samples are"
+            problems.append(
+                f"{self._folder}: {len(missing)} {files} missing (the first: {missing[0].samples.file}); no tier rests on it"
+            )
+        return sound, problems
 
     def problem(self, record: Record) -> str | None:
         """Return what is wrong with a record's file in one line, or None. Nothing is unpacked but the headers."""

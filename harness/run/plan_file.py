@@ -2,35 +2,33 @@
 
 from __future__ import annotations
 
-import json
-import re
 import secrets
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Callable
 
 from harness.errors import StorageError
+from harness.machine.environment import machine_id
 from harness.results.folder import Results
+from harness.results.planned import PlanFile, move_aside, read_plan, run_id_of, write_plan
 from harness.run.outcome import Options
-from harness.store.files import write_atomically
 from harness.types.plan import Plan
 from harness.types.selection import Selection
 
 __all__ = ["begin"]
 
 
-def begin(plan: Plan, results: Results, options: Options) -> str:
+def begin(plan: Plan, results: Results, options: Options, note: Callable[[str], None]) -> str:
     """Write ``plan.json`` and return the run id. It is that of an earlier run in this folder, unless all is fresh.
 
     A run that is limited to a part of its suite changes only that part: the other cells stay in ``plan.json``, and
-    ``fresh`` sets only the records of that part aside.
+    ``fresh`` sets only the records of that part aside. A damaged ``plan.json`` is set aside, of which ``note`` is
+    called with a line. Without a ``plan.json``, the run id is that of the last record.
 
     Raises:
         StorageError: the folder cannot be written.
     """
-    path = results.folder / "plan.json"
-    earlier = _read(path)
+    earlier = _earlier(results, note)
     selection = options.selection
-    run_id = earlier.run_id
+    run_id = run_id_of(results.records(), machine_id()) if earlier is None else earlier.run_id
     if options.fresh and selection.everything:
         results.archive(run_id or "earlier")
         run_id = None
@@ -39,36 +37,20 @@ def begin(plan: Plan, results: Results, options: Options) -> str:
     run_id = run_id or secrets.token_hex(8)
     cells = [cell.id for cell in plan.cells]
     others = _others(results, earlier, plan.suite, selection)
-    content = {"run_id": run_id, "suite": plan.suite, "cells": list(dict.fromkeys([*cells, *others]))}
-    try:
-        write_atomically(path, json.dumps(content))
-    except OSError as error:
-        raise StorageError(f"cannot write {path}: {error.strerror or error}") from None
+    write_plan(results.folder, PlanFile(run_id, plan.suite, tuple(dict.fromkeys([*cells, *others]))))
     return run_id
 
 
-@dataclass(frozen=True)
-class _Earlier:
-    """The content of an earlier ``plan.json``; ``None`` if the file is missing or is not a plan."""
-
-    run_id: str | None = None
-    suite: str | None = None
-    cells: tuple[str, ...] | None = None
-
-
-def _read(path: Path) -> _Earlier:
-    if not path.is_file():
-        return _Earlier()
+def _earlier(results: Results, note: Callable[[str], None]) -> PlanFile | None:
+    """Return the earlier ``plan.json``; None if there is none, or it is damaged and therefore set aside."""
     try:
-        content = json.loads(path.read_bytes())
-        run_id = str(content["run_id"])
-        suite, cells = content.get("suite"), tuple(str(cell) for cell in content["cells"])
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        return _Earlier()
-    return _Earlier(run_id, suite, cells) if re.fullmatch(r"[\w-]{1,64}", run_id) else _Earlier()
+        return read_plan(results.folder)
+    except StorageError as error:
+        note(f"{error}; set aside as {move_aside(results.folder).name}")
+        return None
 
 
-def _others(results: Results, earlier: _Earlier, suite: str, selection: Selection) -> list[str]:
+def _others(results: Results, earlier: PlanFile | None, suite: str, selection: Selection) -> list[str]:
     """Return the cells of earlier runs of the suite that this run does not select; none if it selects everything."""
     if selection.everything:
         return []
@@ -76,6 +58,6 @@ def _others(results: Results, earlier: _Earlier, suite: str, selection: Selectio
         record.cell_id
         for record in results.latest()
         if record.suite == suite
-        and (earlier.cells is None or record.cell_id in earlier.cells)
+        and (earlier is None or record.cell_id in earlier.cells)
         and not selection.covers(record.method, record.device.name)
     ]

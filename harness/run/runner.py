@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Protocol
 
 from harness.errors import SuiteError
+from harness.machine import environment
 from harness.measure.cell import CellFailure, CellLost, measure_cell
 from harness.measure.predictions import PredictionCache
 from harness.plan.planner import Planned
@@ -22,6 +23,7 @@ from harness.prepare.messages import Failure
 from harness.prepare.team import Setup
 from harness.results.folder import Results
 from harness.results.leaderboard.leaderboard import leaderboard_of
+from harness.results.merged import Merged
 from harness.run.cell_queue import CellQueue
 from harness.run.lost_boards import LostBoards
 from harness.run.made_by import keep_origin
@@ -59,14 +61,15 @@ def run_suite(
         try:
             outcome = run(plan, plugins, store, results, watcher, options)
         except KeyboardInterrupt:
-            return Outcome(records=results.latest(current_only=True), interrupted=True)
+            return Outcome(records=_records_of(plan, results), interrupted=True)
         finally:
             watcher.close()
     if options.prepare_only:
         return outcome
-    board = leaderboard_of(
-        outcome.records, results.load_samples, rank_by=plan.rank_by, baseline=plan.baseline
-    )
+    ids = {cell.id for cell in plan.cells}
+    merged = Merged([results], current_only=True)
+    records = [record for record in merged.records if record.cell_id in ids]  # of other machines too
+    board = leaderboard_of(records, merged.load_samples, rank_by=plan.rank_by, baseline=plan.baseline)
     return replace(outcome, leaderboard=board)
 
 
@@ -114,10 +117,11 @@ def run(
         StorageError: the folder cannot be written.
         KeyboardInterrupt: the user interrupted. Every process is ended, and everything that is finished is on disk.
     """
-    run_id = begin(plan, results, options)
+    machine = environment.machine_id()
+    run_id = begin(plan, results, options, watcher.noted)
     if options.made_by is not None:
         keep_origin(results.folder, run_id, options.made_by)
-    known = {record.cell_id: record for record in results.latest(current_only=True)}
+    known = _known(plan, results, machine, watcher)
     pending = [cell for cell in plan.cells if not _settled(cell, known.get(cell.id), options)]
     possible = [cell for cell in pending if cell.impossible is None]
     needed = dict.fromkeys(key for cell in possible for key in plan.needed_by(cell))
@@ -139,8 +143,7 @@ def run(
             _measure_all(queue, recorder, plugins, store, preprocess)
     finally:
         jobs.close()
-    ids = {cell.id for cell in plan.cells}
-    records = [record for record in results.latest(current_only=True) if record.cell_id in ids]
+    records = _records_of(plan, results)
     plugins.notify("harness_run_finished", records=records)
     return Outcome(records=records, measured=recorder.count, kept=kept, failed_nodes=failed_nodes)
 
@@ -197,6 +200,30 @@ def _settled(cell: Cell, record: Record | None, options: Options) -> bool:
     if record.status == "skipped":
         return record.reason == cell.impossible
     return record.good and not (options.retry_flagged and record.flags)
+
+
+def _known(plan: Plan, results: Results, machine: str, watcher: Watcher) -> dict[str, Record]:
+    """Return the records of the plan's cells that were made on this machine and whose samples are not damaged."""
+    merged = Merged([results], current_only=True)
+    for problem in merged.problems:
+        watcher.noted(problem)
+    ids = {cell.id for cell in plan.cells}
+    records = [record for record in merged.records if record.cell_id in ids]
+    known = {record.cell_id: record for record in records if record.machine_id == machine}
+    elsewhere = {record.cell_id for record in records if record.good} - known.keys()
+    if elsewhere:
+        cells = "1 cell was" if len(elsewhere) == 1 else f"{len(elsewhere)} cells were"
+        watcher.noted(
+            f"{cells} measured on another machine, whose records stay, and are measured on this machine too"
+        )
+    return known
+
+
+def _records_of(plan: Plan, results: Results) -> list[Record]:
+    """Return the latest record of each of the plan's cells that was made on this machine."""
+    ids, machine = {cell.id for cell in plan.cells}, environment.machine_id()
+    latest = results.latest(current_only=True)
+    return [record for record in latest if record.cell_id in ids and record.machine_id == machine]
 
 
 def _preprocess_times(

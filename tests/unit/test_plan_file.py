@@ -12,10 +12,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from harness.results.folder import Results
+from harness.run import plan_file
 from harness.run.outcome import Options
-from harness.run.plan_file import begin
 from harness.types.record import Record
 from harness.types.selection import Selection
+
+
+def begin(plan: Any, results: Results, options: Options) -> str:
+    return plan_file.begin(plan, results, options, print)
+
 
 METHODS = ("cloud", "edge-a", "edge-b")
 DEVICES = ("here", "pi")

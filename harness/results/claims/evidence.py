@@ -13,6 +13,7 @@ from harness.results.folder import Results
 from harness.results.leaderboard.leaderboard import grouped
 from harness.results.leaderboard.rows import Group
 from harness.results.leaderboard.tiers import ALPHA, answers_of, paired_tables
+from harness.results.merged import Merged
 from harness.types.columns import COLUMNS, Row
 
 if TYPE_CHECKING:
@@ -46,8 +47,8 @@ class Evidence:
 
     def __init__(self, folder: Path, suite: str) -> None:
         self.folder = folder
-        self.results = Results(folder)
-        records = [r for r in self.results.latest(current_only=True) if r.suite == suite]
+        self.results = Merged([Results(folder)], current_only=True)
+        records = [r for r in self.results.records if r.suite == suite]
         self.tables: list[list[Group]] = list(
             grouped(r for r in records if r.provenance != "published").values()
         )
