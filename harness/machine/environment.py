@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import platform
+import re
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from pathlib import Path
 from harness.errors import StorageError
 from harness.machine.sysfs import each, text
 from harness.quiet import telemetry_off
-from harness.store.files import default_cache, write_atomically
+from harness.store.files import default_cache, read_regular, write_atomically
 from harness.types import DeviceInfo
 
 __all__ = [
@@ -45,6 +46,8 @@ PACKAGES = (
 )
 
 ROOT = Path("/")
+
+_ID_BYTES = 32
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,9 +115,12 @@ def _kept_id(path: Path) -> str:
         path.parent.mkdir(parents=True, exist_ok=True)
         if not path.exists():
             write_atomically(path, uuid.uuid4().hex, keep=True)
-        return path.read_text()
+        kept = read_regular(path, _ID_BYTES).decode("ascii", "replace")
     except OSError as error:
         raise StorageError(f"cannot keep this machine's id in {path}: {error.strerror or error}") from None
+    if not re.fullmatch(r"[0-9a-f]{32}", kept):  # two machines with an empty file would be one
+        raise StorageError(f"{path} holds no machine's id: delete it, and a new one is made")
+    return kept
 
 
 def cpu_model(root: Path = ROOT) -> str:

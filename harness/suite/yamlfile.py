@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import io
+import os
+import select
+import time
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -33,6 +37,9 @@ YamlBlock: TypeAlias = Mapping[str, Any]
 MAX_BYTES = 256 * 1024
 MAX_NODES = 200_000
 """Largest number of nodes, with aliases followed. It stops an alias bomb."""
+
+MAX_WAIT_S = 10.0
+"""How long a pipe or a device may take to give all its text."""
 
 MAX_DEPTH = 64
 """Largest depth of lists and mappings, with aliases followed. It stops an alias that contains itself."""
@@ -77,15 +84,14 @@ def read_yaml(path: Path) -> tuple[Any, Source]:
     return value, source
 
 
-def read_text(path: Path, kind: str) -> str:
+def read_text(path: Path, kind: str, *, wait_s: float = MAX_WAIT_S) -> str:
     """Return the text of a file that a person wrote. Errors say that it should be ``kind``.
 
     Raises:
         SuiteError: the file cannot be read, is too large, or is not UTF-8.
     """
     try:
-        with path.open("rb") as file:
-            data = file.read(MAX_BYTES + 1)  # reading a device or a pipe may never end
+        data = _read(path, wait_s)
     except IsADirectoryError:
         raise SuiteError(f"{path}: is a directory, not {kind} file") from None
     except OSError as error:
@@ -96,6 +102,31 @@ def read_text(path: Path, kind: str) -> str:
         return data.decode("utf-8")
     except UnicodeDecodeError as error:
         raise SuiteError(f"{path}: not a text file (byte {error.start} is no UTF-8)") from None
+
+
+def _read(path: Path, wait_s: float) -> bytes:
+    """Return at most one byte more than :data:`MAX_BYTES`. A pipe or a device is waited for, but not for ever.
+
+    Raises:
+        OSError: it cannot be opened or read, or nothing comes.
+    """
+    if path.is_dir():
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+    data, end = b"", time.monotonic() + wait_s
+    try:
+        waiting = select.poll()
+        waiting.register(descriptor, select.POLLIN)
+        while len(data) <= MAX_BYTES:
+            if not waiting.poll(1000 * max(0.0, end - time.monotonic())):
+                raise OSError(errno.ETIMEDOUT, f"nothing to read came within {wait_s:g} s", str(path))
+            block = os.read(descriptor, MAX_BYTES + 1 - len(data))
+            if not block:
+                break
+            data += block
+    finally:
+        os.close(descriptor)
+    return data
 
 
 def parse_yaml(text: str, name: str) -> tuple[Any, Source]:

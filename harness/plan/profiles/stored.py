@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from collections.abc import Iterable, Sequence
@@ -13,7 +14,7 @@ from pydantic import ValidationError
 
 from harness.errors import StorageError, nearest
 from harness.plan.profiles.profile import Link, Profile, ProfileError
-from harness.store.files import write_atomically
+from harness.store.files import read_regular, write_atomically
 from harness.store.hashing import FileState, file_state
 from harness.suite.shipped import shipped_files
 
@@ -57,12 +58,11 @@ def read_profile(path: Path) -> Profile:
         ProfileError: the file cannot be read, or is not a profile.
     """
     try:
-        with path.open("rb") as file:
-            data = file.read(MAX_BYTES + 1)
+        data = read_regular(path, MAX_BYTES)
     except OSError as error:
+        if error.errno == errno.EFBIG:
+            raise ProfileError(f"{path}: larger than a profile may be: at most {MAX_BYTES:,} bytes") from None
         raise ProfileError(f"{path}: {error.strerror or error}") from None
-    if len(data) > MAX_BYTES:
-        raise ProfileError(f"{path}: larger than a profile may be: at most {MAX_BYTES:,} bytes")
     try:
         tree = json.loads(data)
     except (ValueError, RecursionError) as error:
@@ -129,9 +129,7 @@ def stored_profile(
     """
     asked = {"threads": threads, "runtime": runtime, "processor": processor}
     for name in names:
-        profiles = [
-            _kept(path, file_state(path)) for path in _stored() if path.name.partition(".")[0] == name
-        ]
+        profiles = [_kept(path) for path in _stored() if path.name.partition(".")[0] == name]
         matches = [
             profile
             for profile in profiles
@@ -192,8 +190,16 @@ def link_of(info: DeviceInfo) -> Link | None:
     return Link(**{key: stated[key] for key in Link.model_fields if key in stated})
 
 
+def _kept(path: Path) -> Profile:
+    try:
+        state = file_state(path)
+    except OSError as error:
+        raise ProfileError(f"{path}: {error.strerror or error}") from None
+    return _parsed(path, state)
+
+
 @lru_cache(maxsize=256)
-def _kept(path: Path, state: FileState) -> Profile:
+def _parsed(path: Path, state: FileState) -> Profile:
     return read_profile(path)
 
 

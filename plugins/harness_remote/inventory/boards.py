@@ -20,7 +20,7 @@ from pydantic import Field, TypeAdapter
 from harness.errors import BoardLost, DeviceError, HarnessError, SuiteError, UnknownEntry
 from harness.machine.meters import Meters
 from harness.plugins import load_plugins
-from harness.store.files import write_atomically
+from harness.store.files import read_regular, write_atomically
 from harness.suite.validate import validated
 from harness.types import Device, DeviceInfo, DeviceSpec, Params, Unavailable
 from harness.types.fields import Duration, Name
@@ -54,6 +54,8 @@ KEPT = (
     "jetpack",
 )
 """The facts of a board that its records contain. Values that change by themselves, like temperatures, are not here."""
+
+_MOST_KEPT_BYTES = 2**20
 
 _LOG = logging.getLogger(__name__)
 
@@ -327,8 +329,14 @@ def _keep(path: Path, credentials: Credentials, described: BoardDescription) -> 
 def _kept(path: Path, credentials: Credentials) -> tuple[BoardDescription, str] | None:
     """Return the kept description of the board at this address and its date, or None."""
     try:
-        kept = json.loads(path.read_text())
+        kept = json.loads(read_regular(path, _MOST_KEPT_BYTES))
         described = TypeAdapter(BoardDescription).validate_python(kept["board"])
         return (described, str(kept["when"])) if kept["target"] == credentials.target else None
-    except (OSError, ValueError, KeyError, TypeError):  # ValueError: another version wrote the file
+    except (
+        OSError,
+        ValueError,
+        KeyError,
+        TypeError,
+        RecursionError,
+    ):  # ValueError: another version wrote the file
         return None

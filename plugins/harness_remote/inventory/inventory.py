@@ -114,7 +114,7 @@ class Inventory:
             SuiteError: something in it is wrong. The message gives file, line, key, and what is allowed.
         """
         path = path or default_path()
-        if not path.exists():
+        if not os.path.lexists(path):
             return cls(path, source=Source(str(path)))
         text = read_text(path, "an inventory")
         return cls(path, *_read(text, path), text, text)

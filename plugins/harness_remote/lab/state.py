@@ -7,13 +7,14 @@ import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from harness.store.files import write_atomically
+from harness.store.files import read_regular, write_atomically
 from harness_remote.lab.labfile import Lab
 from harness_remote.lab.namespaces import Mode
 
 __all__ = ["INVENTORY", "LOG", "Settings", "State", "folder_of", "started_at", "states"]
 
 STATE, INVENTORY, LOG = "state.json", "devices.yaml", "lab.log"
+_MOST_BYTES = 2**20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,9 +66,9 @@ class State:
     def load(cls, folder: Path) -> State | None:
         """Return the saved state, or None if there is no file or the file contains no state."""
         try:
-            content = json.loads((folder / STATE).read_text())
+            content = json.loads(read_regular(folder / STATE, _MOST_BYTES))
             return cls(**{**content, "boards": tuple(content["boards"]), "notes": tuple(content["notes"])})
-        except (OSError, ValueError, TypeError, KeyError):
+        except (OSError, ValueError, TypeError, KeyError, RecursionError):
             return None
 
     @staticmethod

@@ -19,7 +19,7 @@ from secrets import token_urlsafe
 from typing import TYPE_CHECKING
 
 from harness.errors import DeviceError
-from harness.store.files import write_atomically
+from harness.store.files import open_regular, write_atomically
 
 if TYPE_CHECKING:
     from cryptography import x509
@@ -193,7 +193,7 @@ def _check_dates(certificate: x509.Certificate, path: Path) -> None:
 
 def _read(path: Path, *, private: bool = False) -> bytes:
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             if private and os.fstat(file.fileno()).st_mode & 0o077:
                 raise DeviceError(f"others may read {path}: `chmod 600 {path}`, or {_REPLACE}")
             return file.read(65_536)
