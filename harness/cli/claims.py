@@ -7,12 +7,12 @@ from pathlib import Path
 
 import click
 
-from harness.cli.common import SuiteChoice, block_option, load, make, warn_problems
+from harness.cli.common import PathType, SuiteChoice, block_option, load, make, warn_problems
 
 
 @click.command("claims")
 @click.argument("suite")
-@click.argument("folder", required=False, metavar="[DIR]", type=click.Path(path_type=Path))
+@click.argument("folder", required=False, metavar="[DIR]", type=PathType())
 @click.option(
     "--set",
     "overrides",

@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import wraps
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -15,9 +16,24 @@ if TYPE_CHECKING:
     from harness.plugins import Plugins
     from harness.types.selection import Selection
 
-__all__ = ["SuiteChoice", "block_option", "load", "make", "suite_options", "warn_problems"]
+__all__ = ["PathType", "SuiteChoice", "block_option", "load", "make", "suite_options", "warn_problems"]
 
 F = TypeVar("F", bound=Callable[..., Any])
+
+
+class PathType(click.Path):
+    """The type of every option and argument that is a path. An empty one is refused.
+
+    Python takes an empty path for the current folder, and a shell gives one for a variable that is not set.
+    """
+
+    def __init__(self, *, file_okay: bool = True, dir_okay: bool = True) -> None:
+        super().__init__(file_okay=file_okay, dir_okay=dir_okay, path_type=Path)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if not os.fspath(value):
+            self.fail("the path is empty (a shell variable that is not set?)", param, ctx)
+        return super().convert(value, param, ctx)
 
 
 def block_option(function: F) -> F:

@@ -6,11 +6,12 @@ from pathlib import Path
 
 import click
 
+from harness.cli.common import PathType
 from harness.render import FORMATS
 
 
 @click.command("leaderboard")
-@click.argument("folders", nargs=-1, required=True, metavar="DIR...", type=click.Path(path_type=Path))
+@click.argument("folders", nargs=-1, required=True, metavar="DIR...", type=PathType())
 @click.option("--format", type=click.Choice(FORMATS), default="table", help="Default: table.")
 @click.option(
     "--sort",

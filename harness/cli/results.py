@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from harness.cli.common import PathType
+
 if TYPE_CHECKING:
     from harness.results.folder import Results
     from harness.types.record import Record
@@ -19,7 +21,7 @@ def command() -> None:
 
 
 @command.command("validate")
-@click.argument("folders", nargs=-1, required=True, metavar="DIR...", type=click.Path(path_type=Path))
+@click.argument("folders", nargs=-1, required=True, metavar="DIR...", type=PathType())
 def validate(folders: tuple[Path, ...]) -> int:
     """Check records and samples against their checksums.
 
@@ -41,7 +43,7 @@ def validate(folders: tuple[Path, ...]) -> int:
 
 
 @command.command("show")
-@click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
+@click.argument("folder", metavar="DIR", type=PathType())
 @click.argument("which", required=False, metavar="[CELL|METHOD]")
 @click.option("--json", "as_json", is_flag=True, help="The records themselves.")
 def show(folder: Path, which: str | None, as_json: bool) -> None:

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import click
 
-from harness.cli.common import SuiteChoice, load, make, suite_options, warn_problems
+from harness.cli.common import PathType, SuiteChoice, load, make, suite_options, warn_problems
 
 
 @click.command("run")
 @suite_options
-@click.option("--out", type=click.Path(path_type=Path), help="Results folder (results/local/SUITE).")
+@click.option("--out", type=PathType(), help="Results folder (results/local/SUITE).")
 @click.option("--prepare-only", is_flag=True, help="Train and export; measure nothing.")
 @click.option(
     "--fresh",

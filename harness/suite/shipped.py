@@ -38,6 +38,8 @@ def find_suite(name: str) -> Path:
     Raises:
         SuiteError: there is no such file or shipped suite.
     """
+    if not name:
+        raise SuiteError("no suite is named: its name is empty (a shell variable that is not set?)")
     path = Path(name)
     if path.exists():
         return path

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from harness.cli.common import block_option, load, warn_problems
+from harness.cli.common import PathType, block_option, load, warn_problems
 
 if TYPE_CHECKING:
     from harness.plan.profiles.profile import Profile
@@ -31,11 +31,7 @@ __all__ = ["command", "profile_of", "report"]
     help="A parameter of its backend, e.g. device=cuda.",
 )
 @click.option("--threads", type=click.IntRange(1, 1024), default=1, show_default=True, help="Of its worker.")
-@click.option(
-    "--out",
-    type=click.Path(path_type=Path, dir_okay=False),
-    help="Write FILE, which plans don't find by NAME.",
-)
+@click.option("--out", type=PathType(dir_okay=False), help="Write FILE, which plans don't find by NAME.")
 @click.option("--json", "as_json", is_flag=True, help="Print the profile as JSON.")
 @block_option
 def command(

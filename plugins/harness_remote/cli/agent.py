@@ -12,6 +12,7 @@ from typing import Any
 
 import click
 
+from harness.cli.common import PathType
 from harness_remote import PORT
 
 __all__ = ["command"]
@@ -24,7 +25,7 @@ def _default_folder() -> Path:
 def _folder_option(function: Callable[..., Any]) -> Callable[..., Any]:
     return click.option(
         "--folder",
-        type=click.Path(path_type=Path, file_okay=False),
+        type=PathType(file_okay=False),
         default=_default_folder,
         metavar="DIR",
         help="Where the agent keeps key, certificate, token and files.  [default: ~/.local/share/harness-agent]",
@@ -98,7 +99,7 @@ def init(folder: Path, names: tuple[str, ...], days: int, replace: bool) -> None
 @_folder_option
 @click.option(
     "--ready-file",
-    type=click.Path(path_type=Path, dir_okay=False),
+    type=PathType(dir_okay=False),
     metavar="FILE",
     help="Write addresses, fingerprint and process id there, as JSON, when ready.",
 )

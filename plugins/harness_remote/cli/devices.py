@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from harness.cli.common import PathType
 from harness_remote import PORT
 
 if TYPE_CHECKING:
@@ -22,15 +23,12 @@ __all__ = ["add", "check", "remove"]
 @click.option("--port", type=click.IntRange(1, 65535), default=PORT, show_default=True)
 @click.option(
     "--certificate",
-    type=click.Path(path_type=Path, dir_okay=False),
+    type=PathType(dir_okay=False),
     metavar="FILE",
     help="The agent's certificate, from `harness agent init`.",
 )
 @click.option(
-    "--token",
-    type=click.Path(path_type=Path, dir_okay=False),
-    metavar="FILE",
-    help="The agent's token; readable by you only.",
+    "--token", type=PathType(dir_okay=False), metavar="FILE", help="The agent's token; readable by you only."
 )
 @click.option("--label", "labels", multiple=True, metavar="WORD", help="A label (repeatable).")
 @click.option(

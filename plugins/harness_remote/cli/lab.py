@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from harness.cli.common import PathType
+
 if TYPE_CHECKING:
     from harness_remote.lab.state import State
 
@@ -37,7 +39,7 @@ def up(lab: str) -> None:
 @command.command("run")
 @click.argument("lab")
 @click.argument("suite", required=False)
-@click.option("--out", type=click.Path(path_type=Path), help="Results folder (results/local/SUITE).")
+@click.option("--out", type=PathType(), help="Results folder (results/local/SUITE).")
 @click.option("--fresh", is_flag=True, help="Measure every cell again; earlier records are set aside.")
 @click.option("-q", "--quiet", is_flag=True, help="Plain lines instead of a live table.")
 def run(lab: str, suite: str | None, out: Path | None, fresh: bool, quiet: bool) -> int:

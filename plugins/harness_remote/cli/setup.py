@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from harness.cli.common import PathType
 from harness_remote import PORT
 
 __all__ = ["command"]
@@ -28,7 +29,7 @@ __all__ = ["command"]
 @click.option("--offline", is_flag=True, help="Download what it needs here: the board has no network.")
 @click.option(
     "--onnxruntime",
-    type=click.Path(path_type=Path, dir_okay=False),
+    type=PathType(dir_okay=False),
     metavar="WHEEL",
     help="A build of ONNX Runtime to take there instead of PyPI's, e.g. one with CUDA; upgrades keep it.",
 )
@@ -53,7 +54,10 @@ def command(
 
     from harness.errors import DeviceError
     from harness_remote.inventory.enrol import Enrolment
+    from harness_remote.inventory.inventory import check_name
     from harness_remote.setup import examine, provision, ssh
+
+    check_name(name, f"board {name!r}")
 
     def say(step: str) -> None:
         click.echo(f"{name}: {step}", err=True)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from harness.errors import SuiteError
 from harness.store.files import write_atomically
-from harness_remote.inventory.inventory import Board, Inventory
+from harness_remote.inventory.inventory import Board, Inventory, check_name
 
 __all__ = ["Enrolment"]
 
@@ -24,7 +24,11 @@ class Enrolment:
 
     @classmethod
     def of(cls, name: str, host: str, port: int) -> Enrolment:
-        """Return the place for a board. Raises ``SuiteError`` if another board has the name."""
+        """Return the place for a board. Raises ``SuiteError`` if another board has the name, or it is none.
+
+        The name becomes a part of the names of files, so it is checked before anything is written.
+        """
+        check_name(name, f"board {name!r}")
         inventory = Inventory.load()
         there = inventory.boards.get(name)
         if there is not None and (there.host, there.port) != (host, port):

@@ -37,7 +37,7 @@ from harness_remote import PORT
 from harness_remote.wire.addresses import is_loopback
 from harness_remote.wire.secrets import Credentials
 
-__all__ = ["BACKENDS", "Board", "EmulatedLink", "Inventory", "default_path", "target"]
+__all__ = ["BACKENDS", "Board", "EmulatedLink", "Inventory", "check_name", "default_path", "target"]
 
 BACKENDS = ("raspberry-pi", "jetson", "agent")
 MAX_SECRET = 64 * 1024
@@ -143,7 +143,8 @@ class Inventory:
         return Credentials(target(board.host, board.port), certificate, token)
 
     def add(self, name: str, board: Board) -> None:
-        """Add a board. Raises ``SuiteError`` if the name is taken."""
+        """Add a board. Raises ``SuiteError`` if the name is taken, or is none."""
+        check_name(name, f"board {name!r}")
         if name in self.boards:
             raise SuiteError(f"{self.source.where(name)}: there is a board {name!r} already")
         end = "\n" if self._text and not self._text.endswith("\n") else ""
@@ -229,6 +230,12 @@ def target(host: str, port: int) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
+def check_name(name: str, where: str) -> None:
+    """Raise ``SuiteError`` if a board may not have this name. ``where`` begins the message."""
+    if not re.fullmatch(NAME, name) or len(name) > 80:
+        raise SuiteError(f"{where}: a name is letters, digits, - and _, 80 at most")
+
+
 def _read(text: str, path: Path) -> tuple[dict[str, Board], Source]:
     tree, source = parse_yaml(text, str(path))
     if tree is None:  # an empty file, or only comments
@@ -236,8 +243,7 @@ def _read(text: str, path: Path) -> tuple[dict[str, Board], Source]:
     if not isinstance(tree, Mapping):
         raise SuiteError(f"{source.where()}: expected boards, NAME: {{backend: ..., host: ...}}")
     for name in tree:
-        if not re.fullmatch(NAME, name) or len(name) > 80:
-            raise SuiteError(f"{source.where(name)}: a name is letters, digits, - and _, 80 at most")
+        check_name(name, source.where(name))
     boards: dict[str, Board] = {name: validated(Board, tree[name], source, (name,)) for name in tree}
     for name, board in boards.items():
         for other in board.via:
