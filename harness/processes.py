@@ -16,6 +16,8 @@ from contextlib import contextmanager
 from multiprocessing import resource_tracker
 from multiprocessing.process import BaseProcess
 
+from harness.errors import HarnessError
+
 __all__ = ["bound", "die_with_parent", "died", "start"]
 
 PR_SET_PDEATHSIG = 1
@@ -61,12 +63,18 @@ def start(process: BaseProcess) -> None:
 
     The child inherits the blocked signal, so this holds even while it imports. A Ctrl-C during the start takes effect
     in this process afterwards. No child is therefore left with only a part of its arguments.
+
+    Raises:
+        HarnessError: the system could not start it, or ended it, or the process that forks it, at once.
     """
     resource_tracker.ensure_running()  # a later start would unblock the signal first
     with _interrupt_deferred():
         before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
             process.start()
+        except (EOFError, OSError) as error:  # EOFError: of a forkserver that was ended
+            reason = error.strerror if isinstance(error, OSError) and error.strerror else "it was ended"
+            raise HarnessError(f"cannot start a process: {reason} (out of memory?)") from error
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import importlib
 import os
 import select
 import signal
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from typing import Any, TextIO
 
 import click
@@ -54,24 +55,26 @@ class _Verbs(PluginGroup):
 
 
 class _Unread(Exception):
-    """Nobody reads the output any more, as in `harness plan | head`."""
+    """Nobody reads the output any more, as in `harness plan | head`, or because the terminal is closed."""
 
 
-@contextmanager
+@contextlib.contextmanager
 def _pipes() -> Iterator[None]:
-    """Raise ``_Unread`` for a broken pipe of the output, and a one-line error for any other broken pipe.
+    """Raise ``_Unread`` for an output that nobody reads, and a one-line error for any other broken pipe.
 
     click treats every broken pipe as one of the output and exits without a message. The pipe of a child process can
-    break too, and a person must learn of that.
+    break too, and a person must learn of that. A closed terminal gives EIO.
     """
     from harness.errors import HarnessError
 
     try:
         yield
-    except BrokenPipeError as error:
-        if any(map(_unread, (sys.stdout, sys.stderr))):
-            raise _Unread from None
-        raise HarnessError(f"a process of the harness went away: {error}") from error
+    except OSError as error:
+        if error.errno in (errno.EPIPE, errno.EIO) and any(map(_unread, (sys.stdout, sys.stderr))):
+            raise _Unread("the terminal is closed" if error.errno == errno.EIO else "") from None
+        if isinstance(error, BrokenPipeError):
+            raise HarnessError(f"a process of the harness went away: {error}") from error
+        raise
 
 
 def _unread(stream: TextIO) -> bool:
@@ -111,17 +114,27 @@ def main() -> None:
             with _pipes():
                 error.show(sys.stdout)
             code = 0
-    except _Unread:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except _Unread as error:
+        if str(error):
+            _complain(str(error))
         code = 128 + signal.SIGPIPE
     except click.exceptions.Abort:
         code = 130
     except click.ClickException as error:
-        click.echo(f"error: {error.format_message()}", err=True)
+        _complain(error.format_message())
         code = 2
     except HarnessError as error:
-        click.echo(f"error: {error}", err=True)
+        _complain(str(error))
         code = 2
     except KeyboardInterrupt:
         code = 130
+    for stream in filter(_unread, (sys.stdout, sys.stderr)):
+        os.dup2(
+            os.open(os.devnull, os.O_WRONLY), stream.fileno()
+        )  # else Python fails at its end, in writing the rest
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _complain(text: str) -> None:
+    with contextlib.suppress(OSError):  # nobody may read it
+        click.echo(f"error: {text}", err=True)

@@ -12,7 +12,7 @@ from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from typing import Any, TypeVar
 
-from harness.errors import BoardLost, DeviceError
+from harness.errors import BoardLost, DeviceError, HarnessError
 from harness.processes import died, start
 from harness.types import Monitor
 from harness.worker import worker
@@ -44,8 +44,13 @@ class WorkerProcess:
             context = multiprocessing.get_context("spawn")
         ours, theirs = context.Pipe()
         self._process: BaseProcess = context.Process(target=worker.main, args=(theirs,), daemon=True)
-        start(self._process)
-        theirs.close()
+        try:
+            start(self._process)
+        except HarnessError as error:
+            ours.close()
+            raise DeviceError(f"the worker on {name}: {error}") from error
+        finally:
+            theirs.close()
         self._conn: Connection | None = ours
         assert self._process.pid is not None
         self.pid: int = self._process.pid

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pty
 import socket
 import subprocess
 import sys
@@ -37,6 +38,26 @@ def test_output_that_nobody_reads_ends_it_quietly(words: str, unread: Callable[[
     done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, timeout=120, check=False)
     os.close(writer)
     assert (done.returncode, done.stderr) == (141, b"")
+
+
+@pytest.mark.parametrize("both", [False, True])
+@pytest.mark.parametrize(
+    "words", ["--help", "suites schema", "plan smoke", "run no-such-suite", "--no-such-option"]
+)
+def test_a_closed_terminal_is_one_line(words: str, both: bool) -> None:
+    ours, terminal = pty.openpty()
+    command = [sys.executable, "-m", "harness", *words.split()]
+    process = subprocess.Popen(
+        command, stdin=subprocess.DEVNULL, stdout=terminal, stderr=terminal if both else subprocess.PIPE
+    )
+    os.close(terminal)
+    os.close(ours)
+    _, said = process.communicate(timeout=120)
+    wrong = words in ("run no-such-suite", "--no-such-option")
+    assert process.returncode == (2 if wrong else 141)
+    if not both:
+        assert said.count(b"\n") == 1
+        assert said.startswith(b"error: " if wrong else b"error: the terminal is closed")
 
 
 def test_a_pipe_of_our_own_that_breaks_is_said(

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
+import multiprocessing
 import os
 import signal
+import sys
 import threading
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 
-from harness.errors import DeviceError
+from harness.errors import DeviceError, HarnessError
 from harness.processes import start
 from harness.types import Artifact, Monitor, SessionOptions, TensorSpec
 from harness.types.plain import function_name
@@ -53,6 +57,47 @@ def test_every_thread_learns_how_a_worker_ended(monkeypatch: pytest.MonkeyPatch)
     finally:
         worker.close()
     assert deaths == ["the worker on board was ended by SIGKILL (out of memory?)"] * 5
+
+
+@pytest.mark.timeout(120)
+def test_the_process_that_forks_workers_may_be_ended_for_its_memory() -> None:
+    """multiprocessing says ``EOFError: unexpected EOF`` then."""
+    WorkerProcess("first", Monitor(), preload=["harness.worker.worker"]).close()
+    (forks,) = [child for child in psutil.Process().children() if "forkserver" in " ".join(child.cmdline())]
+    forks.suspend()  # so that it has taken the request when it ends
+    said: list[str] = []
+
+    def begin() -> None:
+        with pytest.raises(DeviceError) as error:
+            WorkerProcess("second", Monitor(), preload=["harness.worker.worker"])
+        said.append(str(error.value))
+
+    beginning = threading.Thread(target=begin)
+    beginning.start()
+    end = time.monotonic() + 60
+    while time.monotonic() < end and beginning.is_alive():
+        frame = sys._current_frames().get(beginning.ident or 0)
+        if frame is not None and frame.f_code.co_name in ("read_signed", "read_unsigned"):
+            break
+        time.sleep(0.01)
+    forks.kill()
+    beginning.join(30)
+    assert said == ["the worker on second: cannot start a process: it was ended (out of memory?)"]
+    third = WorkerProcess("third", Monitor(), preload=["harness.worker.worker"])
+    third.ask(Listen())
+    third.close()
+
+
+@pytest.mark.parametrize("code", [errno.ENOMEM, errno.EAGAIN, errno.EPIPE])
+def test_a_process_that_cannot_be_started_is_one_line(monkeypatch: pytest.MonkeyPatch, code: int) -> None:
+    process = multiprocessing.get_context("spawn").Process(target=print)
+
+    def refuse() -> None:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(process, "start", refuse)
+    with pytest.raises(HarnessError, match=f"^cannot start a process: {os.strerror(code)} .out of memory"):
+        start(process)
 
 
 def test_an_error_in_a_worker_names_the_files_in_which_it_arose(
