@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
-from harness.store.files import default_cache, write_atomically
+from harness.store.files import default_cache, read_regular, write_atomically
 from harness.store.hashing import digest, file_state
 from harness.types.json import JsonObject
 
@@ -30,6 +30,7 @@ SETTLED_S = 2.0
 remembered of a file that changed later than this many seconds ago."""
 
 _MOST = 64
+_MOST_BYTES = 64 * 2**20
 _known: dict[Path, JsonObject] = {}
 
 
@@ -84,7 +85,7 @@ def _state(paths: Sequence[str]) -> tuple[str, int]:
 def _read(path: Path) -> JsonObject | None:
     """Return a kept result, or None if there is none, or if it is not what was written."""
     try:
-        kept = json.loads(path.read_bytes())
+        kept = json.loads(read_regular(path, _MOST_BYTES))
         value = kept["value"]
         return value if isinstance(value, dict) and digest(value) == kept["digest"] else None
     except (OSError, ValueError, TypeError, KeyError, RecursionError):

@@ -5,11 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path, PurePosixPath
 from typing import TypeAlias
 
 from harness.store.files import open_regular, read_regular
+from harness.store.hashing import FileState, file_state
 
 __all__ = ["SEAL", "Damage", "State", "check", "seal"]
 
@@ -19,8 +20,8 @@ SEAL = "files.json"
 _MOST_BYTES = 16 * 2**20
 _BLOCK_BYTES = 2**20
 
-State: TypeAlias = Mapping[str, tuple[int, ...]]
-"""File -> what the file system says of it. It differs once the file was written or replaced."""
+State: TypeAlias = Mapping[str, FileState | None]
+"""File -> its state; None if there is no such file."""
 
 
 class Damage(Exception):
@@ -36,8 +37,7 @@ def seal(folder: Path) -> None:
     files = {}
     for path in sorted(folder.rglob("*")):
         if not path.is_dir():
-            state, digest = _hashed(path)
-            files[path.relative_to(folder).as_posix()] = [state[1], digest]
+            files[path.relative_to(folder).as_posix()] = [path.stat().st_size, _hash(path)]
     (folder / SEAL).write_text(json.dumps(files, indent=1))
 
 
@@ -52,17 +52,18 @@ def check(folder: Path, known: State | None = None) -> State:
     """
     if known is not None and known == _states(folder, known):
         return known
-    states: dict[str, tuple[int, ...]] = {}
-    for name, (size, digest) in _listed(folder).items():
+    listed = _listed(folder)
+    states = _states(folder, [SEAL, *listed])
+    for name, (size, digest) in listed.items():
         try:
-            states[name], actual = _hashed(folder / name, size)
+            actual = _hash(folder / name, size)
         except PermissionError:
             raise
         except OSError as error:
             raise Damage(f"{name}: {error.strerror or error}") from None
         if actual != digest:
             raise Damage(f"{name}: its content is not what was written")
-    return states | _states(folder, [SEAL])
+    return states
 
 
 def _listed(folder: Path) -> dict[str, tuple[int, str]]:
@@ -87,27 +88,23 @@ def _listed(folder: Path) -> dict[str, tuple[int, str]]:
     return files
 
 
-def _hashed(path: Path, size: int | None = None) -> tuple[tuple[int, ...], str]:
-    """Return the state of a file and the SHA-256 of its content, which has ``size`` bytes."""
+def _hash(path: Path, size: int | None = None) -> str:
+    """Return the SHA-256 of the content of a file, which has ``size`` bytes."""
     with open_regular(path) as file:
-        state = _state(os.fstat(file.fileno()))
-        if size is not None and state[1] != size:
-            raise OSError(0, f"has {state[1]:,} bytes, not the {size:,} that were written")
+        actual = os.fstat(file.fileno()).st_size
+        if size is not None and actual != size:
+            raise OSError(0, f"has {actual:,} bytes, not the {size:,} that were written")
         whole = hashlib.sha256()
         while block := file.read(_BLOCK_BYTES):
             whole.update(block)
-    return state, whole.hexdigest()
+    return whole.hexdigest()
 
 
-def _states(folder: Path, names: Mapping[str, object] | list[str]) -> dict[str, tuple[int, ...]]:
-    states = {}
+def _states(folder: Path, names: Iterable[str]) -> dict[str, FileState | None]:
+    states: dict[str, FileState | None] = {}
     for name in names:
         try:
-            states[name] = _state(os.stat(folder / name))
+            states[name] = file_state(folder / name)
         except OSError:
-            states[name] = ()
+            states[name] = None
     return states
-
-
-def _state(status: os.stat_result) -> tuple[int, ...]:
-    return status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns

@@ -24,6 +24,7 @@ EXCEPTIONS = {
     "hookspecs": "declarations of hooks, without code",
     "plugins": "finds the entries, whose own source is in every key",
     "registry": "holds the entries, whose own source is in every key",
+    "quiet": "sets variables of the environment that switch telemetry off",
     "processes": "starts and ends child processes; no figure comes from it",
     "store.artifacts": "where an artifact lies, not what is in it",
     "store.sealed": "whether an artifact is what was written, not what is in it",

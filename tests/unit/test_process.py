@@ -83,6 +83,8 @@ def test_the_process_that_forks_workers_may_be_ended_for_its_memory() -> None:
     forks.kill()
     beginning.join(30)
     assert said == ["the worker on second: cannot start a process: it was ended (out of memory?)"]
+    while time.monotonic() < end + 60 and forks.status() != psutil.STATUS_ZOMBIE:
+        time.sleep(0.01)
     third = WorkerProcess("third", Monitor(), preload=["harness.worker.worker"])
     third.ask(Listen())
     third.close()
