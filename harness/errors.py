@@ -8,6 +8,7 @@ from collections.abc import Iterable
 
 __all__ = [
     "BoardLost",
+    "BrokenContract",
     "CellError",
     "DeviceError",
     "HarnessError",
@@ -35,6 +36,17 @@ class SuiteError(HarnessError):
 
 class PluginError(HarnessError):
     """A plugin could not be loaded, or broke its contract. The message names plugin, hook and fix."""
+
+
+class BrokenContract(PluginError):
+    """A plugin's function raised an error, or returned what its contract does not allow.
+
+    ``plugin`` is the plugin's name, or ``None`` if the place that checks does not know it.
+    """
+
+    def __init__(self, message: object, *, plugin: str | None = None) -> None:
+        super().__init__(message)
+        self.plugin = plugin
 
 
 class UnknownEntry(HarnessError):

@@ -17,7 +17,17 @@ from typing import Any
 import pluggy
 
 from harness import hookspecs
-from harness.errors import DeviceError, HarnessError, PluginError, first_line, nearest, source_files
+from harness.contracts.entries import check_entry
+from harness.contracts.need import needing
+from harness.errors import (
+    BrokenContract,
+    DeviceError,
+    HarnessError,
+    PluginError,
+    first_line,
+    nearest,
+    source_files,
+)
 from harness.registry import Origin, Problem, Registered, Registry, SlowImport
 from harness.store.sources import distribution_files, imported_files, module_files, source_hash, versions_of
 from harness.types import (
@@ -26,12 +36,12 @@ from harness.types import (
     DatasetEntry,
     MeterEntry,
     ModelEntry,
-    Params,
     PartitionerEntry,
     PlacerEntry,
     RuntimeEntry,
 )
 from harness.types.origin import EntryOrigin
+from harness.types.params import Entry
 
 __all__ = ["GROUP", "Plugins", "load_plugins"]
 
@@ -144,9 +154,9 @@ class Plugins:
 
         It is the plugin of the innermost frame that belongs to a plugin. An error in a worker names its frames itself,
         and an error on another machine names the plugin
-        (:class:`~harness.errors.DeviceError`).
+        (:class:`~harness.errors.DeviceError`). A broken contract names the plugin, too.
         """
-        if isinstance(error, DeviceError) and error.plugin is not None:
+        if isinstance(error, DeviceError | BrokenContract) and error.plugin is not None:
             return error.plugin
         owners = {path: name for name, files in self._owned_files().items() for path in files}
         blamed = [owners[file] for file in source_files(error) if file in owners]
@@ -337,7 +347,6 @@ def _collect(
     slow: list[SlowImport],
 ) -> list[Registered[Any]]:
     by_name = {origin.plugin: origin for origin in origins}
-    wanted = hookspecs.COLLECTING[hook]
     found: list[Registered[Any]] = []
     implementations = getattr(manager.hook, hook).get_hookimpls()
     for implementation in sorted(implementations, key=lambda item: str(item.plugin_name)):
@@ -345,18 +354,30 @@ def _collect(
         try:
             with _noting(origin, slow):
                 entries: list[Any] = list(implementation.function())
-            for entry in entries:
-                given = type(entry).__name__
-                if not isinstance(entry, wanted):
-                    raise TypeError(f"gave {given}, not {wanted.__name__}")
-                params, name = getattr(entry, "params", None), getattr(entry, "name", "?")
-                if not (isinstance(params, type(Params)) and issubclass(params, Params)):
-                    raise TypeError(f"params of {name!r} must be a subclass of harness.types.Params")
         except (Exception, SystemExit) as error:  # noqa: BLE001 - any plugin may raise anything
             problems.append(Problem(origin, hook, first_line(error, kind=True)))
             continue
-        found += [Registered(entry, origin) for entry in entries]
+        for entry in entries:
+            try:
+                _check(entry, hook)
+            except BrokenContract as error:  # the plugin's other entries may be used
+                problems.append(Problem(origin, hook, str(error)))
+            else:
+                found.append(Registered(entry, origin))
     return found
+
+
+def _check(entry: object, hook: str) -> None:
+    """Check an entry that a hook gave.
+
+    Raises:
+        BrokenContract: it is of another type, or a field is wrong.
+    """
+    wanted = hookspecs.COLLECTING[hook]
+    if not isinstance(entry, wanted):
+        raise BrokenContract(f"gave {type(entry).__name__}, not {wanted.__name__}")
+    assert isinstance(entry, Entry)
+    check_entry(needing(f"{_KINDS[hook]} {entry.name!r}"), entry, hook)
 
 
 def _object_files(plugin: object) -> dict[str, Path]:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import importlib
 import importlib.util
 from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, Generic, TypeVar
 
+from harness.contracts.need import Need, calling, needing
 from harness.errors import PluginError, UnknownEntry, nearest
 from harness.types.params import Entry
 
@@ -118,6 +120,22 @@ class Registry(Generic[E_co]):
             f"{where + ': ' if where else ''}unknown {self.kind} {name!r}: {nearest(name, self._items)}{absent}"
         )
 
+    def need(self, name: str) -> Need:
+        """Return the function that checks what the entry ``name`` returns, and names it in its message."""
+        origin = self._items[name].origin
+        return needing(self._who(name), origin.plugin)
+
+    def calling(self, name: str, function: str, *, may_refuse: bool = True) -> AbstractContextManager[None]:
+        """Return a context that reports an exception of a planning-time function of the entry ``name`` in one line.
+
+        With ``may_refuse`` a ``ValueError`` passes (:func:`harness.contracts.need.calling`).
+        """
+        plugin = self._items[name].origin.plugin
+        return calling(self._who(name), function, plugin, may_refuse=may_refuse)
+
+    def _who(self, name: str) -> str:
+        return f"plugin {self._items[name].origin}: {self.kind} {name!r}"
+
     def __contains__(self, name: str) -> bool:
         return name in self._items
 
@@ -132,5 +150,5 @@ class Registry(Generic[E_co]):
 def _importable(module: str) -> bool:
     try:
         return importlib.util.find_spec(module) is not None
-    except (ImportError, ValueError):
+    except (Exception, SystemExit):  # noqa: BLE001 - the package of a submodule is imported, and may raise anything
         return False

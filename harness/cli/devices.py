@@ -30,18 +30,21 @@ def list_(block: tuple[str, ...], as_json: bool) -> None:
     If a backend or meter finds nothing, the reason and the remedy are printed. A watch reads the machine's state:
     temperatures, clocks, causes of throttling.
     """
-    from harness.errors import first_line
+    from harness.contracts.devices import checked_all
+    from harness.errors import HarnessError
     from harness.machine.meters import Meters, answers
     from harness.types import Unavailable
 
     plugins = load(block)
     items: list[_Item] = []
     for registered in plugins.backends:
+        name = registered.entry.name
         try:
-            probed = list(registered.entry.probe())
-        except Exception as error:  # noqa: BLE001 - one broken backend must not hide the others
-            probed = [Unavailable(name=registered.entry.name, reason=first_line(error, kind=True))]
-        items += [_Item("backend", registered.entry.name, device) for device in probed]
+            with plugins.backends.calling(name, "probe", may_refuse=False):
+                probed = checked_all(plugins.backends.need(name), registered.entry.probe(), "probe")
+        except HarnessError as error:  # one broken backend must not hide the others
+            probed = [Unavailable(name=name, reason=str(error))]
+        items += [_Item("backend", name, device) for device in probed]
     for meter in plugins.meters:
         try:
             metered = answers(meter)

@@ -7,6 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
+from harness.contracts.meters import checked_meters, checked_signals
+from harness.contracts.need import needing
+from harness.errors import BrokenContract, first_line
 from harness.machine import state
 from harness.machine.sampler import Sampler
 from harness.plugins import Plugins
@@ -31,17 +34,22 @@ def answers(
     Raises:
         ValueError: ``params`` cannot be right. No other error is raised.
     """
-    entry = registered.entry
+    entry, need = registered.entry, needing(f"meter {registered.entry.name!r}", registered.origin.plugin)
     if registered.not_installed is not None and not getattr(params, "host", ""):
         reason, _, fix = registered.not_installed.partition(": ")
         return [Unavailable(name=entry.name, reason=reason, fix=fix)]
     try:
-        describe = entry.describe
-        infos = list(describe(params) if describe is not None and params is not None else entry.probe())
+        if entry.describe is not None and params is not None:
+            infos = checked_meters(need, entry.describe(params), "describe")
+        else:
+            infos = checked_meters(need, entry.probe(), "probe")
     except ValueError:
         raise
-    except Exception as error:  # noqa: BLE001 - one broken meter must not hide the others
-        return [Unavailable(name=entry.name, reason=f"{type(error).__name__}: {error}")]
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - one broken meter must not hide the others
+        kind = not isinstance(error, BrokenContract)
+        return [
+            Unavailable(name=entry.name, reason=f"plugin {registered.origin}: {first_line(error, kind=kind)}")
+        ]
     return [
         _at_its_host(info, entry) if isinstance(info, MeterInfo) and info.host else info for info in infos
     ]
@@ -121,8 +129,8 @@ class Meters:
                     opened = function()
                     if opened is not None:
                         self._seen[name] = _read_once(opened)
-                except Exception as error:  # noqa: BLE001 - a watch's library may raise anything
-                    self._seen[name] = Unavailable(name=name, reason=f"{type(error).__name__}: {error}")
+                except (Exception, SystemExit) as error:  # noqa: BLE001 - a watch's library may raise anything
+                    self._seen[name] = Unavailable(name=name, reason=first_line(error, kind=True))
         return self._seen
 
     def tells_temperature(self) -> bool:
@@ -133,7 +141,7 @@ class Meters:
 
 def _read_once(watch: Watch) -> Signals:
     try:
-        return dict(watch())
+        return checked_signals(watch())
     finally:
         if close := getattr(watch, "close", None):
             close()

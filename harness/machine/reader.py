@@ -13,9 +13,11 @@ import random
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
+from harness.contracts.meters import checked_reading, checked_readings, checked_signals, kind_of
 from harness.errors import first_line
 from harness.machine.energy.durations import interval_s
 from harness.machine.messages import (
@@ -68,7 +70,7 @@ class _Reader(threading.Thread):
                     time.sleep(wait / 1e9)
                 try:
                     self.samples.append(self._read())
-                except Exception as error:  # noqa: BLE001 - a meter's library may raise anything
+                except (Exception, SystemExit) as error:  # noqa: BLE001 - a meter's library may raise anything
                     self.error = first_line(error)
                     return
                 missed = (time.monotonic_ns() - deadline) // self._every_ns
@@ -77,12 +79,21 @@ class _Reader(threading.Thread):
                 )  # after a late reading there is no burst of readings
 
 
+@dataclass(frozen=True)
+class _OpenMeter:
+    """An opened meter of a ``quantity``. A meter without a ``reader`` keeps a log, which is fetched."""
+
+    meter: Meter | Log
+    quantity: str
+    reader: _Reader | None
+
+
 def main() -> None:
     """Answer the requests of the parent process until it closes its end of the pipe."""
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # a meter's library may print to standard output
     on = threading.Event()
-    meters: dict[str, tuple[Meter | Log, _Reader | None]] = {}
+    meters: dict[str, _OpenMeter] = {}
     watchers: dict[str, _Reader] = {}
     for line in sys.stdin:
         answer: object = None
@@ -92,7 +103,10 @@ def main() -> None:
             case Now():
                 answer = Time(time.monotonic_ns())
             case Start():
-                for reader in (*(reader for _, reader in meters.values() if reader), *watchers.values()):
+                for reader in (
+                    *(meter.reader for meter in meters.values() if meter.reader),
+                    *watchers.values(),
+                ):
                     reader.samples.clear()
                 on.set()
                 answer = Started()
@@ -104,17 +118,14 @@ def main() -> None:
         answers.flush()
     on.clear()
     threading.Timer(CLOSE_S, os._exit, (0,)).start()  # a meter's thread may be in a system call
-    for meter, _ in meters.values():
+    for opened in meters.values():
         with contextlib.suppress(Exception):
-            meter.close()
+            opened.meter.close()
     os._exit(0)
 
 
 def _open(
-    request: Open,
-    meters: dict[str, tuple[Meter | Log, _Reader | None]],
-    watchers: dict[str, _Reader],
-    on: threading.Event,
+    request: Open, meters: dict[str, _OpenMeter], watchers: dict[str, _Reader], on: threading.Event
 ) -> dict[str, str]:
     """Open every meter and watch. Return the reason for each one that failed."""
     errors = {}
@@ -124,35 +135,33 @@ def _open(
             meter = pkgutil.resolve_name(use.open)(info)
             reader = None
             if not hasattr(meter, "fetch"):
-                meter.read()
-                reader = _Reader(meter.read, interval_s(info), on)
-            meters[info.name] = meter, reader
-        except Exception as error:  # noqa: BLE001 - it becomes the reason why there is no figure
+                read = _readings(meter, info.quantity)
+                read()
+                reader = _Reader(read, interval_s(info), on)
+            meters[info.name] = _OpenMeter(meter, info.quantity, reader)
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - it becomes the reason why there is no figure
             errors[info.name] = first_line(error)
     for name, function in request.watches.items():
         try:
             watch = pkgutil.resolve_name(function)()
             if watch is not None:
                 watchers[name] = _Reader(_stamped(watch), STATE_S, on)
-        except Exception as error:  # noqa: BLE001 - likewise: a watch's library may raise anything
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - likewise: a watch's library may raise anything
             errors[name] = first_line(error)
     return errors
 
 
 def _stop(
-    request: Stop,
-    meters: Mapping[str, tuple[Meter | Log, _Reader | None]],
-    watchers: Mapping[str, _Reader],
-    on: threading.Event,
+    request: Stop, meters: Mapping[str, _OpenMeter], watchers: Mapping[str, _Reader], on: threading.Event
 ) -> Stopped:
     """Stop reading, and return the samples of each meter and the states of each watch."""
     on.clear()
     logs = {}
-    for name, (meter, reader) in meters.items():
+    for name, opened in meters.items():
         try:
-            logs[name] = _log(meter, reader, request)
-        except Exception as error:  # noqa: BLE001 - a log's library may raise anything; it becomes the reason
-            logs[name] = MeterLog([], [], first_line(error), getattr(meter, "clock_error_s", 0.0))
+            logs[name] = _log(opened, request)
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - a log's library may raise anything
+            logs[name] = MeterLog([], [], first_line(error))
     states = [
         Seen(ns, name, signals) for name, watcher in watchers.items() for ns, signals in list(watcher.samples)
     ]
@@ -160,26 +169,42 @@ def _stop(
     return Stopped(logs, states, failed)
 
 
-def _log(meter: Meter | Log, reader: _Reader | None, request: Stop) -> MeterLog:
-    """Return the readings of a meter. A meter without a ``reader`` keeps a log, which is fetched."""
-    error = ""
-    samples: Sequence[tuple[int, float]]
+def _log(opened: _OpenMeter, request: Stop) -> MeterLog:
+    """Return the readings of a meter."""
+    error, meter, reader = "", opened.meter, opened.reader
     if reader is not None:
         samples, error = list(reader.samples), reader.error
     else:
-        samples = meter.fetch(request.begin, request.end, request.load)  # type: ignore[union-attr]
+        log = meter.fetch(request.begin, request.end, request.load)  # type: ignore[union-attr]
+        samples = checked_readings(log, opened.quantity)
     return MeterLog(
-        ns=[int(ns) for ns, _ in samples],
-        value=[float(value) for _, value in samples],
+        ns=[ns for ns, _ in samples],
+        value=[value for _, value in samples],
         error=error,
-        clock_error_s=getattr(meter, "clock_error_s", 0.0),
+        clock_error_s=float(getattr(meter, "clock_error_s", 0.0)),
     )
 
 
+def _readings(meter: Meter, quantity: str) -> Callable[[], tuple[int, float]]:
+    """Return a function that reads a meter and checks the reading."""
+
+    def read() -> tuple[int, float]:
+        return checked_reading(meter.read(), quantity)
+
+    return read
+
+
 def _stamped(watch: Watch) -> Callable[[], tuple[int, Signals]]:
+    """Return a function that reads a watch and checks its signals. A signal keeps the kind that it had first."""
+    kinds: dict[str, str] = {}
+
     def read() -> tuple[int, Signals]:
         before = time.monotonic_ns()
-        return before, dict(watch())
+        signals = checked_signals(watch())
+        for key, value in signals.items():
+            if kinds.setdefault(key, kind_of(value)) != kind_of(value):
+                raise ValueError(f"the watch gave {key} {value!r}, before a {kinds[key]}")
+        return before, signals
 
     return read
 

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from harness.plan.datasets import ChosenData
 from harness.plan.entries import ChosenEntry
 from harness.plan.identity import EXPORTING, TRAINING
-from harness.plan.resolve import ResolvedMethod
+from harness.plan.resolve import MethodStep, ResolvedMethod
 from harness.plugins import Plugins
+from harness.registry import Registry
 from harness.store.hashing import core_hash, digest, files_hash
 from harness.suite.suite import Prepare
 from harness.types import RuntimeEntry, Sketch
@@ -71,14 +73,19 @@ class Chains:
         return data.key
 
     def steps(self, method: ResolvedMethod, sketch: Sketch | None) -> list[NodeTemplate]:
-        """Return the steps of a method. ``sketch`` is that of its partition on the devices of a cell."""
+        """Return the steps of a method. ``sketch`` is that of its partition on the devices of a cell.
+
+        Raises:
+            BrokenContract: the code of a step failed when it named its files.
+        """
         templates = []
         for link in method.links:
             step, entry, params = link.step, link.step.chosen.entry, link.step.chosen.params
             origin = step.chosen.origin
             made_with = [to_json(self.host), self.plugins.code_of(entry, origin), core_hash(*TRAINING)]
             if entry.files is not None:
-                made_with.append(files_hash(entry.files(params)))
+                with self._registry(step).calling(entry.name, "files", may_refuse=False):
+                    made_with.append(files_hash(entry.files(params)))
             task = StepTask(
                 stage=step.stage,
                 entry=entry.name,
@@ -96,6 +103,14 @@ class Chains:
             )
             templates.append(NodeTemplate(origin.plugin, task, digest(_without_seed(task))))
         return templates
+
+    def _registry(self, step: MethodStep) -> Registry[Any]:
+        registries: dict[str, Registry[Any]] = {
+            "build": self.plugins.models,
+            "compress": self.plugins.compressors,
+            "partition": self.plugins.partitioners,
+        }
+        return registries[step.stage]
 
     def chain(self, steps: Sequence[NodeTemplate], name: str, seed: int) -> str:
         """Add the nodes of method ``name`` for one seed. Return the key of the last one."""

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
+from harness.contracts.datasets import check_info
 from harness.data.choice import effective_info
-from harness.errors import HarnessError, PluginError, SuiteError, nearest
+from harness.errors import BrokenContract, HarnessError, SuiteError, nearest
 from harness.plan.entries import Entries
 from harness.plan.identity import DATA
 from harness.plugins import Plugins
@@ -24,12 +25,16 @@ __all__ = ["ChosenData", "Datasets"]
 
 @dataclass(frozen=True)
 class ChosenData:
-    """A checked data set: its entry, its parameters, and its effective facts. ``key`` is the key of its node."""
+    """A checked data set: its entry, its parameters, and its effective facts. ``key`` is the key of its node.
+
+    ``broken`` says in one line why the plugin gives no facts, or is None. The facts are then empty.
+    """
 
     ref: DataRef
     info: DataInfo
     origin: Origin
     key: str
+    broken: str | None = None
 
 
 @dataclass
@@ -77,24 +82,22 @@ class Datasets:
                 allowed = [*DataChoice.model_fields, *entry.params.model_fields]
                 raise SuiteError(f"{source.where(*place(key))}: unknown key; {nearest(key, allowed)}")
         choice = validated(DataChoice, common, source, path)
-        params = validated(entry.params, rest, source, path)
         self.entries.use(registered)
+        ref = DataRef(entry=name, params={}, choice=choice)
         try:
-            stored = entry.describe(params)
-            if not isinstance(stored, DataInfo):
-                raise PluginError(
-                    f"plugin {registered.origin}: describe of {name!r} gave {type(stored).__name__}, not DataInfo"
-                )
+            params = self.entries.params(self.plugins.datasets, name, rest, path)
+            ref = replace(ref, params=params.model_dump(mode="json"))
+            with self.plugins.datasets.calling(name, "describe"):
+                stored = entry.describe(params)
+            check_info(self.plugins.datasets.need(name), stored)
             info = effective_info(stored, choice)
-        except PluginError:
-            raise
+        except BrokenContract as error:
+            return ChosenData(ref, _unknown(name), registered.origin, "", broken=str(error))
         except (ValueError, HarnessError) as error:
             raise SuiteError(f"{source.where(*path)}: {error}") from None
         if info.missing:
             self.unavailable.setdefault(f"{source.where(*path)}: {info.missing}")
-        ref = DataRef(
-            entry=name, params=params.model_dump(mode="json"), choice=choice, fingerprint=info.fingerprint
-        )
+        ref = replace(ref, fingerprint=info.fingerprint)
         content = {
             "stage": "data",
             **to_json(ref),
@@ -102,3 +105,8 @@ class Datasets:
             "core": core_hash(*DATA),
         }
         return ChosenData(ref, info, registered.origin, digest(content))
+
+
+def _unknown(name: str) -> DataInfo:
+    """Return the facts of a data set whose plugin gives none."""
+    return DataInfo(name=name, shape=(0, 0, 0), class_names=(), sizes={}, mean=(), std=())

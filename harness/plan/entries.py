@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
+from harness.contracts.entries import check_params
 from harness.errors import SuiteError, UnknownEntry
 from harness.registry import Origin, Registered, Registry
 from harness.suite.entry_ref import NamedEntry
@@ -53,11 +55,25 @@ class Entries:
 
         Raises:
             SuiteError: there is no such entry, or a parameter is wrong.
+            BrokenContract: the entry's parameters do not go through JSON.
         """
         registered = self.get(registry, ref.name, path)
-        params = validated(registered.entry.params, ref.params, self.source, (*path, ref.name))
+        params = self.params(registry, ref.name, ref.params, (*path, ref.name))
         self.use(registered)
         return ChosenEntry(registered.entry, registered.origin, params)
+
+    def params(self, registry: Registry[E], name: str, values: Mapping[str, object], path: KeyPath) -> Params:
+        """Return the checked parameters of the entry ``name`` from the ``values`` at ``path`` of the suite.
+
+        Raises:
+            SuiteError: a parameter is wrong.
+            BrokenContract: the entry's parameters do not go through JSON.
+        """
+        entry = registry.get(name).entry
+        with registry.calling(name, "a check of its parameters"):
+            params = validated(entry.params, dict(values), self.source, path)
+        check_params(registry.need(name), entry, params)
+        return params
 
     def use(self, registered: Registered[Entry]) -> None:
         """Note the extra that an entry needs and that is not installed.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from importlib.util import find_spec
 
+from harness.contracts.devices import checked_all
 from harness.errors import SuiteError
 from harness.machine import environment
 from harness.plugins import Plugins
@@ -37,11 +38,15 @@ def training_device(suite: Suite, plugins: Plugins) -> tuple[str, str]:
 
     Raises:
         SuiteError: the suite names a GPU that does not answer, or more processes than GPUs.
+        BrokenContract: the backend of GPUs failed.
     """
     wanted = suite.prepare.device
     gpus = []
     if wanted != "cpu" and "cuda" in plugins.backends:
-        gpus = [info for info in plugins.backends.get("cuda").entry.probe() if isinstance(info, DeviceInfo)]
+        with plugins.backends.calling("cuda", "probe", may_refuse=False):
+            probed = plugins.backends.get("cuda").entry.probe()
+            found = checked_all(plugins.backends.need("cuda"), probed, "probe")
+        gpus = [info for info in found if isinstance(info, DeviceInfo)]
     if wanted == "cpu" or (wanted == "auto" and not gpus):
         return "cpu", ""
     index = int(wanted.partition(":")[2] or 0) if wanted != "auto" else 0

@@ -8,8 +8,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from harness.errors import BrokenContract
 from harness.plan.blocks import Setting, settings
-from harness.plan.chains import Chains
+from harness.plan.chains import Chains, NodeTemplate
 from harness.plan.identity import MEASURING
 from harness.plan.origins import origins_of
 from harness.plan.resolve import Resolved, ResolvedMethod
@@ -87,10 +88,16 @@ def _cells(setting: Setting, resolved: Resolved, chains: Chains) -> Iterable[Cel
     runtime = resolved.runtime(setting.runtime, setting.runtime_path)
     impossible = _impossible(method, target, runtime.entry)
     sketch = placement = placer = None
-    if impossible is None and method.partition is not None:
-        sketch = resolved.sketch(name, method, target)
-        placement = resolved.place(name, sketch, target).device_of
-        placer = resolved.placer(name, sketch, target)
+    steps: list[NodeTemplate] = []
+    if impossible is None:
+        try:
+            if method.partition is not None:
+                sketch = resolved.sketch(name, method, target)
+                placement = resolved.place(name, sketch, target).device_of
+                placer = resolved.placer(name, sketch, target)
+            steps = chains.steps(method, sketch)
+        except BrokenContract as error:
+            impossible, placement, placer = str(error), None, None
     monitors, no_meter = resolved.monitors.of(target, setting.measure)
     task = CellTask(
         device=setting.device,
@@ -118,11 +125,10 @@ def _cells(setting: Setting, resolved: Resolved, chains: Chains) -> Iterable[Cel
     method_key = _method_key(name, method, task)
     origins = origins_of(resolved.plugins, method, runtime.entry.name, target, monitors, placer)
     fixed = _identity(task, method_key, origins)
-    steps = chains.steps(method, sketch)
-    exporting = chains.exporting(runtime, method.data)
+    exporting = chains.exporting(runtime, method.data) if impossible is None else None
     for seed in suite.seeds:
         export = ""
-        if impossible is None:
+        if exporting is not None:
             export = chains.export(exporting, name, seed, chains.chain(steps, name, seed))
         repeats = setting.measure.repeats if seed == suite.seeds[0] else 1
         for repeat in range(repeats):
@@ -157,6 +163,8 @@ def _facts(method: ResolvedMethod) -> DataFacts:
 
 def _impossible(method: ResolvedMethod, target: Target, runtime: RuntimeEntry) -> str | None:
     """Return why a method cannot be measured on a target under a runtime, or None."""
+    if method.broken:
+        return method.broken
     if target.unavailable:
         return target.unavailable
     kinds = {info.kind for info in target.infos} - set(runtime.devices)

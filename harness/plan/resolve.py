@@ -9,7 +9,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from harness.errors import SuiteError
+from harness.contracts.planning import check_placement, check_sketch, check_spec
+from harness.errors import BrokenContract, SuiteError
 from harness.plan.datasets import ChosenData, Datasets
 from harness.plan.entries import ChosenEntry, Entries
 from harness.plan.monitors import Monitors
@@ -58,18 +59,16 @@ class ChainLink:
 class ResolvedMethod:
     """A method with its whole chain, beginning with the build.
 
-    ``spec`` says how the module is built before a partition. It is None if planning does not know that. ``partition``
-    is the step that splits the model, or None.
+    ``data`` is that of the last step. ``spec`` says how the module is built before a partition. It is None if planning does not know that. ``partition``
+    is the step that splits the model, or None. ``broken`` says in one line which plugin's code failed, or is None.
+    The cells of a broken method cannot be measured. Other methods are not affected.
     """
 
     links: tuple[ChainLink, ...]
+    data: ChosenData
     spec: ModuleSpec | None
     partition: MethodStep | None
-
-    @property
-    def data(self) -> ChosenData:
-        """Return the data of the last step."""
-        return self.links[-1].data
+    broken: str | None = None
 
 
 class Resolved:
@@ -118,34 +117,42 @@ class Resolved:
         links = list(parent.links) if parent else []
         spec = parent.spec if parent else None
         partition = parent.partition if parent else None
+        broken = (parent.broken if parent else None) or data.broken
 
-        for step in self._steps(method, path):
-            where = self.source.where(*step.path, step.name)
-            if step.stage == "partition":
-                if partition is not None:
-                    raise SuiteError(f"{where}: {method.from_!r} is split already")
-                partition = step
-            elif step.stage == "compress" and partition is not None and not step.each_part:
-                raise SuiteError(f"{where}: the model is split; add each_part: true to compress every part")
-            elif step.stage == "compress" and partition is None and step.each_part:
-                raise SuiteError(f"{where}: each_part needs a split model")
-            self._check_change(step, links, data, where)
-            if step.stage != "partition" and not step.each_part:
-                spec = _describe(step, spec, data, where)
-            links.append(ChainLink(step, data, recipe))
+        try:
+            for step in self._steps(method, path):
+                where = self.source.where(*step.path, step.name)
+                if step.stage == "partition":
+                    if partition is not None:
+                        raise SuiteError(f"{where}: {method.from_!r} is split already")
+                    partition = step
+                elif step.stage == "compress" and partition is not None and not step.each_part:
+                    raise SuiteError(
+                        f"{where}: the model is split; add each_part: true to compress every part"
+                    )
+                elif step.stage == "compress" and partition is None and step.each_part:
+                    raise SuiteError(f"{where}: each_part needs a split model")
+                links.append(ChainLink(step, data, recipe))
+                if broken is not None:
+                    continue
+                self._check_change(step, links[:-1], data, where)
+                if step.stage != "partition" and not step.each_part:
+                    spec = self._describe(step, spec, data, where)
+            if method.runtime is not None:
+                self.runtime(method.runtime, (*path, "runtime"))
+            if method.place is not None:
+                if partition is None:
+                    raise SuiteError(f"{self.source.where(*path, 'place')}: only a split model is placed")
+                self.entries.choose(self.plugins.placers, method.place, (*path, "place"))
+        except BrokenContract as error:
+            broken = broken or str(error)
         if parent is not None and not (method.compress or method.partition) and (method.train or method.data):
             key = "train" if method.train else "data"
             raise SuiteError(
                 f"{self.source.where(*path, key)}: has no effect: {name} only inherits {method.from_}; "
                 "add compress: or partition:"
             )
-        if method.runtime is not None:
-            self.runtime(method.runtime, (*path, "runtime"))
-        if method.place is not None:
-            if partition is None:
-                raise SuiteError(f"{self.source.where(*path, 'place')}: only a split model is placed")
-            self.entries.choose(self.plugins.placers, method.place, (*path, "place"))
-        return ResolvedMethod(tuple(links), spec, partition)
+        return ResolvedMethod(tuple(links), data, None if broken else spec, partition, broken)
 
     def _steps(self, method: Method, path: tuple[str, str]) -> Iterable[MethodStep]:
         choose, plugins = self.entries.choose, self.plugins
@@ -158,6 +165,28 @@ class Resolved:
         if method.partition is not None:
             where = (*path, "partition")
             yield MethodStep("partition", choose(plugins.partitioners, method.partition, where), False, where)
+
+    def _describe(
+        self, step: MethodStep, spec: ModuleSpec | None, data: ChosenData, where: str
+    ) -> ModuleSpec | None:
+        """Return how the module is built after ``step``, or None if planning does not know it.
+
+        Raises:
+            SuiteError: the module cannot be built.
+            BrokenContract: the plugin's function failed.
+        """
+        describe, params = step.chosen.entry.describe, step.chosen.params
+        if describe is None or (step.stage != "build" and spec is None):
+            return None
+        registry = self.plugins.models if step.stage == "build" else self.plugins.compressors
+        arguments = (params, data.info) if step.stage == "build" else (spec, params, data.info)
+        try:
+            with registry.calling(step.name, "describe"):
+                described = describe(*arguments)
+        except ValueError as error:
+            raise SuiteError(f"{where}: {error}") from None
+        check_spec(registry.need(step.name), described, "describe")
+        return described  # type: ignore[no-any-return]
 
     def _recipe(self, method: Method, path: tuple[str, str]) -> TrainRecipe:
         defaults = self.suite.defaults.train
@@ -196,16 +225,20 @@ class Resolved:
 
         Raises:
             SuiteError: the partitioner refuses the method or the target.
+            BrokenContract: the partitioner failed, or its sketch is wrong.
         """
         step = resolved.partition
         assert step is not None
         memo = (name, target.name)
         if memo not in self._sketches:
-            sketch = step.chosen.entry.sketch
+            entry, partitioners = step.chosen.entry, self.plugins.partitioners
             try:
-                self._sketches[memo] = sketch(resolved.spec, step.chosen.params, _fleet(target))
+                with partitioners.calling(step.name, "sketch"):
+                    sketch = entry.sketch(resolved.spec, step.chosen.params, _fleet(target))
             except ValueError as error:
                 raise SuiteError(f"{self.source.where(*step.path, step.name)}: {error}") from None
+            check_sketch(partitioners.need(step.name), sketch, len(target.specs))
+            self._sketches[memo] = sketch
         return self._sketches[memo]
 
     def placer(self, name: str, sketch: Sketch, target: Target) -> str | None:
@@ -225,7 +258,8 @@ class Resolved:
         """Return the device of each part. The partition itself decides it, or else the method's placer.
 
         Raises:
-            SuiteError: the placer refuses, or leaves a part out.
+            SuiteError: the placer refuses.
+            BrokenContract: the placer failed, or its placement is wrong.
         """
         if not target.fleet:
             return Placement(device_of={part.name: 0 for part in sketch.parts})
@@ -233,28 +267,15 @@ class Resolved:
             return sketch.placement
         path = ("methods", name, "place")
         chosen = self._placer(name)
-        placer = chosen.entry
+        placer, placers = chosen.entry, self.plugins.placers
         try:
-            placement = placer.place(sketch, _fleet(target), chosen.params)
+            with placers.calling(placer.name, "place"):
+                placement = placer.place(sketch, _fleet(target), chosen.params)
         except ValueError as error:
             raise SuiteError(f"{self.source.where(*path)}: {error}") from None
-        left = [part.name for part in sketch.parts if part.name not in placement.device_of]
-        if left:
-            raise SuiteError(f"{self.source.where(*path)}: placer {placer.name!r} left out {', '.join(left)}")
+        names = [part.name for part in sketch.parts]
+        check_placement(placers.need(placer.name), placement, names, len(target.specs))
         return placement
-
-
-def _describe(step: MethodStep, spec: ModuleSpec | None, data: ChosenData, where: str) -> ModuleSpec | None:
-    """Return how the module is built after ``step``, or None if planning does not know it."""
-    describe, params = step.chosen.entry.describe, step.chosen.params
-    if describe is None:
-        return None
-    try:
-        if step.stage == "build":
-            return describe(params, data.info)  # type: ignore[no-any-return]
-        return describe(spec, params, data.info) if spec is not None else None
-    except ValueError as error:
-        raise SuiteError(f"{where}: {error}") from None
 
 
 def _fleet(target: Target) -> Fleet:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from harness.errors import SuiteError, nearest
+from harness.contracts.devices import check_found
+from harness.errors import BrokenContract, SuiteError, nearest
 from harness.plan.entries import Entries
 from harness.plugins import Plugins
 from harness.suite.suite import Suite
-from harness.suite.validate import validated
 from harness.types import DeviceInfo, DeviceSpec, Unavailable
 
 __all__ = ["Target", "Targets"]
@@ -105,10 +105,17 @@ class Targets:
             if key not in registered.entry.params.model_fields:
                 allowed = ["backend", "threads", "meters", *registered.entry.params.model_fields]
                 raise SuiteError(f"{source.where(*path, key)}: unknown key; {nearest(key, allowed)}")
-        params = validated(registered.entry.params, dict(own), source, path)
+        backends = self.plugins.backends
+        params = self.entries.params(backends, choice.backend, own, path)
         spec = DeviceSpec(name=name, backend=choice.backend, params=params, threads=threads)
+        info: DeviceInfo | Unavailable
         try:
-            self._devices[name, threads] = spec, registered.entry.describe(spec)
+            with backends.calling(choice.backend, "describe"):
+                info = registered.entry.describe(spec)
+            check_found(backends.need(choice.backend), info, "describe")
+        except BrokenContract as error:
+            info = Unavailable(name=name, reason=str(error))
         except ValueError as error:
             raise SuiteError(f"{source.where(*path)}: {error}") from None
-        return self._devices[name, threads]
+        self._devices[name, threads] = spec, info
+        return spec, info

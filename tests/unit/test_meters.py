@@ -38,7 +38,7 @@ def nothing() -> None:
 
 def meters(**watches):
     entries = [
-        MeterEntry(name=name, summary="a watch", probe=lambda: (), open=lambda info: None, watch=watch)
+        MeterEntry(name=name, summary="a watch", probe=lambda: (), open=Thermometer, watch=watch)
         for name, watch in watches.items()
     ]
     plugin = SimpleNamespace(harness_meters=hookimpl(lambda: entries, specname="harness_meters"))

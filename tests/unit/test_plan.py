@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from harness.errors import PluginError, SuiteError
+from harness.errors import SuiteError
 from harness.hookspecs import hookimpl
 from harness.plan.estimate import Assumptions, estimates
 from harness.plan.planner import make_plan
@@ -19,7 +19,7 @@ from harness.store.artifacts import Store
 from harness.suite.loading import load_suite
 from harness.suite.shipped import shipped_suites
 from harness.suite.suite import Suite
-from harness.types import BackendEntry, DatasetEntry, DeviceInfo
+from harness.types import BackendEntry, DeviceInfo
 from harness.types.plain import from_json
 from harness.types.plan import Cell, Node, PrepareHost
 
@@ -307,32 +307,3 @@ def one_line(call):
         text = str(error)
     assert "\n" not in text
     return None
-
-
-def fails(params):
-    raise KeyError("no such file")
-
-
-def leaves(params):
-    raise SystemExit(0)
-
-
-@pytest.mark.parametrize(
-    ("describe", "why"),
-    [
-        (fails, "KeyError: 'no such file'"),
-        (leaves, "SystemExit: 0"),
-        (lambda params: {"name": "toy"}, "describe of 'toy' gave dict, not DataInfo"),
-    ],
-)
-def test_a_plugin_that_fails_in_planning_is_one_line_that_names_it(tmp_path, describe, why):
-    class Toy:
-        @hookimpl
-        def harness_datasets(self):
-            yield DatasetEntry(name="toy", summary="for tests", describe=describe, load=print)
-
-    path = tmp_path / "mine.yaml"
-    path.write_text(SUITE.replace("name: digits", "name: toy"))
-    with pytest.raises(PluginError) as caught:
-        make_plan(load_suite(path), load_plugins(extra={"broken": Toy()}), PrepareHost(torch="1"))
-    assert str(caught.value) == f"plugin broken ((not installed) ): {why}"

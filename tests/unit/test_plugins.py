@@ -98,7 +98,7 @@ class UnknownHook:
         (Raises(), "harness_models", "RuntimeError: boom"),
         (RaisesLate(), "harness_models", "RuntimeError: late boom"),
         (WrongType(), "harness_models", "gave dict, not ModelEntry"),
-        (WrongParams(), "harness_models", "params of 'x' must be a subclass of harness.types.Params"),
+        (WrongParams(), "harness_models", "model 'x': params is <class 'dict'> (contract: params must be a "),
         (UnknownHook(), "import", "did you mean 'harness_models'?"),
     ],
 )
