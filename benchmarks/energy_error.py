@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tabulate import tabulate
 
-from harness.machine.energy.reading import Method, Reading, Series, Span, read_window
+from harness.machine.energy.reading import Preset, Reading, Series, Span, read_window
 from harness.types.meters import MeterInfo
 
 IDLE_S = 3.0
@@ -144,7 +144,7 @@ def poll(truth: Truth, sensor: Sensor, rng: np.random.Generator) -> Series:
     return Series(info=info, ns=np.round(t * 1e9).astype(np.int64), value=value)
 
 
-def read(truth: Truth, series: Series, method: Method = "default") -> Reading:
+def read(truth: Truth, series: Series, method: Preset = "default") -> Reading:
     end = round(truth.seconds * 1e9)
     idle = round(IDLE_S * 1e9)
     return read_window(

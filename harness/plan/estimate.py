@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from harness.errors import CellError
 from harness.plan.profiles.line import Line
 from harness.plan.profiles.profile import Link, Profile, ProfileSummary
-from harness.plan.profiles.schedule import Piece, schedule
+from harness.plan.profiles.schedule import PartCounts, schedule
 from harness.plan.profiles.stored import link_of, processor_of, profile_names, profile_of
 from harness.plan.profiles.timing import bounded_s, mismatch, outside
 from harness.types import IMAGE
@@ -119,10 +119,10 @@ def _estimate(
     if cell.impossible is not None:
         return replace(estimate, reason=cell.impossible)
     try:
-        pieces = _pieces(cell, planned, store, built)
+        parts = _parts(cell, planned, store, built)
     except (ValueError, CellError) as error:
         return replace(estimate, reason=str(error))
-    placed = {piece.name: (task.placement or {}).get(piece.name, 0) for piece in pieces}
+    placed = {part.name: (task.placement or {}).get(part.name, 0) for part in parts}
     target = planned.resolved.target(task.device, task.threads)
     profiles = {
         index: assumed.profile or profile_of(spec, runtime)
@@ -133,7 +133,7 @@ def _estimate(
     shares = tuple(
         _share(
             target.infos[index],
-            [piece for piece in pieces if placed[piece.name] == index],
+            [part for part in parts if placed[part.name] == index],
             profile,
             None if profile is None else mismatch(profile, runtime, precision),
             batch,
@@ -154,23 +154,23 @@ def _estimate(
     for profile in fitting.values():
         if reason := mismatch(profile, runtime, precision):
             return replace(estimate, reason=reason)
-    for piece in pieces:
-        profile = fitting[placed[piece.name]]
-        if _gmacs(piece, batch) > profile.line.high and not profile.line.covers(_gmacs(piece, batch)):
-            return replace(estimate, reason=outside(profile, piece.name, _gmacs(piece, batch)))
+    for part in parts:
+        profile = fitting[placed[part.name]]
+        if _gmacs(part, batch) > profile.line.high and not profile.line.covers(_gmacs(part, batch)):
+            return replace(estimate, reason=outside(profile, part.name, _gmacs(part, batch)))
 
     def latency(image_bytes: int | None, side: int, *, error: bool = True) -> float:
-        def compute(piece: Piece) -> float:
-            line = fitting[placed[piece.name]].line
-            return bounded_s(line, _gmacs(piece, batch), side, error=error)
+        def compute(part: PartCounts) -> float:
+            line = fitting[placed[part.name]].line
+            return bounded_s(line, _gmacs(part, batch), side, error=error)
 
-        return schedule(pieces, placed, task.central, compute, links, image_bytes, batch)
+        return schedule(parts, placed, task.central, compute, links, image_bytes, batch)
 
     image = math.prod(task.data.shape) * (1 if task.input == "raw" else 4)
     middle, doubt = latency(image, 0), latency(image, 1, error=False) - latency(image, -1, error=False)
     if doubt > max(profile.line.error for profile in fitting.values()) * middle:
-        small = [p for p in pieces if not fitting[placed[p.name]].line.covers(_gmacs(p, batch))]
-        least = max(small, key=lambda piece: piece.macs)
+        small = [p for p in parts if not fitting[placed[p.name]].line.covers(_gmacs(p, batch))]
+        least = max(small, key=lambda part: part.macs)
         reason = outside(fitting[placed[least.name]], least.name, _gmacs(least, batch))
         return replace(estimate, reason=reason)
     return replace(
@@ -184,8 +184,8 @@ def _estimate(
     )
 
 
-def _gmacs(piece: Piece, batch: int) -> float:
-    return batch * piece.macs / 1e9
+def _gmacs(part: PartCounts, batch: int) -> float:
+    return batch * part.macs / 1e9
 
 
 def _precision(cell: Cell, planned: Planned) -> str:
@@ -219,18 +219,18 @@ def _notes(
 
 
 def _share(
-    info: DeviceInfo, pieces: Sequence[Piece], profile: Profile | None, unfit: str | None, batch: int
+    info: DeviceInfo, parts: Sequence[PartCounts], profile: Profile | None, unfit: str | None, batch: int
 ) -> DeviceShare:
     """Return what the parts need on one device. ``unfit``: why the profile gives no figure for them."""
-    weights = sum(piece.weight_bytes for piece in pieces)
+    weights = sum(part.weight_bytes for part in parts)
     usable = profile if unfit is None else None
     memory = usable.memory() if usable is not None else None
     if memory is not None and not memory.covers(weights / 2**20):
         memory = None
     return DeviceShare(
         device=info.name,
-        parts=tuple(piece.name for piece in pieces),
-        compute_s=_compute_s(usable.line, [_gmacs(piece, batch) for piece in pieces]) if usable else None,
+        parts=tuple(part.name for part in parts),
+        compute_s=_compute_s(usable.line, [_gmacs(part, batch) for part in parts]) if usable else None,
         weight_bytes=weights,
         memory_bytes=round(2**20 * memory.at(weights / 2**20)) if memory is not None else None,
         memory_limit=info.memory_bytes or None,
@@ -269,7 +269,7 @@ def _link(
 # --- parts ----------------------------------------------------------------------------------------
 
 
-def _pieces(cell: Cell, planned: Planned, store: Store, built: dict[str, Footprint]) -> list[Piece]:
+def _parts(cell: Cell, planned: Planned, store: Store, built: dict[str, Footprint]) -> list[PartCounts]:
     """Return the parts of a cell: from its export if it is prepared, else from the sketch or the built module.
 
     Raises:
@@ -277,7 +277,7 @@ def _pieces(cell: Cell, planned: Planned, store: Store, built: dict[str, Footpri
     """
     if store.usable(cell.export):
         return [
-            Piece(
+            PartCounts(
                 name=part.name,
                 inputs=part.inputs,
                 macs=part.counts.macs,
@@ -293,7 +293,7 @@ def _pieces(cell: Cell, planned: Planned, store: Store, built: dict[str, Footpri
         task = planned.plan.nodes[key].task
         if isinstance(task, StepTask) and task.sketch is not None:
             return [
-                Piece(
+                PartCounts(
                     name=part.name,
                     inputs=part.inputs,
                     macs=part.macs,
@@ -307,7 +307,7 @@ def _pieces(cell: Cell, planned: Planned, store: Store, built: dict[str, Footpri
     return [_whole(resolved.spec, cell.task.data.shape, built)]
 
 
-def _whole(spec: ModuleSpec, shape: Sequence[int], built: dict[str, Footprint]) -> Piece:
+def _whole(spec: ModuleSpec, shape: Sequence[int], built: dict[str, Footprint]) -> PartCounts:
     from importlib.util import find_spec
 
     from harness.train.counting.footprint import Modules
@@ -319,7 +319,7 @@ def _whole(spec: ModuleSpec, shape: Sequence[int], built: dict[str, Footprint]) 
     footprint = modules.get("whole")
     assert footprint is not None
     counts = footprint.counts
-    return Piece(
+    return PartCounts(
         name="whole",
         inputs=(IMAGE,),
         macs=counts.macs,

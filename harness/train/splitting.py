@@ -10,12 +10,24 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 from harness.data.splits import relabel, subset
-from harness.types import IMAGE, Context, Edge, Lineage, Model, ModuleSpec, Part, Partition, Split, TensorSpec
+from harness.types import (
+    IMAGE,
+    Context,
+    Edge,
+    Lineage,
+    Model,
+    ModuleSpec,
+    Part,
+    Partition,
+    Split,
+    StandIn,
+    TensorSpec,
+)
 from harness.types.json import Facts
 
 if TYPE_CHECKING:
@@ -126,7 +138,7 @@ def fused_partition(
     subs: Sequence[Piece],
     fusion: Piece,
     *,
-    missing: Literal["zeros", "mean"],
+    missing: StandIn,
     lineage: Sequence[Lineage],
     groups: Sequence[Sequence[int]] = (),
     names: tuple[str, str] = ("sub", "fusion"),

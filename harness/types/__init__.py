@@ -6,7 +6,7 @@ Importing this package never imports torch. Shapes never include the batch dimen
 from harness.types.context import Context, Evaluation, FitResult
 from harness.types.data import Data, DataInfo, Dataset, Split
 from harness.types.devices import Device, DeviceInfo, DeviceSpec, Fleet, Unavailable
-from harness.types.energy import Method, Reading
+from harness.types.energy import Preset, Reading
 from harness.types.entries import (
     BackendEntry,
     CompressorEntry,
@@ -45,6 +45,7 @@ from harness.types.models import (
     PartSketch,
     Placement,
     Sketch,
+    StandIn,
     TensorSpec,
     TrainingCost,
 )
@@ -61,7 +62,6 @@ __all__ = [
     "FleetLoad",
     "LatencyTrace",
     "Metering",
-    "Method",
     "PartTrace",
     "Reading",
     "Stop",
@@ -106,6 +106,7 @@ __all__ = [
     "PartitionerEntry",
     "Placement",
     "PlacerEntry",
+    "Preset",
     "Provenance",
     "RuntimeEntry",
     "Samples",
@@ -115,6 +116,7 @@ __all__ = [
     "SessionOptions",
     "Sketch",
     "Split",
+    "StandIn",
     "TensorSpec",
     "TrainingCost",
     "Unavailable",

@@ -9,9 +9,9 @@ from typing import Literal
 from harness.types.json import Facts, JsonObject
 from harness.types.meters import Provenance, Scope
 
-__all__ = ["Method", "Reading"]
+__all__ = ["Preset", "Reading"]
 
-Method = Literal["default", "devit", "mlperf"]
+Preset = Literal["default", "devit", "mlperf"]
 """The rules by which energy is computed (:func:`harness.machine.energy.reading.read_window`)."""
 
 
@@ -31,7 +31,7 @@ class Reading:
     provenance: Provenance
     quantity: Literal["energy", "power"]
     host: str
-    method: Method
+    method: Preset
     window_s: float
     inferences: int
     samples: int

@@ -8,7 +8,9 @@ from typing import Any, Literal
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
+from harness.types.energy import Preset
 from harness.types.fields import Duration, Share
+from harness.types.measuring import Scenario
 from harness.types.params import Params
 from harness.types.plain import COMPLETE
 
@@ -35,10 +37,8 @@ PRESETS: Mapping[str, Mapping[str, object]] = {
 class Measure(Params):
     """The keys of ``measure:``, which say how cells are measured."""
 
-    preset: Literal["default", "devit", "mlperf"] = Field("default", description="whose rules for energy")
-    scenario: Literal["single-stream", "offline", "multi-stream", "server"] = Field(
-        "single-stream", description="which workload is generated"
-    )
+    preset: Preset = Field("default", description="whose rules for energy")
+    scenario: Scenario = Field("single-stream", description="which workload is generated")
     batch: int = Field(1, ge=1, le=4096, description="samples that are inferred at once")
     streams: int = Field(8, ge=1, le=4096, description="multi-stream: samples that arrive at once")
     target_qps: float | None = Field(None, gt=0, le=1e6, description="server: mean arrivals per second")

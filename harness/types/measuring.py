@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
-from harness.types.energy import Method, Reading
+from harness.types.energy import Preset, Reading
 from harness.types.json import Signals
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ class Metering:
     """
 
     idle_s: float = 2.0
-    method: Method = "default"
+    method: Preset = "default"
     error: float | None = None
     cool_below_c: float | None = None
     cool_limit_s: float = 300.0

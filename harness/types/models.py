@@ -5,7 +5,7 @@ from __future__ import annotations
 import pkgutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias
 
 from harness.types.json import Facts
 
@@ -25,12 +25,16 @@ __all__ = [
     "Partition",
     "Placement",
     "Sketch",
+    "StandIn",
     "TensorSpec",
     "TrainingCost",
 ]
 
 IMAGE = "image"
 """The source of an edge that carries the network's input."""
+
+StandIn: TypeAlias = Literal["zeros", "mean"]
+"""The value that replaces the output of an absent part: zeros, or the mean of that output over training images."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,7 +144,7 @@ class Edge:
     source: str
     tensor: TensorSpec
     wire_dtype: str = "float32"
-    missing: Literal["zeros", "mean"] | None = None
+    missing: StandIn | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -22,13 +22,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
 from harness.methods import Piece, fused_partition, resumable, seeded
-from harness.types import Context, FitResult, Lineage, Model, Partition
+from harness.types import Context, FitResult, Lineage, Model, Partition, StandIn
 from harness_devit.distillation import Distillation, distil
 from harness_devit.ensemble import Ensembling, train_ensemble
 from harness_devit.partitioning import SubTask, partition_data
@@ -58,7 +58,7 @@ class Settings:
     teacher_recipe: Mapping[str, Any]
     distillation: Distillation
     ensembling: Ensembling
-    missing: Literal["zeros", "mean"]
+    missing: StandIn
     recorded: Mapping[str, Any]
 
 

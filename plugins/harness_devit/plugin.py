@@ -22,6 +22,7 @@ from harness.types import (
     Partition,
     PartitionerEntry,
     Sketch,
+    StandIn,
 )
 from harness_devit.cct_sketch import CCTShape, Position, default_stride
 from harness_devit.sketch import Aggregation, Criterion, Shapes, decompose, devit_sketch
@@ -95,7 +96,7 @@ class DeViTParams(Params):
     width: int | None = Field(
         None, ge=1, description="linear and mlp: D_t of Eq. 3; default: the teacher's dim"
     )
-    missing: Literal["zeros", "mean"] = Field(
+    missing: StandIn = Field(
         "zeros", description="what stands in for a sub-model that does not answer: zeros, or its mean feature"
     )
     teacher_stage: StageRecipe = Field(StageRecipe(), description="training of the sub-teachers")

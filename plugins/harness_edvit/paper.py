@@ -18,12 +18,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
 from harness.methods import FINE_TUNING, Piece, class_groups, count, fit_on_features, fused_partition, seeded
-from harness.types import Context, FitResult, Lineage, Model, ModuleSpec, Partition, TensorSpec
+from harness.types import Context, FitResult, Lineage, Model, ModuleSpec, Partition, StandIn, TensorSpec
 from harness_edvit.fusion import FusionMLP, Whole
 from harness_edvit.importance import Proxy, check_prunable, measure_importance
 from harness_edvit.pruning import Pruning, Share, prune_once
@@ -48,7 +48,7 @@ class Settings:
     fusion: Fusion
     shrinking: float
     fusion_epochs: int
-    missing: Literal["zeros", "mean"]
+    missing: StandIn
     recorded: Mapping[str, Any]
 
 

@@ -19,6 +19,7 @@ from harness.types import (
     Placement,
     PlacerEntry,
     Sketch,
+    StandIn,
 )
 from harness_edvit.assignment import Problem, exact, greedy, greedy_as_printed, problem_of
 from harness_edvit.sketch import Fusion, Policy, edvit_sketch
@@ -58,7 +59,7 @@ class EDViTParams(Params):
     fusion_epochs: int = Field(
         10, ge=0, description="of the MLP's training, and again of the entire retraining"
     )
-    missing: Literal["zeros", "mean"] = Field(
+    missing: StandIn = Field(
         "zeros", description="what stands in for a sub-model that does not answer: zeros, or its mean feature"
     )
 

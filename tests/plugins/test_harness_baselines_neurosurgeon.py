@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from harness.plan.profiles.profile import Link
-from harness.plan.profiles.schedule import Piece, schedule
+from harness.plan.profiles.schedule import PartCounts, schedule
 from harness.testing import check_partitioner
 from harness.types import DeviceInfo, Fleet, Sketch
 from harness_baselines import plugin
@@ -95,7 +95,7 @@ def test_an_estimate_of_its_parts_says_what_it_predicts(
     assert made.placement is not None
     places = made.placement.device_of
     pieces = [
-        Piece(
+        PartCounts(
             name=p.name,
             inputs=p.inputs,
             macs=p.macs,
@@ -105,7 +105,7 @@ def test_an_estimate_of_its_parts_says_what_it_predicts(
         for p in made.parts
     ]
 
-    def compute(piece: Piece) -> float:
+    def compute(piece: PartCounts) -> float:
         fixed, slope = lines[places[piece.name]]
         return fixed + slope * piece.macs / 1e9
 

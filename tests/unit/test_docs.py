@@ -16,6 +16,9 @@ from pathlib import Path
 import click
 import pytest
 
+import harness.errors
+import harness.testing
+import harness.types
 from harness import hookspecs, stats
 from harness.cli import cli
 from harness.machine.energy import durations, integrate
@@ -104,6 +107,30 @@ def test_every_field_of_an_entry_is_documented(hook, entry):
         *inline(section("docs/hooks.md", "Hooks")),
     }
     assert {field.name for field in dataclasses.fields(entry)} <= documented
+
+
+def imports_of_every_plugin() -> str:
+    return PAGES["docs/hooks.md"].partition("## What every plugin imports\n")[2].partition("\n## ")[0]
+
+
+@pytest.mark.parametrize(
+    "door", [harness.types, harness.errors, harness.testing], ids=lambda door: door.__name__
+)
+def test_every_name_that_a_plugin_imports_is_documented(door):
+    documented = rows(imports_of_every_plugin())
+    for name in door.__all__:
+        value = getattr(door, name)
+        assert documented.pop(name, None), f"{door.__name__}.{name} has no row"
+        if inspect.isclass(value) or inspect.isroutine(value):
+            doc = inspect.getdoc(value) or ""
+            assert doc, f"{name} has no docstring"
+            assert not doc.startswith(f"{name}("), f"{name} has only the docstring that a dataclass makes"
+
+
+def test_no_row_names_a_type_that_does_not_exist():
+    documented = rows(imports_of_every_plugin())
+    names = {*harness.types.__all__, *harness.errors.__all__, *harness.testing.__all__}
+    assert documented.keys() - names == set()
 
 
 # --- keys, columns, flags -------------------------------------------------------------------------

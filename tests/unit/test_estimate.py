@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from harness.cli import cli
 from harness.plan.profiles.profile import Link, Point, Profile
-from harness.plan.profiles.schedule import Piece, schedule
+from harness.plan.profiles.schedule import PartCounts, schedule
 from harness.plan.profiles.stored import write_profile
 
 SUITE = """\
@@ -101,15 +101,15 @@ def estimated(tmp_path: Path) -> Any:
 # --- the schedule ---------------------------------------------------------------------------------
 
 
-def piece(name: str, *inputs: str, macs: int = 0, sends: int = 0) -> Piece:
-    return Piece(name=name, inputs=inputs or ("image",), macs=macs, weight_bytes=0, output_bytes=sends)
+def piece(name: str, *inputs: str, macs: int = 0, sends: int = 0) -> PartCounts:
+    return PartCounts(name=name, inputs=inputs or ("image",), macs=macs, weight_bytes=0, output_bytes=sends)
 
 
 LINK = Link(rate_mbps=8, rtt_ms=20)
 """A byte takes a microsecond, and every message 10 ms more."""
 
 
-def seconds(piece: Piece) -> float:
+def seconds(piece: PartCounts) -> float:
     return float(piece.macs)
 
 

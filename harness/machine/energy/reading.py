@@ -20,7 +20,7 @@ from dataclasses import replace
 import numpy as np
 
 from harness.machine.energy.integrate import UNIFORM, Series, Span, Track, WithheldError, integral, mean_power
-from harness.types import Method, Reading
+from harness.types import Preset, Reading
 
 __all__ = ["Series", "Span", "cross_check", "read_window"]
 
@@ -39,7 +39,7 @@ def read_window(
     after: Span | None,
     inferences: int,
     *,
-    method: Method = "default",
+    method: Preset = "default",
     mean_latency_s: float | None = None,
     error: float | None = None,
 ) -> Reading:
@@ -182,7 +182,7 @@ def _times(value: float | None, factor: float) -> float | None:
     return None if value is None else value * factor
 
 
-def _notes(track: Track, method: Method) -> tuple[str, ...]:
+def _notes(track: Track, method: Preset) -> tuple[str, ...]:
     notes = []
     info = track.info
     if info.calibration is None:

@@ -9,11 +9,11 @@ from harness.plan.profiles.profile import Link
 from harness.types import IMAGE
 from harness.worker.timeline import Step, ends
 
-__all__ = ["Piece", "schedule"]
+__all__ = ["PartCounts", "schedule"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Piece:
+class PartCounts:
     """The facts of a part that estimates need: counts for one sample, bytes, and the names of its inputs."""
 
     name: str
@@ -24,10 +24,10 @@ class Piece:
 
 
 def schedule(
-    pieces: Sequence[Piece],
+    parts: Sequence[PartCounts],
     device_of: Mapping[str, int],
     central: int,
-    compute: Callable[[Piece], float],
+    compute: Callable[[PartCounts], float],
     links: Mapping[int, Link],
     image_bytes: float | None,
     batch: int = 1,
@@ -36,10 +36,10 @@ def schedule(
 
     ``links`` are the links between the central device and each other device that has a part. Each direction of a link
     sends one tensor after another. Every tensor passes through the central device, and reaches each device once. If
-    ``image_bytes`` is None, the image is on all devices already. ``pieces`` are in the order in which a device runs
+    ``image_bytes`` is None, the image is on all devices already. ``parts`` are in the order in which a device runs
     them.
     """
-    sizes = {piece.name: float(piece.output_bytes) for piece in pieces} | {IMAGE: image_bytes or 0.0}
+    sizes = {part.name: float(part.output_bytes) for part in parts} | {IMAGE: image_bytes or 0.0}
     home = {IMAGE: central, **device_of}
     steps: dict[tuple[str, int], Step] = {}  # by tensor and the device that has it after the step
 
@@ -60,11 +60,11 @@ def schedule(
 
     for device in {central} if image_bytes is not None else {central, *device_of.values()}:
         add(IMAGE, device, ("image", device), (), 0.0)
-    for piece in pieces:
-        device = device_of[piece.name]
-        for name in piece.inputs:
+    for part in parts:
+        device = device_of[part.name]
+        for name in part.inputs:
             bring(name, device)
-        inputs = [(name, device) for name in piece.inputs]
-        add(piece.name, device, ("compute", device), inputs, compute(piece))
-    bring(pieces[-1].name, central)
-    return ends(steps.values())[pieces[-1].name, central]
+        inputs = [(name, device) for name in part.inputs]
+        add(part.name, device, ("compute", device), inputs, compute(part))
+    bring(parts[-1].name, central)
+    return ends(steps.values())[parts[-1].name, central]
