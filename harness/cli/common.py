@@ -31,6 +31,7 @@ class PathType(click.Path):
         super().__init__(file_okay=file_okay, dir_okay=dir_okay, path_type=Path)
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the path. Raises ``click.BadParameter`` if it is empty, or is not of the kind that is asked for."""
         if not os.fspath(value):
             self.fail("the path is empty (a shell variable that is not set?)", param, ctx)
         return super().convert(value, param, ctx)

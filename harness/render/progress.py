@@ -89,6 +89,7 @@ class PlainWatcher:
             self.say(failure.trace.rstrip())
 
     def noted(self, text: str) -> None:
+        """Print a warning."""
         self.say(f"warning: {text}")
 
     def tick(self) -> None:
@@ -196,6 +197,7 @@ class LiveWatcher:
         self.draw(force=True)
 
     def noted(self, text: str) -> None:
+        """Print a warning above the table."""
         self.console.print(f"[yellow]warning[/]: {escape(text)}", highlight=False, soft_wrap=True)
         if self.live.is_started:
             self.draw(force=True)
