@@ -68,7 +68,10 @@ class PluginGroup(click.Group):
         if args and not args[0].startswith("-") and args[0] not in self.own():
             names = self.list_commands(ctx)
             if args[0] not in names:
-                raise click.UsageError(f"no command {args[0]!r}; {nearest(args[0], names)}", ctx)
+                hint = nearest(args[0], names)
+                if args[0] in self._blocked_names():
+                    hint = "its plugin is blocked by HARNESS_BLOCK_PLUGINS"
+                raise click.UsageError(f"no command {args[0]!r}; {hint}", ctx)
         return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -88,6 +91,12 @@ class PluginGroup(click.Group):
         if troubles:
             with formatter.section("Not usable"):
                 formatter.write_dl(troubles)
+
+    def _blocked_names(self) -> set[str]:
+        """Return the names of commands whose plugins are blocked."""
+        from importlib.metadata import entry_points
+
+        return {point.name for point in entry_points(group=self.points)} - self._plugin_points().keys()
 
     def _plugin_points(self) -> dict[str, list[EntryPoint]]:
         """Return name -> the entry points of that name whose plugins are not blocked."""

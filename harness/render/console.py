@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
-from rich.console import Console
+import copy
+from collections.abc import Iterable
 
-__all__ = ["wide_console"]
+from rich.cells import cell_len
+from rich.console import Console
+from rich.measure import Measurement
+from rich.table import Table
+from rich.text import Text
+
+__all__ = ["add_figures", "add_texts", "natural_width", "print_whole", "wide_console"]
 
 
 class _Console(Console):
@@ -17,3 +24,37 @@ def wide_console() -> Console:
     """Return a console as wide as the terminal, or 160 columns wide for a file or a pipe."""
     console = _Console()
     return console if console.is_terminal else _Console(width=160)
+
+
+FOLDED = 8
+"""Width down to which a column of texts is folded on a narrow terminal."""
+
+
+def natural_width(table: Table) -> int:
+    """Return the width of a table whose texts are not folded, in characters."""
+    unbounded = Console(width=10_000)
+    return Measurement.get(unbounded, unbounded.options, table).maximum
+
+
+def add_figures(table: Table, heading: str, cells: Iterable[str]) -> None:
+    """Add a column of figures, none of which is ever cut or folded."""
+    lines = [line for text in (heading, *cells) for line in text.split("\n")]
+    table.add_column(Text(heading), justify="right", no_wrap=True, min_width=max(map(cell_len, lines)))
+
+
+def add_texts(table: Table, heading: str) -> None:
+    """Add a column of texts, which are folded on a narrow terminal."""
+    table.add_column(Text(heading), overflow="fold")
+
+
+def print_whole(console: Console, table: Table) -> None:
+    """Print a table. On a terminal that is too narrow for its figures, its lines are longer than the terminal."""
+    folded = copy.deepcopy(table)
+    for column in folded.columns:
+        column.max_width = column.min_width or FOLDED
+    width = console.width
+    console.width = max(width, natural_width(folded))
+    try:
+        console.print(table, crop=False)
+    finally:
+        console.width = width

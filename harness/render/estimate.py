@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from harness.render.console import wide_console
+from harness.render.console import add_figures, add_texts, natural_width, print_whole, wide_console
 
 if TYPE_CHECKING:
     from harness.plan.estimate import DeviceShare, Estimate
@@ -20,41 +20,59 @@ MB = 1e6
 """Bytes of a megabyte, the unit of leaderboards."""
 
 
+_NAMING = ("method", "device", "runtime")
+_FIGURES = ("batch", "latency", "latency w/o input")
+_DEVICES = ("slowest device", "largest device")
+
+
 def show_estimates(estimates: Sequence[Estimate], console: Console | None = None) -> None:
-    """Print the estimates in the order of the plan. They are not ranked."""
+    """Print the estimates in the order of the plan. They are not ranked.
+
+    On a narrow terminal the columns of devices stand in a second table below. No figure is cut.
+    """
     console = console or wide_console()
-    table = Table(
-        box=None,
-        pad_edge=False,
-        header_style="dim",
-        title_justify="left",
-        title="estimates: modelled, not measured, and never ranked with measured rows",
-    )
-    right = ("batch", "latency", "latency w/o input")
-    for column in ("method", "device", "runtime", *right, "slowest device", "largest device", "note"):
-        figure = column in right
-        table.add_column(column, overflow="fold", no_wrap=figure, justify="right" if figure else "left")
+    console.print("[italic]estimates: modelled, not measured, and never ranked with measured rows[/]")
     notes: dict[str, int] = {}  # note -> its number; a note of many rows is printed once, below the table
-    for estimate in estimates:
-        marks = [
-            f"[{number}]" for number in sorted(notes.setdefault(n, len(notes) + 1) for n in estimate.notes)
-        ]
-        table.add_row(
-            estimate.method,
-            estimate.device,
-            estimate.runtime,
-            str(estimate.batch),
-            _latency(estimate),
-            _time(estimate.resident_s),
-            _slowest(estimate.devices),
-            _largest(estimate.devices),
-            f"[yellow]{escape(' '.join([*marks, estimate.reason]).strip())}[/]",
-        )
-    console.print(table)
+    rows = [_row(estimate, notes) for estimate in estimates]
+    whole = (*_NAMING, *_FIGURES, *_DEVICES, "note")
+    blocks: Sequence[Sequence[str]] = [whole]
+    if natural_width(_table(whole, rows)) > console.width:
+        blocks = [(*_NAMING, *_FIGURES, "note"), (*_NAMING, *_DEVICES)]
+    for columns in blocks:
+        print_whole(console, _table(columns, rows))
     for note, number in notes.items():
         console.print(escape(f"[{number}] {note}"), highlight=False)
     for line in _profiles(estimates):
         console.print(line, highlight=False)
+
+
+def _row(estimate: Estimate, notes: dict[str, int]) -> dict[str, str]:
+    """Return the texts of a row by column. New notes and reasons are numbered in ``notes``."""
+    said = [*estimate.notes, *([estimate.reason] if estimate.reason else [])]
+    numbers = sorted(notes.setdefault(note, len(notes) + 1) for note in said)
+    return {
+        "method": escape(estimate.method),
+        "device": escape(estimate.device),
+        "runtime": escape(estimate.runtime),
+        "batch": str(estimate.batch),
+        "latency": _latency(estimate),
+        "latency w/o input": _time(estimate.resident_s),
+        "slowest device": _slowest(estimate.devices),
+        "largest device": _largest(estimate.devices),
+        "note": f"[yellow]{escape(' '.join(f'[{number}]' for number in numbers))}[/]",
+    }
+
+
+def _table(columns: Sequence[str], rows: Sequence[Mapping[str, str]]) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for column in columns:
+        if column in _FIGURES:
+            add_figures(table, column, [row[column] for row in rows])
+        else:
+            add_texts(table, column)
+    for row in rows:
+        table.add_row(*(row[column] for column in columns))
+    return table
 
 
 def _latency(estimate: Estimate) -> str:

@@ -9,10 +9,10 @@ from collections.abc import Sequence
 
 from rich import box
 from rich.console import Console
-from rich.measure import Measurement
 from rich.table import Table as RichTable
 from rich.text import Text
 
+from harness.render.console import add_figures, add_texts, natural_width, print_whole
 from harness.render.view import IMPORTANCE, MARKS, SETTINGS, Shown, columns_of, notes, setting, title
 from harness.results.leaderboard.leaderboard import Leaderboard, Table
 
@@ -44,9 +44,7 @@ def _show(table: Table, console: Console, columns: Sequence[str] | None) -> None
         console.print(Text(common, style="dim"))
     console.print()
     for block in _blocks(table, shown, console.width, ranked=columns is None):
-        drawn = _table(table, block)
-        least = _width(drawn).minimum
-        console.print(drawn, width=max(console.width, least), crop=False, no_wrap=False)
+        print_whole(console, _table(table, block))
         console.print()
     for line in notes(table, shown, usual=columns is None):
         console.print(Text(line, style=_NOTES.get(line[0], "dim")))
@@ -55,7 +53,6 @@ def _show(table: Table, console: Console, columns: Sequence[str] | None) -> None
 
 _NOTES = {MARKS["failed"]: "red", MARKS["partial"]: "yellow", MARKS["flagged"]: "yellow"}
 _ROWS = {"failed": "red", "skipped": "dim", "partial": "yellow"}
-_UNBOUNDED = Console(width=10_000)
 
 
 def _blocks(table: Table, shown: Sequence[Shown], width: int, *, ranked: bool) -> list[list[Shown]]:
@@ -66,7 +63,7 @@ def _blocks(table: Table, shown: Sequence[Shown], width: int, *, ranked: bool) -
     """
 
     def fits(columns: Sequence[Shown]) -> bool:
-        return _width(_table(table, columns)).maximum <= width
+        return natural_width(_table(table, columns)) <= width
 
     if fits(shown):
         return [list(shown)]
@@ -106,17 +103,14 @@ def _in_order(columns: Sequence[Shown], shown: Sequence[Shown]) -> list[Shown]:
     return [column for column in shown if column in columns]
 
 
-def _width(drawn: RichTable) -> Measurement:
-    return Measurement.get(_UNBOUNDED, _UNBOUNDED.options, drawn)
-
-
 def _table(table: Table, shown: Sequence[Shown]) -> RichTable:
     drawn = RichTable(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=(0, 1))
     for column in shown:
-        heading = Text(f"{column.heading}\n{column.unit}")
-        drawn.add_column(
-            heading, justify="right" if column.numeric else "left", no_wrap=column.numeric, overflow="fold"
-        )
+        heading = f"{column.heading}\n{column.unit}"
+        if column.numeric:
+            add_figures(drawn, heading, column.cells)
+        else:
+            add_texts(drawn, heading)
     tiers = [row.number("tier") or len(table.rows) for row in table.rows]
     by_tier = tiers == sorted(tiers)  # no gaps if the rows are sorted by another column
     for index, row in enumerate(table.rows):

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from harness.results.leaderboard.leaderboard import Table, not_printed
+from harness.results.leaderboard.place import short_names
 from harness.results.leaderboard.tiers import ALPHA
 from harness.types.columns import COLUMNS, Row
 
@@ -26,8 +27,8 @@ __all__ = [
 NULL = "–"
 MARKS = {"failed": "✗", "skipped": "✗", "partial": "~", "flagged": "!", "baseline": "*"}
 
-APART = ("method_key", "folder", "run")
-"""Settings that are shown only if they distinguish rows that are alike in all others."""
+APART = ("folder", "run", "method_key")
+"""Settings that are shown only if they distinguish rows that are alike in all settings before them."""
 
 SETTINGS = (
     "device",
@@ -116,7 +117,7 @@ def _varies(table: Table, name: str) -> bool:
     rows = [row for row in table.rows if row[name] is not None]
     above: Sequence[str] = ("runtime",) if name == "precision" else ()
     if name in APART:
-        above = ("method", *(other for other in SETTINGS if other not in APART))
+        above = ("method", *SETTINGS[: SETTINGS.index(name)])
     before = [tuple(row[other] for other in above) for row in rows]
     return len({(known, row[name]) for known, row in zip(before, rows, strict=True)}) > len(set(before))
 
@@ -131,6 +132,9 @@ def _shown(table: Table, name: str) -> Shown:
         cells = tuple(NULL if row[name] is None else str(row[name]) for row in table.rows)  # not rounded
     else:
         cells = tuple(name_of(table, row) if name == "method" else cell(row, name) for row in table.rows)
+    if name == "folder":
+        short = short_names(cells)
+        cells = tuple(short[folder] for folder in cells)
     cells = tuple(map(one_line, cells))
     return Shown(name, column.heading, column.unit, cells, numeric=column.kind in ("number", "interval"))
 

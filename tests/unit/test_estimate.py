@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import json
+import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +13,14 @@ import pytest
 from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
+from rich.console import Console
 
 from harness.cli import cli
+from harness.plan.estimate import DeviceShare, Estimate
 from harness.plan.profiles.profile import Link, Point, Profile
 from harness.plan.profiles.schedule import PartCounts, schedule
 from harness.plan.profiles.stored import write_profile
+from harness.render.estimate import show_estimates
 
 SUITE = """\
 suite: mine
@@ -377,11 +383,45 @@ def test_a_table_for_people_says_modelled_and_whose_profile(tmp_path: Path) -> N
     assert text.startswith("modelled, not measured, and never ranked")
     assert "±" in text
     assert "cpu (measured): this machine" in text
-    assert "[1] without transfers" in text
+    assert re.search(r"\[\d\] without transfers", text)
     assert "leave-one-out" in " ".join(text.split())
     assert "latency w/o input" in text
     assert "MB of weights" in text
     assert "MiB" not in text
+
+
+@pytest.mark.parametrize("width", [30, 60, 80, 100, 140, 200])
+def test_no_figure_of_an_estimate_is_cut(width: int) -> None:
+    def share(device: str) -> DeviceShare:
+        return DeviceShare(
+            device=device,
+            parts=("a",),
+            compute_s=1.32,
+            weight_bytes=1_210_000_000,
+            memory_bytes=None,
+            memory_limit=None,
+            weight_budget=None,
+            profile=None,
+        )
+
+    bounds = {"latency_s": 0.0905, "low_s": 0.07, "high_s": 0.12, "resident_s": 0.0801}
+    first = Estimate(
+        method="m", device="d", runtime="onnxruntime-int8", batch=16, notes=("one", "two"), **bounds
+    )
+    second = replace(
+        first, latency_s=None, devices=(share("x"), share("y")), notes=("two", "one"), reason="why"
+    )
+    console = Console(width=width, file=io.StringIO())
+    show_estimates([first, second], console)
+    text = console.file.getvalue()  # type: ignore[attr-defined]
+    for figure in ("90.5 ms -23% +33%", "80.1 ms", "16"):
+        assert re.search(rf"(?<!\S){re.escape(figure)}(?!\S)", text), figure
+    assert re.findall(r"^\[\d\].*", text, re.MULTILINE) == ["[1] one", "[2] two", "[3] why"]
+    if width >= 100:
+        assert re.search(r"\[1\] \[2\] \[3\]", text)
+        assert "x: 1.32 s" in text
+        assert "1,210 MB of weights" in text
+        assert max(map(len, text.splitlines())) <= width
 
 
 @pytest.mark.parametrize(

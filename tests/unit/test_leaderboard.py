@@ -17,7 +17,7 @@ from harness.render import render
 from harness.results.leaderboard.differences import SHOWN
 from harness.results.leaderboard.filters import parse_where
 from harness.results.leaderboard.leaderboard import Leaderboard, leaderboard_of
-from harness.results.leaderboard.place import Place
+from harness.results.leaderboard.place import Place, short_names
 from harness.results.leaderboard.selection import filtered, sorted_by
 from harness.types.column_names import check_columns, column_named, sort_order
 from harness.types.columns import COLUMNS
@@ -135,12 +135,10 @@ def test_records_of_two_folders_are_never_in_one_row() -> None:
         ("new", "2026-11-29 19:47", 2, 90.0),
         ("old", "2026-11-20 10:00", 2, 80.0),
     ]
-    assert table.differences == (
-        "vit (new, 2026-11-29 19:47 | old, 2026-11-20 10:00) differs in: 1. build vit train epochs 60 | 30",
-    )
+    assert table.differences == ("vit (new | old): differs in 1. build vit train epochs 60 | 30",)
     text = render(Leaderboard((table,)), "table", width=200)
     assert re.search(r"vit \S* +new +2026-11-29 19:47 ", text)
-    assert "differs in: 1. build vit train epochs 60 | 30" in text
+    assert "vit (new | old): differs in 1. build vit train epochs 60 | 30" in text
     assert json.loads(render(Leaderboard((table,)), "json"))["boards"][0]["differences"]
 
 
@@ -162,7 +160,7 @@ def test_cells_of_an_earlier_run_or_of_other_code_are_rows_of_their_own() -> Non
     then = record(started="2026-11-28T10:00", origins={"model:vit": {"version": "1", "source": "bbbb"}})
     (table,) = leaderboard_of([now, then]).tables
     assert [row["started"] for row in table.rows] == ["2026-11-28 10:00", "2026-11-29 10:00"]
-    assert "code of model:vit 1 bbbb | 1 aaaa" in table.differences[0]
+    assert table.differences == ("vit (2026-11-28 10:00 | 2026-11-29 10:00): differs in code of model:vit",)
     places = {"2026-11-29T10:00": Place("f"), "2026-11-28T10:00": Place("f", "earlier")}
     (table,) = leaderboard_of([now, then], place_of=lambda record: places[record.started]).tables
     assert {row["run"] for row in table.rows} == {"last", "earlier"}
@@ -177,9 +175,31 @@ def test_many_differences_are_counted() -> None:
         )
         for i in (1, 2)
     ]
-    (sentence,) = leaderboard_of(machines).tables[0].differences
+    (sentence,) = leaderboard_of(machines).tables[0].differences  # both begin at the same time
     assert sentence.count(" | ") == 1 + SHOWN
     assert sentence.endswith("; and 5 more")
+
+
+def test_methods_that_differ_alike_share_a_sentence() -> None:
+    old = [record(m, run_id="a", started="2026-11-20T10:00") for m in ("a", "b")]
+    new = [record(m, run_id="b", started="2026-11-29T10:00") for m in ("a", "b")]
+    (table,) = in_folders(**{"x/old/s": old, "x/new/s": new}).tables
+    assert table.differences == ("a, b (new | old): records do not say what differs",)
+    text = render(Leaderboard((table,)), "table", width=200)
+    assert re.search(r" new +2026-11-29 10:00 ", text)  # paths without what all of them share
+
+
+@pytest.mark.parametrize(
+    ("folders", "short"),
+    [
+        (["/a/b/c", "/a/x/c"], ["b", "x"]),
+        (["r/edge", "r/edge/old"], ["edge", "edge/old"]),
+        (["a"], ["a"]),
+        (["", "x", "/"], ["", "x", "/"]),
+    ],
+)
+def test_folders_are_shown_by_what_differs_in_their_names(folders: list[str], short: list[str]) -> None:
+    assert list(short_names(folders).values()) == short
 
 
 def test_within_splits_a_board_by_a_column() -> None:

@@ -107,6 +107,15 @@ def test_a_published_row_is_what_is_printed_and_nothing_more(file: Path) -> None
         assert all((row[name] is None) == (name in row.why) for name in COLUMNS)
 
 
+def test_a_published_column_may_stand_by_its_heading(file: Path) -> None:
+    expected = published_tables(file)
+    file.write_text(GIVEN.replace("top1: 81.70", "Top-1: 81.70"))
+    assert published_tables(file) == expected
+    file.write_text(GIVEN.replace("top1: 81.70", "top1: 81.70, Top-1: 3"))
+    with pytest.raises(SuiteError, match="Top-1: top1 is given twice"):
+        published_tables(file)
+
+
 def test_filters_and_orders_are_for_published_rows_too(results: Path, file: Path) -> None:
     text = shown(results, "--published", str(file), "--where", "params_m < 20", "--format", "csv")
     assert [line.split(",")[0] for line in text.splitlines()] == ["board", "1", "2"]

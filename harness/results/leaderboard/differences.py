@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from harness.results.leaderboard.place import short_names
 from harness.results.leaderboard.rows import Group
 from harness.types.blocks import Block, OriginBlock
 from harness.types.record import Record
@@ -19,31 +20,63 @@ SHOWN = 6
 
 
 def differences(groups: Sequence[Group]) -> list[str]:
-    """Return a sentence for each method that has several rows in one setting: how they differ."""
+    """Return sentences that say how rows of one method in one setting differ; methods that differ alike share one."""
     alike: dict[tuple[object, ...], list[Group]] = {}
     for group in groups:
         row = group.row
         alike.setdefault(tuple(row[name] for name in ALIKE), []).append(group)
-    return [_sentence(same) for same in alike.values() if len(same) > 1]
-
-
-def _sentence(groups: Sequence[Group]) -> str:
-    known = [dict(_facts(group)) for group in groups]
-    names = list(dict.fromkeys(name for facts in known for name in facts))
-    lines = []
-    for name in names:
-        values = [facts.get(name, "absent") for facts in known]
-        if len(set(values)) > 1:
-            lines.append(f"{name} {' | '.join(values)}")
-    more = f"; and {len(lines) - SHOWN} more" if len(lines) > SHOWN else ""
-    what = "; ".join(lines[:SHOWN]) or "nothing that their records hold"
-    return f"{groups[0].row['method']} ({' | '.join(_labels(groups))}) differs in: {what}{more}"
+    methods: dict[tuple[str, str], dict[str, None]] = {}  # labels and what differs -> the methods
+    for same in alike.values():
+        if len(same) > 1:
+            same.sort(key=lambda group: [str(group.row[name]) for name in ("folder", "run", "started")])
+            labels = " | ".join(_labels(same))
+            methods.setdefault((labels, _compared(same)), {})[str(same[0].row["method"])] = None
+    return [f"{', '.join(names)} ({labels}): {what}" for (labels, what), names in methods.items()]
 
 
 def _labels(groups: Sequence[Group]) -> list[str]:
-    """Return a label for each row: its folder and run where these differ, and when it was measured."""
-    names = [name for name in ("folder", "run") if len({group.row[name] for group in groups}) > 1]
-    return [", ".join(str(group.row[name]) for name in (*names, "started")) for group in groups]
+    """Return a label for each row: its folder and run, or when it was measured if these are the same."""
+    short = short_names([str(group.row["folder"]) for group in groups])
+    folders = [short[str(group.row["folder"])] for group in groups]
+    runs = [str(group.row["run"]) for group in groups]
+    apart = [values for values in (folders, runs) if len(set(values)) > 1]
+    labels = [", ".join(own) for own in zip(*apart, strict=True)]
+    return labels if len(set(labels)) == len(groups) else [str(group.row["started"]) for group in groups]
+
+
+def _compared(groups: Sequence[Group]) -> str:
+    known = [dict(_facts(group)) for group in groups]
+    lines = []
+    for name in dict.fromkeys(name for facts in known for name in facts):
+        values = [facts.get(name, "absent") for facts in known]
+        if len(set(values)) > 1:
+            lines.append(f"{name} {' | '.join(values)}")
+    if changed := _changed_code([group.records[0] for group in groups]):
+        lines.append(f"code of {', '.join(changed)}")
+    if not lines:
+        keys = {str(group.row["method_key"])[:8] for group in groups}
+        return f"records do not say what differs{', but the configurations do' if len(keys) > 1 else ''}"
+    more = f"; and {len(lines) - SHOWN} more" if len(lines) > SHOWN else ""
+    return f"differs in {'; '.join(lines[:SHOWN])}{more}"
+
+
+def _changed_code(records: Sequence[Record]) -> list[str]:
+    """Return the entries that all records used, and whose code differs."""
+    common = set.intersection(*(set(record.origins) for record in records))
+    changed = []
+    for name in sorted(common):
+        origins = [record.origins[name] for record in records]
+        coarse = any(isinstance(origin, str) for origin in origins)  # records of 0.1.0 have no hash
+        if len({_code(origin, coarse) for origin in origins}) > 1:
+            changed.append(name)
+    return changed
+
+
+def _code(origin: OriginBlock | str, coarse: bool) -> str:
+    if isinstance(origin, str):
+        return origin
+    version = f"{origin.distribution} {origin.version}"
+    return version if coarse else f"{version} {origin.source}"
 
 
 def _facts(group: Group) -> Iterator[tuple[str, str]]:
@@ -57,11 +90,6 @@ def _facts(group: Group) -> Iterator[tuple[str, str]]:
     yield from _flat(record.runtime.params, f"runtime {record.runtime.name}")
     yield from _flat(record.scenario, "measure")
     yield from _flat(record.data, "data")
-    for name, origin in sorted(record.origins.items()):
-        if isinstance(origin, OriginBlock):
-            yield f"code of {name}", f"{origin.version} {(origin.source or '')[:8]}".strip()
-        else:
-            yield f"code of {name}", str(origin)
     yield "machine", record.machine_id
     environment = record.environment
     yield from _flat(environment.versions, "version of")

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 from harness.types.record import Record
 
-__all__ = ["NOWHERE", "Place", "PlaceOf"]
+__all__ = ["NOWHERE", "Place", "PlaceOf", "short_names"]
 
 
 @dataclass(frozen=True)
@@ -17,6 +17,18 @@ class Place:
 
     folder: str | None = None
     run: Literal["last", "earlier"] = "last"
+
+
+def short_names(folders: Iterable[str]) -> dict[str, str]:
+    """Return for each folder its name without the parts of the path that all of them begin and end with."""
+    parts = {folder: folder.split("/") for folder in dict.fromkeys(folders)}
+    for end in (0, -1):
+        while len({tuple(own[end:][:1]) for own in parts.values()}) == 1 and all(
+            len(own) > 1 for own in parts.values()
+        ):
+            for own in parts.values():
+                own.pop(end)
+    return {folder: "/".join(own) for folder, own in parts.items()}
 
 
 NOWHERE = Place()

@@ -26,7 +26,7 @@ from harness.suite.shipped import shipped_files
 from harness.suite.validate import validated
 from harness.suite.yamlfile import Source, Tree, read_yaml
 from harness.types import Params
-from harness.types.column_names import near_columns
+from harness.types.column_names import column_named, near_columns
 from harness.types.columns import COLUMNS, Row, Value
 
 __all__ = ["PRINTED", "find_published", "published_tables", "shipped_published"]
@@ -123,6 +123,9 @@ def _row(content: Tree, table: PrintedTable, origin: str, source: Source, path: 
     if not isinstance(reasons, Mapping):
         raise SuiteError(f"{source.where(*path, 'why')}: expected a mapping of columns to reasons")
     printed = {name: value for name, value in content.items() if name not in ("method", "why")}
+    printed, reasons = (
+        _by_name(given, source, at) for given, at in ((printed, path), (reasons, (*path, "why")))
+    )
     for at, names in ((path, printed), ((*path, "why"), reasons)):
         for name, value in names.items():
             if name not in PRINTED:
@@ -144,6 +147,17 @@ def _row(content: Tree, table: PrintedTable, origin: str, source: Source, path: 
     absent = {name: not_printed(origin) for name, value in columns.items() if value is None}
     ranking = dict.fromkeys(("status", "tier", "flags"), NOT_RANKED)
     return Row(values=columns, why={**absent, **ranking, **reasons})
+
+
+def _by_name(given: Mapping[str, Any], source: Source, path: tuple[str | int, ...]) -> dict[str, Any]:
+    """Return what is given for columns by their names, also where a heading names the column."""
+    named: dict[str, Any] = {}
+    for key, value in given.items():
+        name = key if key in COLUMNS else column_named(str(key)) or key
+        if name in named:
+            raise SuiteError(f"{source.where(*path, key)}: {name} is given twice")
+        named[name] = value
+    return named
 
 
 def _wrong(name: str, value: Any, *, text: bool) -> str | None:
