@@ -116,7 +116,8 @@ def decode(data: bytes | Path, channels: int | None, crop: str, where: str) -> N
     with _opened(encoded, where) as picture:
         grey = channels == 1 or (channels is None and picture.mode in GREY_MODES)
         picture.load()
-        upright: Any = picture if _orientation(picture) == 1 else ImageOps.exif_transpose(picture)
+        turned = picture.format != "TIFF" and _orientation(picture) != 1  # Pillow turns TIFFs itself
+        upright: Any = ImageOps.exif_transpose(picture) if turned else picture
         if _transparent(upright):
             upright = upright.convert("RGBA")
             upright = Image.alpha_composite(Image.new("RGBA", upright.size, BACKGROUND), upright)

@@ -142,7 +142,7 @@ def test_what_systems_leave_is_passed_over(folder: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "ending", ["tiff", "TIF", "gif", "JPG", "Jpeg", "webp", "ppm", "bmp", "jp2", "tga", "ico"]
+    "ending", ["tiff", "TIF", "gif", "JPG", "Jpeg", "webp", "ppm", "bmp", "jp2", "tga", "pcx"]
 )
 def test_all_kinds_of_pictures_are_read(folder: Path, ending: str) -> None:
     for index in range(3):
