@@ -47,10 +47,10 @@ def name_notes(names: Sequence[str]) -> Iterator[str]:
         yield f"classes of one name are kept apart by their numbers: {some(twice)}"
     folded: dict[str, set[str]] = {}
     for name in names:
-        folded.setdefault(name.casefold(), set()).add(name)
+        folded.setdefault(" ".join(name.casefold().split()), set()).add(name)
     alike = [" and ".join(map(repr, sorted(group))) for group in folded.values() if len(group) > 1]
     if alike:
-        yield f"classes differ in capitals only: {some(alike)}"
+        yield f"classes differ in capitals or spaces only: {some(alike)}"
 
 
 def shown(text: str) -> str:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -167,17 +168,16 @@ def describe_files(
     tables = _Tables.of(params, files, card)
     numbers = {split: tables.numbers(split) for split in ("train", "test")}
     pictures = tables.survey()
-    for split, count in (("train", pictures.pictures - pictures.test), ("test", pictures.test)):
+    for split, count in pictures.counts.items():
         if count != len(numbers[split]):
             labels = len(numbers[split])
-            raise SuiteError(
-                f"{files[split][0]}: damaged: the split has {labels:,} labels and {count:,} images"
-            )
+            raise SuiteError(f"{files[split][0]}: damaged: {labels:,} labels, but {count:,} images")
     channels = params.shape[0] if params.shape else channels_of(pictures)
     where, first = next(tables.pictures("train"))
     height, width, _ = decode(first, channels, params.crop, where).shape
     columns = sorted({(layout.image, layout.label) for layout in tables.layouts.values()})
-    hashes = {split: [pictures.files[str(path)] for path in paths] for split, paths in files.items()}
+    trained = len(files["train"])
+    hashes = {"train": pictures.files[:trained], "test": pictures.files[trained:]}
     reading = content_of(pictures, channels)
     content = {"columns": columns, **hashes, **({"reading": reading} if reading else {})}
     return facts(
@@ -254,15 +254,32 @@ class ParquetImages:
 
 
 def load_files(
-    params: ColumnParams, files: Files, split: str, card: tuple[str, ...] | None = None
+    params: ColumnParams,
+    files: Files,
+    split: str,
+    card: tuple[str, ...] | None = None,
+    *,
+    memory_bytes: int | None = None,
 ) -> ParquetImages:
     """Load one split of Parquet files; ``card`` as in :func:`describe_files`.
 
+    ``memory_bytes``: the most that the encoded images may take (default: the memory of this machine).
+
     Raises:
-        SuiteError: a row has no image, or a label that is not one of the classes.
+        SuiteError: a row has no image, or a label that is not one of the classes, or the images do not fit.
     """
     tables = _Tables.of(params, files, card)
-    channels = params.shape[0] if params.shape else channels_of(tables.survey())
+    pictures = tables.survey()
+    channels = params.shape[0] if params.shape else channels_of(pictures)
+    size = pictures.sizes[split]
+    memory = (
+        os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if memory_bytes is None else memory_bytes
+    )
+    if size > memory:
+        raise SuiteError(
+            f"{files[split][0].parent}: the images of the {split} split take {size / 1e9:,.1f} GB, "
+            f"but this machine has {memory / 1e9:,.1f} GB of memory; use the data set imagefolder"
+        )
     columns = []
     for path in files[split]:
         column = tables.layouts[path].image

@@ -96,7 +96,7 @@ def facts(
         raise SuiteError(f"shape: {list(params.shape)}, but the images of {where} are {list(shape)}")
     scale = () if params.mean is not None else ("mean and std not given: 0.5 and 0.5",)
     return DataInfo(
-        name=name,
+        name=shown(name),
         shape=shape,
         class_names=class_names,
         sizes=dict(sizes),
@@ -117,7 +117,7 @@ def planned(params: PictureParams, *, name: str, missing: str) -> DataInfo:
         raise SuiteError(f"{missing} (to plan without it, give num_classes, and shape or image_size)")
     shape = params.shape or VARYING
     return DataInfo(
-        name=name,
+        name=shown(name),
         shape=shape,
         class_names=tuple(str(index) for index in range(params.num_classes)),
         sizes={},

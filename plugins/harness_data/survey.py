@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -12,7 +14,7 @@ from pathlib import Path
 from harness.methods import remembered
 from harness_data.pixels import BACKGROUND, header_of
 
-__all__ = ["Survey", "channels_of", "content_of", "notes_of", "survey"]
+__all__ = ["Survey", "announcement", "channels_of", "content_of", "notes_of", "survey"]
 
 TRAITS = {
     "turned": "EXIF rotation applied to {}",
@@ -24,26 +26,33 @@ TRAITS = {
 is in the fingerprint."""
 
 SPLITS = ("train", "test")
+LONG_BYTES = 4 * 10**9
+"""Reading data of this size takes so long that a line says so."""
 
 
 @dataclass(frozen=True)
 class Survey:
     """What reading all pictures of a data set has shown.
 
-    ``content``: hash of the bytes of all pictures in their order. ``files``: hashes of whole files, where they hold
-    more than pictures. ``again``: test pictures whose bytes a training picture has too. ``twice``: training pictures
+    ``counts`` and ``sizes``: of each split, pictures and their encoded bytes. ``content``: hash of the bytes of all pictures in their order. ``files``: hashes of whole files in their order,
+    where they hold more than pictures. ``again``: test pictures whose bytes a training picture has too. ``twice``: training pictures
     whose bytes an earlier one has.
     """
 
-    pictures: int
-    test: int
+    counts: Mapping[str, int]
+    sizes: Mapping[str, int]
     grey: int
     codecs: Mapping[str, int]
     traits: Mapping[str, int]
     content: str
     again: int
     twice: int
-    files: Mapping[str, str]
+    files: Sequence[str]
+
+    @property
+    def pictures(self) -> int:
+        """The number of pictures of both splits."""
+        return sum(self.counts.values())
 
 
 def survey(
@@ -67,14 +76,25 @@ def survey(
     """
 
     def read() -> dict[str, object]:
-        return asdict(_read(pictures, {str(path): _file_hash(path) for path in hashed}))
+        if words := announcement(files):
+            print(words, file=sys.stderr)
+        return asdict(_read(pictures, [_file_hash(path) for path in hashed]))
 
     return Survey(**remembered(files, [about, _code()], read))
 
 
-def _read(pictures: Callable[[str], Iterable[tuple[str, bytes]]], files: Mapping[str, str]) -> Survey:
+def announcement(files: Sequence[str | Path], least: int = LONG_BYTES) -> str | None:
+    """Return what to tell a person who waits while all files are read, or None if that is short."""
+    size = sum(os.stat(path).st_size for path in files)
+    if size < least:
+        return None
+    return f"reading {len(files):,} files of {size / 1e9:,.1f} GB once: their bytes identify the data set"
+
+
+def _read(pictures: Callable[[str], Iterable[tuple[str, bytes]]], files: Sequence[str]) -> Survey:
     codecs, traits, grey = Counter[str](), Counter[str](), 0
     hashes: dict[str, list[bytes]] = {}
+    sizes = Counter[str]()
     for split in SPLITS:
         hashes[split] = []
         for where, data in pictures(split):
@@ -82,11 +102,12 @@ def _read(pictures: Callable[[str], Iterable[tuple[str, bytes]]], files: Mapping
             codecs[header.codec] += 1
             traits.update(header.traits)
             grey += header.grey
+            sizes[split] += len(data)
             hashes[split].append(hashlib.sha256(data).digest())
     train = set(hashes["train"])
     return Survey(
-        pictures=sum(map(len, hashes.values())),
-        test=len(hashes["test"]),
+        counts={split: len(members) for split, members in hashes.items()},
+        sizes={split: sizes[split] for split in SPLITS},
         grey=grey,
         codecs=dict(codecs.most_common()),
         traits={name: traits[name] for name in TRAITS if traits[name]},
@@ -126,10 +147,9 @@ def notes_of(found: Survey, channels: int) -> Iterator[str]:
     for name, count in found.traits.items():
         yield TRAITS[name].format(_of(count, found.pictures))
     if found.again:
-        yield f"{_of(found.again, found.test, 'test ')} have the bytes of a training picture"
+        yield f"{_of(found.again, found.counts['test'], 'test ')} have the bytes of a training picture"
     if found.twice:
-        train = found.pictures - found.test
-        yield f"{_of(found.twice, train, 'training ')} have the bytes of an earlier one"
+        yield f"{_of(found.twice, found.counts['train'], 'training ')} have the bytes of an earlier one"
 
 
 def _of(count: int, total: int, kind: str = "") -> str:

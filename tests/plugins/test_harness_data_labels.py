@@ -6,6 +6,7 @@ import io
 import json
 import os
 import shutil
+import time
 from pathlib import Path
 from typing import Any
 
@@ -385,6 +386,27 @@ def refusal(folder: Path) -> list[str]:
     except SuiteError as error:
         return [str(error)]
     return []
+
+
+def test_a_set_is_the_same_however_its_folder_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pair(tmp_path, [0, 1])
+    time.sleep(2.1)  # what is remembered of one spelling is found for the other
+    before = describe(tmp_path)
+    monkeypatch.chdir(tmp_path.parent)
+    assert describe(Path(tmp_path.name)) == before
+    assert describe(tmp_path / ".." / tmp_path.name) == before
+
+
+def test_images_that_do_not_fit_into_memory_are_refused(tmp_path: Path) -> None:
+    params = parquet.ParquetParams(path=str(pair(tmp_path, [0, 1])))
+    files = {split: [tmp_path / f"{split}.parquet"] for split in ("train", "test")}
+    assert len(parquet.load_files(params, files, "train")) == 2
+    with pytest.raises(
+        SuiteError, match=r"the images of the train split take .* GB, but this machine has .* GB of memory"
+    ):
+        parquet.load_files(params, files, "train", memory_bytes=100)
 
 
 @pytest.mark.parametrize("pattern", ["**x", "", "train\0"])

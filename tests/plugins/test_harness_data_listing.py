@@ -15,7 +15,7 @@ from PIL import Image
 
 from harness.errors import SuiteError
 from harness.types import DataInfo
-from harness_data import imagefolder
+from harness_data import imagefolder, survey
 from harness_data.names import ordered
 
 NFC, NFD = "\u00e9", "e\u0301"  # é as one sign and as two
@@ -90,7 +90,7 @@ def test_classes_that_differ_in_capitals_are_noted(folder: Path) -> None:
             picture(folder / split / name / "0.png", value)
     info = describe(folder)
     assert info.class_names == ("Dog", "a", "b", "dog")
-    assert "classes differ in capitals only: 'Dog' and 'dog'" in info.note
+    assert "classes differ in capitals or spaces only: 'Dog' and 'dog'" in info.note
 
 
 def test_a_class_of_two_unicode_forms_is_one_class(folder: Path) -> None:
@@ -250,6 +250,14 @@ def settled(folder: Path) -> DataInfo:
     """Describe a folder when it can be remembered: its files did not change just now."""
     time.sleep(2.1)
     return describe(folder)
+
+
+def test_a_long_reading_is_announced(folder: Path) -> None:
+    files = [folder / "train/a/0.png", folder / "train/b/0.png"]
+    assert survey.announcement(files) is None
+    assert survey.announcement(files, least=100) == (
+        "reading 2 files of 0.0 GB once: their bytes identify the data set"
+    )
 
 
 def test_the_same_bytes_have_one_fingerprint_wherever_they_are(folder: Path, tmp_path: Path) -> None:
