@@ -137,12 +137,17 @@ def append_line(path: Path, line: bytes) -> None:
 
     A crash can leave a last line without a line end. It gets one first, so that it does not damage the new line.
 
+    A link is not followed: in a folder from elsewhere it may lead to any file of this user.
+
     Raises:
-        OSError: the file cannot be written, or the disk has no space for the whole line.
+        OSError: the file cannot be written or is not a regular file, or the disk has no space for the whole line.
     """
-    descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    descriptor = os.open(path, flags, 0o644)
     try:
-        size = os.fstat(descriptor).st_size
+        status = os.fstat(descriptor)
+        _refuse_others(status.st_mode, path)
+        size = status.st_size
         torn = size > 0 and os.pread(descriptor, 1, size - 1) != b"\n"
         whole = (b"\n" if torn else b"") + line + b"\n"
         if os.write(descriptor, whole) != len(whole):

@@ -32,6 +32,33 @@ def put(blobs, content, step=7):
     return blobs.path(sha(content))
 
 
+def flip(path):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 4
+    path.write_bytes(content)
+
+
+def instead(make):
+    def plant(path):
+        path.unlink()
+        make(path)
+
+    return plant
+
+
+DAMAGES = {
+    "a flipped bit": flip,
+    "truncated": lambda path: os.truncate(path, 20),
+    "empty": lambda path: os.truncate(path, 0),
+    "longer": lambda path: path.write_bytes(path.read_bytes() + b"more"),
+    "missing": Path.unlink,
+    "a folder": instead(Path.mkdir),
+    "a pipe": instead(os.mkfifo),
+    "a link to nothing": instead(lambda path: path.symlink_to("nowhere")),
+    "a device": instead(lambda path: path.symlink_to("/dev/zero")),
+}
+
+
 @pytest.fixture
 def blobs(tmp_path):
     return Blobs(tmp_path / "blobs", 1000, 2000, reserve_bytes=0)
@@ -64,6 +91,35 @@ class TestSending:
         assert blobs.held(name, 5) == 0
         assert list((tmp_path / "blobs").iterdir()) == []
         assert blobs.write(name, 5, 0, b"right") == 5
+
+    @pytest.mark.parametrize("again", [False, True], ids=["same process", "new process"])
+    @pytest.mark.parametrize("damage", DAMAGES)
+    def test_a_damaged_blob_is_never_given_and_sent_again(self, blobs, tmp_path, damage, again):
+        content = bytes(range(200))
+        path = put(blobs, content)
+        DAMAGES[damage](path)
+        if again:
+            blobs = Blobs(tmp_path / "blobs", 1000, 2000, reserve_bytes=0)
+        with pytest.raises(DeviceError, match="send it"):
+            blobs.path(path.name)
+        assert put(blobs, content).read_bytes() == content
+        DAMAGES[damage](path)
+        assert put(blobs, content).read_bytes() == content
+
+    @pytest.mark.parametrize("damage", DAMAGES)
+    def test_a_first_part_that_was_damaged_on_the_disk_is_sent_again(self, blobs, tmp_path, damage):
+        content = b"x" * 100
+        blobs.write(sha(content), 100, 0, content[:40])
+        DAMAGES[damage](tmp_path / "blobs" / f"{sha(content)}.part")
+        blobs = Blobs(tmp_path / "blobs", 1000, 2000, reserve_bytes=0)
+        assert put(blobs, content).read_bytes() == content
+
+    def test_a_blob_is_read_once(self, blobs, monkeypatch):
+        path = put(blobs, b"x" * 100)
+        monkeypatch.setattr(Path, "open", None)
+        for _ in range(3):
+            assert blobs.held(path.name, 100) == 100
+            assert blobs.path(path.name) == path
 
     @pytest.mark.parametrize(
         ("offset", "data"), [(1, b"x"), (-1, b"x"), (3, b"xx"), (2, b"x" * 9), (0, b"x")]

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from harness.errors import first_line
-from harness.store.files import write_atomically
+from harness.store.files import append_line, write_atomically
 
 
 def mode_of(path: Path) -> int:
@@ -55,6 +55,18 @@ def test_a_failure_keeps_the_old_file_and_leaves_nothing_beside_it(tmp_path, mon
         write_atomically(path, "new", sync=True)
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize(
+    "make",
+    [os.mkfifo, Path.mkdir, lambda path: path.symlink_to("mine"), lambda path: path.symlink_to("/dev/null")],
+)
+def test_a_line_is_appended_to_regular_files_only(tmp_path, make):
+    (tmp_path / "mine").write_text("keep\n")
+    make(tmp_path / "runs.jsonl")
+    with pytest.raises(OSError, match=r"runs\.jsonl"):
+        append_line(tmp_path / "runs.jsonl", b"line")
+    assert (tmp_path / "mine").read_text() == "keep\n"
 
 
 def test_an_error_names_the_file_that_was_to_be_written(tmp_path):

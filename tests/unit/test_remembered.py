@@ -111,6 +111,16 @@ def test_a_damaged_result_is_made_again(reader: Reader, damage: Callable[[str], 
     assert other_process.times == 1
 
 
+def test_a_pipe_in_the_place_of_a_result_is_replaced(reader: Reader) -> None:
+    reader()
+    other_process = forget(reader)
+    (file,) = other_process.kept()
+    file.unlink()
+    os.mkfifo(file)
+    assert other_process() == {"text": "old"}
+    assert file.is_file()
+
+
 def test_without_a_cache_that_can_be_written_one_process_remembers(reader: Reader) -> None:
     reader.cache.write_text("a file, not a folder")
     assert reader() == reader() == {"text": "old"}

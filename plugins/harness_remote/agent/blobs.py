@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import logging
 import os
 import re
 import shutil
+import stat
 import threading
 from pathlib import Path
 
@@ -20,6 +22,7 @@ __all__ = ["RESERVE_BYTES", "Blobs"]
 
 RESERVE_BYTES = 64 * 2**20  # bytes of the disk that stay free for other programs
 _CHUNK = 2**20
+_LOG = logging.getLogger(__name__)
 _NAME = re.compile(r"[0-9a-f]{64}(\.part)?", re.ASCII)
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
@@ -39,6 +42,8 @@ class Blobs:
         self._max_total = max_total_bytes
         self._reserve = reserve_bytes
         self._lock = threading.Lock()
+        self._sound: dict[str, tuple[int, ...]] = {}  # name -> the state of a file whose content was checked
+        self._begun: set[str] = set()  # names of files whose first piece this process wrote
         try:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         except OSError as error:
@@ -73,12 +78,19 @@ class Blobs:
                     f"blob {sha256[:12]}: {len(data)} bytes at {offset}, where {held} of {size} are held"
                 )
             part = _part(whole)
+            if held == 0:
+                self._begun.add(sha256)
             try:
                 self._make_room(size - held, keep=part)
                 with part.open("ab") as file:
                     file.write(data)
-                if held + len(data) == size:
-                    self._finish(part, whole, size)
+                if held + len(data) == size and not self._finish(part, whole, size):
+                    if sha256 in self._begun:
+                        raise DeviceError(f"blob {sha256[:12]} came with another content: send it again")
+                    _LOG.warning(
+                        "blob %s: its first part was damaged on the disk; it is sent again", sha256[:12]
+                    )
+                    return 0
             except OSError as error:
                 if error.errno in _FULL:
                     raise DeviceError(
@@ -95,8 +107,10 @@ class Blobs:
         """
         whole = self._name(sha256, 1)
         with self._lock:
+            self._drop_if_damaged(whole)
             try:
                 os.utime(whole)
+                self._sound[sha256] = _state(whole)
             except OSError:
                 raise DeviceError(
                     f"blob {sha256[:12]} is not on the board (any more): send it (again)"
@@ -110,7 +124,24 @@ class Blobs:
             raise DeviceError(f"blob {sha256[:12]} of {size} bytes: allowed are 1 to {self._max_blob}")
         return self._folder / sha256
 
+    def _drop_if_damaged(self, whole: Path) -> None:
+        """Delete a file whose content is not what its name says. The client has it, and sends it again.
+
+        A file is read once in a process, and again if its state has changed.
+        """
+        if (held := _size(whole)) is None:
+            self._sound.pop(whole.name, None)
+            return
+        if self._sound.get(whole.name) != (state := _state(whole)):
+            if _hash(whole) == whole.name:
+                self._sound[whole.name] = state
+                return
+            _LOG.warning("blob %s of %d bytes was damaged on the disk and is deleted", whole.name[:12], held)
+            self._sound.pop(whole.name, None)
+            whole.unlink(missing_ok=True)
+
     def _held(self, whole: Path, size: int) -> int:
+        self._drop_if_damaged(whole)
         held = _size(whole)
         if held is not None:
             if held != size:
@@ -119,22 +150,17 @@ class Blobs:
         begun = _size(_part(whole)) or 0
         if begun < size:
             return begun
-        try:  # the agent was killed before the file got its name, or a longer file was announced before
-            self._finish(_part(whole), whole, size)
-        except DeviceError:
-            return 0
-        return size
+        # the agent was killed before the file got its name, or a longer file was announced before
+        return size if self._finish(_part(whole), whole, size) else 0
 
-    def _finish(self, part: Path, whole: Path, size: int) -> None:
-        digest = hashlib.sha256()
-        with part.open("rb") as file:
-            while chunk := file.read(_CHUNK):
-                digest.update(chunk)
-            os.fsync(file.fileno())
-        if digest.hexdigest() != whole.name or _size(part) != size:
+    def _finish(self, part: Path, whole: Path, size: int) -> bool:
+        """Give a complete file its name, or delete it if its content has another hash. Return whether it is right."""
+        if _size(part) != size or _hash(part) != whole.name:
             part.unlink(missing_ok=True)
-            raise DeviceError(f"blob {whole.name[:12]} came with another content: send it again")
+            return False
         part.replace(whole)
+        self._sound[whole.name] = _state(whole)
+        return True
 
     def _make_room(self, wanted: int, keep: Path) -> None:
         """Remove the least recently used other files until ``wanted`` more bytes fit.
@@ -174,10 +200,34 @@ def _part(whole: Path) -> Path:
 
 
 def _size(path: Path) -> int | None:
+    """Return the size of a file, or None if there is none. Anything else in its place is deleted."""
     try:
-        return path.stat().st_size
+        status = path.lstat()
     except FileNotFoundError:
         return None
+    if stat.S_ISREG(status.st_mode):
+        return status.st_size
+    _LOG.warning("%s is not a regular file and is deleted", path)
+    if stat.S_ISDIR(status.st_mode):
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+    return None
+
+
+def _state(path: Path) -> tuple[int, ...]:
+    status = path.stat()
+    return status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
+
+
+def _hash(path: Path) -> str:
+    """Return the SHA-256 of a file, which is on the disk afterwards."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(_CHUNK):
+            digest.update(chunk)
+        os.fsync(file.fileno())
+    return digest.hexdigest()
 
 
 def _mb(size: int) -> str:
