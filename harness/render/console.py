@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterable
 
 from rich.cells import cell_len
 from rich.console import Console
-from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
-__all__ = ["add_figures", "add_texts", "natural_width", "print_whole", "wide_console"]
+__all__ = ["add_figures", "add_texts", "print_whole", "text_width", "wide_console"]
 
 
 class _Console(Console):
@@ -30,16 +28,14 @@ FOLDED = 8
 """Width down to which a column of texts is folded on a narrow terminal."""
 
 
-def natural_width(table: Table) -> int:
-    """Return the width of a table whose texts are not folded, in characters."""
-    unbounded = Console(width=10_000)
-    return Measurement.get(unbounded, unbounded.options, table).maximum
+def text_width(heading: str, cells: Iterable[str]) -> int:
+    """Return the width of a column in which nothing is cut or folded, in characters."""
+    return max(cell_len(line) for text in (heading, *cells) for line in text.split("\n"))
 
 
-def add_figures(table: Table, heading: str, cells: Iterable[str]) -> None:
-    """Add a column of figures, none of which is ever cut or folded."""
-    lines = [line for text in (heading, *cells) for line in text.split("\n")]
-    table.add_column(Text(heading), justify="right", no_wrap=True, min_width=max(map(cell_len, lines)))
+def add_figures(table: Table, heading: str, width: int) -> None:
+    """Add a column of figures, none of which is ever cut or folded. ``width`` is their :func:`text_width`."""
+    table.add_column(Text(heading), justify="right", no_wrap=True, min_width=width)
 
 
 def add_texts(table: Table, heading: str) -> None:
@@ -47,13 +43,14 @@ def add_texts(table: Table, heading: str) -> None:
     table.add_column(Text(heading), overflow="fold")
 
 
-def print_whole(console: Console, table: Table) -> None:
-    """Print a table. On a terminal that is too narrow for its figures, its lines are longer than the terminal."""
-    folded = copy.deepcopy(table)
-    for column in folded.columns:
-        column.max_width = column.min_width or FOLDED
+def print_whole(console: Console, table: Table, gap: int) -> None:
+    """Print a table. On a terminal that is too narrow for its figures, its lines are longer than the terminal.
+
+    ``gap`` is the number of characters between two columns.
+    """
+    least = sum(column.min_width or FOLDED for column in table.columns) + gap * (len(table.columns) - 1)
     width = console.width
-    console.width = max(width, natural_width(folded))
+    console.width = max(width, least)
     try:
         console.print(table, crop=False)
     finally:

@@ -8,13 +8,17 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
-from harness.render.console import add_figures, add_texts, natural_width, print_whole, wide_console
+from harness.render.console import add_figures, add_texts, print_whole, text_width, wide_console
 
 if TYPE_CHECKING:
     from harness.plan.estimate import DeviceShare, Estimate
 
 __all__ = ["show_estimates"]
+
+GAP = 2
+"""Characters between two columns."""
 
 MB = 1e6
 """Bytes of a megabyte, the unit of leaderboards."""
@@ -36,10 +40,10 @@ def show_estimates(estimates: Sequence[Estimate], console: Console | None = None
     rows = [_row(estimate, notes) for estimate in estimates]
     whole = (*_NAMING, *_FIGURES, *_DEVICES, "note")
     blocks: Sequence[Sequence[str]] = [whole]
-    if natural_width(_table(whole, rows)) > console.width:
+    if sum(_width(column, rows) + GAP for column in whole) - GAP > console.width:
         blocks = [(*_NAMING, *_FIGURES, "note"), (*_NAMING, *_DEVICES)]
     for columns in blocks:
-        print_whole(console, _table(columns, rows))
+        print_whole(console, _table(columns, rows), GAP)
     for note, number in notes.items():
         console.print(escape(f"[{number}] {note}"), highlight=False)
     for line in _profiles(estimates):
@@ -63,11 +67,15 @@ def _row(estimate: Estimate, notes: dict[str, int]) -> dict[str, str]:
     }
 
 
+def _width(column: str, rows: Sequence[Mapping[str, str]]) -> int:
+    return text_width(column, (Text.from_markup(row[column]).plain for row in rows))
+
+
 def _table(columns: Sequence[str], rows: Sequence[Mapping[str, str]]) -> Table:
     table = Table(box=None, pad_edge=False, header_style="dim")
     for column in columns:
         if column in _FIGURES:
-            add_figures(table, column, [row[column] for row in rows])
+            add_figures(table, column, _width(column, rows))
         else:
             add_texts(table, column)
     for row in rows:

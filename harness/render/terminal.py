@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from harness.render.console import add_figures, add_texts, natural_width, print_whole
+from harness.render.console import add_figures, add_texts, print_whole, text_width
 from harness.render.view import IMPORTANCE, MARKS, SETTINGS, Shown, columns_of, notes, setting, title
 from harness.results.leaderboard.leaderboard import Leaderboard, Table
 
@@ -44,7 +44,7 @@ def _show(table: Table, console: Console, columns: Sequence[str] | None) -> None
         console.print(Text(common, style="dim"))
     console.print()
     for block in _blocks(table, shown, console.width, ranked=columns is None):
-        print_whole(console, _table(table, block))
+        print_whole(console, _table(table, block), GAP)
         console.print()
     for line in notes(table, shown, usual=columns is None):
         console.print(Text(line, style=_NOTES.get(line[0], "dim")))
@@ -62,8 +62,10 @@ def _blocks(table: Table, shown: Sequence[Shown], width: int, *, ranked: bool) -
     columns stay in their order.
     """
 
+    widths = {column: _width(column) for column in shown}
+
     def fits(columns: Sequence[Shown]) -> bool:
-        return natural_width(_table(table, columns)) <= width
+        return sum(widths[column] for column in columns) + GAP * (len(columns) - 1) <= width
 
     if fits(shown):
         return [list(shown)]
@@ -89,6 +91,9 @@ def _blocks(table: Table, shown: Sequence[Shown], width: int, *, ranked: bool) -
     return blocks
 
 
+GAP = 3
+"""Characters between two columns."""
+
 _NAMING = ("tier", "method", *SETTINGS, "started")
 """Columns that say which row it is."""
 
@@ -99,6 +104,14 @@ def _importance(table: Table, name: str) -> int:
     return IMPORTANCE.index(name) if name in IMPORTANCE else len(IMPORTANCE)
 
 
+def _heading(column: Shown) -> str:
+    return f"{column.heading}\n{column.unit}"
+
+
+def _width(column: Shown) -> int:
+    return text_width(_heading(column), column.cells)
+
+
 def _in_order(columns: Sequence[Shown], shown: Sequence[Shown]) -> list[Shown]:
     return [column for column in shown if column in columns]
 
@@ -106,9 +119,9 @@ def _in_order(columns: Sequence[Shown], shown: Sequence[Shown]) -> list[Shown]:
 def _table(table: Table, shown: Sequence[Shown]) -> RichTable:
     drawn = RichTable(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=(0, 1))
     for column in shown:
-        heading = f"{column.heading}\n{column.unit}"
+        heading = _heading(column)
         if column.numeric:
-            add_figures(drawn, heading, column.cells)
+            add_figures(drawn, heading, _width(column))
         else:
             add_texts(drawn, heading)
     tiers = [row.number("tier") or len(table.rows) for row in table.rows]
