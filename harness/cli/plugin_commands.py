@@ -17,7 +17,7 @@ __all__ = ["SUMMARIES", "PluginGroup"]
 SUMMARIES = {
     "harness.commands": {
         "agent": "Make this machine a board that others measure on.",
-        "lab": "Virtual boards on this machine: the same agent, behind emulated links.",
+        "lab": "Run virtual boards on this machine: the same agent, behind emulated links.",
     },
     "harness.commands.devices": {
         "add": "Add a board whose agent is already running to the inventory.",

@@ -1,0 +1,1 @@
+"""Baselines: compressors, partitioners and placers to compare the methods with."""

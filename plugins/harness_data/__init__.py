@@ -1,0 +1,1 @@
+"""Data sets: embedded, in files, on the Hugging Face hub, and synthetic."""

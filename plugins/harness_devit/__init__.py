@@ -1,0 +1,1 @@
+"""DeViT: a partitioner, and the model builder ``cct``."""

@@ -1,0 +1,1 @@
+"""EdgeViT: a compressor."""

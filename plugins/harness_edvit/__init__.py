@@ -1,0 +1,1 @@
+"""ED-ViT: a partitioner, and placers."""

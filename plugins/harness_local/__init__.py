@@ -1,0 +1,1 @@
+"""The CPU and the CUDA GPUs of this machine."""

@@ -1,0 +1,1 @@
+"""The runtimes ONNX Runtime and PyTorch."""

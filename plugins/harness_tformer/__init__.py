@@ -1,0 +1,1 @@
+"""TFormer: a model builder."""

@@ -1,0 +1,1 @@
+"""Model builders over timm, and cuts of ViTs."""

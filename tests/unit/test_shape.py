@@ -125,12 +125,14 @@ def test_the_formatter_is_never_switched_off() -> None:
 
 
 @pytest.mark.parametrize("top", ["harness", "plugins"])
-def test_every_public_definition_has_a_docstring(top: str) -> None:
+def test_every_file_and_public_definition_has_a_docstring(top: str) -> None:
     files = [path for path in SOURCE if path.is_relative_to(ROOT / top)]
+    trees = {relative(path): ast.parse(path.read_text()) for path in files}
+    assert [path for path, tree in trees.items() if ast.get_docstring(tree) is None] == []
     missing = [
-        f"{relative(path)}: {name}"
-        for path in files
-        for name, node in definitions(ast.parse(path.read_text()))
+        f"{path}: {name}"
+        for path, tree in trees.items()
+        for name, node in definitions(tree)
         if ast.get_docstring(node) is None
     ]
     assert missing == []

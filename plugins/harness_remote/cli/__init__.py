@@ -1,0 +1,1 @@
+"""The commands ``agent``, ``lab`` and ``devices add|check|remove|setup``."""

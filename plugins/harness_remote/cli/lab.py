@@ -17,7 +17,7 @@ __all__ = ["command"]
 
 @click.group("lab")
 def command() -> None:
-    """Virtual boards on this machine: the same agent, behind emulated links.
+    """Run virtual boards on this machine: the same agent, behind emulated links.
 
     LAB is a YAML file, or the name of a shipped lab (nano4, nano6, pi10). Rows that are measured there are `emulated`.
     """
