@@ -90,9 +90,9 @@ def suite_options(function: Callable[..., Any]) -> Callable[..., Any]:
             metavar="KEY=VALUE",
             help="Change a value of the suite, e.g. measure.repeats=3.",
         ),
-        click.option("--only", metavar="PATTERN", help="Only methods that match, e.g. 'edgevit-*'."),
+        click.option("--only", metavar="PATTERN", help="Use only methods that match, e.g. 'edgevit-*'."),
         click.option(
-            "--device", "devices", multiple=True, metavar="NAME", help="Only these devices of the suite."
+            "--device", "devices", multiple=True, metavar="NAME", help="Use only these devices of the suite."
         ),
         block_option,
     ):

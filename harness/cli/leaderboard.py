@@ -12,13 +12,15 @@ from harness.render import FORMATS
 
 @click.command("leaderboard")
 @click.argument("folders", nargs=-1, required=True, metavar="DIR...", type=PathType())
-@click.option("--format", type=click.Choice(FORMATS), default="table", help="Default: table.")
+@click.option(
+    "--format", type=click.Choice(FORMATS), default="table", help="Output format.  [default: table]"
+)
 @click.option(
     "--sort",
     metavar="COL",
-    help="Order the rows by this column, its better end first, or the greatest value first: -COL.",
+    help="Order the rows by this column, the best value first; -COL: the greatest value first.",
 )
-@click.option("--columns", metavar="A,B", help="These columns, in this order, or 'all'.")
+@click.option("--columns", metavar="A,B", help="Show these columns, in this order, or 'all'.")
 @click.option("--within", metavar="A,B", help="Split tables further, e.g. runtime,precision.")
 @click.option(
     "--where", metavar="EXPR", help="Show only rows for which this holds, e.g. 'top-1 > 90 and p50 < 5'."
@@ -28,9 +30,11 @@ from harness.render import FORMATS
     "published",
     multiple=True,
     metavar="FILE",
-    help="Below them, what a paper printed, e.g. papers/devit (repeatable).",
+    help="Show below the tables the figures that a paper printed, e.g. papers/devit (repeatable).",
 )
-@click.option("--all", "everything", is_flag=True, help="Also cells that the folder's last run did not have.")
+@click.option(
+    "--all", "everything", is_flag=True, help="Show also cells that the folder's last run did not have."
+)
 def command(
     folders: tuple[Path, ...],
     format: str,

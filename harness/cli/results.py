@@ -45,7 +45,7 @@ def validate(folders: tuple[Path, ...]) -> int:
 @command.command("show")
 @click.argument("folder", metavar="DIR", type=PathType())
 @click.argument("which", required=False, metavar="[CELL|METHOD]")
-@click.option("--json", "as_json", is_flag=True, help="The records themselves.")
+@click.option("--json", "as_json", is_flag=True, help="Print the records themselves as JSON.")
 def show(folder: Path, which: str | None, as_json: bool) -> None:
     """Show one record in full, or list all.
 

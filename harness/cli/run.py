@@ -20,9 +20,11 @@ from harness.cli.common import PathType, SuiteChoice, load, make, suite_options,
     is_flag=True,
     help="Measure all cells again, or those that --only and --device name; their records are set aside.",
 )
-@click.option("--retry-flagged", is_flag=True, help="Measure cells again whose record is flagged.")
-@click.option("--json", "as_json", is_flag=True, help="Print the leaderboard as JSON, progress to stderr.")
-@click.option("-q", "--quiet", is_flag=True, help="Plain lines instead of a live table.")
+@click.option("--retry-flagged", is_flag=True, help="Measure again the cells whose record is flagged.")
+@click.option(
+    "--json", "as_json", is_flag=True, help="Print the leaderboard as JSON, and the progress to stderr."
+)
+@click.option("-q", "--quiet", is_flag=True, help="Print plain lines in place of a live table.")
 def command(
     chosen: SuiteChoice,
     out: Path | None,

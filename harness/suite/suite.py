@@ -34,10 +34,16 @@ class Prepare(Params):
     Threads, processes and device can change a result.
     """
 
-    threads: int = Field(1, ge=1, le=1024, description="threads of each training process")
-    processes: int = Field(1, ge=1, le=64, description="processes that share each training, a GPU each")
-    jobs: int | Literal["auto"] = Field("auto", description="trainings at the same time")
-    device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="auto, cpu, cuda or cuda:N")
+    threads: int = Field(1, ge=1, le=1024, description="number of threads of each training process")
+    processes: int = Field(
+        1, ge=1, le=64, description="number of processes that share each training; each has a GPU of its own"
+    )
+    jobs: int | Literal["auto"] = Field("auto", description="number of trainings at the same time")
+    device: str = Field(
+        "auto",
+        pattern=r"^(auto|cpu|cuda(:\d+)?)$",
+        description="device of the trainings: auto, cpu, cuda or cuda:N",
+    )
 
     @field_validator("jobs")
     @classmethod
@@ -91,9 +97,11 @@ class DeviceChoice(BaseModel):
     threads: int | None = Field(None, ge=1, le=1024)
     fleet: tuple[Name, ...] | None = Field(None, min_length=1, max_length=64)
     central: Name | None = None
-    meters: tuple[EntryRef, ...] | None = Field(None, description="which to read, instead of all that answer")
+    meters: tuple[EntryRef, ...] | None = Field(
+        None, description="the meters to read, in place of all that answer"
+    )
     input: Literal["tensor", "raw"] = Field(
-        "tensor", description="of a fleet: images are sent as float32 tensors, or as raw uint8 pixels"
+        "tensor", description="for a fleet: how images are sent: as float32 tensors, or as raw uint8 pixels"
     )
 
     @model_validator(mode="after")
@@ -123,10 +131,10 @@ class RunItem(Params):
     """A block of cells: methods x devices x runtimes."""
 
     methods: Annotated[Literal["all"] | tuple[str, ...], BeforeValidator(_all_or_list)] = Field(
-        "all", description="names or patterns (edgevit-*)"
+        "all", description="names of methods, or patterns (edgevit-*)"
     )
     devices: tuple[Name, ...] = Field(min_length=1)
-    runtimes: tuple[EntryRef, ...] | None = Field(None, description="instead of each method's own")
+    runtimes: tuple[EntryRef, ...] | None = Field(None, description="seeds in place of each method's own")
     measure: YamlBlock | None = Field(None, description="keys that differ from the suite's measure")
 
 

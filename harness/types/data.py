@@ -48,7 +48,7 @@ class DataChoice(Params):
 
     name: str = Field(min_length=1, description="the data set")
     image_size: int | None = Field(
-        None, ge=1, description="pixels per side that models see (default: as stored)"
+        None, ge=1, description="pixels per side of the images that models get (default: as stored)"
     )
     interpolation: Literal["nearest", "bilinear", "bicubic"] = Field(
         "bilinear", description="how images are resized"
@@ -57,13 +57,13 @@ class DataChoice(Params):
         "dataset", description="mean and standard deviation: the data set's, ImageNet's, or 0.5 and 0.5"
     )
     validation: float = Field(
-        0.1, ge=0, lt=1, description="share of each class's training images set apart for validation"
+        0.1, ge=0, lt=1, description="share of each class's training images that is used for validation"
     )
     classes: tuple[int, ...] | None = Field(
         None, description="class indices to keep; they become 0, 1, ... in this order"
     )
     shots: int | None = Field(
-        None, ge=1, description="training images per class, after validation images are set apart"
+        None, ge=1, description="number of training images per class, without validation images"
     )
 
     @field_validator("classes", mode="before")

@@ -21,7 +21,9 @@ class CoolDown(Params):
     """The key ``cool_down``: wait for a temperature before a cell."""
 
     below: float = Field(ge=-40, le=150, description="degrees Celsius of the hottest sensor")
-    limit: Duration = Field(300.0, description="wait no longer than this; the cell is then flagged unsteady")
+    limit: Duration = Field(
+        300.0, description="longest wait; after it the cell is measured and flagged unsteady"
+    )
 
 
 PRESETS: Mapping[str, Mapping[str, object]] = {
@@ -37,27 +39,46 @@ PRESETS: Mapping[str, Mapping[str, object]] = {
 class Measure(Params):
     """The keys of ``measure:``, which say how cells are measured."""
 
-    preset: Preset = Field("default", description="whose rules for energy")
-    scenario: Scenario = Field("single-stream", description="which workload is generated")
-    batch: int = Field(1, ge=1, le=4096, description="samples that are inferred at once")
-    streams: int = Field(8, ge=1, le=4096, description="multi-stream: samples that arrive at once")
+    preset: Preset = Field("default", description="the set of rules for energy")
+    scenario: Scenario = Field("single-stream", description="the scenario of the workload")
+    batch: int = Field(1, ge=1, le=4096, description="number of samples that are inferred at once")
+    streams: int = Field(8, ge=1, le=4096, description="multi-stream: number of samples that arrive at once")
     target_qps: float | None = Field(None, gt=0, le=1e6, description="server: mean arrivals per second")
-    generator: Literal["harness", "loadgen"] = Field("harness", description="what generates the workload")
-    min_time: Duration = Field(1.0, description="a window lasts at least this long")
-    min_queries: int = Field(662, ge=1, le=10_000_000, description="and at least this many queries")
-    passes: int | None = Field(None, ge=1, le=10_000, description="or passes over the test split, instead")
-    max_time: Duration = Field(60.0, description="and ends here in any case (then flagged short)")
-    warmup: Literal["steady", "one"] = Field("steady", description="until steady, or one query")
-    sustained: Duration | None = Field(None, description="go on for this long, for sustained figures")
-    repeats: int = Field(1, ge=1, le=1000, description="processes measured, on the first seed")
-    energy: Literal["auto", "off", "require"] = Field("auto", description="read meters if any answer")
-    energy_error: Share | None = Field(None, description="lengthen the window until energy is this certain")
-    idle_time: Duration = Field(2.0, description="idle before and after the window, where a meter reads")
+    generator: Literal["harness", "loadgen"] = Field("harness", description="the generator of the workload")
+    min_time: Duration = Field(1.0, description="least length of the window")
+    min_queries: int = Field(662, ge=1, le=10_000_000, description="least number of queries in the window")
+    passes: int | None = Field(
+        None,
+        ge=1,
+        le=10_000,
+        description="number of passes over the test split, in place of a number of queries",
+    )
+    max_time: Duration = Field(
+        60.0, description="greatest length of the window; a cell that reaches it early is flagged short"
+    )
+    warmup: Literal["steady", "one"] = Field(
+        "steady", description="steady: until the latency is steady; one: one query"
+    )
+    sustained: Duration | None = Field(
+        None, description="length of the workload after the window, for sustained figures"
+    )
+    repeats: int = Field(1, ge=1, le=1000, description="number of processes that measure the first seed")
+    energy: Literal["auto", "off", "require"] = Field(
+        "auto",
+        description="auto: read the meters that answer; off: read none; require: fail the plan if none answers",
+    )
+    energy_error: Share | None = Field(
+        None, description="relative uncertainty of energy for which the window is lengthened"
+    )
+    idle_time: Duration = Field(2.0, description="idle time before and after the window, if a meter reads")
     cool_down: CoolDown | None = Field(None, description="wait for a temperature before each cell")
-    in_flight: int = Field(1, ge=1, le=256, description="fleets: frames that are worked on at once")
-    deadline: Duration | None = Field(None, description="fleets: a query is answered within this time")
+    in_flight: int = Field(
+        1, ge=1, le=256, description="fleets: number of queries that are in flight at once"
+    )
+    deadline: Duration | None = Field(None, description="fleets: time within which a query must be answered")
     on_missing: Literal["fail", "substitute"] = Field(
-        "fail", description="fleets: a part that does not answer ends the cell, or something stands in"
+        "fail",
+        description="fleets: what happens if a part does not answer: the cell fails, or a stand-in replaces the part",
     )
     robustness: str | None = Field(
         None, pattern=r"^drop-[1-9]\d?$", description="drop-N: accuracy without 1 to N parts of a split model"

@@ -35,28 +35,35 @@ _RAND_AUGMENT = re.compile(
 class TrainRecipe(Params):
     """The keys of a suite's ``train`` block, which say how a module is trained."""
 
-    epochs: int = Field(40, ge=0, description="passes over the training part; 0 trains nothing")
+    epochs: int = Field(40, ge=0, description="number of passes over the training split; 0 trains nothing")
     optimizer: str = Field(
         "adamw",
         min_length=1,
         description="a timm optimizer: adamw, sgd (Nesterov), momentum (plain), lamb ...",
     )
     lr: Positive = Field(1e-3, description="greatest learning rate")
-    weight_decay: NotNegative = Field(0.05, description="not applied to biases and norms")
-    momentum: float = Field(0.9, ge=0, lt=1, description="for optimizers that have one")
+    weight_decay: NotNegative = Field(0.05, description="weight decay; it is not applied to biases and norms")
+    momentum: float = Field(0.9, ge=0, lt=1, description="momentum, for optimizers that have one")
     batch_size: int = Field(64, ge=1, description="samples per update; an epoch's last batch may be smaller")
     schedule: Literal["cosine", "tanh", "poly", "step", "none"] = Field(
-        "cosine", description="of the learning rate, updated every batch; none: constant after the warm-up"
+        "cosine",
+        description="schedule of the learning rate, which changes at every batch; none: constant after the warm-up",
     )
-    decay_epochs: Positive = Field(30, description="step: epochs between decays")
+    decay_epochs: Positive = Field(30, description="step: number of epochs between decays")
     decay_rate: Positive = Field(0.1, description="step: factor of each decay; poly: the power")
-    warmup_epochs: int = Field(0, ge=0, description="linear warm-up, within the epochs")
+    warmup_epochs: int = Field(
+        0, ge=0, description="number of epochs with a linear warm-up; epochs includes them"
+    )
     warmup_lr: NotNegative = Field(1e-6, description="learning rate at the start of the warm-up")
     min_lr: NotNegative = Field(
         1e-5, validate_default=True, description="cosine, tanh, poly: learning rate at the end"
     )
-    label_smoothing: float = Field(0.0, ge=0, lt=1, description="of the default loss, cross-entropy")
-    clip_grad: Positive | None = Field(None, description="greatest norm of all gradients together")
+    label_smoothing: float = Field(
+        0.0, ge=0, lt=1, description="label smoothing of the default loss, which is cross-entropy"
+    )
+    clip_grad: Positive | None = Field(
+        None, description="greatest norm of all gradients together; larger ones are scaled down"
+    )
     amp: Literal["none", "bf16", "fp16"] = Field("none", description="mixed precision; fp16 on CUDA only")
     augment: Literal["none", "crop-flip", "resized-crop-flip"] = Field(
         "none",
@@ -67,20 +74,23 @@ class TrainRecipe(Params):
         "none", description="RandAugment: timm's policy string, like rand-m9-mstd0.5-inc1 (DeiT)"
     )
     random_erasing: float = Field(
-        0.0, ge=0, le=1, description="share of images with a rectangle of noise (DeiT: 0.25); 0: off"
+        0.0, ge=0, le=1, description="share of the images that get a rectangle of noise (DeiT: 0.25); 0: off"
     )
     mixup: NotNegative = Field(0.0, description="Mixup's alpha (DeiT: 0.8); 0: off")
     cutmix: NotNegative = Field(
         0.0, description="CutMix's alpha (DeiT: 1.0); 0: off; with mixup each batch has one of the two"
     )
     early_stop: Annotated[int, Field(ge=1)] | None = Field(
-        None, description="stop after so many epochs without a better validation top-1; the best weights stay"
+        None,
+        description="number of epochs without a better validation top-1 after which training stops; the best weights stay",
     )
     ema: Annotated[float, Field(gt=0, lt=1)] | None = Field(
         None,
-        description="decay per update of averaged weights, which are validated and kept; none: no average",
+        description="decay per update of the averaged weights, which are validated and kept; none: no average",
     )
-    compile: bool = Field(False, description="torch.compile the training forward")
+    compile: bool = Field(
+        False, description="whether the forward pass of training is compiled by torch.compile"
+    )
 
     @field_validator("rand_augment", mode="before")
     @classmethod

@@ -56,12 +56,15 @@ class SmallModelParams(Params):
     """A small ViT on all classes, trained from random weights with the training compute of the model in ``from``."""
 
     dim: int = Field(ge=1, description="channels of a token; a multiple of heads")
-    depth: int = Field(ge=1, description="blocks")
-    heads: int = Field(ge=1, description="attention heads")
-    mlp_ratio: float = Field(4.0, gt=0, description="neurons of a block's MLP over dim")
-    patch_size: int | None = Field(None, ge=1, description="pixels per side of a patch (the source's)")
+    depth: int = Field(ge=1, description="number of blocks")
+    heads: int = Field(ge=1, description="number of attention heads")
+    mlp_ratio: float = Field(4.0, gt=0, description="neurons of a block's MLP, divided by dim")
+    patch_size: int | None = Field(
+        None, ge=1, description="pixels per side of a patch (default: the source's)"
+    )
     compute: Literal["equal"] | Annotated[float, Field(gt=0)] = Field(
-        "equal", description="training compute, in image passes x MACs: equal to the source's, or a multiple"
+        "equal",
+        description="training compute, in image passes x MACs: equal to the source's, or a multiple of it",
     )
 
     def size(self) -> SmallSize:
@@ -78,31 +81,36 @@ class SmallModelParams(Params):
 class EnsembleParams(SmallModelParams):
     """Small ViTs that differ by seed. Together they use the training compute of the model in ``from``."""
 
-    members: int = Field(ge=2, le=64, description="how many")
+    members: int = Field(ge=2, le=64, description="number of small models")
 
 
 class ClassSplitParams(SmallModelParams):
     """Small ViTs, each for a group of classes. Together they use the training compute of the model in ``from``."""
 
-    parts: int = Field(ge=2, le=256, description="groups of classes (two classes each at least)")
+    parts: int = Field(
+        ge=2, le=256, description="number of groups of classes; each group has at least two classes"
+    )
     fusion: Literal["average", "probe"] = Field(
         "average",
-        description="averaged softmax, each over its own classes; or a linear layer trained on the frozen features",
+        description="average: the softmax of each model over its own classes, averaged; probe: a linear layer that is trained on the frozen features",
     )
-    probe_epochs: int = Field(10, ge=1, description="of the probe's training; within the training compute")
+    probe_epochs: int = Field(
+        10, ge=1, description="epochs in which the probe is trained; the training compute includes them"
+    )
 
 
 class PipelineParams(Params):
     """The place of the cut."""
 
-    after: int = Field(ge=1, description="the first part has this many blocks, the second the rest")
+    after: int = Field(ge=1, description="number of blocks of the first part; the second part has the rest")
 
 
 class VGGParams(Params):
     """A VGG by its dimensions. Image size, channels and classes come from the data set."""
 
     stages: tuple[tuple[Annotated[int, Field(ge=1)], ...], ...] = Field(
-        min_length=1, description="filters of each 3x3 convolution; after each stage a 2x2 max pooling"
+        min_length=1,
+        description="filters of each 3x3 convolution, by stage; each stage ends with a 2x2 max pooling",
     )
 
     @field_validator("stages")
@@ -116,26 +124,32 @@ class VGGParams(Params):
 class NNFacetParams(Params):
     """The number of sub-models, the share of the VGG that each keeps, and their training."""
 
-    parts: int = Field(ge=2, le=256, description="sub-models, at most one per class")
+    parts: int = Field(ge=2, le=256, description="number of sub-models, at most one per class")
     keep: float = Field(
         0.5, gt=0, le=1, description="share of each convolution's filters that a sub-model keeps"
     )
     negatives: int | None = Field(
         None, ge=1, description="images of each foreign class, labelled 0; by default |D| / (10 C) - k"
     )
-    epochs: int = Field(4, ge=0, description="of fine-tuning a sub-model")
-    hidden: int = Field(128, ge=1, description="neurons of the perceptron that fuses")
-    fusion_epochs: int = Field(10, ge=0, description="of the perceptron's training")
+    epochs: int = Field(4, ge=0, description="epochs in which a sub-model is fine-tuned")
+    hidden: int = Field(128, ge=1, description="neurons of the perceptron that fuses the sub-models")
+    fusion_epochs: int = Field(10, ge=0, description="epochs in which the perceptron is trained")
 
 
 class NeurosurgeonParams(Params):
     """The link between the two devices, if it shall differ from their profiles. The method chooses the cut."""
 
     rate_mbps: float | None = Field(
-        None, gt=0, le=1e6, description="the link's rate in 10^6 bits per second, instead of the devices' own"
+        None,
+        gt=0,
+        le=1e6,
+        description="rate of the link in 10^6 bits per second, in place of the rate that the devices state",
     )
     rtt_ms: float | None = Field(
-        None, ge=0, le=60_000, description="its round trip, instead of the devices' own"
+        None,
+        ge=0,
+        le=60_000,
+        description="round-trip time of the link in milliseconds, in place of the time that the devices state",
     )
 
 
@@ -296,7 +310,7 @@ def harness_partitioners() -> Iterable[PartitionerEntry]:
     """Yield the partitioners ``ensemble``, ``class-split``, ``nnfacet``, ``pipeline`` and ``neurosurgeon``."""
     yield PartitionerEntry(
         name="ensemble",
-        summary="N small ViTs on all classes, logits averaged; together the source's training compute",
+        summary="N small ViTs on all classes, whose logits are averaged; all together take the source's training compute",
         params=EnsembleParams,
         sketch=sketch_ensemble,
         partition=partition_ensemble,
@@ -305,7 +319,7 @@ def harness_partitioners() -> Iterable[PartitionerEntry]:
     )
     yield PartitionerEntry(
         name="class-split",
-        summary="N small ViTs from scratch, each on its share of the classes; together the source's training compute",
+        summary="N small ViTs from scratch, each on its share of the classes; all together take the source's training compute",
         params=ClassSplitParams,
         sketch=sketch_class_split,
         partition=partition_class_split,
@@ -314,7 +328,7 @@ def harness_partitioners() -> Iterable[PartitionerEntry]:
     )
     yield PartitionerEntry(
         name="nnfacet",
-        summary="N sub-models of a VGG, of the filters that matter to a share of the classes each (as NNFacet does)",
+        summary="N sub-models of a VGG; each keeps the filters that matter to its share of the classes (as NNFacet does)",
         params=NNFacetParams,
         sketch=sketch_nnfacet,
         partition=partition_nnfacet,
@@ -323,7 +337,7 @@ def harness_partitioners() -> Iterable[PartitionerEntry]:
     )
     yield PartitionerEntry(
         name="pipeline",
-        summary="a trained ViT cut in two after block k; the same answers",
+        summary="a trained ViT cut in two after block k; its answers do not change",
         params=PipelineParams,
         sketch=sketch_pipeline,
         partition=partition_pipeline,
@@ -346,6 +360,6 @@ def harness_placers() -> Iterable[PlacerEntry]:
     """Yield the placer ``round-robin``."""
     yield PlacerEntry(
         name="round-robin",
-        summary="parts in order over the devices; the answer on the central one",
+        summary="assigns the parts to the devices in order; the last part goes to the central device",
         place=place_round_robin,
     )

@@ -46,7 +46,7 @@ class HuggingFaceParams(ColumnParams):
     """The repository or folder of the data, its configuration and revision, and the names of its splits."""
 
     repo: str = Field(min_length=1, description="NAMESPACE/NAME on the hub, or a folder laid out like it")
-    config: str | None = Field(None, description="configuration, where the data set has several")
+    config: str | None = Field(None, description="configuration, if the data set has several")
     revision: str | None = Field(None, description="branch, tag or commit (default: main)")
     train_split: str = Field("train", min_length=1, description="the split to train on")
     test_split: str = Field("test", min_length=1, description="the split to test on")

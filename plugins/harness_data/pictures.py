@@ -24,17 +24,25 @@ class PictureParams(Params):
     """Parameters that every data set of encoded images has."""
 
     num_classes: int | None = Field(
-        None, ge=2, description="classes there must be; lets a suite be planned where the data is not"
+        None,
+        ge=2,
+        description="number of classes, which the data must have; with it a suite can be planned without the data",
     )
     shape: tuple[Literal[1, 3], int, int] | None = Field(
-        None, description="channels, height, width as stored; lets a suite be planned where the data is not"
+        None,
+        description="channels, height and width as stored; with them a suite can be planned without the data",
     )
     crop: Literal["center", "none"] = Field(
-        "center", description="cut the middle square out of an image before it is resized, or not"
+        "center",
+        description="center: cut the middle square out of an image before it is resized; none: resize the whole image",
     )
-    mean: tuple[float, ...] | None = Field(None, description="per channel, 0..1 (default: 0.5)")
-    std: tuple[float, ...] | None = Field(None, description="per channel, 0..1 (default: 0.5)")
-    note: str = Field("", description="what this data is, as the record should say it")
+    mean: tuple[float, ...] | None = Field(
+        None, description="one value per channel, from 0 to 1 (default: 0.5)"
+    )
+    std: tuple[float, ...] | None = Field(
+        None, description="one value per channel, from 0 to 1 (default: 0.5)"
+    )
+    note: str = Field("", description="what this data is; the record states this text")
 
     @model_validator(mode="after")
     def _check(self) -> PictureParams:

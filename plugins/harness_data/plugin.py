@@ -51,7 +51,7 @@ def harness_datasets() -> Iterable[DatasetEntry]:
     )
     yield DatasetEntry(
         name="synthetic",
-        summary="made-up images, a pattern per class plus noise: for suites about latency",
+        summary="synthetic images, one pattern per class plus noise: for suites about latency",
         params=synthetic.SyntheticParams,
         describe=synthetic.describe,
         load=synthetic.load,

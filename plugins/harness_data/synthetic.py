@@ -24,12 +24,12 @@ CONTRAST, NOISE = 60, 25
 class SyntheticParams(Params):
     """The number of images and classes, and the size of an image."""
 
-    num_classes: int = Field(10, ge=2, description="classes, as equal in size as can be")
+    num_classes: int = Field(10, ge=2, description="number of classes; their sizes differ by at most one")
     size: int = Field(32, ge=1, description="pixels per side")
-    channels: Literal[1, 3] = Field(3, description="1 or 3")
-    train: int = Field(1000, ge=0, description="training images")
-    test: int = Field(200, ge=1, description="test images")
-    seed: int = Field(0, ge=0, lt=2**32, description="another seed, other patterns and noise")
+    channels: Literal[1, 3] = Field(3, description="number of channels: 1 or 3")
+    train: int = Field(1000, ge=0, description="number of training images")
+    test: int = Field(200, ge=1, description="number of test images")
+    seed: int = Field(0, ge=0, lt=2**32, description="seed of the patterns and the noise")
 
 
 class Synthetic:

@@ -37,9 +37,12 @@ NO_LABEL = -1
 class ColumnParams(PictureParams):
     """Parameters of data sets whose images are in a table."""
 
-    image_column: str | None = Field(None, description="default: img or image, whichever is there")
+    image_column: str | None = Field(
+        None, description="column of the images; default: img or image, the one that exists"
+    )
     label_column: str | None = Field(
-        None, description="default: label, labels, fine_label or coarse_label, the first that is there"
+        None,
+        description="column of the labels; default: the first that exists of label, labels, fine_label, coarse_label",
     )
 
 

@@ -36,7 +36,9 @@ class StageRecipe(Params):
     epochs: int | None = Field(None, ge=0, description="passes over the stage's data")
     lr: float | None = Field(None, gt=0, description="greatest learning rate")
     batch_size: int | None = Field(None, ge=1, description="samples per update")
-    weight_decay: float | None = Field(None, ge=0, description="not applied to biases and norms")
+    weight_decay: float | None = Field(
+        None, ge=0, description="weight decay; it is not applied to biases and norms"
+    )
     clip_grad: float | None = Field(None, gt=0, description="greatest norm of all gradients together")
 
     def overrides(self) -> dict[str, Any]:
@@ -51,15 +53,18 @@ class DeViTParams(Params):
     the defaults. Those of Table IX are values of ``fusion``.
     """
 
-    parts: int = Field(4, ge=1, le=64, description="sub-models (N), each with a share of the classes")
-    dim: int = Field(ge=1, description="channels of a sub-model's token (D_s); a multiple of heads")
-    heads: int = Field(ge=1, description="attention heads of a sub-model (h_s)")
-    depth: int | None = Field(
-        None, ge=1, description="blocks of a sub-model (L_s); default: half the teacher's"
+    parts: int = Field(
+        4, ge=1, le=64, description="number of sub-models (N); each has a share of the classes"
     )
-    mlp_ratio: float = Field(4.0, gt=0, description="neurons of a sub-model's MLP (d_s) over dim")
+    dim: int = Field(ge=1, description="channels of a sub-model's token (D_s); a multiple of heads")
+    heads: int = Field(ge=1, description="number of attention heads of a sub-model (h_s)")
+    depth: int | None = Field(
+        None, ge=1, description="number of blocks of a sub-model (L_s); default: half of the teacher's"
+    )
+    mlp_ratio: float = Field(4.0, gt=0, description="neurons of a sub-model's MLP (d_s), divided by dim")
     init: Literal["teacher-slice", "random"] = Field(
-        "teacher-slice", description="a sub-model starts as the important parts of its teacher, or at random"
+        "teacher-slice",
+        description="teacher-slice: a sub-model starts as the important parts of its teacher; random: it starts at random",
     )
     importance: Criterion = Field(
         "taylor",
@@ -70,7 +75,7 @@ class DeViTParams(Params):
         0.1,
         gt=0,
         lt=1,
-        description="share of each class's training images that a sub-teacher does not see: importance is taken on it",
+        description="share of each class's training images that a sub-teacher does not see; importance is measured on them",
     )
     fm: Literal["code", "paper"] = Field(
         "code", description="feature matching: the authors' code (tokens, one layer), or Fig. 6 and Eq. 12"
@@ -78,12 +83,14 @@ class DeViTParams(Params):
     alpha: tuple[float, float, float] = Field((0.2, 0.1, 0.3), description="weights of Q, K, V (Eq. 12)")
     beta: float = Field(1.0, ge=0, description="weight of the feature loss (Eq. 8)")
     gamma: float = Field(1.0, ge=0, description="weight of the token loss (Eq. 14)")
-    label_smoothing: float = Field(0.1, ge=0, lt=1, description="of distillation's cross-entropies")
+    label_smoothing: float = Field(
+        0.1, ge=0, lt=1, description="label smoothing of the cross-entropies in distillation"
+    )
     sub_losses: tuple[Literal["truth", "prediction", "feature"], ...] = Field(
-        ("prediction", "feature"), description="of sub-task distillation (Table VII)"
+        ("prediction", "feature"), description="losses of sub-task distillation (Table VII)"
     )
     ensemble_losses: tuple[Literal["truth", "prediction", "token"], ...] = Field(
-        ("prediction", "token"), description="of the ensemble stage (Table VIII)"
+        ("prediction", "token"), description="losses of the ensemble stage (Table VIII)"
     )
     fusion: Aggregation = Field(
         "linear",
@@ -99,9 +106,11 @@ class DeViTParams(Params):
     missing: StandIn = Field(
         "zeros", description="what stands in for a sub-model that does not answer: zeros, or its mean feature"
     )
-    teacher_stage: StageRecipe = Field(StageRecipe(), description="training of the sub-teachers")
-    sub_stage: StageRecipe = Field(StageRecipe(), description="sub-task distillation")
-    ensemble_stage: StageRecipe = Field(StageRecipe(), description="training of the ensemble")
+    teacher_stage: StageRecipe = Field(
+        StageRecipe(), description="recipe of the training of the sub-teachers"
+    )
+    sub_stage: StageRecipe = Field(StageRecipe(), description="recipe of sub-task distillation")
+    ensemble_stage: StageRecipe = Field(StageRecipe(), description="recipe of the training of the ensemble")
 
     @field_validator("alpha")
     @classmethod
@@ -125,15 +134,20 @@ class CCTParams(Params):
     """A CCT by its dimensions, CCT-{depth}/{kernel}x{convs}; image size, channels and classes are the data set's."""
 
     kernel: int = Field(3, ge=1, description="pixels per side of the tokenizer's convolutions; odd")
-    convs: int = Field(1, ge=1, le=8, description="its convolutions, each followed by a pooling that halves")
-    stride: int | None = Field(
-        None, ge=1, description="of each convolution; default: kernel // 2 - 1, at least 1"
+    convs: int = Field(
+        1,
+        ge=1,
+        le=8,
+        description="number of the tokenizer's convolutions; a pooling that halves the size follows each",
     )
-    conv_dim: int = Field(64, ge=1, description="channels of the convolutions before the last")
+    stride: int | None = Field(
+        None, ge=1, description="stride of each convolution; default: kernel // 2 - 1, at least 1"
+    )
+    conv_dim: int = Field(64, ge=1, description="channels of the convolutions before the last one")
     dim: int = Field(ge=1, description="channels of a token; a multiple of heads")
-    depth: int = Field(ge=1, description="blocks")
-    heads: int = Field(ge=1, description="attention heads")
-    mlp_ratio: float = Field(4.0, gt=0, description="neurons of a block's MLP over dim")
+    depth: int = Field(ge=1, description="number of blocks")
+    heads: int = Field(ge=1, description="number of attention heads")
+    mlp_ratio: float = Field(4.0, gt=0, description="neurons of a block's MLP, divided by dim")
     position: Position = Field("learnable", description="position embedding: learnable, sinusoidal or none")
     drop_path_rate: float = Field(0.0, ge=0, lt=1, description="stochastic depth at the last block")
 
@@ -236,7 +250,7 @@ def harness_partitioners() -> Iterable[PartitionerEntry]:
     """Give the partitioner ``devit``."""
     yield PartitionerEntry(
         name="devit",
-        summary="N small ViTs distilled on shares of the classes, features fused (DeViT, Xu et al. 2023)",
+        summary="N small ViTs, each distilled on a share of the classes; their features are fused (DeViT, Xu et al. 2023)",
         params=DeViTParams,
         sketch=sketch,
         partition=partition,

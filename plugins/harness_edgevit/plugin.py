@@ -21,20 +21,20 @@ class EdgeViTParams(Params):
     (3) ``train_layer_norm: false``; (4) the defaults.
     """
 
-    blocks: int = Field(ge=1, description="how many of the first blocks are kept (k)")
+    blocks: int = Field(ge=1, description="number of first blocks that are kept (k)")
     layer_norm: Literal["reinit", "transfer"] = Field(
         "reinit", description="the last LayerNorm: new (gamma 1, beta 0), or the source's"
     )
     train: Literal["head", "all", "scratch"] = Field(
         "head",
-        description="head: LayerNorm and head, the rest frozen; all: everything, from the transferred "
-        "weights; scratch: everything, from random weights",
+        description="head: train LayerNorm and head, and freeze the rest; all: train everything from the "
+        "transferred weights; scratch: train everything from random weights",
     )
-    train_layer_norm: bool = Field(True, description="false: with train: head, the head alone is trained")
+    train_layer_norm: bool = Field(True, description="false, with train: head: only the head is trained")
     cache: bool = Field(
         True,
-        description="with train: head, run the frozen part once per image, without augmentation; "
-        "false: in every epoch, under the recipe's augmentation",
+        description="with train: head: true runs the frozen part once per image, without augmentation; "
+        "false runs it in every epoch, with the recipe's augmentation",
     )
 
     @model_validator(mode="after")

@@ -33,7 +33,7 @@ NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 class EDViTParams(Params):
     """How many sub-models there are, how small, how they are pruned, and how their answers are fused."""
 
-    parts: int = Field(ge=1, le=256, description="sub-models (N), at most one per class")
+    parts: int = Field(ge=1, le=256, description="number of sub-models (N), at most one per class")
     memory_budget_mb: Positive | None = Field(
         None,
         description="MiB of all sub-models together, float32; by default 0.55 of the source's (180 / 327)",
@@ -44,20 +44,24 @@ class EDViTParams(Params):
         "down the divisors of the source's heads (as the published sizes show)",
     )
     importance: Literal["kl-exact", "kl-fisher", "random"] = Field(
-        "kl-exact", description="of a unit: KL when it is left out, its Fisher approximation, or at random"
+        "kl-exact",
+        description="importance of a unit: the KL divergence when it is left out, the Fisher approximation of that, or a random number",
     )
     proxy: int = Field(8, ge=1, description="training images per class on which importance is measured")
     negatives: int | None = Field(
         None, ge=1, description="images of each foreign class, labelled 0; by default |D| / (10 C) - k"
     )
-    epochs: int = Field(4, ge=0, description="of fine-tuning after each of the three pruning stages")
-    lr: Positive | None = Field(None, description="of fine-tuning (the recipe's)")
+    epochs: int = Field(4, ge=0, description="epochs of fine-tuning after each of the three pruning stages")
+    lr: Positive | None = Field(None, description="learning rate of fine-tuning (default: the recipe's)")
     fusion: Fusion = Field(
-        "mlp", description="Table 3: MLP on frozen sub-models; then all trained together; or averaged softmax"
+        "mlp",
+        description="row of Table 3. mlp: an MLP on frozen sub-models; retrain: then all are trained together; average: averaged softmax",
     )
-    shrinking: Positive = Field(0.5, description="lambda: neurons of the MLP over concatenated features")
+    shrinking: Positive = Field(
+        0.5, description="lambda: neurons of the MLP, divided by the number of concatenated features"
+    )
     fusion_epochs: int = Field(
-        10, ge=0, description="of the MLP's training, and again of the entire retraining"
+        10, ge=0, description="epochs in which the MLP is trained; entire retraining takes as many again"
     )
     missing: StandIn = Field(
         "zeros", description="what stands in for a sub-model that does not answer: zeros, or its mean feature"
@@ -157,13 +161,13 @@ def harness_placers() -> Iterable[PlacerEntry]:
     """Give Algorithm 3 as printed and repaired, and the exact solution of Eq. 1."""
     yield PlacerEntry(
         name="greedy-as-printed",
-        summary="ED-ViT's Algorithm 3 to the letter; refuses where that loses a part",
+        summary="ED-ViT's Algorithm 3 as printed; it gives an error if the printed loop loses a part",
         params=PlaceParams,
         place=place_greedy_as_printed,
     )
     yield PlacerEntry(
         name="greedy",
-        summary="ED-ViT's Algorithm 3 repaired: a part that a device cannot take goes to the next",
+        summary="ED-ViT's Algorithm 3 repaired: if a device cannot take a part, the next device gets it",
         params=PlaceParams,
         place=place_greedy,
     )

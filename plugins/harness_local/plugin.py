@@ -22,7 +22,7 @@ class CpuParams(Params):
 class CudaParams(Params):
     """The GPU to use."""
 
-    index: int = Field(0, ge=0, description="as nvidia-smi numbers them")
+    index: int = Field(0, ge=0, description="number of the GPU, as nvidia-smi counts")
 
 
 def probe_cpu() -> Iterable[DeviceInfo]:

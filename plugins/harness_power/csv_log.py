@@ -35,13 +35,13 @@ Row = tuple[int, float]
 class CsvParams(Params):
     """The path of the log, the meaning of its columns, and the properties of its clock and its meter."""
 
-    path: str = Field(description="the log, at the host if one is named")
-    scope: Scope = Field(description="what its watts hold")
-    period: float = Field(gt=0, description="seconds between two lines")
+    path: str = Field(description="path of the log; if a host is named, the path is on that host")
+    scope: Scope = Field(description="what the watts contain")
+    period: float = Field(gt=0, description="seconds between two lines of the log")
     time: Place = Field("time", description="column of the time: name, or position from 0")
     watt: Place = Field("watt", description="column of the power: name, or position from 0")
-    ampere: Place | None = Field(None, description="with volt, instead of watt: column of the current")
-    volt: Place | None = Field(None, description="with ampere, instead of watt: column of the voltage")
+    ampere: Place | None = Field(None, description="column of the current: with volt, in place of watt")
+    volt: Place | None = Field(None, description="column of the voltage: with ampere, in place of watt")
     scale: float = Field(1.0, gt=0, description="watts in one unit of the power, like 0.001 for milliwatts")
     clock: Literal["unix", "iso", "month-day-year", "elapsed"] = Field(
         "unix",
@@ -49,15 +49,20 @@ class CsvParams(Params):
     )
     time_unit: Literal["s", "ms", "us", "ns"] = Field("s", description="unit of the time, if it is a number")
     align: Literal["timestamps", "marker"] | None = Field(
-        None, description="trust the log's clock, or find the load's step; default: marker for elapsed only"
+        None,
+        description="timestamps: the log's clock is right; marker: find the step of the workload in the log (default for elapsed)",
     )
-    lag: float = Field(5.0, gt=0, le=20, description="seconds from a reading to its line in the log, at most")
-    averaging: float = Field(0.0, ge=0, description="a line is the mean over these seconds before it")
+    lag: float = Field(
+        5.0, gt=0, le=20, description="greatest time in seconds from a reading to its line in the log"
+    )
+    averaging: float = Field(
+        0.0, ge=0, description="time in seconds before a line over which its power is the mean"
+    )
     calibration: float | None = Field(
-        None, gt=0, lt=1, description="greatest relative error, as its maker states"
+        None, gt=0, lt=1, description="greatest relative error that the maker states"
     )
-    watches: str = Field("board", min_length=1, description="the thing whose power it reads")
-    host: str = Field("", description="machine where the log lies, as ssh calls it; this one if empty")
+    watches: str = Field("board", min_length=1, description="the thing whose power the meter reads")
+    host: str = Field("", description="machine with the log, as ssh names it; empty: this machine")
 
     @model_validator(mode="after")
     def _fits(self) -> CsvParams:

@@ -83,25 +83,28 @@ _CHIPS = {
 class Ina2xxParams(Params):
     """The address of the chip on its bus, and its wiring."""
 
-    chip: Literal["ina219", "ina226", "ina228"] = Field(description="as printed on it")
-    shunt_ohm: float = Field(gt=0, le=10, description="the shunt resistor: R100 is 0.1, R002 is 0.002")
-    max_current_a: float = Field(gt=0, le=1000, description="the greatest current that the board can draw")
-    bus: int = Field(default=1, ge=0, description="N of /dev/i2c-N")
-    address: int = Field(default=0x40, ge=0x40, le=0x4F, description="as i2cdetect shows it, 0x40 to 0x4f")
+    chip: Literal["ina219", "ina226", "ina228"] = Field(description="the chip, as printed on it")
+    shunt_ohm: float = Field(gt=0, le=10, description="ohms of the shunt: R100 is 0.1, R002 is 0.002")
+    max_current_a: float = Field(gt=0, le=1000, description="greatest current of the board in amperes")
+    bus: int = Field(default=1, ge=0, description="number of the bus: N of /dev/i2c-N")
+    address: int = Field(0x40, ge=0x40, le=0x4F, description="address on the bus, as i2cdetect shows it")
     scope: Literal["wall", "board", "rails"] = Field(
         default="board",
-        description="what the shunt carries: all that the plug gives, the board's input, or less",
+        description="whose current the shunt carries: wall: all that the plug gives; board: the board's input; rails: less",
     )
     rate_hz: float = Field(
-        default=350, ge=10, le=1000, description="least conversions a second; the chip averages over the rest"
+        350,
+        ge=10,
+        le=1000,
+        description="least conversions per second; the chip averages as far as they allow",
     )
     shunt_tolerance: float | None = Field(
         default=None,
         ge=0,
         le=0.2,
-        description="the shunt's, 0.01 for 1%; without it the error is the chip's alone",
+        description="relative tolerance of the shunt, 0.01 for 1%; without it, the stated error is that of the chip alone",
     )
-    host: str = Field(default="", description="the machine with the bus, as ssh calls it; empty for this one")
+    host: str = Field(default="", description="machine with the bus, as ssh names it; empty: this machine")
 
 
 def probe() -> Iterable[MeterInfo | Unavailable]:

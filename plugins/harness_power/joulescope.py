@@ -28,13 +28,17 @@ FIRST_S, LATE_S = 5.0, 5.0
 class JoulescopeParams(Params):
     """The instrument, its rate of readings, and the board that it supplies."""
 
-    serial: str = Field("", description="its serial number, where there are several")
-    frequency: Literal[1, 2, 5, 10, 20, 50, 100] = Field(50, description="readings a second (a JS110 has 2)")
+    serial: str = Field("", description="serial number of the instrument, if there are several")
+    frequency: Literal[1, 2, 5, 10, 20, 50, 100] = Field(
+        50, description="readings per second (a JS110 has 2)"
+    )
     calibration: float | None = Field(
-        None, gt=0, lt=1, description="greatest relative error, as its maker states"
+        None, gt=0, lt=1, description="greatest relative error that the maker states"
     )
     watches: str = Field("board", min_length=1, description="the board whose supply goes through it")
-    host: str = Field("", description="machine where it is plugged in, as ssh calls it; this one if empty")
+    host: str = Field(
+        "", description="machine to which the instrument is connected, as ssh names it; empty: this machine"
+    )
 
 
 def probe() -> Iterable[Unavailable]:

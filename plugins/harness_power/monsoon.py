@@ -30,13 +30,15 @@ WHOLE = 0.95  # share of the readings that must arrive; the monitor omits some w
 class MonsoonParams(Params):
     """The monitor, the voltage of its output, and the board that it powers."""
 
-    vout: float = Field(ge=0.8, le=13.5, description="volts at which it powers the board")
-    serial: int | None = Field(None, ge=0, description="its serial number, where there are several")
+    vout: float = Field(ge=0.8, le=13.5, description="voltage at which the monitor powers the board")
+    serial: int | None = Field(None, ge=0, description="serial number of the monitor, if there are several")
     calibration: float | None = Field(
-        None, gt=0, lt=1, description="greatest relative error, as its maker states"
+        None, gt=0, lt=1, description="greatest relative error that the maker states"
     )
-    watches: str = Field("board", min_length=1, description="the board that it powers")
-    host: str = Field("", description="machine where it is plugged in, as ssh calls it; this one if empty")
+    watches: str = Field("board", min_length=1, description="the board that the monitor powers")
+    host: str = Field(
+        "", description="machine to which the monitor is connected, as ssh names it; empty: this machine"
+    )
 
 
 def probe() -> Iterable[Unavailable]:

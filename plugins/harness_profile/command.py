@@ -22,16 +22,26 @@ __all__ = ["command", "profile_of", "report"]
 
 @click.command("profile")
 @click.argument("name")
-@click.option("--runtime", default="onnxruntime", show_default=True, help="What runs the models there.")
+@click.option("--runtime", default="onnxruntime", show_default=True, help="The runtime of the models.")
 @click.option(
     "--set",
     "chosen",
     multiple=True,
     metavar="KEY=VALUE",
-    help="A parameter of its backend, e.g. device=cuda.",
+    help="A parameter of the device's backend, e.g. device=cuda.",
 )
-@click.option("--threads", type=click.IntRange(1, 1024), default=1, show_default=True, help="Of its worker.")
-@click.option("--out", type=PathType(dir_okay=False), help="Write FILE, which plans don't find by NAME.")
+@click.option(
+    "--threads",
+    type=click.IntRange(1, 1024),
+    default=1,
+    show_default=True,
+    help="The number of threads of the worker.",
+)
+@click.option(
+    "--out",
+    type=PathType(dir_okay=False),
+    help="Write the profile to FILE; plans do not find it there by NAME.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the profile as JSON.")
 @block_option
 def command(

@@ -44,7 +44,7 @@ class OnnxParams(Params):
 
     spinning: bool = Field(
         default=True,
-        description="idle threads busy-wait for work (ONNX Runtime's own default): faster, costs energy",
+        description="whether idle threads busy-wait for work, as is ONNX Runtime's own default: this is faster and costs energy",
     )
 
 
@@ -52,11 +52,11 @@ class Int8Params(OnnxParams):
     """Parameters of ``onnxruntime-int8``."""
 
     per_channel: bool = Field(
-        default=False, description="one weight scale per output channel, not per matrix"
+        default=False, description="true: one scale of the weights per output channel; false: one per matrix"
     )
     reduce_range: bool = Field(
         default=False,
-        description="7-bit weights: for x86 processors without VNNI, whose 8-bit products saturate",
+        description="whether weights have 7 bits: for x86 processors without VNNI, on which products of 8 bits saturate",
     )
 
 
@@ -72,7 +72,7 @@ class CompileParams(TorchParams):
     """Parameters of ``torch-compile``."""
 
     mode: Literal["default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"] = Field(
-        default="default", description="torch.compile's mode"
+        default="default", description="mode of torch.compile"
     )
 
 

@@ -19,27 +19,35 @@ Positive = Annotated[int, Field(ge=1)]
 class TFormerParams(Params):
     """A size of the paper, or ``dims`` and ``depths``. The switches are those of the paper's Tables 2 and 3."""
 
-    size: Literal["S", "M", "L"] | None = Field(None, description="S, M or L of the paper")
+    size: Literal["S", "M", "L"] | None = Field(None, description="size of the paper: S, M or L")
     dims: Annotated[tuple[Positive, ...], Field(min_length=1, max_length=8)] | None = Field(
         None, description="channels of each stage"
     )
     depths: Annotated[tuple[Positive, ...], Field(min_length=1, max_length=8)] | None = Field(
-        None, description="blocks of each stage"
+        None, description="number of blocks of each stage"
     )
     operators: Annotated[tuple[Operator, ...], Field(min_length=1)] = Field(
-        ("avg", "max"), description="pooling types, each on a share of the channels (Table 2)"
+        ("avg", "max"), description="types of pooling; each has a share of the channels (Table 2)"
     )
     kernels: Annotated[tuple[Positive, ...], Field(min_length=1)] = Field(
-        (3, 5, 7, 9, 11), description="pooling sizes in pixels, odd, each on a share (Table 2)"
+        (3, 5, 7, 9, 11),
+        description="odd sizes of pooling in pixels; each has a share of the channels (Table 2)",
     )
-    ffn: FFN = Field("pcs", description="pcs: grouped and shuffled; standard; ghost (Table 3)")
-    expansion: int = Field(4, ge=1, description="channels inside the FFN over those outside (r)")
-    groups: int = Field(2, ge=1, description="groups of the PCS-FFN (g)")
-    ghost_ratio: int = Field(2, ge=2, description="ghost: outputs over those of its dense convolution")
+    ffn: FFN = Field(
+        "pcs",
+        description="pcs: a grouped and shuffled FFN; standard: an FFN; ghost: an FFN of Ghost modules (Table 3)",
+    )
+    expansion: int = Field(4, ge=1, description="channels inside the FFN, divided by those outside (r)")
+    groups: int = Field(2, ge=1, description="number of groups of the PCS-FFN (g)")
+    ghost_ratio: int = Field(
+        2, ge=2, description="ghost: number of outputs, divided by those of the dense convolution"
+    )
     stem_kernel: int = Field(7, ge=1, description="pixels per side of the first patch embedding")
-    stem_stride: int = Field(4, ge=1, description="its stride; 1 or 2 for images of 32 pixels")
+    stem_stride: int = Field(
+        4, ge=1, description="stride of the first patch embedding; 1 or 2 for images of 32 pixels"
+    )
     down_kernel: int = Field(3, ge=1, description="pixels per side of the later patch embeddings")
-    down_stride: int = Field(2, ge=1, description="their stride")
+    down_stride: int = Field(2, ge=1, description="stride of the later patch embeddings")
     layer_scale: float = Field(1e-5, ge=0, description="initial scale of each branch; 0: no scale")
     drop_path_rate: float = Field(0.0, ge=0, lt=1, description="stochastic depth of the last block")
 
@@ -77,7 +85,7 @@ def harness_models() -> Iterable[ModelEntry]:
     """Yield the model builder ``tformer``."""
     yield ModelEntry(
         name="tformer",
-        summary="TFormer: pooling of several types and scales for attention, grouped and shuffled FFN",
+        summary="TFormer: pooling of several types and scales in place of attention, and a grouped and shuffled FFN",
         params=TFormerParams,
         build=build,
         describe=describe,

@@ -22,9 +22,11 @@ _OURS = ("num_classes", "in_chans", "pretrained", "checkpoint_path", "drop_rate"
 class TimmParams(Params):
     """A timm model by its name. Classes, channels and image size come from the data set."""
 
-    name: str = Field(min_length=1, description="as in timm.list_models(); a tag chooses weights")
-    pretrained: bool = Field(False, description="weights from the hub")
-    weights: str | None = Field(None, description="weights from this safetensors file")
+    name: str = Field(
+        min_length=1, description="name of the model, as in timm.list_models(); a tag chooses weights"
+    )
+    pretrained: bool = Field(False, description="true: take pretrained weights from the hub")
+    weights: str | None = Field(None, description="file of weights (safetensors)")
     drop_rate: float | None = Field(None, ge=0, lt=1, description="dropout before the head (timm's default)")
     drop_path_rate: float | None = Field(None, ge=0, lt=1, description="stochastic depth (timm's default)")
     args: Mapping[str, Any] = Field(default_factory=dict, description="more arguments of timm.create_model")
@@ -49,10 +51,12 @@ class ViTParams(Params):
 
     patch_size: int = Field(ge=1, description="pixels per side of a patch")
     dim: int = Field(ge=1, description="channels of a token; a multiple of heads")
-    depth: int = Field(ge=1, description="blocks")
-    heads: int = Field(ge=1, description="attention heads")
-    mlp_ratio: float = Field(4.0, gt=0, description="neurons of a block's MLP over dim")
-    class_token: bool = Field(True, description="read the class token; else the mean of the patch tokens")
+    depth: int = Field(ge=1, description="number of blocks")
+    heads: int = Field(ge=1, description="number of attention heads")
+    mlp_ratio: float = Field(4.0, gt=0, description="neurons of a block's MLP, divided by dim")
+    class_token: bool = Field(
+        True, description="true: the head reads the class token; false: the mean of the patch tokens"
+    )
     drop_path_rate: float = Field(0.0, ge=0, lt=1, description="stochastic depth at the last block")
 
 

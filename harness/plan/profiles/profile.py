@@ -34,24 +34,28 @@ class Point(Params):
 
     what: str = Field(min_length=1, max_length=200)
     kind: Kind
-    macs: int = Field(gt=0, description="all multiply-accumulates, attention's included")
+    macs: int = Field(gt=0, description="all multiply-accumulates, with those of attention")
     macs_linear: int = Field(
         ge=0, description="those of linear and convolution layers, and their biases (C1)"
     )
-    bytes: int = Field(gt=0, description="weights, input and output: the least that it moves")
-    seconds: float = Field(gt=0, lt=1e6, description="one inference, the median where there were several")
+    bytes: int = Field(
+        gt=0, description="bytes of weights, input and output: the least that one inference moves"
+    )
+    seconds: float = Field(
+        gt=0, lt=1e6, description="time of one inference; the median if several were timed"
+    )
     weight_bytes: int | None = Field(None, ge=0)
-    memory_bytes: int | None = Field(None, gt=0, description="the worker's greatest size")
-    queries: int | None = Field(None, ge=1, description="inferences that were timed")
-    flags: tuple[str, ...] = Field((), description="what disturbed them")
-    source: str = Field("", max_length=500, description="where a published one is printed")
+    memory_bytes: int | None = Field(None, gt=0, description="greatest memory of the worker")
+    queries: int | None = Field(None, ge=1, description="number of inferences that were timed")
+    flags: tuple[str, ...] = Field((), description="what disturbed the inferences")
+    source: str = Field("", max_length=500, description="place in the paper, for a published point")
 
 
 class Link(Params):
     """The link of a device to the other devices. One way, ``bytes`` take ``rtt / 2 + 8 * bytes / rate``."""
 
     rate_mbps: float | None = Field(None, gt=0, le=1e6, description="10^6 bits per second; None: no limit")
-    rtt_ms: float = Field(0.0, ge=0, le=1e6, description="round trip of a small message")
+    rtt_ms: float = Field(0.0, ge=0, le=1e6, description="round-trip time of a small message")
     origin: str = Field("", max_length=200)
 
     @property
@@ -103,9 +107,9 @@ class Profile(Params):
     device_model: str = Field(min_length=1, max_length=200)
     provenance: Literal["measured", "emulated", "published"]
     origin: str = Field(min_length=1, max_length=1000, description="command and versions, or the paper")
-    made: str = Field("", max_length=40, description="when, in UTC")
+    made: str = Field("", max_length=40, description="time of the measurement, UTC")
     processor: str = Field(
-        "", pattern=r"^[a-z0-9]*$", description="which of several, like cuda; empty: the CPU"
+        "", pattern=r"^[a-z0-9]*$", description="which device of several, like cuda; empty: the CPU"
     )
     runtime: str | None = Field(None, description="None: unknown")
     precision: str | None = None

@@ -82,10 +82,10 @@ Finite = Annotated[float, Field(allow_inf_nan=False)]
 class _Claim(Params):
     """The keys of every claim."""
 
-    table: str = Field(min_length=1, description="where the paper says it: Table 5, Section 5.2, Abstract")
+    table: str = Field(min_length=1, description="place in the paper: Table 5, Section 5.2, Abstract")
     says: str = Field("", description="the claim in words")
     contradicted_by: str | None = Field(
-        None, min_length=1, description="what else in the paper it does not agree with"
+        None, min_length=1, description="place in the paper that contradicts the claim"
     )
 
 
@@ -95,7 +95,9 @@ class Number(_Claim):
     method: str
     quantity: Quantity = Field(description="a count of the module, or a column of the leaderboard")
     value: Finite = Field(description="the paper's number, in the quantity's unit")
-    tolerance: Within = Field(None, description="1% of the value, or an absolute difference")
+    tolerance: Within = Field(
+        None, description="accepted difference: 1% of the value, or an absolute difference"
+    )
     part: str | None = Field(
         None,
         description="of a split model: a part's name, all (as without part), or all-but-fusion (the part that answers)",
@@ -124,7 +126,9 @@ class Ordering(_Claim):
     better: str = Field(description="the method that the paper ranks higher")
     than: str
     column: Quantity = Field("top1", description="a column of the leaderboard")
-    by: Annotated[float, Field(ge=0, allow_inf_nan=False)] = Field(0.0, description="at least, in its unit")
+    by: Annotated[float, Field(ge=0, allow_inf_nan=False)] = Field(
+        0.0, description="least difference, in the unit of the column"
+    )
     on: str | None = Field(
         None, min_length=1, description="words of the device's model: the paper's hardware"
     )
@@ -150,7 +154,8 @@ class Placed(_Claim):
     method: str
     fleet: str = Field(description="a fleet of the suite")
     placed: tuple[Annotated[int, Field(ge=0)], ...] = Field(
-        min_length=1, description="parts per device, the central one aside unless it has some"
+        min_length=1,
+        description="number of parts per device; the central device is listed only if it has parts",
     )
 
 
@@ -158,7 +163,7 @@ class Statement(_Claim):
     """A claim that cannot be written as a number or an ordering. It is printed and not checked."""
 
     says: str = Field(min_length=1)
-    needs: str | None = Field(None, min_length=1, description="what checking it would take")
+    needs: str | None = Field(None, min_length=1, description="what a check would need")
 
     @model_validator(mode="after")
     def _why(self) -> Statement:
@@ -176,7 +181,7 @@ KINDS: dict[str, type[Claim]] = {"value": Number, "better": Ordering, "placed": 
 
 class _File(Params):
     paper: str = Field(min_length=1)
-    tolerance: Within = Field(None, description="of numbers that give none")
+    tolerance: Within = Field(None, description="tolerance of the numbers that give none")
     claims: Mapping[Annotated[str, Field(pattern=NAME, max_length=80)], Any] = Field(min_length=1)
 
 

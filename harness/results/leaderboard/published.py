@@ -49,9 +49,9 @@ NOT_RANKED = "published figures are not ranked"
 class PrintedTable(Params):
     """A table of a paper, or the part of it that is about one data set and device."""
 
-    table: str = Field(min_length=1, description="which table")
+    table: str = Field(min_length=1, description="number of the table in the paper")
     data: str = Field(min_length=1, description="data set")
-    split: str = Field("test", min_length=1, description="on which top1 was measured")
+    split: str = Field("test", min_length=1, description="split on which top1 was measured")
     device_model: str | None = Field(None, min_length=1, description="hardware on which latency was measured")
     note: str | None = Field(None, min_length=1, description="what a reader of the figures must know")
     rows: tuple[Tree, ...] = Field(min_length=1)

@@ -28,7 +28,7 @@ def _folder_option(function: Callable[..., Any]) -> Callable[..., Any]:
         type=PathType(file_okay=False),
         default=_default_folder,
         metavar="DIR",
-        help="Where the agent keeps key, certificate, token and files.  [default: ~/.local/share/harness-agent]",
+        help="Folder of the agent's key, certificate, token and files.  [default: ~/.local/share/harness-agent]",
     )(function)
 
 
@@ -38,17 +38,21 @@ def _address_options(function: Callable[..., Any]) -> Callable[..., Any]:
             "--frames-port",
             type=click.IntRange(0, 65535),
             metavar="PORT",
-            help="Where other boards send frames.  [default: the port after]",
+            help="Port to which other boards send frames.  [default: the port after --port]",
         ),
         click.option(
-            "--port", type=click.IntRange(0, 65535), default=PORT, show_default=True, help="0: any free one."
+            "--port",
+            type=click.IntRange(0, 65535),
+            default=PORT,
+            show_default=True,
+            help="Port of the agent; 0: any free port.",
         ),
         click.option(
             "--host",
             default="127.0.0.1",
             show_default=True,
             metavar="ADDRESS",
-            help="Address to listen at; 0.0.0.0 is all of them.",
+            help="Address to listen at; 0.0.0.0: all addresses.",
         ),
     ):
         function = decorate(function)
@@ -74,7 +78,7 @@ def command() -> None:
     type=click.IntRange(1, 36_500),
     default=3650,
     show_default=True,
-    help="How long the certificate is valid.",
+    help="Days for which the certificate is valid.",
 )
 @click.option(
     "--replace", is_flag=True, help="Replace existing ones: clients that have the old ones are shut out."
@@ -101,9 +105,14 @@ def init(folder: Path, names: tuple[str, ...], days: int, replace: bool) -> None
     "--ready-file",
     type=PathType(dir_okay=False),
     metavar="FILE",
-    help="Write addresses, fingerprint and process id there, as JSON, when ready.",
+    help="Write addresses, fingerprint and process id as JSON to this file when the agent is ready.",
 )
-@click.option("--wrapper", default="", hidden=True, help="Wraps each session of a worker.")
+@click.option(
+    "--wrapper",
+    default="",
+    hidden=True,
+    help="A function (module:function) that wraps each session of a worker.",
+)
 def serve(
     host: str, port: int, frames_port: int | None, folder: Path, ready_file: Path | None, wrapper: str
 ) -> None:

@@ -28,13 +28,16 @@ __all__ = ["add", "check", "remove"]
     help="The agent's certificate, from `harness agent init`.",
 )
 @click.option(
-    "--token", type=PathType(dir_okay=False), metavar="FILE", help="The agent's token; readable by you only."
+    "--token",
+    type=PathType(dir_okay=False),
+    metavar="FILE",
+    help="The agent's token; only you may be able to read the file.",
 )
 @click.option("--label", "labels", multiple=True, metavar="WORD", help="A label (repeatable).")
 @click.option(
     "--backend",
     type=click.Choice(["raspberry-pi", "jetson", "agent"]),
-    help="What it is.  [default: what it says]",
+    help="Backend of the board.  [default: the one that the agent states]",
 )
 def add(
     name: str,
@@ -95,7 +98,7 @@ def remove(name: str) -> None:
 
 @click.command("check")
 @click.argument("names", nargs=-1, metavar="[NAME]...")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON: what docs/hardware.md is filled from.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON, from which docs/hardware.md is filled.")
 @click.pass_context
 def check(context: click.Context, names: tuple[str, ...], as_json: bool) -> None:
     """Check the named boards, or all boards, and measure clock and link. The exit code is 1 if one cannot be used.

@@ -41,7 +41,7 @@ def up(lab: str) -> None:
 @click.argument("suite", required=False)
 @click.option("--out", type=PathType(), help="Results folder (results/local/SUITE).")
 @click.option("--fresh", is_flag=True, help="Measure every cell again; earlier records are set aside.")
-@click.option("-q", "--quiet", is_flag=True, help="Plain lines instead of a live table.")
+@click.option("-q", "--quiet", is_flag=True, help="Print plain lines in place of a live table.")
 def run(lab: str, suite: str | None, out: Path | None, fresh: bool, quiet: bool) -> int:
     """Bring LAB up, run SUITE, and take LAB down.
 

@@ -17,21 +17,29 @@ __all__ = ["command"]
 @click.argument("name")
 @click.option("--ssh", "target", required=True, metavar="USER@HOST", help="The board, as ssh reaches it.")
 @click.option(
-    "--ssh-port", type=click.IntRange(1, 65535), help="ssh's port there, if ssh's configuration has no other."
+    "--ssh-port",
+    type=click.IntRange(1, 65535),
+    help="Port of ssh on the board, if ssh's configuration names no other.",
 )
-@click.option("--host", metavar="ADDRESS", help="The board's address for measuring, if not ssh's.")
+@click.option(
+    "--host", metavar="ADDRESS", help="Address of the board for measuring, if it differs from that of ssh."
+)
 @click.option(
     "--port", type=click.IntRange(1, 65535), default=PORT, show_default=True, help="The agent's port."
 )
 @click.option(
     "--python", metavar="PYTHON", help="The board's Python, 3.10 or newer, e.g. python3.12 or a path."
 )
-@click.option("--offline", is_flag=True, help="Download what it needs here: the board has no network.")
+@click.option(
+    "--offline",
+    is_flag=True,
+    help="Download what the board needs on this machine, because the board has no network.",
+)
 @click.option(
     "--onnxruntime",
     type=PathType(dir_okay=False),
     metavar="WHEEL",
-    help="A build of ONNX Runtime to take there instead of PyPI's, e.g. one with CUDA; upgrades keep it.",
+    help="A build of ONNX Runtime to install in place of that of PyPI, e.g. one with CUDA; upgrades keep it.",
 )
 @click.option("--no-service", is_flag=True, help="Start the agent without systemd.")
 def command(

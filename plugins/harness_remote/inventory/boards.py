@@ -80,16 +80,19 @@ class BoardParams(Params):
     """A board of the inventory (devices.yaml; `harness devices add`)."""
 
     board: Name | None = Field(
-        None, description="its name in the inventory, where the suite calls it otherwise"
+        None, description="name of the board in the inventory, if the suite uses another name"
     )
     detached: bool = Field(
-        False, description="drop the connection while it measures: Wi-Fi is then in no joule"
+        False,
+        description="close the connection while the board measures, so that its energy contains no traffic of Wi-Fi",
     )
-    answer_within: Duration = Field(10.0, gt=0, description="of a call that asks for no work")
-    lost_after: Duration = Field(30.0, gt=0, description="without any answer: the board is lost")
-    lease_wait: Duration = Field(90.0, description="for someone else's lease to end")
+    answer_within: Duration = Field(10.0, gt=0, description="time limit of a call that asks for no work")
+    lost_after: Duration = Field(
+        30.0, gt=0, description="time without any answer after which the board is lost"
+    )
+    lease_wait: Duration = Field(90.0, description="time to wait until another's lease ends")
     work_within: Duration = Field(
-        600.0, gt=0, description="loading a part, or inference on one piece of the images"
+        600.0, gt=0, description="time limit for loading a part, or for inference on one piece of the images"
     )
 
 
@@ -97,7 +100,7 @@ class GpuBoardParams(BoardParams):
     """A board whose runtime may compute on its GPU."""
 
     device: Literal["cpu", "cuda", "tensorrt"] = Field(
-        "cpu", description="what ONNX Runtime computes on there"
+        "cpu", description="the device of the board on which ONNX Runtime computes"
     )
 
 

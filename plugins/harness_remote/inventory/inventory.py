@@ -48,7 +48,9 @@ Host = Annotated[str, Field(pattern=r"^[^\s\[\]/]+$", max_length=253)]
 class EmulatedLink(Params):
     """The link of an emulated board. A message takes half of ``rtt_ms``, and its bytes at ``rate_mbps``."""
 
-    rate_mbps: float | None = Field(None, gt=0, le=1e6, description="megabits a second; none: no limit")
+    rate_mbps: float | None = Field(
+        None, gt=0, le=1e6, description="rate of the link in megabits per second; none: no limit"
+    )
     rtt_ms: float = Field(0.0, ge=0, le=60_000)
     ports: Literal["per-link", "shared"] = Field(
         "per-link",
@@ -60,24 +62,30 @@ class Board(Params):
     """A board of the inventory. If it has no certificate and token, its host must be this machine."""
 
     backend: Literal["raspberry-pi", "jetson", "agent"]
-    host: Host = Field(description="name or address, as this workstation reaches it")
+    host: Host = Field(description="name or address at which this machine reaches the board")
     port: int = Field(PORT, ge=1, le=65535)
     certificate: str | None = Field(None, min_length=1, description="file of the agent's certificate (PEM)")
     token: str | None = Field(None, min_length=1, description="file of the token, readable by its owner only")
     labels: tuple[Name, ...] = ()
     memory_budget_mb: float | None = Field(
-        None, gt=0, le=1e7, description="what parts placed there may weigh"
+        None, gt=0, le=1e7, description="greatest total size of the weights of the board's parts"
     )
     meters: tuple[EntryRef, ...] = Field(
         (), description="external meters that watch the board, as in a suite"
     )
     via: Mapping[Name, HostPort] = Field(
-        default_factory=dict, description="OTHER_BOARD: host:port, where that board sends its frames"
+        default_factory=dict,
+        description="OTHER_BOARD: host:port, the address to which that board sends its frames",
     )
     frames_port: int | None = Field(
-        None, ge=1, le=65535, description="where it takes frames, if not at the port that its agent tells"
+        None,
+        ge=1,
+        le=65535,
+        description="port at which the board takes frames, if it is not the one that its agent states",
     )
-    emulated: bool = Field(False, description="a virtual board; its rows stand apart from measured ones")
+    emulated: bool = Field(
+        False, description="whether the board is virtual; its rows are in other tables than measured ones"
+    )
     link: EmulatedLink | None = None
 
     @model_validator(mode="after")

@@ -44,11 +44,12 @@ class LinkChoice(Params):
     """The link of each board, and of the workstation, to the switch. Each direction has the full rate."""
 
     rate: Rate = Field(
-        ge=1e3, le=1e11, description="of each port, or of each pair's link: 2 MB/s or 16 Mbit/s"
+        ge=1e3, le=1e11, description="rate of each port, or of the link of each pair: 2 MB/s or 16 Mbit/s"
     )
-    rtt: Duration = Field(0.0, le=2.0, description="round trip of an empty message")
+    rtt: Duration = Field(0.0, le=2.0, description="round-trip time of an empty message")
     shaping: Literal["relay", "tc"] = Field(
-        "relay", description="a model in user space that delays every byte, or the kernel's token bucket"
+        "relay",
+        description="relay: a model in user space that delays every byte; tc: the kernel's token bucket",
     )
     ports: Literal["per-link", "shared"] = Field(
         description="each pair of boards has a link of its own, or all of a board's transfers share its port"
@@ -65,21 +66,24 @@ class Lab(Params):
     """A lab as its file gives it."""
 
     lab: Name
-    boards: tuple[Name, ...] = Field(min_length=1, max_length=MAX_BOARDS, description="names, or how many")
+    boards: tuple[Name, ...] = Field(
+        min_length=1, max_length=MAX_BOARDS, description="names of the boards, or their number"
+    )
     backend: Literal["agent", "jetson", "raspberry-pi"] = Field(
-        "agent", description="what the boards stand for; suites name them with it"
+        "agent", description="backend of the boards in suites: the hardware that they represent"
     )
     link: LinkChoice
-    cores: int | None = Field(None, ge=1, le=1024, description="cores that a board may use")
+    cores: int | None = Field(None, ge=1, le=1024, description="number of cores that a board may use")
     memory_mb: float | None = Field(
         None, ge=64, le=2**20, description="memory that a board may use (10^6 bytes)"
     )
-    threads: int = Field(1, ge=1, le=1024, description="of numerical libraries on a board")
+    threads: int = Field(1, ge=1, le=1024, description="number of threads of numerical libraries on a board")
     replay: Literal["off", "solo"] = Field(
-        "off", description="solo: a part's time, measured alone, is slept, and its real output served"
+        "off",
+        description="solo: a part's time is measured alone; the board sleeps for this time and gives the part's real output",
     )
     suite: str | None = Field(
-        None, description="what `harness lab run` runs: a file beside this one, or a shipped suite"
+        None, description="suite that `harness lab run` runs: a file beside this one, or a shipped suite"
     )
 
     @field_validator("boards", mode="before")
