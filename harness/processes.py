@@ -17,6 +17,7 @@ from multiprocessing import resource_tracker
 from multiprocessing.process import BaseProcess
 
 from harness.errors import HarnessError
+from harness.quiet import clean_path
 
 __all__ = ["bound", "die_with_parent", "died", "start"]
 
@@ -62,13 +63,14 @@ def start(process: BaseProcess) -> None:
     """Start a child process that Ctrl-C never reaches.
 
     The child inherits the blocked signal, so this holds even while it imports. A Ctrl-C during the start takes effect
-    in this process afterwards. No child is therefore left with only a part of its arguments.
+    in this process afterwards. No child is therefore left with only a part of its arguments. The current folder is not
+    on the child's path while it starts. Afterwards the child has the path of this process.
 
     Raises:
         HarnessError: the system could not start it, or ended it, or the process that forks it, at once.
     """
-    resource_tracker.ensure_running()  # a later start would unblock the signal first
-    with _interrupt_deferred():
+    with clean_path(), _interrupt_deferred():
+        resource_tracker.ensure_running()  # a later start would unblock the signal first
         before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
             process.start()

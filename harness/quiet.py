@@ -1,17 +1,31 @@
 """Settings that every process of the harness makes before it imports a library, for itself and for its children.
 
 A library that sends telemetry, or a file in the current folder that is imported in place of a module, changes the
-result of a measurement. Therefore telemetry is switched off, and the current folder is not on the path.
+result of a measurement. Therefore telemetry is switched off, and the current folder is not on the path of a process
+of the harness.
 """
 
 from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Mapping, MutableMapping
+from collections.abc import Iterator, Mapping, MutableMapping
+from contextlib import contextmanager
 from types import MappingProxyType
 
-__all__ = ["NO_TELEMETRY", "be_quiet", "telemetry_off", "without_current_folder"]
+__all__ = [
+    "NO_TELEMETRY",
+    "as_started",
+    "be_quiet",
+    "clean_path",
+    "no_current_folder",
+    "telemetry_off",
+    "without_current_folder",
+]
+
+SAFE_PATH = "PYTHONSAFEPATH"
+OURS = "harness"
+"""The value of ``PYTHONSAFEPATH`` that the harness sets. Python only asks whether there is one."""
 
 NO_TELEMETRY: Mapping[str, str] = MappingProxyType(
     {
@@ -25,16 +39,39 @@ NO_TELEMETRY: Mapping[str, str] = MappingProxyType(
 """Environment variables that switch the telemetry of libraries off."""
 
 
-def be_quiet(environment: MutableMapping[str, str] = os.environ, path: list[str] = sys.path) -> None:
-    """Switch telemetry off, and keep the current folder off the path of this process and of its children.
+def be_quiet(environment: MutableMapping[str, str] = os.environ) -> None:
+    """Switch telemetry off for this process and for its children."""
+    environment.update(NO_TELEMETRY)
+
+
+def no_current_folder(environment: MutableMapping[str, str] = os.environ) -> None:
+    """Keep the current folder off the path of the Python processes that this process starts.
+
+    Only the processes of the harness call this. A program that imports the harness keeps its path, and so do the
+    programs that it starts. A user's own setting of ``PYTHONSAFEPATH`` is kept.
 
     Python 3.10 has no variable for the path. Under it, files in the current folder can replace modules of the
     standard library while a worker starts.
     """
-    environment.update(NO_TELEMETRY)
-    environment["PYTHONSAFEPATH"] = "1"
-    if "" in path:  # python -c
-        path.remove("")
+    environment.setdefault(SAFE_PATH, OURS)
+
+
+def as_started(environment: MutableMapping[str, str] = os.environ) -> None:
+    """Undo :func:`no_current_folder` in a process that runs code of plugins, which may start scripts of theirs."""
+    if environment.get(SAFE_PATH) == OURS:
+        del environment[SAFE_PATH]
+
+
+@contextmanager
+def clean_path(environment: MutableMapping[str, str] = os.environ) -> Iterator[None]:
+    """Start processes in this block without the current folder on their path."""
+    before = environment.get(SAFE_PATH)
+    no_current_folder(environment)
+    try:
+        yield
+    finally:
+        if before is None:
+            as_started(environment)
 
 
 def telemetry_off(environment: Mapping[str, str] = os.environ) -> list[str]:

@@ -15,6 +15,7 @@ from typing import Any, TextIO
 import click
 
 from harness.cli.plugin_commands import PluginGroup
+from harness.quiet import no_current_folder
 
 __all__ = ["main"]
 
@@ -107,6 +108,7 @@ def main() -> None:
     """
     from harness.errors import HarnessError
 
+    no_current_folder()
     try:
         try:
             code = cli.main(standalone_mode=False)

@@ -14,6 +14,7 @@ from harness.prepare.messages import Done, Failure, Make, Message, Note, Progres
 from harness.prepare.nodes import failure, preprocess_ms, run_node
 from harness.prepare.team import Leader, Setup
 from harness.processes import die_with_parent
+from harness.quiet import as_started
 from harness.store.artifacts import Store
 from harness.train.ranks import SINGLE_PROCESS
 
@@ -28,6 +29,7 @@ def main(conn: Connection, setup: Setup) -> None:
     os.dup2(2, 1)  # a plugin may print, and the parent's standard output is only for the parent's own output
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     die_with_parent()
+    as_started()
     import torch
 
     torch.set_num_threads(setup.threads)

@@ -20,6 +20,7 @@ from harness.plugins import load_plugins
 from harness.prepare.messages import Failure
 from harness.prepare.nodes import failure, run_along
 from harness.processes import die_with_parent, died, start
+from harness.quiet import as_started
 from harness.store.artifacts import Store
 from harness.train.ranks import PATIENCE_S, T, Team
 from harness.types.plan import Node, StepTask
@@ -169,6 +170,7 @@ def follow(conn: Connection, rank: int, port: int, device: str, setup: Setup) ->
     """
     os.dup2(2, 1)  # a plugin may print, and the parent's standard output is only for the parent's own output
     die_with_parent()
+    as_started()
     ranks = Follower(rank, setup.processes, conn)
     ranks.join(port, device, setup.threads)
     plugins, store = load_plugins(setup.block), Store(setup.root)

@@ -29,7 +29,10 @@ def in_new_process(need: Need, function: Callable[..., Any], *arguments: Any, li
     name = getattr(function, "__qualname__", function)
     where = "where it, and all it is given, must be importable by name"
     with tempfile.NamedTemporaryFile() as answer:
-        code = "import pickle, sys; sys.path[:] = pickle.load(sys.stdin.buffer)\n"
+        code = (
+            "import sys; sys.path[:] = [place for place in sys.path if place]\n"  # without the current folder
+        )
+        code += "import pickle; sys.path[:] = pickle.load(sys.stdin.buffer)\n"
         code += "from harness.testing.isolated import serve; serve(sys.argv[1])"
         try:
             call = pickle.dumps(sys.path) + pickle.dumps((function, arguments))

@@ -24,6 +24,7 @@ from harness.errors import BoardLost, HarnessError, first_line, source_files
 from harness.machine import memory
 from harness.machine.sampler import Sampler
 from harness.processes import die_with_parent
+from harness.quiet import as_started
 from harness.types import (
     Artifact,
     DeviceReport,
@@ -72,6 +73,7 @@ def main(conn: Connection) -> None:
     """Answer the commands of the parent process until it closes its end of the connection."""
     os.dup2(2, 1)  # a runtime may print, and the parent's standard output is only for the parent's own output
     die_with_parent()
+    as_started()
     worker = Worker()
     while True:
         try:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
+import multiprocessing
 import os
 import socket
 import subprocess
@@ -16,7 +18,15 @@ import pytest
 
 from harness.machine.environment import host
 from harness.plugins import load_plugins
-from harness.quiet import NO_TELEMETRY, be_quiet, without_current_folder
+from harness.processes import start
+from harness.quiet import (
+    NO_TELEMETRY,
+    as_started,
+    be_quiet,
+    clean_path,
+    no_current_folder,
+    without_current_folder,
+)
 from harness.types import IMAGE, Edge, ModuleSpec, Monitor, Part, SessionOptions, Stop, TensorSpec, Workload
 from harness.worker import commands
 from harness.worker.process import WorkerProcess
@@ -40,10 +50,78 @@ def test_every_variable_is_set_for_this_process_and_in_each_record():
 
 def test_what_a_user_switched_on_is_switched_off():
     variables = {"ORT_DISABLE_TELEMETRY": "0"}
-    path = ["", "/somewhere"]
-    be_quiet(variables, path)
+    be_quiet(variables)
     assert variables["ORT_DISABLE_TELEMETRY"] == "1"
-    assert path == ["/somewhere"]
+
+
+@pytest.mark.parametrize("before", [{}, {"PYTHONSAFEPATH": "1"}])
+def test_children_start_without_the_current_folder_and_a_setting_of_the_user_is_kept(before):
+    variables = dict(before)
+    with clean_path(variables):
+        assert variables["PYTHONSAFEPATH"]
+    assert variables == before
+    no_current_folder(variables)
+    assert variables["PYTHONSAFEPATH"]
+    with clean_path(variables):
+        pass
+    assert variables["PYTHONSAFEPATH"]
+    as_started(variables)
+    assert variables == before
+
+
+def test_a_program_that_imports_the_harness_keeps_its_path(tmp_path):
+    """A notebook has the current folder on its path, and a script that it starts has its own folder there."""
+    (tmp_path / "mine.py").write_text("print('mine')\n")
+    (tmp_path / "script.py").write_text("import mine\n")
+    code = (
+        "import harness, subprocess, sys, mine\nsubprocess.run([sys.executable, 'script.py'], check=True)\n"
+    )
+    variables = {name: value for name, value in os.environ.items() if name != "PYTHONSAFEPATH"}
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+        env=variables,
+    )
+    assert done.stdout.split() == ["mine", "mine"], done.stderr
+
+
+CHILD = """
+import subprocess, sys
+from pathlib import Path
+from harness.quiet import as_started
+
+def note(path):
+    as_started()
+    done = subprocess.run([sys.executable, "script.py"], capture_output=True, text=True, check=False)
+    Path(path).write_text(done.stdout)
+"""
+"""A module of a plugin, whose training code starts a script."""
+
+
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="Python 3.10 has no PYTHONSAFEPATH")
+def test_a_child_starts_without_the_current_folder_and_plugins_in_it_have_theirs(
+    shadowed, tmp_path, monkeypatch
+):
+    """``sys.path`` of the parent has a module of the user, which the child finds; the shadows end no process."""
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    (mine / "mine.py").write_text(CHILD)
+    (shadowed / "sibling.py").write_text("print('sibling')\n")
+    (shadowed / "script.py").write_text("import sibling\n")
+    monkeypatch.delenv("PYTHONSAFEPATH", raising=False)
+    monkeypatch.syspath_prepend(str(mine))
+    monkeypatch.chdir(shadowed)
+    note = importlib.import_module("mine").note
+    child = multiprocessing.get_context("spawn").Process(target=note, args=(str(tmp_path / "answer"),))
+    start(child)
+    child.join(60)
+    assert child.exitcode == 0
+    assert (tmp_path / "answer").read_text() == "sibling\n"
+    assert "PYTHONSAFEPATH" not in os.environ
 
 
 def test_the_meter_reading_process_imports_nothing_of_the_current_folder(shadowed):
