@@ -23,7 +23,7 @@ from harness_data.names import name_notes
 from harness_data.pictures import absent, facts, looking_at, planned
 from harness_data.pixels import decode, read_file
 from harness_data.shards import check_complete, find
-from harness_data.survey import Survey, channels_of, content_of, notes_of, survey
+from harness_data.survey import Survey, channels_of, content_of, notes_of, survey_of
 from harness_data.tables import (
     IMAGE_COLUMNS,
     LABEL_COLUMNS,
@@ -65,9 +65,9 @@ def describe(params: HuggingFaceParams) -> DataInfo:
         folder = _folder(params)
     except _Missing as missing:
         return planned(params, name=_name(params), missing=str(missing))
-    found = _found(params, folder)
-    if found.files is not None:
-        return parquet.describe_files(params, _name(params), found.files, found.card)
+    sources = _sources(params, folder)
+    if sources.files is not None:
+        return parquet.describe_files(params, _name(params), sources.files, sources.card)
     return _Hub(params, folder).describe(_name(params))
 
 
@@ -78,9 +78,9 @@ def load(params: HuggingFaceParams, split: str) -> Dataset:
         SuiteError: the data is missing, or a part of it cannot be read.
     """
     folder = _folder(params)
-    found = _found(params, folder)
-    if found.files is not None:
-        return parquet.load_files(params, found.files, split, found.card)
+    sources = _sources(params, folder)
+    if sources.files is not None:
+        return parquet.load_files(params, sources.files, split, sources.card)
     return HubImages(_Hub(params, folder), split)
 
 
@@ -129,21 +129,21 @@ def _snapshot(repo: str, revision: str | None) -> Path:
 
 
 @dataclass(frozen=True)
-class _Found:
+class _Sources:
     """The Parquet files of both splits, or None if they are of another kind; and the class names of the set's card."""
 
     files: parquet.Files | None
     card: tuple[str, ...] | None = None
 
 
-def _found(params: HuggingFaceParams, folder: Path) -> _Found:
+def _sources(params: HuggingFaceParams, folder: Path) -> _Sources:
     """Return the files of the splits as the ``datasets`` library finds them.
 
     Raises:
         SuiteError: there is no such configuration, or shards are missing.
     """
     if params.path is not None:
-        return _Found(
+        return _Sources(
             {
                 "train": find(folder, params.train_split, None, "train_split"),
                 "test": find(folder, params.test_split, None, "test_split"),
@@ -159,13 +159,13 @@ def _found(params: HuggingFaceParams, folder: Path) -> _Found:
     if not all(files.values()) or any(
         path.suffix != ".parquet" for paths in files.values() for path in paths
     ):
-        return _Found(None)
+        return _Sources(None)
     for paths in files.values():
         check_complete(paths)
     features = builder.info.features or {}
     columns = [name for name in (params.label_column, *LABEL_COLUMNS) if name in features]
     names = getattr(features[columns[0]], "names", None) if columns else None
-    return _Found(files, None if names is None else tuple(map(str, names)))
+    return _Sources(files, None if names is None else tuple(map(str, names)))
 
 
 def _offline() -> Any:
@@ -260,7 +260,7 @@ class _Hub:
         train = self.tables["train"]
         params = self.params
         about = [params.config, params.train_split, params.test_split, train.image_column]
-        return survey(self._files, ["hub", *about], lambda split: self.tables[split].pictures())
+        return survey_of(self._files, ["hub", *about], lambda split: self.tables[split].pictures())
 
     def channels(self) -> int:
         return self.params.shape[0] if self.params.shape else channels_of(self.survey())

@@ -16,7 +16,7 @@ from harness_data.listing import Listing, listed
 from harness_data.names import name_notes, ordered, shown
 from harness_data.pictures import VARYING, PictureParams, absent, facts, looking_at, planned
 from harness_data.pixels import SUFFIXES, decode, read_file
-from harness_data.survey import content_of, notes_of, survey
+from harness_data.survey import content_of, notes_of, survey_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -64,8 +64,8 @@ def _facts(params: ImageFolderParams, folder: Path) -> DataInfo:
 
     paths = [path for listing in splits.values() for path in listing.paths()]
     sizes = {split: {name: len(files) for name, files in of.classes.items()} for split, of in splits.items()}
-    survey_ = survey(paths, ["imagefolder", sizes], pictures)
-    content = [sizes, survey_.content, content_of(survey_, channels)]
+    survey = survey_of(paths, ["imagefolder", sizes], pictures)
+    content = [sizes, survey.content, content_of(survey, channels)]
     notes = [note for split, listing in splits.items() for note in listing.notes(_split(folder, split))]
     if all((folder / name).is_dir() for name in FOLDERS["test"]):
         notes.append("tested on the folder test, not val")
@@ -77,7 +77,7 @@ def _facts(params: ImageFolderParams, folder: Path) -> DataInfo:
         class_names=names,
         sizes={split: sum(counts.values()) for split, counts in sizes.items()},
         fingerprint=hashlib.sha256(json.dumps(content).encode()).hexdigest(),
-        notes=(*notes_of(survey_, channels), *notes, *name_notes(names)),
+        notes=(*notes_of(survey, channels), *notes, *name_notes(names)),
     )
 
 

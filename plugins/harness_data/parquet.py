@@ -21,7 +21,7 @@ from harness_data.names import name_notes, shown, some
 from harness_data.pictures import absent, facts, looking_at, planned
 from harness_data.pixels import decode
 from harness_data.shards import Layout, find, layout_of, left_notes, opened
-from harness_data.survey import Survey, channels_of, content_of, notes_of, survey
+from harness_data.survey import Survey, channels_of, content_of, notes_of, survey_of
 from harness_data.tables import (
     IMAGE_COLUMNS,
     LABEL_COLUMNS,
@@ -152,7 +152,7 @@ class _Tables:
         paths = [path for split in ("train", "test") for path in self.files[split]]
         columns = [self.layouts[path].image for path in paths]
         division = [len(self.files["train"]), len(self.files["test"])]
-        return survey(paths, ["parquet", columns, division], self.pictures, hashed=paths)
+        return survey_of(paths, ["parquet", columns, division], self.pictures, hashed=paths)
 
 
 def describe_files(

@@ -14,7 +14,7 @@ from pathlib import Path
 from harness.methods import remembered
 from harness_data.pixels import BACKGROUND, header_of
 
-__all__ = ["Survey", "announcement", "channels_of", "content_of", "notes_of", "survey"]
+__all__ = ["Survey", "announcement", "channels_of", "content_of", "notes_of", "survey_of"]
 
 TRAITS = {
     "turned": "EXIF rotation applied to {}",
@@ -34,9 +34,10 @@ LONG_BYTES = 4 * 10**9
 class Survey:
     """What reading all pictures of a data set has shown.
 
-    ``counts`` and ``sizes``: of each split, pictures and their encoded bytes. ``content``: hash of the bytes of all pictures in their order. ``files``: hashes of whole files in their order,
-    where they hold more than pictures. ``again``: test pictures whose bytes a training picture has too. ``twice``: training pictures
-    whose bytes an earlier one has.
+    ``counts`` and ``sizes``: of each split, the pictures and their encoded bytes. ``grey``: pictures without colours.
+    ``codecs`` and ``traits``: how many pictures have each. ``content``: hash of the bytes of all pictures in their
+    order. ``again``: test pictures whose bytes a training picture has too. ``twice``: training pictures whose bytes an
+    earlier one has. ``files``: hashes of whole files in their order, where they hold more than pictures.
     """
 
     counts: Mapping[str, int]
@@ -55,7 +56,7 @@ class Survey:
         return sum(self.counts.values())
 
 
-def survey(
+def survey_of(
     files: Sequence[str | Path],
     about: object,
     pictures: Callable[[str], Iterable[tuple[str, bytes]]],
@@ -118,38 +119,38 @@ def _read(pictures: Callable[[str], Iterable[tuple[str, bytes]]], files: Sequenc
     )
 
 
-def channels_of(found: Survey) -> int:
+def channels_of(survey: Survey) -> int:
     """Return the channels that hold all pictures: 1 if all are grey, else 3."""
-    return 1 if found.grey == found.pictures else 3
+    return 1 if survey.grey == survey.pictures else 3
 
 
-def content_of(found: Survey, channels: int) -> dict[str, object]:
+def content_of(survey: Survey, channels: int) -> dict[str, object]:
     """Return what a fingerprint must hold beside the bytes: how they become pixels, where that is not plain.
 
     It is empty for upright, opaque pictures of one kind.
     """
-    mixed = {"grey": found.grey, "channels": channels} if 0 < found.grey < found.pictures else {}
-    return {**found.traits, **mixed}
+    mixed = {"grey": survey.grey, "channels": channels} if 0 < survey.grey < survey.pictures else {}
+    return {**survey.traits, **mixed}
 
 
-def notes_of(found: Survey, channels: int) -> Iterator[str]:
+def notes_of(survey: Survey, channels: int) -> Iterator[str]:
     """Yield what a reader of the figures should know about the pictures, with counts."""
-    codecs = found.codecs
+    codecs = survey.codecs
     yield "images stored as " + (
         ", ".join(f"{name} ({count:,})" for name, count in codecs.items())
         if len(codecs) > 1
         else "".join(codecs)
     )
-    if channels == 3 and found.grey:
-        yield f"{_of(found.grey, found.pictures)} are grey, read as RGB"
-    if channels == 1 and found.grey < found.pictures:
-        yield f"{_of(found.pictures - found.grey, found.pictures)} are in colour, read as grey"
-    for name, count in found.traits.items():
-        yield TRAITS[name].format(_of(count, found.pictures))
-    if found.again:
-        yield f"{_of(found.again, found.counts['test'], 'test ')} have the bytes of a training picture"
-    if found.twice:
-        yield f"{_of(found.twice, found.counts['train'], 'training ')} have the bytes of an earlier one"
+    if channels == 3 and survey.grey:
+        yield f"{_of(survey.grey, survey.pictures)} are grey, read as RGB"
+    if channels == 1 and survey.grey < survey.pictures:
+        yield f"{_of(survey.pictures - survey.grey, survey.pictures)} are in colour, read as grey"
+    for name, count in survey.traits.items():
+        yield TRAITS[name].format(_of(count, survey.pictures))
+    if survey.again:
+        yield f"{_of(survey.again, survey.counts['test'], 'test ')} have the bytes of a training picture"
+    if survey.twice:
+        yield f"{_of(survey.twice, survey.counts['train'], 'training ')} have the bytes of an earlier one"
 
 
 def _of(count: int, total: int, kind: str = "") -> str:
