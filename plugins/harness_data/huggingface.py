@@ -22,7 +22,7 @@ from harness_data import parquet
 from harness_data.names import name_notes
 from harness_data.pictures import absent, facts, looking_at, planned
 from harness_data.pixels import decode, read_file
-from harness_data.shards import check_complete, find
+from harness_data.shards import check_complete, check_same_names, find
 from harness_data.survey import Survey, channels_of, content_of, notes_of, survey_of
 from harness_data.tables import (
     IMAGE_COLUMNS,
@@ -153,15 +153,20 @@ def _sources(params: HuggingFaceParams, folder: Path) -> _Sources:
 
     with _reading(params, params.train_split):
         builder = datasets.load_dataset_builder(str(folder), name=params.config, download_config=_offline())
-    data_files = builder.config.data_files or {}
-    splits = {"train": params.train_split, "test": params.test_split}
-    files = {split: [Path(path) for path in data_files.get(name) or ()] for split, name in splits.items()}
-    if not all(files.values()) or any(
-        path.suffix != ".parquet" for paths in files.values() for path in paths
-    ):
+    listed = {
+        name: [Path(path) for path in paths] for name, paths in (builder.config.data_files or {}).items()
+    }
+    if any(path.suffix != ".parquet" for paths in listed.values() for path in paths):
         return _Sources(None)
-    for paths in files.values():
+    for paths in listed.values():
         check_complete(paths)
+    splits = {"train": params.train_split, "test": params.test_split}
+    files = {split: listed.get(name, []) for split, name in splits.items()}
+    if not all(
+        files.values()
+    ):  # a part of a split, such as train[:10%]: the library takes names from one file
+        check_same_names([path for paths in listed.values() for path in paths], params)
+        return _Sources(None)
     features = builder.info.features or {}
     columns = [name for name in (params.label_column, *LABEL_COLUMNS) if name in features]
     names = getattr(features[columns[0]], "names", None) if columns else None

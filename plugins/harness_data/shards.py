@@ -16,7 +16,16 @@ from harness_data.names import same_name, shown, some
 from harness_data.pixels import LFS_POINTER, nature
 from harness_data.tables import IMAGE_COLUMNS, LABEL_COLUMNS, ColumnParams, column_of
 
-__all__ = ["Layout", "check_complete", "find", "layout_of", "left_notes", "missing_shards", "opened"]
+__all__ = [
+    "Layout",
+    "check_complete",
+    "check_same_names",
+    "find",
+    "layout_of",
+    "left_notes",
+    "missing_shards",
+    "opened",
+]
 
 SHARD = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})(?P<rest>.*)\.parquet")
 
@@ -88,6 +97,24 @@ def _class_names(metadata: Mapping[bytes, bytes], label: str) -> tuple[str, ...]
     except (KeyError, TypeError, ValueError, RecursionError):
         return None
     return tuple(same_name(str(name)) for name in names) if isinstance(names, list) else None
+
+
+def check_same_names(files: Sequence[Path], params: ColumnParams) -> None:
+    """Refuse files that declare different names of classes, or the same names in another order.
+
+    Raises:
+        SuiteError: two files differ, or one cannot be read.
+    """
+    names: dict[tuple[str, ...] | None, Path] = {}
+    for path in files:
+        with opened(path) as file:
+            names.setdefault(layout_of(file, params, path).names, path)
+    names.pop(None, None)
+    if len(names) > 1:
+        first, second = list(names.values())[:2]
+        raise SuiteError(
+            f"{first} and {second} declare different classes, or another order; name whole splits"
+        )
 
 
 # --- files --------------------------------------------------------------------------------------

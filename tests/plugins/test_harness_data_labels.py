@@ -439,11 +439,41 @@ def test_names_in_another_order_are_mapped_in_the_hubs_layout_too(hub: Path) -> 
     assert again.fingerprint == info.fingerprint
 
 
+def test_a_part_of_a_split_needs_one_order_of_names(hub: Path) -> None:
+    write(hub / "data" / "train-00000-of-00001.parquet", [0, 1, 1], ["cat", "dog"])
+    write(hub / "data" / "test-00000-of-00001.parquet", [0, 1, 1], ["dog", "cat"], first=9)
+    params = huggingface.HuggingFaceParams(repo=str(hub), train_split="train[:2]")
+    with pytest.raises(SuiteError, match=r"declare different classes, or another order; name whole splits"):
+        huggingface.describe(params)
+
+
 def test_missing_shards_are_named_in_the_hubs_layout_too(hub: Path) -> None:
     write(hub / "data" / "train-00000-of-00002.parquet", [0, 1], ["cat", "dog"])
     write(hub / "data" / "test-00000-of-00001.parquet", [0, 1], ["cat", "dog"])
     with pytest.raises(SuiteError, match=r"missing shards: 1 \(train-00001-of-00002\.parquet\)"):
         huggingface.describe(huggingface.HuggingFaceParams(repo=str(hub)))
+
+
+CARD = """---
+dataset_info:
+  features:
+  - {name: image, dtype: image}
+  - {name: label, dtype: {class_label: {names: {'0': cat, '1': dog, '2': cow}}}}
+---
+"""
+
+
+def test_class_names_of_the_sets_card_are_used_if_the_files_declare_none(hub: Path) -> None:
+    write(hub / "data" / "train-00000-of-00001.parquet", [0, 1, 1])
+    write(hub / "data" / "test-00000-of-00001.parquet", [0, 1], first=9)
+    (hub / "README.md").write_text(CARD)
+    whole = huggingface.describe(huggingface.HuggingFaceParams(repo=str(hub)))
+    assert whole.class_names == ("cat", "dog", "cow")
+    assert "1 of 3 classes have no training pictures: 'cow'" in whole.note
+    part = huggingface.HuggingFaceParams(repo=str(hub), train_split="train[:2]")
+    info = huggingface.describe(part)
+    assert (info.class_names, info.sizes) == (whole.class_names, {"train": 2, "test": 2})
+    assert huggingface.load(part, "train").labels.tolist() == [0, 1]
 
 
 def test_a_set_of_other_files_is_read_by_the_library(hub: Path) -> None:
