@@ -120,9 +120,11 @@ class DeviceChoice(BaseModel):
 
 def _all_or_list(value: object) -> object:
     if isinstance(value, str) and value != "all":
-        guess = "did you mean 'all'? " if get_close_matches(value, ["all"]) else ""
+        near = bool(get_close_matches(value, ["all"]))
+        guess, example = ("did you mean 'all'? ", "edgevit-*") if near else ("", value)
         raise ValueError(
-            f"{value!r} is no list of methods; {guess}allowed: all, or names and patterns in brackets, like [{value}]"
+            f"{value!r} is not a list of methods; {guess}"
+            f"allowed: all, or a list of names and patterns, like [{example}]"
         )
     return value
 

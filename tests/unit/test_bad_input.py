@@ -191,7 +191,7 @@ def test_top_level_keys_that_begin_with_x_are_the_author_s(harness):
             19,
             ["run.0.methods: 'al'", "did you mean 'all'?", "allowed: all, or"],
         ),
-        ("methods: all", "methods: edge", 19, ["run.0.methods: 'edge' is no list", "like [edge]"]),
+        ("methods: all", "methods: edge", 19, ["run.0.methods: 'edge' is not a list", "like [edge]"]),
         ("methods: all", "method: all", 19, ["method", "did you mean 'methods'?"]),
         ("suite: mine", "suite: mine\nbaseline: clod", 2, ["no method 'clod'"]),
         ("suite: mine", "suite: mine\nrank_by: topp1", 2, ["no column 'topp1'", "did you mean 'top1'?"]),
