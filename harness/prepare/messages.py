@@ -51,7 +51,10 @@ class Done:
 
 @dataclass(frozen=True)
 class Failure:
-    """An order failed: the stage, the plugin whose code ran, a one-line reason, and the traceback if there is one."""
+    """An order failed: the stage, the plugin whose code ran, a one-line reason, and the traceback if there is one.
+
+    ``plugin`` is empty if no plugin's code is at fault.
+    """
 
     stage: str
     plugin: str

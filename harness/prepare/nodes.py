@@ -11,7 +11,7 @@ from pathlib import Path
 from statistics import median
 
 from harness.data.opened import OpenedData
-from harness.errors import CellError, HarnessError, first_line, printable
+from harness.errors import CellError, HarnessError, StorageError, first_line, printable
 from harness.plugins import Plugins
 from harness.prepare.context import PrepareContext, open_task_data
 from harness.prepare.export import export
@@ -30,6 +30,8 @@ __all__ = ["failure", "preprocess_ms", "run_along", "run_node"]
 def failure(node: Node, error: Exception, plugins: Plugins) -> Failure:
     """Return why ``error`` ended ``node``, and whose code failed. Call it inside the ``except`` block."""
     stage, trace, plugin = str(node.stage), "", None
+    if isinstance(error, StorageError):  # of the disk or the cache, whichever code was at work
+        return Failure(stage, "", str(error))
     if isinstance(error, HarnessError):
         text = str(error)
         if isinstance(error, CellError):

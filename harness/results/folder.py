@@ -54,6 +54,9 @@ class Results:
                     sync_folder(self.folder)
             if self._file.is_symlink() or not self._file.is_file():
                 raise StorageError(f"{self._file}: is not a regular file; give another --out")
+            samples = self.folder / "samples"
+            if os.path.lexists(samples) and not samples.is_dir():  # before a cell is measured for nothing
+                raise StorageError(f"{samples}: is not a folder; give another --out")
         elif not self._file.is_file():
             raise SuiteError(f"{self.folder}: {self._lack()}; give a folder that `harness run --out` wrote")
 

@@ -156,7 +156,7 @@ def _measurable(
     for cell in pending:
         failure = next((failed_nodes[key] for key in plan.needed_by(cell) if key in failed_nodes), None)
         if failure is not None:
-            recorder.start(cell).failed(failure.stage, failure.plugin, failure.reason)
+            recorder.start(cell).failed(failure.stage, failure.plugin or None, failure.reason)
         elif cell.impossible is not None:
             recorder.start(cell).skipped(cell.impossible)
         else:

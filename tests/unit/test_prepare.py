@@ -10,6 +10,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -19,7 +20,7 @@ from harness.plan import chains
 from harness.plan.planner import make_plan
 from harness.plugins import Plugins, load_plugins
 from harness.prepare.context import PrepareContext
-from harness.prepare.nodes import run_node
+from harness.prepare.nodes import failure, run_node
 from harness.store.artifacts import Store
 from harness.store.saved import load_any
 from harness.suite.loading import load_suite
@@ -205,6 +206,16 @@ except StorageError as error:
     why = "not all bytes were written: is the disk full?" if what == "arrays" else "File too large"
     assert done.stdout == f"cannot write {tmp_path / 'artifacts/k'}: {why}\n"
     assert {path.name for path in tmp_path.rglob("*")} == {"artifacts", "work"}
+
+
+def test_a_full_disk_is_no_fault_of_a_plugin():
+    node = SimpleNamespace(stage="build", plugin="timm")
+    failed = failure(node, StorageError("cannot write it: No space left on device"), load_plugins())
+    assert (failed.stage, failed.plugin, failed.reason) == (
+        "build",
+        "",
+        "cannot write it: No space left on device",
+    )
 
 
 def test_an_export_trains_nothing(tmp_path):

@@ -314,6 +314,14 @@ def test_a_run_writes_into_no_link_and_no_pipe(results, tmp_path, name, file):
     assert not (results.folder / "nowhere").exists()
 
 
+@pytest.mark.parametrize("make", [Path.touch, os.mkfifo, lambda path: path.symlink_to("nowhere")])
+def test_samples_that_are_no_folder_are_said_before_anything_is_measured(results, make):
+    shutil.rmtree(results.folder / "samples")
+    make(results.folder / "samples")
+    with pytest.raises(StorageError, match=r"samples: is not a folder; give another --out"):
+        Results(results.folder, create=True)
+
+
 BAD_LINES = {
     "a number": b"7",
     "null": b"null",
