@@ -8,14 +8,20 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Collection
 from dataclasses import replace
+from math import isclose
+from statistics import fmean
+from typing import Literal, TypeAlias
 
-from harness.types import DataInfo
-from harness.types.data import DataChoice
+from harness.types import DataInfo, Preprocessing
+from harness.types.data import DataChoice, Scale
 
-__all__ = ["SPLIT_SEED", "effective_info"]
+__all__ = ["SPLIT_SEED", "as_weights_expect", "effective_info"]
 
 SPLIT_SEED = 20240806
+_Means: TypeAlias = tuple[tuple[float, ...], tuple[float, ...]]
+"""Mean and standard deviation, per channel."""
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
@@ -50,6 +56,53 @@ def effective_info(info: DataInfo, choice: DataChoice) -> DataInfo:
     )
 
 
+def as_weights_expect(
+    choice: DataChoice, written: Collection[str], weights: Preprocessing, info: DataInfo
+) -> tuple[DataChoice, tuple[str, ...]]:
+    """Return ``choice`` with the preprocessing of pretrained weights where the suite gives no value, and differences.
+
+    ``written`` are the keys that the suite gives. They win, and a difference from the weights is returned in words.
+    For another number of channels than the weights', mean and standard deviation are averaged over the weights'.
+    """
+    channels, notes = info.shape[0], []
+    scale = Scale(mean=weights.mean, std=weights.std)
+    if channels != len(weights.mean):
+        scale = Scale(mean=(fmean(weights.mean),) * channels, std=(fmean(weights.std),) * channels)
+        if "normalize" not in written and len(set(weights.mean + weights.std)) > 2:
+            notes.append(f"normalize averaged over the weights' {len(weights.mean)} channels")
+    wanted = {
+        "image_size": weights.image_size,
+        "interpolation": weights.interpolation,
+        "crop_pct": weights.crop_pct,
+        "crop_mode": weights.crop_mode,
+        "normalize": _named(scale),
+    }
+    filled = choice.model_copy(update={key: value for key, value in wanted.items() if key not in written})
+    expected = DataChoice(name=choice.name, **wanted)
+    if filled.image_size != weights.image_size:
+        notes.append(f"image_size {filled.image_size or 'as stored'}, the weights' {weights.image_size}")
+    if filled.image_size is not None and filled.resize_name != expected.resize_name:
+        notes.append(f"resized by {filled.resize_name}, the weights' by {expected.resize_name}")
+    if not _same_scale(_scale(info, filled), (scale.mean, scale.std)):
+        notes.append(f"normalize {filled.normalize_name}, the weights' {expected.normalize_name}")
+    return filled, tuple(notes)
+
+
+def _named(scale: Scale) -> Literal["imagenet", "half"] | Scale:
+    """Return the name of a scale, if it has one in a suite."""
+    ones = (1.0,) * len(scale.mean)
+    if _same_scale((scale.mean, scale.std), (tuple(0.5 * one for one in ones),) * 2):
+        return "half"
+    return "imagenet" if (scale.mean, scale.std) == (IMAGENET_MEAN, IMAGENET_STD) else scale
+
+
+def _same_scale(left: _Means, right: _Means) -> bool:
+    return all(
+        len(a) == len(b) and all(isclose(x, y, abs_tol=1e-3) for x, y in zip(a, b, strict=True))
+        for a, b in zip(left, right, strict=True)
+    )
+
+
 def _class_names(info: DataInfo, choice: DataChoice) -> tuple[str, ...]:
     if choice.classes is None:
         return info.class_names
@@ -66,6 +119,8 @@ def _class_names(info: DataInfo, choice: DataChoice) -> tuple[str, ...]:
 
 def _shape(info: DataInfo, choice: DataChoice) -> tuple[int, int, int]:
     channels, height, width = info.shape
+    if choice.crop_pct is not None and choice.image_size is None:
+        raise ValueError("crop_pct: give image_size, the size after the crop")
     if choice.image_size is not None:
         return channels, choice.image_size, choice.image_size
     if not height or not width:
@@ -75,8 +130,15 @@ def _shape(info: DataInfo, choice: DataChoice) -> tuple[int, int, int]:
     return info.shape
 
 
-def _scale(info: DataInfo, choice: DataChoice) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def _scale(info: DataInfo, choice: DataChoice) -> _Means:
     channels = info.shape[0]
+    if isinstance(choice.normalize, Scale):
+        mean, std = choice.normalize.mean, choice.normalize.std
+        if not len(mean) == len(std) == channels:
+            raise ValueError(
+                f"normalize: {info.name} has {channels} channels, but {len(mean)} means and {len(std)} stds are given"
+            )
+        return mean, std
     if choice.normalize == "half":
         return (0.5,) * channels, (0.5,) * channels
     if choice.normalize == "imagenet":

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from harness.data.choice import SPLIT_SEED, effective_info
-from harness.data.splits import KEEP_BYTES, ImageSplit, StoredImages
+from harness.data.splits import KEEP_BYTES, ImageSplit, Resize, StoredImages
 from harness.errors import SuiteError
 from harness.types import DataInfo, DatasetEntry, Params
 from harness.types.data import DataChoice
@@ -88,8 +88,10 @@ def _images(
     keep_bytes: int,
 ) -> StoredImages:
     """Return a stored split, which is loaded unless this process remembers it."""
-    interpolation = choice.interpolation if choice.image_size is not None else None
-    key = (entry, params.model_dump_json(), stored.fingerprint, split, shape, interpolation, keep_bytes)
+    resize = None
+    if choice.image_size is not None:
+        resize = Resize(choice.interpolation, choice.crop_pct, choice.crop_mode)
+    key = (entry, params.model_dump_json(), stored.fingerprint, split, shape, resize, keep_bytes)
     images = _remembered.pop(key, None)
     if images is None:
         dataset = entry.load(params, split)
@@ -102,7 +104,7 @@ def _images(
                 f"{stored.name} {split}: image {wrong[0]} has label {labels[wrong[0]]}; "
                 f"allowed: 0 to {stored.classes - 1}"
             )
-        images = StoredImages(dataset, f"{stored.name} {split}", shape, interpolation, keep_bytes=keep_bytes)
+        images = StoredImages(dataset, f"{stored.name} {split}", shape, resize, keep_bytes=keep_bytes)
     _remembered[key] = images
     for oldest in list(_remembered)[:-REMEMBER]:
         del _remembered[oldest]

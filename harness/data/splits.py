@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -11,6 +12,7 @@ import numpy as np
 from harness.types import Dataset, Split
 
 if TYPE_CHECKING:
+    import PIL.Image
     from numpy.typing import NDArray
 
     Array = NDArray[np.float32]
@@ -21,6 +23,7 @@ __all__ = [
     "ImageSplit",
     "KEEP_BYTES",
     "PARITY_SAMPLES",
+    "Resize",
     "StoredImages",
     "normalise",
     "parity_indices",
@@ -33,11 +36,39 @@ KEEP_BYTES = 512 * 2**20
 """Largest size in bytes of a decoded split that a process keeps in memory."""
 
 
+@dataclass(frozen=True)
+class Resize:
+    """How images get the size that models see.
+
+    Without ``crop_pct`` both sides are resized. With it, the short side (``center``) or both (``squash``) are resized to
+    the size divided by ``crop_pct``, rounded down, and the centre is cropped, as timm and torchvision do.
+    """
+
+    interpolation: str
+    crop_pct: float | None = None
+    crop_mode: str = "center"
+
+    def apply(self, picture: PIL.Image.Image, width: int, height: int) -> PIL.Image.Image:
+        """Return ``picture`` with ``width`` x ``height`` pixels."""
+        from PIL import Image
+
+        how = Image.Resampling[self.interpolation.upper()]
+        if self.crop_pct is None:
+            return picture.resize((width, height), how)
+        wide, high = math.floor(width / self.crop_pct), math.floor(height / self.crop_pct)
+        if self.crop_mode == "center":  # the models' images are squares, so both sides have one scale
+            scaled = [wide * side / min(picture.size) for side in picture.size]
+            wide, high = int(scaled[0]), int(scaled[1])
+        picture = picture.resize((wide, high), how)
+        left, top = round((wide - width) / 2), round((high - height) / 2)
+        return picture.crop((left, top, left + width, top + height))
+
+
 class StoredImages:
     """A stored split with decoded and resized images.
 
     A split of up to ``keep_bytes`` bytes stays in memory after decoding. ``shape`` is (channels, height, width). If
-    ``interpolation`` is None, no image is resized.
+    ``resize`` is None, no image is resized.
     """
 
     def __init__(
@@ -45,7 +76,7 @@ class StoredImages:
         dataset: Dataset,
         name: str,
         shape: tuple[int, int, int],
-        interpolation: str | None,
+        resize: Resize | None,
         *,
         keep_bytes: int = KEEP_BYTES,
     ) -> None:
@@ -55,7 +86,7 @@ class StoredImages:
         channels, self._height, self._width = shape
         self._mode = {1: "L", 3: "RGB"}.get(channels)
         self._shape = (self._height, self._width, channels)
-        self._resize = interpolation
+        self._resize = resize
         self._kept: NDArray[np.uint8] | None = None
         if len(dataset) * int(np.prod(self._shape)) <= keep_bytes:
             self._kept = np.zeros((len(dataset), *self._shape), np.uint8)
@@ -64,7 +95,7 @@ class StoredImages:
     def image(self, index: int) -> NDArray[np.uint8]:
         """Decode and resize image ``index``: uint8 [height, width, channels]."""
         stored = self._dataset.image(index)
-        if stored.shape == self._shape:
+        if stored.shape == self._shape and (self._resize is None or self._resize.crop_pct is None):
             return stored
         if stored.shape[:2] != self._shape[:2] and self._resize is None:
             raise ValueError(
@@ -77,7 +108,7 @@ class StoredImages:
 
         picture = Image.fromarray(stored[:, :, 0] if stored.shape[2] == 1 else stored).convert(self._mode)
         if self._resize is not None:
-            picture = picture.resize((self._width, self._height), Image.Resampling[self._resize.upper()])
+            picture = self._resize.apply(picture, self._width, self._height)
         return np.asarray(picture, np.uint8).reshape(self._shape)
 
     def images(self, indices: NDArray[np.int64]) -> NDArray[np.uint8]:

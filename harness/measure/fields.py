@@ -81,7 +81,10 @@ def fields_known_before(cell: Cell) -> KnownBefore:
             fingerprint=data.fingerprint,
             n=None,
             note=data.note,
-            normalize=data.choice.normalize,
+            normalize=data.choice.normalize_name,
+            mean=list(data.mean),
+            std=list(data.std),
+            resize=data.choice.resize_name,
         ),
         provenance=_provenance(task.infos),
     )

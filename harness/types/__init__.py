@@ -4,7 +4,7 @@ Importing this package never imports torch. Shapes never include the batch dimen
 """
 
 from harness.types.context import Context, Evaluation, FitResult
-from harness.types.data import Data, DataInfo, Dataset, Split
+from harness.types.data import Data, DataInfo, Dataset, Preprocessing, Split
 from harness.types.devices import Device, DeviceInfo, DeviceSpec, Fleet, Unavailable
 from harness.types.energy import Preset, Reading
 from harness.types.entries import (
@@ -46,6 +46,7 @@ from harness.types.models import (
     Placement,
     Sketch,
     StandIn,
+    StartingWeights,
     TensorSpec,
     TrainingCost,
 )
@@ -107,6 +108,7 @@ __all__ = [
     "Placement",
     "PlacerEntry",
     "Preset",
+    "Preprocessing",
     "Provenance",
     "RuntimeEntry",
     "Samples",
@@ -117,6 +119,7 @@ __all__ = [
     "Sketch",
     "Split",
     "StandIn",
+    "StartingWeights",
     "TensorSpec",
     "TrainingCost",
     "Unavailable",

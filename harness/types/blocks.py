@@ -163,6 +163,11 @@ class DataBlock(Block):
     n: int | None = known("images of the split")
     note: str | None = known("what a reader should know about the data")
     normalize: str | None = known("which mean and standard deviation normalise the images")
+    mean: list[Number] | None = known("that mean, per channel, on a 0..1 scale")
+    std: list[Number] | None = known("that standard deviation, per channel, on a 0..1 scale")
+    resize: str | None = known(
+        "how images get their size: `as stored`, or the interpolation and the share that a centre crop keeps"
+    )
 
 
 class OriginBlock(Block):

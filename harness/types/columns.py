@@ -140,6 +140,12 @@ COLUMNS: dict[str, Column] = {
         _text("load", "Load", "streams, arrivals per second, who generated it"),
         _text("shape", "Input", "channels x height x width that the model takes"),
         _text("normalize", "Normalise", "which mean and deviation the input is normalised with"),
+        _text(
+            "resize",
+            "Resize",
+            "how images get their size: as stored, or interpolation and share of a centre crop",
+        ),
+        Column("notes", "Notes", "", "how the model differs from its pretrained weights", kind="list"),
         _text("machine_id", "Machine", "the machine that measured"),
         _text("method_key", "Config", "hash of the method's configuration"),
         _text("folder", "Folder", "the results folder, as it was named"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol
 
 from pydantic import Field, field_validator
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
-__all__ = ["Data", "DataChoice", "DataInfo", "Dataset", "Split"]
+__all__ = ["Data", "DataChoice", "DataInfo", "Dataset", "Preprocessing", "Scale", "Split"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +43,28 @@ class DataInfo:
         return len(self.class_names)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Preprocessing:
+    """How images are prepared for a model: size in pixels per side, resizing, crop, and normalisation.
+
+    ``crop_pct`` and ``crop_mode``: see :class:`DataChoice`. ``mean`` and ``std``: per channel, on a 0..1 scale.
+    """
+
+    image_size: int
+    interpolation: Literal["nearest", "bilinear", "bicubic"]
+    crop_pct: float | None
+    crop_mode: Literal["center", "squash"]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
+class Scale(Params):
+    """A mean and a standard deviation per channel, on a 0..1 scale."""
+
+    mean: tuple[Annotated[float, Field(ge=0, le=1)], ...] = Field(min_length=1)
+    std: tuple[Annotated[float, Field(gt=0, le=10)], ...] = Field(min_length=1)
+
+
 class DataChoice(Params):
     """The keys of a suite's ``data:`` block that every data set has."""
 
@@ -53,8 +75,19 @@ class DataChoice(Params):
     interpolation: Literal["nearest", "bilinear", "bicubic"] = Field(
         "bilinear", description="how images are resized"
     )
-    normalize: Literal["dataset", "imagenet", "half"] = Field(
-        "dataset", description="mean and standard deviation: the data set's, ImageNet's, or 0.5 and 0.5"
+    crop_pct: float | None = Field(
+        None,
+        gt=0,
+        le=1,
+        description="share of a side that a centre crop keeps: images are resized to image_size / crop_pct, then cropped; "
+        "none: resized to the square",
+    )
+    crop_mode: Literal["center", "squash"] = Field(
+        "center", description="before the crop, the short side is resized (center), or both sides (squash)"
+    )
+    normalize: Literal["dataset", "imagenet", "half"] | Scale = Field(
+        "dataset",
+        description="mean and standard deviation: the data set's, ImageNet's, 0.5 and 0.5, or {mean: [...], std: [...]}",
     )
     validation: float = Field(
         0.1, ge=0, lt=1, description="share of each class's training images that is used for validation"
@@ -65,6 +98,29 @@ class DataChoice(Params):
     shots: int | None = Field(
         None, ge=1, description="number of training images per class, without validation images"
     )
+
+    @property
+    def normalize_name(self) -> str:
+        """Return ``normalize`` as one text, for records and tables."""
+        if isinstance(self.normalize, str):
+            return self.normalize
+        mean, std = (
+            ",".join(f"{value:.4g}" for value in values)
+            for values in (self.normalize.mean, self.normalize.std)
+        )
+        return f"mean {mean} std {std}"
+
+    @property
+    def resize_name(self) -> str:
+        """Return how images are resized as one text, for records and tables: ``bicubic, crop 0.9``."""
+        if self.image_size is None:
+            return "as stored"
+        crop = (
+            f", {'squash and ' if self.crop_mode == 'squash' else ''}crop {self.crop_pct:g}"
+            if self.crop_pct
+            else ""
+        )
+        return f"{self.interpolation}{crop}"
 
     @field_validator("classes", mode="before")
     @classmethod

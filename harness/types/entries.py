@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from harness.types.context import Context
-from harness.types.data import DataInfo, Dataset
+from harness.types.data import DataInfo, Dataset, Preprocessing
 from harness.types.devices import Device, DeviceInfo, DeviceSpec, Fleet, Unavailable
 from harness.types.meters import Log, Meter, MeterInfo, Watch
-from harness.types.models import Model, ModuleSpec, Partition, Placement, Sketch
+from harness.types.models import Model, ModuleSpec, Partition, Placement, Sketch, StartingWeights
 from harness.types.params import Entry
 
 __all__ = [
@@ -43,10 +43,17 @@ class ModelEntry(_StepEntry):
     ``build(ctx, params)`` returns the model before training. The harness trains it with the method's recipe; ``train:
     {epochs: 0}`` leaves it untrained. ``describe(params, data)`` is optional and runs in planning, without torch. It
     returns the spec of the module, and raises ``ValueError`` if the parameters cannot be built.
+
+    Two optional functions are for models that start from pretrained weights. They run in planning too, and return None
+    for a model that does not. ``preprocessing(params)`` returns how the weights' images were prepared: the default for
+    the data of this method. ``weights(params, data)`` returns the weights and how they fit the data, or raises
+    ``ValueError``. Plan, lineage and table say what it returns.
     """
 
     build: Callable[[Context, Any], Model]
     describe: Callable[[Any, DataInfo], ModuleSpec] | None = None
+    preprocessing: Callable[[Any], Preprocessing | None] | None = None
+    weights: Callable[[Any, DataInfo], StartingWeights | None] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

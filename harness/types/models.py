@@ -26,6 +26,7 @@ __all__ = [
     "Placement",
     "Sketch",
     "StandIn",
+    "StartingWeights",
     "TensorSpec",
     "TrainingCost",
 ]
@@ -130,6 +131,20 @@ class Model:
     input: TensorSpec
     classes: int
     lineage: tuple[Lineage, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class StartingWeights:
+    """The pretrained weights from which a builder's model starts, and what of them fits the data. Known in planning.
+
+    ``source`` names the weights. ``head`` says which of their classes answer for those of the data, or why the head is
+    new. ``new_head``: the head has random weights. ``adapted``: what else differs from the weights, in words.
+    """
+
+    source: str
+    head: str
+    new_head: bool
+    adapted: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,11 +16,11 @@ from numpy.typing import NDArray
 from PIL import Image
 from pydantic import ValidationError
 
-from harness.data.choice import effective_info
+from harness.data.choice import as_weights_expect, effective_info
 from harness.data.opened import open_data, pick_train
 from harness.data.splits import KEEP_BYTES, ArraySplit, ImageSplit, normalise, relabel, subset
 from harness.errors import SuiteError
-from harness.types import Data, DataInfo, DatasetEntry, Params
+from harness.types import Data, DataInfo, DatasetEntry, Params, Preprocessing
 from harness.types.data import DataChoice
 
 INFO = DataInfo(
@@ -248,6 +248,78 @@ def test_imagenet_normalisation_needs_three_channels() -> None:
 
 
 # --- pixels -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB"])
+@pytest.mark.parametrize("stored", [(37, 61), (61, 37), (24, 24), (9, 300), (23, 24)])
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
+@pytest.mark.parametrize(
+    ("crop_pct", "crop_mode"), [(0.875, "center"), (0.9, "center"), (1.0, "center"), (0.95, "squash")]
+)
+def test_resize_and_crop_are_timms(
+    mode: str, stored: tuple[int, int], interpolation: str, crop_pct: float, crop_mode: str
+) -> None:
+    """The pixels are equal: timm resizes with Pillow, too."""
+    from timm.data.transforms_factory import transforms_imagenet_eval
+
+    channels = {"L": 1, "RGB": 3}[mode]
+    pixel = pixels(8, *stored, channels)
+    info = replace(INFO, shape=(channels, 0, 0), mean=(0.5,) * channels, std=(0.5,) * channels)
+    data = opened(
+        entry(info, test=Stored(pixel, np.arange(8, dtype=np.int64) % 4)),
+        validation=0,
+        image_size=24,
+        interpolation=interpolation,
+        crop_pct=crop_pct,
+        crop_mode=crop_mode,
+    )
+    theirs = transforms_imagenet_eval(24, crop_pct, crop_mode, interpolation=interpolation, normalize=False)
+    for index in range(8):
+        picture = Image.fromarray(pixel[index] if channels == 3 else pixel[index][:, :, 0])
+        expected = np.asarray(theirs(picture)).transpose(1, 2, 0)
+        assert np.array_equal(data.test.raw([index])[0], expected)  # type: ignore[attr-defined]
+
+
+def test_a_crop_needs_a_size_and_a_scale_a_value_per_channel() -> None:
+    with pytest.raises(ValueError, match="crop_pct: give image_size"):
+        effective_info(INFO, choice(crop_pct=0.9))
+    scale = effective_info(INFO, choice(normalize={"mean": [0.1, 0.2, 0.3], "std": [1, 1, 1]}))
+    assert scale.mean == (0.1, 0.2, 0.3)
+    with pytest.raises(ValueError, match="normalize: toy has 3 channels, but 1 means and 1 stds are given"):
+        effective_info(INFO, choice(normalize={"mean": [0.1], "std": [1]}))
+
+
+WEIGHTS = Preprocessing(
+    image_size=24,
+    interpolation="bicubic",
+    crop_pct=0.9,
+    crop_mode="center",
+    mean=(0.485, 0.456, 0.406),
+    std=(0.229, 0.224, 0.225),
+)
+
+
+def test_preprocessing_of_weights_is_the_default_and_written_values_win() -> None:
+    filled, differences = as_weights_expect(choice(), {"name"}, WEIGHTS, INFO)
+    assert differences == ()
+    assert filled == choice(image_size=24, interpolation="bicubic", crop_pct=0.9, normalize="imagenet")
+    written = choice(image_size=32, normalize="half", crop_pct=None)
+    kept, said = as_weights_expect(written, {"image_size", "normalize", "crop_pct"}, WEIGHTS, INFO)
+    assert kept == choice(image_size=32, normalize="half", interpolation="bicubic")
+    assert said == (
+        "image_size 32, the weights' 24",
+        "resized by bicubic, the weights' by bicubic, crop 0.9",
+        "normalize half, the weights' imagenet",
+    )
+
+
+def test_a_scale_for_other_channels_is_averaged_and_that_is_said() -> None:
+    grey = replace(INFO, shape=(1, 6, 6), mean=(0.5,), std=(0.5,))
+    filled, said = as_weights_expect(choice(), {"name"}, WEIGHTS, grey)
+    assert effective_info(grey, filled).mean == (pytest.approx(0.449),)
+    assert said == ("normalize averaged over the weights' 3 channels",)
+    half = replace(WEIGHTS, mean=(0.5,) * 3, std=(0.5,) * 3)
+    assert as_weights_expect(choice(), {"name"}, half, grey)[1] == ()
 
 
 @pytest.mark.parametrize("interpolation", ["nearest", "bilinear", "bicubic"])
