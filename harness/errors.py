@@ -117,6 +117,11 @@ _OTHER_NAMES = {
     "build": ("model", "architecture", "arch", "backbone"),
     "from": ("base", "parent", "extends"),
     "data": ("dataset",),
+    "name": ("model", "modelname", "architecture", "arch"),
+    "weights": ("checkpoint", "checkpointpath", "file", "path"),
+    "crop_pct": ("crop", "centercrop", "cropratio"),
+    "interpolation": ("resample", "resampling"),
+    "normalize": ("normalise", "mean", "std", "normalization"),
 }
 """Name of the harness -> what other tools call the same, without underscores."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 
 from harness.contracts.datasets import check_info
-from harness.data.choice import effective_info
+from harness.data.choice import as_weights_expect, effective_info
 from harness.errors import BrokenContract, HarnessError, SuiteError, nearest
 from harness.plan.entries import Entries
 from harness.plan.identity import DATA
@@ -15,7 +15,7 @@ from harness.store.hashing import core_hash, digest
 from harness.suite.suite import Suite
 from harness.suite.validate import validated
 from harness.suite.yamlfile import KeyPath, YamlBlock
-from harness.types import DataInfo
+from harness.types import DataInfo, Preprocessing
 from harness.types.data import DataChoice
 from harness.types.plain import to_json
 from harness.types.plan import DataRef
@@ -27,7 +27,8 @@ __all__ = ["ChosenData", "Datasets"]
 class ChosenData:
     """A checked data set: its entry, its parameters, and its effective facts. ``key`` is the key of its node.
 
-    ``broken`` says in one line why the plugin gives no facts, or is None. The facts are then empty.
+    ``broken`` says in one line why the plugin gives no facts, or is None. The facts are then empty. ``differences``
+    says in what the suite's preprocessing differs from that of the method's pretrained weights.
     """
 
     ref: DataRef
@@ -35,6 +36,7 @@ class ChosenData:
     origin: Origin
     key: str
     broken: str | None = None
+    differences: tuple[str, ...] = ()
 
 
 @dataclass
@@ -47,10 +49,13 @@ class Datasets:
     unavailable: dict[str, None] = field(default_factory=dict)
     _known: dict[str, ChosenData] = field(default_factory=dict)
 
-    def choose(self, own: YamlBlock | None, path: KeyPath) -> ChosenData:
+    def choose(
+        self, own: YamlBlock | None, path: KeyPath, weights: Preprocessing | None = None
+    ) -> ChosenData:
         """Return the data set of a method whose ``data`` block is ``own``, at ``path`` of the suite.
 
-        Keys that the block lacks come from the suite's block, unless it names another data set.
+        Keys that the block lacks come from the suite's block, unless it names another data set. Keys of the
+        preprocessing that both lack come from ``weights``, the pretrained weights of the method.
 
         Raises:
             SuiteError: a key or value is wrong.
@@ -59,12 +64,15 @@ class Datasets:
         if "name" in block and block["name"] != base.get("name"):
             base = {}
         merged = {**base, **block}
-        memo = digest(merged)
+        memo = digest([merged, to_json(weights)])
         if memo not in self._known:
-            self._known[memo] = self._describe(merged, block, path if own is not None else ("data",))
+            place = path if own is not None else ("data",)
+            self._known[memo] = self._describe(merged, block, place, weights)
         return self._known[memo]
 
-    def _describe(self, merged: YamlBlock, own: YamlBlock, path: KeyPath) -> ChosenData:
+    def _describe(
+        self, merged: YamlBlock, own: YamlBlock, path: KeyPath, weights: Preprocessing | None
+    ) -> ChosenData:
         source = self.suite.source
 
         def place(key: str) -> KeyPath:
@@ -90,6 +98,10 @@ class Datasets:
             with self.plugins.datasets.calling(name, "describe"):
                 stored = entry.describe(params)
             check_info(self.plugins.datasets.need(name), stored)
+            differences: tuple[str, ...] = ()
+            if weights is not None:
+                choice, differences = as_weights_expect(choice, common, weights, stored)
+                ref = replace(ref, choice=choice)
             info = effective_info(stored, choice)
         except BrokenContract as error:
             return ChosenData(ref, _unknown(name), registered.origin, "", broken=str(error))
@@ -101,10 +113,11 @@ class Datasets:
         content = {
             "stage": "data",
             **to_json(ref),
+            "prepared": [info.shape, info.mean, info.std],
             "source": self.plugins.code_of(entry, registered.origin),
             "core": core_hash(*DATA),
         }
-        return ChosenData(ref, info, registered.origin, digest(content))
+        return ChosenData(ref, info, registered.origin, digest(content), differences=differences)
 
 
 def _unknown(name: str) -> DataInfo:

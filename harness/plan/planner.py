@@ -8,12 +8,14 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from harness.errors import BrokenContract
+from harness.errors import BrokenContract, SuiteError
 from harness.plan.blocks import Setting, settings
 from harness.plan.chains import Chains, NodeTemplate
+from harness.plan.datasets import ChosenData
 from harness.plan.identity import MEASURING
 from harness.plan.origins import origins_of
 from harness.plan.resolve import Resolved, ResolvedMethod
+from harness.plan.starts import Start, start_warnings
 from harness.plan.targets import Target
 from harness.plugins import Plugins
 from harness.store.hashing import core_hash, digest
@@ -59,8 +61,12 @@ def _make_plan(suite: Suite, plugins: Plugins, host: PrepareHost, only: str | No
     for name in suite.methods:  # a mistake in a method that no run block uses is still a mistake
         resolved.method(name)
     chains = Chains(suite.prepare, host, plugins)
+    starts: dict[str, tuple[Start, ChosenData]] = {}
     rounds: dict[tuple[int, int], dict[str, Cell]] = {}
     for setting in settings(resolved, only):
+        method = resolved.method(setting.method)
+        _check_head(setting.method, method, resolved)
+        starts.setdefault(setting.method, (method.start, method.data))
         for cell in _cells(setting, resolved, chains):
             order = (cell.repeat, suite.seeds.index(cell.seed))
             rounds.setdefault(order, {}).setdefault(cell.id, cell)
@@ -71,6 +77,7 @@ def _make_plan(suite: Suite, plugins: Plugins, host: PrepareHost, only: str | No
         host=host,
         nodes=chains.reachable({cell.export for cell in cells if cell.impossible is None}),
         cells=tuple(cells),
+        warnings=tuple(start_warnings(starts)),
         missing_data=tuple(resolved.datasets.unavailable),
         missing_extras=tuple(resolved.entries.missing_extras),
         baseline=suite.baseline,
@@ -144,6 +151,23 @@ def _cells(setting: Setting, resolved: Resolved, chains: Chains) -> Iterable[Cel
                 impossible=impossible,
                 origins=origins,
             )
+
+
+def _check_head(name: str, method: ResolvedMethod, resolved: Resolved) -> None:
+    """Refuse to measure a model with a new head that nothing trains.
+
+    Raises:
+        SuiteError: the method's pretrained weights have no head for its data, and no step has epochs.
+    """
+    weights = method.start.weights
+    if weights is None or not weights.new_head or any(link.recipe.epochs for link in method.links):
+        return
+    own = resolved.suite.methods[name].train or {}
+    path = ("methods", name, "train", "epochs") if "epochs" in own else ("defaults", "train", "epochs")
+    raise SuiteError(
+        f"{resolved.source.where(*path)}: 0 leaves the head of {name} random: it is {weights.head}; "
+        "train it, or declare which rows of the weights are the classes"
+    )
 
 
 def _facts(method: ResolvedMethod) -> DataFacts:

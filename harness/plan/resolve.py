@@ -15,6 +15,7 @@ from harness.plan.datasets import ChosenData, Datasets
 from harness.plan.entries import ChosenEntry, Entries
 from harness.plan.monitors import Monitors
 from harness.plan.profiles.stored import profiled
+from harness.plan.starts import Start, preprocessing_of, start_of
 from harness.plan.targets import Target, Targets
 from harness.plugins import Plugins
 from harness.suite.entry_ref import NamedEntry
@@ -59,8 +60,9 @@ class ChainLink:
 class ResolvedMethod:
     """A method with its whole chain, beginning with the build.
 
-    ``data`` is that of the last step. ``spec`` says how the module is built before a partition. It is None if planning does not know that. ``partition``
-    is the step that splits the model, or None. ``broken`` says in one line which plugin's code failed, or is None.
+    ``data`` is that of the last step. ``spec`` says how the module is built before a partition. It is None if planning
+    does not know that. ``partition`` is the step that splits the model, or None. ``start`` is what planning knows of
+    the method's pretrained weights. ``broken`` says in one line which plugin's code failed, or is None.
     The cells of a broken method cannot be measured. Other methods are not affected.
     """
 
@@ -68,6 +70,7 @@ class ResolvedMethod:
     data: ChosenData
     spec: ModuleSpec | None
     partition: MethodStep | None
+    start: Start
     broken: str | None = None
 
 
@@ -112,16 +115,27 @@ class Resolved:
         method, path = self.suite.methods[name], ("methods", name)
         recipe = self._recipe(method, path)
         parent = self.method(method.from_) if method.from_ else None
-        inherits_data = method.data is None and parent is not None
-        data = parent.data if inherits_data and parent else self.datasets.choose(method.data, (*path, "data"))
+        start, broken = (parent.start, parent.broken) if parent else (Start(), None)
+        if method.build is not None:
+            try:
+                step = next(iter(self._steps(method, path)))
+                start = Start(
+                    preprocessing_of(self.plugins.models, step.name, step.chosen.params, self._where(step))
+                )
+            except BrokenContract as error:
+                broken = str(error)
+        if method.data is None and parent is not None:
+            data = parent.data
+        else:
+            data = self.datasets.choose(method.data, (*path, "data"), start.preprocessing)
         links = list(parent.links) if parent else []
         spec = parent.spec if parent else None
         partition = parent.partition if parent else None
-        broken = (parent.broken if parent else None) or data.broken
+        broken = broken or data.broken
 
         try:
             for step in self._steps(method, path):
-                where = self.source.where(*step.path, step.name)
+                where = self._where(step)
                 if step.stage == "partition":
                     if partition is not None:
                         raise SuiteError(f"{where}: {method.from_!r} is split already")
@@ -138,6 +152,8 @@ class Resolved:
                 self._check_change(step, links[:-1], data, where)
                 if step.stage != "partition" and not step.each_part:
                     spec = self._describe(step, spec, data, where)
+                if step.stage == "build":
+                    start = start_of(self.plugins.models, step.name, step.chosen.params, start, data, where)
             if method.runtime is not None:
                 self.runtime(method.runtime, (*path, "runtime"))
             if method.place is not None:
@@ -152,7 +168,10 @@ class Resolved:
                 f"{self.source.where(*path, key)}: has no effect: {name} only inherits {method.from_}; "
                 "add compress: or partition:"
             )
-        return ResolvedMethod(tuple(links), data, None if broken else spec, partition, broken)
+        return ResolvedMethod(tuple(links), data, None if broken else spec, partition, start, broken)
+
+    def _where(self, step: MethodStep) -> str:
+        return self.source.where(*step.path, step.name)
 
     def _steps(self, method: Method, path: tuple[str, str]) -> Iterable[MethodStep]:
         choose, plugins = self.entries.choose, self.plugins

@@ -16,6 +16,7 @@ from harness.plugins import Plugins
 from harness.prepare.context import PrepareContext, open_task_data
 from harness.prepare.export import export
 from harness.prepare.messages import Failure
+from harness.prepare.start import check_head, start_notes
 from harness.store.artifacts import Store
 from harness.store.saved import load_any, load_model, load_partition, save_model, save_partition, write_meta
 from harness.train.ranks import SINGLE_PROCESS, Ranks
@@ -61,7 +62,9 @@ def run_node(
         elif isinstance(task, ExportTask):
             context = PrepareContext(task, plugins, store, folder, progress, node.plugin)
             model, data = (store.folder(key) for key in node.inputs)
-            export(load_any(model), data / "images.npy", folder, task, plugins, context, about)
+            source = load_any(model)
+            check_head(source.lineage)
+            export(source, data / "images.npy", folder, task, plugins, context, about)
         else:
             workdir = store.workdir(node.key)
             context = PrepareContext(task, plugins, store, workdir, progress, node.plugin, ranks)
@@ -137,8 +140,10 @@ def _make(
 
 def _build(task: StepTask, plugins: Plugins, context: PrepareContext) -> Model:
     builder = plugins.models.get(task.entry).entry
-    model = builder.build(context, builder.params(**task.params))
-    step = Lineage(stage="build", entry=task.entry, params=task.params)
+    params = builder.params(**task.params)
+    model = builder.build(context, params)
+    notes = start_notes(builder, params, context, task.data.choice)
+    step = Lineage(stage="build", entry=task.entry, params=task.params, notes=notes)
     if task.train.epochs == 0:
         return replace(model, lineage=(*model.lineage, step))
     result = context.fit(model.module, name="train")
@@ -148,7 +153,7 @@ def _build(task: StepTask, plugins: Plugins, context: PrepareContext) -> Model:
         image_passes=result.image_passes,
         train_macs=result.train_macs,
         train_s=result.train_s,
-        notes={"epochs": result.epochs, "train": recipe, "history": list(result.history)},
+        notes={**notes, "epochs": result.epochs, "train": recipe, "history": list(result.history)},
     )
     return replace(model, lineage=(*model.lineage, step))
 

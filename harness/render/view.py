@@ -25,7 +25,7 @@ __all__ = [
 ]
 
 NULL = "–"
-MARKS = {"failed": "✗", "skipped": "✗", "partial": "~", "flagged": "!", "baseline": "*"}
+MARKS = {"failed": "✗", "skipped": "✗", "partial": "~", "flagged": "!", "baseline": "*", "noted": "†"}
 
 APART = ("folder", "run", "method_key")
 """Settings that are shown only if they distinguish rows that are alike in all settings before them."""
@@ -41,6 +41,7 @@ SETTINGS = (
     "threads",
     "shape",
     "normalize",
+    "resize",
     "machine_id",
     *APART,
 )
@@ -144,6 +145,7 @@ def name_of(table: Table, row: Row) -> str:
     status = str(row["status"])
     marks = [MARKS[status]] if status in MARKS else []
     marks += [MARKS["flagged"]] if row["flags"] else []
+    marks += [MARKS["noted"]] if row["notes"] else []
     marks += [MARKS["baseline"]] if row is table.reference else []
     return " ".join([str(row["method"]), "".join(marks)]).strip()
 
@@ -233,6 +235,8 @@ def setting(table: Table, shown: Sequence[Shown]) -> str:
         "batch": "batch {}",
         "threads": "{} threads",
         "shape": "input {}",
+        "resize": "resized: {}",
+        "normalize": "normalised: {}",
         "device": "on {}",
     }
     words = []
@@ -277,6 +281,11 @@ def notes(table: Table, shown: Sequence[Shown], *, usual: bool = True) -> list[s
         for flag in row.texts("flags"):
             flagged.setdefault(flag, []).append(str(row["method"]))
     lines += [f"{MARKS['flagged']} {flag}: {', '.join(methods)}" for flag, methods in flagged.items()]
+    noted: dict[str, list[str]] = {}
+    for row in table.rows:
+        for note in row.texts("notes"):
+            noted.setdefault(note, []).append(str(row["method"]))
+    lines += [f"{MARKS['noted']} {', '.join(dict.fromkeys(who))}: {note}" for note, who in noted.items()]
     if "top1" in names and any(row["top1_ci"] is not None for row in table.rows):
         lines.append("± half the 95% t-interval over seeds")
     if names & {"energy_net_mj", "energy_gross_mj"}:

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import timm
 import torch
-from safetensors import SafetensorError, safe_open
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
 from harness.methods import seeded
 from harness.types import Context, Model, ModuleSpec, TensorSpec
+from harness_timm.catalogue import check_name
+from harness_timm.hub import hub_file
+from harness_timm.source import WeightsSource, heads_of
 
-__all__ = ["check_input", "pretrained_model", "seeded_model", "timm_model", "vit"]
+__all__ = ["check_input", "keep_rows", "pretrained_model", "seeded_model", "timm_model", "vit"]
 
 
 def vit(
@@ -63,7 +65,7 @@ def timm_model(
     Raises:
         ValueError: timm has no such model, or cannot build it with these arguments.
     """
-    _check_name(name)
+    check_name(name)
     arguments: dict[str, Any] = {
         "num_classes": classes,
         "in_chans": channels,
@@ -74,41 +76,65 @@ def timm_model(
     return _create(name, image_size, arguments)
 
 
-def pretrained_model(spec: ModuleSpec, weights: Path | None) -> nn.Module:
-    """Return the module of ``spec`` (of :func:`timm_model`) with weights from the hub or from a safetensors file.
+def pretrained_model(spec: ModuleSpec, source: WeightsSource, rows: Sequence[int] | None) -> nn.Module:
+    """Return the module of ``spec`` (of :func:`timm_model`) with the weights of ``source``.
 
-    Every tensor must fit, with two exceptions: a head for another number of classes is new, and timm itself adapts
-    input channels and position embeddings.
+    ``rows`` are the rows of the weights' head for the classes of the model. None makes a new head. Every other tensor
+    must fit, except that timm itself adapts input channels and position embeddings.
 
     Raises:
         ValueError: the weights cannot be read, or belong to another model.
+        SuiteError: the weights are not here, and the hub does not give them.
     """
     params = dict(spec.params)
     name, classes = params["name"], params["classes"]
-    _check_name(name)
+    config = timm.get_pretrained_cfg(name)
+    file = source.file
+    if file is None and config.hf_hub_id:
+        file = hub_file(name, config)
     arguments: dict[str, Any] = {
         "in_chans": params["channels"],
         "drop_rate": params["drop_rate"],
         "drop_path_rate": params["drop_path_rate"],
         **params["args"],
         "pretrained": True,
+        "num_classes": source.classes,  # built with the weights' own head, so that timm loads strictly
     }
-    config = timm.get_pretrained_cfg(name)
-    source_classes = config.num_classes
-    if weights is not None:
-        heads = [config.classifier] if isinstance(config.classifier, str) else list(config.classifier or ())
-        source_classes = _classes_in(weights, heads)
-        # timm must read only this file; it always adapts the channels itself, but not the classes
-        arguments["pretrained_cfg_overlay"] = {
-            "file": str(weights),
-            "num_classes": source_classes,
-            "custom_load": False,
-        }
-    # built with the source's own head, so that timm loads strictly
-    model = _create(name, params["image_size"], {**arguments, "num_classes": source_classes})
-    if source_classes != classes:
+    with TemporaryDirectory() as folder:
+        if file is not None:
+            # timm takes a file by another name for a pickle
+            link = Path(folder) / f"weights{'.bin' if file.suffix == '.bin' else '.safetensors'}"
+            link.symlink_to(file.resolve())
+            arguments["pretrained_cfg_overlay"] = {
+                "file": str(link),
+                "num_classes": source.classes,
+                "input_size": (source.channels, *config.input_size[1:]),
+                "custom_load": False,
+            }
+        model = _create(name, params["image_size"], arguments)
+    if rows is None:
         model.reset_classifier(classes)
+    elif tuple(rows) != tuple(range(source.classes)):
+        keep_rows(model, rows, source.classes, heads_of(config))
     return model
+
+
+def keep_rows(model: nn.Module, rows: Sequence[int], classes: int, heads: Sequence[str]) -> None:
+    """Give a model of ``classes`` classes a head with the ``rows`` of its classifiers ``heads``, in this order.
+
+    Raises:
+        ValueError: the head has another form.
+    """
+    index = torch.tensor(rows)
+    state = model.state_dict()
+    for name, tensor in state.items():
+        if name.rpartition(".")[0] in heads and tensor.shape[:1] == (classes,):
+            state[name] = tensor[index]
+    model.reset_classifier(len(rows))
+    try:
+        model.load_state_dict(state)
+    except RuntimeError as error:
+        raise ValueError(f"timm cannot choose classes of this head: {_line(error)}") from error
 
 
 def seeded_model(ctx: Context, spec: ModuleSpec) -> Model:
@@ -144,28 +170,6 @@ def _create(name: str, image_size: Sequence[int], arguments: Mapping[str, Any]) 
     except Exception as error:  # the hub's client raises its HTTP library's own errors
         what = "weights for " if arguments.get("pretrained") else ""
         raise ValueError(f"timm cannot give {what}{name!r}: {_line(error)}") from error
-
-
-def _check_name(name: str) -> None:
-    base, _, tag = name.partition(".")
-    known = timm.list_models()
-    if base in known:
-        known = timm.list_models(f"{base}.*", include_tags=True)
-        if not tag or name in known:
-            return
-    near = difflib.get_close_matches(name, known, n=3)
-    guess = f"did you mean {', '.join(near)}?" if near else "timm.list_models() lists what there is"
-    raise ValueError(f"unknown timm model {name!r}: {guess}")
-
-
-def _classes_in(weights: Path, heads: Sequence[str]) -> int:
-    """Return the rows of the classifier in a safetensors file, or 0 if it has none."""
-    try:
-        with safe_open(weights, framework="pt") as file:
-            stored = [f"{head}.weight" for head in heads if f"{head}.weight" in file.keys()]  # noqa: SIM118
-            return int(file.get_slice(stored[0]).get_shape()[0]) if stored else 0
-    except (OSError, SafetensorError) as error:
-        raise ValueError(f"weights: {weights} is not a readable safetensors file: {_line(error)}") from error
 
 
 def _line(error: BaseException) -> str:

@@ -5,14 +5,27 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
 from harness.hookspecs import hookimpl
 from harness.methods import seeded
-from harness.types import Context, DataInfo, Model, ModelEntry, ModuleSpec, Params, TensorSpec
+from harness.types import (
+    Context,
+    DataInfo,
+    Model,
+    ModelEntry,
+    ModuleSpec,
+    Params,
+    Preprocessing,
+    StartingWeights,
+    TensorSpec,
+)
+from harness_timm.catalogue import check_name
+from harness_timm.source import WeightsSource, hub_source, local_source
 from harness_timm.vit import TIMM_FACTORY, ViTShape
+from harness_timm.weights import beside, read_checkpoint
 
 __all__ = ["TimmParams", "ViTParams", "harness_models"]
 
@@ -26,7 +39,12 @@ class TimmParams(Params):
         min_length=1, description="name of the model, as in timm.list_models(); a tag chooses weights"
     )
     pretrained: bool = Field(False, description="true: take pretrained weights from the hub")
-    weights: str | None = Field(None, description="file of weights (safetensors)")
+    weights: str | None = Field(None, min_length=1, description="file of weights (safetensors)")
+    head: Literal["new", "in-order"] | Mapping[str, int | str] | None = Field(
+        None,
+        description="classes of the weights' head: matched by name (default), new, in-order (row i is class i), "
+        "or a map from each class of the data to a name or row of the weights",
+    )
     drop_rate: float | None = Field(None, ge=0, lt=1, description="dropout before the head (timm's default)")
     drop_path_rate: float | None = Field(None, ge=0, lt=1, description="stochastic depth (timm's default)")
     args: Mapping[str, Any] = Field(default_factory=dict, description="more arguments of timm.create_model")
@@ -39,10 +57,19 @@ class TimmParams(Params):
             raise ValueError(f"{', '.join(taken)} cannot be set here: the data set or another key gives it")
         return args
 
+    @field_validator("head", mode="before")
+    @classmethod
+    def _names(cls, head: Any) -> Any:
+        if isinstance(head, Mapping):  # YAML reads a class called 7 as a number
+            return {str(name): value for name, value in head.items()}
+        return head
+
     @model_validator(mode="after")
     def _one_source(self) -> TimmParams:
         if self.pretrained and self.weights:
             raise ValueError("pretrained and weights are two sources of weights: give one")
+        if self.head is not None and not (self.pretrained or self.weights):
+            raise ValueError("head belongs to pretrained or weights: random weights have no head to match")
         return self
 
 
@@ -84,10 +111,12 @@ def describe_timm(params: TimmParams, data: DataInfo) -> ModuleSpec:
     """Return the timm model for the images and classes of ``data``.
 
     Raises:
-        ValueError: the file of weights does not exist, or a standard ViT's patches do not fit the images.
+        ValueError: timm has no such model, its weights cannot be read, or a standard ViT's patches do not fit the
+            images.
     """
-    if params.weights and not Path(params.weights).is_file():
-        raise ValueError(f"weights: there is no file {params.weights}")
+    check_name(params.name)
+    if params.weights:
+        read_checkpoint(Path(params.weights))
     channels, height, width = data.shape
     spec = ModuleSpec(
         factory=TIMM_FACTORY,
@@ -106,8 +135,47 @@ def describe_timm(params: TimmParams, data: DataInfo) -> ModuleSpec:
 
 
 def weight_files(params: TimmParams) -> tuple[Path, ...]:
-    """Return the files that ``params`` names."""
-    return (Path(params.weights),) if params.weights else ()
+    """Return the files that ``params`` names. What stands beside the weights states their classes."""
+    if not params.weights:
+        return ()
+    weights = Path(params.weights)
+    return tuple(file for file in (weights, beside(weights)) if file == weights or file.is_file())
+
+
+def source_of(params: TimmParams) -> WeightsSource:
+    """Return what is known of the weights that ``params`` name, which must name some.
+
+    Raises:
+        ValueError: timm has no such weights, or the file cannot be read.
+    """
+    if params.weights:
+        return local_source(params.name, Path(params.weights), params.head)
+    return hub_source(params.name, params.head)
+
+
+def timm_preprocessing(params: TimmParams) -> Preprocessing | None:
+    """Return how the images of the weights were prepared, or None if there are no weights or they do not state it.
+
+    Raises:
+        ValueError: timm has no such model or no such weights, or the file cannot be read.
+    """
+    check_name(params.name)
+    return source_of(params).preprocessing if params.pretrained or params.weights else None
+
+
+def timm_weights(params: TimmParams, data: DataInfo) -> StartingWeights | None:
+    """Return the weights from which the model starts, and how they fit ``data``; None for random weights.
+
+    Raises:
+        ValueError: the weights cannot be read, or the declared head does not fit them.
+    """
+    if not (params.pretrained or params.weights):
+        return None
+    source = source_of(params)
+    head = source.head(data)
+    return StartingWeights(
+        source=source.name, head=head.text, new_head=head.rows is None, adapted=source.adapted(data)
+    )
 
 
 def build_timm(ctx: Context, params: TimmParams) -> Model:
@@ -122,7 +190,7 @@ def build_timm(ctx: Context, params: TimmParams) -> Model:
     spec = describe_timm(params, info)
     build = spec.build
     if params.pretrained or params.weights:
-        build = partial(pretrained_model, spec, Path(params.weights) if params.weights else None)
+        build = partial(pretrained_model, spec, source_of(params), source_of(params).head(info).rows)
     module = seeded(build, ctx.seed)
     check_input(module, info.shape, info.classes, f"timm model {params.name!r}")
     return Model(module=module, spec=spec, input=TensorSpec(shape=info.shape), classes=info.classes)
@@ -147,6 +215,8 @@ def harness_models() -> Iterable[ModelEntry]:
         files=weight_files,
         build=build_timm,
         describe=describe_timm,
+        preprocessing=timm_preprocessing,
+        weights=timm_weights,
         requires=("torch", "timm", "safetensors"),
         extra="bench",
     )

@@ -149,10 +149,74 @@ def test_keys_follow_the_content_of_a_weights_file(plan, tmp_path):
     ).replace("image_size: 16", "image_size: 32")
     keys = []
     for content in (b"one", b"two", b"one"):
-        weights.write_bytes(content)
+        header = b'{"norm.weight":{"dtype":"U8","shape":[3],"data_offsets":[0,3]}}'
+        weights.write_bytes(len(header).to_bytes(8, "little") + header + content)
         keys.append({node.key for node in stages(plan(text), "build")})
     assert keys[0] != keys[1]
     assert keys[0] == keys[2]
+
+
+PRETRAINED = """\
+suite: mine
+data: {name: synthetic, num_classes: 4}
+defaults: {train: {epochs: 0}}
+methods:
+  cloud: {build: {timm: {name: vit_tiny_patch16_224, pretrained: true}}}
+  edge: {from: cloud, compress: [{edgevit: {blocks: 2}}], train: {epochs: 1}}
+  again: {from: cloud}
+devices: {here: {backend: cpu}}
+run: [{methods: [edge], devices: [here]}]
+"""
+
+
+def test_a_new_head_that_nothing_trains_is_refused_in_planning(plan):
+    for method in ("cloud", "again"):
+        with pytest.raises(
+            SuiteError, match=r"defaults\.train\.epochs: 0 leaves the head of .* random: it is new: "
+        ) as e:
+            plan(PRETRAINED.replace("[edge]", f"[{method}]"))
+        assert "\n" not in str(e.value)
+    assert plan(PRETRAINED).cells  # the compressor trains a head of its own
+    plan(PRETRAINED.replace("[edge]", "[cloud]"), overrides=["defaults.train.epochs=1"])
+
+
+def test_differences_from_the_weights_are_warned_of(plan):
+    (warning,) = plan(PRETRAINED).warnings
+    assert warning.startswith("edge: the head is new: ")
+    assert "image_size" not in warning
+    text = PRETRAINED.replace("synthetic,", "synthetic, image_size: 32, normalize: imagenet,")
+    (warning,) = plan(text).warnings
+    assert "image_size 32, the weights' 224; normalize imagenet, the weights' half" in warning
+
+
+def test_weights_give_their_preprocessing_and_it_is_in_every_key(plan):
+    one = plan(PRETRAINED)
+    choice = one.cells[0].task.data.choice
+    assert (choice.image_size, choice.interpolation, choice.crop_pct, choice.normalize) == (
+        224,
+        "bicubic",
+        0.9,
+        "half",
+    )
+    for change in (
+        "crop_pct=0.8",
+        "interpolation=bilinear",
+        "normalize=imagenet",
+        "crop_mode=squash",
+        "image_size=32",
+    ):
+        other = plan(PRETRAINED, overrides=[f"data.{change}"])
+        assert not set(one.nodes) & set(other.nodes)
+        assert one.cells[0].id != other.cells[0].id
+
+
+def test_a_model_that_timm_lacks_is_refused_in_planning(plan):
+    with pytest.raises(
+        SuiteError, match=r"methods\.cloud\.build\.timm: unknown timm model 'vit_tiny_patch16_223': did"
+    ):
+        plan(PRETRAINED.replace("patch16_224", "patch16_223"))
+    with pytest.raises(SuiteError, match=r"timm\.model: unknown key; did you mean 'name'"):
+        plan(PRETRAINED.replace("name: vit", "model: vit"))
 
 
 def test_seeds_make_keys_and_nothing_else_of_a_method_does(plan):

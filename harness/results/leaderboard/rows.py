@@ -80,13 +80,24 @@ class Group:
             "data": first.data.name,
             "shape": "x".join(map(str, first.data.shape or ())) or None,
             "normalize": first.data.normalize,
+            "resize": first.data.resize,
             "flags": sorted({flag for record in self.records for flag in record.flags}),
+            "notes": list(dict.fromkeys(note for record in self.records for note in _start_notes(record))),
             "machine_id": first.machine_id,
             "method_key": first.method_key,
             "folder": self.place.folder,
             "run": self.place.run,
             "started": min(record.started for record in self.records)[:16].replace("T", " ") or None,
         }
+
+
+def _start_notes(record: Record) -> list[str]:
+    """Return what a reader must know of the pretrained weights that a method started from."""
+    said: list[str] = []
+    for step in record.lineage:
+        said += [f"the head is {step.notes['head']}"] if step.notes.get("new_head") else []
+        said += map(str, step.notes.get("adapted", ()))
+    return said
 
 
 def _reason(records: Sequence[Record]) -> str:
