@@ -235,8 +235,6 @@ def setting(table: Table, shown: Sequence[Shown]) -> str:
         "batch": "batch {}",
         "threads": "{} threads",
         "shape": "input {}",
-        "resize": "resized: {}",
-        "normalize": "normalised: {}",
         "device": "on {}",
     }
     words = []
@@ -281,6 +279,9 @@ def notes(table: Table, shown: Sequence[Shown], *, usual: bool = True) -> list[s
         for flag in row.texts("flags"):
             flagged.setdefault(flag, []).append(str(row["method"]))
     lines += [f"{MARKS['flagged']} {flag}: {', '.join(methods)}" for flag, methods in flagged.items()]
+    resized = {(str(row["resize"]), str(row["normalize"])) for row in table.rows if row["resize"] is not None}
+    if len(resized) == 1:  # if they differ, they are columns
+        lines.append("Images: size {}, normalised by {}".format(*resized.pop()))
     noted: dict[str, list[str]] = {}
     for row in table.rows:
         for note in row.texts("notes"):
