@@ -6,7 +6,7 @@ No data is read and nothing is trained. A node that several methods share has on
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from harness.errors import BrokenContract, SuiteError
 from harness.plan.blocks import Setting, settings
@@ -221,10 +221,14 @@ def _method_key(name: str, method: ResolvedMethod, task: CellTask) -> str:
 
 
 def _identity(task: CellTask, method_key: str, origins: Iterable[EntryOrigin]) -> str:
-    """Return the digest of everything that a cell's figures depend on, except seed, repeat and export."""
+    """Return the digest of everything that a cell's figures depend on, except seed, repeat and export.
+
+    The note of the data is not in it: a file that is passed over changes the note and no figure.
+    """
+    silent = replace(task, data=replace(task.data, note=""))
     return digest(
         {
-            "task": {name: value for name, value in to_json(task).items() if name not in BESIDE_IDENTITY},
+            "task": {name: value for name, value in to_json(silent).items() if name not in BESIDE_IDENTITY},
             "meters": _meter_names(task.monitors),
             "method_key": method_key,
             "code": code_that_measures(origins),

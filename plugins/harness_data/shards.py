@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import json
+import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -135,7 +136,7 @@ def find(folder: Path, stem: str, pattern: str | None, key: str) -> list[Path]:
         raise SuiteError(f"{key}: {pattern!r} must be a pattern inside {folder}")
     tried = (pattern,) if pattern is not None else (f"{stem}.parquet", f"{stem}-*.parquet")
     for name in tried:
-        files = sorted(path for path in _matches(folder, name, key) if path.is_file())
+        files = sorted(path for path in _matches(folder, name, key) if _is_there(path))
         if files:
             if pattern is None:
                 check_complete(files)
@@ -147,11 +148,24 @@ def find(folder: Path, stem: str, pattern: str | None, key: str) -> list[Path]:
     )
 
 
-def _matches(folder: Path, pattern: str, key: str) -> list[Path]:
+def _is_there(path: Path) -> bool:
+    """Return whether a path is a regular file.
+
+    Raises:
+        SuiteError: it is a link that leads nowhere.
+    """
+    if path.is_symlink() and not path.exists():
+        raise SuiteError(f"{path}: a link to {shown(os.readlink(path))}, which is not there")
+    return path.is_file()
+
+
+def _matches(folder: Path, pattern: str, key: str) -> set[Path]:
     try:
-        return [path for path in folder.glob(pattern) if not path.name.startswith("._")]
+        matches = {path for path in folder.glob(pattern) if not path.name.startswith("._")}
     except (ValueError, NotImplementedError) as error:
         raise SuiteError(f"{key}: {pattern!r} is no pattern: {first_line(error)}") from None
+    plain = folder / pattern  # glob leaves out a link that leads nowhere
+    return matches | ({plain} if plain.is_symlink() else set())
 
 
 def check_complete(files: Sequence[Path]) -> None:

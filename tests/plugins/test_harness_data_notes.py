@@ -51,6 +51,9 @@ def test_a_note_is_in_the_plan_the_record_and_every_table(suite: Path) -> None:
 
     plugins = load_plugins()
     cell = make_plan(load_suite(suite), plugins, HOST).plan.cells[0]
+    (suite.parent / "pets/train/a/readme.txt").write_text("no picture")
+    again = make_plan(load_suite(suite), plugins, HOST).plan.cells[0]
+    assert (again.id, "readme.txt" in again.task.data.note) == (cell.id, True)
     known = fields_known_before(cell)
     assert COUNTED in (known.data.note or "")
     record = Record(
