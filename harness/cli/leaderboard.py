@@ -96,7 +96,7 @@ def command(
     if leaderboard.tables or format in ("csv", "json"):
         click.echo(render(leaderboard, format, chosen))
     else:
-        click.echo(f"no row for which {where}")
+        click.echo(f"no row meets {where}")
     for note in leaderboard.notes:
         click.echo(f"note: {note}", err=True)
 

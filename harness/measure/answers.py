@@ -1,4 +1,4 @@
-"""Check whether the answers of a window are those of the model, without which its latencies mean nothing.
+"""Check whether the answers of a window are those of the model. Otherwise its latencies mean nothing.
 
 There are three checks. Each uses inputs that are drawn at random, so that no plugin knows them:
 

@@ -60,7 +60,7 @@ class Evaluator:
         return Predictions(**self.cache.get_or_make(key, label, lambda: make().to_arrays()))
 
     def without_parts(self) -> MissingParts:
-        """Return the accuracy for each number of missing parts, or the reason why there is none.
+        """Return the accuracy for each number of absent parts, or the reason why there is none.
 
         The result is empty if the suite does not ask for it.
         """
@@ -72,7 +72,7 @@ class Evaluator:
         if len(graph.parts) == 1:
             return MissingParts(why="one whole model: nothing of it can be missing")
         if not droppable(graph):
-            return MissingParts(why="its edges declare nothing that stands in for a missing part")
+            return MissingParts(why="its edges name no stand-in for an absent part")
         if "cpu" not in self.runtime.devices:
             return MissingParts(why=f"runtime {self.runtime.name} does not run on this host's CPU")
         number = int(most.removeprefix("drop-"))

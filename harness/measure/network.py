@@ -92,7 +92,7 @@ def network_of(
         critical_path_ms=_ms(bound),
     )
     outcome = samples.parts.outcome
-    if outcome is None:  # a missing part ends the measurement in this case
+    if outcome is None:  # an absent part ends the measurement in this case
         return network
     whole, substituted, unanswered, *_ = np.bincount(outcome.astype(np.int64), minlength=3).tolist()
     queries = Queries(whole=whole, substituted=substituted, unanswered=unanswered)

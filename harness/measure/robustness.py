@@ -29,7 +29,7 @@ __all__ = ["BATCH", "MAX_SUBSETS", "count_correct", "droppable", "missing_parts"
 
 
 MAX_SUBSETS = 20
-"""Largest number of sets of missing parts that are tried for one size. All single parts are tried."""
+"""Largest number of sets of absent parts that are tried for one size. All single parts are tried."""
 
 
 BATCH = 64
@@ -47,7 +47,7 @@ def droppable(graph: Graph) -> list[str]:
 
 
 def subsets(names: Sequence[str], size: int, seed: int) -> list[tuple[str, ...]]:
-    """Return the sets of ``size`` missing parts that are tried.
+    """Return the sets of ``size`` absent parts that are tried.
 
     All sets are tried if ``size`` is 1 or there are at most :data:`MAX_SUBSETS`. Otherwise that many are drawn at
     random.
@@ -64,13 +64,13 @@ def subsets(names: Sequence[str], size: int, seed: int) -> list[tuple[str, ...]]
 def count_correct(
     process: WorkerProcess, graph: Graph, data: CellData, most: int
 ) -> dict[int, NDArray[np.int64]]:
-    """Count right answers on the test split for every set of up to ``most`` missing parts.
+    """Count right answers on the test split for every set of up to ``most`` absent parts.
 
-    Outputs that a missing part does not change are computed once. A set therefore costs only the parts after the
+    Outputs that an absent part does not change are computed once. A set therefore costs only the parts after the
     missing ones.
 
     Returns:
-        Number of missing parts -> number of right answers, int64 [sets], in the order of :func:`subsets`.
+        Number of absent parts -> number of right answers, int64 [sets], in the order of :func:`subsets`.
     """
     names = droppable(graph)
     seed = data.cell.seed
@@ -90,7 +90,7 @@ def count_correct(
 
 
 def missing_parts(graph: Graph, correct: Mapping[int, NDArray[np.int64]], data: CellData) -> MissingParts:
-    """Return top-1 in percent for each number of missing parts, from the counts of :func:`count_correct`."""
+    """Return top-1 in percent for each number of absent parts, from the counts of :func:`count_correct`."""
     names, n, seed = droppable(graph), len(data.labels), data.cell.seed
     stands_in = {
         name: "mean" if values else "zeros"

@@ -118,7 +118,7 @@ def _check_cool_down(resolved: Resolved, measure: Measure, index: int) -> None:
             machine, known = central.name, "temperature_c" in central.details.get("tells", ())
         if not known:
             where = _where(suite, "cool_down", index)
-            raise SuiteError(f"{where}: nothing tells a temperature on {machine}; leave it out")
+            raise SuiteError(f"{where}: no sensor gives a temperature on {machine}; remove the key")
 
 
 def _check_energy(resolved: Resolved, measure: Measure, index: int) -> None:
@@ -130,7 +130,9 @@ def _check_energy(resolved: Resolved, measure: Measure, index: int) -> None:
         monitors, why = resolved.monitors.of(target, measure)
         if not any(monitor.meters for monitor in monitors):
             where = _where(suite, "energy", index)
-            raise SuiteError(f"{where}: require, but on {device} {why}; see `harness devices list`")
+            raise SuiteError(
+                f"{where}: require needs a meter, but on {device} {why}; see `harness devices list`"
+            )
 
 
 def _where(suite: Suite, key: str, index: int) -> str:

@@ -288,7 +288,9 @@ def _parts(cell: Cell, planned: Planned, store: Store, built: dict[str, Footprin
         ]
     resolved = planned.resolved.method(cell.method)
     if any(link.step.each_part for link in resolved.links):
-        raise ValueError("its parts are compressed: known once they are prepared")
+        raise ValueError(
+            "its parts are compressed after the split; their size is known after they are prepared"
+        )
     for key in planned.plan.needed_by(cell):
         task = planned.plan.nodes[key].task
         if isinstance(task, StepTask) and task.sketch is not None:
@@ -303,7 +305,7 @@ def _parts(cell: Cell, planned: Planned, store: Store, built: dict[str, Footprin
                 for part in task.sketch.parts
             ]
     if resolved.spec is None:
-        raise ValueError("planning does not know what it builds: known once it is prepared")
+        raise ValueError("planning does not know the model's shape; it is known after the model is prepared")
     return [_whole(resolved.spec, cell.task.data.shape, built)]
 
 

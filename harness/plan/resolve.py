@@ -165,7 +165,7 @@ class Resolved:
         if parent is not None and not (method.compress or method.partition) and (method.train or method.data):
             key = "train" if method.train else "data"
             raise SuiteError(
-                f"{self.source.where(*path, key)}: has no effect: {name} only inherits {method.from_}; "
+                f"{self.source.where(*path, key)}: has no effect, because {name} only inherits {method.from_}; "
                 "add compress: or partition:"
             )
         return ResolvedMethod(tuple(links), data, None if broken else spec, partition, start, broken)

@@ -158,7 +158,7 @@ class Follower(Team):
         sent, made = pickle.loads(self._conn.recv_bytes())
         if sent != what:
             raise RuntimeError(
-                f"training processes went different ways: the first is at {sent}, another at {what}"
+                f"the training processes are at different steps: the first one at {sent}, another one at {what}"
             )
         return made  # type: ignore[no-any-return]
 

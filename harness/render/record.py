@@ -112,7 +112,7 @@ def _accuracy(record: Record, arrays: Mapping[str, NDArray[Any]]) -> list[str]:
 
 
 def _without_parts(robustness: MissingParts) -> Iterator[str]:
-    """Yield accuracy for each number of missing parts, and without each single part."""
+    """Yield accuracy for each number of absent parts, and without each single part."""
     if robustness.why is not None:
         yield f"without parts: {robustness.why}"
     for level in robustness.levels:

@@ -73,9 +73,9 @@ class WindowCheck(Block):
 
 
 class MissingLevel(Block):
-    """Accuracy with one number of missing parts."""
+    """Accuracy with one number of absent parts."""
 
-    missing: int | None = known("number of missing parts")
+    missing: int | None = known("number of absent parts")
     sets: int | None = known("sets of that many parts that were tried")
     of: int | None = known("all sets of that many parts")
     mean: Number | None = known("mean top-1 over the sets tried, percent")
@@ -92,7 +92,7 @@ class MissingParts(Block):
     on: str | None = known("where the answers were computed: `host`")
     n: int | None = known("images evaluated")
     stands_in: Mapping[str, str] = Field({}, description="by part: `mean` or `zeros` in place of its output")
-    levels: list[MissingLevel] = Field([], description="one for each number of missing parts")
+    levels: list[MissingLevel] = Field([], description="one for each number of absent parts")
 
 
 class Accuracy(Block):

@@ -323,7 +323,7 @@ class Collaboration:
         part = self._by_name.get(name)
         users = [user for user in self.graph.parts if name in user.inputs]
         if part is None or not users or any(name not in user.stand_ins for user in users):
-            raise HarnessError(f"nothing stands in for part {name}")
+            raise HarnessError(f"part {name} has no stand-in")
         values = users[0].stand_ins[name]
         sample = np.reshape(values, part.output.shape) if values else np.zeros(part.output.shape)
         query.values[name] = np.repeat(sample[None].astype(np.float32), len(query.images), axis=0)

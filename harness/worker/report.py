@@ -28,14 +28,14 @@ def device_report(
     metering: Metering | None = None,
     mean_latency_s: float | None = None,
 ) -> DeviceReport:
-    """Stop the sampler, and return the report of another worker's window. It began to read at ``began_ns``.
+    """Stop the sampler, and return the report of another worker's window. The sampler began to read at ``began_ns``.
 
     Args:
         spans: ``load``, and ``before`` and ``after`` if there was idle time, in nanoseconds of this machine's clock,
             within ``clock_error_ns``. The uncertainty of the readings includes that error.
         images: the number of images that were answered in the window.
-        metering: the rules for the readings. mean_latency_s: mean latency in seconds, which the method ``devit``
-            needs.
+        metering: the rules for the readings.
+        mean_latency_s: the mean latency in seconds, which the preset ``devit`` needs.
     """
     if sampler is None:
         return DeviceReport(memory=memory)

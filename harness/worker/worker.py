@@ -176,7 +176,7 @@ class Worker:
         query = self._query()
         if absent:
             if self._collaboration is None:
-                raise HarnessError(f"{', '.join(absent)}: this is one part")
+                raise HarnessError(f"{', '.join(absent)}: the model has one part only")
             query = partial(self._collaboration, absent=absent)
         if self._collaboration is not None:
             self._collaboration.follow(Workload())

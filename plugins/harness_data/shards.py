@@ -181,7 +181,7 @@ def check_complete(files: Sequence[Path]) -> None:
     for (stem, _), counts in divisions.items():
         if len(counts) > 1:
             mixed = " and ".join(map(str, sorted(counts)))
-            raise SuiteError(f"{files[0].parent}: {stem} is there in {mixed} shards; remove all but one kind")
+            raise SuiteError(f"{files[0].parent}: {stem} has files of {mixed} shards; keep one kind only")
     missing = missing_shards(files)
     if missing:
         raise SuiteError(f"{files[0].parent}: missing shards: {len(missing):,} ({some(missing)})")

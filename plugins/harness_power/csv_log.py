@@ -91,7 +91,7 @@ class CsvParams(Params):
 
 def probe() -> Iterable[Unavailable]:
     """Return only a reason: a suite must name the log."""
-    reason = "a log is read where a suite names it"
+    reason = "a log is read only if a suite names it"
     fix = "meters: [{csv: {path: ..., scope: ..., period: ...}}]"
     return (Unavailable(name="csv", reason=reason, fix=fix),)
 
@@ -224,7 +224,7 @@ class CsvLog:
         choice, last, now = self._choice, self._last(), time.monotonic_ns()
         age = time.time() - os.fstat(self._files[-1].fileno()).st_mtime
         if age > choice.lag + choice.period:
-            raise self._error(f"was last written {age:.3g} s ago: lag is {choice.lag:g} s at most")
+            raise self._error(f"was last written {age:.3g} s ago, but lag allows {choice.lag:g} s")
         margin = int(4 * choice.period * 1e9)  # idle readings around the load, if the window has none
         window = min(begin_ns, load[0] - margin), max(end_ns, load[1] + margin)
         rows = self._rows(last - (now - window[0]) - margin)

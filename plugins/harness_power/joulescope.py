@@ -50,7 +50,7 @@ def probe() -> Iterable[Unavailable]:
         _closed(device)
         or Unavailable(
             name=_name(device),
-            reason="it is there, and is read where a suite names it",
+            reason="it is connected, and is read only if a suite names it",
             fix=f"meters: [{{joulescope: {{serial: {device.serial!r}}}}}]",
         )
         for device in found
@@ -70,7 +70,9 @@ def describe(params: JoulescopeParams) -> Iterable[MeterInfo | Unavailable]:
         what = f"no Joulescope {params.serial}".rstrip()
         return (Unavailable(name="joulescope", reason=f"{what} on USB", fix="plug it in"),)
     if len(found) > 1:
-        raise ValueError(f"serial: which of {', '.join(device.serial for device in found)}?")
+        raise ValueError(
+            f"serial: several instruments are connected; name one of {', '.join(device.serial for device in found)}"
+        )
     hertz: int = params.frequency
     if MODELS[found[0].product] == "js110":
         if "frequency" in params.model_fields_set and hertz != JS110_HZ:

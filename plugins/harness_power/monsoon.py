@@ -50,7 +50,7 @@ def probe() -> Iterable[Unavailable]:
         _closed(device)
         or Unavailable(
             name=_name(device),
-            reason="it is there, and is read where a suite names it",
+            reason="it is connected, and is read only if a suite names it",
             fix=f"meters: [{{monsoon: {{vout: ..., serial: {device.serial}}}}}]",
         )
         for device in found
@@ -71,7 +71,9 @@ def describe(params: MonsoonParams) -> Iterable[MeterInfo | Unavailable]:
         what = f"no Monsoon power monitor {wanted}".rstrip()
         return (Unavailable(name="monsoon", reason=f"{what} on USB", fix="plug it in, and its mains"),)
     if len(found) > 1:
-        raise ValueError(f"serial: which of {', '.join(device.serial for device in found)}?")
+        raise ValueError(
+            f"serial: several monitors are connected; name one of {', '.join(device.serial for device in found)}"
+        )
     return (_closed(found[0]) or _info(params, found[0].serial, _name(found[0])),)
 
 

@@ -129,7 +129,7 @@ def _values(sensor: Any, device: str) -> dict[int, int]:
     try:
         values = sensor.energy()[list(METERS).index(device) :: 2]
     except ValueError as error:
-        raise OSError(f"pyRAPL reads no number: {error}") from None
+        raise OSError(f"pyRAPL gives no number: {error}") from None
     return {socket: int(uj) for socket, uj in enumerate(values) if uj >= 0}
 
 

@@ -131,7 +131,9 @@ class _Chip:
                 watts = _rails(_vcgencmd("pmic_read_adc", timeout_s=self._timeout_s, program=self._program))
                 if watts.keys() != self._rails:
                     differing = ", ".join(sorted(self._rails ^ watts.keys()))
-                    raise OSError(f"vcgencmd pmic_read_adc: other rails than at first ({differing})")
+                    raise OSError(
+                        f"vcgencmd pmic_read_adc: the rails differ from those of the first reading ({differing})"
+                    )
                 self._time, self._watts = (began + time.monotonic_ns()) // 2, sum(watts.values())
             return self._time, self._watts
 

@@ -60,7 +60,7 @@ def test_shards_of_two_divisions_are_refused(tmp_path: Path) -> None:
     write(tmp_path / "test.parquet", [0, 1], first=200)
     shards(tmp_path, [0], 1)
     shards(tmp_path, [0, 1], 2)
-    refused(tmp_path, "train is there in 1 and 2 shards; remove all but one kind")
+    refused(tmp_path, "train has files of 1 and 2 shards; keep one kind only")
 
 
 def test_files_beside_those_that_are_read_are_named(tmp_path: Path) -> None:

@@ -194,7 +194,7 @@ def test_a_js110_has_no_other_rate(plugged):
 
 def test_one_of_several_by_its_serial(plugged):
     plugged("u/js220/000001", "u/js220/000002")
-    with pytest.raises(ValueError, match="which of 000001, 000002"):
+    with pytest.raises(ValueError, match="name one of 000001, 000002"):
         describe(JoulescopeParams())
     (info,) = describe(JoulescopeParams(serial="000002"))
     assert info.name == "joulescope:000002"

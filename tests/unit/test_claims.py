@@ -136,7 +136,7 @@ def test_the_claims_that_the_mistakes_are_made_in_are_good(harness):
         ("column: macs_g", "by: -1", 5, ["claims.faster.by"]),
         ("better: edge, ", "", 5, ["claims.faster.better", "missing"]),
         ("fleet: trio", "fleet: here", 6, ["no fleet 'here'", "allowed: trio"]),
-        ("method: split", "method: cloud", 6, ["cloud is one whole model"]),
+        ("method: split", "method: cloud", 6, ["cloud is not a split model"]),
         ("placed: [2, 0]", "placed: [-2]", 6, ["claims.where.placed"]),
         (", contradicted_by: Table 1", "", 7, ["needs one of needs: or contradicted_by:"]),
         ('says: "it is good", ', "", 7, ["claims.words.says", "missing"]),

@@ -261,7 +261,7 @@ def test_the_loss_of_a_connection_is_not_that_of_the_next(monkeypatch, between):
 def test_asked_for_without_a_part():
     together = fleet({"left": Times(2), "right": Times(3)}, missing=("zeros", "none"))
     np.testing.assert_array_equal(together(IMAGES, absent=["left"]), 3 * IMAGES)
-    with pytest.raises(HarnessError, match="nothing stands in for part right"):
+    with pytest.raises(HarnessError, match="part right has no stand-in"):
         together(IMAGES, absent=["right"])
 
 

@@ -343,7 +343,7 @@ def test_a_counter_that_steps_back_or_stands_still_is_withheld() -> None:
 
 def test_what_is_no_number_and_times_that_go_back_are_refused() -> None:
     t = np.arange(-3.2, 13.2, 0.01)
-    assert "no number" in window(series(t, np.where(t > 5, np.nan, 1.0))).withheld["gross"]
+    assert "not a number" in window(series(t, np.where(t > 5, np.nan, 1.0))).withheld["gross"]
     assert "go back" in window(series(t[::-1], busy(t))).withheld["gross"]
 
 

@@ -313,7 +313,7 @@ def test_the_mean_over_training_images_stands_in_where_the_edges_say_so(measured
 
 def test_where_nothing_can_be_missing_the_record_says_why(measured):
     assert "one whole model" in measured("whole", "b1").accuracy.missing.why
-    assert "declare nothing" in measured("strict", "b1").accuracy.missing.why
+    assert "name no stand-in" in measured("strict", "b1").accuracy.missing.why
     assert measured("split", "here").accuracy.missing.empty
 
 

@@ -83,7 +83,7 @@ class Track:
         if np.any(np.diff(series.ns) < 0):
             raise WithheldError("the meter's times go back")
         if not np.all(np.isfinite(series.value)):
-            raise WithheldError("the meter gave what is no number")
+            raise WithheldError("the meter gave a value that is not a number")
         last = np.append(np.diff(series.ns) > 0, True)  # the last of several readings with one time
         self.polls = polls = (series.ns[last] - origin_ns) / 1e9
         self.value = value = series.value[last].astype(np.float64)

@@ -57,7 +57,7 @@ def fit(xs: Sequence[float], ys: Sequence[float]) -> Line:
         raise ValueError(f"a line with an error needs {LEAST} points of different size, not {len(set(xs))}")
     fixed, slope = _least(xs, ys)
     if slope == 0:
-        raise ValueError("the larger points take no longer: no line")
+        raise ValueError("no line can be fitted: the larger points take no longer than the smaller ones")
     shares = []
     for i, (x, y) in enumerate(zip(xs, ys, strict=True)):
         a, b = _least([*xs[:i], *xs[i + 1 :]], [*ys[:i], *ys[i + 1 :]])

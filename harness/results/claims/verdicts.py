@@ -105,7 +105,9 @@ class Judge:
         if isinstance(claim, Placed):
             if sketch is None:
                 where = self.claims.source.where("claims", name, "method")
-                raise SuiteError(f"{where}: {claim.method} is one whole model: only a split one is placed")
+                raise SuiteError(
+                    f"{where}: {claim.method} is not a split model; only a split model is placed"
+                )
             return
         allowed = [ALL] if sketch is None else [*(part.name for part in sketch.parts), ALL, BUT_FUSION]
         if claim.part not in allowed:
@@ -179,7 +181,7 @@ class Judge:
     def _need_installed(resolved: ResolvedMethod) -> None:
         steps = [link.step for link in resolved.links]
         if any(step.each_part for step in steps):
-            raise Unchecked("its parts are compressed after the split: their modules are not known before")
+            raise Unchecked("its parts are compressed after the split, so their modules are not known before")
         for step in steps:
             entry = step.chosen.entry
             for package in entry.requires:

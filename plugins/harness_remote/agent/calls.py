@@ -220,7 +220,7 @@ class Calls:
         session = self._session
         if session is None or not session.admits(ticket):
             raise LeaseError(
-                "its ticket is wrong, or holds no more: the board's worker was ended or opened again"
+                "the ticket is wrong, or not valid any more because the board's worker was ended or opened again"
             )
         return session
 
@@ -270,7 +270,7 @@ class Calls:
         """
         session = self._session
         if session is None or self._holder != call.lease() or not self._leases.holds(call.lease()):
-            raise LeaseError(f"{self._name} is not held by this lease, or no longer is: acquire it again")
+            raise LeaseError(f"{self._name} is not held by this lease (any more): acquire it again")
         self._during(call)
         return session
 
@@ -310,11 +310,11 @@ def _result(job: Job, offset: int, plugin: str | None) -> Iterator[pb.FollowRepl
         yield pb.FollowReply(error=str(job.error), kind=kind, lost=lost, plugin=plugin)
         return
     if job.result is None:
-        raise DeviceError("the job has no answer, or no longer has one")
+        raise DeviceError("the job has no answer (yet, or any more)")
     with job.result.open("rb") as file:
         size = file.seek(0, 2)
         if not 0 <= offset <= size:
-            raise DeviceError(f"the answer has {size} bytes: nothing is at {offset}")
+            raise DeviceError(f"the answer has {size} bytes, so nothing is at byte {offset}")
         file.seek(offset)
         while data := file.read(CHUNK_BYTES):
             yield pb.FollowReply(size=size, data=data)

@@ -75,7 +75,7 @@ def add(
         inventory.add(name, board.model_copy(update={"backend": backend_of(described)}))
     inventory.save()
     click.echo(
-        f"{name}: {inventory.boards[name].backend}, in {inventory.path}; `harness devices check {name}` tells more"
+        f"{name}: {inventory.boards[name].backend}, in {inventory.path}; `harness devices check {name}` shows more"
     )
 
 
@@ -153,10 +153,13 @@ def _show(check: BoardCheck) -> None:
     )
     click.echo(f"  agent of harness {check.version}; {'held by someone' if check.leased else 'free'}")
     if check.clock_offset_s is not None:
-        click.echo(f"  clock {check.clock_offset_s:+.3f} s from ours, known to {check.clock_error_ms:.2f} ms")
+        click.echo(
+            f"  clock {check.clock_offset_s:+.3f} s from the clock of this machine, within {check.clock_error_ms:.2f} ms"
+        )
     if link := check.link:
         click.echo(
-            f"  link {link['rtt_ms']:.2f} ms both ways, {link['up_mbps']:.0f} Mbit/s there, {link['down_mbps']:.0f} back"
+            f"  link: round trip {link['rtt_ms']:.2f} ms, {link['up_mbps']:.0f} Mbit/s to the board, "
+            f"{link['down_mbps']:.0f} Mbit/s back"
         )
     if check.frames:
         click.secho(

@@ -110,5 +110,5 @@ def command(
     meters = ", ".join(meter["name"] for meter in board.meters) or "none"
     runtime = board.onnxruntime.get("version") or board.onnxruntime.get("error")
     click.echo(
-        f"{name}: {board.model}, ONNX Runtime {runtime}, meters: {meters}; `harness devices check {name}` tells more"
+        f"{name}: {board.model}, ONNX Runtime {runtime}, meters: {meters}; `harness devices check {name}` shows more"
     )

@@ -126,7 +126,7 @@ def probe(backend: str, patience: Patience = PATIENCE) -> Iterable[DeviceInfo | 
             described = ask_board(name, inventory.credentials(name), patience.probe_s, patience)
             return info_of(name, backend, board, described)
         except (HarnessError, ValueError) as error:
-            return Unavailable(name=name, reason=str(error), fix=f"`harness devices check {name}` tells more")
+            return Unavailable(name=name, reason=str(error), fix=f"`harness devices check {name}` shows more")
 
     with ThreadPoolExecutor(len(names)) as pool:
         return list(pool.map(ask, names))
@@ -149,7 +149,7 @@ def describe(spec: DeviceSpec, patience: Patience = PATIENCE) -> DeviceInfo | Un
         known = _kept(kept, credentials)
         if known is None:
             return Unavailable(
-                name=spec.name, reason=str(error), fix=f"`harness devices check {name}` tells more"
+                name=spec.name, reason=str(error), fix=f"`harness devices check {name}` shows more"
             )
         described, when = known
         _LOG.warning("%s; planned as it was on %s, and its cells will be tried", error, when)

@@ -1,8 +1,8 @@
 """Bring a lab up, and take it down.
 
-Its keeper is one detached process. It opens the boards' doors to this machine, enters the lab's namespaces and holds
-the lifeline; :mod:`~harness_remote.lab.inside` does the rest. If any of these processes is killed, all of the lab
-ends.
+One detached process, the keeper, holds a lab up. It opens the sockets through which this machine reaches the boards,
+enters the lab's namespaces and starts :mod:`~harness_remote.lab.inside` there, which starts the agents. A pipe joins
+these processes. If one of them is killed, the pipe closes, and all of the lab ends.
 """
 
 from __future__ import annotations

@@ -104,7 +104,7 @@ def _check(target: str, facts: Facts) -> None:
         )
     if facts.free_mb < LEAST_FREE_MB:
         raise DeviceError(
-            f"{target}: {facts.free_mb} MB are free in the home folder's disk, {LEAST_FREE_MB} are needed: free some"
+            f"{target}: {facts.free_mb} MB are free on the disk of the home folder, but {LEAST_FREE_MB} MB are needed: make room"
         )
 
 
