@@ -31,8 +31,9 @@ def list_() -> None:
 def show(name: str) -> None:
     """Print the YAML of a suite, from which you can start your own."""
     from harness.suite.shipped import find_suite
+    from harness.suite.yamlfile import read_text
 
-    click.echo(find_suite(name).read_text(), nl=False)
+    click.echo(read_text(find_suite(name), "a suite"), nl=False)
 
 
 @command.command("schema")
