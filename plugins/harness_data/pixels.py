@@ -54,6 +54,10 @@ SHALLOW = ("JPEG", "MPO", "WEBP", "GIF", "BMP")
 DEEP_PIXELS = re.compile(r";16[BLN]")
 """What Pillow's raw modes of 16 bits per channel hold: RGB;16B, LA;16N ..."""
 ORIENTATION = 0x0112  # the EXIF tag
+EXIF_KEYS = {"exif", "xmp", "Raw profile type exif", "XML:com.adobe.xmp"}
+"""Where Pillow keeps data that may state an orientation."""
+PNG_METADATA = (b"eXIf", b"Raw profile type exif", b"XML:com.adobe.xmp")
+"""What a PNG holds that has such data."""
 GREY_MODES = ("1", "L", "LA", "La")
 LFS_POINTER = b"version https://git-lfs"
 STARTS = {
@@ -86,8 +90,8 @@ def header_of(data: bytes, where: str) -> Header:
         SuiteError: the picture cannot be read. The message begins with ``where``.
     """
     with _opened(data, where) as picture:
-        if picture.format == "PNG" and _late_exif(data):
-            picture.load()
+        if picture.format == "PNG" and any(name in data for name in PNG_METADATA):
+            picture.load()  # they may follow the pixels, and Pillow then finds them on decoding only
         traits = {
             "turned": _orientation(picture) != 1,
             "transparent": _transparent(picture),
@@ -220,18 +224,13 @@ def _deep(picture: Any, data: bytes) -> bool:
 
 def _orientation(picture: Any) -> int:
     """Return the EXIF orientation, 1 (upright) to 8; 1 where it is absent or not readable."""
-    if picture.format == "JPEG" and not picture.info.keys() & {"exif", "xmp"}:
-        return 1  # most pictures; asking Pillow costs more than this
+    if picture.format in ("JPEG", "PNG") and not picture.info.keys() & EXIF_KEYS:
+        return 1  # most pictures; Pillow would decode a PNG to look further
     try:
         orientation = picture.getexif().get(ORIENTATION, 1)
     except Exception:  # noqa: BLE001 - of damaged EXIF data; the pixels may still be right
         return 1
     return orientation if orientation in range(1, 9) else 1
-
-
-def _late_exif(data: bytes) -> bool:
-    """Return whether a PNG may have its EXIF data after its pixels, where Pillow finds them on decoding only."""
-    return b"eXIf" in data
 
 
 def _transparent(picture: Any) -> bool:

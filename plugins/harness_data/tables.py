@@ -34,6 +34,10 @@ NO_LABEL = -1
 """What data sets on the hub have as the label of a picture whose label is not published."""
 
 
+KINDS = {int: "whole numbers", str: "text", bool: "true and false"}
+"""What labels are."""
+
+
 class ColumnParams(PictureParams):
     """Parameters of data sets whose images are in a table."""
 
@@ -151,6 +155,10 @@ class Classes:
         if names:
             return cls(_checked(names, declared), {index: index for index in range(len(names))}, declared)
         where = train[0].where
+        kinds = {type(labels.values[0]): labels.where for labels in train if labels.values}
+        if len(kinds) > 1:
+            places = " and ".join(f"{KINDS[kind]} in {place}" for kind, place in kinds.items())
+            raise SuiteError(f"labels are {places}")
         for labels in train:
             if NO_LABEL in labels.values:
                 row = labels.row_of(labels.values.index(NO_LABEL))

@@ -169,6 +169,14 @@ def test_what_is_no_label_is_refused(tmp_path: Path, train: Any, test: Any, mess
     refused(pair(tmp_path, train, test), message)
 
 
+def test_labels_of_two_kinds_are_refused(tmp_path: Path) -> None:
+    write(tmp_path / "test.parquet", [0, 1], first=99)
+    write(tmp_path / "train-0.parquet", [0, 1])
+    for labels_of_another_kind in (["0", "1"], [False, True]):
+        write(tmp_path / "train-1.parquet", labels_of_another_kind, first=9)
+        refused(tmp_path, r"labels are whole numbers in .*train-0\.parquet and .* in .*train-1\.parquet")
+
+
 def test_labels_beyond_the_names_are_refused(tmp_path: Path) -> None:
     refused(
         pair(tmp_path, [0, 1, 2], names=["a", "b"]),

@@ -54,15 +54,21 @@ def half_blue(size: tuple[int, int] = (32, 16)) -> Image.Image:
     return picture
 
 
+def png_chunk(kind: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
 def deep_png(colour_type: int, channels: int) -> bytes:
     """A PNG of 2 x 2 pixels with 16 bits per channel."""
 
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
     pixels = zlib.compress((b"\0" + b"\x01\x02" * channels * 2) * 2)
     header = struct.pack(">IIBBBBB", 2, 2, 16, colour_type, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + png_chunk(b"IHDR", header)
+        + png_chunk(b"IDAT", pixels)
+        + png_chunk(b"IEND", b"")
+    )
 
 
 def folder_of(path: Path, pictures: dict[str, bytes]) -> Path:
@@ -115,6 +121,29 @@ def test_the_rotation_of_exif_is_applied(
     assert corner.argmax() == 2
     assert other.argmax() == 0
     assert header_of(data, "here").traits == ("turned",)
+
+
+@pytest.mark.parametrize("key", ["eXIf", "zTXt"])
+def test_exif_data_after_the_pixels_of_a_png_are_found(key: str) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    data = encoded(half_blue())
+    content = exif.tobytes().removeprefix(b"Exif\0\0")
+    if key == "zTXt":
+        profile = b"\nexif\n%8d\n" % (len(content) + 6) + (b"Exif\0\0" + content).hex().encode()
+        content = b"Raw profile type exif\0\0" + zlib.compress(profile)
+    chunk = png_chunk(key.encode(), content)
+    end = data.rindex(b"IEND") - 4
+    late = data[:end] + chunk + data[end:]
+    assert pixels_of(late).shape == (32, 16, 3)
+    assert header_of(late, "here").traits == ("turned",)
+
+
+def test_the_header_of_a_plain_png_is_read_without_its_pixels() -> None:
+    cut = encoded(half_blue((200, 200)))[:200]
+    assert header_of(cut, "here").codec == "PNG"
+    with pytest.raises(SuiteError, match="not an image that can be decoded"):
+        pixels_of(cut)
 
 
 @pytest.mark.parametrize("name", ["imagefolder", "parquet"])
