@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from harness.doors import door
 
 if TYPE_CHECKING:
+    from harness.extras import install_command
     from harness.machine import sysfs
     from harness.machine.environment import cpu_model, governor, virtualised
     from harness.machine.memory import mark_baseline, on_gpu
@@ -26,6 +27,7 @@ __all__ = [
     "WorkerProcess",
     "cpu_model",
     "governor",
+    "install_command",
     "link_of",
     "mark_baseline",
     "on_gpu",
@@ -35,6 +37,7 @@ __all__ = [
 ]
 
 _MODULES = {
+    "harness.extras": ("install_command",),
     "harness.machine": ("sysfs",),
     "harness.machine.environment": ("cpu_model", "governor", "virtualised"),
     "harness.machine.memory": ("mark_baseline", "on_gpu"),

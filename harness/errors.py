@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import difflib
+import re
+import signal
 import traceback
 from collections.abc import Iterable
 
@@ -13,6 +15,7 @@ __all__ = [
     "DeviceError",
     "HarnessError",
     "PluginError",
+    "Stopped",
     "StorageError",
     "SuiteError",
     "UnknownEntry",
@@ -27,7 +30,26 @@ class HarnessError(Exception):
     """Base of all errors that the command line prints as one line, with exit code 2."""
 
     def __init__(self, message: object) -> None:
-        super().__init__(" ".join(printable(str(message)).splitlines()))  # a typed text may have line breaks
+        lines = str(message).splitlines()  # a typed text may have line breaks
+        super().__init__(_shortened(printable(" ".join(lines)), LONGEST_MESSAGE))
+
+
+class Stopped(KeyboardInterrupt):
+    """A signal ended the command, or its output can no longer be written. Ctrl-C is a plain ``KeyboardInterrupt``.
+
+    It is no ``Exception``, so that code that expects errors does not catch it. ``code`` is the exit code of the
+    command, and ``reason`` is one line for a person.
+    """
+
+    def __init__(self, reason: str, code: int) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.code = code
+
+    @classmethod
+    def of(cls, error: KeyboardInterrupt) -> Stopped:
+        """Return ``error`` itself if it is a ``Stopped``, else the ``Stopped`` that describes a Ctrl-C."""
+        return error if isinstance(error, cls) else cls("interrupted", 128 + signal.SIGINT)
 
 
 class SuiteError(HarnessError):
@@ -139,19 +161,32 @@ def nearest(word: str, allowed: Iterable[str]) -> str:
     return f"{guess}allowed: {', '.join(names) or 'none'}"
 
 
+LONGEST_LINE = 1000
+"""Characters of an error's first line that are kept. A library may put a whole model into its message."""
+
+LONGEST_MESSAGE = 8000
+"""Characters of a message of ours that are kept. Lists of allowed names can be long."""
+
+
 def first_line(error: BaseException, *, kind: bool = False) -> str:
     """Return the first line of an error's message, or the name of its type if the message is empty.
 
-    With ``kind`` the name of the type precedes the line: ``ValueError: no such layer``.
+    With ``kind`` the name of the type precedes the line: ``ValueError: no such layer``. Control characters are
+    escaped, and a line of more than :data:`LONGEST_LINE` characters is cut.
     """
     name = type(error).__name__
     try:
-        lines = printable(str(error)).strip().splitlines()
+        lines = str(error).strip().splitlines()
     except Exception:  # noqa: BLE001 - the text of an error is code of a plugin or a library, too
         return name
     if not lines:
         return name
-    return f"{name}: {lines[0]}" if kind else lines[0]
+    line = _shortened(printable(lines[0]), LONGEST_LINE)
+    return f"{name}: {line}" if kind else line
+
+
+def _shortened(text: str, length: int) -> str:
+    return text if len(text) <= length else f"{text[:length]} ... ({len(text):,} characters)"
 
 
 def source_files(error: BaseException) -> tuple[str, ...]:
@@ -163,9 +198,22 @@ def source_files(error: BaseException) -> tuple[str, ...]:
     return (*frames, *getattr(error, "files", ()))
 
 
-def printable(text: str) -> str:
-    """Return ``text`` in a form that UTF-8 can encode.
+_UNPRINTABLE = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f"  # control characters, except tab and newline
+    "\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069"  # they change the direction or the line of what follows
+    "\ud800-\udfff]"  # bytes of a file's name that are not UTF-8
+)
 
-    A byte of a file's name that is not UTF-8 becomes an escape such as ``\\udcff``.
+
+def printable(text: str) -> str:
+    """Return ``text`` in a form that is safe to print to a terminal as UTF-8. Line breaks and tabs stay.
+
+    A control character becomes an escape such as ``\\x1b``, and a byte of a file's name that is not UTF-8 becomes
+    ``\\udcff``.
     """
-    return text.encode("utf-8", "backslashreplace").decode()
+    return _UNPRINTABLE.sub(lambda found: _escape(found[0]), text)
+
+
+def _escape(character: str) -> str:
+    code = ord(character)
+    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"

@@ -12,6 +12,7 @@ from harness.doors import door
 
 if TYPE_CHECKING:
     from harness.data.splits import ArraySplit, relabel, subset
+    from harness.extras import install_command
     from harness.store.remembered import remembered
     from harness.train.counting.count import count
     from harness.train.counting.modes import evaluating, on_device
@@ -48,6 +49,7 @@ __all__ = [
     "fused_partition",
     "fused_sketch",
     "image_sketch",
+    "install_command",
     "on_device",
     "own_images",
     "relabel",
@@ -59,6 +61,7 @@ __all__ = [
 ]
 
 _MODULES = {
+    "harness.extras": ("install_command",),
     "harness.data.splits": ("ArraySplit", "relabel", "subset"),
     "harness.store.remembered": ("remembered",),
     "harness.train.counting.count": ("count",),

@@ -28,6 +28,7 @@ from harness.errors import (
     nearest,
     source_files,
 )
+from harness.extras import missing_module
 from harness.registry import Origin, Problem, Registered, Registry, SlowImport
 from harness.store.sources import distribution_files, imported_files, module_files, source_hash, versions_of
 from harness.types import (
@@ -177,7 +178,8 @@ class Plugins:
             origin = next((o for o in self.origins if o.plugin == self.blame(error)), None)
             if origin is None:
                 raise
-            raise PluginError(f"plugin {origin}: {first_line(error, kind=True)}") from error
+            reason = missing_module(error) or first_line(error, kind=True)
+            raise PluginError(f"plugin {origin}: {reason}") from error
 
     def _owned_files(self) -> dict[str, set[str]]:
         """Return the files of each plugin, without those of other plugins that it imports."""

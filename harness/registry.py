@@ -12,6 +12,7 @@ from typing import Any, Generic, TypeVar
 
 from harness.contracts.need import Need, calling, needing
 from harness.errors import PluginError, UnknownEntry, nearest
+from harness.extras import install_command
 from harness.types.params import Entry
 
 __all__ = ["E_co", "Origin", "Problem", "Registered", "Registry", "SlowImport"]
@@ -75,10 +76,9 @@ class Registered(Generic[E_co]):
         absent = [name for name in entry.requires if not _importable(name)]
         if not absent:
             return None
-        what = (
-            f"pip install 'edge-harness[{entry.extra}]'" if entry.extra else f"pip install {' '.join(absent)}"
-        )
-        return f"{entry.name} needs {', '.join(absent)}: {what}"
+        names = ", ".join(absent)
+        what = install_command(entry.extra) if entry.extra else "install the packages that contain them"
+        return f"{entry.name} needs {names}: {what}"
 
 
 class Registry(Generic[E_co]):

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
-import errno
 import importlib
-import os
-import select
-import signal
 import sys
 from collections.abc import Iterator, Mapping
-from typing import Any, TextIO
+from contextlib import contextmanager
+from typing import Any
 
 import click
 
+from harness.cli.output import echo, unforeseen
 from harness.cli.plugin_commands import PluginGroup
+from harness.errors import HarnessError, Stopped
 from harness.quiet import no_current_folder
 
 __all__ = ["main"]
@@ -45,46 +43,32 @@ class _Verbs(PluginGroup):
         return module.command  # type: ignore[no-any-return]
 
     def make_context(self, *arguments: Any, **named: Any) -> click.Context:
-        with _pipes():
+        with _stops():
             return super().make_context(*arguments, **named)
 
     def invoke(self, ctx: click.Context) -> Any:
-        with _pipes():
+        with _stops():
             result = super().invoke(ctx)
             sys.stdout.flush()
             return result
 
 
-class _Unread(Exception):
-    """Nobody reads the output any more, as in `harness plan | head`, or because the terminal is closed."""
+class _Ended(Exception):
+    """The command was stopped. click prints a blank line for any ``KeyboardInterrupt`` that it sees."""
+
+    def __init__(self, stopped: Stopped) -> None:
+        super().__init__(stopped.reason)
+        self.stopped = stopped
 
 
-@contextlib.contextmanager
-def _pipes() -> Iterator[None]:
-    """Raise ``_Unread`` for an output that nobody reads, and a one-line error for any other broken pipe.
-
-    click treats every broken pipe as one of the output and exits without a message. The pipe of a child process can
-    break too, and a person must learn of that. A closed terminal gives EIO.
-    """
-    from harness.errors import HarnessError
-
+@contextmanager
+def _stops() -> Iterator[None]:
     try:
         yield
-    except OSError as error:
-        if error.errno in (errno.EPIPE, errno.EIO) and any(map(_unread, (sys.stdout, sys.stderr))):
-            raise _Unread("the terminal is closed" if error.errno == errno.EIO else "") from None
-        if isinstance(error, BrokenPipeError):
-            raise HarnessError(f"a process of the harness went away: {error}") from error
-        raise
-
-
-def _unread(stream: TextIO) -> bool:
-    try:
-        asked = select.poll()
-        asked.register(stream.fileno(), 0)
-        return any(events & (select.POLLERR | select.POLLHUP) for _, events in asked.poll(0))
-    except (OSError, ValueError):  # the stream is closed, or is not a file
-        return False
+    except KeyboardInterrupt as error:
+        raise _Ended(Stopped.of(error)) from None
+    except BrokenPipeError as error:  # click ends without a message for any broken pipe
+        raise HarnessError(f"a process of the harness went away: {error}") from error
 
 
 @click.group(
@@ -103,40 +87,43 @@ def cli() -> None:
 def main() -> None:
     """Run the command line.
 
-    An error that a person can act on prints one line and gives exit code 2. Ctrl-C gives 130. Output that nobody
-    reads gives 141.
+    An error that a person can act on prints one line and gives exit code 2. A command that is stopped gives 128 plus
+    the number of the signal: 130 for Ctrl-C, 143 for SIGTERM, 129 for SIGHUP, 141 if nobody reads the output. An
+    error that nobody foresaw is a fault of the harness or of a plugin, and gives 70.
     """
-    from harness.errors import HarnessError
+    from harness.cli.signals import stopping_signals
+    from harness.cli.streams import standard_streams
 
     no_current_folder()
+    with standard_streams():
+        with stopping_signals():
+            code, message = _run()
+        if message:
+            echo(message, err=True)
+    sys.exit(code)
+
+
+def _run() -> tuple[int, str]:
+    """Run the command line. Return the exit code, and a line about why the command ended early."""
     try:
         try:
             code = cli.main(standalone_mode=False)
         except click.exceptions.NoArgsIsHelpError as error:
-            with _pipes():
+            with _stops():
                 error.show(sys.stdout)
-            code = 0
-    except _Unread as error:
-        if str(error):
-            _complain(str(error))
-        code = 128 + signal.SIGPIPE
+                sys.stdout.flush()
+            return 0, ""
+    except _Ended as error:
+        return error.stopped.code, error.stopped.reason
     except click.exceptions.Abort:
-        code = 130
+        return 130, "nothing was done: the question was not answered"
     except click.ClickException as error:
-        _complain(error.format_message())
-        code = 2
+        return 2, f"error: {HarnessError(error.format_message())}"
     except HarnessError as error:
-        _complain(str(error))
-        code = 2
-    except KeyboardInterrupt:
-        code = 130
-    for stream in filter(_unread, (sys.stdout, sys.stderr)):
-        os.dup2(
-            os.open(os.devnull, os.O_WRONLY), stream.fileno()
-        )  # else Python fails at its end, in writing the rest
-    sys.exit(code if isinstance(code, int) else 0)
-
-
-def _complain(text: str) -> None:
-    with contextlib.suppress(OSError):  # nobody may read it
-        click.echo(f"error: {text}", err=True)
+        return 2, f"error: {error}"
+    except KeyboardInterrupt as error:
+        stopped = Stopped.of(error)
+        return stopped.code, stopped.reason
+    except Exception as error:  # noqa: BLE001 - a person cannot act on a traceback
+        return unforeseen(error)
+    return code if isinstance(code, int) else 0, ""

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import time
 from dataclasses import asdict
 
 import click
+
+from harness.cli.output import echo, echo_json
 
 
 @click.group("cache")
@@ -24,17 +25,17 @@ def list_(as_json: bool) -> None:
     store = Store(default_cache())
     stored = store.stored()
     if as_json:
-        click.echo(json.dumps([asdict(item) for item in stored], indent=1))
+        echo_json([asdict(item) for item in stored])
         return
     for item in stored:
         used = time.strftime("%Y-%m-%d %H:%M", time.localtime(item.made))
         about = f"{item.about.stage:<10} {item.about.entry:<18} {item.about.label}"
         about += "" if item.usable else "  (without hashes: not used)"
-        click.echo(f"{item.key[:12]}  {used}  {item.size / 1e6:9.2f} MB  {about}")
-    click.echo(f"{len(stored)} artifacts, {sum(item.size for item in stored) / 1e6:.1f} MB in {store.root}")
+        echo(f"{item.key[:12]}  {used}  {item.size / 1e6:9.2f} MB  {about}")
+    echo(f"{len(stored)} artifacts, {sum(item.size for item in stored) / 1e6:.1f} MB in {store.root}")
     damaged, size = store.set_aside()
     if damaged:
-        click.echo(
+        echo(
             f"{damaged} damaged, {size / 1e6:.1f} MB, set aside in {store.damaged}; `harness cache clear` deletes them"
         )
 
@@ -66,4 +67,4 @@ def clear(keys: tuple[str, ...], yes: bool) -> None:
     count = len(known if chosen is None else chosen)
     if count and not yes:
         click.confirm(f"Delete {count} artifacts from {store.root}?", abort=True)
-    click.echo(f"freed {store.clear(chosen) / 1e6:.1f} MB")
+    echo(f"freed {store.clear(chosen) / 1e6:.1f} MB")

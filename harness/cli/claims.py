@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import click
 
 from harness.cli.common import PathType, SuiteChoice, block_option, load, make, warn_problems
+from harness.cli.output import echo, echo_json
 
 
 @click.command("claims")
@@ -42,7 +42,7 @@ def command(
     claims = load_claims(find_suite(suite), planned.resolved.suite)
     evidence = Evidence(folder, planned.plan.suite) if folder is not None else None
     for problem in evidence.results.problems if evidence is not None else ():
-        click.echo(f"warning: {problem}", err=True)
+        echo(f"warning: {problem}", err=True)
     verdicts = list(Judge(claims, planned, evidence).verdicts())
     if as_json:
         document = {
@@ -50,7 +50,7 @@ def command(
             "paper": claims.paper,
             "claims": [v.to_json() for v in verdicts],
         }
-        click.echo(json.dumps({**document, "summary": render.counts(verdicts)}, indent=1, ensure_ascii=False))
+        echo_json({**document, "summary": render.counts(verdicts)})
     else:
         render.show(claims.paper, verdicts)
     return 1 if any(verdict.status == "not-reproduced" for verdict in verdicts) else 0

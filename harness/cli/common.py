@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from harness.cli.output import echo
+
 if TYPE_CHECKING:
     from harness.plan.planner import Planned
     from harness.plugins import Plugins
@@ -120,16 +122,14 @@ def load(block: Sequence[str]) -> Plugins:
     always = os.environ.get("HARNESS_BLOCK_PLUGINS", "").replace(" ", "").split(",")
     for name in filter(None, dict.fromkeys(always)):
         if name not in installed:
-            click.echo(
-                f"warning: HARNESS_BLOCK_PLUGINS: no plugin {name!r}; {nearest(name, installed)}", err=True
-            )
+            echo(f"warning: HARNESS_BLOCK_PLUGINS: no plugin {name!r}; {nearest(name, installed)}", err=True)
     return load_plugins([*block, *always])
 
 
 def warn_problems(plugins: Plugins) -> None:
     """Print a warning for each plugin that could not be used, or that makes commands slow."""
     for problem in (*plugins.problems, *plugins.slow):
-        click.echo(f"warning: {problem}", err=True)
+        echo(f"warning: {problem}", err=True)
 
 
 def make(chosen: SuiteChoice, plugins: Plugins) -> Planned:

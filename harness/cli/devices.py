@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from harness.cli.common import block_option, load
+from harness.cli.output import echo, echo_json
 from harness.cli.plugin_commands import PluginGroup
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ def list_(block: tuple[str, ...], as_json: bool) -> None:
     for name, state in Meters(plugins).snapshot().items():
         items.append(_Item("watch", name, state if isinstance(state, Unavailable) else _Read(dict(state))))
     if as_json:
-        click.echo(json.dumps([item.to_json() for item in items], indent=1))
+        echo_json([item.to_json() for item in items])
         return
     for item in items:
         _show(item)
@@ -87,23 +87,23 @@ def _show(item: _Item) -> None:
 
     head, found = f"{item.kind} {item.entry}", item.found
     if isinstance(found, Unavailable):
-        click.secho(f"{head}: not usable", fg="yellow")
-        click.echo(f"  {found.reason}" + (f"\n  {found.fix}" if found.fix else ""))
+        echo(f"{head}: not usable", fg="yellow")
+        echo(f"  {found.reason}" + (f"\n  {found.fix}" if found.fix else ""))
     elif isinstance(found, DeviceInfo):
         memory = f"{found.memory_bytes / 2**30:.1f} GiB"
-        click.secho(f"{head}: {found.model}", bold=True)
-        click.echo(f"  {found.cores} cores, {memory}" if found.cores else f"  {memory}")
+        echo(f"{head}: {found.model}", bold=True)
+        echo(f"  {found.cores} cores, {memory}" if found.cores else f"  {memory}")
     elif isinstance(found, MeterInfo):
-        click.secho(f"{head}: {found.name}", bold=True)
+        echo(f"{head}: {found.name}", bold=True)
         error = f"{found.calibration:.2%}" if found.calibration is not None else "not stated"
         averaged = f", the mean over {found.averaging_s:g} s" if found.averaging_s else ""
-        click.echo(
+        echo(
             f"  {found.quantity} of the {found.scope}, {found.provenance}, new every {found.period_s:g} s"
             f"{averaged}; error {error}"
         )
     else:
         signals = ", ".join(f"{key} {_plain(value)}" for key, value in found.signals.items())
-        click.secho(f"{head}: {signals}", bold=True)
+        echo(f"{head}: {signals}", bold=True)
 
 
 def _plain(value: Any) -> str:

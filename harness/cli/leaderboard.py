@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from harness.cli.common import PathType
+from harness.cli.output import echo
 from harness.render import FORMATS
 
 
@@ -69,18 +70,16 @@ def command(
     opened = [Results(folder) for folder in folders]
     for results in opened:
         if problems := results.scan()[1]:
-            click.echo(
+            echo(
                 f"warning: {results.folder}: {len(problems)} bad lines left out; see `harness results validate`",
                 err=True,
             )
     merged = Merged(opened, current_only=not everything)
     for problem in merged.problems:
-        click.echo(f"warning: {problem}", err=True)
+        echo(f"warning: {problem}", err=True)
     if merged.left_out:
         cells = f"{merged.left_out} cells" if merged.left_out > 1 else "1 cell"
-        click.echo(
-            f"note: {cells} left out that the folder's last run did not have; --all shows them", err=True
-        )
+        echo(f"note: {cells} left out that the folder's last run did not have; --all shows them", err=True)
     if not merged.records:
         raise SuiteError(f"no records in {', '.join(map(str, folders))}")
     measured = leaderboard_of(
@@ -94,11 +93,11 @@ def command(
         name, greatest_first = ordered
         leaderboard = sorted_by(leaderboard, name, greatest_first=greatest_first)
     if leaderboard.tables or format in ("csv", "json"):
-        click.echo(render(leaderboard, format, chosen))
+        print(render(leaderboard, format, chosen), flush=True)  # it is printable, and may have colours
     else:
-        click.echo(f"no row meets {where}")
+        echo(f"no row meets {where}")
     for note in leaderboard.notes:
-        click.echo(f"note: {note}", err=True)
+        echo(f"note: {note}", err=True)
 
 
 def _names(text: str) -> list[str]:

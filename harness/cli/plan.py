@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 import click
 
 from harness.cli.common import SuiteChoice, load, make, suite_options, warn_problems
+from harness.cli.output import echo, echo_json
 
 if TYPE_CHECKING:
     from harness.plan.estimate import Assumptions
@@ -43,13 +43,13 @@ def command(
     estimated = estimates(planned, store, assumed) if estimate else []
     if as_json:
         extra = {"estimates": [asdict(estimate) for estimate in estimated]} if estimate else {}
-        click.echo(json.dumps({**plan.to_json(), **extra}, indent=1))
+        echo_json({**plan.to_json(), **extra})
         return
     show(plan, {key for key in plan.nodes if store.has(key)})
     if estimate:
         show_estimates(estimated)
     for warning in (*plan.warnings, *plan.missing_data, *plan.missing_extras):
-        click.echo(f"warning: {warning}", err=True)
+        echo(f"warning: {warning}", err=True)
 
 
 def _assumed(profile: str | None, link: str | None) -> Assumptions:

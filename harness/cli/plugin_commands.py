@@ -125,14 +125,17 @@ class PluginGroup(click.Group):
 
 
 def _load(point: EntryPoint) -> click.Command:
-    from harness.errors import PluginError
+    from harness.errors import PluginError, first_line
+    from harness.extras import missing_module
 
     try:
         command = point.load()
         if not isinstance(command, click.Command):
             raise TypeError(f"gave {type(command).__name__}, not a click.Command")
     except Exception as error:
-        text = f"{type(error).__name__}: {error}"
+        if missing := missing_module(error):
+            raise PluginError(f"command {point.name!r} {missing}") from error
+        text = first_line(error, kind=True)
         raise PluginError(
             f"command {point.name!r} of {_distribution(point)} cannot be used: {point.value}: {text}; install "
             f"{point.dist.metadata['Name'] if point.dist else 'it'} again, with the extras that it asks for"

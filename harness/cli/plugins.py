@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from harness.cli.common import block_option, load
+from harness.cli.output import echo, echo_json
 
 if TYPE_CHECKING:
     from harness.registry import Registered
@@ -49,9 +49,9 @@ def list_(block: tuple[str, ...], as_json: bool) -> int:
         for problem in plugins.problems
     ]
     for slow in plugins.slow:
-        click.echo(f"warning: {slow}", err=True)
+        echo(f"warning: {slow}", err=True)
     if as_json:
-        click.echo(json.dumps({"entries": rows, "broken": broken, "blocked": plugins.blocked}, indent=1))
+        echo_json({"entries": rows, "broken": broken, "blocked": plugins.blocked})
         return 1 if broken else 0
     from rich.markup import escape
     from rich.table import Table
@@ -99,20 +99,20 @@ def show(name: str, block: tuple[str, ...], as_json: bool) -> None:
         raise SuiteError(f"no entry or plugin {name!r}; {nearest(name, names)}")
     shown = [_EntryView.of(kind, item) for kind, item in items]
     if as_json:
-        click.echo(json.dumps([view.to_json() for view in shown], indent=1))
+        echo_json([view.to_json() for view in shown])
         return
     for view in shown:
-        click.secho(f"{view.name}", bold=True, nl=False)
-        click.echo(f"  {view.kind}: {view.summary}\n  from {view.origin}, plugin {view.plugin}")
+        echo(f"{view.name}", bold=True, end="")
+        echo(f"  {view.kind}: {view.summary}\n  from {view.origin}, plugin {view.plugin}")
         if view.missing:
-            click.secho(f"  {view.missing}", fg="yellow")
+            echo(f"  {view.missing}", fg="yellow")
         for key, param in view.params.items():
             default = "required" if param.required else f"default {param.default!r}"
-            click.echo(
+            echo(
                 f"    {key}: {param.type}, {default}"
                 + (f"  ({param.description})" if param.description else "")
             )
-        click.echo()
+        echo()
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from harness.cli.common import PathType
+from harness.cli.output import echo, echo_json
 
 if TYPE_CHECKING:
     from harness.results.folder import Results
@@ -34,11 +35,11 @@ def validate(folders: tuple[Path, ...]) -> int:
         results = Results(folder)
         problems = results.validate()
         for problem in problems:
-            click.echo(problem)
+            echo(problem)
         total += len(problems)
         records = results.records()
         cells = len({record.identity for record in records})
-        click.echo(f"{folder}: {len(records)} records of {cells} cells, {len(problems)} problems")
+        echo(f"{folder}: {len(records)} records of {cells} cells, {len(problems)} problems")
     return 1 if total else 0
 
 
@@ -53,7 +54,6 @@ def show(folder: Path, which: str | None, as_json: bool) -> None:
     cells, one cell of the last run is shown and the others are listed. Cells that the last run did not have are
     marked.
     """
-    import json
 
     from harness.render.record import describe, listing
     from harness.results.folder import Results
@@ -64,15 +64,15 @@ def show(folder: Path, which: str | None, as_json: bool) -> None:
     earlier = {record.cell_id for record in records} - last_run
     chosen = records if which is None else _matching(records, which, results, earlier)
     if as_json:
-        click.echo(json.dumps([record.dump() for record in chosen], indent=2, ensure_ascii=False))
+        echo_json([record.dump() for record in chosen], indent=2)
     elif which is None:
-        click.echo(listing(chosen, earlier))
+        echo(listing(chosen, earlier))
     else:
         if (problem := results.samples.problem(chosen[0])) is not None:
-            click.echo(f"warning: {problem}", err=True)
-        click.echo(describe(chosen[0], {} if problem else results.load_samples(chosen[0]), earlier))
+            echo(f"warning: {problem}", err=True)
+        echo(describe(chosen[0], {} if problem else results.load_samples(chosen[0]), earlier))
         if len(chosen) > 1:
-            click.echo("\n" + listing(chosen[1:], earlier))
+            echo("\n" + listing(chosen[1:], earlier))
 
 
 def _matching(

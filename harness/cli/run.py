@@ -9,6 +9,7 @@ from pathlib import Path
 import click
 
 from harness.cli.common import PathType, SuiteChoice, load, make, suite_options, warn_problems
+from harness.cli.output import echo
 
 
 @click.command("run")
@@ -54,7 +55,7 @@ def command(
     planned = make(chosen, plugins)
     plan = planned.plan
     for warning in plan.warnings:
-        click.echo(f"warning: {warning}", err=True)
+        echo(f"warning: {warning}", err=True)
     folder = out if out is not None else Path("results") / "local" / plan.suite
     watcher = progress.watcher(
         plain=quiet or as_json or not sys.stdout.isatty(), stream=sys.stderr if as_json else sys.stdout
@@ -71,13 +72,13 @@ def command(
     store = Store(default_cache(), watcher.noted)
     outcome = run_suite(planned, plugins, store, folder, watcher, options)
     if outcome.interrupted:
-        click.echo(f"\n{interruption(outcome.records, len(plan.cells), folder)}", err=True)
+        echo(f"\n{interruption(outcome.records, len(plan.cells), folder)}", err=True)
         return outcome.exit_code
     for problem in plugins.observed:
-        click.echo(f"warning: {problem}", err=True)
+        echo(f"warning: {problem}", err=True)
     if outcome.leaderboard is not None:
-        click.echo(render(outcome.leaderboard, "json" if as_json else "table"))
+        print(render(outcome.leaderboard, "json" if as_json else "table"), flush=True)
     for line in failure_lines(outcome.failed):
-        click.echo(line, err=True)
-    click.echo(f"records: {folder}", err=as_json)
+        echo(line, err=True)
+    echo(f"records: {folder}", err=as_json)
     return outcome.exit_code

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
-
 import click
 
 from harness.cli.common import block_option, load
+from harness.cli.output import echo, echo_json
 
 
 @click.group("suites")
@@ -23,7 +22,7 @@ def list_() -> None:
     width = max(map(len, suites), default=0)
     for name, path in suites.items():
         first = path.read_text().partition("\n")[0]  # a comment that describes the suite
-        click.echo(f"{name:<{width}}  {first.lstrip('# ')}")
+        echo(f"{name:<{width}}  {first.lstrip('# ')}")
 
 
 @command.command("show")
@@ -33,7 +32,7 @@ def show(name: str) -> None:
     from harness.suite.shipped import find_suite
     from harness.suite.yamlfile import read_text
 
-    click.echo(read_text(find_suite(name), "a suite"), nl=False)
+    echo(read_text(find_suite(name), "a suite"), end="")
 
 
 @command.command("schema")
@@ -45,4 +44,4 @@ def schema(block: tuple[str, ...]) -> None:
     """
     from harness.plan.schema import suite_schema
 
-    click.echo(json.dumps(suite_schema(load(block)), indent=1))
+    echo_json(suite_schema(load(block)))

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from harness.errors import BrokenContract, HarnessError, first_line
+from harness.extras import missing_module
 
 __all__ = ["Need", "calling", "needing"]
 
@@ -50,6 +51,5 @@ def calling(who: str, function: str, plugin: str | None = None, *, may_refuse: b
     except (Exception, SystemExit) as error:
         if may_refuse and isinstance(error, ValueError):
             raise
-        raise BrokenContract(
-            f"{who}: {function} raised {first_line(error, kind=True)}", plugin=plugin
-        ) from error
+        what = missing_module(error) or f"{function} raised {first_line(error, kind=True)}"
+        raise BrokenContract(f"{who}: {what}", plugin=plugin) from error

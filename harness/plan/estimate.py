@@ -14,6 +14,7 @@ from functools import reduce
 from typing import TYPE_CHECKING
 
 from harness.errors import CellError
+from harness.extras import install_command
 from harness.plan.profiles.line import Line
 from harness.plan.profiles.profile import Link, Profile, ProfileSummary
 from harness.plan.profiles.schedule import PartCounts, schedule
@@ -316,7 +317,7 @@ def _whole(spec: ModuleSpec, shape: Sequence[int], built: dict[str, Footprint]) 
     from harness.types import TensorSpec
 
     if find_spec("torch") is None:
-        raise ValueError("counting a model needs torch: pip install 'edge-harness[bench]'")
+        raise ValueError(f"counting a model needs torch: {install_command('bench')}")
     modules = Modules([("whole", spec, (IMAGE,))], TensorSpec(shape=tuple(shape)), built)
     footprint = modules.get("whole")
     assert footprint is not None

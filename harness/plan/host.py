@@ -6,6 +6,7 @@ from importlib.util import find_spec
 
 from harness.contracts.devices import checked_all
 from harness.errors import SuiteError
+from harness.extras import install_command
 from harness.machine import environment
 from harness.plugins import Plugins
 from harness.suite.suite import Suite
@@ -70,4 +71,4 @@ def check_accelerate(suite: Suite) -> None:
     """
     if suite.prepare.processes > 1 and find_spec("accelerate") is None:
         where = suite.source.where("prepare", "processes")
-        raise SuiteError(f"{where}: processes above 1 need accelerate: pip install 'edge-harness[multi-gpu]'")
+        raise SuiteError(f"{where}: processes above 1 need accelerate: {install_command('multi-gpu')}")

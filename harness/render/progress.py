@@ -14,6 +14,9 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from harness.render.characters import shown
+from harness.render.console import console_on
+
 if TYPE_CHECKING:
     from harness.prepare.messages import Failure
     from harness.types.plan import Cell, Node, Plan
@@ -26,7 +29,7 @@ MARKS = {"ok": "[green]✓[/]", "partial": "[yellow]~[/]", "failed": "[red]✗[/
 
 def watcher(*, plain: bool, stream: IO[str]) -> LiveWatcher | PlainWatcher:
     """Return a watcher that prints lines if ``plain``, else one that shows a live table."""
-    return PlainWatcher(stream) if plain else LiveWatcher(Console(file=stream))
+    return PlainWatcher(stream) if plain else LiveWatcher(console_on(stream))
 
 
 def _span(seconds: float) -> str:
@@ -36,6 +39,10 @@ def _span(seconds: float) -> str:
 
 def _count(number: int, noun: str) -> str:
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def _named(node: Node) -> str:
+    return f"{node.stage} {node.entry}, {node.label}"
 
 
 def _code(failure: Failure) -> str:
@@ -62,7 +69,7 @@ class PlainWatcher:
 
     def say(self, text: str) -> None:
         """Print a line to the stream at once."""
-        print(text, file=self.stream, flush=True)
+        print(shown(text, self.stream), file=self.stream, flush=True)
 
     def started(self, plan: Plan, nodes: Sequence[Node], cells: Sequence[Cell], kept: int) -> None:
         """Print how many steps are to be prepared and how many cells are to be measured."""
@@ -189,7 +196,7 @@ class LiveWatcher:
         """Remove the step's line, and print the failure above the table."""
         self.active.pop(node.key, None)
         self.console.print(
-            f"[red]failed[/] {node.stage} {node.entry}, {node.label}{_code(failure)}: {escape(failure.reason)}",
+            f"[red]failed[/] {escape(_named(node))}{escape(_code(failure))}: {escape(failure.reason)}",
             highlight=False,
         )
         if failure.trace:
@@ -262,20 +269,20 @@ class LiveWatcher:
             mark = MARKS.get(row.status, "") if row.measured == row.cells or row.status == "failed" else ""
             table.add_row(
                 mark,
-                name,
+                escape(name),
                 f"{len(row.prepared)}/{len(row.nodes)}",
                 f"{row.measured}/{row.cells}",
                 escape(row.last),
             )
         if len(self.rows) > room:
-            table.add_row("", f"… and {len(self.rows) - room} more", "", "", "")
+            table.add_row("", f"and {len(self.rows) - room} more", "", "", "")
         work = Table(box=None, pad_edge=False, show_header=False)
         for node, text, fraction, started in self.active.values():
             bar: RenderableType = (
                 ProgressBar(total=1.0, completed=fraction, width=20) if fraction is not None else Text()
             )
             elapsed = _span(time.monotonic() - started)
-            work.add_row(f"[cyan]{node.stage}[/] {node.entry}, {node.label}", bar, text or f"{elapsed}")
+            work.add_row(escape(_named(node)), bar, escape(text) or elapsed)
         steps, all_steps, cells, all_cells = self.counts
         foot = (
             f"steps {steps}/{all_steps}   cells {cells}/{all_cells}   {_span(time.monotonic() - self.start)}"

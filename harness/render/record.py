@@ -32,7 +32,7 @@ def listing(records: Sequence[Record], earlier: Container[str] = ()) -> str:
 
     ``earlier`` has the ids of the cells that the folder's last run did not have. They are marked.
     """
-    from tabulate import tabulate
+    from harness.render.console import columns
 
     rows = [
         [
@@ -49,7 +49,7 @@ def listing(records: Sequence[Record], earlier: Container[str] = ()) -> str:
         for r in records
     ]
     headers = ["cell", "run", "method", "seed", "repeat", "device", "runtime", "status", "flags or reason"]
-    text = tabulate(rows, headers, tablefmt="plain", disable_numparse=True)
+    text = "\n".join(columns([headers, *rows]))
     return f"{text}\n{EARLIER}" if any(r.cell_id in earlier for r in records) else text
 
 

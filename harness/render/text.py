@@ -7,6 +7,7 @@ import io
 import json
 from collections.abc import Sequence
 
+from harness.render.characters import json_text, shown
 from harness.render.view import columns_of, notes, setting, title
 from harness.results.leaderboard.leaderboard import Leaderboard, Table
 from harness.types.columns import COLUMNS
@@ -24,7 +25,7 @@ def render(leaderboard: Leaderboard, format: str, columns: Sequence[str] | None 
     columns of its rows and ``reason``. An empty field is null, and a list is JSON.
     """
     if format == "json":
-        return json.dumps(leaderboard.to_json(), indent=2, ensure_ascii=False, allow_nan=False)
+        return json_text(leaderboard.to_json(), indent=2)
     if format == "csv":
         return _csv(leaderboard, columns)
     draw = {"github": _github, "latex": _latex}[format]
@@ -42,7 +43,7 @@ def _csv(leaderboard: Leaderboard, columns: Sequence[str] | None) -> str:
             content = row.to_json()
             values = [json.dumps(v) if isinstance(v, list) else v for v in (content[name] for name in names)]
             writer.writerow([number, *(key.get(name) for name in KEY), *values])
-    return out.getvalue().rstrip("\n")
+    return shown(out.getvalue().rstrip("\n"))
 
 
 def _github(table: Table, columns: Sequence[str] | None) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from harness.render.characters import shown
 from harness.results.leaderboard.leaderboard import Table, not_printed
 from harness.results.leaderboard.place import short_names
 from harness.results.leaderboard.tiers import ALPHA
@@ -252,8 +253,8 @@ def setting(table: Table, shown: Sequence[Shown]) -> str:
 
 
 def one_line(text: str) -> str:
-    """Return ``text`` without line breaks. A row or a note must be one line, whatever names people chose."""
-    return " ".join(text.split())
+    """Return ``text`` as one line that can be shown. A row or a note is one line, whatever names people chose."""
+    return shown(" ".join(text.split()))
 
 
 def notes(table: Table, shown: Sequence[Shown], *, usual: bool = True) -> list[str]:

@@ -11,6 +11,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from harness.errors import SuiteError, first_line
+from harness.methods import install_command
 from harness.types import DataInfo, Params
 from harness_data.names import shown
 
@@ -61,7 +62,7 @@ def absent(*modules: str) -> str | None:
     """Return which of ``modules`` are not installed and the command that installs them, or ``None``."""
     needed = [name for name in modules if importlib.util.find_spec(name) is None]
     extra = "hub" if "datasets" in needed else "bench"
-    return f"needs {', '.join(needed)}: pip install 'edge-harness[{extra}]'" if needed else None
+    return f"needs {', '.join(needed)}: {install_command(extra)}" if needed else None
 
 
 @contextmanager

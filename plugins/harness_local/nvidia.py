@@ -6,6 +6,7 @@ from typing import Any
 
 import psutil
 
+from harness.devices import install_command
 from harness.types import DeviceInfo, Unavailable
 
 __all__ = ["gpus"]
@@ -16,11 +17,7 @@ def gpus(name: str = "cuda") -> list[DeviceInfo | Unavailable]:
     try:
         import pynvml
     except ImportError:
-        return [
-            Unavailable(
-                name=name, reason="nvidia-ml-py is not installed", fix="pip install 'edge-harness[nvidia]'"
-            )
-        ]
+        return [Unavailable(name=name, reason="nvidia-ml-py is not installed", fix=install_command("nvidia"))]
     try:
         pynvml.nvmlInit()
     except pynvml.NVMLError as error:

@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from harness.devices import sysfs
+from harness.devices import install_command, sysfs
 from harness.errors import HarnessError
 from harness.types import MeterEntry, MeterInfo, Params, Unavailable
 
@@ -373,7 +373,7 @@ def _reason(error: Exception, info: MeterInfo) -> str:
 
 def _fix(error: Exception, bus: int) -> str:
     if isinstance(error, ImportError):
-        return "pip install 'edge-harness[i2c]'"
+        return install_command("i2c")
     if isinstance(error, FileNotFoundError):
         return (
             "on a Raspberry Pi: dtparam=i2c_arm=on in /boot/firmware/config.txt (or sudo raspi-config nonint "

@@ -16,7 +16,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-from harness.devices import sysfs
+from harness.devices import install_command, sysfs
 from harness.errors import HarnessError
 from harness.types import MeterEntry, MeterInfo, Unavailable, Watch
 from harness_power.jetson import Composition, compose, is_jetson
@@ -124,7 +124,7 @@ def load_library() -> Any:
     try:
         from jtop import jtop
     except ImportError as error:
-        raise _Refused(f"jetson-stats: {error}", "pip install 'edge-harness[jetson]' (AGPL-3.0)") from None
+        raise _Refused(f"jetson-stats: {error}", f"{install_command('jetson')} (AGPL-3.0)") from None
     finally:
         multiprocessing.set_start_method(method, force=True)  # importing jtop sets it for the whole process
     return jtop

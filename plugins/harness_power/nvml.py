@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any, Literal, NamedTuple
 
+from harness.devices import install_command
 from harness.errors import DeviceError
 from harness.types import MeterEntry, MeterInfo, Unavailable
 from harness.types.meters import Scope
@@ -56,9 +57,7 @@ def probe() -> Iterator[MeterInfo | Unavailable]:
     try:
         import pynvml
     except ImportError:
-        yield Unavailable(
-            name="nvml", reason="nvidia-ml-py is not installed", fix="pip install 'edge-harness[nvidia]'"
-        )
+        yield Unavailable(name="nvml", reason="nvidia-ml-py is not installed", fix=install_command("nvidia"))
         return
     try:
         pynvml.nvmlInit()

@@ -24,7 +24,7 @@ from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
-from harness.devices import sysfs
+from harness.devices import install_command, sysfs
 from harness.types import MeterEntry, MeterInfo, Scope, Unavailable
 from harness_power import powercap
 
@@ -49,9 +49,7 @@ def probe() -> Iterable[MeterInfo | Unavailable]:
         yield replace(powercap.absent(root), name="pyrapl")
         return
     if find_spec("pyRAPL") is None:
-        yield Unavailable(
-            name="pyrapl", reason="pyRAPL is not installed", fix="pip install 'edge-harness[rapl]'"
-        )
+        yield Unavailable(name="pyrapl", reason="pyRAPL is not installed", fix=install_command("rapl"))
         return
     for device, (name, _, _) in METERS.items():
         if device == "DRAM" and not any(place.endswith("/dram") for place in found):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from harness.cli.common import PathType, block_option, load, warn_problems
+from harness.cli.output import echo, echo_json
 
 if TYPE_CHECKING:
     from harness.plan.profiles.profile import Profile
@@ -72,17 +72,17 @@ def command(
 def report(profile: Profile, path: Path, *, as_json: bool) -> None:
     """Print a profile that is stored in ``path``, as text or as JSON."""
     if as_json:
-        click.echo(json.dumps(profile.to_json(), indent=1))
+        echo_json(profile.to_json())
         return
     _show(profile)
     disturbed = sum(bool(point.flags) for point in profile.points)
     if disturbed:
-        click.echo(
+        echo(
             f"warning: {disturbed} of {len(profile.points)} points were disturbed; measure again when nothing else "
             "runs there",
             err=True,
         )
-    click.echo(f"kept in {path}")
+    echo(f"kept in {path}")
 
 
 def profile_of(
@@ -100,12 +100,20 @@ def profile_of(
         SuiteError: there is no such runtime.
         DeviceError: the device cannot be used.
     """
+    from importlib.util import find_spec
+
+    from harness.devices import install_command
+    from harness.errors import DeviceError
     from harness.store.artifacts import Store
     from harness.store.files import default_cache
     from harness.types import DeviceSpec
     from harness_profile.timing import measure_profile
 
     entry = plugins.runtimes.get(runtime, "--runtime")
+    if entry.not_installed is not None:
+        raise DeviceError(entry.not_installed)
+    if find_spec("torch") is None:
+        raise DeviceError(f"the models to time are made with torch: {install_command('bench')}")
     here = plugins.backends.get("cpu").entry if "cpu" in plugins.backends else None
     central = (
         (here, DeviceSpec(name="cpu", backend="cpu", params=here.params())) if here is not None else None
@@ -148,7 +156,7 @@ def _device(
 
 
 def _say(text: str) -> None:
-    click.echo(text, err=True)
+    echo(text, err=True)
 
 
 def _silent(text: str) -> None:
@@ -159,28 +167,26 @@ def _show(profile: Profile) -> None:
     from harness.errors import HarnessError
     from harness.plan.profiles.profile import KINDS
 
-    click.secho(
-        f"{profile.label}: {profile.device_model}, {profile.runtime}, {profile.threads} threads", bold=True
-    )
+    echo(f"{profile.label}: {profile.device_model}, {profile.runtime}, {profile.threads} threads", bold=True)
     for point in profile.points:
         speed = point.macs / point.seconds / 1e9
         flags = f"  [{', '.join(point.flags)}]" if point.flags else ""
-        click.echo(
+        echo(
             f"  {point.what:<44}{point.macs / 1e6:>10.2f} MMACs{1e3 * point.seconds:>10.3f} ms{speed:>8.1f} GMAC/s{flags}"
         )
     for kind in KINDS:
         try:
             line = profile.line_of(kind)
         except HarnessError as error:
-            click.echo(f"{kind}: {error}")
+            echo(f"{kind}: {error}")
             continue
-        click.echo(
+        echo(
             f"{kind}: {1e3 * line.fixed:.3g} ms + {1e3 * line.slope:.4g} ms per GMAC, {line.low:.3g} to {line.high:.3g} "
             f"GMACs, ± {line.error:.0%} (the worst point {line.worst:.0%})"
         )
     memory = profile.memory()
     if memory is not None:
-        click.echo(f"memory: {memory.fixed:.4g} MiB + {memory.slope:.3g} x the weights, ± {memory.error:.0%}")
+        echo(f"memory: {memory.fixed:.4g} MiB + {memory.slope:.3g} x the weights, ± {memory.error:.0%}")
     if profile.link is not None:
         rate = f"{profile.link.rate_mbps:.4g} Mbit/s, " if profile.link.rate_mbps else ""
-        click.echo(f"link: {rate}{profile.link.rtt_ms:.3g} ms; {profile.link.origin}")
+        echo(f"link: {rate}{profile.link.rtt_ms:.3g} ms; {profile.link.origin}")

@@ -111,11 +111,22 @@ def test_the_light_install_says_what_to_install(wheel, tmp_path):
     ran = sh(harness, "run", "edge", cwd=tmp_path, HARNESS_CACHE=str(tmp_path / "cache"))
     assert ran.returncode == 2
     assert ran.stderr.count("\n") == 1
-    assert "pip install 'edge-harness[bench]'" in ran.stderr
+    advice = f"pip install '{wheel}[bench]'"
+    assert advice in ran.stderr
+    for command in (
+        "agent serve",
+        "agent init --folder agent",
+        "devices check",
+        "lab run nano4",
+        "devices profile cpu",
+    ):
+        told = sh(harness, *command.split(), cwd=tmp_path, HARNESS_CACHE=str(tmp_path / "cache"))
+        assert (told.returncode, told.stderr.count("\n")) == (2, 1), told.stderr
+        assert f"pip install '{wheel}[" in told.stderr
 
     plugins = sh(harness, "plugins", "list", cwd=tmp_path)
     assert plugins.returncode == 0, plugins.stdout
-    assert "edge-harness[bench]" in plugins.stdout.replace("\n", "")
+    assert f"{wheel.name}[bench]" in plugins.stdout.replace("\n", "")
 
 
 def test_a_distribution_of_others_is_found_and_runs(printed_plugin, tmp_path):

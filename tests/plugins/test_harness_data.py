@@ -18,6 +18,7 @@ from pydantic import ValidationError
 from harness.data.choice import effective_info
 from harness.data.opened import open_data
 from harness.errors import SuiteError
+from harness.extras import install_command
 from harness.testing import check_dataset
 from harness.types import DataInfo, DatasetEntry
 from harness.types.data import DataChoice
@@ -191,7 +192,7 @@ def test_a_missing_library_is_said_to_be_missing(folder: Path, monkeypatch: pyte
         pictures.importlib.util, "find_spec", lambda name: None if name == "pyarrow" else real(name)
     )
     missing = describe("parquet", path=str(folder), num_classes=2).missing
-    assert missing == "needs pyarrow: pip install 'edge-harness[bench]'"
+    assert missing == f"needs pyarrow: {install_command('bench')}"
 
 
 # --- parquet: bad data ------------------------------------------------------------------------------

@@ -403,7 +403,7 @@ def test_a_bus_that_refuses(bus: Bus, monkeypatch: pytest.MonkeyPatch, number: i
 
 def test_without_smbus2(bus: Bus, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "smbus2", None)
-    unavailable("smbus2", "edge-harness[i2c]")
+    unavailable("smbus2", "[i2c]")
 
 
 def test_the_probe_touches_no_bus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -298,7 +298,7 @@ def test_a_mute_service_does_not_hold_up_the_probe(start: Start) -> None:
 
 def test_without_the_library_the_extra_is_named(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "jtop", None)
-    refused("jetson-stats", "edge-harness[jetson]")
+    refused("jetson-stats", "[jetson]")
 
 
 def test_off_a_jetson_the_library_is_not_imported(tmp_path: Path) -> None:

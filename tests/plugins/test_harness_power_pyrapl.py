@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+from harness.extras import install_command
 from harness.types import MeterInfo, Unavailable
 from harness_power import powercap, pyrapl
 from harness_power.pyrapl import ENTRY
@@ -198,7 +199,7 @@ def test_without_the_package_the_extra_is_named(tree, monkeypatch):
     tree(SERVER, [0, 1])
     monkeypatch.setattr(pyrapl, "find_spec", lambda name: None)
     (answer,) = ENTRY.probe()
-    assert answer.fix == "pip install 'edge-harness[rapl]'"
+    assert answer.fix == install_command("rapl")
 
 
 def test_importing_it_says_nothing_and_leaves_logging_and_other_packages_alone(monkeypatch, recwarn, capfd):

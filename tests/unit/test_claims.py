@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from timm.models.vision_transformer import VisionTransformer
 
 from harness import cli
+from harness.extras import install_command
 from harness.results.claims.claims import Tolerance
 from harness.results.folder import Results
 from harness.train.counting.count import count
@@ -245,7 +246,7 @@ def test_without_torch_what_to_install_is_said(judged, monkeypatch):
         "method: cloud, quantity: params_m, value: 1", "better: edge, than: cloud, column: macs_g"
     )
     assert {v["status"] for v in verdicts} == {"not-checkable-here"}
-    assert {v["why"] for v in verdicts} == {"torch is not installed: pip install 'edge-harness[bench]'"}
+    assert {v["why"] for v in verdicts} == {f"torch is not installed: {install_command('bench')}"}
     assert code == 0
 
 

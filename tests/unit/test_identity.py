@@ -27,6 +27,7 @@ EXCEPTIONS = {
     "contracts.need": REFUSES,
     "doors": "imports a name on its first use; no figure depends on it",
     "errors": "messages and exit codes; no figure depends on them",
+    "extras": "messages about what is not installed; no figure depends on them",
     "hookspecs": "declarations of hooks, without code",
     "plugins": "finds the entries, whose own source is in every key",
     "registry": "holds the entries, whose own source is in every key",

@@ -12,13 +12,14 @@ import numpy as np
 import pytest
 
 import harness.worker.loadgen.mlperf
+from harness.extras import install_command
 from harness.types import Stop, Workload
 from harness.worker.loadgen.generate import generate
 from harness.worker.loadgen.mlperf import generate_with_loadgen, needs
 from harness.worker.loadgen.queries import batches, per_query, whole
 
 pytestmark = pytest.mark.clock
-pytest.importorskip("mlperf_loadgen", reason="LoadGen is not installed: pip install 'edge-harness[loadgen]'")
+pytest.importorskip("mlperf_loadgen", reason="LoadGen is not installed: pip install -e '.[loadgen]'")
 
 IMAGES = np.arange(24, dtype=np.float32).reshape(6, 4)
 SCENARIOS = {
@@ -216,4 +217,4 @@ def test_a_seed_chooses_the_schedule():
 def test_it_is_missing_where_its_module_is(monkeypatch):
     assert needs() is None
     monkeypatch.setattr(harness.worker.loadgen.mlperf.importlib.util, "find_spec", lambda name: None)
-    assert "pip install 'edge-harness[loadgen]'" in needs()
+    assert install_command("loadgen") in needs()

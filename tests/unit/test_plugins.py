@@ -15,6 +15,7 @@ from click.testing import CliRunner
 from harness import hookspecs
 from harness.cli import cli
 from harness.errors import PluginError, UnknownEntry
+from harness.extras import install_command
 from harness.hookspecs import hookimpl
 from harness.plugins import load_plugins
 from harness.types import ModelEntry, Params
@@ -121,10 +122,11 @@ def test_an_unknown_name_lists_what_there_is():
 
 
 def test_a_missing_module_says_what_to_install():
-    plugins = load_plugins(extra={"p": giving("x", requires=("no_such_module",), extra="special")})
-    assert (
-        plugins.models.get("x").not_installed == "x needs no_such_module: pip install 'edge-harness[special]'"
-    )
+    plugins = load_plugins(extra={"p": giving("x", requires=("no_such_module",), extra="bench")})
+    assert plugins.models.get("x").not_installed == f"x needs no_such_module: {install_command('bench')}"
+    plugins = load_plugins(extra={"p": giving("x", requires=("no_such_module",))})
+    why = "x needs no_such_module: install the packages that contain them"
+    assert plugins.models.get("x").not_installed == why
 
 
 @pytest.mark.parametrize("inside_hook", [False, True])

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Literal, TypeVar
 
 from harness.errors import CellError, SuiteError, nearest
+from harness.extras import install_command
 from harness.plan.planner import Planned
 from harness.plan.resolve import ResolvedMethod
 from harness.plan.targets import Target
@@ -186,8 +187,7 @@ class Judge:
             entry = step.chosen.entry
             for package in entry.requires:
                 if importlib.util.find_spec(package) is None:
-                    fix = f"pip install 'edge-harness[{entry.extra}]'"
-                    raise Unchecked(f"{package} is not installed: {fix}")
+                    raise Unchecked(f"{package} is not installed: {install_command(entry.extra)}")
 
     # --- placements ---
 

@@ -27,6 +27,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from harness.extras import install_command
 from harness.types import LatencyTrace, Workload
 from harness.worker.loadgen.queries import Query, no_collection, queued
 
@@ -50,7 +51,7 @@ def needs() -> str | None:
     """Return what must be installed before LoadGen can generate a workload here, or ``None`` if nothing is missing."""
     if importlib.util.find_spec("mlperf_loadgen") is not None:
         return None
-    return "generator: loadgen needs MLCommons LoadGen; pip install 'edge-harness[loadgen]'"
+    return f"generator: loadgen needs MLCommons LoadGen: {install_command('loadgen')}"
 
 
 def generate_with_loadgen(

@@ -13,6 +13,7 @@ from typing import Any
 import click
 
 from harness.cli.common import PathType
+from harness.cli.output import echo
 from harness_remote import PORT
 
 __all__ = ["command"]
@@ -93,9 +94,9 @@ def init(folder: Path, names: tuple[str, ...], days: int, replace: bool) -> None
     from harness_remote.wire import secrets
 
     identity = secrets.create(folder, names or (socket.gethostname(),), days=days, replace=replace)
-    click.echo(f"certificate: {folder / secrets.CERTIFICATE}")
-    click.echo(f"token: {folder / secrets.TOKEN}")
-    click.echo(f"fingerprint: {secrets.fingerprint(identity.certificate_pem)}")
+    echo(f"certificate: {folder / secrets.CERTIFICATE}")
+    echo(f"token: {folder / secrets.TOKEN}")
+    echo(f"fingerprint: {secrets.fingerprint(identity.certificate_pem)}")
 
 
 @command.command("serve")
@@ -130,7 +131,7 @@ def serve(
 
     def announce(address: str, frames: str) -> None:
         shown = f"certificate SHA-256 {fingerprint}" if fingerprint else "no certificate, this machine only"
-        click.echo(f"harness agent ready on {address}, other boards' frames on {frames}, {shown}")
+        echo(f"harness agent ready on {address}, other boards' frames on {frames}, {shown}")
         if ready_file is not None:
             ready = {"address": address, "frames": frames, "fingerprint": fingerprint, "pid": os.getpid()}
             _write_whole(ready_file, ready)
@@ -169,12 +170,12 @@ def install_service(
         [*words, "--folder", str(folder)], folder, user=None if user else os.environ.get("SUDO_USER", "root")
     )
     if print_only:
-        click.echo(text, nl=False)
+        echo(text, end="")
         return
     for left in service.install(text, user=user):
-        click.echo(f"note: {left}")
+        echo(f"note: {left}")
     manager = "systemctl --user" if user else "systemctl"
-    click.echo(f"{service.path_of(user=user)}: started; `{manager} status {service.NAME}` tells how it is")
+    echo(f"{service.path_of(user=user)}: started; `{manager} status {service.NAME}` tells how it is")
 
 
 def _identity(host: str, folder: Path) -> Any:

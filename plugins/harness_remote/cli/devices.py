@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from harness.cli.common import PathType
+from harness.cli.output import echo, echo_json
 from harness_remote import PORT
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ def add(
         inventory = Inventory.load()
         inventory.add(name, board.model_copy(update={"backend": backend_of(described)}))
     inventory.save()
-    click.echo(
+    echo(
         f"{name}: {inventory.boards[name].backend}, in {inventory.path}; `harness devices check {name}` shows more"
     )
 
@@ -90,7 +90,7 @@ def remove(name: str) -> None:
     inventory.remove(name)
     inventory.save()
     files = ", ".join(str(inventory.path.parent / file) for file in (board.certificate, board.token) if file)
-    click.echo(
+    echo(
         f"{name}: not in {inventory.path} any more"
         + (f"; its files are still there: {files}" if files else "")
     )
@@ -115,9 +115,9 @@ def check(context: click.Context, names: tuple[str, ...], as_json: bool) -> None
     with ThreadPoolExecutor(max(1, min(16, len(chosen)))) as pool:
         checks = list(pool.map(lambda name: check_board(inventory, name), chosen))
     if as_json:
-        click.echo(json.dumps([board.to_json() for board in checks], indent=1))
+        echo_json([board.to_json() for board in checks])
     elif not checks:
-        click.echo(f"no board in {inventory.path}; `harness devices setup NAME --ssh USER@HOST` adds one")
+        echo(f"no board in {inventory.path}; `harness devices setup NAME --ssh USER@HOST` adds one")
     for board in () if as_json else checks:
         _show(board)
     context.exit(0 if all(board.usable for board in checks) else 1)
@@ -134,43 +134,43 @@ def _from(folder: Path, file: Path | None) -> str | None:
 def _show(check: BoardCheck) -> None:
     head = f"{check.name} ({check.target})"
     if not check.usable:
-        click.secho(f"{head}: not usable", fg="yellow")
-        click.echo(f"  {check.problem}")
+        echo(f"{head}: not usable", fg="yellow")
+        echo(f"  {check.problem}")
     board = check.description
     if board is None:
         return
-    click.secho(f"{head}: {board.model}", bold=True)
+    echo(f"{head}: {board.model}", bold=True)
     memory = f"{board.memory_bytes / 2**30:.1f} GiB"
     emulated = ", emulated" if check.emulated else ""
-    click.echo(
+    echo(
         f"  {board.cores} cores, {memory}, {board.os}, kernel {board.kernel}, Python {board.python}{emulated}"
     )
     runtime = board.onnxruntime
     providers = ", ".join(name.removesuffix("ExecutionProvider") for name in runtime.get("providers", ()))
-    click.echo(
+    echo(
         f"  ONNX Runtime {runtime.get('version', runtime.get('error'))}"
         + (f" ({providers})" if providers else "")
     )
-    click.echo(f"  agent of harness {check.version}; {'held by someone' if check.leased else 'free'}")
+    echo(f"  agent of harness {check.version}; {'held by someone' if check.leased else 'free'}")
     if check.clock_offset_s is not None:
-        click.echo(
+        echo(
             f"  clock {check.clock_offset_s:+.3f} s from the clock of this machine, within {check.clock_error_ms:.2f} ms"
         )
     if link := check.link:
-        click.echo(
+        echo(
             f"  link: round trip {link['rtt_ms']:.2f} ms, {link['up_mbps']:.0f} Mbit/s to the board, "
             f"{link['down_mbps']:.0f} Mbit/s back"
         )
     if check.frames:
-        click.secho(
+        echo(
             f"  no fleet whose central device is this machine can have it: {check.frames}; is its second port open?",
             fg="yellow",
         )
     meters = ", ".join(meter["name"] for meter in board.meters) or "none answers"
-    click.echo(f"  meters: {meters}")
+    echo(f"  meters: {meters}")
     for name, state in board.state.items():
         shown = ", ".join(
             f"{key} {value:g}" if isinstance(value, float) else f"{key} {value}"
             for key, value in state.items()
         )
-        click.echo(f"  {name}: {shown}")
+        echo(f"  {name}: {shown}")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from harness.cli.common import PathType
+from harness.cli.output import echo
 
 if TYPE_CHECKING:
     from harness_remote.lab.state import State
@@ -82,12 +83,12 @@ def status() -> None:
 
     labs = states()
     if not labs:
-        click.echo("no lab is up")
+        echo("no lab is up")
     for name, state in labs.items():
         if state.up:
             _show(state)
         else:
-            click.secho(f"lab {name}: ended on its own; `harness lab down {name}` forgets it", fg="yellow")
+            echo(f"lab {name}: ended on its own; `harness lab down {name}` forgets it", fg="yellow")
 
 
 @command.command("down")
@@ -106,7 +107,7 @@ def down(name: str | None) -> None:
     if name not in labs:
         raise DeviceError(f"no lab {name!r} is up; {nearest(name, labs)}")
     supervisor.down(labs[name])
-    click.echo(f"lab {name}: down")
+    echo(f"lab {name}: down")
 
 
 def _show(state: State, *, to_stderr: bool = False) -> None:
@@ -118,7 +119,7 @@ def _show(state: State, *, to_stderr: bool = False) -> None:
         "loopback": "addresses of this machine",
     }
     boards = f"{len(state.boards)} boards ({', '.join(state.boards)})"
-    click.secho(f"lab {state.lab}: up, {boards} as {kinds[state.mode]}", bold=True, err=to_stderr)
+    echo(f"lab {state.lab}: up, {boards} as {kinds[state.mode]}", bold=True, err=to_stderr)
     for note in state.notes:
-        click.echo(f"note: {note}", err=to_stderr)
-    click.echo(f"export HARNESS_DEVICES={folder_of(state.lab) / INVENTORY}", err=to_stderr)
+        echo(f"note: {note}", err=to_stderr)
+    echo(f"export HARNESS_DEVICES={folder_of(state.lab) / INVENTORY}", err=to_stderr)

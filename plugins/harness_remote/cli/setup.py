@@ -8,6 +8,8 @@ from pathlib import Path
 import click
 
 from harness.cli.common import PathType
+from harness.cli.output import echo
+from harness.devices import install_command
 from harness_remote import PORT
 
 __all__ = ["command"]
@@ -68,10 +70,12 @@ def command(
     check_name(name, f"board {name!r}")
 
     def say(step: str) -> None:
-        click.echo(f"{name}: {step}", err=True)
+        echo(f"{name}: {step}", err=True)
 
     if find_spec("grpc") is None:
-        raise DeviceError("boards are reached by gRPC: pip install 'edge-harness[agent]' here")
+        raise DeviceError(
+            f"boards are reached by gRPC, which is not installed here: {install_command('agent')}"
+        )
     if onnxruntime is not None and not (onnxruntime.suffix == ".whl" and onnxruntime.is_file()):
         raise DeviceError(f"--onnxruntime {onnxruntime}: expected a wheel, a file that ends in .whl")
     say(f"connecting to {target}")
@@ -98,7 +102,7 @@ def command(
     enrolment.save(facts.backend, installed.certificate, installed.token)
     say(f"in {enrolment.inventory.path}")
     for note in installed.notes:
-        click.echo(f"note: {note}", err=True)
+        echo(f"note: {note}", err=True)
     say(f"checking it at {address}:{port}")
     from harness_remote.client.client import Client
 
@@ -109,6 +113,6 @@ def command(
         client.close()
     meters = ", ".join(meter["name"] for meter in board.meters) or "none"
     runtime = board.onnxruntime.get("version") or board.onnxruntime.get("error")
-    click.echo(
+    echo(
         f"{name}: {board.model}, ONNX Runtime {runtime}, meters: {meters}; `harness devices check {name}` shows more"
     )
