@@ -118,7 +118,7 @@ main()
         ("devices profile cpu", "bench"),
         ("devices setup pi --ssh pi@pi", "agent"),
         ("run smoke", "bench"),
-        ("plan smoke", "bench"),
+        ("plan smoke", None),
         ("plan edge --estimate", None),
         ("claims papers/devit", None),
         ("plugins list", None),
