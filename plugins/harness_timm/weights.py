@@ -82,9 +82,9 @@ def _header(path: Path) -> dict[str, Any]:
         length = int.from_bytes(start[:8], "little")
         wrong = f"weights: {path} is not a readable safetensors file"
         if size < 10 or not 2 <= length <= HEADER_BYTES:
-            kind = "it is a pickle or a zip; save the state dict with safetensors.torch.save_file" if (
-                start[:2] in (b"PK", b"\x80\x02")
-            ) else f"its {size} bytes do not begin with a header"  # fmt: skip
+            kind = f"its {size} bytes do not begin with a header"
+            if start[:2] in (b"PK", b"\x80\x02"):
+                kind = "it is a pickle or a zip; save the state dict with safetensors.torch.save_file"
             raise ValueError(f"{wrong}: {kind}")
         if size < 8 + length:
             raise ValueError(f"{wrong}: it is cut short, {size} bytes of at least {8 + length}")
