@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from collections.abc import Set
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from harness.contracts.need import Need
-from harness.types import DataInfo
+from harness.types import DataInfo, Dataset
 
-__all__ = ["check_image", "check_info", "check_labels"]
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+__all__ = ["CheckedImages", "check_info", "check_labels"]
 
 SPLITS = ("train", "test")
 
@@ -62,18 +66,33 @@ def check_labels(need: Need, dataset: Any, info: DataInfo, split: str) -> None:
         need(False, problem, f"Dataset.labels: 0 to {info.classes - 1}")
 
 
-def check_image(need: Need, image: Any, split: str, index: int, channels: tuple[int, ...]) -> None:
-    """Check a decoded image: uint8 [height, width, channels], where ``channels`` are the allowed numbers."""
-    if (
-        type(image) is np.ndarray
-        and image.dtype == np.uint8
-        and image.ndim == 3
-        and image.shape[2] in channels
-    ):
-        return
-    allowed = " or ".join(map(str, channels))
-    problem = f"{split} image {index} is {_kind(image)}, not uint8 [height, width, {allowed}]"
-    need(False, problem, "Dataset.image: uint8 [height, width, channels]")
+class CheckedImages:
+    """A split whose images are checked when they are read: uint8 [height, width, channels].
+
+    ``channels`` are the allowed numbers of channels.
+    """
+
+    def __init__(self, need: Need, dataset: Dataset, split: str, channels: Set[int]) -> None:
+        self.labels = dataset.labels
+        self._need, self._dataset, self._split = need, dataset, split
+        self._channels = channels
+
+    def image(self, index: int) -> NDArray[np.uint8]:
+        """Return image ``index``, uint8 [height, width, channels].
+
+        Raises:
+            BrokenContract: it is of another type or form.
+        """
+        image = self._dataset.image(index)
+        right = isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.ndim == 3
+        if not right or image.shape[2] not in self._channels or not image.size:
+            allowed = " or ".join(map(str, sorted(self._channels)))
+            problem = f"{self._split} image {index} is {_kind(image)}, not uint8 [height, width, {allowed}]"
+            self._need(False, problem, "Dataset.image: uint8 [height, width, channels]")
+        return image
+
+    def __len__(self) -> int:
+        return len(self._dataset)
 
 
 def _kind(value: Any) -> str:

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from harness.contracts.datasets import CheckedImages, check_info, check_labels
+from harness.contracts.need import Need, needing
 from harness.data.choice import SPLIT_SEED, effective_info
 from harness.data.splits import KEEP_BYTES, ImageSplit, Resize, StoredImages
 from harness.errors import SuiteError
@@ -31,17 +33,25 @@ class OpenedData:
 
 
 def open_data(
-    entry: DatasetEntry, params: Params, choice: DataChoice, *, keep_bytes: int = KEEP_BYTES
+    entry: DatasetEntry,
+    params: Params,
+    choice: DataChoice,
+    *,
+    need: Need | None = None,
+    keep_bytes: int = KEEP_BYTES,
 ) -> OpenedData:
     """Load a data set and return its splits. ``info.sizes`` counts all three.
 
-    A stored split of up to ``keep_bytes`` stays in memory after decoding.
+    A stored split of up to ``keep_bytes`` stays in memory after decoding. ``need`` checks the data set, and names it.
 
     Raises:
         SuiteError: the data is absent or cannot be read.
         ValueError: the choice contradicts the data.
+        BrokenContract: the data set is not what its entry promises. Images are checked when they are read.
     """
+    need = need or needing(f"dataset {entry.name!r}")
     stored = entry.describe(params)
+    check_info(need, stored)
     if stored.missing:
         raise SuiteError(stored.missing)
     info = effective_info(stored, choice)
@@ -50,7 +60,7 @@ def open_data(
     new_label[list(classes)] = np.arange(len(classes))
 
     images = {
-        split: _images(entry, params, split, stored, info.shape, choice, keep_bytes)
+        split: _images(entry, params, split, stored, info.shape, choice, keep_bytes, need)
         for split in ("train", "test")
     }
     train, validation = pick_train(
@@ -86,6 +96,7 @@ def _images(
     shape: tuple[int, int, int],
     choice: DataChoice,
     keep_bytes: int,
+    need: Need,
 ) -> StoredImages:
     """Return a stored split, which is loaded unless this process remembers it."""
     resize = None
@@ -95,16 +106,11 @@ def _images(
     images = _remembered.pop(key, None)
     if images is None:
         dataset = entry.load(params, split)
-        if not hasattr(dataset, "labels"):
-            raise TypeError(f"load of {entry.name!r} gave {type(dataset).__name__}, not a Dataset")
-        labels = dataset.labels
-        wrong = np.flatnonzero((labels < 0) | (labels >= stored.classes))
-        if len(wrong):
-            raise ValueError(
-                f"{stored.name} {split}: image {wrong[0]} has label {labels[wrong[0]]}; "
-                f"allowed: 0 to {stored.classes - 1}"
-            )
-        images = StoredImages(dataset, f"{stored.name} {split}", shape, resize, keep_bytes=keep_bytes)
+        check_labels(need, dataset, stored, split)
+        channels = stored.shape[0]
+        convertible = {1, 3} if channels in (1, 3) else {channels}  # grey and colour are converted
+        checked = CheckedImages(need, dataset, split, convertible)
+        images = StoredImages(checked, f"{stored.name} {split}", shape, resize, keep_bytes=keep_bytes)
     _remembered[key] = images
     for oldest in list(_remembered)[:-REMEMBER]:
         del _remembered[oldest]

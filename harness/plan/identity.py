@@ -11,9 +11,9 @@ __all__ = ["DATA", "EXPORTING", "MEASURING", "TRAINING"]
 
 DATA = ("data", "types")
 """The code that decodes, chooses and resizes images."""
-TRAINING = (*DATA, "methods.py", "prepare", "stats.py", "store/saved.py", "train")
+TRAINING = (*DATA, "contracts/models.py", "methods.py", "prepare", "stats.py", "store/saved.py", "train")
 """The code that makes trained weights and the record of their training."""
-EXPORTING = (*DATA, "prepare", "store/saved.py", "train")
+EXPORTING = (*DATA, "contracts/models.py", "prepare", "store/saved.py", "train")
 """The code that makes an export and its reference answers."""
 MEASURING = (*DATA, "devices.py", "machine", "measure", "quiet.py", "stats.py", "worker")
 """The code that determines a cell's figures."""

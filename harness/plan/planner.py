@@ -93,7 +93,7 @@ def _cells(setting: Setting, resolved: Resolved, chains: Chains) -> Iterable[Cel
     threads = suite.methods[name].threads or suite.defaults.threads
     target = resolved.target(setting.device, threads)
     runtime = resolved.runtime(setting.runtime, setting.runtime_path)
-    impossible = _impossible(method, target, runtime.entry)
+    impossible = _impossible(method, target, runtime.entry) or resolved.broken_runtime(runtime)
     sketch = placement = placer = None
     steps: list[NodeTemplate] = []
     if impossible is None:

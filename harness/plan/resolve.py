@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from harness.contracts.planning import check_placement, check_sketch, check_spec
+from harness.contracts.runtimes import check_settings
 from harness.errors import BrokenContract, SuiteError
 from harness.plan.datasets import ChosenData, Datasets
 from harness.plan.entries import ChosenEntry, Entries
@@ -91,6 +92,17 @@ class Resolved:
     def runtime(self, ref: NamedEntry, path: KeyPath) -> ChosenEntry[RuntimeEntry]:
         """Return the runtime that is named at ``path``, with its checked parameters."""
         return self.entries.choose(self.plugins.runtimes, ref, path)
+
+    def broken_runtime(self, runtime: ChosenEntry[RuntimeEntry]) -> str | None:
+        """Return why a runtime states no precision or tolerance, in one line, or None."""
+        entry, runtimes = runtime.entry, self.plugins.runtimes
+        try:
+            with runtimes.calling(entry.name, "precision or tolerance", may_refuse=False):
+                precision, tolerance = entry.precision(runtime.params), entry.tolerance(runtime.params)
+            check_settings(runtimes.need(entry.name), precision, tolerance)
+        except BrokenContract as error:
+            return str(error)
+        return None
 
     def target(self, name: str, threads: int) -> Target:
         """Return device or fleet ``name``.

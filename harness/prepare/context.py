@@ -30,17 +30,12 @@ def open_task_data(ref: DataRef, plugins: Plugins) -> OpenedData:
     """Open the data set that a node's task names.
 
     Raises:
-        CellError: the data set's plugin returned something that is not a data set, or the data has changed since it
-            was planned: a result of it must not be stored under the key of the old data.
+        BrokenContract: the data set's plugin returned something that is not a data set.
+        CellError: the data has changed since it was planned: a result of it must not be stored under the key of the
+            old data.
     """
-    registered = plugins.datasets.get(ref.entry)
-    entry = registered.entry
-    try:
-        data = open_data(entry, entry.params(**ref.params), ref.choice)
-    except TypeError as error:
-        if plugins.blame(error) is not None:  # the error arose in the plugin's own code
-            raise
-        raise CellError(str(error), stage="data", plugin=registered.origin.plugin) from error
+    entry = plugins.datasets.get(ref.entry).entry
+    data = open_data(entry, entry.params(**ref.params), ref.choice, need=plugins.datasets.need(ref.entry))
     if ref.fingerprint not in ("", data.info.fingerprint):
         raise CellError(
             f"{data.info.name}: the data has changed since it was planned; run again", stage="data"

@@ -10,6 +10,8 @@ from dataclasses import replace
 from pathlib import Path
 from statistics import median
 
+from harness.contracts.models import check_model, check_partition, check_sketched
+from harness.contracts.need import Need
 from harness.data.opened import OpenedData
 from harness.errors import CellError, HarnessError, StorageError, first_line, printable
 from harness.plugins import Plugins
@@ -124,16 +126,23 @@ def _make(
         params = partitioner.params(**task.params)
         assert task.sketch is not None
         split = partitioner.partition(context, before, params, task.sketch)
+        need = plugins.partitioners.need(task.entry)
+        check_partition(need, split, "partition", before.classes, before.input.shape)
+        check_sketched(need, split, task.sketch)
         return split if split.lineage else replace(split, lineage=before.lineage)
     compressor = plugins.compressors.get(task.entry).entry
     params = compressor.params(**task.params)
+    need = plugins.compressors.need(task.entry)
     if not task.each_part:
-        return compressor.compress(context, load_model(source), params)
+        smaller = compressor.compress(context, load_model(source), params)
+        info = context.data.info
+        check_model(need, smaller, "compress", info.classes, info.shape)
+        return smaller
     partition = load_partition(source)
     parts, lineage = [], partition.lineage
     for part in partition.parts:
-        smaller, steps = _compress_part(context, compressor, part, params)
-        parts.append(smaller)
+        compressed, steps = _compress_part(context, compressor, part, params, need)
+        parts.append(compressed)
         lineage += steps
     return replace(partition, parts=tuple(parts), lineage=lineage)
 
@@ -142,6 +151,8 @@ def _build(task: StepTask, plugins: Plugins, context: PrepareContext) -> Model:
     builder = plugins.models.get(task.entry).entry
     params = builder.params(**task.params)
     model = builder.build(context, params)
+    info = context.data.info
+    check_model(plugins.models.need(task.entry), model, "build", info.classes, info.shape)
     notes = start_notes(builder, params, context, task.data.choice)
     step = Lineage(stage="build", entry=task.entry, params=task.params, notes=notes)
     if task.train.epochs == 0:
@@ -159,7 +170,7 @@ def _build(task: StepTask, plugins: Plugins, context: PrepareContext) -> Model:
 
 
 def _compress_part(
-    context: Context, compressor: CompressorEntry, part: Part, params: Params
+    context: Context, compressor: CompressorEntry, part: Part, params: Params, need: Need
 ) -> tuple[Part, tuple[Lineage, ...]]:
     """Return the compressed part and its lineage.
 
@@ -172,6 +183,7 @@ def _compress_part(
         module=part.module, spec=part.spec, input=part.inputs[0].tensor, classes=part.output.shape[-1]
     )
     smaller: Model = compressor.compress(context, model, params)
+    check_model(need, smaller, "compress", model.classes, model.input.shape)
     return replace(part, module=smaller.module, spec=smaller.spec), smaller.lineage
 
 

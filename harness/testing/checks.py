@@ -6,7 +6,6 @@ import contextlib
 import copy
 import importlib
 import json
-import re
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
@@ -17,14 +16,21 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from harness.contracts import models as contracts
+from harness.contracts.datasets import CheckedImages, check_info, check_labels
+from harness.contracts.entries import check_params
+from harness.contracts.models import run_parts
+from harness.contracts.need import Need
+from harness.contracts.planning import check_sketch
+from harness.contracts.runtimes import check_artifact, check_facts, check_settings
+from harness.errors import DeviceError
 from harness.hookspecs import OBSERVERS
 from harness.measure.parity import compare
 from harness.plugins import GROUP, load_plugins
 from harness.store.saved import load_any, save_partition
 from harness.testing.context import ParamsLike, make_context, make_model, make_params, seeded
-from harness.testing.isolated import Need, call_hooks, in_new_process
+from harness.testing.isolated import call_hooks, in_new_process
 from harness.types import (
-    IMAGE,
     CompressorEntry,
     Context,
     DatasetEntry,
@@ -40,12 +46,11 @@ from harness.types import (
     SessionOptions,
 )
 from harness.types.artifacts import About
-from harness.types.fields import NAME
 from harness.types.json import Facts
-from harness.types.walk import in_order
+from harness.worker.loaded import LoadedPart
 
 if TYPE_CHECKING:
-    import torch
+    from numpy.typing import NDArray
 
 __all__ = [
     "check_compressor",
@@ -71,8 +76,8 @@ def check_model(entry: ModelEntry, params: ParamsLike = None, **data: Any) -> No
     with _contexts(data) as new:
         ctx = new()
         model = seeded(ctx, entry.build, checked)
-        need(isinstance(model, Model), f"build gave {type(model).__name__}", "ModelEntry.build")
-        need(model.classes == ctx.data.info.classes, f"gives {model.classes} classes", "Model.classes")
+        info = ctx.data.info
+        contracts.check_model(need, model, "build", info.classes, info.shape, rebuild=False)
         _check_parts(need, Partition.whole(model), Partition.whole(seeded(new(), entry.build, checked)), ctx)
         if entry.describe is not None:
             _check_described(need, model, in_new_process(need, entry.describe, checked, ctx.data.info))
@@ -97,6 +102,7 @@ def check_compressor(
             before, after = getattr(source, key), getattr(made, key)
             kept = before == after or key in entry.changes
             need(kept, f"made {key} {after} of {before} undeclared", "CompressorEntry.changes")
+        contracts.check_model(need, made, "compress", made.classes, made.input.shape, rebuild=False)
         _check_parts(need, Partition.whole(made), Partition.whole(twin), ctx)
         if entry.describe is not None:
             spec = in_new_process(need, entry.describe, source.spec, checked, ctx.data.info)
@@ -126,13 +132,13 @@ def check_partitioner(
         with contextlib.suppress(ValueError):  # a partitioner may refuse a model of unknown shape
             entry.sketch(None, checked, fleet)
         sketch = in_new_process(need, entry.sketch, source.spec, checked, fleet)
+        check_sketch(need, sketch, len(fleet.devices))
         made, twin = (
             seeded(c, entry.partition, copy.deepcopy(source), checked, sketch) for c in (ctx, new())
         )
-        need(isinstance(made, Partition), f"gave {type(made).__name__}", "PartitionerEntry.partition")
-        need(made.classes == source.classes, f"gives {made.classes} classes", "Partition.classes")
+        contracts.check_partition(need, made, "partition", source.classes, source.input.shape, rebuild=False)
         _check_lineage(need, made, "partition", entry.name)
-        names = [part.name for part in made.parts]
+        contracts.check_sketched(need, made, sketch)
         made_parts = [
             (part.name, tuple(edge.source for edge in part.inputs), _size(part)) for part in made.parts
         ]
@@ -142,8 +148,6 @@ def check_partitioner(
         for part, part_sketch in zip(made.parts, sketch.parts, strict=True):
             differ = f"{part.name} is built by {part.spec}, sketched {part_sketch.spec}"
             need(part_sketch.spec in (None, part.spec), differ, "PartSketch")
-        placed = sketch.placement.device_of if sketch.placement is not None else dict.fromkeys(names)
-        need({*placed} == {*names}, f"the sketch places {sorted(placed)}", "Sketch.placement")
         _check_parts(need, made, twin, ctx)
 
 
@@ -152,31 +156,21 @@ def check_dataset(entry: DatasetEntry, params: ParamsLike = None, *, images: int
     need = _needing(f"dataset {entry.name!r}")
     checked = make_params(entry, params)
     info = entry.describe(checked)
+    check_info(need, info)
     need(info.missing is None, f"cannot be read here: {info.missing}", "DataInfo.missing")
     need(
         in_new_process(need, entry.describe, checked, light=False) == info,
         "describes itself differently in another process",
         "DataInfo.fingerprint",
     )
-    need(bool(info.fingerprint), "has no fingerprint", "DataInfo.fingerprint")
-    channels = info.shape[0]
-    need(len(info.mean) == len(info.std) == channels, f"mean or std is not of {channels}", "DataInfo.mean")
     for split in ("train", "test"):
         loaded, again = entry.load(checked, split), entry.load(checked, split)
-        n, said = len(loaded), info.sizes.get(split, 0)
-        need(n > 0 and said in (0, n), f"{split} has {n} samples, said {said}", "DataInfo.sizes")
-        labels = np.asarray(loaded.labels)
-        kind = f"{labels.dtype} {list(labels.shape)}"
-        need(kind == f"int64 [{n}]", f"{split} labels are {kind}, not int64 [{n}]", "Dataset.labels")
-        inside = labels.min() >= 0 and labels.max() < info.classes
-        need(inside, f"{split} has labels outside 0 to {info.classes - 1}", "Dataset.labels")
-        need(bool((labels == again.labels).all()), f"{split} labels differ when loaded again", "Dataset")
+        check_labels(need, loaded, info, split)
+        same = bool((loaded.labels == again.labels).all())
+        need(same, f"{split} labels differ when loaded again", "Dataset")
+        n, decoded = len(loaded), CheckedImages(need, loaded, split, {info.shape[0]})
         for index in (k * n // images for k in range(min(images, n))):
-            image = np.asarray(loaded.image(index))
-            good = image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] == channels
-            what = f"{split} image {index} is {image.dtype} {list(image.shape)}"
-            need(good, f"{what}, not uint8 [height, width, {channels}]", "Dataset.image")
-            same = np.array_equal(image, again.image(index))
+            same = np.array_equal(decoded.image(index), again.image(index))
             need(same, f"{split} image {index} differs when loaded again", "Dataset.image")
 
 
@@ -197,27 +191,33 @@ def check_runtime(
     need = _needing(f"runtime {entry.name!r}")
     checked = make_params(entry, params)
     tolerance, precision = entry.tolerance(checked), entry.precision(checked)
-    need(0 < tolerance < 1, f"tolerance {tolerance} is not between 0 and 1", "RuntimeEntry.tolerance")
+    check_settings(need, precision, tolerance)
     with _contexts(data) as new:
         ctx = new()
         part = Partition.whole(model or make_model(new())).parts[0]
         artifact = entry.export(ctx, part, checked)
-        inside = artifact.path.resolve().is_relative_to(ctx.workdir.resolve())
-        need(inside and artifact.path.exists(), f"wrote to {artifact.path}", "RuntimeEntry.export")
-        need(_is_json(artifact.meta), "the artifact's meta is not JSON", "Artifact.meta")
-        need(artifact.weight_bytes > 0, "the artifact has no weight_bytes", "Artifact.weight_bytes")
-        asked = artifact.precision
-        need(asked == precision, f"the artifact says {asked}, the entry {precision}", "Artifact.precision")
+        check_artifact(
+            need,
+            artifact,
+            part.name,
+            [edge.tensor for edge in part.inputs],
+            part.output,
+            ctx.workdir,
+            runtime=entry.name,
+            precision=precision,
+            params=_size(part),
+        )
         images = ctx.data.test.batch(range(len(ctx.data.test)))
         with torch.inference_mode():
             reference = part.module.cpu().eval()(torch.from_numpy(images)).numpy()
-        session = entry.load(artifact, SessionOptions(threads=1, device=device))
+        session = LoadedPart(
+            part.name, entry.load(artifact, SessionOptions(threads=1, device=device)), artifact
+        )
         try:
-            need("precision" in session.facts, "facts lack precision", "Session.facts")
+            check_facts(need, session.facts)
             for batch in (1, 3):
                 starts = range(0, len(images) - batch + 1, batch)
-                got = np.concatenate([session.run([images[i : i + batch]]) for i in starts])
-                need(got.dtype == np.float32, f"answers are {got.dtype}", "Session.run")
+                got = np.concatenate([_answer(need, session, images[i : i + batch]) for i in starts])
                 parity = compare(reference[: len(got)], got, tolerance)
                 need(bool(parity.ok), f"batch {batch}: {parity.reason}", "RuntimeEntry.tolerance")
         finally:
@@ -244,10 +244,8 @@ def check_plugin(plugin: str | ModuleType) -> None:
     observes = any(hasattr(plugins.manager.get_plugin(name), hook) for hook in OBSERVERS)
     need(bool(entries or observes), "gives nothing: is @hookimpl missing?", "hookspecs")
     for entry in entries:
-        fits = re.fullmatch(NAME, entry.name) is not None
-        need(fits, f"name {entry.name!r} is not letters, digits, - and _", "suite.NAME")
         need(bool(entry.summary.strip()), f"{entry.name!r} has no summary", "types")
-        entry.params.model_json_schema()
+        check_params(need, entry)
 
 
 # --- helpers of the checks ------------------------------------------------------------------------
@@ -275,12 +273,13 @@ def _size(part: Part) -> int:
     return sum(parameter.numel() for parameter in part.module.parameters())
 
 
-def _is_json(value: Any) -> bool:
+def _answer(need: Need, session: LoadedPart, images: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return the answer to ``images``, which is checked as in a worker."""
     try:
-        json.dumps(value, allow_nan=False)
-    except (TypeError, ValueError):
-        return False
-    return True
+        return session.run([images])
+    except DeviceError as error:
+        need(False, str(error), "Session.run")
+        raise
 
 
 def _check_described(need: Need, made: Model, spec: ModuleSpec) -> None:
@@ -311,32 +310,10 @@ def _check_parts(need: Need, made: Partition, twin: Partition, ctx: Context) -> 
     except Exception as error:  # noqa: BLE001 - a factory may raise anything
         need(False, f"cannot be saved and rebuilt: {' '.join(str(error).split())}", "ModuleSpec")
     images = torch.from_numpy(ctx.data.test.batch(range(3)))
-    here, there = _forward(need, made, images), _forward(need, rebuilt, images)
-    alone = _forward(need, made, images[:1])
+    here, there = run_parts(need, made, images, finite=True), run_parts(need, rebuilt, images)
+    alone = run_parts(need, made, images[:1])
     for name, value in here.items():
         same = torch.allclose(value, there[name], rtol=1e-4, atol=1e-5)
         need(same, f"{name}: rebuilt from its spec it computes something else", "ModuleSpec")
         same = torch.allclose(value[:1], alone[name], rtol=1e-3, atol=1e-4)
         need(same, f"{name}: answers a sample differently alone and among three", "TensorSpec")
-
-
-def _forward(need: Need, partition: Partition, images: torch.Tensor) -> dict[str, torch.Tensor]:
-    import torch
-
-    values = {IMAGE: images}
-    for part, inputs in in_order(partition.parts, values):
-        for edge, value in zip(part.inputs, inputs, strict=True):
-            shape = tuple(value.shape[1:])
-            said = tuple(edge.tensor.shape)
-            need(shape == said, f"{part.name}: {edge.source} is {shape}, its edge says {said}", "Edge.tensor")
-        with torch.inference_mode():
-            value = part.module.eval()(*inputs)
-        shape = (len(images), *part.output.shape)
-        good = isinstance(value, torch.Tensor) and tuple(value.shape) == shape
-        got = tuple(value.shape) if isinstance(value, torch.Tensor) else type(value).__name__
-        need(good, f"{part.name}: gives {got}, not {shape}", "Part.output")
-        need(bool(value.isfinite().all()), f"{part.name}: gives NaN or infinity", "Part.module")
-        values[part.name] = value
-    logits = tuple(values[partition.parts[-1].name].shape[1:])
-    need(logits == (partition.classes,), f"the answer has shape {logits}", "Partition.classes")
-    return values

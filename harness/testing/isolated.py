@@ -11,17 +11,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from harness.contracts.need import Need
 from harness.hookspecs import COLLECTING
 
-__all__ = ["HEAVY", "Need", "call_hooks", "in_new_process", "serve"]
+__all__ = ["HEAVY", "call_hooks", "in_new_process", "serve"]
 
 
 HEAVY = ("torch", "timm", "onnx", "onnxruntime")
 """Modules that a plugin's module and its planning functions must not import."""
-
-
-Need = Callable[[bool, str, str], None]
-"""``need(condition, problem, contract)`` raises an ``AssertionError`` if the condition does not hold."""
 
 
 def in_new_process(need: Need, function: Callable[..., Any], *arguments: Any, light: bool = True) -> Any:

@@ -40,7 +40,7 @@ def evaluate(module: torch.nn.Module, split: Split, *, device: str, batch_size: 
     With fewer than five classes, ``top5`` covers all classes. Equal logits are ranked by class index.
 
     Raises:
-        ValueError: the split is empty, or the module does not give logits [n, classes].
+        ValueError: the split is empty, or the module does not give logits [n, classes] for all classes of the labels.
     """
     import torch
 
@@ -50,6 +50,9 @@ def evaluate(module: torch.nn.Module, split: Split, *, device: str, batch_size: 
     with on_device(module, where):
         samples = Batches(split, where)
         logits = logits_of(module, samples, batch_size).cpu().numpy()
+    greatest = int(np.max(split.labels))
+    if greatest >= logits.shape[1]:
+        raise ValueError(f"there is a label {greatest}, and the module gives {logits.shape[1]} logits")
     ranked = np.argsort(-logits, axis=1, kind="stable")[:, :5] == np.asarray(split.labels)[:, None]
     return Evaluation(
         logits=logits,

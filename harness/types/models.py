@@ -37,6 +37,9 @@ IMAGE = "image"
 StandIn: TypeAlias = Literal["zeros", "mean"]
 """The value that replaces the output of an absent part: zeros, or the mean of that output over training images."""
 
+WIRE_TYPES = ("float32", "float16")
+"""The element types in which an output may be sent between devices."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class TensorSpec:
@@ -154,12 +157,21 @@ class Edge:
     ``source`` is ``"image"`` or another part's name. ``wire_dtype`` is the element type that is sent between devices.
     ``missing`` is the stand-in if the source does not answer: zeros, or the source's mean output over training
     images, which the export computes. ``None`` means that there is no stand-in.
+
+    Raises:
+        ValueError: ``wire_dtype`` or ``missing`` is none of these.
     """
 
     source: str
     tensor: TensorSpec
     wire_dtype: str = "float32"
     missing: StandIn | None = None
+
+    def __post_init__(self) -> None:
+        if self.wire_dtype not in WIRE_TYPES:
+            raise ValueError(f"wire_dtype: {self.wire_dtype!r}; allowed: {', '.join(WIRE_TYPES)}")
+        if self.missing not in (None, "zeros", "mean"):
+            raise ValueError(f"missing: {self.missing!r}; allowed: zeros, mean, None")
 
 
 @dataclass(frozen=True, kw_only=True)

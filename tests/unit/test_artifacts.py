@@ -16,7 +16,7 @@ from click.testing import CliRunner
 from numpy.typing import NDArray
 
 from harness.cli import cli
-from harness.errors import CellError, StorageError, SuiteError
+from harness.errors import BrokenContract, CellError, StorageError, SuiteError
 from harness.hookspecs import hookimpl
 from harness.measure.cell_data import open_cell
 from harness.plan.planner import make_plan
@@ -37,6 +37,7 @@ INFO = DataInfo(
     sizes={"train": 2, "test": 2},
     mean=(0.5,),
     std=(0.5,),
+    fingerprint="toy",
 )
 
 DAMAGED = [
@@ -172,7 +173,7 @@ def test_a_plugin_that_gives_no_data_set_is_named() -> None:
             yield DatasetEntry(name="toy", summary="for tests", describe=lambda params: INFO, load=load)
 
     plugins = load_plugins(extra={"broken": Toy()})
-    with pytest.raises(CellError, match="load of 'toy' gave dict, not a Dataset") as caught:
+    with pytest.raises(BrokenContract, match="dataset 'toy': load gave dict, not a Dataset") as caught:
         open_task_data(DataRef(entry="toy", params={}, choice=DataChoice(name="toy")), plugins)
     node: Any = SimpleNamespace(stage="build", plugin="timm")
     assert failure(node, caught.value, plugins).plugin == "broken"

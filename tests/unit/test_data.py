@@ -19,7 +19,7 @@ from pydantic import ValidationError
 from harness.data.choice import as_weights_expect, effective_info
 from harness.data.opened import open_data, pick_train
 from harness.data.splits import KEEP_BYTES, ArraySplit, ImageSplit, normalise, relabel, subset
-from harness.errors import SuiteError
+from harness.errors import BrokenContract, SuiteError
 from harness.types import Data, DataInfo, DatasetEntry, Params, Preprocessing
 from harness.types.data import DataChoice
 
@@ -58,6 +58,7 @@ def entry(info: DataInfo = INFO, **stored: Stored) -> DatasetEntry:
         "test": Stored(pixels(8, 6, 6, 3, seed=1), np.arange(8, dtype=np.int64) % 4),
         **stored,
     }
+    info = replace(info, sizes={split: len(own) for split, own in whole.items()})
     return DatasetEntry(
         name="toy", summary="", describe=lambda params: info, load=lambda params, split: whole[split]
     )
@@ -187,7 +188,9 @@ def test_impossible_values_are_refused(keys: dict[str, Any]) -> None:
 
 def test_labels_outside_the_classes_are_refused() -> None:
     wrong = Stored(pixels(3, 6, 6, 3), np.array([0, 1, 4]))
-    with pytest.raises(ValueError, match="toy test: image 2 has label 4; allowed: 0 to 3"):
+    with pytest.raises(
+        BrokenContract, match=r"dataset 'toy': test image 2 has label 4 \(contract: Dataset.labels: 0 to 3\)"
+    ):
         opened(entry(test=wrong))
 
 

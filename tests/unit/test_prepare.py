@@ -53,8 +53,26 @@ methods:
 devices: {here: {backend: cpu}}
 run: [{methods: all, devices: [here]}]
 """
-SPEC = ModuleSpec(factory="torch.nn:Linear", params={"in_features": 8, "out_features": 3})
-IMAGES, ANSWER = TensorSpec(shape=(1, 8, 8)), TensorSpec(shape=(1, 8, 3))
+
+
+def joined(inputs):
+    """Return a linear layer over all inputs, flattened, with three outputs."""
+    import torch
+
+    class Joined(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.linear = torch.nn.Linear(inputs, 3)
+
+        def forward(self, *values):
+            return self.linear(torch.cat([value.flatten(1) for value in values], 1))
+
+    return Joined()
+
+
+SPEC = ModuleSpec(factory=f"{__name__}:joined", params={"inputs": 64})
+FUSION = ModuleSpec(factory=f"{__name__}:joined", params={"inputs": 6})
+IMAGES, ANSWER = TensorSpec(shape=(1, 8, 8)), TensorSpec(shape=(3,))
 INPUTS = {"left": (IMAGE,), "right": (IMAGE,), "fusion": ("left", "right")}
 
 
@@ -71,7 +89,8 @@ class Plugin:
     def partition(self, ctx, model, params, sketch):
         def part(name, inputs):
             edges = tuple(Edge(source=s, tensor=IMAGES if s == IMAGE else ANSWER) for s in inputs)
-            return Part(name=name, module=SPEC.build(), spec=SPEC, inputs=edges, output=ANSWER)
+            spec = SPEC if inputs == (IMAGE,) else FUSION
+            return Part(name=name, module=spec.build(), spec=spec, inputs=edges, output=ANSWER)
 
         step = Lineage(stage="partition", entry="twins", params={}, image_passes=1)
         return Partition(parts=tuple(part(*item) for item in INPUTS.items()), classes=3, lineage=(step,))

@@ -234,7 +234,7 @@ def test_a_spec_that_is_no_json_is_named(entries, fake):
         model = fake.build(ctx, params)
         return change(model, spec=change(model.spec, params={**model.spec.params, "width": np.int64(4)}))
 
-    with fails("not JSON serializable"):
+    with fails("build gave params that are not JSON"):
         testing.check_model(change(entries["small"], build=build, describe=None))
 
 
@@ -325,8 +325,8 @@ def test_an_undeclared_change_is_named(entries, fake, model):
     ("fields", "said"),
     [
         ({"params": 1}, "sketched"),
-        ({"name": "forward"}, "sketched"),
-        ({"inputs": ("image", "back")}, "sketched"),
+        ({"name": "forward"}, "part 'back' has the inputs .'front',"),
+        ({"inputs": ("image", "back")}, "part 'front' has the inputs .'image', 'back'"),
     ],
 )
 def test_a_sketch_that_is_not_true_is_named(entries, fake, model, monkeypatch, fields, said):
@@ -397,11 +397,15 @@ INFO = DataInfo(
     [
         (Digits, INFO, None),
         (Bytes, INFO, r"train labels are int32 \[2\], not int64"),
-        (Outside, INFO, "labels outside 0 to 1"),
+        (Outside, INFO, "train image 1 has label 2 .contract: Dataset.labels: 0 to 1"),
         (Flat, INFO, r"image 0 is uint8 \[4, 4\], not uint8 \[height, width, 1\]"),
         (Moody, INFO, "image 0 differs when loaded again"),
         (Digits, change(INFO, sizes={"train": 3, "test": 2}), "train has 2 samples, said 3"),
-        (Digits, change(INFO, mean=(0.5, 0.5)), "mean or std is not of 1"),
+        (
+            Digits,
+            change(INFO, mean=(0.5, 0.5)),
+            "mean is .0.5, 0.5. .contract: DataInfo.mean: a number for each of the 1 channels",
+        ),
         (Digits, change(INFO, fingerprint=""), "has no fingerprint"),
         (Digits, change(INFO, missing="no file; fetch it"), "cannot be read here: no file; fetch it"),
     ],
