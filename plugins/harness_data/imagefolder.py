@@ -109,7 +109,9 @@ def _class_names(folder: Path, splits: dict[str, Listing]) -> tuple[str, ...]:
     if set(train) != set(test):
         odd = min(set(train) ^ set(test))
         have, lack = ("training", "test") if odd in train else ("test", "training")
-        raise SuiteError(f"{folder}: class {odd!r} has a folder for {have}, but none for {lack}")
+        alike = sorted(name for name in (set(train) ^ set(test)) - {odd} if name.casefold() == odd.casefold())
+        hint = f"; there is {alike[0]!r}" if alike else ""
+        raise SuiteError(f"{folder}: class {odd!r} has a folder for {have}, but none for {lack}{hint}")
     for split, files in (("training", train), ("test", test)):
         empty = next((name for name, paths in files.items() if not paths), None)
         if empty is not None:

@@ -11,7 +11,9 @@ from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
 
+from harness.errors import SuiteError, first_line
 from harness.methods import remembered
+from harness_data.names import shown
 from harness_data.pixels import BACKGROUND, header_of
 
 __all__ = ["Survey", "announcement", "channels_of", "content_of", "notes_of", "survey_of"]
@@ -72,8 +74,7 @@ def survey_of(
         hashed: the files of which the hash of all bytes is asked for.
 
     Raises:
-        SuiteError: a picture cannot be read.
-        OSError: a file cannot be read.
+        SuiteError: a picture or a file cannot be read.
     """
 
     def read() -> dict[str, object]:
@@ -81,7 +82,10 @@ def survey_of(
             print(words, file=sys.stderr)
         return asdict(_read(pictures, [_file_hash(path) for path in hashed]))
 
-    return Survey(**remembered(files, [about, _code()], read))
+    try:
+        return Survey(**remembered(files, [about, _code()], read))
+    except OSError as error:
+        raise SuiteError(f"{shown(str(error.filename))}: {error.strerror or first_line(error)}") from None
 
 
 def announcement(files: Sequence[str | Path], least: int = LONG_BYTES) -> str | None:

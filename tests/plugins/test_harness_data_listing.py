@@ -6,6 +6,7 @@ import os
 import shutil
 import socket
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -124,7 +125,18 @@ def test_names_that_are_only_unusual_are_accepted(folder: Path) -> None:
 
 def test_a_class_of_one_split_is_refused(folder: Path) -> None:
     picture(folder / "test" / "c" / "0.png", 9)
-    refused(folder, "class 'c' has a folder for test, but none for training")
+    refused(folder, "class 'c' has a folder for test, but none for training$")
+    picture(folder / "train" / "C" / "0.png", 8)
+    refused(folder, "class 'C' has a folder for training, but none for test; there is 'c'")
+
+
+def test_a_file_that_disappears_while_it_is_read_is_named(folder: Path) -> None:
+    def pictures(split: str) -> Iterator[tuple[str, bytes]]:
+        (folder / "train/a/0.png").unlink()
+        yield "here", (folder / "train/a/0.png").read_bytes()
+
+    with pytest.raises(SuiteError, match=r"train/a/0\.png: No such file or directory"):
+        survey.survey_of([folder / "train/a/0.png"], "x", pictures)
 
 
 # --- files --------------------------------------------------------------------------------------
