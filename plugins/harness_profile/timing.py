@@ -311,7 +311,7 @@ def _link(
     return Link(
         rate_mbps=1e3 * bits / (up - rtt) if up > rtt else None,
         rtt_ms=rtt / 1e6,
-        origin=f"measured between the workstation and the board, {bits // 8:,} bytes one way",
+        origin=f"measured between this host and the board, {bits // 8:,} bytes one way",
     )
 
 

@@ -7,7 +7,7 @@ The file is ``$HARNESS_DEVICES``, else ``harness/devices.yaml`` in the user's co
       host: 192.168.1.11
       certificate: pi1.crt      # beside this file; both come from `harness agent init` on the board
       token: pi1.token          # readable by its owner only (chmod 600)
-      meters: [{ina226: {bus: 1}}]   # external: they watch the board from this workstation or another host
+      meters: [{ina226: {bus: 1}}]   # external: they watch the board from this host or another one
 
 It is read with line numbers. An edit changes only the lines of one board, and the new text is read back before it is
 saved.

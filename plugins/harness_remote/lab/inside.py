@@ -61,12 +61,12 @@ class Running:
 class Inside:
     """A lab, from inside its namespaces.
 
-    ``doors`` has, for each board, descriptor and port of its door for calls and of its door for frames. The
-    workstation reaches the board through its doors.
+    ``listeners`` has, for each board, the descriptor and the port of its sockets for calls and for frames. This host
+    reaches the board through them.
     """
 
     settings: Settings
-    doors: Mapping[str, Sequence[tuple[int, int]]]
+    listeners: Mapping[str, Sequence[tuple[int, int]]]
     agents: dict[str, Running] = field(default_factory=dict)
     relay: subprocess.Popen[str] | None = None
     notes: list[str] = field(default_factory=list)
@@ -193,19 +193,19 @@ class Inside:
         routes = [
             relay.Route(fd, WORKSTATION, board, address)
             for board in lab.boards
-            for (fd, _), address in zip(self.doors[board], listening[board], strict=True)
+            for (fd, _), address in zip(self.listeners[board], listening[board], strict=True)
         ]
         vias: dict[str, dict[str, str]] = {board: {} for board in lab.boards}
         opened: list[socket.socket] = []
         for source, target in itertools.permutations(lab.boards, 2):
             host, port = listening[target].frames
             if lab.link.shaping == "relay":
-                door = socket.create_server((SWITCH if self.settings.mode != "loopback" else host, 0))
-                opened.append(door)
-                routes.append(relay.Route(door.fileno(), source, target, listening[target].frames))
-                host, port = door.getsockname()
+                listener = socket.create_server((SWITCH if self.settings.mode != "loopback" else host, 0))
+                opened.append(listener)
+                routes.append(relay.Route(listener.fileno(), source, target, listening[target].frames))
+                host, port = listener.getsockname()
             vias[target][source] = f"{host}:{port}"
-        # with tc, the kernel limits the boards' ports, and not the workstation's doors
+        # with tc, the kernel limits the boards' ports, and not the sockets of this host
         free = lab.link.shaping == "tc"
         model = relay.Model(
             None if free else lab.link.rate, 0.0 if free else lab.link.rtt, lab.link.ports == "shared"
@@ -219,9 +219,9 @@ class Inside:
         assert self.relay.stdin is not None
         with self.relay.stdin:
             self.relay.stdin.write(relay.config(model, routes))
-        for door in opened:
-            door.close()
-        for pair in self.doors.values():
+        for listener in opened:
+            listener.close()
+        for pair in self.listeners.values():
             for fd, _ in pair:
                 os.close(fd)
         return vias
@@ -241,8 +241,8 @@ class Inside:
                 emulated=True,
                 link=link,
                 labels=("lab",),
-                port=self.doors[name][0][1],
-                frames_port=self.doors[name][1][1],
+                port=self.listeners[name][0][1],
+                frames_port=self.listeners[name][1][1],
                 certificate=f"boards/{name}/{CERTIFICATE}",
                 token=f"boards/{name}/{TOKEN}",
                 memory_budget_mb=lab.memory_mb,
@@ -263,13 +263,13 @@ class Inside:
 def main() -> None:
     """Run the lab until its lifeline ends.
 
-    The arguments are the settings, and the descriptors of doors and pipes. The outcome goes to the report pipe as
+    The arguments are the settings, and the descriptors of listeners and pipes. The outcome goes to the report pipe as
     JSON.
     """
     settings, inherited = Settings.parse(sys.argv[1]), json.loads(sys.argv[2])
     for number in (signal.SIGTERM, signal.SIGINT):  # not SIG_IGN, because the agents would inherit it
         signal.signal(number, lambda *_: None)  # this process ends when the keeper's lifeline ends
-    lab = Inside(settings, inherited["doors"])
+    lab = Inside(settings, inherited["listeners"])
     report = inherited["report"]
     try:
         lab.build()

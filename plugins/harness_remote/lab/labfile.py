@@ -41,7 +41,7 @@ Rate = Annotated[float, BeforeValidator(_rate), PlainSerializer(lambda bits: f"{
 
 
 class LinkChoice(Params):
-    """The link of each board, and of the workstation, to the switch. Each direction has the full rate."""
+    """The link of each board, and of this host, to the switch. Each direction has the full rate."""
 
     rate: Rate = Field(
         ge=1e3, le=1e11, description="rate of each port, or of the link of each pair: 2 MB/s or 16 Mbit/s"

@@ -207,15 +207,16 @@ def main() -> None:
     stopped: list[int] = []
     signal.signal(signal.SIGTERM, lambda number, _: stopped.append(number))
     signal.signal(signal.SIGINT, lambda *_: None)
-    doors = {
+    listeners = {
         board: [socket.create_server(("127.0.0.1", 0)) for _ in ("calls", "frames")]
         for board in settings.lab.boards
     }
-    fds = [door.fileno() for pair in doors.values() for door in pair]
+    fds = [listener.fileno() for pair in listeners.values() for listener in pair]
     lifeline, held = os.pipe()
     described = {
-        "doors": {
-            board: [(door.fileno(), door.getsockname()[1]) for door in pair] for board, pair in doors.items()
+        "listeners": {
+            board: [(listener.fileno(), listener.getsockname()[1]) for listener in pair]
+            for board, pair in listeners.items()
         },
         "lifeline": lifeline,
         "report": inherited["report"],
@@ -234,9 +235,9 @@ def main() -> None:
     )
     for fd in (lifeline, inherited["report"]):
         os.close(fd)
-    for pair in doors.values():
-        for door in pair:
-            door.close()
+    for pair in listeners.values():
+        for listener in pair:
+            listener.close()
     tie = [inherited["tie"]] if inherited["tie"] is not None else []
     while inside.poll() is None and not stopped:
         with contextlib.suppress(InterruptedError):
