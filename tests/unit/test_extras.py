@@ -64,11 +64,14 @@ def test_a_wheel_that_is_there_and_one_that_is_gone(tmp_path: Path) -> None:
     ("noted", "place"),
     [
         (GIT, "git+https://example.org/harness.git@c0ffee"),
-        ({**GIT, "vcs_info": {"vcs": "git", "requested_revision": "v1", "commit_id": "c"}}, "git+https://example.org/harness.git@v1"),
+        (
+            {**GIT, "vcs_info": {"vcs": "git", "requested_revision": "v1", "commit_id": "c"}},
+            "git+https://example.org/harness.git@v1",
+        ),
         ({**GIT, "subdirectory": "sub"}, "git+https://example.org/harness.git@c0ffee#subdirectory=sub"),
         ({"url": "https://example.org/h.whl", "archive_info": {}}, "https://example.org/h.whl"),
     ],
-)  # fmt: skip
+)
 def test_an_address(tmp_path: Path, noted: object, place: str) -> None:
     command = install_command("agent", installed(tmp_path, noted), tmp_path)
     assert command == f"pip install 'edge-harness[agent] @ {place}'"
