@@ -13,7 +13,7 @@ import click
 from harness.cli.output import echo, unforeseen
 from harness.cli.plugin_commands import PluginGroup
 from harness.errors import HarnessError, Stopped
-from harness.quiet import no_current_folder
+from harness.quiet import clean_path
 
 __all__ = ["main"]
 
@@ -94,8 +94,7 @@ def main() -> None:
     from harness.cli.signals import stopping_signals
     from harness.cli.streams import standard_streams
 
-    no_current_folder()
-    with standard_streams():
+    with clean_path(), standard_streams():
         with stopping_signals():
             code, message = _run()
         if message:
