@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
+from harness.errors import DeviceError
 from harness.measure.cell_data import CellData
 from harness.measure.deploy import stored_artifact
 from harness.measure.parity import Parity, compare
@@ -63,7 +64,11 @@ def check_parity(infer: Infer, images: Images, reference: Logits, tolerance: flo
 
 
 def predict_split(infer: Infer, data: CellData) -> Predictions:
-    """Predict the whole test split. Oracle predictions are made if the export has groups of classes."""
+    """Predict the whole test split. Oracle predictions are made if the export has groups of classes.
+
+    Raises:
+        DeviceError: an answer is not finite.
+    """
     labels, groups = data.labels, data.export.groups
     predictions, ranks, oracle = [], [], []
     classes = sum(map(len, groups))
@@ -72,6 +77,11 @@ def predict_split(infer: Infer, data: CellData) -> Predictions:
         foreign[np.ix_(group, group)] = False
     for start, images in data.preprocessed(chunk(data.images, data.cell.task.measure.batch)):
         logits = infer(images)
+        if bad := np.flatnonzero(~np.isfinite(logits).all(axis=1)).tolist():
+            raise DeviceError(
+                f"answers to {len(bad)} of test images {start} to {start + len(logits) - 1} are not finite: "
+                f"NaN or infinity for image {start + bad[0]}"
+            )
         true = labels[start : start + len(logits)]
         predictions.append(logits.argmax(axis=1).astype(np.int32))
         ranks.append(

@@ -1,13 +1,15 @@
 """Check whether the answers of a window are those of the model. Otherwise its latencies mean nothing.
 
-There are three checks. Each uses inputs that are drawn at random, so that no plugin knows them:
+There are three checks. Each uses inputs that are drawn at random:
 
 1. A sample of the window's answers is compared with the answers to the same images after the window.
-2. Times with the window's images are compared with times with changed images (by a millionth of the values' range).
-3. Answers to random test images are compared with the answers to the same images, changed by as little.
+2. Times with the window's images are compared with times with pictures that the runtime never saw.
+3. Answers to random test images are compared with the answers to the same images, changed by a millionth.
 
 The first check finds a runtime that returns before it has computed. The second one finds a runtime that remembers
-answers. The third one finds a runtime that looks up test images. Training on test data cannot be found in this way.
+answers. The third one finds a runtime that looks up test images. These are mistakes, or shortcuts, of a runtime. Code
+that wants to deceive runs in the process that measures it and cannot be found in this way. Nor can training on test
+data.
 """
 
 from __future__ import annotations
@@ -18,10 +20,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from harness.measure.parity import compare
-from harness.types import Graph, Samples
+from harness.types import Graph, Samples, WindowAnswers
 from harness.types.figures import WindowCheck
-from harness.worker.answers import changed_images
-from harness.worker.loadgen.queries import batches
+from harness.worker.answers import changed_images, remembers
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -33,12 +34,12 @@ if TYPE_CHECKING:
 
 __all__ = ["check_answers"]
 
-REMEMBERS = 2.0
-"""A runtime remembers answers if every query with changed images takes longer than this number of medians of the others."""
 DRAWN = 8
 """Smallest number of test images whose answers are compared with those to the changed images."""
 ROUNDING = 0.01
 """Relative difference that the change itself may cause, in addition to twice the runtime's tolerance."""
+LOOK_S = 5.0
+"""Seconds for which each comparison may run, estimated from the window's latencies. It has at least one query."""
 
 
 def check_answers(
@@ -54,57 +55,97 @@ def check_answers(
         graph: the parts, and the form in which images are sent.
         tolerance: the runtime's tolerance, as for parity.
     """
-    n, answers = samples.answers.n, samples.answers
+    answers, batch = samples.answers, data.cell.task.measure.batch
     if answers.logits is None or answers.first is None or answers.size is None:
-        return WindowCheck(why="the device keeps no answers of its window"), ""
-    again = np.concatenate([infer(images) for images in _queried(samples, cycled)])
-    compared = compare(again, answers.logits, tolerance)
-    slower, remembers = _slower(samples)
-    found = WindowCheck(n=n, compared=len(answers.first), max_rel=compared.max_rel, changed_ratio=slower)
-    if not compared.ok:
-        return found, f"answers of the window are not those after it: {compared.reason}"
-    if remembers:
+        outcome = samples.parts.outcome
+        missed = outcome is not None and len(outcome) and outcome.all()
+        why = "no query of the window was answered whole" if missed else "no answers of the window were kept"
+        return WindowCheck(why=why), ""
+    affordable = max(1, int(LOOK_S / max(_seconds(samples), 1e-9)))  # images
+    compared, again, seen = _again(answers, infer, cycled, affordable, batch)
+    max_rel, different = _difference(again, seen, tolerance)
+    slower = _slower(answers)
+    found = WindowCheck(n=answers.n, compared=compared, max_rel=max_rel, changed_ratio=slower)
+    if different:
+        return found, f"answers of the window are not those after it: {different}"
+    same, new = answers.same_ns, answers.changed_ns
+    if same is not None and new is not None and remembers(same, new):
         return found, (
-            f"the runtime remembers answers: a query with images that changed by a millionth takes {slower:.3g} times "
-            "as long as one with the window's images"
+            f"the runtime remembers answers: a query with new pictures takes {slower:.3g} times as long as one "
+            "with the window's images"
         )
-    images = data.images_at(_drawn(len(data.images), data.cell.task.measure.batch))
-    changed = changed_images(images, graph, np.random.default_rng(secrets.randbits(64)))
     if graph.input_wire == "uint8":  # one level of a pixel is a real change with an unknown effect
         return found, ""
-    moved = compare(infer(images), infer(changed), 2 * tolerance + ROUNDING)
-    found = found.model_copy(update={"changed_n": len(images), "changed_max_rel": moved.max_rel})
-    if not moved.ok:
+    images = data.images_at(_drawn(len(data.images), batch, affordable))
+    plain = infer(images)
+    if bad := np.count_nonzero(~np.isfinite(plain).all(axis=1)):
+        return found, f"answers to {bad} of {len(plain)} random test images are not finite"
+    changed = infer(changed_images(images, graph, np.random.default_rng(secrets.randbits(64))))
+    max_rel, different = _difference(plain, changed, 2 * tolerance + ROUNDING)
+    found = found.model_copy(update={"changed_n": len(images), "changed_max_rel": max_rel})
+    if different:
         return found, (
             "answers to random test images change with the images' last digits, so they are not computed from the "
-            f"pictures: {moved.reason}"
+            f"pictures: {different}"
         )
     return found, ""
 
 
-def _queried(samples: Samples, cycled: Images) -> list[Images]:
-    """Return the images of each sampled answer. They are inferred as they were: a quantised batch has one scale."""
-    first, size = samples.answers.first, samples.answers.size
-    assert first is not None
-    assert size is not None
-    whole = np.concatenate(batches(cycled, samples.batch))
-    return [whole[start : start + n] for start, n in zip(first.tolist(), size.tolist(), strict=True)]
+def _seconds(samples: Samples) -> float:
+    """Return the seconds that one image takes, without the time that queries waited."""
+    trace = samples.trace
+    spent = trace.latency_ns if trace.queue_ns is None else trace.latency_ns - trace.queue_ns
+    return float(np.median(spent)) / 1e9 / samples.batch
 
 
-def _slower(samples: Samples) -> tuple[float | None, bool]:
-    """Return a ratio of times, and whether every query with changed images is slow.
+def _again(
+    answers: WindowAnswers, infer: Infer, cycled: Images, affordable: int, batch: int
+) -> tuple[int, Images, Images]:
+    """Return how many of the kept answers are compared, the answers after the window, and those of the window.
 
-    The ratio is the median time with changed images, divided by that with the window's images.
+    The images are inferred in the queries in which they came, since a quantised batch has one scale. At most
+    ``affordable`` images are inferred, but at least one query.
     """
-    same, changed = samples.answers.same_ns, samples.answers.changed_ns
+    assert answers.first is not None
+    assert answers.size is not None
+    assert answers.logits is not None
+    kept = list(zip(answers.first.tolist(), answers.size.tolist(), strict=True))
+    picked: list[tuple[int, int]] = []
+    for key in np.random.default_rng(secrets.randbits(64)).permutation(sorted(set(kept))).tolist():
+        affordable -= key[1]
+        if picked and affordable < 0:
+            break
+        picked.append((key[0], key[1]))
+    full = [key for key in picked if key[1] == batch]
+    again: dict[tuple[int, int], Images] = {}
+    for group in [full] * bool(full) + [[key] for key in picked if key[1] != batch]:
+        indices = np.concatenate([np.arange(first, first + size) for first, size in group])
+        logits = infer(cycled[indices % len(cycled)])  # few images are repeated to fill a query
+        again.update(zip(group, np.split(logits, len(group)), strict=True))
+    seen = np.split(answers.logits, np.cumsum(answers.size)[:-1])
+    pairs = [(again[key], logits) for key, logits in zip(kept, seen, strict=True) if key in again]
+    after, before = zip(*pairs, strict=True)
+    return len(pairs), np.concatenate(after), np.concatenate(before)
+
+
+def _difference(reference: Images, got: Images, tolerance: float) -> tuple[float | None, str]:
+    """Return the greatest relative difference, and what is wrong with it, or an empty text."""
+    if np.isfinite(reference).all() and np.array_equal(reference, got):  # also if all are zero
+        return 0.0, ""
+    compared = compare(reference, got, tolerance)
+    return compared.max_rel, compared.reason or ""
+
+
+def _slower(answers: WindowAnswers) -> float | None:
+    """Return the median time with new pictures, divided by that with the window's images."""
+    same, changed = answers.same_ns, answers.changed_ns
     if same is None or changed is None or not len(same):
-        return None, False
-    usual = float(np.median(same))
-    return float(np.median(changed)) / max(usual, 1.0), bool(changed.min() > REMEMBERS * max(usual, 1.0))
+        return None
+    return float(np.median(changed)) / max(float(np.median(same)), 1.0)
 
 
-def _drawn(n: int, batch: int) -> NDArray[np.int64]:
+def _drawn(n: int, batch: int, affordable: int) -> NDArray[np.int64]:
     """Return indices of test images in whole batches, drawn with a seed that no plugin knows."""
     random = np.random.default_rng(secrets.randbits(64))
-    size = -(-DRAWN // batch) * batch
+    size = -(-min(DRAWN, affordable) // batch) * batch
     return np.sort(random.choice(n, size, replace=size > n)).astype(np.int64)

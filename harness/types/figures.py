@@ -63,7 +63,7 @@ class WindowCheck(Block):
         "greatest difference of a logit, divided by the greatest logit after the window"
     )
     changed_ratio: Number | None = known(
-        "median time of a query with images that changed by a millionth, divided by that with the window's images"
+        "median time of a query with pictures that the runtime never saw, divided by that with the window's images"
     )
     changed_n: int | None = known(
         "test images, drawn at random, whose answers were compared with those to changed images"

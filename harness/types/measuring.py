@@ -179,11 +179,11 @@ class PartTrace:
 
 @dataclass(frozen=True, kw_only=True)
 class WindowAnswers:
-    """A random sample of the answers of a window, and how the runtime behaves on changed images.
+    """A random sample of the answers of a window, and how long the runtime takes for pictures that it never saw.
 
     ``n``: number of answers that were read. The sample has k answers. ``first``, int64 [k], is the index of an
     answer's first image, and ``size``, int64 [k], its number of images. ``logits``: float32 [sum of size, classes].
-    ``same_ns`` and ``changed_ns``, int64 [pairs]: times of queries with the window's images and with changed images,
+    ``same_ns`` and ``changed_ns``, int64 [pairs]: times of queries with the window's images and with new pictures,
     measured alternately after the window.
     """
 

@@ -113,6 +113,7 @@ class Collaboration:
         self.missed.clear()
         self.deadline_ns = int((workload.fleet.deadline_s or HANG_S) * 1e9)
         self.substitute = workload.fleet.on_missing == "substitute"
+        self._several = workload.fleet.in_flight > 1
 
     # --- one query ---
 
@@ -227,7 +228,9 @@ class Collaboration:
         begin = time.perf_counter_ns()
         session = self.sessions[part.name]
         run = session.rehearse if self._rehearsing else session.run  # type: ignore[attr-defined]
-        query.values[part.name] = run(tuple(query.values[name] for name in part.inputs))
+        output = run(tuple(query.values[name] for name in part.inputs))
+        # a runtime may write its next answer, to another query, into the same memory
+        query.values[part.name] = output.copy() if self._several else output
         query.spent[f"compute:{part.name}"] = spent = time.perf_counter_ns() - begin
         if part.name == self._last:
             self._fusing_ns = max(self._fusing_ns, spent)

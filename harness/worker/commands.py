@@ -68,7 +68,7 @@ class Load(Command[Facts]):
     """Load an artifact under a part's name. The answer is the facts of the session.
 
     ``loader`` ("module:function") is the runtime's function that loads it. ``wrapper`` ("module:function") takes the
-    session and returns the one to use. If the session has a method ``rehearse``, it is called with each input before
+    session and returns the one to use. If that session has a method ``rehearse``, it is called with each input before
     a window.
     """
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.errors import DeviceError
+from harness.errors import DeviceError, first_line
 from harness.types import Artifact, Session
 from harness.types.json import Facts
 
@@ -21,15 +21,17 @@ FLOAT32 = np.dtype(np.float32)
 class LoadedPart:
     """A session whose answers are checked when they arrive (:class:`harness.types.Session`).
 
-    ``output`` is the declared shape of one sample's answer. The attributes ``facts``, ``rehearse`` and
-    ``device_memory`` are those of the session.
+    ``output`` is the declared shape of one sample's answer. The attributes ``facts`` and ``device_memory`` are those
+    of the session. If the part ``replays``, ``rehearse`` is too. A runtime's own session never does, since its
+    answers would not be checked for a memory.
     """
 
-    def __init__(self, name: str, session: Session, artifact: Artifact) -> None:
+    def __init__(self, name: str, session: Session, artifact: Artifact, *, replays: bool = False) -> None:
         self._part = f"runtime {artifact.runtime}: part {name}"
         self._session = session
         self._inputs = [np.dtype(spec.dtype) for spec in artifact.inputs]
         self.output = tuple(artifact.output.shape)
+        self._replays = replays
         self._runs = 0
 
     @property
@@ -42,6 +44,8 @@ class LoadedPart:
         self._session.close()
 
     def __getattr__(self, name: str) -> Any:
+        if name == "rehearse" and not self._replays:
+            raise AttributeError(name)
         return getattr(self._session, name)
 
     def run(self, inputs: Sequence[NDArray[Any]]) -> NDArray[np.float32]:
@@ -78,11 +82,21 @@ class LoadedPart:
     def _checked(self, answer: Any, n: int) -> NDArray[np.float32]:
         """Return the answer as an array in host memory."""
         if type(answer) is not np.ndarray:
-            answer = np.asarray(answer)
+            answer = self._array(answer)
         if answer.dtype != FLOAT32 or answer.shape[1:] != self.output or len(answer) != n:
             raise DeviceError(self._refused(answer, n))
         checked: NDArray[np.float32] = answer
         return checked
+
+    def _array(self, answer: Any) -> NDArray[Any]:
+        """Return another kind of answer as an array in host memory."""
+        try:
+            return np.asarray(answer)
+        except (TypeError, ValueError, RuntimeError) as error:  # as of a tensor on a GPU, or with a gradient
+            raise DeviceError(
+                f"{self._part} answers a {type(answer).__name__}, which is no array in host memory: "
+                f"{first_line(error)}"
+            ) from error
 
     def _refused(self, answer: NDArray[Any], n: int) -> str:
         found = f"{answer.dtype} {list(answer.shape)}"

@@ -157,7 +157,7 @@ class Worker:
         session: Session = load(artifact, options)
         if wrapper:
             session = pkgutil.resolve_name(wrapper)(session)
-        self._sessions[part] = LoadedPart(part, session, artifact)
+        self._sessions[part] = LoadedPart(part, session, artifact, replays=bool(wrapper))
         memory.OWN.model_loaded()
         return dict(self._sessions[part].facts)
 
@@ -241,7 +241,7 @@ class Worker:
         return next(iter(self._sessions.values())).output
 
     def _answers(self, watch: AnswerWatch, inputs: Sequence[Array], workload: Workload) -> WindowAnswers:
-        """Return the window's sample of answers. It has times on changed images if no session replays its answers."""
+        """Return the window's sample of answers. It has times on new pictures if no session replays its answers."""
         answers = watch.seen()
         if workload.fleet.resident or self._rehearses():
             return answers

@@ -134,8 +134,9 @@ def test_measure_gives_raw_samples(opened, runtime):
     assert samples.first_ns >= 50_000_000  # the first inference stands apart
     asked = 1 + len(samples.warmup.latency_ns) + len(samples.trace.latency_ns)
     assert samples.answers.n == asked
-    asked += len(samples.answers.same_ns) + len(samples.answers.changed_ns)
-    assert set(device.infer(IMAGES[:1], 1).flat) == {asked + 1}
+    pairs = len(samples.answers.same_ns)  # each after one or two queries
+    (answer,) = set(device.infer(IMAGES[:1], 1).flat)
+    assert asked + 3 * pairs < answer <= asked + 4 * pairs + 1
     assert samples.environment["wall_s"] >= 0.05
     assert samples.parts.traffic == {}
 

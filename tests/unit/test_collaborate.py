@@ -294,6 +294,33 @@ def test_frames_in_flight_raise_the_throughput_not_the_order_of_answers():
         np.testing.assert_array_equal(frame.output, 2 * n * IMAGES)
 
 
+def test_a_part_that_writes_its_answers_into_one_buffer_serves_several_frames_in_flight(held):
+    class Reuses(Times):
+        buffer = np.zeros_like(IMAGES)
+
+        def run(self, inputs):
+            self.buffer[:] = super().run(inputs)
+            return self.buffer
+
+    PEERS[0] = {"worker": Requests({"left": Times(2, held.wait)})}
+    peers = {"left": PeerAddress(device="left", open=f"{HERE}:open_thread", details={"number": 0})}
+    parts = (
+        GraphPart(name="left", inputs=("image",), output=SPEC),
+        GraphPart(name="here", inputs=("image",), output=SPEC),
+        GraphPart(name="sum", inputs=("left", "here"), output=SPEC),
+    )
+    together = Collaboration(Graph(parts=parts), {"here": Reuses(), "sum": Times()}, peers)
+    together.follow(Workload(fleet=FleetLoad(in_flight=2)))
+    frames = [together.submit(n * IMAGES) for n in (1, 2)]
+    for _ in frames:
+        together.step()  # the part here, for each frame
+    held.set()
+    while not all(frame.done for frame in frames):
+        together.step()
+    for n, frame in enumerate(frames, start=1):
+        np.testing.assert_array_equal(frame.output, 3 * n * IMAGES)
+
+
 def test_frames_that_come_on_time_wait_from_when_they_were_due():
     together = fleet({"left": Times(2, partial(time.sleep, 0.05))}, own=Times(1), missing=("none",))
     load = Workload(
