@@ -20,6 +20,7 @@ __all__ = [
     "SuiteError",
     "UnknownEntry",
     "first_line",
+    "last_line",
     "nearest",
     "printable",
     "source_files",
@@ -183,6 +184,12 @@ def first_line(error: BaseException, *, kind: bool = False) -> str:
         return name
     line = _shortened(printable(lines[0]), LONGEST_LINE)
     return f"{name}: {line}" if kind else line
+
+
+def last_line(text: str, default: str = "it said nothing") -> str:
+    """Return the last line of what a program printed, in printable form, or ``default`` if it printed nothing."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return _shortened(printable(lines[-1]), LONGEST_LINE) if lines else default
 
 
 def _shortened(text: str, length: int) -> str:

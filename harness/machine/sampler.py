@@ -16,6 +16,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import IO, TypeVar
 
+from harness.errors import last_line
 from harness.machine.clock import clock_of
 from harness.machine.messages import (
     MeterLog,
@@ -271,9 +272,8 @@ class _End:
         except subprocess.TimeoutExpired:
             return f"the sampler{self._at()} closed its pipe"
         self._said.seek(0)
-        lines = self._said.read().decode(errors="replace").strip().splitlines()
-        said = f": {lines[-1]}" if lines else ""
-        return f"{died(code, f'the sampler{self._at()}')}{said}"
+        said = last_line(self._said.read().decode(errors="replace"), "")
+        return f"{died(code, f'the sampler{self._at()}')}{said and f': {said}'}"
 
     def _at(self) -> str:
         return f" at {self._host}" if self._host else ""

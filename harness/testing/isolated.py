@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.contracts.need import Need
+from harness.errors import last_line
 from harness.hookspecs import COLLECTING
 
 __all__ = ["HEAVY", "call_hooks", "in_new_process", "serve"]
@@ -38,7 +39,7 @@ def in_new_process(need: Need, function: Callable[..., Any], *arguments: Any, li
         child = subprocess.run(
             [sys.executable, "-c", code, answer.name], input=call, capture_output=True, check=False
         )
-        last = (child.stderr.decode(errors="replace").strip().splitlines() or ["no output"])[-1]
+        last = last_line(child.stderr.decode(errors="replace"))
         need(child.returncode == 0, f"{name} fails in a new process, {where}: {last}", "hookspecs")
         result, heavy = pickle.load(answer)
     need(not (light and heavy), f"{name} imports {', '.join(heavy)} at planning time", "hookspecs")

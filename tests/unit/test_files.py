@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.errors import first_line
+from harness.errors import first_line, last_line
 from harness.store.files import append_line, write_atomically
 
 
@@ -93,3 +93,21 @@ class Mute(Exception):
 )
 def test_first_line_of_an_error(error, plain, with_kind):
     assert (first_line(error), first_line(error, kind=True)) == (plain, with_kind)
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("", "exit code 3"),
+        (" \n\n", "exit code 3"),
+        ("first\n  second \n\n", "second"),
+        ("bell \x07\n", "bell \\x07"),
+        ("x" * 100_000, "x" * 1000 + " ... (100,000 characters)"),
+    ],
+)
+def test_last_line_of_what_a_program_printed(text: str, line: str) -> None:
+    assert last_line(text, "exit code 3") == line
+
+
+def test_a_program_that_printed_nothing() -> None:
+    assert last_line("") == "it said nothing"

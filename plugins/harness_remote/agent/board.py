@@ -14,7 +14,7 @@ from typing import Any
 
 import harness
 from harness.devices import sysfs
-from harness.errors import DeviceError
+from harness.errors import DeviceError, last_line
 from harness.machine import environment
 from harness.machine.meters import Meters
 from harness.plugins import Plugins, load_plugins
@@ -64,14 +64,14 @@ class OnnxRuntime:
             )
         except (OSError, subprocess.TimeoutExpired) as error:
             return {"error": f"onnxruntime does not start: {error}"}
-        lines = (done.stdout if done.returncode == 0 else done.stderr).strip().splitlines()
+        answer = last_line(
+            done.stdout if done.returncode == 0 else done.stderr, f"exit code {done.returncode}"
+        )
         try:
-            version, providers = json.loads(lines[-1])
+            version, providers = json.loads(answer)
             opset, ir_version = supported(version)
-        except (ValueError, IndexError, TypeError, DeviceError):
-            return {
-                "error": f"onnxruntime does not start: {lines[-1] if lines else f'exit code {done.returncode}'}"
-            }
+        except (ValueError, TypeError, DeviceError):
+            return {"error": f"onnxruntime does not start: {answer}"}
         return {"version": version, "providers": providers, "opset": opset, "ir_version": ir_version}
 
 

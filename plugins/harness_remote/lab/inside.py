@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, NamedTuple
 
-from harness.errors import DeviceError, HarnessError
+from harness.errors import DeviceError, HarnessError, last_line
 from harness.processes import bound
 from harness_remote import PORT
 from harness_remote.inventory.inventory import Board, EmulatedLink, Inventory
@@ -183,7 +183,9 @@ class Inside:
                 agent.command += ["--frames-port", frames_port]
                 return Listening((host, int(port)), (host, int(frames_port)))
             if agent.process is not None and agent.process.poll() is not None:
-                raise DeviceError(f"lab: the agent of {board} ended: {_last_line(log)}")
+                raise DeviceError(
+                    f"lab: the agent of {board} ended: {last_line(log.read_text(errors='replace'))}"
+                )
             time.sleep(0.01)
         raise DeviceError(f"lab: the agent of {board} is not ready after {READY_S:g} s; see {log}")
 
@@ -297,10 +299,6 @@ def _reap(own: set[int]) -> None:
         if ended is None or ended.si_pid in own:
             return
         os.waitpid(ended.si_pid, os.WNOHANG)
-
-
-def _last_line(path: Path) -> str:
-    return (path.read_text(errors="replace").strip().splitlines() or ["it said nothing"])[-1]
 
 
 def _say(text: str) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness.errors import DeviceError
+from harness.errors import DeviceError, last_line
 from harness_remote.setup import wheel
 from harness_remote.setup.examine import Facts
 from harness_remote.setup.ssh import Remote, RemoteError
@@ -273,9 +273,9 @@ def _explained(step: Callable[[], object], facts: Facts, *, offline: bool = Fals
 
 
 def _error_line(text: str) -> str:
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    errors = [line for line in lines if line.startswith(("ERROR", "error", "Error"))] or lines
-    return errors[-1] if errors else "it said nothing"
+    """Return the last line that begins with the word error, else the last line."""
+    errors = [line for line in text.splitlines() if line.strip().startswith(("ERROR", "error", "Error"))]
+    return last_line("\n".join(errors) or text)
 
 
 def _digest(path: Path) -> str:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from harness.errors import DeviceError
+from harness.errors import DeviceError, last_line
 
 __all__ = ["NAME", "install", "notify_ready", "path_of", "unit"]
 
@@ -134,10 +134,8 @@ def _command(words: Sequence[str], what: str, seconds: float) -> None:
     except (OSError, subprocess.TimeoutExpired) as error:
         raise DeviceError(f"{what}: {' '.join(words)}: {error}") from None
     if done.returncode:
-        said = (done.stderr or done.stdout).strip().splitlines()
-        raise DeviceError(
-            f"{what}: {' '.join(words)}: {said[-1] if said else f'exit code {done.returncode}'}"
-        )
+        reason = last_line(done.stderr or done.stdout, f"exit code {done.returncode}")
+        raise DeviceError(f"{what}: {' '.join(words)}: {reason}")
 
 
 def _quoted(word: str) -> str:

@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness.errors import DeviceError
+from harness.errors import DeviceError, last_line
 
 __all__ = ["Remote", "RemoteError", "connected"]
 
@@ -83,7 +83,7 @@ class Remote:
         if code == 255 or (words[0] == "scp" and code):
             raise _connection_error(self.target, errors)
         if code:
-            reason = _last(errors or output).removeprefix("error: ") or f"exit code {code}"
+            reason = last_line(errors or output, f"exit code {code}").removeprefix("error: ")
             raise RemoteError(f"{self.target}: {reason}", output + errors)
         return output
 
@@ -154,10 +154,5 @@ def _connection_error(target: str, said: str) -> DeviceError:
         (r"No space left on device|disk quota", "its disk is full: free some space there"),
     ):
         if re.search(pattern, said, re.IGNORECASE):
-            return DeviceError(f"{target}: {fix} ({_last(said)})")
-    return DeviceError(f"{target}: ssh failed: {_last(said) or 'it said nothing'}")
-
-
-def _last(text: str) -> str:
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return lines[-1] if lines else ""
+            return DeviceError(f"{target}: {fix} ({last_line(said)})")
+    return DeviceError(f"{target}: ssh failed: {last_line(said)}")

@@ -13,7 +13,7 @@ from importlib.metadata import Distribution, PackageNotFoundError, distribution
 from pathlib import Path
 
 import harness
-from harness.errors import DeviceError
+from harness.errors import DeviceError, last_line
 
 __all__ = ["DISTRIBUTION", "make"]
 
@@ -56,8 +56,8 @@ def _build(checkout: Path, into: Path) -> Path:
         raise DeviceError(f"pip wheel {checkout}: not done in {_BUILD_S} s") from None
     made = sorted(into.glob("edge_harness-*.whl"))
     if done.returncode or not made:
-        said = (done.stderr or done.stdout).strip().splitlines() or [f"exit code {done.returncode}"]
-        raise DeviceError(f"cannot build a wheel of {checkout}: {said[-1]}")
+        reason = last_line(done.stderr or done.stdout, f"exit code {done.returncode}")
+        raise DeviceError(f"cannot build a wheel of {checkout}: {reason}")
     return made[-1]
 
 
