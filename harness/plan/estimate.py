@@ -1,7 +1,7 @@
 """Estimates for a plan: latency and memory of a cell from the profiles of its devices. They are never measured.
 
 The line of a device gives the time of a part from its MACs. Parts on different devices run at the same time, and
-parts on one device run one after another. Every tensor passes through the central device. Each link sends one tensor
+parts on one device run one after another. Every tensor passes through the central device. Each link sends one frame
 at a time.
 """
 
@@ -32,6 +32,9 @@ if TYPE_CHECKING:
     from harness.types.plan import Cell
 
 __all__ = ["Assumptions", "DeviceShare", "Estimate", "UsedProfile", "estimates"]
+
+WIRE_BYTES = {"float32": 4, "float16": 2}
+"""Bytes of a value of an output, by the element type in which it is sent."""
 
 
 # --- cells ----------------------------------------------------------------------------------------
@@ -283,7 +286,7 @@ def _parts(cell: Cell, planned: Planned, store: Store, built: dict[str, Footprin
                 inputs=part.inputs,
                 macs=part.counts.macs,
                 weight_bytes=part.artifact.weight_bytes,
-                output_bytes=4 * math.prod(part.output.shape),
+                output_bytes=WIRE_BYTES[part.wire_dtype] * math.prod(part.output.shape),
             )
             for part in store.meta(cell.export, ExportMeta).parts
         ]

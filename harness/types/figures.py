@@ -274,8 +274,10 @@ class Queries(Block):
 class Network(Block):
     """Bytes and times of a fleet; empty if one device has all parts."""
 
-    input_bytes: int | None = known("bytes of images that one query sends")
-    feature_bytes: int | None = known("bytes of features that one query sends")
+    input_bytes: int | None = known("bytes of images that cross links in one query")
+    feature_bytes: int | None = known(
+        "bytes of outputs that cross links in one query, also from the central device"
+    )
     parts: Mapping[str, PartTimes] = Field({}, description="by part: its times for one query")
     fuse_ms: Number | None = known("median time of the last part")
     devices: list[DeviceShares] = Field(

@@ -383,6 +383,41 @@ def test_a_probe_tells_each_link_s_times():
     assert links["rtt:right"] >= 20e6 > links["rtt:left"]
 
 
+def all_gather(size: int, wire: str = "float32", **graph):
+    """Return a collaboration of two peers in two rounds: each part of the second reads both of the first.
+
+    ``head`` on this device reads both of the second. Every output has ``size`` values.
+    """
+    PEERS.clear()
+    output, rounds = TensorSpec(shape=(size,)), {"a1": ("image",), "b1": ("image",)}
+    rounds |= {"a2": ("a1", "b1"), "b2": ("a1", "b1")}
+    sessions = {device: {f"{device}{n}": Times() for n in (1, 2)} for device in "ab"}
+    peers = {}
+    for number, (device, own) in enumerate(sessions.items()):
+        PEERS[number] = {"worker": Requests(own)}
+        address = PeerAddress(device=device, open=f"{HERE}:open_thread", details={"number": number})
+        peers |= dict.fromkeys(own, address)
+    parts = [GraphPart(name=n, inputs=i, output=output, wire_dtype=wire) for n, i in rounds.items()]
+    parts.append(GraphPart(name="head", inputs=("a2", "b2"), output=output))
+    return Collaboration(Graph(parts=tuple(parts), **graph), {"head": Times()}, peers)
+
+
+@pytest.mark.parametrize(("wire", "width"), [("float32", 4), ("float16", 2)])
+def test_the_bytes_of_a_query_are_those_on_the_links(wire, width):
+    """Each image and output is counted as often as it crosses a link. The frames have a header besides."""
+    seen = {}
+    for size in (100, 900):  # numbers of three digits, so that the headers are equally long
+        together = all_gather(size, wire)
+        images = np.ones((3, size), np.float32)
+        sent = together.sent_bytes(images)
+        # images to a1 and b1; a1 and b1 to the central device and on to both of the second round; a2 and b2
+        assert sent == {"input_bytes": 2 * 3 * size * 4, "feature_bytes": 8 * 3 * size * width}
+        assert len(together.traffic) == 8
+        seen[size] = sum(together.traffic.values()) - sum(sent.values())
+    assert seen[100] == seen[900]
+    assert 0 < seen[100] < 8 * 300
+
+
 # --- frames ---
 
 HEADERS = st.dictionaries(st.text(max_size=8), st.none() | st.integers() | st.text(max_size=8), max_size=4)

@@ -130,7 +130,8 @@ def test_parts_beside_each_other_take_as_long_as_the_slowest_of_them() -> None:
     links = {1: LINK, 2: LINK}
     # to b: 0.1 + 0.01, three seconds, back: 0.001 + 0.01, and fusion
     assert schedule(parts, places, 0, seconds, links, 100_000) == pytest.approx(0.11 + 3 + 0.011 + 1)
-    assert schedule(parts, places, 0, seconds, links, None) == pytest.approx(3 + 0.011 + 1)
+    # the request alone, without the image
+    assert schedule(parts, places, 0, seconds, links, None) == pytest.approx(0.01 + 3 + 0.011 + 1)
     assert schedule(parts, places, 0, seconds, links, 100_000, batch=4) == pytest.approx(0.41 + 3 + 0.014 + 1)
 
 
@@ -152,9 +153,15 @@ def test_a_pipeline_is_one_after_another_by_way_of_the_central_device() -> None:
 def test_a_device_runs_one_part_at_a_time_and_a_link_sends_one_tensor_at_a_time() -> None:
     parts = [piece("a", macs=1, sends=10**6), piece("b", macs=1, sends=10**6), piece("f", "a", "b", macs=0)]
     assert schedule(parts, {"a": 0, "b": 0, "f": 0}, 0, seconds, {}, 8) == 2
-    # the image once; a's output is on its way while b computes
+    # the image goes to each part; b's is on its way while a computes, and a's output while b computes
     both_away = schedule(parts, {"a": 1, "b": 1, "f": 0}, 0, seconds, {1: LINK}, 10**6)
     assert both_away == pytest.approx(1.01 + 1 + 1 + 1.01)
+
+
+def test_an_output_goes_back_to_the_device_that_computed_it_by_way_of_the_central_device() -> None:
+    parts = [piece("a", macs=1, sends=1000), piece("b", "a", macs=1, sends=2000), piece("f", "b", macs=0)]
+    took = schedule(parts, {"a": 1, "b": 1, "f": 0}, 0, seconds, {1: LINK}, 3000)
+    assert took == pytest.approx(0.013 + 1 + 0.011 + 0.011 + 1 + 0.012)
 
 
 @given(
@@ -213,7 +220,8 @@ def test_a_split_model_on_a_fleet_has_its_transfers_and_devices(estimated: Any) 
     assert computes == pytest.approx(0.002 + 2 * CLOUD / 1e9, rel=1e-6)
     image, tokens = 4 * 16 * 16, 4 * 17 * 24
     assert estimate["latency_s"] == pytest.approx(computes + 0.02 + (image + tokens) / 1e6)
-    assert estimate["resident_s"] == pytest.approx(computes + 0.01 + tokens / 1e6)
+    # the request still crosses the link, without the image
+    assert estimate["resident_s"] == pytest.approx(computes + 0.02 + tokens / 1e6)
     assert estimates["cloud", "pair"]["latency_s"] is None
     assert "only a split model" in estimates["cloud", "pair"]["reason"]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from harness.plan.profiles.profile import Link
@@ -34,37 +34,23 @@ def schedule(
 ) -> float:
     """Return the latency of a query in seconds: from the image on the central device to the answer there.
 
-    ``links`` are the links between the central device and each other device that has a part. Each direction of a link
-    sends one tensor after another. Every tensor passes through the central device, and reaches each device once. If
-    ``image_bytes`` is None, the image is on all devices already. ``parts`` are in the order in which a device runs
-    them.
+    ``links`` are the links between the central device and each other device that has a part. Every tensor passes
+    through the central device: the request of a part on another device carries all inputs of the part, and the answer
+    its output, as in :mod:`harness.worker.collaborate`. Each direction of a link sends one frame after another. If
+    ``image_bytes`` is None, the image is on all devices already, and requests do not carry it. ``parts`` are in the
+    order in which a device runs them.
     """
     sizes = {part.name: float(part.output_bytes) for part in parts} | {IMAGE: image_bytes or 0.0}
-    home = {IMAGE: central, **device_of}
-    steps: dict[tuple[str, int], Step] = {}  # by tensor and the device that has it after the step
-
-    def add(name: str, device: int, resource: Hashable, after: Sequence[Hashable], *spent: float) -> None:
-        steps[name, device] = Step((name, device), resource, tuple(after), *spent)
-
-    def bring(name: str, device: int) -> None:
-        """Add the transfers that bring a tensor to a device that does not have it."""
-        if (name, device) in steps:
-            return
-        if device == central:
-            source, way, end = home[name], "down", home[name]
-        else:
-            bring(name, central)
-            source, way, end = central, "up", device
-        link = links[end]
-        add(name, device, (way, end), [(name, source)], link.occupied(batch * sizes[name]), link.latency)
-
-    for device in {central} if image_bytes is not None else {central, *device_of.values()}:
-        add(IMAGE, device, ("image", device), (), 0.0)
+    steps = [Step(IMAGE, IMAGE, (), 0.0)]
     for part in parts:
-        device = device_of[part.name]
-        for name in part.inputs:
-            bring(name, device)
-        inputs = [(name, device) for name in part.inputs]
-        add(part.name, device, ("compute", device), inputs, compute(part))
-    bring(parts[-1].name, central)
-    return ends(steps.values())[parts[-1].name, central]
+        name, device = part.name, device_of[part.name]
+        if device == central:
+            steps.append(Step(name, ("compute", device), part.inputs, compute(part)))
+            continue
+        link = links[device]
+        up, down = sum(sizes[source] for source in part.inputs), sizes[name]
+        sent, computed = ("sent", name), ("computed", name)
+        steps.append(Step(sent, ("up", device), part.inputs, link.occupied(batch * up), link.latency))
+        steps.append(Step(computed, ("compute", device), (sent,), compute(part)))
+        steps.append(Step(name, ("down", device), (computed,), link.occupied(batch * down), link.latency))
+    return ends(steps)[parts[-1].name]
