@@ -98,7 +98,9 @@ def _split(folder: Path, split: str) -> Path:
     for name in FOLDERS[split]:
         if (folder / name).is_dir():
             return folder / name
-    raise SuiteError(f"{folder}: no folder {' or '.join(FOLDERS[split])} there")
+    inner = [child for child in sorted(folder.iterdir()) if (child / FOLDERS[split][0]).is_dir()]
+    hint = f"; there is one in {shown(str(inner[0]))}" if inner else ""
+    raise SuiteError(f"{folder}: no folder {' or '.join(FOLDERS[split])} there{hint}")
 
 
 def _class_names(folder: Path, splits: dict[str, Listing]) -> tuple[str, ...]:

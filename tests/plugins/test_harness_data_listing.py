@@ -241,6 +241,10 @@ def test_a_folder_that_may_not_be_read_is_named(folder: Path) -> None:
         (folder / "train/b").chmod(0o755)
 
 
+def test_a_folder_around_the_set_is_refused_with_a_hint(folder: Path) -> None:
+    refused(folder.parent, "no folder train there; there is one in .*/set$")
+
+
 def test_of_test_and_val_the_note_says_which_is_read(folder: Path) -> None:
     assert "val" not in describe(folder).note
     shutil.copytree(folder / "test", folder / "val")
@@ -286,7 +290,7 @@ def test_other_pixels_of_one_size_and_time_have_another_fingerprint(folder: Path
     path = picture(folder / "train/a/1.bmp", 10)
     state = path.stat()
     before = settled(folder)
-    assert settled(folder).fingerprint == before.fingerprint
+    assert describe(folder).fingerprint == before.fingerprint
     picture(path, 11)
     os.utime(path, ns=(state.st_atime_ns, state.st_mtime_ns))
     assert (path.stat().st_size, path.stat().st_mtime_ns) == (state.st_size, state.st_mtime_ns)
