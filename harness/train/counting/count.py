@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from harness.errors import CellError
-from harness.train.counting.modes import evaluating
+from harness.train.counting.modes import evaluating, frozen
 from harness.types import Counts, TensorSpec
 
 if TYPE_CHECKING:
@@ -55,8 +55,9 @@ def count(module: torch.nn.Module, inputs: Sequence[TensorSpec]) -> Counts:
     ]
     flops = FlopCounterMode(display=False, custom_mapping=_more_formulas())
     watch = _watcher(flops, [*_weights(module), *tensors])
-    # Inference mode, not no_grad: the watch then sees a linear layer before it becomes a product.
-    with evaluating(module), _no_opaque_attention(), torch.inference_mode(), flops, watch:
+    # Inference mode, not no_grad: the watch then sees a linear layer before it becomes a product. Frozen: torch's counter
+    # hooks the gradient of each argument of a module, which a parameter that is an argument has not in this mode.
+    with evaluating(module), frozen(module), _no_opaque_attention(), torch.inference_mode(), flops, watch:
         module(*tensors)
 
     return Counts(
