@@ -1,17 +1,17 @@
-"""Contracts of data sets: their facts, labels and images."""
+"""Contracts of data sets: their facts, labels and images. Planning uses them, so numpy is imported late."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Set
+from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any
-
-import numpy as np
 
 from harness.contracts.need import Need
 from harness.types import DataInfo, Dataset
 
 if TYPE_CHECKING:
+    import numpy as np
     from numpy.typing import NDArray
 
 __all__ = ["CheckedImages", "check_info", "check_labels"]
@@ -49,6 +49,8 @@ def check_info(need: Need, info: Any) -> None:
 
 def check_labels(need: Need, dataset: Any, info: DataInfo, split: str) -> None:
     """Check a split that ``load`` returned: its length, and its labels."""
+    import numpy as np
+
     is_dataset = hasattr(dataset, "labels") and hasattr(dataset, "image") and hasattr(dataset, "__len__")
     need(is_dataset, f"load gave {type(dataset).__name__}, not a Dataset", "load gives a Dataset")
     n, said = len(dataset), info.sizes.get(split, 0)
@@ -84,6 +86,8 @@ class CheckedImages:
         Raises:
             BrokenContract: it is of another type or form.
         """
+        import numpy as np
+
         image = self._dataset.image(index)
         right = isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.ndim == 3
         if not right or image.shape[2] not in self._channels or not image.size:
@@ -97,17 +101,19 @@ class CheckedImages:
 
 
 def _kind(value: Any) -> str:
+    import numpy as np
+
     if isinstance(value, np.ndarray):
         return f"{value.dtype} {list(value.shape)}"
     return type(value).__name__
 
 
 def _is_count(value: Any) -> bool:
-    return isinstance(value, int | np.integer) and not isinstance(value, bool) and bool(value >= 0)
+    return not isinstance(value, bool) and isinstance(value, Integral) and int(value) >= 0
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float | np.number) and not isinstance(value, bool) and math.isfinite(value)
+    return not isinstance(value, bool) and isinstance(value, Real) and math.isfinite(value)
 
 
 def _short(value: Any) -> str:

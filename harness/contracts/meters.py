@@ -1,12 +1,14 @@
-"""Contracts of meters and watches: their descriptions, their readings, and the signals that a watch reads."""
+"""Contracts of meters and watches: their descriptions, their readings, and the signals that a watch reads.
+
+Planning uses them, so numpy is not imported.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from numbers import Integral, Real
 from typing import Any, get_args
-
-import numpy as np
 
 from harness.contracts.json import is_json_object
 from harness.contracts.need import Need
@@ -67,7 +69,7 @@ def checked_reading(reading: Any, quantity: str) -> tuple[int, float]:
     if not isinstance(reading, tuple | list) or len(reading) != 2:
         raise ValueError(f"read gave {_short(reading)} (contract: {contract})")
     ns, value = reading
-    if not isinstance(ns, int | np.integer) or isinstance(ns, bool):
+    if isinstance(ns, bool) or not isinstance(ns, Integral):
         raise ValueError(f"read gave the time {_short(ns)} (contract: {contract})")
     if not _is_number(value):
         raise ValueError(f"read gave {_short(value)} (contract: {contract})")
@@ -118,7 +120,7 @@ def kind_of(value: Any) -> str:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float | np.number) and not isinstance(value, bool) and math.isfinite(value)
+    return not isinstance(value, bool) and isinstance(value, Real) and math.isfinite(value)
 
 
 def _short(value: Any) -> str:

@@ -13,7 +13,6 @@ from harness.suite.suite import RunItem, Suite
 from harness.suite.validate import validated
 from harness.suite.yamlfile import KeyPath
 from harness.types.measure import Measure
-from harness.worker.loadgen import mlperf
 
 __all__ = ["Setting", "settings"]
 
@@ -97,7 +96,11 @@ def _runtimes(suite: Suite, item: RunItem, index: int, method: str) -> Sequence[
 
 
 def _check_generator(suite: Suite, measure: Measure, index: int) -> None:
-    if measure.generator == "loadgen" and (needs := mlperf.needs()) is not None:
+    if measure.generator != "loadgen":
+        return
+    from harness.worker.loadgen import mlperf  # imports numpy
+
+    if (needs := mlperf.needs()) is not None:
         raise SuiteError(f"{_where(suite, 'generator', index)}: {needs}")
 
 

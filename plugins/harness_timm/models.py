@@ -9,6 +9,7 @@ from typing import Any
 
 import timm
 import torch
+from timm.layers import PatchEmbed
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
@@ -147,8 +148,15 @@ def check_input(model: nn.Module, shape: tuple[int, int, int], classes: int, wha
     """Run ``model`` on one blank image [channels, height, width]. Messages begin with ``what``.
 
     Raises:
-        ValueError: it does not run, or does not return [1, classes].
+        ValueError: it does not run, drops pixels that no patch covers, or does not return [1, classes].
     """
+    embedding = getattr(model, "patch_embed", None)
+    if isinstance(embedding, PatchEmbed) and not embedding.dynamic_img_pad:
+        for pixels, patch in zip(shape[1:], embedding.patch_size, strict=True):
+            if pixels % patch:
+                raise ValueError(
+                    f"{what} does not take images of shape {shape}: {pixels} pixels are no multiple of its patches' {patch}"
+                )
     training = model.training
     try:
         with torch.no_grad():

@@ -326,6 +326,11 @@ def test_timm_models_adapt_to_the_data(name: str, shape: tuple[int, int, int], a
         ({"name": "vgg11", "drop_path_rate": 0.1}, (3, 32, 32), "timm cannot give 'vgg11': .*drop_path_rate"),
         ({"name": "inception_v3"}, (3, 32, 32), "'inception_v3' does not take images of shape"),
         ({"name": "vit_tiny_patch16_224"}, (3, 30, 30), "patch_size: 16 does not divide"),
+        (
+            {"name": "vit_small_patch14_dinov2", "args": {"depth": 1}},
+            (3, 32, 32),
+            r"'vit_small_patch14_dinov2' does not take images of shape \(3, 32, 32\): 32 pixels are no multiple of .* 14",
+        ),
         ({"name": "resnet18", "weights": "nowhere.safetensors"}, (3, 32, 32), "there is no file nowhere"),
     ],
 )

@@ -192,3 +192,30 @@ def test_the_module_is_left_as_it_was():
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
     assert count(model, [TensorSpec(shape=(1, 5, 5))]) == first
     model(torch.randn(2, 1, 5, 5)).sum().backward()  # no inference tensor was left behind
+
+
+def test_a_parameter_as_an_argument_is_counted_and_still_trains():
+    class Inner(nn.Module):
+        def forward(self, x, token):
+            return x @ token
+
+    class Outer(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner, self.token = Inner(), nn.Parameter(torch.ones(4, 5))
+            self.fixed = nn.Parameter(torch.ones(2), requires_grad=False)
+
+        def forward(self, x):
+            return self.inner(x, self.token)
+
+    model = Outer()
+    assert count(model, [TensorSpec(shape=(4,))]).macs == 4 * 5
+    assert [parameter.requires_grad for parameter in model.parameters()] == [True, False]
+
+
+def test_a_transformer_that_pools_its_class_token_is_counted():
+    """timm's pit: torch's counter failed on the parameter that it gives to a submodule."""
+    with torch.device("meta"):
+        model = timm.create_model("pit_ti_224")
+    counts = count(model, IMAGE)
+    assert (round(counts.params / 1e6, 2), round(counts.macs / 1e9, 1)) == (4.85, 0.7)  # Heo et al. 2021

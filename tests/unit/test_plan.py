@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -208,6 +210,20 @@ def test_weights_give_their_preprocessing_and_it_is_in_every_key(plan):
         other = plan(PRETRAINED, overrides=[f"data.{change}"])
         assert not set(one.nodes) & set(other.nodes)
         assert one.cells[0].id != other.cells[0].id
+
+
+def test_planning_imports_neither_torch_nor_numpy(tmp_path):
+    (tmp_path / "mine.yaml").write_text(PRETRAINED)
+    code = (
+        "import sys\n"
+        "from harness.cli import cli\n"
+        "cli(['plan', 'mine.yaml'], standalone_mode=False)\n"
+        "print(sorted({'torch', 'numpy', 'timm', 'PIL'} & set(sys.modules)))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=120, check=True
+    )
+    assert done.stdout.splitlines()[-1] == "[]"
 
 
 def test_a_model_that_timm_lacks_is_refused_in_planning(plan):

@@ -21,12 +21,14 @@ from harness.plan.planner import make_plan
 from harness.plugins import Plugins, load_plugins
 from harness.prepare.context import PrepareContext
 from harness.prepare.nodes import failure, run_node
+from harness.prepare.start import check_head, start_notes
 from harness.store.artifacts import Store
 from harness.store.saved import load_any
 from harness.suite.loading import load_suite
 from harness.types import (
     IMAGE,
     CompressorEntry,
+    DataInfo,
     Edge,
     Lineage,
     Model,
@@ -36,7 +38,9 @@ from harness.types import (
     Partition,
     PartitionerEntry,
     PartSketch,
+    Preprocessing,
     Sketch,
+    StartingWeights,
     TensorSpec,
 )
 from harness.types.data import DataChoice
@@ -246,3 +250,44 @@ def test_an_export_trains_nothing(tmp_path):
         context.once("teacher", lambda: None)
     with pytest.raises(CellError, match=r"an export cannot use ctx\.fit: it trains nothing"):
         context.fit(SPEC.build())
+
+
+def test_a_new_head_that_no_step_trained_is_not_exported():
+    new = Lineage(stage="build", entry="timm", params={}, notes={"head": "new: no names", "new_head": True})
+    cut = Lineage(stage="partition", entry="pipeline", params={})
+    with pytest.raises(
+        CellError, match="the head is random: it is new: no names, and no step trained it"
+    ) as caught:
+        check_head((new, cut))
+    assert caught.value.stage == "build"
+    check_head((new, replace(cut, image_passes=10)))
+    check_head((replace(new, notes={"head": "all", "new_head": False}),))
+    check_head(())
+
+
+def test_the_lineage_says_what_differs_from_the_weights():
+    start = StartingWeights(source="w", head="new: x", new_head=True, adapted=("channels",))
+    expected = Preprocessing(
+        image_size=24, interpolation="bicubic", crop_pct=0.9, crop_mode="center", mean=(0.5,), std=(0.5,)
+    )
+    builder = ModelEntry(
+        name="b",
+        summary="",
+        build=lambda c, p: None,
+        weights=lambda p, d: start,
+        preprocessing=lambda p: expected,
+    )
+    info = DataInfo(name="t", shape=(1, 8, 8), class_names=("a", "b"), sizes={}, mean=(0.5,), std=(0.5,))
+    context = SimpleNamespace(data=SimpleNamespace(info=info))
+    notes = start_notes(builder, builder.params(), context, DataChoice(name="t", image_size=8))
+    assert notes == {
+        "weights": "w",
+        "head": "new: x",
+        "new_head": True,
+        "adapted": [
+            "channels",
+            "image_size 8, the weights' 24",
+            "resized by bilinear, the weights' by bicubic, crop 0.9",
+        ],
+    }
+    assert start_notes(replace(builder, weights=lambda p, d: None), builder.params(), context, None) == {}

@@ -137,6 +137,54 @@ def test_every_block_names_its_rows() -> None:
         assert "torch" in block
 
 
+NEW_HEAD = {
+    "stage": "build",
+    "image_passes": 100,
+    "notes": {"weights": "timm's", "head": "new: no names", "new_head": True, "adapted": ["channels 3 to 1"]},
+}
+
+
+def test_what_differs_from_pretrained_weights_is_a_note_of_each_format() -> None:
+    table = leaderboard_of([record(), record("fresh", lineage=[NEW_HEAD])])
+    for format in ("table", "github", "latex"):
+        text = render(table, format, width=100)
+        assert "† fresh: the head is new: no names" in text
+        assert "† fresh: channels 3 to 1" in text
+    assert "fresh †" in render(table, "github")
+    assert "vit †" not in render(table, "github")
+    notes = json.loads(render(table, "json"))["boards"][0]["rows"]
+    assert {row["method"]: row["notes"] for row in notes} == {
+        "vit": [],
+        "fresh": ["the head is new: no names", "channels 3 to 1"],
+    }
+
+
+def test_weights_that_no_step_trained_are_noted_unless_they_are_pretrained() -> None:
+    random = {"stage": "build", "image_passes": 0, "notes": {}}
+    kept = {
+        "stage": "build",
+        "image_passes": 0,
+        "notes": {"weights": "timm's", "head": "all", "new_head": False},
+    }
+    table = render(
+        leaderboard_of([record("raw", lineage=[random]), record("kept", lineage=[kept])]), "github"
+    )
+    assert "† raw: no step trained the weights" in table
+    assert "† kept" not in table
+
+
+def test_preprocessing_is_a_note_where_it_is_the_same_and_columns_where_it_differs() -> None:
+    def of(method: str, resize: str) -> Record:
+        data = {**record().data, "resize": resize, "normalize": "half"}
+        return record(method, data=data)
+
+    same = render(leaderboard_of([of("a", "bicubic, crop 0.9"), of("b", "bicubic, crop 0.9")]), "github")
+    assert "Images: size bicubic, crop 0.9, normalised by half" in same
+    differ = render(leaderboard_of([of("a", "bicubic, crop 0.9"), of("b", "bilinear")]), "github")
+    assert "Images: size" not in differ
+    assert "Resize" in differ
+
+
 def test_seeds_are_a_column_only_where_they_differ() -> None:
     same = [record(seed=seed) for seed in (0, 1)]
     assert "on here, 2 seeds\n" in render(leaderboard_of(same), "table")
