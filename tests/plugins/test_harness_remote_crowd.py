@@ -17,6 +17,7 @@ import psutil
 import pytest
 
 from harness.errors import DeviceError
+from harness_remote.agent.session import worker_limit
 from harness_remote.wire import secrets
 from remote_boards import CLASSES, GRAPH, QUICK, SHAPE, Boards, opened, pictures, spec_of, until
 
@@ -123,6 +124,16 @@ def test_a_file_that_asks_for_more_memory_than_there_is_fails_alone(
         device.load("whole", artifact, runtime)
         device.connect(GRAPH, {})
         assert device.measure(QUICK, pictures()).trace.reached
+
+
+@pytest.mark.parametrize(
+    ("free_mib", "held_mib", "limit_mib"), [(250, 70, 256), (100, 70, 134), (20, 70, 134), (4000, 110, 4046)]
+)
+def test_the_memory_that_a_worker_has_is_not_counted_twice(
+    free_mib: int, held_mib: int, limit_mib: int
+) -> None:
+    """On a board of 512 MB, python and numpy of the worker are a quarter of what is free before they start."""
+    assert worker_limit(free_mib * 2**20, held_mib * 2**20) == limit_mib * 2**20
 
 
 def test_a_worker_may_use_the_free_memory_of_its_board_and_no_more(

@@ -26,7 +26,7 @@ from harness_remote.agent.jobs import Job, Jobs, read_images
 from harness_remote.wire.commands import InferFile, Join, LoadFile, MeasureFile, Open, Serve, Served
 from harness_remote.wire.wire import PEER
 
-__all__ = ["LeaseSession"]
+__all__ = ["LeaseSession", "worker_limit"]
 
 MAX_PARTS = 64
 SPARE_BYTES = 64 * 2**20
@@ -253,14 +253,22 @@ def _target(target: str) -> str:
     return target
 
 
+def worker_limit(free: int, held: int) -> int:
+    """Return the bytes of data that a worker may have, if ``free`` bytes are free and it ``held`` some before.
+
+    It may take all that is free, without ``SPARE_BYTES`` for the system, but at least as much as that.
+    """
+    return held + max(free - SPARE_BYTES, SPARE_BYTES)
+
+
 def _bound_memory(pid: int) -> None:
-    """Limit the memory of a worker to what is free now.
+    """Limit the memory of a worker to what it has and what is free now.
 
     A file of 200 bytes can ask for a constant of 2^33 elements. Without a limit the kernel would end any process of
     the board, the agent too.
     """
     import psutil
 
-    most = max(psutil.virtual_memory().available - SPARE_BYTES, SPARE_BYTES)
-    with suppress(OSError, ValueError):  # the worker has ended: the next command says so
+    with suppress(OSError, ValueError, psutil.Error):  # the worker has ended: the next command says so
+        most = worker_limit(psutil.virtual_memory().available, psutil.Process(pid).memory_info().data)
         resource.prlimit(pid, resource.RLIMIT_DATA, (most, most))
