@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness.errors import StorageError, first_line
+from harness.errors import StorageError, first_line, printable
 from harness.store.files import read_regular, write_atomically
 from harness.types.blocks import SampleFile
 from harness.types.record import Record
@@ -121,7 +121,7 @@ class SampleFiles:
             elif (problem := self.problem(record)) is not None:
                 damaged += 1
                 if damaged <= _MOST_NAMED:
-                    what = f"{record.method}, seed {record.seed}, repeat {record.repeat}"
+                    what = printable(f"{record.method}, seed {record.seed}, repeat {record.repeat}")
                     problems.append(f"{problem}; the record of {what} is left out")
                 continue
             sound.append(record)

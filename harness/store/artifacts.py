@@ -8,11 +8,8 @@ time. A damaged artifact is moved to ``ROOT/damaged``, and is made again.
 from __future__ import annotations
 
 import contextlib
-import errno
-import fcntl
 import json
 import os
-import re
 import shutil
 import sys
 import tempfile
@@ -23,8 +20,10 @@ from typing import TypeVar
 
 from pydantic import ValidationError
 
-from harness.errors import HarnessError, StorageError
+from harness.errors import StorageError
 from harness.store.files import read_regular, sync_tree
+from harness.store.full_disk import why_unwritten
+from harness.store.locks import lock
 from harness.store.remembered import FOLDER
 from harness.store.sealed import SEAL, Damage, State, check, seal
 from harness.types.artifacts import About
@@ -36,16 +35,7 @@ __all__ = ["Store", "Stored"]
 M = TypeVar("M")
 
 
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
-"""The error numbers of a disk that accepts no more data."""
-
-_LEAST_FREE_BYTES = 2**20
-"""A disk with less free space is full."""
-
 _MOST_META_BYTES = 64 * 2**20
-
-_LOCK_TRIES = 1000
-"""How often a lock is tried that its holder deletes just when it is released."""
 
 
 @dataclass(frozen=True)
@@ -193,7 +183,7 @@ class Store:
                 sync_tree(aside)
                 aside.rename(target)
             except Exception as error:
-                reason = _why_unwritten(error, aside, filled)
+                reason = why_unwritten(error, aside, finished=filled)
                 if reason is None:
                     raise
                 raise StorageError(f"cannot write {target}: {reason}") from error
@@ -291,7 +281,7 @@ class Store:
         path = self.workplace / f"{key}.lock"
         with _storage(f"cannot lock {path}"):
             self.workplace.mkdir(parents=True, exist_ok=True)
-            descriptor, held = _lock(path, wait=wait)
+            descriptor, held = lock(path, wait=wait)
         try:
             yield held
         finally:
@@ -299,24 +289,6 @@ class Store:
                 with contextlib.suppress(OSError):
                     path.unlink()
             os.close(descriptor)
-
-
-def _lock(path: Path, *, wait: bool) -> tuple[int, bool]:
-    """Open and lock a file, which its last holder deletes; return the descriptor, and whether it is locked."""
-    for _ in range(_LOCK_TRIES):
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK, 0o666)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-            with contextlib.suppress(FileNotFoundError):
-                if os.path.samestat(os.fstat(descriptor), os.stat(path)):
-                    return descriptor, True
-        except BlockingIOError:
-            return descriptor, False
-        except BaseException:
-            os.close(descriptor)
-            raise
-        os.close(descriptor)  # the holder before us deleted it
-    raise OSError(errno.EBUSY, os.strerror(errno.EBUSY))
 
 
 def _meta(folder: Path) -> JsonObject | None:
@@ -348,30 +320,6 @@ def _delete(path: Path) -> None:
     else:
         with contextlib.suppress(OSError):
             path.unlink()
-
-
-def _why_unwritten(error: Exception, folder: Path, filled: bool) -> str | None:
-    """Return why an artifact could not be written, or None if ``error`` is not the disk's fault.
-
-    ``filled``: whether the caller had finished, so that the store itself was writing. Libraries in C and Rust give the
-    system's error in their message, or none at all.
-    """
-    if isinstance(error, HarnessError):
-        return None
-    if isinstance(error, OSError):
-        inside = str(error.filename or "").startswith(str(folder))
-        if filled or inside or error.errno in _FULL:
-            return error.strerror or str(error)
-        if error.errno is None and re.search(r"\d+ requested and \d+ written", str(error)):  # numpy
-            return "not all bytes were written: is the disk full?"
-    number = re.search(r"\(os error (\d+)\)", str(error))  # Rust
-    if number and int(number[1]) in _FULL:
-        return os.strerror(int(number[1]))
-    try:
-        full = shutil.disk_usage(folder).free < _LEAST_FREE_BYTES
-    except OSError:
-        return None
-    return os.strerror(errno.ENOSPC) if full else None
 
 
 @contextlib.contextmanager

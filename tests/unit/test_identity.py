@@ -38,6 +38,8 @@ EXCEPTIONS = {
     "processes": "starts and ends child processes; no figure comes from it",
     "store.artifacts": "where an artifact lies, not what is in it",
     "store.sealed": "whether an artifact is what was written, not what is in it",
+    "store.full_disk": "whether an error is the disk's fault",
+    "store.locks": "who makes an artifact, not what is in it",
     "store.files": "how a file is written, not what is in it",
     "store.hashing": "computes the keys themselves",
     "store.remembered": "whether a file is read again, not what is in it",
