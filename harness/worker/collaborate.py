@@ -11,7 +11,6 @@ import queue
 import time
 from array import array
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,43 +21,14 @@ from harness.types import IMAGE, Graph, GraphPart, PeerAddress, Session, Workloa
 from harness.worker.frames import Pieces, size_of
 from harness.worker.links import REOPEN_S, Arrival, Links, device_of
 from harness.worker.messages import Run, Statistics, pack_request
+from harness.worker.query import SUBSTITUTED, UNANSWERED, WHOLE, QueryInFlight
 
-__all__ = ["Collaboration", "QueryInFlight"]
+__all__ = ["Collaboration"]
 
 Array = NDArray[np.float32]
 
-WHOLE, SUBSTITUTED, UNANSWERED = 0, 1, 2
 HANG_S = 120.0
 """Time in seconds after which a peer without an answer counts as hanging."""
-
-
-@dataclass
-class QueryInFlight:
-    """A query on its way through the graph. Times are in nanoseconds of this process's clock.
-
-    ``waiting``: parts that are not started. ``values``: the image, and outputs by part. ``sent``: part -> (time of
-    the request, bytes of the request). ``spent``: times by ``KIND:PART``.
-    """
-
-    number: int
-    images: Array
-    due_ns: int
-    begin_ns: int
-    slot: int | None
-    waiting: dict[str, GraphPart]
-    values: dict[str, Array]
-    sent: dict[str, tuple[int, int]] = field(default_factory=dict)
-    spent: dict[str, int] = field(default_factory=dict)
-    stood_in: list[str] = field(default_factory=list)
-    outcome: int = WHOLE
-    end_ns: int = 0
-    output: Array | None = None
-    pixels: NDArray[np.uint8] | None = None
-
-    @property
-    def done(self) -> bool:
-        """Return whether the query has ended."""
-        return self.end_ns > 0
 
 
 class Collaboration:

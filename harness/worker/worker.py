@@ -40,7 +40,7 @@ from harness.types import (
 )
 from harness.types.json import Facts
 from harness.worker.answers import AnswerWatch, time_changed
-from harness.worker.collaborate import Collaboration, QueryInFlight
+from harness.worker.collaborate import Collaboration
 from harness.worker.commands import (
     Begin,
     Command,
@@ -60,6 +60,7 @@ from harness.worker.commands import (
 from harness.worker.loaded import LoadedPart
 from harness.worker.loadgen.queries import batches, per_query, whole
 from harness.worker.peers import LOCAL, Server
+from harness.worker.query import QueryInFlight
 from harness.worker.report import device_report
 from harness.worker.requests import Requests
 from harness.worker.window import Observed, observe

@@ -406,7 +406,10 @@ def all_gather(size: int, wire: str = "float32", **graph):
 def test_the_bytes_of_a_query_are_those_on_the_links(wire, width):
     """Each image and output is counted as often as it crosses a link. The frames have a header besides."""
     seen = {}
-    for size in (100, 900):  # numbers of three digits, so that the headers are equally long
+    for size in (
+        100,
+        900,
+    ):  # numbers of three digits, so that the headers differ in the digits of durations alone
         together = all_gather(size, wire)
         images = np.ones((3, size), np.float32)
         sent = together.sent_bytes(images)
@@ -414,7 +417,7 @@ def test_the_bytes_of_a_query_are_those_on_the_links(wire, width):
         assert sent == {"input_bytes": 2 * 3 * size * 4, "feature_bytes": 8 * 3 * size * width}
         assert len(together.traffic) == 8
         seen[size] = sum(together.traffic.values()) - sum(sent.values())
-    assert seen[100] == seen[900]
+    assert abs(seen[100] - seen[900]) < 8 * 30  # one more tensor would be thousands of bytes
     assert 0 < seen[100] < 8 * 300
 
 
