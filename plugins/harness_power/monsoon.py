@@ -69,7 +69,7 @@ def describe(params: MonsoonParams) -> Iterable[MeterInfo | Unavailable]:
     found = [device for device in attached(VENDOR, (PRODUCT,)) if wanted in ("", device.serial)]
     if not found:
         what = f"no Monsoon power monitor {wanted}".rstrip()
-        return (Unavailable(name="monsoon", reason=f"{what} on USB", fix="plug it in, and its mains"),)
+        return (Unavailable(name="monsoon", reason=f"{what} on USB", fix="connect it, and its power supply"),)
     if len(found) > 1:
         raise ValueError(
             f"serial: several monitors are connected; name one of {', '.join(device.serial for device in found)}"

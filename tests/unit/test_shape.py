@@ -81,6 +81,12 @@ def test_every_plugin_is_under_the_contracts() -> None:
     assert set(doors["source_modules"]) == plugins() - beyond
 
 
+def test_every_plugin_is_in_the_wheel_and_checked_by_mypy() -> None:
+    lines = (ROOT / "pyproject.toml").read_text().splitlines()
+    for name in plugins():
+        assert lines.count(f'  "plugins/{name}",') == 2, name
+
+
 @pytest.mark.parametrize("prefix", ["what harness_remote", "what harness_profile", "plugins use the doors"])
 def test_every_other_module_of_the_core_is_closed_to_plugins(prefix: str) -> None:
     (contract,) = contracts(prefix)
