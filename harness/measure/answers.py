@@ -38,6 +38,8 @@ DRAWN = 8
 """Smallest number of test images whose answers are compared with those to the changed images."""
 ROUNDING = 0.01
 """Relative difference that the change itself may cause, in addition to twice the runtime's tolerance."""
+REPEATED = 0.05
+"""Largest relative difference of answers to the same images. A runtime may differ more from the built module."""
 LOOK_S = 5.0
 """Seconds for which each comparison may run, estimated from the window's latencies. It has at least one query."""
 
@@ -63,7 +65,7 @@ def check_answers(
         return WindowCheck(why=why), ""
     affordable = max(1, int(LOOK_S / max(_seconds(samples), 1e-9)))  # images
     compared, again, seen = _again(answers, infer, cycled, affordable, batch)
-    max_rel, different = _difference(again, seen, tolerance)
+    max_rel, different = _difference(again, seen, min(tolerance, REPEATED))
     slower = _slower(answers)
     found = WindowCheck(n=answers.n, compared=compared, max_rel=max_rel, changed_ratio=slower)
     if different:

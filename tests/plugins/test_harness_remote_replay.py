@@ -74,6 +74,21 @@ def test_what_was_rehearsed_is_not_computed_again(tmp_path: Path) -> None:
     assert replay.facts["solo_ms"] == 5
 
 
+def test_a_session_that_reuses_its_buffer_is_replayed_rightly(tmp_path: Path) -> None:
+    class Reuses(Busy):
+        buffer = np.zeros((1, 3, 4, 4), np.float32)
+
+        def run(self, inputs):
+            self.buffer[:] = super().run(inputs)
+            return self.buffer
+
+    replay = ReplayedSession(Reuses(), tmp_path / "lock")
+    for seed in (1, 2):
+        replay.rehearse([images(seed=seed)])
+    for seed in (1, 2):
+        assert np.array_equal(replay.run([images(seed=seed)]), 2 * images(seed=seed))
+
+
 def test_another_input_is_computed_and_counted(tmp_path: Path) -> None:
     replay = ReplayedSession(Busy(), tmp_path / "lock")
     replay.rehearse([images()])

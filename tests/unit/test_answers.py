@@ -89,9 +89,9 @@ def measured(made, batch=1, scenario="single-stream", streams=5, images=IMAGES):
     return made.handle(commands.Measure(load, images))
 
 
-def checked(made, images=IMAGES, cycled=IMAGES, **options):
-    """What the harness finds out about a worker: its window, then its answers again."""
-    samples = measured(made, images=cycled, **options)
+def checked(made, images=IMAGES, cycled=IMAGES, tolerance=1e-4, seen=lambda samples: samples, **options):
+    """What the harness finds out about a worker: its window, of which it has ``seen`` this, then its answers again."""
+    samples = seen(measured(made, images=cycled, **options))
     infer = Infer(lambda images, size: made.handle(commands.Infer(images, size)), options.get("batch", 1))
     measure = SimpleNamespace(batch=options.get("batch", 1))
     data = SimpleNamespace(
@@ -99,7 +99,7 @@ def checked(made, images=IMAGES, cycled=IMAGES, **options):
         images_at=lambda indices: images[indices],
         cell=SimpleNamespace(task=SimpleNamespace(measure=measure)),
     )
-    return check_answers(samples, infer, data, cycled, GRAPH, 1e-4)
+    return check_answers(samples, infer, data, cycled, GRAPH, tolerance)
 
 
 # --- one answer ---
@@ -228,6 +228,18 @@ def test_answers_that_were_not_computed_in_the_window_are_found(cheats):
     assert wrong.startswith("answers of the window are not those after it: ")
 
 
+@pytest.mark.parametrize(
+    ("factor", "tolerance", "found"),
+    [(1.1, 0.9, True), (1.1, 0.15, True), (1.02, 0.15, False), (1.02, 0.01, True)],
+)
+def test_a_wide_tolerance_of_a_runtime_hides_no_other_answers(cheats, clock, factor, tolerance, found):
+    def louder(samples):
+        return replace(samples, answers=replace(samples.answers, logits=samples.answers.logits * factor))
+
+    wrong = checked(worker("honest"), tolerance=tolerance, seen=louder)[1]
+    assert wrong.startswith("answers of the window are not those after it: ") is found
+
+
 def test_a_runtime_that_remembers_answers_is_found(cheats, clock):
     figures, wrong = checked(worker("remembers"))
     assert figures.changed_ratio > 2
@@ -242,6 +254,21 @@ def test_a_runtime_that_remembers_inexactly_or_partly_is_found(cheats, clock, se
 def test_a_runtime_that_remembers_its_last_image_is_found_if_the_window_has_only_one_query(cheats, clock):
     wrong = checked(worker("remembers last"), batch=12)[1]
     assert wrong.startswith("the runtime remembers answers: ")
+
+
+def test_a_runtime_that_computes_equal_images_of_a_batch_once_is_found_if_there_are_any(cheats, clock):
+    assert checked(worker("computes once"), batch=6)[1] == ""
+    wrong = checked(worker("computes once"), batch=20)[1]  # of 12 images
+    assert wrong.startswith("the runtime remembers answers: ")
+
+
+def test_a_session_of_the_virtual_lab_replays_and_is_not_timed_on_new_pictures(cheats):
+    made = Worker()
+    load = commands.Load("whole", artifact("rounds"), "cheats:load", SessionOptions(), "cheats:replayed")
+    made.handle(load)
+    answers = measured(made).answers
+    assert answers.n >= 20
+    assert answers.same_ns is None
 
 
 def test_a_table_of_labels_is_found(cheats, clock, monkeypatch):

@@ -114,6 +114,16 @@ class RemembersLast(Honest):
         return self.answer
 
 
+class ComputesOnce(Honest):
+    """Computes each image of a batch once, if the batch has it several times."""
+
+    def run(self, inputs):
+        flat = inputs[0].reshape(len(inputs[0]), -1)
+        unique, places = np.unique(flat, axis=0, return_inverse=True)
+        time.sleep(COST_S * len(unique))
+        return (unique @ WEIGHTS)[places.ravel()]
+
+
 class Rehearses(Rounds):
     """Has a method of a name that the virtual lab uses for its replay."""
 
@@ -255,6 +265,7 @@ SESSIONS = {
     "rounds": Rounds,
     "remembers half": RemembersHalf,
     "remembers last": RemembersLast,
+    "computes once": ComputesOnce,
     "rehearses": Rehearses,
     "early exit": EarlyExit,
     "skips zeros": SkipsZeros,
@@ -269,3 +280,9 @@ SESSIONS = {
 
 def load(artifact, options):
     return SESSIONS[artifact.meta["session"]]()
+
+
+def replayed(session):
+    """Stands for the virtual lab's wrapper: the session replays what it rehearsed."""
+    session.rehearse = session.run
+    return session
