@@ -11,7 +11,8 @@ from pathlib import Path
 
 from harness.errors import StorageError
 from harness.store.files import read_regular, write_atomically
-from harness.types.record import Record
+from harness.types.json import JsonObject
+from harness.types.record import Record, checksum
 
 __all__ = ["PlanFile", "move_aside", "read_plan", "run_id_of", "write_plan"]
 
@@ -49,7 +50,17 @@ def read_plan(folder: Path) -> PlanFile | None:
     )
     if not (isinstance(run_id, str) and _RUN_ID.fullmatch(run_id) and isinstance(cells, list)):
         raise StorageError(f'{path}: not a plan ({{"run_id": ..., "cells": [...]}})')
+    if not _intact(content):
+        raise StorageError(f"{path}: checksum does not match: the file was changed or damaged")
     return PlanFile(run_id, content.get("suite"), tuple(map(str, cells)))
+
+
+def _intact(content: JsonObject) -> bool:
+    """Return whether the content is what was written. Version 0.1.0 wrote no checksum."""
+    try:
+        return "checksum" not in content or content["checksum"] == checksum(content)
+    except (ValueError, RecursionError):  # NaN is not JSON, although Python reads it
+        return False
 
 
 def write_plan(folder: Path, plan: PlanFile) -> None:
@@ -59,8 +70,9 @@ def write_plan(folder: Path, plan: PlanFile) -> None:
         StorageError: it cannot be written.
     """
     path = folder / "plan.json"
+    content: JsonObject = {"run_id": plan.run_id, "suite": plan.suite, "cells": list(plan.cells)}
     try:
-        write_atomically(path, json.dumps({"run_id": plan.run_id, "suite": plan.suite, "cells": plan.cells}))
+        write_atomically(path, json.dumps({**content, "checksum": checksum(content)}))
     except OSError as error:
         raise StorageError(f"cannot write {path}: {error.strerror or error}") from None
 

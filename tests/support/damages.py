@@ -57,6 +57,10 @@ BAD_PLANS = {
         str(text[:20]): lambda path, text=text: path.write_bytes(text)
         for text in (
             *(b"", b"7", b"null", b"[]", b"{}", b"\xff", b"[" * 200_000, b'{"run_id": 3, "cells": []}'),
+            *(
+                b'{"run_id": "r1", "cells": [], "checksum": "0"}',
+                b'{"run_id": "r1", "cells": [NaN], "checksum": 3}',
+            ),
             *(b'{"run_id": "r", "cells": 3}', b'{"run_id": "../../up", "cells": []}', b'{"cells": ["one0"]}'),
         )
     },

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,7 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from harness.errors import StorageError
 from harness.results.folder import Results
+from harness.results.planned import PlanFile, read_plan, write_plan
 from harness.run import plan_file
 from harness.run.outcome import Options
 from harness.types.record import Record
@@ -130,9 +131,27 @@ def test_what_is_no_plan_is_replaced(tmp_path_factory: pytest.TempPathFactory, c
     folder = Results(tmp_path_factory.mktemp("out"), create=True)
     (folder.folder / "plan.json").write_text(content)
     run_id = begin(plan("a"), folder, Options(fresh=True))
-    assert json.loads((folder.folder / "plan.json").read_text()) == {
-        "run_id": run_id,
-        "suite": "s",
-        "cells": ["a"],
-    }
+    assert read_plan(folder.folder) == PlanFile(run_id, "s", ("a",))
     assert run_id.isalnum()
+
+
+def test_every_flipped_bit_of_a_plan_is_noticed_or_changes_nothing(tmp_path: Path) -> None:
+    plan = PlanFile("0123abcd", "s", ("a", "b"))
+    write_plan(tmp_path, plan)
+    path = tmp_path / "plan.json"
+    content = path.read_bytes()
+    noticed = 0
+    for index in range(8 * len(content)):
+        changed = bytearray(content)
+        changed[index // 8] ^= 1 << index % 8
+        path.write_bytes(changed)
+        try:
+            assert read_plan(tmp_path) == plan
+        except StorageError:
+            noticed += 1
+    assert noticed > 7 * len(content)  # the others are in the name of the checksum's key
+
+
+def test_a_plan_of_version_0_1_0_has_no_checksum(tmp_path: Path) -> None:
+    (tmp_path / "plan.json").write_text('{"run_id": "r", "suite": "s", "cells": ["a"]}')
+    assert read_plan(tmp_path) == PlanFile("r", "s", ("a",))
