@@ -1,20 +1,23 @@
-"""Files of pretrained weights of the Hugging Face hub: from the cache, or by a download that is known to be possible."""
+"""Files of timm's pretrained weights: from the cache, or by a download that is known to be possible."""
 
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+from urllib.request import Request, urlopen
 
 from harness.errors import SuiteError, first_line
 
 if TYPE_CHECKING:
     from timm.models import PretrainedCfg
 
-__all__ = ["PATIENCE_S", "hub_file"]
+__all__ = ["PATIENCE_S", "hub_file", "url_file"]
 
 PATIENCE_S = 3.0
-"""Seconds within which the hub must answer. Its client alone tries for over a minute."""
+"""Seconds within which a server must answer. The hub's client alone tries for over a minute."""
 
 _FILES = ("model.safetensors", "pytorch_model.bin")
 """The files in which timm stores weights on the hub, the preferred one first."""
@@ -44,33 +47,74 @@ def hub_file(name: str, cfg: PretrainedCfg, patience_s: float = PATIENCE_S) -> P
         raise _absent(name, repo, f"the download failed: {first_line(error, kind=True)}") from error
 
 
-def _offered(repo: str, revision: str | None, file: str | None, patience_s: float) -> tuple[str, str]:
-    """Return the name of the weights' file on the hub, or why there is none, within ``patience_s`` seconds.
+def url_file(name: str, cfg: PretrainedCfg, patience_s: float = PATIENCE_S) -> Path:
+    """Return the file with weights that are not on the hub but at ``cfg.url``, from torch's cache or by a download.
 
-    A thread asks, because looking up the hub's address has no limit of time.
+    Raises:
+        SuiteError: the cache lacks it, and the server does not answer within ``patience_s`` seconds, or refuses.
     """
+    from torch import hub
+
+    url = str(cfg.url)
+    path = Path(hub.get_dir()) / "checkpoints" / Path(urlsplit(url).path).name
+    if path.is_file():
+        return path
+
+    def ask() -> str:
+        with urlopen(Request(url, method="HEAD"), timeout=patience_s):
+            return url
+
+    def absent(why: str) -> SuiteError:
+        return SuiteError(
+            f"weights of {name!r}: {why}; give a local file (weights: FILE.safetensors), or fill the cache "
+            f"({path.parent}, TORCH_HOME) where there is a network: {url}"
+        )
+
+    _, why = _within(patience_s, ask, urlsplit(url).netloc)
+    if why:
+        raise absent(why)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        hub.download_url_to_file(url, str(path), progress=False)
+    except OSError as error:
+        raise absent(f"the download failed: {first_line(error, kind=True)}") from error
+    return path
+
+
+def _offered(repo: str, revision: str | None, file: str | None, patience_s: float) -> tuple[str, str]:
+    """Return the name of the weights' file on the hub, or why there is none, within ``patience_s`` seconds."""
     from huggingface_hub import constants, get_hf_file_metadata, hf_hub_url
     from huggingface_hub.errors import EntryNotFoundError
 
-    outcome: list[tuple[str, str]] = []
-
-    def ask() -> None:
+    def ask() -> str:
         for candidate in (file,) if file else _FILES:
             try:
                 get_hf_file_metadata(hf_hub_url(repo, candidate, revision=revision), timeout=patience_s)
             except EntryNotFoundError:
                 continue
-            except Exception as error:  # noqa: BLE001 - the client raises its HTTP library's own errors
-                outcome.append(("", f"{constants.ENDPOINT}: {first_line(error, kind=True)}"))
-            else:
-                outcome.append((candidate, ""))
-            return
-        outcome.append(("", f"{constants.ENDPOINT} has no weights there"))
+            return candidate
+        raise FileNotFoundError(f"{repo} has no file {' or '.join(_FILES)}")
 
-    thread = threading.Thread(target=ask, daemon=True)
+    return _within(patience_s, ask, constants.ENDPOINT)
+
+
+def _within(patience_s: float, ask: Callable[[], str], server: str) -> tuple[str, str]:
+    """Return the answer of ``ask``, or why there is none, within ``patience_s`` seconds.
+
+    A thread asks, because looking up an address has no limit of time.
+    """
+    outcome: list[tuple[str, str]] = []
+
+    def run() -> None:
+        try:
+            outcome.append((ask(), ""))
+        except Exception as error:  # noqa: BLE001 - a client raises its HTTP library's own errors
+            outcome.append(("", f"{server}: {first_line(error, kind=True)}"))
+
+    thread = threading.Thread(target=run, daemon=True)
     thread.start()
     thread.join(patience_s)
-    return outcome[0] if outcome else ("", f"{constants.ENDPOINT} does not answer within {patience_s:g} s")
+    return outcome[0] if outcome else ("", f"{server} does not answer within {patience_s:g} s")
 
 
 def _absent(name: str, repo: str, why: str) -> SuiteError:

@@ -16,8 +16,9 @@ from torch import nn
 from harness.methods import seeded
 from harness.types import Context, Model, ModuleSpec, TensorSpec
 from harness_timm.catalogue import check_name
-from harness_timm.hub import hub_file
+from harness_timm.hub import hub_file, url_file
 from harness_timm.source import WeightsSource, heads_of
+from harness_timm.weights import read_checkpoint
 
 __all__ = ["check_input", "keep_rows", "pretrained_model", "seeded_model", "timm_model", "vit"]
 
@@ -93,6 +94,11 @@ def pretrained_model(spec: ModuleSpec, source: WeightsSource, rows: Sequence[int
     file = source.file
     if file is None and config.hf_hub_id:
         file = hub_file(name, config)
+    elif file is None and not config.custom_load:
+        file = url_file(name, config)
+    safe = file is not None and (file == source.file or file.suffix == ".safetensors")
+    if file is not None and safe:
+        read_checkpoint(file)  # a file in a cache may be damaged, too
     arguments: dict[str, Any] = {
         "in_chans": params["channels"],
         "drop_rate": params["drop_rate"],
@@ -104,7 +110,7 @@ def pretrained_model(spec: ModuleSpec, source: WeightsSource, rows: Sequence[int
     with TemporaryDirectory() as folder:
         if file is not None:
             # timm takes a file by another name for a pickle
-            link = Path(folder) / f"weights{'.bin' if file.suffix == '.bin' else '.safetensors'}"
+            link = Path(folder) / ("weights.safetensors" if safe else "weights.bin")
             link.symlink_to(file.resolve())
             arguments["pretrained_cfg_overlay"] = {
                 "file": str(link),

@@ -94,9 +94,9 @@ class Group:
 def _start_notes(record: Record) -> list[str]:
     """Return what a reader must know of the pretrained weights that a method started from."""
     steps = record.lineage
-    if steps and not any(step.image_passes or "weights" in step.notes for step in steps):
-        return ["no step trained the weights"]
-    said: list[str] = []
+    idle = bool(steps) and not any(step.image_passes for step in steps)
+    made = len(steps) > 1 or not any("weights" in step.notes for step in steps)
+    said = ["no step trained the weights"] if idle and made else []
     for step in steps:
         said += [f"the head is {step.notes['head']}"] if step.notes.get("new_head") else []
         said += map(str, step.notes.get("adapted", ()))
