@@ -16,7 +16,7 @@ from harness.types.record import Record, checksum
 
 __all__ = ["PlanFile", "move_aside", "read_plan", "run_id_of", "write_plan"]
 
-_MOST_BYTES = 64 * 2**20
+_MOST_BYTES = 8 * 2**20
 _RUN_ID = re.compile(r"[A-Za-z0-9_-]{1,80}", re.ASCII)
 """A run's id is a part of the name of a file."""
 

@@ -7,11 +7,13 @@ import io
 import math
 import os
 import re
+import tokenize
+import warnings
 import zipfile
 import zlib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from harness.errors import StorageError, first_line, printable
 from harness.store.files import read_regular, write_atomically
@@ -41,7 +43,7 @@ _END = 22
 
 _UNREADABLE = (
     *(ValueError, TypeError, KeyError, OSError, EOFError, SyntaxError, RecursionError, MemoryError),
-    *(NotImplementedError, RuntimeError, zipfile.BadZipFile, zlib.error),
+    *(NotImplementedError, RuntimeError, tokenize.TokenError, zipfile.BadZipFile, zlib.error),
 )
 """What Python's and numpy's readers raise for damaged or hostile archives and headers."""
 
@@ -196,8 +198,6 @@ def _checked(path: Path, content: bytes) -> None:
 
 def _headers(content: bytes) -> dict[str, Header]:
     """Return name -> (shape, element type) of each array. No array is unpacked."""
-    import numpy as np
-
     end = content[-_END:]
     if len(end) < _END or end[:4] != b"PK\5\6" or content[-_END - 20 :][:4] == b"PK\6\7":
         raise ValueError("it does not end as a small zip archive does")
@@ -205,30 +205,34 @@ def _headers(content: bytes) -> dict[str, Header]:
         raise ValueError(f"its directory has more than {_MOST_DIRECTORY_BYTES:,} bytes")
     headers: dict[str, Header] = {}
     total = 0
-    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+    with zipfile.ZipFile(io.BytesIO(content)) as archive, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of headers that Python 2 could have written
         for member in archive.infolist():
             name = member.filename.removesuffix(".npy")
             if name == member.filename or name in headers:
                 raise ValueError(f"member {member.filename!r} is no array, or is there twice")
-            with archive.open(member) as file:
-                version = np.lib.format.read_magic(file)
-                read = {
-                    (1, 0): np.lib.format.read_array_header_1_0,
-                    (2, 0): np.lib.format.read_array_header_2_0,
-                }
-                if version not in read:
-                    raise ValueError(f"array {name!r} has an unknown header")
-                shape, _, dtype = read[version](file)
-                size = math.prod(shape) * dtype.itemsize
-                if dtype.hasobject or dtype.kind not in "biufSU" or min(shape, default=0) < 0:
-                    raise ValueError(f"array {name!r} has no numbers or texts")
-                if member.file_size != file.tell() + size:
-                    raise ValueError(f"array {name!r} has another size than its header states")
             total += member.file_size
-            headers[name] = shape, dtype
             if total > MOST_UNPACKED_BYTES:
                 raise ValueError(f"its arrays have more than {MOST_UNPACKED_BYTES:,} bytes")
+            if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+                raise ValueError(f"array {name!r} is packed in another way than numpy does")
+            with archive.open(member) as file:
+                headers[name] = _header(name, file, member.file_size)
     return headers
+
+
+def _header(name: str, file: IO[bytes], file_size: int) -> Header:
+    """Return the shape and element type of an array. Version 1 of the format has headers of at most 64 KiB."""
+    import numpy as np
+
+    if np.lib.format.read_magic(file) != (1, 0):
+        raise ValueError(f"array {name!r} has an unknown header")
+    shape, _, dtype = np.lib.format.read_array_header_1_0(file)
+    if dtype.hasobject or dtype.kind not in "biufSU" or min(shape, default=0) < 0:
+        raise ValueError(f"array {name!r} has no numbers or texts")
+    if file_size != file.tell() + math.prod(shape) * dtype.itemsize:
+        raise ValueError(f"array {name!r} has another size than its header states")
+    return shape, dtype
 
 
 def _check_predictions(headers: Mapping[str, Header]) -> None:
