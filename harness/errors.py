@@ -47,6 +47,11 @@ class Stopped(KeyboardInterrupt):
         self.reason = reason
         self.code = code
 
+    @property
+    def signal(self) -> int | None:
+        """Return the number of the signal that ended the command, or None if no signal did."""
+        return self.code - 128 if self.code > 128 else None
+
     @classmethod
     def of(cls, error: KeyboardInterrupt) -> Stopped:
         """Return ``error`` itself if it is a ``Stopped``, else the ``Stopped`` that describes a Ctrl-C."""

@@ -60,10 +60,10 @@ def bound(command: Sequence[str]) -> list[str]:
 
 
 def start(process: BaseProcess) -> None:
-    """Start a child process that Ctrl-C never reaches.
+    """Start a child process that Ctrl-C and the end of the terminal never reach.
 
-    The child inherits the blocked signal, so this holds even while it imports. A Ctrl-C during the start takes effect
-    in this process afterwards. No child is therefore left with only a part of its arguments. The current folder is not
+    The child inherits the blocked signals, so this holds even while it imports. A signal that comes during the start
+    takes effect in this process afterwards. No child is therefore left with only a part of its arguments. The current folder is not
     on the child's path while it starts. Afterwards the child has the path of this process.
 
     Raises:
@@ -71,7 +71,7 @@ def start(process: BaseProcess) -> None:
     """
     with clean_path(), _interrupt_deferred():
         resource_tracker.ensure_running()  # a later start would unblock the signal first
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGHUP})
         try:
             process.start()
         except (EOFError, OSError) as error:  # EOFError: of a forkserver that was ended
@@ -83,23 +83,25 @@ def start(process: BaseProcess) -> None:
 
 @contextmanager
 def _interrupt_deferred() -> Iterator[None]:
-    """Delay SIGINT until the end of the block.
+    """Delay the signals that end a command until the end of the block.
 
-    Blocking the signal is not enough: another thread may take it, and Python then runs the handler in the main
-    thread.
+    Blocking a signal is not enough: another thread may take it, and Python then runs the handler in the main thread.
     """
-    handler = signal.getsignal(signal.SIGINT)
-    if threading.current_thread() is not threading.main_thread() or not callable(handler):
+    ends = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    handlers = {number: handler for number in ends if callable(handler := signal.getsignal(number))}
+    if threading.current_thread() is not threading.main_thread():
         yield
         return
     came: list[int] = []
-    signal.signal(signal.SIGINT, lambda number, frame: came.append(number))
+    for number in handlers:
+        signal.signal(number, lambda number, frame: came.append(number))
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, handler)
-        if came:
-            signal.raise_signal(signal.SIGINT)
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+        for late in came:
+            signal.raise_signal(late)
 
 
 def died(code: int | None, what: str = "its process") -> str:

@@ -11,14 +11,23 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from harness.cli.output import echo
+from harness.cli.output import TRACEBACK, echo
 
 if TYPE_CHECKING:
     from harness.plan.planner import Planned
     from harness.plugins import Plugins
     from harness.types.selection import Selection
 
-__all__ = ["PathType", "SuiteChoice", "block_option", "load", "make", "suite_options", "warn_problems"]
+__all__ = [
+    "PathType",
+    "SuiteChoice",
+    "block_option",
+    "load",
+    "make",
+    "progress_options",
+    "suite_options",
+    "warn_problems",
+]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -100,6 +109,22 @@ def suite_options(function: Callable[..., Any]) -> Callable[..., Any]:
     ):
         decorated = decorate(decorated)
     return decorated
+
+
+def progress_options(function: F) -> F:
+    """Add the options that say what a run prints while it runs."""
+    for decorate in (
+        click.option(
+            "--traceback",
+            is_flag=True,
+            envvar=TRACEBACK,
+            help="Print the tracebacks of failures instead of keeping them in the results folder.",
+        ),
+        click.option("--plain", is_flag=True, help="Print plain lines in place of a live table."),
+        click.option("-q", "--quiet", is_flag=True, help="Print only failures and, at the end, the results."),
+    ):
+        function = decorate(function)
+    return function
 
 
 def load(block: Sequence[str]) -> Plugins:

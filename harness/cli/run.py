@@ -8,7 +8,15 @@ from pathlib import Path
 
 import click
 
-from harness.cli.common import PathType, SuiteChoice, load, make, suite_options, warn_problems
+from harness.cli.common import (
+    PathType,
+    SuiteChoice,
+    load,
+    make,
+    progress_options,
+    suite_options,
+    warn_problems,
+)
 from harness.cli.output import echo
 
 
@@ -25,7 +33,7 @@ from harness.cli.output import echo
 @click.option(
     "--json", "as_json", is_flag=True, help="Print the leaderboard as JSON, and the progress to stderr."
 )
-@click.option("-q", "--quiet", is_flag=True, help="Print plain lines in place of a live table.")
+@progress_options
 def command(
     chosen: SuiteChoice,
     out: Path | None,
@@ -34,11 +42,13 @@ def command(
     retry_flagged: bool,
     as_json: bool,
     quiet: bool,
+    plain: bool,
+    traceback: bool,
 ) -> int:
     """Run SUITE: a YAML file, or the name of a shipped suite (see `harness suites list`).
 
-    Exit code 0: every cell is measured; 1: a cell failed; 2: the input is wrong; 130: the run was interrupted. To
-    continue a run that stopped, give the same command again.
+    Exit code 0: every cell is measured; 1: a cell failed; 2: the input is wrong; 130: Ctrl-C; 143 and 129: SIGTERM
+    and SIGHUP. To continue a run that stopped, give the same command again.
     """
     from harness.render import progress, render
     from harness.render.outcome import failure_lines, interruption
@@ -57,28 +67,28 @@ def command(
     for warning in plan.warnings:
         echo(f"warning: {warning}", err=True)
     folder = out if out is not None else Path("results") / "local" / plan.suite
-    watcher = progress.watcher(
-        plain=quiet or as_json or not sys.stdout.isatty(), stream=sys.stderr if as_json else sys.stdout
-    )
+    stream = sys.stderr if as_json else sys.stdout
+    watcher = progress.watcher(stream, quiet=quiet, plain=plain or as_json)
     options = Options(
         prepare_only=prepare_only,
         fresh=fresh,
         retry_flagged=retry_flagged,
         selection=chosen.selection,
+        traceback=traceback,
         made_by=MadeBy(
             suite_text(find_suite(chosen.suite), chosen.overrides), shlex.join(["harness", *sys.argv[1:]])
         ),
     )
     store = Store(default_cache(), watcher.noted)
     outcome = run_suite(planned, plugins, store, folder, watcher, options)
-    if outcome.interrupted:
-        echo(f"\n{interruption(outcome.records, len(plan.cells), folder)}", err=True)
+    if outcome.interrupted is not None:
+        echo(interruption(outcome.interrupted.reason, outcome.records, len(plan.cells), folder), err=True)
         return outcome.exit_code
     for problem in plugins.observed:
         echo(f"warning: {problem}", err=True)
     if outcome.leaderboard is not None:
         print(render(outcome.leaderboard, "json" if as_json else "table"), flush=True)
-    for line in failure_lines(outcome.failed):
+    for line in failure_lines(outcome.failed, folder):
         echo(line, err=True)
     echo(f"records: {folder}", err=as_json)
     return outcome.exit_code

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import multiprocessing
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Any, Protocol
@@ -56,11 +56,17 @@ class _Child:
 
 
 class Jobs:
-    """A pool of at most ``count`` preparing processes. Each is started when there is work for it."""
+    """A pool of at most ``count`` preparing processes. Each is started when there is work for it.
 
-    def __init__(self, setup: Setup, count: int) -> None:
+    ``keep`` gets the stage, key and traceback of each node that fails. It returns the name of the file in which the
+    traceback is, or "".
+    """
+
+    def __init__(
+        self, setup: Setup, count: int, keep: Callable[[str, str, str], str] = lambda stage, key, trace: ""
+    ) -> None:
         self._context = multiprocessing.get_context("spawn")
-        self._setup, self._count = setup, count
+        self._setup, self._count, self._keep = setup, count, keep
         self._children: list[_Child] = []
 
     def prepare(self, nodes: Sequence[Node], watcher: NodeWatcher) -> dict[str, Failure]:
@@ -168,7 +174,7 @@ class Jobs:
                 running.discard(node.key)
                 watcher.node_finished(node, message.seconds)
                 return
-            failure = message
+            failure = replace(message, traceback=self._keep(message.stage, node.key, message.trace))
             if self._setup.processes > 1:  # the other ranks may wait for a rank that failed
                 self._drop(child)
         running.discard(node.key)

@@ -53,13 +53,15 @@ class Done:
 class Failure:
     """An order failed: the stage, the plugin whose code ran, a one-line reason, and the traceback if there is one.
 
-    ``plugin`` is empty if no plugin's code is at fault.
+    ``plugin`` is empty if no plugin's code is at fault. ``traceback`` is the name of the file in the results folder
+    that has the traceback, or "".
     """
 
     stage: str
     plugin: str
     reason: str
     trace: str = ""
+    traceback: str = ""
 
 
 Message = Progress | Note | Done | Failure

@@ -10,21 +10,25 @@ from harness.types.record import Record
 __all__ = ["failure_lines", "interruption"]
 
 
-def failure_lines(failed: Iterable[Record]) -> Iterator[str]:
-    """Yield one line for each reason why cells failed."""
+def failure_lines(failed: Iterable[Record], folder: Path) -> Iterator[str]:
+    """Yield one line for each reason why cells failed, with the file that has the traceback, in ``folder``."""
     reasons: dict[tuple[str, str], list[str]] = {}  # where it failed, and why -> cells
+    traces: dict[tuple[str, str], str] = {}
     for record in failed:
         place = f"{record.stage or ''} in plugin {record.plugin}" if record.plugin else record.stage or ""
         cells = reasons.setdefault((place, record.reason), [])
+        if record.traceback:
+            traces.setdefault((place, record.reason), f" (traceback: {folder / record.traceback})")
         cells.append(f"{record.method} (seed {record.seed})")
     for (place, reason), cells in reasons.items():
-        yield f"failed: {', '.join(dict.fromkeys(cells))}: {place}: {reason}"
+        trace = traces.get((place, reason), "")
+        yield f"failed: {', '.join(dict.fromkeys(cells))}: {place}: {reason}{trace}"
 
 
-def interruption(records: Sequence[Record], cells: int, folder: Path) -> str:
-    """Return a line that says what an interrupted run has kept. ``cells`` is the number of cells in its plan."""
+def interruption(reason: str, records: Sequence[Record], cells: int, folder: Path) -> str:
+    """Return a line that says why a run ended early and what it has kept. ``cells`` is the number of its cells."""
     kept = sum(record.good for record in records)
     return (
-        f"interrupted: {kept} of {cells} cells are measured and kept in {folder}, prepared models and checkpoints in "
+        f"{reason or 'nobody reads the output'}: {kept} of {cells} cells are measured and kept in {folder}, prepared models and checkpoints in "
         "the cache; the same command continues from here"
     )

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import IO, TYPE_CHECKING
 
@@ -22,14 +24,22 @@ if TYPE_CHECKING:
     from harness.types.plan import Cell, Node, Plan
     from harness.types.record import Record
 
-__all__ = ["LiveWatcher", "PlainWatcher", "watcher"]
+__all__ = ["LiveWatcher", "PlainWatcher", "QuietWatcher", "watcher"]
 
 MARKS = {"ok": "[green]✓[/]", "partial": "[yellow]~[/]", "failed": "[red]✗[/]", "skipped": "[dim]–[/]"}
 
 
-def watcher(*, plain: bool, stream: IO[str]) -> LiveWatcher | PlainWatcher:
-    """Return a watcher that prints lines if ``plain``, else one that shows a live table."""
-    return PlainWatcher(stream) if plain else LiveWatcher(console_on(stream))
+def watcher(
+    stream: IO[str], *, quiet: bool, plain: bool, environment: Mapping[str, str] = os.environ
+) -> LiveWatcher | PlainWatcher | QuietWatcher:
+    """Return a watcher that prints failures only if ``quiet``, lines if ``plain``, and else shows a live table.
+
+    A live table needs a terminal that moves its cursor. ``TERM=dumb`` and ``NO_COLOR`` say that a person wants none.
+    """
+    if quiet:
+        return QuietWatcher(sys.stderr)
+    dumb = environment.get("TERM", "dumb") in ("dumb", "unknown") or environment.get("NO_COLOR")
+    return PlainWatcher(stream) if plain or dumb or not stream.isatty() else LiveWatcher(console_on(stream))
 
 
 def _span(seconds: float) -> str:
@@ -45,15 +55,17 @@ def _named(node: Node) -> str:
     return f"{node.stage} {node.entry}, {node.label}"
 
 
-def _code(failure: Failure) -> str:
-    """Return a text with the plugin whose code failed; empty if it was not a plugin's code."""
-    return f" (plugin {failure.plugin})" if failure.plugin else ""
+def _reason(failure: Failure) -> str:
+    """Return the plugin whose code failed, if it was a plugin's code, the reason, and the file of the traceback."""
+    plugin = f" (plugin {failure.plugin})" if failure.plugin else ""
+    trace = f" (traceback: {failure.traceback})" if failure.traceback else ""
+    return f"{plugin}: {failure.reason}{trace}"
 
 
 def _summary(record: Record) -> str:
     """Return a short text about a finished cell."""
     if record.status in ("failed", "skipped"):
-        return f"{record.status}: {record.reason}"
+        return f"{record.status}: {record.reason}" + (f" ({record.traceback})" if record.traceback else "")
     latency = record.latency.p50_ms
     top1 = record.accuracy.top1
     words = [f"top1 {top1:.1f} %" if top1 is not None else "", f"p50 {latency:.3g} ms" if latency else ""]
@@ -90,10 +102,12 @@ class PlainWatcher:
         self.say(f"prepared  {node.stage:<9} {node.entry:<16} {node.label}  {seconds:.1f} s")
 
     def node_failed(self, node: Node, failure: Failure) -> None:
-        """Print the failed step, the reason and the traceback."""
-        self.say(f"FAILED    {node.stage:<9} {node.entry:<16} {node.label}{_code(failure)}: {failure.reason}")
-        if failure.trace:
-            self.say(failure.trace.rstrip())
+        """Print the failed step, the reason, and the file of the traceback."""
+        self.say(f"FAILED    {node.stage:<9} {node.entry:<16} {node.label}{_reason(failure)}")
+
+    def traced(self, trace: str) -> None:
+        """Print the traceback."""
+        self.say(trace)
 
     def noted(self, text: str) -> None:
         """Print a warning."""
@@ -122,6 +136,49 @@ class PlainWatcher:
     def board_awaited(self, board: str, seconds: float) -> None:
         """Print the board and the longest wait."""
         self.say(f"waiting for {board}, {seconds:.0f} s at most")
+
+    def close(self) -> None:
+        """Print nothing."""
+
+
+class QuietWatcher:
+    """A watcher that prints failed steps and warnings only. It implements :class:`~harness.run.outcome.Watcher`.
+
+    Cells that failed are in the lines at the end of the run.
+    """
+
+    def __init__(self, stream: IO[str]) -> None:
+        self._plain = PlainWatcher(stream)
+        self.node_failed = self._plain.node_failed
+        self.noted = self._plain.noted
+        self.traced = self._plain.traced
+
+    def started(self, plan: Plan, nodes: Sequence[Node], cells: Sequence[Cell], kept: int) -> None:
+        """Print nothing."""
+
+    def node_started(self, node: Node) -> None:
+        """Print nothing."""
+
+    def node_progress(self, node: Node, text: str, fraction: float | None) -> None:
+        """Print nothing."""
+
+    def node_finished(self, node: Node, seconds: float) -> None:
+        """Print nothing."""
+
+    def tick(self) -> None:
+        """Print nothing."""
+
+    def cell_started(self, cell: Cell) -> None:
+        """Print nothing."""
+
+    def cell_finished(self, cell: Cell, record: Record) -> None:
+        """Print nothing."""
+
+    def cell_delayed(self, cell: Cell, board: str) -> None:
+        """Print nothing."""
+
+    def board_awaited(self, board: str, seconds: float) -> None:
+        """Print nothing."""
 
     def close(self) -> None:
         """Print nothing."""
@@ -195,12 +252,7 @@ class LiveWatcher:
     def node_failed(self, node: Node, failure: Failure) -> None:
         """Remove the step's line, and print the failure above the table."""
         self.active.pop(node.key, None)
-        self.console.print(
-            f"[red]failed[/] {escape(_named(node))}{escape(_code(failure))}: {escape(failure.reason)}",
-            highlight=False,
-        )
-        if failure.trace:
-            self.console.print(failure.trace.rstrip(), style="dim", markup=False, highlight=False)
+        self.console.print(f"[red]failed[/] {escape(_named(node) + _reason(failure))}", highlight=False)
         self.draw(force=True)
 
     def noted(self, text: str) -> None:
@@ -208,6 +260,10 @@ class LiveWatcher:
         self.console.print(f"[yellow]warning[/]: {escape(text)}", highlight=False, soft_wrap=True)
         if self.live.is_started:
             self.draw(force=True)
+
+    def traced(self, trace: str) -> None:
+        """Print the traceback above the table."""
+        self.console.print(trace, style="dim", markup=False, highlight=False)
 
     def tick(self) -> None:
         """Redraw the table, so that the times advance."""

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from harness.errors import Stopped
 from harness.prepare.jobs import NodeWatcher
 from harness.prepare.messages import Failure
 from harness.results.leaderboard.leaderboard import Leaderboard
@@ -43,6 +44,10 @@ class Watcher(NodeWatcher, Protocol):
         """Show that the run waits for a lost board, for at most ``seconds``."""
         ...
 
+    def traced(self, trace: str) -> None:
+        """Show the traceback of a step or cell that failed, if the user asked for it."""
+        ...
+
     def close(self) -> None:
         """End the display. This is also called after an error or an interruption."""
         ...
@@ -55,7 +60,8 @@ class Options:
     ``jobs``: number of trainings at the same time. ``threads``: threads of each training process. ``processes``:
     processes that share each training. ``prepare_only``: measure nothing. ``fresh``: set earlier records aside.
     ``retry_flagged``: measure cells again whose record has flags. ``selection``: the part of the suite that the plan
-    is limited to. ``made_by``: how the run was started, which the results folder keeps.
+    is limited to. ``made_by``: how the run was started, which the results folder keeps. ``traceback``: show the
+    tracebacks of failures instead of writing them into the results folder.
     """
 
     jobs: int = 1
@@ -66,6 +72,7 @@ class Options:
     retry_flagged: bool = False
     selection: Selection = field(default_factory=Selection)
     made_by: MadeBy | None = None
+    traceback: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,14 +81,15 @@ class Outcome:
 
     ``records``: the latest record of each cell of the plan that has one. ``measured``: number of attempts. ``kept``:
     number of cells that had a good record before. ``failed_nodes``: failures of nodes, by key. ``leaderboard``: of
-    the records, or ``None`` if nothing was to be measured or the run was interrupted.
+    the records, or ``None`` if nothing was to be measured or the run was interrupted. ``interrupted``: why the run
+    ended early.
     """
 
     records: Sequence[Record] = ()
     measured: int = 0
     kept: int = 0
     failed_nodes: Mapping[str, Failure] = field(default_factory=dict)
-    interrupted: bool = False
+    interrupted: Stopped | None = None
     leaderboard: Leaderboard | None = None
 
     @property
@@ -91,7 +99,7 @@ class Outcome:
 
     @property
     def exit_code(self) -> int:
-        """Return 0 if every cell is measured, 1 if a node or cell failed, and 130 if the run was interrupted."""
-        if self.interrupted:
-            return 130
+        """Return 0 if every cell is measured, 1 if a node or cell failed, else the code of the interruption."""
+        if self.interrupted is not None:
+            return self.interrupted.code
         return 1 if self.failed or self.failed_nodes else 0

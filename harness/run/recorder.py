@@ -62,9 +62,12 @@ class Attempt:
         host = self._environment().model_copy(update={"window": measured.window})
         self._write(**{**values, "samples": samples, "environment": host})
 
-    def failed(self, stage: str, plugin: str | None, reason: str) -> None:
-        """Write the record of a cell that failed at ``stage``, in the code of ``plugin``."""
-        self._write(status="failed", stage=stage, plugin=plugin, reason=reason)
+    def failed(self, stage: str, plugin: str | None, reason: str, traceback: str = "") -> None:
+        """Write the record of a cell that failed at ``stage``, in the code of ``plugin``.
+
+        ``traceback`` is the name of the file in the results folder that has the traceback, or "".
+        """
+        self._write(status="failed", stage=stage, plugin=plugin, reason=reason, traceback=traceback or None)
 
     def skipped(self, reason: str) -> None:
         """Write the record of a cell that cannot be measured here."""

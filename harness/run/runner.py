@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
-from harness.errors import SuiteError
+from harness.errors import Stopped, SuiteError
 from harness.machine import environment
 from harness.measure.cell import CellFailure, CellLost, measure_cell
 from harness.measure.predictions import PredictionCache
@@ -30,6 +30,7 @@ from harness.run.made_by import keep_origin
 from harness.run.outcome import Options, Outcome, Watcher
 from harness.run.plan_file import begin
 from harness.run.recorder import Recorder
+from harness.run.tracebacks import Tracebacks, trace_of
 from harness.store.artifacts import Store
 from harness.suite.suite import Prepare
 from harness.types.plan import Cell, Node, Plan, PrepareHost
@@ -43,8 +44,8 @@ def run_suite(
 ) -> Outcome:
     """Run a planned suite into a results folder, which no other run may use at the same time.
 
-    A keyboard interruption ends every process. Everything that is finished is on disk, and the outcome has
-    ``interrupted``.
+    Ctrl-C, a signal, or output that cannot be written ends every process. Everything that is finished is on disk, and
+    the outcome has ``interrupted``.
 
     Raises:
         SuiteError: a package or data that the plan needs is missing.
@@ -60,8 +61,8 @@ def run_suite(
     with results.lock():
         try:
             outcome = run(plan, plugins, store, results, watcher, options)
-        except KeyboardInterrupt:
-            return Outcome(records=_records_of(plan, results), interrupted=True)
+        except KeyboardInterrupt as error:
+            return Outcome(records=_records_of(plan, results), interrupted=Stopped.of(error))
         finally:
             watcher.close()
     if options.prepare_only:
@@ -115,7 +116,7 @@ def run(
 
     Raises:
         StorageError: the folder cannot be written.
-        KeyboardInterrupt: the user interrupted. Every process is ended, and everything that is finished is on disk.
+        KeyboardInterrupt: the user or a signal interrupted. Every process is ended, and everything that is finished is on disk.
     """
     machine = environment.machine_id()
     run_id = begin(plan, results, options, watcher.noted)
@@ -132,7 +133,8 @@ def run(
     recorder = Recorder(plan, plugins, results, run_id, watcher)
 
     setup = Setup(store.root, plugins.blocked, options.threads, options.processes)
-    jobs = jobs or Jobs(setup, options.jobs)
+    tracebacks = Tracebacks(results.folder, watcher.traced if options.traceback else None)
+    jobs = jobs or Jobs(setup, options.jobs, tracebacks.keep)
     try:
         failed_nodes = jobs.prepare(nodes, watcher)
         if not options.prepare_only:
@@ -140,7 +142,7 @@ def run(
             jobs.close()  # nothing else runs while cells are measured
             cells = _measurable(pending, plan, failed_nodes, recorder)
             queue = CellQueue(cells, boards or LostBoards(plugins), watcher)
-            _measure_all(queue, recorder, plugins, store, preprocess)
+            _measure_all(queue, recorder, plugins, store, preprocess, tracebacks)
     finally:
         jobs.close()
     records = _records_of(plan, results)
@@ -156,7 +158,8 @@ def _measurable(
     for cell in pending:
         failure = next((failed_nodes[key] for key in plan.needed_by(cell) if key in failed_nodes), None)
         if failure is not None:
-            recorder.start(cell).failed(failure.stage, failure.plugin or None, failure.reason)
+            attempt = recorder.start(cell)
+            attempt.failed(failure.stage, failure.plugin or None, failure.reason, failure.traceback)
         elif cell.impossible is not None:
             recorder.start(cell).skipped(cell.impossible)
         else:
@@ -170,6 +173,7 @@ def _measure_all(
     plugins: Plugins,
     store: Store,
     preprocess: Mapping[str, float | None],
+    tracebacks: Tracebacks,
 ) -> None:
     """Measure one cell after another."""
     cache = PredictionCache(store)
@@ -188,7 +192,8 @@ def _measure_all(
             if queue.again(cell, error.board):
                 recorder.watcher.cell_delayed(cell, error.board)
         except CellFailure as error:
-            attempt.failed(error.stage, error.plugin, str(error))
+            traceback = tracebacks.keep(error.stage, cell.id, trace_of(error))
+            attempt.failed(error.stage, error.plugin, str(error), traceback)
         else:
             attempt.measured(measured)
 

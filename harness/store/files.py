@@ -10,6 +10,8 @@ import stat
 from pathlib import Path
 from typing import BinaryIO
 
+from harness.store.home import user_folder
+
 __all__ = [
     "append_line",
     "default_cache",
@@ -30,11 +32,15 @@ _KINDS = {
 
 
 def default_cache() -> Path:
-    """Return ``$HARNESS_CACHE``, else ``harness`` in the user's cache folder."""
+    """Return ``$HARNESS_CACHE``, else ``harness`` in the user's cache folder.
+
+    Raises:
+        StorageError: the variable is not set, and the user has no home folder.
+    """
     own = os.environ.get("HARNESS_CACHE")
     if own:
         return Path(own)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "harness"
+    return user_folder("XDG_CACHE_HOME", "set HARNESS_CACHE to a folder for prepared models") / "harness"
 
 
 def open_regular(path: Path) -> BinaryIO:

@@ -7,7 +7,7 @@ import json
 from collections.abc import Mapping
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer
 from pydantic_core import PydanticSerializationError
 
 from harness.types import Provenance
@@ -29,6 +29,9 @@ from harness.types.json import JsonObject
 __all__ = ["SCHEMA", "Record", "Status", "checksum"]
 
 SCHEMA = 1
+
+_NEW = ("traceback",)
+"""Keys that version 0.1.0 does not have."""
 
 Status = Literal["ok", "partial", "failed", "skipped"]
 
@@ -77,6 +80,7 @@ class Record(BaseModel):
     method_key: str = Field(description="hash of the method's configuration without its seed")
     stage: str | None = Field(None, description="the step that failed")
     plugin: str | None = Field(None, description="the plugin whose code failed")
+    traceback: str | None = Field(None, description="file in the results folder with the failure's traceback")
     provenance: Provenance = Field(
         "measured",
         description="`measured`, or `emulated` for a fleet that has the same machine twice or a virtual board",
@@ -89,6 +93,12 @@ class Record(BaseModel):
     checksum: str = Field(
         "", description="SHA-256 of the record's canonical JSON (sorted keys, no spaces) without this key"
     )
+
+    @model_serializer(mode="wrap")
+    def _written(self, serialize: SerializerFunctionWrapHandler) -> JsonObject:
+        """Leave keys out that version 0.1.0 does not have, if they have no value: its records stay as they were."""
+        values: JsonObject = serialize(self)
+        return {name: value for name, value in values.items() if name not in _NEW or value is not None}
 
     @property
     def identity(self) -> tuple[str, str, str]:

@@ -96,13 +96,20 @@ def probe() -> Iterable[Unavailable]:
     return (Unavailable(name="csv", reason=reason, fix=fix),)
 
 
+def _expanded(path: str) -> Path:
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        raise ValueError(f"path: {path}: the home folder that ~ stands for is unknown") from None
+
+
 def describe(params: CsvParams) -> Iterable[MeterInfo | Unavailable]:
     """Return the log as a meter, or the reason why it cannot be used: unreadable, empty, stale, or a wrong clock.
 
     A log at another host is not opened here. Raises ``ValueError`` if a line of the log cannot be read.
     """
     name = f"csv:{Path(params.path).name}:{'*'.join(str(column) for column in params.power)}"
-    path = Path(params.path) if params.host else Path(params.path).expanduser().absolute()
+    path = Path(params.path) if params.host else _expanded(params.path).absolute()
     info = MeterInfo(
         name=name,
         scope=params.scope,
@@ -161,7 +168,7 @@ class CsvLog:
         self._block = block
         self._choice = CsvParams(**info.details)
         self._averaging_s = info.averaging_s
-        self._path = str(Path(self._choice.path).expanduser())
+        self._path = str(_expanded(self._choice.path))
         self._moment = moment(self._choice.clock, self._choice.time_unit)
         self._files: list[BinaryIO] = [_open(self._path)]
         self._wall = _wall_clock()

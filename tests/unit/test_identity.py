@@ -42,6 +42,7 @@ EXCEPTIONS = {
     "store.locks": "who makes an artifact, not what is in it",
     "store.files": "how a file is written, not what is in it",
     "store.hashing": "computes the keys themselves",
+    "store.home": "where the files of a user are, not what is in them",
     "store.remembered": "whether a file is read again, not what is in it",
     "store.sources": "computes the keys themselves",
     "plan.profiles.line": "predicts times while planning; what is decided by them is in the task",

@@ -232,10 +232,10 @@ def test_a_failure_names_the_stage_and_the_plugin() -> None:
         record(str(seed), seed=seed, status="failed", stage="build", plugin="mine", reason="no")
         for seed in (0, 1)
     ]
-    unknown = record(status="failed", stage="load", reason="gone")
-    assert list(failure_lines([*failed, unknown])) == [
+    unknown = record(status="failed", stage="load", reason="gone", traceback="tracebacks/load-1.txt")
+    assert list(failure_lines([*failed, unknown], Path("out"))) == [
         "failed: vit (seed 0), vit (seed 1): build in plugin mine: no",
-        "failed: vit (seed 0): load: gone",
+        "failed: vit (seed 0): load: gone (traceback: out/tracebacks/load-1.txt)",
     ]
 
 

@@ -16,6 +16,7 @@ from harness.errors import StorageError, nearest
 from harness.plan.profiles.profile import Link, Profile, ProfileError
 from harness.store.files import read_regular, write_atomically
 from harness.store.hashing import FileState, file_state
+from harness.store.home import user_folder
 from harness.suite.shipped import shipped_files
 
 if TYPE_CHECKING:
@@ -44,11 +45,15 @@ MAX_BYTES = 2**20
 
 
 def profiles_folder() -> Path:
-    """Return ``$HARNESS_PROFILES``, else ``harness/profiles`` in the user's data folder."""
+    """Return ``$HARNESS_PROFILES``, else ``harness/profiles`` in the user's data folder.
+
+    Raises:
+        StorageError: the variable is not set, and the user has no home folder.
+    """
     own = os.environ.get("HARNESS_PROFILES")
     if own:
         return Path(own)
-    return Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local/share") / "harness" / "profiles"
+    return user_folder("XDG_DATA_HOME", "set HARNESS_PROFILES to a folder for profiles") / "harness/profiles"
 
 
 def read_profile(path: Path) -> Profile:
@@ -204,4 +209,8 @@ def _parsed(path: Path, state: FileState) -> Profile:
 
 
 def _stored() -> list[Path]:
-    return sorted(profiles_folder().glob("*.json"))
+    try:
+        folder = profiles_folder()
+    except StorageError:  # a user without a home folder has no profiles
+        return []
+    return sorted(folder.glob("*.json"))

@@ -20,7 +20,9 @@ __all__ = ["command"]
 
 
 def _default_folder() -> Path:
-    return Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share") / "harness-agent"
+    from harness.store.home import user_folder
+
+    return user_folder("XDG_DATA_HOME", "give --folder") / "harness-agent"
 
 
 def _folder_option(function: Callable[..., Any]) -> Callable[..., Any]:

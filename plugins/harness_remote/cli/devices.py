@@ -127,7 +127,9 @@ def _from(folder: Path, file: Path | None) -> str | None:
     """Return a file's path for the inventory: relative to ``folder`` if it is inside, else absolute."""
     if file is None:
         return None
-    path = file.expanduser().resolve()
+    from harness.store.home import expanded
+
+    path = expanded(file).resolve()
     return str(path.relative_to(folder.resolve()) if path.is_relative_to(folder.resolve()) else path)
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from harness.cli.common import PathType
+from harness.cli.common import PathType, progress_options
 from harness.cli.output import echo
 
 if TYPE_CHECKING:
@@ -42,8 +42,10 @@ def up(lab: str) -> None:
 @click.argument("suite", required=False)
 @click.option("--out", type=PathType(), help="Results folder (results/local/SUITE).")
 @click.option("--fresh", is_flag=True, help="Measure every cell again; earlier records are set aside.")
-@click.option("-q", "--quiet", is_flag=True, help="Print plain lines in place of a live table.")
-def run(lab: str, suite: str | None, out: Path | None, fresh: bool, quiet: bool) -> int:
+@progress_options
+def run(
+    lab: str, suite: str | None, out: Path | None, fresh: bool, quiet: bool, plain: bool, traceback: bool
+) -> int:
     """Bring LAB up, run SUITE, and take LAB down.
 
     Without SUITE, the lab's own suite is run. A lab that was already up stays up. The exit code is that of `harness
@@ -68,6 +70,8 @@ def run(lab: str, suite: str | None, out: Path | None, fresh: bool, quiet: bool)
         *(["--out", str(out)] if out else []),
         *(["--fresh"] if fresh else []),
         *(["-q"] if quiet else []),
+        *(["--plain"] if plain else []),
+        *(["--traceback"] if traceback else []),
     ]
     try:
         return run_suite([suite, *options], folder_of(loaded.lab) / INVENTORY)

@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 from pydantic import Field, TypeAdapter
 
-from harness.errors import BoardLost, DeviceError, HarnessError, SuiteError, UnknownEntry
+from harness.errors import BoardLost, DeviceError, HarnessError, StorageError, SuiteError, UnknownEntry
 from harness.machine.meters import Meters
 from harness.plugins import load_plugins
 from harness.store.files import read_regular, write_atomically
@@ -108,7 +108,7 @@ def probe(backend: str, patience: Patience = PATIENCE) -> Iterable[DeviceInfo | 
     """Return every board of the inventory with this backend. All are queried at the same time."""
     try:
         inventory = Inventory.load()
-    except SuiteError as error:
+    except (StorageError, SuiteError) as error:
         return [Unavailable(name=backend, reason=str(error))]
     names = [name for name, board in inventory.boards.items() if board.backend == backend]
     if not names:
@@ -246,7 +246,7 @@ def _find(spec: DeviceSpec) -> tuple[str, Board, Inventory]:
     try:
         inventory = Inventory.load()
         board = inventory.board(name)
-    except SuiteError as error:
+    except (StorageError, SuiteError) as error:
         raise ValueError(str(error)) from None
     if board.backend != spec.backend:
         raise ValueError(

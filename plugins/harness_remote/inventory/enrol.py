@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
 from harness.errors import SuiteError
 from harness.store.files import write_atomically
+from harness.store.home import expanded
 from harness_remote.inventory.inventory import Board, Inventory, check_name
 
 __all__ = ["Enrolment"]
@@ -50,7 +50,7 @@ class Enrolment:
         try:
             folder.mkdir(parents=True, exist_ok=True)
             for file, content in zip(files, (certificate, f"{token}\n"), strict=True):
-                write_atomically(folder / Path(str(file)).expanduser(), content, 0o600)
+                write_atomically(folder / expanded(str(file)), content, 0o600)
         except OSError as error:
             raise SuiteError(f"cannot write {error.filename}: {error.strerror}") from None
         if not self.known:

@@ -28,6 +28,7 @@ from pydantic import Field, model_validator
 
 from harness.errors import SuiteError, nearest
 from harness.store.files import write_atomically
+from harness.store.home import expanded, user_folder
 from harness.suite.entry_ref import EntryRef
 from harness.suite.validate import validated
 from harness.suite.yamlfile import Source, parse_yaml, read_text
@@ -203,7 +204,7 @@ class Inventory:
         self.boards, self.source, self._text = boards, source, text
 
     def _file(self, name: str, key: str, written: str, *, secret: bool = False) -> bytes:
-        path = self.path.parent / Path(written).expanduser()
+        path = self.path.parent / expanded(written)
         where = self.source.where(name, key)
         try:
             with open(path, "rb", opener=_without_waiting) as file:
@@ -230,7 +231,10 @@ def default_path() -> Path:
     own = os.environ.get("HARNESS_DEVICES")
     if own:
         return Path(own)
-    return Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "harness" / "devices.yaml"
+    return (
+        user_folder("XDG_CONFIG_HOME", "set HARNESS_DEVICES to the file of your boards")
+        / "harness/devices.yaml"
+    )
 
 
 def target(host: str, port: int) -> str:

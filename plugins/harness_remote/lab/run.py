@@ -9,6 +9,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from harness.errors import Stopped
 from harness.processes import bound
 
 __all__ = ["COMMAND", "run_suite"]
@@ -20,7 +21,7 @@ def run_suite(arguments: Sequence[str], inventory: Path, command: Sequence[str] 
     """Run ``harness run`` with ``arguments`` on the boards of ``inventory`` and return its exit code.
 
     In a terminal, Ctrl-C reaches parent and child, so the parent only waits for the child. Without a terminal, the
-    parent forwards the signal. The exit code of a child that a signal ended is 128 plus the signal's number.
+    parent forwards the signal. It always forwards SIGTERM and SIGHUP. The exit code of a child that a signal ended is 128 plus the signal's number.
     """
     child = subprocess.Popen(
         bound([*command, *arguments]), env={**os.environ, "HARNESS_DEVICES": str(inventory)}
@@ -28,6 +29,8 @@ def run_suite(arguments: Sequence[str], inventory: Path, command: Sequence[str] 
     while True:
         try:
             code = child.wait()
+        except Stopped as stopped:
+            child.send_signal(stopped.signal or signal.SIGTERM)
         except KeyboardInterrupt:
             if not sys.stdin.isatty():
                 child.send_signal(signal.SIGINT)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from harness.store.files import read_regular, write_atomically
+from harness.store.home import user_folder
 from harness_remote.lab.labfile import Lab
 from harness_remote.lab.namespaces import Mode
 
@@ -92,8 +92,7 @@ def started_at(pid: int) -> int | None:
 
 
 def _root() -> Path:
-    base = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
-    return Path(base) / "harness" / "lab"
+    return user_folder("XDG_STATE_HOME", "set XDG_STATE_HOME to a folder for labs") / "harness/lab"
 
 
 def folder_of(lab: str) -> Path:

@@ -11,6 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from harness.errors import DeviceError, last_line
+from harness.store.home import user_folder
 
 __all__ = ["NAME", "install", "notify_ready", "path_of", "unit"]
 
@@ -75,7 +76,7 @@ def path_of(*, user: bool) -> Path:
     """Return the path of the unit's file."""
     if not user:
         return Path("/etc/systemd/system") / NAME
-    return Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "systemd" / "user" / NAME
+    return user_folder("XDG_CONFIG_HOME", "set HOME") / "systemd/user" / NAME
 
 
 def install(text: str, *, user: bool, command_s: float = COMMAND_S) -> list[str]:
