@@ -1,7 +1,7 @@
 """The process that reads meters and states: ``python -m harness.machine.reader``.
 
 Each meter has a thread, which reads at fixed intervals. A random shift of up to half an interval in either direction
-prevents that a periodic load is always read at the same phase.
+prevents that a periodic workload is always read at the same phase.
 """
 
 from __future__ import annotations

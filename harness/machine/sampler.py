@@ -119,7 +119,7 @@ class Sampler:
     def stop(self, begin_ns: int, end_ns: int, load: tuple[int, int]) -> Sampled:
         """Stop reading, and return what was read from ``begin_ns`` to ``end_ns`` of the monotonic clock.
 
-        ``load`` is the begin and end of the load in nanoseconds. A meter that keeps a log can be aligned by it.
+        ``load`` is the begin and end of the workload in nanoseconds. A meter that keeps a log can be aligned by it.
         """
         answers = {}
         for host, end in self._ends.items():

@@ -20,8 +20,8 @@ def begin(plan: Plan, results: Results, options: Options, note: Callable[[str], 
     """Write ``plan.json`` and return the run id. It is that of an earlier run in this folder, unless all is fresh.
 
     A run that is limited to a part of its suite changes only that part: the other cells stay in ``plan.json``, and
-    ``fresh`` sets only the records of that part aside. A damaged ``plan.json`` is set aside, of which ``note`` is
-    called with a line. Without a ``plan.json``, the run id is that of the last record.
+    ``fresh`` sets only the records of that part aside. A damaged ``plan.json`` is set aside, and
+    ``note`` is called with one line about it. Without a ``plan.json``, the run id is that of the last record.
 
     Raises:
         StorageError: the folder cannot be written.

@@ -173,11 +173,11 @@ def test_a_ticket_lets_the_central_node_run_parts_and_nothing_else(central: Cent
     assert answers[4].output.shape == (3,)
     peer.close()
     for wrong in ("", "x" * 43, "ü"):
-        with pytest.raises(OSError, match="ticket is wrong, or holds no more"):
+        with pytest.raises(OSError, match="ticket is wrong, or not valid any more"):
             central.peer(wrong)
     old = central.ticket
     central.client.work(Open(threads=1))  # a fresh worker
-    with pytest.raises(OSError, match="ticket is wrong, or holds no more"):
+    with pytest.raises(OSError, match="ticket is wrong, or not valid any more"):
         central.peer(old)
 
 

@@ -1,4 +1,4 @@
-"""The connection of the central board's worker to another board: one for frames to its agent, kept open.
+"""The connection over which the central board's worker sends frames to another board's agent. It stays open.
 
 This module imports nothing of the control plane, because it runs beside the workload.
 """
