@@ -84,13 +84,16 @@ class Blobs:
                 self._make_room(size - held, keep=part)
                 with part.open("ab") as file:
                     file.write(data)
-                if held + len(data) == size and not self._finish(part, whole, size):
-                    if sha256 in self._begun:
-                        raise DeviceError(f"blob {sha256[:12]} came with another content: send it again")
-                    _LOG.warning(
-                        "blob %s: its first part was damaged on the disk; it is sent again", sha256[:12]
-                    )
-                    return 0
+                if held + len(data) == size:
+                    ours = sha256 in self._begun
+                    self._begun.discard(sha256)
+                    if not self._finish(part, whole, size):
+                        if ours:
+                            raise DeviceError(f"blob {sha256[:12]} came with another content: send it again")
+                        _LOG.warning(
+                            "blob %s: its first part was damaged on the disk; it is sent again", sha256[:12]
+                        )
+                        return 0
             except OSError as error:
                 if error.errno in _FULL:
                     raise DeviceError(
@@ -183,6 +186,7 @@ class Blobs:
             if used + wanted <= self._max_total and free >= wanted + self._reserve:
                 break
             path.unlink(missing_ok=True)
+            self._sound.pop(path.name, None)
             used, free = used - size, free + size
 
     def _files(self) -> list[tuple[Path, int, int]]:
