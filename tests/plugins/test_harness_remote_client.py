@@ -146,6 +146,28 @@ def test_a_file_arrives_though_the_wire_is_cut(lab: Boards) -> None:
     client.close()
 
 
+def test_a_file_that_was_damaged_on_the_board_is_sent_again(
+    lab: Boards, plugins: Any, artifact: Artifact
+) -> None:
+    runtime = plugins.runtimes.get("onnxruntime").entry
+    content = (artifact.path / artifact.meta["file"]).read_bytes()
+    blobs = lab.folder / "pi1" / "agent" / "blobs"
+    whole = blobs / hashlib.sha256(content).hexdigest()
+    part = whole.with_name(f"{whole.name}.part")
+    answers = []
+    for planted in (None, (whole, bytes(len(content))), (whole, b""), (part, b"another beginning")):
+        if planted is not None:
+            whole.unlink()
+            planted[0].write_bytes(planted[1])
+        with opened(plugins, spec_of(plugins)) as device:
+            device.load("whole", artifact, runtime)
+            device.connect(GRAPH, {})
+            answers.append(device.infer(pictures(), 2))
+        assert whole.read_bytes() == content
+    for other in answers[1:]:
+        np.testing.assert_array_equal(answers[0], other)
+
+
 def test_an_onnx_file_beyond_the_board_is_not_sent(lab: Boards, plugins: Any, artifact: Artifact) -> None:
     runtime = plugins.runtimes.get("onnxruntime").entry
     with opened(plugins, spec_of(plugins)) as device:
