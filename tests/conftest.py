@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from harness.store.artifacts import Store
     from harness.types.plan import Plan
 
+# the width of tables, which otherwise depends on the terminal and on whether tests run side by side
+os.environ["COLUMNS"] = "120"
+
 pytest.register_assert_rewrite("remote_boards", "remote_calls", "remote_messages")
 
 # how long an example takes says nothing on a shared machine
