@@ -22,6 +22,7 @@ def suite_schema(plugins: Plugins) -> JsonSchemaValue:
     definitions = schema["$defs"]
     definitions["train"] = TrainRecipe.model_json_schema()
     definitions["data"] = _data(plugins)
+    definitions.update(DataChoice.model_json_schema().get("$defs", {}))
     for registry in (
         plugins.models,
         plugins.compressors,
@@ -29,7 +30,7 @@ def suite_schema(plugins: Plugins) -> JsonSchemaValue:
         plugins.placers,
         plugins.runtimes,
     ):
-        definitions[registry.kind] = _reference(registry)
+        definitions[registry.kind] = _reference(registry, definitions)
 
     def ref(name: str) -> dict[str, str]:
         return {"$ref": f"#/$defs/{name}"}
@@ -56,13 +57,19 @@ def suite_schema(plugins: Plugins) -> JsonSchemaValue:
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "harness suite", **schema}
 
 
-def _reference(registry: Registry[Any]) -> JsonSchemaValue:
-    """Return the schema of a reference: NAME, or {NAME: {parameter: value}}."""
+def _reference(registry: Registry[Any], definitions: JsonSchemaValue) -> JsonSchemaValue:
+    """Return the schema of a reference: NAME, or {NAME: {parameter: value}}.
+
+    What the parameters refer to is added to ``definitions``, since references begin at the root of the schema.
+    """
+    schemas = {item.entry.name: item.entry.params.model_json_schema() for item in registry}
+    for schema in schemas.values():
+        definitions.update(schema.pop("$defs", {}))
     objects = [
         {
             "type": "object",
             "properties": {
-                item.entry.name: _loose(item.entry.params.model_json_schema()),
+                item.entry.name: _loose(schemas[item.entry.name]),
                 "each_part": {"type": "boolean"},
             },
             "required": [item.entry.name],

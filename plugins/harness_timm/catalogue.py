@@ -21,10 +21,19 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-__all__ = ["Listing", "check_name", "imagenet_names", "listing", "pretrained_cfg", "tags_with_weights"]
+__all__ = [
+    "Listing",
+    "check_name",
+    "fixed_patch",
+    "imagenet_names",
+    "listing",
+    "pretrained_cfg",
+    "tags_with_weights",
+]
 
 _MODEL = re.compile(r"^@register_model\s*\ndef (\w+)\(", re.MULTILINE)
 _RENAMED = re.compile(r"^register_model_deprecations\(__name__, (\{.*?^\})\)", re.MULTILINE | re.DOTALL)
+_PATCH = re.compile(r"_patch(\d+)(?:_|$)")
 _SOURCE = "_harness_timm_source"
 """Name of a package that has the files of ``timm.models`` and skips its ``__init__``, which imports torch."""
 
@@ -77,6 +86,18 @@ def pretrained_cfg(name: str) -> Any:
     if not cfgs:
         return None
     return cfgs[tag or next(iter(cfgs))]
+
+
+def fixed_patch(name: str) -> int | None:
+    """Return the size of the patches of a model that drops pixels which no patch covers, or None for other models.
+
+    It is in the names of these models, and their configuration says that they have a fixed input.
+    """
+    size = _PATCH.search(name.partition(".")[0])
+    if size is None or name.startswith("tnt_"):  # tnt has no patch embedding of this kind
+        return None
+    cfg = pretrained_cfg(name)
+    return int(size[1]) if cfg is not None and cfg.fixed_input_size else None
 
 
 def tags_with_weights(name: str) -> list[str]:

@@ -22,13 +22,15 @@ from harness.types import (
     StartingWeights,
     TensorSpec,
 )
-from harness_timm.catalogue import check_name
+from harness_timm.catalogue import check_name, fixed_patch
 from harness_timm.source import WeightsSource, hub_source, local_source
 from harness_timm.vit import TIMM_FACTORY, ViTShape
 from harness_timm.weights import beside, read_checkpoint
 
 __all__ = ["TimmParams", "ViTParams", "harness_models"]
 
+_PATCH_ARGS = frozenset({"patch_size", "dynamic_img_pad", "img_size"})
+"""Arguments of timm by which a model takes images that the patches of its name do not divide."""
 _OURS = ("num_classes", "in_chans", "pretrained", "checkpoint_path", "drop_rate", "drop_path_rate")
 
 
@@ -131,6 +133,12 @@ def describe_timm(params: TimmParams, data: DataInfo) -> ModuleSpec:
         },
     )
     ViTShape.from_spec(spec)  # refuses a standard ViT whose patches do not fit the image
+    patch = fixed_patch(params.name)
+    if patch and not params.args.keys() & _PATCH_ARGS and (height % patch or width % patch):
+        raise ValueError(
+            f"timm model {params.name!r} does not take the image: its patches of {patch} pixels do not divide "
+            f"{height} x {width}; change image_size"
+        )
     return spec
 
 

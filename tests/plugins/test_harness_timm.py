@@ -329,7 +329,12 @@ def test_timm_models_adapt_to_the_data(name: str, shape: tuple[int, int, int], a
         (
             {"name": "vit_small_patch14_dinov2", "args": {"depth": 1}},
             (3, 32, 32),
-            r"'vit_small_patch14_dinov2' does not take images of shape \(3, 32, 32\): 32 pixels are no multiple of .* 14",
+            "'vit_small_patch14_dinov2' does not take the image: its patches of 14 pixels do not divide 32 x 32",
+        ),
+        (
+            {"name": "vit_tiny_patch16_224", "args": {"depth": 1, "patch_size": 5}},
+            (3, 32, 32),
+            "32 pixels are no multiple of its patches' 5",
         ),
         ({"name": "resnet18", "weights": "nowhere.safetensors"}, (3, 32, 32), "there is no file nowhere"),
     ],

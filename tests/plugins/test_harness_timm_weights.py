@@ -124,6 +124,22 @@ def test_what_timm_lacks_is_refused_in_planning(params: dict[str, Any], message:
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    "name", ["vit_small_patch14_dinov2", "beit_base_patch16_224", "swin_tiny_patch4_window7_224"]
+)
+def test_the_patches_of_a_name_are_those_of_the_model(name: str) -> None:
+    with torch.device("meta"):
+        embedding = timm.create_model(name).patch_embed
+    assert embedding.patch_size == (catalogue.fixed_patch(name),) * 2
+
+
+@pytest.mark.parametrize(
+    "name", ["resnet18", "naflexvit_base_patch16_gap", "tnt_s_patch16_224", "convit_tiny"]
+)
+def test_models_that_take_any_size_have_no_fixed_patch(name: str) -> None:
+    assert catalogue.fixed_patch(name) is None
+
+
 # --- files ----------------------------------------------------------------------------------------
 
 

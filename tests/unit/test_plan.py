@@ -16,6 +16,7 @@ from harness.errors import SuiteError
 from harness.hookspecs import hookimpl
 from harness.plan.estimate import Assumptions, estimates
 from harness.plan.planner import make_plan
+from harness.plan.schema import suite_schema
 from harness.plugins import load_plugins
 from harness.store.artifacts import Store
 from harness.suite.loading import load_suite
@@ -224,6 +225,13 @@ def test_planning_imports_neither_torch_nor_numpy(tmp_path):
         [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=120, check=True
     )
     assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_the_schema_has_all_that_it_refers_to(plugins):
+    schema = suite_schema(plugins)
+    referred = set(re.findall(r'"#/\$defs/(\w+)"', json.dumps(schema)))
+    assert "Scale" in referred
+    assert referred <= schema["$defs"].keys()
 
 
 def test_a_model_that_timm_lacks_is_refused_in_planning(plan):
