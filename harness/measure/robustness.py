@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from itertools import combinations
 from math import comb
+from multiprocessing import AuthenticationError
 from multiprocessing.connection import Client
 from random import Random
 from typing import TYPE_CHECKING, TypeAlias
@@ -160,7 +161,10 @@ class _Parts:
 
     def __init__(self, process: WorkerProcess) -> None:
         listening = process.ask(Listen())
-        self._conn = Client(listening.address, authkey=bytes.fromhex(listening.key))
+        try:
+            self._conn = Client(listening.address, authkey=bytes.fromhex(listening.key))
+        except (EOFError, OSError, AuthenticationError):
+            raise DeviceError("the host's worker ended before it ran a part") from None
 
     def __enter__(self) -> _Parts:
         return self

@@ -11,13 +11,16 @@ import sys
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import psutil
 import pytest
 
 from harness.errors import DeviceError, HarnessError
+from harness.measure import robustness
 from harness.processes import start
-from harness.types import Artifact, Monitor, SessionOptions, TensorSpec
+from harness.types import Artifact, Graph, Monitor, SessionOptions, TensorSpec
 from harness.types.plain import function_name
 from harness.worker.commands import Listen, Load
 from harness.worker.process import WorkerProcess
@@ -100,6 +103,14 @@ def test_a_process_that_cannot_be_started_is_one_line(monkeypatch: pytest.Monkey
     monkeypatch.setattr(process, "start", refuse)
     with pytest.raises(HarnessError, match=f"^cannot start a process: {os.strerror(code)} .out of memory"):
         start(process)
+
+
+def test_a_worker_that_ends_before_it_runs_a_part_is_one_line() -> None:
+    """multiprocessing says ``EOFError`` or ``Connection refused`` then."""
+    gone = SimpleNamespace(ask=lambda command: SimpleNamespace(address=("127.0.0.1", 1), key="00"))
+    data = SimpleNamespace(cell=SimpleNamespace(seed=0))
+    with pytest.raises(DeviceError, match="the host's worker ended before it ran a part"):
+        robustness.count_correct(cast(Any, gone), Graph(parts=()), cast(Any, data), 1)
 
 
 def test_an_error_in_a_worker_names_the_files_in_which_it_arose(
