@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 # the width of tables, which otherwise depends on the terminal and on whether tests run side by side
 os.environ["COLUMNS"] = "120"
 
-pytest.register_assert_rewrite("remote_boards", "remote_calls", "remote_messages")
+pytest.register_assert_rewrite("broken_plugins", "remote_boards", "remote_calls", "remote_messages")
 
 # how long an example takes says nothing on a shared machine
 settings.register_profile(

@@ -42,8 +42,8 @@ def check_entry(need: Need, entry: Entry, hook: str) -> None:
     need(is_params, f"params is {params!r}", "params must be a subclass of harness.types.Params")
     is_name = isinstance(entry.name, str) and re.fullmatch(NAME, entry.name) is not None
     need(is_name, f"its name is {entry.name!r}", "name: letters, digits, - and _")
-    for field in ("summary", "extra"):
-        value = getattr(entry, field)
+    for field in ("summary", "extra", "format"):
+        value = getattr(entry, field, "")
         need(isinstance(value, str), f"{field} is {value!r}", f"{field}: a text")
     for field in ("requires", "preload"):
         if hasattr(entry, field):

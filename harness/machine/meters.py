@@ -149,11 +149,11 @@ def _read_once(watch: Watch) -> Signals:
 
 def fitting(uses: Sequence[MeterUse], info: DeviceInfo) -> list[MeterUse]:
     """Return the meters that measure this device. A meter of another GPU does not."""
-    uuid = info.details.get("uuid")
     return [
         use
         for use in uses
-        if use.info.scope != "gpu" or (info.kind == "cuda" and use.info.watches.partition("/")[0] == uuid)
+        if use.info.scope != "gpu"
+        or (info.kind == "cuda" and use.info.watches.partition("/")[0] == info.watched_as)
     ]
 
 

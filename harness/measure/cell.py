@@ -74,7 +74,7 @@ def measure_cell(
         raise CellFailure(str(error), stage="measure", plugin=plugins.blame(error)) from error
     except MemoryError:
         raise CellFailure("out of memory", stage="measure") from None
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise CellFailure(
             first_line(error, kind=True), stage="measure", plugin=plugins.blame(error)
         ) from error

@@ -10,6 +10,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import Any
 
+from harness.contracts.opened import CheckedDevice
 from harness.machine.energy.durations import lengthened
 from harness.plugins import Plugins
 from harness.store.artifacts import Store
@@ -112,6 +113,7 @@ def deploy(cell: Cell, export: ExportMeta, plugins: Plugins, store: Store, stack
     Raises:
         DeviceError: a device cannot be used, or an artifact does not load.
         BoardLost: a board does not answer.
+        BrokenContract: a backend gives no device, or a remote device that does not name its machine.
     """
     task = cell.task
     runtime = plugins.runtimes.get(task.runtime.name).entry
@@ -131,7 +133,10 @@ def deploy(cell: Cell, export: ExportMeta, plugins: Plugins, store: Store, stack
                 monitor=task.monitors[index],
             )
         )
-        devices[index] = stack.enter_context(device)
+        if hasattr(device, "close"):  # what is no device is refused below
+            stack.callback(device.close)
+        need = plugins.backends.need(spec.backend)
+        devices[index] = stack.enter_context(CheckedDevice(need, device))
     facts = {}
     for part in export.parts:
         artifact = stored_artifact(part.artifact, store, cell.export)

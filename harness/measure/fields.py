@@ -94,7 +94,6 @@ def _device(cell: Cell) -> DeviceBlock:
     task = cell.task
     infos = task.infos
     first = infos[task.central] if len(infos) > task.central else (infos[0] if infos else None)
-    details = first.details if first else {}
     of_fleet = {"input": task.input} if task.fleet else {}
     return DeviceBlock(
         name=task.device,
@@ -104,12 +103,24 @@ def _device(cell: Cell) -> DeviceBlock:
         nodes=len(task.specs),
         cores=first.cores if first else None,
         memory_bytes=first.memory_bytes if first else None,
-        details={
-            **{key: value for key, value in details.items() if key not in NOT_IN_DETAILS},
-            **({"machine_id": first.machine_id} if first and first.is_board else {}),
-        },
+        details=_details(first) if first else {},
         **of_fleet,
     )
+
+
+def _details(info: DeviceInfo) -> dict[str, Any]:
+    """Return the facts of a device, with the facts of its machine if that is another one."""
+    details = {**info.environment, **info.details}
+    details = {key: value for key, value in details.items() if key not in NOT_IN_DETAILS}
+    if info.is_board:
+        details["machine_id"] = info.machine_id
+        details["tells"] = list(info.signals)
+    if info.link is not None:
+        ports = {"ports": "shared"} if info.link.shared else {}
+        details["link"] = {"rate_mbps": info.link.rate_mbps, "rtt_ms": info.link.rtt_ms, **ports}
+    if info.weight_budget_bytes is not None:
+        details["memory_budget_bytes"] = info.weight_budget_bytes
+    return details
 
 
 def _provenance(infos: Sequence[DeviceInfo]) -> Provenance:
@@ -295,9 +306,9 @@ def _network(cell: Cell, raw: RawResult, names: Sequence[str]) -> Network:
     """Return bytes, the times of a query's steps, and the ratio of its latency to the lower bound."""
     deployed = raw.deployed
     stated = {
-        index: StatedLink.of(link)
+        index: StatedLink(rate_mbps=link.rate_mbps, rtt_ms=link.rtt_ms, shared=link.shared)
         for index, device in deployed.devices.items()
-        if (link := device.info.details.get("link"))
+        if (link := device.info.link) is not None and link.rate_mbps is not None
     }
     network = network_of(raw.samples, deployed.graph, deployed.places, deployed.central_index, names, stated)
     if network.empty:

@@ -13,7 +13,6 @@ import numpy as np
 
 from harness.types import IMAGE, Graph, Samples
 from harness.types.figures import DeviceShares, Network, PartTimes, Queries
-from harness.types.json import Facts
 from harness.worker.timeline import Step, ends
 
 __all__ = ["MeasuredLink", "StatedLink", "critical_path_ns", "measured_link", "network_of"]
@@ -42,11 +41,6 @@ class StatedLink:
     rate_mbps: float
     rtt_ms: float
     shared: bool = False
-
-    @classmethod
-    def of(cls, link: Facts) -> StatedLink:
-        """Return the link in a device's details: ``rate_mbps``, ``rtt_ms`` and ``ports``."""
-        return cls(rate_mbps=link["rate_mbps"], rtt_ms=link["rtt_ms"], shared=link.get("ports") == "shared")
 
 
 def network_of(

@@ -118,7 +118,7 @@ def _check_cool_down(resolved: Resolved, measure: Measure, index: int) -> None:
         central = None if target.unavailable else target.infos[target.central]
         machine, known = "this machine", resolved.monitors.meters.tells_temperature()
         if central is not None and central.is_board:
-            machine, known = central.name, "temperature_c" in central.details.get("tells", ())
+            machine, known = central.name, "temperature_c" in central.signals
         if not known:
             where = _where(suite, "cool_down", index)
             raise SuiteError(f"{where}: no sensor gives a temperature on {machine}; remove the key")

@@ -238,7 +238,7 @@ def _share(
         weight_bytes=weights,
         memory_bytes=round(2**20 * memory.at(weights / 2**20)) if memory is not None else None,
         memory_limit=info.memory_bytes or None,
-        weight_budget=info.details.get("memory_budget_bytes"),
+        weight_budget=info.weight_budget_bytes,
         profile=UsedProfile(**asdict(profile.summary()), origin=profile.origin) if profile else None,
     )
 

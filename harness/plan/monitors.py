@@ -15,7 +15,6 @@ from harness.suite.suite import Suite
 from harness.suite.validate import validated
 from harness.types import DeviceInfo, MeterInfo, MeterUse, Monitor, Unavailable
 from harness.types.measure import Measure
-from harness.types.plain import from_json
 
 __all__ = ["Monitors"]
 
@@ -128,11 +127,11 @@ def _of_fleet(use: MeterUse, fleet: str) -> MeterUse:
 
 def _own_meters(infos: Sequence[DeviceInfo]) -> list[MeterInfo]:
     """Return the meters that boards read themselves."""
-    return [MeterInfo(**meter) for info in infos for meter in info.details.get("meters", ())]
+    return [meter for info in infos for meter in info.meters]
 
 
 def _board_meters(infos: Sequence[DeviceInfo]) -> dict[str, MeterUse]:
     """Return the meters of a board by name: its own, and external ones that watch it."""
     own = {info.name: MeterUse(info=info, open="") for info in _own_meters(infos)}
-    external = [from_json(MeterUse, use) for info in infos for use in info.details.get("external", ())]
+    external = [use for info in infos for use in info.external]
     return own | {use.info.name: use for use in external}

@@ -192,9 +192,10 @@ def _impossible(method: ResolvedMethod, target: Target, runtime: RuntimeEntry) -
     if target.unavailable:
         return target.unavailable
     kinds = {info.kind for info in target.infos} - set(runtime.devices)
-    boards = [info.name for info in target.infos if info.is_board]
-    if boards and "onnx" not in runtime.requires:
-        return f"{boards[0]} takes ONNX files only, which runtime {runtime.name} does not export"
+    for info in target.infos:
+        if info.formats and runtime.artifact_format not in info.formats:
+            takes = " and ".join(name.upper() for name in info.formats)
+            return f"{info.name} takes {takes} files only, which runtime {runtime.name} does not export"
     if kinds:
         return f"runtime {runtime.name} does not run on {', '.join(sorted(kinds))}"
     if target.fleet and method.partition is None:

@@ -62,7 +62,7 @@ def main(conn: Connection, setup: Setup) -> None:
                 answer = preprocess_ms(order.node, plugins)
             else:
                 run_node(order.node, plugins, store, progress, leader or SINGLE_PROCESS)
-        except Exception as error:  # noqa: BLE001 - a plugin may raise anything; the run continues
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - a plugin may raise anything; the run continues
             message = failure(order.node, error, plugins)
             send(message if leader is None else leader.cause(message))
         else:

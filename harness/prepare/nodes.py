@@ -30,7 +30,7 @@ from harness.types.plan import DataRef, ExportTask, Node, StepTask
 __all__ = ["failure", "preprocess_ms", "run_along", "run_node"]
 
 
-def failure(node: Node, error: Exception, plugins: Plugins) -> Failure:
+def failure(node: Node, error: Exception | SystemExit, plugins: Plugins) -> Failure:
     """Return why ``error`` ended ``node``, and whose code failed. Call it inside the ``except`` block."""
     stage, trace, plugin = str(node.stage), "", None
     if isinstance(error, StorageError):  # of the disk or the cache, whichever code was at work

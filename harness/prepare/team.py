@@ -178,7 +178,7 @@ def follow(conn: Connection, rank: int, port: int, device: str, setup: Setup) ->
         node = conn.recv()
         try:
             run_along(node, plugins, store, ranks)
-        except Exception as error:  # noqa: BLE001 - a plugin may raise anything; rank 0 reports it
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - a plugin may raise anything; rank 0 reports it
             conn.send(failure(node, error, plugins))
         else:
             conn.send(None)

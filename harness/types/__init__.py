@@ -5,7 +5,7 @@ Importing this package never imports torch. Shapes never include the batch dimen
 
 from harness.types.context import Context, Evaluation, FitResult
 from harness.types.data import Data, DataInfo, Dataset, Preprocessing, Split
-from harness.types.devices import Device, DeviceInfo, DeviceSpec, Fleet, Unavailable
+from harness.types.devices import Device, DeviceInfo, DeviceLink, DeviceSpec, Fleet, Unavailable
 from harness.types.energy import Preset, Reading
 from harness.types.entries import (
     BackendEntry,
@@ -84,6 +84,7 @@ __all__ = [
     "DatasetEntry",
     "Device",
     "DeviceInfo",
+    "DeviceLink",
     "DeviceSpec",
     "Edge",
     "Evaluation",

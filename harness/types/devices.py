@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from harness.types.fleet import Graph, PeerAddress
 from harness.types.json import Facts
 from harness.types.measuring import Clock, DeviceReport, Samples, Workload
-from harness.types.meters import Monitor
+from harness.types.meters import MeterInfo, MeterUse, Monitor
 from harness.types.params import Params
 from harness.types.runtimes import Artifact
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from harness.types.runtimes import RuntimeEntry
 
 
-__all__ = ["Device", "DeviceInfo", "DeviceSpec", "Fleet", "Unavailable"]
+__all__ = ["Device", "DeviceInfo", "DeviceLink", "DeviceSpec", "Fleet", "Unavailable"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,12 +34,41 @@ class Unavailable:
 
 
 @dataclass(frozen=True, kw_only=True)
+class DeviceLink:
+    """The link of a device, as the device states it: 10^6 bits per second, and the round trip of a small message in ms.
+
+    ``rate_mbps`` is ``None`` if nothing limits the rate. ``shared``: all links of the central device pass through one
+    port.
+    """
+
+    rate_mbps: float | None = None
+    rtt_ms: float = 0.0
+    shared: bool = False
+
+    @classmethod
+    def of(cls, link: Facts) -> DeviceLink:
+        """Return the link in the form that ``details["link"]`` had: ``rate_mbps``, ``rtt_ms`` and ``ports``."""
+        return cls(
+            rate_mbps=link.get("rate_mbps"),
+            rtt_ms=link.get("rtt_ms", 0.0),
+            shared=link.get("ports") == "shared",
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
 class DeviceInfo:
     """A device that was found.
 
     ``model`` is its hardware, which is a part of a table's key. ``kind`` is the kind of processor, such as cpu or
-    cuda. ``emulated``: a virtual board, whose rows are in tables of their own. ``machine_id``: for a device that is
-    reached through an agent, the id of its machine; empty for this machine's own devices.
+    cuda. ``emulated``: a virtual board, whose rows are in tables of their own.
+
+    A device on another machine has a ``machine_id``, which is unique among machines; it is empty for this machine's
+    own devices. ``environment``: facts of that machine, such as os, kernel and versions, as JSON. ``formats``: formats
+    of artifacts that the device loads, such as ``onnx``; empty for any. ``link``: its link, if it is known.
+    ``weight_budget_bytes``: limit for the weights of the parts that are placed on it. ``meters`` are those that the
+    device reads itself, ``external`` those of other machines that watch it. ``signals``: what its watches read, such
+    as ``temperature_c``. ``watched_as``: the name under which meters of a GPU know it (``MeterInfo.watches``).
+    ``details``: further facts as JSON, which records contain.
     """
 
     name: str
@@ -50,12 +79,41 @@ class DeviceInfo:
     memory_bytes: int
     emulated: bool = False
     machine_id: str = ""
+    environment: Facts = field(default_factory=dict)
+    formats: tuple[str, ...] = ()
+    link: DeviceLink | None = None
+    weight_budget_bytes: int | None = None
+    meters: tuple[MeterInfo, ...] = ()
+    external: tuple[MeterUse, ...] = ()
+    signals: tuple[str, ...] = ()
+    watched_as: str = ""
     details: Facts = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Take the values that plugins for 0.1.0 have in ``details`` into the named fields."""
+        for key, name, of in _IN_DETAILS:
+            if key in self.details and not getattr(self, name):
+                object.__setattr__(self, name, of(self.details[key]))
 
     @property
     def is_board(self) -> bool:
-        """Return whether the device is reached through an agent."""
+        """Return whether the device is on another machine, or is reached through an agent."""
         return bool(self.machine_id)
+
+
+def _meters(meters: Sequence[Facts]) -> tuple[MeterInfo, ...]:
+    return tuple(MeterInfo(**meter) for meter in meters)
+
+
+_IN_DETAILS: tuple[tuple[str, str, Callable[[Any], object]], ...] = (
+    ("machine_id", "machine_id", str),
+    ("link", "link", DeviceLink.of),
+    ("memory_budget_bytes", "weight_budget_bytes", int),
+    ("meters", "meters", _meters),
+    ("tells", "signals", tuple),
+    ("uuid", "watched_as", str),
+)
+"""Keys of ``details`` in 0.1.0, with the fields that replace them, and how they are converted."""
 
 
 @dataclass(frozen=True, kw_only=True)

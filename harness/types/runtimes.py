@@ -71,7 +71,8 @@ class RuntimeEntry(Entry):
     ``load(artifact, options)`` runs in the worker. ``precision(params)`` names the requested element type.
     ``tolerance(params)`` is the greatest difference from the built module that parity allows: max |a - b| / max |b|,
     on the logits of 256 fixed samples. ``devices`` are the kinds of devices on which it runs. ``preload`` are modules
-    that a forkserver imports once, so that workers start fast. They must only import.
+    that a forkserver imports once, so that workers start fast. They must only import. ``format`` is the format of the
+    artifacts, such as ``onnx``. A device that names formats takes no other.
     """
 
     export: Callable[[Context, Part, Any], Artifact]
@@ -80,3 +81,9 @@ class RuntimeEntry(Entry):
     tolerance: Callable[[Any], float]
     devices: frozenset[str] = frozenset({"cpu"})
     preload: tuple[str, ...] = ()
+    format: str = ""
+
+    @property
+    def artifact_format(self) -> str:
+        """Return ``format``. An entry for 0.1.0 has none, and exports ONNX files if it requires ``onnx``."""
+        return self.format or ("onnx" if "onnx" in self.requires else "")

@@ -6,7 +6,6 @@ The clocks of two hosts are never subtracted. ``transport`` is the round trip mi
 
 from __future__ import annotations
 
-import math
 import queue
 import time
 from array import array
@@ -22,6 +21,7 @@ from harness.worker.frames import Pieces, size_of
 from harness.worker.links import REOPEN_S, Arrival, Links, device_of
 from harness.worker.messages import Run, Statistics, pack_request
 from harness.worker.query import SUBSTITUTED, UNANSWERED, WHOLE, QueryInFlight
+from harness.worker.traffic import crossing_bytes
 
 __all__ = ["Collaboration"]
 
@@ -347,26 +347,9 @@ class Collaboration:
         return self.links.probe(images.nbytes, self.traffic, others_may_be_lost=self.substitute)
 
     def sent_bytes(self, images: Array) -> dict[str, int]:
-        """Return the bytes that cross the links in one query: ``input_bytes`` of images, ``feature_bytes`` of outputs.
+        """Return the bytes that cross the links in one query (:func:`harness.worker.traffic.crossing_bytes`).
 
-        The request of each part on a peer carries all inputs of the part, also those that the peer itself has
-        computed, since every output goes to this worker first. Its answer carries its output. Headers are not
-        counted. The query runs once, so that ``traffic`` is that of a query whose images are sent.
+        The query runs once, so that ``traffic`` is that of a query whose images are sent.
         """
-        query = self.submit(images)
-        while not query.done:
-            self.step()
-        n = len(images)
-        sizes = {
-            part.name: n * math.prod(part.output.shape) * np.dtype(part.wire_dtype).itemsize
-            for part in self.graph.parts
-        }
-        sizes[IMAGE] = images.size * (1 if self.graph.input_wire == "uint8" else images.itemsize)
-        sent = {"input_bytes": 0, "feature_bytes": 0}
-        for part in self.graph.parts:
-            if part.name not in self._remote:
-                continue
-            for source in part.inputs:
-                sent["input_bytes" if source == IMAGE else "feature_bytes"] += sizes[source]
-            sent["feature_bytes"] += sizes[part.name]
-        return sent
+        self(images)
+        return crossing_bytes(self.graph, self._remote, images)

@@ -106,7 +106,7 @@ class Server:
             return pack_done(done, queue_ns=time.perf_counter_ns() - came - (done.compute_ns or 0))
         except RequestRefused as error:
             return pack_failure(Failure(error.number, str(error), error.part))
-        except Exception as error:  # noqa: BLE001 - a runtime may raise anything; the central node reports it
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - a runtime may raise anything; the central node reports it
             line = first_line(error, kind=not isinstance(error, HarnessError))
             return pack_failure(Failure(number, line, part, source_files(error)))
 

@@ -98,7 +98,7 @@ def _reply(worker: Worker, command: Command[Any]) -> Reply:
         return Failed(str(error), source_files(error))
     except MemoryError as error:
         return Failed("out of memory", source_files(error))
-    except Exception as error:  # noqa: BLE001 - a runtime may raise anything; the parent decides
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - a runtime may raise anything; the parent decides
         return Failed(first_line(error, kind=True), source_files(error))
 
 

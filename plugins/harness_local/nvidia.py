@@ -39,9 +39,10 @@ def gpus(name: str = "cuda") -> list[DeviceInfo | Unavailable]:
 
 def _gpu(pynvml: Any, name: str, index: int) -> DeviceInfo:
     handle = pynvml.nvmlDeviceGetHandleByIndex(index)
+    uuid = _text(pynvml.nvmlDeviceGetUUID(handle))
     details: dict[str, Any] = {
         "index": index,
-        "uuid": _text(pynvml.nvmlDeviceGetUUID(handle)),
+        "uuid": uuid,
         "driver": _text(pynvml.nvmlSystemGetDriverVersion()),
     }
     try:
@@ -56,6 +57,7 @@ def _gpu(pynvml: Any, name: str, index: int) -> DeviceInfo:
         kind="cuda",
         cores=0,
         memory_bytes=memory,
+        watched_as=uuid,
         details=details,
     )
 

@@ -75,13 +75,13 @@ def test_meters_of_the_inventory_are_those_that_answer(
     (tmp_path / "log.csv").write_text(f"time,watt\n{time.time()},1\n")
     info = described(spec_of(plugins))
     assert isinstance(info, DeviceInfo)
-    (use,) = info.details["external"]
-    assert use["info"]["scope"] == "board"
-    assert use["open"].startswith("harness_power.")
+    (use,) = info.external
+    assert use.info.scope == "board"
+    assert use.open.startswith("harness_power.")
     (tmp_path / "log.csv").unlink()
     info = described(spec_of(plugins))
     assert isinstance(info, DeviceInfo)
-    assert info.details["external"] == []
+    assert info.external == ()
     assert "is not read" in caplog.text
     own.path.write_text(f"{entry}  meters: [cvs]\n")
     with pytest.raises(

@@ -383,42 +383,52 @@ def test_a_probe_tells_each_link_s_times():
     assert links["rtt:right"] >= 20e6 > links["rtt:left"]
 
 
-def all_gather(size: int, wire: str = "float32", **graph):
-    """Return a collaboration of two peers in two rounds: each part of the second reads both of the first.
+class Counted(Requests):
+    """A worker that counts the bytes of the tensors in its requests and answers."""
 
-    ``head`` on this device reads both of the second. Every output has ``size`` values.
+    def __init__(self, sessions):
+        super().__init__(sessions)
+        self.tensor_bytes = 0
+
+    def answer(self, request, tensors):
+        done = super().answer(request, tensors)
+        self.tensor_bytes += sum(tensor.nbytes for tensor in (*tensors, *done.outputs))
+        return done
+
+
+def all_gather(size, wire):
+    """Return a collaboration of two peers in two rounds, and the peers' workers.
+
+    Each part of the second round reads both of the first. ``head`` on this device reads both of the second. Every
+    output has ``size`` values.
     """
     PEERS.clear()
     output, rounds = TensorSpec(shape=(size,)), {"a1": ("image",), "b1": ("image",)}
     rounds |= {"a2": ("a1", "b1"), "b2": ("a1", "b1")}
-    sessions = {device: {f"{device}{n}": Times() for n in (1, 2)} for device in "ab"}
-    peers = {}
-    for number, (device, own) in enumerate(sessions.items()):
-        PEERS[number] = {"worker": Requests(own)}
+    peers, workers = {}, []
+    for number, device in enumerate("ab"):
+        own = {f"{device}{n}": Times() for n in (1, 2)}
+        workers.append(Counted(own))
+        PEERS[number] = {"worker": workers[-1]}
         address = PeerAddress(device=device, open=f"{HERE}:open_thread", details={"number": number})
         peers |= dict.fromkeys(own, address)
     parts = [GraphPart(name=n, inputs=i, output=output, wire_dtype=wire) for n, i in rounds.items()]
     parts.append(GraphPart(name="head", inputs=("a2", "b2"), output=output))
-    return Collaboration(Graph(parts=tuple(parts), **graph), {"head": Times()}, peers)
+    return Collaboration(Graph(parts=tuple(parts)), {"head": Times()}, peers), workers
 
 
 @pytest.mark.parametrize(("wire", "width"), [("float32", 4), ("float16", 2)])
 def test_the_bytes_of_a_query_are_those_on_the_links(wire, width):
     """Each image and output is counted as often as it crosses a link. The frames have a header besides."""
-    seen = {}
-    for size in (
-        100,
-        900,
-    ):  # numbers of three digits, so that the headers differ in the digits of durations alone
-        together = all_gather(size, wire)
-        images = np.ones((3, size), np.float32)
-        sent = together.sent_bytes(images)
-        # images to a1 and b1; a1 and b1 to the central device and on to both of the second round; a2 and b2
-        assert sent == {"input_bytes": 2 * 3 * size * 4, "feature_bytes": 8 * 3 * size * width}
-        assert len(together.traffic) == 8
-        seen[size] = sum(together.traffic.values()) - sum(sent.values())
-    assert abs(seen[100] - seen[900]) < 8 * 30  # one more tensor would be thousands of bytes
-    assert 0 < seen[100] < 8 * 300
+    n, size = 3, 100
+    together, workers = all_gather(size, wire)
+    sent = together.sent_bytes(np.ones((n, size), np.float32))
+    # images to a1 and b1; a1 and b1 to the central device and on to both of the second round; a2 and b2
+    assert sent == {"input_bytes": 2 * n * size * 4, "feature_bytes": 8 * n * size * width}
+    assert sum(worker.tensor_bytes for worker in workers) == sum(sent.values())
+    assert len(together.traffic) == 8
+    headers = sum(together.traffic.values()) - sum(sent.values())
+    assert 0 < headers < 8 * 300
 
 
 # --- frames ---

@@ -175,24 +175,28 @@ def profiled(specs: Sequence[DeviceSpec], infos: Sequence[DeviceInfo]) -> tuple[
     """
     from dataclasses import asdict, replace
 
+    from harness.types import DeviceLink
+
     known = []
     for spec, info in zip(specs, infos, strict=True):
         profile = profile_of(spec)
         if profile is not None:
+            link = info.link
+            if link is None and profile.link is not None:
+                link = DeviceLink(rate_mbps=profile.link.rate_mbps, rtt_ms=profile.link.rtt_ms)
             details = {**info.details, "profile": asdict(profile.summary())}
-            if profile.link is not None:
-                details.setdefault("link", profile.link.model_dump())
-            info = replace(info, details=details)
+            if link is not None:
+                details.setdefault("link", {"rate_mbps": link.rate_mbps, "rtt_ms": link.rtt_ms})
+            info = replace(info, link=link, details=details)
         known.append(info)
     return tuple(known)
 
 
 def link_of(info: DeviceInfo) -> Link | None:
-    """Return the link of a device to the other devices, from its details, or None if it is unknown."""
-    stated = info.details.get("link")
-    if stated is None:
+    """Return the link of a device to the other devices, or None if it is unknown."""
+    if info.link is None:
         return None
-    return Link(**{key: stated[key] for key in Link.model_fields if key in stated})
+    return Link(rate_mbps=info.link.rate_mbps, rtt_ms=info.link.rtt_ms)
 
 
 def _kept(path: Path) -> Profile:

@@ -159,7 +159,7 @@ class BoardTransport:
         file = artifact.path / str(artifact.meta.get("file", ""))
         if file.suffix != ".onnx":
             raise DeviceError(f"{name} runs ONNX files only, not what {artifact.runtime} exports")
-        there = self._info.details.get("onnxruntime", {})
+        there = self._info.environment.get("onnxruntime", {})
         for key, most in (("opset", there.get("opset")), ("ir_version", there.get("ir_version"))):
             has = artifact.meta.get(key)
             if isinstance(has, int) and isinstance(most, int) and has > most:

@@ -8,12 +8,12 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import Field, TypeAdapter
 
@@ -22,7 +22,7 @@ from harness.machine.meters import Meters
 from harness.plugins import load_plugins
 from harness.store.files import read_regular, write_atomically
 from harness.suite.validate import validated
-from harness.types import Device, DeviceInfo, DeviceSpec, Params, Unavailable
+from harness.types import Device, DeviceInfo, DeviceLink, DeviceSpec, MeterInfo, MeterUse, Params, Unavailable
 from harness.types.fields import Duration, Name
 from harness_remote.inventory.inventory import Board, Inventory
 from harness_remote.wire.board import BoardDescription
@@ -165,7 +165,7 @@ def info_of(
     board: Board,
     described: BoardDescription,
     computes_on: str = "cpu",
-    external: Sequence[Mapping[str, Any]] = (),
+    external: Sequence[MeterUse] = (),
 ) -> DeviceInfo:
     """Return a board as a :class:`DeviceInfo`.
 
@@ -184,17 +184,9 @@ def info_of(
             f"{', '.join(runtime.get('providers', ()))} only; docs/hardware.md says which build has more"
         )
     facts = {key: getattr(described, key) for key in KEPT}
-    details = {key: fact for key, fact in facts.items() if fact not in (None, {}, [], ())}
-    details |= {
-        "meters": list(described.meters),
-        "external": list(external),
-        "tells": sorted({signal for state in described.state.values() for signal in state}),
-        "labels": list(board.labels),
-    }
-    if board.memory_budget_mb is not None:
-        details["memory_budget_bytes"] = int(board.memory_budget_mb * 1e6)
+    budget, link = board.memory_budget_mb, None
     if board.link is not None and board.link.rate_mbps is not None:
-        details["link"] = board.link.model_dump(mode="json")
+        link = DeviceLink.of(board.link.model_dump(mode="json"))
     return DeviceInfo(
         name=name,
         backend=backend,
@@ -204,7 +196,14 @@ def info_of(
         memory_bytes=described.memory_bytes,
         emulated=board.emulated,
         machine_id=described.machine_id,
-        details=details,
+        environment={key: fact for key, fact in facts.items() if fact not in (None, {}, [], ())},
+        formats=("onnx",),
+        link=link,
+        weight_budget_bytes=None if budget is None else int(budget * 1e6),
+        meters=tuple(MeterInfo(**meter) for meter in described.meters),
+        external=tuple(external),
+        signals=tuple(sorted({signal for state in described.state.values() for signal in state})),
+        details={"labels": list(board.labels)},
     )
 
 
@@ -255,8 +254,8 @@ def _find(spec: DeviceSpec) -> tuple[str, Board, Inventory]:
     return name, board, inventory
 
 
-def _external(inventory: Inventory, name: str) -> list[dict[str, Any]]:
-    """Return the meters that the inventory names for a board and that answer, as JSON of :class:`MeterUse`.
+def _external(inventory: Inventory, name: str) -> list[MeterUse]:
+    """Return the meters that the inventory names for a board and that answer.
 
     Raises:
         ValueError: a meter is unknown, or its parameters are wrong.
@@ -280,7 +279,7 @@ def _external(inventory: Inventory, name: str) -> list[dict[str, Any]]:
         raise ValueError(f"{inventory.source.where(name, 'meters')}: {error}") from None
     for meter in absent:
         _LOG.warning("%s: %s is not read: %s", name, meter.name, meter.reason)
-    return [asdict(use) for use in uses]
+    return uses
 
 
 def ask_board(
