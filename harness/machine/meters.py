@@ -11,7 +11,6 @@ from harness.contracts.meters import checked_meters, checked_signals
 from harness.contracts.need import needing
 from harness.errors import BrokenContract, first_line
 from harness.machine import state
-from harness.machine.sampler import Sampler
 from harness.plugins import Plugins
 from harness.registry import Registered
 from harness.types import DeviceInfo, MeterEntry, MeterInfo, MeterUse, Monitor, Params, Unavailable, Watch
@@ -57,6 +56,8 @@ def answers(
 
 def _at_its_host(info: MeterInfo, entry: MeterEntry) -> MeterInfo | Unavailable:
     """Open a meter at its host, and return its description or why it does not answer."""
+    from harness.machine.sampler import Sampler  # no other part of planning needs it
+
     sampler = Sampler(Monitor(meters=(MeterUse(info=info, open=function_name(entry.open)),)))
     try:
         problems = [*sampler.ready().values(), *sampler.problems()]
