@@ -1,13 +1,15 @@
 """The origin of a results folder: the suite, the command, and the state of the harness.
 
 ``suite.yaml`` is the suite of the last run, which ``harness run`` reruns. An earlier suite is kept as
-``suite-HASH.yaml``. ``runs.jsonl`` has a line for each run.
+``suite-HASH.yaml``. ``runs.jsonl`` has a line for each run. A ``suite.yaml`` that no run wrote is a person's own: it
+stays, and the suite of the run is in ``suite-HASH.yaml``.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import os
 import subprocess
 from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
@@ -15,7 +17,7 @@ from importlib import metadata
 from pathlib import Path
 
 from harness.errors import StorageError
-from harness.store.files import append_line, write_atomically
+from harness.store.files import append_line, read_regular, write_atomically
 from harness.types.json import JsonObject
 
 __all__ = ["MadeBy", "ProjectState", "keep_origin", "project_state"]
@@ -25,6 +27,9 @@ GIT_S = 20.0
 
 LARGEST = 2**22
 """Largest size in bytes of an earlier suite that is kept. No suite is as large."""
+
+MOST_RUNS_BYTES = 2**28
+"""Largest size in bytes of ``runs.jsonl`` that is read. A line has about 500 bytes."""
 
 
 @dataclass(frozen=True)
@@ -62,24 +67,44 @@ def keep_origin(folder: Path, run_id: str, made_by: MadeBy, project: ProjectStat
         StorageError: the folder cannot be written.
     """
     content = made_by.suite.encode()
-    line = {
-        "run_id": run_id,
-        "started": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "command": made_by.command,
-        "suite_sha256": hashlib.sha256(content).hexdigest(),
-        "harness": (project_state() if project is None else project).to_json(),
-    }
-    path = folder / "suite.yaml"
+    digest = _digest(content)
+    path, runs = folder / "suite.yaml", folder / "runs.jsonl"
     try:
         earlier = _earlier(path)
-        if earlier is not None and earlier != content:
-            digest = hashlib.sha256(earlier).hexdigest()
-            write_atomically(folder / f"suite-{digest[:8]}.yaml", earlier)
-        if earlier != content:
-            write_atomically(path, content)
-        append_line(folder / "runs.jsonl", json.dumps(line, ensure_ascii=False).encode("utf-8", "replace"))
+        own = earlier is None or _digest(earlier) in _written(runs)
+        file = path if own else folder / f"suite-{digest[:8]}.yaml"
+        line = {
+            "run_id": run_id,
+            "started": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            "command": made_by.command,
+            "suite_file": file.name,
+            "suite_sha256": digest,
+            "harness": (project_state() if project is None else project).to_json(),
+        }
+        append_line(runs, json.dumps(line, ensure_ascii=False).encode("utf-8", "replace"))
+        if own and earlier is not None and earlier != content:
+            write_atomically(folder / f"suite-{_digest(earlier)[:8]}.yaml", earlier)
+        if not own or earlier != content:
+            write_atomically(file, content)
     except OSError as error:
         raise StorageError(f"{error.filename or path}: {error.strerror or error}") from None
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def _written(runs: Path) -> set[str]:
+    """Return the hashes of the suites that runs wrote to ``suite.yaml``."""
+    digests = set()
+    for line in read_regular(runs, MOST_RUNS_BYTES).splitlines() if runs.exists() else ():
+        try:
+            run = json.loads(line)
+        except (ValueError, RecursionError):  # a torn line
+            continue
+        if isinstance(run, dict) and run.get("suite_file", "suite.yaml") == "suite.yaml":
+            digests.add(str(run.get("suite_sha256")))
+    return digests
 
 
 def _earlier(path: Path) -> bytes | None:
@@ -110,6 +135,8 @@ def _git(root: Path, *words: str) -> str:
         text=True,
         errors="replace",
         stdin=subprocess.DEVNULL,
+        # git sets GIT_DIR for its hooks, and it would name the repository of the hook
+        env={name: value for name, value in os.environ.items() if not name.startswith("GIT_")},
         timeout=GIT_S,
         check=False,
     )

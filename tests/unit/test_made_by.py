@@ -42,6 +42,19 @@ def test_a_folder_has_the_last_suite_every_earlier_one_and_a_line_for_each_run(t
     assert (lines[2]["command"], lines[2]["harness"]["dirty"]) == ("harness run b.yaml -q", True)
 
 
+def test_a_suite_that_no_run_wrote_stays(tmp_path: Path) -> None:
+    (tmp_path / "suite.yaml").write_text("# my own\nsuite: a\n")
+    keep_origin(tmp_path, "r", MadeBy("suite: a\n", "harness run suite.yaml --out ."), STATE)
+    assert (tmp_path / "suite.yaml").read_text() == "# my own\nsuite: a\n"
+    (kept,) = tmp_path.glob("suite-*.yaml")
+    assert kept.read_text() == "suite: a\n"
+    assert runs(tmp_path)[0]["suite_file"] == kept.name
+    made_by = MadeBy("# my own\nsuite: a\n", "harness run suite.yaml --out .")
+    keep_origin(tmp_path, "r", made_by, STATE)  # its own text does not make it a run's
+    keep_origin(tmp_path, "r", MadeBy("suite: b\n", "harness run suite.yaml --set suite=b --out ."), STATE)
+    assert (tmp_path / "suite.yaml").read_text() == made_by.suite
+
+
 def test_an_odd_folder_is_one_line_or_is_mended(tmp_path: Path) -> None:
     made_by = MadeBy("suite: a\n", "harness run \udcff")
     os.mkfifo(tmp_path / "suite.yaml")
@@ -69,6 +82,21 @@ def test_the_commit_and_whether_tracked_files_differ_from_it(tmp_path: Path) -> 
     assert clean.dirty is False
     (tmp_path / "a").write_text("2")
     assert project_state(tmp_path) == replace(clean, dirty=True)
+
+
+def test_the_commit_is_that_of_the_harness_in_a_hook_of_another_repository(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commits = {}
+    for name in ("harness", "other"):
+        git = ("git", "-C", str(tmp_path / name), "-c", "user.name=n", "-c", "user.email=e@x")
+        (tmp_path / name).mkdir()
+        subprocess.run([*git, "init", "-q"], check=True)
+        subprocess.run([*git, "commit", "-q", "--allow-empty", "-m", name], check=True)
+        commits[name] = project_state(tmp_path / name).commit
+    monkeypatch.setenv("GIT_DIR", str(tmp_path / "other" / ".git"))
+    assert commits["harness"] != commits["other"]
+    assert project_state(tmp_path / "harness").commit == commits["harness"]
 
 
 @pytest.mark.parametrize("name", shipped_suites())
