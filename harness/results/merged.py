@@ -21,7 +21,7 @@ class Merged:
 
     With ``current_only``, only the cells that a folder's ``plan.json`` names are taken from it. ``left_out`` is the
     number of other cells. Records whose raw samples are damaged are left out; ``problems`` has a line for each, and one
-    for the sample files that a folder lacks.
+    for the sample files that a folder lacks, unless another folder has them.
 
     Raises:
         StorageError: a folder cannot be read.
@@ -29,6 +29,7 @@ class Merged:
 
     def __init__(self, folders: Iterable[Results], *, current_only: bool = False) -> None:
         every: list[Record] = []
+        lacking: list[tuple[Results, list[Record]]] = []
         self.left_out = 0
         self.problems: list[str] = []
         self._folder_of: dict[str | None, Results] = {}  # a sample file is named by its content
@@ -48,12 +49,23 @@ class Merged:
             if current_only:
                 self.left_out += len(own) - len(current)
                 own = current
-            sound, problems = folder.samples.check(own)
+            sound, missing, problems = folder.samples.check(own)
             self.problems += problems
             every += sound
-            self._folder_of |= {record.samples.sha256: folder for record in sound}
+            absent = {record.samples.sha256 for record in missing}
+            lacking.append((folder, missing))
             for record in sound:
                 self._name_of.setdefault(record.run_id, str(folder.folder))
+                if record.samples.sha256 not in absent:
+                    self._folder_of.setdefault(record.samples.sha256, folder)
+        for folder, missing in lacking:
+            nowhere = [record for record in missing if record.samples.sha256 not in self._folder_of]
+            if nowhere:
+                files = "file of samples is" if len(nowhere) == 1 else "files of samples are"
+                self.problems.append(
+                    f"{folder.folder}: {len(nowhere)} {files} missing (the first: {nowhere[0].samples.file}); "
+                    "no tier rests on it"
+                )
         self.records = latest_of(every)
 
     def place_of(self, record: Record) -> Place:
@@ -67,5 +79,5 @@ class Merged:
         Raises:
             StorageError: the file was damaged since the records were read.
         """
-        folder = self._folder_of[record.samples.sha256]
-        return {} if folder.samples.missing(record) else folder.load_samples(record)
+        folder = self._folder_of.get(record.samples.sha256)
+        return {} if folder is None else folder.load_samples(record)

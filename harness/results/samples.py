@@ -108,8 +108,8 @@ class SampleFiles:
             return False
         return path is not None and not os.path.lexists(path)
 
-    def check(self, records: Iterable[Record]) -> tuple[list[Record], list[str]]:
-        """Return the records whose file is not damaged, and a line for each problem.
+    def check(self, records: Iterable[Record]) -> tuple[list[Record], list[Record], list[str]]:
+        """Return the records whose file is not damaged, those of them whose file is missing, and a line per problem.
 
         A record whose file is missing stays: its figures are under a checksum of their own.
         """
@@ -131,12 +131,7 @@ class SampleFiles:
             problems.append(
                 f"{self._folder}: {damaged - _MOST_NAMED:,} further records with damaged samples left out"
             )
-        if missing:
-            files = "file of samples is" if len(missing) == 1 else "files of samples are"
-            problems.append(
-                f"{self._folder}: {len(missing)} {files} missing (the first: {missing[0].samples.file}); no tier rests on it"
-            )
-        return sound, problems
+        return sound, missing, problems
 
     def problem(self, record: Record) -> str | None:
         """Return what is wrong with a record's file in one line, or None. Nothing is unpacked but the headers."""

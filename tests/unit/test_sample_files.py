@@ -6,6 +6,7 @@ import hashlib
 import io
 import json
 import os
+import shutil
 import sys
 import zipfile
 from pathlib import Path
@@ -91,6 +92,18 @@ def test_of_many_damaged_files_ten_are_named(results, harness):
     assert len(merged.problems) == 11
     assert merged.problems[-1].endswith("19 further records with damaged samples left out")
     assert len(merged.records) == 3
+
+
+def test_samples_that_one_of_two_folders_lacks_are_read_from_the_other(results, tmp_path):
+    copy = tmp_path / "copy"
+    copy.mkdir()
+    shutil.copy(results.folder / "records.jsonl", copy)
+    for folders in ([results, Results(copy)], [Results(copy), results]):
+        merged = Merged(folders)
+        assert [line for line in merged.problems if "missing" in line] == []
+        assert all(merged.load_samples(own) for own in merged.records if not own.samples.empty)
+    (line,) = Merged([Results(copy)]).problems
+    assert "missing" in line
 
 
 def planted(results: Results, method: str, content: bytes) -> None:
