@@ -113,7 +113,8 @@ class Datasets:
         content = {
             "stage": "data",
             **to_json(ref),
-            "prepared": [info.shape, info.mean, info.std],
+            # a builder may match the head of weights by the names of the classes
+            "prepared": [info.class_names, info.shape, info.mean, info.std],
             "source": self.plugins.code_of(entry, registered.origin),
             "core": core_hash(*DATA),
         }

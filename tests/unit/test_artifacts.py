@@ -20,7 +20,7 @@ from harness.errors import BrokenContract, CellError, StorageError, SuiteError
 from harness.hookspecs import hookimpl
 from harness.measure.cell_data import open_cell
 from harness.plan.planner import make_plan
-from harness.plugins import load_plugins
+from harness.plugins import Plugins, load_plugins
 from harness.prepare.context import open_task_data
 from harness.prepare.nodes import failure
 from harness.store.artifacts import Store
@@ -28,7 +28,7 @@ from harness.store.saved import load_any
 from harness.suite.loading import load_suite
 from harness.types import DataInfo, DatasetEntry
 from harness.types.data import DataChoice
-from harness.types.plan import DataRef, PrepareHost
+from harness.types.plan import DataRef, Node, PrepareHost
 
 INFO = DataInfo(
     name="toy",
@@ -180,9 +180,10 @@ def test_a_plugin_that_gives_no_data_set_is_named() -> None:
 
 
 class _Toy:
-    """A data set whose fingerprint can change."""
+    """A data set whose fingerprint and class names can change."""
 
     fingerprint = "planned"
+    class_names = ("a", "b")
     labels = np.array([0, 1], np.int64)
 
     def image(self, index: int) -> NDArray[np.uint8]:
@@ -196,22 +197,36 @@ class _Toy:
         yield DatasetEntry(
             name="toy",
             summary="for tests",
-            describe=lambda params: replace(INFO, fingerprint=self.fingerprint),
+            describe=lambda params: replace(INFO, fingerprint=self.fingerprint, class_names=self.class_names),
             load=lambda params, split: self,
         )
 
 
-def test_data_that_changed_after_planning_is_not_stored_under_the_old_key(tmp_path: Path) -> None:
-    toy = _Toy()
+def planned_data(toy: _Toy, path: Path) -> tuple[Plugins, Node]:
+    """Plan a suite on ``toy``, and return its data node."""
     plugins = load_plugins(extra={"toy": toy})
-    path = tmp_path / "mine.yaml"
     path.write_text(
         "suite: mine\ndata: {name: toy}\nmethods: {vit: {build: {vit: {patch_size: 2, dim: 8, depth: 1, heads: 1}}}}\n"
         "devices: {here: {backend: cpu}}\nrun: [{methods: all, devices: [here]}]\n"
     )
     nodes = make_plan(load_suite(path), plugins, PrepareHost(torch="1")).plan.nodes.values()
-    ref = next(node.task for node in nodes if isinstance(node.task, DataRef))
+    return plugins, next(node for node in nodes if isinstance(node.task, DataRef))
+
+
+def test_data_that_changed_after_planning_is_not_stored_under_the_old_key(tmp_path: Path) -> None:
+    toy = _Toy()
+    plugins, node = planned_data(toy, tmp_path / "mine.yaml")
+    ref = node.task
+    assert isinstance(ref, DataRef)
     assert open_task_data(ref, plugins).info.fingerprint == ref.fingerprint
     toy.fingerprint = "changed"
     with pytest.raises(CellError, match="the data has changed since it was planned; run again"):
         open_task_data(ref, plugins)
+
+
+def test_names_of_classes_are_in_the_key_of_the_data(tmp_path: Path) -> None:
+    toy, path = _Toy(), tmp_path / "mine.yaml"
+    before = planned_data(toy, path)[1].key
+    assert planned_data(toy, path)[1].key == before
+    toy.class_names = ("b", "a")
+    assert planned_data(toy, path)[1].key != before
