@@ -201,10 +201,10 @@ class Store:
         self._report(f"{path} is damaged: {why}; set aside in {target}")
 
     def stored(self) -> list[Stored]:
-        """Return all artifacts, the last used first. A folder without ``meta.json`` is left out."""
+        """Return all artifacts, also damaged ones, the last used first."""
         artifacts = []
         for path in self.artifacts.iterdir() if self.artifacts.is_dir() else ():
-            if not os.path.lexists(path / "meta.json"):
+            if not path.is_dir():
                 continue
             about = (_meta(path) or {}).get("about")
             about = about if isinstance(about, dict) else {"label": "damaged"}

@@ -103,6 +103,7 @@ def facts(
         raise SuiteError(f"num_classes: {params.num_classes}, but {where} has {len(class_names)} classes")
     if params.shape is not None and 0 not in shape and tuple(params.shape) != shape:
         raise SuiteError(f"shape: {list(params.shape)}, but the images of {where} are {list(shape)}")
+    whole = ("pictures resized whole, not cut to their middle square",) if params.crop == "none" else ()
     scale = () if params.mean is not None else ("mean and std not given: 0.5 and 0.5",)
     return DataInfo(
         name=shown(name),
@@ -112,7 +113,7 @@ def facts(
         mean=params.mean or (0.5,) * shape[0],
         std=params.std or (0.5,) * shape[0],
         fingerprint=fingerprint,
-        note="; ".join(part for part in (params.note, *notes, *scale) if part),
+        note="; ".join(part for part in (params.note, *notes, *whole, *scale) if part),
     )
 
 

@@ -168,7 +168,10 @@ def test_crop_takes_the_middle_square(tmp_path: Path) -> None:
         write(tmp_path / f"{split}.parquet", [0, 1], [png(wide)] * 2)
     assert describe("parquet", path=str(tmp_path)).shape == (3, 4, 4)
     assert (load("parquet", "train", path=str(tmp_path)).image(0) == 200).all()
-    assert describe("parquet", path=str(tmp_path), crop="none").shape == (3, 4, 8)
+    whole = describe("parquet", path=str(tmp_path), crop="none")
+    assert whole.shape == (3, 4, 8)
+    assert "pictures resized whole, not cut to their middle square" in whole.note  # tables of both share a key
+    assert "resized whole" not in describe("parquet", path=str(tmp_path)).note
 
 
 def test_absent_data_is_planned_with_what_the_suite_says(tmp_path: Path) -> None:

@@ -66,6 +66,20 @@ def test_a_damaged_artifact_is_listed_and_cleared(
     assert not path.exists()
 
 
+def test_an_artifact_without_its_description_is_listed_and_cleared(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HARNESS_CACHE", str(tmp_path))
+    (tmp_path / "artifacts" / "0123456789abcdef").mkdir(parents=True)
+    (tmp_path / "artifacts" / "0123456789abcdef" / "model.onnx").write_bytes(bytes(2_000_000))
+    (line, _) = CliRunner().invoke(cli, ["cache", "list"]).stdout.splitlines()
+    assert line.startswith("0123456789ab")
+    assert "2.00 MB" in line
+    assert "damaged" in line
+    said = CliRunner().invoke(cli, ["cache", "clear", "0123", "--yes"], catch_exceptions=False).stdout
+    assert said == "freed 2.0 MB\n"
+
+
 @pytest.mark.parametrize("content", [*DAMAGED, b'{"kind": "model", "about": {}}'])
 def test_an_export_of_another_form_is_one_line_that_says_how_to_make_it_again(
     tmp_path: Path, content: bytes
