@@ -248,7 +248,7 @@ class Store:
         except Damage as damage:
             self._checked.pop(key, None)
             return str(damage)
-        except PermissionError as error:
+        except OSError as error:
             raise StorageError(
                 f"cannot read artifact {key[:12]}: {error.filename}: {error.strerror}"
             ) from None

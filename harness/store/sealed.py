@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -19,6 +20,12 @@ SEAL = "files.json"
 
 _MOST_BYTES = 16 * 2**20
 _BLOCK_BYTES = 2**20
+
+_NOT_ITS_FAULT = (
+    *(errno.EACCES, errno.EPERM, errno.EMFILE, errno.ENFILE),
+    *(errno.ENOMEM, errno.ESTALE, errno.ETIMEDOUT, errno.EINTR),
+)
+"""Numbers of errors that say nothing about the content of a file."""
 
 State: TypeAlias = Mapping[str, FileState | None]
 """File -> its state; None if there is no such file."""
@@ -48,7 +55,7 @@ def check(folder: Path, known: State | None = None) -> State:
 
     Raises:
         Damage: a file is missing, has changed or is not a regular file; or the list is.
-        PermissionError: a file may not be read.
+        OSError: a file cannot be read now, which does not mean that it is damaged.
     """
     if known is not None and known == _states(folder, known):
         return known
@@ -57,24 +64,25 @@ def check(folder: Path, known: State | None = None) -> State:
     for name, (size, digest) in listed.items():
         try:
             actual = _hash(folder / name, size)
-        except PermissionError:
-            raise
         except OSError as error:
-            raise Damage(f"{name}: {error.strerror or error}") from None
+            raise _damage(name, error) from None
         if actual != digest:
             raise Damage(f"{name}: its content is not what was written")
     return states
 
 
+def _damage(name: str, error: OSError) -> Exception:
+    """Return what to raise of a file that could not be read: an error of the system stays as it is."""
+    return error if error.errno in _NOT_ITS_FAULT else Damage(f"{name}: {error.strerror or error}")
+
+
 def _listed(folder: Path) -> dict[str, tuple[int, str]]:
     try:
         text = read_regular(folder / SEAL, _MOST_BYTES)
-    except PermissionError:
-        raise
     except FileNotFoundError:
         raise Damage(f"it has no {SEAL}, as version 0.1.0 left it, or it was removed") from None
     except OSError as error:
-        raise Damage(f"{SEAL}: {error.strerror or error}") from None
+        raise _damage(SEAL, error) from None
     try:
         content = json.loads(text)
         files = {str(name): (int(size), str(digest)) for name, (size, digest) in content.items()}

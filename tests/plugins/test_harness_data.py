@@ -170,7 +170,7 @@ def test_crop_takes_the_middle_square(tmp_path: Path) -> None:
     assert (load("parquet", "train", path=str(tmp_path)).image(0) == 200).all()
     whole = describe("parquet", path=str(tmp_path), crop="none")
     assert whole.shape == (3, 4, 8)
-    assert "pictures resized whole, not cut to their middle square" in whole.note  # tables of both share a key
+    assert "pictures resized whole, not cut to their middle square" in whole.note
     assert "resized whole" not in describe("parquet", path=str(tmp_path)).note
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -216,3 +218,32 @@ def test_damaged_predictions_are_made_again(tmp_path, name):
     assert [get(3), get(4)] == [3, 3]
     assert len(said) == 1
     assert "evaluation.npz" in said[0]
+
+
+WITHOUT_DESCRIPTORS = """
+import os, resource, sys
+from pathlib import Path
+from harness.store.sealed import Damage, check, seal
+
+folder = Path(sys.argv[1])
+(folder / "meta.json").write_text("{}")
+seal(folder)
+resource.setrlimit(resource.RLIMIT_NOFILE, (64, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+try:
+    while True:
+        os.dup(0)
+except OSError:
+    pass
+try:
+    check(folder)
+except Damage as damage:
+    print("damaged:", damage)
+except OSError as error:
+    print("not read:", error.strerror)
+"""
+
+
+def test_a_file_that_cannot_be_opened_now_is_not_damaged(tmp_path):
+    script = [sys.executable, "-c", WITHOUT_DESCRIPTORS, str(tmp_path)]
+    said = subprocess.run(script, check=False, capture_output=True, text=True, timeout=60)
+    assert said.stdout == "not read: Too many open files\n"
