@@ -55,7 +55,8 @@ class Session(Protocol):
     def run(self, inputs: Sequence[NDArray[Any]]) -> NDArray[np.float32]:
         """Run one forward pass. ``inputs`` are [n, ...] in the order of the part's edges; the output is [n, ...].
 
-        Return when the result is in host memory.
+        Return when the result is in host memory. It may lie in memory that the next call overwrites. The inputs may
+        only be read.
         """
         ...
 
