@@ -64,12 +64,10 @@ def as_weights_expect(
     ``written`` are the keys that the suite gives. They win, and a difference from the weights is returned in words.
     For another number of channels than the weights', mean and standard deviation are averaged over the weights'.
     """
-    channels, notes = info.shape[0], []
+    channels = info.shape[0]
     scale = Scale(mean=weights.mean, std=weights.std)
     if channels != len(weights.mean):
         scale = Scale(mean=(fmean(weights.mean),) * channels, std=(fmean(weights.std),) * channels)
-        if "normalize" not in written and len(set(weights.mean + weights.std)) > 2:
-            notes.append(f"normalize averaged over the weights' {len(weights.mean)} channels")
     wanted = {
         "image_size": weights.image_size,
         "interpolation": weights.interpolation,
@@ -77,21 +75,25 @@ def as_weights_expect(
         "crop_mode": weights.crop_mode,
         "normalize": _named(scale),
     }
+    notes = []
     filled = choice.model_copy(update={key: value for key, value in wanted.items() if key not in written})
     expected = DataChoice(name=choice.name, **wanted)
     if filled.image_size != weights.image_size:
         notes.append(f"image_size {filled.image_size or 'as stored'}, the weights' {weights.image_size}")
     if filled.image_size is not None and filled.resize_name != expected.resize_name:
         notes.append(f"resized by {filled.resize_name}, the weights' by {expected.resize_name}")
-    if not _same_scale(_scale(info, filled), (scale.mean, scale.std)):
+    if _same_scale(_scale(info, filled), (scale.mean, scale.std)):
+        if channels != len(weights.mean) and (len(set(weights.mean)) > 1 or len(set(weights.std)) > 1):
+            notes.append(f"normalize averaged over the weights' {len(weights.mean)} channels")
+    else:
         notes.append(f"normalize {filled.normalize_name}, the weights' {expected.normalize_name}")
     return filled, tuple(notes)
 
 
 def _named(scale: Scale) -> Literal["imagenet", "half"] | Scale:
     """Return the name of a scale, if it has one in a suite."""
-    ones = (1.0,) * len(scale.mean)
-    if _same_scale((scale.mean, scale.std), (tuple(0.5 * one for one in ones),) * 2):
+    half = (0.5,) * len(scale.mean)
+    if (scale.mean, scale.std) == (half, half):
         return "half"
     return "imagenet" if (scale.mean, scale.std) == (IMAGENET_MEAN, IMAGENET_STD) else scale
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, TypeAlias, cast
+from typing import Annotated, Any, Literal, TypeAlias, cast
 
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, Field, PositiveInt, ValidationError
 
 from harness.types import DataInfo, Preprocessing
 from harness_timm.catalogue import imagenet_names, pretrained_cfg, tags_with_weights
@@ -147,15 +147,19 @@ def _channels(checkpoint: Checkpoint, cfg: Any) -> int:
     return shape[1] if len(shape) == 4 and shape[1] in (1, 3) else usual
 
 
+_Share = Annotated[float, Field(ge=0, le=1)]
+_Spread = Annotated[float, Field(gt=0, le=10)]
+
+
 class _Stated(BaseModel):
     """The keys of ``pretrained_cfg`` in a ``config.json`` of timm that say how images are prepared."""
 
-    input_size: tuple[int, int, int] | None = None
+    input_size: tuple[PositiveInt, PositiveInt, PositiveInt] | None = None
     interpolation: str | None = None
     crop_pct: float | None = Field(None, gt=0, le=1)
     crop_mode: str | None = None
-    mean: tuple[float, float, float] | None = None
-    std: tuple[float, float, float] | None = None
+    mean: tuple[_Share, _Share, _Share] | None = None
+    std: tuple[_Spread, _Spread, _Spread] | None = None
 
 
 def _updated(cfg: Any, stated: Mapping[str, Any], file: Path) -> Any:

@@ -429,6 +429,16 @@ def test_local_weights_have_the_preprocessing_of_their_config_or_tag(named: Path
     found = of(**TINY)
     assert (found.image_size, found.crop_pct, found.interpolation) == (32, 0.75, "bilinear")
     assert found.mean == (0.1, 0.2, 0.3)
+    for wrong in (
+        {"std": [0, 1, 1]},
+        {"mean": ["a", 1, 1]},
+        {"input_size": [3, -1, 8]},
+        {"interpolation": 7},
+    ):
+        config.write_text(json.dumps({"pretrained_cfg": wrong}))
+        with pytest.raises(ValueError, match=f"pretrained_cfg.{next(iter(wrong))}") as caught:
+            of(**TINY)
+        assert "\n" not in str(caught.value)
     config.write_text(json.dumps({"pretrained_cfg": {"crop_pct": 3}}))
     with pytest.raises(
         ValueError, match=r"pretrained_cfg\.crop_pct: Input should be less than or equal to 1"
@@ -552,3 +562,21 @@ def test_a_damaged_file_in_the_cache_is_one_line(tmp_path: Path, monkeypatch: py
     monkeypatch.setattr(models, "hub_file", lambda name, cfg: file)
     with pytest.raises(ValueError, match=r"model\.safetensors is a Git LFS pointer"):
         build(info(), name="resnet10t", pretrained=True)
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".bin"])
+def test_weights_of_the_hub_answer_for_the_classes_that_the_data_names(
+    suffix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from harness_timm import models
+
+    torch.manual_seed(0)
+    whole = timm.create_model("test_vit", img_size=32).eval()
+    file = tmp_path / f"weights{suffix}"
+    save = save_file if suffix == ".safetensors" else torch.save
+    save(whole.state_dict(), file)  # type: ignore[operator]
+    monkeypatch.setattr(models, "hub_file", lambda name, cfg: file)
+    model = build(info(("cassette player", "tench")), name="test_vit", pretrained=True)
+    images = torch.randn(2, 3, 32, 32)
+    with torch.no_grad():
+        assert torch.allclose(model.module(images), whole(images)[:, [482, 0]], atol=1e-5)
