@@ -80,7 +80,7 @@ def listed(folder: Path) -> Listing:
                 listing.joined.append(repr(name))
             files = listing.classes.setdefault(name, [])
             _collect(entry.path, (status.st_dev, status.st_ino), files, listing)
-            files.sort(key=lambda path: path.split(os.sep))
+            files.sort(key=lambda path: same_name(path).split(os.sep))  # the same order on every system
         elif _is_picture(entry.name):
             listing.outside.append(entry.path)
     listing.skipped.sort()

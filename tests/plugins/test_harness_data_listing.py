@@ -61,6 +61,16 @@ def refused(folder: Path, message: str) -> None:
 # --- classes ------------------------------------------------------------------------------------
 
 
+def test_pictures_whose_names_are_written_in_two_forms_have_one_order(tmp_path: Path) -> None:
+    fingerprints = set()
+    for form in (NFC, NFD):
+        for split in ("train", "test"):
+            for number, place in enumerate((f"a/{form}.png", "a/f.png", "b/0.png")):
+                picture(tmp_path / form / split / place, 10 * number + len(split))
+        fingerprints.add(describe(tmp_path / form).fingerprint)
+    assert len(fingerprints) == 1
+
+
 def test_class_folders_that_are_numbers_are_in_the_order_of_numbers(tmp_path: Path) -> None:
     for split in ("train", "test"):
         for name in range(12):
