@@ -280,9 +280,8 @@ def notes(table: Table, shown: Sequence[Shown], *, usual: bool = True) -> list[s
         for flag in row.texts("flags"):
             flagged.setdefault(flag, []).append(str(row["method"]))
     lines += [f"{MARKS['flagged']} {flag}: {', '.join(methods)}" for flag, methods in flagged.items()]
-    resized = {(str(row["resize"]), str(row["normalize"])) for row in table.rows if row["resize"] is not None}
-    if len(resized) == 1:  # if they differ, they are columns
-        lines.append("Images: size {}, normalised by {}".format(*resized.pop()))
+    if _known(table, "resize"):  # records of 0.1.0 do not have it
+        lines += _preprocessing(table)
     noted: dict[str, list[str]] = {}
     for row in table.rows:
         for note in row.texts("notes"):
@@ -317,6 +316,17 @@ def notes(table: Table, shown: Sequence[Shown], *, usual: bool = True) -> list[s
     if table.note:
         lines.append(f"Data: {table.note}")
     return [one_line(line) for line in lines]
+
+
+def _preprocessing(table: Table) -> list[str]:
+    """Return a line with the preprocessing that all rows share. What differs is a column."""
+    shared = []
+    for name, form in (("resize", "size {}"), ("normalize", "normalised by {}")):
+        values = {str(row[name]) for row in table.rows if row[name] is not None}
+        silent = dict.fromkeys(str(row["method"]) for row in table.rows if row[name] is None)
+        unknown = f" (not recorded for {', '.join(silent)})" if silent else ""
+        shared += [form.format(value) + unknown for value in values if len(values) == 1]
+    return [f"Images: {', '.join(shared)}"] if shared else []
 
 
 def _absences(table: Table, shown: Sequence[Shown]) -> list[str]:

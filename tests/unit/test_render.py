@@ -174,15 +174,20 @@ def test_weights_that_no_step_trained_are_noted_unless_they_are_pretrained() -> 
 
 
 def test_preprocessing_is_a_note_where_it_is_the_same_and_columns_where_it_differs() -> None:
-    def of(method: str, resize: str) -> Record:
-        data = {**record().data, "resize": resize, "normalize": "half"}
+    def of(method: str, resize: str | None, normalize: str = "half") -> Record:
+        data = {**record().data, "resize": resize, "normalize": normalize}
         return record(method, data=data)
 
     same = render(leaderboard_of([of("a", "bicubic, crop 0.9"), of("b", "bicubic, crop 0.9")]), "github")
     assert "Images: size bicubic, crop 0.9, normalised by half" in same
     differ = render(leaderboard_of([of("a", "bicubic, crop 0.9"), of("b", "bilinear")]), "github")
-    assert "Images: size" not in differ
+    assert "Images: normalised by half" in differ
     assert "Resize" in differ
+    scaled = render(leaderboard_of([of("a", "bicubic"), of("b", "bicubic", "imagenet")]), "github")
+    assert "Images: size bicubic\n" in scaled + "\n"
+    older = render(leaderboard_of([of("a", "bicubic"), of("old", None)]), "github")
+    assert "Images: size bicubic (not recorded for old), normalised by half" in older
+    assert "Images" not in render(leaderboard_of([of("old", None)]), "github")
 
 
 def test_seeds_are_a_column_only_where_they_differ() -> None:
