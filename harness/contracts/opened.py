@@ -30,6 +30,10 @@ if TYPE_CHECKING:
 __all__ = ["CheckedDevice"]
 
 
+NEEDED = ("info", "remote", "load", "connect", "infer", "measure", "close", "__enter__", "__exit__")
+"""What every cell uses of a device. Only fleets use the rest of :class:`~harness.types.Device`."""
+
+
 class CheckedDevice:
     """A :class:`~harness.types.Device` that checks each answer of ``device`` (``need`` names its plugin).
 
@@ -40,7 +44,12 @@ class CheckedDevice:
     """
 
     def __init__(self, need: Need, device: Device) -> None:
-        need(isinstance(device, Device), f"open gave {type(device).__name__}", "open gives a Device")
+        absent = [name for name in NEEDED if not hasattr(device, name)]
+        need(
+            not absent,
+            f"open gave {type(device).__name__} without {', '.join(absent)}",
+            "open gives a Device",
+        )
         check_found(need, device.info, "open")
         need(
             not device.remote or bool(device.info.machine_id),

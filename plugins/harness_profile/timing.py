@@ -15,6 +15,8 @@ from statistics import median
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 import harness
+from harness.contracts.need import needing
+from harness.contracts.opened import CheckedDevice
 from harness.devices import Link, processor_of
 from harness.errors import DeviceError
 from harness.plan.profiles.profile import Kind, Point, Profile
@@ -279,7 +281,7 @@ def _timed(
 
     images = np.random.default_rng(0).standard_normal((4, *probe.shape), np.float32)
     graph = Graph(parts=(GraphPart(name="whole", inputs=(IMAGE,), output=artifact.output),))
-    with backend.open(spec) as device:
+    with _opened(backend, spec) as device:
         facts = device.load("whole", artifact, runtime)
         device.connect(graph, {})
         samples = device.measure(workload, images)
@@ -288,6 +290,11 @@ def _timed(
             f"{spec.name}: no query of {probe.what} was answered in {workload.stop.max_time_s:g} s"
         )
     return samples, facts, device.remote
+
+
+def _opened(backend: BackendEntry, spec: DeviceSpec) -> CheckedDevice:
+    """Open a device whose answers are checked, as a run does."""
+    return CheckedDevice(needing(f"backend {backend.name!r}"), backend.open(spec))
 
 
 def _link(
@@ -301,7 +308,7 @@ def _link(
     import numpy as np
 
     graph = Graph(parts=(GraphPart(name="whole", inputs=(IMAGE,), output=artifact.output),))
-    with board[0].open(board[1]) as device, central[0].open(central[1]) as here:
+    with _opened(*board) as device, _opened(*central) as here:
         device.load("whole", artifact, runtime)
         here.load("idle", artifact, runtime)  # starts its worker
         here.connect(graph, {"whole": device.serve(here)})

@@ -45,7 +45,8 @@ class Board:
     """A device whose every inference takes what its line says; its arguments are kept in ``seen``."""
 
     def __init__(self, seen: list[Any], *, remote: bool, flagged: Iterator[bool] | None = None) -> None:
-        self.info, self.remote, self.seen, self.flagged = INFO, remote, seen, flagged
+        self.info = replace(INFO, machine_id="m1") if remote else INFO
+        self.remote, self.seen, self.flagged = remote, seen, flagged
         self.loaded: dict[str, Artifact] = {}
 
     def __enter__(self) -> Board:
@@ -53,6 +54,12 @@ class Board:
 
     def __exit__(self, *_: Any) -> None:
         self.seen.append("closed")
+
+    def close(self) -> None:
+        pass
+
+    def infer(self, images: Any, batch: int) -> Any:
+        raise AssertionError("a profile asks for no answers")
 
     def load(self, name: str, artifact: Artifact, runtime: Any) -> dict[str, Any]:
         self.loaded[name] = artifact
