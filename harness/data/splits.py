@@ -22,6 +22,7 @@ __all__ = [
     "ArraySplit",
     "ImageSplit",
     "KEEP_BYTES",
+    "MOST_PIXELS",
     "PARITY_SAMPLES",
     "Resize",
     "StoredImages",
@@ -34,6 +35,10 @@ __all__ = [
 
 KEEP_BYTES = 512 * 2**20
 """Largest size in bytes of a decoded split that a process keeps in memory."""
+
+
+MOST_PIXELS = 2**27
+"""Largest size of an image before the crop. A strip of pixels, or a wrong ``crop_pct``, would take all memory."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +54,11 @@ class Resize:
     crop_mode: str = "center"
 
     def apply(self, picture: PIL.Image.Image, width: int, height: int) -> PIL.Image.Image:
-        """Return ``picture`` with ``width`` x ``height`` pixels."""
+        """Return ``picture`` with ``width`` x ``height`` pixels.
+
+        Raises:
+            ValueError: it would have more than :data:`MOST_PIXELS` pixels before the crop.
+        """
         from PIL import Image
 
         how = Image.Resampling[self.interpolation.upper()]
@@ -59,6 +68,11 @@ class Resize:
         if self.crop_mode == "center":  # the models' images are squares, so both sides have one scale
             scaled = [wide * side / min(picture.size) for side in picture.size]
             wide, high = int(scaled[0]), int(scaled[1])
+        if wide * high > MOST_PIXELS:
+            raise ValueError(
+                f"{picture.size[0]} x {picture.size[1]} pixels would become {wide:,} x {high:,} before the crop "
+                f"(crop_pct {self.crop_pct:g}); at most {MOST_PIXELS:,} pixels are made"
+            )
         picture = picture.resize((wide, high), how)
         left, top = round((wide - width) / 2), round((high - height) / 2)
         return picture.crop((left, top, left + width, top + height))
@@ -108,7 +122,10 @@ class StoredImages:
 
         picture = Image.fromarray(stored[:, :, 0] if stored.shape[2] == 1 else stored).convert(self._mode)
         if self._resize is not None:
-            picture = self._resize.apply(picture, self._width, self._height)
+            try:
+                picture = self._resize.apply(picture, self._width, self._height)
+            except ValueError as error:
+                raise ValueError(f"{self._name}: image {index}: {error}") from None
         return np.asarray(picture, np.uint8).reshape(self._shape)
 
     def images(self, indices: NDArray[np.int64]) -> NDArray[np.uint8]:

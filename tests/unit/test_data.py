@@ -283,6 +283,21 @@ def test_resize_and_crop_are_timms(
         assert np.array_equal(data.test.raw([index])[0], expected)  # type: ignore[attr-defined]
 
 
+@pytest.mark.parametrize(("stored", "crop_pct"), [((1, 60_000), 0.9), ((6, 6), 0.0001)])
+def test_an_image_that_would_take_all_memory_before_the_crop_is_refused(
+    stored: tuple[int, int], crop_pct: float
+) -> None:
+    strip = np.zeros((8, *stored, 3), np.uint8)
+    data = opened(
+        entry(replace(INFO, shape=(3, 0, 0)), test=Stored(strip, np.arange(8, dtype=np.int64) % 4)),
+        image_size=224,
+        crop_pct=crop_pct,
+    )
+    with pytest.raises(ValueError, match=r"toy test: image 3: .* would become .* before the crop") as caught:
+        data.test.batch([3])
+    assert "\n" not in str(caught.value)
+
+
 def test_a_crop_needs_a_size_and_a_scale_a_value_per_channel() -> None:
     with pytest.raises(ValueError, match="crop_pct: give image_size"):
         effective_info(INFO, choice(crop_pct=0.9))
