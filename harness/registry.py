@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
 
 from harness.contracts.need import Need, calling, needing
 from harness.errors import PluginError, UnknownEntry, nearest
@@ -70,15 +70,21 @@ class Registered(Generic[E_co]):
     origin: Origin
 
     @property
+    def absent(self) -> list[str]:
+        """Return the modules that the entry requires and that are not installed."""
+        return [name for name in self.entry.requires if not _importable(name)]
+
+    @property
+    def advice(self) -> str:
+        """Return how to install what the entry requires."""
+        extra = self.entry.extra
+        return install_command(extra) if extra else "install the packages that contain them"
+
+    @property
     def not_installed(self) -> str | None:
         """Return which requirements are not installed and how to install them, or ``None`` if all are."""
-        entry: Any = self.entry
-        absent = [name for name in entry.requires if not _importable(name)]
-        if not absent:
-            return None
-        names = ", ".join(absent)
-        what = install_command(entry.extra) if entry.extra else "install the packages that contain them"
-        return f"{entry.name} needs {names}: {what}"
+        absent = self.absent
+        return f"{self.entry.name} needs {', '.join(absent)}: {self.advice}" if absent else None
 
 
 class Registry(Generic[E_co]):

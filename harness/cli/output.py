@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from harness.errors import first_line
+from harness.errors import HarnessError, first_line
 
 __all__ = ["TRACEBACK", "echo", "echo_json", "unforeseen"]
 
@@ -51,7 +51,7 @@ def unforeseen(error: Exception) -> tuple[int, str]:
     if missing := missing_module(error):
         return 2, f"error: this command {missing}"
     if isinstance(error, OSError) and error.filename is not None and error.strerror:
-        return 2, f"error: {error.filename}: {error.strerror}"
+        return 2, f"error: {HarnessError(f'{error.filename}: {error.strerror}')}"
     if isinstance(error, MemoryError):
         return 2, "error: out of memory"
     frames = traceback.extract_tb(error.__traceback__)

@@ -33,11 +33,11 @@ class ChosenEntry(Generic[E_co]):
 class Entries:
     """The entries of one suite.
 
-    ``missing_extras`` are the extras that must be installed before all entries in use can run.
+    ``missing`` has the entries and the modules that are not installed, by the advice how to install them.
     """
 
     source: Source
-    missing_extras: dict[str, None] = field(default_factory=dict)
+    missing: dict[str, tuple[dict[str, None], dict[str, None]]] = field(default_factory=dict)
 
     def get(self, registry: Registry[E], name: str, path: KeyPath) -> Registered[E]:
         """Return the entry that is named at ``path`` of the suite.
@@ -80,5 +80,15 @@ class Entries:
 
         Backends and meters report theirs themselves.
         """
-        if registered.not_installed:
-            self.missing_extras.setdefault(registered.not_installed)
+        if absent := registered.absent:
+            names, modules = self.missing.setdefault(registered.advice, ({}, {}))
+            names[registered.entry.name] = None
+            modules.update(dict.fromkeys(absent))
+
+    @property
+    def missing_extras(self) -> tuple[str, ...]:
+        """Return a line for each extra that must be installed before all entries in use can run."""
+        return tuple(
+            f"{', '.join(names)} {'need' if len(names) > 1 else 'needs'} {', '.join(modules)}: {advice}"
+            for advice, (names, modules) in self.missing.items()
+        )

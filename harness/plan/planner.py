@@ -79,7 +79,7 @@ def _make_plan(suite: Suite, plugins: Plugins, host: PrepareHost, only: str | No
         cells=tuple(cells),
         warnings=tuple(start_warnings(starts)),
         missing_data=tuple(resolved.datasets.unavailable),
-        missing_extras=tuple(resolved.entries.missing_extras),
+        missing_extras=resolved.entries.missing_extras,
         baseline=suite.baseline,
         rank_by=rank_by,
     )
