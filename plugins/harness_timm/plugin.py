@@ -22,7 +22,7 @@ from harness.types import (
     StartingWeights,
     TensorSpec,
 )
-from harness_timm.catalogue import check_name, fixed_patch
+from harness_timm.catalogue import check_name, fixed_patch, listing
 from harness_timm.source import WeightsSource, hub_source, local_source
 from harness_timm.vit import TIMM_FACTORY, ViTShape
 from harness_timm.weights import beside, read_checkpoint
@@ -161,6 +161,14 @@ def source_of(params: TimmParams) -> WeightsSource:
     return hub_source(params.name, params.head)
 
 
+def known_source(params: TimmParams) -> bool:
+    """Return whether ``params`` name weights that can be described here: a file, or weights of an installed timm.
+
+    Without timm, the plan says that timm is missing.
+    """
+    return bool(params.weights) or (params.pretrained and listing() is not None)
+
+
 def timm_preprocessing(params: TimmParams) -> Preprocessing | None:
     """Return how the images of the weights were prepared, or None if there are no weights or they do not state it.
 
@@ -168,7 +176,7 @@ def timm_preprocessing(params: TimmParams) -> Preprocessing | None:
         ValueError: timm has no such model or no such weights, or the file cannot be read.
     """
     check_name(params.name)
-    return source_of(params).preprocessing if params.pretrained or params.weights else None
+    return source_of(params).preprocessing if known_source(params) else None
 
 
 def timm_weights(params: TimmParams, data: DataInfo) -> StartingWeights | None:
@@ -177,7 +185,7 @@ def timm_weights(params: TimmParams, data: DataInfo) -> StartingWeights | None:
     Raises:
         ValueError: the weights cannot be read, or the declared head does not fit them.
     """
-    if not (params.pretrained or params.weights):
+    if not known_source(params):
         return None
     source = source_of(params)
     head = source.head(data)
