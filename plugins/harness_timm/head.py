@@ -124,5 +124,5 @@ def _plain(name: str) -> str:
 
 
 def _few(names: Sequence[str]) -> str:
-    shown = ", ".join(repr(name) for name in names[:3])
+    shown = ", ".join(repr(name if len(name) <= 40 else f"{name[:37]}...") for name in names[:3])
     return f"{shown} ..." if len(names) > 3 else shown

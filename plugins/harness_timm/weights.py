@@ -37,9 +37,8 @@ class Checkpoint:
 
     def rows(self, heads: tuple[str, ...]) -> int:
         """Return the number of classes of the classifiers ``heads``, or 0 if the file has none of them."""
-        return next(
-            (self.tensors[f"{head}.weight"][0] for head in heads if f"{head}.weight" in self.tensors), 0
-        )
+        shapes = [self.tensors.get(f"{head}.weight", ()) for head in heads]
+        return next((shape[0] for shape in shapes if shape), 0)
 
 
 def read_checkpoint(path: Path) -> Checkpoint:
@@ -94,7 +93,7 @@ def _header(path: Path) -> dict[str, Any]:
             ends = [value["data_offsets"][1] for name, value in header.items() if name != "__metadata__"]
             shapes = [value["shape"] for name, value in header.items() if name != "__metadata__"]
             sound = all(isinstance(end, int) for end in ends) and all(
-                isinstance(shape, list) and all(isinstance(n, int) for n in shape) for shape in shapes
+                isinstance(shape, list) and all(type(n) is int and n >= 0 for n in shape) for shape in shapes
             )
         except (ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError):
             sound = False

@@ -204,6 +204,28 @@ def test_a_damaged_file_is_one_line_in_planning(kind: str, message: str, named: 
     assert "\n" not in str(caught.value)
 
 
+def header_only(path: Path, **shapes: object) -> Path:
+    tensors = {
+        name: {"dtype": "U8", "shape": shape, "data_offsets": [0, 0]} for name, shape in shapes.items()
+    }
+    header = json.dumps(tensors).encode()
+    path.write_bytes(len(header).to_bytes(8, "little") + header)
+    return path
+
+
+def test_shapes_that_no_head_has_are_one_line_or_no_head(tmp_path: Path) -> None:
+    scalar = read_checkpoint(header_only(tmp_path / "a", **{"head.weight": []}))
+    assert scalar.rows(("head",)) == 0
+    for shape in ([-1, 4], [True], ["4"], 4, None):
+        with pytest.raises(ValueError, match="its header is damaged"):
+            read_checkpoint(header_only(tmp_path / "b", **{"head.weight": shape}))
+
+
+def test_long_names_are_cut_in_messages() -> None:
+    text = matched_head(("x" * 10_000, "y"), "toy", [("a", "b")]).text
+    assert len(text) < 200
+
+
 def test_what_is_no_file_is_refused(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     for name, message in (
