@@ -112,3 +112,24 @@ def prepare_toys(
         return plan, plugins, store
 
     return prepare
+
+
+@pytest.fixture
+def harness(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., tuple[int, str, str]]:
+    """Return a function that runs a command in an empty folder with an empty cache: (exit code, stdout, stderr)."""
+    from harness import cli
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HARNESS_CACHE", str(tmp_path / "cache"))
+
+    def call(*arguments: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["harness", *arguments])
+        with pytest.raises(SystemExit) as caught:
+            cli.main()
+        streams = capsys.readouterr()
+        assert isinstance(caught.value.code, int)
+        return caught.value.code, streams.out, streams.err
+
+    return call

@@ -19,7 +19,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from timm.models.vision_transformer import VisionTransformer
 
-from harness import cli
 from harness.extras import install_command
 from harness.results.claims.claims import Tolerance
 from harness.results.folder import Results
@@ -70,19 +69,10 @@ CPU = "a board"
 
 
 @pytest.fixture
-def harness(tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("HARNESS_CACHE", str(tmp_path / "cache"))
+def harness(harness):
+    """The command in a folder with a suite."""
     Path("mine.yaml").write_text(SUITE)
-
-    def call(*arguments: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["harness", *arguments])
-        with pytest.raises(SystemExit) as caught:
-            cli.main()
-        streams = capsys.readouterr()
-        return caught.value.code, streams.out, streams.err
-
-    return call
+    return harness
 
 
 @pytest.fixture

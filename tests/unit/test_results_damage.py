@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import os
 import shutil
-import sys
 from pathlib import Path
 
 import pytest
 
 import damages
 from damages import BAD_PLANS, DAMAGES, NOT_FILES, replaced
-from harness import cli
 from harness.errors import StorageError
 from harness.results import lines
 from harness.results.folder import Results
@@ -28,21 +26,6 @@ def bounded():
 @pytest.fixture
 def results(tmp_path):
     return damages.filled(tmp_path / "out")
-
-
-@pytest.fixture
-def harness(tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("HARNESS_CACHE", str(tmp_path / "cache"))
-
-    def call(*arguments: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["harness", *arguments])
-        with pytest.raises(SystemExit) as caught:
-            cli.main()
-        said = capsys.readouterr()
-        return caught.value.code, said.out, said.err
-
-    return call
 
 
 @pytest.mark.parametrize("name", [*NOT_FILES, "6 GiB of holes", "a link to nothing"])

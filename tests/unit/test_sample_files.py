@@ -7,7 +7,6 @@ import io
 import json
 import os
 import shutil
-import sys
 import zipfile
 from pathlib import Path
 
@@ -18,7 +17,6 @@ from hypothesis import strategies as st
 
 import damages
 from damages import DAMAGES, answers, flipped, record, rows, sample_of
-from harness import cli
 from harness.errors import StorageError
 from harness.results.folder import Results
 from harness.results.merged import Merged
@@ -35,21 +33,6 @@ def bounded():
 @pytest.fixture
 def results(tmp_path):
     return damages.filled(tmp_path / "out")
-
-
-@pytest.fixture
-def harness(tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("HARNESS_CACHE", str(tmp_path / "cache"))
-
-    def call(*arguments: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["harness", *arguments])
-        with pytest.raises(SystemExit) as caught:
-            cli.main()
-        said = capsys.readouterr()
-        return caught.value.code, said.out, said.err
-
-    return call
 
 
 @pytest.mark.parametrize("name", DAMAGES)
