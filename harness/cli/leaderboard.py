@@ -67,14 +67,7 @@ def command(
     chosen = None
     if columns:
         chosen = list(COLUMNS) if columns == "all" else check_columns(_names(columns), "--columns")
-    opened = [Results(folder) for folder in folders]
-    for results in opened:
-        if problems := results.scan()[1]:
-            echo(
-                f"warning: {results.folder}: {len(problems)} bad lines left out; see `harness results validate`",
-                err=True,
-            )
-    merged = Merged(opened, current_only=not everything)
+    merged = Merged(map(Results, folders), current_only=not everything)
     for problem in merged.problems:
         echo(f"warning: {problem}", err=True)
     if merged.left_out:

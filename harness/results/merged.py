@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from harness.errors import StorageError
 from harness.results.folder import Results, latest_of
 from harness.results.leaderboard.place import Place
+from harness.results.lines import MOST_PROBLEMS
 from harness.types.record import Record
 
 if TYPE_CHECKING:
@@ -20,8 +21,8 @@ class Merged:
     """The latest record of each cell in several folders (:func:`harness.results.folder.latest_of`).
 
     With ``current_only``, only the cells that a folder's ``plan.json`` names are taken from it. ``left_out`` is the
-    number of other cells. Records whose raw samples are damaged are left out; ``problems`` has a line for each, and one
-    for the sample files that a folder lacks, unless another folder has them.
+    number of other cells. Records whose raw samples are damaged are left out. ``problems`` has a line for each, one for
+    the bad lines of a folder, and one for the sample files that it lacks, unless another folder has them.
 
     Raises:
         StorageError: a folder cannot be read.
@@ -36,7 +37,14 @@ class Merged:
         self._name_of: dict[str, str] = {}  # run -> the first folder that has it: a copy is no other folder
         self._current: set[tuple[str, str, str]] = set()
         for folder in folders:
-            own = folder.latest()
+            valid, bad = folder.scan()
+            own = latest_of(record for _, record in valid)
+            if bad:
+                count = f"more than {MOST_PROBLEMS:,}" if len(bad) > MOST_PROBLEMS else len(bad)
+                lines = "bad line" if len(bad) == 1 else "bad lines"
+                self.problems.append(
+                    f"{folder.folder}: {count} {lines} left out; see `harness results validate`"
+                )
             try:
                 planned = folder.planned()
             except StorageError as error:

@@ -92,6 +92,14 @@ def test_nothing_is_measured_twice(run):
     assert run.again() == (0, [])
 
 
+def test_a_damaged_record_is_said_and_its_cell_is_measured_again(run):
+    records = run.folder / "records.jsonl"
+    records.write_bytes(records.read_bytes().replace(b'"status"', b'"Status"', 1))
+    measured, warned = run.again()
+    assert (measured, len(warned)) == (1, 1)
+    assert warned[0].endswith("1 bad line left out; see `harness results validate`")
+
+
 @pytest.mark.parametrize("name", ["a pipe", "a flipped bit", "empty", "6 GiB of holes"])
 def test_a_cell_whose_samples_are_damaged_is_measured_again(run, name):
     path = next(run.folder.glob("samples/*/*"))
