@@ -204,16 +204,17 @@ class Store:
         """Return all artifacts, also damaged ones, the last used first."""
         artifacts = []
         for path in self.artifacts.iterdir() if self.artifacts.is_dir() else ():
-            if not path.is_dir():
-                continue
-            about = (_meta(path) or {}).get("about")
-            about = about if isinstance(about, dict) else {"label": "damaged"}
-            words = [str(about.get(name, "")) for name in ("stage", "entry", "label")]
-            described = About(stage=words[0], entry=words[1], label=words[2])
-            artifacts.append(
-                Stored(path.name, path.stat().st_mtime, _size(path), described, self.has(path.name))
-            )
+            with contextlib.suppress(FileNotFoundError):  # another process cleared it meanwhile
+                if path.is_dir():
+                    artifacts.append(self._stored(path))
         return sorted(artifacts, key=lambda stored: stored.made, reverse=True)
+
+    def _stored(self, path: Path) -> Stored:
+        about = (_meta(path) or {}).get("about")
+        about = about if isinstance(about, dict) else {"label": "damaged"}
+        words = [str(about.get(name, "")) for name in ("stage", "entry", "label")]
+        described = About(stage=words[0], entry=words[1], label=words[2])
+        return Stored(path.name, path.stat().st_mtime, _size(path), described, self.has(path.name))
 
     def set_aside(self) -> tuple[int, int]:
         """Return how many damaged artifacts are kept, and their size in bytes."""

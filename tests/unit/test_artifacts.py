@@ -167,6 +167,27 @@ def test_two_makers_of_one_artifact_wait_for_each_other(tmp_path: Path) -> None:
     assert list((tmp_path / "work").iterdir()) == []
 
 
+def test_artifacts_that_another_process_clears_meanwhile_are_left_out(tmp_path: Path) -> None:
+    ended = threading.Event()
+
+    def make_and_clear() -> None:
+        store = Store(tmp_path)
+        try:
+            for _ in range(150):
+                for number in range(4):
+                    (store.artifacts / f"k{number}" / "parts").mkdir(parents=True, exist_ok=True)
+                    (store.artifacts / f"k{number}" / "parts" / "weights").touch()
+                store.clear()
+        finally:
+            ended.set()
+
+    thread = threading.Thread(target=make_and_clear)
+    thread.start()
+    while not ended.is_set():
+        assert all(item.key.startswith("k") for item in Store(tmp_path).stored())
+    thread.join()
+
+
 def test_an_artifact_that_is_used_is_listed_first(tmp_path: Path) -> None:
     store = Store(tmp_path)
     for number, key in enumerate(("old", "new")):
