@@ -166,7 +166,7 @@ class Classes:
                     f"{labels.where}: row {row} has label {NO_LABEL}, which stands for no label; leave such rows out"
                 )
         values = {value: None for labels in train for value in labels.values}
-        texts = {value: same_name(str(value)) for value in values}
+        texts = {_known_as(value): same_name(str(value)) for value in values}
         if all(isinstance(value, int) for value in values):
             known = [str(value) for value in sorted(values)]
         else:
@@ -206,7 +206,8 @@ class Classes:
 
         numbers = self.of_table(labels).numbers
         truth = {type(known) is bool for known in numbers}
-        for position, value in enumerate(labels.values):
+        values = [_known_as(value) for value in labels.values]
+        for position, value in enumerate(values):
             if value not in numbers or {type(value) is bool} != truth:  # True equals 1 as a key
                 names = ", ".join(map(shown, self.names[:10])) + (", ..." if len(self.names) > 10 else "")
                 mark = "; -1 stands for no label" if value == NO_LABEL else ""
@@ -214,8 +215,13 @@ class Classes:
                     f"{labels.where}: row {labels.row_of(position)} has label {value!r}, "
                     f"which is none of the {len(self.names)} classes ({names}){mark}"
                 )
-        table = np.array([numbers[value] for value in labels.values], np.int64)
+        table = np.array([numbers[value] for value in values], np.int64)
         return table[labels.positions] if len(table) else np.zeros(0, np.int64)
+
+
+def _known_as(value: int | str | bool) -> int | str | bool:
+    """Return a label as classes are found by it: a text in one Unicode form."""
+    return same_name(value) if isinstance(value, str) else value
 
 
 def _checked(names: Sequence[str], where: object) -> tuple[str, ...]:

@@ -52,6 +52,14 @@ def test_other_names_in_the_test_split_are_refused(tmp_path: Path, names: list[s
     refused(tmp_path, f"test.parquet and .*train.parquet declare different classes: {difference}")
 
 
+def test_a_text_in_another_unicode_form_in_the_test_split_is_the_same_class(tmp_path: Path) -> None:
+    composed, parts = "\u00e9", "e\u0301"
+    write(tmp_path / "train.parquet", [parts, "b"])
+    write(tmp_path / "test.parquet", [composed, parts], first=9)
+    assert describe(tmp_path).class_names == ("b", composed)
+    assert (labels(tmp_path), labels(tmp_path, "test")) == ([1, 0], [1, 1])
+
+
 def test_names_that_occur_twice_are_noted_and_their_order_must_be_one(tmp_path: Path) -> None:
     names = ["crane", "crane", "maillot"]
     pair(tmp_path, [0, 1, 2], names=names)
