@@ -196,6 +196,7 @@ def test_methods_that_differ_alike_share_a_sentence() -> None:
         (["r/edge", "r/edge/old"], ["edge", "edge/old"]),
         (["a"], ["a"]),
         (["", "x", "/"], ["", "x", "/"]),
+        (["/a", "b/a"], ["/a", "b"]),
     ],
 )
 def test_folders_are_shown_by_what_differs_in_their_names(folders: list[str], short: list[str]) -> None:

@@ -28,7 +28,7 @@ def short_names(folders: Iterable[str]) -> dict[str, str]:
         ):
             for own in parts.values():
                 own.pop(end)
-    return {folder: "/".join(own) for folder, own in parts.items()}
+    return {folder: "/".join(own) or folder for folder, own in parts.items()}
 
 
 NOWHERE = Place()
