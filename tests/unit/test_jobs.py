@@ -22,7 +22,7 @@ SUITE = """
 suite: jobs
 data: {{name: synthetic, num_classes: 3, size: {size}, channels: 1, train: 9, test: 6}}
 methods:
-  small: {{build: {{timm: {{name: cspnet, pretrained: false}}}}}}
+  small: {{build: {{timm: {{name: resnet18, pretrained: false}}}}}}
 devices:
   here: {{backend: cpu}}
 run:
