@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import os
 import subprocess
@@ -147,6 +148,25 @@ def test_our_characters_have_stand_ins_and_others_are_escaped(monkeypatch: pytes
     assert shown(text) == text
     assert shown(text, Ascii()) == "a x b - 1 +-2 + \\xe9 \\U0001f431\n"  # type: ignore[arg-type]
     assert all(stand_in.isascii() and stand_in.isprintable() for stand_in in STAND_INS.values())
+
+
+def test_every_character_of_our_own_texts_has_a_stand_in() -> None:
+    root = Path(__file__).parents[2]
+    unknown = {}
+    for path in [*root.glob("harness/**/*.py"), *root.glob("plugins/**/*.py")]:
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        docs = {
+            id(node.body[0].value)
+            for node in ast.walk(tree)
+            if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and node.body
+            if isinstance(node.body[0], ast.Expr)
+        }
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in docs:
+                characters = {c for c in node.value if c.isprintable() and not c.isascii()} - STAND_INS.keys()
+                if characters:
+                    unknown[f"{path.relative_to(root)}:{node.lineno}"] = characters
+    assert unknown == {}
 
 
 def test_control_characters_never_reach_the_terminal() -> None:
