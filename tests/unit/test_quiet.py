@@ -114,8 +114,7 @@ def test_a_child_starts_without_the_current_folder_and_plugins_in_it_have_theirs
     (shadowed / "script.py").write_text("import sibling\n")
     monkeypatch.delenv("PYTHONSAFEPATH", raising=False)
     monkeypatch.syspath_prepend(str(mine))
-    if sys.version_info >= (3, 11):  # older Pythons start a child with the current folder on its path
-        monkeypatch.chdir(shadowed)
+    monkeypatch.chdir(shadowed)
     note = importlib.import_module("mine").note
     child = multiprocessing.get_context("spawn").Process(target=note, args=(str(tmp_path / "answer"),))
     start(child)
@@ -184,7 +183,8 @@ def test_a_measuring_process_opens_no_socket_and_writes_nothing_at_home(
     home.mkdir()
     monkeypatch.setenv("HOME", str(home))
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
-    monkeypatch.chdir(shadowed)
+    if sys.version_info >= (3, 11):  # older Pythons start a child with the current folder on its path
+        monkeypatch.chdir(shadowed)
     entry = load_plugins().runtimes.get(runtime).entry
     spec = ModuleSpec(factory="torch.nn:Linear", params={"in_features": 4, "out_features": 3})
     edge = Edge(source=IMAGE, tensor=TensorSpec(shape=(4,)))
