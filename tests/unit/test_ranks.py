@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import pickle
 import threading
+from dataclasses import replace
 from multiprocessing import Pipe
 from pathlib import Path
 from queue import Queue
@@ -25,6 +26,7 @@ from harness.plugins import load_plugins
 from harness.prepare.jobs import Jobs
 from harness.prepare.messages import Failure
 from harness.prepare.team import Follower, Leader, Setup
+from harness.registry import Registry
 from harness.store.artifacts import Store
 from harness.suite.loading import load_suite
 from harness.train.loop import fit
@@ -234,7 +236,7 @@ def test_ranks_at_different_places_are_reported():
     ours.send_bytes(pickle.dumps(("an evaluation", 2)))
     follower = Follower(1, 2, theirs)
     assert follower.broadcast_object("an evaluation", lambda: 3) == 1
-    with pytest.raises(RuntimeError, match="the first is at an evaluation, another at the checkpoint"):
+    with pytest.raises(RuntimeError, match="the first one at an evaluation, another one at the checkpoint"):
         follower.broadcast_object("the checkpoint", lambda: 3)
 
 
@@ -253,8 +255,9 @@ def test_fewer_gpus_than_processes_are_refused(suite):
             DeviceInfo(name=f"cuda:{i}", backend="cuda", model="a GPU", kind="cuda", cores=1, memory_bytes=1)
             for i in range(gpus)
         ]
-        backend = SimpleNamespace(entry=SimpleNamespace(probe=lambda infos=infos: infos))
-        known = SimpleNamespace(backends={"cuda": backend})
+        cuda = load_plugins().backends.get("cuda")
+        cuda = replace(cuda, entry=replace(cuda.entry, probe=lambda infos=infos: infos))
+        known = SimpleNamespace(backends=Registry("backend", [cuda]))
         if gpus == 1:
             with pytest.raises(
                 SuiteError, match=r"mine\.yaml:4: .*processes: 2 take a GPU each, and 1 answer "
@@ -266,7 +269,7 @@ def test_fewer_gpus_than_processes_are_refused(suite):
 
 def test_without_accelerate_it_is_said_how_to_get_it(suite, monkeypatch):
     monkeypatch.setattr("harness.plan.host.find_spec", lambda name: None)
-    with pytest.raises(SuiteError, match=r"mine\.yaml:4: .*pip install 'edge-harness\[multi-gpu\]'"):
+    with pytest.raises(SuiteError, match=r"mine\.yaml:4: .*need accelerate: .*\[multi-gpu\]"):
         check_accelerate(suite)
 
 
