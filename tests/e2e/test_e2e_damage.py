@@ -51,7 +51,7 @@ class Place:
         self.folder = folder
 
     def run(self, *words: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "harness", "run", "tiny.yaml", "--out", "out", "-q", *words]
+        command = [sys.executable, "-m", "harness", "run", "tiny.yaml", "--out", "out", "--plain", *words]
         return subprocess.run(
             command,
             cwd=self.folder,

@@ -75,7 +75,7 @@ def prepared(place, first_run):
 
 
 def command(place: Path, *arguments: str, suite: str = "tiny.yaml") -> list[str]:
-    return [sys.executable, "-m", "harness", "run", suite, "--out", "out", "-q", *arguments]
+    return [sys.executable, "-m", "harness", "run", suite, "--out", "out", "--plain", *arguments]
 
 
 def environment(place: Path) -> dict[str, str]:
