@@ -9,6 +9,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from harness.render.console import wide_console
+from harness.render.counted import counted
 
 if TYPE_CHECKING:
     from harness.types.plan import Cell, Plan
@@ -22,8 +23,8 @@ def show(plan: Plan, prepared: set[str], console: Console | None = None) -> None
     host = plan.host
     where = host.gpu or f"{host.device}, {host.capability}"
     console.print(
-        f"[bold]{plan.suite}[/]: {len(plan.nodes)} steps ({len(prepared)} prepared already), "
-        f"{len(plan.cells)} cells; training on {where}"
+        f"[bold]{plan.suite}[/]: {counted(len(plan.nodes), 'step')} ({len(prepared)} prepared already), "
+        f"{counted(len(plan.cells), 'cell')}; training on {where}"
     )
     steps = Table(box=None, pad_edge=False, header_style="dim", title="steps", title_justify="left")
     for column, least in (("", 1), ("stage", 9), ("entry", 16), ("for", 20), ("key", 8)):

@@ -18,6 +18,7 @@ from rich.text import Text
 
 from harness.render.characters import shown
 from harness.render.console import console_on
+from harness.render.counted import counted
 
 if TYPE_CHECKING:
     from harness.prepare.messages import Failure
@@ -45,10 +46,6 @@ def watcher(
 def _span(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     return f"{minutes // 60}:{minutes % 60:02}:{rest:02}" if minutes >= 60 else f"{minutes}:{rest:02}"
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def _named(node: Node) -> str:
@@ -88,7 +85,7 @@ class PlainWatcher:
         self.total = len(cells)
         kept_text = f", {kept} measured already" if kept else ""
         self.say(
-            f"suite {plan.suite}: {_count(len(nodes), 'step')} to prepare, {_count(len(cells), 'cell')} to measure{kept_text}"
+            f"suite {plan.suite}: {counted(len(nodes), 'step')} to prepare, {counted(len(cells), 'cell')} to measure{kept_text}"
         )
 
     def node_started(self, node: Node) -> None:
@@ -222,9 +219,9 @@ class LiveWatcher:
                 row.nodes |= pending.intersection(plan.needed_by(cell))
         self.counts = [0, len(nodes), 0, len(cells)]
         self.start = time.monotonic()
-        kept_text = f", {kept} cells measured already" if kept else ""
+        kept_text = f", {counted(kept, 'cell')} measured already" if kept else ""
         self.console.print(
-            f"[bold]{plan.suite}[/]: {len(plan.cells)} cells, {len(nodes)} steps to prepare{kept_text}"
+            f"[bold]{plan.suite}[/]: {counted(len(plan.cells), 'cell')}, {counted(len(nodes), 'step')} to prepare{kept_text}"
         )
         self.live.start()
         self.draw(force=True)

@@ -107,7 +107,9 @@ class DeviceChoice(BaseModel):
     @model_validator(mode="after")
     def _one_kind(self) -> DeviceChoice:
         if (self.backend is None) == (self.fleet is None):
-            raise ValueError("needs one of backend: or fleet:")
+            near = [key for key in self.model_extra or {} if get_close_matches(key, ["backend", "fleet"])]
+            hint = f"; {near[0]!r} is neither" if near and self.backend is None else ""
+            raise ValueError(f"needs one of backend: or fleet:{hint}")
         if self.fleet is not None and (self.model_extra or self.threads is not None):
             extra = sorted(self.model_extra or {}) + (["threads"] if self.threads is not None else [])
             raise ValueError(f"a fleet has no {', '.join(extra)}; allowed: fleet, central, input, meters")

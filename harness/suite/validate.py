@@ -9,6 +9,7 @@ from pydantic import BaseModel, ValidationError
 
 from harness.errors import SuiteError, nearest
 from harness.suite.yamlfile import KeyPath, Source
+from harness.types.fields import NAME
 
 __all__ = ["validated"]
 
@@ -49,11 +50,27 @@ def _explain(
         return f"{where}: expected a list, like [...]"
     if kind in ("dict_type", "mapping_type", "model_type", "model_attributes_type"):
         return f"{where}: expected a mapping of keys"
-    message = problem["msg"].removeprefix("Value error, ").removeprefix("Assertion failed, ")
     value = problem.get("input")
+    message = _wanted(kind, problem["msg"], problem.get("ctx", {}))
     if kind != "value_error" and isinstance(value, str | int | float | bool | None):
-        message = f"{message[0].lower()}{message[1:]}, not {value!r}"
+        message = f"{message}, not {value!r}"
     return f"{where}: {message}"
+
+
+_TYPES = {"int": "a whole number", "float": "a number", "bool": "true or false", "string": "text"}
+
+
+def _wanted(kind: str, message: str, context: Mapping[str, Any]) -> str:
+    """Return what a value must be, from the type, message and context of pydantic's error."""
+    if kind == "string_pattern_mismatch" and context.get("pattern") == NAME:
+        return "a name has letters, digits, '-' and '_', and begins with a letter or digit"
+    if kind.split("_")[0] in _TYPES and kind.endswith(("_type", "_parsing", "_from_float")):
+        return f"must be {_TYPES[kind.split('_')[0]]}"
+    message = message.removeprefix("Value error, ").removeprefix("Assertion failed, ")
+    if kind == "value_error":
+        return message
+    message = message.removeprefix("Input should ").removeprefix("String should ")
+    return f"must {message}" if message.startswith(("be ", "have ", "match ")) else message
 
 
 def _written(value: Any, loc: Sequence[str | int]) -> list[str | int]:

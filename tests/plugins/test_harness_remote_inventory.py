@@ -75,11 +75,11 @@ BAD = [
     ("a:\n  host: localhost", ":1: a.backend: missing"),
     (
         "a:\n  backend: agent\n  host: localhost\n  port: 0",
-        ":4: a.port: input should be greater than or equal to 1",
+        ":4: a.port: must be greater than or equal to 1",
     ),
     (
         "a:\n  backend: pi\n  host: localhost",
-        ":2: a.backend: input should be 'raspberry-pi', 'jetson' or 'agent', not 'pi'",
+        ":2: a.backend: must be 'raspberry-pi', 'jetson' or 'agent', not 'pi'",
     ),
     (
         "a:\n  backend: agent\n  host: localhost\n  via: {b: 'x:1'}",

@@ -63,11 +63,11 @@ def test_rates_are_in_bytes_or_bits(written: Callable[[str], Path]) -> None:
         ("boards: 4", "boards: 400", ":3: boards: a lab has 1 to 32 boards"),
         ("boards: 4", "boards: [a, a]", ":3: boards: a board's name is written twice"),
         ("boards: 4", "boards: [workstation]", ":3: boards: a board's name is written twice, or is"),
-        ("boards: 4", "boards: [a b]", ":3: boards.0: string should match pattern"),
+        ("boards: 4", "boards: [a b]", ":3: boards.0: a name has letters, digits, '-' and '_'"),
         ("ports: shared", "ports: per-link, shaping: tc", ":4: link: shaping: tc shapes a board's port"),
-        ("rtt: 1ms", "rtt: 3s", ":4: link.rtt: input should be less than or equal to 2"),
+        ("rtt: 1ms", "rtt: 3s", ":4: link.rtt: must be less than or equal to 2"),
         ("boards: 4", "boards: 4\nsuite: nothing", ":4: suite: nothing: no such file or shipped suite"),
-        ("boards: 4", "boards: 4\nreplay: on", ":4: replay: input should be 'off' or 'solo'"),
+        ("boards: 4", "boards: 4\nreplay: on", ":4: replay: must be 'off' or 'solo'"),
     ],
 )
 def test_a_wrong_lab_is_one_line(written: Callable[[str], Path], old: str, new: str, message: str) -> None:
