@@ -10,6 +10,7 @@ import click
 
 from harness.cli.common import PathType
 from harness.cli.output import echo, echo_json
+from harness.render.counted import counted
 
 if TYPE_CHECKING:
     from harness.results.folder import Results
@@ -39,7 +40,9 @@ def validate(folders: tuple[Path, ...]) -> int:
         total += len(problems)
         records = results.records()
         cells = len({record.identity for record in records})
-        echo(f"{folder}: {len(records)} records of {cells} cells, {len(problems)} problems")
+        facts = ((len(records), "record"), (cells, "cell"), (len(problems), "problem"))
+        of_records, of_cells, of_problems = (counted(number, noun) for number, noun in facts)
+        echo(f"{folder}: {of_records} of {of_cells}, {of_problems}")
     return 1 if total else 0
 
 

@@ -48,7 +48,7 @@ def command(
     """Run SUITE: a YAML file, or the name of a shipped suite (see `harness suites list`).
 
     Exit code 0: every cell is measured; 1: a cell failed; 2: the input is wrong; 130: Ctrl-C; 143 and 129: SIGTERM
-    and SIGHUP. To continue a run that stopped, give the same command again.
+    and SIGHUP. To continue a run that stopped, give the same command again, without --fresh.
     """
     from harness.render import progress, render
     from harness.render.outcome import failure_lines, interruption
@@ -82,7 +82,8 @@ def command(
     store = Store(default_cache(), watcher.noted)
     outcome = run_suite(planned, plugins, store, folder, watcher, options)
     if outcome.interrupted is not None:
-        echo(interruption(outcome.interrupted.reason, outcome.records, len(plan.cells), folder), err=True)
+        reason = outcome.interrupted.reason
+        echo(interruption(reason, outcome.records, len(plan.cells), folder, fresh=fresh), err=True)
         return outcome.exit_code
     for problem in plugins.observed:
         echo(f"warning: {problem}", err=True)

@@ -25,10 +25,15 @@ def failure_lines(failed: Iterable[Record], folder: Path) -> Iterator[str]:
         yield f"failed: {', '.join(dict.fromkeys(cells))}: {place}: {reason}{trace}"
 
 
-def interruption(reason: str, records: Sequence[Record], cells: int, folder: Path) -> str:
-    """Return a line that says why a run ended early and what it has kept. ``cells`` is the number of its cells."""
+def interruption(
+    reason: str, records: Sequence[Record], cells: int, folder: Path, *, fresh: bool = False
+) -> str:
+    """Return a line that says why a run ended early, what it has kept, and which command continues it.
+
+    ``cells`` is the number of its cells. With ``fresh`` the same command would set the kept records aside.
+    """
     kept = sum(record.good for record in records)
     return (
         f"{reason or 'nobody reads the output'}: {kept} of {cells} cells are measured and kept in {folder}, prepared models and checkpoints in "
-        "the cache; the same command continues from here"
+        f"the cache; the same command{' without --fresh' if fresh else ''} continues from here"
     )

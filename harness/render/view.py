@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -268,24 +269,31 @@ def notes(table: Table, shown: Sequence[Shown], *, usual: bool = True) -> list[s
     names = {column.name for column in shown}
     lines = []
     if table.reference is not None and "method" in names:
-        lines.append(f"{MARKS['baseline']} baseline: gain and speed are against it")
+        name = table.reference["method"]
+        hidden = all(row is not table.reference for row in table.rows)
+        lines.append(
+            f"Gain and speed are against the baseline {name}, which is not shown"
+            if hidden
+            else f"{MARKS['baseline']} baseline: gain and speed are against it"
+        )
     elif table.baseline is not None and (usual or names & _AGAINST.keys()):
         lines.append(f"No gain and no speed: the baseline {table.baseline} has no measured row here")
-    for row in table.rows:
+    labels = _labels(table, shown)
+    for label, row in zip(labels, table.rows, strict=True):
         status = str(row["status"])
         if status in MARKS:
-            lines.append(f"{MARKS[status]} {row['method']}: {row.reason or status}")
+            lines.append(f"{MARKS[status]} {label}: {row.reason or status}")
     flagged: dict[str, list[str]] = {}
-    for row in table.rows:
+    for label, row in zip(labels, table.rows, strict=True):
         for flag in row.texts("flags"):
-            flagged.setdefault(flag, []).append(str(row["method"]))
+            flagged.setdefault(flag, []).append(label)
     lines += [f"{MARKS['flagged']} {flag}: {', '.join(methods)}" for flag, methods in flagged.items()]
     if _known(table, "resize"):  # records of 0.1.0 do not have it
         lines += _preprocessing(table)
     noted: dict[str, list[str]] = {}
-    for row in table.rows:
+    for label, row in zip(labels, table.rows, strict=True):
         for note in row.texts("notes"):
-            noted.setdefault(note, []).append(str(row["method"]))
+            noted.setdefault(note, []).append(label)
     lines += [f"{MARKS['noted']} {', '.join(dict.fromkeys(who))}: {note}" for note, who in noted.items()]
     if "top1" in names and any(row["top1_ci"] is not None for row in table.rows):
         lines.append("± half the 95% t-interval over seeds")
@@ -324,6 +332,8 @@ def _preprocessing(table: Table) -> list[str]:
     for name, form in (("resize", "size {}"), ("normalize", "normalised by {}")):
         values = {str(row[name]) for row in table.rows if row[name] is not None}
         silent = dict.fromkeys(str(row["method"]) for row in table.rows if row[name] is None)
+        if name == "resize" and values != {"as stored"}:
+            form = "resized by {}"
         unknown = f" (not recorded for {', '.join(silent)})" if silent else ""
         shared += [form.format(value) + unknown for value in values if len(values) == 1]
     return [f"Images: {', '.join(shared)}"] if shared else []
@@ -335,15 +345,47 @@ def _absences(table: Table, shown: Sequence[Shown]) -> list[str]:
     For a published table, only the reasons that its file gives are included.
     """
     silent = not_printed(table.key.source) if table.published else None
-    affected: dict[tuple[str, str], list[str]] = {}
+    labels = _labels(table, shown)
+    affected: dict[tuple[str, str], dict[str, list[str]]] = {}  # heading, reason's form -> reason -> rows
     for column in shown:
-        for row in table.rows:
+        for label, row in zip(labels, table.rows, strict=True):
             ended = table.published or row["status"] in ("ok", "partial")
             reason = row.why.get(column.name, silent)
             if ended and reason is not None and reason != silent:
-                affected.setdefault((column.heading, reason), []).append(str(row["method"]))
+                form = _COUNT.sub("", reason)
+                affected.setdefault((column.heading, form), {}).setdefault(reason, []).append(label)
     lines = []
-    for (heading, reason), methods in affected.items():
+    for (heading, _), reasons in affected.items():
+        methods = [label for labels in reasons.values() for label in labels]
         who = "" if len(methods) == len(table.rows) else f" ({', '.join(dict.fromkeys(methods))})"
-        lines.append(f"{NULL} {heading}{who}: {reason}")
+        lines.append(f"{NULL} {heading}{who}: {_joined(list(reasons))}")
     return lines
+
+
+_COUNT = re.compile(r"^[0-9]+(?= )")
+"""The count with which a reason begins: ``34 queries in a process; p99 needs 662``."""
+
+
+def _joined(reasons: Sequence[str]) -> str:
+    """Return reasons that differ only in the count with which they begin as one: ``34 to 87 queries ...``."""
+    counts = sorted(int(count[0]) for reason in reasons if (count := _COUNT.match(reason)))
+    if len(counts) < 2:
+        return reasons[0]
+    return _COUNT.sub(f"{counts[0]} to {counts[-1]}", reasons[0])
+
+
+def _labels(table: Table, shown: Sequence[Shown]) -> list[str]:
+    """Return the names of the rows in notes: the method, with the settings that distinguish its rows if it has several."""
+    methods = [str(row["method"]) for row in table.rows]
+    settings = [column for column in shown if column.name in SETTINGS]
+    labels = list(methods)
+    for method in {method for method in methods if methods.count(method) > 1}:
+        places = [place for place, other in enumerate(methods) if other == method]
+        chosen: list[Shown] = []
+        for column in settings:
+            before = {tuple(other.cells[place] for other in chosen) for place in places}
+            after = {tuple(other.cells[place] for other in [*chosen, column]) for place in places}
+            chosen += [column] if len(after) > len(before) else []
+        for place in places if chosen else ():
+            labels[place] = f"{method} ({', '.join(column.cells[place] for column in chosen)})"
+    return labels

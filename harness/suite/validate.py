@@ -64,8 +64,8 @@ def _wanted(kind: str, message: str, context: Mapping[str, Any]) -> str:
     """Return what a value must be, from the type, message and context of pydantic's error."""
     if kind == "string_pattern_mismatch" and context.get("pattern") == NAME:
         return "a name has letters, digits, '-' and '_', and begins with a letter or digit"
-    if kind.split("_")[0] in _TYPES and kind.endswith(("_type", "_parsing", "_from_float")):
-        return f"must be {_TYPES[kind.split('_')[0]]}"
+    if kind.split("_", maxsplit=1)[0] in _TYPES and kind.endswith(("_type", "_parsing", "_from_float")):
+        return f"must be {_TYPES[kind.split('_', maxsplit=1)[0]]}"
     message = message.removeprefix("Value error, ").removeprefix("Assertion failed, ")
     if kind == "value_error":
         return message

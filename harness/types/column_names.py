@@ -40,6 +40,8 @@ def column_of(text: str, where: str, allowed: Collection[str] = COLUMNS) -> str:
         SuiteError: there is no such column. The message begins with ``where`` and lists the nearest ones.
     """
     name = column_named(text)
+    if name is None and (source := _AGAINST_BASELINE.get(_bare(text))):
+        raise SuiteError(f"{where}: {text!r} is against the baseline and is no column; use {source}")
     if name is None or name not in allowed:
         raise SuiteError(f"{where}: no column {text[:80]!r}: {near_columns(text, allowed)}")
     return name
@@ -95,6 +97,10 @@ def heading_pattern() -> re.Pattern[str]:
     headings = {column.heading for column in COLUMNS.values()}
     several = sorted((h for h in headings if not h.isidentifier()), key=len, reverse=True)
     return re.compile(rf"(?<![\w.])({'|'.join(map(re.escape, several))})(?!\w)", re.IGNORECASE)
+
+
+_AGAINST_BASELINE = {"gain": "top1", "speed": "latency_p50_ms", "speedup": "latency_p50_ms"}
+"""Headings of figures that only a printed table has, by their form -> the column of which they are computed."""
 
 
 def _bare(text: str) -> str:

@@ -73,10 +73,7 @@ BAD = [
     ("a b: {}", ":1: a b: a name is letters"),
     ("a:\n  bakend: agent", ":2: a.bakend: unknown key; did you mean 'backend'? allowed: backend, "),
     ("a:\n  host: localhost", ":1: a.backend: missing"),
-    (
-        "a:\n  backend: agent\n  host: localhost\n  port: 0",
-        ":4: a.port: must be greater than or equal to 1",
-    ),
+    ("a:\n  backend: agent\n  host: localhost\n  port: 0", ":4: a.port: must be greater than or equal to 1"),
     (
         "a:\n  backend: pi\n  host: localhost",
         ":2: a.backend: must be 'raspberry-pi', 'jetson' or 'agent', not 'pi'",

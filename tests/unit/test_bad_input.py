@@ -52,7 +52,16 @@ def refused(answer: tuple[int, str]) -> str:
     assert text.startswith("error: "), text
     assert text.count("\n") == 1, text
     assert "Traceback" not in text
-    for leak in ("nput should", "tring should", "valid integer", "union", "is_instance", "validation error", "pydantic", "type="):
+    for leak in (
+        "nput should",
+        "tring should",
+        "valid integer",
+        "union",
+        "is_instance",
+        "validation error",
+        "pydantic",
+        "type=",
+    ):
         assert leak not in text, text
     return text
 

@@ -382,6 +382,8 @@ def test_several_reasons_of_unknown_figures_are_counted() -> None:
     ("where", "message"),
     [
         ("topp > 3", "no column 'topp': did you mean 'top1'\\? nearest: top1, top5,.*"),
+        ("Speed >= 2", "'Speed' is against the baseline and is no column; use latency_p50_ms"),
+        ("gain > 0", "'gain' is against the baseline and is no column; use top1"),
         ("topp-1 > 3", "is not allowed"),
         ("top1 >", "invalid syntax"),
         ("method > 3", "not supported"),

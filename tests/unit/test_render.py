@@ -17,6 +17,7 @@ from harness.render import FORMATS, render
 from harness.render.record import describe
 from harness.render.view import columns_of
 from harness.results.leaderboard.leaderboard import Leaderboard, leaderboard_of
+from harness.results.leaderboard.selection import filtered
 from harness.types.blocks import DeviceBlock, ScenarioBlock
 from harness.types.columns import COLUMNS
 from harness.types.record import Record
@@ -105,6 +106,32 @@ def test_people_see_gain_speed_and_why_a_figure_is_missing(format: str) -> None:
     assert "baseline: gain and speed are against it" in text
 
 
+def test_a_baseline_that_a_filter_hides_is_named() -> None:
+    text = render(filtered(board(), "top1 > 92"), "table")
+    assert row_of(text, "better")
+    assert "Gain and speed are against the baseline vit, which is not shown" in text
+    assert "* baseline" not in text
+
+
+def test_rows_of_one_method_are_distinguished_in_notes() -> None:
+    rows = [
+        record(cell_id=runtime, runtime={"name": runtime, "params": {}}, flags=["contended"])
+        for runtime in ("onnxruntime", "torch")
+    ]
+    text = render(leaderboard_of(rows), "github")
+    assert "! contended: vit (onnxruntime), vit (torch)" in text
+
+
+def test_reasons_that_differ_in_a_count_are_one_line() -> None:
+    def short(method: str, queries: int) -> Record:
+        latency = {"n": queries, "p50_ms": 4.0, "p99_ms": None, "mean_ms": 4.0, "std_ms": 0.1}
+        return record(method, latency=latency)
+
+    text = render(leaderboard_of([short("a", 34), short("b", 7), short("c", 100)]), "github")
+    assert text.count("p99 needs 662") == 1
+    assert "– p99: 7 to 100 queries in a process; p99 needs 662" in text
+
+
 @pytest.mark.parametrize("width", [20, 40, 60, 80, 100, 120, 200])
 def test_a_narrow_terminal_shows_every_figure_whole_in_further_blocks(width: int) -> None:
     (table,) = metered().tables
@@ -179,14 +206,14 @@ def test_preprocessing_is_a_note_where_it_is_the_same_and_columns_where_it_diffe
         return record(method, data=data)
 
     same = render(leaderboard_of([of("a", "bicubic, crop 0.9"), of("b", "bicubic, crop 0.9")]), "github")
-    assert "Images: size bicubic, crop 0.9, normalised by half" in same
+    assert "Images: resized by bicubic, crop 0.9, normalised by half" in same
     differ = render(leaderboard_of([of("a", "bicubic, crop 0.9"), of("b", "bilinear")]), "github")
     assert "Images: normalised by half" in differ
     assert "Resize" in differ
     scaled = render(leaderboard_of([of("a", "bicubic"), of("b", "bicubic", "imagenet")]), "github")
-    assert "Images: size bicubic\n" in scaled + "\n"
+    assert "Images: resized by bicubic\n" in scaled + "\n"
     older = render(leaderboard_of([of("a", "bicubic"), of("old", None)]), "github")
-    assert "Images: size bicubic (not recorded for old), normalised by half" in older
+    assert "Images: resized by bicubic (not recorded for old), normalised by half" in older
     assert "Images" not in render(leaderboard_of([of("old", None)]), "github")
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from harness.errors import CellError, DeviceError, HarnessError, first_line
+from harness.render.outcome import interruption
 from harness.render.progress import LiveWatcher, PlainWatcher, QuietWatcher, watcher
 from harness.results.folder import Results
 from harness.run.tracebacks import Tracebacks, trace_of
@@ -32,6 +33,16 @@ def test_a_traceback_is_a_file_of_the_results_folder(tmp_path: Path) -> None:
     assert (tmp_path / name).read_text() == "Traceback ...\nValueError: no\n"
     assert tracebacks.keep("export", "k", "") == ""
     assert Tracebacks(tmp_path / "missing").keep("export", "k", "Traceback") == ""
+
+
+@pytest.mark.parametrize(
+    ("fresh", "end"),
+    [(False, "the same command continues from here"), (True, "command without --fresh continues from here")],
+)
+def test_a_stopped_run_names_the_command_that_keeps_its_records(
+    fresh: bool, end: str, tmp_path: Path
+) -> None:
+    assert interruption("interrupted", [], 2, tmp_path, fresh=fresh).endswith(end)
 
 
 def test_a_traceback_that_is_asked_for_is_shown(tmp_path: Path) -> None:
