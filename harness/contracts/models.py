@@ -86,6 +86,16 @@ def check_sketched(need: Need, partition: Partition, sketch: Sketch) -> None:
     sketched = [(part.name, tuple(part.inputs)) for part in sketch.parts]
     problem = f"partition gave the parts {made}, the sketch {sketched}"
     need(made == sketched, problem, "Partition.parts: names and inputs of the sketch, in its order")
+    for part in sketch.parts:
+        sent = {
+            edge.wire_dtype for taker in partition.parts for edge in taker.inputs if edge.source == part.name
+        }
+        problem = f"part {part.name} is sent as {', '.join(sorted(sent))}, by the sketch as {part.wire_dtype}"
+        need(
+            part.wire_dtype is None or sent <= {part.wire_dtype},
+            problem,
+            "Edge.wire_dtype: as the sketch says",
+        )
 
 
 def run_parts(

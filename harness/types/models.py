@@ -150,6 +150,12 @@ class StartingWeights:
     adapted: tuple[str, ...] = ()
 
 
+def check_wire_dtype(name: str) -> None:
+    """Raise ``ValueError`` if outputs cannot be sent in this element type."""
+    if name not in WIRE_TYPES:
+        raise ValueError(f"wire_dtype: {name!r}; allowed: {', '.join(WIRE_TYPES)}")
+
+
 @dataclass(frozen=True, kw_only=True)
 class Edge:
     """One input of a part.
@@ -168,8 +174,7 @@ class Edge:
     missing: StandIn | None = None
 
     def __post_init__(self) -> None:
-        if self.wire_dtype not in WIRE_TYPES:
-            raise ValueError(f"wire_dtype: {self.wire_dtype!r}; allowed: {', '.join(WIRE_TYPES)}")
+        check_wire_dtype(self.wire_dtype)
         if self.missing not in (None, "zeros", "mean"):
             raise ValueError(f"missing: {self.missing!r}; allowed: zeros, mean, None")
 
@@ -242,7 +247,12 @@ class Partition:
 class PartSketch:
     """A part before it is trained: its counts for one sample, its bytes, and the sources of its inputs.
 
-    ``spec`` builds its module. It is ``None`` if only training determines the module.
+    ``spec`` builds its module. It is ``None`` if only training determines the module. ``wire_dtype`` is the element type
+    in which its output will be sent (:class:`Edge`), so that a wrong one is refused before anything is trained; ``None``
+    if the sketch does not say.
+
+    Raises:
+        ValueError: ``wire_dtype`` is not allowed.
     """
 
     name: str
@@ -252,6 +262,11 @@ class PartSketch:
     weight_bytes: int
     output_bytes: int
     spec: ModuleSpec | None = None
+    wire_dtype: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.wire_dtype is not None:
+            check_wire_dtype(self.wire_dtype)
 
 
 @dataclass(frozen=True, kw_only=True)

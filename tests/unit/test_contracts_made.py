@@ -167,6 +167,16 @@ def test_a_part_of_another_size_and_parts_that_were_not_sketched_are_refused():
     check_sketched(need, split_of(), Sketch(parts=(replace(PART, name="front"), BACK)))
 
 
+def test_a_sketch_says_in_which_type_an_output_is_sent():
+    with pytest.raises(ValueError, match="wire_dtype: 'float8'; allowed: float32, float16"):
+        replace(PART, wire_dtype="float8")
+    need = load_plugins(extra={"broken": plugin(SPLITTER)}).partitioners.need("toy-split")
+    sketch = Sketch(parts=(replace(PART, name="front", wire_dtype="float16"), BACK))
+    check_sketched(need, split_of(wire_dtype="float16"), sketch)
+    with pytest.raises(BrokenContract, match="part front is sent as float32, by the sketch as float16"):
+        check_sketched(need, split_of(), sketch)
+
+
 def test_an_edge_knows_the_types_that_cross_a_link():
     with pytest.raises(ValueError, match="wire_dtype: 'float8'; allowed: float32, float16"):
         split_of(wire_dtype="float8")
