@@ -5,6 +5,7 @@ Entries of plugins (``build: {vit: {...}}``) are kept as a name with unchecked p
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from difflib import get_close_matches
 from typing import Annotated, Literal
@@ -28,6 +29,10 @@ from harness.types.params import Params
 __all__ = ["DeviceChoice", "Method", "Prepare", "RunItem", "Suite"]
 
 
+_TRAINS_ON = r"^(auto|cpu|cuda(:\d+)?)$"
+"""The names of a device on which models are trained."""
+
+
 class Prepare(Params):
     """The keys of ``prepare:``: where models are trained and exported.
 
@@ -40,9 +45,7 @@ class Prepare(Params):
     )
     jobs: int | Literal["auto"] = Field("auto", description="number of trainings at the same time")
     device: str = Field(
-        "auto",
-        pattern=r"^(auto|cpu|cuda(:\d+)?)$",
-        description="device of the trainings: auto, cpu, cuda or cuda:N",
+        "auto", pattern=_TRAINS_ON, description="device of the trainings: auto, cpu, cuda or cuda:N"
     )
 
     @field_validator("jobs")
@@ -50,6 +53,13 @@ class Prepare(Params):
     def _positive(cls, value: int | str) -> int | str:
         if isinstance(value, int) and not 1 <= value <= 256:
             raise ValueError("jobs is auto or 1 to 256")
+        return value
+
+    @field_validator("device", mode="before")
+    @classmethod
+    def _known(cls, value: object) -> object:
+        if isinstance(value, str) and not re.match(_TRAINS_ON, value):
+            raise ValueError(f"{value!r} is not auto, cpu, cuda or cuda:N")
         return value
 
     @field_validator("device")

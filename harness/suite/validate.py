@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
 
 from harness.errors import SuiteError, nearest
 from harness.suite.yamlfile import KeyPath, Source
@@ -50,8 +51,11 @@ def _explain(
         return f"{where}: expected a list, like [...]"
     if kind in ("dict_type", "mapping_type", "model_type", "model_attributes_type"):
         return f"{where}: expected a mapping of keys"
-    value = problem.get("input")
-    message = _wanted(kind, problem["msg"], problem.get("ctx", {}))
+    given, value = value, problem.get("input")
+    message = _wanted(problem)
+    others = [_wanted(p) for p in problems if p is not problem and _written(given, p["loc"]) == loc]
+    if all(text.startswith("must be ") for text in (message, *others)):  # the members of a union
+        message = " or ".join([message, *(text.removeprefix("must be ") for text in others)])
     if kind != "value_error" and isinstance(value, str | int | float | bool | None):
         message = f"{message}, not {value!r}"
     return f"{where}: {message}"
@@ -60,9 +64,10 @@ def _explain(
 _TYPES = {"int": "a whole number", "float": "a number", "bool": "true or false", "string": "text"}
 
 
-def _wanted(kind: str, message: str, context: Mapping[str, Any]) -> str:
-    """Return what a value must be, from the type, message and context of pydantic's error."""
-    if kind == "string_pattern_mismatch" and context.get("pattern") == NAME:
+def _wanted(problem: ErrorDetails) -> str:
+    """Return what a value must be, from pydantic's error."""
+    kind, message = problem["type"], problem["msg"]
+    if kind == "string_pattern_mismatch" and problem.get("ctx", {}).get("pattern") == NAME:
         return "a name has letters, digits, '-' and '_', and begins with a letter or digit"
     if kind.split("_", maxsplit=1)[0] in _TYPES and kind.endswith(("_type", "_parsing", "_from_float")):
         return f"must be {_TYPES[kind.split('_', maxsplit=1)[0]]}"

@@ -107,7 +107,7 @@ def _class_names(folder: Path, splits: dict[str, Listing]) -> tuple[str, ...]:
     """Return the classes in order: by number if all are numbers, else by name."""
     train, test = (splits[split].classes for split in ("train", "test"))
     if len(train) < 2:
-        raise SuiteError(f"{folder / 'train'}: {len(train)} class folders; at least two are needed")
+        raise SuiteError(f"{folder / 'train'}: a data set needs at least two class folders, not {len(train)}")
     if set(train) != set(test):
         odd = min(set(train) ^ set(test))
         have, lack = ("training", "test") if odd in train else ("test", "training")

@@ -215,6 +215,8 @@ def test_top_level_keys_that_begin_with_x_are_the_author_s(harness):
         ("suite: mine", "suite: mine\nrank_by: topp1", 2, ["no column 'topp1'", "did you mean 'top1'?"]),
         ("suite: mine", "suite: mine\nrank_by: Runtime", 2, ["'Runtime' is not a number"]),
         ("suite: mine", "suite: mine\nprepare: {device: 'cuda:7'}", 2, ["cuda:7"]),
+        ("suite: mine", "suite: mine\nprepare: {device: gpu}", 2, ["'gpu' is not auto, cpu, cuda or cuda:N"]),
+        ("suite: mine", "suite: mine\nprepare: {jobs: x}", 2, ["must be a whole number or 'auto', not 'x'"]),
         ("suite: mine", "suite: mine\nprepare: {processes: 0}", 2, ["prepare.processes", "1, not 0"]),
         ("suite: mine", "suite: mine\nprepare: {processes: two}", 2, ["prepare.processes", "'two'"]),
         (
