@@ -10,6 +10,7 @@ import click
 from harness.cli.common import block_option, load
 from harness.cli.output import echo, echo_json
 from harness.cli.plugin_commands import PluginGroup
+from harness.render.counted import counted
 
 if TYPE_CHECKING:
     from harness.types import DeviceInfo, MeterInfo, Unavailable
@@ -92,7 +93,7 @@ def _show(item: _Item) -> None:
     elif isinstance(found, DeviceInfo):
         memory = f"{found.memory_bytes / 2**30:.1f} GiB"
         echo(f"{head}: {found.model}", bold=True)
-        echo(f"  {found.cores} cores, {memory}" if found.cores else f"  {memory}")
+        echo(f"  {counted(found.cores, 'core')}, {memory}" if found.cores else f"  {memory}")
     elif isinstance(found, MeterInfo):
         echo(f"{head}: {found.name}", bold=True)
         error = f"{found.calibration:.2%}" if found.calibration is not None else "not stated"

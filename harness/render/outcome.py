@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
+from harness.errors import unnamed
 from harness.types.record import Record
 
 __all__ = ["failure_lines", "interruption"]
@@ -15,7 +16,8 @@ def failure_lines(failed: Iterable[Record], folder: Path) -> Iterator[str]:
     reasons: dict[tuple[str, str], list[str]] = {}  # where it failed, and why -> cells
     traces: dict[tuple[str, str], str] = {}
     for record in failed:
-        place = f"{record.stage or ''} in plugin {record.plugin}" if record.plugin else record.stage or ""
+        plugin = unnamed(record.plugin, record.reason)
+        place = (record.stage or "") + (f" in plugin {plugin}" if plugin else "")
         cells = reasons.setdefault((place, record.reason), [])
         if record.traceback:
             traces.setdefault((place, record.reason), f" (traceback: {folder / record.traceback})")

@@ -16,6 +16,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from harness.errors import unnamed
 from harness.render.characters import shown
 from harness.render.console import console_on
 from harness.render.counted import counted
@@ -54,7 +55,8 @@ def _named(node: Node) -> str:
 
 def _reason(failure: Failure) -> str:
     """Return the plugin whose code failed, if it was a plugin's code, the reason, and the file of the traceback."""
-    plugin = f" (plugin {failure.plugin})" if failure.plugin else ""
+    name = unnamed(failure.plugin, failure.reason)
+    plugin = f" (plugin {name})" if name else ""
     trace = f" (traceback: {failure.traceback})" if failure.traceback else ""
     return f"{plugin}: {failure.reason}{trace}"
 

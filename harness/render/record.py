@@ -8,6 +8,7 @@ from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from harness import stats
+from harness.errors import unnamed
 from harness.types.blocks import Block, LineageStep
 from harness.types.figures import MissingParts
 from harness.types.json import Facts
@@ -70,7 +71,8 @@ def describe(record: Record, arrays: Mapping[str, NDArray[Any]], earlier: Contai
 def _chapters(record: Record, arrays: Mapping[str, NDArray[Any]]) -> Iterator[tuple[str, list[str]]]:
     yield "Method", [f"{record.method}, seed {record.seed}, repeat {record.repeat} (suite {record.suite})"]
     trouble = record.status + (f" at {record.stage}" if record.stage else "")
-    trouble += f" in plugin {record.plugin}" if record.plugin else ""
+    plugin = unnamed(record.plugin, record.reason)
+    trouble += f" in plugin {plugin}" if plugin else ""
     yield "Status", [f"{trouble}: {record.reason}" if record.reason else trouble]
     yield "Flags", [", ".join(record.flags) or "none"]
     yield (

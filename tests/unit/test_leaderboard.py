@@ -281,6 +281,8 @@ def test_a_row_with_failed_cells_is_partial_and_says_how_many() -> None:
 def test_the_reason_names_the_plugin_whose_code_failed() -> None:
     (row,) = rows([record(seed=0), failed(seed=1, plugin="devit"), failed(seed=2, plugin="devit")])
     assert row["reason"] == "2 of 3 cells failed at train in plugin devit: out of memory"
+    (row,) = rows([failed(plugin="devit", reason="plugin devit (x 1): partitioner 'devit': no")])
+    assert row["reason"] == "failed at train: plugin devit (x 1): partitioner 'devit': no"
 
 
 def test_a_percentile_of_too_few_queries_says_what_it_needs() -> None:

@@ -233,9 +233,11 @@ def test_a_failure_names_the_stage_and_the_plugin() -> None:
         for seed in (0, 1)
     ]
     unknown = record(status="failed", stage="load", reason="gone", traceback="tracebacks/load-1.txt")
-    assert list(failure_lines([*failed, unknown], Path("out"))) == [
+    broken = record(status="failed", stage="build", plugin="mine", reason="plugin mine (x 1): model 'm': no")
+    assert list(failure_lines([*failed, unknown, broken], Path("out"))) == [
         "failed: vit (seed 0), vit (seed 1): build in plugin mine: no",
         "failed: vit (seed 0): load: gone (traceback: out/tracebacks/load-1.txt)",
+        "failed: vit (seed 0): build: plugin mine (x 1): model 'm': no",
     ]
 
 

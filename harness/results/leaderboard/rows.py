@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from statistics import fmean, median
 
 from harness import stats
+from harness.errors import unnamed
 from harness.results.leaderboard.energy_columns import energy_columns, scopes_of
 from harness.results.leaderboard.place import NOWHERE, Place
 from harness.results.leaderboard.why import Why
@@ -105,7 +106,9 @@ def _start_notes(record: Record) -> list[str]:
 
 def _reason(records: Sequence[Record]) -> str:
     """Return a text about the cells that are not ok, such as "2 of 7 cells failed: reason"."""
-    bad = Counter((r.status, r.reason, r.stage, r.plugin) for r in records if r.status != "ok")
+    bad = Counter(
+        (r.status, r.reason, r.stage, unnamed(r.plugin, r.reason)) for r in records if r.status != "ok"
+    )
     total = len(records)
     return "; ".join(
         (f"{count} of {total} cells {status}" if total > 1 else status)
