@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import IO, TYPE_CHECKING
 
@@ -72,11 +72,19 @@ def _summary(record: Record) -> str:
 
 
 class PlainWatcher:
-    """A watcher that prints one line per finished step. It implements :class:`~harness.run.outcome.Watcher`."""
+    """A watcher that prints one line per finished step, and one about a long step every ``every_s`` seconds.
 
-    def __init__(self, stream: IO[str]) -> None:
+    It implements :class:`~harness.run.outcome.Watcher`. ``clock`` returns a time in seconds.
+    """
+
+    def __init__(
+        self, stream: IO[str], *, every_s: float = 60.0, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self.stream = stream
         self.total = self.done = 0
+        self._every_s = every_s
+        self._clock = clock
+        self._last_said: dict[str, float] = {}  # key of a node in progress -> time of its start or last line
 
     def say(self, text: str) -> None:
         """Print a line to the stream at once."""
@@ -92,9 +100,15 @@ class PlainWatcher:
 
     def node_started(self, node: Node) -> None:
         """Print nothing."""
+        self._last_said[node.key] = self._clock()
 
     def node_progress(self, node: Node, text: str, fraction: float | None) -> None:
-        """Print nothing."""
+        """Print what the step does, if nothing was printed about it for a while."""
+        now = self._clock()
+        if now - self._last_said.setdefault(node.key, now) >= self._every_s:
+            self._last_said[node.key] = now
+            share = "" if fraction is None else f", {fraction:.0%} done"
+            self.say(f"preparing {node.stage:<9} {node.entry:<16} {node.label}  {text}{share}")
 
     def node_finished(self, node: Node, seconds: float) -> None:
         """Print the step and its duration."""

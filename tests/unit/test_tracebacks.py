@@ -18,6 +18,8 @@ from harness.render.outcome import interruption
 from harness.render.progress import LiveWatcher, PlainWatcher, QuietWatcher, watcher
 from harness.results.folder import Results
 from harness.run.tracebacks import Tracebacks, trace_of
+from harness.types.data import DataChoice
+from harness.types.plan import DataRef, Node
 
 
 def raised(error: BaseException, cause: BaseException | None = None) -> BaseException:
@@ -99,6 +101,28 @@ def test_a_terminal_that_moves_no_cursor_gets_plain_lines(
     assert type(watcher(Screen(), quiet=False, plain=plain, environment=environment)) is kind
     assert type(watcher(io.StringIO(), quiet=False, plain=plain, environment=environment)) is PlainWatcher
     assert type(watcher(Screen(), quiet=True, plain=plain, environment=environment)) is QuietWatcher
+
+
+def test_plain_lines_say_at_times_how_far_a_long_step_is() -> None:
+    now = [0.0]
+    said = io.StringIO()
+    plain = PlainWatcher(said, every_s=60, clock=lambda: now[0])
+    node = Node(
+        key="k",
+        stage="data",
+        label="data digits",
+        entry="digits",
+        plugin="data",
+        inputs=(),
+        task=DataRef(entry="digits", params={}, choice=DataChoice(name="digits")),
+    )
+    plain.node_started(node)
+    for now[0], text in ((1, "one"), (59, "two"), (61, "three"), (62, "four"), (121, "five")):
+        plain.node_progress(node, text, 0.25 if text == "three" else None)
+    assert said.getvalue() == (
+        "preparing data      digits           data digits  three, 25% done\n"
+        "preparing data      digits           data digits  five\n"
+    )
 
 
 PLUGIN = """
