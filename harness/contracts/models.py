@@ -130,7 +130,11 @@ def check_output(need: Need, part: Part, value: Any, n: int, *, finite: bool) ->
     shape = (n, *part.output.shape)
     is_tensor = isinstance(value, torch.Tensor)
     got = tuple(value.shape) if is_tensor else type(value).__name__
-    need(is_tensor and got == shape, f"{part.name}: gives {got}, not {shape}", "Part.output")
+    need(
+        is_tensor and got == shape,
+        f"{part.name}: gives {got}, not {shape}",
+        "Part.output: [n, ...] as declared; logits are [n, classes]",
+    )
     problem = f"{part.name}: gives {value.dtype}, which is no float"
     need(value.dtype.is_floating_point, problem, "Part.output: floats")
     if finite:

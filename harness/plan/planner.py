@@ -166,7 +166,7 @@ def _check_head(name: str, method: ResolvedMethod, resolved: Resolved) -> None:
     path = ("methods", name, "train", "epochs") if "epochs" in own else ("defaults", "train", "epochs")
     raise SuiteError(
         f"{resolved.source.where(*path)}: 0 leaves the head of {name} random: it is {weights.head}; "
-        "train it, or declare which rows of the weights are the classes"
+        "train it, or declare by head: which rows of the weights are the classes"
     )
 
 

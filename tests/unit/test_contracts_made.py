@@ -110,7 +110,10 @@ def model_of(outputs: int = 2, **changes: Any) -> Model:
     ("made", "reason"),
     [
         (lambda: None, "build gave NoneType (contract: build gives a Model)"),
-        (lambda: model_of(outputs=3), "model: gives (2, 3), not (2, 2) (contract: Part.output)"),
+        (
+            lambda: model_of(outputs=3),
+            "model: gives (2, 3), not (2, 2) (contract: Part.output: [n, ...] as declared; logits are [n, classes])",
+        ),
         (lambda: model_of(classes=3), "gives 3 classes of 2 (contract: Model.classes: those of the data)"),
         (
             lambda: model_of(input=TensorSpec(shape=(256,))),
