@@ -24,7 +24,6 @@ __all__ = [
     "nearest",
     "printable",
     "source_files",
-    "unnamed",
 ]
 
 
@@ -166,11 +165,6 @@ def nearest(word: str, allowed: Iterable[str]) -> str:
     match = match or difflib.get_close_matches(word, names, n=1, cutoff=0.6)
     guess = f"did you mean {match[0]!r}? " if match else ""
     return f"{guess}allowed: {', '.join(names) or 'none'}"
-
-
-def unnamed(plugin: str | None, reason: str) -> str | None:
-    """Return ``plugin``, or None if ``reason`` names it already, as the message of a broken contract does."""
-    return None if reason.startswith(f"plugin {plugin} ") else plugin
 
 
 LONGEST_LINE = 1000

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from harness.errors import unnamed
+from harness.results.unnamed import unnamed
 from harness.types.record import Record
 
 __all__ = ["failure_lines", "interruption"]

@@ -16,10 +16,10 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from harness.errors import unnamed
 from harness.render.characters import shown
 from harness.render.console import console_on
 from harness.render.counted import counted
+from harness.results.unnamed import unnamed
 
 if TYPE_CHECKING:
     from harness.prepare.messages import Failure

@@ -8,7 +8,7 @@ from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from harness import stats
-from harness.errors import unnamed
+from harness.results.unnamed import unnamed
 from harness.types.blocks import Block, LineageStep
 from harness.types.figures import MissingParts
 from harness.types.json import Facts

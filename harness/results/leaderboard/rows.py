@@ -7,10 +7,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from statistics import fmean, median
 
 from harness import stats
-from harness.errors import unnamed
 from harness.results.leaderboard.energy_columns import energy_columns, scopes_of
 from harness.results.leaderboard.place import NOWHERE, Place
 from harness.results.leaderboard.why import Why
+from harness.results.unnamed import unnamed
 from harness.types.blocks import ScenarioBlock
 from harness.types.columns import COLUMNS, Row, Value
 from harness.types.record import Record
