@@ -57,12 +57,14 @@ def effective_info(info: DataInfo, choice: DataChoice) -> DataInfo:
 
 
 def as_weights_expect(
-    choice: DataChoice, written: Collection[str], weights: Preprocessing, info: DataInfo
+    choice: DataChoice, written: Collection[str], weights: Preprocessing, info: DataInfo, *, cut: bool = False
 ) -> tuple[DataChoice, tuple[str, ...]]:
     """Return ``choice`` with the preprocessing of pretrained weights where the suite gives no value, and differences.
 
     ``written`` are the keys that the suite gives. They win, and a difference from the weights is returned in words.
     For another number of channels than the weights', mean and standard deviation are averaged over the weights'.
+    ``cut``: the data set cuts images to their middle square, before anything else. A centre crop gives the same images
+    then; weights that expect whole images, resized to a square, do not get them.
     """
     channels = info.shape[0]
     scale = Scale(mean=weights.mean, std=weights.std)
@@ -82,6 +84,10 @@ def as_weights_expect(
         notes.append(f"image_size {filled.image_size or 'as stored'}, the weights' {weights.image_size}")
     if filled.image_size is not None and filled.resize_name != expected.resize_name:
         notes.append(f"resized by {filled.resize_name}, the weights' by {expected.resize_name}")
+    if cut and (weights.crop_pct is None or weights.crop_mode == "squash"):
+        notes.append(
+            "images cut to their middle square first, the weights' whole (crop: none keeps them whole)"
+        )
     if _same_scale(_scale(info, filled), (scale.mean, scale.std)):
         if channels != len(weights.mean) and (len(set(weights.mean)) > 1 or len(set(weights.std)) > 1):
             notes.append(f"normalize averaged over the weights' {len(weights.mean)} channels")

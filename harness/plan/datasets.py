@@ -100,7 +100,9 @@ class Datasets:
             check_info(self.plugins.datasets.need(name), stored)
             differences: tuple[str, ...] = ()
             if weights is not None:
-                choice, differences = as_weights_expect(choice, common, weights, stored)
+                choice, differences = as_weights_expect(
+                    choice, common, weights, stored, cut=ref.params.get("crop") == "center"
+                )
                 ref = replace(ref, choice=choice)
             info = effective_info(stored, choice)
         except BrokenContract as error:

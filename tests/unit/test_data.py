@@ -331,6 +331,17 @@ def test_preprocessing_of_weights_is_the_default_and_written_values_win() -> Non
     )
 
 
+@pytest.mark.parametrize(
+    ("crop_pct", "crop_mode", "said"), [(0.9, "center", 0), (0.9, "squash", 1), (None, "center", 1)]
+)
+def test_weights_of_whole_images_do_not_get_them_from_middle_squares(crop_pct, crop_mode, said) -> None:
+    weights = replace(WEIGHTS, crop_pct=crop_pct, crop_mode=crop_mode)
+    assert as_weights_expect(choice(), {"name"}, weights, INFO)[1] == ()
+    differences = as_weights_expect(choice(), {"name"}, weights, INFO, cut=True)[1]
+    assert len(differences) == said
+    assert all("crop: none keeps them whole" in text for text in differences)
+
+
 def test_a_scale_for_other_channels_is_averaged_and_that_is_said() -> None:
     grey = replace(INFO, shape=(1, 6, 6), mean=(0.5,), std=(0.5,))
     filled, said = as_weights_expect(choice(), {"name"}, WEIGHTS, grey)
