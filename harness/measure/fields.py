@@ -13,7 +13,7 @@ from harness.measure.deploy import Deployed, device_names
 from harness.measure.flags import flags
 from harness.measure.latency import latency_of, latency_summary
 from harness.measure.measured import Measured, RawResult
-from harness.measure.network import StatedLink, network_of
+from harness.measure.network import network_of
 from harness.measure.workload import scenario_of
 from harness.types import DeviceInfo, DeviceReport, Provenance, Samples
 from harness.types.artifacts import ExportedPart
@@ -306,9 +306,7 @@ def _network(cell: Cell, raw: RawResult, names: Sequence[str]) -> Network:
     """Return bytes, the times of a query's steps, and the ratio of its latency to the lower bound."""
     deployed = raw.deployed
     stated = {
-        index: StatedLink(rate_mbps=link.rate_mbps, rtt_ms=link.rtt_ms, shared=link.shared)
-        for index, device in deployed.devices.items()
-        if (link := device.info.link) is not None and link.rate_mbps is not None
+        index: device.info.link for index, device in deployed.devices.items() if device.info.link is not None
     }
     network = network_of(raw.samples, deployed.graph, deployed.places, deployed.central_index, names, stated)
     if network.empty:

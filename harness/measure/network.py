@@ -11,11 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from harness.types import IMAGE, Graph, Samples
+from harness.types import IMAGE, DeviceLink, Graph, Samples
 from harness.types.figures import DeviceShares, Network, PartTimes, Queries
 from harness.worker.timeline import Step, ends
 
-__all__ = ["MeasuredLink", "StatedLink", "critical_path_ns", "measured_link", "network_of"]
+__all__ = ["MeasuredLink", "critical_path_ns", "measured_link", "network_of"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +49,7 @@ def network_of(
     places: Mapping[str, int],
     central: int,
     names: Sequence[str],
-    stated: Mapping[int, StatedLink],
+    stated: Mapping[int, DeviceLink],
 ) -> Network:
     """Return bytes, the times of each part and device, and the lower bound; empty for a single device.
 
@@ -93,14 +93,14 @@ def network_of(
     return network.model_copy(update={"queries": queries, "missed": dict(samples.parts.missed)})
 
 
-def measured_link(part: str, samples: Samples, stated: StatedLink | None) -> MeasuredLink | None:
+def measured_link(part: str, samples: Samples, stated: DeviceLink | None) -> MeasuredLink | None:
     """Return the link that the bytes of a part cross, or ``None`` if it is neither stated nor probed.
 
     The ``rtt`` of a probe is the time of a few bytes there and back. ``up`` and ``down`` are longer by the time to
     send the bytes of one query.
     """
     sent, received = (samples.parts.traffic.get(f"{way}_bytes:{part}") for way in ("sent", "received"))
-    if stated is not None and sent is not None and received is not None:
+    if stated is not None and stated.rate_mbps and sent is not None and received is not None:
         per_byte = 8e3 / stated.rate_mbps
         return MeasuredLink(
             latency_ns=stated.rtt_ms * 1e6 / 2,

@@ -160,9 +160,16 @@ def dump_yaml(tree: Tree) -> str:
     yaml.sort_base_mapping_type_on_output = False
     yaml.width = 10_000
     yaml.representer.ignore_aliases = lambda data: True
+    yaml.representer.add_representer(str, _written)
     out = io.StringIO()
     yaml.dump(tree, out)
     return out.getvalue()
+
+
+def _written(representer: Any, text: str) -> Any:
+    """Return the node of a text. The emitter writes control characters as they are, unless the text has quotes."""
+    style = None if text.isprintable() else '"'
+    return representer.represent_scalar("tag:yaml.org,2002:str", text, style=style)
 
 
 def _parse(text: str, source: Source, *, line_numbers: bool = True) -> Any:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from harness.errors import StorageError
@@ -127,6 +127,7 @@ TREES = st.dictionaries(
 )
 
 
+@example({"0": "\x85", "1": "a\u2028b", "2": "\x1b[31m", "3": "\ufeff"})
 @given(TREES)
 def test_a_dumped_tree_reads_back_as_it_was(tree: dict[str, Any]) -> None:
     again, _ = parse_yaml(dump_yaml(tree), "dumped")

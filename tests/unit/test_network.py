@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from harness.measure.network import MeasuredLink, StatedLink, critical_path_ns, measured_link, network_of
-from harness.types import Graph, GraphPart, LatencyTrace, PartTrace, Samples, TensorSpec, WarmUp
+from harness.measure.network import MeasuredLink, critical_path_ns, measured_link, network_of
+from harness.types import DeviceLink, Graph, GraphPart, LatencyTrace, PartTrace, Samples, TensorSpec, WarmUp
 from harness.types.figures import Queries
 
 MS = 1_000_000
@@ -88,14 +88,15 @@ def test_a_link_is_as_its_device_states_else_as_the_probe_found():
     )
     probed = measured_link("a", given, None)
     assert probed == MeasuredLink(latency_ns=2 * MS, up_ns=10 * MS, down_ns=0, source="probe")
-    stated = measured_link("a", given, StatedLink.of({"rate_mbps": 16, "rtt_ms": 1}))
+    stated = measured_link("a", given, DeviceLink(rate_mbps=16, rtt_ms=1))
     assert stated is not None
     assert (stated.latency_ns, stated.up_ns, stated.down_ns) == (0.5 * MS, 1000 * MS, 0.5 * MS)
     assert measured_link("b", given, None) is None
+    assert measured_link("a", given, DeviceLink(rtt_ms=1)) == probed  # no rate is stated
     assert not stated.shared
-    assert measured_link(
-        "a", given, StatedLink.of({"rate_mbps": 16, "rtt_ms": 1, "ports": "shared"})
-    ) == replace(stated, shared=True)
+    assert measured_link("a", given, DeviceLink(rate_mbps=16, rtt_ms=1, shared=True)) == replace(
+        stated, shared=True
+    )
 
 
 def test_a_records_network():
