@@ -34,15 +34,6 @@ class MeasuredLink:
     shared: bool = False
 
 
-@dataclass(frozen=True, kw_only=True)
-class StatedLink:
-    """A link that its device states: rate, round trip, and whether the central node has one port for all links."""
-
-    rate_mbps: float
-    rtt_ms: float
-    shared: bool = False
-
-
 def network_of(
     samples: Samples,
     graph: Graph,
