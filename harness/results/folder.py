@@ -184,9 +184,12 @@ class Results:
         """Return the ids of the cells that ``plan.json`` names; ``None`` if there is no such file.
 
         Raises:
-            StorageError: the file is not a plan.
+            StorageError: the file is not a plan. The message says what to do.
         """
-        plan = read_plan(self.folder)
+        try:
+            plan = read_plan(self.folder)
+        except StorageError as error:
+            raise StorageError(f"{error}; the next `harness run` into this folder sets it aside") from None
         return None if plan is None else frozenset(plan.cells)
 
     def next_attempt(self, machine_id: str, run_id: str, cell_id: str) -> int:
