@@ -20,7 +20,18 @@ if TYPE_CHECKING:
 
 __all__ = ["PREDICTING", "PredictionCache", "Predictions"]
 
-PREDICTING = ("data", "machine", "measure", "quiet.py", "stats.py", "types", "worker")
+PREDICTING = (
+    "data",
+    "machine",
+    "measure",
+    "quiet.py",
+    "stats/__init__.py",
+    "stats/distributions.py",
+    "stats/intervals.py",
+    "stats/percentiles.py",
+    "types",
+    "worker",
+)
 """Packages and files of the core whose code determines predictions."""
 
 

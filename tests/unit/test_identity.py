@@ -84,7 +84,8 @@ run: [{methods: all, devices: [here]}]
 
 def covered(module: str, names: tuple[str, ...]) -> bool:
     path = module.replace(".", "/")
-    return any(path == name.removesuffix(".py") or path.startswith(f"{name}/") for name in names)
+    files = {path, f"{path}/__init__"}
+    return any(name.removesuffix(".py") in files or path.startswith(f"{name}/") for name in names)
 
 
 def reached(graph, list_name: str) -> set[str]:

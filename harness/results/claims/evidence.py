@@ -8,12 +8,12 @@ from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING
 
-from harness import stats
 from harness.results.folder import Results
 from harness.results.leaderboard.leaderboard import grouped
 from harness.results.leaderboard.rows import Group
 from harness.results.leaderboard.tiers import ALPHA, answers_of, paired_tables
 from harness.results.merged import Merged
+from harness.stats.binary import paired_p
 from harness.types.columns import COLUMNS, Row
 
 if TYPE_CHECKING:
@@ -113,7 +113,7 @@ class Evidence:
             return Difference(
                 difference, False, f"cannot be told apart: no raw predictions of common seeds; {seeds}"
             )
-        p = stats.paired_p([(b, c) for b, c, _ in tables])
+        p = paired_p([(b, c) for b, c, _ in tables])
         common = fmean((b - c) / n for b, c, n in tables)  # the test uses only the seeds that both have
         decided = p <= ALPHA and common * difference > 0
         prefix = "" if decided else "cannot be told apart: "

@@ -6,9 +6,10 @@ from collections.abc import Callable, Iterable, Mapping
 from statistics import fmean, median
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from harness import stats
 from harness.results.leaderboard.rows import Group
 from harness.results.leaderboard.why import Why
+from harness.stats.binary import detectable_difference, paired_p
+from harness.stats.multiple import holm
 from harness.types.record import Record
 
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ def rank_by_tiers(groups: list[Group], samples_of: SamplesOf) -> float | None:
                 compared[i, j] = [(b, c) for b, c, _ in tables]
                 shares.append(fmean((b + c) / n for b, c, n in tables))
                 sizes += [n for _, _, n in tables]
-    adjusted = stats.holm([stats.paired_p(tables) for tables in compared.values()])
+    adjusted = holm([paired_p(tables) for tables in compared.values()])
     different = {pair for pair, p in zip(compared, adjusted, strict=True) if p <= ALPHA}
 
     remaining = [i for i, own in enumerate(answers) if own]
@@ -73,7 +74,7 @@ def rank_by_tiers(groups: list[Group], samples_of: SamplesOf) -> float | None:
     groups[:] = [groups[i] for i in sorted(range(len(groups)), key=lambda i: tier_of.get(i, last))]
     if not shares:
         return None
-    return 100 * stats.detectable_difference(min(sizes), median(shares), alpha=ALPHA / len(compared))
+    return 100 * detectable_difference(min(sizes), median(shares), alpha=ALPHA / len(compared))
 
 
 def answers_of(group: Group, samples_of: SamplesOf) -> Answers:
