@@ -70,7 +70,10 @@ def fit(
     training that is complete there returns at once. ``set_aside`` is called for a damaged file there.
     ``image_passes`` counts samples in training forward passes; ``train_macs`` is that number times the MACs of one
     forward pass. Backward passes and validation are not in it. ``history`` has for each epoch ``loss`` (mean), ``lr``
-    (after the last update) and, with validation, ``top1``.
+    (after the last update) and, with validation, ``top1`` of the trained weights and ``ema_top1`` of the averaged ones.
+
+    With ``ema`` the weights are also averaged over the updates. The decay of update n is 1 - n^(-2/3) and at most
+    ``ema`` (timm's warm-up), so the starting weights are in no average. ``keep`` says which weights remain.
 
     With several ``ranks`` each rank calls this with the same arguments and ends with the same weights. Every batch is
     split among the ranks, and only rank 0 reads and writes the checkpoint. ``loss`` then sees a part of the batch, so
@@ -157,7 +160,7 @@ class _Run:
         if recipe.ema is not None:
             from timm.utils import ModelEmaV3
 
-            self.average = ModelEmaV3(module, decay=recipe.ema)
+            self.average = ModelEmaV3(module, decay=recipe.ema, use_warmup=True)
         self.history: list[dict[str, float]] = []
         self.image_passes = 0
         self.train_s = 0.0
@@ -202,8 +205,12 @@ class _Run:
 
     @property
     def kept(self) -> torch.nn.Module:
-        """Return the module that is validated and kept. It has averaged weights if the recipe averages weights."""
-        return self.module if self.average is None else self.average.module
+        """Return the module whose weights the recipe keeps: the trained one, or that with averaged weights."""
+        return (
+            self.average.module
+            if self.average is not None and self.recipe.keep == "averaged"
+            else self.module
+        )
 
     @property
     def finished(self) -> bool:
@@ -226,17 +233,23 @@ class _Run:
             )
         entry = {"loss": loss, "lr": lr}
         if self.validation is not None:
-            entry["top1"] = self.ranks.broadcast_object("a validation", self._top1)
-            if self.recipe.early_stop and (self.best is None or entry["top1"] > self.best["top1"]):
+            entry |= self.ranks.broadcast_object("a validation", self._validate)
+            top1 = entry["ema_top1" if self.recipe.keep == "averaged" else "top1"]
+            if self.recipe.early_stop and (self.best is None or top1 > self.best["top1"]):
                 weights = {key: tensor.cpu().clone() for key, tensor in self.kept.state_dict().items()}
-                self.best = {"epoch": number, "top1": entry["top1"], "module": weights}
+                self.best = {"epoch": number, "top1": top1, "module": weights}
         self.history.append(entry)
         self.train_s += time.perf_counter() - began
         self._report(number, 0.0, self.train_s)
 
-    def _top1(self) -> float:
+    def _validate(self) -> dict[str, float]:
+        """Return the accuracy of the trained weights and, if there are any, of the averaged ones."""
+        top1 = {"top1": self._top1(self.module)}
+        return top1 if self.average is None else {**top1, "ema_top1": self._top1(self.average.module)}
+
+    def _top1(self, module: torch.nn.Module) -> float:
         assert self.validation is not None
-        logits = logits_of(self.kept, self.validation, self.recipe.batch_size)
+        logits = logits_of(module, self.validation, self.recipe.batch_size)
         hits = (logits.argmax(1) == self.validation.labels).sum()
         return 100 * int(hits) / len(self.validation)
 
@@ -269,7 +282,7 @@ class _Run:
             self.scaler.step(self.optimizer)
             self.scaler.update()
             if self.average is not None:
-                self.average.update(self.module)
+                self.average.update(self.module, step=(number - 1) * self.steps + step + 1)
             self.optimizer.zero_grad(set_to_none=True)
             self.scheduler.step_update((number - 1) * self.steps + step + 1)
             seen += len(rows)

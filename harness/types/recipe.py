@@ -86,7 +86,13 @@ class TrainRecipe(Params):
     )
     ema: Annotated[float, Field(gt=0, lt=1)] | None = Field(
         None,
-        description="decay per update of the averaged weights, which are validated and kept; none: no average",
+        description="greatest decay per update of averaged weights, which are validated beside the trained ones; "
+        "the decay begins at 0 and rises; none: no average",
+    )
+    keep: Literal["trained", "averaged"] = Field(
+        "trained",
+        validate_default=True,
+        description="which weights a training with ema keeps, and early_stop judges",
     )
     compile: bool = Field(
         False, description="whether the forward pass of training is compiled by torch.compile"
@@ -101,6 +107,13 @@ class TrainRecipe(Params):
                 "-mstd0.5, -mmax10, -n2 (operations), -p0.5, -inc1, -tweights, like rand-m9-mstd0.5-inc1"
             )
         return policy
+
+    @field_validator("keep")
+    @classmethod
+    def _has_an_average(cls, keep: str, info: ValidationInfo) -> str:
+        if keep == "averaged" and info.data.get("ema") is None:
+            raise ValueError("averaged needs an average: set ema")
+        return keep
 
     @field_validator("min_lr")
     @classmethod
