@@ -11,17 +11,23 @@ Readings taken of L_feat:
   double sum is a single one), over 3 l. Where the teacher has more rows, as many as the student has are drawn for
   each batch. Eq. 13 needs distributions, which the paper does not make: rows of X X^T / sqrt(columns of X) through a
   softmax.
-- Eq. 11's arguments are in the wrong order; it is cross-entropy.
+- The authors' pair of layers is number L / 2, rounded down, of each model.
+- Eq. 11's arguments are in the wrong order; it is cross-entropy. Only the true labels are smoothed: Eq. 10 has none for
+  the teacher's decision, nor has DeiT [14], which it follows.
+- A distilled DeiT has two heads. As in DeiT and in the authors' code, its class head learns the true labels and its
+  distillation head the teacher's decision. Without L_pred the mean of both, which is what it answers, learns the labels.
 - Table VII's L_feat alone trains no classifier: it is read as ground truth plus that.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
+from timm.models.deit import VisionTransformerDistilled
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 from torch.nn import functional
@@ -39,8 +45,10 @@ __all__ = [
     "distil",
     "fm_code",
     "fm_paper",
+    "middle",
     "prediction_loss",
     "sub_task_loss",
+    "two_heads",
     "with_teacher",
 ]
 
@@ -71,14 +79,15 @@ def distil(
     m_i = require_vit(teacher.module, "devit").to(ctx.device).eval()
     matched = "feature" in how.terms
     features = FeatureLoss(small, m_i, how.fm, how.alpha) if matched else None
-    fit = ctx.fit(  # lines 2 to 17
-        small,
-        loss=sub_task_loss(m_i, features, how),
-        data=omega.train,
-        validation=omega.validation,
-        name=f"distil-{omega.name}",
-        **how.recipe,
-    )
+    with two_heads(small) if "prediction" in how.terms else nullcontext():
+        fit = ctx.fit(  # lines 2 to 17
+            small,
+            loss=sub_task_loss(m_i, features, how),
+            data=omega.train,
+            validation=omega.validation,
+            name=f"distil-{omega.name}",
+            **how.recipe,
+        )
     if features is not None:
         features.close()
     taught = matched or "prediction" in how.terms
@@ -90,18 +99,36 @@ def with_teacher(fit: FitResult, macs: int) -> FitResult:
     return replace(fit, train_macs=fit.train_macs + fit.image_passes * macs)
 
 
+@contextmanager
+def two_heads(small: VisionTransformer) -> Iterator[None]:
+    """Let ``small`` in training give the logits of both heads, if it is a distilled DeiT. Afterwards it gives the mean."""
+    if not isinstance(small, VisionTransformerDistilled):
+        yield
+        return
+    small.set_distilled_training(True)
+    try:
+        yield
+    finally:
+        small.set_distilled_training(False)
+
+
 def prediction_loss(
-    student: torch.Tensor, labels: torch.Tensor, teacher: torch.Tensor | None, smoothing: float
+    student: torch.Tensor,
+    labels: torch.Tensor,
+    teacher: torch.Tensor | None,
+    smoothing: float,
+    distilled: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Return L_pred (Eq. 9 to 11) of logits [n, classes] and ``labels`` [n].
 
-    ``teacher`` are its logits [n, classes]. If there are none, the loss is that of the labels alone.
+    ``teacher`` are its logits [n, classes]. If there are none, the loss is that of the labels alone. ``distilled`` are
+    the logits of a second head, which learns the teacher's decision in place of ``student``.
     """
     truth = functional.cross_entropy(student, labels, label_smoothing=smoothing)
     if teacher is None:
         return truth
     y_t = teacher.argmax(dim=1)  # Eq. 9
-    return 0.5 * truth + 0.5 * functional.cross_entropy(student, y_t, label_smoothing=smoothing)
+    return 0.5 * truth + 0.5 * functional.cross_entropy(student if distilled is None else distilled, y_t)
 
 
 def _kl(student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
@@ -133,6 +160,11 @@ def fm_paper(student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
     return total
 
 
+def middle(depth: int) -> int:
+    """Return the block that the authors' code matches: number depth / 2, rounded down, counted from 1."""
+    return max(depth // 2, 1) - 1
+
+
 class FeatureLoss:
     """L_feat (Eq. 12) of the batch that student and teacher computed last, whose Q, K and V hooks keep."""
 
@@ -142,7 +174,7 @@ class FeatureLoss:
         self._depth, self._alpha = len(student.blocks), alpha
         g = layer_map(self._depth, len(teacher.blocks))
         if fm == "code":
-            pairs = [((self._depth - 1) // 2, (len(teacher.blocks) - 1) // 2)]
+            pairs = [(middle(self._depth), middle(len(teacher.blocks)))]
             self._match, self._over = fm_code, self._depth
         else:
             pairs = list(enumerate(g))
@@ -177,8 +209,9 @@ def sub_task_loss(teacher: VisionTransformer, features: FeatureLoss | None, how:
     def loss(student: nn.Module, batch: Batch) -> torch.Tensor:
         with torch.no_grad():
             y_t = teacher(batch.inputs) if needed else None  # line 5: the hooks keep Q, K and V
-        y_s = student(batch.inputs)
-        total = prediction_loss(y_s, batch.labels, y_t if hard else None, how.smoothing)
+        answer = student(batch.inputs)
+        y_s, distilled = answer if isinstance(answer, tuple) else (answer, None)
+        total = prediction_loss(y_s, batch.labels, y_t if hard else None, how.smoothing, distilled)
         return total if features is None else total + how.beta * features()  # lines 6 and 7
 
     return loss

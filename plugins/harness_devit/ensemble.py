@@ -4,6 +4,8 @@ Readings taken:
 
 - All sub-models are trained in this stage by one optimiser: Algorithm 3 updates theta_0, which holds them.
 - The gradient of line 7 is of L_ensemble.
+- A distilled DeiT has L_token for each of its tokens, and they are added (authors' code). L_pred is of the mean of both
+  branches' logits, in the authors' code too.
 - Table VIII's L_token alone trains no classifier: it is read as ground truth plus that.
 
 Shapes: images [n, C, H, W]; teacher's tokens Z_t [n, R, D_t]; logits [n, classes].
@@ -113,6 +115,9 @@ def ensemble_loss(m0: VisionTransformer, whole: Ensemble, taps: list[Tap], how: 
         if not tokens:
             return total
         fused = torch.stack([g(tap.value) for g, tap in zip(whole.maps, taps, strict=True)], dim=1)
-        return total + how.gamma * functional.mse_loss(fused, z_t)  # lines 5 and 6
+        token = z_t.shape[1] * functional.mse_loss(
+            fused, z_t
+        )  # a mean over tokens too: R times it is their sum
+        return total + how.gamma * token  # lines 5 and 6
 
     return loss

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import math
 from types import SimpleNamespace
@@ -17,8 +18,10 @@ from harness_devit.distillation import (
     FeatureLoss,
     fm_code,
     fm_paper,
+    middle,
     prediction_loss,
     sub_task_loss,
+    two_heads,
 )
 from harness_devit.ensemble import Ensemble, Ensembling, ensemble_loss, token_maps
 from harness_devit.fusion import fusion
@@ -167,6 +170,11 @@ def test_layers_are_mapped_evenly_the_last_to_the_last() -> None:
     assert layer_map(4, 6) == [0, 2, 3, 5]
 
 
+def test_the_pair_of_layers_of_the_code_is_the_middle_of_each_rounded_down() -> None:
+    """Counted from 0: blocks 5 and 11 of 12 and 24, blocks 2 and 6 of DeCCT's 7 and CCT's 14."""
+    assert [middle(depth) for depth in (12, 24, 7, 14, 2, 1)] == [5, 11, 2, 6, 0, 0]
+
+
 def test_prediction_loss_is_half_truth_half_the_teachers_decision() -> None:
     student, labels = torch.tensor([[0.0, 0.0], [math.log(3), 0.0]]), torch.tensor([0, 0])
     teacher = torch.tensor([[0.0, 9.0], [1.0, 0.5]])  # decides 1, 0
@@ -175,6 +183,24 @@ def test_prediction_loss_is_half_truth_half_the_teachers_decision() -> None:
     teacher[1] = torch.tensor([0.0, 1.0])  # decides 1, 1
     want = 0.5 * (log2 + log43) / 2 + 0.5 * (log2 + math.log(4)) / 2
     assert float(prediction_loss(student, labels, teacher, 0.0)) == pytest.approx(want)
+
+
+def test_the_teachers_decision_is_not_smoothed() -> None:
+    """Eq. 10, one image of three classes: the logs of its softmax are -0.4076, -1.4076 and -2.4076."""
+    student, labels = torch.tensor([[2.0, 1.0, 0.0]]), torch.tensor([0])
+    teacher = torch.tensor([[0.0, 0.0, 1.0]])
+    truth = 0.9 * 0.4076 + 0.1 * (0.4076 + 1.4076 + 2.4076) / 3  # smoothed by 0.1
+    want = 0.5 * truth + 0.5 * 2.4076
+    assert float(prediction_loss(student, labels, teacher, 0.1)) == pytest.approx(want, abs=1e-4)
+
+
+def test_the_heads_of_a_distilled_deit_learn_the_label_and_the_decision() -> None:
+    """As in DeiT: class head <- label, distillation head <- the teacher's decision. By hand, with two classes."""
+    head, second = torch.tensor([[math.log(3), 0.0]]), torch.tensor([[0.0, math.log(7)]])
+    labels, teacher = torch.tensor([0]), torch.tensor([[0.0, 1.0]])
+    want = 0.5 * math.log(4 / 3) + 0.5 * math.log(8 / 7)
+    assert float(prediction_loss(head, labels, teacher, 0.0, second)) == pytest.approx(want)
+    assert float(prediction_loss(head, labels, None, 0.0)) == pytest.approx(math.log(4 / 3))
 
 
 BATCH = SimpleNamespace(
@@ -206,6 +232,49 @@ def test_the_sub_task_loss_is_eq_8(losses: tuple[Any, ...]) -> None:
     if features is not None:
         want += 0.7 * float(features())
     assert got == pytest.approx(want, rel=1e-4)
+
+
+@pytest.mark.parametrize("hard", [False, True])
+@torch.no_grad()
+def test_the_sub_task_loss_of_two_tokens_gives_each_head_its_label(hard: bool) -> None:
+    """Both heads are read from the tokens after the last LayerNorm, apart from the plugin's way to them."""
+    teacher, student = vit(1), vit(2, class_token=True, distilled=True)
+    how = Distillation(
+        terms=("prediction",) if hard else ("truth",),
+        fm="code",
+        alpha=(0, 0, 0),
+        beta=0,
+        smoothing=0,
+        recipe={},
+    )
+    student.train()
+    with two_heads(student) if hard else contextlib.nullcontext():
+        got = float(sub_task_loss(teacher, None, how)(student, BATCH))
+    tokens, y_t = student.forward_features(BATCH.inputs), teacher(BATCH.inputs).argmax(1)
+    one, two = student.head(tokens[:, 0]), student.head_dist(tokens[:, 1])
+    want = entropy((one + two) / 2, BATCH.labels)
+    if hard:
+        want = entropy(one, BATCH.labels) / 2 + entropy(two, y_t) / 2
+    assert got == pytest.approx(want, rel=1e-4)
+    torch.testing.assert_close(student(BATCH.inputs), (one + two) / 2)
+
+
+@torch.no_grad()
+def test_the_token_loss_of_two_tokens_is_the_sum_of_both() -> None:
+    """The authors' code adds a mean squared error for each token of a distilled DeiT."""
+    changes = {"class_token": True, "distilled": True}
+    m0, subs = vit(1, **changes), [vit(seed, classes=0, **changes) for seed in (2, 3)]
+    fused = made_fusion("linear", tokens=2, parts=2, dim=12, width=12, classes=3)
+    whole = Ensemble(subs, fused, token_maps(12, 12, 2, direct=True))
+    how = Ensembling(terms=("truth", "token"), gamma=1, smoothing=0, recipe={})
+    taps = [Tap(branch.fa) for branch in fused.branches]
+    got = float(ensemble_loss(m0, whole, taps, how)(whole, BATCH))
+    apart = 0.0
+    for r, branch in enumerate(fused.branches):
+        z = torch.cat([sub.forward_features(BATCH.inputs)[:, r] for sub in subs], 1)
+        wanted = m0.forward_features(BATCH.inputs)[:, r]
+        apart += float((branch.fa.w1(z) - wanted).square().sum()) / (5 * 12)
+    assert got == pytest.approx(entropy(whole(BATCH.inputs), BATCH.labels) + apart, rel=1e-4)
 
 
 @pytest.mark.parametrize("losses", [("truth",), ("prediction",), ("truth", "token"), ("prediction", "token")])
