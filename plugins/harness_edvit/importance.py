@@ -7,15 +7,17 @@ sums it over its own resampled data, of which the proxy set is a sample stratifi
 Units are left out by masks: this gives what a pruned model computes, without building it. A mask has one row per image,
 so one batch holds differently pruned models. A mask of 1s and 0s gives exactly what removal gives (pruning.py):
 
-- a channel of the residual stream: LayerNorms take their statistics over the kept channels only, and give 0 for the
-  others. Nothing else reads the residual stream, so the value of a removed channel does not matter;
+- a channel of the residual stream: LayerNorms take their statistics over the kept channels only, and what reads their
+  outputs gets 0 for the others. Nothing else reads the residual stream, so the value of a removed channel does not
+  matter;
 - a joint dimension of q, k and v: the attention's scale stays the original one;
 - a neuron of the FFN: its activation is 0.
 
 The exact KL takes D + L (A + F) passes per image. Many masks run in one batch, and a unit of block l needs block l and
 later ones only, about half of them. The first derivative of the KL vanishes where nothing is pruned. Its second order
 with one mask from 1 to 0 is the Fisher diagonal, 1/2 E_q[(d log q / d mask)^2]. This takes C backward passes for all
-units together.
+units together. It is an approximation of the removal only if a mask is a factor of the first degree wherever it acts:
+the statistics of a LayerNorm are those of channels with the masks as weights, and a value that is read is masked once.
 
 Shapes: n images in a proxy set, B in a batch [B, C, H, W]; tokens x [B, T, D] of D channels; L blocks, in each of them
 q, k, v [B, h, T, D_h] with A = h D_h joint dimensions, and hidden [B, T, F] with F neurons.
@@ -280,8 +282,8 @@ def masked_logits(vit: VisionTransformer, x: torch.Tensor, masks: Masks, start: 
     residual = masks.get("residual")
     x = _masked_blocks(vit, x, masks, start)
     if isinstance(vit.fc_norm, nn.Identity):
-        return vit.forward_head(_norm(vit.norm, x, residual))
-    return vit.head(_norm(vit.fc_norm, vit.pool(_norm(vit.norm, x, residual)), residual))
+        return vit.forward_head(_read(vit.norm, x, residual))
+    return vit.head(_read(vit.fc_norm, vit.pool(_norm(vit.norm, x, residual)), residual))
 
 
 def _block(
@@ -294,27 +296,36 @@ def _block(
     """Run one block on ``x`` [B, T, D] with masks [B, D], [B, A] and [B, F]."""
     attn, mlp = block.attn, block.mlp
     n, t, _ = x.shape
-    qkv = attn.qkv(_norm(block.norm1, x, residual))  # [B, T, 3 A]
+    qkv = attn.qkv(_read(block.norm1, x, residual))  # [B, T, 3 A]
     q, k, v = qkv.reshape(n, t, 3, attn.num_heads, attn.head_dim).permute(2, 0, 3, 1, 4)
     if attention is not None:
         kept = attention.view(n, attn.num_heads, 1, attn.head_dim)
         q, v = q * kept, v * kept  # without q_j the product q k^T is without k_j too
     out = functional.scaled_dot_product_attention(q, k, v, scale=attn.scale)
     x = x + block.ls1(attn.proj(out.transpose(1, 2).reshape(n, t, attn.attn_dim)))
-    hidden = mlp.act(mlp.fc1(_norm(block.norm2, x, residual)))  # [B, T, F]
+    hidden = mlp.act(mlp.fc1(_read(block.norm2, x, residual)))  # [B, T, F]
     if ffn is not None:
         hidden = hidden * ffn[:, None]
     return x + block.ls2(mlp.fc2(hidden))
 
 
+def _read(norm: nn.Module, x: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+    """Return ``norm`` over the kept channels, and 0 for the others; x [B, T, D] or [B, D], mask [B, D]."""
+    y = _norm(norm, x, mask)
+    return y if mask is None else y * _of_tokens(mask, x)
+
+
 def _norm(norm: nn.Module, x: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
-    """Apply ``norm`` over the kept channels; x [B, T, D] or [B, D], mask [B, D]."""
+    """Return ``norm`` with the statistics of the kept channels; x [B, T, D] or [B, D], mask [B, D]."""
     if mask is None or isinstance(norm, nn.Identity):
         return norm(x)
-    if x.ndim == 3:
-        mask = mask[:, None]
-    kept = mask.sum(-1, keepdim=True)
-    mean = (x * mask).sum(-1, keepdim=True) / kept
-    centred = (x - mean) * mask
-    variance = centred.square().sum(-1, keepdim=True) / kept
-    return (centred * torch.rsqrt(variance + norm.eps) * norm.weight + norm.bias) * mask
+    weights = _of_tokens(mask, x)
+    kept = weights.sum(-1, keepdim=True)
+    centred = x - (x * weights).sum(-1, keepdim=True) / kept
+    variance = (centred.square() * weights).sum(-1, keepdim=True) / kept
+    return centred * torch.rsqrt(variance + norm.eps) * norm.weight + norm.bias
+
+
+def _of_tokens(mask: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+    """Return ``mask`` [B, D] in a shape that applies to x [B, T, D] or [B, D]."""
+    return mask[:, None] if x.ndim == 3 else mask

@@ -198,19 +198,47 @@ def rank_agreement(a: torch.Tensor, b: torch.Tensor) -> float:
     return float(np.corrcoef(ranks)[0, 1])
 
 
-def test_fisher_ranks_units_as_the_exact_kl_does() -> None:
+@pytest.mark.parametrize("kind", KINDS)
+@torch.no_grad()
+def test_fisher_is_half_of_the_second_derivative_by_finite_differences(kind: str) -> None:
+    """KL(P || Q) of a mask of 1 - h is h^2 times the Fisher term, but for terms of a higher order."""
+    vit, images, h = model(kind).double(), IMAGES.double(), 1e-4
+    found, whole = kl_fisher(vit, images), tokens(vit, images)
+    p = masked_logits(vit, whole, {}).log_softmax(-1)
+
+    def divergence(key: Any, units: int, j: int, value: float) -> torch.Tensor:
+        mask = torch.ones(len(images), units, dtype=torch.float64)
+        mask[:, j] = value
+        q = masked_logits(vit, whole, {key: mask}).log_softmax(-1)
+        return (p.exp() * (p - q)).sum(-1)
+
+    for key, units, scores in (
+        ("residual", 12, found.residual),
+        (("attention", 1), 12, found.attention[1]),
+        (("ffn", 0), 48, found.ffn[0]),
+    ):
+        for j in range(units):
+            second = (divergence(key, units, j, 1 - h) + divergence(key, units, j, 1 + h)) / (2 * h**2)
+            torch.testing.assert_close(scores[j].double(), second, rtol=1e-3, atol=1e-6)
+
+
+@pytest.mark.parametrize("more", [{}, {"pre_norm": True, "init_values": 0.5}])
+def test_fisher_is_as_large_as_the_exact_kl_and_ranks_units_as_it_does(more: dict[str, Any]) -> None:
     torch.manual_seed(3)
     vit = VisionTransformer(
-        img_size=16, patch_size=8, num_classes=5, embed_dim=24, depth=2, num_heads=3
+        img_size=16, patch_size=8, num_classes=5, embed_dim=48, depth=2, num_heads=3, **more
     ).eval()
     for weights in vit.parameters():
         weights.data.add_(0.05 * torch.randn_like(weights))
     images = torch.randn(32, 3, 16, 16)
     ones = torch.ones(32)
     exact, fisher = kl_exact(vit, images).summed(ones), kl_fisher(vit, images).summed(ones)
-    for i in range(2):
-        assert rank_agreement(exact.ffn[i].flatten(), fisher.ffn[i].flatten()) > 0.95
-        assert rank_agreement(exact.attention[i].flatten(), fisher.attention[i].flatten()) > 0.85
+    kinds = [("residual", exact.residual, fisher.residual, 0.9)]
+    kinds += [("attention", *pair, 0.85) for pair in zip(exact.attention, fisher.attention, strict=True)]
+    kinds += [("ffn", *pair, 0.95) for pair in zip(exact.ffn, fisher.ffn, strict=True)]
+    for kind, whole, approximate, agreement in kinds:
+        assert rank_agreement(whole.flatten(), approximate.flatten()) > agreement, kind
+        assert 0.8 < (approximate / whole).median() < 1.25, kind
 
 
 # --- sizes of METHODS' table ------------------------------------------------------------------------
