@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator, model_validator
 
 from harness.hookspecs import hookimpl
 from harness.types import (
@@ -38,10 +38,15 @@ class EDViTParams(Params):
         None,
         description="MiB of all sub-models together, float32; by default 0.55 of the source's (180 / 327)",
     )
+    hp: int | tuple[int, ...] = Field(
+        0,
+        description="Algorithm 1's initial hp: heads removed before the loop, of every sub-model or a list of one "
+        "number per sub-model",
+    )
     policy: Policy = Field(
         "largest-first",
-        description="which heads Algorithm 1 removes next: one of the largest sub-model (as printed), or of all, "
-        "down the divisors of the source's heads (as the published sizes show)",
+        description="which heads are removed next: one of the largest sub-model (Algorithm 1), or of all, down the "
+        "divisors of the source's heads (not in the paper)",
     )
     importance: Literal["kl-exact", "kl-fisher", "random"] = Field(
         "kl-exact",
@@ -67,6 +72,22 @@ class EDViTParams(Params):
         "zeros", description="what stands in for a sub-model that does not answer: zeros, or its mean feature"
     )
 
+    @field_validator("hp", mode="before")
+    @classmethod
+    def _numbers_of_heads(cls, value: object) -> object:
+        numbers = value if isinstance(value, list | tuple) else [value]
+        if not all(type(number) is int and number >= 0 for number in numbers):
+            raise ValueError(
+                f"{value!r} is no number of heads; write 0 or more, or a list with a number per sub-model"
+            )
+        return value
+
+    @model_validator(mode="after")
+    def _hp_is_of_algorithm_1(self) -> EDViTParams:
+        if self.policy == "uniform-divisors" and self.hp != 0:
+            raise ValueError("hp needs policy: largest-first (uniform-divisors starts from all heads)")
+        return self
+
 
 class PlaceParams(Params):
     """What a device has left, in the order of the fleet's devices."""
@@ -84,13 +105,15 @@ def sketch_edvit(spec: ModuleSpec | None, params: EDViTParams, fleet: Fleet) -> 
     """Return the parts of the split model, as small as budget and ``fleet`` demand.
 
     Raises:
-        ValueError: more parts than classes, a budget that nothing fits in, or a source of unknown dimensions.
+        ValueError: more parts than classes, a budget that nothing fits in, no head left by ``hp``, or a source of
+            unknown dimensions.
     """
     return edvit_sketch(
         spec,
         fleet,
         parts=params.parts,
         budget_mb=params.memory_budget_mb,
+        hp=params.hp,
         policy=params.policy,
         fusion=params.fusion,
         shrinking=params.shrinking,

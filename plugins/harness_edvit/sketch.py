@@ -7,7 +7,9 @@ Readings taken:
 - s = (h - hp) / h is the KEPT share, so a sub-model with k = h - hp heads is the plain ViT of k heads of the source's
   head size.
 - Its size m_i is that of the part as deployed, in float32.
-- hp starts at 0.
+- hp = hp_1 ... hp_N, the heads removed of each sub-model before the loop, is an input of Algorithm 1 whose values the
+  paper does not print. By default it is 0. For a ViT-Base under 180 MB, hp = 6, 6, 8, 9, 10 for N = 1, 2, 3, 5, 10 give
+  the sizes that the paper prints, and the loop then ends at once.
 - Line 12, the assignment, is tried here with the devices' memory alone. The placer decides where the parts run.
 """
 
@@ -22,13 +24,23 @@ from harness.methods import even_shares, fused_sketch, image_sketch
 from harness.types import Fleet, ModuleSpec, Sketch
 from harness_timm.vit import TIMM_FACTORY, TRUNCATED_FACTORY, VIT_FACTORY, ViTShape, base_of
 
-__all__ = ["Fusion", "Policy", "edvit_sketch", "mlp_spec", "part_classes", "split", "sub_shape", "sub_spec"]
+__all__ = [
+    "Fusion",
+    "Policy",
+    "edvit_sketch",
+    "initial_heads",
+    "mlp_spec",
+    "part_classes",
+    "split",
+    "sub_shape",
+    "sub_spec",
+]
 
 MIB = 2**20
 BUDGET_SHARE = 0.55  # 180 MB for a ViT-Base of 327 MB (section 5.2)
 
 Policy: TypeAlias = Literal["largest-first", "uniform-divisors"]
-"""Which heads line 17 removes: one of the largest sub-model as printed, or of all, as the published sizes show."""
+"""Which heads are removed next: one of the largest sub-model (line 17), or of all, down the divisors of the heads."""
 
 Fusion: TypeAlias = Literal["mlp", "retrain", "average"]
 """A row of Table 3."""
@@ -74,22 +86,40 @@ def part_classes(classes: int, parts: int) -> list[int]:
     return even_shares(classes, parts)
 
 
+def initial_heads(parts: int, heads: int, hp: int | Sequence[int]) -> list[int]:
+    """Return the heads that each of ``parts`` sub-models keeps before the loop: h - hp_1 ... h - hp_N.
+
+    ``hp`` is one number for all sub-models, or one for each.
+
+    Raises:
+        ValueError: there is not one number per sub-model, or a sub-model would keep no head.
+    """
+    removed = [hp] * parts if isinstance(hp, int) else list(hp)
+    if len(removed) != parts:
+        raise ValueError(f"hp: {len(removed)} values for {parts} sub-models; write one number, or {parts}")
+    if max(removed) >= heads:
+        raise ValueError(f"hp: {max(removed)} of {heads} heads leaves none; allowed are 0 to {heads - 1}")
+    return [heads - number for number in removed]
+
+
 def split(
-    parts: int,
     heads: int,
+    initial: Sequence[int],
     size: Callable[[int], int],
     budget: float,
     policy: Policy,
     assignable: Callable[[Sequence[int]], bool],
 ) -> list[int]:
-    """Return the heads kept per sub-model, within ``budget`` bytes together (lines 6 to 19).
+    """Return the heads kept per sub-model of a source of ``heads``, within ``budget`` bytes together (lines 6 to 19).
 
-    A sub-model of k heads has ``size(k)`` bytes. ``assignable`` says whether devices can hold sub-models of these sizes.
+    They start from ``initial``, a number per sub-model. A sub-model of k heads has ``size(k)`` bytes. ``assignable`` says
+    whether devices can hold sub-models of these sizes.
 
     Raises:
         ValueError: even one head each is too much.
     """
-    kept = [heads] * parts
+    kept = list(initial)
+    parts = len(kept)
     while True:  # line 6
         sizes = [size(k) for k in kept]  # line 8, of the sizes alone
         if sum(sizes) <= budget and assignable(sizes):  # lines 11 to 14
@@ -118,18 +148,20 @@ def edvit_sketch(
     *,
     parts: int,
     budget_mb: float | None,
+    hp: int | Sequence[int],
     policy: Policy,
     fusion: Fusion,
     shrinking: float,
 ) -> Sketch:
     """Return ``sub1`` ... ``subN``, which read the image, and ``fusion``, which reads their features.
 
-    All sub-models together have at most ``budget_mb`` MiB, by default 0.55 of the source's size. ``shrinking`` is lambda
-    of the MLP. With averaged softmax ``fusion`` reads logits. The order of their classes is drawn when sub-models are
+    All sub-models together have at most ``budget_mb`` MiB, by default 0.55 of the source's size. ``hp`` are the heads
+    removed of all, or of each, before Algorithm 1's loop. ``shrinking`` is lambda of the MLP. With averaged softmax ``fusion`` reads logits. The order of their classes is drawn when sub-models are
     trained, so it has no spec yet.
 
     Raises:
-        ValueError: more parts than classes, a budget nothing fits in, or a source of unknown dimensions.
+        ValueError: more parts than classes, a budget nothing fits in, no head left by ``hp``, or a source of unknown
+            dimensions.
     """
     shape = ViTShape.from_spec(spec)
     if shape is None or spec is None:
@@ -145,8 +177,8 @@ def edvit_sketch(
         return sub_shape(shape, heads, own + 1 if average else 0)
 
     kept = split(
-        parts,
         shape.heads,
+        initial_heads(parts, shape.heads, hp),
         lambda heads: deployed(heads, max(owned)).weight_bytes(),
         budget,
         policy,

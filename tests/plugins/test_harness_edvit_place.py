@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 from hypothesis import example, given, settings
@@ -25,44 +26,105 @@ def vit(dim: int = 768, depth: int = 12, heads: int = 12, classes: int = 10) -> 
     return shape.spec()
 
 
-def heads_of(parts: int, policy: str, budget: float = 180, spec: ModuleSpec | None = None) -> list[int]:
-    params = plugin.EDViTParams(parts=parts, policy=policy, memory_budget_mb=budget)
-    found: list[int] = EDVIT.sketch(spec or vit(), params, NOWHERE).decisions["heads"]
+def heads_of(parts: int, budget: float = 180, **more: Any) -> list[int]:
+    params = plugin.EDViTParams(parts=parts, memory_budget_mb=budget, **more)
+    found: list[int] = EDVIT.sketch(vit(), params, NOWHERE).decisions["heads"]
     return found
 
 
 # --- Algorithm 1 -----------------------------------------------------------------------------------
 
 
+def algorithm_1(
+    heads: int, hp: list[int], size: Callable[[int], float], budget: float
+) -> tuple[list[int], int]:
+    """Return h - hp and the passes of the printed while loop, where devices can take every sub-model."""
+    hp, passes = list(hp), 0
+    while True:
+        passes += 1
+        sizes = [size(heads - removed) for removed in hp]  # lines 7 to 9
+        if sum(sizes) <= budget:  # lines 11 to 15
+            return [heads - removed for removed in hp], passes
+        hp[sizes.index(max(sizes))] += 1  # line 17
+
+
+def mib(heads: int) -> float:
+    """Return the size of a ViT-Base without a head that keeps ``heads`` of its 12 heads, counted by hand."""
+    d = 64 * heads
+    block = 4 * d * d + 4 * d + 2 * 4 * d * d + 5 * d + 4 * d
+    return 4 * (12 * block + 768 * d + d + d + 197 * d + 2 * d) / 2**20
+
+
+PUBLISHED = {1: (6, [6]), 2: (6, [6, 6]), 3: (8, [4] * 3), 5: (9, [3] * 5), 10: (10, [2] * 10)}
+"""N -> the initial hp, and the heads of each sub-model whose size the paper prints."""
+
+
+@pytest.mark.parametrize("parts", PUBLISHED)
+def test_algorithm_1_from_the_initial_hp_gives_the_published_sizes(parts: int) -> None:
+    hp, heads = PUBLISHED[parts]
+    assert heads_of(parts, hp=hp) == heads_of(parts, hp=[hp] * parts) == heads
+    assert algorithm_1(12, [hp] * parts, mib, 180) == (heads, 1)
+
+
+@pytest.mark.parametrize("hp", [0, 6, 8])
+def test_the_case_study_of_100_mb_comes_out_of_algorithm_1(hp: int) -> None:
+    assert sorted(heads_of(3, 100, hp=hp)) == [3, 4, 4]
+
+
+@given(hp=st.lists(st.integers(0, 11), min_size=1, max_size=10), budget=st.floats(26, 700))
+@settings(max_examples=60, deadline=None)
+def test_any_initial_hp_gives_what_the_printed_loop_does(hp: list[int], budget: float) -> None:
+    assert heads_of(len(hp), budget, hp=hp) == algorithm_1(12, hp, mib, budget)[0]
+
+
+@pytest.mark.parametrize(
+    ("hp", "message"),
+    [
+        ([1, 2], "hp: 2 values for 3 sub-models; write one number, or 3"),
+        ([], "hp: 0 values for 3 sub-models; write one number, or 3"),
+        (12, "hp: 12 of 12 heads leaves none; allowed are 0 to 11"),
+        ([0, 0, 99], "hp: 99 of 12 heads leaves none; allowed are 0 to 11"),
+        (-1, "-1 is no number of heads"),
+        (True, "True is no number of heads"),
+        ("6", "'6' is no number of heads"),
+        ([6, 6.5, 6], r"\[6, 6.5, 6\] is no number of heads"),
+    ],
+)
+def test_a_wrong_hp_is_refused(hp: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        heads_of(3, hp=hp)
+
+
 @pytest.mark.parametrize(("parts", "heads"), [(1, 6), (2, 6), (3, 4), (5, 3), (10, 2)])
-def test_uniform_divisors_give_the_published_configurations(parts: int, heads: int) -> None:
-    assert heads_of(parts, "uniform-divisors") == [heads] * parts
+def test_uniform_divisors_prune_all_sub_models_alike(parts: int, heads: int) -> None:
+    assert heads_of(parts, policy="uniform-divisors") == [heads] * parts
+
+
+def test_uniform_divisors_take_no_hp() -> None:
+    with pytest.raises(ValueError, match="hp needs policy: largest-first"):
+        heads_of(2, policy="uniform-divisors", hp=6)
 
 
 @pytest.mark.parametrize(
     ("parts", "heads"), [(1, [8]), (3, [5, 5, 5]), (5, [3, 4, 4, 4, 4]), (10, [2] * 3 + [3] * 7)]
 )
-def test_largest_first_gives_what_the_algorithm_as_printed_does(parts: int, heads: list[int]) -> None:
-    assert heads_of(parts, "largest-first") == heads
-
-
-def test_the_case_study_of_100_mb_comes_out_of_the_algorithm_as_printed() -> None:
-    assert heads_of(3, "largest-first", 100) == [3, 4, 4]
+def test_without_an_hp_the_loop_starts_from_all_heads(parts: int, heads: list[int]) -> None:
+    assert heads_of(parts) == algorithm_1(12, [0] * parts, mib, 180)[0] == heads
 
 
 def test_more_parts_than_classes_are_refused() -> None:
     with pytest.raises(ValueError, match="parts: 11 is more than the 10 classes; allowed are 1 to 10"):
-        heads_of(11, "largest-first")
+        heads_of(11)
 
 
 @pytest.mark.parametrize("policy", ["largest-first", "uniform-divisors"])
 def test_an_impossible_budget_is_refused_and_the_smallest_named_fits(policy: str) -> None:
     with pytest.raises(ValueError, match=r"memory_budget_mb: 5 .* smallest that fits is ([\d.]+)") as refused:
-        heads_of(4, policy, 5)
+        heads_of(4, 5, policy=policy)
     smallest = float(str(refused.value).split()[-1])
-    assert heads_of(4, policy, smallest) == [1] * 4
+    assert heads_of(4, smallest, policy=policy) == [1] * 4
     with pytest.raises(ValueError, match="too small"):
-        heads_of(4, policy, smallest - 0.002)
+        heads_of(4, smallest - 0.002, policy=policy)
 
 
 def test_devices_without_memory_make_sub_models_smaller_or_are_refused() -> None:
