@@ -122,6 +122,7 @@ def _check_latencies(need: Need, trace: LatencyTrace, workload: Workload) -> Non
         f"reached is {trace.reached!r}",
         "LatencyTrace.reached: whether both minima were met",
     )
+    _check_marks(need, trace)
     if workload.scenario == "server" or workload.generator != "harness":
         return
     total = int(latencies.sum())
@@ -129,6 +130,19 @@ def _check_latencies(need: Need, trace: LatencyTrace, workload: Workload) -> Non
     said = f"the latencies add up to {total / 1e9:.4g} s, and the window is {window / 1e9:.4g} s"
     need(total <= most, said, "LatencyTrace.window_ns: the length of a closed loop")
     need(total >= LEAST_SHARE * window, f"{said}; are they in microseconds?", contract)
+
+
+def _check_marks(need: Need, trace: LatencyTrace) -> None:
+    marks = trace.marks
+    if marks is None:
+        return
+    right = isinstance(marks, np.ndarray) and marks.dtype == np.int64 and marks.shape == (len(marks), 3)
+    contract = "LatencyTrace.marks: int64 [k, 3], queries, nanoseconds and nanoseconds of CPU time so far"
+    need(right, f"marks are {_kind(marks)}", contract)
+    rising = bool((np.diff(marks, axis=0) >= 0).all()) and (not len(marks) or int(marks.min()) >= 0)
+    need(rising, "marks do not rise", contract)
+    last = int(marks[-1, 0]) if len(marks) else 0
+    need(last <= len(trace.latency_ns), f"marks count {last} of {len(trace.latency_ns)} queries", contract)
 
 
 def _check_reading(need: Need, reading: Any) -> None:

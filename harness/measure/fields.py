@@ -10,10 +10,11 @@ from harness.machine.energy.fleet import has_figure, readings_of
 from harness.machine.environment import machine_of
 from harness.measure.cell_data import CellData
 from harness.measure.deploy import Deployed, device_names
-from harness.measure.flags import flags
+from harness.measure.flags import flags_of
 from harness.measure.latency import latency_of, latency_summary
 from harness.measure.measured import Measured, RawResult
 from harness.measure.network import network_of
+from harness.measure.signals import signals
 from harness.measure.workload import scenario_of
 from harness.types import DeviceInfo, DeviceReport, Provenance, Samples
 from harness.types.artifacts import ExportedPart
@@ -149,6 +150,7 @@ def record_fields(data: CellData, raw: RawResult, preprocess_ms: float | None) -
     samples = _together(raw.samples, central, reports)
     energy = [EnergyReading.model_validate(reading.to_json()) for reading in samples.here.energy]
     members = _members(deployed, names) if cell.task.fleet else []
+    window_signals = signals(samples)
     status, reason = _status(cell, samples, energy, members)
     precisions = sorted({str(facts.get("precision")) for facts in deployed.facts.values()})
     return Measured(
@@ -174,7 +176,8 @@ def record_fields(data: CellData, raw: RawResult, preprocess_ms: float | None) -
             problems=list(samples.here.problems),
             no_meter=cell.task.no_meter,
         ),
-        flags=flags(samples),
+        flags=flags_of(window_signals),
+        signals=window_signals,
         lineage=[LineageStep.model_validate(to_json(step)) for step in export.lineage],
         train=TrainingCost(
             train_s=sum(step.train_s for step in export.lineage),
@@ -224,6 +227,7 @@ def _arrays(data: CellData, raw: RawResult, samples: Samples) -> dict[str, NDArr
         "lasting_ns": samples.lasting_ns,
         "queue_ns": samples.trace.queue_ns,
         "late_ns": samples.trace.late_ns,
+        "marks": samples.trace.marks,
         "outcome": samples.parts.outcome,
         "oracle": raw.predictions.oracle,
         "no_input_ns": None if raw.no_input is None else raw.no_input.trace.latency_ns,

@@ -7,6 +7,7 @@ from statistics import fmean, stdev
 from typing import TYPE_CHECKING
 
 from harness import stats
+from harness.measure.undisturbed import undisturbed
 from harness.types.figures import Bounds, Latency, Sustained
 
 if TYPE_CHECKING:
@@ -21,9 +22,11 @@ def latency_of(samples: Samples, preprocess_ms: float | None) -> Latency:
     It has the summary, the queue of a server, the sustained load, and LoadGen's figures. ``preprocess_ms`` is the
     time to decode and preprocess one image in milliseconds, or None if it was not measured.
     """
+    blocks = undisturbed(samples)
     return latency_summary(samples, preprocess_ms).model_copy(
         update={
             **_queue(samples),
+            **({} if blocks is None else {"undisturbed": blocks}),
             "sustained": Sustained.model_validate(asdict(samples.sustained) if samples.sustained else {}),
             "reference": dict(samples.trace.reference),
         }

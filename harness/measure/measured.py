@@ -27,6 +27,7 @@ from harness.types.figures import (
     State,
     WindowCheck,
 )
+from harness.types.signals import Signal
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -79,6 +80,7 @@ class Measured:
     parts: list[PartBlock]
     state: State
     flags: list[str]
+    signals: list[Signal]
     lineage: list[LineageStep]
     train: TrainingCost
     window: WindowSignals

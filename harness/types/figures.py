@@ -8,6 +8,7 @@ from pydantic import Field
 
 from harness.types.blocks import Block, Number, known
 from harness.types.json import Facts
+from harness.types.signals import Undisturbed
 
 __all__ = [
     "Accuracy",
@@ -157,6 +158,9 @@ class Latency(Block):
     queue_mean_ms: Number | None = known("`server`: mean time that a query waited")
     late_max_ms: Number | None = known("`server`: greatest delay of the generator itself")
     utilisation: Number | None = known("`server`: arrivals times mean service time; 1 or more is an overload")
+    undisturbed: Undisturbed | None = known(
+        "the same in the blocks of the window in which the process had its CPU time"
+    )
     sustained: Sustained = Field(
         Sustained(), description="figures of the workload after the window; empty unless requested"
     )

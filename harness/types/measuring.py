@@ -130,7 +130,9 @@ class LatencyTrace:
     The server scenario has two more arrays, int64 [n] in nanoseconds. ``queue_ns`` is the time from when a query was
     due until it was started; it is a part of the latency. ``late_ns`` is the part of it that the generator itself
     caused, while no other query was being answered. ``reference`` is the summary of LoadGen if it drove the window
-    (:mod:`harness.worker.loadgen.mlperf`).
+    (:mod:`harness.worker.loadgen.mlperf`). ``marks``, int64 [k, 3], are (queries, nanoseconds, nanoseconds of CPU
+    time) from the window's begin until the mark; None if the generator sets none
+    (:mod:`harness.worker.loadgen.marks`).
     """
 
     latency_ns: NDArray[np.int64]
@@ -139,6 +141,7 @@ class LatencyTrace:
     queue_ns: NDArray[np.int64] | None = None
     late_ns: NDArray[np.int64] | None = None
     reference: Mapping[str, float | str] = field(default_factory=dict)
+    marks: NDArray[np.int64] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

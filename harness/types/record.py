@@ -25,12 +25,13 @@ from harness.types.blocks import (
 )
 from harness.types.figures import Accuracy, Counts, EnergyReading, Latency, Memory, Network, State
 from harness.types.json import JsonObject
+from harness.types.signals import Signal
 
 __all__ = ["SCHEMA", "Record", "Status", "checksum"]
 
 SCHEMA = 1
 
-_NEW = ("traceback",)
+_NEW = ("signals", "traceback")
 """Keys that version 0.1.0 does not have."""
 
 Status = Literal["ok", "partial", "failed", "skipped"]
@@ -70,6 +71,9 @@ class Record(BaseModel):
     parts: list[PartBlock] = Field([], description="the parts of the model")
     state: State = Field(State(), description="state of the window and of the machine")
     flags: list[str] = Field([], description="what disturbed the window")
+    signals: list[Signal] | None = Field(
+        None, description="all signals of the window with their limits; records of 0.1.0 have none"
+    )
     origins: Mapping[str, OriginBlock | str] = Field(
         {},
         description="by entry that the cell used, as `KIND:NAME`; in records of 0.1.0 distribution and version alone",

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from harness.types import LatencyTrace, Workload
 from harness.worker.loadgen.loop import closed_loop, server_loop
+from harness.worker.loadgen.marks import Marks
 from harness.worker.loadgen.mlperf import generate_with_loadgen
 from harness.worker.loadgen.pipelined import generate_pipelined
 from harness.worker.loadgen.queries import Query, Timer
@@ -38,9 +39,13 @@ def generate(
         return server_loop(query, itertools.cycle(inputs), workload, clock)
     min_ns, max_ns = int(workload.stop.min_time_s * 1e9), int(workload.stop.max_time_s * 1e9)
     min_n = workload.stop.min_queries
+    marks = Marks()
 
     def enough(n: int, elapsed_ns: int) -> bool:
-        return (elapsed_ns >= min_ns and n >= min_n) or elapsed_ns >= max_ns
+        end = (elapsed_ns >= min_ns and n >= min_n) or elapsed_ns >= max_ns
+        marks.after(n, elapsed_ns, end)
+        return end
 
     latency, elapsed_ns = closed_loop(query, itertools.cycle(inputs), enough, clock)
-    return LatencyTrace(latency, elapsed_ns, elapsed_ns >= min_ns and len(latency) >= min_n)
+    reached = elapsed_ns >= min_ns and len(latency) >= min_n
+    return LatencyTrace(latency, elapsed_ns, reached, marks=marks.array())

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harness.types import LatencyTrace, WarmUp, Workload
+from harness.worker.loadgen.marks import Marks
 from harness.worker.loadgen.queries import Query, Timer, arrivals, no_collection, queued
 
 __all__ = ["closed_loop", "first_query", "server_loop", "warm_up"]
@@ -40,7 +41,7 @@ def warm_up(
     rigorous Java performance evaluation", OOPSLA 2007, section 4.2 (coefficient of variation of 10 iterations below
     0.02), applied to medians so that a single disturbed query does not restart it. Warm-up ends effects of first use
     (caches, allocators, compilation, clocks). A slow drift is not detected here, but in the window itself
-    (:func:`harness.measure.flags.flags`).
+    (:mod:`harness.measure.signals`).
     """
     source = itertools.cycle(inputs)
     if workload.stop.warmup == "one":
@@ -83,6 +84,7 @@ def server_loop(
     min_ns, max_ns = int(workload.stop.min_time_s * 1e9), int(workload.stop.max_time_s * 1e9)
     min_n = workload.stop.min_queries
     dues, starts, ends = array("q"), array("q"), array("q")
+    marks = Marks()
     with no_collection():
         begin = now()
         for offset in arrivals(workload.target_qps, workload.seed):
@@ -97,6 +99,7 @@ def server_loop(
             dues.append(due)
             starts.append(start)
             ends.append(end)
+            marks.after(len(ends), end - begin)
             if (offset >= min_ns and len(ends) >= min_n) or end - begin >= max_ns:
                 break
         elapsed_ns = now() - begin
@@ -107,7 +110,9 @@ def server_loop(
     due_ns, start_ns, end_ns = (np.array(times, np.int64) for times in (dues, starts, ends))
     queue_ns, late_ns = queued(due_ns, start_ns, end_ns)
     reached = elapsed_ns >= min_ns and len(ends) >= min_n
-    return LatencyTrace(end_ns - due_ns, elapsed_ns, reached, queue_ns=queue_ns, late_ns=late_ns)
+    return LatencyTrace(
+        end_ns - due_ns, elapsed_ns, reached, queue_ns=queue_ns, late_ns=late_ns, marks=marks.array()
+    )
 
 
 def _wait(due: int, clock: Timer) -> int:
