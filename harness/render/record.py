@@ -8,6 +8,7 @@ from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from harness import stats
+from harness.render.disturbances import record_lines
 from harness.results.unnamed import unnamed
 from harness.types.blocks import Block, LineageStep
 from harness.types.figures import MissingParts
@@ -74,7 +75,7 @@ def _chapters(record: Record, arrays: Mapping[str, NDArray[Any]]) -> Iterator[tu
     plugin = unnamed(record.plugin, record.reason)
     trouble += f" in plugin {plugin}" if plugin else ""
     yield "Status", [f"{trouble}: {record.reason}" if record.reason else trouble]
-    yield "Flags", [", ".join(record.flags) or "none"]
+    yield "Flags", record_lines(record)
     yield (
         "Identity",
         [

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from harness.render.characters import shown
+from harness.render.disturbances import flag_texts, left_out, marked
 from harness.results.leaderboard.leaderboard import Table, not_printed
 from harness.results.leaderboard.place import short_names
 from harness.results.leaderboard.tiers import ALPHA
@@ -161,7 +162,7 @@ def cell(row: Row, name: str) -> str:
     if value is None:
         return NULL
     if COLUMNS[name].kind == "list":
-        return ", ".join(row.texts(name))
+        return ", ".join(flag_texts(row) if name == "flags" else row.texts(name))
     if COLUMNS[name].kind == "interval":
         low, high = row.numbers(name)
         return f"[{low:.2f}, {high:.2f}]"
@@ -283,11 +284,8 @@ def notes(table: Table, shown: Sequence[Shown], *, usual: bool = True) -> list[s
         status = str(row["status"])
         if status in MARKS:
             lines.append(f"{MARKS[status]} {label}: {row.reason or status}")
-    flagged: dict[str, list[str]] = {}
-    for label, row in zip(labels, table.rows, strict=True):
-        for flag in row.texts("flags"):
-            flagged.setdefault(flag, []).append(label)
-    lines += [f"{MARKS['flagged']} {flag}: {', '.join(methods)}" for flag, methods in flagged.items()]
+    lines += [f"{MARKS['flagged']} {line}" for line in marked(labels, table.rows)]
+    lines += left_out(labels, table.rows)
     if _known(table, "resize"):  # records of 0.1.0 do not have it
         lines += _preprocessing(table)
     noted: dict[str, list[str]] = {}

@@ -7,6 +7,7 @@ while it is measured, and this process sleeps while a window is open.
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +16,8 @@ from typing import Protocol
 from harness.errors import Stopped, SuiteError
 from harness.machine import environment
 from harness.measure.cell import CellFailure, CellLost, measure_cell
+from harness.measure.discarded import run_discarded
+from harness.measure.measured import Measured
 from harness.measure.predictions import PredictionCache
 from harness.plan.planner import Planned
 from harness.plugins import Plugins
@@ -175,8 +178,9 @@ def _measure_all(
     preprocess: Mapping[str, float | None],
     tracebacks: Tracebacks,
 ) -> None:
-    """Measure one cell after another."""
+    """Measure one cell after another. Before the first cell on a device or fleet, one process is run and discarded."""
     cache = PredictionCache(store)
+    processes: Counter[str] = Counter()  # by device or fleet: the processes that were measured
     while (turn := queue.next()) is not None:
         cell = turn.cell
         if turn.absent is not None:
@@ -185,6 +189,10 @@ def _measure_all(
                 recorder.start(cell).failed("measure", None, reason)
             continue
         attempt = recorder.start(cell)
+        device = cell.task.device
+        if device not in processes:
+            run_discarded(cell, plugins, store)
+        processes[device] += 1
         try:
             measured = measure_cell(cell, plugins, store, cache, preprocess.get(cell.data))
         except CellLost as error:
@@ -195,7 +203,12 @@ def _measure_all(
             traceback = tracebacks.keep(error.stage, cell.id, trace_of(error))
             attempt.failed(error.stage, error.plugin, str(error), traceback)
         else:
-            attempt.measured(measured)
+            attempt.measured(_numbered(measured, processes[device]))
+
+
+def _numbered(measured: Measured, number: int) -> Measured:
+    """Return the fields of a record with the number of its process on the device."""
+    return replace(measured, state=measured.state.model_copy(update={"process": number}))
 
 
 def _settled(cell: Cell, record: Record | None, options: Options) -> bool:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
+from harness.types.disturbance import RowDisturbance
 from harness.types.json import JsonObject
 
 __all__ = ["COLUMNS", "Column", "Row", "Value", "order"]
@@ -161,12 +162,14 @@ class Row:
     """One row of a leaderboard.
 
     ``values`` has every column of :data:`COLUMNS`. ``why`` gives the reason for each null. ``reason`` is the reason
-    why cells of the row failed or are partial.
+    why cells of the row failed or are partial. ``disturbances`` has an entry for each figure for which a cell of the
+    row was disturbed.
     """
 
     values: Mapping[str, Value]
     why: Mapping[str, str] = field(default_factory=dict)
     reason: str = ""
+    disturbances: Sequence[RowDisturbance] = ()
 
     def __getitem__(self, name: str) -> Value:
         return self.values[name]
@@ -195,8 +198,10 @@ class Row:
         return [] if value is None or isinstance(value, str | int | float) else [str(item) for item in value]
 
     def to_json(self) -> JsonObject:
-        """Return the row as JSON: its columns, ``why`` and ``reason``."""
-        return {**self.values, "why": dict(self.why), "reason": self.reason}
+        """Return the row as JSON: its columns, ``why`` and ``reason``, and ``disturbances`` if there are some."""
+        disturbed = [disturbance.to_json() for disturbance in self.disturbances]
+        more = {"disturbances": disturbed} if disturbed else {}
+        return {**self.values, "why": dict(self.why), "reason": self.reason, **more}
 
 
 def order(name: str) -> Callable[[Row], tuple[Any, ...]]:

@@ -301,6 +301,9 @@ class State(Block):
 
     steady: bool | None = known("whether warm-up reached a steady state")
     window_s: Number | None = known("length of the window")
+    process: int | None = known(
+        "number of this process among those of the run on the device, from 1; one before them was discarded"
+    )
     cooled: bool | None = known("whether the requested temperature was reached")
     machine: Mapping[str, Facts] = Field(
         {},

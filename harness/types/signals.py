@@ -8,12 +8,10 @@ from pydantic import Field
 
 from harness.types.blocks import Block, Number, known
 
-__all__ = ["FIGURES", "Figure", "Signal", "Undisturbed"]
+__all__ = ["Figure", "Signal", "Undisturbed"]
 
 Figure: TypeAlias = Literal["p50", "p90", "p99", "mean", "throughput", "energy", "memory"]
 """A figure that a disturbance can change."""
-
-FIGURES: tuple[Figure, ...] = ("p50", "p90", "p99", "mean", "throughput", "energy", "memory")
 
 
 class Signal(Block):

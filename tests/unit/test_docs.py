@@ -23,10 +23,10 @@ from harness import hookspecs, stats
 from harness.cli import cli
 from harness.machine.energy import durations, integrate
 from harness.machine.energy import reading as energy
-from harness.measure import flags
+from harness.measure import flags, signals
 from harness.plan import planner
 from harness.plugins import load_plugins
-from harness.render import terminal, view
+from harness.render import disturbances, terminal, view
 from harness.results.claims.claims import Number, Ordering, Placed, Statement, load_claims
 from harness.results.claims.verdicts import STATUSES
 from harness.results.leaderboard import energy_columns
@@ -212,14 +212,25 @@ def test_the_limits_of_steadiness_are_documented():
     text = " ".join(PAGES["docs/measuring.md"].split())
     assert f"at least {loop.WINDOW_QUERIES} queries and {loop.WINDOW_NS // 10**6} ms each" in text
     assert f"at most {loop.STEADY:.0%}" in text
-    assert f"over {flags.FOREIGN_SHARE:.0%} of the cores" in text
-    assert f"over {flags.DELAY_SHARE:.0%} of the time" in text
-    assert f"differ by over {flags.DRIFT:.0%}" in text
+    assert f"over {signals.FOREIGN_SHARE:.0%} of the cores" in text
+    assert f"over {signals.WAITING:.0%} of the time" in text
+    assert f"for p50: over {signals.WAITING_P50:.0%}" in text
+    assert f"over {signals.STALLED:.0%} of the window" in text
+    assert f"differ by over {signals.DRIFT:.0%}" in text
+
+
+def test_the_signals_and_their_limits_are_documented():
+    documented = section("docs/measuring.md", "Signals and their limits")
+    table = [line for line in documented.splitlines() if line.startswith("| `")]
+    names = {name for line in table for name in inline(line.split("|")[1].split(":")[0])}
+    assert names == set(disturbances.SIGNALS)
+    (foreign,) = [line for line in table if line.startswith("| `foreign_cores`")]
+    assert f" {signals.FOREIGN_CORES}; {signals.ENERGY_CORES} for energy " in foreign
 
 
 def test_the_limits_of_energy_are_documented():
     text = " ".join(PAGES["docs/measuring.md"].split())
-    assert flags.FOREIGN_CORES == 0.5
+    assert signals.FOREIGN_CORES == 0.5
     assert "kept half a core of the whole machine busy" in text
     assert (
         f"at most {1 / durations.FASTEST_S:g} and at least {1 / durations.SLOWEST_S:g} times a second" in text

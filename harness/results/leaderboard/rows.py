@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from statistics import fmean, median
 
 from harness import stats
+from harness.results.leaderboard.disturbed import Judged, judged
 from harness.results.leaderboard.energy_columns import energy_columns, scopes_of
 from harness.results.leaderboard.place import NOWHERE, Place
 from harness.results.leaderboard.why import Why
@@ -14,6 +15,7 @@ from harness.results.unnamed import unnamed
 from harness.types.blocks import ScenarioBlock
 from harness.types.columns import COLUMNS, Row, Value
 from harness.types.record import Record
+from harness.types.signals import Figure
 
 __all__ = ["Group"]
 
@@ -32,6 +34,7 @@ class Group:
         self.place = place
         self.records = sorted(records, key=lambda r: (r.seed, r.repeat, r.started, r.cell_id, r.run_id))
         self.good = [record for record in self.records if record.good]
+        self.judged = judged(self.good)
         self.reason = _reason(self.records)
         self.scopes = scopes_of(self.good)
         self._values: dict[str, Value] = dict.fromkeys(COLUMNS)
@@ -41,18 +44,23 @@ class Group:
         self.put("status", next(iter(statuses)) if len(statuses) == 1 else several)
         for name, value in self._settings().items():
             self.put(name, Why("not recorded") if value is None else value)
-        for name, measured in _measured(self.records, self.good).items():
+        for name, measured in _measured(self.records, self.good, self.judged).items():
             self.put(name, measured if self.good else Why(self.reason))
         self.put_energy(next(iter(self.scopes), None))
 
     @property
     def row(self) -> Row:
         """Return the row in its present state."""
-        return Row(values=dict(self._values), why=dict(self._why), reason=self.reason)
+        return Row(
+            values=dict(self._values),
+            why=dict(self._why),
+            reason=self.reason,
+            disturbances=self.judged.disturbances,
+        )
 
     def put_energy(self, scope: str | None) -> None:
         """Set the energy columns to the readings of meters with one scope."""
-        for name, value in energy_columns(self.good, scope).items():
+        for name, value in energy_columns(self.judged.cells["energy"], scope).items():
             self.put(name, value if self.good else Why(self.reason))
 
     def put(self, name: str, value: Value | Why) -> None:
@@ -82,7 +90,7 @@ class Group:
             "shape": "x".join(map(str, first.data.shape or ())) or None,
             "normalize": first.data.normalize,
             "resize": first.data.resize,
-            "flags": sorted({flag for record in self.records for flag in record.flags}),
+            "flags": list(self.judged.flags),
             "notes": list(dict.fromkeys(note for record in self.records for note in _start_notes(record))),
             "machine_id": first.machine_id,
             "method_key": first.method_key,
@@ -132,16 +140,16 @@ def _load(scenario: ScenarioBlock) -> str:
 # --- measured columns -----------------------------------------------------------------------------
 
 
-def _measured(records: Sequence[Record], good: Sequence[Record]) -> dict[str, Value | Why]:
-    """Return the measured columns except energy. ``good`` are the records that have figures."""
+def _measured(records: Sequence[Record], good: Sequence[Record], judged: Judged) -> dict[str, Value | Why]:
+    """Return the measured columns except energy. ``good`` are the records that have figures. ``judged``: which of them."""
     by_seed = {seed: [r for r in good if r.seed == seed] for seed in {r.seed for r in good}}
     whole = records[0].device.nodes == 1
     return {
         **_accuracy(good, by_seed),
         "precision": _same(record.runtime.precision for record in good),
-        **_latency(good),
+        **_latency(good, judged.cells),
         **_counts(good),
-        **_memory(good),
+        **_memory(judged.cells["memory"]),
         **_network(good, whole),
         "train_s": _training(by_seed, lambda r: r.train.train_s, 1),
         "train_pmacs": _training(by_seed, lambda r: r.train.train_macs, 1e15),
@@ -198,10 +206,10 @@ def _counts(good: Sequence[Record]) -> dict[str, Value | Why]:
     }
 
 
-def _latency(good: Sequence[Record]) -> dict[str, Value | Why]:
+def _latency(good: Sequence[Record], cells: Mapping[Figure, Sequence[Record]]) -> dict[str, Value | Why]:
     sizes = _values(good, lambda r: r.latency.n)
     most = max(sizes, default=0)
-    mean, deviation = _pooled(good)
+    mean, deviation = _pooled(cells["mean"])
     no_sustained = "the suite asks for no sustained load"
 
     def too_few(q: int) -> str:
@@ -209,13 +217,13 @@ def _latency(good: Sequence[Record]) -> dict[str, Value | Why]:
 
     return {
         "n": int(sum(sizes)) if most else Why("no latency was measured"),
-        "latency_p50_ms": _median(good, lambda r: r.latency.p50_ms, why=too_few(50)),
-        "latency_p90_ms": _median(good, lambda r: r.latency.p90_ms, why=too_few(90)),
-        "latency_p99_ms": _median(good, lambda r: r.latency.p99_ms, why=too_few(99)),
+        "latency_p50_ms": _median(cells["p50"], lambda r: r.latency.p50_ms, why=too_few(50)),
+        "latency_p90_ms": _median(cells["p90"], lambda r: r.latency.p90_ms, why=too_few(90)),
+        "latency_p99_ms": _median(cells["p99"], lambda r: r.latency.p99_ms, why=too_few(99)),
         "latency_mean_ms": mean,
         "latency_std_ms": deviation,
         "first_inference_ms": _median(good, lambda r: r.latency.first_ms),
-        "throughput_ips": _median(good, lambda r: r.latency.throughput_ips),
+        "throughput_ips": _median(cells["throughput"], lambda r: r.latency.throughput_ips),
         "preprocess_ms": _median(good, lambda r: r.latency.preprocess_ms),
         "sustained_p50_ms": _median(good, lambda r: r.latency.sustained.p50_ms, why=no_sustained),
         "slowdown": _median(good, lambda r: r.latency.sustained.slowdown, why=no_sustained),

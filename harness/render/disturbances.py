@@ -1,0 +1,136 @@
+"""Disturbances in words: how strong they were, what they changed, and what a person can do."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from harness.types.columns import Row
+from harness.types.disturbance import RowDisturbance
+from harness.types.record import Record
+from harness.types.signals import Signal
+
+__all__ = ["SIGNALS", "flag_texts", "left_out", "marked", "record_lines", "strength", "strengths"]
+
+SIGNALS = {
+    "thermal_events": "{:.0f} events",
+    "throttle_causes": "{:.0f} causes",
+    "waiting_share": "waited {:.0%}",
+    "foreign_share": "others {:.0%}",
+    "foreign_cores": "{:.1f} core",
+    "stalled_s": "{:.1f} s",
+    "between_queries_s": "{:.1f} s",
+    "warmup_unsteady": "warm-up",
+    "drift": "drift {:.0%}",
+    "utilisation": "load {:.2f}",
+    "not_cooled": "too hot",
+    "swap_in_pages": "{:.0f} pages",
+    "missed_minimum": "",
+}
+"""By name of a signal: its value as it stands after the flag."""
+
+_ADVICE = {
+    "throttled": "cool the device, check its power supply, or lower its clock",
+    "contended": "end other programs, or keep them off these cores",
+    "stalled": "look for what stopped the process: a debugger, SIGSTOP, a CPU quota, a suspended or paused machine",
+    "unsteady": "measure longer (`min_time`), or let the device cool (`cool_down`)",
+    "swapped": "free memory, or use a smaller batch",
+    "short": "raise `max_time`, or lower `min_queries`",
+}
+"""By flag: what a person can do before the cell is measured again."""
+
+
+def strength(signal: Signal) -> str:
+    """Return a flag with the strength of one of its signals: ``contended 0.8 core``."""
+    form = SIGNALS.get(signal.name or "", "")
+    return f"{signal.flag} {form.format(signal.value or 0)}".strip()
+
+
+def strengths(signals: Sequence[Signal]) -> str:
+    """Return the flags of signals, each once, with their strengths: ``contended waited 6%, 0.8 core``."""
+    texts: dict[str, list[str]] = {}
+    for signal in signals:
+        form = SIGNALS.get(signal.name or "", "")
+        texts.setdefault(str(signal.flag), []).append(form.format(signal.value or 0))
+    return "; ".join(f"{flag} {', '.join(dict.fromkeys(own))}".strip() for flag, own in texts.items())
+
+
+def marked(labels: Sequence[str], rows: Sequence[Row]) -> list[str]:
+    """Return a line for each flag: the rows that have it, how strong it was, and the figures that it changed."""
+    lines: dict[str, list[str]] = {}
+    for label, row in zip(labels, rows, strict=True):
+        for flag in row.texts("flags"):
+            lines.setdefault(flag, []).append(f"{label}{_changed(row, flag)}")
+    return [f"{flag}: {', '.join(who)}" for flag, who in lines.items()]
+
+
+def _changed(row: Row, flag: str) -> str:
+    """Return the strength of a flag and the figures in brackets; empty if the records have no signals."""
+    own = [found for found in row.disturbances if found.marked and flag in found.flags]
+    signals = _strongest([signal for found in own for signal in found.signals if signal.flag == flag])
+    if not signals:
+        return ""
+    strong = strengths(signals).removeprefix(flag).strip()
+    figures = ", ".join(found.figure for found in own)
+    return f" ({strong}: {figures})" if strong else f" ({figures})"
+
+
+def flag_texts(row: Row) -> list[str]:
+    """Return the flags of a row, each with the strength of its disturbance if it is known."""
+    texts = []
+    for flag in row.texts("flags"):
+        own = [signal for found in row.disturbances if found.marked for signal in found.signals]
+        texts.append(strengths(_strongest([signal for signal in own if signal.flag == flag])) or flag)
+    return texts
+
+
+def left_out(labels: Sequence[str], rows: Sequence[Row]) -> list[str]:
+    """Return a line for each row whose figures leave out disturbed processes: ``4 of 5`` of them are used."""
+    lines = []
+    for label, row in zip(labels, rows, strict=True):
+        by_count: dict[tuple[int, int], list[RowDisturbance]] = {}
+        for found in row.disturbances:
+            if found.used < found.cells:
+                by_count.setdefault((found.used, found.cells), []).append(found)
+        for (used, cells), own in by_count.items():
+            why = strengths(_strongest([signal for found in own for signal in found.signals]))
+            figures = ", ".join(found.figure for found in own)
+            lines.append(
+                f"{label}: {used} of {cells} processes in {figures}; the others were disturbed ({why})"
+            )
+    return lines
+
+
+def _strongest(signals: Sequence[Signal]) -> list[Signal]:
+    """Return of each kind of signal the one with the greatest value."""
+    strongest: dict[str | None, Signal] = {}
+    for signal in signals:
+        other = strongest.get(signal.name)
+        if other is None or (signal.value or 0) > (other.value or 0):
+            strongest[signal.name] = signal
+    return list(strongest.values())
+
+
+def record_lines(record: Record) -> list[str]:
+    """Return lines about a record's flags: signal, value, limit, the figures that may be wrong, and what to do.
+
+    The last line has the signals that are within their limits.
+    """
+    if record.signals is None:
+        return [
+            ", ".join(record.flags) or "none",
+            *(["made by the rules of 0.1.0, without signals"] if record.flags else []),
+        ]
+    lines = []
+    for flag in record.flags:
+        for signal in (signal for signal in record.signals if signal.over and signal.flag == flag):
+            changes = f"; can change {', '.join(signal.figures)}" if signal.figures else ""
+            lines.append(f"{strength(signal)}: {_limit(signal)}{changes}")
+        lines.append(
+            f"  to do: {_ADVICE.get(flag, 'look at the signals')}; then `harness run SUITE --retry-flagged`"
+        )
+    within = [_limit(signal) for signal in record.signals if not signal.over]
+    return [*(lines or ["none"]), *([f"within limits: {'; '.join(within)}"] if within else [])]
+
+
+def _limit(signal: Signal) -> str:
+    return f"{signal.name} {signal.value or 0:.3g} (limit {signal.limit or 0:.3g})"
