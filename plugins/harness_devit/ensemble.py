@@ -112,7 +112,7 @@ def ensemble_loss(m0: VisionTransformer, whole: Ensemble, taps: list[Tap], how: 
             z_t = read_tokens(m0, last) if tokens else None  # [n, R, D_t]
         y_s = module(batch.inputs)  # line 4
         total = prediction_loss(y_s, batch.labels, y_t, how.smoothing)
-        if not tokens:
+        if z_t is None:
             return total
         fused = torch.stack([g(tap.value) for g, tap in zip(whole.maps, taps, strict=True)], dim=1)
         token = z_t.shape[1] * functional.mse_loss(

@@ -31,6 +31,7 @@ from harness.methods import Piece, fused_partition, resumable, seeded
 from harness.types import Context, FitResult, Lineage, Model, Partition, StandIn
 from harness_devit.distillation import Distillation, distil
 from harness_devit.ensemble import Ensembling, train_ensemble
+from harness_devit.given import Given, start_from
 from harness_devit.partitioning import SubTask, partition_data
 from harness_devit.shrinking import choose, measure_importance, slice_teacher
 from harness_devit.sketch import Criterion, Shape, Shapes
@@ -47,14 +48,15 @@ __all__ = ["Settings", "dekd"]
 class Settings:
     """What Algorithm 1 is run with.
 
-    ``held_out`` is the share of images that importance is taken on. Without a ``criterion`` the sub-models start at
-    random. ``teacher_recipe`` holds keywords of ``ctx.fit``. ``missing`` is what stands in for a sub-model that does not
+    ``held_out`` is the share of images that importance is taken on. Without a ``criterion`` the sub-models start with
+    the ``given`` weights, or at random. ``teacher_recipe`` holds keywords of ``ctx.fit``. ``missing`` is what stands in for a sub-model that does not
     answer. ``recorded`` are the parameters as the record states them.
     """
 
     shapes: Shapes
     held_out: float
     criterion: Criterion | None
+    given: Given | None
     teacher_recipe: Mapping[str, Any]
     distillation: Distillation
     ensembling: Ensembling
@@ -128,9 +130,14 @@ def train_teacher(ctx: Context, large: Model, omega: SubTask, overrides: Mapping
 
 
 def shrink(ctx: Context, teacher: Model, omega: SubTask, settings: Settings, seed: int) -> VisionTransformer:
-    """Return m_i with a head for the classes of M_i, cut from it (lines 6 to 10), or at random by ``seed``."""
+    """Return m_i with a head for the classes of M_i, cut from it (lines 6 to 10).
+
+    Without a criterion of importance it has the given weights and a new head, or is at random by ``seed``.
+    """
     shape = replace(settings.shapes.sub, classes=teacher.classes)
     small = require_vit(seeded(shape.spec().build, seed), "devit")
+    if settings.given is not None:
+        start_from(settings.given, small, settings.shapes.sub)
     if settings.criterion is None:
         return small
     m_i = require_vit(teacher.module, "devit")
@@ -186,4 +193,6 @@ def lineage_of(settings: Settings, fits: Sequence[FitResult], parts: list[dict[s
         "ensemble_s": fits[-1].train_s,
         "data_used_for_importance": "train" if settings.criterion in ("taylor", "hsic") else None,
     }
+    if settings.given is not None:
+        notes["start"] = settings.given.name
     return Lineage.of("partition", "devit", settings.recorded, fits, notes)

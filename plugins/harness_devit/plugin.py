@@ -6,14 +6,14 @@ CCT, one of the families of ViTs that its paper decomposes, is a model builder h
 from __future__ import annotations
 
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from harness.hookspecs import hookimpl
 from harness.types import (
     Context,
-    DataInfo,
     Fleet,
     Model,
     ModelEntry,
@@ -24,10 +24,18 @@ from harness.types import (
     Sketch,
     StandIn,
 )
-from harness_devit.cct_sketch import CCTShape, Position, default_stride
+from harness_devit.cct_builder import CCTParams, build_cct, cct_files, cct_weights, describe_cct
+from harness_devit.given import Given, check_given
 from harness_devit.sketch import Aggregation, Criterion, Shapes, decompose, devit_sketch
 
-__all__ = ["CCTParams", "DeViTParams", "StageRecipe", "harness_models", "harness_partitioners"]
+__all__ = [
+    "CCTParams",
+    "DeViTParams",
+    "StageRecipe",
+    "describe_cct",
+    "harness_models",
+    "harness_partitioners",
+]
 
 
 class StageRecipe(Params):
@@ -62,9 +70,23 @@ class DeViTParams(Params):
         None, ge=1, description="number of blocks of a sub-model (L_s); default: half of the teacher's"
     )
     mlp_ratio: float = Field(4.0, gt=0, description="neurons of a sub-model's MLP (d_s), divided by dim")
-    init: Literal["teacher-slice", "random"] = Field(
+    drop_path_rate: float = Field(
+        0.0, ge=0, lt=1, description="stochastic depth at a sub-model's last block, in training"
+    )
+    init: Literal["teacher-slice", "random", "given"] = Field(
         "teacher-slice",
-        description="teacher-slice: a sub-model starts as the important parts of its teacher; random: it starts at random",
+        description="teacher-slice: a sub-model starts as the important parts of its teacher; random: it starts at "
+        "random; given: all start with pretrained or weights, apart from the head (Algorithm 2, line 1)",
+    )
+    pretrained: str | None = Field(
+        None,
+        min_length=1,
+        description="init given: a timm model of the sub-models' shape, whose pretrained weights they start with",
+    )
+    weights: str | None = Field(
+        None,
+        min_length=1,
+        description="init given: file (safetensors) of a model of the sub-models' shape, such as a trained vit or cct",
     )
     importance: Criterion = Field(
         "taylor",
@@ -119,6 +141,21 @@ class DeViTParams(Params):
             raise ValueError("weights of a loss are not negative")
         return alpha
 
+    @model_validator(mode="after")
+    def _one_start(self) -> DeViTParams:
+        if (self.pretrained is not None) + (self.weights is not None) != (self.init == "given"):
+            raise ValueError(
+                "init: given needs pretrained or weights, one of them; other starts take neither"
+            )
+        return self
+
+    @property
+    def given(self) -> Given | None:
+        """Return the weights that sub-models start with, or None if they start otherwise."""
+        if self.init != "given":
+            return None
+        return Given(model=self.pretrained, file=None if self.weights is None else Path(self.weights))
+
     @field_validator("sub_losses", "ensemble_losses")
     @classmethod
     def _trains_a_head(cls, losses: tuple[str, ...]) -> tuple[str, ...]:
@@ -130,65 +167,35 @@ class DeViTParams(Params):
         return losses
 
 
-class CCTParams(Params):
-    """A CCT by its dimensions, CCT-{depth}/{kernel}x{convs}; image size, channels and classes are the data set's."""
-
-    kernel: int = Field(3, ge=1, description="pixels per side of the tokenizer's convolutions; odd")
-    convs: int = Field(
-        1,
-        ge=1,
-        le=8,
-        description="number of the tokenizer's convolutions; a pooling that halves the size follows each",
-    )
-    stride: int | None = Field(
-        None, ge=1, description="stride of each convolution; default: kernel // 2 - 1, at least 1"
-    )
-    conv_dim: int = Field(64, ge=1, description="channels of the convolutions before the last one")
-    dim: int = Field(ge=1, description="channels of a token; a multiple of heads")
-    depth: int = Field(ge=1, description="number of blocks")
-    heads: int = Field(ge=1, description="number of attention heads")
-    mlp_ratio: float = Field(4.0, gt=0, description="neurons of a block's MLP, divided by dim")
-    position: Position = Field("learnable", description="position embedding: learnable, sinusoidal or none")
-    drop_path_rate: float = Field(0.0, ge=0, lt=1, description="stochastic depth at the last block")
-
-
-def describe_cct(params: CCTParams, data: DataInfo) -> ModuleSpec:
-    """Return the CCT for the images and classes of ``data``.
-
-    Raises:
-        ValueError: the dimensions do not fit one another.
-    """
-    channels, height, width = data.shape
-    sizes = {**params.model_dump(), "stride": params.stride or default_stride(params.kernel)}
-    return CCTShape(image_size=(height, width), channels=channels, classes=data.classes, **sizes).spec()
-
-
-def build_cct(ctx: Context, params: CCTParams) -> Model:
-    """Build the CCT with random weights. torch is imported here, because planning imports this file."""
-    from harness_timm.models import seeded_model
-
-    return seeded_model(ctx, describe_cct(params, ctx.data.info))
-
-
 def shapes_of(spec: ModuleSpec | None, params: DeViTParams) -> Shapes:
     """Return the dimensions of what ``params`` make of the teacher that ``spec`` builds.
 
     Raises:
-        ValueError: a teacher of another family, more parts than classes, or dimensions that do not fit.
+        ValueError: a teacher of another family, more parts than classes, or dimensions or given weights that do not
+            fit.
     """
-    return decompose(
+    shapes = decompose(
         spec,
         parts=params.parts,
         dim=params.dim,
         heads=params.heads,
         depth=params.depth,
         mlp_ratio=params.mlp_ratio,
+        drop_path_rate=params.drop_path_rate,
         sliced=params.init == "teacher-slice",
         matched=params.fm == "paper",
         fusion=params.fusion,
         fa=params.fa,
         width=params.width,
     )
+    if params.given is not None:
+        check_given(params.given, shapes.sub)
+    return shapes
+
+
+def weight_files(params: DeViTParams) -> tuple[Path, ...]:
+    """Return the files that ``params`` name."""
+    return () if params.weights is None else (Path(params.weights),)
 
 
 def sketch(spec: ModuleSpec | None, params: DeViTParams, fleet: Fleet) -> Sketch:
@@ -210,6 +217,7 @@ def partition(ctx: Context, model: Model, params: DeViTParams, sketch: Sketch) -
         shapes=shapes_of(model.spec, params),
         held_out=params.held_out,
         criterion=params.importance if params.init == "teacher-slice" else None,
+        given=params.given,
         teacher_recipe=params.teacher_stage.overrides(),
         distillation=Distillation(
             terms=params.sub_losses,
@@ -238,9 +246,11 @@ def harness_models() -> Iterable[ModelEntry]:
         name="cct",
         summary="a Compact Convolutional Transformer by its dimensions (Hassani et al. 2021)",
         params=CCTParams,
+        files=cct_files,
         build=build_cct,
         describe=describe_cct,
-        requires=("torch", "timm"),
+        weights=cct_weights,
+        requires=("torch", "timm", "safetensors"),
         extra="bench",
     )
 
@@ -252,8 +262,9 @@ def harness_partitioners() -> Iterable[PartitionerEntry]:
         name="devit",
         summary="N small ViTs, each distilled on a share of the classes; their features are fused (DeViT, Xu et al. 2023)",
         params=DeViTParams,
+        files=weight_files,
         sketch=sketch,
         partition=partition,
-        requires=("torch", "timm"),
+        requires=("torch", "timm", "safetensors"),
         extra="bench",
     )

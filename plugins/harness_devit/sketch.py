@@ -198,6 +198,7 @@ def decompose(
     heads: int,
     depth: int | None,
     mlp_ratio: float,
+    drop_path_rate: float,
     sliced: bool,
     matched: bool,
     fusion: Aggregation,
@@ -207,7 +208,7 @@ def decompose(
     """Return the dimensions of ``parts`` sub-models of the teacher that ``spec`` builds, and of their fusion.
 
     A sub-model has ``depth`` blocks (L_s, by default half the teacher's), ``heads`` heads (h_s), ``dim`` channels (D_s)
-    and ``mlp_ratio`` x ``dim`` neurons (d_s). If it is ``sliced``, it is cut from its teacher and is no larger. If it is
+    and ``mlp_ratio`` x ``dim`` neurons (d_s). ``drop_path_rate`` is its stochastic depth. If it is ``sliced``, it is cut from its teacher and is no larger. If it is
     ``matched`` as in Fig. 6, it has no more and no wider heads. ``width`` is D_t, by default the teacher's D.
 
     Raises:
@@ -222,7 +223,7 @@ def decompose(
         depth=depth or (teacher.depth + 1) // 2,
         heads=heads,
         mlp_ratio=mlp_ratio,
-        drop_path_rate=0.0,
+        drop_path_rate=drop_path_rate,
     )
     limits = [("depth", sub.depth, teacher.depth)]  # Eq. 12 maps each layer to one of the teacher's
     if sliced:
