@@ -28,12 +28,12 @@ def command(
     """Print the verdict on every claim of SUITE's paper; DIR is a results folder of SUITE.
 
     Counts come from the modules that the plugins build. Accuracies, latencies and comparisons of methods come from
-    the records in DIR. Exit code 0: no claim is not-reproduced. Exit code 1: at least one claim is not-reproduced.
+    the records in DIR. Exit code 0: no claim is not-reproduced or opposite. Exit code 1: at least one claim is.
     """
     from harness.render import claims as render
-    from harness.results.claims.claims import load_claims
     from harness.results.claims.evidence import Evidence
-    from harness.results.claims.verdicts import Judge
+    from harness.results.claims.load import load_claims
+    from harness.results.claims.verdicts import FAILED, Judge, summary
     from harness.suite.shipped import find_suite
 
     plugins = load(block)
@@ -48,9 +48,10 @@ def command(
         document = {
             "suite": planned.plan.suite,
             "paper": claims.paper,
-            "claims": [v.to_json() for v in verdicts],
+            "scale": claims.scale,
+            "claims": [verdict.to_json() for verdict in verdicts],
         }
-        echo_json({**document, "summary": render.counts(verdicts)})
+        echo_json({**document, "summary": summary(verdicts)})
     else:
-        render.show(claims.paper, verdicts)
-    return 1 if any(verdict.status == "not-reproduced" for verdict in verdicts) else 0
+        render.show(claims.paper, claims.scale, verdicts)
+    return 1 if any(verdict.status in FAILED and verdict.same_as is None for verdict in verdicts) else 0

@@ -9,34 +9,44 @@ from rich.markup import escape
 from rich.table import Table
 
 from harness.render.console import wide_console
-from harness.results.claims.verdicts import STATUSES, Verdict
+from harness.results.claims.verdicts import STATUSES, TRIED, Status, Verdict, summary
 
-__all__ = ["counts", "show"]
+__all__ = ["show"]
 
-_STYLES = {
+_STYLES: dict[Status, str] = {
     "reproduced": "green",
+    "within-tolerance": "green",
+    "reproduced-fitted": "yellow",
+    "holds": "green",
     "not-reproduced": "red",
+    "opposite": "red",
     "paper-contradicts-itself": "yellow",
+    "undecided": "dim",
     "not-checkable-here": "dim",
 }
 
 
-def counts(verdicts: Sequence[Verdict]) -> dict[str, int]:
-    """Return how many claims have each status."""
-    return {status: sum(verdict.status == status for verdict in verdicts) for status in STATUSES}
+def show(paper: str, scale: str, verdicts: Sequence[Verdict], console: Console | None = None) -> None:
+    """Print ``verdicts``, one table per status, and a line with the counts.
 
-
-def show(paper: str, verdicts: Sequence[Verdict], console: Console | None = None) -> None:
-    """Print ``verdicts``, one table per status, and a line with the counts."""
+    ``scale`` is the data on which the orderings were tried, or empty for the paper's own data.
+    """
     console = console or wide_console()
     console.print(f"[bold]{escape(paper)}[/]")
+    if scale:
+        console.print(f"Orderings are tried on {escape(scale)}, which is not the papers' data.")
     for status in STATUSES:
         chosen = [verdict for verdict in verdicts if verdict.status == status]
         if chosen:
-            console.print(f"\n[bold {_STYLES[status]}]{status}[/]")
+            heading = f"{status} on {scale}" if scale and status in TRIED else status
+            console.print(f"\n[bold {_STYLES[status]}]{escape(heading)}[/]")
             console.print(_table(chosen))
-    sums = ", ".join(f"{count} {status}" for status, count in counts(verdicts).items() if count)
-    console.print(f"\n{len(verdicts)} claims: {sums}")
+    same = sum(verdict.same_as is not None for verdict in verdicts)
+    sums = ", ".join(f"{count} {status}" for status, count in summary(verdicts).items() if count)
+    console.print(f"\n{len(verdicts) - same} claims: {sums}")
+    if same:
+        noun = "claim is" if same == 1 else "claims are"
+        console.print(f"{same} further {noun} about a figure that another claim has, and not counted")
 
 
 def _table(verdicts: Sequence[Verdict]) -> Table:
@@ -46,6 +56,8 @@ def _table(verdicts: Sequence[Verdict]) -> Table:
         ("claim", False),
         ("paper", True),
         ("ours", True),
+        ("95% interval", True),
+        ("PMACs", True),
         ("±", True),
         ("unit", False),
         ("", False),
@@ -64,11 +76,13 @@ def _cells(verdict: Verdict) -> dict[str, str]:
     return {
         "where": verdict.table,
         "claim": verdict.says,
-        "paper": _number(verdict.published),
+        "paper": verdict.printed or _number(verdict.published),
         "ours": _number(verdict.ours),
+        "95% interval": " to ".join(map(_number, verdict.interval or ())),
+        "PMACs": " : ".join(map(_number, verdict.compute or ())),
         "±": verdict.tolerance,
         "unit": verdict.unit,
-        "": verdict.why,
+        "": "; ".join(filter(None, (verdict.same_as and f"same as {verdict.same_as}", verdict.why))),
     }
 
 

@@ -52,10 +52,15 @@ _of_pipes: dict[tuple[int, int], bytes] = {}
 
 @dataclass
 class Source:
-    """The places of a suite's values in its file. ``places`` maps a key path to "file:line" or "--set"."""
+    """The places of a suite's values in its file.
+
+    ``places`` maps a key path to "file:line" or "--set". ``numbers`` maps the path of a number to its text in the
+    file, which keeps trailing zeros.
+    """
 
     name: str
     places: dict[KeyPath, str] = field(default_factory=dict)
+    numbers: dict[KeyPath, str] = field(default_factory=dict)
 
     def where(self, *path: str | int) -> str:
         """Return the place of a key path, such as ``edge.yaml:12: methods.cloudvit``.
@@ -211,6 +216,8 @@ class _Walker:
         self.source.places.setdefault(path, self.place(node))
         kind, tag = type(node).__name__, str(node.tag).removeprefix("tag:yaml.org,2002:")
         if kind == "ScalarNode":
+            if tag in ("int", "float"):
+                self.source.numbers[path] = self.text(node)
             return self.scalar(node, tag)
         if tag not in ("map", "seq"):
             raise self.unknown(node)

@@ -27,7 +27,8 @@ from harness.measure import flags, signals
 from harness.plan import planner
 from harness.plugins import load_plugins
 from harness.render import disturbances, terminal, view
-from harness.results.claims.claims import Number, Ordering, Placed, Statement, load_claims
+from harness.results.claims.claims import Number, Ordering, Placed, Ratio, Statement
+from harness.results.claims.load import ClaimsFile, load_claims
 from harness.results.claims.verdicts import STATUSES
 from harness.results.leaderboard import energy_columns
 from harness.suite.loading import load_suite
@@ -165,15 +166,17 @@ def test_every_key_of_a_suite_is_documented_with_its_default(heading, model):
 
 
 def test_every_key_and_quantity_of_a_claim_is_documented_with_its_default():
-    documented = rows(section("docs/claims.md", "The file"))
-    for kind in (Number, Ordering, Placed, Statement):
+    documented = rows(section("docs/claims.md", "The keys of a claim"))
+    kinds = (Number, Ratio, Ordering, Placed, Statement)
+    for kind in kinds:
         for name, field in kind.model_fields.items():
             if field.is_required():
                 assert documented[name][0] == "required" or (kind, name) == (Statement, "says"), name
             elif field.default:
                 assert documented[name][0] == f"`{field.default}`", name
-    keys = {name for kind in (Number, Ordering, Placed, Statement) for name in kind.model_fields}
+    keys = {name for kind in kinds for name in kind.model_fields}
     assert keys | set(STATIC) == set(documented)
+    assert set(ClaimsFile.model_fields) == set(rows(section("docs/claims.md", "The keys of the file")))
     assert set(STATUSES) == set(rows(section("docs/claims.md", "Claims of papers")))
 
 
@@ -183,7 +186,7 @@ def test_the_claims_of_the_docs_can_be_read(tmp_path):
     suite.write_text(shipped_suites()["papers/edvit"].read_text())
     (tmp_path / "edvit.claims.yaml").write_text(body)
     kinds = [type(claim) for claim in load_claims(suite, load_suite(suite)).claims.values()]
-    assert kinds == [Number, Ordering, Placed, Statement]
+    assert kinds == [Number, Ratio, Ordering, Placed, Statement]
 
 
 def test_every_column_and_flag_is_documented():

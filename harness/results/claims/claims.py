@@ -1,23 +1,19 @@
-"""Claims of a paper as data: a file beside a suite, with the statements of the paper's tables.
+"""The kinds of claims of a paper, as the keys of its claims file give them.
 
-``suites/papers/edvit.yaml`` has its claims in ``suites/papers/edvit.claims.yaml``. Module
-:mod:`harness.results.claims.verdicts` gives a verdict on each claim.
+Module :mod:`harness.results.claims.load` reads the file. Module :mod:`harness.results.claims.verdicts` gives a
+verdict on each claim.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Annotated, Any, TypeAlias
+from typing import Annotated, Literal, TypeAlias
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
-from harness.errors import SuiteError, nearest
-from harness.suite.suite import Suite
-from harness.suite.validate import validated
-from harness.suite.yamlfile import Source, YamlBlock, read_yaml
+from harness.errors import nearest
+from harness.results.claims.printed import Value, Within
 from harness.train.counting.footprint import STATIC
 from harness.types import Params
 from harness.types.column_names import column_named, near_columns
@@ -27,46 +23,30 @@ from harness.types.fields import NAME
 __all__ = [
     "ALL",
     "BUT_FUSION",
+    "RECORDED",
+    "UNITS",
     "Claim",
-    "Claims",
+    "Figure",
     "Number",
     "Ordering",
     "Placed",
+    "Ratio",
     "Statement",
-    "Tolerance",
-    "load_claims",
 ]
 
 ALL, BUT_FUSION = "all", "all-but-fusion"
 RECORDED = [name for name, column in COLUMNS.items() if column.kind == "number" and column.better]
 """Columns of a leaderboard that a claim may name."""
 
+_STATIC_UNITS = {"file_mib": "MiB", "payload_bytes": "B"}
+UNITS: dict[str, str] = {
+    **{name: COLUMNS[name].unit for name in RECORDED},
+    **{name: _STATIC_UNITS.get(name) or COLUMNS[name].unit for name in STATIC},
+}
+"""Unit of each quantity that a claim may be about."""
 
-@dataclass(frozen=True)
-class Tolerance:
-    """The allowed difference from the paper's value: a share of that value, or an absolute difference."""
-
-    amount: float
-    relative: bool
-
-    def covers(self, ours: float, published: float) -> bool:
-        """Return whether ``ours`` is within the tolerance of ``published``."""
-        limit = self.amount * abs(published) if self.relative else self.amount
-        rounding = 1e-9 * max(limit, abs(published))  # rounding of floats never decides
-        return abs(ours - published) <= limit + rounding
-
-    def __str__(self) -> str:
-        return f"{100 * self.amount:g}%" if self.relative else f"{self.amount:g}"
-
-
-def _tolerance(value: object) -> object:
-    if isinstance(value, str) and (match := re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*%\s*", value)):
-        return Tolerance(float(match[1]) / 100, relative=True)
-    if isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < float("inf"):
-        return Tolerance(float(value), relative=False)
-    if isinstance(value, Tolerance):
-        return value
-    raise ValueError(f"{value!r} is no tolerance; write 1% of the paper's value, or a number in its unit")
+LARGER = {"ms": ("s", 1000.0), "MiB": ("GiB", 1024.0), "MB": ("GB", 1000.0), "mJ": ("J", 1000.0)}
+"""Unit of a quantity -> the larger unit in which a paper may print it, and how many of the first one it is."""
 
 
 def _quantity(value: str) -> str:
@@ -74,9 +54,40 @@ def _quantity(value: str) -> str:
     return value if value in STATIC else column_named(value) or value
 
 
-Within = Annotated[Any, BeforeValidator(_tolerance)]
+def _several(value: object) -> object:
+    return (value,) if isinstance(value, str) else value
+
+
 Quantity = Annotated[str, AfterValidator(_quantity)]
-Finite = Annotated[float, Field(allow_inf_nan=False)]
+On = Annotated[
+    str | None, Field(min_length=1, description="words of the device's model: the paper's hardware")
+]
+Methods = Annotated[tuple[str, ...], BeforeValidator(_several), Field(min_length=1, max_length=100)]
+
+
+@dataclass(frozen=True)
+class Figure:
+    """What a number is of: a quantity of a method, of a part of it, on hardware whose model has the words ``on``."""
+
+    method: str
+    quantity: str
+    part: str = ALL
+    on: str | None = None
+
+
+def _check_quantity(quantity: str, parts: Sequence[str | None], on: str | None) -> None:
+    """Check that a quantity is known, and that parts and hardware make sense for it.
+
+    Raises:
+        ValueError: they do not.
+    """
+    known = {*STATIC, *RECORDED}
+    if quantity not in known:
+        raise ValueError(f"no quantity {quantity!r}; {nearest(quantity, known)}")
+    if quantity not in STATIC and any(part is not None for part in parts):
+        raise ValueError(f"part: records have no {quantity} of parts; allowed with {', '.join(STATIC)}")
+    if quantity in STATIC and on is not None:
+        raise ValueError(f"on: {quantity} is the same on all hardware")
 
 
 class _Claim(Params):
@@ -87,37 +98,102 @@ class _Claim(Params):
     contradicted_by: str | None = Field(
         None, min_length=1, description="place in the paper that contradicts the claim"
     )
+    same_as: str | None = Field(
+        None,
+        pattern=NAME,
+        description="the claim of this file about the same printed figure. It is counted, this one is not",
+    )
 
 
-class Number(_Claim):
+class _Printed(_Claim):
+    """The keys of a claim with a printed number."""
+
+    value: Value = Field(
+        description="the paper's number with the digits that it prints, in the quantity's unit"
+    )
+    tolerance: Within | None = Field(
+        None, description="accepted difference beyond the printed digits: 1% of the value, or an absolute one"
+    )
+    because: str | None = Field(None, min_length=1, description="the reason for the tolerance")
+    fitted: str | None = Field(
+        None, min_length=1, description="what was chosen in our configuration so that the value is met"
+    )
+
+    @model_validator(mode="after")
+    def _reason(self) -> _Printed:
+        if self.tolerance is not None and self.because is None:
+            raise ValueError("tolerance: needs because:, the reason why the printed digit is not compared")
+        if self.tolerance is None and self.because is not None:
+            raise ValueError("because: is the reason for a tolerance:, and there is none")
+        return self
+
+
+class Number(_Printed):
     """A claim that a method has a certain value of a quantity, for one part or for several parts together."""
 
     method: str
     quantity: Quantity = Field(description="a count of the module, or a column of the leaderboard")
-    value: Finite = Field(description="the paper's number, in the quantity's unit")
-    tolerance: Within = Field(
-        None, description="accepted difference: 1% of the value, or an absolute difference"
+    unit: str | None = Field(
+        None, description="the unit in which the value is printed, if larger: GiB, GB, s, J"
     )
     part: str | None = Field(
         None,
         description="of a split model: a part's name, all (as without part), or all-but-fusion (the part that answers)",
     )
-    on: str | None = Field(
-        None, min_length=1, description="words of the device's model: the paper's hardware"
-    )
+    on: On = None
 
     @model_validator(mode="after")
     def _known(self) -> Number:
-        known = {*STATIC, *RECORDED}
-        if self.quantity not in known:
-            raise ValueError(f"no quantity {self.quantity!r}; {nearest(self.quantity, known)}")
-        if self.quantity not in STATIC and self.part is not None:
-            raise ValueError(
-                f"part: records have no {self.quantity} of parts; allowed with {', '.join(STATIC)}"
-            )
-        if self.quantity in STATIC and self.on is not None:
-            raise ValueError(f"on: {self.quantity} is the same on all hardware")
+        _check_quantity(self.quantity, [self.part], self.on)
+        unit, _ = LARGER.get(UNITS[self.quantity], (UNITS[self.quantity], 1.0))
+        if self.unit not in (None, unit, UNITS[self.quantity]):
+            allowed = " or ".join(dict.fromkeys((UNITS[self.quantity], unit)))
+            raise ValueError(f"unit: {self.unit!r} is no unit of {self.quantity}; allowed: {allowed}")
         return self
+
+    @property
+    def figure(self) -> Figure:
+        """Return what the number is of."""
+        return Figure(self.method, self.quantity, self.part or ALL, self.on)
+
+    @property
+    def divisor(self) -> float:
+        """Return how many units of the quantity are one unit of the printed value."""
+        return 1.0 if self.unit in (None, UNITS[self.quantity]) else LARGER[UNITS[self.quantity]][1]
+
+
+class Ratio(_Printed):
+    """A claim about two figures of one quantity. With lists of methods, it is about the mean over the pairs."""
+
+    of: Methods = Field(description="the method whose figure is compared, or a list of methods")
+    to: Methods = Field(description="the method to which it is compared, or a list of as many methods")
+    quantity: Quantity = Field(description="a count of the module, or a column of the leaderboard")
+    form: Literal["quotient", "share", "saving", "difference"] = Field(
+        "quotient",
+        description="`quotient` of / to; `share` 100 of / to, in %; `saving` 100 (1 - of / to), in %; "
+        "`difference` of - to, in the quantity's unit",
+    )
+    of_part: str | None = Field(None, description="part of `of`, as in a number")
+    to_part: str | None = Field(None, description="part of `to`, as in a number")
+    on: On = None
+
+    @model_validator(mode="after")
+    def _known(self) -> Ratio:
+        _check_quantity(self.quantity, [self.of_part, self.to_part], self.on)
+        if len(self.of) != len(self.to):
+            raise ValueError(f"to: {len(self.to)} methods, but of: has {len(self.of)}")
+        return self
+
+    @property
+    def pairs(self) -> list[tuple[Figure, Figure]]:
+        """Return the pairs of figures that are compared."""
+        return [
+            (
+                Figure(of, self.quantity, self.of_part or ALL, self.on),
+                Figure(to, self.quantity, self.to_part or ALL, self.on),
+            )
+            for of, to in zip(self.of, self.to, strict=True)
+        ]
 
 
 class Ordering(_Claim):
@@ -129,9 +205,10 @@ class Ordering(_Claim):
     by: Annotated[float, Field(ge=0, allow_inf_nan=False)] = Field(
         0.0, description="least difference, in the unit of the column"
     )
-    on: str | None = Field(
-        None, min_length=1, description="words of the device's model: the paper's hardware"
+    compute: Literal["equal"] | None = Field(
+        None, description="`equal`: the claim is about rows whose training compute differs by at most 10%"
     )
+    on: On = None
 
     @model_validator(mode="after")
     def _known(self) -> Ordering:
@@ -139,6 +216,8 @@ class Ordering(_Claim):
             raise ValueError(f"no column {self.column!r}; {near_columns(self.column, RECORDED)}")
         if self.column in STATIC and self.on is not None:
             raise ValueError(f"on: {self.column} is the same on all hardware")
+        if self.column in STATIC and self.compute is not None:
+            raise ValueError(f"compute: {self.column} does not depend on the training")
         if self.better == self.than:
             raise ValueError(f"than: {self.than!r} cannot be better than itself")
         return self
@@ -174,81 +253,4 @@ class Statement(_Claim):
         return self
 
 
-Claim: TypeAlias = Number | Ordering | Placed | Statement
-KINDS: dict[str, type[Claim]] = {"value": Number, "better": Ordering, "placed": Placed}
-"""The key that determines the kind of a claim. A statement has none of these keys."""
-
-
-class _File(Params):
-    paper: str = Field(min_length=1)
-    tolerance: Within = Field(None, description="tolerance of the numbers that give none")
-    claims: Mapping[Annotated[str, Field(pattern=NAME, max_length=80)], Any] = Field(min_length=1)
-
-
-@dataclass(frozen=True)
-class Claims:
-    """The claims of a file, checked against its suite: ``claims`` by name, in the order of the file."""
-
-    paper: str
-    claims: Mapping[str, Claim]
-    source: Source
-
-
-def load_claims(path: Path, suite: Suite) -> Claims:
-    """Read the claims file beside the suite at ``path``.
-
-    Raises:
-        SuiteError: there is no such file, or a claim is wrong. The message has file:line and what is allowed.
-    """
-    beside = path.with_suffix(".claims.yaml")
-    if not beside.is_file():
-        raise SuiteError(f"{path}: has no claims: there is no {beside.name} beside it")
-    tree, source = read_yaml(beside)
-    file = validated(_File, tree, source, ())
-    claims = {name: _claim(name, content, file, source) for name, content in file.claims.items()}
-    for name, claim in claims.items():
-        _check(name, claim, suite, source)
-    return Claims(file.paper, claims, source)
-
-
-def _claim(name: str, content: Any, file: _File, source: Source) -> Claim:
-    kind: type[Claim] = Statement
-    if isinstance(content, Mapping):
-        kind = next((kind for key, kind in KINDS.items() if key in content), _likely(content))
-    claim = validated(kind, content, source, ("claims", name))
-    if isinstance(claim, Number) and claim.tolerance is None:
-        if file.tolerance is None:
-            raise SuiteError(
-                f"{source.where('claims', name)}: tolerance: missing, and the file has none for all"
-            )
-        claim = claim.model_copy(update={"tolerance": file.tolerance})
-    return claim
-
-
-def _likely(content: YamlBlock) -> type[Claim]:
-    """Return the most likely kind of a claim without the key that determines the kind.
-
-    It is chosen by another key. The error message can then name the missing key.
-    """
-    telling: dict[str, type[Claim]] = {"quantity": Number, "than": Ordering, "fleet": Placed}
-    return next((kind for key, kind in telling.items() if key in content), Statement)
-
-
-def _check(name: str, claim: Claim, suite: Suite, source: Source) -> None:
-    """Check that the methods and fleets of a claim are in the suite.
-
-    Raises:
-        SuiteError: a name is not in the suite.
-    """
-    for key in ("method", "better", "than"):
-        method = getattr(claim, key, None)
-        if method is not None and method not in suite.methods:
-            where = source.where("claims", name, key)
-            raise SuiteError(f"{where}: no method {method!r} in the suite; {nearest(method, suite.methods)}")
-    if isinstance(claim, Placed):
-        fleets = [known for known, device in suite.devices.items() if device.fleet is not None]
-        if claim.fleet not in fleets:
-            where = source.where("claims", name, "fleet")
-            raise SuiteError(
-                f"{where}: no fleet {claim.fleet!r} in the suite; {nearest(claim.fleet, fleets)}"
-            )
+Claim: TypeAlias = Number | Ratio | Ordering | Placed | Statement

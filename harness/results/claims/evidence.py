@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING
@@ -17,7 +17,7 @@ from harness.stats.binary import paired_p
 from harness.types.columns import COLUMNS, Row
 
 if TYPE_CHECKING:
-    from harness.results.claims.claims import Number, Ordering
+    from harness.results.claims.claims import Figure, Ordering
 
 __all__ = ["Difference", "Evidence", "Unchecked"]
 
@@ -31,11 +31,15 @@ class Difference:
     """The difference by which one method is better than another, in the column's unit.
 
     ``decided``: whether the difference decides which method is better. ``why``: the seeds and the test behind it.
+    ``interval``: the 95% interval of the difference, where the test gives one. ``compute``: training compute of
+    either method in PMACs, or ``None`` where it is not in the records.
     """
 
     difference: float
     decided: bool
     why: str = ""
+    interval: tuple[float, float] | None = None
+    compute: tuple[float | None, float | None] = (None, None)
 
 
 class Evidence:
@@ -53,20 +57,20 @@ class Evidence:
             grouped(r for r in records if r.provenance != "published").values()
         )
 
-    def number(self, claim: Number, data: str, keys: Collection[str]) -> tuple[float, str]:
-        """Return the figure that a claim is about, and a text about the seeds, runtime and device behind it.
+    def number(self, figure: Figure, data: str, keys: Collection[str]) -> tuple[float, str]:
+        """Return a figure that a claim is about, and a text about the seeds, runtime and device behind it.
 
         Args:
-            claim: a claim about a number.
+            figure: a quantity of a method.
             data: name of the data set that the suite's method uses.
             keys: ``method_key`` of each configuration that the suite's method has.
 
         Raises:
             Unchecked: no record of this method, data, hardware and configuration has the figure.
         """
-        groups = [group for table in self.tables for group in self._rows(table, claim.method, claim.on)]
+        groups = [group for table in self.tables for group in self._rows(table, figure.method, figure.on)]
         if not groups:
-            raise Unchecked(self._lack(claim.method, claim.on))
+            raise Unchecked(self._lack(figure.method, figure.on))
         rows = [group.row for group in groups]
         on_data = [row for row in rows if row["data"] == data]
         if not on_data:
@@ -75,10 +79,10 @@ class Evidence:
         if not same:
             raise Unchecked("the authors' training was not run: its records are of another configuration")
         for row in same:
-            figure = row.number(claim.quantity)
-            if figure is not None:
-                return float(figure), f"{_seeds(row)}, {row['runtime']} on {row['device_model']}"
-        raise Unchecked(f"its records have no {claim.quantity}: {same[0].why.get(claim.quantity)}")
+            value = row.number(figure.quantity)
+            if value is not None:
+                return float(value), f"{_seeds(row)}, {row['runtime']} on {row['device_model']}"
+        raise Unchecked(f"its records have no {figure.quantity}: {same[0].why.get(figure.quantity)}")
 
     def ordering(self, claim: Ordering) -> Difference:
         """Return by how much ``claim.better`` is better, from the two most similar rows of one table.
@@ -99,10 +103,15 @@ class Evidence:
                     raise Unchecked(self._lack(method, claim.on))
             raise Unchecked(f"no board has {claim.column} of {claim.better} and of {claim.than}")
         first, second = min(pairs, key=lambda pair: _unlike(pair[0].row, pair[1].row))
+        compute = first.row.number("train_pmacs"), second.row.number("train_pmacs")
+        return replace(self._compared(claim, first, second), compute=compute)
+
+    def _compared(self, claim: Ordering, first: Group, second: Group) -> Difference:
+        """Return the difference between two rows, and whether it decides which one is better."""
         column = COLUMNS[claim.column]
         sign = 1 if column.better == "higher" else -1
         ours, other = first.row.number(claim.column), second.row.number(claim.column)
-        assert ours is not None  # pairs with a missing value are left out above
+        assert ours is not None  # pairs with a missing value are left out before
         assert other is not None
         difference = sign * (ours - other)
         seeds = f"{_seeds(first.row)} against {_seeds(second.row)}"

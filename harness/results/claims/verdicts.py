@@ -2,36 +2,66 @@
 
 from __future__ import annotations
 
-import importlib.util
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Literal, TypeVar
+from typing import Literal
 
-from harness.errors import CellError, SuiteError, nearest
-from harness.extras import install_command
+from harness.errors import SuiteError, nearest
 from harness.plan.planner import Planned
-from harness.plan.resolve import ResolvedMethod
-from harness.plan.targets import Target
-from harness.results.claims.claims import ALL, BUT_FUSION, Claim, Claims, Number, Ordering, Placed
+from harness.results.claims.claims import (
+    ALL,
+    BUT_FUSION,
+    UNITS,
+    Claim,
+    Figure,
+    Number,
+    Ordering,
+    Placed,
+    Ratio,
+)
+from harness.results.claims.counted import Counted
 from harness.results.claims.evidence import Difference, Evidence, Unchecked
-from harness.train.counting.footprint import STATIC, Footprint, Modules
-from harness.types import IMAGE, ModuleSpec, Sketch, TensorSpec
-from harness.types.columns import COLUMNS
+from harness.results.claims.load import Claims
+from harness.results.claims.ratios import printed_range, ratio
+from harness.train.counting.footprint import STATIC
 from harness.types.json import JsonObject
 
-__all__ = ["STATUSES", "Judge", "Status", "Verdict"]
+__all__ = ["EQUAL_COMPUTE", "FAILED", "STATUSES", "TRIED", "Judge", "Status", "Verdict", "summary"]
 
-T = TypeVar("T")
-Status = Literal["reproduced", "not-reproduced", "not-checkable-here", "paper-contradicts-itself"]
-STATUSES: tuple[Status, ...] = (
+Status = Literal[
     "not-reproduced",
+    "opposite",
     "paper-contradicts-itself",
     "reproduced",
+    "within-tolerance",
+    "reproduced-fitted",
+    "holds",
+    "undecided",
+    "not-checkable-here",
+]
+STATUSES: tuple[Status, ...] = (
+    "not-reproduced",
+    "opposite",
+    "paper-contradicts-itself",
+    "reproduced",
+    "within-tolerance",
+    "reproduced-fitted",
+    "holds",
+    "undecided",
     "not-checkable-here",
 )
 """All statuses, in the order in which they are printed."""
+
+FAILED: frozenset[Status] = frozenset({"not-reproduced", "opposite"})
+"""Statuses of claims that do not hold."""
+
+TRIED: frozenset[Status] = frozenset({"holds", "opposite", "undecided"})
+"""Statuses of orderings that were tried on some data."""
+
+EQUAL_COMPUTE = 0.10
+"""Share by which the training compute of two rows may differ if a claim is about equal compute."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +69,10 @@ class Verdict:
     """The verdict on one claim.
 
     ``published`` and ``ours`` are figures in ``unit``, or ``None``. For an ordering they are the difference by which
-    one method is better than the other.
+    one method is better than the other; ``interval`` is the 95% interval of our difference, and ``compute`` is the
+    training compute of either method in PMACs. ``printed`` is the paper's number with its printed digits. ``scale``
+    is the data on which an ordering was tried, if it is not the paper's. A verdict with ``same_as`` is not counted:
+    the claim with that name is about the same printed figure.
     """
 
     claim: str
@@ -47,18 +80,39 @@ class Verdict:
     status: Status
     says: str = ""
     published: float | tuple[int, ...] | None = None
+    printed: str = ""
     ours: float | tuple[int, ...] | None = None
+    interval: tuple[float, float] | None = None
+    compute: tuple[float | None, float | None] | None = None
     unit: str = ""
     tolerance: str = ""
+    scale: str = ""
+    same_as: str | None = None
     why: str = ""
 
     def to_json(self) -> JsonObject:
         """Return the verdict as JSON."""
         return asdict(self)
 
+    @property
+    def text(self) -> str:
+        """Return the status in words, with the tolerance or the scale behind it."""
+        if self.status == "within-tolerance":
+            return f"reproduced within {self.tolerance}"
+        if self.status == "reproduced-fitted":
+            return "reproduced (fitted)"
+        words = self.status.replace("-", " ")
+        return f"{words} on {self.scale}" if self.scale and self.status in TRIED else words
+
+
+def summary(verdicts: Iterable[Verdict]) -> dict[str, int]:
+    """Return how many claims have each status. Claims that are the same as another one are not counted."""
+    counts = Counter(verdict.status for verdict in verdicts if verdict.same_as is None)
+    return {status: counts[status] for status in STATUSES}
+
 
 class Judge:
-    """The judge of one suite's claims. A module that several claims are about is built once.
+    """The judge of one suite's claims.
 
     ``evidence`` is made from the records of a results folder. Without it, a claim that needs records is not
     checkable.
@@ -72,10 +126,10 @@ class Judge:
         self.plan = planned.plan
         self.resolved = planned.resolved
         self.evidence = evidence
-        self._built: dict[str, Footprint] = {}
-        self._modules: dict[tuple[str, str | None], Modules] = {}
+        self.counted = Counted(planned.resolved)
         for name, claim in claims.claims.items():
-            self._check(name, claim)
+            if name not in claims.absent:
+                self._check(name, claim)
 
     def verdicts(self) -> Iterator[Verdict]:
         """Yield one verdict per claim, in the order of the file."""
@@ -87,10 +141,14 @@ class Judge:
             yield verdict
 
     def _verdict(self, name: str, claim: Claim) -> Verdict:
-        open_verdict = _open(name, claim)
+        open_verdict = replace(_open(name, claim), scale=self.claims.scale)
+        if name in self.claims.absent:
+            return replace(open_verdict, why=self.claims.absent[name])
         try:
             if isinstance(claim, Number):
                 return self._number(claim, open_verdict)
+            if isinstance(claim, Ratio):
+                return self._ratio(claim, open_verdict)
             if isinstance(claim, Ordering):
                 return self._ordering(claim, open_verdict)
             if isinstance(claim, Placed):
@@ -100,109 +158,78 @@ class Judge:
         return replace(open_verdict, why=f"needs {claim.needs}")
 
     def _check(self, name: str, claim: Claim) -> None:
-        if not isinstance(claim, Placed) and (not isinstance(claim, Number) or claim.part is None):
-            return
-        sketch = self._sketch(claim.method)
+        """Check the parts of a claim against the sketches of its methods."""
         if isinstance(claim, Placed):
-            if sketch is None:
-                where = self.claims.source.where("claims", name, "method")
+            if self.counted.sketch(claim.method) is None:
+                where = self.claims.where(name, "method")
                 raise SuiteError(
                     f"{where}: {claim.method} is not a split model; only a split model is placed"
                 )
             return
-        allowed = [ALL] if sketch is None else [*(part.name for part in sketch.parts), ALL, BUT_FUSION]
-        if claim.part not in allowed:
-            where = self.claims.source.where("claims", name, "part")
-            raise SuiteError(f"{where}: no part {claim.part!r}; {nearest(str(claim.part), allowed)}")
+        parts: list[tuple[str, str, str | None]] = []
+        if isinstance(claim, Number):
+            parts = [("part", claim.method, claim.part)]
+        if isinstance(claim, Ratio):
+            parts = [("of_part", method, claim.of_part) for method in claim.of]
+            parts += [("to_part", method, claim.to_part) for method in claim.to]
+        for key, method, part in parts:
+            if part is None:
+                continue
+            sketch = self.counted.sketch(method)
+            allowed = [ALL] if sketch is None else [*(each.name for each in sketch.parts), ALL, BUT_FUSION]
+            if part not in allowed:
+                where = self.claims.where(name, key)
+                raise SuiteError(f"{where}: no part {part!r}; {nearest(part, allowed)}")
 
-    # --- numbers ---
+    # --- numbers
 
     def _number(self, claim: Number, open_verdict: Verdict) -> Verdict:
-        if claim.quantity in STATIC:
-            ours, why = self._count(claim.method, claim.quantity, claim.part or ALL), ""
-        else:
-            ours, why = self._evidence(claim).number(
-                claim,
-                data=self.resolved.method(claim.method).data.info.name,
-                keys={cell.method_key for cell in self.plan.cells if cell.method == claim.method},
-            )
-        near = claim.tolerance.covers(ours, claim.value)
-        return replace(open_verdict, status="reproduced" if near else "not-reproduced", ours=ours, why=why)
+        ours, why = self._ours(claim.figure)
+        return _compared(claim, ours / claim.divisor, why, open_verdict)
 
-    def _count(self, method: str, quantity: str, part: str = ALL) -> float:
-        """Return a quantity of one part, or of several together."""
-        names = self._parts(method).names
-        chosen = {ALL: names, BUT_FUSION: names[:-1]}.get(part, [part])
-        return sum(
-            self._figure(method, name, lambda footprint: footprint.figure(quantity)) for name in chosen
+    def _ratio(self, claim: Ratio, open_verdict: Verdict) -> Verdict:
+        """Return the verdict on a ratio. The figures that the paper itself prints must also give the ratio."""
+        own = printed_range(claim, self.claims.claims)
+        contradiction = ""
+        if own is not None:
+            value, least, greatest = own
+            low, high = (claim.value.value + sign * claim.value.half_unit for sign in (-1, 1))
+            if low > greatest or high < least:
+                contradiction = f"against its own figures, which give {value:.4g}"
+        try:
+            pairs = [(self._ours(of), self._ours(to)) for of, to in claim.pairs]
+            ours = ratio(claim.form, [(of, to) for (of, _), (to, _) in pairs])
+        except ZeroDivisionError:
+            verdict = replace(open_verdict, why="the figure that is divided by is 0")
+        except Unchecked as reason:
+            agrees = "its own figures agree; " if own is not None else ""
+            verdict = replace(open_verdict, why=f"{agrees}{reason}")
+        else:
+            why = "; ".join(dict.fromkeys(text for pair in pairs for _, text in pair if text))
+            verdict = _compared(claim, ours, why, open_verdict)
+        if contradiction:
+            return replace(verdict, status="paper-contradicts-itself", why=contradiction)
+        return verdict
+
+    def _ours(self, figure: Figure) -> tuple[float, str]:
+        """Return our value of a figure, and what is behind it if it was measured."""
+        if figure.quantity in STATIC:
+            return self.counted.count(figure), ""
+        return self._evidence([figure.method], figure.on).number(
+            figure,
+            data=self.resolved.method(figure.method).data.info.name,
+            keys={cell.method_key for cell in self.plan.cells if cell.method == figure.method},
         )
 
-    def _figure(
-        self, method: str, part: str, figure: Callable[[Footprint], T], target: Target | None = None
-    ) -> T:
-        """Return a figure of the module of a part.
-
-        Raises:
-            Unchecked: the module is not known before training, or does not run without data.
-        """
-        try:
-            footprint = self._parts(method, target).get(part)
-            if footprint is not None:
-                return figure(footprint)
-        except (CellError, RuntimeError, NotImplementedError) as error:
-            raise Unchecked(f"{part} cannot be counted before it is trained: {error}") from None
-        raise Unchecked(f"the plugin does not say what {part} is before it is trained")
-
-    def _parts(self, method: str, target: Target | None = None) -> Modules:
-        key = method, None if target is None else target.name
-        if key not in self._modules:
-            resolved = self.resolved.method(method)
-            self._need_installed(resolved)
-            sketch = self._sketch(method, target)
-            parts: list[tuple[str, ModuleSpec | None, tuple[str, ...]]] = [(method, resolved.spec, (IMAGE,))]
-            if sketch is not None:
-                parts = [(part.name, part.spec, part.inputs) for part in sketch.parts]
-            image = TensorSpec(shape=resolved.data.info.shape)
-            self._modules[key] = Modules(parts, image, self._built)
-        return self._modules[key]
-
-    def _sketch(self, method: str, target: Target | None = None) -> Sketch | None:
-        """Return the sketch of a method, or ``None`` for a whole model.
-
-        It is made for ``target``, or else for the suite's first device.
-        """
-        resolved = self.resolved.method(method)
-        if resolved.partition is None:
-            return None
-        suite = self.resolved.suite
-        target = target or self.resolved.target(suite.run[0].devices[0], suite.defaults.threads)
-        return self.resolved.sketch(method, resolved, target)
-
-    @staticmethod
-    def _need_installed(resolved: ResolvedMethod) -> None:
-        steps = [link.step for link in resolved.links]
-        if any(step.each_part for step in steps):
-            raise Unchecked("its parts are compressed after the split, so their modules are not known before")
-        for step in steps:
-            entry = step.chosen.entry
-            for package in entry.requires:
-                if importlib.util.find_spec(package) is None:
-                    raise Unchecked(f"{package} is not installed: {install_command(entry.extra)}")
-
-    # --- placements ---
+    # --- placements
 
     def _placed(self, claim: Placed, open_verdict: Verdict) -> Verdict:
         target = self.resolved.target(claim.fleet, self.resolved.suite.defaults.threads)
         if target.unavailable:
             raise Unchecked(target.unavailable)
-        sketch = self._sketch(claim.method, target)
-        assert sketch is not None  # checked by ``_check``
-        counted = []
-        for part in sketch.parts:  # the suite gives the capacity of devices in the paper's MACs
-            counts = self._figure(claim.method, part.name, lambda footprint: footprint.counts, target)
-            counted.append(replace(part, macs=counts.macs_linear, weight_bytes=counts.weight_bytes))
+        sketch = self.counted.counted_sketch(claim.method, target)  # capacities are in the paper's MACs
         try:
-            placement = self.resolved.place(claim.method, replace(sketch, parts=tuple(counted)), target)
+            placement = self.resolved.place(claim.method, sketch, target)
         except SuiteError as error:
             return replace(open_verdict, status="not-reproduced", why=str(error))
         where = Counter({device: 0 for device in range(len(target.infos)) if device != target.central})
@@ -211,14 +238,14 @@ class Judge:
         same = ours == tuple(sorted(claim.placed, reverse=True))
         return replace(open_verdict, status="reproduced" if same else "not-reproduced", ours=ours)
 
-    # --- records ---
+    # --- orderings
 
-    def _evidence(self, claim: Number | Ordering) -> Evidence:
+    def _evidence(self, methods: Sequence[str], on: str | None) -> Evidence:
         if self.evidence is not None:
             return self.evidence
-        if claim.on is not None:
-            raise Unchecked(f"no records given of {claim.on}")
-        for method in [claim.method] if isinstance(claim, Number) else [claim.better, claim.than]:
+        if on is not None:
+            raise Unchecked(f"no records given of {on}")
+        for method in methods:
             info = self.resolved.method(method).data.info
             if info.missing:
                 raise Unchecked(f"no records given, and its data is not here ({info.name})")
@@ -226,16 +253,56 @@ class Judge:
 
     def _ordering(self, claim: Ordering, open_verdict: Verdict) -> Verdict:
         if claim.column in STATIC:
-            better, than = (self._count(method, claim.column) for method in (claim.better, claim.than))
+            better, than = (
+                self.counted.count(Figure(method, claim.column)) for method in (claim.better, claim.than)
+            )
             compared = Difference(than - better, decided=True)
         else:
-            compared = self._evidence(claim).ordering(claim)
-        verdict = replace(open_verdict, ours=compared.difference, why=compared.why)
+            compared = self._evidence([claim.better, claim.than], claim.on).ordering(claim)
+        verdict = replace(
+            open_verdict,
+            ours=compared.difference,
+            interval=compared.interval,
+            compute=None if None in compared.compute else compared.compute,
+            why=compared.why,
+        )
+        if claim.compute == "equal" and (unequal := _unequal(compared.compute)):
+            return replace(verdict, why=f"{unequal}; {compared.why}")
         if not compared.decided:
-            return verdict
+            return replace(verdict, status="undecided")
         enough = compared.difference >= claim.by or math.isclose(compared.difference, claim.by)
-        holds = compared.difference > 0 and enough
-        return replace(verdict, status="reproduced" if holds else "not-reproduced")
+        if compared.difference > 0 and enough:
+            return replace(verdict, status="holds" if self._tried_elsewhere(claim) else "reproduced")
+        return replace(verdict, status="opposite" if self._tried_elsewhere(claim) else "not-reproduced")
+
+    def _tried_elsewhere(self, claim: Ordering) -> bool:
+        """Return whether an ordering is tried on other data than the paper's. A count is the same on all data."""
+        return bool(self.claims.scale) and claim.column not in STATIC
+
+
+def _unequal(compute: tuple[float | None, float | None]) -> str:
+    """Return why the training compute of two rows is not equal, or an empty text."""
+    first, second = compute
+    if first is None or second is None:
+        return "not comparable at equal training compute: the records have no training compute"
+    if abs(first - second) <= EQUAL_COMPUTE * max(first, second):
+        return ""
+    return f"not comparable at equal training compute: {first:.3g} against {second:.3g} PMACs"
+
+
+def _compared(claim: Number | Ratio, ours: float, why: str, open_verdict: Verdict) -> Verdict:
+    """Return the verdict on a printed number: first by its printed digits, then by the tolerance."""
+    status: Status = "not-reproduced"
+    reasons = [why]
+    if claim.value.covers(ours):
+        status = "reproduced"
+    elif claim.tolerance is not None and claim.tolerance.covers(ours, claim.value.value):
+        status = "within-tolerance"
+        reasons.append(claim.because or "")
+    if claim.fitted is not None and status != "not-reproduced":
+        status = "reproduced-fitted"
+        reasons.append(f"chosen to meet it: {claim.fitted}")
+    return replace(open_verdict, status=status, ours=ours, why="; ".join(filter(None, reasons)))
 
 
 def _open(name: str, claim: Claim) -> Verdict:
@@ -243,24 +310,30 @@ def _open(name: str, claim: Claim) -> Verdict:
 
     If the claim has no words, they are made from its figure.
     """
-    verdict = Verdict(claim=name, table=claim.table, status="not-checkable-here", says=claim.says or "")
-    if isinstance(claim, Number):
-        what = claim.method if claim.part is None else f"{claim.method}, {claim.part}"
-        column = COLUMNS.get(claim.quantity)
+    verdict = Verdict(
+        claim=name,
+        table=claim.table,
+        status="not-checkable-here",
+        says=claim.says or "",
+        same_as=claim.same_as,
+    )
+    if isinstance(claim, Number | Ratio):
         return replace(
             verdict,
-            says=claim.says or f"{what}: {claim.quantity}",
-            published=claim.value,
-            unit=column.unit if column is not None else STATIC_UNITS[claim.quantity],
-            tolerance=str(claim.tolerance),
+            says=claim.says
+            or (_words_of_number(claim) if isinstance(claim, Number) else _words_of_ratio(claim)),
+            published=claim.value.value,
+            printed=str(claim.value),
+            unit=_unit(claim),
+            tolerance=str(claim.tolerance or ""),
         )
     if isinstance(claim, Ordering):
-        column = COLUMNS[claim.column]
+        unit = UNITS[claim.column]
         return replace(
             verdict,
             says=claim.says or f"{claim.better} before {claim.than} in {claim.column}",
             published=claim.by or None,
-            unit="points" if column.unit == "%" else column.unit,
+            unit="points" if unit == "%" else unit,
         )
     if isinstance(claim, Placed):
         says = claim.says or f"parts of {claim.method} per device of {claim.fleet}"
@@ -268,5 +341,23 @@ def _open(name: str, claim: Claim) -> Verdict:
     return verdict
 
 
-STATIC_UNITS = {"file_mib": "MiB", "payload_bytes": "B"}
-"""Units of the quantities that are not columns."""
+def _words_of_number(claim: Number) -> str:
+    what = claim.method if claim.part is None else f"{claim.method}, {claim.part}"
+    return f"{what}: {claim.quantity}"
+
+
+def _words_of_ratio(claim: Ratio) -> str:
+    of, to = (
+        ", ".join(methods) + ("" if part is None else f" ({part})")
+        for methods, part in ((claim.of, claim.of_part), (claim.to, claim.to_part))
+    )
+    return f"{claim.form} of {of} to {to}: {claim.quantity}"
+
+
+def _unit(claim: Number | Ratio) -> str:
+    """Return the unit of the printed value."""
+    if isinstance(claim, Number):
+        return claim.unit or UNITS[claim.quantity]
+    if claim.form == "difference":
+        return "points" if UNITS[claim.quantity] == "%" else UNITS[claim.quantity]
+    return "" if claim.form == "quotient" else "%"
