@@ -1,4 +1,4 @@
-"""The model builder ``cct``: a CCT by its dimensions, with random weights or those of a file.
+"""The model builder ``cct``: a CCT (Hassani et al., 2021) with random weights or those of a file.
 
 Planning imports this file, so torch is imported where a model is built.
 """

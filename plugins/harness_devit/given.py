@@ -1,4 +1,4 @@
-"""The pretrained weights that sub-models are given at their start (Algorithm 2, line 1).
+"""The pretrained weights that sub-models are given at their start (section IV-D): Algorithm 2, line 1.
 
 The paper initialises a sub-model "by training in pretraining dataset", and so does the authors' code, which takes a
 small ViT that was trained on ImageNet. Its head is replaced, since a sub-model has other classes.
