@@ -19,7 +19,7 @@ from multiprocessing.process import BaseProcess
 from harness.errors import HarnessError
 from harness.quiet import clean_path
 
-__all__ = ["bound", "die_with_parent", "died", "start"]
+__all__ = ["bound", "die_with_parent", "died", "start", "starting"]
 
 PR_SET_PDEATHSIG = 1
 """The option in ``linux/prctl.h`` for the signal that a process gets when its parent ends. It persists over ``exec``."""
@@ -60,20 +60,31 @@ def bound(command: Sequence[str]) -> list[str]:
 
 
 def start(process: BaseProcess) -> None:
-    """Start a child process that Ctrl-C and the end of the terminal never reach.
-
-    The child inherits the blocked signals, so this holds even while it imports. A signal that comes during the start
-    takes effect in this process afterwards. No child is therefore left with only a part of its arguments. The current folder is not
-    on the child's path while it starts. Afterwards the child has the path of this process.
+    """Start a child process that Ctrl-C and the end of the terminal never reach (:func:`starting`).
 
     Raises:
         HarnessError: the system could not start it, or ended it, or the process that forks it, at once.
+    """
+    with starting():
+        process.start()
+
+
+@contextmanager
+def starting() -> Iterator[None]:
+    """Start child processes in this block that Ctrl-C and the end of the terminal never reach.
+
+    A child inherits the blocked signals, so this holds even while it imports. A signal that comes during the start
+    takes effect in this process afterwards. No child is therefore left with only a part of its arguments. The current
+    folder is not on a child's path while it starts. Afterwards the child has the path of this process.
+
+    Raises:
+        HarnessError: the system could not start a child, or ended it, or the process that forks it, at once.
     """
     with clean_path(), _interrupt_deferred():
         resource_tracker.ensure_running()  # a later start would unblock the signal first
         before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGHUP})
         try:
-            process.start()
+            yield
         except (EOFError, OSError) as error:  # EOFError: of a forkserver that was ended
             reason = error.strerror if isinstance(error, OSError) and error.strerror else "it was ended"
             raise HarnessError(f"cannot start a process: {reason} (out of memory?)") from error

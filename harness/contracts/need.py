@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 from harness.errors import BrokenContract, HarnessError, first_line
 from harness.extras import missing_module
@@ -26,12 +27,19 @@ def needing(who: str, plugin: str | None = None) -> Need:
 
     ``who`` begins each message, such as ``plugin toys (toys 1.0): runtime 'fast'``. ``plugin`` is the plugin's name.
     """
+    return _Needing(who, plugin)
 
-    def need(condition: bool, problem: str, contract: str) -> None:
+
+@dataclass(frozen=True)
+class _Needing:
+    """A :data:`Need` that can be pickled, because a data set is also read in other processes."""
+
+    who: str
+    plugin: str | None
+
+    def __call__(self, condition: bool, problem: str, contract: str) -> None:
         if not condition:
-            raise BrokenContract(f"{who}: {problem} (contract: {contract})", plugin=plugin)
-
-    return need
+            raise BrokenContract(f"{self.who}: {problem} (contract: {contract})", plugin=self.plugin)
 
 
 @contextmanager

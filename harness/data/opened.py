@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -13,7 +13,7 @@ from harness.contracts.need import Need, needing
 from harness.data.choice import SPLIT_SEED, effective_info
 from harness.data.splits import KEEP_BYTES, ImageSplit, Resize, StoredImages
 from harness.errors import SuiteError
-from harness.types import DataInfo, DatasetEntry, Params
+from harness.types import DataInfo, Dataset, DatasetEntry, Params
 from harness.types.data import DataChoice
 
 if TYPE_CHECKING:
@@ -81,6 +81,24 @@ def open_data(
     )
 
 
+@dataclass(frozen=True)
+class _Opener:
+    """Loads a stored split. Another process that gets it loads the split again, so no image is copied to it."""
+
+    load: Callable[[Params, str], Dataset]
+    params: Params
+    split: str
+    stored: DataInfo
+    need: Need
+
+    def __call__(self) -> Dataset:
+        dataset = self.load(self.params, self.split)
+        check_labels(self.need, dataset, self.stored, self.split)
+        channels = self.stored.shape[0]
+        convertible = {1, 3} if channels in (1, 3) else {channels}  # grey and colour are converted
+        return CheckedImages(self.need, dataset, self.split, convertible)
+
+
 _remembered: dict[Hashable, StoredImages] = {}
 
 
@@ -105,12 +123,9 @@ def _images(
     key = (entry, params.model_dump_json(), stored.fingerprint, split, shape, resize, keep_bytes)
     images = _remembered.pop(key, None)
     if images is None:
-        dataset = entry.load(params, split)
-        check_labels(need, dataset, stored, split)
-        channels = stored.shape[0]
-        convertible = {1, 3} if channels in (1, 3) else {channels}  # grey and colour are converted
-        checked = CheckedImages(need, dataset, split, convertible)
-        images = StoredImages(checked, f"{stored.name} {split}", shape, resize, keep_bytes=keep_bytes)
+        opener = _Opener(entry.load, params, split, replace(stored, sizes=dict(stored.sizes)), need)
+        name = f"{stored.name} {split}"
+        images = StoredImages(opener(), name, shape, resize, keep_bytes=keep_bytes, reopen=opener)
     _remembered[key] = images
     for oldest in list(_remembered)[:-REMEMBER]:
         del _remembered[oldest]

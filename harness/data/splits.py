@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -82,7 +82,8 @@ class StoredImages:
     """A stored split with decoded and resized images.
 
     A split of up to ``keep_bytes`` bytes stays in memory after decoding. ``shape`` is (channels, height, width). If
-    ``resize`` is None, no image is resized.
+    ``resize`` is None, no image is resized. Pickling copies no image: another process loads the data set again, with
+    ``reopen``, and keeps nothing in memory. Without ``reopen`` the data set itself is pickled.
     """
 
     def __init__(
@@ -93,10 +94,13 @@ class StoredImages:
         resize: Resize | None,
         *,
         keep_bytes: int = KEEP_BYTES,
+        reopen: Callable[[], Dataset] | None = None,
     ) -> None:
         self.labels = dataset.labels
-        self._dataset = dataset
+        self._dataset: Dataset | None = dataset
+        self._reopen = reopen
         self._name = name
+        self.shape = shape
         channels, self._height, self._width = shape
         self._mode = {1: "L", 3: "RGB"}.get(channels)
         self._shape = (self._height, self._width, channels)
@@ -106,9 +110,35 @@ class StoredImages:
             self._kept = np.zeros((len(dataset), *self._shape), np.uint8)
         self._decoded = np.zeros(len(dataset), bool)
 
+    def __getstate__(self) -> dict[str, Any]:
+        state = {**self.__dict__, "_kept": None, "_decoded": None}
+        return state if self._reopen is None else {**state, "_dataset": None}
+
+    @property
+    def in_memory(self) -> bool:
+        """Return whether images stay in memory after decoding."""
+        return self._kept is not None
+
+    @property
+    def _stored(self) -> Dataset:
+        if self._dataset is None:
+            assert self._reopen is not None
+            self._dataset = self._reopen()
+        return self._dataset
+
+    def whole(self, index: int) -> NDArray[np.uint8]:
+        """Return image ``index`` in its stored size, with the channels that models see: uint8 [h, w, channels]."""
+        if self._resize is None:
+            return self.images(np.array([index]))[0]
+        stored = self._stored.image(index)
+        if stored.shape[2] == self._shape[2]:
+            return stored
+        picture = self._picture(stored, index)
+        return np.asarray(picture, np.uint8).reshape(picture.height, picture.width, self._shape[2])
+
     def image(self, index: int) -> NDArray[np.uint8]:
         """Decode and resize image ``index``: uint8 [height, width, channels]."""
-        stored = self._dataset.image(index)
+        stored = self._stored.image(index)
         if stored.shape == self._shape and (self._resize is None or self._resize.crop_pct is None):
             return stored
         if stored.shape[:2] != self._shape[:2] and self._resize is None:
@@ -116,17 +146,21 @@ class StoredImages:
                 f"{self._name}: image {index} has {stored.shape[0]} x {stored.shape[1]} pixels, "
                 f"the first one {self._height} x {self._width}; give image_size"
             )
-        if self._mode is None or stored.shape[2] not in (1, 3):
-            raise ValueError(f"{self._name}: image {index}: only 1 or 3 channels can be resized or converted")
-        from PIL import Image
-
-        picture = Image.fromarray(stored[:, :, 0] if stored.shape[2] == 1 else stored).convert(self._mode)
+        picture = self._picture(stored, index)
         if self._resize is not None:
             try:
                 picture = self._resize.apply(picture, self._width, self._height)
             except ValueError as error:
                 raise ValueError(f"{self._name}: image {index}: {error}") from None
         return np.asarray(picture, np.uint8).reshape(self._shape)
+
+    def _picture(self, stored: NDArray[np.uint8], index: int) -> PIL.Image.Image:
+        """Return a stored image as Pillow's, grey or RGB as models see it."""
+        if self._mode is None or stored.shape[2] not in (1, 3):
+            raise ValueError(f"{self._name}: image {index}: only 1 or 3 channels can be resized or converted")
+        from PIL import Image
+
+        return Image.fromarray(stored[:, :, 0] if stored.shape[2] == 1 else stored).convert(self._mode)
 
     def images(self, indices: NDArray[np.int64]) -> NDArray[np.uint8]:
         """Return images ``indices``: uint8 [n, height, width, channels]."""
@@ -165,6 +199,20 @@ class ImageSplit:
     def raw(self, indices: Indices) -> NDArray[np.uint8]:
         """Return samples ``indices`` decoded and resized: uint8 [n, height, width, channels]."""
         return self._images.images(self._indices[np.asarray(indices, np.int64)])
+
+    def whole(self, index: int) -> NDArray[np.uint8]:
+        """Return sample ``index`` decoded but not resized: uint8 [h, w, channels]."""
+        return self._images.whole(int(self._indices[index]))
+
+    @property
+    def in_memory(self) -> bool:
+        """Return whether images stay in memory after decoding."""
+        return self._images.in_memory
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Return the shape of a sample: (channels, height, width)."""
+        return self._images.shape
 
     def normalise(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Normalise uint8 [n, height, width, channels] to float32 [n, channels, height, width], as ``batch`` does."""

@@ -61,7 +61,7 @@ def main(conn: Connection, setup: Setup) -> None:
             if isinstance(order, TimePreprocessing):
                 answer = preprocess_ms(order.node, plugins)
             else:
-                run_node(order.node, plugins, store, progress, leader or SINGLE_PROCESS)
+                run_node(order.node, plugins, store, progress, leader or SINGLE_PROCESS, setup.workers)
         except (Exception, SystemExit) as error:  # noqa: BLE001 - a plugin may raise anything; the run continues
             message = failure(order.node, error, plugins)
             send(message if leader is None else leader.cause(message))

@@ -59,10 +59,12 @@ class PrepareContext:
         progress: Callable[[str, float | None], None],
         plugin: str,
         ranks: Ranks = SINGLE_PROCESS,
+        workers: int = 0,
     ) -> None:
         self.seed: int = task.seed
         self.device: str = ranks.device(task.device)
         self.workdir = workdir
+        self.workers = workers
         self._task = task
         self._plugins = plugins
         self._store = store
@@ -110,6 +112,7 @@ class PrepareContext:
             progress=self.progress,
             name=name,
             ranks=self._ranks,
+            workers=self.workers,
             set_aside=self._store.put_aside,
         )
 
@@ -119,7 +122,7 @@ class PrepareContext:
 
         split = self.data.validation if data is None else data
         return self._ranks.broadcast_object(
-            "an evaluation", lambda: evaluate(module, split, device=self.device)
+            "an evaluation", lambda: evaluate(module, split, device=self.device, workers=self.workers)
         )
 
     def once(self, key: str, fn: Callable[[], Model]) -> Model:

@@ -52,8 +52,12 @@ def run_node(
     store: Store,
     progress: Callable[[str, float | None], None] = lambda text, fraction: None,
     ranks: Ranks = SINGLE_PROCESS,
+    workers: int = 0,
 ) -> None:
-    """Make the artifact of a node unless the store has it. The inputs of the node must be in the store."""
+    """Make the artifact of a node unless the store has it. The inputs of the node must be in the store.
+
+    ``workers`` processes read the images of its trainings and evaluations.
+    """
     with store.making(node.key) as folder:
         if folder is None:
             return
@@ -62,14 +66,14 @@ def run_node(
         if isinstance(task, DataRef):
             _save_data(folder, open_task_data(task, plugins), about)
         elif isinstance(task, ExportTask):
-            context = PrepareContext(task, plugins, store, folder, progress, node.plugin)
+            context = PrepareContext(task, plugins, store, folder, progress, node.plugin, workers=workers)
             model, data = (store.folder(key) for key in node.inputs)
             source = load_any(model)
             check_head(source.lineage)
             export(source, data / "images.npy", folder, task, plugins, context, about)
         else:
             workdir = store.workdir(node.key)
-            context = PrepareContext(task, plugins, store, workdir, progress, node.plugin, ranks)
+            context = PrepareContext(task, plugins, store, workdir, progress, node.plugin, ranks, workers)
             with ranks.run_on_all(node):
                 made = _make(task, _source(node, store), plugins, context)
             if isinstance(made, Partition):
@@ -78,7 +82,7 @@ def run_node(
                 save_model(made, folder, about)
 
 
-def run_along(node: Node, plugins: Plugins, store: Store, ranks: Ranks) -> None:
+def run_along(node: Node, plugins: Plugins, store: Store, ranks: Ranks, workers: int = 0) -> None:
     """Run a node beside rank 0, which makes it. The result is the same as that of rank 0 and is not stored."""
     assert isinstance(node.task, StepTask)
     workdir = store.workdir(node.key) / f"rank{ranks.rank}"
@@ -87,7 +91,7 @@ def run_along(node: Node, plugins: Plugins, store: Store, ranks: Ranks) -> None:
     def quiet(text: str, fraction: float | None) -> None:
         pass
 
-    context = PrepareContext(node.task, plugins, store, workdir, quiet, node.plugin, ranks)
+    context = PrepareContext(node.task, plugins, store, workdir, quiet, node.plugin, ranks, workers)
     _make(node.task, _source(node, store), plugins, context)
 
 

@@ -37,7 +37,7 @@ class Setup:
 
     ``root``: the folder of the store. ``block``: plugins that are not loaded. ``threads``: of each process.
     ``processes``: the number that make one node together. ``finish_s``: seconds that rank 0 waits for the others
-    after it made a node.
+    after it made a node. ``workers``: processes that each of them has to read images.
     """
 
     root: Path
@@ -45,6 +45,7 @@ class Setup:
     threads: int = 1
     processes: int = 1
     finish_s: float = PATIENCE_S
+    workers: int = 0
 
 
 class Leader(Team):
@@ -177,7 +178,7 @@ def follow(conn: Connection, rank: int, port: int, device: str, setup: Setup) ->
     while True:
         node = conn.recv()
         try:
-            run_along(node, plugins, store, ranks)
+            run_along(node, plugins, store, ranks, setup.workers)
         except (Exception, SystemExit) as error:  # noqa: BLE001 - a plugin may raise anything; rank 0 reports it
             conn.send(failure(node, error, plugins))
         else:

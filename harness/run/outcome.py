@@ -58,7 +58,7 @@ class Options:
     """The options of a run that are not in its suite.
 
     ``jobs``: number of trainings at the same time. ``threads``: threads of each training process. ``processes``:
-    processes that share each training. ``prepare_only``: measure nothing. ``fresh``: set earlier records aside.
+    processes that share each training. ``workers``: processes that read images for each of these. ``prepare_only``: measure nothing. ``fresh``: set earlier records aside.
     ``retry_flagged``: measure cells again whose record has flags. ``selection``: the part of the suite that the plan
     is limited to. ``made_by``: how the run was started, which the results folder keeps. ``traceback``: show the
     tracebacks of failures instead of writing them into the results folder.
@@ -67,6 +67,7 @@ class Options:
     jobs: int = 1
     threads: int = 1
     processes: int = 1
+    workers: int = 0
     prepare_only: bool = False
     fresh: bool = False
     retry_flagged: bool = False

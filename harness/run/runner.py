@@ -39,7 +39,7 @@ from harness.suite.suite import Prepare
 from harness.types.plan import Cell, Node, Plan, PrepareHost
 from harness.types.record import Record
 
-__all__ = ["Prepares", "job_count", "run", "run_suite"]
+__all__ = ["Prepares", "job_count", "run", "run_suite", "worker_count"]
 
 
 def run_suite(
@@ -57,8 +57,13 @@ def run_suite(
     plan, prepare = planned.plan, planned.resolved.suite.prepare
     for reason in (*plan.missing_extras, *plan.missing_data):
         raise SuiteError(reason)
+    jobs = job_count(prepare, plan.host)
     options = replace(
-        options, jobs=job_count(prepare, plan.host), threads=prepare.threads, processes=prepare.processes
+        options,
+        jobs=jobs,
+        threads=prepare.threads,
+        processes=prepare.processes,
+        workers=worker_count(prepare, jobs),
     )
     results = Results(folder, create=True)
     with results.lock():
@@ -84,6 +89,17 @@ def job_count(prepare: Prepare, host: PrepareHost) -> int:
     if host.device != "cpu":
         return 1
     return max(1, (os.cpu_count() or 1) // (prepare.threads * prepare.processes))
+
+
+def worker_count(prepare: Prepare, jobs: int) -> int:
+    """Return the number of processes that read images for each training process.
+
+    ``auto``: the cores that ``jobs`` trainings leave free, and at most 16.
+    """
+    if prepare.workers != "auto":
+        return int(prepare.workers)
+    trainers = jobs * prepare.processes
+    return min(16, max(0, (os.cpu_count() or 1) - trainers * prepare.threads) // trainers)
 
 
 class Prepares(Protocol):
@@ -135,7 +151,7 @@ def run(
     plugins.notify("harness_run_started", plan=plan)
     recorder = Recorder(plan, plugins, results, run_id, watcher)
 
-    setup = Setup(store.root, plugins.blocked, options.threads, options.processes)
+    setup = Setup(store.root, plugins.blocked, options.threads, options.processes, workers=options.workers)
     tracebacks = Tracebacks(results.folder, watcher.traced if options.traceback else None)
     jobs = jobs or Jobs(setup, options.jobs, tracebacks.keep)
     try:

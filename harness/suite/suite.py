@@ -36,7 +36,7 @@ _TRAINS_ON = r"^(auto|cpu|cuda(:\d+)?)$"
 class Prepare(Params):
     """The keys of ``prepare:``: where models are trained and exported.
 
-    Threads, processes and device can change a result.
+    Threads, processes and device can change a result. Jobs and workers cannot.
     """
 
     threads: int = Field(1, ge=1, le=1024, description="number of threads of each training process")
@@ -44,6 +44,9 @@ class Prepare(Params):
         1, ge=1, le=64, description="number of processes that share each training; each has a GPU of its own"
     )
     jobs: int | Literal["auto"] = Field("auto", description="number of trainings at the same time")
+    workers: int | Literal["auto"] = Field(
+        "auto", description="number of processes that decode and augment images for each training process"
+    )
     device: str = Field(
         "auto", pattern=_TRAINS_ON, description="device of the trainings: auto, cpu, cuda or cuda:N"
     )
@@ -53,6 +56,13 @@ class Prepare(Params):
     def _positive(cls, value: int | str) -> int | str:
         if isinstance(value, int) and not 1 <= value <= 256:
             raise ValueError("jobs is auto or 1 to 256")
+        return value
+
+    @field_validator("workers")
+    @classmethod
+    def _countable(cls, value: int | str) -> int | str:
+        if isinstance(value, int) and not 0 <= value <= 256:
+            raise ValueError("workers is auto or 0 to 256")
         return value
 
     @field_validator("device", mode="before")

@@ -2,33 +2,33 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from harness.data.splits import ImageSplit
 from harness.train.counting.modes import evaluating
 from harness.train.evaluation import KEEP_BYTES, Batch, Batches
+from harness.train.loading import Draws, Loader
+from harness.train.random_images import RandomImages, drawn_from, is_random
 from harness.types import Split
 from harness.types.recipe import TrainRecipe
 
 if TYPE_CHECKING:
     import torch
-    from numpy.typing import NDArray
 
-__all__ = ["Augmented", "CropFlip", "RandomImages", "drawn_from", "mix"]
+__all__ = ["Augmented", "CropFlip", "mix"]
 
 
 class Augmented:
     """The training samples on the device, augmented by the recipe: RandAugment, crop and flip, erasing, mixing.
 
-    Every random choice is a pure function of the step and of the seed that ``start`` gets. The noise of erased pixels
-    is the exception: it comes from torch's global generator. A split of up to ``keep_bytes`` bytes is kept on the
-    device, unless its images are augmented from their bytes in every epoch.
+    Changes of single images are a pure function of the epoch's seed, the sample and its repetition. Erasing and mixing
+    are one of the epoch's seed and the batch's number. The noise of erased pixels is the exception: it comes from
+    torch's global generator. A split of up to ``keep_bytes`` bytes is kept on the device, unless its images are
+    augmented from their bytes in every epoch. ``loader`` reads the images of a split that is not kept.
     """
 
     def __init__(
@@ -39,19 +39,14 @@ class Augmented:
         module: torch.nn.Module,
         *,
         keep_bytes: int = KEEP_BYTES,
+        loader: Loader | None = None,
     ) -> None:
-        self._device, self._crops = device, recipe.augment == "crop-flip"
-        self._crop: CropFlip | None = None
+        self._device, self._crops, self._repeats = device, recipe.augment == "crop-flip", recipe.repeats
         self._erase: Callable[[torch.Tensor], torch.Tensor] | None = None
         self._mixup: Callable[..., Any] | None = None
-        self._seed = 0
         _need_images(split, recipe)
-        self._redrawn = recipe.augment == "resized-crop-flip" or recipe.rand_augment != "none"
-        self._samples = (
-            Batches(RandomImages(split, recipe), device)
-            if self._redrawn
-            else Batches(split, device, keep_bytes=keep_bytes)
-        )
+        changed = RandomImages(split, recipe) if is_random(recipe) else None
+        self._samples = Batches(split, device, keep_bytes=keep_bytes, loader=loader, changed=changed)
         if recipe.random_erasing:
             from timm.data.random_erasing import RandomErasing
 
@@ -63,25 +58,24 @@ class Augmented:
             classes = _classes(module, split, device)
             self._mixup = Mixup(recipe.mixup, recipe.cutmix, label_smoothing=0.0, num_classes=classes)
 
-    def start(self, seed: int) -> None:
-        """Begin an epoch. ``seed`` determines its random choices."""
-        self._seed = seed
-        if self._crops:
-            self._crop = CropFlip(len(self), seed, self._device)
+    def epoch(self, seed: int, batches: Sequence[tuple[int, Draws]]) -> Iterator[Batch]:
+        """Yield the numbered ``batches`` of an epoch, in order. ``seed`` determines its random choices."""
+        import torch
 
-    def take(self, indices: NDArray[np.int64], step: int) -> Batch:
-        """Return the samples ``indices`` as batch number ``step`` of the epoch."""
-        drawn = self._redrawn or self._erase is not None or self._mixup is not None
-        with drawn_from(self._seed, step) if drawn else nullcontext():
-            batch = self._samples.take(indices)
+        crop = CropFlip(len(self) * self._repeats, seed, self._device) if self._crops else None
+        drawn = self._erase is not None or self._mixup is not None
+        samples = self._samples.over([replace(draws, seed=seed) for _, draws in batches])
+        for (number, draws), batch in zip(batches, samples, strict=True):
             inputs, labels = batch.inputs, batch.labels
-            if self._crop is not None:
-                inputs = self._crop(inputs, batch.index)
-            if self._erase is not None:
-                inputs = self._erase(inputs.clone())  # timm's functions write in place
-            if self._mixup is not None:
-                inputs, labels = mix(self._mixup, inputs, labels)
-        return replace(batch, inputs=inputs, labels=labels)
+            with drawn_from(seed, number) if drawn else nullcontext():
+                if crop is not None:
+                    repeat = torch.from_numpy(draws.repeat).to(self._device)
+                    inputs = crop(inputs, batch.index + len(self) * repeat)
+                if self._erase is not None:
+                    inputs = self._erase(inputs.clone())  # timm's functions write in place
+                if self._mixup is not None:
+                    inputs, labels = mix(self._mixup, inputs, labels)
+            yield replace(batch, inputs=inputs, labels=labels)
 
     def __len__(self) -> int:
         return len(self._samples)
@@ -119,92 +113,6 @@ def mix(
     even = len(inputs) - len(inputs) % 2
     mixed, soft = mixup(inputs[:even].clone(), labels[:even])
     return torch.cat([mixed, inputs[even:]]), torch.cat([soft, one_hot(labels[even:], soft.shape[1])])
-
-
-class RandomImages:
-    """A split of images whose ``batch`` augments them differently at each call.
-
-    It applies timm's random resized crop, a flip, and timm's RandAugment to the images' bytes. The random numbers
-    come from the global random states of Python and numpy.
-
-    Raises:
-        ValueError: the split does not consist of grey or RGB images.
-    """
-
-    def __init__(self, split: Split, recipe: TrainRecipe) -> None:
-        from PIL import Image
-        from timm.data.auto_augment import posterize, rand_augment_transform
-        from timm.data.transforms import RandomResizedCropAndInterpolation
-
-        resized = recipe.augment == "resized-crop-flip"
-        setting = f"augment {recipe.augment}" if resized else f"rand_augment {recipe.rand_augment}"
-        if not isinstance(split, ImageSplit):
-            raise ValueError(
-                f"{setting} needs the images of a data set, and this training reads what was computed from "
-                "them; the method can switch augmentation off: ctx.fit(..., **NO_AUGMENTATION)"
-            )
-        if len(split.mean) not in (1, 3):
-            raise ValueError(f"{setting} needs images of 1 or 3 channels, not {len(split.mean)}")
-        self._split, self.labels = split, split.labels
-        self._changes: list[Callable[[Any], Any]] = []
-        if resized:
-            size = split.raw([0]).shape[1:3]
-            self._changes += [RandomResizedCropAndInterpolation(size, interpolation="bicubic"), _flip]
-        if recipe.rand_augment != "none":
-            fill = tuple(min(255, round(255 * mean)) for mean in split.mean)  # for new border pixels
-            hparams = {"img_mean": fill, "interpolation": Image.Resampling.BICUBIC}
-            transform = rand_augment_transform(recipe.rand_augment, hparams)
-            for operation in transform.ops:
-                if operation.aug_fn is posterize:
-                    operation.aug_fn = _posterize
-            self._changes.append(transform)
-
-    def batch(self, indices: Sequence[int] | NDArray[np.int64]) -> NDArray[np.float32]:
-        """Return the samples ``indices``, augmented and preprocessed: float32 [n, channels, height, width]."""
-        from PIL import Image
-
-        images = self._split.raw(indices)  # [n, H, W, C]
-        changed = np.empty_like(images)
-        for i, image in enumerate(images):
-            picture = Image.fromarray(image[:, :, 0] if image.shape[2] == 1 else image)
-            for change in self._changes:
-                picture = change(picture)
-            changed[i] = np.asarray(picture).reshape(image.shape)
-        return self._split.normalise(changed)
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-
-def _flip(picture: Any) -> Any:
-    from PIL import ImageOps
-
-    return ImageOps.mirror(picture) if random.random() < 0.5 else picture
-
-
-def _posterize(picture: Any, bits: int, **_: Any) -> Any:
-    """Posterize as timm does.
-
-    At timm's greatest magnitudes no bit is kept (a black image), which Pillow 13 refuses.
-    """
-    from PIL import Image
-    from timm.data.auto_augment import posterize
-
-    return posterize(picture, bits) if bits > 0 else Image.new(picture.mode, picture.size)
-
-
-@contextmanager
-def drawn_from(*seed: int) -> Iterator[None]:
-    """Seed the global random states of Python and numpy, and restore them afterwards."""
-    before = random.getstate(), np.random.get_state()
-    python, numpy = map(int, np.random.SeedSequence(seed).generate_state(2))
-    try:
-        random.seed(python)
-        np.random.seed(numpy)
-        yield
-    finally:
-        random.setstate(before[0])
-        np.random.set_state(before[1])
 
 
 class CropFlip:

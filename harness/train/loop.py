@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,7 +24,9 @@ from harness.train.augment import Augmented
 from harness.train.checkpoint import BestEpoch, Finished, Progress, Unfinished
 from harness.train.counting.count import count
 from harness.train.counting.modes import on_device
-from harness.train.evaluation import KEEP_BYTES, Batch, Batches, logits_of
+from harness.train.evaluation import KEEP_BYTES, Batches, logits_of
+from harness.train.loading import Draws, Loader
+from harness.train.losses import Loss, default_loss
 from harness.train.optim import make_optimizer, make_scheduler
 from harness.train.ranks import SINGLE_PROCESS, Ranks
 from harness.types import FitResult, Split, TensorSpec
@@ -33,11 +35,9 @@ from harness.types.recipe import TrainRecipe
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["fit"]
+__all__ = ["epoch_draws", "fit"]
 
 _PROGRESS_S = 5.0  # seconds between two progress messages of a long epoch
-
-Loss = Callable[["torch.nn.Module", Batch], "torch.Tensor"]
 
 
 def fit(
@@ -53,6 +53,7 @@ def fit(
     progress: Callable[[str, float | None], None],
     name: str = "fit",
     ranks: Ranks = SINGLE_PROCESS,
+    workers: int = 0,
     keep_bytes: int = KEEP_BYTES,
     set_aside: checkpoint.SetAside = checkpoint.warn,
 ) -> FitResult:
@@ -79,7 +80,8 @@ def fit(
     split among the ranks, and only rank 0 reads and writes the checkpoint. ``loss`` then sees a part of the batch, so
     a loss that compares samples, and is therefore not a mean over samples, gives other values.
 
-    Splits of up to ``keep_bytes`` bytes are copied to the device whole. This does not change the result.
+    Splits of up to ``keep_bytes`` bytes are copied to the device whole. ``workers`` processes read the images of other
+    splits ahead of their use. Neither changes the result.
 
     Raises:
         ValueError: the recipe does not fit the module, the data or the device.
@@ -97,7 +99,7 @@ def fit(
         return FitResult(image_passes=0, train_macs=0, train_s=0.0, epochs=0)
 
     ranks.sync_weights(module)
-    macs = count(module, [TensorSpec(shape=train.batch([0]).shape[1:])]).macs
+    macs = count(module, [TensorSpec(shape=_input(train, recipe))]).macs
     path = folder / f"{name}.ckpt"
     labels = b"|".join(np.array(split.labels).tobytes() for split in (train, validation) if split is not None)
     key = checkpoint.training_key(recipe, seed, module, labels)
@@ -105,9 +107,11 @@ def fit(
         f"the checkpoint of {name!r}", lambda: checkpoint.load(path, key, set_aside)
     )
     if saved is None or not saved["done"]:
-        with on_device(module, where), _reproducible(where):
-            samples = Augmented(train, recipe, where, module, keep_bytes=keep_bytes)
-            validated = None if validation is None else Batches(validation, where, keep_bytes=keep_bytes)
+        with on_device(module, where), _reproducible(where), Loader(workers) as loader:
+            samples = Augmented(train, recipe, where, module, keep_bytes=keep_bytes, loader=loader)
+            validated = None
+            if validation is not None:
+                validated = Batches(validation, where, keep_bytes=keep_bytes, loader=loader)
             run = _Run(module, recipe, samples, validated, loss, seed, where, progress, ranks)
             if saved is not None:
                 run.restore(saved)
@@ -149,7 +153,7 @@ class _Run:
         self.module, self.recipe, self.seed, self.device = module, recipe, seed, device
         self.progress, self.ranks = progress, ranks
         self.forward = torch.compile(module) if recipe.compile else module
-        self.loss = loss or _cross_entropy(recipe.label_smoothing)
+        self.loss = loss or default_loss(recipe)
         self.samples, self.validation = samples, validation
         self.trainable = [parameter for parameter in module.parameters() if parameter.requires_grad]
         self.steps = _updates_per_epoch(len(samples), recipe.batch_size, ranks.count, module)
@@ -260,22 +264,25 @@ class _Run:
         recipe, size, ranks = self.recipe, self.recipe.batch_size, self.ranks
         torch_seed, augment_seed = map(int, np.random.SeedSequence([self.seed, number]).generate_state(2))
         torch.manual_seed(torch_seed + ranks.rank)
-        order = np.random.default_rng([self.seed, number]).permutation(len(self.samples))
-        self.samples.start(augment_seed)
+        whole = epoch_draws(len(self.samples), recipe.repeats, [self.seed, number])
+        batches = [whole.part(step * size, (step + 1) * size) for step in range(self.steps)]
+        own = [
+            (step * ranks.count + ranks.rank, batch.part(*ranks.shard(len(batch))))
+            for step, batch in enumerate(batches)
+        ]
+        samples = self.samples.epoch(augment_seed, [shard for shard in own if len(shard[1])])
         dtype = {"none": None, "bf16": torch.bfloat16, "fp16": torch.float16}[recipe.amp]
         _training_mode(self.module)
         total = torch.zeros((), device=self.device)
         seen, reported = 0, began
-        for step in range(self.steps):
-            rows = order[step * size : (step + 1) * size]
-            own = ranks.shard(rows)
-            if len(own):
-                batch = self.samples.take(own, step * ranks.count + ranks.rank)
+        for step, (rows, (_, shard)) in enumerate(zip(batches, own, strict=True)):
+            if len(shard):
+                batch = next(samples)
                 with torch.autocast(self.device.type, dtype=dtype, enabled=dtype is not None):
                     loss = self.loss(self.forward, batch)
                 self.scaler.scale(loss).backward()
-                total += loss.detach() * len(own)
-            ranks.all_reduce_mean(self.module, len(own) / len(rows))
+                total += loss.detach() * len(shard)
+            ranks.all_reduce_mean(self.module, len(shard) / len(rows))
             if recipe.clip_grad is not None:
                 self.scaler.unscale_(self.optimizer)
                 torch.nn.utils.clip_grad_norm_(self.trainable, recipe.clip_grad)
@@ -329,6 +336,23 @@ def _check(
         )
 
 
+def epoch_draws(samples: int, repeats: int, seed: Sequence[int]) -> Draws:
+    """Return the samples of an epoch in random order, as many as there are.
+
+    With ``repeats`` r only a share 1/r of the samples is drawn, each r times in a row (repeated augmentation: Hoffer et
+    al., "Augment your batch", 2020, as DeiT does it).
+    """
+    order = np.random.default_rng(seed).permutation(samples)
+    index = np.repeat(order, repeats)[:samples]
+    return Draws(index, np.tile(np.arange(repeats), samples)[:samples])
+
+
+def _input(train: Split, recipe: TrainRecipe) -> tuple[int, ...]:
+    """Return the shape of a sample in training."""
+    shape = train.batch([0]).shape[1:]
+    return shape if recipe.image_size is None else (shape[0], recipe.image_size, recipe.image_size)
+
+
 def _updates_per_epoch(samples: int, batch_size: int, processes: int, module: torch.nn.Module) -> int:
     """Return the number of updates in an epoch. A last batch that cannot train the module's BatchNorms is skipped.
 
@@ -344,15 +368,6 @@ def _updates_per_epoch(samples: int, batch_size: int, processes: int, module: to
         )
         raise ValueError(f"{few} cannot train a BatchNorm")
     return updates
-
-
-def _cross_entropy(label_smoothing: float) -> Loss:
-    from torch.nn import functional
-
-    def loss(module: torch.nn.Module, batch: Batch) -> torch.Tensor:
-        return functional.cross_entropy(module(batch.inputs), batch.labels, label_smoothing=label_smoothing)
-
-    return loss
 
 
 def _training_mode(module: torch.nn.Module) -> None:

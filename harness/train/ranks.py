@@ -17,9 +17,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
-    import numpy as np
     import torch
-    from numpy.typing import NDArray
 
     from harness.types.plan import Node
 
@@ -49,13 +47,12 @@ class Ranks:
         """Return torch's name of this rank's device."""
         return wanted
 
-    def shard(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Return this rank's shard of a batch. The shards of all ranks, in order, are the batch.
+    def shard(self, samples: int) -> tuple[int, int]:
+        """Return the first and the last position, plus 1, of this rank's shard of a batch of ``samples``.
 
-        A shard can be empty.
+        The shards of all ranks, in order, are the batch. A shard can be empty.
         """
-        n = len(rows)
-        return rows[n * self.rank // self.count : n * (self.rank + 1) // self.count]
+        return samples * self.rank // self.count, samples * (self.rank + 1) // self.count
 
     def sync_weights(self, module: torch.nn.Module) -> None:
         """Replace the weights of ``module`` by those of rank 0."""

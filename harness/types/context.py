@@ -51,6 +51,8 @@ class Context(Protocol):
     seed: int
     device: str
     workdir: Path
+    workers: int
+    """Processes that decode images ahead of their use. 0: none. It changes no result."""
 
     def fit(
         self,

@@ -21,7 +21,15 @@ NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
 NO_AUGMENTATION: Facts = MappingProxyType(
-    {"augment": "none", "rand_augment": "none", "random_erasing": 0.0, "mixup": 0.0, "cutmix": 0.0}
+    {
+        "augment": "none",
+        "image_size": None,
+        "repeats": 1,
+        "rand_augment": "none",
+        "random_erasing": 0.0,
+        "mixup": 0.0,
+        "cutmix": 0.0,
+    }
 )
 """For a method's ``ctx.fit(..., **NO_AUGMENTATION)`` if its samples must be the same in all epochs."""
 
@@ -58,8 +66,13 @@ class TrainRecipe(Params):
     min_lr: NotNegative = Field(
         1e-5, validate_default=True, description="cosine, tanh, poly: learning rate at the end"
     )
-    label_smoothing: float = Field(
-        0.0, ge=0, lt=1, description="label smoothing of the default loss, which is cross-entropy"
+    label_smoothing: float = Field(0.0, ge=0, lt=1, description="label smoothing of the default loss")
+    loss: Literal["cross-entropy", "bce"] = Field(
+        "cross-entropy",
+        description="default loss; bce: binary cross-entropy, the mean over images and classes (ResNet strikes back)",
+    )
+    bce_threshold: float | None = Field(
+        None, ge=0, lt=1, description="bce: labels above it count as 1, the others as 0 (timm's recipes: 0.2)"
     )
     clip_grad: Positive | None = Field(
         None, description="greatest norm of all gradients together; larger ones are scaled down"
@@ -68,7 +81,18 @@ class TrainRecipe(Params):
     augment: Literal["none", "crop-flip", "resized-crop-flip"] = Field(
         "none",
         description="crop-flip: random crop after mirroring 4 pixels, and horizontal flip; "
-        "resized-crop-flip: a random 8 to 100% of the image, resized, and horizontal flip (ImageNet's usual)",
+        "resized-crop-flip: a random 8 to 100% of the stored image, resized, and horizontal flip (ImageNet's usual)",
+    )
+    image_size: int | None = Field(
+        None,
+        ge=1,
+        description="resized-crop-flip: pixels per side in training, for a model that takes any size (default: the data's)",
+    )
+    repeats: int = Field(
+        1,
+        ge=1,
+        le=100,
+        description="repeated augmentation: how often an epoch has an image, of as many fewer images (DeiT: 3)",
     )
     rand_augment: str = Field(
         "none", description="RandAugment: timm's policy string, like rand-m9-mstd0.5-inc1 (DeiT)"
@@ -114,6 +138,22 @@ class TrainRecipe(Params):
         if keep == "averaged" and info.data.get("ema") is None:
             raise ValueError("averaged needs an average: set ema")
         return keep
+
+    @field_validator("bce_threshold")
+    @classmethod
+    def _of_bce(cls, threshold: float | None, info: ValidationInfo) -> float | None:
+        if threshold is not None and info.data.get("loss") == "cross-entropy":
+            raise ValueError("belongs to loss: bce")
+        return threshold
+
+    @field_validator("image_size")
+    @classmethod
+    def _of_crops(cls, size: int | None, info: ValidationInfo) -> int | None:
+        if size is not None and info.data.get("augment") in ("none", "crop-flip"):
+            raise ValueError(
+                "belongs to augment: resized-crop-flip (the size of all images is data: image_size)"
+            )
+        return size
 
     @field_validator("min_lr")
     @classmethod

@@ -14,14 +14,16 @@ from timm.data.mixup import Mixup
 from timm.loss import SoftTargetCrossEntropy
 from torch import nn
 
-from harness.data.splits import ArraySplit, ImageSplit, StoredImages, subset
+from harness.data.splits import ArraySplit, ImageSplit, Resize, StoredImages, subset
 from harness.errors import SuiteError
 from harness.plan.planner import make_plan
 from harness.plugins import load_plugins
 from harness.suite.loading import load_suite
-from harness.train.augment import Augmented, RandomImages, drawn_from, mix
+from harness.train.augment import Augmented, mix
 from harness.train.evaluation import KEEP_BYTES
-from harness.train.loop import fit
+from harness.train.loading import Draws
+from harness.train.loop import epoch_draws, fit
+from harness.train.random_images import RandomImages, drawn_from
 from harness.types.plan import PrepareHost
 from harness.types.recipe import NO_AUGMENTATION, TrainRecipe
 
@@ -59,9 +61,10 @@ def perceptron(inputs=240):
     return nn.Sequential(nn.Flatten(), nn.Linear(inputs, CLASSES))
 
 
-def train(folder, data=None, loss=None, seed=3, **keys):
+def train(folder, data=None, loss=None, seed=3, binary=False, **keys):
     module = perceptron()
-    recipe = TrainRecipe(**{"epochs": 2, "batch_size": 6, **keys})
+    named = {"loss": "bce"} if binary else {}  # of the recipe; ``loss`` is a function
+    recipe = TrainRecipe(**{"epochs": 2, "batch_size": 6, **named, **keys})
     quiet = {"device": "cpu", "folder": folder, "progress": lambda text, fraction: None}
     result = fit(module, recipe, data or pictures(), None, loss=loss, seed=seed, **quiet)
     return module[1].weight.detach().clone(), result
@@ -70,8 +73,8 @@ def train(folder, data=None, loss=None, seed=3, **keys):
 def batch_of(split, step=0, seed=5, keep_bytes=KEEP_BYTES, **keys):
     device = torch.device("cpu")
     samples = Augmented(split, TrainRecipe(**keys), device, perceptron(), keep_bytes=keep_bytes)
-    samples.start(seed)
-    return samples.take(np.arange(len(split)), step)
+    (batch,) = samples.epoch(seed, [(step, Draws.of(np.arange(len(split))))])
+    return batch
 
 
 # --- trainings ------------------------------------------------------------------------------------
@@ -96,19 +99,88 @@ def test_the_global_random_states_stay(tmp_path):
     assert (random.getstate(), np.random.get_state()[1].tolist(), np.random.get_state()[2]) == states
 
 
-def test_every_batch_and_epoch_draws_other_numbers():
-    keys = {"augment": "resized-crop-flip", "rand_augment": FULL["rand_augment"]}
-    first = batch_of(pictures(), **keys).inputs
-    assert torch.equal(first, batch_of(pictures(), **keys).inputs)
-    assert not torch.equal(first, batch_of(pictures(), step=1, **keys).inputs)
-    assert not torch.equal(first, batch_of(pictures(), seed=6, **keys).inputs)
+CHANGES = {"augment": "resized-crop-flip", "rand_augment": FULL["rand_augment"]}
+
+
+def test_every_epoch_and_repetition_draws_other_numbers():
+    first = batch_of(pictures(), **CHANGES).inputs
+    assert torch.equal(first, batch_of(pictures(), **CHANGES).inputs)
+    assert not torch.equal(first, batch_of(pictures(), seed=6, **CHANGES).inputs)
+    twice = Draws(np.array([4, 4, 4]), np.array([0, 1, 2]), seed=5)
+    images = RandomImages(pictures(), TrainRecipe(**CHANGES)).pixels(twice)
+    assert len(np.unique(images.reshape(3, -1), axis=0)) == 3
+
+
+def test_the_changes_of_a_sample_do_not_depend_on_its_batch():
+    images = RandomImages(pictures(), TrainRecipe(**CHANGES))
+    whole = images.pixels(Draws.of(np.arange(22), seed=5))
+    for some in ([7], [21, 3, 7, 0]):
+        np.testing.assert_array_equal(images.pixels(Draws.of(np.array(some), seed=5)), whole[some])
+
+
+def test_a_random_crop_is_of_the_stored_image():
+    """Stripes of 2 pixels. Resized to a fifth they are grey, and a small crop still has them."""
+    stored = np.zeros((30, 100, 100, 1), np.uint8)
+    stored[:, :, np.arange(100) // 2 % 2 == 1] = 255
+    images = StoredImages(Stored(stored, np.zeros(30, np.int64)), "stripes", (1, 20, 20), Resize("bicubic"))
+    split = ImageSplit(images, np.arange(30), np.zeros(30, np.int64), (0.0,), (1.0,))
+    drawn = RandomImages(split, TrainRecipe(augment="resized-crop-flip")).pixels(Draws.of(np.arange(30)))
+    assert drawn.shape == (30, 20, 20, 1)
+    assert split.raw(np.arange(30)).std() < 40
+    assert drawn.std(axis=(1, 2, 3)).max() > 60
+
+
+def test_an_image_size_for_training_alone(tmp_path):
+    class Mean(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.head = nn.Linear(3, CLASSES)
+            self.sizes = set()
+
+        def forward(self, images):
+            self.sizes.add((tuple(images.shape[2:]), self.training))
+            return self.head(images.mean((2, 3)))
+
+    data, module = pictures(), Mean()
+    recipe = TrainRecipe(epochs=1, batch_size=11, augment="resized-crop-flip", image_size=6)
+    quiet = {"device": "cpu", "folder": tmp_path, "progress": lambda text, fraction: None}
+    fit(module, recipe, data, data, seed=0, **quiet)
+    assert module.sizes >= {((6, 6), True), ((10, 8), False)}
+    assert ((10, 8), True) not in module.sizes
+
+
+@pytest.mark.parametrize(("n", "repeats"), [(12, 1), (12, 3), (13, 3), (5, 9)])
+def test_repeated_augmentation_draws_fewer_images_more_often(n, repeats):
+    draws = epoch_draws(n, repeats, [1, 2])
+    assert len(draws) == n
+    assert len(set(zip(draws.index.tolist(), draws.repeat.tolist(), strict=True))) == n
+    assert len(set(draws.index.tolist())) == -(-n // repeats)
+    np.testing.assert_array_equal(
+        draws.index[::repeats], np.random.default_rng([1, 2]).permutation(n)[: -(-n // repeats)]
+    )
+    assert draws.repeat.tolist() == [i % repeats for i in range(n)]
+
+
+@pytest.mark.parametrize("keys", [{"augment": "crop-flip"}, CHANGES])
+def test_repetitions_of_an_image_in_a_batch_differ(tmp_path, keys):
+    seen = []
+
+    def spy(module, batch):
+        seen.append((batch.index.clone(), batch.inputs.clone()))
+        return module(batch.inputs).sum()
+
+    _, result = train(tmp_path, loss=spy, epochs=1, repeats=3, **keys)
+    assert result.image_passes == 22
+    index, inputs = (torch.cat(parts) for parts in zip(*seen, strict=True))
+    assert len(index.unique()) == 8
+    assert len(inputs.unique(dim=0)) == 22
 
 
 def test_a_method_can_switch_all_of_it_off(tmp_path):
     plain, _ = train(tmp_path / "plain")
     off, _ = train(tmp_path / "off", **{**FULL, **NO_AUGMENTATION})
     assert torch.equal(off, plain)
-    assert set(NO_AUGMENTATION) == set(FULL)
+    assert set(NO_AUGMENTATION) == {*FULL, "image_size", "repeats"}
 
 
 def test_a_split_that_hands_out_its_own_memory_keeps_it():
@@ -177,6 +249,29 @@ def test_the_loss_is_timms_soft_cross_entropy(tmp_path):
     assert result.history[0]["loss"] == pytest.approx(expected.item(), rel=1e-5)
 
 
+@pytest.mark.parametrize("mixing", [{}, {"mixup": 0.8, "cutmix": 1.0}])
+@pytest.mark.parametrize("threshold", [None, 0.2])
+def test_the_binary_loss_by_hand(tmp_path, mixing, threshold):
+    seen, smoothing = [], 0.1
+
+    def spy(module, batch):
+        seen.append((batch.inputs.clone(), batch.labels.clone()))
+        return module(batch.inputs).sum()
+
+    keys = {"epochs": 1, "batch_size": 22, "label_smoothing": smoothing, **mixing}
+    train(tmp_path / "spy", loss=spy, **keys)
+    _, result = train(tmp_path / "plain", **keys, binary=True, bce_threshold=threshold)
+    ((inputs, labels),) = seen
+    soft = labels if mixing else torch.eye(CLASSES)[labels]
+    target = (1 - smoothing) * soft + smoothing / CLASSES
+    if threshold is not None:
+        target = (target > threshold).float()
+        assert set(target.sum(1).tolist()) <= {1.0, 2.0}
+    p = perceptron()(inputs).sigmoid()
+    expected = -(target * p.log() + (1 - target) * (1 - p).log()).mean()
+    assert result.history[0]["loss"] == pytest.approx(expected.item(), rel=1e-5)
+
+
 def test_mixed_labels_in_bf16(tmp_path):
     keys = {"mixup": 0.8, "cutmix": 1.0, "label_smoothing": 0.1}
     _, exact = train(tmp_path / "exact", **keys)
@@ -198,8 +293,8 @@ def test_a_class_without_training_samples_is_no_problem(tmp_path):
 def test_a_policy_that_does_nothing_changes_no_bit(channels):
     data = pictures(shape=(10, 8, channels))
     some = np.array([3, 0, 19])
-    drawn = RandomImages(data, TrainRecipe(rand_augment="rand-m9-p0")).batch(some)
-    np.testing.assert_array_equal(drawn, data.batch(some))
+    drawn = RandomImages(data, TrainRecipe(rand_augment="rand-m9-p0")).pixels(Draws.of(some))
+    np.testing.assert_array_equal(drawn, data.raw(some))
 
 
 @pytest.mark.parametrize("keys", [{"rand_augment": "rand-m9-p1"}, {"augment": "resized-crop-flip"}])
@@ -269,7 +364,7 @@ def test_what_is_allowed_timm_can_do(policy, channels):
     data = pictures(n=4, shape=(12, 12, channels))
     recipe = TrainRecipe(rand_augment=policy)
     with drawn_from(1):
-        assert RandomImages(data, recipe).batch(np.arange(4)).shape == (4, channels, 12, 12)
+        assert RandomImages(data, recipe).pixels(Draws.of(np.arange(4))).shape == (4, 12, 12, channels)
 
 
 # --- what is refused ------------------------------------------------------------------------------
@@ -290,6 +385,10 @@ def test_what_is_allowed_timm_can_do(policy, channels):
         ({"rand_augment": "rand-p2"}, "no RandAugment policy"),
         ({"rand_augment": 9}, "9 is no RandAugment policy"),
         ({"augment": "crop"}, "'crop-flip' or 'resized-crop-flip'"),
+        ({"repeats": 0}, "greater than or equal to 1"),
+        ({"augment": "crop-flip", "image_size": 160}, "belongs to augment: resized-crop-flip"),
+        ({"bce_threshold": 0.2}, "belongs to loss: bce"),
+        ({"loss": "mse"}, "'cross-entropy' or 'bce'"),
     ],
 )
 def test_wrong_values_are_refused_when_planning(keys, message):
