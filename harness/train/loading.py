@@ -12,13 +12,14 @@ import pickle
 import signal
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from multiprocessing.process import BaseProcess
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 from harness.data.splits import ImageSplit
 from harness.errors import CellError, DeviceError, HarnessError, first_line, source_files
-from harness.processes import die_with_parent, starting
+from harness.processes import die_with_parent, died, starting
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -84,6 +85,7 @@ class Loader:
         self._sources: list[Pixels] = []
         self._tasks = _Tasks()
         self._loader: Any = None
+        self._processes: list[BaseProcess] = []
 
     def __enter__(self) -> Loader:
         return self
@@ -143,17 +145,19 @@ class Loader:
     def _results(self) -> Iterator[NDArray[np.uint8]]:
         """Yield what the worker processes return for each task, in order."""
         try:
+            loader, before = self._started(), multiprocessing.active_children()
             with starting():
-                results = iter(self._started())
+                results = iter(loader)
+            self._processes += [child for child in multiprocessing.active_children() if child not in before]
             for result in results:
                 if isinstance(result, _Failure):
                     raise result.error()
                 yield result
         except RuntimeError as error:
-            if "DataLoader worker" not in str(error):
+            codes = [process.exitcode for process in self._processes if process.exitcode]
+            if "DataLoader worker" not in str(error) or not codes:
                 raise
-            text = f"a process that reads images ended: {first_line(error)} (out of memory?)"
-            raise CellError(text, stage="data") from None
+            raise CellError(died(codes[0], "a process that reads images"), stage="data") from None
 
     def _started(self) -> Any:
         if self._loader is None:
