@@ -24,7 +24,7 @@ from harness.processes import die_with_parent, died, starting
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["AHEAD", "CHUNK", "Draws", "Loader", "Pixels", "StoredPixels"]
+__all__ = ["AHEAD", "CHUNK", "Draws", "Loader", "Pixels", "StoredPixels", "epoch_draws"]
 
 CHUNK = 16
 """The number of images of one task of a worker process. Sixteen images of 224 x 224 pixels are 2.4 MB."""
@@ -52,6 +52,17 @@ class Draws:
 
     def __len__(self) -> int:
         return len(self.index)
+
+
+def epoch_draws(samples: int, repeats: int, seed: Sequence[int]) -> Draws:
+    """Return the samples of an epoch in random order, as many as there are.
+
+    With ``repeats`` r only a share 1/r of the samples is drawn, each r times in a row (repeated augmentation: Hoffer et
+    al., "Augment your batch", 2020, as DeiT does it).
+    """
+    order = np.random.default_rng(seed).permutation(samples)
+    index = np.repeat(order, repeats)[:samples]
+    return Draws(index, np.tile(np.arange(repeats), samples)[:samples])
 
 
 class Pixels(Protocol):

@@ -9,10 +9,8 @@ On CUDA deterministic kernels are requested, but the backward pass of fused atte
 from __future__ import annotations
 
 import math
-import os
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,17 +23,18 @@ from harness.train.checkpoint import BestEpoch, Finished, Progress, Unfinished
 from harness.train.counting.count import count
 from harness.train.counting.modes import on_device
 from harness.train.evaluation import KEEP_BYTES, Batches, logits_of
-from harness.train.loading import Draws, Loader
+from harness.train.loading import Loader, epoch_draws
 from harness.train.losses import Loss, default_loss
 from harness.train.optim import make_optimizer, make_scheduler
 from harness.train.ranks import SINGLE_PROCESS, Ranks
+from harness.train.reproducible import reproducible
 from harness.types import FitResult, Split, TensorSpec
 from harness.types.recipe import TrainRecipe
 
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["epoch_draws", "fit"]
+__all__ = ["fit"]
 
 _PROGRESS_S = 5.0  # seconds between two progress messages of a long epoch
 
@@ -107,7 +106,7 @@ def fit(
         f"the checkpoint of {name!r}", lambda: checkpoint.load(path, key, set_aside)
     )
     if saved is None or not saved["done"]:
-        with on_device(module, where), _reproducible(where), Loader(workers) as loader:
+        with on_device(module, where), reproducible(where), Loader(workers) as loader:
             samples = Augmented(train, recipe, where, module, keep_bytes=keep_bytes, loader=loader)
             validated = None
             if validation is not None:
@@ -336,17 +335,6 @@ def _check(
         )
 
 
-def epoch_draws(samples: int, repeats: int, seed: Sequence[int]) -> Draws:
-    """Return the samples of an epoch in random order, as many as there are.
-
-    With ``repeats`` r only a share 1/r of the samples is drawn, each r times in a row (repeated augmentation: Hoffer et
-    al., "Augment your batch", 2020, as DeiT does it).
-    """
-    order = np.random.default_rng(seed).permutation(samples)
-    index = np.repeat(order, repeats)[:samples]
-    return Draws(index, np.tile(np.arange(repeats), samples)[:samples])
-
-
 def _input(train: Split, recipe: TrainRecipe) -> tuple[int, ...]:
     """Return the shape of a sample in training."""
     shape = train.batch([0]).shape[1:]
@@ -384,29 +372,3 @@ def _trains_batch_norm(module: torch.nn.Module) -> bool:
 
     _training_mode(module)
     return any(isinstance(part, _BatchNorm) and part.training for part in module.modules())
-
-
-@contextmanager
-def _reproducible(device: torch.device) -> Iterator[None]:
-    """Restore the caller's random state afterwards. On CUDA, use deterministic kernels where they exist."""
-    import torch
-
-    if device.type != "cuda":
-        with torch.random.fork_rng(devices=[]):
-            yield
-        return
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS reads it at its first use
-    before = (
-        torch.are_deterministic_algorithms_enabled(),
-        torch.is_deterministic_algorithms_warn_only_enabled(),
-        torch.backends.cudnn.benchmark,
-    )
-    index = torch.cuda.current_device() if device.index is None else device.index
-    try:
-        with torch.random.fork_rng(devices=[index]):
-            torch.use_deterministic_algorithms(True, warn_only=True)
-            torch.backends.cudnn.benchmark = False
-            yield
-    finally:
-        torch.use_deterministic_algorithms(before[0], warn_only=before[1])
-        torch.backends.cudnn.benchmark = before[2]

@@ -21,8 +21,8 @@ from harness.plugins import load_plugins
 from harness.suite.loading import load_suite
 from harness.train.augment import Augmented, mix
 from harness.train.evaluation import KEEP_BYTES
-from harness.train.loading import Draws
-from harness.train.loop import epoch_draws, fit
+from harness.train.loading import Draws, epoch_draws
+from harness.train.loop import fit
 from harness.train.random_images import RandomImages, drawn_from
 from harness.types.plan import PrepareHost
 from harness.types.recipe import NO_AUGMENTATION, TrainRecipe
