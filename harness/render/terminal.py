@@ -94,7 +94,7 @@ def _blocks(table: Table, shown: Sequence[Shown], width: int, *, ranked: bool) -
 GAP = 3
 """Characters between two columns."""
 
-_NAMING = ("tier", "method", *SETTINGS, "started")
+_NAMING = ("tier", "rank_ci", "method", *SETTINGS, "started")
 """Columns that say which row it is."""
 
 

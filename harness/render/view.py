@@ -10,7 +10,7 @@ from harness.render.characters import shown
 from harness.render.disturbances import flag_texts, left_out, marked
 from harness.results.leaderboard.leaderboard import Table, not_printed
 from harness.results.leaderboard.place import short_names
-from harness.results.leaderboard.tiers import ALPHA
+from harness.stats.best import ALPHA
 from harness.types.columns import COLUMNS, Row
 
 __all__ = [
@@ -95,7 +95,7 @@ def _default(table: Table) -> list[str]:
     wanted = ["method", *(name for name in SETTINGS if _varies(table, name))]
     wanted += ["started"] if table.differences else []
     if sum(row["tier"] is not None for row in table.rows) > 1:
-        wanted.insert(0, "tier")
+        wanted[:0] = ["tier", "rank_ci"] if _known(table, "rank_ci") else ["tier"]
     wanted += ["top1", "gain"] if reference else ["top1"]
     wanted += [name for name in ("top1_drop1", "latency_no_input_p50_ms") if _known(table, name)]
     wanted += ["latency_p50_ms", "throughput_ips" if table.key.scenario == "offline" else "latency_p99_ms"]
@@ -165,6 +165,8 @@ def cell(row: Row, name: str) -> str:
         return ", ".join(flag_texts(row) if name == "flags" else row.texts(name))
     if COLUMNS[name].kind == "interval":
         low, high = row.numbers(name)
+        if name == "rank_ci":
+            return f"{low:.0f}" if low == high else f"{low:.0f}-{high:.0f}"
         return f"[{low:.2f}, {high:.2f}]"
     if isinstance(value, str):
         return value[:8] if name == "method_key" else value
@@ -311,10 +313,16 @@ def notes(table: Table, shown: Sequence[Shown], *, usual: bool = True) -> list[s
     if "tier" in names:
         least = table.detectable_top1
         limit = f"; a difference below about {least:.1f} points is too small to be found" if least else ""
-        test = f"paired McNemar test over seeds, Holm-corrected, {ALPHA:.0%}"
+        test = f"seeds and images random, corrected for choosing the best, {ALPHA:.0%}"
         lines.append(
             f"Tier: the most accurate row and all rows that no test separates from it, then the same for the rest ({test}){limit}"
         )
+        if any(row["tier"] is not None and row["seeds"] == 1 for row in table.rows):
+            lines.append(
+                "A row of one seed is compared by the exact McNemar test: no variation of training is in it"
+            )
+    if "rank_ci" in names:
+        lines.append("Rank: 95% interval of the row's rank by accuracy")
     lines += table.differences
     lines += _absences(table, shown)
     if "energy" in table.why and any(name.startswith("energy_") for name in names):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-__all__ = ["beta_regularized", "binomial_cdf", "t_quantile"]
+__all__ = ["beta_regularized", "binomial_cdf", "t_quantile", "t_tail"]
 
 
 def binomial_cdf(k: int, n: int, p: float) -> float:
@@ -24,7 +24,7 @@ def t_quantile(p: float, df: float) -> float:
     def below(t: float) -> bool:  # P(T <= t) < p, in the form whose argument keeps the digits of t
         if p < 0.75:
             return beta_regularized(0.5, df / 2, t * t / (df + t * t)) < 2 * p - 1
-        return beta_regularized(df / 2, 0.5, df / (df + t * t)) / 2 > 1 - p
+        return t_tail(t, df) > 1 - p
 
     high = 1.0
     while below(high):
@@ -34,6 +34,11 @@ def t_quantile(p: float, df: float) -> float:
         middle = (low + high) / 2
         low, high = (middle, high) if below(middle) else (low, middle)
     return (low + high) / 2
+
+
+def t_tail(t: float, df: float) -> float:
+    """Return P(T > t), t >= 0, for Student's t distribution with ``df`` degrees of freedom."""
+    return beta_regularized(df / 2, 0.5, df / (df + t * t)) / 2
 
 
 def beta_regularized(a: float, b: float, x: float) -> float:

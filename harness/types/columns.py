@@ -46,6 +46,7 @@ COLUMNS: dict[str, Column] = {
             "",
             "1: the best row and all that no test separates from it; 2: the same among the rest",
         ),
+        Column("rank_ci", "Rank", "", "95% interval of the row's rank by top1, [low, high]", kind="interval"),
         Column("top1", "Top-1", "%", "test accuracy, mean over seeds", "higher"),
         Column("top5", "Top-5", "%", "test accuracy within five answers, mean over seeds", "higher"),
         Column("top1_ci", "Top-1 CI", "%", "95% t-interval over seeds, [low, high]", kind="interval"),

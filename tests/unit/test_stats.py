@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 from scipy import special
 from scipy import stats as reference
 
 from harness import stats
-from harness.stats import binary, multiple
+from harness.stats import multiple
 
 probabilities = st.floats(1e-6, 1, allow_nan=False)
 
@@ -115,33 +115,6 @@ def test_wilson_refuses_an_impossible_proportion() -> None:
 # --- paired comparisons -------------------------------------------------------------------------
 
 
-@given(st.integers(0, 400), st.integers(0, 400))
-def test_mcnemar_is_the_two_sided_binomial_test(b: int, c: int) -> None:
-    expected = reference.binomtest(b, b + c, 0.5).pvalue if b + c else 1.0
-    assert binary.mcnemar(b, c) == pytest.approx(expected, rel=1e-9)
-
-
-def test_seeds_that_contradict_each_other_do_not_add_up() -> None:
-    assert binary.paired_p([(40, 5), (40, 5), (40, 5)]) < 1e-5
-    assert binary.paired_p([(40, 5), (5, 40)]) == 1.0
-
-
-@given(st.lists(probabilities, min_size=1, max_size=9))
-def test_ruger_is_monotone_and_at_most_twice_the_median(p_values: list[float]) -> None:
-    combined = binary.ruger(p_values)
-    assert combined <= min(1.0, 2 * sorted(p_values)[len(p_values) // 2]) + 1e-12
-    assert combined >= min(p_values)
-    assert binary.ruger([value / 2 for value in p_values]) <= combined
-
-
-def test_ruger_needs_more_than_half_of_the_seeds() -> None:
-    assert binary.ruger([0.01]) == 0.01
-    assert binary.ruger([0.01, 0.04]) == 0.04
-    assert binary.ruger([0.001, 0.02, 0.9]) == pytest.approx(0.03)
-    with pytest.raises(ValueError, match="no p-values"):
-        binary.ruger([])
-
-
 def test_holm_by_hand() -> None:
     assert multiple.holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
     assert multiple.holm([]) == []
@@ -154,25 +127,3 @@ def test_holm_lies_between_the_raw_and_bonferronis_p_values(p_values: list[float
         assert raw <= value <= min(1.0, raw * len(p_values))
     order = sorted(range(len(p_values)), key=lambda i: p_values[i])
     assert [adjusted[i] for i in order] == sorted(adjusted)
-
-
-@settings(max_examples=50)
-@given(st.integers(50, 20_000), st.floats(0.005, 0.5))
-def test_detectable_difference_solves_connors_equation(n: int, discordance: float) -> None:
-    d = binary.detectable_difference(n, discordance)
-    share = max(discordance, d)
-    needed = (1.959964 * math.sqrt(share) + 0.841621 * math.sqrt(max(0, share - d * d))) ** 2 / d**2
-    assert needed == pytest.approx(n, rel=1e-4)
-    assert binary.detectable_difference(4 * n, discordance) < d
-
-
-def test_detectable_difference_is_what_a_simulated_test_sees() -> None:
-    import numpy as np
-
-    n, discordance = 2000, 0.06
-    d = binary.detectable_difference(n, discordance)
-    rng = np.random.default_rng(0)
-    shares = [(discordance + d) / 2, (discordance - d) / 2, 1 - discordance]
-    tables = rng.multinomial(n, shares, size=600)
-    seen = np.mean([binary.mcnemar(int(b), int(c)) <= 0.05 for b, c, _ in tables])
-    assert 0.7 < seen < 0.9

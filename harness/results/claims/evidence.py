@@ -5,15 +5,14 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass, replace
 from pathlib import Path
-from statistics import fmean
 from typing import TYPE_CHECKING
 
 from harness.results.folder import Results
+from harness.results.leaderboard.answers import answers_of, compare
 from harness.results.leaderboard.leaderboard import grouped
 from harness.results.leaderboard.rows import Group
-from harness.results.leaderboard.tiers import ALPHA, answers_of, paired_tables
 from harness.results.merged import Merged
-from harness.stats.binary import paired_p
+from harness.stats.best import ALPHA
 from harness.types.columns import COLUMNS, Row
 
 if TYPE_CHECKING:
@@ -117,16 +116,19 @@ class Evidence:
         seeds = f"{_seeds(first.row)} against {_seeds(second.row)}"
         if claim.column != "top1":
             return Difference(difference, True, f"{seeds}; without a test")
-        tables = paired_tables(*(answers_of(group, self.results.load_samples) for group in (first, second)))
-        if not tables:
+        (paired,) = compare(
+            answers_of(first, self.results.load_samples), [answers_of(second, self.results.load_samples)]
+        )
+        if paired is None:
             return Difference(
                 difference, False, f"cannot be told apart: no raw predictions of common seeds; {seeds}"
             )
-        p = paired_p([(b, c) for b, c, _ in tables])
-        common = fmean((b - c) / n for b, c, n in tables)  # the test uses only the seeds that both have
-        decided = p <= ALPHA and common * difference > 0
+        # the test uses only the seeds that both have, so its difference can have another sign
+        decided = paired.p <= ALPHA and paired.difference * difference > 0
         prefix = "" if decided else "cannot be told apart: "
-        return Difference(difference, decided, f"{prefix}p = {p:.2g}; {seeds}")
+        interval = f"95% interval [{100 * paired.low:+.2f}, {100 * paired.high:+.2f}]"
+        alone = "; one seed, so no variation of training" if paired.seeds == 1 else ""
+        return Difference(difference, decided, f"{prefix}p = {paired.p:.2g}, {interval}; {seeds}{alone}")
 
     @staticmethod
     def _rows(table: list[Group], method: str, on: str | None) -> list[Group]:

@@ -23,7 +23,7 @@ from harness.types.json import JsonObject
 from harness.types.record import Record
 
 if TYPE_CHECKING:
-    from harness.results.leaderboard.tiers import SamplesOf
+    from harness.results.leaderboard.answers import SamplesOf
 
 __all__ = ["Leaderboard", "Table", "TableKey", "grouped", "leaderboard_of", "not_printed"]
 
@@ -66,8 +66,8 @@ class Table:
     """Rows in rank order.
 
     ``reference`` is the baseline's best row, with which the others are compared, even if a filter hides it.
-    ``detectable_top1`` is the difference, in points, that the test of a pair would have found with 80% power on one
-    seed, at the table's median discordance and Holm's first step. ``why`` gives reasons for values that are ``None``,
+    ``detectable_top1`` is the difference, in points, that the test of two rows finds with 80% power
+    (:func:`harness.results.leaderboard.tiers.rank_by_tiers`). ``why`` gives reasons for values that are ``None``,
     and under ``energy`` the full reason why no meter was read. The rows have that reason in short.
     ``differences`` has a sentence for each method with several rows that are alike in their settings. ``note`` is what a
     reader should know of the data, or of a published table.
