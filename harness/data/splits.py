@@ -129,7 +129,8 @@ class StoredImages:
     def whole(self, index: int) -> NDArray[np.uint8]:
         """Return image ``index`` in its stored size, with the channels that models see: uint8 [h, w, channels]."""
         if self._resize is None:
-            return self.images(np.array([index]))[0]
+            kept: NDArray[np.uint8] = self.images(np.array([index]))[0]
+            return kept
         stored = self._stored.image(index)
         if stored.shape[2] == self._shape[2]:
             return stored

@@ -178,7 +178,7 @@ class Loader:
             # A daemon may not have children. These end with this process anyway.
             multiprocessing.current_process().daemon = False
             self._loader = DataLoader(
-                _Reading(tuple(self._sources)),  # type: ignore[arg-type]
+                _Reading(tuple(self._sources)),
                 batch_size=None,
                 sampler=self._tasks,
                 num_workers=self.workers,
