@@ -19,10 +19,10 @@ def ratio(form: Form, pairs: Sequence[tuple[float, float]]) -> float:
     Raises:
         ZeroDivisionError: a figure that is divided by is zero.
     """
-    return fmean(_one(form, of, to) for of, to in pairs)
+    return fmean(_value(form, of, to) for of, to in pairs)
 
 
-def _one(form: Form, of: float, to: float) -> float:
+def _value(form: Form, of: float, to: float) -> float:
     if form == "difference":
         return of - to
     quotient = of / to
@@ -47,7 +47,7 @@ def printed_range(claim: Ratio, claims: Mapping[str, Claim]) -> tuple[float, flo
         if claim.form != "difference" and abs(to) <= to_half:
             return None
         corners = [
-            _one(claim.form, of + i * of_half, to + j * to_half) for i in (-1, 1) for j in (-1, 1)
+            _value(claim.form, of + i * of_half, to + j * to_half) for i in (-1, 1) for j in (-1, 1)
         ]  # each form is monotone in both figures
         bounds.append(((of, to), corners))
     values = ratio(claim.form, [pair for pair, _ in bounds])
