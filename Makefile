@@ -10,7 +10,7 @@ SIDE_BY_SIDE = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --maxprocess
 LONG = benchmarks/faults.py benchmarks/fuzz_agent.py
 ALONE = $(BIN)/python -m pytest $$(grep -rlE --include='*.py' "pytest.mark.(lab|clock)" tests)
 
-.PHONY: help edge test test-lowest lint unit soak bench capture compare reproduction proto clean
+.PHONY: help edge test test-lowest lint unit soak bench capture compare reproduction published proto clean
 
 help:
 	@echo "make edge   install and run $(SUITE)"
@@ -23,6 +23,7 @@ help:
 	@echo "make capture OUT=DIR  keep what this version prints and records (runs smoke, edge and more: an hour on two cores)"
 	@echo "make compare BEFORE=DIR AFTER=DIR  the differences between two captures"
 	@echo "make proto  plugins/harness_remote/agent_pb2.py from agent.proto"
+	@echo "make published    check results/published, write results/README.md"
 	@echo "make reproduction  run papers/on-digits and the labs, write docs/reproduction.md"
 
 edge: $(VENV)/.bench
@@ -64,6 +65,12 @@ reproduction: $(VENV)/.bench
 	$(BIN)/harness lab run pi10
 	$(BIN)/harness lab run pi10 boards/pi10-size
 	$(BIN)/python docs/reproduction.py results/local/on-digits results/local/nano4 results/local/nano6 results/local/pi10 results/local/pi10-size > docs/reproduction.md
+
+published: $(VENV)/.bench
+	@mkdir -p results/published
+	$(BIN)/harness results check-submission results/published
+	$(BIN)/python docs/published.py results/published > results/README.md.new
+	mv results/README.md.new results/README.md
 
 proto: $(VENV)/.test
 	PYTHONPATH=plugins $(BIN)/python -m harness_remote.wire.generate

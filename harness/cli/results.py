@@ -1,4 +1,4 @@
-"""The commands of ``harness results``: check and show records."""
+"""The commands of ``harness results``: check, show and publish records."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @click.group("results")
 def command() -> None:
-    """Check and show records."""
+    """Check, show and publish records."""
 
 
 @command.command("validate")
@@ -76,6 +76,57 @@ def show(folder: Path, which: str | None, as_json: bool) -> None:
         echo(describe(chosen[0], {} if problem else results.load_samples(chosen[0]), earlier))
         if len(chosen) > 1:
             echo("\n" + listing(chosen[1:], earlier))
+
+
+@command.command("publish")
+@click.argument("folder", metavar="DIR", type=PathType())
+@click.argument("machine")
+@click.option(
+    "--to",
+    "root",
+    type=PathType(),
+    default=Path("results/published"),
+    help="The folder of published results.  [default: results/published]",
+)
+def publish(folder: Path, machine: str, root: Path) -> int:
+    """Copy the last run in DIR to results/published/MACHINE/SUITE, and check the copy.
+
+    MACHINE is a short name of the machine, such as xeon-2-cores. An earlier copy is replaced. Records and raw samples
+    are copied as they are. Locks, tracebacks and records of earlier runs are left out. Exit code 1: the copy has
+    problems, which are printed one per line.
+    """
+    from harness.results.sharing.check import check_published
+    from harness.results.sharing.privacy import local_names
+    from harness.results.sharing.publish import publish as copy
+
+    target = copy(folder, machine, root)
+    problems = check_published(root, names=local_names())
+    for problem in problems:
+        echo(problem)
+    echo(f"{target}: {'copied, but not ready for a pull request' if problems else 'published'}")
+    return 1 if problems else 0
+
+
+@command.command("check-submission")
+@click.argument("root", metavar="DIR", type=PathType())
+@click.option("--base", metavar="DIR", type=PathType(), help="The published results before the submission.")
+def check_submission(root: Path, base: Path | None) -> int:
+    """Check DIR, a folder of published results, as a pull request with results is checked.
+
+    The check reads only regular files of limited size. With --base, the submission may change the folder of one
+    machine, and no record that was published before. Exit code 0: there is no problem. Exit code 1: there are
+    problems, which are printed one per line.
+    """
+    from harness.results.sharing.check import check_changes, check_published
+    from harness.results.sharing.privacy import local_names
+
+    problems = check_published(root, names=local_names())
+    if not problems and base is not None:
+        problems = check_changes(base, root)
+    for problem in problems:
+        echo(problem)
+    echo(f"{root}: {counted(len(problems), 'problem')}")
+    return 1 if problems else 0
 
 
 def _matching(

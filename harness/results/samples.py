@@ -143,6 +143,16 @@ class SampleFiles:
             return str(error)
         return None
 
+    def unpacked_bytes(self, record: Record) -> int:
+        """Return the size of a record's arrays as their headers state it; 0 if its file is absent or damaged."""
+        if record.samples.empty:
+            return 0
+        try:
+            headers = _headers(self._content(record)[1])
+        except (StorageError, *_UNREADABLE):
+            return 0
+        return sum(math.prod(shape) * dtype.itemsize for shape, dtype in headers.values())
+
     def _path(self, record: Record) -> Path | None:
         """Return the path of a record's file, or None if it has none: never a path that the record made up."""
         if record.samples.empty:

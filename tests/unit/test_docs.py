@@ -48,7 +48,7 @@ from harness.worker.loadgen import loop
 ROOT = Path(__file__).parents[2]
 PAGES = {
     path.relative_to(ROOT).as_posix(): path.read_text()
-    for path in [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")]
+    for path in [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("results/*.md")]
 }
 HOOKS = [*hookspecs.COLLECTING, *hookspecs.OBSERVERS]
 

@@ -61,6 +61,8 @@ FILLED = {
     "run": ["smoke"],
     "claims": ["smoke"],
     "results show": [],
+    "results publish root": ["nowhere", "board"],
+    "results check-submission base": ["nowhere"],
     "devices add": ["pi", "--host", "h"],
     "devices setup": ["pi", "--ssh", "h"],
     "devices profile": ["cpu"],
@@ -73,7 +75,9 @@ FILLED = {
 )
 def test_an_empty_path_is_one_line_and_writes_nothing(answer, words, option):
     given = [option.opts[0], ""] if isinstance(option, click.Option) else [""]
-    said = answer(*words, *FILLED.get(" ".join(words), []), *given)
+    command = " ".join(words)
+    filled = FILLED.get(f"{command} {option.name}", FILLED.get(command, []))
+    said = answer(*words, *filled, *given)
     assert "the path is empty (a shell variable that is not set?)" in said
 
 
