@@ -47,11 +47,12 @@ def command(
 ) -> int:
     """Run SUITE: a YAML file, or the name of a shipped suite (see `harness suites list`).
 
-    Exit code 0: every cell is measured; 1: a cell failed; 2: the input is wrong; 130: Ctrl-C; 143 and 129: SIGTERM
-    and SIGHUP. To continue a run that stopped, give the same command again, without --fresh.
+    Exit code 0: every cell is measured; 1: a cell failed, or the data of some cells are not here; 2: the input is
+    wrong, or the data of all cells are not here; 130: Ctrl-C; 143 and 129: SIGTERM and SIGHUP. To continue a run that
+    stopped, give the same command again, without --fresh.
     """
     from harness.render import progress, render
-    from harness.render.outcome import failure_lines, interruption
+    from harness.render.outcome import absence_lines, failure_lines, interruption
     from harness.run.made_by import MadeBy
     from harness.run.outcome import Options
     from harness.run.runner import run_suite
@@ -64,7 +65,7 @@ def command(
     warn_problems(plugins)
     planned = make(chosen, plugins)
     plan = planned.plan
-    for warning in plan.warnings:
+    for warning in (*plan.warnings, *plan.missing_data):
         echo(f"warning: {warning}", err=True)
     folder = out if out is not None else Path("results") / "local" / plan.suite
     stream = sys.stderr if as_json else sys.stdout
@@ -89,7 +90,7 @@ def command(
         echo(f"warning: {problem}", err=True)
     if outcome.leaderboard is not None:
         print(render(outcome.leaderboard, "json" if as_json else "table"), flush=True)
-    for line in failure_lines(outcome.failed, folder):
+    for line in (*failure_lines(outcome.failed, folder), *absence_lines(outcome.without_data)):
         echo(line, err=True)
     echo(f"records: {folder}", err=as_json)
     return outcome.exit_code

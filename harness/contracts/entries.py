@@ -42,7 +42,7 @@ def check_entry(need: Need, entry: Entry, hook: str) -> None:
     need(is_params, f"params is {params!r}", "params must be a subclass of harness.types.Params")
     is_name = isinstance(entry.name, str) and re.fullmatch(NAME, entry.name) is not None
     need(is_name, f"its name is {entry.name!r}", "name: letters, digits, - and _")
-    for field in ("summary", "extra", "format"):
+    for field in ("summary", "extra", "format", "source"):
         value = getattr(entry, field, "")
         need(isinstance(value, str), f"{field} is {value!r}", f"{field}: a text")
     for field in ("requires", "preload"):
@@ -51,6 +51,12 @@ def check_entry(need: Need, entry: Entry, hook: str) -> None:
     if hasattr(entry, "devices"):
         _check_words(need, "devices", entry.devices, 'a set of kinds of devices, like {"cpu"}')
         need(bool(entry.devices), "devices is empty", "devices: at least one kind of device")
+    if hasattr(entry, "reading"):
+        _check_words(need, "reading", entry.reading, "a set of names of parameters")
+        unknown = ({entry.source} - {""} | set(entry.reading)) - set(params.model_fields)
+        need(
+            not unknown, f"source or reading has {sorted(unknown)}", "source and reading: names of parameters"
+        )
     if hasattr(entry, "changes"):
         _check_words(need, "changes", entry.changes, "a set of data, classes and input")
         unknown = set(entry.changes) - CHANGES

@@ -28,7 +28,8 @@ class ChosenData:
     """A checked data set: its entry, its parameters, and its effective facts. ``key`` is the key of its node.
 
     ``broken`` says in one line why the plugin gives no facts, or is None. The facts are then empty. ``differences``
-    says in what the suite's preprocessing differs from that of the method's pretrained weights.
+    says in what the suite's preprocessing differs from that of the method's pretrained weights. ``where`` is the place
+    in the suite that names the data set.
     """
 
     ref: DataRef
@@ -37,16 +38,16 @@ class ChosenData:
     key: str
     broken: str | None = None
     differences: tuple[str, ...] = ()
+    where: str = ""
 
 
 @dataclass
 class Datasets:
-    """The data blocks of a suite, each resolved once. ``unavailable`` holds the reasons why data cannot be read here."""
+    """The data blocks of a suite, each resolved once."""
 
     suite: Suite
     plugins: Plugins
     entries: Entries
-    unavailable: dict[str, None] = field(default_factory=dict)
     _known: dict[str, ChosenData] = field(default_factory=dict)
 
     def choose(
@@ -54,21 +55,36 @@ class Datasets:
     ) -> ChosenData:
         """Return the data set of a method whose ``data`` block is ``own``, at ``path`` of the suite.
 
-        Keys that the block lacks come from the suite's block, unless it names another data set. Keys of the
+        Keys that the block lacks come from the suite's block, as far as they hold for its data. Keys of the
         preprocessing that both lack come from ``weights``, the pretrained weights of the method.
 
         Raises:
             SuiteError: a key or value is wrong.
         """
-        block, base = own or {}, dict(self.suite.data)
-        if "name" in block and block["name"] != base.get("name"):
-            base = {}
-        merged = {**base, **block}
+        block = own or {}
+        merged = {**self._inherited(block), **block}
         memo = digest([merged, to_json(weights)])
         if memo not in self._known:
             place = path if own is not None else ("data",)
             self._known[memo] = self._describe(merged, block, place, weights)
         return self._known[memo]
+
+    def _inherited(self, block: YamlBlock) -> YamlBlock:
+        """Return the keys of the suite's data that hold for a method's ``block``: none for another data set.
+
+        Another source of the same data set has the suite's choice of images and way of reading, but facts of its own.
+        """
+        base = dict(self.suite.data)
+        name = base.get("name")
+        if block.get("name", name) != name:
+            return {}
+        if not isinstance(name, str) or name not in self.plugins.datasets:
+            return base
+        entry = self.plugins.datasets.get(name).entry
+        if block.get(entry.source, base.get(entry.source)) == base.get(entry.source):
+            return base
+        shared = {*DataChoice.model_fields, *entry.reading}
+        return {key: value for key, value in base.items() if key in shared}
 
     def _describe(
         self, merged: YamlBlock, own: YamlBlock, path: KeyPath, weights: Preprocessing | None
@@ -109,8 +125,6 @@ class Datasets:
             return ChosenData(ref, _unknown(name), registered.origin, "", broken=str(error))
         except (ValueError, HarnessError) as error:
             raise SuiteError(f"{source.where(*path)}: {error}") from None
-        if info.missing:
-            self.unavailable.setdefault(f"{source.where(*path)}: {info.missing}")
         ref = replace(ref, fingerprint=info.fingerprint)
         content = {
             "stage": "data",
@@ -120,7 +134,8 @@ class Datasets:
             "source": self.plugins.code_of(entry, registered.origin),
             "core": core_hash(*DATA),
         }
-        return ChosenData(ref, info, registered.origin, digest(content), differences=differences)
+        where = source.where(*path)
+        return ChosenData(ref, info, registered.origin, digest(content), differences=differences, where=where)
 
 
 def _unknown(name: str) -> DataInfo:

@@ -78,7 +78,7 @@ def _make_plan(suite: Suite, plugins: Plugins, host: PrepareHost, only: str | No
         nodes=chains.reachable({cell.export for cell in cells if cell.impossible is None}),
         cells=tuple(cells),
         warnings=tuple(start_warnings(starts)),
-        missing_data=tuple(resolved.datasets.unavailable),
+        missing_data=_missing_data(cells, resolved),
         missing_extras=resolved.entries.missing_extras,
         baseline=suite.baseline,
         rank_by=rank_by,
@@ -132,6 +132,7 @@ def _cells(setting: Setting, resolved: Resolved, chains: Chains) -> Iterable[Cel
     method_key = _method_key(name, method, task)
     origins = origins_of(resolved.plugins, method, runtime.entry.name, target, monitors, placer)
     fixed = _identity(task, method_key, origins)
+    absent = "; ".join(dict.fromkeys(filter(None, (data.info.missing for data in method.datasets)))) or None
     exporting = chains.exporting(runtime, method.data) if impossible is None else None
     for seed in suite.seeds:
         export = ""
@@ -149,8 +150,20 @@ def _cells(setting: Setting, resolved: Resolved, chains: Chains) -> Iterable[Cel
                 data=method.data.key,
                 task=task,
                 impossible=impossible,
+                absent=absent,
                 origins=origins,
             )
+
+
+def _missing_data(cells: Iterable[Cell], resolved: Resolved) -> tuple[str, ...]:
+    """Return the data that cells need and that are not here, each with its first place in the suite and how to get it."""
+    methods = dict.fromkeys(cell.method for cell in cells if cell.impossible is None and cell.absent)
+    reasons: dict[str, str] = {}
+    for name in methods:
+        for data in resolved.method(name).datasets:
+            if data.info.missing:
+                reasons.setdefault(data.info.missing, f"{data.where}: {data.info.missing}")
+    return tuple(reasons.values())
 
 
 def _check_head(name: str, method: ResolvedMethod, resolved: Resolved) -> None:

@@ -74,6 +74,11 @@ class ResolvedMethod:
     start: Start
     broken: str | None = None
 
+    @property
+    def datasets(self) -> list[ChosenData]:
+        """Return the data sets that the method needs: those of its steps, and that on which it is measured."""
+        return list({data.key: data for data in (*(link.data for link in self.links), self.data)}.values())
+
 
 class Resolved:
     """A suite with its names resolved. Each name is looked up once, at its first use."""

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
+from harness.render.counted import counted
 from harness.results.unnamed import unnamed
+from harness.types.plan import Cell
 from harness.types.record import Record
 
-__all__ = ["failure_lines", "interruption"]
+__all__ = ["absence_lines", "failure_lines", "interruption"]
 
 
 def failure_lines(failed: Iterable[Record], folder: Path) -> Iterator[str]:
@@ -25,6 +27,18 @@ def failure_lines(failed: Iterable[Record], folder: Path) -> Iterator[str]:
     for (place, reason), cells in reasons.items():
         trace = traces.get((place, reason), "")
         yield f"failed: {', '.join(dict.fromkeys(cells))}: {place}: {reason}{trace}"
+
+
+def absence_lines(cells: Iterable[Cell]) -> Iterator[str]:
+    """Yield one line for each reason why the data of ``cells`` are not here, with their number and their methods."""
+    reasons: dict[str, list[Cell]] = {}
+    for cell in cells:
+        reasons.setdefault(cell.absent or "", []).append(cell)
+    for reason, without in reasons.items():
+        methods = list(dict.fromkeys(cell.method for cell in without))
+        more = [f"{len(methods) - 3} more methods"] if len(methods) > 4 else []
+        names = ", ".join([*methods[: 3 if more else 4], *more])
+        yield f"skipped: {counted(len(without), 'cell')} of {names}: {reason}"
 
 
 def interruption(

@@ -41,7 +41,8 @@ def show(plan: Plan, prepared: set[str], console: Console | None = None) -> None
         table.add_column(column, overflow="fold")
     for (method, device, runtime), cells in groups.items():
         seeds = ", ".join(str(seed) for seed in sorted({cell.seed for cell in cells}))
-        note = f"[yellow]skipped: {escape(cells[0].impossible)}[/]" if cells[0].impossible else ""
+        reason = cells[0].impossible or ("its data are not here" if cells[0].absent else "")
+        note = f"[yellow]skipped: {escape(reason)}[/]" if reason else ""
         table.add_row(method, device, runtime, seeds, str(len(cells)), note)
     console.print(table)
     facts = [cell.task.data for cell in plan.cells]

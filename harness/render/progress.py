@@ -231,7 +231,7 @@ class LiveWatcher:
         for cell in cells:
             row = self.rows.setdefault(cell.method, _Row())
             row.cells += 1
-            if cell.impossible is None:
+            if cell.skipped is None:
                 row.nodes |= pending.intersection(plan.needed_by(cell))
         self.counts = [0, len(nodes), 0, len(cells)]
         self.start = time.monotonic()

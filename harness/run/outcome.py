@@ -81,15 +81,16 @@ class Outcome:
     """The outcome of a run.
 
     ``records``: the latest record of each cell of the plan that has one. ``measured``: number of attempts. ``kept``:
-    number of cells that had a good record before. ``failed_nodes``: failures of nodes, by key. ``leaderboard``: of
-    the records, or ``None`` if nothing was to be measured or the run was interrupted. ``interrupted``: why the run
-    ended early.
+    number of cells that had a good record before. ``failed_nodes``: failures of nodes, by key. ``without_data``: the
+    cells that were skipped because their data are not here. ``leaderboard``: of the records, or ``None`` if nothing was
+    to be measured or the run was interrupted. ``interrupted``: why the run ended early.
     """
 
     records: Sequence[Record] = ()
     measured: int = 0
     kept: int = 0
     failed_nodes: Mapping[str, Failure] = field(default_factory=dict)
+    without_data: Sequence[Cell] = ()
     interrupted: Stopped | None = None
     leaderboard: Leaderboard | None = None
 
@@ -100,7 +101,7 @@ class Outcome:
 
     @property
     def exit_code(self) -> int:
-        """Return 0 if every cell is measured, 1 if a node or cell failed, else the code of the interruption."""
+        """Return 0 if every cell is measured, 1 if a node or cell failed or has no data, or the interruption's code."""
         if self.interrupted is not None:
             return self.interrupted.code
-        return 1 if self.failed or self.failed_nodes else 0
+        return 1 if self.failed or self.failed_nodes or self.without_data else 0

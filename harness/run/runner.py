@@ -51,12 +51,14 @@ def run_suite(
     the outcome has ``interrupted``.
 
     Raises:
-        SuiteError: a package or data that the plan needs is missing.
+        SuiteError: a package that the plan needs is missing, or the data of all of its cells.
         StorageError: another run uses the folder, or it cannot be written.
     """
     plan, prepare = planned.plan, planned.resolved.suite.prepare
-    for reason in (*plan.missing_extras, *plan.missing_data):
+    for reason in plan.missing_extras:
         raise SuiteError(reason)
+    if plan.missing_data and all(cell.skipped for cell in plan.cells):
+        raise SuiteError("; ".join(plan.missing_data))
     jobs = job_count(prepare, plan.host)
     options = replace(
         options,
@@ -143,7 +145,7 @@ def run(
         keep_origin(results.folder, run_id, options.made_by)
     known = _known(plan, results, machine, watcher)
     pending = [cell for cell in plan.cells if not _settled(cell, known.get(cell.id), options)]
-    possible = [cell for cell in pending if cell.impossible is None]
+    possible = [cell for cell in pending if cell.skipped is None]
     needed = dict.fromkeys(key for cell in possible for key in plan.needed_by(cell))
     nodes = [node for key, node in plan.nodes.items() if key in needed and not store.usable(key)]
     kept = len(plan.cells) - len(pending)
@@ -166,7 +168,10 @@ def run(
         jobs.close()
     records = _records_of(plan, results)
     plugins.notify("harness_run_finished", records=records)
-    return Outcome(records=records, measured=recorder.count, kept=kept, failed_nodes=failed_nodes)
+    absent = [cell for cell in plan.cells if cell.impossible is None and cell.absent]
+    return Outcome(
+        records=records, measured=recorder.count, kept=kept, failed_nodes=failed_nodes, without_data=absent
+    )
 
 
 def _measurable(
@@ -179,8 +184,8 @@ def _measurable(
         if failure is not None:
             attempt = recorder.start(cell)
             attempt.failed(failure.stage, failure.plugin or None, failure.reason, failure.traceback)
-        elif cell.impossible is not None:
-            recorder.start(cell).skipped(cell.impossible)
+        elif cell.skipped is not None:
+            recorder.start(cell).skipped(cell.skipped)
         else:
             cells.append(cell)
     return cells
@@ -232,7 +237,7 @@ def _settled(cell: Cell, record: Record | None, options: Options) -> bool:
     if record is None:
         return False
     if record.status == "skipped":
-        return record.reason == cell.impossible
+        return record.reason == cell.skipped
     return record.good and not (options.retry_flagged and record.flags)
 
 

@@ -92,10 +92,17 @@ class PlacerEntry(Entry):
 
 @dataclass(frozen=True, kw_only=True)
 class DatasetEntry(Entry):
-    """A data set. ``describe(params)`` downloads nothing. ``load(params, split)`` loads "train" or "test"."""
+    """A data set. ``describe(params)`` downloads nothing. ``load(params, split)`` loads "train" or "test".
+
+    ``source`` is the parameter that says which data are read, such as a path, or empty. Other parameters are facts of
+    this source, such as its number of classes, except those in ``reading``, which say how any source is read. If a
+    method's ``data`` names another source than the suite's, it inherits the parameters in ``reading`` and no facts.
+    """
 
     describe: Callable[[Any], DataInfo]
     load: Callable[[Any, str], Dataset]
+    source: str = ""
+    reading: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, kw_only=True)

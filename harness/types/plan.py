@@ -194,7 +194,8 @@ class Cell:
     """One measurement: a method, trained with one seed, on one device or fleet, in one set of processes.
 
     ``export`` and ``data`` are keys of nodes. ``origins``: the entries that it uses, with the code behind each.
-    ``impossible`` says why the cell cannot be measured here. It is then recorded as skipped.
+    ``impossible`` says why the cell cannot be measured here. ``absent`` says which data it needs that are not here, and
+    how to get them. A cell with either is recorded as skipped.
     """
 
     id: str
@@ -206,7 +207,13 @@ class Cell:
     data: str
     task: CellTask
     impossible: str | None = None
+    absent: str | None = None
     origins: tuple[EntryOrigin, ...] = ()
+
+    @property
+    def skipped(self) -> str | None:
+        """Return why the cell is not measured, or None if it can be."""
+        return self.impossible or self.absent
 
 
 # --- plans ----------------------------------------------------------------------------------------
@@ -216,7 +223,8 @@ class Cell:
 class Plan:
     """Nodes, each after its inputs, and cells in the order of measuring.
 
-    ``nodes``: by key.
+    ``nodes``: by key. ``missing_data``: the data sets that cells need and that are not here, each with its place in the
+    suite and how to get it.
     """
 
     suite: str

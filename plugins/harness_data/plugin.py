@@ -28,6 +28,8 @@ def harness_datasets() -> Iterable[DatasetEntry]:
         params=parquet.ParquetParams,
         describe=parquet.describe,
         load=parquet.load,
+        source="path",
+        reading=frozenset({"crop"}),
         requires=("pyarrow", "PIL"),
         extra="bench",
     )
@@ -37,6 +39,8 @@ def harness_datasets() -> Iterable[DatasetEntry]:
         params=imagefolder.ImageFolderParams,
         describe=imagefolder.describe,
         load=imagefolder.load,
+        source="path",
+        reading=frozenset({"crop"}),
         requires=("PIL",),
         extra="bench",
     )
@@ -46,6 +50,8 @@ def harness_datasets() -> Iterable[DatasetEntry]:
         params=huggingface.HuggingFaceParams,
         describe=huggingface.describe,
         load=huggingface.load,
+        source="repo",
+        reading=frozenset({"crop"}),
         requires=("pyarrow", "PIL"),
         extra="bench",
     )

@@ -89,6 +89,12 @@ class HasNoSchema:
             "compressor 'other': changes is 'data' (contract: changes: a set",
         ),
         (
+            replace(DATASET, source="folder"),
+            "dataset 'toy': source or reading has ['folder'] (contract: source and reading: names",
+        ),
+        (replace(DATASET, source=None), "dataset 'toy': source is None (contract: source: a text)"),
+        (replace(DATASET, reading="crop"), "dataset 'toy': reading is 'crop' (contract: reading: a set"),
+        (
             replace(COMPRESSOR, changes={"size"}),
             "compressor 'other': changes has ['size'] (contract: changes: a set",
         ),
