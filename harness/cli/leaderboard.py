@@ -9,6 +9,7 @@ import click
 from harness.cli.common import PathType
 from harness.cli.output import echo
 from harness.render import FORMATS
+from harness.results.collector import paused
 
 
 @click.command("leaderboard")
@@ -36,6 +37,7 @@ from harness.render import FORMATS
 @click.option(
     "--all", "everything", is_flag=True, help="Show also cells that the folder's last run did not have."
 )
+@paused()
 def command(
     folders: tuple[Path, ...],
     format: str,
@@ -76,7 +78,7 @@ def command(
     if not merged.records:
         raise SuiteError(f"no records in {', '.join(map(str, folders))}")
     measured = leaderboard_of(
-        merged.records, merged.load_samples, within=_names(within or ""), place_of=merged.place_of
+        merged.records, merged.answers_of, within=_names(within or ""), place_of=merged.place_of
     )
     printed = [table for name in published for table in published_tables(find_published(name))]
     leaderboard = Leaderboard((*measured.tables, *printed))

@@ -9,22 +9,22 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import json
 import os
 import socket
 import stat
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from harness.errors import StorageError, SuiteError
 from harness.results import lines
 from harness.results.planned import read_plan
-from harness.results.samples import SampleFiles
+from harness.results.samples import Sampled, SampleFiles
+from harness.results.summary import Summary, summary_of
 from harness.store.files import append_line, sync_folder, write_atomically
 from harness.types.blocks import SampleFile
-from harness.types.record import Record
+from harness.types.record import Record, line_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -79,9 +79,8 @@ class Results:
             StorageError: the disk is full or the folder is read-only. Earlier records are intact.
         """
         sealed = record.sealed()
-        line = json.dumps(sealed.dump(), ensure_ascii=False, allow_nan=False).encode("utf-8", "surrogatepass")
         with _storage(self._file):
-            append_line(self._file, line)
+            append_line(self._file, line_of(sealed))
         if self._attempts is not None:
             self._attempts[sealed.identity] = max(sealed.attempt, self._attempts.get(sealed.identity, 0))
         return sealed
@@ -170,7 +169,7 @@ class Results:
         Raises:
             StorageError: the file cannot be read.
         """
-        return lines.scan(self._file)
+        return lines.scan(self._file, lambda line, record: (line.number, record))
 
     def latest(self, *, current_only: bool = False) -> list[Record]:
         """Return one record per cell, as :func:`latest_of` chooses it.
@@ -200,7 +199,15 @@ class Results:
                 self._attempts[record.identity] = max(record.attempt, self._attempts.get(record.identity, 0))
         return self._attempts.get((machine_id, run_id, cell_id), 0) + 1
 
-    def load_samples(self, record: Record) -> dict[str, NDArray[Any]]:
+    def summaries(self) -> tuple[list[Summary], list[str]]:
+        """Return the summary of every valid record, in the order written, and a sentence for every other line.
+
+        Raises:
+            StorageError: the file cannot be read.
+        """
+        return lines.scan(self._file, lambda line, record: summary_of(record, line))
+
+    def load_samples(self, record: Sampled) -> dict[str, NDArray[Any]]:
         """Return the raw arrays of a record by name; empty if it has none.
 
         Raises:
@@ -228,13 +235,16 @@ class Results:
         return problems
 
 
-def latest_of(records: Iterable[Record]) -> list[Record]:
+R = TypeVar("R", Record, Summary)
+
+
+def latest_of(records: Iterable[R]) -> list[R]:
     """Return for each cell its latest good attempt, or its latest attempt if none is good.
 
     If two records have the same number of attempt, the later one in ``records`` counts. Cells are in the order of
     their first record.
     """
-    latest: dict[tuple[str, str, str], Record] = {}
+    latest: dict[tuple[str, str, str], R] = {}
     for record in records:
         earlier = latest.get(record.identity)
         if earlier is None or (record.good, record.attempt) >= (earlier.good, earlier.attempt):

@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import json
+import marshal
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO, TypeVar
 
+import pydantic_core
 from pydantic import ValidationError
 
 from harness.errors import StorageError
+from harness.results.collector import paused
 from harness.store.files import open_regular
-from harness.types.record import SCHEMA, Record, checksum
+from harness.types.blocks import Block, DataBlock, DeviceBlock, RuntimeBlock, ScenarioBlock
+from harness.types.json import JsonObject
+from harness.types.record import SCHEMA, Record, checksum, checksum_of_line
 
-__all__ = ["MOST_BYTES", "MOST_LINE_BYTES", "MOST_PROBLEMS", "scan"]
+__all__ = ["MOST_BYTES", "MOST_LINE_BYTES", "MOST_PROBLEMS", "Line", "record_at", "record_in", "scan"]
 
-MOST_BYTES = 2**30
+MOST_BYTES = 2**31
 """The largest file of records that is read. A record has about 10 kB."""
 
 MOST_LINE_BYTES = 8 * 2**20
@@ -25,28 +31,51 @@ MOST_LINE_BYTES = 8 * 2**20
 MOST_PROBLEMS = 1000
 """How many bad lines are named one by one; the others are counted."""
 
+SHARED: dict[str, type[Block]] = {
+    "device": DeviceBlock,
+    "runtime": RuntimeBlock,
+    "scenario": ScenarioBlock,
+    "data": DataBlock,
+}
+"""Blocks that many records have alike. Such records share one object."""
 
-def scan(path: Path) -> tuple[list[tuple[int, Record]], list[str]]:
-    """Return (line number, record) of every valid line, and a sentence for every other line.
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """The place of a record: its file, the number of its line from 1, and the byte at which the line begins."""
+
+    path: Path
+    number: int
+    start: int
+
+
+@paused()
+def scan(path: Path, take: Callable[[Line, Record], T]) -> tuple[list[T], list[str]]:
+    """Return what ``take`` makes of every valid line, and a sentence for every other line.
+
+    Only what ``take`` returns stays in memory.
 
     Raises:
         StorageError: the file cannot be read, or is too large.
     """
-    valid: list[tuple[int, Record]] = []
+    taken: list[T] = []
     problems: list[str] = []
     further = 0
+    parser = _Parser()
     try:
         with open_regular(path) as file:
             size = os.fstat(file.fileno()).st_size
             if size > MOST_BYTES:
                 raise StorageError(f"{path}: has {size:,} bytes, at most {MOST_BYTES:,} are read")
-            for number, line in enumerate(_lines(file), 1):
+            for number, start, line in _lines(file):
                 content = line.rstrip(b"\n")
                 if not content.strip():
                     continue
-                record, problem = _parse(content)
+                record, problem = parser.parse(content)
                 if record is not None:
-                    valid.append((number, record))
+                    taken.append(take(Line(path, number, start), record))
                 elif len(problems) < MOST_PROBLEMS:
                     torn = "" if line.endswith(b"\n") else " (torn: the last write was cut off)"
                     problems.append(f"{path}:{number}: {problem}{torn}")
@@ -56,41 +85,118 @@ def scan(path: Path) -> tuple[list[tuple[int, Record]], list[str]]:
         raise StorageError(f"{path}: {error.strerror or error}") from None
     if further:
         problems.append(f"{path}: {further:,} further bad lines")
-    return valid, problems
+    return taken, problems
 
 
-def _lines(file: BinaryIO) -> Iterator[bytes]:
-    """Yield each line. Of one that is longer than :data:`MOST_LINE_BYTES`, only so much and one byte more."""
+def record_at(line: Line) -> Record:
+    """Return the record in a line.
+
+    Raises:
+        StorageError: the file cannot be read, or has no valid record there any more.
+    """
+    try:
+        with open_regular(line.path) as file:
+            file.seek(line.start)
+            content = file.readline(MOST_LINE_BYTES + 1)
+    except OSError as error:
+        raise StorageError(f"{line.path}: {error.strerror or error}") from None
+    try:
+        return record_in(content.rstrip(b"\n"))
+    except ValueError as error:
+        raise StorageError(f"{line.path}:{line.number}: was changed while it was read: {error}") from None
+
+
+def record_in(content: bytes) -> Record:
+    """Return the record in the bytes of a line.
+
+    Raises:
+        ValueError: the bytes are no record. The message says why.
+    """
+    record, problem = _Parser().parse(content)
+    if record is None:
+        raise ValueError(problem)
+    return record
+
+
+def _lines(file: BinaryIO) -> Iterator[tuple[int, int, bytes]]:
+    """Yield the number of each line, where it begins, and its bytes.
+
+    Of a line that is longer than :data:`MOST_LINE_BYTES`, only so much is in memory, and one byte more.
+    """
+    number = start = 0
     while line := file.readline(MOST_LINE_BYTES + 1):
-        rest = line
+        number += 1
+        length, rest = len(line), line
         while rest and not rest.endswith(b"\n"):
             rest = file.readline(2**20)
-        yield line if len(line) <= MOST_LINE_BYTES or line.endswith(b"\n") else line + rest[-1:]
-
-
-def _parse(line: bytes) -> tuple[Record | None, str]:
-    """Return the record in a line, or None and what is wrong with the line."""
-    if len(line) > MOST_LINE_BYTES:
-        return None, f"longer than a record may be: at most {MOST_LINE_BYTES:,} bytes"
-    try:
-        content = json.loads(line.decode("utf-8", "surrogatepass"))
-    except (ValueError, RecursionError):
-        return None, "not JSON"
-    if not isinstance(content, dict):
-        return None, "not a JSON object"
-    if content.get("schema") != SCHEMA:
-        return None, f"schema {content.get('schema')!r:.40} is not one this version reads ({SCHEMA})"
-    try:
-        record = Record.model_validate(content)
-    except (ValidationError, RecursionError) as error:
-        detail = (
-            error.errors()[0]
-            if isinstance(error, ValidationError)
-            else {"loc": (), "msg": "nested too deeply"}
+            length += len(rest)
+        yield (
+            number,
+            start,
+            line if len(line) <= MOST_LINE_BYTES or line.endswith(b"\n") else line + rest[-1:],
         )
-        return None, f"{'.'.join(map(str, detail['loc']))}: {detail['msg']}"
+        start += length
+
+
+class _Parser:
+    """Makes records of lines. Records with an equal block of :data:`SHARED` get the same object."""
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[str, bytes], Block] = {}
+
+    def parse(self, line: bytes) -> tuple[Record | None, str]:
+        """Return the record in a line, or None and what is wrong with the line."""
+        if len(line) > MOST_LINE_BYTES:
+            return None, f"longer than a record may be: at most {MOST_LINE_BYTES:,} bytes"
+        content = _json(line)
+        if content is None:
+            return None, "not JSON"
+        if not isinstance(content, dict):
+            return None, "not a JSON object"
+        if content.get("schema") != SCHEMA:
+            return None, f"schema {content.get('schema')!r:.40} is not one this version reads ({SCHEMA})"
+        try:
+            record = Record.model_validate({**content, **self._shared(content)})
+        except (ValidationError, RecursionError) as error:
+            detail = (
+                error.errors()[0]
+                if isinstance(error, ValidationError)
+                else {"loc": (), "msg": "nested too deeply"}
+            )
+            return None, f"{'.'.join(map(str, detail['loc']))}: {detail['msg']}"
+        if checksum_of_line(line) == record.checksum:
+            return record, ""
+        try:
+            matches = checksum(content) == record.checksum
+        except (ValueError, RecursionError):  # NaN is not JSON, though Python reads it
+            matches = False
+        return (record, "") if matches else (None, "checksum does not match: the line was changed or damaged")
+
+    def _shared(self, content: JsonObject) -> dict[str, Block]:
+        shared: dict[str, Block] = {}
+        for name, kind in SHARED.items():
+            value = content.get(name)
+            if isinstance(value, dict):
+                key = name, marshal.dumps(value, 2)  # the fastest bytes that equal values have alike
+                if key not in self._known:
+                    try:
+                        self._known[key] = kind.model_validate(value)
+                    except ValidationError:  # the whole record says where
+                        continue
+                shared[name] = self._known[key]
+        return shared
+
+
+def _json(line: bytes) -> Any:
+    """Return the JSON value in a line, or None if there is none.
+
+    Python's parser reads what the faster one refuses: text that UTF-8 cannot encode, and NaN, which no checksum matches.
+    """
     try:
-        matches = checksum(content) == record.checksum
-    except (ValueError, RecursionError):  # NaN is not JSON, though Python reads it
-        matches = False
-    return (record, "") if matches else (None, "checksum does not match: the line was changed or damaged")
+        return pydantic_core.from_json(line, allow_inf_nan=False)
+    except ValueError:
+        pass
+    try:
+        return json.loads(line.decode("utf-8", "surrogatepass"))
+    except (ValueError, RecursionError):
+        return None

@@ -6,9 +6,12 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from harness.errors import StorageError
+from harness.results.answers import SeedAnswers
 from harness.results.folder import Results, latest_of
 from harness.results.leaderboard.place import Place
 from harness.results.lines import MOST_PROBLEMS
+from harness.results.samples import Sampled
+from harness.results.summary import Summary
 from harness.types.record import Record
 
 if TYPE_CHECKING:
@@ -29,16 +32,17 @@ class Merged:
     """
 
     def __init__(self, folders: Iterable[Results], *, current_only: bool = False) -> None:
-        every: list[Record] = []
-        lacking: list[tuple[Results, list[Record]]] = []
+        every: list[Summary] = []
+        lacking: list[tuple[Results, list[Summary]]] = []
+        self._answers: dict[str, SeedAnswers] = {}
         self.left_out = 0
         self.problems: list[str] = []
         self._folder_of: dict[str | None, Results] = {}  # a sample file is named by its content
         self._name_of: dict[str, str] = {}  # run -> the first folder that has it: a copy is no other folder
         self._current: set[tuple[str, str, str]] = set()
         for folder in folders:
-            valid, bad = folder.scan()
-            own = latest_of(record for _, record in valid)
+            valid, bad = folder.summaries()
+            own = latest_of(valid)
             if bad:
                 count = f"more than {MOST_PROBLEMS:,}" if len(bad) > MOST_PROBLEMS else len(bad)
                 lines = "bad line" if len(bad) == 1 else "bad lines"
@@ -57,12 +61,13 @@ class Merged:
             if current_only:
                 self.left_out += len(own) - len(current)
                 own = current
-            sound, missing, problems = folder.samples.check(own)
-            self.problems += problems
-            every += sound
-            absent = {record.samples.sha256 for record in missing}
-            lacking.append((folder, missing))
-            for record in sound:
+            checked = folder.samples.check(own)
+            self.problems += checked.problems
+            every += checked.sound
+            self._answers |= checked.answers
+            absent = {record.samples.sha256 for record in checked.missing}
+            lacking.append((folder, checked.missing))
+            for record in checked.sound:
                 self._name_of.setdefault(record.run_id, str(folder.folder))
                 if record.samples.sha256 not in absent:
                     self._folder_of.setdefault(record.samples.sha256, folder)
@@ -76,12 +81,16 @@ class Merged:
                 )
         self.records = latest_of(every)
 
-    def place_of(self, record: Record) -> Place:
+    def place_of(self, record: Record | Summary) -> Place:
         """Return the folder of one of the records, and whether its last run has the record's cell."""
         current = record.identity in self._current
         return Place(self._name_of[record.run_id], "last" if current else "earlier")
 
-    def load_samples(self, record: Record) -> dict[str, NDArray[Any]]:
+    def answers_of(self, record: Summary) -> SeedAnswers | None:
+        """Return which images one of the records answered right; None if it has no predictions, or their file is missing."""
+        return self._answers.get(record.samples.sha256 or "")
+
+    def load_samples(self, record: Sampled) -> dict[str, NDArray[Any]]:
         """Return the raw arrays of one of the records; empty if it has none, or their file is missing.
 
         Raises:

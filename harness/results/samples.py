@@ -7,48 +7,103 @@ import io
 import math
 import os
 import re
-import tokenize
-import warnings
-import zipfile
-import zlib
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
+
+import numpy as np
 
 from harness.errors import StorageError, first_line, printable
+from harness.results.answers import SeedAnswers
+from harness.results.archive import UNREADABLE, Archive
 from harness.store.files import read_regular, write_atomically
 from harness.types.blocks import SampleFile
-from harness.types.record import Record
 
 if TYPE_CHECKING:
-    import numpy as np
     from numpy.typing import NDArray
 
-    Header = tuple[tuple[int, ...], np.dtype[Any]]
-
-__all__ = ["MOST_BYTES", "MOST_UNPACKED_BYTES", "SampleFiles"]
+__all__ = ["MOST_BYTES", "Checked", "SampleFiles", "Sampled"]
 
 MOST_BYTES = 256 * 2**20
 """The largest file that is read."""
 
-MOST_UNPACKED_BYTES = 2**30
-"""The largest size of all arrays of a file together, as their headers state it."""
-
 _MOST_NAMED = 10
 """How many damaged files are named one by one; the others are counted."""
 
-_MOST_DIRECTORY_BYTES = 2**20
-_END = 22
-"""Bytes of the end record of a zip archive without a comment."""
-
-_UNREADABLE = (
-    *(ValueError, TypeError, KeyError, OSError, EOFError, SyntaxError, RecursionError, MemoryError),
-    *(NotImplementedError, RuntimeError, tokenize.TokenError, zipfile.BadZipFile, zlib.error),
-)
-"""What Python's and numpy's readers raise for damaged or hostile archives and headers."""
+ANSWERS = ("predictions", "labels")
+"""The arrays that say which images were answered right."""
 
 _OLD_NAMES = {"told": "oracle"}
 """Raw arrays that version 0.1.0 named otherwise -> their name now."""
+
+
+class SampleName(Protocol):
+    """What a record says of its file of samples."""
+
+    @property
+    def empty(self) -> bool:
+        """Return whether there is no file."""
+        ...
+
+    @property
+    def file(self) -> str | None:
+        """Return the path of the file in the results folder."""
+        ...
+
+    @property
+    def sha256(self) -> str | None:
+        """Return the SHA-256 of its content."""
+        ...
+
+
+class Sampled(Protocol):
+    """A record or its summary, as far as its raw samples are concerned."""
+
+    @property
+    def cell_id(self) -> str:
+        """Return the id of the cell."""
+        ...
+
+    @property
+    def method(self) -> str:
+        """Return the method's name in the suite."""
+        ...
+
+    @property
+    def seed(self) -> int:
+        """Return the training seed."""
+        ...
+
+    @property
+    def repeat(self) -> int:
+        """Return the number of the process that measured this seed."""
+        ...
+
+    @property
+    def samples(self) -> SampleName:
+        """Return what the record says of its file."""
+        ...
+
+
+S = TypeVar("S", bound=Sampled)
+
+
+@dataclass
+class Checked(Generic[S]):
+    """What was read of the samples of records.
+
+    Attributes:
+        sound: the records whose file is not damaged.
+        missing: those of them whose file is missing.
+        problems: a line for each damaged file, and one for those that are too many to name.
+        answers: SHA-256 of a file -> the answers in it. Files without predictions are not in it.
+    """
+
+    sound: list[S] = field(default_factory=list)
+    missing: list[S] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+    answers: dict[str, SeedAnswers] = field(default_factory=dict)
 
 
 class SampleFiles:
@@ -64,8 +119,6 @@ class SampleFiles:
             StorageError: it cannot be written.
             ValueError: an array holds Python objects.
         """
-        import numpy as np
-
         for name, array in arrays.items():
             if np.asarray(array).dtype.hasobject:
                 raise ValueError(f"array {name!r} holds Python objects")
@@ -82,14 +135,12 @@ class SampleFiles:
             raise StorageError(f"{target}: {error.strerror or error}") from error
         return SampleFile(file=_name(digest), sha256=digest)
 
-    def read(self, record: Record) -> dict[str, NDArray[Any]]:
+    def read(self, record: Sampled) -> dict[str, NDArray[Any]]:
         """Return the raw arrays of a record; empty if it has none.
 
         Raises:
             StorageError: the file is missing, is not what was measured, or is larger than samples may be.
         """
-        import numpy as np
-
         if record.samples.empty:
             return {}
         path, content = self._content(record)
@@ -97,10 +148,10 @@ class SampleFiles:
         try:
             with np.load(io.BytesIO(content), allow_pickle=False) as archive:
                 return {_OLD_NAMES.get(name, name): archive[name] for name in archive.files}
-        except _UNREADABLE as error:
+        except UNREADABLE as error:
             raise StorageError(f"{path}: cannot be unpacked: {first_line(error)}") from None
 
-    def missing(self, record: Record) -> bool:
+    def missing(self, record: Sampled) -> bool:
         """Return whether the record has samples and their file is absent, as in a folder that was copied in part."""
         try:
             path = self._path(record)
@@ -108,32 +159,51 @@ class SampleFiles:
             return False
         return path is not None and not os.path.lexists(path)
 
-    def check(self, records: Iterable[Record]) -> tuple[list[Record], list[Record], list[str]]:
-        """Return the records whose file is not damaged, those of them whose file is missing, and a line per problem.
+    def check(self, records: Iterable[S]) -> Checked[S]:
+        """Read the answers of records, and sort the records by the state of their files.
 
         A record whose file is missing stays: its figures are under a checksum of their own.
         """
-        sound: list[Record] = []
-        problems: list[str] = []
-        missing: list[Record] = []
+        checked: Checked[S] = Checked()
         damaged = 0
         for record in records:
             if self.missing(record):
-                missing.append(record)
-            elif (problem := self.problem(record)) is not None:
-                damaged += 1
-                if damaged <= _MOST_NAMED:
-                    what = printable(f"{record.method}, seed {record.seed}, repeat {record.repeat}")
-                    problems.append(f"{problem}; the record of {what} is left out")
-                continue
-            sound.append(record)
+                checked.missing.append(record)
+            else:
+                try:
+                    answers = self.answers(record)
+                except StorageError as problem:
+                    damaged += 1
+                    if damaged <= _MOST_NAMED:
+                        what = printable(f"{record.method}, seed {record.seed}, repeat {record.repeat}")
+                        checked.problems.append(f"{problem}; the record of {what} is left out")
+                    continue
+                if answers is not None:
+                    checked.answers[str(record.samples.sha256)] = answers
+            checked.sound.append(record)
         if damaged > _MOST_NAMED:
-            problems.append(
+            checked.problems.append(
                 f"{self._folder}: {damaged - _MOST_NAMED:,} further records with damaged samples left out"
             )
-        return sound, missing, problems
+        return checked
 
-    def problem(self, record: Record) -> str | None:
+    def answers(self, record: Sampled) -> SeedAnswers | None:
+        """Return which images were answered right, or None if the record has no predictions.
+
+        Raises:
+            StorageError: the file is missing, is not what was measured, or is larger than samples may be.
+        """
+        if record.samples.empty:
+            return None
+        path, content = self._content(record)
+        archive = _checked(path, content)
+        try:
+            arrays = {name: archive.array(name) for name in ANSWERS if name in archive.headers}
+        except UNREADABLE as error:
+            raise StorageError(f"{path}: cannot be unpacked: {first_line(error)}") from None
+        return SeedAnswers.of(arrays)
+
+    def problem(self, record: Sampled) -> str | None:
         """Return what is wrong with a record's file in one line, or None. Nothing is unpacked but the headers."""
         if record.samples.empty:
             return None
@@ -143,17 +213,17 @@ class SampleFiles:
             return str(error)
         return None
 
-    def unpacked_bytes(self, record: Record) -> int:
+    def unpacked_bytes(self, record: Sampled) -> int:
         """Return the size of a record's arrays as their headers state it; 0 if its file is absent or damaged."""
         if record.samples.empty:
             return 0
         try:
-            headers = _headers(self._content(record)[1])
-        except (StorageError, *_UNREADABLE):
+            headers = Archive(self._content(record)[1]).headers
+        except (StorageError, *UNREADABLE):
             return 0
-        return sum(math.prod(shape) * dtype.itemsize for shape, dtype in headers.values())
+        return sum(math.prod(shape) * dtype.itemsize for _, shape, dtype in headers.values())
 
-    def _path(self, record: Record) -> Path | None:
+    def _path(self, record: Sampled) -> Path | None:
         """Return the path of a record's file, or None if it has none: never a path that the record made up."""
         if record.samples.empty:
             return None
@@ -164,7 +234,7 @@ class SampleFiles:
             )
         return self._folder / _name(digest)
 
-    def _content(self, record: Record) -> tuple[Path, bytes]:
+    def _content(self, record: Sampled) -> tuple[Path, bytes]:
         path = self._path(record)
         assert path is not None  # the callers return early
         try:
@@ -188,63 +258,25 @@ def _has(path: Path, content: bytes) -> bool:
         return False
 
 
-def _checked(path: Path, content: bytes) -> None:
-    """Check the headers of an archive's arrays.
+def _checked(path: Path, content: bytes) -> Archive:
+    """Return the archive of a file, with its headers checked.
 
     Raises:
         StorageError: it is no archive of arrays, too large, or its predictions are not what they should be.
     """
     try:
-        headers = _headers(content)
-        _check_predictions(headers)
-    except _UNREADABLE as error:
+        archive = Archive(content)
+        _check_predictions(archive)
+    except UNREADABLE as error:
         raise StorageError(f"{path}: is no file of samples: {first_line(error)}") from None
+    return archive
 
 
-def _headers(content: bytes) -> dict[str, Header]:
-    """Return name -> (shape, element type) of each array. No array is unpacked."""
-    end = content[-_END:]
-    if len(end) < _END or end[:4] != b"PK\5\6" or content[-_END - 20 :][:4] == b"PK\6\7":
-        raise ValueError("it does not end as a small zip archive does")
-    if int.from_bytes(end[12:16], "little") > _MOST_DIRECTORY_BYTES:
-        raise ValueError(f"its directory has more than {_MOST_DIRECTORY_BYTES:,} bytes")
-    headers: dict[str, Header] = {}
-    total = 0
-    with zipfile.ZipFile(io.BytesIO(content)) as archive, warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of headers that Python 2 could have written
-        for member in archive.infolist():
-            name = member.filename.removesuffix(".npy")
-            if name == member.filename or name in headers:
-                raise ValueError(f"member {member.filename!r} is no array, or is there twice")
-            total += member.file_size
-            if total > MOST_UNPACKED_BYTES:
-                raise ValueError(f"its arrays have more than {MOST_UNPACKED_BYTES:,} bytes")
-            if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-                raise ValueError(f"array {name!r} is packed in another way than numpy does")
-            with archive.open(member) as file:
-                headers[name] = _header(name, file, member.file_size)
-    return headers
-
-
-def _header(name: str, file: IO[bytes], file_size: int) -> Header:
-    """Return the shape and element type of an array. Version 1 of the format has headers of at most 64 KiB."""
-    import numpy as np
-
-    if np.lib.format.read_magic(file) != (1, 0):
-        raise ValueError(f"array {name!r} has an unknown header")
-    shape, _, dtype = np.lib.format.read_array_header_1_0(file)
-    if dtype.hasobject or dtype.kind not in "biufSU" or min(shape, default=0) < 0:
-        raise ValueError(f"array {name!r} has no numbers or texts")
-    if file_size != file.tell() + math.prod(shape) * dtype.itemsize:
-        raise ValueError(f"array {name!r} has another size than its header states")
-    return shape, dtype
-
-
-def _check_predictions(headers: Mapping[str, Header]) -> None:
+def _check_predictions(archive: Archive) -> None:
     """Check that predictions and labels, where they are there, are integers [n] of the same n."""
-    given = {name: headers[name] for name in ("predictions", "labels") if name in headers}
-    for name, (shape, dtype) in given.items():
+    given = {name: archive.headers[name] for name in ANSWERS if name in archive.headers}
+    for name, (_, shape, dtype) in given.items():
         if len(shape) != 1 or dtype.kind not in "iu":
             raise ValueError(f"{name} are {dtype} {list(shape)}, not integers [n]")
-    if len({shape for shape, _ in given.values()}) > 1:
+    if len({shape for _, shape, _ in given.values()}) > 1:
         raise ValueError("predictions and labels differ in length")

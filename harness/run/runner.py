@@ -80,7 +80,7 @@ def run_suite(
     ids = {cell.id for cell in plan.cells}
     merged = Merged([results], current_only=True)
     records = [record for record in merged.records if record.cell_id in ids]  # of other machines too
-    board = leaderboard_of(records, merged.load_samples, rank_by=plan.rank_by, baseline=plan.baseline)
+    board = leaderboard_of(records, merged.answers_of, rank_by=plan.rank_by, baseline=plan.baseline)
     return replace(outcome, leaderboard=board)
 
 

@@ -27,7 +27,7 @@ from harness.types.figures import Accuracy, Counts, EnergyReading, Latency, Memo
 from harness.types.json import JsonObject
 from harness.types.signals import Signal
 
-__all__ = ["SCHEMA", "Record", "Status", "checksum"]
+__all__ = ["SCHEMA", "Record", "Status", "checksum", "checksum_of_line", "line_of"]
 
 SCHEMA = 1
 
@@ -136,6 +136,33 @@ def checksum(content: JsonObject) -> str:
     Raises:
         ValueError: a value is NaN or infinite, which JSON does not have.
     """
+    return hashlib.sha256(_canonical(content)).hexdigest()
+
+
+def line_of(record: Record) -> bytes:
+    """Return a record as it is written: its canonical JSON with the checksum as the last key, without a line end.
+
+    So the checksum of a line can be compared without writing its JSON again.
+    """
+    text = _canonical(record.dump())
+    return text[:-1] + _MARK + hashlib.sha256(text).hexdigest().encode() + b'"}'
+
+
+def checksum_of_line(line: bytes) -> str | None:
+    """Return the checksum of what is before the checksum in a line of :func:`line_of`; None of a line of another form."""
+    text, mark, rest = line.rpartition(_MARK)
+    return (
+        hashlib.sha256(text + b"}").hexdigest()
+        if mark and len(rest) == _REST and rest[-2:] == b'"}'
+        else None
+    )
+
+
+_MARK = b',"checksum":"'
+_REST = 64 + len(b'"}')
+
+
+def _canonical(content: JsonObject) -> bytes:
     bare = {key: value for key, value in content.items() if key != "checksum"}
     text = json.dumps(bare, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
-    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+    return text.encode("utf-8", "surrogatepass")

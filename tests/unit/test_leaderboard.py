@@ -14,11 +14,13 @@ from hypothesis import strategies as st
 
 from harness.errors import SuiteError
 from harness.render import render
+from harness.results.answers import SeedAnswers
 from harness.results.leaderboard.differences import SHOWN
 from harness.results.leaderboard.filters import parse_where
 from harness.results.leaderboard.leaderboard import Leaderboard, leaderboard_of
 from harness.results.leaderboard.place import Place, short_names
 from harness.results.leaderboard.selection import filtered, sorted_by
+from harness.results.summary import Summary
 from harness.types.column_names import check_columns, column_named, sort_order
 from harness.types.columns import COLUMNS
 from harness.types.figures import Accuracy, Counts, Latency
@@ -427,11 +429,11 @@ def answering(right: dict[str, list[np.ndarray]]) -> tuple[list[Record], Any]:
     ]
     labels = np.arange(N) % 10
 
-    def samples_of(one: Record) -> dict[str, np.ndarray]:
+    def answers_of(one: Summary) -> SeedAnswers | None:
         hits = right[one.method][one.seed]
-        return {"labels": labels, "predictions": np.where(hits, labels, (labels + 1) % 10)}
+        return SeedAnswers.of({"labels": labels, "predictions": np.where(hits, labels, (labels + 1) % 10)})
 
-    return given, samples_of
+    return given, answers_of
 
 
 def hits(wrong: int, offset: int = 0) -> np.ndarray:
@@ -441,19 +443,19 @@ def hits(wrong: int, offset: int = 0) -> np.ndarray:
 
 
 def test_tiers_hold_what_no_test_tells_from_the_leader() -> None:
-    given, samples_of = answering(
+    given, answers_of = answering(
         {"best": [hits(4)] * 3, "like it": [hits(6)] * 3, "worse": [hits(60)] * 3, "worst": [hits(200)] * 3}
     )
-    found = {row["method"]: row["tier"] for row in rows(given, samples_of=samples_of)}
+    found = {row["method"]: row["tier"] for row in rows(given, answers_of=answers_of)}
     assert found == {"best": 1, "like it": 1, "worse": 2, "worst": 3}
 
 
 def test_the_same_accuracy_on_other_samples_is_distinguished_by_none_and_by_pairs_only() -> None:
-    given, samples_of = answering({"one": [hits(100)], "other": [hits(100, offset=200)]})
-    assert [row["tier"] for row in rows(given, samples_of=samples_of)] == [1, 1]
+    given, answers_of = answering({"one": [hits(100)], "other": [hits(100, offset=200)]})
+    assert [row["tier"] for row in rows(given, answers_of=answers_of)] == [1, 1]
     # 20 points apart, but 80 discordant pairs all one way: unmistakable
-    given, samples_of = answering({"one": [hits(20)], "other": [hits(100)]})
-    assert [row["tier"] for row in rows(given, samples_of=samples_of)] == [1, 2]
+    given, answers_of = answering({"one": [hits(20)], "other": [hits(100)]})
+    assert [row["tier"] for row in rows(given, answers_of=answers_of)] == [1, 2]
 
 
 def test_columns_are_named_by_name_or_heading_in_any_case() -> None:
@@ -497,8 +499,8 @@ def test_json_says_once_why_no_meter_was_read() -> None:
 def test_without_predictions_there_is_no_tier_and_a_reason() -> None:
     (row,) = rows([record()])
     assert row["why"]["tier"] == "no raw predictions at hand"
-    given, samples_of = answering({"one": [hits(20)], "other": [hits(100)]})
-    ranked = rows(given, samples_of=samples_of, rank_by="latency_p50_ms")
+    given, answers_of = answering({"one": [hits(20)], "other": [hits(100)]})
+    ranked = rows(given, answers_of=answers_of, rank_by="latency_p50_ms")
     assert {row["why"]["tier"] for row in ranked} == {"ranked by latency_p50_ms; tiers compare top1"}
 
 

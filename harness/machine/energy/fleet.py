@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from math import hypot
 from statistics import fmean
-from typing import get_args
+from typing import Protocol, get_args
 
 from harness.types import SCOPES, Provenance
 from harness.types.blocks import FleetMember
@@ -16,6 +16,40 @@ __all__ = ["has_figure", "main_meter", "readings_of"]
 
 FIGURES = {"energy_gross_mj": "gross", "energy_net_mj": "net", "power_gross_w": "gross", "idle_w": "net"}
 """Figures that are summed over machines -> the key of ``withheld`` with the reason why the figure is null."""
+
+
+class Figures(Protocol):
+    """A reading, or its figures alone."""
+
+    @property
+    def meter(self) -> str | None:
+        """Return the name of the meter."""
+        ...
+
+    @property
+    def provenance(self) -> str | None:
+        """Return whether it is measured, fitted, modelled or emulated."""
+        ...
+
+    @property
+    def quantity(self) -> str | None:
+        """Return ``energy`` or ``power``."""
+        ...
+
+    @property
+    def energy_gross_mj(self) -> float | None:
+        """Return the energy of one inference."""
+        ...
+
+    @property
+    def energy_net_mj(self) -> float | None:
+        """Return that energy without idle energy."""
+        ...
+
+    @property
+    def energy_u_mj(self) -> float | None:
+        """Return its uncertainty."""
+        ...
 
 
 def readings_of(energy: Sequence[EnergyReading], devices: Sequence[FleetMember]) -> list[EnergyReading]:
@@ -51,7 +85,7 @@ def readings_of(energy: Sequence[EnergyReading], devices: Sequence[FleetMember])
     return sums
 
 
-def main_meter(readings: Sequence[EnergyReading]) -> str:
+def main_meter(readings: Sequence[Figures]) -> str:
     """Return the name of the meter whose readings count if several meters read the same thing.
 
     Measured readings come before modelled ones. After that, a counter of energy comes before integrated power, then
@@ -69,7 +103,7 @@ def main_meter(readings: Sequence[EnergyReading]) -> str:
     return max(sorted({str(reading.meter) for reading in readings}), key=worth)
 
 
-def has_figure(reading: EnergyReading) -> bool:
+def has_figure(reading: Figures) -> bool:
     """Return whether a reading has the gross or the net energy of one inference."""
     return reading.energy_gross_mj is not None or reading.energy_net_mj is not None
 

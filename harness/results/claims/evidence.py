@@ -117,7 +117,7 @@ class Evidence:
         if claim.column != "top1":
             return Difference(difference, True, f"{seeds}; without a test")
         (paired,) = compare(
-            answers_of(first, self.results.load_samples), [answers_of(second, self.results.load_samples)]
+            answers_of(first, self.results.answers_of), [answers_of(second, self.results.answers_of)]
         )
         if paired is None:
             return Difference(

@@ -2,45 +2,32 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
+from harness.results.answers import SeedAnswers
 from harness.results.leaderboard.rows import Group
+from harness.results.summary import Summary
 from harness.stats.binary import difference_interval, mcnemar
 from harness.stats.crossed import Crossed, crossed_of_sums, nested
 from harness.stats.power import Spread
-from harness.types.record import Record
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    SamplesOf: TypeAlias = Callable[[Record], Mapping[str, NDArray[Any]]]
-    """A function that reads the raw arrays of a record."""
+__all__ = ["Answers", "AnswersOf", "Paired", "answers_of", "compare"]
 
-__all__ = ["Answers", "Paired", "SeedAnswers", "answers_of", "compare"]
+AnswersOf: TypeAlias = Callable[[Summary], SeedAnswers | None]
+"""A function that returns which images a record answered right."""
 
 CHUNK_BYTES = 2**25
 """Memory for intermediate arrays of a comparison with many rows."""
 
 _BITS = np.array([bin(byte).count("1") for byte in range(256)], dtype=np.uint8)
-
-
-@dataclass(frozen=True)
-class SeedAnswers:
-    """The answers of one seed to n test images.
-
-    ``images``: a digest of the labels, which is equal for the same images. ``right``: whether each answer is right,
-    packed, uint8 [ceil(n / 8)].
-    """
-
-    images: bytes
-    n: int
-    right: NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
@@ -56,7 +43,7 @@ class Answers:
 
     def packed(self, seeds: Sequence[int]) -> NDArray[np.uint8]:
         """Return the packed answers of ``seeds`` with the same number of images, uint8 [S, ceil(n / 8)]."""
-        return np.stack([self.of_seed[seed].right for seed in seeds])
+        return np.stack([self.of_seed[seed].bits for seed in seeds])
 
     def sums(self, seeds: tuple[int, ...]) -> NDArray[np.uint16]:
         """Return for each image the number of ``seeds`` whose answer is right, uint16 [n]."""
@@ -96,18 +83,12 @@ class Paired:
         return "exact McNemar test" if self.seeds == 1 else "crossed analysis of seeds and images"
 
 
-def answers_of(group: Group, samples_of: SamplesOf) -> Answers:
-    """Return the answers of a row. Repeats of a seed share their predictions, so the first one is read."""
+def answers_of(group: Group, of_record: AnswersOf) -> Answers:
+    """Return the answers of a row. Repeats of a seed share their predictions, so the first one counts."""
     answers: dict[int, SeedAnswers] = {}
     for record in group.good:
-        if record.seed not in answers and not record.samples.empty:
-            arrays = samples_of(record)
-            if "predictions" in arrays and "labels" in arrays and len(arrays["labels"]):
-                labels = np.ascontiguousarray(arrays["labels"])
-                digest = hashlib.sha256(labels.tobytes()).digest()
-                answers[record.seed] = SeedAnswers(
-                    digest, len(labels), np.packbits(arrays["predictions"] == labels)
-                )
+        if record.seed not in answers and (own := of_record(record)) is not None and own.n:
+            answers[record.seed] = own
     return Answers(answers)
 
 
@@ -164,8 +145,8 @@ def _of_seeds(first: Answers, others: Sequence[Answers], seeds: tuple[int, ...])
 
 
 def _of_models(first: SeedAnswers, second: SeedAnswers) -> Paired:
-    only_first = int(_ones(first.right & ~second.right))
-    only_second = int(_ones(second.right & ~first.right))
+    only_first = int(_ones(first.bits & ~second.bits))
+    only_second = int(_ones(second.bits & ~first.bits))
     low, high = difference_interval(only_first, only_second, first.n)
     return Paired(
         difference=(only_first - only_second) / first.n,
@@ -198,7 +179,7 @@ def _unpacked(result: Crossed, images: int) -> list[Paired]:
 
 
 def _right(answers: SeedAnswers) -> int:
-    return int(_ones(answers.right))
+    return int(_ones(answers.bits))
 
 
 def _ones(packed: NDArray[np.uint8]) -> NDArray[np.int64]:

@@ -45,13 +45,14 @@ def _labels(groups: Sequence[Group]) -> list[str]:
 
 
 def _compared(groups: Sequence[Group]) -> str:
-    known = [dict(_facts(group)) for group in groups]
+    records = [group.records[0].record() for group in groups]
+    known = [dict(_facts(group, record)) for group, record in zip(groups, records, strict=True)]
     lines = []
     for name in dict.fromkeys(name for facts in known for name in facts):
         values = [facts.get(name, "absent") for facts in known]
         if len(set(values)) > 1:
             lines.append(f"{name} {' | '.join(values)}")
-    if changed := _changed_code([group.records[0] for group in groups]):
+    if changed := _changed_code(records):
         lines.append(f"code of {', '.join(changed)}")
     if not lines:
         keys = {str(group.row["method_key"])[:8] for group in groups}
@@ -79,9 +80,8 @@ def _code(origin: OriginBlock | str, coarse: bool) -> str:
     return version if coarse else f"{version} {origin.source}"
 
 
-def _facts(group: Group) -> Iterator[tuple[str, str]]:
+def _facts(group: Group, record: Record) -> Iterator[tuple[str, str]]:
     """Yield the name and value of each fact by which a configuration, a machine or a run may differ."""
-    record: Record = group.records[0]
     yield "seeds", " ".join(map(str, sorted({each.seed for each in group.records})))
     for number, step in enumerate(record.lineage, 1):
         prefix = f"{number}. {step.stage} {step.entry}"

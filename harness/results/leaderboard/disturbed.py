@@ -13,8 +13,8 @@ from statistics import fmean, median
 from typing import TypeAlias
 
 from harness import stats
+from harness.results.summary import Summary
 from harness.types.disturbance import RowDisturbance
-from harness.types.record import Record
 from harness.types.signals import Figure, Signal
 
 __all__ = ["FLOOR", "REMAIN", "Judged", "judged"]
@@ -31,7 +31,7 @@ REMAIN = 3
 FLOOR = 0.02
 """Smallest relative half-width of an interval, the limit at which warm-up calls two medians equal."""
 
-Of: TypeAlias = Callable[[Record], float | None]
+Of: TypeAlias = Callable[[Summary], float | None]
 """A function that returns a figure of a record."""
 
 
@@ -39,12 +39,12 @@ Of: TypeAlias = Callable[[Record], float | None]
 class Judged:
     """The judgement of a row. ``cells``: figure -> the cells that it is made from. ``flags``: those of the row."""
 
-    cells: Mapping[Figure, Sequence[Record]]
+    cells: Mapping[Figure, Sequence[Summary]]
     disturbances: Sequence[RowDisturbance]
     flags: Sequence[str]
 
 
-def judged(records: Sequence[Record]) -> Judged:
+def judged(records: Sequence[Summary]) -> Judged:
     """Judge a row from its cells that have figures.
 
     A figure is made from the undisturbed cells if there are :data:`REMAIN` of them, else from all. If disturbed cells
@@ -54,7 +54,7 @@ def judged(records: Sequence[Record]) -> Judged:
     The flags of the row are those of marked figures, ``short``, and all flags of records of version 0.1.0, which have
     no signals.
     """
-    cells: dict[Figure, Sequence[Record]] = {}
+    cells: dict[Figure, Sequence[Summary]] = {}
     disturbances = []
     for figure, of in _FIGURES.items():
         cells[figure], disturbance = _judge(figure, of, records)
@@ -67,8 +67,8 @@ def judged(records: Sequence[Record]) -> Judged:
 
 
 def _judge(
-    figure: Figure, of: Of, records: Sequence[Record]
-) -> tuple[Sequence[Record], RowDisturbance | None]:
+    figure: Figure, of: Of, records: Sequence[Summary]
+) -> tuple[Sequence[Summary], RowDisturbance | None]:
     """Return the cells that a figure is made from, and its disturbance if a cell is disturbed."""
     known = [record for record in records if of(record) is not None]
     disturbed = [record for record in known if _raised(record, figure)]
@@ -93,16 +93,16 @@ def _judge(
     )
 
 
-def _raised(record: Record, figure: Figure) -> list[Signal]:
+def _raised(record: Summary, figure: Figure) -> list[Signal]:
     """Return the signals above their limits that can change the figure."""
     return [signal for signal in record.signals or () if signal.over and figure in signal.figures]
 
 
-def _left_out(record: Record, figure: Figure) -> bool:
+def _left_out(record: Summary, figure: Figure) -> bool:
     return any(signal.flag in LEAVES_OUT for signal in _raised(record, figure))
 
 
-def _strongest(records: Sequence[Record], figure: Figure) -> list[Signal]:
+def _strongest(records: Sequence[Summary], figure: Figure) -> list[Signal]:
     """Return of each kind of signal above its limit the one with the greatest value."""
     strongest: dict[str | None, Signal] = {}
     for signal in (signal for record in records for signal in _raised(record, figure)):
@@ -112,11 +112,11 @@ def _strongest(records: Sequence[Record], figure: Figure) -> list[Signal]:
     return list(strongest.values())
 
 
-def _values(records: Sequence[Record], of: Of) -> list[float]:
+def _values(records: Sequence[Summary], of: Of) -> list[float]:
     return [value for record in records if (value := of(record)) is not None]
 
 
-def _clean(figure: Figure, of: Of, records: Sequence[Record]) -> list[float]:
+def _clean(figure: Figure, of: Of, records: Sequence[Summary]) -> list[float]:
     """Return the values of undisturbed cells, and of the undisturbed blocks of other cells where blocks tell."""
     values = []
     for record in records:
@@ -148,9 +148,11 @@ def _half(values: Sequence[float], undisturbed: float | None) -> float | None:
     return max(spread, FLOOR * abs(undisturbed))
 
 
-def _energy(record: Record) -> float | None:
+def _energy(record: Summary) -> float | None:
     """Return the gross energy of an inference by the first meter that gives it."""
-    return next((meter.energy_gross_mj for meter in record.energy if meter.energy_gross_mj is not None), None)
+    return next(
+        (meter.energy_gross_mj for meter in record.readings if meter.energy_gross_mj is not None), None
+    )
 
 
 _FIGURES: Mapping[Figure, Of] = {

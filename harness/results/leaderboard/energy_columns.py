@@ -7,12 +7,11 @@ from collections.abc import Mapping, Sequence
 from statistics import median
 
 from harness import stats
-from harness.machine.energy.fleet import has_figure, main_meter, readings_of
+from harness.machine.energy.fleet import has_figure, main_meter
 from harness.results.leaderboard.why import Why
+from harness.results.summary import Reading, Summary
 from harness.types import SCOPES
 from harness.types.columns import Value
-from harness.types.figures import EnergyReading
-from harness.types.record import Record
 
 __all__ = ["REPEATS", "energy_columns", "meterless", "scopes_of", "table_scope"]
 
@@ -31,12 +30,12 @@ REPEATS = 5
 """Smallest number of processes whose spread is a part of the uncertainty, beside the meter's own."""
 
 
-def scopes_of(records: Sequence[Record]) -> list[str]:
+def scopes_of(records: Sequence[Summary]) -> list[str]:
     """Return the scopes in which a record has a figure, the widest first.
 
     Readings that are not measured count only if no reading is measured.
     """
-    readings = [reading for record in records for reading in _readings(record) if has_figure(reading)]
+    readings = [reading for record in records for reading in record.readings if has_figure(reading)]
     measured = [reading for reading in readings if reading.provenance == "measured"]
     scopes = {reading.scope for reading in measured or readings}
     return [scope for scope in SCOPES if scope in scopes]
@@ -51,14 +50,14 @@ def table_scope(rows: Sequence[Sequence[str]]) -> str | None:
     return max(SCOPES, key=lambda scope: (count[scope], -SCOPES.index(scope))) if count else None
 
 
-def energy_columns(records: Sequence[Record], scope: str | None) -> Mapping[str, Value | Why]:
+def energy_columns(records: Sequence[Summary], scope: str | None) -> Mapping[str, Value | Why]:
     """Return the energy columns of a row: medians over its cells, or the reason why there is no value.
 
     The figures of all cells are from the same meter. Measured readings come before modelled ones, counters before
     integrated power, and then the meter that more cells have. With :data:`REPEATS` or more processes, the 95%
     t-interval of their spread is added to the meter's own uncertainty.
     """
-    readings = [reading for record in records for reading in _readings(record)]
+    readings = [reading for record in records for reading in record.readings]
     if not readings:
         reasons = {reason.partition(" (")[0] for reason in meterless(records)}  # the whole: once per table
         return dict.fromkeys(NAMES, Why("; ".join(sorted(reasons)) or "no meter"))
@@ -84,14 +83,14 @@ def energy_columns(records: Sequence[Record], scope: str | None) -> Mapping[str,
     }
 
 
-def meterless(records: Sequence[Record]) -> set[str]:
+def meterless(records: Sequence[Summary]) -> set[str]:
     """Return why no meter was read, in full, for each meter that was looked for; empty if one was read."""
-    if any(_readings(record) for record in records):
+    if any(record.readings for record in records):
         return set()
-    return {record.state.no_meter for record in records if record.state.no_meter}
+    return {record.no_meter for record in records if record.no_meter}
 
 
-def _median(own: Sequence[EnergyReading], values: Sequence[float | None], kind: str) -> float | Why:
+def _median(own: Sequence[Reading], values: Sequence[float | None], kind: str) -> float | Why:
     """Return the median of the known values, or the reason under the key ``kind`` of ``withheld``."""
     known = [value for value in values if value is not None]
     if known:
@@ -99,7 +98,7 @@ def _median(own: Sequence[EnergyReading], values: Sequence[float | None], kind: 
     return Why("; ".join(dict.fromkeys(str(reading.withheld.get(kind) or "not read") for reading in own)))
 
 
-def _uncertainty(readings: Sequence[EnergyReading]) -> float | Why:
+def _uncertainty(readings: Sequence[Reading]) -> float | Why:
     own = [reading.energy_u_mj for reading in readings if reading.energy_u_mj is not None]
     if not own:
         return Why("no figure to be uncertain of")
@@ -114,7 +113,3 @@ def _uncertainty(readings: Sequence[EnergyReading]) -> float | Why:
 def _same(values: Sequence[str]) -> str | Why:
     different = sorted(set(values))
     return different[0] if len(different) == 1 else Why(f"differs between cells: {', '.join(different)}")
-
-
-def _readings(record: Record) -> list[EnergyReading]:
-    return readings_of(record.energy, record.device.devices)

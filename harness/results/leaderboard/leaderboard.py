@@ -16,6 +16,7 @@ from harness.results.leaderboard.energy_columns import meterless, table_scope
 from harness.results.leaderboard.place import NOWHERE, Place, PlaceOf
 from harness.results.leaderboard.rows import Group
 from harness.results.leaderboard.tiers import no_tiers, rank_by_tiers
+from harness.results.summary import Summary, summary_of
 from harness.types import Provenance
 from harness.types.column_names import check_columns, check_rank
 from harness.types.columns import Row, Value, order
@@ -23,7 +24,7 @@ from harness.types.json import JsonObject
 from harness.types.record import Record
 
 if TYPE_CHECKING:
-    from harness.results.leaderboard.answers import SamplesOf
+    from harness.results.leaderboard.answers import AnswersOf
 
 __all__ = ["Leaderboard", "Table", "TableKey", "grouped", "leaderboard_of", "not_printed"]
 
@@ -123,8 +124,8 @@ class Leaderboard:
 
 
 def leaderboard_of(
-    records: Iterable[Record],
-    samples_of: SamplesOf | None = None,
+    records: Iterable[Record | Summary],
+    answers_of: AnswersOf | None = None,
     *,
     rank_by: str | None = None,
     baseline: str | None = None,
@@ -135,7 +136,7 @@ def leaderboard_of(
 
     Args:
         records: one record per cell (:func:`harness.results.folder.latest_of`).
-        samples_of: a function that reads the raw arrays of a record. Tiers need ``predictions`` and ``labels``.
+        answers_of: a function that returns which images a record answered right. Tiers need it.
         rank_by: the column that ranks; by default that of the table's newest record.
         baseline: the method of the reference row; by default that of the table's newest record.
         within: columns by which tables are split further.
@@ -152,20 +153,21 @@ def leaderboard_of(
             inner = tuple((name, _hashable(row[name])) for name in within)
             by_table.setdefault(replace(key, within=inner), []).append(group)
     ranked = [
-        _table(key, groups, samples_of, rank_by, baseline)
+        _table(key, groups, answers_of, rank_by, baseline)
         for key, groups in sorted(by_table.items(), key=lambda item: _table_order(item[0]))
     ]
     return Leaderboard(tuple(ranked))
 
 
 def grouped(
-    records: Iterable[Record], place_of: PlaceOf = lambda record: NOWHERE
+    records: Iterable[Record | Summary], place_of: PlaceOf = lambda record: NOWHERE
 ) -> dict[TableKey, list[Group]]:
     """Return the rows of every table, by the table's key. They are not ranked yet."""
-    by_table: dict[TableKey, dict[tuple[Place, str], list[Record]]] = {}
+    by_table: dict[TableKey, dict[tuple[Place, str], list[Summary]]] = {}
     for record in records:
-        row = place_of(record), json.dumps(_row_key(record), sort_keys=True)
-        by_table.setdefault(_table_key(record), {}).setdefault(row, []).append(record)
+        summary = record if isinstance(record, Summary) else summary_of(record)
+        row = place_of(record), summary.setting
+        by_table.setdefault(_table_key(summary), {}).setdefault(row, []).append(summary)
     return {
         key: [Group(members, place) for (place, _), members in rows.items()] for key, rows in by_table.items()
     }
@@ -176,7 +178,7 @@ def not_printed(source: str | None) -> str:
     return f"not printed in {source}"
 
 
-def _table_key(record: Record) -> TableKey:
+def _table_key(record: Summary) -> TableKey:
     return TableKey(
         task=record.data.task,
         data=record.data.name,
@@ -197,41 +199,10 @@ def _hashable(value: Value) -> Value:
     return tuple(value) if isinstance(value, list) else value
 
 
-def _row_key(record: Record) -> list[Any]:
-    """Return the requested settings of a record, which are the same for all records of a row.
-
-    The precision is not included, since a cell that failed may not know it.
-    """
-    scenario = record.scenario
-    return [
-        record.machine_id,
-        record.method,
-        record.method_key,
-        record.runtime.name,
-        record.runtime.params,
-        scenario.batch,
-        scenario.threads,
-        scenario.streams,
-        scenario.target_qps,
-        scenario.generator,
-        scenario.preset,
-        scenario.in_flight,
-        scenario.deadline_s,
-        scenario.on_missing,
-        record.device.input,
-        record.device.name,
-        record.device.nodes,
-        [
-            (name, origin if isinstance(origin, str) else [origin.version, origin.source])
-            for name, origin in sorted(record.origins.items())
-        ],
-    ]
-
-
 def _table(
     key: TableKey,
     groups: list[Group],
-    samples_of: SamplesOf | None,
+    answers_of: AnswersOf | None,
     rank_by: str | None,
     baseline: str | None,
 ) -> Table:
@@ -248,11 +219,11 @@ def _table(
     if rank_by != "top1":
         no_tiers(groups, f"ranked by {rank_by}; tiers compare top1")
         why["detectable_top1"] = f"ranked by {rank_by}"
-    elif samples_of is None:
+    elif answers_of is None:
         no_tiers(groups, "no raw predictions at hand")
         why["detectable_top1"] = "no raw predictions at hand"
     else:
-        detectable = rank_by_tiers(groups, samples_of)
+        detectable = rank_by_tiers(groups, answers_of)
         if detectable is None:
             why["detectable_top1"] = "no two methods share a seed and raw predictions"
     rows = [group.row for group in groups]

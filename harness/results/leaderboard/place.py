@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
+from harness.results.summary import Summary
 from harness.types.record import Record
 
 __all__ = ["NOWHERE", "Place", "PlaceOf", "short_names"]
@@ -34,5 +35,5 @@ def short_names(folders: Iterable[str]) -> dict[str, str]:
 NOWHERE = Place()
 """The place of records that are not from named folders."""
 
-PlaceOf: TypeAlias = Callable[[Record], Place]
+PlaceOf: TypeAlias = Callable[[Record | Summary], Place]
 """Returns the place of a record."""

@@ -11,15 +11,15 @@ from harness.results.leaderboard.disturbed import Judged, judged
 from harness.results.leaderboard.energy_columns import energy_columns, scopes_of
 from harness.results.leaderboard.place import NOWHERE, Place
 from harness.results.leaderboard.why import Why
+from harness.results.summary import Summary
 from harness.results.unnamed import unnamed
 from harness.types.blocks import ScenarioBlock
 from harness.types.columns import COLUMNS, Row, Value
-from harness.types.record import Record
 from harness.types.signals import Figure
 
 __all__ = ["Group"]
 
-Of = Callable[[Record], float | None]
+Of = Callable[[Summary], float | None]
 """A function that returns a figure of a record."""
 
 
@@ -30,7 +30,7 @@ class Group:
     readings.
     """
 
-    def __init__(self, records: list[Record], place: Place = NOWHERE) -> None:
+    def __init__(self, records: list[Summary], place: Place = NOWHERE) -> None:
         self.place = place
         self.records = sorted(records, key=lambda r: (r.seed, r.repeat, r.started, r.cell_id, r.run_id))
         self.good = [record for record in self.records if record.good]
@@ -39,6 +39,7 @@ class Group:
         self.scopes = scopes_of(self.good)
         self._values: dict[str, Value] = dict.fromkeys(COLUMNS)
         self._why: dict[str, str] = {}
+        self._row: Row | None = None
         statuses = Counter(record.status for record in self.records)
         several = "partial" if self.good else "failed"
         self.put("status", next(iter(statuses)) if len(statuses) == 1 else several)
@@ -51,12 +52,14 @@ class Group:
     @property
     def row(self) -> Row:
         """Return the row in its present state."""
-        return Row(
-            values=dict(self._values),
-            why=dict(self._why),
-            reason=self.reason,
-            disturbances=self.judged.disturbances,
-        )
+        if self._row is None:
+            self._row = Row(
+                values=dict(self._values),
+                why=dict(self._why),
+                reason=self.reason,
+                disturbances=self.judged.disturbances,
+            )
+        return self._row
 
     def put_energy(self, scope: str | None) -> None:
         """Set the energy columns to the readings of meters with one scope."""
@@ -65,6 +68,7 @@ class Group:
 
     def put(self, name: str, value: Value | Why) -> None:
         """Set a column. A :class:`Why` makes it null with that reason."""
+        self._row = None
         if isinstance(value, Why):
             self._values[name] = None
             self._why[name] = str(value) or "no reason was recorded"
@@ -91,7 +95,7 @@ class Group:
             "normalize": first.data.normalize,
             "resize": first.data.resize,
             "flags": list(self.judged.flags),
-            "notes": list(dict.fromkeys(note for record in self.records for note in _start_notes(record))),
+            "notes": list(dict.fromkeys(note for record in self.records for note in record.start_notes)),
             "machine_id": first.machine_id,
             "method_key": first.method_key,
             "folder": self.place.folder,
@@ -100,19 +104,7 @@ class Group:
         }
 
 
-def _start_notes(record: Record) -> list[str]:
-    """Return what a reader must know of the pretrained weights that a method started from."""
-    steps = record.lineage
-    idle = bool(steps) and not any(step.image_passes for step in steps)
-    made = len(steps) > 1 or not any("weights" in step.notes for step in steps)
-    said = ["no step trained the weights"] if idle and made else []
-    for step in steps:
-        said += [f"the head is {step.notes['head']}"] if step.notes.get("new_head") else []
-        said += map(str, step.notes.get("adapted", ()))
-    return said
-
-
-def _reason(records: Sequence[Record]) -> str:
+def _reason(records: Sequence[Summary]) -> str:
     """Return a text about the cells that are not ok, such as "2 of 7 cells failed: reason"."""
     bad = Counter(
         (r.status, r.reason, r.stage, unnamed(r.plugin, r.reason)) for r in records if r.status != "ok"
@@ -140,7 +132,7 @@ def _load(scenario: ScenarioBlock) -> str:
 # --- measured columns -----------------------------------------------------------------------------
 
 
-def _measured(records: Sequence[Record], good: Sequence[Record], judged: Judged) -> dict[str, Value | Why]:
+def _measured(records: Sequence[Summary], good: Sequence[Summary], judged: Judged) -> dict[str, Value | Why]:
     """Return the measured columns except energy. ``good`` are the records that have figures. ``judged``: which of them."""
     by_seed = {seed: [r for r in good if r.seed == seed] for seed in {r.seed for r in good}}
     whole = records[0].device.nodes == 1
@@ -151,12 +143,12 @@ def _measured(records: Sequence[Record], good: Sequence[Record], judged: Judged)
         **_counts(good),
         **_memory(judged.cells["memory"]),
         **_network(good, whole),
-        "train_s": _training(by_seed, lambda r: r.train.train_s, 1),
-        "train_pmacs": _training(by_seed, lambda r: r.train.train_macs, 1e15),
+        "train_s": _training(by_seed, lambda r: r.train_s, 1),
+        "train_pmacs": _training(by_seed, lambda r: r.train_macs, 1e15),
     }
 
 
-def _accuracy(good: Sequence[Record], by_seed: Mapping[int, Sequence[Record]]) -> dict[str, Value | Why]:
+def _accuracy(good: Sequence[Summary], by_seed: Mapping[int, Sequence[Summary]]) -> dict[str, Value | Why]:
     top1 = _per_seed(by_seed, lambda r: r.accuracy.top1)
     top5 = _per_seed(by_seed, lambda r: r.accuracy.top5)
     oracle = _per_seed(by_seed, lambda r: r.accuracy.top1_oracle)
@@ -178,21 +170,16 @@ def _interval(top1: Sequence[float]) -> Value | Why:
     return list(interval)
 
 
-def _without_one(good: Sequence[Record], by_seed: Mapping[int, Sequence[Record]]) -> Value | Why:
+def _without_one(good: Sequence[Summary], by_seed: Mapping[int, Sequence[Summary]]) -> Value | Why:
     """Return the mean top-1 with one part missing."""
-
-    def mean(record: Record) -> float | None:
-        levels = record.accuracy.missing.levels
-        return levels[0].mean if levels else None
-
-    values = _per_seed(by_seed, mean)
+    values = _per_seed(by_seed, lambda r: r.accuracy.without_one)
     if values:
         return fmean(values)
-    reasons = {record.accuracy.missing.why for record in good if record.accuracy.missing.why}
+    reasons = {record.accuracy.why_not for record in good if record.accuracy.why_not}
     return Why("; ".join(sorted(reasons)) or "the suite does not ask for it (robustness: drop-1)")
 
 
-def _counts(good: Sequence[Record]) -> dict[str, Value | Why]:
+def _counts(good: Sequence[Summary]) -> dict[str, Value | Why]:
     macs = _median(good, lambda r: r.counts.macs, 1e9)
     return {
         "params_m": _median(good, lambda r: r.counts.params, 1e6),
@@ -206,7 +193,7 @@ def _counts(good: Sequence[Record]) -> dict[str, Value | Why]:
     }
 
 
-def _latency(good: Sequence[Record], cells: Mapping[Figure, Sequence[Record]]) -> dict[str, Value | Why]:
+def _latency(good: Sequence[Summary], cells: Mapping[Figure, Sequence[Summary]]) -> dict[str, Value | Why]:
     sizes = _values(good, lambda r: r.latency.n)
     most = max(sizes, default=0)
     mean, deviation = _pooled(cells["mean"])
@@ -225,12 +212,12 @@ def _latency(good: Sequence[Record], cells: Mapping[Figure, Sequence[Record]]) -
         "first_inference_ms": _median(good, lambda r: r.latency.first_ms),
         "throughput_ips": _median(cells["throughput"], lambda r: r.latency.throughput_ips),
         "preprocess_ms": _median(good, lambda r: r.latency.preprocess_ms),
-        "sustained_p50_ms": _median(good, lambda r: r.latency.sustained.p50_ms, why=no_sustained),
-        "slowdown": _median(good, lambda r: r.latency.sustained.slowdown, why=no_sustained),
+        "sustained_p50_ms": _median(good, lambda r: r.latency.sustained_p50_ms, why=no_sustained),
+        "slowdown": _median(good, lambda r: r.latency.slowdown, why=no_sustained),
     }
 
 
-def _pooled(good: Sequence[Record]) -> tuple[float | Why, float | Why]:
+def _pooled(good: Sequence[Summary]) -> tuple[float | Why, float | Why]:
     """Return mean and standard deviation over all queries of all cells, from n, mean and deviation of each cell."""
     measured = [r.latency for r in good if r.latency.n]
     cells = [(own.n or 0, own.mean_ms, own.std_ms) for own in measured if own.mean_ms is not None]
@@ -247,7 +234,7 @@ def _pooled(good: Sequence[Record]) -> tuple[float | Why, float | Why]:
     return mean, float((squares / (total - 1)) ** 0.5)
 
 
-def _memory(good: Sequence[Record]) -> dict[str, Value | Why]:
+def _memory(good: Sequence[Summary]) -> dict[str, Value | Why]:
     """Return the memory of the cell with the largest memory."""
     peaks = [record.memory for record in good if record.memory.process_peak_bytes is not None]
     worst = max(peaks, key=lambda memory: memory.process_peak_bytes or 0, default=None)
@@ -258,7 +245,7 @@ def _memory(good: Sequence[Record]) -> dict[str, Value | Why]:
     }
 
 
-def _device_memory(good: Sequence[Record]) -> Value | Why:
+def _device_memory(good: Sequence[Summary]) -> Value | Why:
     """Return the GPU memory of the cell with the largest memory.
 
     It is the first measure that all cells have, since each measure counts something else.
@@ -277,7 +264,7 @@ def _device_memory(good: Sequence[Record]) -> Value | Why:
     return Why("no driver tells this process's share")
 
 
-def _network(good: Sequence[Record], whole: bool) -> dict[str, Value | Why]:
+def _network(good: Sequence[Summary], whole: bool) -> dict[str, Value | Why]:
     """Return bytes, latency without the input's transfer, and the ratio of latency to its lower bound.
 
     ``whole``: one device has all parts.
@@ -290,8 +277,7 @@ def _network(good: Sequence[Record], whole: bool) -> dict[str, Value | Why]:
         "input_bytes": value(lambda r: r.network.input_bytes),
         "feature_bytes": value(lambda r: r.network.feature_bytes),
         "latency_no_input_p50_ms": value(
-            lambda r: r.network.no_input.p50_ms if r.network.no_input else None,
-            "no image is sent, or queries are not sent one after another",
+            lambda r: r.network.no_input_p50_ms, "no image is sent, or queries are not sent one after another"
         ),
         "critical_path_ms": value(
             lambda r: r.network.critical_path_ms, "a part's compute or a link is not known"
@@ -302,7 +288,7 @@ def _network(good: Sequence[Record], whole: bool) -> dict[str, Value | Why]:
     }
 
 
-def _training(by_seed: Mapping[int, Sequence[Record]], of: Of, unit: float) -> Value | Why:
+def _training(by_seed: Mapping[int, Sequence[Summary]], of: Of, unit: float) -> Value | Why:
     values = _per_seed(by_seed, of)
     if not values:
         return Why("not recorded")
@@ -312,11 +298,11 @@ def _training(by_seed: Mapping[int, Sequence[Record]], of: Of, unit: float) -> V
 # --- over cells and seeds -------------------------------------------------------------------------
 
 
-def _values(good: Sequence[Record], of: Of) -> list[float]:
+def _values(good: Sequence[Summary], of: Of) -> list[float]:
     return [value for record in good if (value := of(record)) is not None]
 
 
-def _median(good: Sequence[Record], of: Of, unit: float = 1, why: str = "not recorded") -> float | Why:
+def _median(good: Sequence[Summary], of: Of, unit: float = 1, why: str = "not recorded") -> float | Why:
     values = _values(good, of)
     return median(values) / unit if values else Why(why)
 
@@ -328,7 +314,7 @@ def _same(values: Iterable[str | None]) -> str | Why:
     return different[0] if different else Why("not recorded")
 
 
-def _per_seed(by_seed: Mapping[int, Sequence[Record]], of: Of) -> list[float]:
+def _per_seed(by_seed: Mapping[int, Sequence[Summary]], of: Of) -> list[float]:
     """Return one mean for each seed that has any value."""
     lists = [_values(by_seed[seed], of) for seed in sorted(by_seed)]
     return [fmean(values) for values in lists if values]

@@ -13,7 +13,7 @@ from harness.stats.best import ALPHA, rank_intervals, tiers_by_best
 from harness.stats.power import Spread, detectable_difference
 
 if TYPE_CHECKING:
-    from harness.results.leaderboard.answers import SamplesOf
+    from harness.results.leaderboard.answers import AnswersOf
 
 __all__ = ["MOST_RANKED", "no_tiers", "rank_by_tiers"]
 
@@ -28,7 +28,7 @@ def no_tiers(groups: Iterable[Group], reason: str) -> None:
         group.put("rank_ci", Why(reason if group.good else group.reason))
 
 
-def rank_by_tiers(groups: list[Group], samples_of: SamplesOf) -> float | None:
+def rank_by_tiers(groups: list[Group], of_record: AnswersOf) -> float | None:
     """Give each row its tier and the interval of its rank, and sort the rows by tier.
 
     Rows are compared by :func:`harness.results.leaderboard.answers.compare`, and get tiers by
@@ -39,7 +39,7 @@ def rank_by_tiers(groups: list[Group], samples_of: SamplesOf) -> float | None:
         the correction, with the median spread of the leader's comparisons and the fewest seeds and images among them.
         ``None`` if no row shares a seed and raw predictions with the leader.
     """
-    loaded = [(group, answers_of(group, samples_of)) for group in groups]
+    loaded = [(group, answers_of(group, of_record)) for group in groups]
     ranked = [(group, answers) for group, answers in loaded if answers.of_seed]
     without = [group for group, answers in loaded if not answers.of_seed]
 
