@@ -27,6 +27,7 @@ from harness.prepare.team import Setup
 from harness.results.folder import Results
 from harness.results.leaderboard.leaderboard import leaderboard_of
 from harness.results.merged import Merged
+from harness.results.summary import Summary
 from harness.run.cell_queue import CellQueue
 from harness.run.lost_boards import LostBoards
 from harness.run.made_by import keep_origin
@@ -232,7 +233,7 @@ def _numbered(measured: Measured, number: int) -> Measured:
     return replace(measured, state=measured.state.model_copy(update={"process": number}))
 
 
-def _settled(cell: Cell, record: Record | None, options: Options) -> bool:
+def _settled(cell: Cell, record: Summary | None, options: Options) -> bool:
     """Return whether a cell needs no further attempt."""
     if record is None:
         return False
@@ -241,7 +242,7 @@ def _settled(cell: Cell, record: Record | None, options: Options) -> bool:
     return record.good and not (options.retry_flagged and record.flags)
 
 
-def _known(plan: Plan, results: Results, machine: str, watcher: Watcher) -> dict[str, Record]:
+def _known(plan: Plan, results: Results, machine: str, watcher: Watcher) -> dict[str, Summary]:
     """Return the records of the plan's cells that were made on this machine and whose samples are not damaged."""
     merged = Merged([results], current_only=True)
     for problem in merged.problems:
