@@ -120,7 +120,7 @@ def origin(folder: Path, records: Sequence[Record]) -> str:
 
 def board(merged: Merged) -> str:
     """Return the boards of one suite, with the columns that have values."""
-    leaderboard = leaderboard_of(merged.records, merged.load_samples, place_of=merged.place_of)
+    leaderboard = leaderboard_of(merged.records, merged.answers_of, place_of=merged.place_of)
     boards = json.loads(render(leaderboard, "json"))["boards"]
     rows = [row for each in boards for row in each["rows"]]
     columns = [
