@@ -82,8 +82,9 @@ def facts(records: Sequence[Record]) -> str:
     environments = [record.environment for record in records]
     virtual = any(environment.virtualised for environment in environments)
     versions = [
-        several(f"{package} {environment.versions.get(package)}" for environment in environments)
+        f"{package} {several(environment.versions.get(package) for environment in environments)}"
         for package in ("edge-harness", "torch", "onnxruntime")
+        if any(environment.versions.get(package) for environment in environments)
     ]
     memory = several(f"{(environment.memory_bytes or 0) / 2**30:.0f} GiB" for environment in environments)
     return (

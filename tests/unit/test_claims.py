@@ -555,6 +555,10 @@ def test_an_ordering_holds_only_where_a_paired_test_tells_the_two_apart(judged, 
         "undecided",
     ]
     assert [v["ours"] for v in verdicts] == [19.5, -19.5, 19.5, 0.25, -0.25]
+    for verdict in verdicts:
+        low, high = verdict["interval"]
+        assert low < verdict["ours"] < high
+        assert (low > 0 or high < 0) == (verdict["status"] != "undecided")
     assert verdicts[2]["published"] == 25
     assert "cannot be told apart" in verdicts[3]["why"]
     assert code == 1

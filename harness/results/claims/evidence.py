@@ -126,9 +126,9 @@ class Evidence:
         # the test uses only the seeds that both have, so its difference can have another sign
         decided = paired.p <= ALPHA and paired.difference * difference > 0
         prefix = "" if decided else "cannot be told apart: "
-        interval = f"95% interval [{100 * paired.low:+.2f}, {100 * paired.high:+.2f}]"
+        interval = 100 * paired.low, 100 * paired.high
         alone = "; one seed, so no variation of training" if paired.seeds == 1 else ""
-        return Difference(difference, decided, f"{prefix}p = {paired.p:.2g}, {interval}; {seeds}{alone}")
+        return Difference(difference, decided, f"{prefix}p = {paired.p:.2g}; {seeds}{alone}", interval)
 
     @staticmethod
     def _rows(table: list[Group], method: str, on: str | None) -> list[Group]:
