@@ -39,6 +39,9 @@ _ADVICE = {
 """By flag: what a person can do before the cell is measured again."""
 
 
+_TIMES = ("p50", "p90", "p99", "mean", "throughput")
+
+
 def strength(signal: Signal) -> str:
     """Return a flag with the strength of one of its signals: ``contended 0.8 core``."""
     form = SIGNALS.get(signal.name or "", "")
@@ -70,7 +73,7 @@ def _changed(row: Row, flag: str) -> str:
     if not signals:
         return ""
     strong = strengths(signals).removeprefix(flag).strip()
-    figures = ", ".join(found.figure for found in own)
+    figures = _names(own)
     return f" ({strong}: {figures})" if strong else f" ({figures})"
 
 
@@ -93,11 +96,18 @@ def left_out(labels: Sequence[str], rows: Sequence[Row]) -> list[str]:
                 by_count.setdefault((found.used, found.cells), []).append(found)
         for (used, cells), own in by_count.items():
             why = strengths(_strongest([signal for found in own for signal in found.signals]))
-            figures = ", ".join(found.figure for found in own)
             lines.append(
-                f"{label}: {used} of {cells} processes in {figures}; the others were disturbed ({why})"
+                f"{label}: {used} of {cells} processes in {_names(own)}; the others were disturbed ({why})"
             )
     return lines
+
+
+def _names(disturbances: Sequence[RowDisturbance]) -> str:
+    """Return the names of the figures. All figures of latency together are ``all times``."""
+    names = [found.figure for found in disturbances]
+    if set(_TIMES) <= set(names):
+        return ", ".join(["all times", *(name for name in names if name not in _TIMES)])
+    return ", ".join(names)
 
 
 def _strongest(signals: Sequence[Signal]) -> list[Signal]:

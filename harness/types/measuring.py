@@ -141,7 +141,7 @@ class LatencyTrace:
     queue_ns: NDArray[np.int64] | None = None
     late_ns: NDArray[np.int64] | None = None
     reference: Mapping[str, float | str] = field(default_factory=dict)
-    marks: NDArray[np.int64] | None = None
+    marks: NDArray[Any] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

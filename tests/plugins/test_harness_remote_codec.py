@@ -78,7 +78,12 @@ READING = Reading(
     notes=("one",),
 )
 SAMPLES = Samples(
-    trace=LatencyTrace(latency_ns=np.arange(5), window_ns=2**40, reached=False),
+    trace=LatencyTrace(
+        latency_ns=np.arange(5),
+        window_ns=2**40,
+        reached=False,
+        marks=np.array([[3, 2**39, 7], [5, 2**40, 9]]),
+    ),
     warmup=WarmUp(latency_ns=np.arange(0), steady=True),
     first_ns=7,
     batch=1,

@@ -40,6 +40,10 @@ def samples_of(latency_ns: Any = None, window_ns: Any = 110_000_000, **changes: 
     return Samples(**{**fields, **changes})
 
 
+def marked(marks: Any) -> Samples:
+    return samples_of(trace=replace(samples_of().trace, marks=np.array(marks)))
+
+
 def reading_of(**changes: Any) -> Reading:
     fields = {
         "meter": "toy",
@@ -110,6 +114,14 @@ def reported(**changes: Any) -> Samples:
             replace(samples_of(), trace=replace(samples_of().trace, queue_ns=np.zeros(7, np.int64))),
             "queue_ns has 7 values of 100 (contract: LatencyTrace.queue_ns: one a query)",
         ),
+        (
+            marked([[5, 10, 8], [101, 20, 9]]),
+            "marks count 101 of 100 queries (contract: LatencyTrace.marks: int6",
+        ),
+        (marked([[5, 10, 8], [4, 20, 9]]), "marks do not rise (contract: LatencyTrace.marks: int64 [k, 3]"),
+        (marked([[-1, 10, 8]]), "marks do not rise (contract: LatencyTrace.marks: int64 [k, 3]"),
+        (marked([5, 10, 8]), "marks are int64 [3] (contract: LatencyTrace.marks: int64 [k, 3]"),
+        (marked([[0.5, 10, 8]]), "marks are float64 [1, 3] (contract: LatencyTrace.marks: int64 [k, 3]"),
         (
             reported(memory={"process_peak_bytes": 45}),
             "memory has process_peak_bytes 45; is it in MB? (contract: Devi",

@@ -145,6 +145,12 @@ def test_a_row_is_marked_if_the_disturbed_processes_change_its_figure():
     assert cell(row, "flags") == "contended waited 30%"
 
 
+def test_all_figures_of_latency_have_one_name_together():
+    more = {"p90_ms": 1.0, "mean_ms": 1.0, "throughput_ips": 1.0}
+    _, table = only(process(0, 1.0, 2.0, waited(0.1), latency=more))
+    assert "! contended: vit (waited 10%: all times)" in notes(table, columns_of(table))
+
+
 def test_a_row_is_not_marked_if_the_difference_is_within_its_interval():
     row, _ = only(process(0, 1.0, 2.0), process(1, 1.01, 2.0, waited(0.1)))
     assert row["flags"] == []

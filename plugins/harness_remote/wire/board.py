@@ -9,7 +9,7 @@ from typing import Any, Literal
 __all__ = ["PROTOCOL", "BoardDescription"]
 
 
-PROTOCOL = 3
+PROTOCOL = 4
 """The version of the protocol. A change that an older client or agent does not understand increases it."""
 
 
