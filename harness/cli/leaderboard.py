@@ -51,8 +51,8 @@ def command(
     """Print leaderboards of the records in all DIR together.
 
     One table has only rows that may be compared: they share task, data set and split, scenario, device model and
-    provenance. --within splits the tables further. --where and --sort change no figure and no tier. A column is named
-    by its name or its heading: latency_p50_ms or p50. Published figures have tables of their own, in which they are
+    provenance. --within splits the tables further. --where and --sort change no figure. With --sort the tiers are by that
+    column, if rows can be tested by it. A column is named by its name or its heading: latency_p50_ms or p50. Published figures have tables of their own, in which they are
     not ranked.
     """
     from harness.errors import SuiteError
@@ -60,7 +60,7 @@ def command(
     from harness.results.folder import Results
     from harness.results.leaderboard.leaderboard import Leaderboard, leaderboard_of
     from harness.results.leaderboard.published import find_published, published_tables
-    from harness.results.leaderboard.selection import filtered, sorted_by
+    from harness.results.leaderboard.selection import filtered, has_test, sorted_by
     from harness.results.merged import Merged
     from harness.types.column_names import check_columns, sort_order
     from harness.types.columns import COLUMNS
@@ -78,7 +78,11 @@ def command(
     if not merged.records:
         raise SuiteError(f"no records in {', '.join(map(str, folders))}")
     measured = leaderboard_of(
-        merged.records, merged.answers_of, within=_names(within or ""), place_of=merged.place_of
+        merged.records,
+        merged.answers_of,
+        rank_by=ordered[0] if ordered and has_test(ordered[0]) else None,
+        within=_names(within or ""),
+        place_of=merged.place_of,
     )
     printed = [table for name in published for table in published_tables(find_published(name))]
     leaderboard = Leaderboard((*measured.tables, *printed))

@@ -99,7 +99,7 @@ _NAMING = ("tier", "rank_ci", "method", *SETTINGS, "started")
 
 
 def _importance(table: Table, name: str) -> int:
-    if name == table.rank_by:
+    if name in (table.rank_by, "ratio_ci"):
         return -1
     return IMPORTANCE.index(name) if name in IMPORTANCE else len(IMPORTANCE)
 

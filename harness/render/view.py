@@ -8,9 +8,10 @@ from dataclasses import dataclass
 
 from harness.render.characters import shown
 from harness.render.disturbances import flag_texts, left_out, marked
+from harness.render.figures import interval_text, rank_text, significant, with_interval
+from harness.render.ranking import rank_notes
 from harness.results.leaderboard.leaderboard import Table, not_printed
 from harness.results.leaderboard.place import short_names
-from harness.stats.best import ALPHA
 from harness.types.columns import COLUMNS, Row
 
 __all__ = [
@@ -104,7 +105,11 @@ def _default(table: Table) -> list[str]:
     wanted += energy[:1]
     wanted += ["params_m", "macs_g", "weights_mb", "process_peak_mb"]
     wanted += ["seeds"] if len(_seed_counts(table)) > 1 else []
-    return wanted if table.rank_by is None or table.rank_by in wanted else [*wanted, table.rank_by]
+    if table.rank_by is not None and table.rank_by not in wanted:
+        wanted.append(table.rank_by)
+    if table.rank_by is not None and _known(table, "ratio_ci"):
+        wanted.insert(wanted.index(table.rank_by) + 1, "ratio_ci")
+    return wanted
 
 
 def _seed_counts(table: Table) -> set[tuple[float | None, float | None]]:
@@ -164,38 +169,28 @@ def cell(row: Row, name: str) -> str:
     if COLUMNS[name].kind == "list":
         return ", ".join(flag_texts(row) if name == "flags" else row.texts(name))
     if COLUMNS[name].kind == "interval":
-        low, high = row.numbers(name)
-        if name == "rank_ci":
-            return f"{low:.0f}" if low == high else f"{low:.0f}-{high:.0f}"
-        return f"[{low:.2f}, {high:.2f}]"
+        interval = row.numbers(name)
+        return rank_text(interval) if name == "rank_ci" else interval_text(interval, COLUMNS[name].unit)
     if isinstance(value, str):
         return value[:8] if name == "method_key" else value
     number = row.number(name) or 0
     if name == "top1" and (interval := row.numbers("top1_ci")):
         return f"{number:.2f} ±{(interval[1] - interval[0]) / 2:.2f}"
+    if name == "latency_p50_ms" and (interval := row.numbers("latency_p50_ci")):
+        return with_interval(number, interval)
     uncertainty = row.number("energy_u_mj")
     if name == _certain(row) and uncertainty is not None:
-        return f"{_significant(number)} ±{_significant(uncertainty)}"
+        return f"{significant(number)} ±{significant(uncertainty)}"
     if COLUMNS[name].unit == "%":
         return f"{number:.2f}"
     if name == "seeds" and (row.number("repeats") or 0) > 1:
         return f"{number} ({row['repeats']})"
-    return _significant(number)
+    return significant(number)
 
 
 def _certain(row: Row) -> str:
     """Return the name of the energy column to which the uncertainty ``energy_u_mj`` belongs."""
     return "energy_gross_mj" if row["energy_net_mj"] is None else "energy_net_mj"
-
-
-def _significant(value: float) -> str:
-    """Return a number with three significant digits and no exponent; an integer in full."""
-    if isinstance(value, int) or abs(value) >= 1000:
-        return f"{value:,.0f}"
-    if value == 0:
-        return "0"
-    digits, exponent = f"{value:.2e}".split("e")
-    return f"{float(f'{digits}e{exponent}'):.{max(0, 2 - int(exponent))}f}"
 
 
 def _gain(row: Row, reference: Row | None) -> str:
@@ -209,7 +204,7 @@ def _speedup(row: Row, reference: Row | None) -> str:
     if reference is None or row["batch"] != reference["batch"]:
         return NULL
     ours, theirs = row.number("latency_p50_ms"), reference.number("latency_p50_ms")
-    return NULL if not ours or theirs is None else f"{_significant(theirs / ours)}×"
+    return NULL if not ours or theirs is None else f"{significant(theirs / ours)}×"
 
 
 _AGAINST: dict[str, tuple[str, str, Callable[[Row, Row | None], str]]] = {
@@ -310,19 +305,9 @@ def notes(table: Table, shown: Sequence[Shown], *, usual: bool = True) -> list[s
         )
     if "seeds" in names and any((row.number("repeats") or 0) > 1 for row in table.rows):
         lines.append("Seeds: in brackets the processes measured on the first seed")
-    if "tier" in names:
-        least = table.detectable_top1
-        limit = f"; a difference below about {least:.1f} points is too small to be found" if least else ""
-        test = f"seeds and images random, corrected for choosing the best, {ALPHA:.0%}"
-        lines.append(
-            f"Tier: the most accurate row and all rows that no test separates from it, then the same for the rest ({test}){limit}"
-        )
-        if any(row["tier"] is not None and row["seeds"] == 1 for row in table.rows):
-            lines.append(
-                "A row of one seed is compared by the exact McNemar test: no variation of training is in it"
-            )
-    if "rank_ci" in names:
-        lines.append("Rank: 95% interval of the row's rank by accuracy")
+    if "latency_p50_ms" in names and _known(table, "latency_p50_ci"):
+        lines.append("p50 ± the distance to the farther end of its 95% interval over processes")
+    lines += rank_notes(table, names)
     lines += table.differences
     lines += _absences(table, shown)
     if "energy" in table.why and any(name.startswith("energy_") for name in names):

@@ -13,7 +13,16 @@ from statistics import NormalDist
 
 from harness.stats.distributions import t_quantile
 
-__all__ = ["Spread", "detectable_difference", "images_needed", "power_of", "seeds_needed"]
+__all__ = [
+    "POWER",
+    "Spread",
+    "chi_square_nodes",
+    "detectable_difference",
+    "images_needed",
+    "least",
+    "power_of",
+    "seeds_needed",
+]
 
 POWER = 0.8
 """The probability with which a difference is to be detected, by convention."""
@@ -86,7 +95,7 @@ def seeds_needed(
     most: int = 1000,
 ) -> int | None:
     """Return the least number of seeds, two or more, that finds ``difference``; ``None`` if ``most`` are too few."""
-    return _least(lambda seeds: power_of(difference, spread, seeds, images, alpha) >= power, 2, most)
+    return least(lambda seeds: power_of(difference, spread, seeds, images, alpha) >= power, 2, most)
 
 
 def images_needed(
@@ -98,7 +107,7 @@ def images_needed(
     most: int = 10_000_000,
 ) -> int | None:
     """Return the least number of test images that finds ``difference``; ``None`` if ``most`` are too few."""
-    return _least(lambda images: power_of(difference, spread, seeds, images, alpha) >= power, 2, most)
+    return least(lambda images: power_of(difference, spread, seeds, images, alpha) >= power, 2, most)
 
 
 def _power(seeds: int, images: int, alpha: float) -> Callable[[float, Spread], float]:
@@ -109,7 +118,7 @@ def _power(seeds: int, images: int, alpha: float) -> Callable[[float, Spread], f
     if seeds == 1:
         return lambda difference, spread: _of_one_seed(difference, spread, images, alpha)
     of_seeds = t_quantile(1 - alpha / 2, seeds - 1) ** 2
-    nodes = _chi_square(seeds - 1)
+    nodes = chi_square_nodes(seeds - 1)
     rounding = 1 / (12 * seeds * images**2)
 
     def find(difference: float, spread: Spread) -> float:
@@ -142,22 +151,22 @@ def _of_one_seed(difference: float, spread: Spread, images: int, alpha: float) -
     return _NORMAL.cdf(excess / deviation)
 
 
-def _chi_square(freedom: int) -> list[tuple[float, float]]:
+def chi_square_nodes(freedom: int, steps: int = _STEPS) -> list[tuple[float, float]]:
     """Return nodes and weights for the expectation over a chi-square divided by its degrees of freedom.
 
     The variable is y^2, where y has the density c y^(f - 1) exp(-f y^2 / 2).
     """
     width = 6 / math.sqrt(freedom)
     low, high = max(0.0, 1 - width), 1 + width
-    step = (high - low) / _STEPS
-    places = [low + (index + 0.5) * step for index in range(_STEPS)]
+    step = (high - low) / steps
+    places = [low + (index + 0.5) * step for index in range(steps)]
     logs = [(freedom - 1) * math.log(y) - freedom * y * y / 2 for y in places]
     weights = [math.exp(value - max(logs)) for value in logs]
     total = sum(weights)
     return [(y * y, weight / total) for y, weight in zip(places, weights, strict=True)]
 
 
-def _least(holds: Callable[[int], bool], low: int, high: int) -> int | None:
+def least(holds: Callable[[int], bool], low: int, high: int) -> int | None:
     """Return the least number in low..high for which ``holds`` is true, which then stays true."""
     if not holds(high):
         return None

@@ -46,13 +46,14 @@ COLUMNS: dict[str, Column] = {
             "",
             "1: the best row and all that no test separates from it; 2: the same among the rest",
         ),
-        Column("rank_ci", "Rank", "", "95% interval of the row's rank by top1, [low, high]", kind="interval"),
+        Column("rank_ci", "Rank", "", "95% interval of the row's rank, [best, worst]", kind="interval"),
         Column("top1", "Top-1", "%", "test accuracy, mean over seeds", "higher"),
         Column("top5", "Top-5", "%", "test accuracy within five answers, mean over seeds", "higher"),
         Column("top1_ci", "Top-1 CI", "%", "95% t-interval over seeds, [low, high]", kind="interval"),
         _text("accuracy_on", "Accuracy on", "where the exported artifact was evaluated: host or device"),
         Column("n", "Queries", "", "latency samples, all cells together"),
         Column("latency_p50_ms", "p50", "ms", f"median latency of a query, {_CELLS}", "lower"),
+        Column("latency_p50_ci", "p50 CI", "ms", "95% interval of p50 over processes", kind="interval"),
         Column("latency_p90_ms", "p90", "ms", f"90th percentile of latency, {_CELLS}", "lower"),
         Column("latency_p99_ms", "p99", "ms", f"99th percentile of latency, {_CELLS}", "lower"),
         Column("latency_mean_ms", "Mean", "ms", "mean latency over all queries of all cells", "lower"),
@@ -105,6 +106,8 @@ COLUMNS: dict[str, Column] = {
             "train_pmacs", "Train compute", "PMACs", "training compute, 10^15 MACs, mean over seeds", "lower"
         ),
         Column("flags", "Flags", "", "disturbances seen in any of its cells", kind="list"),
+        Column("ratio", "Ratio", "of first", "the column that ranks, divided by that of the first row"),
+        Column("ratio_ci", "Ratio CI", "of first", "its 95% interval over processes", kind="interval"),
         # columns beyond those that the contract names
         Column("top1_oracle", "Oracle", "%", "top-1 if each image were answered by its class's sub-model"),
         Column(

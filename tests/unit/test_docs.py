@@ -26,7 +26,7 @@ from harness.machine.energy import reading as energy
 from harness.measure import flags, signals
 from harness.plan import planner
 from harness.plugins import load_plugins
-from harness.render import disturbances, terminal, view
+from harness.render import disturbances, ranking, terminal, view
 from harness.results.claims.claims import Number, Ordering, Placed, Ratio, Statement
 from harness.results.claims.load import ClaimsFile, load_claims
 from harness.results.claims.verdicts import STATUSES
@@ -430,7 +430,7 @@ def test_the_page_of_reproduction_has_the_text_of_its_generator():
 @pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md"])
 def test_the_notes_below_a_printed_table_are_those_of_the_code(page):
     """The figures and names of a note come from the printed run. Its fixed words must be in the code."""
-    code = inspect.getsource(view) + inspect.getsource(terminal)
+    code = "".join(map(inspect.getsource, (view, ranking, terminal)))
     (printed,) = [body for body in fences(page, "") if body.startswith("digits test")]
     table, notes = printed.rsplit("\n\n", 1)
     begun = [line for line in notes.splitlines() if re.match(r"[*±]|Tier:|Not shown", line)]

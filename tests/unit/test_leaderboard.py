@@ -500,8 +500,8 @@ def test_without_predictions_there_is_no_tier_and_a_reason() -> None:
     (row,) = rows([record()])
     assert row["why"]["tier"] == "no raw predictions at hand"
     given, answers_of = answering({"one": [hits(20)], "other": [hits(100)]})
-    ranked = rows(given, answers_of=answers_of, rank_by="latency_p50_ms")
-    assert {row["why"]["tier"] for row in ranked} == {"ranked by latency_p50_ms; tiers compare top1"}
+    ranked = rows(given, answers_of=answers_of, rank_by="top5")
+    assert {row["why"]["tier"] for row in ranked} == {"ranked by top5, which has no test"}
 
 
 @pytest.mark.parametrize(("missing", "mean"), [("mean_ms", None), ("std_ms", 4.0)])

@@ -13,7 +13,7 @@ from harness.results.summary import Reading, Summary
 from harness.types import SCOPES
 from harness.types.columns import Value
 
-__all__ = ["REPEATS", "energy_columns", "meterless", "scopes_of", "table_scope"]
+__all__ = ["REPEATS", "energy_columns", "meterless", "own_readings", "scopes_of", "table_scope"]
 
 NAMES = (
     "energy_gross_mj",
@@ -68,8 +68,7 @@ def energy_columns(records: Sequence[Summary], scope: str | None) -> Mapping[str
     if not fitting:
         other = ", ".join(dict.fromkeys(str(reading.scope) for reading in readings))
         return dict.fromkeys(NAMES, Why(f"measured as {other}; this board shows {scope or 'none'}"))
-    meter = main_meter(fitting)
-    own = [reading for reading in fitting if reading.meter == meter]
+    own = [reading for _, reading in own_readings(records, scope)]
     return {
         "energy_gross_mj": _median(own, [reading.energy_gross_mj for reading in own], "gross"),
         "energy_net_mj": _median(own, [reading.energy_net_mj for reading in own], "net"),
@@ -78,9 +77,21 @@ def energy_columns(records: Sequence[Summary], scope: str | None) -> Mapping[str
         "idle_w": _median(own, [reading.idle_w for reading in own], "net"),
         "energy_scope": scope,
         "energy_provenance": _same([str(reading.provenance) for reading in own]),
-        "energy_meter": meter,
+        "energy_meter": own[0].meter,
         "energy_method": _same([str(reading.method) for reading in own]),
     }
+
+
+def own_readings(records: Sequence[Summary], scope: str | None) -> list[tuple[int, Reading]]:
+    """Return the readings that the energy columns of a row are made from, each with the index of its record."""
+    fitting = [
+        (index, reading)
+        for index, record in enumerate(records)
+        for reading in record.readings
+        if reading.scope == scope
+    ]
+    meter = main_meter([reading for _, reading in fitting]) if fitting else None
+    return [(index, reading) for index, reading in fitting if reading.meter == meter]
 
 
 def meterless(records: Sequence[Summary]) -> set[str]:

@@ -11,11 +11,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, get_args
 
+from harness.results.leaderboard.cost_tiers import no_ratios, rank_by_cost
+from harness.results.leaderboard.costs import is_cost
 from harness.results.leaderboard.differences import differences
 from harness.results.leaderboard.energy_columns import meterless, table_scope
 from harness.results.leaderboard.place import NOWHERE, Place, PlaceOf
 from harness.results.leaderboard.rows import Group
 from harness.results.leaderboard.tiers import no_tiers, rank_by_tiers
+from harness.results.leaderboard.why import Why
 from harness.results.summary import Summary, summary_of
 from harness.types import Provenance
 from harness.types.column_names import check_columns, check_rank
@@ -68,19 +71,23 @@ class Table:
 
     ``reference`` is the baseline's best row, with which the others are compared, even if a filter hides it.
     ``detectable_top1`` is the difference, in points, that the test of two rows finds with 80% power
-    (:func:`harness.results.leaderboard.tiers.rank_by_tiers`). ``why`` gives reasons for values that are ``None``,
+    (:func:`harness.results.leaderboard.tiers.rank_by_tiers`). ``detectable_ratio`` is that for a table that a cost ranks
+    (:func:`harness.results.leaderboard.cost_tiers.rank_by_cost`). ``why`` gives reasons for values that are ``None``,
     and under ``energy`` the full reason why no meter was read. The rows have that reason in short.
     ``differences`` has a sentence for each method with several rows that are alike in their settings. ``note`` is what a
     reader should know of the data, or of a published table.
+    ``sorted_by`` is the column by which a person sorted the rows, if that was asked.
     If ``rank_by`` is None the rows are not ranked. They are in the order in which they were published.
     """
 
     key: TableKey
     rows: tuple[Row, ...]
     rank_by: str | None
+    sorted_by: str | None = None
     baseline: str | None = None
     reference: Row | None = None
     detectable_top1: float | None = None
+    detectable_ratio: float | None = None
     why: Mapping[str, str] = field(default_factory=dict)
     note: str | None = None
     differences: tuple[str, ...] = ()
@@ -95,8 +102,10 @@ class Table:
         return {
             "key": self.key.to_json(),
             "rank_by": self.rank_by,
+            **({} if self.sorted_by is None else {"sorted_by": self.sorted_by}),
             "baseline": self.baseline,
             "detectable_top1": self.detectable_top1,
+            "detectable_ratio": self.detectable_ratio,
             "why": dict(self.why),
             "note": self.note,
             **({"differences": list(self.differences)} if self.differences else {}),
@@ -215,17 +224,7 @@ def _table(
     best = order(rank_by)
     groups.sort(key=lambda group: (not group.good, best(group.row), *_tie(group.row)))
     why: dict[str, str] = {}
-    detectable: float | None = None
-    if rank_by != "top1":
-        no_tiers(groups, f"ranked by {rank_by}; tiers compare top1")
-        why["detectable_top1"] = f"ranked by {rank_by}"
-    elif answers_of is None:
-        no_tiers(groups, "no raw predictions at hand")
-        why["detectable_top1"] = "no raw predictions at hand"
-    else:
-        detectable = rank_by_tiers(groups, answers_of)
-        if detectable is None:
-            why["detectable_top1"] = "no two methods share a seed and raw predictions"
+    detectable, detectable_ratio = _rank(groups, rank_by, answers_of, why)
     rows = [group.row for group in groups]
     of_baseline = (
         row for row, group in zip(rows, groups, strict=True) if group.good and row["method"] == baseline
@@ -244,10 +243,41 @@ def _table(
         baseline=baseline,
         reference=reference,
         detectable_top1=detectable,
+        detectable_ratio=detectable_ratio,
         why=why,
         differences=tuple(differences(groups)),
         note=" · ".join(sorted(_data_notes(groups))) or None,
     )
+
+
+def _rank(
+    groups: list[Group], rank_by: str, answers_of: AnswersOf | None, why: dict[str, str]
+) -> tuple[float | None, float | None]:
+    """Give each row of sorted ``groups`` its tier. Return the detectable difference in points, and as a ratio.
+
+    ``why`` gets the reason for a difference that is None.
+    """
+    if is_cost(rank_by):
+        why["detectable_top1"] = f"ranked by {rank_by}"
+        ratio = rank_by_cost(groups, rank_by)
+        if isinstance(ratio, Why):
+            why["detectable_ratio"] = ratio
+            return None, None
+        return None, ratio
+    no_ratios(groups, f"ranked by {rank_by}; ratios compare costs")
+    why["detectable_ratio"] = f"ranked by {rank_by}"
+    if rank_by != "top1":
+        no_tiers(groups, f"ranked by {rank_by}, which has no test")
+        why["detectable_top1"] = f"ranked by {rank_by}"
+        return None, None
+    if answers_of is None:
+        no_tiers(groups, "no raw predictions at hand")
+        why["detectable_top1"] = "no raw predictions at hand"
+        return None, None
+    detectable = rank_by_tiers(groups, answers_of)
+    if detectable is None:
+        why["detectable_top1"] = "no two methods share a seed and raw predictions"
+    return detectable, None
 
 
 def _data_notes(groups: Iterable[Group]) -> set[str]:

@@ -145,7 +145,7 @@ def _row(content: Tree, table: PrintedTable, origin: str, source: Source, path: 
     }
     columns = {name: values.get(name) for name in COLUMNS}
     absent = {name: not_printed(origin) for name, value in columns.items() if value is None}
-    ranking = dict.fromkeys(("status", "tier", "rank_ci", "flags"), NOT_RANKED)
+    ranking = dict.fromkeys(("status", "tier", "rank_ci", "ratio", "ratio_ci", "flags"), NOT_RANKED)
     return Row(values=columns, why={**absent, **ranking, **reasons})
 
 

@@ -3,31 +3,30 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from statistics import fmean, median
 
 from harness import stats
+from harness.results.leaderboard.costs import Of, cost_of, device_memory
 from harness.results.leaderboard.disturbed import Judged, judged
 from harness.results.leaderboard.energy_columns import energy_columns, scopes_of
 from harness.results.leaderboard.place import NOWHERE, Place
 from harness.results.leaderboard.why import Why
 from harness.results.summary import Summary
 from harness.results.unnamed import unnamed
+from harness.stats.ratios import typical_interval
 from harness.types.blocks import ScenarioBlock
 from harness.types.columns import COLUMNS, Row, Value
 from harness.types.signals import Figure
 
 __all__ = ["Group"]
 
-Of = Callable[[Summary], float | None]
-"""A function that returns a figure of a record."""
-
 
 class Group:
     """The records of one row, and the row. Tier and energy columns are set while the table is ranked.
 
     ``records`` are in a fixed order. ``good`` are the records with figures. ``scopes`` are the scopes of their energy
-    readings.
+    readings, and ``scope`` is that of the energy columns.
     """
 
     def __init__(self, records: list[Summary], place: Place = NOWHERE) -> None:
@@ -37,6 +36,7 @@ class Group:
         self.judged = judged(self.good)
         self.reason = _reason(self.records)
         self.scopes = scopes_of(self.good)
+        self.scope: str | None = None
         self._values: dict[str, Value] = dict.fromkeys(COLUMNS)
         self._why: dict[str, str] = {}
         self._row: Row | None = None
@@ -63,6 +63,7 @@ class Group:
 
     def put_energy(self, scope: str | None) -> None:
         """Set the energy columns to the readings of meters with one scope."""
+        self.scope = scope
         for name, value in energy_columns(self.judged.cells["energy"], scope).items():
             self.put(name, value if self.good else Why(self.reason))
 
@@ -205,6 +206,7 @@ def _latency(good: Sequence[Summary], cells: Mapping[Figure, Sequence[Summary]])
     return {
         "n": int(sum(sizes)) if most else Why("no latency was measured"),
         "latency_p50_ms": _median(cells["p50"], lambda r: r.latency.p50_ms, why=too_few(50)),
+        "latency_p50_ci": _p50_interval(cells["p50"]),
         "latency_p90_ms": _median(cells["p90"], lambda r: r.latency.p90_ms, why=too_few(90)),
         "latency_p99_ms": _median(cells["p99"], lambda r: r.latency.p99_ms, why=too_few(99)),
         "latency_mean_ms": mean,
@@ -215,6 +217,16 @@ def _latency(good: Sequence[Summary], cells: Mapping[Figure, Sequence[Summary]])
         "sustained_p50_ms": _median(good, lambda r: r.latency.sustained_p50_ms, why=no_sustained),
         "slowdown": _median(good, lambda r: r.latency.slowdown, why=no_sustained),
     }
+
+
+def _p50_interval(cells: Sequence[Summary]) -> Value | Why:
+    """Return the 95% interval over processes, or over seeds if they differ in size, extended to the figure itself."""
+    cost = cost_of(cells, "latency_p50_ms", None)
+    if isinstance(cost, Why):
+        return cost
+    figure = median(_values(cells, lambda r: r.latency.p50_ms))
+    low, high = typical_interval(cost.values)
+    return [min(low, figure), max(high, figure)]
 
 
 def _pooled(good: Sequence[Summary]) -> tuple[float | Why, float | Why]:
@@ -246,22 +258,11 @@ def _memory(good: Sequence[Summary]) -> dict[str, Value | Why]:
 
 
 def _device_memory(good: Sequence[Summary]) -> Value | Why:
-    """Return the GPU memory of the cell with the largest memory.
-
-    It is the first measure that all cells have, since each measure counts something else.
-    """
+    """Return the GPU memory of the cell with the largest memory."""
     if all(record.device.kind == "cpu" for record in good):
         return Why("a CPU has no memory apart")
-    measures: tuple[Of, ...] = (
-        lambda r: r.memory.device_process_bytes,
-        lambda r: r.memory.device_shared_bytes,
-        lambda r: r.memory.device_reserved_peak_bytes,
-    )
-    for measure in measures:
-        values = _values(good, measure)
-        if values and len(values) == len(good):
-            return max(values) / 1e6
-    return Why("no driver tells this process's share")
+    of = device_memory(good)
+    return max(_values(good, of)) if of else Why("no driver tells this process's share")
 
 
 def _network(good: Sequence[Summary], whole: bool) -> dict[str, Value | Why]:

@@ -1,15 +1,21 @@
-"""Select and sort rows of a leaderboard for a person. No figure and no tier changes."""
+"""Select and sort rows of a leaderboard for a person. No figure changes."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
 
+from harness.results.leaderboard.costs import is_cost
 from harness.results.leaderboard.filters import parse_where
 from harness.results.leaderboard.leaderboard import Leaderboard
 from harness.types.columns import COLUMNS, Row, order
 
-__all__ = ["filtered", "sorted_by"]
+__all__ = ["filtered", "has_test", "sorted_by"]
+
+
+def has_test(name: str) -> bool:
+    """Return whether rows can be ranked by a column with a test, so that they get tiers."""
+    return name == "top1" or is_cost(name)
 
 
 def filtered(leaderboard: Leaderboard, where: str) -> Leaderboard:
@@ -30,7 +36,9 @@ def sorted_by(leaderboard: Leaderboard, name: str, *, greatest_first: bool = Fal
     The better values come first. If the column has no better end, the least value comes first. With
     ``greatest_first`` the greatest value comes first.
     """
-    tables = (replace(t, rows=_ordered(t.rows, name, greatest_first)) for t in leaderboard.tables)
+    tables = (
+        replace(t, rows=_ordered(t.rows, name, greatest_first), sorted_by=name) for t in leaderboard.tables
+    )
     return replace(leaderboard, tables=tuple(tables))
 
 

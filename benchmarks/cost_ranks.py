@@ -1,0 +1,118 @@
+"""Simulate tiers and intervals by a cost: false distinctions, power and coverage, with the harness's own functions.
+
+Each process of a row has a log-normal latency. ``spread``: all rows spread by 2% (equal), or by 2% times a log-normal
+factor (uneven: sigma 0.7), or a tenth of the processes is slowed by 20% on average (outliers).
+
+    python benchmarks/cost_ranks.py [tables]
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Sequence
+from statistics import median
+
+import numpy as np
+
+from harness.stats.best import ALPHA, rank_intervals, tiers_by_best
+from harness.stats.ratios import LogSample, detectable_ratio, ratio_interval, ratio_p, typical_interval
+
+SPREADS = ("equal", "uneven", "outliers")
+SPREAD = 0.02
+
+
+def logs(random: np.random.Generator, spread: str, rows: int, processes: int) -> np.ndarray:
+    """Return logarithms of latencies of equal rows, [rows, processes]."""
+    factor = np.exp(random.normal(0, 0.7, (rows, 1))) if spread == "uneven" else 1.0
+    values = random.normal(0, SPREAD, (rows, processes)) * factor
+    if spread == "outliers":
+        slowed = random.random(values.shape) < 0.1
+        values += slowed * random.exponential(0.2, values.shape)
+    return values
+
+
+class Table:
+    """The rows of a table, sorted by their median. ``order``: the number of each row before sorting."""
+
+    def __init__(self, values: np.ndarray) -> None:
+        rows = np.exp(values).tolist()
+        self.order = sorted(range(len(rows)), key=lambda row: median(rows[row]))
+        self.samples = [LogSample.measured(rows[row]) for row in self.order]
+
+    def compare(self, row: int, others: Sequence[int]) -> list[float]:
+        """Return the p-values of a row against worse rows, as the leaderboard does."""
+        leader, samples = self.samples[row], self.samples
+        return [
+            ratio_p(samples[other], leader) if samples[other].mean > leader.mean else 1.0 for other in others
+        ]
+
+    def tiers(self) -> list[int]:
+        """Return the tier of each row in the order of before sorting."""
+        tiers = tiers_by_best(len(self.samples), self.compare)
+        return [tier for _, tier in sorted(zip(self.order, tiers, strict=True))]
+
+
+def false_distinctions(random: np.random.Generator, tables: int) -> None:
+    print("tables of equal rows in which any two are told apart, percent (nominal: at most 5)")
+    print(f"{'rows':>5} {'processes':>9} " + " ".join(f"{spread:>9}" for spread in SPREADS))
+    for rows in (2, 5, 12, 50):
+        for processes in (3, 5, 10):
+            shares = []
+            for spread in SPREADS:
+                count = sum(
+                    max(Table(logs(random, spread, rows, processes)).tiers()) > 1 for _ in range(tables)
+                )
+                shares.append(f"{100 * count / tables:9.1f}")
+            print(f"{rows:5} {processes:9} {' '.join(shares)}", flush=True)
+
+
+def power(random: np.random.Generator, tables: int) -> None:
+    print("a row is slower than the other, equal rows: tables in which it is told apart, percent")
+    print(f"{'rows':>5} {'processes':>9} {'2%':>7} {'5%':>7} {'10%':>7} {'20%':>7}  80% at (planned)")
+    for rows in (2, 12):
+        for processes in (3, 5, 10, 20):
+            shares = []
+            for difference in (0.02, 0.05, 0.1, 0.2):
+                count = 0
+                for _ in range(tables):
+                    values = logs(random, "equal", rows, processes)
+                    values[-1] += math.log1p(difference)
+                    count += Table(values).tiers()[-1] > 1
+                shares.append(f"{100 * count / tables:7.1f}")
+            ratio = detectable_ratio(processes, SPREAD, alpha=ALPHA / (rows * (rows - 1) / 2))
+            print(f"{rows:5} {processes:9} {' '.join(shares)}  {ratio - 1:.1%}", flush=True)
+
+
+def coverage(random: np.random.Generator, tables: int) -> None:
+    print("coverage of the 95% intervals, percent: of p50, of a ratio of 1.3, of the rank of a row of six")
+    print(f"{'spread':>9} {'processes':>9} {'p50':>6} {'ratio':>6} {'rank':>6}")
+    for spread in SPREADS:
+        true = float(np.median(logs(random, spread, 200_000, 1)))
+        for processes in (3, 5, 10):
+            hits = np.zeros(3)
+            for _ in range(tables):
+                values = logs(random, spread, 6, processes)
+                low, high = typical_interval(np.exp(values[0]).tolist())
+                hits[0] += low <= math.exp(true) <= high
+                values += math.log(1.3) * np.arange(6)[:, None]
+                first, second = (LogSample.measured(np.exp(values[row]).tolist()) for row in (0, 1))
+                low, high = ratio_interval(second, first)
+                hits[1] += low <= 1.3 <= high
+                values -= math.log(1.25) * np.arange(6)[:, None]  # now 4% apart
+                table = Table(values)
+                place = table.order.index(2)
+                low, high = rank_intervals(6, table.compare)[place]
+                hits[2] += low <= 3 <= high
+            print(f"{spread:>9} {processes:9} " + " ".join(f"{100 * hit / tables:6.1f}" for hit in hits))
+
+
+def main(tables: int) -> None:
+    random = np.random.default_rng(12)
+    false_distinctions(random, tables)
+    power(random, tables)
+    coverage(random, tables)
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]) if len(sys.argv) > 1 else 2000)
