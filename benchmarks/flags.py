@@ -35,6 +35,7 @@ from tabulate import tabulate
 from harness import stats
 from harness.results.folder import Results
 from harness.results.leaderboard.rows import Group
+from harness.results.summary import summary_of
 from harness.types.record import Record
 
 SUITE = """\
@@ -233,7 +234,7 @@ def judge(folder: Path, reference: Mapping[str, Sequence[Record]]) -> list[list[
         flags = set().union(
             *(old_flags(record, results.load_samples(record)["latency_ns"]) for record in records)
         )
-        row = Group(list(records)).row
+        row = Group([summary_of(record) for record in records]).row
         disturbed = {found.figure: found for found in row.disturbances}
         any_old = any_new = any_mark = False
         for figure, column in COLUMNS.items():

@@ -109,14 +109,14 @@ def _contention(counted: WindowSignals, energy: Sequence[Figure]) -> Iterator[Si
 def _stalls(samples: Samples, counted: WindowSignals, figures: Sequence[Figure]) -> Iterator[Signal]:
     """Yield the time in which the process neither ran nor waited for a core: it was stopped.
 
-    Of a process that waits for a GPU or for other devices, only the time between two queries is known.
+    Only blocks count that lack over a quarter of their CPU time. Of a process that waits for a GPU or for other devices, only the time between two queries is known.
     """
     window_s = samples.trace.window_ns / 1e9
     limit = max(LEAST_STALL_S, STALLED * window_s)
     blocks = undisturbed(samples)
     if blocks is not None:
         waited = (counted.delay_s or 0.0) + (counted.steal_cores or 0.0) * (counted.wall_s or 0.0)
-        yield _signal("stalled", "stalled_s", max(0.0, (blocks.lost_s or 0.0) - waited), limit, figures)
+        yield _signal("stalled", "stalled_s", max(0.0, (blocks.stopped_s or 0.0) - waited), limit, figures)
     elif samples.trace.marks is not None:
         yield _signal("stalled", "between_queries_s", between_queries_s(samples), limit, figures)
 

@@ -23,6 +23,9 @@ __all__ = ["BLOCK_LOST", "between_queries_s", "undisturbed"]
 BLOCK_LOST = 0.05
 """Largest share of a block without CPU time that counts as undisturbed."""
 
+BLOCK_STOPPED = 0.25
+"""Least share of a block without CPU time that can be a stop. Less can be the noise of several threads."""
+
 COMPUTES = 0.5
 """Least CPU time, as a share of the time, of a process that computes itself. Others wait for a GPU or a network."""
 
@@ -31,14 +34,16 @@ ENOUGH = 0.25
 
 
 def undisturbed(samples: Samples) -> Undisturbed | None:
-    """Return the latency in undisturbed blocks, or None if the window has no marks or the process does not compute.
+    """Return the latency in undisturbed blocks, or None if the window has no marks or the process also waits by nature.
+
+    It waits by nature if it uses a GPU, or if other devices have parts.
 
     The CPU time that a block should have is the share of the time that the best tenth of the blocks had, or that the
     kernel's counts give (CPU time, waiting and steal together), whichever is more. In the server scenario it is the
     time in which queries are answered or late.
     """
     trace = samples.trace
-    if trace.marks is None or not len(trace.marks):
+    if trace.marks is None or not len(trace.marks) or samples.parts.traffic:
         return None
     steps = _steps(trace.marks)
     ends = trace.marks[:, 0]
@@ -58,6 +63,7 @@ def undisturbed(samples: Samples) -> Undisturbed | None:
         of_blocks=len(clean),
         queries=len(latency),
         lost_s=float(lost.sum()) / 1e9,
+        stopped_s=float(lost[lost > BLOCK_STOPPED * due].sum()) / 1e9,
         longest_s=float(lost.max()) / 1e9,
     )
     if len(latency) < max(1, ENOUGH * len(trace.latency_ns)):

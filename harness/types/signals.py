@@ -38,6 +38,7 @@ class Undisturbed(Block):
     of_blocks: int | None = known("all blocks of the window")
     queries: int | None = known("queries in these blocks; the figures below need a quarter of all queries")
     lost_s: Number | None = known("time of the window without CPU time: waiting for a core, or stopped")
+    stopped_s: Number | None = known("the part of it in blocks that lack over a quarter of their CPU time")
     longest_s: Number | None = known("longest time without CPU time in one block")
     p50_ms: Number | None = known("median latency in these blocks")
     p90_ms: Number | None = known("90th percentile; null if there are fewer queries than LoadGen needs")

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from harness.measure.flags import FLAGS, flags
 from harness.measure.signals import signals
 from harness.measure.undisturbed import undisturbed
-from harness.types import DeviceReport, LatencyTrace, Reading, Samples, WarmUp
+from harness.types import DeviceReport, LatencyTrace, PartTrace, Reading, Samples, WarmUp
 from harness.worker.loadgen.marks import Marks
 
 MS = 1_000_000
@@ -130,6 +132,18 @@ def test_a_query_that_needs_much_cpu_time_is_no_stall():
 def test_a_worker_that_waits_for_a_core_is_contended_and_not_stalled():
     samples = window([CALM] * 30 + [(1, 2001, 1, 0)] + [CALM] * 30, environment={"delay_s": 2.0})
     assert flags(samples) == ["contended"]
+
+
+def test_noise_of_the_cpu_time_of_several_threads_is_no_stall():
+    blocks = [(100, 1, 100 * share // 100, 0) for share in (200, 170, 190, 160, 180, 200, 165, 185) * 4]
+    assert raised(window(blocks)) == set()
+
+
+def test_a_fleet_waits_for_its_devices_by_nature():
+    blocks = [CALM] * 30 + [(1, 500, 1, 0)]
+    samples = replace(window(blocks), parts=PartTrace(traffic={"input_bytes": 9}))
+    assert undisturbed(samples) is None
+    assert raised(samples) == set()
 
 
 def test_short_gaps_are_no_stall():
