@@ -44,7 +44,7 @@ def partition_data(ctx: Context, sizes: Sequence[int], share: float) -> list[Sub
     A sub-teacher does not see a ``share`` of its images.
 
     Raises:
-        ValueError: a class has fewer than two training images.
+        ValueError: a class has fewer than two training images, one of which is to be held out.
     """
     groups = partition_classes(sizes, ctx.seed)  # line 1
     return [_sub_task(ctx, f"sub{i}", group, share) for i, group in enumerate(groups, 1)]  # line 2
@@ -74,9 +74,13 @@ def _sub_task(ctx: Context, name: str, classes: tuple[int, ...], share: float) -
 def held_out(labels: NDArray[np.int64], share: float, seed: int) -> NDArray[np.int64]:
     """Return the positions of a ``share`` of each class's images in ``labels`` [n], ascending: at least one, never all.
 
+    If the share is 0, there are none.
+
     Raises:
         ValueError: a class has one image only.
     """
+    if share == 0:
+        return np.zeros(0, np.int64)
     positions = []
     for label in np.unique(labels):
         members = np.random.RandomState([seed, int(label)]).permutation(np.flatnonzero(labels == label))

@@ -95,9 +95,10 @@ class DeViTParams(Params):
     )
     held_out: float = Field(
         0.1,
-        gt=0,
+        ge=0,
         lt=1,
-        description="share of each class's training images that a sub-teacher does not see; importance is measured on them",
+        description="share of each class's training images that a sub-teacher does not see; importance is measured on "
+        "them; 0: a sub-teacher sees all, where no importance is measured",
     )
     fm: Literal["code", "paper"] = Field(
         "code", description="feature matching: the authors' code (tokens, one layer), or Fig. 6 and Eq. 12"
@@ -146,6 +147,14 @@ class DeViTParams(Params):
         if (self.pretrained is not None) + (self.weights is not None) != (self.init == "given"):
             raise ValueError(
                 "init: given needs pretrained or weights, one of them; other starts take neither"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _images_for_importance(self) -> DeViTParams:
+        if self.held_out == 0 and self.init == "teacher-slice" and self.importance != "random":
+            raise ValueError(
+                "held_out: 0 leaves no images on which importance is measured; init: given or random needs none"
             )
         return self
 

@@ -77,6 +77,7 @@ def test_held_out_images_are_some_of_each_class_and_never_all() -> None:
     positions = held_out(labels, 0.2, seed=0)
     assert np.bincount(labels[positions]).tolist() == [4, 1, 1]
     assert np.bincount(labels[held_out(labels, 0.99, seed=0)]).tolist() == [19, 1, 4]
+    assert held_out(np.array([0, 0, 1]), 0, seed=0).tolist() == []
     with pytest.raises(ValueError, match="class 1 of a part has 1 training image"):
         held_out(np.array([0, 0, 1]), 0.2, seed=0)
 
@@ -174,6 +175,8 @@ def test_a_random_start_may_be_wider_than_the_teacher() -> None:
         {"alpha": [0.1, -0.1, 0.1]},
         {"fusion": "sum"},
         {"held_out": 0},
+        {"held_out": 0, "importance": "hsic"},
+        {"held_out": 1},
     ],
 )
 def test_parameters_that_make_no_sense_are_refused(params: dict[str, Any]) -> None:
@@ -247,6 +250,16 @@ def test_the_lineage_tells_what_importance_was_taken_on(
     notes = dekd(tmp_path, **stages, **params).lineage[-1].notes
     assert notes["data_used_for_importance"] == data
     assert [part["held_out_images"] for part in notes["parts"]] == [2] * 3
+
+
+@pytest.mark.parametrize("start", [{"init": "random"}, {"importance": "random"}], ids=str)
+def test_sub_teachers_see_all_images_where_no_importance_is_measured(
+    start: dict[str, Any], tmp_path: Path
+) -> None:
+    made = dekd(tmp_path, held_out=0, ensemble_stage={"epochs": 0}, **start)
+    *teachers, step = made.lineage
+    assert [part["held_out_images"] for part in step.notes["parts"]] == [0] * 3
+    assert [teacher.image_passes for teacher in teachers] == [14] * 3  # 42 images, one epoch; 6 are for validation
 
 
 def test_the_source_is_left_as_it_was(tmp_path: Path) -> None:
