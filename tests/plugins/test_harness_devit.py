@@ -259,7 +259,9 @@ def test_sub_teachers_see_all_images_where_no_importance_is_measured(
     made = dekd(tmp_path, held_out=0, ensemble_stage={"epochs": 0}, **start)
     *teachers, step = made.lineage
     assert [part["held_out_images"] for part in step.notes["parts"]] == [0] * 3
-    assert [teacher.image_passes for teacher in teachers] == [14] * 3  # 42 images, one epoch; 6 are for validation
+    assert [teacher.image_passes for teacher in teachers] == [
+        14
+    ] * 3  # 42 images, one epoch; 6 are for validation
 
 
 def test_the_source_is_left_as_it_was(tmp_path: Path) -> None:
