@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors.torch import save_file
 
 import paper_data
 from harness.data.opened import open_data
@@ -18,6 +19,7 @@ from harness.plugins import Plugins, load_plugins
 from harness.suite.loading import load_suite
 from harness.suite.shipped import find_suite
 from harness.types.plan import Plan, PrepareHost
+from harness_timm.vit import ViTShape
 
 SOURCES = {
     "edgevit": {
@@ -29,7 +31,7 @@ SOURCES = {
     "devit": {
         "data/stanford-cars": ["*-cars"],
         "data/oxford-102-flower": ["*-flowers"],
-        "data/imagenet-1k": ["*-imagenet", "twins-*"],
+        "data/imagenet-1k": ["*-imagenet", "twins-svt-s", "twins-pcpvt-s"],
         "uoft-cs/cifar100": ["*"],
     },
     "edvit": {"data/gtzan": ["*-gtzan"], "uoft-cs/cifar10": ["*"]},
@@ -224,14 +226,19 @@ def test_tformer_runs_on_made_images_of_imagenet(
 
 @pytest.mark.e2e
 def test_devit_runs_on_made_images_of_cifar_100(
-    harness: Callable[..., tuple[int, str, str]], data: Callable[..., None]
+    harness: Callable[..., tuple[int, str, str]], data: Callable[..., None], tmp_path: Path
 ) -> None:
+    """A file of a small ViT stands for the pretrained sub-models, which need a download."""
     data("uoft-cs/cifar100")
+    small = ViTShape(image_size=(32, 32), patch_size=16, channels=3, classes=9, dim=16, depth=2, heads=4)
+    save_file(small.spec().build().state_dict(), tmp_path / "small.safetensors")
     split = "methods.devits.partition.devit"
     options = settings(
         "data.classes=[0, 7, 42, 99]",
         "defaults.train.batch_size=4",
         *(f"{split}.{value}" for value in ("dim=16", "heads=4", "depth=2", "width=32", "parts=2")),
+        f"{split}.pretrained=null",
+        f"{split}.weights={tmp_path / 'small.safetensors'}",
         f"{split}.sub_stage.epochs=1",
         f"{split}.ensemble_stage.epochs=1",
         vit_l=TINY,

@@ -16,6 +16,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
+from harness_timm.catalogue import imagenet_names
+
 __all__ = ["FOLDERS", "HUB", "Folder", "Repo", "make_folder", "make_repo", "repo_folder"]
 
 COMMIT = "0" * 40
@@ -41,13 +43,19 @@ class Folder:
     """A data set in folders train/CLASS and test/CLASS.
 
     ``size`` is (height, width) of all images, or None if they differ. ``per_class`` are the images of each class for
-    training; there is one for testing.
+    training; there is one for testing. With ``wordnet`` the classes have ImageNet's names, n01440764 and so on.
     """
 
     classes: int
     size: tuple[int, int] | None = None
     grey: bool = False
     per_class: int = 1
+    wordnet: bool = False
+
+    @property
+    def names(self) -> list[str]:
+        """Return the names of the classes."""
+        return list(imagenet_names(self.classes)[0]) if self.wordnet else _names(self.classes)
 
 
 HUB = {
@@ -65,7 +73,7 @@ FOLDERS = {
     "data/animal": Folder(90),
     "data/stanford-cars": Folder(196),
     "data/oxford-102-flower": Folder(102),
-    "data/imagenet-1k": Folder(1000),
+    "data/imagenet-1k": Folder(1000, wordnet=True),
     "data/gtzan": Folder(10, (128, 1291), grey=True, per_class=4),
 }
 """Path that the suites give -> the layout of the folder."""
@@ -108,7 +116,7 @@ def make_folder(root: Path, path: str) -> None:
     """Write the folder ``path`` below ``root``."""
     layout = FOLDERS[path]
     for split, count in (("train", layout.per_class), ("test", 1)):
-        for label, name in enumerate(_names(layout.classes)):
+        for label, name in enumerate(layout.names):
             folder = root / path / split / name
             folder.mkdir(parents=True)
             for index in range(count):
