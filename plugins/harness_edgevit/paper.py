@@ -95,7 +95,11 @@ def edgevit(ctx: Context, cloud: Model, arm: Arm, *, cache: bool, recorded: Mapp
     fit = train_head(ctx, edge, arm, cache) if arm.train == "head" else ctx.fit(edge, name="edgevit")
 
     # step 4: W_IE, W_poE and W_(L+H) are the EdgeViT
-    notes = {"arm": arm.name, "features_cached": arm.train == "head" and cache}
+    notes = {
+        "arm": arm.name,
+        "features_cached": arm.train == "head" and cache,
+        "history": list(fit.history),  # Fig. 3
+    }
     step = Lineage.of("compress", "edgevit", recorded, [fit], notes)
     before = cloud.lineage if arm.train != "scratch" else ()  # ViT-n uses no weights of the cloud
     return replace(cloud, module=edge, spec=spec, classes=ctx.data.info.classes, lineage=(*before, step))

@@ -89,13 +89,22 @@ class Lab:
         optimizer = torch.optim.SGD(weights, lr=0.1, momentum=0.9)
         module.train()
         torch.manual_seed(self.seed)
+        history = []
         for _ in range(self.epochs):
             optimizer.zero_grad()
-            nn.functional.cross_entropy(module(x), y).backward()
+            loss = nn.functional.cross_entropy(module(x), y)
+            loss.backward()
             optimizer.step()
+            history.append({"loss": loss.item()})
         module.eval()
         passes = self.epochs * len(split)
-        return FitResult(image_passes=passes, train_macs=passes * 7, train_s=1.0, epochs=self.epochs)
+        return FitResult(
+            image_passes=passes,
+            train_macs=passes * 7,
+            train_s=1.0,
+            epochs=self.epochs,
+            history=tuple(history),
+        )
 
     def evaluate(self, module: nn.Module, data: Split | None = None) -> Any:
         raise AssertionError("edgevit evaluates nothing")
@@ -240,6 +249,16 @@ def test_uncached_training_leaves_data_and_augmentation_to_the_recipe() -> None:
     assert lab.asked[0]["data"] is None
     assert "augment" not in lab.asked[0]
     assert made.lineage[-1].notes["features_cached"] is False
+
+
+@pytest.mark.parametrize("params", [{}, {"cache": False}, {"train": "all"}, {"train": "scratch"}])
+def test_the_history_of_all_epochs_is_noted(params: dict[str, Any]) -> None:
+    """Fig. 3 is drawn from it."""
+    lab = Lab(Data(), epochs=5)
+    history = edge(lab, cloud(), **params).lineage[-1].notes["history"]
+    losses = [epoch["loss"] for epoch in history]
+    assert len(losses) == 5
+    assert len(set(losses)) == 5
 
 
 def test_an_empty_validation_split_is_fine() -> None:

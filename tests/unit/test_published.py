@@ -153,7 +153,7 @@ def test_columns_can_be_chosen(format: str, file: Path) -> None:
 
 def test_what_is_shipped_can_be_read_and_is_no_suite() -> None:
     names = shipped_published()
-    assert {"papers/devit", "papers/edvit", "papers/tformer"} <= set(names)
+    assert {"papers/devit", "papers/edgevit", "papers/edvit", "papers/tformer"} <= set(names)
     for name in names:
         assert published_tables(find_published(name))
     assert not [name for name in shipped_suites() if "published" in name or "claims" in name]
