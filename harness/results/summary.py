@@ -26,8 +26,9 @@ __all__ = ["Summary", "summary_of"]
 
 @dataclass(frozen=True, slots=True)
 class Accuracy:
-    """Accuracy in percent. ``without_one``: the mean with one part missing, and ``why_not`` the reason if it is None."""
+    """Accuracy in percent on ``n`` images. ``without_one``: the mean with one part missing, and ``why_not`` the reason if it is None."""
 
+    n: int | None
     top1: float | None
     top5: float | None
     top1_oracle: float | None
@@ -215,6 +216,7 @@ def summary_of(record: Record, line: Line | None = None) -> Summary:
         setting=_setting(record),
         start_notes=tuple(_start_notes(record)),
         accuracy=Accuracy(
+            n=accuracy.n,
             top1=accuracy.top1,
             top5=accuracy.top5,
             top1_oracle=accuracy.top1_oracle,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 
 __all__ = ["beta_regularized", "binomial_cdf", "t_quantile", "t_tail"]
 
@@ -16,6 +17,7 @@ def binomial_cdf(k: int, n: int, p: float) -> float:
     return beta_regularized(n - k, k + 1, 1 - p)
 
 
+@lru_cache(maxsize=1024)
 def t_quantile(p: float, df: float) -> float:
     """Return the quantile at ``p`` (0 < p < 1) of Student's t distribution with ``df`` degrees of freedom."""
     if p < 0.5:
@@ -32,6 +34,8 @@ def t_quantile(p: float, df: float) -> float:
     low = 0.0
     for _ in range(100):
         middle = (low + high) / 2
+        if not low < middle < high:
+            break
         low, high = (middle, high) if below(middle) else (low, middle)
     return (low + high) / 2
 

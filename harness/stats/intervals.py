@@ -11,16 +11,21 @@ from harness.stats.distributions import t_quantile
 __all__ = ["t_interval", "wilson"]
 
 
-def t_interval(values: Sequence[float], confidence: float = 0.95) -> tuple[float, float] | None:
+def t_interval(
+    values: Sequence[float], confidence: float = 0.95, step: float = 0.0
+) -> tuple[float, float] | None:
     """Return Student's t-interval of the mean, (low, high), or ``None`` for fewer than three values.
 
-    With two values its half-width is 9 standard deviations, which is of no use.
+    With two values its half-width is 9 standard deviations, which is of no use. ``step``: values are multiples of it,
+    as an accuracy is a multiple of one image. The variance of rounding, step^2 / 12, is then added to theirs (Sheppard's
+    correction), so that values that are equal by chance do not give an interval without width.
     """
     n = len(values)
     if n < 3:
         return None
     mean = fmean(values)
-    half = t_quantile((1 + confidence) / 2, n - 1) * stdev(values) / math.sqrt(n)
+    deviation = math.sqrt(stdev(values) ** 2 + step**2 / 12)
+    half = t_quantile((1 + confidence) / 2, n - 1) * deviation / math.sqrt(n)
     return mean - half, mean + half
 
 

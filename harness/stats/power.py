@@ -57,19 +57,22 @@ class Spread:
         return cls(seed=seed_sd**2, image=repeated * discordance, residual=(1 - repeated) * discordance)
 
 
-def power_of(difference: float, spread: Spread, seeds: int, images: int, alpha: float = 0.05) -> float:
+def power_of(
+    difference: float, spread: Spread, seeds: int, images: int, alpha: float = 0.05, prior: int = 0
+) -> float:
     """Return the probability that the test finds ``difference`` > 0 (a fraction) at the two-sided level ``alpha``.
 
-    With one seed the difference is that of the two trained models, so the seed effect is not in the power.
+    With one seed the difference is that of the two trained models, so the seed effect is not in the power. ``prior``:
+    the degrees of freedom that the other rows of a table add (:class:`harness.stats.crossed.Prior`).
 
     Raises:
         ValueError: there are no seeds, or fewer than two images.
     """
-    return _power(seeds, images, alpha)(difference, spread)
+    return _power(seeds, images, alpha, prior)(difference, spread)
 
 
 def detectable_difference(
-    spread: Spread, seeds: int, images: int, alpha: float = 0.05, power: float = POWER
+    spread: Spread, seeds: int, images: int, alpha: float = 0.05, power: float = POWER, prior: int = 0
 ) -> float:
     """Return the smallest difference of two accuracies (a fraction) that is found with probability ``power``.
 
@@ -78,7 +81,7 @@ def detectable_difference(
     Raises:
         ValueError: there are no seeds, or fewer than two images.
     """
-    find = _power(seeds, images, alpha)
+    find = _power(seeds, images, alpha, prior)
     low, high = 0.0, 1.0
     for _ in range(30):
         middle = (low + high) / 2
@@ -110,15 +113,18 @@ def images_needed(
     return least(lambda images: power_of(difference, spread, seeds, images, alpha) >= power, 2, most)
 
 
-def _power(seeds: int, images: int, alpha: float) -> Callable[[float, Spread], float]:
+def _power(seeds: int, images: int, alpha: float, prior: int) -> Callable[[float, Spread], float]:
     """Return the power as a function of difference and spread. It keeps the quantiles, which cost most."""
     if seeds < 1 or images < 2:
         raise ValueError(f"a comparison of {seeds} seeds and {images} images")
     of_images = t_quantile(1 - alpha / 2, images - 1) ** 2
     if seeds == 1:
         return lambda difference, spread: _of_one_seed(difference, spread, images, alpha)
-    of_seeds = t_quantile(1 - alpha / 2, seeds - 1) ** 2
-    nodes = chi_square_nodes(seeds - 1)
+    freedom = seeds - 1 + prior
+    of_seeds = t_quantile(1 - alpha / 2, freedom) ** 2
+    nodes = [
+        ((prior + (seeds - 1) * ratio) / freedom, weight) for ratio, weight in chi_square_nodes(seeds - 1)
+    ]
     rounding = 1 / (12 * seeds * images**2)
 
     def find(difference: float, spread: Spread) -> float:

@@ -221,7 +221,15 @@ def test_accuracy_is_the_mean_over_seeds_however_often_a_seed_was_measured() -> 
     assert (row["seeds"], row["repeats"]) == (3, 3)
     low, high = row["top1_ci"]
     assert (low + high) / 2 == pytest.approx(93.0)
-    assert high - 93.0 == pytest.approx(4.3027 * 3.0 / 3**0.5, rel=1e-4)  # t of 2 degrees of freedom
+    deviation = (3.0**2 + (100 / N) ** 2 / 12) ** 0.5  # of the seeds, and of rounding to one image
+    assert high - 93.0 == pytest.approx(4.30265 * deviation / 3**0.5, rel=1e-5)  # t of 2 degrees of freedom
+
+
+def test_equal_accuracies_of_all_seeds_give_an_interval_with_a_width() -> None:
+    (row,) = rows([record(seed=seed, accuracy={"top1": 99.0}) for seed in range(3)])
+    low, high = row["top1_ci"]
+    assert 99.0 - low == pytest.approx(4.30265 * (100 / N) / 12**0.5 / 3**0.5, rel=1e-5)
+    assert high > 99.0
 
 
 def test_latency_is_the_median_of_cells_and_memory_the_worst() -> None:
@@ -446,8 +454,31 @@ def test_tiers_hold_what_no_test_tells_from_the_leader() -> None:
     given, answers_of = answering(
         {"best": [hits(4)] * 3, "like it": [hits(6)] * 3, "worse": [hits(60)] * 3, "worst": [hits(200)] * 3}
     )
-    found = {row["method"]: row["tier"] for row in rows(given, answers_of=answers_of)}
-    assert found == {"best": 1, "like it": 1, "worse": 2, "worst": 3}
+    ranked = rows(given, answers_of=answers_of)
+    assert {row["method"]: row["tier"] for row in ranked} == {"best": 1, "like it": 1, "worse": 2, "worst": 3}
+    assert {row["method"]: row["rank_ci"] for row in ranked} == {
+        "best": [1, 2],
+        "like it": [1, 2],
+        "worse": [3, 3],
+        "worst": [4, 4],
+    }
+
+
+def test_the_rank_stands_beside_the_tier() -> None:
+    given, answers_of = answering({"a": [hits(4)] * 3, "b": [hits(6)] * 3, "c": [hits(90)] * 3})
+    text = render(leaderboard_of(given, answers_of), "table", None, width=200)
+    assert re.search(r"^ +1 +1-2 +a ", text, re.MULTILINE)
+    assert re.search(r"^ +2 +3 +c ", text, re.MULTILINE)
+    assert "Rank: 95% interval of the row's rank by accuracy" in text
+    assert "McNemar" not in text
+
+
+def test_a_table_of_one_seed_says_that_training_varies() -> None:
+    given, answers_of = answering({"a": [hits(4)], "b": [hits(60)]})
+    text = render(leaderboard_of(given, answers_of), "table", None, width=200)
+    assert (
+        "A row of one seed is compared by the exact McNemar test: no variation of training is in it" in text
+    )
 
 
 def test_the_same_accuracy_on_other_samples_is_distinguished_by_none_and_by_pairs_only() -> None:

@@ -13,7 +13,7 @@ from harness.results.answers import SeedAnswers
 from harness.results.leaderboard.rows import Group
 from harness.results.summary import Summary
 from harness.stats.binary import difference_interval, mcnemar
-from harness.stats.crossed import Crossed, crossed_of_sums, nested
+from harness.stats.crossed import Crossed, Prior, crossed_of_sums, nested
 from harness.stats.power import Spread
 
 if TYPE_CHECKING:
@@ -26,6 +26,9 @@ AnswersOf: TypeAlias = Callable[[Summary], SeedAnswers | None]
 
 CHUNK_BYTES = 2**25
 """Memory for intermediate arrays of a comparison with many rows."""
+
+ALONE = Prior()
+"""No other rows."""
 
 _BITS = np.array([bin(byte).count("1") for byte in range(256)], dtype=np.uint8)
 
@@ -92,11 +95,14 @@ def answers_of(group: Group, of_record: AnswersOf) -> Answers:
     return Answers(answers)
 
 
-def compare(first: Answers, others: Sequence[Answers]) -> list[Paired | None]:
+def compare(
+    first: Answers, others: Sequence[Answers], prior: Prior = ALONE, chunk_bytes: int = CHUNK_BYTES
+) -> list[Paired | None]:
     """Compare one row with each of ``others`` (:mod:`harness.stats.crossed`).
 
     Rows are compared on the seeds that both have with the same images. The result is ``None`` if there are none. Where
-    there is one seed, the exact McNemar test compares the two trained models.
+    there is one seed, the exact McNemar test compares the two trained models. ``prior``: what the other rows of the
+    table say of the variance over seeds. ``chunk_bytes``: memory for intermediate arrays.
     """
     results: list[Paired | None] = [None] * len(others)
     places: dict[tuple[int, ...], list[int]] = {}
@@ -109,12 +115,15 @@ def compare(first: Answers, others: Sequence[Answers]) -> list[Paired | None]:
         if common:
             places.setdefault(common, []).append(place)
     for seeds, members in places.items():
-        for place, paired in zip(members, _of_seeds(first, [others[i] for i in members], seeds), strict=True):
+        group = _of_seeds(first, [others[place] for place in members], seeds, prior, chunk_bytes)
+        for place, paired in zip(members, group, strict=True):
             results[place] = paired
     return results
 
 
-def _of_seeds(first: Answers, others: Sequence[Answers], seeds: tuple[int, ...]) -> list[Paired]:
+def _of_seeds(
+    first: Answers, others: Sequence[Answers], seeds: tuple[int, ...], prior: Prior, chunk_bytes: int
+) -> list[Paired]:
     """Compare one row with others on seeds that all have with the same images as the first row."""
     if len(seeds) == 1:
         return [_of_models(first.of_seed[seeds[0]], other.of_seed[seeds[0]]) for other in others]
@@ -123,11 +132,11 @@ def _of_seeds(first: Answers, others: Sequence[Answers], seeds: tuple[int, ...])
         counts = np.array([[_right(other.of_seed[seed]) for seed in seeds] for other in others])
         own = np.array([_right(first.of_seed[seed]) for seed in seeds])
         result = nested((own - counts) / sizes, 1 / float(sizes.min()))
-        return _unpacked(result, int(sizes.min()))
+        return _unpacked(result, int(sizes.min()), prior)
     images = first.of_seed[seeds[0]].n
     own = first.packed(seeds)
     own_sums = first.sums(seeds).astype(np.int32)
-    at_once = max(1, CHUNK_BYTES // (8 * images + own.size))
+    at_once = max(1, chunk_bytes // (8 * images + own.size))
     paired: list[Paired] = []
     for start in range(0, len(others), at_once):
         members = others[start : start + at_once]
@@ -140,7 +149,7 @@ def _of_seeds(first: Answers, others: Sequence[Answers], seeds: tuple[int, ...])
             images=images,
             step=1.0,
         )
-        paired += _unpacked(result, images)
+        paired += _unpacked(result, images, prior)
     return paired
 
 
@@ -159,9 +168,10 @@ def _of_models(first: SeedAnswers, second: SeedAnswers) -> Paired:
     )
 
 
-def _unpacked(result: Crossed, images: int) -> list[Paired]:
-    low, high = result.interval()
-    columns = (result.difference, result.p, low, high, *result.variances)
+def _unpacked(result: Crossed, images: int, prior: Prior) -> list[Paired]:
+    moderated = result.moderated(prior)
+    low, high = moderated.interval()
+    columns = (result.difference, moderated.p, low, high, *result.variances)
     return [
         Paired(
             difference=difference,

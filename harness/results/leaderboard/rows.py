@@ -157,15 +157,16 @@ def _accuracy(good: Sequence[Summary], by_seed: Mapping[int, Sequence[Summary]])
     return {
         "top1": fmean(top1) if top1 else Why("accuracy was not evaluated"),
         "top5": fmean(top5) if top5 else Why("five classes or fewer" if few else "not evaluated"),
-        "top1_ci": _interval(top1),
+        "top1_ci": _interval(top1, min((r.accuracy.n for r in good if r.accuracy.n), default=None)),
         "top1_oracle": fmean(oracle) if oracle else Why("no split whose classes have one sub-model each"),
         "top1_drop1": _without_one(good, by_seed),
         "accuracy_on": _same(record.accuracy.on for record in good),
     }
 
 
-def _interval(top1: Sequence[float]) -> Value | Why:
-    interval = stats.t_interval(top1)
+def _interval(top1: Sequence[float], images: int | None) -> Value | Why:
+    """Return the t-interval of the seeds' accuracies, which are multiples of one of ``images``."""
+    interval = stats.t_interval(top1, step=100 / images if images else 0.0)
     if interval is None:
         return Why(f"{len(top1)} seed{'s' if len(top1) != 1 else ''}; an interval needs 3")
     return list(interval)

@@ -3,22 +3,39 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from statistics import median
 from typing import TYPE_CHECKING
 
-from harness.results.leaderboard.answers import Paired, answers_of, compare
+from harness.results.leaderboard.answers import ALONE, Answers, Paired, answers_of, compare
 from harness.results.leaderboard.rows import Group
 from harness.results.leaderboard.why import Why
-from harness.stats.best import ALPHA, rank_intervals, tiers_by_best
+from harness.stats.best import ALPHA, Compare, rank_intervals, tiers_by_best
+from harness.stats.crossed import Prior
 from harness.stats.power import Spread, detectable_difference
 
 if TYPE_CHECKING:
     from harness.results.leaderboard.answers import AnswersOf
 
-__all__ = ["MOST_RANKED", "no_tiers", "rank_by_tiers"]
+__all__ = ["MOST_RANKED", "Ranking", "comparison_of", "no_tiers", "rank", "rank_by_tiers"]
 
 MOST_RANKED = 100
 """Rows of a table up to which all pairs are compared for the intervals of ranks."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ranking:
+    """The ranking of the rows of a table.
+
+    ``tiers``: the tier of each row. ``intervals``: [low, high] of each row's rank; empty if there are more than
+    :data:`MOST_RANKED` rows. ``detectable``: the difference of two accuracies, as a fraction, that the test detects with
+    80% power at the first step of the correction, with the median spread of the best row's comparisons and the fewest
+    seeds and images among them. ``None`` if no row shares a seed and raw predictions with the best one.
+    """
+
+    tiers: tuple[int, ...]
+    intervals: tuple[tuple[int, int], ...]
+    detectable: float | None
 
 
 def no_tiers(groups: Iterable[Group], reason: str) -> None:
@@ -31,45 +48,71 @@ def no_tiers(groups: Iterable[Group], reason: str) -> None:
 def rank_by_tiers(groups: list[Group], of_record: AnswersOf) -> float | None:
     """Give each row its tier and the interval of its rank, and sort the rows by tier.
 
-    Rows are compared by :func:`harness.results.leaderboard.answers.compare`, and get tiers by
-    :func:`harness.stats.best.tiers_by_best`. ``groups`` must be sorted by accuracy.
+    ``groups`` must be sorted by accuracy.
 
     Returns:
-        The difference in points that the table's test detects with 80% power between two rows, at the first step of
-        the correction, with the median spread of the leader's comparisons and the fewest seeds and images among them.
-        ``None`` if no row shares a seed and raw predictions with the leader.
+        The detectable difference in points (:class:`Ranking`).
     """
     loaded = [(group, answers_of(group, of_record)) for group in groups]
     ranked = [(group, answers) for group, answers in loaded if answers.of_seed]
     without = [group for group, answers in loaded if not answers.of_seed]
-
-    def paired(row: int, others: Sequence[int]) -> list[Paired | None]:
-        return compare(ranked[row][1], [ranked[other][1] for other in others])
-
-    def p_values(row: int, others: Sequence[int]) -> list[float]:
-        return [
-            1.0 if result is None or result.difference <= 0 else result.p for result in paired(row, others)
-        ]
-
-    tiers = tiers_by_best(len(ranked), p_values)
-    for (group, _), tier in zip(ranked, tiers, strict=True):
-        group.put("tier", tier)
-    if len(ranked) <= MOST_RANKED:
-        for (group, _), interval in zip(ranked, rank_intervals(len(ranked), p_values), strict=True):
-            group.put("rank_ci", list(interval))
-    else:
-        for group, _ in ranked:
-            group.put("rank_ci", Why(f"more than {MOST_RANKED} rows"))
+    ranking = rank([answers for _, answers in ranked])
+    for place, (group, _) in enumerate(ranked):
+        group.put("tier", ranking.tiers[place])
+        group.put(
+            "rank_ci",
+            list(ranking.intervals[place]) if ranking.intervals else Why(f"more than {MOST_RANKED} rows"),
+        )
     no_tiers(without, "no raw predictions")
-    order = sorted(range(len(ranked)), key=lambda row: tiers[row])
-    groups[:] = [*(ranked[row][0] for row in order), *without]
-    if len(ranked) < 2:
-        return None
-    return _detectable([result for result in paired(0, range(1, len(ranked))) if result], len(ranked))
+    order = sorted(range(len(ranked)), key=lambda place: ranking.tiers[place])
+    groups[:] = [*(ranked[place][0] for place in order), *without]
+    return None if ranking.detectable is None else 100 * ranking.detectable
 
 
-def _detectable(results: Sequence[Paired], rows: int) -> float | None:
-    spreads = [result.spread for result in results if result.spread is not None]
+def rank(rows: Sequence[Answers]) -> Ranking:
+    """Return tiers and intervals of ranks of rows, which are sorted best first."""
+    if not rows:
+        return Ranking(tiers=(), intervals=(), detectable=None)
+    with_best = [paired for paired in compare(rows[0], rows[1:]) if paired]
+    prior = _prior(with_best)
+    p_values = _p_values(rows, prior)
+    return Ranking(
+        tiers=tuple(tiers_by_best(len(rows), p_values)),
+        intervals=tuple(rank_intervals(len(rows), p_values)) if len(rows) <= MOST_RANKED else (),
+        detectable=_detectable(with_best, len(rows), prior),
+    )
+
+
+def comparison_of(rows: Sequence[Answers]) -> Compare:
+    """Return the comparison of rows, which are sorted best first.
+
+    Rows are compared by :func:`harness.results.leaderboard.answers.compare`. What the comparisons with the best row say
+    of the variance over seeds is used for all pairs.
+    """
+    with_best = compare(rows[0], rows[1:]) if rows else []
+    return _p_values(rows, _prior([paired for paired in with_best if paired]))
+
+
+def _p_values(rows: Sequence[Answers], prior: Prior) -> Compare:
+    def p_values(row: int, others: Sequence[int]) -> list[float]:
+        results = compare(rows[row], [rows[other] for other in others], prior)
+        return [1.0 if paired is None or paired.difference <= 0 else paired.p for paired in results]
+
+    return p_values
+
+
+def _prior(with_best: Sequence[Paired]) -> Prior:
+    """Return what the comparisons with the best row say of the variance over seeds."""
+    crossed = [paired for paired in with_best if paired.seeds > 1 and paired.spread is not None]
+    if not crossed:
+        return ALONE
+    seeds = min(paired.seeds for paired in crossed)
+    images = min(paired.images for paired in crossed)
+    return Prior.of([paired.spread for paired in crossed if paired.spread is not None], seeds, images)
+
+
+def _detectable(with_best: Sequence[Paired], rows: int, prior: Prior) -> float | None:
+    spreads = [paired.spread for paired in with_best if paired.spread is not None]
     if not spreads:
         return None
     spread = Spread(
@@ -77,7 +120,7 @@ def _detectable(results: Sequence[Paired], rows: int) -> float | None:
         image=median(each.image for each in spreads),
         residual=median(each.residual for each in spreads),
     )
-    seeds = min(result.seeds for result in results)
-    images = min(result.images for result in results)
+    seeds = min(paired.seeds for paired in with_best)
+    images = min(paired.images for paired in with_best)
     first_step = ALPHA / (rows * (rows - 1) / 2)
-    return 100 * detectable_difference(spread, seeds, max(2, images), alpha=first_step)
+    return detectable_difference(spread, seeds, max(2, images), alpha=first_step, prior=prior.freedom)

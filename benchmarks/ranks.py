@@ -1,0 +1,207 @@
+"""Simulate leaderboards: how often equal rows are separated, what real differences are found, and what intervals cover.
+
+The old method (one exact McNemar test per seed, combined by Rüger's rule, corrected by Holm over all pairs) stands
+beside the method of the harness. Answers are drawn from a normal model: an image has a difficulty that all rows share
+and one for each row; a training has an ability of its own; the rest changes with every answer. Run with:
+
+    python benchmarks/ranks.py [--tables N] [--seed N]
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import time
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import stats as scipy_stats
+
+from harness.results.answers import SeedAnswers
+from harness.results.leaderboard.answers import Answers, compare
+from harness.results.leaderboard.tiers import comparison_of
+from harness.stats.best import rank_intervals, tiers_by_best
+from harness.stats.intervals import t_interval
+
+SEEDS = (2, 3, 5, 10, 20)
+IMAGES = 360
+
+
+@dataclass(frozen=True)
+class Model:
+    """The standard deviations of the parts of an answer, and the accuracy of a row."""
+
+    image: float = 2.0
+    row_image: float = 1.0
+    training: float = 0.0
+    answer: float = 1.0
+    accuracy: float = 0.95
+
+    def draw(
+        self, rng: np.random.Generator, rows: int, seeds: int, images: int, ahead: float = 0.0
+    ) -> tuple[NDArray[np.bool_], NDArray[np.float64]]:
+        """Return whether answers are right, bool [rows, seeds, images], and each row's true accuracy on these images.
+
+        The first row is better by ``ahead`` over all images.
+        """
+        spread = math.sqrt(self.image**2 + self.row_image**2 + self.training**2 + self.answer**2)
+        accuracy = np.full(rows, self.accuracy)
+        accuracy[0] += ahead
+        limit = spread * scipy_stats.norm.ppf(accuracy)[:, None, None]
+        difficulty = self.image * rng.standard_normal((1, 1, images))
+        difficulty = difficulty + self.row_image * rng.standard_normal((rows, 1, images))
+        changing = self.training * rng.standard_normal((rows, seeds, 1))
+        changing = changing + self.answer * rng.standard_normal((rows, seeds, images))
+        expected = scipy_stats.norm.cdf((limit - difficulty) / math.hypot(self.training, self.answer))
+        return difficulty + changing < limit, expected.mean(axis=(1, 2))
+
+
+def packed(right: NDArray[np.bool_]) -> Answers:
+    """Return the answers of one row, [seeds, images]."""
+    return Answers(
+        {seed: SeedAnswers(b"", len(own), np.packbits(own).tobytes()) for seed, own in enumerate(right)}
+    )
+
+
+def sorted_rows(right: NDArray[np.bool_]) -> tuple[NDArray[np.intp], list[Answers]]:
+    """Return the order of rows from the best one, and their answers in this order."""
+    order = np.argsort(-right.mean(axis=(1, 2)), kind="stable")
+    return order, [packed(right[row]) for row in order]
+
+
+# --- the old method -------------------------------------------------------------------------------
+
+
+def old_tiers(right: NDArray[np.bool_]) -> list[int]:
+    """Return the tiers of rows, which are sorted best first, by the old method."""
+    rows, seeds, _ = right.shape
+    first, second = np.triu_indices(rows, 1)
+    flat = right.astype(np.float32)
+    both = np.einsum("rsi,qsi->srq", flat, flat, optimize=True)[:, first, second].round().astype(int)
+    count = flat.sum(axis=2).round().astype(int)
+    only_first = count[first].T - both
+    only_second = count[second].T - both
+    total = only_first + only_second
+    place = seeds // 2 + 1
+    sides = [
+        np.sort(scipy_stats.binom.cdf(few, total, 0.5), axis=0)[place - 1] * seeds / place
+        for few in (only_second, only_first)
+    ]
+    p = np.minimum(1, 2 * np.minimum(*sides))
+    order = np.argsort(p)
+    adjusted = np.empty(len(p))
+    adjusted[order] = np.maximum.accumulate(np.minimum(1, (len(p) - np.arange(len(p))) * p[order]))
+    apart = np.zeros((rows, rows), dtype=bool)
+    apart[first, second] = adjusted <= 0.05
+    tiers = [0] * rows
+    remaining, tier = list(range(rows)), 0
+    while remaining:
+        tier += 1
+        leader = remaining[0]
+        for row in remaining:
+            if not apart[leader, row]:
+                tiers[row] = tier
+        remaining = [row for row in remaining if apart[leader, row]]
+    return tiers
+
+
+# --- what is counted ------------------------------------------------------------------------------
+
+
+def shares(
+    rng: np.random.Generator,
+    model: Model,
+    rows: int,
+    seeds: int,
+    images: int,
+    tables: int,
+    ahead: float = 0.0,
+) -> tuple[float, float]:
+    """Return in which share of tables the second row is in a lower tier than the first: old method, new method.
+
+    Without a difference (``ahead`` = 0) any two rows in different tiers count.
+    """
+    old = new = 0
+    for _ in range(tables):
+        right, _ = model.draw(rng, rows, seeds, images, ahead)
+        order, answers = sorted_rows(right)
+        for_old, for_new = old_tiers(right[order]), tiers_by_best(rows, comparison_of(answers))
+        if ahead:
+            better, other = (int(np.flatnonzero(order == row)[0]) for row in (0, 1))
+            old += for_old[better] < for_old[other]
+            new += for_new[better] < for_new[other]
+        else:
+            old += max(for_old) > 1
+            new += max(for_new) > 1
+    return old / tables, new / tables
+
+
+def coverage(rng: np.random.Generator, model: Model, seeds: int, images: int, tables: int) -> list[float]:
+    """Return the coverage of the intervals of a difference, of a rank in a table of five, and of top1_ci.
+
+    ``top1_ci`` is about other trainings on the same test images.
+    """
+    difference = ranks = top1 = 0
+    ahead = min(0.02, (1 - model.accuracy) / 2)
+    for _ in range(tables):
+        own, expected = model.draw(rng, 5, seeds, images, ahead)
+        (paired,) = compare(packed(own[0]), [packed(own[1])])
+        if paired is not None:
+            difference += paired.low <= ahead <= paired.high
+        order, answers = sorted_rows(own)
+        place = int(np.flatnonzero(order == 1)[0])
+        low, high = rank_intervals(5, comparison_of(answers))[place]
+        ranks += low <= 2 and high >= 5  # one row is better, the others are equal: ranks 2 to 5
+        interval = t_interval(own[1].mean(axis=1).tolist(), step=1 / images)
+        if interval is not None:
+            top1 += interval[0] <= expected[1] <= interval[1]
+    return [difference / tables, ranks / tables, top1 / tables if seeds > 2 else math.nan]
+
+
+def main() -> None:
+    """Print the tables of docs/measuring.md."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--tables", type=int, default=1000)
+    parser.add_argument("--seed", type=int, default=0)
+    given = parser.parse_args()
+    rng = np.random.default_rng(given.seed)
+    begun = time.monotonic()
+    models = {
+        "no seed effect": Model(),
+        "seed effect": Model(training=0.5),
+        "98%, seed effect": Model(training=0.5, accuracy=0.98),
+    }
+    print(f"equal rows in different tiers, % of tables (old / new), {IMAGES} images, nominal 5%")
+    for name, model in models.items():
+        for rows in (2, 5, 12, 50):
+            tables = {2: given.tables, 5: given.tables // 2, 12: given.tables // 3, 50: given.tables // 10}[
+                rows
+            ]
+            cells = [shares(rng, model, rows, seeds, IMAGES, tables) for seeds in SEEDS]
+            text = "  ".join(f"{100 * old:5.1f} /{100 * new:5.1f}" for old, new in cells)
+            print(f"{name:18} {rows:3} rows  {text}   n={tables}", flush=True)
+    for rows in (2, 5):
+        cells = [shares(rng, Model(training=0.3), rows, seeds, 30, given.tables) for seeds in SEEDS]
+        text = "  ".join(f"{100 * old:5.1f} /{100 * new:5.1f}" for old, new in cells)
+        print(f"{'30 images':18} {rows:3} rows  {text}   n={given.tables}", flush=True)
+    print("a real difference is found, % of tables (old / new)")
+    for ahead in (0.02, 0.04):
+        for name, model in list(models.items())[:2]:
+            small = Model(training=model.training, accuracy=0.9)
+            for rows in (2, 12):
+                tables = given.tables // 2 if rows == 2 else given.tables // 5
+                cells = [shares(rng, small, rows, seeds, IMAGES, tables, ahead) for seeds in SEEDS]
+                text = "  ".join(f"{100 * old:5.1f} /{100 * new:5.1f}" for old, new in cells)
+                print(f"{100 * ahead:.0f} points, {name:15} {rows:3} rows  {text}   n={tables}", flush=True)
+    print("coverage of 95% intervals, %: difference, rank, top1_ci")
+    for name, model in models.items():
+        few = given.tables // 2
+        cells3 = [coverage(rng, model, seeds, IMAGES, few) for seeds in SEEDS]
+        text = "  ".join(" ".join(f"{100 * each:5.1f}" for each in cell) for cell in cells3)
+        print(f"{name:18} {text}   n={few}", flush=True)
+    print(f"{time.monotonic() - begun:.0f} s")
+
+
+if __name__ == "__main__":
+    main()
