@@ -24,7 +24,7 @@ help:
 	@echo "make compare BEFORE=DIR AFTER=DIR  the differences between two captures"
 	@echo "make proto  plugins/harness_remote/agent_pb2.py from agent.proto"
 	@echo "make published    check results/published, write results/README.md"
-	@echo "make reproduction  run papers/on-digits and the labs, write docs/reproduction.md"
+	@echo "make reproduction  docs/reproduction.md, from the papers' suites and results/published"
 
 edge: $(VENV)/.bench
 	$(BIN)/harness run $(SUITE)
@@ -59,12 +59,8 @@ compare: $(VENV)/.test
 	$(BIN)/python tests/regression/compare.py $(BEFORE) $(AFTER) $(if $(ONLY),--common)
 
 reproduction: $(VENV)/.bench
-	$(BIN)/harness run papers/on-digits
-	$(BIN)/harness lab run nano4
-	$(BIN)/harness lab run nano6
-	$(BIN)/harness lab run pi10
-	$(BIN)/harness lab run pi10 boards/pi10-size
-	$(BIN)/python docs/reproduction.py results/local/on-digits results/local/nano4 results/local/nano6 results/local/pi10 results/local/pi10-size > docs/reproduction.md
+	$(BIN)/python docs/reproduction.py results/published > docs/reproduction.md.new
+	mv docs/reproduction.md.new docs/reproduction.md
 
 published: $(VENV)/.bench
 	@mkdir -p results/published

@@ -33,7 +33,7 @@ ALWAYS = ("tier", "method", "top1", "latency_p50_ms")
 
 INTRODUCTION = """# Results
 
-This page is made from the records in [`published`](published) by `make published`. Nothing on it is written by hand.
+This page is made from the records in `results/published` by `make published`. Nothing on it is written by hand.
 
 - Each folder `published/MACHINE/SUITE` has the records of one suite on one machine, their raw samples, the suite and
   the commands. [docs/results.md](../docs/results.md) describes the files.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
-import importlib.util
 import inspect
 import os
 import re
@@ -417,14 +416,6 @@ def test_fragments_of_suites_in_the_docs_can_be_planned(tmp_path):
         path = tmp_path / "suite.yaml"
         path.write_text(own + text)
         assert planner.make_plan(load_suite(path), load_plugins(), PrepareHost()).plan.cells
-
-
-def test_the_page_of_reproduction_has_the_text_of_its_generator():
-    spec = importlib.util.spec_from_file_location("reproduction_page", ROOT / "docs" / "reproduction.py")
-    page = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(page)
-    for text in (page.INTRODUCTION, page.ORDERINGS, page.COUNTS, page.ROWS, page.BOARDS):
-        assert text.strip() in PAGES["docs/reproduction.md"]
 
 
 @pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md"])
