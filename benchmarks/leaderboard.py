@@ -25,7 +25,7 @@ from typing import Any
 
 import numpy as np
 
-from harness.types.record import checksum
+from harness.types.record import Record, line_of
 
 SOURCE = Path(__file__).parents[1] / "tests" / "data" / "records_0_1_0" / "records.jsonl"
 SEEDS = 5
@@ -61,7 +61,7 @@ def make(folder: Path, count: int) -> None:
     random = np.random.default_rng(0)
     labels = random.integers(0, CLASSES, IMAGES)
     kinds = templates()
-    with (folder / "records.jsonl").open("w", encoding="utf-8") as file:
+    with (folder / "records.jsonl").open("wb") as file:
         for number in range(count):
             row, seed = divmod(number, SEEDS)
             record = json.loads(json.dumps(kinds[row % len(kinds)]))
@@ -73,8 +73,7 @@ def make(folder: Path, count: int) -> None:
             (folder / name).write_bytes(content)
             vary(record, row, seed, random, share, ms)
             record["samples"] = {"file": name, "sha256": digest}
-            record["checksum"] = checksum(record)
-            file.write(json.dumps(record, ensure_ascii=False) + "\n")
+            file.write(line_of(Record.model_validate(record)) + b"\n")
 
 
 def vary(

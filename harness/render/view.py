@@ -370,8 +370,10 @@ def _labels(table: Table, shown: Sequence[Shown]) -> list[str]:
     methods = [str(row["method"]) for row in table.rows]
     settings = [column for column in shown if column.name in SETTINGS]
     labels = list(methods)
-    for method in {method for method in methods if methods.count(method) > 1}:
-        places = [place for place, other in enumerate(methods) if other == method]
+    places_of: dict[str, list[int]] = {}
+    for place, method in enumerate(methods):
+        places_of.setdefault(method, []).append(place)
+    for method, places in ((name, own) for name, own in places_of.items() if len(own) > 1):
         chosen: list[Shown] = []
         for column in settings:
             before = {tuple(other.cells[place] for other in chosen) for place in places}

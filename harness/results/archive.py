@@ -40,6 +40,9 @@ _LOCAL = 30
 _BEFORE_HEADER = 10
 """Bytes of an array before its header: magic, version and the length of the header."""
 
+_USUAL = 128
+"""Bytes of most arrays before their data."""
+
 
 class Archive:
     """The arrays of an archive.
@@ -86,11 +89,11 @@ class Archive:
 
     def _header(self, name: str, member: zipfile.ZipInfo) -> Header:
         """Return the header of an array. Version 1 of the format has headers of at most 64 KiB."""
-        before = self._unpacked(member, _BEFORE_HEADER)
-        if before[:8] != b"\x93NUMPY\1\0":
+        first = self._unpacked(member, _USUAL)
+        if first[:8] != b"\x93NUMPY\1\0" or len(first) < _BEFORE_HEADER:
             raise ValueError(f"array {name!r} has an unknown header")
-        start = _BEFORE_HEADER + int.from_bytes(before[8:], "little")
-        shape, dtype = _parsed(self._unpacked(member, start))
+        start = _BEFORE_HEADER + int.from_bytes(first[8:_BEFORE_HEADER], "little")
+        shape, dtype = _parsed(first[:start] if start <= _USUAL else self._unpacked(member, start))
         if dtype.hasobject or dtype.kind not in "biufSU" or min(shape, default=0) < 0:
             raise ValueError(f"array {name!r} has no numbers or texts")
         if member.file_size != start + math.prod(shape) * dtype.itemsize:

@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from harness.render import FORMATS, render
+from harness.render.characters import json_text
 from harness.render.record import describe
 from harness.render.view import columns_of
 from harness.results.leaderboard.leaderboard import Leaderboard, leaderboard_of
@@ -420,3 +421,17 @@ def test_the_story_of_a_fleet_tells_each_part_and_what_is_left_without_some() ->
     assert "sub1: compute_ms 1.5, device b2" in story
     assert "name b2, parts sub1, compute_share 0.4" in story
     assert "without parts: why" in describe(record(accuracy={"missing": {"why": "why"}}), {})
+
+
+@given(
+    st.recursive(
+        st.none()
+        | st.booleans()
+        | st.integers()
+        | st.floats(allow_nan=False, allow_infinity=False)
+        | st.text(),
+        lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner) | st.tuples(inner, inner),
+    )
+)
+def test_indented_json_is_that_of_the_standard_library(value: Any) -> None:
+    assert json_text(value, 2) == json.dumps(value, indent=2)

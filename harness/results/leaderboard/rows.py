@@ -36,7 +36,6 @@ class Group:
         self.judged = judged(self.good)
         self.reason = _reason(self.records)
         self.scopes = scopes_of(self.good)
-        self.scope: str | None = None
         self._values: dict[str, Value] = dict.fromkeys(COLUMNS)
         self._why: dict[str, str] = {}
         self._row: Row | None = None
@@ -47,7 +46,8 @@ class Group:
             self.put(name, Why("not recorded") if value is None else value)
         for name, measured in _measured(self.records, self.good, self.judged).items():
             self.put(name, measured if self.good else Why(self.reason))
-        self.put_energy(next(iter(self.scopes), None))
+        self.scope: str | None = next(iter(self.scopes), None)
+        self._put_energy()
 
     @property
     def row(self) -> Row:
@@ -63,8 +63,12 @@ class Group:
 
     def put_energy(self, scope: str | None) -> None:
         """Set the energy columns to the readings of meters with one scope."""
-        self.scope = scope
-        for name, value in energy_columns(self.judged.cells["energy"], scope).items():
+        if scope != self.scope:
+            self.scope = scope
+            self._put_energy()
+
+    def _put_energy(self) -> None:
+        for name, value in energy_columns(self.judged.cells["energy"], self.scope).items():
             self.put(name, value if self.good else Why(self.reason))
 
     def put(self, name: str, value: Value | Why) -> None:
