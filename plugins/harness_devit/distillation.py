@@ -16,6 +16,8 @@ Readings taken of L_feat:
   the teacher's decision, nor has DeiT [14], which it follows.
 - A distilled DeiT has two heads. As in DeiT and in the authors' code, its class head learns the true labels and its
   distillation head the teacher's decision. Without L_pred the mean of both, which is what it answers, learns the labels.
+- Algorithms 2 and 3 add the weight decay to the gradient (line 8) and subtract it again (line 14). AdamW, which the
+  authors' code has, decays once.
 - Table VII's L_feat alone trains no classifier: it is read as ground truth plus that.
 """
 

@@ -6,7 +6,8 @@ MLP; u units of any of these kinds. The index s marks the sub-model's.
 Readings taken:
 
 - Eq. 6 and 7 are taken of the mean loss over the held-out images, so the sum over images and tokens is inside the
-  absolute value. A neuron's output O_w is its activation: the sum of w dL/dw over its weights in W_2 equals that.
+  absolute value. A neuron's output O_w is its activation, so its importance is the sum of w dL/dw over its D weights
+  in W_2. Eq. 7 sums over its 2 D weights in W_1 and W_2; the ranks are nearly the same.
 - The paper names no criterion for embedding reduction. Channels of the residual stream are ranked by the same measure,
   taken of each block's output and summed over the blocks. Where a head gets narrower too (the paper keeps 64 channels),
   its channels are ranked by theirs, and q is scaled so that attention's softmax sees the same scale.

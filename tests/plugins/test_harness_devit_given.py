@@ -79,30 +79,41 @@ def timm_spec(name: str) -> ModuleSpec:
     return ModuleSpec(factory=TIMM_FACTORY, params={**built, "drop_path_rate": 0.1, "args": {}})
 
 
-def test_weights_of_timm_are_taken_without_their_head(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The hub's file is replaced by one with random weights: there is no network here."""
+@pytest.mark.parametrize("distilled", [False, True])
+def test_weights_of_timm_are_taken_without_their_head(
+    distilled: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The hub's file is one with random weights here, of 1,000 classes and images of 224 pixels."""
     import harness_timm.models
 
+    name = "deit_tiny_distilled_patch16_224" if distilled else "vit_tiny_patch16_224"
+    spec = timm_spec(name)
     torch.manual_seed(5)
-    weights = timm_spec("vit_tiny_patch16_224").build()
-    asked = []
-
-    def stored(spec: ModuleSpec, source: Any, rows: Any) -> torch.nn.Module:
-        asked.append((spec.params["name"], spec.params["classes"], source.name, rows))
-        weights.reset_classifier(0)
-        return weights
-
-    monkeypatch.setattr(harness_timm.models, "pretrained_model", stored)
-    shape = TokenShape(
-        image_size=(224, 224), patch_size=16, channels=3, classes=25, dim=192, depth=12, heads=3
+    weights = ModuleSpec(factory=spec.factory, params={**spec.params, "classes": 1000}).build()
+    save_file(weights.state_dict(), tmp_path / "model.safetensors")
+    monkeypatch.setattr(harness_timm.models, "hub_file", lambda *_: tmp_path / "model.safetensors")
+    sub = TokenShape(
+        image_size=(224, 224),
+        patch_size=16,
+        channels=3,
+        classes=25,
+        dim=192,
+        depth=12,
+        heads=3,
+        distilled=distilled,
+        drop_path_rate=0.1,
     )
-    sub = shape.spec().build()
-    head = sub.head.weight.clone()
-    start_from(Given(model="vit_tiny_patch16_224"), sub, shape)
-    assert asked[0][:2] == ("vit_tiny_patch16_224", 0)
-    assert torch.equal(sub.head.weight, head)
-    assert torch.equal(sub.blocks[11].mlp.fc2.weight, weights.blocks[11].mlp.fc2.weight)
-    assert torch.equal(sub.pos_embed, weights.pos_embed)
+    small = sub.spec().build()
+    head = small.head.weight.clone()
+    start_from(Given(model=name), small, sub)
+    assert torch.equal(small.head.weight, head)
+    mine, theirs = small.state_dict(), weights.state_dict()
+    for tensor in mine.keys() - {"head.weight", "head.bias", "head_dist.weight", "head_dist.bias"}:
+        assert torch.equal(mine[tensor], theirs[tensor]), tensor
+    images = torch.randn(1, 3, 224, 224)
+    with torch.no_grad():
+        ours, given = (model.eval().forward_features(images) for model in (small, weights))
+    torch.testing.assert_close(ours, given)
 
 
 @pytest.mark.parametrize(

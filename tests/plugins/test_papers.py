@@ -34,7 +34,6 @@ NOT_REPRODUCED = {
         "t1-swin-b-flops": 47.08,
         "t1-vit-l-storage": 1.134,
         "t1-vit-l-flops": 191.07,
-        "t3-vit-l-params": 304.33,
         "t3-cct-14-flops": 11.044,
         "t4-twins-svt-s-params": 24.06,
         # two files of other checkpoints
@@ -174,3 +173,22 @@ def test_devits_own_tables_give_the_figures_of_its_text_but_one(verdicts):
         "f9-n6-faster",
         "f9-n6-loss",  # Figure 9 prints no figure of six devices
     }
+
+
+def test_devits_learning_rates_are_those_of_the_authors_commands_per_image():
+    """Their scripts take the rate of the command x images per update / 512, on 8 GPUs."""
+    suite = load_suite(find_suite("papers/devit"))
+    commands = {"teacher": (1e-4, 256), "sub_stage": (8e-5, 256), "ensemble_stage": (3e-4, 128)}
+    per_image = {stage: rate * 8 * batch / 512 / (8 * batch) for stage, (rate, batch) in commands.items()}
+    train = suite.defaults.train
+    for method in ("devits", "dedeits", "deccts"):
+        split = suite.methods[method].partition.params
+        assert "teacher_stage" not in split
+        assert train["lr"] / train["batch_size"] == pytest.approx(per_image["teacher"])
+        for stage in ("sub_stage", "ensemble_stage"):
+            recipe = {**train, **split[stage]}
+            assert recipe["lr"] / recipe["batch_size"] == pytest.approx(per_image[stage])
+        assert train["min_lr"] == pytest.approx(1e-5 / 8)
+        assert (train["weight_decay"], split["ensemble_stage"]["weight_decay"]) == (0, 0.05)
+        assert split["drop_path_rate"] == 0.1
+        assert "ema" not in train
