@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from harness.errors import SuiteError
+from harness.errors import SuiteError, printable
 from harness.render import render
 from harness.results.folder import Results
 from harness.results.leaderboard.leaderboard import leaderboard_of
@@ -58,7 +58,7 @@ NOTHING = "There are no published results yet."
 
 def page(root: Path) -> str:
     """Return the page of the folder ``root``: a section for each machine, and a board for each suite on it."""
-    machines = [section(machine) for machine in folders(root)]
+    machines = [section(machine) for machine in folders(root) if folders(machine)]
     return "\n".join([INTRODUCTION, *(machines or [NOTHING + "\n"])]).rstrip() + "\n"
 
 
@@ -69,11 +69,15 @@ def folders(path: Path) -> list[Path]:
 
 def section(machine: Path) -> str:
     """Return the section of one machine."""
-    suites = [(folder, Merged([Results(folder)], current_only=True)) for folder in folders(machine)]
-    records = [record for _, merged in suites for record in merged.records]
-    lines = [f"## {machine.name}", "", facts(records), ""]
-    for folder, merged in suites:
-        lines += [f"### {folder.name}", "", origin(folder, merged.records), "", board(merged), ""]
+    suites = {folder: Results(folder).latest(current_only=True) for folder in folders(machine)}
+    lines = [
+        f"## {machine.name}",
+        "",
+        facts([record for records in suites.values() for record in records]),
+        "",
+    ]
+    for folder, records in suites.items():
+        lines += [f"### {folder.name}", "", origin(folder, records), "", board(folder), ""]
     return "\n".join(lines)
 
 
@@ -99,7 +103,12 @@ def facts(records: Sequence[Record]) -> str:
 
 def several(values: Any) -> str:
     """Return the different values, in the order in which they appear."""
-    return " or ".join(dict.fromkeys(str(value) for value in values if value is not None)) or "unknown"
+    return " or ".join(dict.fromkeys(plain(str(value)) for value in values if value is not None)) or "unknown"
+
+
+def plain(text: str) -> str:
+    """Return a text of a record as one short line in which no character is markup."""
+    return re.sub(r"([\\`*_\[\]<>|#!])", r"\\\1", printable(" ".join(text.split()))[:200])
 
 
 def origin(folder: Path, records: Sequence[Record]) -> str:
@@ -113,14 +122,16 @@ def origin(folder: Path, records: Sequence[Record]) -> str:
     days = sorted(record.started[:10] for record in records)
     when = days[0] if days[0] == days[-1] else f"{days[0]} to {days[-1]}"
     seeds = sorted({record.seed for record in records})
+    command = printable(str(runs[-1]["command"]))[:500].replace("`", "'")
     cells = f"{len(records)} cells" + (
         f" with the seeds {', '.join(map(str, seeds))}" if len(seeds) > 1 else ""
     )
-    return f"{cells}, measured {when} with edge-harness {versions}: `{runs[-1]['command']}`"
+    return f"{cells}, measured {when} with edge-harness {versions}: `{command}`"
 
 
-def board(merged: Merged) -> str:
+def board(folder: Path) -> str:
     """Return the boards of one suite, with the columns that have values."""
+    merged = Merged([Results(folder)], current_only=True)
     leaderboard = leaderboard_of(merged.records, merged.answers_of, place_of=merged.place_of)
     boards = json.loads(render(leaderboard, "json"))["boards"]
     rows = [row for each in boards for row in each["rows"]]

@@ -459,6 +459,17 @@ def test_the_page_has_the_machine_the_origin_and_the_board(page, published, tmp_
     assert max(map(len, [line for line in text.splitlines() if line.startswith("|")])) < 160
 
 
+def test_texts_of_a_record_are_no_markup_on_the_page(page, tmp_path):
+    environment = {"cpu": "a <b>[x](http://y)</b> `c`\n# Title", "cores_logical": 4, "memory_bytes": 2**32}
+    local = make(tmp_path / "local", environment=environment)
+    run = json.loads((local / "runs.jsonl").read_text())
+    (local / "runs.jsonl").write_text(json.dumps({**run, "command": "harness run `x`"}) + "\n")
+    publish(local, "board-a", tmp_path / "published")
+    text = page.page(tmp_path / "published")
+    assert "a \\<b\\>\\[x\\](http://y)\\</b\\> \\`c\\` \\# Title, 4 logical cores" in text
+    assert "`harness run 'x'`" in text
+
+
 def test_git_keeps_published_results_and_no_local_ones():
     """Skipped outside a checkout."""
     if not (ROOT / ".git").exists():
