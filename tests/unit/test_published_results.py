@@ -322,6 +322,12 @@ def test_too_many_files_are_counted_and_not_read(published):
     )
 
 
+def test_the_index_that_reading_leaves_is_no_problem(published):
+    (published / "board-a" / "edge" / ".index").mkdir()
+    (published / "board-a" / "edge" / ".index" / "x").symlink_to("/etc/passwd")
+    assert check_published(published) == []
+
+
 def test_one_machine_has_one_folder_and_one_cell_one_place(published, tmp_path):
     publish(make(tmp_path / "smoke", suite="smoke", run_id="r2"), "board-a", published)
     publish(make(tmp_path / "other", machine_id="m2"), "board-b", published)
@@ -483,6 +489,7 @@ def test_git_keeps_published_results_and_no_local_ones():
     assert ignored("results/local/edge/records.jsonl")
     assert not ignored("results/published/board-a/edge/records.jsonl")
     assert not ignored("results/published/board-a/edge/samples/ab/x.npz")
+    assert ignored("results/published/board-a/edge/.index/x")
 
 
 # --- the workflow -----------------------------------------------------------------------------------
@@ -533,5 +540,8 @@ def test_the_workflows_script_finds_files_outside_the_results(tmp_path):
     git("commit", "-q", "--allow-empty", "-m", "first")
     assert changed("results/published/a/edge/records.jsonl") == 0
     assert changed("results/README.md") == 0
+    assert changed("results/published/a/edge/.index/x") == 1
+    (submission / "results/published/a/edge/.index/x").unlink()
+    assert changed("results/published/a/edge/plan.json") == 0
     assert changed("harness/results/sharing/check.py") == 1
     assert changed("results/other.py") == 1

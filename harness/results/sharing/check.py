@@ -44,6 +44,9 @@ MOST_PROBLEMS = 200
 _FILES = re.compile(
     r"records\.jsonl|plan\.json|suite\.yaml|runs\.jsonl|samples/([0-9a-f]{2})/\1[0-9a-f]{62}\.npz", re.ASCII
 )
+_INDEX = ".index"
+"""A folder that reading results may leave. Git ignores it, and the workflow refuses one that was added all the same."""
+
 REQUIRED = ("records.jsonl", "plan.json", "suite.yaml", "runs.jsonl")
 
 
@@ -158,7 +161,8 @@ def _walk(root: Path, limits: Limits) -> _Tree:
                 mode = entry.stat(follow_symlinks=False).st_mode
                 path = folder / entry.name
                 if stat.S_ISDIR(mode):
-                    waiting.append(path)
+                    if entry.name != _INDEX:
+                        waiting.append(path)
                 elif stat.S_ISREG(mode):
                     tree.files[path.relative_to(root).as_posix()] = entry.stat(follow_symlinks=False).st_size
                 else:
