@@ -25,6 +25,7 @@ __all__ = [
     "load",
     "make",
     "progress_options",
+    "results_folder",
     "suite_options",
     "warn_problems",
 ]
@@ -149,6 +150,11 @@ def load(block: Sequence[str]) -> Plugins:
         if name not in installed:
             echo(f"warning: HARNESS_BLOCK_PLUGINS: no plugin {name!r}; {nearest(name, installed)}", err=True)
     return load_plugins([*block, *always])
+
+
+def results_folder(suite: str) -> Path:
+    """Return the results folder of a suite that `harness run` uses by default."""
+    return Path("results") / "local" / suite
 
 
 def warn_problems(plugins: Plugins) -> None:

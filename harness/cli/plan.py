@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING
 
 import click
 
-from harness.cli.common import SuiteChoice, load, make, suite_options, warn_problems
+from harness.cli.common import SuiteChoice, load, make, results_folder, suite_options, warn_problems
 from harness.cli.output import echo, echo_json
 
 if TYPE_CHECKING:
     from harness.plan.estimate import Assumptions
+    from harness.plan.planner import Planned
+    from harness.results.sensitivity import Sensitivity
 
 
 @click.command("plan")
@@ -25,10 +27,15 @@ if TYPE_CHECKING:
 def command(
     chosen: SuiteChoice, estimate: bool, profile: str | None, link: str | None, as_json: bool
 ) -> None:
-    """Show the steps and cells that running SUITE takes, and which steps are prepared already."""
+    """Show the steps and cells that running SUITE takes, and which differences its comparison can see.
+
+    Steps that are prepared already are marked. How much accuracy and latency vary is taken from results/local/SUITE if
+    that is there.
+    """
     from harness.plan.estimate import estimates
     from harness.render.estimate import show_estimates
     from harness.render.plan import show
+    from harness.render.sensitivity import sensitivity_lines
     from harness.store.artifacts import Store
     from harness.store.files import default_cache
 
@@ -41,15 +48,30 @@ def command(
     plan = planned.plan
     store = Store(default_cache())
     estimated = estimates(planned, store, assumed) if estimate else []
+    power = _power(planned)
     if as_json:
         extra = {"estimates": [asdict(estimate) for estimate in estimated]} if estimate else {}
-        echo_json({**plan.to_json(), **extra})
+        echo_json({**plan.to_json(), "sensitivity": power.to_json() if power else None, **extra})
         return
     show(plan, {key for key in plan.nodes if store.has(key)})
+    for line in sensitivity_lines(power) if power else ():
+        echo(line)
     if estimate:
         show_estimates(estimated)
     for warning in (*plan.warnings, *plan.missing_data, *plan.missing_extras):
         echo(f"warning: {warning}", err=True)
+
+
+def _power(planned: Planned) -> Sensitivity | None:
+    """Return what the plan can see. If the suite's results cannot be read, a warning says so, and none are used."""
+    from harness.errors import StorageError
+    from harness.results.sensitivity import sensitivity
+
+    try:
+        return sensitivity(planned, results_folder(planned.plan.suite))
+    except StorageError as error:
+        echo(f"warning: {error}", err=True)
+        return sensitivity(planned, None)
 
 
 def _assumed(profile: str | None, link: str | None) -> Assumptions:

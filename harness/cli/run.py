@@ -14,6 +14,7 @@ from harness.cli.common import (
     load,
     make,
     progress_options,
+    results_folder,
     suite_options,
     warn_problems,
 )
@@ -67,7 +68,7 @@ def command(
     plan = planned.plan
     for warning in (*plan.warnings, *plan.missing_data):
         echo(f"warning: {warning}", err=True)
-    folder = out if out is not None else Path("results") / "local" / plan.suite
+    folder = out if out is not None else results_folder(plan.suite)
     stream = sys.stderr if as_json else sys.stdout
     watcher = progress.watcher(stream, quiet=quiet, plain=plain or as_json)
     options = Options(

@@ -58,15 +58,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harness.stats.distributions import t_quantile, t_tail
-from harness.stats.power import Spread
+from harness.stats.power import Spread, prior_freedom
 
-__all__ = ["LEAST_P", "MOST_PRIOR", "Crossed", "Prior", "crossed", "crossed_of_sums", "nested"]
+__all__ = ["LEAST_P", "Crossed", "Prior", "crossed", "crossed_of_sums", "nested"]
 
 LEAST_P = 1e-12
 """The smallest p-value. A smaller one is given as this."""
-
-MOST_PRIOR = 4
-"""The most degrees of freedom that the other rows of a table add to a pair."""
 
 Floats = NDArray[np.float64]
 
@@ -83,13 +80,9 @@ class Prior:
 
     @classmethod
     def of(cls, comparisons: Sequence[Spread], seeds: int, images: int) -> Prior:
-        """Return the prior from the comparisons of a table's best row with the others, on ``seeds`` and ``images``.
-
-        All comparisons share the best row, so they have fewer degrees of freedom than they seem to. A third of them is
-        counted, without one comparison, which stands for the pair itself.
-        """
+        """Return the prior from the comparisons of a table's best row with the others, on ``seeds`` and ``images``."""
         residual = sum(each.residual for each in comparisons)
-        freedom = min(MOST_PRIOR, (len(comparisons) - 1) * (seeds - 1) // 3)
+        freedom = prior_freedom(len(comparisons), seeds)
         if freedom < 1 or residual <= 0:
             return cls()
         return cls(ratio=1 + images * sum(each.seed for each in comparisons) / residual, freedom=freedom)

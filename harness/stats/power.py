@@ -21,11 +21,15 @@ __all__ = [
     "images_needed",
     "least",
     "power_of",
+    "prior_freedom",
     "seeds_needed",
 ]
 
 POWER = 0.8
 """The probability with which a difference is to be detected, by convention."""
+
+MOST_PRIOR = 4
+"""The most degrees of freedom that the other rows of a table add to a pair."""
 
 _NORMAL = NormalDist()
 _STEPS = 200
@@ -55,6 +59,15 @@ class Spread:
             repeated: the share of the discordance that is the same in every seed.
         """
         return cls(seed=seed_sd**2, image=repeated * discordance, residual=(1 - repeated) * discordance)
+
+
+def prior_freedom(comparisons: int, seeds: int) -> int:
+    """Return the degrees of freedom that the rows of a table add to a pair (:class:`harness.stats.crossed.Prior`).
+
+    ``comparisons`` of the best row share this row, so they have fewer degrees of freedom than they seem to. A third of
+    them is counted, without one comparison, which stands for the pair itself.
+    """
+    return max(0, min(MOST_PRIOR, (comparisons - 1) * (seeds - 1) // 3))
 
 
 def power_of(
@@ -95,10 +108,19 @@ def seeds_needed(
     images: int,
     alpha: float = 0.05,
     power: float = POWER,
+    comparisons: int = 0,
     most: int = 1000,
 ) -> int | None:
-    """Return the least number of seeds, two or more, that finds ``difference``; ``None`` if ``most`` are too few."""
-    return least(lambda seeds: power_of(difference, spread, seeds, images, alpha) >= power, 2, most)
+    """Return the least number of seeds, two or more, that finds ``difference``; ``None`` if ``most`` are too few.
+
+    ``comparisons``: of the best row with others, which moderate the seed variance (:func:`prior_freedom`).
+    """
+
+    def finds(seeds: int) -> bool:
+        prior = prior_freedom(comparisons, seeds)
+        return power_of(difference, spread, seeds, images, alpha, prior) >= power
+
+    return least(finds, 2, most)
 
 
 def images_needed(
@@ -107,10 +129,15 @@ def images_needed(
     seeds: int,
     alpha: float = 0.05,
     power: float = POWER,
+    comparisons: int = 0,
     most: int = 10_000_000,
 ) -> int | None:
-    """Return the least number of test images that finds ``difference``; ``None`` if ``most`` are too few."""
-    return least(lambda images: power_of(difference, spread, seeds, images, alpha) >= power, 2, most)
+    """Return the least number of test images that finds ``difference``; ``None`` if ``most`` are too few.
+
+    ``comparisons``: of the best row with others, which moderate the seed variance (:func:`prior_freedom`).
+    """
+    prior = prior_freedom(comparisons, seeds)
+    return least(lambda images: power_of(difference, spread, seeds, images, alpha, prior) >= power, 2, most)
 
 
 def _power(seeds: int, images: int, alpha: float, prior: int) -> Callable[[float, Spread], float]:

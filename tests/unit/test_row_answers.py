@@ -12,8 +12,8 @@ from harness.results.answers import SeedAnswers
 from harness.results.leaderboard.answers import Answers, compare
 from harness.results.leaderboard.tiers import rank
 from harness.stats.binary import mcnemar
-from harness.stats.crossed import MOST_PRIOR, Prior, crossed
-from harness.stats.power import Spread
+from harness.stats.crossed import Prior, crossed
+from harness.stats.power import MOST_PRIOR, Spread
 
 
 def row(
