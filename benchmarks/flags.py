@@ -9,7 +9,7 @@ Half speed is emulated: the processes of the run are stopped for 25 ms of every 
 signals of the kernel or of a board's watch, which cannot be made here. A condition is left out if the time does not
 suffice. Other work on the machine makes the quiet runs worthless: let it idle.
 
-    python benchmarks/flags.py [FOLDER] [--processes 4] [--seconds 350] [--only CONDITION ...]
+    python benchmarks/flags.py [FOLDER] [--processes 5] [--seconds 350] [--only CONDITION ...]
 """
 
 from __future__ import annotations
@@ -300,7 +300,7 @@ def first_processes(records: Mapping[str, Sequence[Record]]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", nargs="?", type=Path)
-    parser.add_argument("--processes", type=int, default=4)
+    parser.add_argument("--processes", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=350.0)
     parser.add_argument("--only", nargs="*", choices=list(CONDITIONS), default=list(CONDITIONS))
     given = parser.parse_args()

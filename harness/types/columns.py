@@ -111,7 +111,7 @@ COLUMNS: dict[str, Column] = {
         Column(
             "train_pmacs", "Train compute", "PMACs", "training compute, 10^15 MACs, mean over seeds", "lower"
         ),
-        Column("flags", "Flags", "", "disturbances seen in any of its cells", kind="list"),
+        Column("flags", "Flags", "", "disturbances that change a figure of the row", kind="list"),
         Column("ratio", "Ratio", "of first", "the column that ranks, divided by that of the first row"),
         Column("ratio_ci", "Ratio CI", "of first", "its 95% interval over processes", kind="interval"),
         # columns beyond those that the contract names
