@@ -9,7 +9,16 @@ from harness.types.disturbance import RowDisturbance
 from harness.types.record import Record
 from harness.types.signals import Signal
 
-__all__ = ["SIGNALS", "flag_texts", "left_out", "marked", "record_lines", "strength", "strengths"]
+__all__ = [
+    "SIGNALS",
+    "by_old_rules",
+    "flag_texts",
+    "left_out",
+    "marked",
+    "record_lines",
+    "strength",
+    "strengths",
+]
 
 SIGNALS = {
     "thermal_events": "{:.0f} events",
@@ -108,6 +117,17 @@ def _names(disturbances: Sequence[RowDisturbance]) -> str:
     if set(_TIMES) <= set(names):
         return ", ".join(["all times", *(name for name in names if name not in _TIMES)])
     return ", ".join(names)
+
+
+def by_old_rules(rows: Sequence[Row]) -> list[str]:
+    """Return a line if a row has flags of records of version 0.1.0, which have no signals."""
+    for row in rows:
+        judged = {flag for found in row.disturbances if found.marked for flag in found.flags}
+        if set(row.texts("flags")) - judged - {"short"}:
+            return [
+                "Flags without a strength are of records of 0.1.0: a cell has them, whether or not a figure changed"
+            ]
+    return []
 
 
 def _strongest(signals: Sequence[Signal]) -> list[Signal]:

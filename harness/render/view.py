@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from harness.render.characters import shown
-from harness.render.disturbances import flag_texts, left_out, marked
+from harness.render.disturbances import by_old_rules, flag_texts, left_out, marked
 from harness.render.figures import interval_text, rank_text, significant, with_interval
 from harness.render.ranking import rank_notes
 from harness.results.leaderboard.leaderboard import Table, not_printed
@@ -282,7 +282,7 @@ def notes(table: Table, shown: Sequence[Shown], *, usual: bool = True) -> list[s
         if status in MARKS:
             lines.append(f"{MARKS[status]} {label}: {row.reason or status}")
     lines += [f"{MARKS['flagged']} {line}" for line in marked(labels, table.rows)]
-    lines += left_out(labels, table.rows)
+    lines += [*by_old_rules(table.rows), *left_out(labels, table.rows)]
     if _known(table, "resize"):  # records of 0.1.0 do not have it
         lines += _preprocessing(table)
     noted: dict[str, list[str]] = {}

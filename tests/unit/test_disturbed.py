@@ -210,8 +210,9 @@ def test_memory_is_judged_by_swapping():
 
 
 def test_a_short_window_always_marks_the_row():
-    row, _ = only(process(0, 1.0, 2.0, flags=["short"]))
+    row, table = only(process(0, 1.0, 2.0, flags=["short"]))
     assert row["flags"] == ["short"]
+    assert not any("records of 0.1.0" in line for line in notes(table, columns_of(table)))
 
 
 def test_records_without_signals_are_judged_by_their_flags():
@@ -221,7 +222,9 @@ def test_records_without_signals_are_judged_by_their_flags():
     row, table = only(*old)
     assert row["flags"] == ["contended", "unsteady"]
     assert row.disturbances == ()
-    assert "! contended: vit" in notes(table, columns_of(table))
+    said = notes(table, columns_of(table))
+    assert "! contended: vit" in said
+    assert sum("records of 0.1.0" in line for line in said) == 1
     assert "disturbances" not in table.to_json()["rows"][0]
 
 
