@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import importlib.util
 import json
 import os
@@ -78,10 +79,12 @@ def make(
             }
             results.append(Record(**{**values, **changes}))
     write_plan(folder, PlanFile(run_id, suite, tuple(cells)))
-    (folder / "suite.yaml").write_text(f"suite: {suite}\ndata: {{name: digits, path: data/digits}}\n")
+    text = f"suite: {suite}\ndata: {{name: digits, path: /srv/data/digits}}\n"
+    (folder / "suite.yaml").write_text(text)
     run = {
         "run_id": run_id,
         "command": "harness run edge --out /home/ann/results/edge",
+        "suite_sha256": hashlib.sha256(text.encode()).hexdigest(),
         "harness": {"version": "0.1.0", "commit": "0123456789abcdef", "dirty": False},
     }
     (folder / "runs.jsonl").write_text(json.dumps(run) + "\n")
@@ -133,7 +136,11 @@ def test_a_published_folder_has_the_last_runs_records_and_no_path_of_the_machine
     ]
     kept = (local / "records.jsonl").read_text().splitlines()[:4]
     assert (target / "records.jsonl").read_text().splitlines() == kept
-    assert lines(target / "runs.jsonl")[0]["command"] == "harness run edge --out edge"
+    suite = (target / "suite.yaml").read_bytes()
+    assert suite == b"suite: edge\ndata: {name: digits, path: digits}\n"
+    (run,) = lines(target / "runs.jsonl")
+    assert run["command"] == "harness run edge --out edge"
+    assert run["suite_sha256"] == hashlib.sha256(suite).hexdigest()
     assert check_published(tmp_path / "published") == []
     assert publish(local, "board-a", tmp_path / "published") == target, "an earlier copy is replaced"
     assert sorted(path.name for path in target.parent.iterdir()) == ["edge"]
@@ -428,6 +435,7 @@ def test_texts_that_are_not_private(text):
 def test_the_texts_of_a_value_and_a_command_without_paths():
     assert sorted(texts({"a": ["b", {"c": 1}], "d": None})) == ["a", "b", "c", "d"]
     command = "harness run edge --out /tmp/x/edge --set data.path=/srv/data/cifar10/ --only 'a-*'"
+    assert without_paths("csv: /dev/ttyUSB0, /sys/x") == "csv: /dev/ttyUSB0, /sys/x"
     assert without_paths(command) == ("harness run edge --out edge --set data.path=cifar10 --only 'a-*'")
 
 

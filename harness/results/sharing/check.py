@@ -272,5 +272,5 @@ def _check_privacy(
         text = _content(folder / name, limits).decode("utf-8", "replace")
         for number, line in enumerate(text.splitlines(), 1):
             if (what := private(line, names)) is not None:
-                yield f"{folder / name}:{number}: {what} is private; run again with a relative path, nothing is lost"
+                yield f"{folder / name}:{number}: {what} is private; `harness results publish` leaves paths out"
                 break

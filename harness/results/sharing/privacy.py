@@ -67,6 +67,11 @@ def texts(value: object) -> Iterator[str]:
             waiting += current
 
 
-def without_paths(command: str) -> str:
-    """Return a command line in which each path from the root is only its last part."""
-    return _PATH.sub(lambda match: re.split(r"[/\\]", match[0].rstrip("/\\ "))[-1], command)
+def without_paths(text: str) -> str:
+    """Return a text in which each path from the root, or from a home folder, is only its last part."""
+
+    def last(match: re.Match[str]) -> str:
+        path = match[0]
+        return path if path.startswith(_SYSTEM) else re.split(r"[/\\]", path.rstrip("/\\ "))[-1]
+
+    return _PATH.sub(last, text)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 
 from harness.errors import StorageError, SuiteError
@@ -23,8 +25,9 @@ MOST_FILE_BYTES = 64 * 2**20
 def publish(folder: Path, machine: str, root: Path) -> Path:
     """Copy the results of the last run in ``folder`` to ``root/MACHINE/SUITE``, which is replaced.
 
-    Records and samples are copied byte by byte. Of the commands in ``runs.jsonl``, paths from the root keep only their
-    last part. Locks, tracebacks and records of earlier runs are not copied.
+    Records and samples are copied byte by byte. In ``suite.yaml`` and in the commands of ``runs.jsonl``, a path from the
+    root keeps only its last part, and ``runs.jsonl`` has the new hash of the suite. Locks, tracebacks and records of
+    earlier runs are not copied.
 
     Returns:
         The new folder.
@@ -58,8 +61,11 @@ def publish(folder: Path, machine: str, root: Path) -> Path:
             (aside / name).parent.mkdir(parents=True, exist_ok=True)
             write_atomically(aside / name, _read(folder / name), 0o644)
         write_atomically(aside / "plan.json", _read(folder / "plan.json"), 0o644)
-        write_atomically(aside / "suite.yaml", _read(folder / "suite.yaml"), 0o644)
-        write_atomically(aside / "runs.jsonl", _runs(_read(folder / "runs.jsonl")), 0o644)
+        suite = _read(folder / "suite.yaml")
+        public = without_paths(suite.decode("utf-8", "replace")).encode()
+        hashes = {hashlib.sha256(suite).hexdigest(): hashlib.sha256(public).hexdigest()}
+        write_atomically(aside / "suite.yaml", public, 0o644)
+        write_atomically(aside / "runs.jsonl", _runs(_read(folder / "runs.jsonl"), hashes), 0o644)
         if target.exists():
             shutil.rmtree(target)
         aside.rename(target)
@@ -74,8 +80,8 @@ def _read(path: Path) -> bytes:
     return read_regular(path, MOST_FILE_BYTES)
 
 
-def _runs(content: bytes) -> bytes:
-    """Return the lines about runs, with commands that name no folder of the machine."""
+def _runs(content: bytes, hashes: Mapping[str, str]) -> bytes:
+    """Return the lines about runs, with commands that name no folder of the machine, and with new hashes of suites."""
     lines = []
     for text in content.splitlines():
         try:
@@ -83,5 +89,7 @@ def _runs(content: bytes) -> bytes:
         except (ValueError, RecursionError):  # a torn line
             continue
         if isinstance(run, dict):
-            lines.append(json.dumps({**run, "command": without_paths(str(run.get("command", "")))}) + "\n")
+            command, digest = str(run.get("command", "")), str(run.get("suite_sha256", ""))
+            public = {"command": without_paths(command), "suite_sha256": hashes.get(digest, digest)}
+            lines.append(json.dumps({**run, **public}) + "\n")
     return "".join(lines).encode()
