@@ -140,7 +140,7 @@ def folder_of(count: int, keep: Path | None) -> Iterator[Path]:
             folder.mkdir(parents=True)
             make(folder, count)
             (folder / "made").touch()
-        shutil.rmtree(folder / "index", ignore_errors=True)
+        shutil.rmtree(folder / ".index", ignore_errors=True)
         yield folder
     finally:
         if keep is None:
@@ -158,7 +158,7 @@ def main() -> None:
             for format in ("json", "table"):
                 for state in ("no index", "index"):
                     if state == "no index":
-                        shutil.rmtree(folder / "index", ignore_errors=True)
+                        shutil.rmtree(folder / ".index", ignore_errors=True)
                     seconds, processor, peak, digest = measured(folder, "--format", format)
                     print(
                         f"{count:,} records, {format}, {state}: {seconds:.2f} s, processor {processor:.2f} s, "

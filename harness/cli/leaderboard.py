@@ -57,11 +57,10 @@ def command(
     """
     from harness.errors import SuiteError
     from harness.render import render
-    from harness.results.folder import Results
-    from harness.results.leaderboard.leaderboard import Leaderboard, leaderboard_of
+    from harness.results.indexed import leaderboard_in
+    from harness.results.leaderboard.leaderboard import Leaderboard
     from harness.results.leaderboard.published import find_published, published_tables
     from harness.results.leaderboard.selection import filtered, has_test, sorted_by
-    from harness.results.merged import Merged
     from harness.types.column_names import check_columns, sort_order
     from harness.types.columns import COLUMNS
 
@@ -69,23 +68,21 @@ def command(
     chosen = None
     if columns:
         chosen = list(COLUMNS) if columns == "all" else check_columns(_names(columns), "--columns")
-    merged = Merged(map(Results, folders), current_only=not everything)
-    for problem in merged.problems:
-        echo(f"warning: {problem}", err=True)
-    if merged.left_out:
-        cells = f"{merged.left_out} cells" if merged.left_out > 1 else "1 cell"
-        echo(f"note: {cells} left out that the folder's last run did not have; --all shows them", err=True)
-    if not merged.records:
-        raise SuiteError(f"no records in {', '.join(map(str, folders))}")
-    measured = leaderboard_of(
-        merged.records,
-        merged.answers_of,
+    shown = leaderboard_in(
+        folders,
+        current_only=not everything,
         rank_by=ordered[0] if ordered and has_test(ordered[0]) else None,
         within=_names(within or ""),
-        place_of=merged.place_of,
     )
+    for problem in shown.problems:
+        echo(f"warning: {problem}", err=True)
+    if shown.left_out:
+        cells = f"{shown.left_out} cells" if shown.left_out > 1 else "1 cell"
+        echo(f"note: {cells} left out that the folder's last run did not have; --all shows them", err=True)
+    if not shown.records:
+        raise SuiteError(f"no records in {', '.join(map(str, folders))}")
     printed = [table for name in published for table in published_tables(find_published(name))]
-    leaderboard = Leaderboard((*measured.tables, *printed))
+    leaderboard = Leaderboard((*shown.leaderboard.tables, *printed))
     if where:
         leaderboard = filtered(leaderboard, where)
     if ordered:

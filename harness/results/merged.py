@@ -8,10 +8,13 @@ from typing import TYPE_CHECKING, Any
 from harness.errors import StorageError
 from harness.results.answers import SeedAnswers
 from harness.results.folder import Results, latest_of
+from harness.results.index import Index
+from harness.results.kept_answers import KeptAnswers
 from harness.results.leaderboard.place import Place
 from harness.results.lines import MOST_PROBLEMS
 from harness.results.samples import Sampled
 from harness.results.summary import Summary
+from harness.store.remembered import SETTLED_S
 from harness.types.record import Record
 
 if TYPE_CHECKING:
@@ -25,16 +28,28 @@ class Merged:
 
     With ``current_only``, only the cells that a folder's ``plan.json`` names are taken from it. ``left_out`` is the
     number of other cells. Records whose raw samples are damaged are left out. ``problems`` has a line for each, one for
-    the bad lines of a folder, and one for the sample files that it lacks, unless another folder has them.
+    the bad lines of a folder, and one for the sample files that it lacks, unless another folder has them. ``samples``
+    has for each folder the SHA-256 of its records' sample files.
+
+    The answers of a folder with at least ``keep_from`` cells are kept in its index
+    (:class:`harness.results.kept_answers.KeptAnswers`), by default of none.
 
     Raises:
         StorageError: a folder cannot be read.
     """
 
-    def __init__(self, folders: Iterable[Results], *, current_only: bool = False) -> None:
+    def __init__(
+        self,
+        folders: Iterable[Results],
+        *,
+        current_only: bool = False,
+        keep_from: int | None = None,
+        settled_s: float = SETTLED_S,
+    ) -> None:
         every: list[Summary] = []
         lacking: list[tuple[Results, list[Summary]]] = []
         self._answers: dict[str, SeedAnswers] = {}
+        self.samples: list[list[str]] = []
         self.left_out = 0
         self.problems: list[str] = []
         self._folder_of: dict[str | None, Results] = {}  # a sample file is named by its content
@@ -61,7 +76,10 @@ class Merged:
             if current_only:
                 self.left_out += len(own) - len(current)
                 own = current
-            checked = folder.samples.check(own)
+            keeps = keep_from is not None and len(own) >= keep_from
+            kept = KeptAnswers(Index(folder.folder), settled_s) if keeps else None
+            checked = folder.samples.check(own, kept)
+            self.samples.append([r.samples.sha256 for r in own if r.samples.sha256 is not None])
             self.problems += checked.problems
             every += checked.sound
             self._answers |= checked.answers

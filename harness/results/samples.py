@@ -17,6 +17,7 @@ import numpy as np
 from harness.errors import StorageError, first_line, printable
 from harness.results.answers import SeedAnswers
 from harness.results.archive import UNREADABLE, Archive
+from harness.results.kept_answers import KeptAnswers
 from harness.store.files import read_regular, write_atomically
 from harness.types.blocks import SampleFile
 
@@ -159,10 +160,11 @@ class SampleFiles:
             return False
         return path is not None and not os.path.lexists(path)
 
-    def check(self, records: Iterable[S]) -> Checked[S]:
+    def check(self, records: Iterable[S], kept: KeptAnswers | None = None) -> Checked[S]:
         """Read the answers of records, and sort the records by the state of their files.
 
-        A record whose file is missing stays: its figures are under a checksum of their own.
+        A record whose file is missing stays: its figures are under a checksum of their own. Files whose answers are
+        ``kept`` are not read.
         """
         checked: Checked[S] = Checked()
         damaged = 0
@@ -171,7 +173,7 @@ class SampleFiles:
                 checked.missing.append(record)
             else:
                 try:
-                    answers = self.answers(record)
+                    answers = self.answers(record, kept)
                 except StorageError as problem:
                     damaged += 1
                     if damaged <= _MOST_NAMED:
@@ -181,13 +183,15 @@ class SampleFiles:
                 if answers is not None:
                     checked.answers[str(record.samples.sha256)] = answers
             checked.sound.append(record)
+        if kept is not None:
+            kept.save()
         if damaged > _MOST_NAMED:
             checked.problems.append(
                 f"{self._folder}: {damaged - _MOST_NAMED:,} further records with damaged samples left out"
             )
         return checked
 
-    def answers(self, record: Sampled) -> SeedAnswers | None:
+    def answers(self, record: Sampled, kept: KeptAnswers | None = None) -> SeedAnswers | None:
         """Return which images were answered right, or None if the record has no predictions.
 
         Raises:
@@ -195,6 +199,12 @@ class SampleFiles:
         """
         if record.samples.empty:
             return None
+        if kept is None:
+            return self._read_answers(record)
+        path = self._path(record)
+        return kept.get_or_read(str(record.samples.sha256), str(path), lambda: self._read_answers(record))
+
+    def _read_answers(self, record: Sampled) -> SeedAnswers | None:
         path, content = self._content(record)
         archive = _checked(path, content)
         try:
