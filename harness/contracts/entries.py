@@ -53,7 +53,7 @@ def check_entry(need: Need, entry: Entry, hook: str) -> None:
         need(bool(entry.devices), "devices is empty", "devices: at least one kind of device")
     if hasattr(entry, "reading"):
         _check_words(need, "reading", entry.reading, "a set of names of parameters")
-        unknown = ({entry.source} - {""} | set(entry.reading)) - set(params.model_fields)
+        unknown = ({getattr(entry, "source", "")} - {""} | set(entry.reading)) - set(params.model_fields)
         need(
             not unknown, f"source or reading has {sorted(unknown)}", "source and reading: names of parameters"
         )

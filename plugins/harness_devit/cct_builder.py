@@ -60,8 +60,10 @@ def describe_cct(params: CCTParams, data: DataInfo) -> ModuleSpec:
     """Return the CCT for the images and classes of ``data``.
 
     Raises:
-        ValueError: the dimensions do not fit one another.
+        ValueError: the dimensions do not fit one another, or the weights cannot be read or are those of other ones.
     """
+    if params.weights:
+        check_file(Path(params.weights), params.dim, params.depth)
     channels, height, width = data.shape
     sizes = params.model_dump(exclude={"weights", "head"})
     sizes["stride"] = params.stride or default_stride(params.kernel)
@@ -114,7 +116,6 @@ def cct_weights(params: CCTParams, data: DataInfo) -> StartingWeights | None:
     """
     if not params.weights:
         return None
-    check_file(Path(params.weights), params.dim, params.depth)
     source = source_of(params.weights, params.head)
     if source.channels != data.shape[0]:
         raise ValueError(

@@ -200,7 +200,9 @@ def test_planning_refuses_weights_of_another_cct(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="made for images of 1 channels, made has 3"):
         CCT.weights(cct(weights=file), data(channels=3))
     with pytest.raises(ValueError, match=r"norm.weight is 8, and the model has 16"):
-        CCT.weights(cct(weights=file, dim=16), data())
+        CCT.describe(cct(weights=file, dim=16), data())
+    with pytest.raises(ValueError, match="there is no file"):
+        CCT.describe(cct(weights=str(tmp_path / "none")), data())
     with pytest.raises(ValidationError, match="head belongs to weights"):
         cct(head="new")
 
