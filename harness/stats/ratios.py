@@ -2,6 +2,10 @@
 
 The logarithms of the values are compared. The typical value of a row is the median of its processes. It is estimated
 by the mean of the logarithms, which is the same for a log-normal figure and has less variance.
+
+The other rows of a table do not moderate the variance of a row. Rows spread too differently: by 0.2% to 10% between
+processes in one run of ``edge``. In simulated tables of six rows with three processes, of which one spreads five times as
+much as the others, four degrees of freedom from the other rows separated equal rows in 7% of tables at 5%.
 """
 
 from __future__ import annotations
@@ -11,7 +15,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from statistics import NormalDist, fmean, median, variance
+from statistics import NormalDist, fmean, median
 
 from harness.stats.distributions import beta_regularized, t_quantile
 from harness.stats.power import POWER, chi_square_nodes, least
@@ -53,7 +57,8 @@ class LogSample:
         if min(values) == max(values):  # the mean of equal logarithms may differ from them in the last digit
             return cls(len(values), math.log(values[0]), 0.0)
         logs = [math.log(value) for value in values]
-        return cls(len(values), fmean(logs), variance(logs))
+        mean = fmean(logs)
+        return cls(len(values), mean, math.fsum((value - mean) ** 2 for value in logs) / (len(values) - 1))
 
     @classmethod
     def counted(cls, value: float) -> LogSample:

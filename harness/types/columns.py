@@ -112,8 +112,8 @@ COLUMNS: dict[str, Column] = {
             "train_pmacs", "Train compute", "PMACs", "training compute, 10^15 MACs, mean over seeds", "lower"
         ),
         Column("flags", "Flags", "", "disturbances that change a figure of the row", kind="list"),
-        Column("ratio", "Ratio", "of first", "the column that ranks, divided by that of the first row"),
-        Column("ratio_ci", "Ratio CI", "of first", "its 95% interval over processes", kind="interval"),
+        Column("ratio", "Ratio", "of best", "the column that ranks, divided by that of the best row"),
+        Column("ratio_ci", "Ratio CI", "of best", "its 95% interval over processes", kind="interval"),
         # columns beyond those that the contract names
         Column("top1_oracle", "Oracle", "%", "top-1 if each image were answered by its class's sub-model"),
         Column(

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from harness.render import FORMATS, render
 from harness.render.characters import json_text
+from harness.render.figures import significant, with_interval
 from harness.render.record import describe
 from harness.render.view import columns_of
 from harness.results.leaderboard.leaderboard import Leaderboard, leaderboard_of
@@ -254,6 +255,20 @@ def test_figures_have_three_digits_and_no_exponent(value: float) -> None:
 
 
 # --- what machines read -------------------------------------------------------------------------
+
+
+@given(st.floats(1e-3, 1e3), st.floats(0, 2), st.floats(0, 2))
+def test_the_interval_of_a_figure_is_never_shown_as_none(value: float, below: float, above: float) -> None:
+    text = with_interval(value, [value * (1 - below / 4), value * (1 + above)])
+    figure, _, half = text.partition(" ±")
+    assert figure == significant(value)
+    if max(below / 4, above) > 1e-9:
+        assert float(half.replace(",", "")) > 0
+
+
+def test_a_figure_has_the_distance_to_the_farther_end_of_its_interval() -> None:
+    assert with_interval(0.237, [0.236, 0.2412]) == "0.237 ±0.004"
+    assert with_interval(4.0, [4.0, 4.0]) == "4.00"
 
 
 def test_json_has_every_column_and_a_reason_for_every_null() -> None:
