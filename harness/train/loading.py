@@ -33,6 +33,10 @@ AHEAD = 8
 """The number of tasks that each worker process has, finished or not, before their images are used."""
 
 
+IMPORTED = ("harness.train.random_images", "torch.utils.data", "timm.data", "PIL.Image")
+"""What worker processes import. It takes seconds and hundreds of megabytes, so it is done once for all."""
+
+
 @dataclass(frozen=True)
 class Draws:
     """Samples of one batch: positions in a split, int64 [n], the repetition of each, int64 [n], and the epoch's seed."""
@@ -88,7 +92,7 @@ class Loader:
     """Reads images of one or more sources, with ``workers`` processes or, if that is 0, in this one.
 
     The processes start when images are first read, and end with :meth:`close` or with this process. Each holds its own
-    reader of every source.
+    reader of every source. The process from which they are forked stays until this one ends.
     """
 
     def __init__(self, workers: int = 0) -> None:
@@ -175,6 +179,9 @@ class Loader:
             import torch
             from torch.utils.data import DataLoader
 
+            # Each worker is forked from one process that has imported what all need, which they share.
+            context: Any = multiprocessing.get_context("forkserver")
+            context.set_forkserver_preload(list(IMPORTED))
             # A daemon may not have children. These end with this process anyway.
             multiprocessing.current_process().daemon = False
             self._loader = DataLoader(
@@ -186,7 +193,7 @@ class Loader:
                 persistent_workers=True,
                 collate_fn=_as_is,  # arrays travel through a pipe: shared memory is short in a container
                 worker_init_fn=_begin,
-                multiprocessing_context="spawn",
+                multiprocessing_context=context,
                 generator=torch.Generator(),  # otherwise torch draws from the generator of the training
             )
         return self._loader

@@ -64,9 +64,14 @@ def model():
 
 
 def children(of=None):
-    """Return the processes that read images. The tracker of multiprocessing, which stays, is none."""
-    below = psutil.Process(of).children(recursive=True)
-    return [process for process in below if any("spawn_main" in word for word in process.cmdline())]
+    """Return the processes that read images: the children of the process from which they are forked."""
+    return [
+        child for child in psutil.Process(of).children(recursive=True) if "forkserver" in name(child.parent())
+    ]
+
+
+def name(process):
+    return " ".join(process.cmdline())
 
 
 def ended(processes):
@@ -161,7 +166,7 @@ def test_a_data_set_that_another_process_cannot_load_is_refused_in_time():
 
 TRAINER = """
 import sys, time
-sys.path.insert(0, {here!r})
+sys.path[:0] = {paths!r}
 import test_loading as tests
 from harness.train.loading import Draws, Loader, StoredPixels
 import numpy as np
@@ -176,8 +181,9 @@ if __name__ == "__main__":
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
 def test_no_process_stays_when_the_trainer_ends(folder, tmp_path, number):
-    script = tmp_path / "trainer.py"
-    script.write_text(TRAINER.format(here=str(Path(__file__).parent), folder=str(folder)))
+    script, here = tmp_path / "trainer.py", Path(__file__).parent
+    paths = [str(here), str(here.parent / "support")]
+    script.write_text(TRAINER.format(paths=paths, folder=str(folder)))
     with subprocess.Popen(
         [sys.executable, str(script)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as trainer:
