@@ -27,6 +27,7 @@ __all__ = [
     "Resize",
     "StoredImages",
     "normalise",
+    "normalised_levels",
     "parity_indices",
     "relabel",
     "subset",
@@ -180,11 +181,15 @@ def normalise(images: NDArray[np.uint8], mean: Sequence[float], std: Sequence[fl
     """Return (images / 255 - mean) / std: uint8 [n, H, W, C] -> float32 [n, C, H, W]."""
     n, height, width, channels = images.shape
     out = np.empty((n, channels, height, width), np.float32)
-    levels = np.arange(256) / 255
-    for channel in range(channels):
-        table = ((levels - mean[channel]) / std[channel]).astype(np.float32)
+    for channel, table in enumerate(normalised_levels(mean, std)):
         out[:, channel] = table[images[..., channel]]
     return out
+
+
+def normalised_levels(mean: Sequence[float], std: Sequence[float]) -> NDArray[np.float32]:
+    """Return the normalised value of each level of a byte: float32 [channels, 256]."""
+    levels = np.arange(256) / 255
+    return np.array([(levels - m) / s for m, s in zip(mean, std, strict=True)]).astype(np.float32)
 
 
 @dataclass(eq=False)

@@ -11,7 +11,8 @@ import numpy as np
 
 from harness.data.splits import ArraySplit
 from harness.train.counting.modes import evaluating, on_device
-from harness.train.evaluation import Batches
+from harness.train.evaluation import Batches, in_batches
+from harness.train.loading import Loader
 from harness.types import Context, FitResult, Split
 from harness.types.recipe import NO_AUGMENTATION
 
@@ -36,12 +37,11 @@ def extract_features(
     import torch
 
     device, outputs = torch.device(ctx.device), []
-    samples = Batches(split, device)
-    with on_device(module, device), evaluating(module), torch.inference_mode():
-        for first in range(0, len(split), batch):
-            ctx.progress(f"features of {len(split)} images", first / len(split))
-            rows = np.arange(first, min(first + batch, len(split)))
-            outputs.append((forward or module)(samples.take(rows).inputs).cpu().numpy())
+    with Loader(ctx.workers) as loader, on_device(module, device), evaluating(module), torch.inference_mode():
+        samples = Batches(split, device, loader=loader)
+        for number, taken in enumerate(samples.over(in_batches(len(split), batch))):
+            ctx.progress(f"features of {len(split)} images", number * batch / len(split))
+            outputs.append((forward or module)(taken.inputs).cpu().numpy())
     return np.concatenate(outputs)
 
 

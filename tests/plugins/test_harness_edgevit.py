@@ -67,7 +67,7 @@ class Lab:
 
     def __init__(self, data: Data, epochs: int = 3, seed: int = 0) -> None:
         self.data, self.epochs, self.seed, self.device = data, epochs, seed, "cpu"
-        self.workdir = Path()
+        self.workdir, self.workers = Path(), 0
         self.asked: list[Mapping[str, Any]] = []
 
     def fit(

@@ -14,7 +14,13 @@ from pydantic import ValidationError
 from torch.utils.flop_counter import FlopCounterMode
 
 from harness.methods import even_shares
+from harness.plan.planner import make_plan
+from harness.plugins import load_plugins
+from harness.suite.loading import load_suite
+from harness.suite.shipped import find_suite
+from harness.testing import make_context
 from harness.types import DataInfo, Edge, Part, SessionOptions, TensorSpec
+from harness.types.plan import PrepareHost, StepTask
 from harness_runtimes.plugin import OnnxParams, export_onnx, load_onnx
 from harness_tformer.paper import PCSFFN, HybridLayer, TFormer
 from harness_tformer.plugin import TFormerParams, describe
@@ -262,3 +268,62 @@ def test_what_is_described_can_be_built(
     except ValueError:
         return
     assert spec.build().eval()(torch.randn(2, 3, size, size)).shape == (2, 3)
+
+
+# --- the paper's suite ------------------------------------------------------------------------------
+
+
+def tasks(method):
+    """Return the training recipe and the data choice of a method of papers/tformer, as planned."""
+    planned = make_plan(load_suite(find_suite("papers/tformer")), load_plugins(), PrepareHost(), method).plan
+    (step,) = [node.task for node in planned.nodes.values() if isinstance(node.task, StepTask)]
+    return step
+
+
+def test_a_tformer_trains_on_all_images_as_section_4_1_4_says():
+    step = tasks("tformer-S")
+    choice, recipe = step.data.choice, step.train
+    assert (choice.validation, choice.image_size, choice.interpolation, choice.crop_pct) == (
+        0,
+        224,
+        "bicubic",
+        0.875,
+    )
+    assert step.data.params["crop"] == "none"
+    assert (recipe.optimizer, recipe.lr, recipe.weight_decay) == ("adamw", 1e-3, 0.05)
+    assert (recipe.epochs, recipe.batch_size, recipe.repeats) == (300, 1024, 3)
+    assert (recipe.mixup, recipe.cutmix, recipe.random_erasing) == (0.8, 1.0, 0.25)
+    assert (recipe.augment, recipe.rand_augment) == ("resized-crop-flip", "rand-m9-mstd0.5-inc1")
+    assert step.params["drop_path_rate"] == 0.1
+
+
+def test_a_resnet_has_the_recipe_a2_of_resnet_strikes_back():
+    """The values are those of table 2 of Wightman, Touvron, Jegou (2021), the threshold that of timm's recipe."""
+    step = tasks("resnet50")
+    recipe = step.train
+    assert (recipe.optimizer, recipe.lr, recipe.weight_decay, recipe.batch_size) == ("lamb", 5e-3, 0.02, 2048)
+    assert (recipe.epochs, recipe.warmup_epochs, recipe.schedule) == (300, 5, "cosine")
+    assert (recipe.loss, recipe.bce_threshold, recipe.label_smoothing) == ("bce", 0.2, 0)
+    assert (recipe.repeats, recipe.rand_augment) == (3, "rand-m7-mstd0.5-inc1")
+    assert (recipe.mixup, recipe.cutmix, recipe.random_erasing) == (0.1, 1.0, 0)
+    assert step.params["drop_path_rate"] == 0.05
+    assert step.data.choice.crop_pct == 0.95
+
+
+@pytest.mark.parametrize("method", ["tformer-S", "resnet18"])
+def test_the_suites_recipe_trains(method, tmp_path):
+    """The recipe of the suite but for its length, batch and mixed precision, on made pictures."""
+    step = tasks(method)
+    short = {"epochs": 2, "warmup_epochs": 0, "batch_size": 16, "amp": "none"}
+    ctx = make_context(
+        tmp_path, classes=2, shape=(3, 32, 32), train=48, recipe={**step.train.model_dump(), **short}
+    )
+    entry = load_plugins().models.get(step.entry).entry
+    small = {"size": None, "dims": (20, 40), "depths": (1, 1), "stem_kernel": 5}
+    params = {**step.params, **small} if method == "tformer-S" else step.params
+    module = entry.build(ctx, entry.params(**params)).module
+    before = [tensor.clone() for tensor in module.parameters()]
+    fit = ctx.fit(module)
+    assert fit.image_passes == 2 * len(ctx.data.train)
+    assert np.isfinite([entry["loss"] for entry in fit.history]).all()
+    assert all(not torch.equal(old, new) for old, new in zip(before, module.parameters(), strict=True))

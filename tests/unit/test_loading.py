@@ -17,9 +17,10 @@ from torch import nn
 
 from broken_data import Broken, broken
 from harness.data.opened import open_data
+from harness.data.splits import normalised_levels
 from harness.errors import BrokenContract, CellError, DeviceError, SuiteError
 from harness.plugins import load_plugins
-from harness.train.evaluation import evaluate
+from harness.train.evaluation import evaluate, normalised
 from harness.train.loading import CHUNK, Draws, Loader, StoredPixels
 from harness.train.loop import fit
 from harness.train.random_images import RandomImages
@@ -128,6 +129,15 @@ def test_reading_draws_nothing_from_the_global_generators(folder):
     with Loader(1) as loader:
         list(loader.read(loader.add(RandomImages(train, RECIPE)), [Draws.of(np.arange(3))]))
     assert (torch.rand(1), np.random.rand()) == expected
+
+
+def test_a_gpu_normalises_bytes_to_the_same_bits(folder):
+    train = opened(folder, normalize="imagenet").train
+    images = train.raw(np.arange(20))
+    levels = torch.from_numpy(normalised_levels(train.mean, train.std))
+    np.testing.assert_array_equal(
+        normalised(torch.from_numpy(images), levels).numpy(), train.batch(np.arange(20))
+    )
 
 
 # --- failures -------------------------------------------------------------------------------------
