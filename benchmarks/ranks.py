@@ -4,14 +4,14 @@ The old method (one exact McNemar test per seed, combined by Rüger's rule, corr
 beside the method of the harness. Answers are drawn from a normal model: an image has a difficulty that all rows share
 and one for each row; a training has an ability of its own; the rest changes with every answer. Run with:
 
-    python benchmarks/ranks.py [--tables N] [--seed N]
+    python benchmarks/ranks.py [--tables N] [--seed N] [--part false|power|intervals]
 """
 
 from __future__ import annotations
 
 import argparse
 import math
-import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -159,48 +159,69 @@ def coverage(rng: np.random.Generator, model: Model, seeds: int, images: int, ta
     return [difference / tables, ranks / tables, top1 / tables if seeds > 2 else math.nan]
 
 
-def main() -> None:
-    """Print the tables of docs/measuring.md."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--tables", type=int, default=1000)
-    parser.add_argument("--seed", type=int, default=0)
-    given = parser.parse_args()
-    rng = np.random.default_rng(given.seed)
-    begun = time.monotonic()
-    models = {
-        "no seed effect": Model(),
-        "seed effect": Model(training=0.5),
-        "98%, seed effect": Model(training=0.5, accuracy=0.98),
-    }
-    print(f"equal rows in different tiers, % of tables (old / new), {IMAGES} images, nominal 5%")
-    for name, model in models.items():
-        for rows in (2, 5, 12, 50):
-            tables = {2: given.tables, 5: given.tables // 2, 12: given.tables // 3, 50: given.tables // 10}[
-                rows
-            ]
-            cells = [shares(rng, model, rows, seeds, IMAGES, tables) for seeds in SEEDS]
-            text = "  ".join(f"{100 * old:5.1f} /{100 * new:5.1f}" for old, new in cells)
-            print(f"{name:18} {rows:3} rows  {text}   n={tables}", flush=True)
+MODELS = {
+    "no seed effect": Model(),
+    "seed effect": Model(training=0.5),
+    "98%, seed effect": Model(training=0.5, accuracy=0.98),
+}
+
+
+def false_distinctions(rng: np.random.Generator, tables: int) -> None:
+    """Print how often equal rows are in different tiers."""
+    print("equal rows in different tiers, % of tables (old / new), nominal 5%")
+    for name, model in MODELS.items():
+        for rows, count in ((2, tables), (5, tables // 2), (12, tables // 3), (50, tables // 10)):
+            _line(
+                f"{name}, {IMAGES} images",
+                rows,
+                [shares(rng, model, rows, s, IMAGES, count) for s in SEEDS],
+                count,
+            )
     for rows in (2, 5):
-        cells = [shares(rng, Model(training=0.3), rows, seeds, 30, given.tables) for seeds in SEEDS]
-        text = "  ".join(f"{100 * old:5.1f} /{100 * new:5.1f}" for old, new in cells)
-        print(f"{'30 images':18} {rows:3} rows  {text}   n={given.tables}", flush=True)
+        cells = [shares(rng, Model(training=0.3), rows, seeds, 30, tables // 2) for seeds in SEEDS]
+        _line("seed effect, 30 images", rows, cells, tables // 2)
+
+
+def power(rng: np.random.Generator, tables: int) -> None:
+    """Print how often a real difference is found."""
     print("a real difference is found, % of tables (old / new)")
     for ahead in (0.02, 0.04):
-        for name, model in list(models.items())[:2]:
-            small = Model(training=model.training, accuracy=0.9)
-            for rows in (2, 12):
-                tables = given.tables // 2 if rows == 2 else given.tables // 5
-                cells = [shares(rng, small, rows, seeds, IMAGES, tables, ahead) for seeds in SEEDS]
-                text = "  ".join(f"{100 * old:5.1f} /{100 * new:5.1f}" for old, new in cells)
-                print(f"{100 * ahead:.0f} points, {name:15} {rows:3} rows  {text}   n={tables}", flush=True)
+        for name, training in (("no seed effect", 0.0), ("seed effect", 0.5)):
+            model = Model(training=training, accuracy=0.9)
+            for rows, count in ((2, tables // 2), (12, tables // 5)):
+                cells = [shares(rng, model, rows, seeds, IMAGES, count, ahead) for seeds in SEEDS]
+                _line(f"{100 * ahead:.0f} points, {name}", rows, cells, count)
+
+
+def intervals(rng: np.random.Generator, tables: int) -> None:
+    """Print how often the intervals cover."""
     print("coverage of 95% intervals, %: difference, rank, top1_ci")
-    for name, model in models.items():
-        few = given.tables // 2
-        cells3 = [coverage(rng, model, seeds, IMAGES, few) for seeds in SEEDS]
-        text = "  ".join(" ".join(f"{100 * each:5.1f}" for each in cell) for cell in cells3)
-        print(f"{name:18} {text}   n={few}", flush=True)
-    print(f"{time.monotonic() - begun:.0f} s")
+    for name, model in MODELS.items():
+        cells = [coverage(rng, model, seeds, IMAGES, tables // 2) for seeds in SEEDS]
+        text = "  ".join(" ".join(f"{100 * each:5.1f}" for each in cell) for cell in cells)
+        print(f"{name:28} {text}   n={tables // 2}", flush=True)
+
+
+def _line(name: str, rows: int, cells: Sequence[tuple[float, float]], count: int) -> None:
+    text = "  ".join(f"{100 * old:5.1f} /{100 * new:5.1f}" for old, new in cells)
+    print(f"{name:28} {rows:3} rows  {text}   n={count}", flush=True)
+
+
+PARTS = {"false": false_distinctions, "power": power, "intervals": intervals}
+
+
+def main() -> None:
+    """Print the chosen parts. Each line has one figure per number of seeds in :data:`SEEDS`."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--tables", type=int, default=1000)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--part", choices=PARTS, action="append")
+    chosen = parser.parse_args()
+    print(f"seeds: {SEEDS}")
+    for part in chosen.part or PARTS:
+        PARTS[part](np.random.default_rng(chosen.seed), chosen.tables)
 
 
 if __name__ == "__main__":
