@@ -67,7 +67,9 @@ def leaderboard_in(
     if kept is not None and kept["state"] == _state(folders, kept["samples"])[0]:
         return Shown(_leaderboard(kept["tables"]), kept["records"], kept["left_out"], tuple(kept["problems"]))
     merged = Merged(results, current_only=current_only, keep_from=least, settled_s=settled_s)
-    leaderboard = leaderboard_of(merged.records, merged.answers_of, within=within, place_of=merged.place_of)
+    leaderboard = leaderboard_of(
+        merged.records, merged.answers_of, rank_by=rank_by, within=within, place_of=merged.place_of
+    )
     shown = Shown(leaderboard, len(merged.records), merged.left_out, tuple(merged.problems))
     if shown.records >= least:
         state, changed_ns = _state(folders, merged.samples)
