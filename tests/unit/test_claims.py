@@ -323,6 +323,19 @@ def test_a_ratio_is_checked_against_the_papers_own_figures(judged):
     assert code == 0
 
 
+def test_a_ratio_that_only_the_printed_figures_give_says_so(judged):
+    """The paper's 1.4 is a quotient of rounded figures: 0.023 / 0.016. The modules have 0.02281 / 0.01561."""
+    code, verdicts = judged(
+        "method: cloud, quantity: params_m, value: 0.023",
+        "method: edge, quantity: params_m, value: 0.016",
+        "of: cloud, to: edge, quantity: params_m, value: 1.4",
+    )
+    assert [v["status"] for v in verdicts] == ["reproduced", "reproduced", "not-reproduced"]
+    assert verdicts[2]["ours"] > 1.45
+    assert verdicts[2]["why"] == "the paper's printed figures give 1.438"
+    assert code == 1
+
+
 def test_a_value_may_be_printed_in_a_larger_unit(judged, records):
     slow = {"latency": {"n": 662, "p50_ms": 9628.0, "mean_ms": 9628.0, "std_ms": 1.0}}
     records(("cloud", [90], slow))

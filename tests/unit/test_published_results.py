@@ -444,6 +444,8 @@ def test_the_texts_of_a_value_and_a_command_without_paths():
 
 def test_the_page_is_up_to_date_and_the_published_results_pass_their_check(page):
     root = ROOT / "results" / "published"
+    if not (ROOT / ".git").exists():
+        pytest.skip("a source distribution has the page without its records")
     assert (ROOT / "results" / "README.md").read_text() == page.page(root), "run: make published"
     if root.exists():
         assert check_published(root) == []

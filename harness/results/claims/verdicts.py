@@ -207,6 +207,9 @@ class Judge:
         else:
             why = "; ".join(dict.fromkeys(text for pair in pairs for _, text in pair if text))
             verdict = _compared(claim, ours, why, open_verdict)
+            if verdict.status == "not-reproduced" and own is not None:
+                printed = f"the paper's printed figures give {own[0]:.4g}"
+                verdict = replace(verdict, why="; ".join(filter(None, (printed, why))))
         if contradiction:
             return replace(verdict, status="paper-contradicts-itself", why=contradiction)
         return verdict
