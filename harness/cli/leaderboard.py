@@ -51,9 +51,9 @@ def command(
     """Print leaderboards of the records in all DIR together.
 
     One table has only rows that may be compared: they share task, data set and split, scenario, device model and
-    provenance. --within splits the tables further. --where and --sort change no figure. With --sort the tiers are by that
-    column, if rows can be tested by it. A column is named by its name or its heading: latency_p50_ms or p50. Published figures have tables of their own, in which they are
-    not ranked.
+    provenance. --within splits the tables further. --where and --sort change no figure. With --sort the tiers are by
+    that column, if rows can be tested by it. A column is named by its name or its heading: latency_p50_ms or p50.
+    Published figures have tables of their own, in which they are not ranked.
     """
     from harness.errors import SuiteError
     from harness.render import render
