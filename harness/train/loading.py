@@ -120,8 +120,8 @@ class Loader:
                 pickle.dumps(source)
             except (pickle.PicklingError, TypeError, AttributeError) as error:
                 raise ValueError(
-                    "the data set cannot be read in another process (its load is not a function of a module, or its "
-                    f"images cannot be pickled: {first_line(error)}); use prepare: {{workers: 0}}"
+                    "the data set cannot be read in another process (its load is no function at a module's top level: "
+                    f"{first_line(error)}); use prepare: {{workers: 0}}"
                 ) from None
         self._sources.append(source)
         return len(self._sources) - 1
