@@ -30,13 +30,17 @@ IMAGES = 360
 
 @dataclass(frozen=True)
 class Model:
-    """The standard deviations of the parts of an answer, and the accuracy of a row."""
+    """The standard deviations of the parts of an answer, and the accuracy of a row.
+
+    ``unequal``: the factor of the first row's ``training``.
+    """
 
     image: float = 2.0
     row_image: float = 1.0
     training: float = 0.0
     answer: float = 1.0
     accuracy: float = 0.95
+    unequal: float = 1.0
 
     def draw(
         self, rng: np.random.Generator, rows: int, seeds: int, images: int, ahead: float = 0.0
@@ -45,15 +49,17 @@ class Model:
 
         The first row is better by ``ahead`` over all images.
         """
-        spread = math.sqrt(self.image**2 + self.row_image**2 + self.training**2 + self.answer**2)
+        training = np.full((rows, 1, 1), self.training)
+        training[0] *= self.unequal
+        spread = np.sqrt(self.image**2 + self.row_image**2 + training**2 + self.answer**2)
         accuracy = np.full(rows, self.accuracy)
         accuracy[0] += ahead
         limit = spread * scipy_stats.norm.ppf(accuracy)[:, None, None]
         difficulty = self.image * rng.standard_normal((1, 1, images))
         difficulty = difficulty + self.row_image * rng.standard_normal((rows, 1, images))
-        changing = self.training * rng.standard_normal((rows, seeds, 1))
+        changing = training * rng.standard_normal((rows, seeds, 1))
         changing = changing + self.answer * rng.standard_normal((rows, seeds, images))
-        expected = scipy_stats.norm.cdf((limit - difficulty) / math.hypot(self.training, self.answer))
+        expected = scipy_stats.norm.cdf((limit - difficulty) / np.hypot(training, self.answer))
         return difficulty + changing < limit, expected.mean(axis=(1, 2))
 
 
@@ -180,6 +186,10 @@ def false_distinctions(rng: np.random.Generator, tables: int) -> None:
     for rows in (2, 5):
         cells = [shares(rng, Model(training=0.3), rows, seeds, 30, tables // 2) for seeds in SEEDS]
         _line("seed effect, 30 images", rows, cells, tables // 2)
+    for rows in (3, 5, 12):
+        model = Model(training=0.2, unequal=5)
+        cells = [shares(rng, model, rows, seeds, IMAGES, tables // 3) for seeds in SEEDS]
+        _line("one row of 25 x variance", rows, cells, tables // 3)
 
 
 def power(rng: np.random.Generator, tables: int) -> None:

@@ -30,10 +30,9 @@ comparisons asks for quantiles that t[2] reaches at 36 standard errors. So a tab
 Applications in Genetics and Molecular Biology 3:3): A becomes the weighted mean of its own value and a value predicted
 from the table, and t has the degrees of freedom of both (:class:`Prior`). The prediction is MS_residual, which is known
 well, times the table's ratio of A to it. The weight of the prediction is a constant, at most 4 degrees of freedom, so
-the seeds of the pair itself prevail from six seeds on. The level holds as long as the rows' ratios are not of quite
-different sizes: in simulated tables in which one row of k has 25 times the seed variance of the others, or the variances
-are log-normal with a factor of 7 per standard deviation, equal rows are separated in at most 5% of tables. A comparison
-of two methods alone, as for a claim, has no prior and needs no such assumption.
+the seeds of the pair itself prevail from six seeds on. This part has no proof, since rows may differ in the ratio. The
+level holds in simulated tables in which one row has 25 times the seed variance of the others (``benchmarks/ranks.py``).
+A comparison of two methods alone, as for a claim, has no prior and needs no such assumption.
 
 **Rounding.** The mean of a seed is a whole number of images. Two seeds often have the same mean by chance, and A is
 then 0. So the variance of rounding to a step of 1/I, 1/(12 I^2) for one seed, is added to A (Sheppard's correction).
