@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 
 from rich import box
+from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table as RichTable
 from rich.text import Text
@@ -15,11 +16,22 @@ from rich.text import Text
 from harness.render.console import add_figures, add_texts, print_whole, text_width
 from harness.render.view import IMPORTANCE, MARKS, SETTINGS, Shown, columns_of, notes, setting, title
 from harness.results.leaderboard.leaderboard import Leaderboard, Table
+from harness.types.columns import Row
 
 __all__ = ["render"]
 
 
-def render(leaderboard: Leaderboard, columns: Sequence[str] | None = None, width: int | None = None) -> str:
+MANY = 200
+"""Rows from which on the lines of a table are made without rich, which takes a millisecond for each."""
+
+
+def render(
+    leaderboard: Leaderboard,
+    columns: Sequence[str] | None = None,
+    width: int | None = None,
+    *,
+    many: int = MANY,
+) -> str:
     """Return all tables as text for a terminal of ``width`` characters.
 
     The default width is that of the terminal, or 120 if there is none. Columns that do not fit stand in further
@@ -33,18 +45,21 @@ def render(leaderboard: Leaderboard, columns: Sequence[str] | None = None, width
         highlight=False,
     )
     for table in leaderboard.tables:
-        _show(table, console, columns)
+        _show(table, console, columns, many)
     return out.getvalue().rstrip("\n")
 
 
-def _show(table: Table, console: Console, columns: Sequence[str] | None) -> None:
+def _show(table: Table, console: Console, columns: Sequence[str] | None, many: int) -> None:
     shown = columns_of(table, columns)
     console.print(Text(title(table), style="bold"))
     if common := setting(table, shown):
         console.print(Text(common, style="dim"))
     console.print()
     for block in _blocks(table, shown, console.width, ranked=columns is None):
-        print_whole(console, _table(table, block), GAP)
+        if len(table.rows) >= many and _total(block) <= console.width:
+            _print_lines(console, table, block)
+        else:
+            print_whole(console, _table(table, block), GAP)
         console.print()
     for line in notes(table, shown, usual=columns is None):
         console.print(Text(line, style=_NOTES.get(line[0], "dim")))
@@ -124,11 +139,50 @@ def _table(table: Table, shown: Sequence[Shown]) -> RichTable:
             add_figures(drawn, heading, _width(column))
         else:
             add_texts(drawn, heading)
-    tiers = [row.number("tier") or len(table.rows) for row in table.rows]
-    by_tier = tiers == sorted(tiers)  # no gaps if the rows are sorted by another column
-    for index, row in enumerate(table.rows):
-        if by_tier and index and tiers[index] != tiers[index - 1]:
+    for index, (row, section) in enumerate(zip(table.rows, _sections(table), strict=True)):
+        if section:
             drawn.add_section()
-        style = _ROWS.get(str(row["status"]), "bold" if row is table.reference else None)
+        style = _style(table, row)
         drawn.add_row(*(Text(column.cells[index]) for column in shown), style=style)
     return drawn
+
+
+def _sections(table: Table) -> list[bool]:
+    """Return before which rows a tier begins, after the first; nowhere if the rows are sorted by another column."""
+    tiers = [row.number("tier") or len(table.rows) for row in table.rows]
+    by_tier = tiers == sorted(tiers)
+    return [by_tier and place > 0 and tiers[place] != tiers[place - 1] for place in range(len(tiers))]
+
+
+def _style(table: Table, row: Row) -> str | None:
+    return _ROWS.get(str(row["status"]), "bold" if row is table.reference else None)
+
+
+def _total(shown: Sequence[Shown]) -> int:
+    return sum(map(_width, shown)) + GAP * (len(shown) - 1)
+
+
+def _print_lines(console: Console, table: Table, shown: Sequence[Shown]) -> None:
+    """Print what rich makes of :func:`_table`, for columns that fit."""
+    widths = [_width(column) for column in shown]
+
+    def line(texts: Sequence[str]) -> str:
+        cells = []
+        for text, width, column in zip(texts, widths, shown, strict=True):
+            space = " " * (width - cell_len(text))
+            cells.append(space + text if column.numeric else text + space)
+        return (" " * GAP).join(cells)
+
+    def put(text: str, style: str | None) -> None:
+        if style is None:
+            console.file.write(f"{text}\n")
+        else:
+            console.print(Text(text, style=style), soft_wrap=True)
+
+    put(line([column.heading for column in shown]), "bold")
+    put(line([column.unit for column in shown]), "bold")
+    put("─" * _total(shown), None)
+    for place, (row, section) in enumerate(zip(table.rows, _sections(table), strict=True)):
+        if section:
+            put(" " * _total(shown), None)
+        put(line([column.cells[place] for column in shown]), _style(table, row))

@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import re
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,11 +14,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness.render import FORMATS, render
+from harness.render import FORMATS, render, terminal
 from harness.render.characters import json_text
 from harness.render.figures import significant, with_interval
 from harness.render.record import describe
 from harness.render.view import columns_of
+from harness.results.folder import Results
 from harness.results.leaderboard.leaderboard import Leaderboard, leaderboard_of
 from harness.results.leaderboard.selection import filtered
 from harness.types.blocks import DeviceBlock, ScenarioBlock
@@ -450,3 +452,15 @@ def test_the_story_of_a_fleet_tells_each_part_and_what_is_left_without_some() ->
 )
 def test_indented_json_is_that_of_the_standard_library(value: Any) -> None:
     assert json_text(value, 2) == json.dumps(value, indent=2)
+
+
+@pytest.mark.parametrize("width", [40, 80, 120, 200])
+def test_a_table_of_many_rows_has_the_same_lines_as_one_of_few(width: int) -> None:
+    old = Results(Path(__file__).parents[1] / "data" / "records_0_1_0")
+    wide = record("模型", device={"name": "板", "model": "Board"}, baseline="模型")
+    for leaderboard in (
+        leaderboard_of(old.records()),
+        leaderboard_of([wide, record(), record("b", status="failed")]),
+    ):
+        lines = terminal.render(leaderboard, None, width, many=1)
+        assert lines == terminal.render(leaderboard, None, width, many=10**9)
