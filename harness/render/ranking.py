@@ -44,7 +44,8 @@ def _accuracy(table: Table) -> Iterable[str]:
 def _cost(table: Table, by: str) -> Iterable[str]:
     least = table.detectable_ratio
     if least is None:
-        yield f"Tier: rows with the same {by}"
+        if sum(row["tier"] is not None for row in table.rows) > 1:
+            yield f"Tier: rows with the same {by}, which is counted and has no error"
         return
     test = f"Welch's t-test of logarithms over processes, corrected for choosing the best, {ALPHA:.0%}"
     limit = f"; a difference below about {100 * (least - 1):.1f}% is too small to be found"

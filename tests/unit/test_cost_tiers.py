@@ -40,7 +40,7 @@ def cell(method: str, p50: float, seed: int = 0, repeat: int = 0, **more: Any) -
         "data": {"task": "image-classification", "name": "digits", "split": "test", "classes": 10},
         "counts": {"params": 2_000_000, "macs": 3_000_000, "weight_bytes": 8_000_000},
         "accuracy": {"top1": 90.0, "n": 400},
-        "latency": {"n": 662, "p50_ms": p50, "throughput_ips": 1000 / p50},
+        "latency": {"n": 662, "p50_ms": p50, "throughput_ips": 1000 / p50 if p50 else None},
     }
     for name, value in more.items():
         values[name] = {**values[name], **value} if isinstance(value, dict) and name in values else value
@@ -185,6 +185,24 @@ def test_energy_is_compared_between_rows_of_one_meter() -> None:
 def test_a_column_without_a_test_gives_no_tier() -> None:
     made = table(FAST, SLOW, rank_by="latency_std_ms")
     assert {row.why["tier"] for row in made.rows} == {"ranked by latency_std_ms, which has no test"}
+
+
+@pytest.mark.parametrize("p50", [0.0, 1e-308, 1e308])
+@pytest.mark.parametrize("format", ["table", "json"])
+def test_values_at_the_ends_of_the_scale_are_shown(p50: float, format: str) -> None:
+    odd = cells("odd", p50, p50, 2.0, latency={"throughput_ips": 1.0})
+    tiny = cells("tiny", 1e-308, 1e-308, 2e-308, latency={"throughput_ips": 1.0})
+    for name in ("latency_p50_ms", "throughput_ips"):
+        text = render(Leaderboard((table(FAST, odd, tiny, rank_by=name),)), format)
+        assert "odd" in text
+        assert "Infinity" not in text
+
+
+def test_one_row_is_compared_with_none() -> None:
+    made = table(FAST)
+    assert column(made, "tier") == {"fast": 1}
+    assert made.why["detectable_ratio"] == "fewer than two rows can be compared"
+    assert "Tier:" not in render(Leaderboard((made,)), "github", ["method", "tier"])
 
 
 def test_a_failed_row_has_its_reason() -> None:

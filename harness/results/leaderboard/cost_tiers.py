@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -127,7 +128,11 @@ def _comparison(ranked: Sequence[_Ranked], *, higher: bool) -> Compare:
 def _put_ratio(row: _Ranked, first: _Ranked, name: str) -> None:
     """Set the ratio of the figures, and its interval, which is extended to it if it lies outside."""
     ours, theirs = row.group.row.number(name), first.group.row.number(name)
-    ratio = ours / theirs if ours and theirs else exp(row.sample.mean - first.sample.mean)
+    if not ours or not theirs:
+        for column in ("ratio", "ratio_ci"):
+            row.group.put(column, Why("a figure is not recorded"))
+        return
+    ratio = min(ours / theirs, sys.float_info.max)
     low, high = ratio_interval(row.sample, first.sample) if row is not first else (1.0, 1.0)
     row.group.put("ratio", ratio)
     row.group.put("ratio_ci", [min(low, ratio), max(high, ratio)])
