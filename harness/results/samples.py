@@ -29,6 +29,7 @@ __all__ = ["MOST_BYTES", "Checked", "SampleFiles", "Sampled"]
 MOST_BYTES = 256 * 2**20
 """The largest file that is read."""
 
+_SHA256 = re.compile("[0-9a-f]{64}")
 _MOST_NAMED = 10
 """How many damaged files are named one by one; the others are counted."""
 
@@ -144,7 +145,8 @@ class SampleFiles:
         """
         if record.samples.empty:
             return {}
-        path, content = self._content(record)
+        path = self._path(record)
+        content = _content(path, str(record.samples.sha256))
         _checked(path, content)
         try:
             with np.load(io.BytesIO(content), allow_pickle=False) as archive:
@@ -154,11 +156,12 @@ class SampleFiles:
 
     def missing(self, record: Sampled) -> bool:
         """Return whether the record has samples and their file is absent, as in a folder that was copied in part."""
+        if record.samples.empty:
+            return False
         try:
-            path = self._path(record)
+            return not os.path.lexists(self._path(record))
         except StorageError:
             return False
-        return path is not None and not os.path.lexists(path)
 
     def check(self, records: Iterable[S], kept: KeptAnswers | None = None) -> Checked[S]:
         """Read the answers of records, and sort the records by the state of their files.
@@ -169,20 +172,21 @@ class SampleFiles:
         checked: Checked[S] = Checked()
         damaged = 0
         for record in records:
-            if self.missing(record):
-                checked.missing.append(record)
-            else:
-                try:
-                    answers = self.answers(record, kept)
-                except StorageError as problem:
-                    damaged += 1
-                    if damaged <= _MOST_NAMED:
-                        what = printable(f"{record.method}, seed {record.seed}, repeat {record.repeat}")
-                        checked.problems.append(f"{problem}; the record of {what} is left out")
+            try:
+                answers = self.answers(record, kept)
+            except StorageError as problem:
+                if self.missing(record):
+                    checked.missing.append(record)
+                    checked.sound.append(record)
                     continue
-                if answers is not None:
-                    checked.answers[str(record.samples.sha256)] = answers
+                damaged += 1
+                if damaged <= _MOST_NAMED:
+                    what = printable(f"{record.method}, seed {record.seed}, repeat {record.repeat}")
+                    checked.problems.append(f"{problem}; the record of {what} is left out")
+                continue
             checked.sound.append(record)
+            if answers is not None:
+                checked.answers[str(record.samples.sha256)] = answers
         if kept is not None:
             kept.save()
         if damaged > _MOST_NAMED:
@@ -199,26 +203,19 @@ class SampleFiles:
         """
         if record.samples.empty:
             return None
-        if kept is None:
-            return self._read_answers(record)
         path = self._path(record)
-        return kept.get_or_read(str(record.samples.sha256), str(path), lambda: self._read_answers(record))
-
-    def _read_answers(self, record: Sampled) -> SeedAnswers | None:
-        path, content = self._content(record)
-        archive = _checked(path, content)
-        try:
-            arrays = {name: archive.array(name) for name in ANSWERS if name in archive.headers}
-        except UNREADABLE as error:
-            raise StorageError(f"{path}: cannot be unpacked: {first_line(error)}") from None
-        return SeedAnswers.of(arrays)
+        sha256 = str(record.samples.sha256)
+        if kept is None:
+            return _answers(path, sha256)
+        return kept.get_or_read(sha256, path, lambda: _answers(path, sha256))
 
     def problem(self, record: Sampled) -> str | None:
         """Return what is wrong with a record's file in one line, or None. Nothing is unpacked but the headers."""
         if record.samples.empty:
             return None
         try:
-            _checked(*self._content(record))
+            path = self._path(record)
+            _checked(path, _content(path, str(record.samples.sha256)))
         except StorageError as error:
             return str(error)
         return None
@@ -228,32 +225,42 @@ class SampleFiles:
         if record.samples.empty:
             return 0
         try:
-            headers = Archive(self._content(record)[1]).headers
+            headers = Archive(_content(self._path(record), str(record.samples.sha256))).headers
         except (StorageError, *UNREADABLE):
             return 0
         return sum(math.prod(shape) * dtype.itemsize for _, shape, dtype in headers.values())
 
-    def _path(self, record: Sampled) -> Path | None:
-        """Return the path of a record's file, or None if it has none: never a path that the record made up."""
-        if record.samples.empty:
-            return None
+    def _path(self, record: Sampled) -> str:
+        """Return the path of a record's file: never a path that the record made up.
+
+        Raises:
+            StorageError: the record names no file of this folder.
+        """
         digest = record.samples.sha256 or ""
-        if not re.fullmatch(r"[0-9a-f]{64}", digest) or record.samples.file != _name(digest):
+        if not _SHA256.fullmatch(digest) or record.samples.file != _name(digest):
             raise StorageError(
                 f"{self._folder / 'records.jsonl'}: record of {record.cell_id} names no sample file of this folder"
             )
-        return self._folder / _name(digest)
+        return os.path.join(self._folder, _name(digest))
 
-    def _content(self, record: Sampled) -> tuple[Path, bytes]:
-        path = self._path(record)
-        assert path is not None  # the callers return early
-        try:
-            content = read_regular(path, MOST_BYTES)
-        except OSError as error:
-            raise StorageError(f"{path}: {error.strerror or error}") from None
-        if hashlib.sha256(content).hexdigest() != record.samples.sha256:
-            raise StorageError(f"{path}: content does not match its name: changed since it was measured")
-        return path, content
+
+def _answers(path: str, sha256: str) -> SeedAnswers | None:
+    archive = _checked(path, _content(path, sha256))
+    try:
+        arrays = {name: archive.array(name) for name in ANSWERS if name in archive.headers}
+    except UNREADABLE as error:
+        raise StorageError(f"{path}: cannot be unpacked: {first_line(error)}") from None
+    return SeedAnswers.of(arrays)
+
+
+def _content(path: str, sha256: str) -> bytes:
+    try:
+        content = read_regular(Path(path), MOST_BYTES)
+    except OSError as error:
+        raise StorageError(f"{path}: {error.strerror or error}") from None
+    if hashlib.sha256(content).hexdigest() != sha256:
+        raise StorageError(f"{path}: content does not match its name: changed since it was measured")
+    return content
 
 
 def _name(digest: str) -> str:
@@ -268,7 +275,7 @@ def _has(path: Path, content: bytes) -> bool:
         return False
 
 
-def _checked(path: Path, content: bytes) -> Archive:
+def _checked(path: str, content: bytes) -> Archive:
     """Return the archive of a file, with its headers checked.
 
     Raises:
