@@ -79,7 +79,7 @@ class Merged:
             keeps = keep_from is not None and len(own) >= keep_from
             kept = KeptAnswers(Index(folder.folder), settled_s) if keeps else None
             checked = folder.samples.check(own, kept)
-            self.samples.append([r.samples.sha256 for r in own if r.samples.sha256 is not None])
+            self.samples.append(folder.samples.named(own))
             self.problems += checked.problems
             every += checked.sound
             self._answers |= checked.answers

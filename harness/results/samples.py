@@ -163,6 +163,11 @@ class SampleFiles:
         except StorageError:
             return False
 
+    def named(self, records: Iterable[Sampled]) -> list[str]:
+        """Return the SHA-256 of the files of records, of those that name a file of this folder."""
+        digests = [record.samples.sha256 or "" for record in records if not record.samples.empty]
+        return list(filter(_SHA256.fullmatch, digests))
+
     def check(self, records: Iterable[S], kept: KeptAnswers | None = None) -> Checked[S]:
         """Read the answers of records, and sort the records by the state of their files.
 

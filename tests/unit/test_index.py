@@ -28,6 +28,17 @@ OLD = Path(__file__).parents[1] / "data" / "records_0_1_0"
 NOW = -3600.0
 """Seconds for which files must not have changed: with this value new files count as settled."""
 
+EVIL: dict[str, Any] = {
+    "run_id": "r",
+    "machine_id": "m",
+    "suite": "s",
+    "method": "evil",
+    "method_key": "evil",
+    "cell_id": "evil",
+    "attempt": 1,
+    "status": "ok",
+    "seed": 0,
+}
 SIGNAL = {"flag": "contended", "name": "waiting_share", "limit": 0.05, "figures": ["p50", "mean"]}
 
 
@@ -116,7 +127,7 @@ def test_another_question_has_another_kept_result(folder: Path) -> None:
     first = shown(folder)
     marked(folder)
     for more in ({"within": ["runtime", "flags"]}, {"rank_by": "latency_p50_ms"}, {"current_only": False}):
-        options = {"current_only": True, "least": 0, "settled_s": NOW, **more}
+        options: dict[str, Any] = {"current_only": True, "least": 0, "settled_s": NOW, **more}
         other = leaderboard_in([folder], **options)
         assert other.left_out == 0
         assert leaderboard_in([folder], **options) == other
@@ -365,3 +376,14 @@ def test_only_the_answers_of_new_files_are_read(folder: Path) -> None:
         assert answers == Results(folder).samples.answers(record)
     new = SeedAnswers(b"", 0, b"")
     assert kept.get_or_read(str(written.samples.sha256), str(path), lambda: new) is new
+
+
+def test_a_record_that_names_a_file_elsewhere_has_no_part_in_the_index(folder: Path) -> None:
+    Results(folder).append(Record(**{**EVIL, "samples": {"file": "samples/../x.npz", "sha256": "../../x"}}))
+    first = shown(folder)
+    (problem,) = first.problems
+    assert "names no sample file of this folder" in problem
+    assert shown(folder) == first
+    assert all(
+        "x" not in name for names in Index(folder).read(board_file(folder).name)["samples"] for name in names
+    )
