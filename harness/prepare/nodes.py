@@ -21,6 +21,8 @@ from harness.prepare.messages import Failure
 from harness.prepare.start import check_head, start_notes
 from harness.store.artifacts import Store
 from harness.store.saved import load_any, load_model, load_partition, save_model, save_partition, write_meta
+from harness.train.evaluation import in_batches
+from harness.train.loading import Loader, StoredPixels
 from harness.train.ranks import SINGLE_PROCESS, Ranks
 from harness.types import IMAGE, CompressorEntry, Context, Lineage, Model, Params, Part, Partition
 from harness.types.artifacts import About, DataMeta
@@ -56,7 +58,7 @@ def run_node(
 ) -> None:
     """Make the artifact of a node unless the store has it. The inputs of the node must be in the store.
 
-    ``workers`` processes read the images of its trainings and evaluations.
+    ``workers`` processes read its images.
     """
     with store.making(node.key) as folder:
         if folder is None:
@@ -64,7 +66,7 @@ def run_node(
         about = About(stage=node.stage, entry=node.entry, label=node.label)
         task = node.task
         if isinstance(task, DataRef):
-            _save_data(folder, open_task_data(task, plugins), about)
+            _save_data(folder, open_task_data(task, plugins), about, workers)
         elif isinstance(task, ExportTask):
             context = PrepareContext(task, plugins, store, folder, progress, node.plugin, workers=workers)
             model, data = (store.folder(key) for key in node.inputs)
@@ -191,7 +193,7 @@ def _compress_part(
     return replace(part, module=smaller.module, spec=smaller.spec), smaller.lineage
 
 
-def _save_data(folder: Path, data: OpenedData, about: About) -> None:
+def _save_data(folder: Path, data: OpenedData, about: About, workers: int) -> None:
     """Write the test split, decoded and resized: uint8 [n, height, width, channels], and its labels."""
     import numpy as np
 
@@ -203,9 +205,11 @@ def _save_data(folder: Path, data: OpenedData, about: About) -> None:
     # Space is reserved first. Otherwise a full disk would end this process by SIGBUS.
     with (folder / "images.npy").open("r+b") as file:
         os.posix_fallocate(file.fileno(), 0, os.fstat(file.fileno()).st_size)
-    for start in range(0, n, 256):
-        indices = list(range(start, min(start + 256, n)))
-        images[start : start + len(indices)] = data.test.raw(indices)
+    batches = in_batches(n, 256)
+    with Loader(0 if data.test.in_memory else workers) as loader:
+        source = loader.add(StoredPixels(data.test))
+        for draws, pixels in zip(batches, loader.read(source, batches), strict=True):
+            images[draws.index] = pixels
     images.flush()
     np.save(folder / "labels.npy", data.test.labels)
     info = data.info
