@@ -210,3 +210,35 @@ def test_no_process_stays_when_the_trainer_ends(folder, tmp_path, number):
         assert trainer.wait(20) != 0
     assert ended(processes)
     assert errors.count("Traceback") <= (number == signal.SIGINT)
+
+
+# --- a run ------------------------------------------------------------------------------------------
+
+SUITE = """
+suite: pictures
+data: {{name: imagefolder, path: {folder}, image_size: 16, crop: none, crop_pct: 0.9}}
+defaults:
+  train: {{epochs: 2, batch_size: 8, augment: resized-crop-flip, rand_augment: rand-m9-mstd0.5-inc1, repeats: 2}}
+methods: {{vit: {{build: {{vit: {{patch_size: 8, dim: 16, depth: 1, heads: 2}}}}}}}}
+devices: {{here: {{backend: cpu}}}}
+run: [{{methods: all, devices: [here]}}]
+"""
+
+
+@pytest.mark.e2e
+def test_a_run_with_workers_makes_the_same_artifacts_under_the_same_keys(
+    harness, folder, tmp_path, monkeypatch
+):
+    (tmp_path / "pictures.yaml").write_text(SUITE.format(folder=folder))
+    made = []
+    for workers in (0, 2):
+        cache = tmp_path / f"cache{workers}"
+        monkeypatch.setenv("HARNESS_CACHE", str(cache))
+        code, _, err = harness(
+            "run", "pictures.yaml", "--prepare-only", "--set", f"prepare.workers={workers}"
+        )
+        assert code == 0, err
+        weights = {str(path.relative_to(cache)): path.read_bytes() for path in cache.rglob("*.safetensors")}
+        made.append(weights)
+    assert made[0]
+    assert made[0] == made[1]
