@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import subprocess
+import sys
 
 import pytest
 from hypothesis import example, given
@@ -127,3 +129,8 @@ def test_holm_lies_between_the_raw_and_bonferronis_p_values(p_values: list[float
         assert raw <= value <= min(1.0, raw * len(p_values))
     order = sorted(range(len(p_values)), key=lambda i: p_values[i])
     assert [adjusted[i] for i in order] == sorted(adjusted)
+
+
+def test_the_statistics_of_a_cell_load_no_numpy() -> None:
+    code = "import sys, harness.stats; sys.exit('numpy' in sys.modules or 'scipy' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
