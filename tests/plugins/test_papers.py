@@ -6,7 +6,7 @@ import pytest
 
 from harness.plan.planner import make_plan
 from harness.plugins import load_plugins
-from harness.results.claims.claims import Number, Ratio
+from harness.results.claims.claims import Number, Ordering, Ratio
 from harness.results.claims.load import load_claims
 from harness.results.claims.verdicts import Judge
 from harness.suite.loading import load_suite
@@ -192,3 +192,13 @@ def test_devits_learning_rates_are_those_of_the_authors_commands_per_image():
         assert (train["weight_decay"], split["ensemble_stage"]["weight_decay"]) == (0, 0.05)
         assert split["drop_path_rate"] == 0.1
         assert "ema" not in train
+
+
+def test_a_claim_that_says_equal_compute_is_judged_only_at_equal_compute():
+    path = find_suite("papers/on-digits")
+    claims = load_claims(path, load_suite(path))
+    assert (claims.scale, claims.absent) == ("digits", {})
+    orderings = [claim for claim in claims.claims.values() if isinstance(claim, Ordering)]
+    says_equal = [claim for claim in orderings if "equal training compute" in claim.says]
+    assert len(says_equal) == 4
+    assert [claim for claim in orderings if claim.compute == "equal"] == says_equal
