@@ -6,7 +6,8 @@ The index can be deleted at any time. A file of it counts only if all of this ho
 - the same code wrote it, with the same versions of Python and numpy;
 - what it was computed from is unchanged. Who reads a file checks that.
 
-Any other file is treated as absent. A folder that cannot be written has no index.
+Any other file is treated as absent. A folder that cannot be written has no index. The same holds if the folder of the
+index is a symbolic link, since a results folder from someone else can have one that leads anywhere.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -37,6 +39,9 @@ LEAST = 500
 
 MOST_FILES = 8
 """Files of an index. The oldest ones are deleted when another one is written."""
+
+_OWN = re.compile(r"(answers|board-\w+)\.json|\.(answers|board-\w+)\.json\.[0-9a-f]{16}")
+"""Names of the files of an index, and of what a write leaves that was killed. No other file is deleted."""
 
 _MOST_BYTES = 2**30
 _HASH = 64
@@ -71,7 +76,7 @@ class Index:
 
     def write(self, name: str, value: Any) -> None:
         """Write a JSON value in one step, if the folder can be written."""
-        if self._key is None:
+        if self._key is None or self._folder.is_symlink():
             return
         content = json.dumps(value, separators=(",", ":")).encode()
         with contextlib.suppress(OSError):
@@ -85,7 +90,7 @@ class Index:
         return keyed_hash(key, self._code, name.encode(), content).encode()
 
     def _prune(self) -> None:
-        files = [entry for entry in os.scandir(self._folder) if entry.name != ".gitignore"]
+        files = [entry for entry in os.scandir(self._folder) if _OWN.fullmatch(entry.name)]
         files.sort(key=lambda entry: entry.stat(follow_symlinks=False).st_mtime_ns, reverse=True)
         for entry in files[MOST_FILES:]:
             os.unlink(entry)

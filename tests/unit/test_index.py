@@ -233,6 +233,28 @@ def test_a_folder_that_cannot_have_an_index_is_read_without_one(folder: Path, ma
     assert not (folder / FOLDER).is_dir()
 
 
+def test_an_index_that_is_a_link_changes_no_file_elsewhere(folder: Path, tmp_path: Path) -> None:
+    """A folder from someone else can have such a link, which git checks out too."""
+    elsewhere = tmp_path / "documents"
+    elsewhere.mkdir()
+    for number in range(2 * MOST_FILES):
+        (elsewhere / f"board-{number}.json").write_text("mine")
+    before = {path.name: path.read_bytes() for path in elsewhere.iterdir()}
+    (folder / FOLDER).symlink_to(elsewhere)
+    assert shown(folder).records == 6
+    assert {path.name: path.read_bytes() for path in elsewhere.iterdir()} == before
+
+
+def test_an_index_deletes_only_its_own_files(folder: Path) -> None:
+    index = Index(folder)
+    index.write("answers.json", 0)
+    for number in range(2 * MOST_FILES):
+        (folder / FOLDER / f"note-{number}.txt").write_text("mine")
+        index.write(f"board-{number}.json", number)
+    assert len(list((folder / FOLDER).glob("note-*"))) == 2 * MOST_FILES
+    assert len(list((folder / FOLDER).glob("*.json"))) == MOST_FILES
+
+
 def test_a_read_only_folder_is_read(folder: Path) -> None:
     folder.chmod(0o555)
     try:
