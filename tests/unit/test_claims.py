@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import io
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterable
@@ -664,10 +665,24 @@ def test_a_wrong_source_of_claims_is_one_line(harness, text, words):
         assert word in err
 
 
+def timed(p50: float, **more: Any) -> dict[str, Any]:
+    """Return the changes of a record with these figures of latency."""
+    return {"latency": {"n": 662, "p50_ms": p50, "mean_ms": p50, "std_ms": 1.0, **more}}
+
+
+def processes(method: str, *p50: float, **more: Any) -> list[tuple[str, list[float], dict[str, Any]]]:
+    """Return one process of the first seed for each latency."""
+    return [
+        (method, [90], {**timed(value), "repeat": repeat, "cell_id": f"{method} {repeat}", **more})
+        for repeat, value in enumerate(p50)
+    ]
+
+
 def test_an_ordering_of_latencies_has_less_as_better_and_one_board(judged, records):
-    slow = {"latency": {"n": 662, "p50_ms": 9.0, "mean_ms": 9.0, "std_ms": 1.0}}
     records(
-        ("edge", [90], {}), ("cloud", [90], slow), ("cut", [90], {"device": {"name": "b", "model": "other"}})
+        *processes("edge", 4.0, 4.01, 3.99),
+        *processes("cloud", 9.0, 9.02, 8.98),
+        ("cut", [90], {"device": {"name": "b", "model": "other"}}),
     )
     _, verdicts = judged(
         "better: edge, than: cloud, column: latency_p50_ms",
@@ -682,9 +697,98 @@ def test_an_ordering_of_latencies_has_less_as_better_and_one_board(judged, recor
     assert "no good record of voted" in verdicts[3]["why"]
 
 
+def test_an_ordering_by_a_cost_is_undecided_where_the_interval_of_the_ratio_contains_1(judged, records):
+    records(
+        *processes("edge", 4.0, 4.4, 3.7), *processes("cloud", 4.3, 4.6, 4.0), *processes("cut", 8, 9, 8.5)
+    )
+    code, verdicts = judged(
+        "better: edge, than: cloud, column: latency_p50_ms",
+        "better: cloud, than: edge, column: latency_p50_ms",
+        "better: edge, than: cut, column: latency_mean_ms",
+        folder="out",
+    )
+    assert [v["status"] for v in verdicts] == ["undecided", "undecided", "reproduced"]
+    assert code == 0
+    for verdict in verdicts:
+        low, high = map(float, re.search(r"\[(\S+), (\S+)\]", verdict["why"]).groups())
+        assert (low <= 1 <= high) == (verdict["status"] == "undecided")
+        assert verdict["why"].endswith("3 processes against 3 processes")
+        assert verdict["interval"] is None
+
+
+def test_an_ordering_by_a_cost_needs_three_processes(judged, records):
+    records(*processes("edge", 4.0, 4.0), *processes("cloud", 9.0, 9.0, 9.0))
+    (verdict,) = judged("better: edge, than: cloud, column: latency_p50_ms", folder="out")[1]
+    assert verdict["status"] == "undecided"
+    assert verdict["why"] == "cannot be told apart: edge: 2 processes; 3 are needed"
+
+
+def test_an_ordering_by_throughput_has_more_as_better(judged, records):
+    rows = [
+        change
+        for method, rate in (("edge", 250.0), ("cloud", 100.0))
+        for change in (
+            (
+                method,
+                [90],
+                {
+                    **timed(4.0, throughput_ips=rate + repeat),
+                    "repeat": repeat,
+                    "cell_id": f"{method}{repeat}",
+                },
+            )
+            for repeat in range(3)
+        )
+    ]
+    records(*rows)
+    _, verdicts = judged(
+        "better: edge, than: cloud, column: throughput_ips",
+        "better: cloud, than: edge, column: throughput_ips",
+        folder="out",
+    )
+    assert [v["status"] for v in verdicts] == ["reproduced", "not-reproduced"]
+
+
+def test_counted_columns_are_exact_and_need_one_process(judged, records):
+    sent = [{"network": {"feature_bytes": count}} for count in (1000, 1001)]
+    records(("edge", [90], sent[0]), ("cloud", [90], sent[1]), ("voted", [90], sent[1]))
+    _, verdicts = judged(
+        "better: edge, than: cloud, column: feature_bytes",
+        "better: cloud, than: edge, column: feature_bytes",
+        "better: cloud, than: voted, column: feature_bytes",
+        folder="out",
+    )
+    assert [v["status"] for v in verdicts] == ["reproduced", "not-reproduced", "not-reproduced"]
+    assert {v["why"] for v in verdicts} == {"counted figures have no error"}
+
+
+def test_energy_of_two_meters_is_not_compared(judged, records):
+    def row(method: str, meter: str, millijoules: float) -> list[tuple[str, list[float], dict[str, Any]]]:
+        reading = {"meter": meter, "scope": "package", "provenance": "measured", "method": "counter"}
+        return processes(method, 4.0, 4.0, 4.0, energy=[{**reading, "energy_gross_mj": millijoules}])
+
+    records(*row("edge", "rapl", 5.0), *row("cloud", "rapl", 7.0), *row("voted", "plug", 9.0))
+    _, verdicts = judged(
+        "better: edge, than: cloud, column: energy_gross_mj",
+        "better: edge, than: voted, column: energy_gross_mj",
+        folder="out",
+    )
+    assert [v["status"] for v in verdicts] == ["reproduced", "undecided"]
+    assert "by rapl on m" in verdicts[0]["why"]
+    assert "measured by rapl on m, and by plug on m" in verdicts[1]["why"]
+
+
+def test_an_ordering_by_a_column_without_a_test_is_undecided(judged, records):
+    top5 = [{"accuracy": {"top1": 90.0, "top5": value, "n": N}} for value in (99.0, 98.0)]
+    records(("edge", [90], top5[0]), ("cloud", [90], top5[1]))
+    (verdict,) = judged("better: edge, than: cloud, column: top5", folder="out")[1]
+    assert verdict["status"] == "undecided"
+    assert verdict["ours"] == 1.0
+    assert "top5 has no test" in verdict["why"]
+
+
 def test_a_least_difference_is_not_missed_by_a_rounding_of_floats(judged, records):
-    slow, fast = ({"latency": {"n": 662, "p50_ms": t, "mean_ms": t, "std_ms": 1.0}} for t in (1.2, 1.1))
-    records(("edge", [90], fast), ("cloud", [90], slow))
+    records(*processes("edge", 1.1, 1.1, 1.1), *processes("cloud", 1.2, 1.2, 1.2))
     assert 1.2 - 1.1 < 0.1
     _, verdicts = judged(
         "better: edge, than: cloud, column: latency_p50_ms, by: 0.1",

@@ -9,8 +9,11 @@ from typing import TYPE_CHECKING
 
 from harness.results.folder import Results
 from harness.results.leaderboard.answers import answers_of, compare
+from harness.results.leaderboard.cost_tiers import compare_costs
+from harness.results.leaderboard.costs import is_cost
 from harness.results.leaderboard.leaderboard import grouped
 from harness.results.leaderboard.rows import Group
+from harness.results.leaderboard.why import Why
 from harness.results.merged import Merged
 from harness.stats.best import ALPHA
 from harness.types.columns import COLUMNS, Row
@@ -30,8 +33,8 @@ class Difference:
     """The difference by which one method is better than another, in the column's unit.
 
     ``decided``: whether the difference decides which method is better. ``why``: the seeds and the test behind it.
-    ``interval``: the 95% interval of the difference, where the test gives one. ``compute``: training compute of
-    either method in PMACs, or ``None`` where it is not in the records.
+    ``interval``: the 95% interval of the difference of accuracies; that of a ratio of costs is in ``why``.
+    ``compute``: training compute of either method in PMACs, or ``None`` where it is not in the records.
     """
 
     difference: float
@@ -114,8 +117,10 @@ class Evidence:
         assert other is not None
         difference = sign * (ours - other)
         seeds = f"{_seeds(first.row)} against {_seeds(second.row)}"
+        if is_cost(claim.column):
+            return _by_cost(first, second, claim.column, difference)
         if claim.column != "top1":
-            return Difference(difference, True, f"{seeds}; without a test")
+            return Difference(difference, False, f"{claim.column} has no test; {seeds}")
         (paired,) = compare(
             answers_of(first, self.results.answers_of), [answers_of(second, self.results.answers_of)]
         )
@@ -145,6 +150,22 @@ class Evidence:
         if not models:
             return f"no good record of {method} in {self.folder}"
         return f"needs {on}; its records are of {', '.join(sorted(map(str, models)))}"
+
+
+def _by_cost(first: Group, second: Group, column: str, difference: float) -> Difference:
+    """Return whether a difference of costs decides, by the test of a table's tiers."""
+    test = compare_costs(first, second, column)
+    if isinstance(test, Why):
+        return Difference(difference, False, f"cannot be told apart: {test}")
+    if test.exact:
+        return Difference(difference, True, test.basis)
+    low, high = test.interval
+    # the test is of typical values, whose difference can have another sign than that of the figures in the table
+    ahead = test.ratio > 1 if COLUMNS[column].better == "higher" else test.ratio < 1
+    decided = not low <= 1 <= high and ahead == (difference > 0)
+    prefix = "" if decided else "cannot be told apart: "
+    ratio = f"ratio {test.ratio:.3g} [{low:.3g}, {high:.3g}], p = {test.p:.2g}"
+    return Difference(difference, decided, f"{prefix}{ratio}; {test.basis}")
 
 
 def _unlike(first: Row, second: Row) -> int:

@@ -6,7 +6,7 @@ import sys
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import exp, sqrt
+from math import exp, inf, sqrt
 from statistics import median, median_low
 
 from harness.results.leaderboard.costs import Cost, cost_of, figure_of
@@ -17,7 +17,7 @@ from harness.stats.best import ALPHA, Compare, rank_intervals, tiers_by_best
 from harness.stats.ratios import LogSample, detectable_ratio, ratio_interval, ratio_p
 from harness.types.columns import COLUMNS
 
-__all__ = ["no_ratios", "rank_by_cost"]
+__all__ = ["CostTest", "compare_costs", "no_ratios", "rank_by_cost"]
 
 COMPARED = ("tier", "rank_ci", "ratio", "ratio_ci")
 """The columns that say how a row compares with the others."""
@@ -30,6 +30,59 @@ class _Ranked:
     group: Group
     cost: Cost
     sample: LogSample
+
+
+@dataclass(frozen=True)
+class CostTest:
+    """The test of two rows by a cost.
+
+    ``ratio``: the typical value of the first row divided by that of the second. ``interval``: its 95% interval, where
+    1 inside means that the rows are not separated. ``p``: the two-sided p-value. ``basis``: how many processes or seeds
+    of each row. ``exact``: both figures are counted, so they have no error.
+    """
+
+    ratio: float
+    interval: tuple[float, float]
+    p: float
+    basis: str
+    exact: bool = False
+
+
+def compare_costs(first: Group, second: Group, name: str) -> CostTest | Why:
+    """Return the test of two rows by the column ``name``, a cost, or the reason why they cannot be compared.
+
+    The test is that of a table's tiers, without the correction for several rows.
+    """
+    costs = []
+    for group in (first, second):
+        cost = _cost(group, name)
+        if isinstance(cost, Why):
+            return Why(f"{group.row['method']}: {cost}")
+        costs.append(cost)
+    ours, theirs = costs
+    if ours.counted and theirs.counted:
+        equal = ours.values == theirs.values
+        ratio = 1.0 if equal else ours.values[0] / theirs.values[0] if theirs.values[0] else inf
+        return CostTest(ratio, (ratio, ratio), float(equal), "counted figures have no error", exact=True)
+    if min(*ours.values, *theirs.values) <= 0:
+        return Why("0 has no ratio")
+    if ours.by != theirs.by:
+        return Why(f"measured by {ours.by}, and by {theirs.by}")
+    if ours.by is not None and first.scope != second.scope:
+        return Why(f"measured as {first.scope}, and as {second.scope}")
+    basis = " against ".join(_basis(cost) for cost in costs) + (f", by {ours.by}" if ours.by else "")
+    samples = _sample(ours), _sample(theirs)
+    ratio = exp(samples[0].mean - samples[1].mean)
+    low, high = ratio_interval(*samples)
+    if _within_step(*samples, max(ours.step, theirs.step)):
+        return CostTest(ratio, (min(low, 1.0), max(high, 1.0)), 1.0, basis)
+    return CostTest(ratio, (low, high), ratio_p(*samples), basis)
+
+
+def _basis(cost: Cost) -> str:
+    if cost.counted:
+        return "a counted figure"
+    return f"{len(cost.values)} {'processes' if cost.unit == 'process' else 'seeds'}"
 
 
 def rank_by_cost(groups: list[Group], name: str) -> float | Why:
@@ -119,10 +172,15 @@ def _comparison(ranked: Sequence[_Ranked], *, higher: bool) -> Compare:
 
     def p_value(leader: _Ranked, other: _Ranked) -> float:
         worse = other.sample.mean < leader.sample.mean if higher else other.sample.mean > leader.sample.mean
-        step = abs(exp(other.sample.mean) - exp(leader.sample.mean)) <= other.cost.step
-        return ratio_p(other.sample, leader.sample) if worse and not step else 1.0
+        none = not worse or _within_step(leader.sample, other.sample, other.cost.step)
+        return 1.0 if none else ratio_p(other.sample, leader.sample)
 
     return lambda row, others: [p_value(ranked[row], ranked[other]) for other in others]
+
+
+def _within_step(first: LogSample, second: LogSample, step: float) -> bool:
+    """Return whether two typical values differ by no more than ``step``."""
+    return abs(exp(first.mean) - exp(second.mean)) <= step
 
 
 def _put_ratio(row: _Ranked, first: _Ranked, name: str) -> None:
