@@ -24,7 +24,7 @@ def rank_notes(table: Table, names: Collection[str]) -> Iterable[str]:
     if "tier" in names:
         yield from _accuracy(table) if table.rank_by == "top1" else _cost(table, by)
     if "rank_ci" in names:
-        yield f"Rank: 95% interval of the row's rank by {by}"
+        yield f"Rank: 95% intervals of the ranks of all rows together, by {by}"
     if "ratio_ci" in names:
         yield f"Ratio: {by} divided by that of the best row, 95% interval over processes"
 

@@ -1,4 +1,4 @@
-"""Tiers and intervals of ranks from comparisons with the best row. Any figure of rows can be ranked.
+"""Tiers and intervals of ranks from one set of separated pairs of rows. Any figure of rows can be ranked.
 
 The caller sorts the rows, best first, and gives a function that compares one row with worse rows.
 """
@@ -19,7 +19,8 @@ Compare: TypeAlias = Callable[[int, Sequence[int]], Sequence[float]]
 """(row, worse rows) -> the p-value of each comparison.
 
 Rows are numbers in the order of rank. A p-value is that of a two-sided test of equal rows. It is 1 if the rows cannot
-be compared, or if the tested difference is not in favour of the first row.
+be compared, or if the tested difference is not in favour of the first row. If the first row is worse, the p-value is at
+most x with a probability of at most x / 2.
 """
 
 
@@ -27,64 +28,61 @@ def tiers_by_best(count: int, compare: Compare, alpha: float = ALPHA) -> list[in
     """Return the tier of each of ``count`` rows, which are sorted best first.
 
     Tier 1 has the first row, its leader, and all rows that are not separated from the leader. The rule is then
-    repeated with the remaining rows. Each leader is compared with the rows below it only (multiple comparisons with
-    the best, Hsu 1996).
+    repeated with the remaining rows (multiple comparisons with the best, Hsu 1996).
 
-    The leader is the best row of the sample, not a row that was chosen before. So any two of the k rows may be the pair
-    that is tested. The r-th smallest of a leader's p-values is multiplied by k (m - r + 1) / 2, where m counts the
-    rows that are not yet separated from the leader when its comparisons begin, rows of earlier tiers included:
-    m = k - 1. This is Holm's step-down procedure over the leader's comparisons, times k/2.
+    The leader is the best row of the sample, not a row that was chosen before. So each of the k rows may be a leader,
+    and has a share alpha / k of the error. A leader is compared with all rows below it, rows of earlier tiers included.
+    The r-th smallest of its p-values is multiplied by k (k - r) / 2. This is Holm's step-down procedure at the level
+    alpha / k over the k - 1 one-sided hypotheses "row j is not worse than row i", whose p-values are p / 2.
 
-    The probability that any row is separated from a leader that is equal to it is at most ``alpha``, whatever the
-    other rows are, and however the p-values depend on each other. Proof: take a group of g equal rows. At the first false
-    separation inside the group, its g - 1 other rows are not separated, so the p-value of the pair is at most
-    alpha / (k (g - 1) / 2). The group has g (g - 1) / 2 pairs, so its error is at most alpha g / k by the union bound.
-    The groups together have k rows.
+    The probability that any row is separated from a row that is not better is at most ``alpha``, whatever the other
+    rows are, and however the p-values depend on each other. Proof: let t of the k - 1 other rows be as good as row i or
+    better. If row i is separated from any of them, then at the first such step at most k - 1 - t rows are separated. So
+    one of the t p-values is at most 2 alpha / (k t). In the direction of row i, this has a probability of at most
+    alpha / (k t). The sum over t rows is alpha / k, and the sum over all rows i is alpha.
     """
     tier_of = [0] * count
     remaining = list(range(count))
     tier = 0
     while remaining:
         tier += 1
-        leader, others = remaining[0], remaining[1:]
-        separated = _separated(compare(leader, others), count, alpha) if others else []
-        tier_of[leader] = tier
-        remaining = []
-        for row, apart in zip(others, separated, strict=True):
-            if apart:
-                remaining.append(row)
-            else:
+        leader = remaining[0]
+        separated = _separated_from(leader, count, compare, alpha)
+        for row in remaining:
+            if row not in separated:
                 tier_of[row] = tier
+        remaining = [row for row in remaining if row in separated]
     return tier_of
 
 
 def rank_intervals(count: int, compare: Compare, alpha: float = ALPHA) -> list[tuple[int, int]]:
     """Return the confidence interval [low, high] of the rank of each of ``count`` rows, which are sorted best first.
 
-    A row's rank is 1 plus the number of better rows. Each row is compared with all others, corrected by Holm over
-    these count - 1 comparisons. The interval has all ranks that the separated rows leave (Mogstad, Romano, Shaikh and
-    Wilhelm 2024, "Inference for ranks", section 3). It contains the rank of a given row with probability 1 - alpha or
-    more. All pairs of rows are compared, so the cost grows with the square of ``count``.
+    A row's rank is 1 plus the number of better rows. The interval has all ranks that the separated rows leave. All
+    intervals together contain the ranks with probability 1 - alpha or more, so any number of rows may be read at once
+    (simultaneous confidence sets, Mogstad, Romano, Shaikh and Wilhelm 2024, "Inference for ranks", section 3).
+
+    Every row is compared with all rows below it as a leader is in :func:`tiers_by_best`. The proof there holds for all
+    rows, so a table has one set of separated pairs for tiers and ranks. The intervals of two rows that are not separated
+    overlap. Two rows between them may be separated from both, and would leave no common rank. The interval of the
+    better row is then extended. All pairs of rows are compared, so the cost grows with the square of ``count``.
     """
-    values = [[1.0] * count for _ in range(count)]
-    for row in range(count - 1):
-        for other, p in zip(range(row + 1, count), compare(row, range(row + 1, count)), strict=True):
-            values[row][other] = values[other][row] = float(p)
-    intervals = []
-    for row in range(count):
-        others = [other for other in range(count) if other != row]
-        adjusted = holm([values[row][other] for other in others])
-        apart = [other for other, p in zip(others, adjusted, strict=True) if p <= alpha]
-        better = sum(other < row for other in apart)
-        intervals.append((1 + better, count - (len(apart) - better)))
-    return intervals
+    worse = [_separated_from(row, count, compare, alpha) for row in range(count)]
+    low = [1 + sum(row in below for below in worse) for row in range(count)]
+    return [
+        (
+            low[row],
+            max([count - len(below), *(low[other] for other in range(row + 1, count) if other not in below)]),
+        )
+        for row, below in enumerate(worse)
+    ]
 
 
-def _separated(p_values: Sequence[float], count: int, alpha: float) -> list[bool]:
-    """Return which rows are separated from a leader, by the step-down procedure of :func:`tiers_by_best`."""
-    separated = [False] * len(p_values)
-    for rank, row in enumerate(sorted(range(len(p_values)), key=lambda i: p_values[i])):
-        if p_values[row] * count * (count - 1 - rank) / 2 > alpha:
-            break
-        separated[row] = True
-    return separated
+def _separated_from(row: int, count: int, compare: Compare, alpha: float) -> set[int]:
+    """Return the rows below ``row`` that are separated from it, by the procedure of :func:`tiers_by_best`."""
+    others = range(row + 1, count)
+    if not others:
+        return set()
+    above = [1.0] * row  # a row that is better in the sample is never found to be worse
+    adjusted = holm([*above, *(p * count / 2 for p in compare(row, others))])
+    return {other for other, p in zip(others, adjusted[row:], strict=True) if p <= alpha}

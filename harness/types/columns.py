@@ -46,7 +46,7 @@ COLUMNS: dict[str, Column] = {
             "",
             "1: the best row and all that no test separates from it; 2: the same among the rest",
         ),
-        Column("rank_ci", "Rank", "", "95% interval of the row's rank, [best, worst]", kind="interval"),
+        Column("rank_ci", "Rank", "", "its rank [best, worst]; 95% for all rows together", kind="interval"),
         Column("top1", "Top-1", "%", "test accuracy, mean over seeds", "higher"),
         Column("top5", "Top-5", "%", "test accuracy within five answers, mean over seeds", "higher"),
         Column(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from harness.stats.best import Compare, rank_intervals, tiers_by_best
@@ -42,9 +42,24 @@ def test_the_rule_is_repeated_with_the_remaining_rows() -> None:
 
 
 def test_rank_intervals_by_hand() -> None:
-    p_values = {(0, 2): 0.001, (0, 1): 0.9, (1, 2): 0.03}
-    # row 1: Holm's first step of two is 0.06; row 2: 0.002, then 0.03
-    assert rank_intervals(3, from_table(p_values)) == [(1, 2), (1, 3), (3, 3)]
+    # the first of a row's p-values is multiplied by 3, also if the row has no other below it
+    p_values = {(0, 2): 0.001, (0, 1): 0.9, (1, 2): 0.017}
+    assert rank_intervals(3, from_table(p_values)) == [(1, 2), (1, 3), (2, 3)]
+    assert rank_intervals(3, from_table({**p_values, (1, 2): 0.016})) == [(1, 2), (1, 2), (3, 3)]
+
+
+def test_a_leader_is_compared_with_rows_of_earlier_tiers_too() -> None:
+    """Row 1 is in tier 1. Its separation from the second leader makes that leader's next step weaker by Holm."""
+    p_values = {(0, 1): 1e-9, (0, 2): 0.5, (0, 3): 1e-9, (0, 4): 1e-9, (1, 2): 1e-9, (1, 3): 0.05 / 7.5}
+    assert tiers_by_best(5, from_table(p_values)) == [1, 2, 1, 3, 2]
+    assert tiers_by_best(5, from_table({**p_values, (1, 2): 1.0})) == [1, 2, 1, 2, 2]
+
+
+def test_rows_between_two_rows_of_one_tier_do_not_part_their_ranks() -> None:
+    """Rows 1 and 2 are worse than row 0 and better than row 3, but no test separates row 0 from row 3."""
+    p_values = {(0, 1): 1e-9, (0, 2): 1e-9, (1, 3): 1e-9, (2, 3): 1e-9, (0, 3): 0.9}
+    assert tiers_by_best(4, from_table(p_values)) == [1, 2, 2, 1]
+    assert rank_intervals(4, from_table(p_values)) == [(1, 3), (2, 3), (2, 3), (3, 4)]
 
 
 def test_a_table_without_rows() -> None:
@@ -54,13 +69,19 @@ def test_a_table_without_rows() -> None:
     assert rank_intervals(1, from_table({})) == [(1, 1)]
 
 
-@given(st.integers(2, 9), st.data())
-def test_properties_of_tiers_and_ranks(count: int, data: st.DataObject) -> None:
+@st.composite
+def tables(draw: st.DrawFn) -> tuple[int, dict[tuple[int, int], float]]:
+    """Draw a number of rows and any p-values of their pairs."""
+    count = draw(st.integers(2, 9))
     pairs = [(i, j) for i in range(count) for j in range(i + 1, count)]
-    values = data.draw(
-        st.lists(st.floats(0, 1) | st.floats(0, 1e-3), min_size=len(pairs), max_size=len(pairs))
-    )
-    compare = from_table(dict(zip(pairs, values, strict=True)))
+    p_value = st.floats(0, 1) | st.floats(0, 1e-2) | st.sampled_from([0.0, 1.0])
+    values = draw(st.lists(p_value, min_size=len(pairs), max_size=len(pairs)))
+    return count, dict(zip(pairs, values, strict=True))
+
+
+@given(tables())
+def test_properties_of_tiers_and_ranks(table: tuple[int, dict[tuple[int, int], float]]) -> None:
+    count, compare = table[0], from_table(table[1])
     tiers = tiers_by_best(count, compare)
     assert tiers[0] == 1
     assert set(tiers) == set(range(1, max(tiers) + 1))
@@ -68,6 +89,30 @@ def test_properties_of_tiers_and_ranks(count: int, data: st.DataObject) -> None:
     assert sum(tier == 1 for tier in stricter) >= sum(tier == 1 for tier in tiers)
     for rank, (low, high) in enumerate(rank_intervals(count, compare), start=1):
         assert 1 <= low <= rank <= high <= count
+
+
+@settings(max_examples=500)
+@given(tables())
+def test_ranks_never_contradict_tiers(table: tuple[int, dict[tuple[int, int], float]]) -> None:
+    """The ranks of a tier's leader and of another row of the tier overlap. A leader leaves room for those below."""
+    count, compare = table[0], from_table(table[1])
+    tiers, ranks = tiers_by_best(count, compare), rank_intervals(count, compare)
+    leaders = {tier: tiers.index(tier) for tier in set(tiers)}
+    for row, tier in enumerate(tiers):
+        assert ranks[leaders[tier]][1] >= ranks[row][0]
+        better = sum(leader < row for above, leader in leaders.items() if above < tier)
+        assert ranks[row][0] >= 1 + better  # each leader of a higher tier is separated from the row
+
+
+@given(tables())
+def test_rows_whose_ranks_do_not_overlap_are_separated(
+    table: tuple[int, dict[tuple[int, int], float]],
+) -> None:
+    count, p_values = table
+    ranks = rank_intervals(count, from_table(p_values))
+    for (row, other), p in p_values.items():
+        if ranks[row][1] < ranks[other][0]:
+            assert p * count / 2 <= 0.05
 
 
 @pytest.mark.parametrize("count", [2, 5, 12])

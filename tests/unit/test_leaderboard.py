@@ -469,7 +469,7 @@ def test_the_rank_stands_beside_the_tier() -> None:
     text = render(leaderboard_of(given, answers_of), "table", None, width=200)
     assert re.search(r"^ +1 +1-2 +a ", text, re.MULTILINE)
     assert re.search(r"^ +2 +3 +c ", text, re.MULTILINE)
-    assert "Rank: 95% interval of the row's rank by accuracy" in text
+    assert "Rank: 95% intervals of the ranks of all rows together, by accuracy" in text
     assert "McNemar" not in text
 
 
