@@ -4,7 +4,7 @@ The old method (one exact McNemar test per seed, combined by Rüger's rule, corr
 beside the method of the harness. Answers are drawn from a normal model: an image has a difficulty that all rows share
 and one for each row; a training has an ability of its own; the rest changes with every answer. Run with:
 
-    python benchmarks/ranks.py [--tables N] [--seed N] [--part false|power|intervals]
+    python benchmarks/ranks.py [--tables N] [--seed N] [--part false|power|intervals|pairs]
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from harness.results.answers import SeedAnswers
 from harness.results.leaderboard.answers import Answers, compare
 from harness.results.leaderboard.tiers import comparison_of
 from harness.stats.best import rank_intervals, tiers_by_best
+from harness.stats.crossed import Crossed, crossed_of_sums
 from harness.stats.intervals import t_interval
 
 SEEDS = (2, 3, 5, 10, 20)
@@ -167,6 +168,32 @@ def coverage(rng: np.random.Generator, model: Model, seeds: int, images: int, ta
     return [difference / tables, ranks / tables, top1 / tables if seeds > 2 else math.nan]
 
 
+def pair_shares(
+    rng: np.random.Generator, model: Model, seeds: int, images: int, tables: int, ahead: float = 0.0
+) -> tuple[float, float]:
+    """Return in which share of pairs of rows the rows are separated at 5%: by Satterthwaite's degrees of freedom, now.
+
+    With one seed there is only the exact McNemar test, and the first share is nan.
+    """
+    drawn = np.stack([model.draw(rng, 2, seeds, images, ahead)[0] for _ in range(tables)])
+    if seeds == 1:
+        pairs = [compare(packed(first), [packed(second)])[0] for first, second in drawn]
+        return math.nan, sum(pair is not None and pair.p <= 0.05 for pair in pairs) / tables
+    d = drawn[:, 0].astype(np.int32) - drawn[:, 1]
+    result = crossed_of_sums(
+        d.sum(axis=2), (d.sum(axis=1) ** 2).sum(axis=1), (d**2).sum(axis=(1, 2)), images=images, step=1.0
+    )
+    return float((satterthwaite(result) <= 0.05).mean()), float((result.p <= 0.05).mean())
+
+
+def satterthwaite(result: Crossed) -> NDArray[np.float64]:
+    """Return the p-values of t-tests with the whole variance and Satterthwaite's degrees of freedom (Hillis 2007)."""
+    variance = result.by_seed + result.by_image
+    freedom = variance**2 / (result.by_seed**2 / result.freedom)
+    p: NDArray[np.float64] = 2 * scipy_stats.t.sf(np.abs(result.difference) / np.sqrt(variance), freedom)
+    return p
+
+
 MODELS = {
     "no seed effect": Model(),
     "seed effect": Model(training=0.5),
@@ -214,12 +241,22 @@ def intervals(rng: np.random.Generator, tables: int) -> None:
         print(f"{name:28} {text}   n={tables // 2}", flush=True)
 
 
+def pairs(rng: np.random.Generator, tables: int) -> None:
+    """Print how often two rows alone are separated, from one seed on, also by Satterthwaite's degrees of freedom."""
+    print(f"two rows alone are separated, % of pairs (Satterthwaite / now), seeds: {(1, *SEEDS)}")
+    for ahead, accuracy in ((0.0, 0.95), (0.0, 0.9), (0.04, 0.9)):
+        for name, training in (("no seed effect", 0.0), ("seed effect", 0.5), ("large seed effect", 1.5)):
+            model = Model(training=training, accuracy=accuracy)
+            cells = [pair_shares(rng, model, seeds, IMAGES, tables, ahead) for seeds in (1, *SEEDS)]
+            _line(f"{100 * ahead:.0f} points, {100 * accuracy:.0f}%, {name}", 2, cells, tables)
+
+
 def _line(name: str, rows: int, cells: Sequence[tuple[float, float]], count: int) -> None:
     text = "  ".join(f"{100 * old:5.1f} /{100 * new:5.1f}" for old, new in cells)
     print(f"{name:28} {rows:3} rows  {text}   n={count}", flush=True)
 
 
-PARTS = {"false": false_distinctions, "power": power, "intervals": intervals}
+PARTS = {"false": false_distinctions, "power": power, "intervals": intervals, "pairs": pairs}
 
 
 def main() -> None:
