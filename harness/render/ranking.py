@@ -37,8 +37,8 @@ def _accuracy(table: Table) -> Iterable[str]:
         f"Tier: the most accurate row and all rows that no test separates from it, then the same for the rest ({test})"
         f"{limit}"
     )
-    if any(row["tier"] is not None and row["seeds"] == 1 for row in table.rows):
-        yield "A row of one seed is compared by the exact McNemar test: no variation of training is in it"
+    if table.one_seed:
+        yield "Rows with one common seed are compared by the exact McNemar test: no variation of training is in it"
 
 
 def _cost(table: Table, by: str) -> Iterable[str]:

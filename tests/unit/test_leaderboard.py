@@ -473,11 +473,41 @@ def test_the_rank_stands_beside_the_tier() -> None:
     assert "McNemar" not in text
 
 
+ONE_SEED = (
+    "Rows with one common seed are compared by the exact McNemar test: no variation of training is in it"
+)
+
+
 def test_a_table_of_one_seed_says_that_training_varies() -> None:
     given, answers_of = answering({"a": [hits(4)], "b": [hits(60)]})
-    text = render(leaderboard_of(given, answers_of), "table", None, width=200)
+    assert ONE_SEED in render(leaderboard_of(given, answers_of), "table", None, width=200)
+
+
+def test_rows_of_several_seeds_with_one_in_common_say_so_too() -> None:
+    given, answers_of = answering({"a": [hits(4)] * 3, "b": [hits(60)] * 4})
+    some = [record for record in given if record.method == "a" or record.seed > 1]
+    board = leaderboard_of(some, answers_of)
+    assert [row["seeds"] for row in board.tables[0].rows] == [3, 2]
+    assert board.to_json()["boards"][0]["one_seed"] is True
+    assert ONE_SEED in render(board, "table", None, width=200)
+    board = leaderboard_of(given, answers_of)
+    assert board.to_json()["boards"][0]["one_seed"] is False
+    assert "McNemar" not in render(board, "table", None, width=200)
+
+
+def test_a_row_without_a_seed_in_common_with_the_best_row_has_no_tier() -> None:
+    given, answers_of = answering({"best": [hits(4)] * 4, "worst": [hits(200)] * 4, "other": [hits(90)] * 4})
+    some = [record for record in given if (record.seed < 2) == (record.method != "worst")]
+    ranked = rows(some, answers_of=answers_of)
+    assert [(row["method"], row["tier"], row["rank_ci"]) for row in ranked] == [
+        ("best", 1, [1, 1]),
+        ("other", 2, [2, 2]),
+        ("worst", None, None),
+    ]
     assert (
-        "A row of one seed is compared by the exact McNemar test: no variation of training is in it" in text
+        ranked[2]["why"]["tier"]
+        == ranked[2]["why"]["rank_ci"]
+        == "no seed and test images in common with best"
     )
 
 

@@ -71,8 +71,9 @@ class Table:
 
     ``reference`` is the baseline's best row, with which the others are compared, even if a filter hides it.
     ``detectable_top1`` is the difference, in points, that the test of two rows finds with 80% power
-    (:func:`harness.results.leaderboard.tiers.rank_by_tiers`). ``detectable_ratio`` is that for a table that a cost ranks
-    (:func:`harness.results.leaderboard.cost_tiers.rank_by_cost`). ``why`` gives reasons for values that are ``None``,
+    (:class:`harness.results.leaderboard.tiers.Ranking`). ``detectable_ratio`` is that for a table that a cost ranks
+    (:func:`harness.results.leaderboard.cost_tiers.rank_by_cost`). ``one_seed`` says whether two rows were compared on one
+    seed, so that no variation of training is in the test. ``why`` gives reasons for values that are ``None``,
     and under ``energy`` the full reason why no meter was read. The rows have that reason in short.
     ``differences`` has a sentence for each method with several rows that are alike in their settings. ``note`` is what a
     reader should know of the data, or of a published table.
@@ -88,6 +89,7 @@ class Table:
     reference: Row | None = None
     detectable_top1: float | None = None
     detectable_ratio: float | None = None
+    one_seed: bool = False
     why: Mapping[str, str] = field(default_factory=dict)
     note: str | None = None
     differences: tuple[str, ...] = ()
@@ -106,6 +108,7 @@ class Table:
             "baseline": self.baseline,
             "detectable_top1": self.detectable_top1,
             "detectable_ratio": self.detectable_ratio,
+            "one_seed": self.one_seed,
             "why": dict(self.why),
             "note": self.note,
             **({"differences": list(self.differences)} if self.differences else {}),
@@ -224,7 +227,7 @@ def _table(
     best = order(rank_by)
     groups.sort(key=lambda group: (not group.good, best(group.row), *_tie(group.row)))
     why: dict[str, str] = {}
-    detectable, detectable_ratio = _rank(groups, rank_by, answers_of, why)
+    found = _rank(groups, rank_by, answers_of, why)
     rows = [group.row for group in groups]
     of_baseline = (
         row for row, group in zip(rows, groups, strict=True) if group.good and row["method"] == baseline
@@ -242,42 +245,48 @@ def _table(
         rank_by=rank_by,
         baseline=baseline,
         reference=reference,
-        detectable_top1=detectable,
-        detectable_ratio=detectable_ratio,
+        detectable_top1=found.detectable_top1,
+        detectable_ratio=found.detectable_ratio,
+        one_seed=found.one_seed,
         why=why,
         differences=tuple(differences(groups)),
         note=" · ".join(sorted(_data_notes(groups))) or None,
     )
 
 
-def _rank(
-    groups: list[Group], rank_by: str, answers_of: AnswersOf | None, why: dict[str, str]
-) -> tuple[float | None, float | None]:
-    """Give each row of sorted ``groups`` its tier. Return the detectable difference in points, and as a ratio.
+@dataclass(frozen=True, kw_only=True)
+class _Tested:
+    """What the fields of the same names say in :class:`Table`."""
 
-    ``why`` gets the reason for a difference that is None.
-    """
+    detectable_top1: float | None = None
+    detectable_ratio: float | None = None
+    one_seed: bool = False
+
+
+def _rank(groups: list[Group], rank_by: str, answers_of: AnswersOf | None, why: dict[str, str]) -> _Tested:
+    """Give each row of sorted ``groups`` its tier. ``why`` gets the reason for a difference that is None."""
     if is_cost(rank_by):
         why["detectable_top1"] = f"ranked by {rank_by}"
         ratio = rank_by_cost(groups, rank_by)
         if isinstance(ratio, Why):
             why["detectable_ratio"] = ratio
-            return None, None
-        return None, ratio
+            return _Tested()
+        return _Tested(detectable_ratio=ratio)
     no_ratios(groups, f"ranked by {rank_by}; ratios compare costs")
     why["detectable_ratio"] = f"ranked by {rank_by}"
     if rank_by != "top1":
         no_tiers(groups, f"ranked by {rank_by}, which has no test")
         why["detectable_top1"] = f"ranked by {rank_by}"
-        return None, None
+        return _Tested()
     if answers_of is None:
         no_tiers(groups, "no raw predictions at hand")
         why["detectable_top1"] = "no raw predictions at hand"
-        return None, None
-    detectable = rank_by_tiers(groups, answers_of)
-    if detectable is None:
+        return _Tested()
+    ranking = rank_by_tiers(groups, answers_of)
+    if ranking.detectable is None:
         why["detectable_top1"] = "no two methods share a seed and raw predictions"
-    return detectable, None
+        return _Tested(one_seed=ranking.one_seed)
+    return _Tested(detectable_top1=100 * ranking.detectable, one_seed=ranking.one_seed)
 
 
 def _data_notes(groups: Iterable[Group]) -> set[str]:

@@ -27,15 +27,18 @@ MOST_RANKED = 100
 class Ranking:
     """The ranking of the rows of a table.
 
-    ``tiers``: the tier of each row. ``intervals``: [low, high] of each row's rank; empty if there are more than
-    :data:`MOST_RANKED` rows. ``detectable``: the difference of two accuracies, as a fraction, that the test detects with
-    80% power at the first step of the correction, with the median spread of the best row's comparisons and the fewest
-    seeds and images among them. ``None`` if no row shares a seed and raw predictions with the best one.
+    ``tiers``: the tier of each row; ``None`` for a row that shares no seed and test images with the best one.
+    ``intervals``: [low, high] of the rank of each row with a tier among these rows, in their order; empty if there are
+    more than :data:`MOST_RANKED`. ``detectable``: the difference of two accuracies, as a fraction, that the test detects
+    with 80% power at the first step of the correction, with the median spread of the best row's comparisons and the
+    fewest seeds and images among them. ``None`` if no row shares a seed and raw predictions with the best one.
+    ``one_seed``: whether two rows were compared on one seed.
     """
 
-    tiers: tuple[int, ...]
+    tiers: tuple[int | None, ...]
     intervals: tuple[tuple[int, int], ...]
     detectable: float | None
+    one_seed: bool = False
 
 
 def no_tiers(groups: Iterable[Group], reason: str) -> None:
@@ -45,41 +48,49 @@ def no_tiers(groups: Iterable[Group], reason: str) -> None:
         group.put("rank_ci", Why(reason if group.good else group.reason))
 
 
-def rank_by_tiers(groups: list[Group], of_record: AnswersOf) -> float | None:
-    """Give each row its tier and the interval of its rank, and sort the rows by tier.
+def rank_by_tiers(groups: list[Group], of_record: AnswersOf) -> Ranking:
+    """Give each row its tier and the interval of its rank, and sort the rows by tier. Return the ranking.
 
     ``groups`` must be sorted by accuracy.
-
-    Returns:
-        The detectable difference in points (:class:`Ranking`).
     """
     loaded = [(group, answers_of(group, of_record)) for group in groups]
     ranked = [(group, answers) for group, answers in loaded if answers.of_seed]
     without = [group for group, answers in loaded if not answers.of_seed]
     ranking = rank([answers for _, answers in ranked])
-    for place, (group, _) in enumerate(ranked):
-        group.put("tier", ranking.tiers[place])
-        group.put(
-            "rank_ci",
-            list(ranking.intervals[place]) if ranking.intervals else Why(f"more than {MOST_RANKED} rows"),
-        )
+    by_tier: dict[int, list[Group]] = {}
+    apart = []
+    intervals = iter(ranking.intervals)
+    for (group, _), tier in zip(ranked, ranking.tiers, strict=True):
+        if tier is None:
+            apart.append(group)
+            continue
+        group.put("tier", tier)
+        interval = next(intervals, None)
+        group.put("rank_ci", list(interval) if interval else Why(f"more than {MOST_RANKED} rows"))
+        by_tier.setdefault(tier, []).append(group)
+    if apart:
+        no_tiers(apart, f"no seed and test images in common with {ranked[0][0].row['method']}")
     no_tiers(without, "no raw predictions")
-    order = sorted(range(len(ranked)), key=lambda place: ranking.tiers[place])
-    groups[:] = [*(ranked[place][0] for place in order), *without]
-    return None if ranking.detectable is None else 100 * ranking.detectable
+    groups[:] = [*(group for tier in sorted(by_tier) for group in by_tier[tier]), *apart, *without]
+    return ranking
 
 
 def rank(rows: Sequence[Answers]) -> Ranking:
     """Return tiers and intervals of ranks of rows, which are sorted best first."""
     if not rows:
         return Ranking(tiers=(), intervals=(), detectable=None)
-    with_best = [paired for paired in compare(rows[0], rows[1:]) if paired]
+    pairs = compare(rows[0], rows[1:])
+    ranked = [0, *(place for place, paired in enumerate(pairs, 1) if paired)]
+    with_best = [paired for paired in pairs if paired]
     prior = _prior(with_best)
-    p_values = _p_values(rows, prior)
+    seeds: set[int] = set()
+    p_values = _p_values([rows[place] for place in ranked], prior, seeds)
+    tier_of = dict(zip(ranked, tiers_by_best(len(ranked), p_values), strict=True))
     return Ranking(
-        tiers=tuple(tiers_by_best(len(rows), p_values)),
-        intervals=tuple(rank_intervals(len(rows), p_values)) if len(rows) <= MOST_RANKED else (),
-        detectable=_detectable(with_best, len(rows), prior),
+        tiers=tuple(map(tier_of.get, range(len(rows)))),
+        intervals=tuple(rank_intervals(len(ranked), p_values)) if len(ranked) <= MOST_RANKED else (),
+        detectable=_detectable(with_best, len(ranked), prior),
+        one_seed=1 in seeds,
     )
 
 
@@ -90,12 +101,15 @@ def comparison_of(rows: Sequence[Answers]) -> Compare:
     of the variance over seeds is used for all pairs.
     """
     with_best = compare(rows[0], rows[1:]) if rows else []
-    return _p_values(rows, _prior([paired for paired in with_best if paired]))
+    return _p_values(rows, _prior([paired for paired in with_best if paired]), set())
 
 
-def _p_values(rows: Sequence[Answers], prior: Prior) -> Compare:
+def _p_values(rows: Sequence[Answers], prior: Prior, seeds: set[int]) -> Compare:
+    """Return the comparison of rows. It adds the numbers of common seeds to ``seeds``."""
+
     def p_values(row: int, others: Sequence[int]) -> list[float]:
         results = compare(rows[row], [rows[other] for other in others], prior)
+        seeds.update(paired.seeds for paired in results if paired)
         return [1.0 if paired is None or paired.difference <= 0 else paired.p for paired in results]
 
     return p_values
