@@ -14,6 +14,7 @@ import pydantic_core
 from pydantic import ValidationError
 
 from harness.errors import StorageError
+from harness.results.bounds import impossible
 from harness.results.collector import paused
 from harness.store.files import open_regular
 from harness.types.blocks import Block, DataBlock, DeviceBlock, RuntimeBlock, ScenarioBlock
@@ -156,7 +157,7 @@ class _Parser:
         if content.get("schema") != SCHEMA:
             return None, f"schema {content.get('schema')!r:.40} is not one this version reads ({SCHEMA})"
         try:
-            record = Record.model_validate({**content, **self._shared(content)})
+            record = Record.model_validate({**content, **self._shared(content)}, strict=True)
         except (ValidationError, RecursionError) as error:
             detail = (
                 error.errors()[0]
@@ -164,13 +165,14 @@ class _Parser:
                 else {"loc": (), "msg": "nested too deeply"}
             )
             return None, f"{'.'.join(map(str, detail['loc']))}: {detail['msg']}"
-        if checksum_of_line(line) == record.checksum:
-            return record, ""
         try:
-            matches = checksum(content) == record.checksum
+            matches = checksum_of_line(line) == record.checksum or checksum(content) == record.checksum
+            problem = impossible(content)
         except (ValueError, RecursionError):  # NaN is not JSON, though Python reads it
-            matches = False
-        return (record, "") if matches else (None, "checksum does not match: the line was changed or damaged")
+            matches, problem = False, None
+        if not matches:
+            return None, "checksum does not match: the line was changed or damaged"
+        return (record, "") if problem is None else (None, problem)
 
     def _shared(self, content: JsonObject) -> dict[str, Block]:
         shared: dict[str, Block] = {}
@@ -180,7 +182,7 @@ class _Parser:
                 key = name, marshal.dumps(value, 2)  # the fastest bytes that equal values have alike
                 if key not in self._known:
                     try:
-                        self._known[key] = kind.model_validate(value)
+                        self._known[key] = kind.model_validate(value, strict=True)
                     except ValidationError:  # the whole record says where
                         continue
                 shared[name] = self._known[key]

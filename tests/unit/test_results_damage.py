@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import shutil
 from pathlib import Path
@@ -13,6 +15,7 @@ from damages import BAD_PLANS, DAMAGES, NOT_FILES, replaced
 from harness.errors import StorageError
 from harness.results import lines
 from harness.results.folder import Results
+from harness.types.record import line_of
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -89,6 +92,41 @@ def test_a_bad_line_is_named_and_costs_nothing_else(results, name, end):
     assert len(problem) < 500
     assert "records.jsonl:4: " in problem
     assert problem.endswith(" (torn: the last write was cut off)") == (end == b"")
+
+
+@pytest.mark.parametrize(
+    ("problem", "block", "text"),
+    [
+        ("latency.p50_ms: is beyond 1e+100, which no figure is", "latency", '{"p50_ms":1e400}'),
+        ("latency.p50_ms: is beyond 1e+100, which no figure is", "latency", '{"p50_ms":-1e308}'),
+        ("counts.params: is beyond 1e+100, which no figure is", "counts", '{"params":' + "9" * 400 + "}"),
+        (
+            "energy.1.details.more: is beyond 1e+100, which no figure is",
+            "energy",
+            '[{},{"details":{"more":1e101}}]',
+        ),
+        ("latency.p50_ms: is below 0", "latency", '{"p50_ms":-1}'),
+        ("latency.throughput_ips: is below 0", "latency", '{"throughput_ips":-0.5}'),
+        ("counts.macs: is below 0", "counts", '{"macs":-1}'),
+        ("memory.process_peak_bytes: is below 0", "memory", '{"process_peak_bytes":-1}'),
+        ("accuracy.top1: is above 100 percent", "accuracy", '{"top1":100.5,"n":1000}'),
+        ("latency.p50_ms.int: Input should be a valid integer", "latency", '{"p50_ms":"1e400"}'),
+        ("accuracy.top5: is below 0", "accuracy", '{"top5":-1}'),
+    ],
+)
+def test_a_number_that_no_measurement_gives_is_named(results, harness, problem, block, text):
+    """The checksum is right: a person made the line, or a plugin gave the number."""
+    line = json.loads(line_of(damages.record("four", **{block: {} if text[0] == "{" else [{}, {}]})))
+    del line["checksum"]
+    marked = json.dumps({**line, block: "here"}, sort_keys=True, separators=(",", ":"))
+    content = marked.replace('"here"', text)
+    digest = hashlib.sha256(content.encode()).hexdigest()
+    with (results.folder / "records.jsonl").open("a") as file:
+        file.write(f'{content[:-1]},"checksum":"{digest}"}}\n')
+    assert results.validate() == [f"{results.folder}/records.jsonl:4: {problem}"]
+    code, said, error = harness("leaderboard", "out", "--format", "json", "--all")
+    assert (code, sorted(damages.rows(said))) == (0, ["one", "three", "two"])
+    assert error.splitlines()[0] == "warning: out: 1 bad line left out; see `harness results validate`"
 
 
 def test_a_million_bad_lines_are_counted(results):
