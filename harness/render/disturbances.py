@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Sequence
 
 from harness.types.columns import Row
 from harness.types.disturbance import RowDisturbance
@@ -25,7 +26,7 @@ SIGNALS = {
     "throttle_causes": "{:.0f} causes",
     "waiting_share": "waited {:.0%}",
     "foreign_share": "others {:.0%}",
-    "foreign_cores": "{:.1f} core",
+    "foreign_cores": "{:.1f} cores by others",
     "stalled_s": "{:.1f} s",
     "between_queries_s": "{:.1f} s",
     "warmup_unsteady": "warm-up",
@@ -52,37 +53,67 @@ _TIMES = ("p50", "p90", "p99", "mean", "throughput")
 
 
 def strength(signal: Signal) -> str:
-    """Return a flag with the strength of one of its signals: ``contended 0.8 core``."""
-    form = SIGNALS.get(signal.name or "", "")
-    return f"{signal.flag} {form.format(signal.value or 0)}".strip()
+    """Return a flag with the strength of one of its signals: ``contended 0.8 cores by others``."""
+    return strengths([signal])
 
 
-def strengths(signals: Sequence[Signal]) -> str:
-    """Return the flags of signals, each once, with their strengths: ``contended waited 6%, 0.8 core``."""
-    texts: dict[str, list[str]] = {}
+def strengths(signals: Iterable[Signal]) -> str:
+    """Return the flags of signals, each once, with their strengths: ``contended waited 6%, 0.8 cores by others``.
+
+    Signals of one name are a range, from the smallest value to the greatest: ``contended waited 6% to 30%``.
+    """
+    values: dict[str, dict[str, list[float]]] = {}
     for signal in signals:
-        form = SIGNALS.get(signal.name or "", "")
-        texts.setdefault(str(signal.flag), []).append(form.format(signal.value or 0))
-    return "; ".join(f"{flag} {', '.join(dict.fromkeys(own))}".strip() for flag, own in texts.items())
+        values.setdefault(str(signal.flag), {}).setdefault(signal.name or "", []).append(signal.value or 0)
+    texts = {
+        flag: dict.fromkeys(_range(SIGNALS.get(name, ""), known) for name, known in names.items())
+        for flag, names in values.items()
+    }
+    return "; ".join(f"{flag} {', '.join(own)}".strip() for flag, own in texts.items())
+
+
+def _range(form: str, values: Sequence[float]) -> str:
+    """Return the smallest and the greatest value in a form of :data:`SIGNALS`: ``1.6 to 1.8 cores by others``."""
+    low, high = form.format(min(values)), form.format(max(values))
+    if low == high:
+        return high
+    before, field, after = re.split(r"(\{.*\})", form)
+    return f"{before}{field.format(min(values))} to {field.format(max(values))}{after}"
 
 
 def marked(labels: Sequence[str], rows: Sequence[Row]) -> list[str]:
-    """Return a line for each flag: the rows that have it, how strong it was, and the figures that it changed."""
-    lines: dict[str, list[str]] = {}
+    """Return a line for each flag: the rows that have it, how strong it was, and the figures that it changed.
+
+    Rows in which a flag changed the same figures are together, with the range of its strength.
+    """
+    lines: dict[str, dict[str, tuple[list[str], list[Signal]]]] = {}
     for label, row in zip(labels, rows, strict=True):
         for flag in row.texts("flags"):
-            lines.setdefault(flag, []).append(f"{label}{_changed(row, flag)}")
-    return [f"{flag}: {', '.join(who)}" for flag, who in lines.items()]
+            own = [found for found in row.disturbances if found.marked and flag in found.flags]
+            signals = _strongest([signal for found in own for signal in found.signals if signal.flag == flag])
+            names, pooled = lines.setdefault(flag, {}).setdefault(_names(own), ([], []))
+            names.append(label)
+            pooled += signals
+    return [
+        f"{flag}: "
+        + "; ".join(
+            f"{_who(names, rows)}{_changed(flag, signals, figures)}"
+            for figures, (names, signals) in groups.items()
+        )
+        for flag, groups in lines.items()
+    ]
 
 
-def _changed(row: Row, flag: str) -> str:
+def _who(labels: Sequence[str], rows: Sequence[Row]) -> str:
+    """Return the names of some of the rows of a table, or ``all rows`` for all of more than two."""
+    return "all rows" if len(labels) == len(rows) > 2 else ", ".join(labels)
+
+
+def _changed(flag: str, signals: Sequence[Signal], figures: str) -> str:
     """Return the strength of a flag and the figures in brackets; empty if the records have no signals."""
-    own = [found for found in row.disturbances if found.marked and flag in found.flags]
-    signals = _strongest([signal for found in own for signal in found.signals if signal.flag == flag])
     if not signals:
         return ""
     strong = strengths(signals).removeprefix(flag).strip()
-    figures = _names(own)
     return f" ({strong}: {figures})" if strong else f" ({figures})"
 
 
@@ -96,19 +127,24 @@ def flag_texts(row: Row) -> list[str]:
 
 
 def left_out(labels: Sequence[str], rows: Sequence[Row]) -> list[str]:
-    """Return a line for each row whose figures leave out disturbed processes: ``4 of 5`` of them are used."""
-    lines = []
+    """Return lines about figures that leave out disturbed processes: ``4 of 5`` of them are used.
+
+    Rows with the same numbers and figures are in one line.
+    """
+    lines: dict[tuple[int, int, str], tuple[list[str], list[Signal]]] = {}
     for label, row in zip(labels, rows, strict=True):
         by_count: dict[tuple[int, int], list[RowDisturbance]] = {}
         for found in row.disturbances:
             if found.used < found.cells:
                 by_count.setdefault((found.used, found.cells), []).append(found)
         for (used, cells), own in by_count.items():
-            why = strengths(_strongest([signal for found in own for signal in found.signals]))
-            lines.append(
-                f"{label}: {used} of {cells} processes in {_names(own)}; the others were disturbed ({why})"
-            )
-    return lines
+            names, pooled = lines.setdefault((used, cells, _names(own)), ([], []))
+            names.append(label)
+            pooled += _strongest([signal for found in own for signal in found.signals])
+    return [
+        f"{_who(names, rows)}: {used} of {cells} processes in {figures}; the others were disturbed ({strengths(signals)})"
+        for (used, cells, figures), (names, signals) in lines.items()
+    ]
 
 
 def _names(disturbances: Sequence[RowDisturbance]) -> str:

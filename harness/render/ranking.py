@@ -11,6 +11,9 @@ from harness.types.columns import COLUMNS
 
 __all__ = ["rank_notes"]
 
+ALL = 99.95
+"""A difference of so many points cannot be found: it is all that there is."""
+
 
 def rank_notes(table: Table, names: Collection[str]) -> Iterable[str]:
     """Yield the lines about tiers, ranks and ratios for a table that shows the columns ``names``."""
@@ -31,8 +34,10 @@ def rank_notes(table: Table, names: Collection[str]) -> Iterable[str]:
 
 def _accuracy(table: Table) -> Iterable[str]:
     least = table.detectable_top1
-    limit = f"; a difference below about {least:.1f} points is too small to be found" if least else ""
-    test = f"seeds and images random, corrected for choosing the best, {ALPHA:.0%}"
+    limit = "" if not least else f"; a difference below about {least:.1f} points is too small to be found"
+    if least and least >= ALL:
+        limit = "; the seeds and images are too few to find any difference"
+    test = f"{ALPHA:.0%} level, over seeds and images"
     yield (
         f"Tier: the most accurate row and all rows that no test separates from it, then the same for the rest ({test})"
         f"{limit}"
@@ -47,9 +52,12 @@ def _cost(table: Table, by: str) -> Iterable[str]:
         if sum(row["tier"] is not None for row in table.rows) > 1:
             yield f"Tier: rows with the same {by}, which is counted and has no error"
         return
-    test = f"Welch's t-test of logarithms over processes, corrected for choosing the best, {ALPHA:.0%}"
+    test = f"Welch's t-test over processes, {ALPHA:.0%} level"
     limit = f"; a difference below about {100 * (least - 1):.1f}% is too small to be found"
     yield (
         f"Tier: the best row by {by} and all rows that no test separates from it, then the same for the rest ({test})"
         f"{limit}"
     )
+    tiers = [tier for row in table.rows if (tier := row.number("tier")) is not None]
+    if tiers != sorted(tiers):
+        yield "A row whose figure spreads widely can be in a better tier than a row above it: no test separates it"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 from harness.render.characters import shown
@@ -246,7 +246,7 @@ def setting(table: Table, shown: Sequence[Shown]) -> str:
     if len(counts) == 1 and all(column.name != "seeds" for column in shown):
         seeds, repeats = counts.pop()
         words += [f"{seeds} seeds"] if seeds else []
-        words += [f"{repeats} processes on the first"] if seeds and (repeats or 0) > 1 else []
+        words += [f"{repeats} processes on the first seed"] if seeds and (repeats or 0) > 1 else []
     singular = {"1 threads": "1 thread", "1 seeds": "1 seed"}
     return one_line(", ".join(singular.get(word, word) for word in words))
 
@@ -290,8 +290,7 @@ def notes(table: Table, shown: Sequence[Shown], *, usual: bool = True) -> list[s
         for note in row.texts("notes"):
             noted.setdefault(note, []).append(label)
     lines += [f"{MARKS['noted']} {', '.join(dict.fromkeys(who))}: {note}" for note, who in noted.items()]
-    if "top1" in names and any(row["top1_ci"] is not None for row in table.rows):
-        lines.append("± half the 95% t-interval over seeds")
+    lines += _plus_minus(table, names)
     if names & {"energy_net_mj", "energy_gross_mj"}:
         seen = {(row["energy_scope"], row["energy_meter"], row["energy_provenance"]) for row in table.rows}
         meters = sorted(f"{scope} by {meter}, {how}" for scope, meter, how in seen if scope is not None)
@@ -305,8 +304,6 @@ def notes(table: Table, shown: Sequence[Shown], *, usual: bool = True) -> list[s
         )
     if "seeds" in names and any((row.number("repeats") or 0) > 1 for row in table.rows):
         lines.append("Seeds: in brackets the processes measured on the first seed")
-    if "latency_p50_ms" in names and _known(table, "latency_p50_ci"):
-        lines.append("p50 ± the distance to the farther end of its 95% interval over processes")
     lines += rank_notes(table, names)
     lines += table.differences
     lines += _absences(table, shown)
@@ -315,6 +312,17 @@ def notes(table: Table, shown: Sequence[Shown], *, usual: bool = True) -> list[s
     if table.note:
         lines.append(f"Data: {table.note}")
     return [one_line(line) for line in lines]
+
+
+def _plus_minus(table: Table, names: Collection[str]) -> list[str]:
+    """Return a line that says what ± means beside the accuracy and beside p50."""
+    top1 = "top1" in names and _known(table, "top1_ci")
+    p50 = "latency_p50_ms" in names and _known(table, "latency_p50_ci")
+    lines = ["±: 95% interval of top-1 over seeds (half its width)"] if top1 else []
+    if p50:
+        before = f"{lines.pop()}, of" if lines else "±: 95% interval of"
+        lines.append(f"{before} p50 over processes (the distance to its farther end)")
+    return lines
 
 
 def _preprocessing(table: Table) -> list[str]:

@@ -151,6 +151,41 @@ def test_all_figures_of_latency_have_one_name_together():
     assert "! contended: vit (waited 10%: all times)" in notes(table, columns_of(table))
 
 
+def test_rows_whose_same_figures_changed_are_in_one_note_with_the_range_of_the_strength():
+    def disturbed(method: str, share: float, p99: float = 2.0) -> list[Record]:
+        return [
+            process(0, 1.0, 2.0, method=method, method_key=method, cell_id=f"{method}0"),
+            process(1, 1.5, p99, waited(share), method=method, method_key=method, cell_id=f"{method}1"),
+        ]
+
+    (table,) = leaderboard_of([*disturbed("a", 0.1), *disturbed("b", 0.3), *disturbed("c", 0.2, 9.0)]).tables
+    said = notes(table, columns_of(table))
+    assert "! contended: a, b (waited 10% to 30%: p50); c (waited 20%: p50, p99)" in said
+    (table,) = leaderboard_of([*disturbed("a", 0.1), *disturbed("b", 0.3), *disturbed("c", 0.2)]).tables
+    assert "! contended: all rows (waited 10% to 30%: p50)" in notes(table, columns_of(table))
+
+
+def test_rows_that_leave_out_as_many_processes_are_in_one_note():
+    rows = [
+        process(
+            i,
+            1.0,
+            2.0,
+            waited(share) if i == 4 else CALM,
+            method=method,
+            method_key=method,
+            cell_id=f"{method}{i}",
+        )
+        for method, share in (("a", 0.1), ("b", 0.2))
+        for i in range(5)
+    ]
+    (table,) = leaderboard_of(rows).tables
+    assert (
+        "a, b: 4 of 5 processes in p50, p99; the others were disturbed (contended waited 10% to 20%)"
+        in notes(table, columns_of(table))
+    )
+
+
 def test_a_row_is_not_marked_if_the_difference_is_within_its_interval():
     row, _ = only(process(0, 1.0, 2.0), process(1, 1.01, 2.0, waited(0.1)))
     assert row["flags"] == []

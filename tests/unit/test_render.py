@@ -227,7 +227,7 @@ def test_seeds_are_a_column_only_where_they_differ() -> None:
     assert "Seeds" not in render(leaderboard_of(same), "table")
     assert "Seeds" in render(leaderboard_of([*same, record("other")]), "table")
     again = [*same, record(repeat=1)]
-    assert "2 seeds, 2 processes on the first\n" in render(leaderboard_of(again), "table")
+    assert "2 seeds, 2 processes on the first seed\n" in render(leaderboard_of(again), "table")
 
 
 @pytest.mark.parametrize("format", ["table", "github", "latex"])
