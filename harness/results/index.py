@@ -38,10 +38,10 @@ LEAST = 500
 """Records from which on a folder has an index. Fewer are read in the time in which Python starts."""
 
 MOST_FILES = 8
-"""Files of an index. The oldest ones are deleted when another one is written."""
+"""Tables in an index. The oldest ones are deleted when another one is written."""
 
-_OWN = re.compile(r"(answers|board-\w+)\.json|\.(answers|board-\w+)\.json\.[0-9a-f]{16}")
-"""Names of the files of an index, and of what a write leaves that was killed. No other file is deleted."""
+_DELETED = re.compile(r"board-\w+\.json|\.(answers|board-\w+)\.json\.[0-9a-f]{16}")
+"""Names of the files that may be deleted: tables, and what a write leaves that was killed."""
 
 _MOST_BYTES = 2**30
 _HASH = 64
@@ -90,7 +90,7 @@ class Index:
         return keyed_hash(key, self._code, name.encode(), content).encode()
 
     def _prune(self) -> None:
-        files = [entry for entry in os.scandir(self._folder) if _OWN.fullmatch(entry.name)]
+        files = [entry for entry in os.scandir(self._folder) if _DELETED.fullmatch(entry.name)]
         files.sort(key=lambda entry: entry.stat(follow_symlinks=False).st_mtime_ns, reverse=True)
         for entry in files[MOST_FILES:]:
             os.unlink(entry)

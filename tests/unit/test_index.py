@@ -245,14 +245,15 @@ def test_an_index_that_is_a_link_changes_no_file_elsewhere(folder: Path, tmp_pat
     assert {path.name: path.read_bytes() for path in elsewhere.iterdir()} == before
 
 
-def test_an_index_deletes_only_its_own_files(folder: Path) -> None:
+def test_an_index_deletes_only_tables(folder: Path) -> None:
     index = Index(folder)
     index.write("answers.json", 0)
     for number in range(2 * MOST_FILES):
         (folder / FOLDER / f"note-{number}.txt").write_text("mine")
         index.write(f"board-{number}.json", number)
     assert len(list((folder / FOLDER).glob("note-*"))) == 2 * MOST_FILES
-    assert len(list((folder / FOLDER).glob("*.json"))) == MOST_FILES
+    assert len(list((folder / FOLDER).glob("board-*.json"))) == MOST_FILES
+    assert index.read("answers.json") == 0
 
 
 def test_a_read_only_folder_is_read(folder: Path) -> None:
