@@ -234,6 +234,23 @@ def test_energy_is_marked_by_a_tenth_of_a_core_and_the_times_are_not():
     assert row["flags"] == []
 
 
+def test_energy_is_judged_by_the_meter_that_the_table_shows():
+    """A plug says more than the processor's counter, and is the first reading of some cells only."""
+    rapl = {"meter": "rapl", "scope": "package", "provenance": "measured", "energy_gross_mj": 4.0}
+    plug = {"meter": "plug", "scope": "board", "provenance": "measured", "energy_gross_mj": 90.0}
+    busy = [*CALM, signal("contended", "foreign_cores", 0.3, 0.1, ["energy"])]
+    cells = [process(i, 1.0, 2.0, energy=[rapl]) for i in range(2)]
+    disturbed = [process(i, 1.0, 2.0, busy, energy=[plug, {**rapl, "energy_gross_mj": 4.04}]) for i in (2, 3)]
+    others = [process(i, 1.0, 2.0, energy=[rapl], method="other") for i in range(4, 7)]
+    (table,) = leaderboard_of(
+        [*cells, *disturbed, *others, process(8, 1.0, 2.0, energy=[rapl], method="b")]
+    ).tables
+    row = next(row for row in table.rows if row["method"] == "vit")
+    assert (row["energy_scope"], row["energy_gross_mj"], row["flags"]) == ("package", 4.02, [])
+    (found,) = row.disturbances
+    assert (found.used, found.cells, found.whole, found.undisturbed) == (4, 4, 4.02, 4.0)
+
+
 def test_memory_is_judged_by_swapping():
     swaps = [*CALM, signal("swapped", "swap_in_pages", 9, 0, ["memory", "p99"])]
     memory = {"memory": {"process_peak_bytes": 10**8}}

@@ -13,6 +13,7 @@ from statistics import fmean, median
 from typing import TypeAlias
 
 from harness import stats
+from harness.results.leaderboard.energy_columns import own_readings
 from harness.results.summary import Summary
 from harness.types.disturbance import RowDisturbance
 from harness.types.signals import Figure, Signal
@@ -44,8 +45,8 @@ class Judged:
     flags: Sequence[str]
 
 
-def judged(records: Sequence[Summary]) -> Judged:
-    """Judge a row from its cells that have figures.
+def judged(records: Sequence[Summary], scope: str | None = None) -> Judged:
+    """Judge a row from its cells that have figures. ``scope`` is that of its energy columns.
 
     A figure is made from the undisturbed cells if there are :data:`REMAIN` of them, else from all. If disturbed cells
     remain in it, the figure is compared with that of the undisturbed cells, and of the undisturbed blocks of the
@@ -56,7 +57,8 @@ def judged(records: Sequence[Summary]) -> Judged:
     """
     cells: dict[Figure, Sequence[Summary]] = {}
     disturbances = []
-    for figure, of in _FIGURES.items():
+    figures: dict[Figure, Of] = {**_FIGURES, "energy": _energy_of(records, scope)}
+    for figure, of in figures.items():
         cells[figure], disturbance = _judge(figure, of, records)
         disturbances += [disturbance] if disturbance else []
     flags = {flag for disturbance in disturbances if disturbance.marked for flag in disturbance.flags}
@@ -148,11 +150,12 @@ def _half(values: Sequence[float], undisturbed: float | None) -> float | None:
     return max(spread, FLOOR * abs(undisturbed))
 
 
-def _energy(record: Summary) -> float | None:
-    """Return the gross energy of an inference by the first meter that gives it."""
-    return next(
-        (meter.energy_gross_mj for meter in record.readings if meter.energy_gross_mj is not None), None
-    )
+def _energy_of(records: Sequence[Summary], scope: str | None) -> Of:
+    """Return the function that returns the gross energy of an inference by the meter of the energy columns."""
+    energies = {
+        id(records[place]): reading.energy_gross_mj for place, reading in own_readings(records, scope)
+    }
+    return lambda record: energies.get(id(record))
 
 
 _FIGURES: Mapping[Figure, Of] = {
@@ -161,7 +164,6 @@ _FIGURES: Mapping[Figure, Of] = {
     "p99": lambda record: record.latency.p99_ms,
     "mean": lambda record: record.latency.mean_ms,
     "throughput": lambda record: record.latency.throughput_ips,
-    "energy": _energy,
     "memory": lambda record: record.memory.process_peak_bytes,
 }
 

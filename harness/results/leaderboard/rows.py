@@ -33,9 +33,10 @@ class Group:
         self.place = place
         self.records = sorted(records, key=lambda r: (r.seed, r.repeat, r.started, r.cell_id, r.run_id))
         self.good = [record for record in self.records if record.good]
-        self.judged = judged(self.good)
         self.reason = _reason(self.records)
         self.scopes = scopes_of(self.good)
+        self.scope: str | None = next(iter(self.scopes), None)
+        self.judged = judged(self.good, self.scope)
         self._values: dict[str, Value] = dict.fromkeys(COLUMNS)
         self._why: dict[str, str] = {}
         self._row: Row | None = None
@@ -46,7 +47,6 @@ class Group:
             self.put(name, Why("not recorded") if value is None else value)
         for name, measured in _measured(self.records, self.good, self.judged).items():
             self.put(name, measured if self.good else Why(self.reason))
-        self.scope: str | None = next(iter(self.scopes), None)
         self._put_energy()
 
     @property
@@ -65,6 +65,8 @@ class Group:
         """Set the energy columns to the readings of meters with one scope."""
         if scope != self.scope:
             self.scope = scope
+            self.judged = judged(self.good, scope)
+            self.put("flags", list(self.judged.flags))
             self._put_energy()
 
     def _put_energy(self) -> None:
