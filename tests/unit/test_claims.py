@@ -108,6 +108,14 @@ def test_the_claims_that_the_mistakes_are_made_in_are_good(harness):
         ("paper:", "papr:", 1, ["papr", "did you mean 'paper'?"]),
         ("tolerance: 1%", "tolerance: much", 2, ["'much' is no tolerance", "write 1%"]),
         ("tolerance: 1%", "tolerance: -1", 2, ["-1 is no tolerance"]),
+        ("tolerance: 1%", "tolerance: 100%", 2, ["100%: every figure down to 0 would agree"]),
+        ("tolerance: 1%", f"tolerance: {'9' * 400}%", 2, ["every figure down to 0 would agree"]),
+        (
+            "tolerances:",
+            "fitted: {clod: depth}\ntolerances:",
+            2,
+            ["no method 'clod'", "did you mean 'cloud'?"],
+        ),
         (", because: another training", "", 2, ["tolerances.top1.because", "missing"]),
         ("{top1:", "{params_m:", 2, ["params_m is a count: give each claim its own tolerance"]),
         ("{top1:", "{topp1:", 2, ["no column 'topp1'", "did you mean 'top1'?"]),
@@ -126,6 +134,14 @@ def test_the_claims_that_the_mistakes_are_made_in_are_good(harness):
         ("value: 0.0228", "value: 1, fitted: true", 4, ["claims.size.fitted", "text"]),
         ("value: 0.0228", "value: 1, same_as: fastr", 4, ["'fastr' is no other claim", "'faster'"]),
         ("value: 0.0228", "value: 1, same_as: size", 4, ["'size' is no other claim"]),
+        ("value: 0.0228", f"value: 1, same_as: {'z' * 81}", 4, ["at most 80 characters"]),
+        ("value: 0.0228", "value: 1, same_as: faster", 4, ["'faster' is another kind of claim"]),
+        (
+            "size: {",
+            "other: {table: T, method: cloud, quantity: params_m, value: 0.03, same_as: size}\n  size: {",
+            4,
+            ["'size' has the figure 0.0228, not 0.03"],
+        ),
         ("value: 0.0228", "value: 1, of: cloud, to: edge", 4, ["claims.size.method", "unknown key"]),
         ("value: 0.0228", "fitted: x", 4, ["claims.size.value", "missing"]),
         ("value: 0.0228", "value: 0.0228, part: sub1", 4, ["no part 'sub1'", "allowed: all"]),
@@ -266,7 +282,7 @@ def test_a_figure_that_is_printed_twice_is_counted_once(harness):
     Path("mine.claims.yaml").write_text(
         CLAIMS
         + "  again: {table: T 5, method: cloud, quantity: params_m, value: 0.02, same_as: size}\n"
-        + "  other: {table: T 6, method: cloud, quantity: flops_g, value: 9, same_as: size}\n"
+        + "  other: {table: T 6, method: cloud, quantity: flops_g, value: 0.023, same_as: size}\n"
     )
     code, out, _ = harness("claims", "mine.yaml", "--json")
     judgement = json.loads(out)

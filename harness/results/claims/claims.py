@@ -101,6 +101,7 @@ class _Claim(Params):
     same_as: str | None = Field(
         None,
         pattern=NAME,
+        max_length=80,
         description="the claim of this file about the same printed figure. It is counted, this one is not",
     )
 

@@ -105,6 +105,10 @@ def load_claims(path: Path, suite: Suite) -> Claims:
     if not beside.is_file():
         raise SuiteError(f"{path}: has no claims: there is no {beside.name} beside it")
     file, source = _read(beside)
+    for method in file.fitted:
+        if method not in suite.methods:
+            where, allowed = source.where("fitted", method), nearest(method, suite.methods)
+            raise SuiteError(f"{where}: no method {method!r} in the suite; {allowed}")
     files = [(file, source)]
     if file.claims_of is not None:
         files.insert(0, _shared(file.claims_of, path, source))
@@ -208,7 +212,8 @@ def _check_same(claims: Claims) -> None:
     """Check that each ``same_as`` names a claim that is counted.
 
     Raises:
-        SuiteError: it names no claim, its own claim, or a claim that is itself the same as another one.
+        SuiteError: it names no claim, its own claim, a claim that is itself the same as another one, or one of another
+            kind or with another figure.
     """
     for name, claim in claims.claims.items():
         if claim.same_as is None:
@@ -219,3 +224,22 @@ def _check_same(claims: Claims) -> None:
             is_same = claim.same_as in claims.claims and claim.same_as != name
             what = "is itself the same as another one" if is_same else "is no other claim"
             raise SuiteError(f"{where}: {claim.same_as!r} {what}; {nearest(claim.same_as, others)}")
+        if problem := _not_the_same(claim, claims.claims[claim.same_as]):
+            raise SuiteError(f"{where}: {claim.same_as!r} {problem}")
+
+
+def _not_the_same(claim: Claim, other: Claim) -> str | None:
+    """Return why two claims cannot be about the same printed figure, or None if they can."""
+    if type(claim) is not type(other):
+        return "is another kind of claim"
+    if isinstance(claim, Number | Ratio) and isinstance(other, Number | Ratio):
+        ours, theirs = (_in_unit(each) for each in (claim, other))
+        if abs(ours[0] - theirs[0]) > (ours[1] + theirs[1]) * (1 + 1e-9):  # 83 and 82.71 are the same figure
+            return f"has the figure {other.value}, not {claim.value}"
+    return None
+
+
+def _in_unit(claim: Number | Ratio) -> tuple[float, float]:
+    """Return the printed number and half a unit of its last digit, in the unit of the quantity."""
+    factor = claim.divisor if isinstance(claim, Number) else 1.0
+    return factor * claim.value.value, factor * claim.value.half_unit

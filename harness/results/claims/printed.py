@@ -66,6 +66,8 @@ class Tolerance:
 
 def _tolerance(value: object) -> object:
     if isinstance(value, str) and (match := re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*%\s*", value)):
+        if float(match[1]) >= 100:
+            raise ValueError(f"{value.strip():.80}: every figure down to 0 would agree; write less than 100%")
         return Tolerance(float(match[1]) / 100, relative=True)
     if isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < float("inf"):
         return Tolerance(float(value), relative=False)
