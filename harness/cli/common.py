@@ -60,13 +60,13 @@ def block_option(function: F) -> F:
 class SuiteChoice:
     """A suite that the command line names, with the options that narrow or change it.
 
-    ``overrides``: texts KEY=VALUE. ``only``: a pattern of methods. ``devices``: the devices to keep; empty for all.
+    ``overrides``: texts KEY=VALUE. ``only``: patterns of methods; empty for all. ``devices``: the devices to keep; empty for all.
     ``block``: names of plugins that are not loaded.
     """
 
     suite: str
     overrides: tuple[str, ...] = ()
-    only: str | None = None
+    only: tuple[str, ...] = ()
     devices: tuple[str, ...] = ()
     block: tuple[str, ...] = ()
 
@@ -85,7 +85,7 @@ def suite_options(function: Callable[..., Any]) -> Callable[..., Any]:
     def grouped(
         suite: str,
         overrides: tuple[str, ...],
-        only: str | None,
+        only: tuple[str, ...],
         devices: tuple[str, ...],
         block: tuple[str, ...],
         **options: Any,
@@ -100,11 +100,20 @@ def suite_options(function: Callable[..., Any]) -> Callable[..., Any]:
             "overrides",
             multiple=True,
             metavar="KEY=VALUE",
-            help="Change a value of the suite, e.g. measure.repeats=3.",
+            help="Change a value of the suite, e.g. measure.repeats=3 (repeatable).",
         ),
-        click.option("--only", metavar="PATTERN", help="Use only methods that match, e.g. 'edgevit-*'."),
         click.option(
-            "--device", "devices", multiple=True, metavar="NAME", help="Use only these devices of the suite."
+            "--only",
+            multiple=True,
+            metavar="PATTERN",
+            help="Use only methods that match, e.g. 'edgevit-*' (repeatable).",
+        ),
+        click.option(
+            "--device",
+            "devices",
+            multiple=True,
+            metavar="NAME",
+            help="Use only this device of the suite (repeatable).",
         ),
         block_option,
     ):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 from harness.errors import SuiteError, nearest
@@ -31,10 +31,10 @@ class Setting:
     measure: Measure
 
 
-def settings(resolved: Resolved, only: str | None) -> Iterator[Setting]:
+def settings(resolved: Resolved, only: Collection[str]) -> Iterator[Setting]:
     """Yield the settings of all run blocks, in the order of the suite.
 
-    ``only`` is a pattern. It keeps the methods whose names match.
+    ``only`` are patterns. They keep the methods whose names match one of them; all if there are none.
 
     Raises:
         SuiteError: a block names something unknown, or its devices cannot give what it measures.
@@ -58,7 +58,7 @@ def _measure(suite: Suite, item: RunItem, index: int) -> Measure:
     return validated(Measure, merged, suite.source, ("run", index, "measure"))
 
 
-def _selected(suite: Suite, item: RunItem, index: int, only: str | None) -> Sequence[str]:
+def _selected(suite: Suite, item: RunItem, index: int, only: Collection[str]) -> Sequence[str]:
     names = list(suite.methods)
     if item.methods != "all":
         chosen: dict[str, None] = {}
@@ -69,11 +69,10 @@ def _selected(suite: Suite, item: RunItem, index: int, only: str | None) -> Sequ
                 raise SuiteError(f"{where}: no method {pattern!r}; {nearest(pattern, names)}")
             chosen.update(dict.fromkeys(matches))
         names = list(chosen)
-    if only is not None:
-        if not fnmatch.filter(suite.methods, only):
-            raise SuiteError(f"--only {only}: no method matches; {nearest(only, suite.methods)}")
-        names = fnmatch.filter(names, only)
-    return names
+    for pattern in only:
+        if not fnmatch.filter(suite.methods, pattern):
+            raise SuiteError(f"--only {pattern}: no method matches; {nearest(pattern, suite.methods)}")
+    return [name for name in names if not only or any(fnmatch.fnmatch(name, pattern) for pattern in only)]
 
 
 def _runtimes(suite: Suite, item: RunItem, index: int, method: str) -> Sequence[tuple[NamedEntry, KeyPath]]:

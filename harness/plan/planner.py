@@ -5,7 +5,7 @@ No data is read and nothing is trained. A node that several methods share has on
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
 
 from harness.errors import BrokenContract, SuiteError
@@ -44,8 +44,8 @@ class Planned:
     resolved: Resolved
 
 
-def make_plan(suite: Suite, plugins: Plugins, host: PrepareHost, only: str | None = None) -> Planned:
-    """Plan every cell of ``suite``. ``only`` is a pattern that keeps the methods whose names match.
+def make_plan(suite: Suite, plugins: Plugins, host: PrepareHost, only: Collection[str] = ()) -> Planned:
+    """Plan every cell of ``suite``. ``only`` are patterns that keep the methods whose names match one of them; empty for all.
 
     Raises:
         SuiteError: something in the suite is unknown, has a wrong type, or cannot be built.
@@ -55,7 +55,7 @@ def make_plan(suite: Suite, plugins: Plugins, host: PrepareHost, only: str | Non
         return _make_plan(suite, plugins, host, only)
 
 
-def _make_plan(suite: Suite, plugins: Plugins, host: PrepareHost, only: str | None) -> Planned:
+def _make_plan(suite: Suite, plugins: Plugins, host: PrepareHost, only: Collection[str]) -> Planned:
     rank_by = check_rank(suite.rank_by, suite.source.where("rank_by"))
     resolved = Resolved(suite, plugins)
     for name in suite.methods:  # a mistake in a method that no run block uses is still a mistake

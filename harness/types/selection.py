@@ -10,21 +10,21 @@ __all__ = ["Selection"]
 
 @dataclass(frozen=True)
 class Selection:
-    """Methods that match a pattern, on some devices.
+    """Methods that match one of some patterns, on some devices.
 
-    ``only``: the pattern, or ``None`` for all methods. ``devices``: their names in the suite; empty for all.
+    ``only``: the patterns; empty for all methods. ``devices``: their names in the suite; empty for all.
     """
 
-    only: str | None = None
+    only: tuple[str, ...] = ()
     devices: tuple[str, ...] = ()
 
     @property
     def everything(self) -> bool:
         """Return whether the run is not limited."""
-        return self.only is None and not self.devices
+        return not self.only and not self.devices
 
     def covers(self, method: str, device: str | None) -> bool:
         """Return whether cells of ``method`` on ``device`` are selected."""
-        if self.only is not None and not fnmatchcase(method, self.only):
+        if self.only and not any(fnmatchcase(method, pattern) for pattern in self.only):
             return False
         return not self.devices or device in self.devices

@@ -275,7 +275,9 @@ def test_what_is_described_can_be_built(
 
 def tasks(method):
     """Return the training recipe and the data choice of a method of papers/tformer, as planned."""
-    planned = make_plan(load_suite(find_suite("papers/tformer")), load_plugins(), PrepareHost(), method).plan
+    planned = make_plan(
+        load_suite(find_suite("papers/tformer")), load_plugins(), PrepareHost(), [method]
+    ).plan
     (step,) = [node.task for node in planned.nodes.values() if isinstance(node.task, StepTask)]
     return step
 

@@ -79,7 +79,7 @@ def data(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callabl
     return put
 
 
-def plan_of(paper: str, plugins: Plugins, only: str | None = None) -> Plan:
+def plan_of(paper: str, plugins: Plugins, *only: str) -> Plan:
     return make_plan(load_suite(find_suite(f"papers/{paper}")), plugins, PrepareHost(), only).plan
 
 

@@ -67,9 +67,10 @@ ALL = {f"{m}@{d}" for m in METHODS for d in DEVICES}
 @pytest.mark.parametrize(
     ("selection", "named"),
     [
-        (Selection("edge-a"), {"edge-a@here", "edge-a@pi"}),
-        (Selection("edge-*", ("pi",)), {"edge-a@pi", "edge-b@pi"}),
-        (Selection(None, ("here",)), {"cloud@here", "edge-a@here", "edge-b@here"}),
+        (Selection(("edge-a",)), {"edge-a@here", "edge-a@pi"}),
+        (Selection(("edge-*",), ("pi",)), {"edge-a@pi", "edge-b@pi"}),
+        (Selection(("edge-b", "cl*"), ("pi",)), {"cloud@pi", "edge-b@pi"}),
+        (Selection((), ("here",)), {"cloud@here", "edge-a@here", "edge-b@here"}),
     ],
 )
 def test_a_limited_run_changes_the_cells_that_it_names_and_no_other(
@@ -105,20 +106,20 @@ def test_a_whole_run_replaces_the_plan_and_a_fresh_one_sets_everything_aside(res
 
 
 def test_a_limited_run_of_another_suite_does_not_keep_the_cells_of_the_first(results: Results) -> None:
-    begin(plan("cloud@here", suite="other"), results, Options(selection=Selection("cloud")))
+    begin(plan("cloud@here", suite="other"), results, Options(selection=Selection(("cloud",))))
     assert shown(results) == {"cloud@here"}
 
 
 def test_without_a_plan_a_limited_run_hides_no_record(results: Results) -> None:
     (results.folder / "plan.json").unlink()
-    begin(plan("cloud@here", "cloud@pi"), results, Options(selection=Selection("cloud")))
+    begin(plan("cloud@here", "cloud@pi"), results, Options(selection=Selection(("cloud",))))
     assert shown(results) == ALL | {"edge-a@here, before"}
 
 
 def test_lines_that_are_no_records_stay_where_they_are(results: Results) -> None:
     with (results.folder / "records.jsonl").open("ab") as file:
         file.write(b"junk\n\n{torn")
-    begin(plan("cloud@here"), results, Options(selection=Selection("cloud"), fresh=True))
+    begin(plan("cloud@here"), results, Options(selection=Selection(("cloud",)), fresh=True))
     content = (results.folder / "records.jsonl").read_bytes()
     assert b"junk\n{torn\n" in content
     assert b'"cloud"' not in content

@@ -51,7 +51,7 @@ def plugins():
 def plan(plugins, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Plan]:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
 
-    def make(other: str, only: str | None = None) -> Plan:
+    def make(other: str, *only: str) -> Plan:
         (tmp_path / "mine.yaml").write_text(SUITE.replace("OTHER", other))
         return make_plan(load_suite(tmp_path / "mine.yaml"), plugins, PrepareHost(), only).plan
 
