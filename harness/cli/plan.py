@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 def command(
     chosen: SuiteChoice, estimate: bool, profile: str | None, link: str | None, as_json: bool
 ) -> None:
-    """Show the steps and cells that running SUITE takes, and which differences its comparison can see.
+    """Show the steps and cells that running SUITE takes, and which differences its comparison can show.
 
     Steps that are prepared already are marked. How much accuracy and latency vary is taken from results/local/SUITE if
     that is there.
@@ -63,7 +63,7 @@ def command(
 
 
 def _power(planned: Planned) -> Sensitivity | None:
-    """Return what the plan can see. If the suite's results cannot be read, a warning says so, and none are used."""
+    """Return what the plan can show. If the suite's results cannot be read, a warning says so, and none are used."""
     from harness.errors import StorageError
     from harness.results.sensitivity import sensitivity
 

@@ -81,18 +81,20 @@ def as_weights_expect(
     filled = choice.model_copy(update={key: value for key, value in wanted.items() if key not in written})
     expected = DataChoice(name=choice.name, **wanted)
     if filled.image_size != weights.image_size:
-        notes.append(f"image_size {filled.image_size or 'as stored'}, the weights' {weights.image_size}")
+        notes.append(
+            f"image_size {filled.image_size or 'as stored'}, the weights expect {weights.image_size}"
+        )
     if filled.image_size is not None and filled.resize_name != expected.resize_name:
-        notes.append(f"resized by {filled.resize_name}, the weights' by {expected.resize_name}")
+        notes.append(f"resized by {filled.resize_name}, the weights expect {expected.resize_name}")
     if cut and (weights.crop_pct is None or weights.crop_mode == "squash"):
         notes.append(
-            "images cut to their middle square first, the weights' whole (crop: none keeps them whole)"
+            "images cut to their middle square first, the weights expect whole ones (crop: none keeps them whole)"
         )
     if _same_scale(_scale(info, filled), (scale.mean, scale.std)):
         if channels != len(weights.mean) and (len(set(weights.mean)) > 1 or len(set(weights.std)) > 1):
             notes.append(f"normalize averaged over the weights' {len(weights.mean)} channels")
     else:
-        notes.append(f"normalize {filled.normalize_name}, the weights' {expected.normalize_name}")
+        notes.append(f"normalize {filled.normalize_name}, the weights expect {expected.normalize_name}")
     return filled, tuple(notes)
 
 

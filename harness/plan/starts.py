@@ -12,6 +12,9 @@ from harness.types import ModelEntry, Params, Preprocessing, StartingWeights
 
 __all__ = ["Start", "preprocessing_of", "start_of", "start_warnings"]
 
+FEW = 5
+"""A warning names so many methods."""
+
 
 @dataclass(frozen=True)
 class Start:
@@ -82,4 +85,5 @@ def start_warnings(starts: Mapping[str, tuple[Start, ChosenData]]) -> Iterable[s
         if said:
             methods.setdefault("; ".join(said), []).append(name)
     for text, names in methods.items():
-        yield f"{', '.join(names)}: {text}"
+        more = f" and {len(names) - FEW} more methods" if len(names) > FEW + 1 else ""
+        yield f"{', '.join(names[:FEW] if more else names)}{more}: {text}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from rich.console import Console
 from rich.markup import escape
@@ -40,7 +40,7 @@ def show(paper: str, scale: str, verdicts: Sequence[Verdict], console: Console |
         if chosen:
             heading = f"{status} on {scale}" if scale and status in TRIED else status
             console.print(f"\n[bold {_STYLES[status]}]{escape(heading)}[/]")
-            console.print(_table(chosen))
+            console.print(_table(chosen, {verdict.claim: verdict.table for verdict in verdicts}))
     same = sum(verdict.same_as is not None for verdict in verdicts)
     sums = ", ".join(f"{count} {status}" for status, count in summary(verdicts).items() if count)
     console.print(f"\n{len(verdicts) - same} claims: {sums}")
@@ -49,7 +49,8 @@ def show(paper: str, scale: str, verdicts: Sequence[Verdict], console: Console |
         console.print(f"{same} further {noun} about a figure that another claim has, and not counted")
 
 
-def _table(verdicts: Sequence[Verdict]) -> Table:
+def _table(verdicts: Sequence[Verdict], places: Mapping[str, str]) -> Table:
+    """Return a table of ``verdicts``. ``places`` has by name of a claim where the paper says it."""
     table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 1))
     for heading, right in (
         ("where", False),
@@ -62,17 +63,17 @@ def _table(verdicts: Sequence[Verdict]) -> Table:
         ("unit", False),
         ("", False),
     ):
-        shown = any(_cells(verdict)[heading] for verdict in verdicts)
+        shown = any(_cells(verdict, places)[heading] for verdict in verdicts)
         if shown:
             table.add_column(heading, justify="right" if right else "left", overflow="fold")
     headings = [column.header for column in table.columns]
     for verdict in verdicts:
-        cells = _cells(verdict)
+        cells = _cells(verdict, places)
         table.add_row(*(escape(cells[str(heading)]) for heading in headings))
     return table
 
 
-def _cells(verdict: Verdict) -> dict[str, str]:
+def _cells(verdict: Verdict, places: Mapping[str, str]) -> dict[str, str]:
     return {
         "where": verdict.table,
         "claim": verdict.says,
@@ -82,7 +83,15 @@ def _cells(verdict: Verdict) -> dict[str, str]:
         "PMACs": " : ".join(map(_number, verdict.compute or ())),
         "±": verdict.tolerance,
         "unit": verdict.unit,
-        "": "; ".join(filter(None, (verdict.same_as and f"same as {verdict.same_as}", verdict.why))),
+        "": "; ".join(
+            filter(
+                None,
+                (
+                    verdict.same_as and f"same figure as in {places.get(verdict.same_as, verdict.same_as)}",
+                    verdict.why,
+                ),
+            )
+        ),
     }
 
 

@@ -26,7 +26,13 @@ def show(plan: Plan, prepared: set[str], console: Console | None = None) -> None
         f"[bold]{plan.suite}[/]: {counted(len(plan.nodes), 'step')} ({len(prepared)} prepared already), "
         f"{counted(len(plan.cells), 'cell')}; training on {where}"
     )
-    steps = Table(box=None, pad_edge=False, header_style="dim", title="steps", title_justify="left")
+    steps = Table(
+        box=None,
+        pad_edge=False,
+        header_style="dim",
+        title="steps (✓: prepared already)",
+        title_justify="left",
+    )
     for column, least in (("", 1), ("stage", 9), ("entry", 16), ("for", 20), ("key", 8)):
         steps.add_column(column, no_wrap=True, min_width=least)
     for node in plan.nodes.values():
@@ -41,7 +47,7 @@ def show(plan: Plan, prepared: set[str], console: Console | None = None) -> None
         table.add_column(column, overflow="fold")
     for (method, device, runtime), cells in groups.items():
         seeds = ", ".join(str(seed) for seed in sorted({cell.seed for cell in cells}))
-        reason = cells[0].impossible or ("its data are not here" if cells[0].absent else "")
+        reason = cells[0].impossible or ("its data is not here" if cells[0].absent else "")
         note = f"[yellow]skipped: {escape(reason)}[/]" if reason else ""
         table.add_row(method, device, runtime, seeds, str(len(cells)), note)
     console.print(table)

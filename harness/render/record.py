@@ -45,14 +45,24 @@ def listing(records: Sequence[Record], earlier: Container[str] = ()) -> str:
             r.repeat,
             r.device.name,
             r.runtime.name,
+            _scenario(r),
             r.status,
             ", ".join(r.flags) or r.reason,
         ]
         for r in records
     ]
-    headers = ["cell", "run", "method", "seed", "repeat", "device", "runtime", "status", "flags or reason"]
+    headers = [
+        *("cell", "run", "method", "seed", "repeat", "device", "runtime", "scenario"),
+        *("status", "flags or reason"),
+    ]
     text = "\n".join(columns([headers, *rows]))
     return f"{text}\n{EARLIER}" if any(r.cell_id in earlier for r in records) else text
+
+
+def _scenario(record: Record) -> str:
+    """Return the scenario of a record, with the batch if it is not 1: ``offline, batch 16``."""
+    batch = record.scenario.batch
+    return f"{record.scenario.name}, batch {batch}" if (batch or 1) > 1 else str(record.scenario.name or "")
 
 
 def describe(record: Record, arrays: Mapping[str, NDArray[Any]], earlier: Container[str] = ()) -> str:

@@ -1,4 +1,4 @@
-"""Two lines of a plan: which differences in accuracy and in latency its comparison can see."""
+"""Two lines of a plan: which differences in accuracy and in latency its comparison can show."""
 
 from __future__ import annotations
 
@@ -23,10 +23,11 @@ def sensitivity_lines(sensitivity: Sensitivity) -> Iterable[str]:
 def _accuracy(power: AccuracyPower, rows: str) -> str:
     if power.points is None:
         return power.why
-    seen = "no difference" if power.points >= ALL else f"{power.points:.1f} points"
+    seen = "no difference" if power.points >= ALL else f"a difference from {power.points:.1f} points on"
     return (
-        f"{counted(power.seeds, 'seed')} x {power.images:,} test images see {seen} {rows}; "
-        f"{POINTS:g} point takes {_needed(power)}; assumed: {power.discordance:.1f}% of answers differ in being right, "
+        f"{counted(power.seeds, 'seed')} x {power.images:,} test images show {seen} {rows}; "
+        f"{POINTS:g} point needs {_needed(power)}; assumed: two methods differ in being right in {power.discordance:.1f}% "
+        f"of answers, "
         f"{power.source}"
     )
 
@@ -42,8 +43,8 @@ def _needed(power: AccuracyPower) -> str:
 
 def _latency(power: LatencyPower, rows: str) -> str:
     needed = "over 10,000" if power.needed_processes is None else f"{power.needed_processes:,}"
-    takes = f"{RATIO - 1:.0%} takes {needed} processes"
+    takes = f"{RATIO - 1:.0%} needs {needed} processes"
     assumed = f"assumed: p50 spreads by {power.spread:.1%} between processes, {power.source}"
     if power.ratio is None:
         return f"{power.why}; {takes}; {assumed}"
-    return f"{power.processes} processes see {power.ratio - 1:.1%} {rows}; {takes}; {assumed}"
+    return f"{power.processes} processes show a difference from {power.ratio - 1:.1%} on {rows}; {takes}; {assumed}"

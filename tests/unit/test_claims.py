@@ -293,6 +293,7 @@ def test_a_figure_that_is_printed_twice_is_counted_once(harness):
     _, out, _ = harness("claims", "mine.yaml")
     assert "4 claims: 1 paper-contradicts-itself, 3 reproduced" in out
     assert "2 further claims are about a figure that another claim has" in out
+    assert out.count("same figure as in Table 1") == 2
     Path("mine.claims.yaml").write_text(
         CLAIMS
         + "  again: {table: T 5, method: cloud, quantity: params_m, value: 0.02, same_as: size}\n"
@@ -336,7 +337,7 @@ def test_a_ratio_is_checked_against_the_papers_own_figures(judged):
     assert [v["status"] for v in verdicts[2:]] == [open_, against, open_, against, open_]
     assert verdicts[2]["why"].startswith("its own figures agree; no records given")
     assert verdicts[3]["why"] == "against its own figures, which give 2.96"
-    assert verdicts[6]["why"].startswith("no records given of Pi")
+    assert verdicts[6]["why"].startswith("no records given of device Pi")
     assert code == 0
 
 

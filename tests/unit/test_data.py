@@ -325,9 +325,9 @@ def test_preprocessing_of_weights_is_the_default_and_written_values_win() -> Non
     kept, said = as_weights_expect(written, {"image_size", "normalize", "crop_pct"}, WEIGHTS, INFO)
     assert kept == choice(image_size=32, normalize="half", interpolation="bicubic")
     assert said == (
-        "image_size 32, the weights' 24",
-        "resized by bicubic, the weights' by bicubic, crop 0.9",
-        "normalize half, the weights' imagenet",
+        "image_size 32, the weights expect 24",
+        "resized by bicubic, the weights expect bicubic, crop 0.9",
+        "normalize half, the weights expect imagenet",
     )
 
 

@@ -59,7 +59,7 @@ def plugins():
 
 @pytest.fixture
 def plan(plugins, tmp_path):
-    def make(text=SUITE, overrides=(), host=None, only=None):
+    def make(text=SUITE, overrides=(), host=None, only=()):
         path = tmp_path / "mine.yaml"
         path.write_text(text)
         return make_plan(load_suite(path, overrides), plugins, host or PrepareHost(torch="1"), only).plan
@@ -189,7 +189,16 @@ def test_differences_from_the_weights_are_warned_of(plan):
     assert "image_size" not in warning
     text = PRETRAINED.replace("synthetic,", "synthetic, image_size: 32, normalize: imagenet,")
     (warning,) = plan(text).warnings
-    assert "image_size 32, the weights' 224; normalize imagenet, the weights' half" in warning
+    assert "image_size 32, the weights expect 224; normalize imagenet, the weights expect half" in warning
+
+
+def test_a_warning_about_many_methods_names_the_first_ones(plan):
+    many = "".join(f"  edge-{i}: {{from: edge}}\n" for i in range(8))
+    text = PRETRAINED.replace("devices:", f"{many}devices:", 1).replace(
+        "methods: [edge]", "methods: ['edge*']"
+    )
+    (warning,) = plan(text).warnings
+    assert warning.startswith("edge, edge-0, edge-1, edge-2, edge-3 and 4 more methods: the head is new: ")
 
 
 def test_weights_give_their_preprocessing_and_it_is_in_every_key(plan):
@@ -280,10 +289,11 @@ def test_a_device_is_described_once_for_a_plan_and_its_estimates(tmp_path):
 
 
 def test_only_keeps_what_matches_and_what_it_rests_on(plan):
-    made = plan(only="edge-*")
+    made = plan(only=["edge-*"])
     assert {cell.method for cell in made.cells} == {"edge-1", "edge-2", "edge-1-int8"}
     assert stages(made, "build")
     assert not stages(made, "partition")
+    assert {cell.method for cell in plan(only=["edge-1", "edge-2"]).cells} == {"edge-1", "edge-2"}
 
 
 def test_another_data_set_needs_a_compressor_that_can(plan):

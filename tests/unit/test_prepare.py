@@ -286,8 +286,8 @@ def test_the_lineage_says_what_differs_from_the_weights():
         "new_head": True,
         "adapted": [
             "channels",
-            "image_size 8, the weights' 24",
-            "resized by bilinear, the weights' by bicubic, crop 0.9",
+            "image_size 8, the weights expect 24",
+            "resized by bilinear, the weights expect bicubic, crop 0.9",
         ],
     }
     assert start_notes(replace(builder, weights=lambda p, d: None), builder.params(), context, None) == {}

@@ -197,6 +197,15 @@ def test_show_prefers_a_cell_of_the_last_run(results: Results) -> None:
     assert "before the change" in shown.splitlines()[-2]
 
 
+def test_the_list_of_records_distinguishes_scenarios(results: Results) -> None:
+    results.append(record("a", scenario={"name": "single-stream", "batch": 1}))
+    results.append(record("b", scenario={"name": "offline", "batch": 16}))
+    heading, first, second = show(results).splitlines()
+    at = heading.index("scenario")
+    assert first[at:].startswith("single-stream ")
+    assert second[at:].startswith("offline, batch 16 ")
+
+
 def test_a_cell_that_the_last_run_did_not_have_is_marked(results: Results) -> None:
     results.append(record("before"))
     results.append(record("after", seed=1))

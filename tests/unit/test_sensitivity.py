@@ -52,13 +52,13 @@ def test_a_plan_ends_with_what_it_can_see_and_the_assumptions(place: Path) -> No
     *_, accuracy, latency = [
         line for line in planned().splitlines() if line.startswith(("accuracy", "latency"))
     ]
-    assert accuracy.startswith("accuracy: 6 seeds x 360 test images see ")
-    assert "points between two of 3 rows on here (80% power); 1 point takes " in accuracy
+    assert accuracy.startswith("accuracy: 6 seeds x 360 test images show a difference from ")
+    assert "points on between two of 3 rows on here (80% power); 1 point needs " in accuracy
     assert accuracy.endswith(
-        "assumed: 4.3% of answers differ in being right, as in edge on a virtual machine with 2 cores"
+        "assumed: two methods differ in being right in 4.3% of answers, as in edge on a virtual machine with 2 cores"
     )
-    assert latency.startswith("latency: 8 processes see ")
-    assert "2% takes " in latency
+    assert latency.startswith("latency: 8 processes show a difference from ")
+    assert "2% needs " in latency
     assert "assumed: p50 spreads by 1.0% between processes, as in edge on " in latency
 
 
@@ -79,7 +79,7 @@ def test_as_many_processes_as_are_needed_are_enough(place: Path) -> None:
 
 def test_fewer_than_three_processes_see_nothing(place: Path) -> None:
     text = planned("--set", "seeds=[0]", "--set", "measure.repeats=1")
-    assert "latency: a test needs 3 processes, and a row has 1; 2% takes " in text
+    assert "latency: a test needs 3 processes, and a row has 1; 2% needs " in text
 
 
 def test_an_unknown_number_of_test_images_is_said(place: Path) -> None:

@@ -247,7 +247,7 @@ class Judge:
         if self.evidence is not None:
             return self.evidence
         if on is not None:
-            raise Unchecked(f"no records given of {on}")
+            raise Unchecked(f"no records given of device {on}")
         for method in methods:
             info = self.resolved.method(method).data.info
             if info.missing:
@@ -334,7 +334,7 @@ def _open(name: str, claim: Claim) -> Verdict:
         unit = UNITS[claim.column]
         return replace(
             verdict,
-            says=claim.says or f"{claim.better} before {claim.than} in {claim.column}",
+            says=claim.says or f"{claim.better} better than {claim.than} in {claim.column}",
             published=claim.by or None,
             unit="points" if unit == "%" else unit,
         )
