@@ -14,8 +14,9 @@ from collections.abc import Sequence
 from statistics import median
 
 import numpy as np
+from scipy import stats as scipy_stats
 
-from harness.stats.best import ALPHA, rank_intervals, tiers_by_best
+from harness.stats.best import ALPHA, Compare, rank_intervals, tiers_by_best
 from harness.stats.ratios import LogSample, detectable_ratio, ratio_interval, ratio_p, typical_interval
 
 SPREADS = ("equal", "uneven", "outliers")
@@ -110,11 +111,45 @@ def coverage(random: np.random.Generator, tables: int) -> None:
             print(f"{spread:>9} {processes:9} " + " ".join(f"{100 * hit / tables:6.1f}" for hit in hits))
 
 
+def moderated(random: np.random.Generator, tables: int) -> None:
+    """Show why the other rows of a table add nothing to the variance of a row: rows may spread too differently."""
+    print(
+        "six equal rows with 3 processes, of which one spreads five times as much: any two are told apart, percent"
+    )
+    for freedom in (0, 4):
+        count = 0
+        for _ in range(tables):
+            values = random.normal(0, SPREAD, (6, 3))
+            values[0] *= 5
+            values = values[np.argsort(np.median(values, axis=1))]
+            own = values.var(axis=1, ddof=1)
+            variance = (2 * own + freedom * own.mean()) / (2 + freedom)
+            compare = welch(values.mean(axis=1), variance, processes=3, freedom=2 + freedom)
+            count += max(tiers_by_best(6, compare)) > 1
+        print(f"{freedom} degrees of freedom from the mean variance of the rows: {100 * count / tables:.1f}")
+
+
+def welch(mean: np.ndarray, variance: np.ndarray, processes: int, freedom: int) -> Compare:
+    """Return Welch's test of a row against worse rows, whose variances have ``freedom`` degrees of freedom."""
+
+    def compare(row: int, others: Sequence[int]) -> list[float]:
+        p_values = []
+        for other in others:
+            parts = variance[[row, other]] / processes
+            df = parts.sum() ** 2 / (parts**2 / freedom).sum()
+            t = (mean[other] - mean[row]) / math.sqrt(parts.sum())
+            p_values.append(float(2 * scipy_stats.t.sf(t, df)) if t > 0 else 1.0)
+        return p_values
+
+    return compare
+
+
 def main(tables: int) -> None:
     random = np.random.default_rng(12)
     false_distinctions(random, tables)
     power(random, tables)
     coverage(random, tables)
+    moderated(random, tables)
 
 
 if __name__ == "__main__":
