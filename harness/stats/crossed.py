@@ -16,24 +16,26 @@ squares of seeds, images and residual give the variance of the mean difference o
 **The test.** The difference d is significant at level p if d^2 > t^2[S - 1] A + t^2[I - 1] B, where t[f] is the
 two-sided quantile of Student's distribution with f degrees of freedom at level p. Each part of the variance has the
 quantile of its own degrees of freedom (Banerjee 1960, Sankhya 22:101). For normal effects the level holds exactly or
-conservatively, however large the effects are, if MS_residual is known well. It has (S - 1)(I - 1) degrees of freedom, so
-the test images must not be few. Proof: let l and 1 - l be the true shares of the variance of d, u and
-v the chi-squares over their degrees of freedom that A and B are made of, and F the distribution function of a
-chi-square with one degree of freedom. F is concave, so P(no rejection) = E F(l t^2 u + (1 - l) t^2 v) is at least
-l E F(t^2 u) + (1 - l) E F(t^2 v) = 1 - p.
+conservatively, however large the effects are, if MS_residual is known well. It has (S - 1)(I - 1) degrees of freedom,
+so the test images must not be few. Proof: let l and 1 - l be the true shares of the variance of d, u and v the
+chi-squares over their degrees of freedom that A and B are made of, and F the distribution function of a chi-square
+with one degree of freedom. F is concave, so P(no rejection) = E F(l t^2 u + (1 - l) t^2 v) is at least l E F(t^2 u) +
+(1 - l) E F(t^2 v) = 1 - p.
 
 Satterthwaite's degrees of freedom (Hillis 2007, Statistics in Medicine 26:596) are an approximation that fails for few
 seeds: equal methods with a seed effect are separated in up to 13% of cases with two seeds and 7% with three, at 5%
-(``benchmarks/ranks.py --part pairs``). The reason is that a seed variance that is small by chance raises its degrees of freedom.
+(part ``pairs`` of ``benchmarks/ranks.py``). The reason is that a seed variance that is small by chance raises its degrees
+of freedom.
 
 **Other rows of a table.** The seed variance of a pair is poorly known from few seeds, and a correction for many
-comparisons asks for quantiles that t[2] reaches at 36 standard errors. So a table moderates it (Smyth 2004, Statistical
-Applications in Genetics and Molecular Biology 3:3): A becomes the weighted mean of its own value and a value predicted
-from the table, and t has the degrees of freedom of both (:class:`Prior`). The prediction is MS_residual, which is known
-well, times the table's ratio of A to it. The weight of the prediction is a constant, at most 4 degrees of freedom, so
-the seeds of the pair itself prevail from six seeds on. This part has no proof, since rows may differ in the ratio. The
-level holds in simulated tables in which one row has 25 times the seed variance of the others (``benchmarks/ranks.py``).
-A comparison of two methods alone, as for a claim, has no prior and needs no such assumption.
+comparisons asks for quantiles that t[2] reaches at 36 standard errors. So a table moderates it (Smyth 2004,
+Statistical Applications in Genetics and Molecular Biology 3:3): A becomes the weighted mean of its own value and a
+value predicted from the table, and t has the degrees of freedom of both (:class:`Prior`). The prediction is
+MS_residual, which is known well, times the table's ratio of A to it. The weight of the prediction is a constant, at
+most 4 degrees of freedom, so the seeds of the pair itself prevail from six seeds on. This part has no proof, since
+rows may differ in the ratio. The level holds in simulated tables in which one row has 25 times the seed variance of
+the others (``benchmarks/ranks.py``). A comparison of two methods alone, as for a claim, has no prior and needs no such
+assumption.
 
 **Rounding.** The mean of a seed is a whole number of images. Two seeds often have the same mean by chance, and A is
 then 0. So the variance of rounding to a step of 1/I, 1/(12 I^2) for one seed, is added to A (Sheppard's correction).

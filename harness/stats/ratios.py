@@ -5,8 +5,8 @@ by the mean of the logarithms, which is the same for a log-normal figure and has
 
 The other rows of a table do not moderate the variance of a row. Rows spread too differently: by 0.2% to 10% between
 processes in one run of ``edge``. In simulated tables of six equal rows with three processes, of which one spreads five
-times as much as the others, any two rows are separated in 2% of tables at 5%, and in 9% if the mean variance of the rows
-adds four degrees of freedom (``benchmarks/cost_ranks.py``).
+times as much as the others, any two rows are separated in 2% of tables at 5%, and in 9% if the mean variance of the
+rows adds four degrees of freedom (``benchmarks/cost_ranks.py``).
 """
 
 from __future__ import annotations
