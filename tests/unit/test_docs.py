@@ -180,7 +180,11 @@ def test_every_key_and_quantity_of_a_claim_is_documented_with_its_default():
 
 
 def test_the_claims_of_the_docs_can_be_read(tmp_path):
-    (body,) = fences("docs/claims.md", "yaml")
+    own, body = fences("docs/claims.md", "yaml")
+    (tmp_path / "mine.yaml").write_text(fences("README.md", "yaml")[0])
+    (tmp_path / "mine.claims.yaml").write_text(own)
+    mine = load_claims(tmp_path / "mine.yaml", load_suite(tmp_path / "mine.yaml")).claims
+    assert list(map(type, mine.values())) == [Number, Ordering]
     suite = tmp_path / "edvit.yaml"
     suite.write_text(shipped_suites()["papers/edvit"].read_text())
     (tmp_path / "edvit.claims.yaml").write_text(body)
@@ -404,7 +408,7 @@ def test_whole_suites_in_the_docs_can_be_planned(page, tmp_path):
 
 def test_fragments_of_suites_in_the_docs_can_be_planned(tmp_path):
     whole, *fragments = fences("docs/suite.md", "yaml")
-    assert len(fragments) == 4
+    assert len(fragments) == 5
     for fragment in fragments:
         own, fragment = re.match(r"((?:x-.*\n)*)((?s:.*))", fragment).groups()
         key = fragment.split(":", 1)[0]
