@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from harness.plan.planner import make_plan
 from harness.plugins import load_plugins
 from harness.results.claims.claims import Number, Ordering, Ratio
 from harness.results.claims.load import load_claims
-from harness.results.claims.verdicts import Judge
+from harness.results.claims.verdicts import Judge, summary
 from harness.suite.loading import load_suite
 from harness.suite.shipped import find_suite
 from harness.train.counting.footprint import STATIC
 from harness.types.plan import PrepareHost
 
 PAPERS = ("edgevit", "tformer", "devit", "edvit")
+
+NAMES = {"edgevit": "EdgeViT", "tformer": "TFormer", "devit": "DeViT", "edvit": "ED-ViT"}
 
 NOT_REPRODUCED = {
     "edgevit": {},
@@ -202,3 +206,51 @@ def test_a_claim_that_says_equal_compute_is_judged_only_at_equal_compute():
     says_equal = [claim for claim in orderings if "equal training compute" in claim.says]
     assert len(says_equal) == 4
     assert [claim for claim in orderings if claim.compute == "equal"] == says_equal
+
+
+@pytest.mark.parametrize("paper", PAPERS)
+def test_what_the_paper_says_of_one_figure_is_counted_once(verdicts, paper):
+    """Where two places of the paper contradict each other, each place is counted."""
+    _, claims, _ = verdicts[paper]
+    counted: dict[object, list[str]] = {}
+    for name, claim in claims.claims.items():
+        subject: object = None
+        if isinstance(claim, Number):
+            subject = claim.figure
+        if isinstance(claim, Ratio):
+            subject = claim.pairs[0], len(claim.pairs), claim.form
+        if isinstance(claim, Ordering):
+            subject = claim.better, claim.than, claim.column, claim.on
+        if subject is not None and claim.same_as is None and claim.contradicted_by is None:
+            counted.setdefault(subject, []).append(name)
+    assert [names for names in counted.values() if len(names) > 1] == []
+
+
+@pytest.mark.parametrize("paper", ["tformer", "devit"])
+def test_random_crops_are_of_whole_images(plugins, paper):
+    """RandomResizedCrop of DeiT and of DeViT's code sees the borders of an image. Squares have none to lose."""
+    planned = make_plan(load_suite(find_suite(f"papers/{paper}")), plugins, PrepareHost())
+    trained, cropped = set(), set()
+    for name in {cell.method for cell in planned.plan.cells}:
+        for link in planned.resolved.method(name).links:
+            params = link.data.ref.params
+            _, height, width = params["shape"] or (3, None, 0)
+            if link.recipe.epochs and link.recipe.augment == "resized-crop-flip" and height != width:
+                trained.add(name)
+                if params["crop"] != "none":
+                    cropped.add(name)
+    assert trained
+    assert cropped == set()
+
+
+@pytest.mark.parametrize("paper", PAPERS)
+def test_the_page_of_what_is_reproduced_has_todays_counts(verdicts, paper):
+    """If this fails: make reproduction."""
+    lines = (Path(__file__).parents[2] / "docs" / "reproduction.md").read_text().splitlines()
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines if line.startswith("|")]
+    (heading,) = [row for row in rows if row[:2] == ["paper", "reproduced"]]
+    (row,) = [row for row in rows if row[0] == NAMES[paper] and len(row) == len(heading) and row[1].isdigit()]
+    printed = {status: int(count) for status, count in zip(heading[1:], row[1:], strict=True)}
+    counts = summary(verdicts[paper][2].values())
+    assert printed == {status: counts[status] for status in heading[1:]}
+    assert sum(printed.values()) == sum(counts.values())
