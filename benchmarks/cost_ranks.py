@@ -16,7 +16,7 @@ from statistics import median
 import numpy as np
 from scipy import stats as scipy_stats
 
-from harness.stats.best import ALPHA, Compare, rank_intervals, tiers_by_best
+from harness.stats.best import Compare, first_step, rank_intervals, tiers_by_best
 from harness.stats.ratios import LogSample, detectable_ratio, ratio_interval, ratio_p, typical_interval
 
 SPREADS = ("equal", "uneven", "outliers")
@@ -81,7 +81,7 @@ def power(random: np.random.Generator, tables: int) -> None:
                     values[-1] += math.log1p(difference)
                     count += Table(values).tiers()[-1] > 1
                 shares.append(f"{100 * count / tables:7.1f}")
-            ratio = detectable_ratio(processes, SPREAD, alpha=ALPHA / (rows * (rows - 1) / 2))
+            ratio = detectable_ratio(processes, SPREAD, alpha=first_step(rows))
             print(f"{rows:5} {processes:9} {' '.join(shares)}  {ratio - 1:.1%}", flush=True)
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.plan.planner import Planned
-from harness.stats.best import ALPHA
+from harness.stats.best import first_step
 from harness.stats.power import Spread, detectable_difference, images_needed, prior_freedom, seeds_needed
 from harness.stats.ratios import MIN_VALUES, detectable_ratio, values_needed
 from harness.types.json import JsonObject
@@ -120,11 +120,6 @@ class _Recorded:
     images: int = 0
 
 
-def _first_step(rows: int) -> float:
-    """Return the level of the first step of the correction (:func:`harness.stats.best.tiers_by_best`)."""
-    return ALPHA / (rows * (rows - 1) / 2)
-
-
 def _row(cell: Cell) -> tuple[str, str, int, int]:
     return cell.method, cell.task.runtime.name, cell.task.measure.batch, cell.task.threads
 
@@ -170,7 +165,7 @@ def _accuracy(
     }
     if images < 2:
         return AccuracyPower(**facts, why="the number of test images is not known before the data is read")
-    comparisons, alpha = rows - 1, _first_step(rows)
+    comparisons, alpha = rows - 1, first_step(rows)
     seeds_alone = seeds_needed(POINTS / 100, spread, images, alpha=alpha, comparisons=comparisons)
     images_alone = images_needed(POINTS / 100, spread, seeds, alpha=alpha, comparisons=comparisons)
     both = None if seeds_alone or images_alone else _both(images, spread, rows)
@@ -189,14 +184,14 @@ def _both(images: int, spread: Spread, rows: int) -> tuple[int, int] | None:
     pairs = []
     for times in MULTIPLES:
         seeds = seeds_needed(
-            POINTS / 100, spread, times * images, alpha=_first_step(rows), comparisons=rows - 1
+            POINTS / 100, spread, times * images, alpha=first_step(rows), comparisons=rows - 1
         )
         pairs += [] if seeds is None else [(seeds, times * images)]
     return min(pairs, key=lambda pair: pair[0] * pair[1], default=None)
 
 
 def _latency(processes: int, rows: int, recorded: float | None, folder: Path | None) -> LatencyPower:
-    spread, alpha = recorded or EDGE_LATENCY, _first_step(rows)
+    spread, alpha = recorded or EDGE_LATENCY, first_step(rows)
     source = f"as in {folder}" if recorded else EDGE
     needed = values_needed(RATIO, spread, alpha=alpha)
     if processes < MIN_VALUES:

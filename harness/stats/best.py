@@ -10,7 +10,7 @@ from typing import TypeAlias
 
 from harness.stats.multiple import holm
 
-__all__ = ["ALPHA", "Compare", "rank_intervals", "tiers_by_best"]
+__all__ = ["ALPHA", "Compare", "first_step", "rank_intervals", "tiers_by_best"]
 
 ALPHA = 0.05
 """Family-wise error rate of the comparisons of a table."""
@@ -22,6 +22,11 @@ Rows are numbers in the order of rank. A p-value is that of a two-sided test of 
 be compared, or if the tested difference is not in favour of the first row. If the first row is worse, the p-value is at
 most x with a probability of at most x / 2.
 """
+
+
+def first_step(count: int, alpha: float = ALPHA) -> float:
+    """Return the largest p-value that separates a row at the first step of :func:`tiers_by_best`, for two rows or more."""
+    return alpha / (count * (count - 1) / 2)
 
 
 def tiers_by_best(count: int, compare: Compare, alpha: float = ALPHA) -> list[int]:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harness.stats.best import Compare, rank_intervals, tiers_by_best
+from harness.stats.best import Compare, first_step, rank_intervals, tiers_by_best
 
 
 def from_table(p_values: dict[tuple[int, int], float]) -> Compare:
@@ -119,3 +119,11 @@ def test_rows_whose_ranks_do_not_overlap_are_separated(
 def test_rows_that_cannot_be_compared_stay_in_one_tier(count: int) -> None:
     assert tiers_by_best(count, from_table({})) == [1] * count
     assert rank_intervals(count, from_table({})) == [(1, count)] * count
+
+
+@pytest.mark.parametrize("count", [2, 3, 12])
+def test_the_first_step_is_where_one_row_begins_to_be_separated(count: int) -> None:
+    for factor, tier in ((0.999, 2), (1.001, 1)):
+        p = [factor * first_step(count), *[1.0] * count]
+        tiers = tiers_by_best(count, lambda row, others, p=p: [p[place] for place in range(len(others))])
+        assert tiers[1] == tier

@@ -13,7 +13,7 @@ from harness.results.leaderboard.costs import Cost, cost_of, figure_of
 from harness.results.leaderboard.rows import Group
 from harness.results.leaderboard.tiers import MOST_RANKED
 from harness.results.leaderboard.why import Why
-from harness.stats.best import ALPHA, Compare, rank_intervals, tiers_by_best
+from harness.stats.best import Compare, first_step, rank_intervals, tiers_by_best
 from harness.stats.ratios import LogSample, detectable_ratio, ratio_interval, ratio_p
 from harness.types.columns import COLUMNS
 
@@ -214,8 +214,9 @@ def _rank_counted(groups: Sequence[Group], costs: Sequence[Cost | Why], name: st
 
 def _detectable(samples: Sequence[LogSample]) -> float | Why:
     measured = [(sample.n, sample.variance) for sample in samples if sample.n is not None]
-    pairs = len(samples) * (len(samples) - 1) // 2
-    if not pairs or not measured:
+    if len(samples) < 2 or not measured:
         return Why("fewer than two rows can be compared")
     n = median_low([n for n, _ in measured])
-    return detectable_ratio(n, median(sqrt(variance) for _, variance in measured), alpha=ALPHA / pairs)
+    return detectable_ratio(
+        n, median(sqrt(variance) for _, variance in measured), alpha=first_step(len(samples))
+    )

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from harness.results.leaderboard.answers import ALONE, Answers, Paired, answers_of, compare
 from harness.results.leaderboard.rows import Group
 from harness.results.leaderboard.why import Why
-from harness.stats.best import ALPHA, Compare, rank_intervals, tiers_by_best
+from harness.stats.best import Compare, first_step, rank_intervals, tiers_by_best
 from harness.stats.crossed import Prior
 from harness.stats.power import Spread, detectable_difference
 
@@ -136,5 +136,4 @@ def _detectable(with_best: Sequence[Paired], rows: int, prior: Prior) -> float |
     )
     seeds = min(paired.seeds for paired in with_best)
     images = min(paired.images for paired in with_best)
-    first_step = ALPHA / (rows * (rows - 1) / 2)
-    return detectable_difference(spread, seeds, max(2, images), alpha=first_step, prior=prior.freedom)
+    return detectable_difference(spread, seeds, max(2, images), alpha=first_step(rows), prior=prior.freedom)
