@@ -95,7 +95,8 @@ def _default(table: Table) -> list[str]:
     reference = table.reference is not None
     wanted = ["method", *(name for name in SETTINGS if _varies(table, name))]
     wanted += ["started"] if table.differences else []
-    if sum(row["tier"] is not None for row in table.rows) > 1:
+    ranked = [row for row in table.rows if row[table.rank_by or "top1"] is not None]
+    if len(ranked) > 1 and _known(table, "tier"):  # a row without a tier has the reason in a note
         wanted[:0] = ["tier", "rank_ci"] if _known(table, "rank_ci") else ["tier"]
     wanted += ["top1", "gain"] if reference else ["top1"]
     wanted += [name for name in ("top1_drop1", "latency_no_input_p50_ms") if _known(table, name)]

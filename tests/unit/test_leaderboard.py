@@ -509,6 +509,9 @@ def test_a_row_without_a_seed_in_common_with_the_best_row_has_no_tier() -> None:
         == ranked[2]["why"]["rank_ci"]
         == "no seed and test images in common with best"
     )
+    two = [record for record in some if record.method != "other"]
+    text = render(leaderboard_of(two, answers_of), "table", None, width=200)
+    assert "– Tier (worst): no seed and test images in common with best" in text
 
 
 def test_the_same_accuracy_on_other_samples_is_distinguished_by_none_and_by_pairs_only() -> None:
