@@ -58,7 +58,7 @@ def _table(verdicts: Sequence[Verdict], places: Mapping[str, str]) -> Table:
         ("paper", True),
         ("ours", True),
         ("95% interval", True),
-        ("PMACs", True),
+        ("training PMACs", True),
         ("±", True),
         ("unit", False),
         ("", False),
@@ -80,7 +80,7 @@ def _cells(verdict: Verdict, places: Mapping[str, str]) -> dict[str, str]:
         "paper": verdict.printed or _number(verdict.published),
         "ours": _number(verdict.ours),
         "95% interval": " to ".join(map(_number, verdict.interval or ())),
-        "PMACs": " : ".join(map(_number, verdict.compute or ())),
+        "training PMACs": " : ".join(map(_number, verdict.compute or ())),
         "±": verdict.tolerance,
         "unit": verdict.unit,
         "": "; ".join(

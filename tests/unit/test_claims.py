@@ -617,6 +617,13 @@ def test_an_ordering_on_other_data_holds_or_is_opposite_there_and_refutes_nothin
         assert f"\n{heading}\n" in out
 
 
+def test_an_ordering_says_which_records_are_not_of_the_suites_configuration(judged, records):
+    records(("edge", [90, 91], {}), ("cloud", [70, 72], {"method_key": "another"}), ("cut", [90.5, 90], {}))
+    _, (shortened, own) = judged("better: edge, than: cloud", "better: edge, than: cut", folder="out")
+    assert shortened["why"].endswith("; other configuration or version: cloud")
+    assert "configuration" not in own["why"]
+
+
 def test_equal_compute_is_checked_and_both_computes_are_shown(judged, records):
     def spent(macs: float) -> dict[str, Any]:
         return {"train": {"train_macs": macs}}

@@ -34,7 +34,8 @@ class Difference:
 
     ``decided``: whether the difference decides which method is better. ``why``: the seeds and the test behind it.
     ``interval``: the 95% interval of the difference of accuracies; that of a ratio of costs is in ``why``.
-    ``compute``: training compute of either method in PMACs, or ``None`` where it is not in the records.
+    ``compute``: training compute of either method in PMACs, or ``None`` where it is not in the records. ``keys``:
+    ``method_key`` of the records of either method.
     """
 
     difference: float
@@ -42,6 +43,7 @@ class Difference:
     why: str = ""
     interval: tuple[float, float] | None = None
     compute: tuple[float | None, float | None] = (None, None)
+    keys: tuple[str, str] = ("", "")
 
 
 class Evidence:
@@ -106,7 +108,8 @@ class Evidence:
             raise Unchecked(f"no board has {claim.column} of {claim.better} and of {claim.than}")
         first, second = min(pairs, key=lambda pair: _unlike(pair[0].row, pair[1].row))
         compute = first.row.number("train_pmacs"), second.row.number("train_pmacs")
-        return replace(self._compared(claim, first, second), compute=compute)
+        keys = str(first.row["method_key"]), str(second.row["method_key"])
+        return replace(self._compared(claim, first, second), compute=compute, keys=keys)
 
     def _compared(self, claim: Ordering, first: Group, second: Group) -> Difference:
         """Return the difference between two rows, and whether it decides which one is better."""

@@ -219,9 +219,7 @@ class Judge:
         if figure.quantity in STATIC:
             return self.counted.count(figure), ""
         return self._evidence([figure.method], figure.on).number(
-            figure,
-            data=self.resolved.method(figure.method).data.info.name,
-            keys={cell.method_key for cell in self.plan.cells if cell.method == figure.method},
+            figure, data=self.resolved.method(figure.method).data.info.name, keys=self._keys(figure.method)
         )
 
     # --- placements
@@ -254,6 +252,10 @@ class Judge:
                 raise Unchecked(f"no records given, and its data is not here ({info.name})")
         raise Unchecked("no records given: run the suite and name its results folder")
 
+    def _keys(self, method: str) -> set[str]:
+        """Return the ``method_key`` of each configuration that a method of the suite has."""
+        return {cell.method_key for cell in self.plan.cells if cell.method == method}
+
     def _ordering(self, claim: Ordering, open_verdict: Verdict) -> Verdict:
         if claim.column in STATIC:
             better, than = (
@@ -261,7 +263,16 @@ class Judge:
             )
             compared = Difference(than - better, decided=True)
         else:
-            compared = self._evidence([claim.better, claim.than], claim.on).ordering(claim)
+            methods = claim.better, claim.than
+            compared = self._evidence(methods, claim.on).ordering(claim)
+            others = [
+                method
+                for method, key in zip(methods, compared.keys, strict=True)
+                if key not in self._keys(method)
+            ]
+            if others:
+                why = f"{compared.why}; other configuration or version: {', '.join(others)}"
+                compared = replace(compared, why=why)
         verdict = replace(
             open_verdict,
             ours=compared.difference,
