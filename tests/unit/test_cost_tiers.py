@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from click.testing import CliRunner
 
 from harness.cli import cli
 from harness.render import render
+from harness.render.ranking import rank_notes
 from harness.results.folder import Results
 from harness.results.leaderboard.leaderboard import Leaderboard, Table, leaderboard_of
 from harness.stats.best import tiers_by_best
@@ -270,6 +272,25 @@ def test_a_column_without_a_test_leaves_the_tiers_and_a_note_says_so(folder: Pat
     text = shown(folder, "--sort", "method", "--format", "github")
     assert "Sorted by Method, which has no test\n" in text  # there are no predictions, so no tiers
     assert "has no test" not in shown(folder, "--sort", "p50", "--format", "github")
+
+
+def test_a_table_in_which_no_difference_of_accuracies_can_be_found_says_so() -> None:
+    made = replace(table(FAST, SAME), rank_by="top1", detectable_top1=100.0)
+    assert "the seeds and images are too few to find any difference" in " ".join(rank_notes(made, ["tier"]))
+    (note,) = rank_notes(replace(made, detectable_top1=4.7), ["tier"])
+    assert note.endswith("; a difference below about 4.7 points is too small to be found")
+
+
+WIDELY = "A row whose figure spreads widely can be in a better tier than a row above it: no test separates it"
+
+
+def test_tiers_that_are_not_in_the_order_of_the_rows_are_explained() -> None:
+    made = table(FAST, SAME, SLOW)
+    names = ["tier", "method"]
+    assert WIDELY not in list(rank_notes(made, names))
+    assert WIDELY not in list(rank_notes(replace(made, rows=made.rows[::-1]), names))  # the slowest first
+    mixed = replace(made, rows=(made.rows[0], made.rows[2], made.rows[1]))
+    assert WIDELY in list(rank_notes(mixed, names))
 
 
 @pytest.mark.parametrize("format", ["table", "github", "latex"])
