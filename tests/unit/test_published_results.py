@@ -233,6 +233,36 @@ FAULTS: list[tuple[str, Callable[[Path], object], str]] = [
     ("a changed sample file", change_sample, "content does not match its name"),
     ("a missing sample file", drop_sample, "No such file"),
     ("cells of the plan without a record", drop_records, "3 of 4 cells of the plan have no record"),
+    (
+        "an accuracy that the predictions do not have, under a new checksum",
+        lambda f: rewrite(f / "records.jsonl", lambda r: r["accuracy"].update(top1=99.9)),
+        "cell m1cloud0: has top-1 99.9%, and its predictions 90%",
+    ),
+    (
+        "a latency below 0",
+        lambda f: rewrite(f / "records.jsonl", lambda r: r["latency"].update(p50_ms=-1)),
+        "below 0",
+    ),
+    (
+        "many lines",
+        lambda f: (f / "records.jsonl").write_text("\n" * 50_001),
+        "has 50,001 lines, at most 50,000",
+    ),
+    (
+        "many runs",
+        lambda f: (f / "runs.jsonl").write_text("1\n" * 50_001),
+        "has 50,001 lines, at most 50,000",
+    ),
+    (
+        "a folder too deep",
+        lambda f: (f / "samples" / "ab" / "cd").mkdir(parents=True),
+        "is a folder too deep",
+    ),
+    (
+        "a line of 4 MB that could begin with an address",
+        lambda f: (f / "suite.yaml").write_text("a" * (LIMITS.file - 3) + " /x"),
+        "the path",
+    ),
     ("a repeated attempt", repeat_record, "stands in line 1 already"),
     ("a sample file of no record", add_sample, "belongs to no record"),
     ("an archive that unpacks to more", add_bomb, "unpacks to 8,000,000 bytes, at most 1,000,000"),
@@ -367,7 +397,7 @@ def test_a_submission_changes_no_other_machine_and_no_published_record(published
     base = tmp_path / "base"
     shutil.copytree(published, base)
     records = published / "board-a" / "edge" / "records.jsonl"
-    rewrite(records, lambda r: r["accuracy"].update(top1=99.9))
+    rewrite(records, lambda r: r["latency"].update(p50_ms=0.5))
     assert check_published(published) == [], "a new checksum hides the change"
     problems = check_changes(base, published)
     assert len(problems) == 4
@@ -376,6 +406,15 @@ def test_a_submission_changes_no_other_machine_and_no_published_record(published
     assert "changes the folders of several machines: board-a, board-b" in check_changes(base, published)[0]
     shutil.rmtree(published / "board-b")
     assert "changes the folders of several machines" in check_changes(base, published)[0]
+
+
+def test_a_submission_deletes_no_published_suite(published, tmp_path):
+    base = tmp_path / "base"
+    publish(make(tmp_path / "other", machine_id="m2"), "board-b", published)
+    shutil.copytree(published, base)
+    shutil.rmtree(published / "board-b" / "edge")
+    (problem,) = check_changes(base, published)
+    assert "board-b/edge is published and is not there" in problem
 
 
 def test_a_folder_keeps_its_machine_and_may_be_measured_again(published, tmp_path):
@@ -400,6 +439,9 @@ def test_a_folder_keeps_its_machine_and_may_be_measured_again(published, tmp_pat
         ("path: ~/digits", "the path '~/digits'"),
         ("path: ~ann/digits", "the path '~ann/digits'"),
         ("--out=/srv/x", "the path '/srv/x'"),
+        ("file:///srv/x", "the path 'file:///srv/x'"),
+        ("PATH:/srv/x", "the path '/srv/x'"),
+        ("C:/Users/ann", "the path '/Users/ann'"),
         ("C:\\Users\\ann", "the path 'C:"),
         ("ann@example.org", "the address 'ann@example.org'"),
         ("host: 10.1.2.3", "the address 10.1.2.3"),

@@ -17,6 +17,7 @@ from pathlib import Path
 from harness.errors import StorageError, SuiteError, printable
 from harness.results.folder import Results, latest_of
 from harness.results.planned import read_plan
+from harness.results.samples import SampleFiles
 from harness.results.sharing.privacy import private, texts
 from harness.store.files import read_regular
 from harness.types.fields import NAME
@@ -27,7 +28,7 @@ __all__ = ["LIMITS", "Limits", "check_changes", "check_published"]
 
 @dataclass(frozen=True)
 class Limits:
-    """Limits on the sizes of a submission, in bytes, and on the number of its files."""
+    """Limits on the sizes of a submission, in bytes, and on the numbers of its files and of the lines of a file."""
 
     file: int = 4 * 2**20
     records: int = 32 * 2**20
@@ -35,6 +36,7 @@ class Limits:
     files: int = 20_000
     folders: int = 20_000
     unpacked: int = 64 * 2**20
+    lines: int = 50_000
 
 
 LIMITS = Limits()
@@ -46,6 +48,9 @@ _FILES = re.compile(
 )
 _INDEX = ".index"
 """A folder that reading results may leave. Git ignores it, and the workflow refuses one that was added all the same."""
+
+_DEEPEST = 4
+"""Folders below the root on the path of a file: MACHINE/SUITE/samples/ab."""
 
 REQUIRED = ("records.jsonl", "plan.json", "suite.yaml", "runs.jsonl")
 
@@ -79,7 +84,7 @@ def check_published(root: Path, limits: Limits = LIMITS, names: Collection[str] 
     machine_of: dict[str, str] = {}
     for place, sizes in _suites(tree, root, problems).items():
         folder = root / place
-        if faults := _check_files(folder, sizes, limits):
+        if faults := _check_files(folder, sizes, limits) or _check_lines(folder, limits):
             problems += faults
             continue
         results = Results(folder)
@@ -120,6 +125,10 @@ def check_changes(base: Path, root: Path, limits: Limits = LIMITS) -> list[str]:
     )
     if len(changed) > 1:
         return [f"{root}: changes the folders of several machines: {', '.join(changed)}"]
+    if gone := {_suite_of(name) for name in before} - {_suite_of(name) for name in after}:
+        return [
+            f"{root}: {', '.join(sorted(gone))} is published and is not there; `harness results publish` replaces it"
+        ]
     problems = []
     for machine in changed:
         earlier, later = (_records(top / machine) for top in (base, root))
@@ -134,6 +143,11 @@ def check_changes(base: Path, root: Path, limits: Limits = LIMITS) -> list[str]:
                     f"{root / machine}: attempt {record.attempt} of cell {record.cell_id} is not the published one"
                 )
     return [printable(problem) for problem in problems[:MOST_PROBLEMS]]
+
+
+def _suite_of(name: str) -> str:
+    """Return MACHINE/SUITE of the path of a file."""
+    return "/".join(name.split("/")[:2])
 
 
 def _records(machine: Path) -> list[Record]:
@@ -161,7 +175,9 @@ def _walk(root: Path, limits: Limits) -> _Tree:
                 mode = entry.stat(follow_symlinks=False).st_mode
                 path = folder / entry.name
                 if stat.S_ISDIR(mode):
-                    if entry.name != _INDEX:
+                    if len(path.relative_to(root).parts) > _DEEPEST:
+                        tree.problems.append(f"{printable(str(path))}: is a folder too deep")
+                    elif entry.name != _INDEX:
                         waiting.append(path)
                 elif stat.S_ISREG(mode):
                     tree.files[path.relative_to(root).as_posix()] = entry.stat(follow_symlinks=False).st_size
@@ -201,6 +217,16 @@ def _check_files(folder: Path, sizes: Mapping[str, int], limits: Limits) -> list
     return problems
 
 
+def _check_lines(folder: Path, limits: Limits) -> list[str]:
+    """Return which files of one suite have too many lines, each of which would take time."""
+    numbers = {name: _content(folder / name, limits).count(b"\n") for name in ("records.jsonl", "runs.jsonl")}
+    return [
+        f"{folder / name}: has {number:,} lines, at most {limits.lines:,} are allowed"
+        for name, number in numbers.items()
+        if number > limits.lines
+    ]
+
+
 def _check_content(
     folder: Path, records: list[Record], sizes: Mapping[str, int], limits: Limits
 ) -> Iterator[str]:
@@ -238,7 +264,22 @@ def _check_content(
     for record in records:
         if (unpacked := sample_files.unpacked_bytes(record)) > limits.unpacked:
             yield f"{folder / str(record.samples.file)}: unpacks to {unpacked:,} bytes, at most {limits.unpacked:,}"
+        elif problem := _accuracy_problem(record, sample_files):
+            yield f"{folder}: cell {record.cell_id:.80}: {problem}"
     yield from _check_runs(folder, {record.run_id for record in records}, limits)
+
+
+def _accuracy_problem(record: Record, sample_files: SampleFiles) -> str | None:
+    """Return how the top-1 of a record differs from that of its predictions, or None."""
+    try:
+        answers = sample_files.answers(record)
+    except StorageError:  # `validate` names it
+        return None
+    top1 = record.accuracy.top1
+    if answers is None or not answers.n or top1 is None:
+        return None
+    own = 100 * int.from_bytes(answers.right, "big").bit_count() / answers.n
+    return f"has top-1 {top1:.4g}%, and its predictions {own:.4g}%" if abs(own - top1) > 1e-6 else None
 
 
 def _check_runs(folder: Path, run_ids: Collection[str], limits: Limits) -> Iterator[str]:

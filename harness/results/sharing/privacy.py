@@ -10,13 +10,17 @@ from collections.abc import Collection, Iterator
 
 __all__ = ["local_names", "private", "texts", "without_paths"]
 
-_PATH = re.compile(r"(?<![\w.~:/\\-])(~[\w.-]*/|/|[A-Za-z]:\\)[\w.@+-]+([/\\][\w.@+-]*)*")
+_PATH = re.compile(
+    r"(?<![\w.~/\\-])(~[\w.-]*/|(?<![a-z]:)/(?!/)|file:///|[A-Za-z]:\\)[\w.@+-]+([/\\][\w.@+-]*)*"
+)
 """A path from the root, from a home folder, or of Windows."""
 
 _SYSTEM = ("/sys/", "/proc/", "/dev/")
 """Folders that are the same on all machines. Meters name files in them."""
 
-_MAIL = re.compile(r"[\w.+-]+@[\w-]+(\.[\w-]+)+")
+_MAIL = re.compile(r"(?<![\w.+-])[\w.+-]{1,64}@[\w-]{1,63}(\.[\w-]{1,63})+")
+"""An address. The bounds are those of mail, and keep the time for a long line in proportion to its length."""
+
 _IPV4 = re.compile(r"(?<![\w.])(\d{1,3}\.){3}\d{1,3}(?![\w.])")
 _LEAST = 3
 """Shortest name of a user or a host that is searched for. Shorter ones are in other words."""
