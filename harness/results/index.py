@@ -80,8 +80,8 @@ class Index:
             return
         content = json.dumps(value, separators=(",", ":")).encode()
         with contextlib.suppress(OSError):
-            if not self._folder.exists():
-                self._folder.mkdir(exist_ok=True)
+            self._folder.mkdir(exist_ok=True)
+            if not (self._folder / ".gitignore").exists():  # also after a disk was full
                 write_atomically(self._folder / ".gitignore", "*\n")
             write_atomically(self._folder / name, self._hash(self._key, name, content) + content)
             self._prune()

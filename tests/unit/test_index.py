@@ -245,6 +245,12 @@ def test_an_index_that_is_a_link_changes_no_file_elsewhere(folder: Path, tmp_pat
     assert {path.name: path.read_bytes() for path in elsewhere.iterdir()} == before
 
 
+def test_an_index_that_a_full_disk_left_empty_stays_out_of_git(folder: Path) -> None:
+    (folder / FOLDER).mkdir()
+    assert shown(folder) == fresh(folder)
+    assert (folder / FOLDER / ".gitignore").read_text() == "*\n"
+
+
 def test_an_index_deletes_only_tables(folder: Path) -> None:
     index = Index(folder)
     index.write("answers.json", 0)
