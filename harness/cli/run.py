@@ -66,7 +66,8 @@ def command(
     warn_problems(plugins)
     planned = make(chosen, plugins)
     plan = planned.plan
-    for warning in (*plan.warnings, *plan.missing_data):
+    some = not all(cell.skipped for cell in plan.cells)  # else the absent data are the error of the run
+    for warning in (*plan.warnings, *(plan.missing_data if some else ())):
         echo(f"warning: {warning}", err=True)
     folder = out if out is not None else results_folder(plan.suite)
     stream = sys.stderr if as_json else sys.stdout

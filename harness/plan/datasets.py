@@ -110,6 +110,9 @@ class Datasets:
         ref = DataRef(entry=name, params={}, choice=choice)
         try:
             params = self.entries.params(self.plugins.datasets, name, rest, path)
+        except BrokenContract as error:
+            return ChosenData(ref, _unknown(name), registered.origin, "", broken=str(error))
+        try:
             ref = replace(ref, params=params.model_dump(mode="json"))
             with self.plugins.datasets.calling(name, "describe"):
                 stored = entry.describe(params)

@@ -96,6 +96,13 @@ def test_an_unknown_data_set_of_a_method_is_one_line(plan) -> None:
         plan("{name: hugingface, repo: far/away}")
 
 
+def test_a_wrong_parameter_of_a_data_set_names_its_place_once(plan, tmp_path: Path) -> None:
+    with pytest.raises(SuiteError) as caught:
+        plan("{name: parquet, num_classes: 2}")
+    assert str(caught.value).endswith("methods.other.data.path: missing")
+    assert str(caught.value).count("mine.yaml") == 1
+
+
 def test_cells_say_which_data_they_wait_for(plan, tmp_path: Path) -> None:
     """`unused` is in no run block; the data of `other` has no command of `base` in its reason."""
     made = plan("{name: digits, image_size: 16}")
