@@ -12,7 +12,20 @@ import numpy as np
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["SeedAnswers"]
+__all__ = ["Labels", "SeedAnswers"]
+
+
+@dataclass(frozen=True, slots=True)
+class Labels:
+    """The labels of n test images, integers [n]. ``images``: a hash of them, 16 bytes."""
+
+    values: NDArray[Any]
+    images: bytes
+
+    @classmethod
+    def of(cls, values: NDArray[Any]) -> Labels:
+        """Return labels with their hash, which does not depend on the type of the integers."""
+        return cls(values, hashlib.blake2b(values.astype("<i8").tobytes(), digest_size=16).digest())
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,9 +45,13 @@ class SeedAnswers:
         """Return the answers in the raw arrays of a record, or None if it has no predictions or no labels."""
         if "predictions" not in arrays or "labels" not in arrays:
             return None
-        labels = arrays["labels"].astype("<i8")
-        digest = hashlib.blake2b(labels.tobytes(), digest_size=16).digest()
-        return cls(digest, len(labels), np.packbits(arrays["predictions"] == arrays["labels"]).tobytes())
+        return cls.to(Labels.of(arrays["labels"]), arrays["predictions"])
+
+    @classmethod
+    def to(cls, labels: Labels, predictions: NDArray[Any]) -> SeedAnswers:
+        """Return the answers ``predictions``, integers [n], to the images with ``labels``."""
+        right = np.packbits(predictions == labels.values).tobytes()
+        return cls(labels.images, len(labels.values), right)
 
     @property
     def bits(self) -> NDArray[np.uint8]:

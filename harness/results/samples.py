@@ -9,14 +9,15 @@ import os
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 import numpy as np
 
 from harness.errors import StorageError, first_line, printable
-from harness.results.answers import SeedAnswers
-from harness.results.archive import UNREADABLE, Archive
+from harness.results.answers import Labels, SeedAnswers
+from harness.results.archive import UNREADABLE, Archive, Packed
 from harness.results.kept_answers import KeptAnswers
 from harness.store.files import read_regular, write_atomically
 from harness.types.blocks import SampleFile
@@ -28,6 +29,9 @@ __all__ = ["MOST_BYTES", "Checked", "SampleFiles", "Sampled"]
 
 MOST_BYTES = 256 * 2**20
 """The largest file that is read."""
+
+_MOST_KEPT = 2**20
+"""The largest array of labels, unpacked, that is kept for the next file."""
 
 _SHA256 = re.compile("[0-9a-f]{64}")
 _MOST_NAMED = 10
@@ -251,16 +255,25 @@ class SampleFiles:
 
 def _answers(path: str, sha256: str) -> SeedAnswers | None:
     archive = _checked(path, _content(path, sha256))
+    if not all(name in archive.headers for name in ANSWERS):
+        return None
     try:
-        arrays = {name: archive.array(name) for name in ANSWERS if name in archive.headers}
+        packed = archive.packed("labels")
+        labels = _labels(packed) if packed.size <= _MOST_KEPT else Labels.of(packed.array())
+        return SeedAnswers.to(labels, archive.packed("predictions").array())
     except UNREADABLE as error:
         raise StorageError(f"{path}: cannot be unpacked: {first_line(error)}") from None
-    return SeedAnswers.of(arrays)
+
+
+@lru_cache(maxsize=4)
+def _labels(packed: Packed) -> Labels:
+    """Return the labels in a file. The files of a data set have the same."""
+    return Labels.of(packed.array())
 
 
 def _content(path: str, sha256: str) -> bytes:
     try:
-        content = read_regular(Path(path), MOST_BYTES)
+        content = read_regular(path, MOST_BYTES)
     except OSError as error:
         raise StorageError(f"{path}: {error.strerror or error}") from None
     if hashlib.sha256(content).hexdigest() != sha256:

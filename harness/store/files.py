@@ -52,25 +52,25 @@ def open_regular(path: Path) -> BinaryIO:
     Raises:
         OSError: it cannot be opened, or is not a regular file.
     """
-    _refuse_others(os.stat(path).st_mode, path)
-    file = os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb")
-    try:
-        _refuse_others(os.fstat(file.fileno()).st_mode, path)  # it may have been replaced meanwhile
-    except OSError:
-        file.close()
-        raise
-    return file
+    return os.fdopen(_opened(path)[0], "rb")
 
 
-def read_regular(path: Path, most: int) -> bytes:
+def read_regular(path: Path | str, most: int) -> bytes:
     """Return the content of a regular file of at most ``most`` bytes.
 
     Raises:
         OSError: it cannot be read, is not a regular file, or is larger.
     """
-    with open_regular(path) as file:
-        size = os.fstat(file.fileno()).st_size
-        data = file.read(min(size, most) + 1) if size <= most else b""  # one more shows that it has grown
+    descriptor, size = _opened(path)
+    data = b""
+    try:
+        if size <= most:
+            left = size + 1  # one more shows that it has grown
+            while left > 0 and (part := os.read(descriptor, left)):
+                data += part
+                left -= len(part)
+    finally:
+        os.close(descriptor)
     if size > most or len(data) > most:
         raise OSError(
             errno.EFBIG, f"has {max(size, len(data)):,} bytes, at most {most:,} are read", str(path)
@@ -78,7 +78,20 @@ def read_regular(path: Path, most: int) -> bytes:
     return data
 
 
-def _refuse_others(mode: int, path: Path) -> None:
+def _opened(path: Path | str) -> tuple[int, int]:
+    """Return the descriptor and the size of a regular file. The file is open for reading."""
+    _refuse_others(os.stat(path).st_mode, path)
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        status = os.fstat(descriptor)
+        _refuse_others(status.st_mode, path)  # it may have been replaced meanwhile
+    except OSError:
+        os.close(descriptor)
+        raise
+    return descriptor, status.st_size
+
+
+def _refuse_others(mode: int, path: Path | str) -> None:
     if not stat.S_ISREG(mode):
         kind = _KINDS.get(stat.S_IFMT(mode), "special")
         number = errno.EISDIR if stat.S_ISDIR(mode) else errno.EINVAL

@@ -146,7 +146,7 @@ def test_an_array_is_read_as_numpy_reads_it() -> None:
         save(buffer, **arrays(1000))  # type: ignore[arg-type]
         archive = Archive(buffer.getvalue())
         for name, array in arrays(1000).items():
-            read = archive.array(name)
+            read = archive.packed(name).array()
             assert read.dtype == array.dtype
             assert (read == array).all()
 
@@ -157,4 +157,4 @@ def test_a_changed_byte_of_an_array_is_noticed() -> None:
     content = bytearray(buffer.getvalue())
     content[1000] ^= 1
     with pytest.raises(ValueError, match="array 'predictions' is damaged"):
-        Archive(bytes(content)).array("predictions")
+        Archive(bytes(content)).packed("predictions").array()
