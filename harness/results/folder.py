@@ -21,7 +21,8 @@ from harness.errors import StorageError, SuiteError
 from harness.results import lines
 from harness.results.planned import read_plan
 from harness.results.samples import Sampled, SampleFiles
-from harness.results.summary import Summary, summary_of
+from harness.results.second_process import SecondProcess
+from harness.results.summary import Summary, summary_at
 from harness.store.files import append_line, sync_folder, write_atomically
 from harness.types.blocks import SampleFile
 from harness.types.record import Record, line_of
@@ -199,13 +200,15 @@ class Results:
                 self._attempts[record.identity] = max(record.attempt, self._attempts.get(record.identity, 0))
         return self._attempts.get((machine_id, run_id, cell_id), 0) + 1
 
-    def summaries(self) -> tuple[list[Summary], list[str]]:
+    def summaries(self, second: SecondProcess | None = None) -> tuple[list[Summary], list[str]]:
         """Return the summary of every valid record, in the order written, and a sentence for every other line.
+
+        A ``second`` process reads a part of them.
 
         Raises:
             StorageError: the file cannot be read.
         """
-        return lines.scan(self._file, lambda line, record: summary_of(record, line))
+        return lines.scan(self._file, summary_at, second)
 
     def load_samples(self, record: Sampled) -> dict[str, NDArray[Any]]:
         """Return the raw arrays of a record by name; empty if it has none.

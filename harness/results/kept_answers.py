@@ -38,6 +38,10 @@ class KeptAnswers:
         self._used: dict[str, Entry] = {}
         self._changed = False
 
+    def __contains__(self, sha256: object) -> bool:
+        """Return whether answers of a file were kept. They may be of an earlier state of the file."""
+        return sha256 in self._known
+
     def get_or_read(
         self, sha256: str, path: str, read: Callable[[], SeedAnswers | None]
     ) -> SeedAnswers | None:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import marshal
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO, TypeVar
+from typing import Any, BinaryIO, TypeAlias, TypeVar
 
 import pydantic_core
 from pydantic import ValidationError
@@ -16,6 +17,7 @@ from pydantic import ValidationError
 from harness.errors import StorageError
 from harness.results.bounds import impossible
 from harness.results.collector import paused
+from harness.results.second_process import SecondProcess, map_parts
 from harness.store.files import open_regular
 from harness.types.blocks import Block, DataBlock, DeviceBlock, RuntimeBlock, ScenarioBlock
 from harness.types.json import JsonObject
@@ -31,6 +33,9 @@ MOST_LINE_BYTES = 8 * 2**20
 
 MOST_PROBLEMS = 1000
 """How many bad lines are named one by one; the others are counted."""
+
+_PART_BYTES, _PART_LINES = 2 * 2**20, 10_000
+"""Lines that are read at once: about so many bytes, and at most so many lines."""
 
 SHARED: dict[str, type[Block]] = {
     "device": DeviceBlock,
@@ -52,11 +57,17 @@ class Line:
     start: int
 
 
+Place: TypeAlias = tuple[int, int, bytes]
+"""The number of a line, where it begins, and its bytes."""
+
+
 @paused()
-def scan(path: Path, take: Callable[[Line, Record], T]) -> tuple[list[T], list[str]]:
+def scan(
+    path: Path, take: Callable[[Line, Record], T], second: SecondProcess | None = None
+) -> tuple[list[T], list[str]]:
     """Return what ``take`` makes of every valid line, and a sentence for every other line.
 
-    Only what ``take`` returns stays in memory.
+    Only what ``take`` returns stays in memory. With a ``second`` process, ``take`` must be a function of a module.
 
     Raises:
         StorageError: the file cannot be read, or is too large.
@@ -64,29 +75,46 @@ def scan(path: Path, take: Callable[[Line, Record], T]) -> tuple[list[T], list[s
     taken: list[T] = []
     problems: list[str] = []
     further = 0
-    parser = _Parser()
     try:
         with open_regular(path) as file:
             size = os.fstat(file.fileno()).st_size
             if size > MOST_BYTES:
                 raise StorageError(f"{path}: has {size:,} bytes, at most {MOST_BYTES:,} are read")
-            for number, start, line in _lines(file):
-                content = line.rstrip(b"\n")
-                if not content.strip():
-                    continue
-                record, problem = parser.parse(content)
-                if record is not None:
-                    taken.append(take(Line(path, number, start), record))
-                elif len(problems) < MOST_PROBLEMS:
-                    torn = "" if line.endswith(b"\n") else " (torn: the last write was cut off)"
-                    problems.append(f"{path}:{number}: {problem}{torn}")
-                else:
-                    further += 1
+            parts = map_parts(partial(_read, path, take), _parts(file), second)
     except OSError as error:
         raise StorageError(f"{path}: {error.strerror or error}") from None
+    for valid, bad, more in parts:
+        taken += valid
+        room = MOST_PROBLEMS - len(problems)
+        problems += bad[:room]
+        further += more + len(bad[room:])
     if further:
         problems.append(f"{path}: {further:,} further bad lines")
     return taken, problems
+
+
+def _read(
+    path: Path, take: Callable[[Line, Record], T], lines: Sequence[Place]
+) -> tuple[list[T], list[str], int]:
+    """Return what ``take`` makes of the valid lines, sentences for other lines, and the number of further ones."""
+    taken: list[T] = []
+    problems: list[str] = []
+    further = 0
+    parser = _Parser()
+    with paused():
+        for number, start, line in lines:
+            content = line.rstrip(b"\n")
+            if not content.strip():
+                continue
+            record, problem = parser.parse(content)
+            if record is not None:
+                taken.append(take(Line(path, number, start), record))
+            elif len(problems) < MOST_PROBLEMS:
+                torn = "" if line.endswith(b"\n") else " (torn: the last write was cut off)"
+                problems.append(f"{path}:{number}: {problem}{torn}")
+            else:
+                further += 1
+    return taken, problems, further
 
 
 def record_at(line: Line) -> Record:
@@ -119,7 +147,20 @@ def record_in(content: bytes) -> Record:
     return record
 
 
-def _lines(file: BinaryIO) -> Iterator[tuple[int, int, bytes]]:
+def _parts(file: BinaryIO) -> Iterator[list[Place]]:
+    """Yield the lines of a file in lists of about :data:`_PART_BYTES`."""
+    part: list[Place] = []
+    size = 0
+    for place in _lines(file):
+        part.append(place)
+        size += len(place[2])
+        if size >= _PART_BYTES or len(part) >= _PART_LINES:
+            yield part
+            part, size = [], 0
+    yield part
+
+
+def _lines(file: BinaryIO) -> Iterator[Place]:
     """Yield the number of each line, where it begins, and its bytes.
 
     Of a line that is longer than :data:`MOST_LINE_BYTES`, only so much is in memory, and one byte more.

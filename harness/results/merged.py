@@ -13,6 +13,7 @@ from harness.results.kept_answers import KeptAnswers
 from harness.results.leaderboard.place import Place
 from harness.results.lines import MOST_PROBLEMS
 from harness.results.samples import Sampled
+from harness.results.second_process import SecondProcess
 from harness.results.summary import Summary
 from harness.store.remembered import SETTLED_S
 from harness.types.record import Record
@@ -33,6 +34,7 @@ class Merged:
 
     The answers of a folder with at least ``keep_from`` cells are kept in its index
     (:class:`harness.results.kept_answers.KeptAnswers`), by default of none.
+    A ``second`` process reads a part of records and samples.
 
     Raises:
         StorageError: a folder cannot be read.
@@ -45,6 +47,7 @@ class Merged:
         current_only: bool = False,
         keep_from: int | None = None,
         settled_s: float = SETTLED_S,
+        second: SecondProcess | None = None,
     ) -> None:
         every: list[Summary] = []
         lacking: list[tuple[Results, list[Summary]]] = []
@@ -56,7 +59,7 @@ class Merged:
         self._name_of: dict[str, str] = {}  # run -> the first folder that has it: a copy is no other folder
         self._current: set[tuple[str, str, str]] = set()
         for folder in folders:
-            valid, bad = folder.summaries()
+            valid, bad = folder.summaries(second)
             own = latest_of(valid)
             if bad:
                 count = f"more than {MOST_PROBLEMS:,}" if len(bad) > MOST_PROBLEMS else len(bad)
@@ -78,7 +81,7 @@ class Merged:
                 own = current
             keeps = keep_from is not None and len(own) >= keep_from
             kept = KeptAnswers(Index(folder.folder), settled_s) if keeps else None
-            checked = folder.samples.check(own, kept)
+            checked = folder.samples.check(own, kept, second)
             self.samples.append(folder.samples.named(own))
             self.problems += checked.problems
             every += checked.sound

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import math
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeAlias, TypeVar
 
 import numpy as np
 
@@ -19,6 +20,7 @@ from harness.errors import StorageError, first_line, printable
 from harness.results.answers import Labels, SeedAnswers
 from harness.results.archive import UNREADABLE, Archive, Packed
 from harness.results.kept_answers import KeptAnswers
+from harness.results.second_process import SecondProcess, map_parts
 from harness.store.files import read_regular, write_atomically
 from harness.types.blocks import SampleFile
 
@@ -32,6 +34,12 @@ MOST_BYTES = 256 * 2**20
 
 _MOST_KEPT = 2**20
 """The largest array of labels, unpacked, that is kept for the next file."""
+
+_PART = 200
+"""Files that a process reads at once."""
+
+Early: TypeAlias = Mapping[str, SeedAnswers | None]
+"""SHA-256 of a file -> the answers in it."""
 
 _SHA256 = re.compile("[0-9a-f]{64}")
 _MOST_NAMED = 10
@@ -172,17 +180,20 @@ class SampleFiles:
         digests = [record.samples.sha256 or "" for record in records if not record.samples.empty]
         return list(filter(_SHA256.fullmatch, digests))
 
-    def check(self, records: Iterable[S], kept: KeptAnswers | None = None) -> Checked[S]:
+    def check(
+        self, records: Sequence[S], kept: KeptAnswers | None = None, second: SecondProcess | None = None
+    ) -> Checked[S]:
         """Read the answers of records, and sort the records by the state of their files.
 
         A record whose file is missing stays: its figures are under a checksum of their own. Files whose answers are
-        ``kept`` are not read.
+        ``kept`` are not read. A ``second`` process reads a part of the files.
         """
         checked: Checked[S] = Checked()
+        early = {} if second is None else self._read_early(records, kept, second)
         damaged = 0
         for record in records:
             try:
-                answers = self.answers(record, kept)
+                answers = self.answers(record, kept, early)
             except StorageError as problem:
                 if self.missing(record):
                     checked.missing.append(record)
@@ -204,8 +215,23 @@ class SampleFiles:
             )
         return checked
 
-    def answers(self, record: Sampled, kept: KeptAnswers | None = None) -> SeedAnswers | None:
+    def _read_early(
+        self, records: Iterable[Sampled], kept: KeptAnswers | None, second: SecondProcess
+    ) -> Early:
+        """Return what is in the files of records, of those that are not kept, by their SHA-256."""
+        names = [name for name in dict.fromkeys(self.named(records)) if kept is None or name not in kept]
+        parts = [names[start : start + _PART] for start in range(0, len(names), _PART)]
+        early: dict[str, SeedAnswers | None] = {}
+        for part in map_parts(partial(_answers_of, str(self._folder)), parts, second):
+            early |= part
+        return early
+
+    def answers(
+        self, record: Sampled, kept: KeptAnswers | None = None, early: Early | None = None
+    ) -> SeedAnswers | None:
         """Return which images were answered right, or None if the record has no predictions.
+
+        A file in ``early`` was read already in this call of the program.
 
         Raises:
             StorageError: the file is missing, is not what was measured, or is larger than samples may be.
@@ -214,9 +240,11 @@ class SampleFiles:
             return None
         path = self._path(record)
         sha256 = str(record.samples.sha256)
-        if kept is None:
-            return _answers(path, sha256)
-        return kept.get_or_read(sha256, path, lambda: _answers(path, sha256))
+
+        def read() -> SeedAnswers | None:
+            return early[sha256] if early and sha256 in early else _answers(path, sha256)
+
+        return read() if kept is None else kept.get_or_read(sha256, path, read)
 
     def problem(self, record: Sampled) -> str | None:
         """Return what is wrong with a record's file in one line, or None. Nothing is unpacked but the headers."""
@@ -263,6 +291,15 @@ def _answers(path: str, sha256: str) -> SeedAnswers | None:
         return SeedAnswers.to(labels, archive.packed("predictions").array())
     except UNREADABLE as error:
         raise StorageError(f"{path}: cannot be unpacked: {first_line(error)}") from None
+
+
+def _answers_of(folder: str, names: Sequence[str]) -> Early:
+    """Return the answers in files of a folder, without files that are missing or damaged."""
+    early: dict[str, SeedAnswers | None] = {}
+    for name in names:
+        with contextlib.suppress(StorageError):  # the file is read again, and what is wrong with it is said
+            early[name] = _answers(os.path.join(folder, _name(name)), name)
+    return early
 
 
 @lru_cache(maxsize=4)

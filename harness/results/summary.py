@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from harness.types.blocks import DataBlock, DeviceBlock, RuntimeBlock, ScenarioBlock
     from harness.types.signals import Signal, Undisturbed
 
-__all__ = ["Summary", "summary_of"]
+__all__ = ["Summary", "summary_at", "summary_of"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,6 +181,11 @@ class Summary:
             StorageError: its line was changed since it was read.
         """
         return record_at(self.source) if isinstance(self.source, Line) else self.source
+
+
+def summary_at(line: Line, record: Record) -> Summary:
+    """Return the summary of a record that was read from a line."""
+    return summary_of(record, line)
 
 
 def summary_of(record: Record, line: Line | None = None) -> Summary:

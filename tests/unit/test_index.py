@@ -416,3 +416,22 @@ def test_a_record_that_names_a_file_elsewhere_has_no_part_in_the_index(folder: P
     assert all(
         "x" not in name for names in Index(folder).read(board_file(folder).name)["samples"] for name in names
     )
+
+
+@pytest.mark.parametrize("cores", [1, 2])
+def test_a_second_process_changes_nothing(folder: Path, cores: int) -> None:
+    results = Results(folder)
+    damaged, missing, _ = [add(results, "more", seed) for seed in range(3)]
+    (folder / str(damaged.samples.file)).write_bytes(b"x")
+    (folder / str(missing.samples.file)).unlink()
+    with (folder / "records.jsonl").open("ab") as file:
+        file.write(b"no record\n")
+    alone = shown(folder, least=10**9)
+    assert len(alone.problems) == 3
+    assert alone.records == 8
+    shared = leaderboard_in(
+        [folder], current_only=True, least=10**9, settled_s=NOW, share_from=0, cores=cores
+    )
+    assert shared == alone
+    for format in FORMATS:
+        assert render(shared.leaderboard, format) == render(alone.leaderboard, format)
