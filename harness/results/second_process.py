@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import BrokenExecutor, Future, ProcessPoolExecutor
 from typing import TypeVar
 
+from harness.errors import HarnessError
 from harness.processes import die_with_parent, starting
 
 __all__ = ["SecondProcess", "map_parts"]
@@ -38,7 +39,7 @@ class SecondProcess:
             self._pool.shutdown(cancel_futures=True)
 
     def submit(self, function: Callable[[P], R], part: P) -> Future[R] | None:
-        """Give a part to the process; None if there is no second core, or the process has ended."""
+        """Give a part to the process; None if there is no second core, or no process."""
         if not self._usable:
             return None
         try:
@@ -49,7 +50,7 @@ class SecondProcess:
                 with starting():
                     return self._pool.submit(function, part)
             return self._pool.submit(function, part)
-        except BrokenExecutor:
+        except (BrokenExecutor, HarnessError):
             self._usable = False
             return None
 

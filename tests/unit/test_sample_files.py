@@ -163,6 +163,8 @@ HOSTILE = {
     "packed with BZ2": packed(zipfile.ZIP_BZIP2),
     "Python objects": pickled(),
     "a comment behind": npz(a=np.zeros(3)) + b"more",
+    "other bytes before": b"more" + npz(a=np.zeros(3)),
+    "a damaged directory": npz(a=np.zeros(3)).replace(b"PK\1\2", b"PK\1\3"),
     "predictions of two dimensions": npz(
         predictions=np.zeros((5, 2), np.int32), labels=np.zeros(5, np.int64)
     ),
