@@ -80,14 +80,13 @@ def scan(
             size = os.fstat(file.fileno()).st_size
             if size > MOST_BYTES:
                 raise StorageError(f"{path}: has {size:,} bytes, at most {MOST_BYTES:,} are read")
-            parts = map_parts(partial(_read, path, take), _parts(file), second)
+            for valid, bad, more in map_parts(partial(_read, path, take), _parts(file), second):
+                taken += valid
+                room = MOST_PROBLEMS - len(problems)
+                problems += bad[:room]
+                further += more + len(bad[room:])
     except OSError as error:
         raise StorageError(f"{path}: {error.strerror or error}") from None
-    for valid, bad, more in parts:
-        taken += valid
-        room = MOST_PROBLEMS - len(problems)
-        problems += bad[:room]
-        further += more + len(bad[room:])
     if further:
         problems.append(f"{path}: {further:,} further bad lines")
     return taken, problems

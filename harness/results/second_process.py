@@ -5,7 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import BrokenExecutor, Future, ProcessPoolExecutor
 from typing import TypeVar
 
@@ -59,14 +59,17 @@ def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def map_parts(function: Callable[[P], R], parts: Iterable[P], second: SecondProcess | None = None) -> list[R]:
-    """Return ``function(part)`` for each part, in order, computed in this process and in the second one.
+def map_parts(
+    function: Callable[[P], R], parts: Iterable[P], second: SecondProcess | None = None
+) -> Iterator[R]:
+    """Yield ``function(part)`` for each part, in order, computed in this process and in the second one.
 
     What a second process does not return, because the system ended it, is computed here. ``function``, parts and
     results must be picklable if there is a second process.
     """
     results: dict[int, R] = {}
     waiting: deque[tuple[int, P, Future[R]]] = deque()
+    following = 0
 
     def collect() -> None:
         number, part, future = waiting.popleft()
@@ -83,6 +86,9 @@ def map_parts(function: Callable[[P], R], parts: Iterable[P], second: SecondProc
             results[number] = function(part)
         else:
             waiting.append((number, part, future))
+        while following in results:
+            yield results.pop(following)
+            following += 1
     while waiting:
         collect()
-    return [results[number] for number in sorted(results)]
+    yield from (results[number] for number in sorted(results))
