@@ -88,7 +88,8 @@ def test_wrong_secrets_are_reported(lab: Boards) -> None:
 def test_another_protocol_is_reported(lab: Boards) -> None:
     client = Client("pi1", lab.credentials("pi1"), protocol=PROTOCOL + 1)
     with pytest.raises(
-        DeviceError, match=r"pi1 .* speaks protocol 3 .*: upgrade the agent \(`harness devices setup pi1`"
+        DeviceError,
+        match=rf"pi1 .* speaks protocol {PROTOCOL} .*: upgrade the agent \(`harness devices setup pi1`",
     ):
         client.describe()
     client.close()
