@@ -109,7 +109,8 @@ def _contention(counted: WindowSignals, energy: Sequence[Figure]) -> Iterator[Si
 def _stalls(samples: Samples, counted: WindowSignals, figures: Sequence[Figure]) -> Iterator[Signal]:
     """Yield the time in which the process neither ran nor waited for a core: it was stopped.
 
-    Only blocks count that lack over a quarter of their CPU time. Of a process that waits for a GPU or for other devices, only the time between two queries is known.
+    Only blocks that lack over a quarter of their CPU time count. If a process waits for a GPU or for other devices, only
+    the time between two queries is known.
     """
     window_s = samples.trace.window_ns / 1e9
     limit = max(LEAST_STALL_S, STALLED * window_s)

@@ -128,12 +128,10 @@ class Evidence:
             answers_of(first, self.results.answers_of), [answers_of(second, self.results.answers_of)]
         )
         if paired is None:
-            return Difference(
-                difference, False, f"cannot be told apart: no raw predictions of common seeds; {seeds}"
-            )
+            return Difference(difference, False, f"no test: no raw predictions of common seeds; {seeds}")
         # the test uses only the seeds that both have, so its difference can have another sign
         decided = paired.p <= ALPHA and paired.difference * difference > 0
-        prefix = "" if decided else "cannot be told apart: "
+        prefix = "" if decided else "no significant difference: "
         interval = 100 * paired.low, 100 * paired.high
         alone = "; one seed, so no variation of training" if paired.seeds == 1 else ""
         return Difference(difference, decided, f"{prefix}p = {paired.p:.2g}; {seeds}{alone}", interval)
@@ -159,14 +157,14 @@ def _by_cost(first: Group, second: Group, column: str, difference: float) -> Dif
     """Return whether a difference of costs decides, by the test of a table's tiers."""
     test = compare_costs(first, second, column)
     if isinstance(test, Why):
-        return Difference(difference, False, f"cannot be told apart: {test}")
+        return Difference(difference, False, f"no test: {test}")
     if test.exact:
         return Difference(difference, True, test.basis)
     low, high = test.interval
     # the test is of typical values, whose difference can have another sign than that of the figures in the table
     ahead = test.ratio > 1 if COLUMNS[column].better == "higher" else test.ratio < 1
     decided = not low <= 1 <= high and ahead == (difference > 0)
-    prefix = "" if decided else "cannot be told apart: "
+    prefix = "" if decided else "no significant difference: "
     ratio = f"ratio {test.ratio:.3g} [{low:.3g}, {high:.3g}], p = {test.p:.2g}"
     return Difference(difference, decided, f"{prefix}{ratio}; {test.basis}")
 

@@ -6,7 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Literal
+from typing import Literal, get_args
 
 from harness.errors import SuiteError, nearest
 from harness.plan.planner import Planned
@@ -41,17 +41,7 @@ Status = Literal[
     "undecided",
     "not-checkable-here",
 ]
-STATUSES: tuple[Status, ...] = (
-    "not-reproduced",
-    "opposite",
-    "paper-contradicts-itself",
-    "reproduced",
-    "within-tolerance",
-    "reproduced-fitted",
-    "holds",
-    "undecided",
-    "not-checkable-here",
-)
+STATUSES: tuple[Status, ...] = get_args(Status)
 """All statuses, in the order in which they are printed."""
 
 FAILED: frozenset[Status] = frozenset({"not-reproduced", "opposite"})
